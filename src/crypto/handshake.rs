@@ -1,0 +1,248 @@
+//! The handshake: `Noise_IK_25519_ChaChaPoly_BLAKE2s` (HS-2). Two messages; the first already
+//! carries a payload that only the realm can read, the second proves the realm and carries the answer.
+
+use alloc::{boxed::Box, vec, vec::Vec};
+
+use rand_core::CryptoRng;
+use snow::{
+    HandshakeState,
+    params::{CipherChoice, DHChoice, HashChoice, NoiseParams},
+    resolvers::{CryptoResolver, DefaultResolver},
+    types::{Cipher, Dh, Hash, Random},
+};
+use zeroize::Zeroizing;
+
+use super::{PublicKey, SealKey, SecretKey};
+
+/// Bytes that Noise message 1 has around its payload.
+pub const MESSAGE_1_OVERHEAD: usize = 96;
+/// Bytes that Noise message 2 has around its payload.
+pub const MESSAGE_2_OVERHEAD: usize = 48;
+
+const PATTERN: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
+/// Protocol name and version: parties of different versions never share keys.
+const PROLOGUE: &[u8] = b"merpati\x01";
+const MESSAGE_MAX: usize = 65_535;
+
+/// A handshake message that is not authentic, or not for this key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the handshake failed: the message is not authentic, or not meant for this key")]
+pub struct HandshakeFailed;
+
+impl From<snow::Error> for HandshakeFailed {
+    fn from(_: snow::Error) -> Self {
+        Self
+    }
+}
+
+/// The two keys of a link.
+#[derive(Clone, Debug)]
+pub struct SessionKeys {
+    /// For what this side sends.
+    pub seal: SealKey,
+    /// For what the other side sends.
+    pub open: SealKey,
+}
+
+/// The primitives of snow, with the one random value of a handshake handed in.
+struct Primitives {
+    ephemeral: Zeroizing<[u8; 32]>,
+}
+
+/// Gives out the ephemeral key and nothing else.
+struct Once(Option<Zeroizing<[u8; 32]>>);
+
+impl Random for Once {
+    fn try_fill_bytes(&mut self, wanted: &mut [u8]) -> Result<(), snow::Error> {
+        match self.0.take() {
+            Some(bytes) if bytes.len() == wanted.len() => {
+                wanted.copy_from_slice(bytes.as_ref());
+                Ok(())
+            }
+            _ => Err(snow::Error::Rng),
+        }
+    }
+}
+
+impl CryptoResolver for Primitives {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+        Some(Box::new(Once(Some(self.ephemeral.clone()))))
+    }
+
+    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
+        DefaultResolver.resolve_dh(choice)
+    }
+
+    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
+        DefaultResolver.resolve_hash(choice)
+    }
+
+    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
+        DefaultResolver.resolve_cipher(choice)
+    }
+}
+
+fn build(
+    rng: &mut impl CryptoRng,
+    secret: &SecretKey,
+    remote: Option<&PublicKey>,
+) -> Result<HandshakeState, HandshakeFailed> {
+    let mut ephemeral = Zeroizing::new([0; 32]);
+    rng.fill_bytes(ephemeral.as_mut());
+    let params: NoiseParams = PATTERN.parse()?;
+    let builder = snow::Builder::with_resolver(params, Box::new(Primitives { ephemeral }))
+        .local_private_key(secret.as_bytes())?
+        .prologue(PROLOGUE)?;
+    Ok(match remote {
+        Some(remote) => builder.remote_public_key(&remote.0)?.build_initiator()?,
+        None => builder.build_responder()?,
+    })
+}
+
+/// The side that opens a link.
+#[derive(Debug)]
+pub struct Initiator {
+    noise: HandshakeState,
+}
+
+impl Initiator {
+    /// Begins a handshake with the realm whose key is `realm`: the state, and Noise message 1 with
+    /// `payload` sealed in it.
+    pub fn start(
+        rng: &mut impl CryptoRng,
+        secret: &SecretKey,
+        realm: &PublicKey,
+        payload: &[u8],
+    ) -> Result<(Self, Vec<u8>), HandshakeFailed> {
+        let mut noise = build(rng, secret, Some(realm))?;
+        let message = write(&mut noise, payload, MESSAGE_1_OVERHEAD)?;
+        Ok((Self { noise }, message))
+    }
+
+    /// Ends the handshake with Noise message 2: the keys, and the payload it carried. A message that
+    /// fails leaves the handshake as it was: the genuine one may still come.
+    pub fn finish(&mut self, message: &[u8]) -> Result<(SessionKeys, Vec<u8>), HandshakeFailed> {
+        let payload = read(&mut self.noise, message)?;
+        let (ours, theirs) = self.noise.dangerously_get_raw_split();
+        Ok((
+            SessionKeys {
+                seal: SealKey::new(ours),
+                open: SealKey::new(theirs),
+            },
+            payload,
+        ))
+    }
+}
+
+/// The side that a link is opened to.
+#[derive(Debug)]
+pub struct Responder {
+    noise: HandshakeState,
+    /// The initiator's key.
+    pub peer: PublicKey,
+}
+
+impl Responder {
+    /// Reads Noise message 1: the state, and the payload it carried.
+    pub fn read(
+        rng: &mut impl CryptoRng,
+        secret: &SecretKey,
+        message: &[u8],
+    ) -> Result<(Self, Vec<u8>), HandshakeFailed> {
+        let mut noise = build(rng, secret, None)?;
+        let payload = read(&mut noise, message)?;
+        let peer = noise
+            .get_remote_static()
+            .and_then(|key| key.try_into().ok())
+            .ok_or(HandshakeFailed)?;
+        Ok((
+            Self {
+                noise,
+                peer: PublicKey(peer),
+            },
+            payload,
+        ))
+    }
+
+    /// Writes Noise message 2 with `payload` sealed in it: the keys, and the message.
+    pub fn finish(mut self, payload: &[u8]) -> Result<(SessionKeys, Vec<u8>), HandshakeFailed> {
+        let message = write(&mut self.noise, payload, MESSAGE_2_OVERHEAD)?;
+        let (theirs, ours) = self.noise.dangerously_get_raw_split();
+        Ok((
+            SessionKeys {
+                seal: SealKey::new(ours),
+                open: SealKey::new(theirs),
+            },
+            message,
+        ))
+    }
+}
+
+fn write(
+    noise: &mut HandshakeState,
+    payload: &[u8],
+    overhead: usize,
+) -> Result<Vec<u8>, HandshakeFailed> {
+    let mut message = vec![0; payload.len() + overhead];
+    let len = noise.write_message(payload, &mut message)?;
+    message.truncate(len);
+    Ok(message)
+}
+
+fn read(noise: &mut HandshakeState, message: &[u8]) -> Result<Vec<u8>, HandshakeFailed> {
+    if message.len() > MESSAGE_MAX {
+        return Err(HandshakeFailed);
+    }
+    let mut payload = vec![0; message.len()];
+    let len = noise.read_message(message, &mut payload)?;
+    payload.truncate(len);
+    Ok(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::ChaCha20Rng};
+
+    use super::*;
+
+    /// HS-2
+    #[test]
+    fn both_sides_come_to_the_same_keys() {
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let (client, realm) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
+        let (mut initiator, one) =
+            Initiator::start(&mut rng, &client, &realm.public(), b"early").unwrap();
+        assert_eq!(one.len(), MESSAGE_1_OVERHEAD + 5);
+        let (responder, early) = Responder::read(&mut rng, &realm, &one).unwrap();
+        assert_eq!(
+            (early.as_slice(), responder.peer),
+            (&b"early"[..], client.public())
+        );
+        let (theirs, two) = responder.finish(b"answer").unwrap();
+        assert_eq!(two.len(), MESSAGE_2_OVERHEAD + 6);
+        // A forged Accept must not end the handshake: the genuine one still does.
+        let mut forged = two.clone();
+        forged[40] ^= 1;
+        assert!(initiator.finish(&forged).is_err());
+        assert!(initiator.finish(&[]).is_err());
+        let (ours, answer) = initiator.finish(&two).unwrap();
+        assert_eq!(answer, b"answer");
+        let mut packet = b"hbody".to_vec();
+        ours.seal.seal(0, 1, &mut packet);
+        assert_eq!(
+            theirs.open.open(0, b"h", &mut packet[1..]),
+            Ok(&b"body"[..])
+        );
+    }
+
+    #[test]
+    fn a_message_for_another_realm_is_refused() {
+        let mut rng = ChaCha20Rng::seed_from_u64(2);
+        let (client, realm) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
+        let (_, one) = Initiator::start(&mut rng, &client, &realm.public(), b"").unwrap();
+        let other = SecretKey::generate(&mut rng);
+        assert!(Responder::read(&mut rng, &other, &one).is_err());
+        assert!(Responder::read(&mut rng, &realm, &one[..50]).is_err());
+        assert!(Responder::read(&mut rng, &realm, &[]).is_err());
+    }
+}

@@ -1,0 +1,29 @@
+//! Keys and what is done with them: identities, the handshake, sealing of packets, MACs.
+//!
+//! Pure functions over bytes; randomness is handed in. Knows nothing of what packets mean. Built on
+//! `snow` for the Noise handshake and, with the standard library, `ring` for sealing; without it the
+//! pure Rust ChaCha20-Poly1305. Normative text: `spec/handshake.md`.
+
+mod connect;
+mod handshake;
+#[cfg(feature = "std")]
+mod identity;
+mod key;
+mod mac;
+mod seal;
+
+pub use connect::{ConnectionString, DEFAULT_PORT, InvalidConnectionString};
+pub use handshake::{
+    HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, MESSAGE_2_OVERHEAD, Responder, SessionKeys,
+};
+#[cfg(feature = "std")]
+pub use identity::{IdentityError, load_or_create_identity, write_private};
+pub use key::{InvalidKey, PublicKey, SecretKey};
+pub use mac::{Mac, MacKey, mac1};
+pub use seal::{OpenFailed, SealKey, TAG_LEN};
+
+/// Equality that takes the same time wherever the bytes differ.
+pub fn same(a: &[u8], b: &[u8]) -> bool {
+    use subtle::ConstantTimeEq;
+    a.ct_eq(b).into()
+}

@@ -1,0 +1,22 @@
+//! Merpati: a federated chat server over UDP for constrained networks, and its clients.
+//!
+//! A datagram's way through the house is one straight line, and back the same way:
+//!
+//! ```text
+//! socket → endpoint → link → wire → realm → store
+//! ```
+//!
+//! Each layer is a module and imports only from those below it; `tests/layering.rs` holds that.
+//! The protocol itself is written down in `spec/`, which is normative; the numbers in comments
+//! such as `WIRE-3` are its requirements.
+//!
+//! Without default features the crate is `no_std` (with `alloc`) and holds [`wire`], [`crypto`]
+//! and [`link`]: everything a device without an operating system needs to speak the protocol.
+
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
+
+pub mod crypto;
+pub mod link;
+pub mod wire;

@@ -1,0 +1,368 @@
+//! Commands: what a client asks of a realm (`spec/commands.md`).
+//!
+//! One table below defines them all: the opcode, the name people type, and the fields in the order in
+//! which they stand on the wire, the last one behind a `;` because it carries no length. Parser and
+//! emitter are made from it, so they cannot disagree.
+
+use alloc::vec::Vec;
+
+use bytes::BufMut;
+use nom::number::complete::be_u8;
+
+use super::{
+    Body, Field, GroupName, Handle, Mailbox, Malformed, OperationNumber, Options, Password, Port,
+    Position, RealmId, SessionRef, Text, Username, all, parse_varint,
+};
+
+/// Added to an opcode whose command carries optional fields.
+const HAS_OPTIONS: u8 = 0x80;
+
+macro_rules! commands {
+    ($(
+        $(#[$doc:meta])*
+        $code:literal $Name:ident $name:literal { $($field:ident: $Type:ty),* ; $last:ident: $Last:ty }
+    )*) => {
+        /// A command with its fields.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "the fields are named in spec/commands.md, which is their documentation")]
+        pub enum Command<'a> { $(
+            $(#[$doc])*
+            $Name { $($field: $Type,)* $last: $Last },
+        )* }
+
+        /// Every command's opcode and name.
+        pub const COMMANDS: &[(u8, &str)] = &[$(($code, $name)),*];
+
+        impl<'a> Command<'a> {
+            /// The opcode.
+            pub const fn code(&self) -> u8 {
+                match self { $(Self::$Name { .. } => $code,)* }
+            }
+
+            /// The name people type.
+            pub const fn name(&self) -> &'static str {
+                match self { $(Self::$Name { .. } => $name,)* }
+            }
+
+            fn parse(code: u8, input: &'a [u8]) -> Result<Self, nom::Err<Malformed>> {
+                match code {
+                    $($code => {
+                        $(let (input, $field) = <$Type as Field<'a>>::parse(input)?;)*
+                        let (_, $last) = <$Last as Field<'a>>::parse_last(input)?;
+                        Ok(Self::$Name { $($field,)* $last })
+                    })*
+                    _ => Malformed::error("command: its opcode is not known"),
+                }
+            }
+
+            fn emit(&self, out: &mut impl BufMut) {
+                match self { $(
+                    Self::$Name { $($field,)* $last } => {
+                        $($field.emit(out);)*
+                        $last.emit_last(out);
+                    }
+                )* }
+            }
+        }
+    };
+}
+
+commands! {
+    /// Opens a session.
+    1 Auth "auth" { operation: OperationNumber, username: Username; password: Password<'a> }
+    /// Ends a session.
+    2 Logout "logout" { operation: OperationNumber; session: SessionRef }
+    /// Makes an account and opens a session.
+    3 Register "register" { operation: OperationNumber, full_name: Text<'a>, country: Text<'a>, username: Username; password: Password<'a> }
+    /// Writes to a user.
+    4 Send "send" { operation: OperationNumber, session: SessionRef, to: Username; message: Body<'a> }
+    /// Reads the private messages.
+    5 Inbox "inbox" { ; session: SessionRef }
+    /// Makes a group.
+    6 AddGroup "addgroup" { operation: OperationNumber, session: SessionRef, group: GroupName; password: Password<'a> }
+    /// Joins a group.
+    7 JoinGroup "joingroup" { operation: OperationNumber, session: SessionRef, group: GroupName; password: Password<'a> }
+    /// Writes to a group.
+    8 SendGroup "sendgroup" { operation: OperationNumber, session: SessionRef, group: GroupName; message: Body<'a> }
+    /// Reads a group's messages.
+    9 InboxGroup "inboxgroup" { session: SessionRef; group: GroupName }
+    /// Peers with another realm.
+    10 AddRealm "addrealm" { operation: OperationNumber, session: SessionRef, realm: RealmId, address: Text<'a>, port: Port, src_address: Text<'a>; src_port: Port }
+    /// Writes to a group of another realm.
+    11 SendGroupRealm "sendgrouprealm" { operation: OperationNumber, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; message: Body<'a> }
+    /// Reads this realm's copy of a group of another realm.
+    12 InboxGroupRealm "inboxgrouprealm" { session: SessionRef, realm: RealmId; group: GroupName }
+    /// Writes to a user of another realm.
+    13 SendRealm "sendrealm" { operation: OperationNumber, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, from: Username, to: Username; message: Body<'a> }
+    /// Reads the private messages from another realm.
+    14 InboxRealm "inboxrealm" { session: SessionRef; realm: RealmId }
+    /// Joins a group of another realm.
+    15 JoinGroupRealm "joingrouprealm" { operation: OperationNumber, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; password: Password<'a> }
+    /// Asks for new entries to be pushed, from the given cursors on.
+    16 Watch "watch" { session: SessionRef; cursors: Cursors }
+    /// Ends the pushing.
+    17 Unwatch "unwatch" { ; session: SessionRef }
+    /// Leaves a group.
+    18 LeaveGroup "leavegroup" { operation: OperationNumber, session: SessionRef; group: GroupName }
+    /// Lists the groups one is in.
+    19 Groups "groups" { ; session: SessionRef }
+    /// Lists a group's members.
+    20 Members "members" { session: SessionRef; group: GroupName }
+    /// Lists the peers.
+    21 Realms "realms" { ; session: SessionRef }
+    /// Ends a peering.
+    22 RemoveRealm "removerealm" { operation: OperationNumber, session: SessionRef; realm: RealmId }
+    /// Lists one's own sessions.
+    23 Sessions "sessions" { ; session: SessionRef }
+    /// Ends one of one's own sessions.
+    24 Revoke "revoke" { operation: OperationNumber, session: SessionRef; handle: Handle }
+    /// Changes one's own password; all other sessions end.
+    25 Passwd "passwd" { operation: OperationNumber, session: SessionRef, old: Password<'a>; new: Password<'a> }
+    /// Tells who one is.
+    26 WhoAmI "whoami" { ; session: SessionRef }
+    /// Counts what has not been read.
+    27 Unread "unread" { ; session: SessionRef }
+    /// Makes the session an operator's.
+    28 Claim "claim" { operation: OperationNumber, session: SessionRef; code: Password<'a> }
+}
+
+/// Where a watcher stands in each mailbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cursors(pub Vec<(Mailbox, Position)>);
+
+impl<'a> Field<'a> for Cursors {
+    /// Only ever the last field.
+    fn parse(input: &'a [u8]) -> super::Parsed<'a, Self> {
+        Self::parse_last(input)
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        for (mailbox, position) in &self.0 {
+            mailbox.emit(out);
+            position.emit(out);
+        }
+    }
+
+    fn parse_last(input: &'a [u8]) -> super::Parsed<'a, Self> {
+        let (input, cursors) = all(|input| {
+            let (input, mailbox) = Mailbox::parse(input)?;
+            let (input, position) = parse_varint(input)?;
+            Ok((input, (mailbox, Position(position))))
+        })(input)?;
+        Ok((input, Self(cursors)))
+    }
+}
+
+/// A command with its optional fields: what a REQUEST frame carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// The optional fields.
+    pub options: Options,
+    /// The command.
+    pub command: Command<'a>,
+}
+
+impl<'a> From<Command<'a>> for Request<'a> {
+    fn from(command: Command<'a>) -> Self {
+        Self {
+            options: Options::NONE,
+            command,
+        }
+    }
+}
+
+impl<'a> Request<'a> {
+    /// Reads a command.
+    ///
+    /// # Errors
+    /// When the bytes are not a command this version knows.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let (input, code) = be_u8::<_, Malformed>(bytes)?;
+        let (input, options) = if code & HAS_OPTIONS == 0 {
+            (input, Options::NONE)
+        } else {
+            Options::parse(input)?
+        };
+        Ok(Self {
+            options,
+            command: Command::parse(code & !HAS_OPTIONS, input)?,
+        })
+    }
+
+    /// Writes the command.
+    pub fn emit(&self, out: &mut impl BufMut) {
+        if self.options.is_empty() {
+            out.put_u8(self.command.code());
+        } else {
+            out.put_u8(self.command.code() | HAS_OPTIONS);
+            self.options.emit(out);
+        }
+        self.command.emit(out);
+    }
+
+    /// The command's bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.emit(&mut out);
+        out
+    }
+}
+
+impl<'a> Command<'a> {
+    /// The operation number, for a command that changes something.
+    pub fn operation(&self) -> Option<OperationNumber> {
+        self.clone().operation_mut().copied()
+    }
+
+    /// The operation number's place, for a command that changes something.
+    pub fn operation_mut(&mut self) -> Option<&mut OperationNumber> {
+        match self {
+            Self::Auth { operation, .. }
+            | Self::Logout { operation, .. }
+            | Self::Register { operation, .. }
+            | Self::Send { operation, .. }
+            | Self::AddGroup { operation, .. }
+            | Self::JoinGroup { operation, .. }
+            | Self::SendGroup { operation, .. }
+            | Self::AddRealm { operation, .. }
+            | Self::SendGroupRealm { operation, .. }
+            | Self::SendRealm { operation, .. }
+            | Self::JoinGroupRealm { operation, .. }
+            | Self::LeaveGroup { operation, .. }
+            | Self::RemoveRealm { operation, .. }
+            | Self::Revoke { operation, .. }
+            | Self::Passwd { operation, .. }
+            | Self::Claim { operation, .. } => Some(operation),
+            Self::Inbox { .. }
+            | Self::InboxGroup { .. }
+            | Self::InboxGroupRealm { .. }
+            | Self::InboxRealm { .. }
+            | Self::Watch { .. }
+            | Self::Unwatch { .. }
+            | Self::Groups { .. }
+            | Self::Members { .. }
+            | Self::Realms { .. }
+            | Self::Sessions { .. }
+            | Self::WhoAmI { .. }
+            | Self::Unread { .. } => None,
+        }
+    }
+
+    /// The passwords' places: what must not travel in early data (HS-7), nor be kept on a disk.
+    pub fn passwords_mut(&mut self) -> [Option<&mut Password<'a>>; 2] {
+        match self {
+            Self::Auth { password, .. }
+            | Self::Register { password, .. }
+            | Self::AddGroup { password, .. }
+            | Self::JoinGroup { password, .. }
+            | Self::JoinGroupRealm { password, .. } => [Some(password), None],
+            Self::Claim { code, .. } => [Some(code), None],
+            Self::Passwd { old, new, .. } => [Some(old), Some(new)],
+            _ => [None, None],
+        }
+    }
+
+    /// True when the command carries a password.
+    pub fn carries_password(&self) -> bool {
+        self.clone().passwords_mut()[0].is_some()
+    }
+
+    /// The same command with its passwords emptied and its operation number 0: what tells whether
+    /// two commands are the same (EXACT-5) without keeping a secret.
+    #[must_use]
+    pub fn without_secrets(&self) -> Self {
+        let mut command = self.clone();
+        for password in command.passwords_mut().into_iter().flatten() {
+            *password = Password(b"");
+        }
+        if let Some(operation) = command.operation_mut() {
+            *operation = OperationNumber(0);
+        }
+        command
+    }
+
+    /// The session the command is for; `auth` and `register` are for none.
+    pub const fn session(&self) -> Option<SessionRef> {
+        match self {
+            Self::Auth { .. } | Self::Register { .. } => None,
+            Self::Logout { session, .. }
+            | Self::Send { session, .. }
+            | Self::Inbox { session }
+            | Self::AddGroup { session, .. }
+            | Self::JoinGroup { session, .. }
+            | Self::SendGroup { session, .. }
+            | Self::InboxGroup { session, .. }
+            | Self::AddRealm { session, .. }
+            | Self::SendGroupRealm { session, .. }
+            | Self::InboxGroupRealm { session, .. }
+            | Self::SendRealm { session, .. }
+            | Self::InboxRealm { session, .. }
+            | Self::JoinGroupRealm { session, .. }
+            | Self::Watch { session, .. }
+            | Self::Unwatch { session }
+            | Self::LeaveGroup { session, .. }
+            | Self::Groups { session }
+            | Self::Members { session, .. }
+            | Self::Realms { session }
+            | Self::RemoveRealm { session, .. }
+            | Self::Sessions { session }
+            | Self::Revoke { session, .. }
+            | Self::Passwd { session, .. }
+            | Self::WhoAmI { session }
+            | Self::Unread { session }
+            | Self::Claim { session, .. } => Some(*session),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// WIRE-12: the fourteen keep the numbers of the command table.
+    #[test]
+    fn the_opcodes_are_distinct_and_leave_the_option_bit_free() {
+        for (at, (code, name)) in COMMANDS.iter().enumerate() {
+            assert_eq!(usize::from(*code), at + 1, "{name}");
+            assert!(code & HAS_OPTIONS == 0);
+        }
+    }
+
+    #[test]
+    fn a_short_send_is_short() {
+        let command = Command::Send {
+            operation: OperationNumber(9),
+            session: SessionRef::Bound,
+            to: "bob".parse().unwrap(),
+            message: Body(b"twenty bytes of text"),
+        };
+        assert_eq!(Request::from(command).to_bytes().len(), 1 + 1 + 1 + 4 + 20);
+    }
+
+    #[test]
+    fn secrets_are_taken_out() {
+        let command = Command::Auth {
+            operation: OperationNumber(9),
+            username: "bob".parse().unwrap(),
+            password: Password(b"correct horse"),
+        };
+        assert!(command.carries_password());
+        let bytes = Request::from(command.without_secrets()).to_bytes();
+        assert_eq!(bytes, b"\x01\x00\x03bob");
+    }
+
+    proptest! {
+        /// WIRE-12: whatever parses is written back and read as the same command.
+        #[test]
+        fn what_parses_is_written_back(code in 1u8..=28, options: bool, bytes: Vec<u8>) {
+            let mut input = vec![code | if options { HAS_OPTIONS } else { 0 }];
+            input.extend_from_slice(&bytes);
+            if let Ok(request) = Request::parse(&input) {
+                let bytes = request.to_bytes();
+                prop_assert_eq!(Request::parse(&bytes).map(|r| r.command), Ok(request.command.clone()));
+            }
+        }
+    }
+}

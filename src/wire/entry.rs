@@ -1,0 +1,436 @@
+//! Mailboxes and what stands in them, as answers and events carry them (`spec/wire.md`, "Entries").
+//!
+//! ```text
+//! mailbox   kind 1 (0 private, 1 realm, 2 group, 3 realm's group), [realm], [group]
+//! entry     position varint, time 4 (seconds since 1970), content type 1 (high bit: fragment),
+//!           [offset varint, total varint], sender, body
+//! sender    flags and length 1 (high bit: a realm follows), user, [realm]
+//! page      more 1, entries, each with the length of its body
+//! ```
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use bytes::BufMut;
+use nom::{
+    Parser,
+    bytes::complete::take,
+    multi::length_data,
+    number::complete::{be_u8, be_u32},
+};
+
+use super::{
+    Field, GroupName, Malformed, Parsed, Position, RealmId, Username, all, emit_varint,
+    parse_varint, varint_len,
+};
+
+/// The content type of UTF-8 text, and so far the only one.
+pub const CONTENT_TEXT: u8 = 0;
+
+const FRAGMENT: u8 = 0x80;
+const FROM_REALM: u8 = 0x80;
+
+/// One of a session's mailboxes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mailbox {
+    /// The user's private messages.
+    Private,
+    /// The user's private messages from one realm.
+    Realm(RealmId),
+    /// A group's messages.
+    Group(GroupName),
+    /// The local copy of a group that lives in another realm.
+    RealmGroup(RealmId, GroupName),
+}
+
+impl<'a> Field<'a> for Mailbox {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        let (input, kind) = be_u8(input)?;
+        match kind {
+            0 => Ok((input, Self::Private)),
+            1 => RealmId::parse(input).map(|(rest, realm)| (rest, Self::Realm(realm))),
+            2 => GroupName::parse(input).map(|(rest, group)| (rest, Self::Group(group))),
+            3 => {
+                let (input, (realm, group)) = (RealmId::parse, GroupName::parse).parse(input)?;
+                Ok((input, Self::RealmGroup(realm, group)))
+            }
+            _ => Malformed::error("mailbox kind"),
+        }
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        match self {
+            Self::Private => out.put_u8(0),
+            Self::Realm(realm) => {
+                out.put_u8(1);
+                realm.emit(out);
+            }
+            Self::Group(group) => {
+                out.put_u8(2);
+                group.emit(out);
+            }
+            Self::RealmGroup(realm, group) => {
+                out.put_u8(3);
+                realm.emit(out);
+                group.emit(out);
+            }
+        }
+    }
+}
+
+/// Who wrote an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// The user.
+    pub user: Username,
+    /// The user's realm, where it is not this one.
+    pub realm: Option<RealmId>,
+}
+
+impl fmt::Display for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.realm {
+            None => self.user.fmt(f),
+            Some(realm) => write!(f, "{}@{realm}", self.user),
+        }
+    }
+}
+
+impl<'a> Field<'a> for Sender {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        let (input, first) = be_u8(input)?;
+        let (input, user) = take(first & !FROM_REALM)(input)?;
+        let (_, user) = Username::parse_last(user)?;
+        if first & FROM_REALM == 0 {
+            return Ok((input, Self { user, realm: None }));
+        }
+        let (input, realm) = RealmId::parse(input)?;
+        Ok((
+            input,
+            Self {
+                user,
+                realm: Some(realm),
+            },
+        ))
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        let len = u8::try_from(self.user.as_str().len()).unwrap_or(0);
+        out.put_u8(if self.realm.is_some() {
+            len | FROM_REALM
+        } else {
+            len
+        });
+        out.put_slice(self.user.as_str().as_bytes());
+        if let Some(realm) = &self.realm {
+            realm.emit(out);
+        }
+    }
+}
+
+/// Says that a body is only a piece of a longer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Where the piece begins, in bytes.
+    pub offset: u64,
+    /// Bytes of the whole body.
+    pub total: u64,
+}
+
+/// One message in a mailbox.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place.
+    pub position: Position,
+    /// When the accepting realm took it, in seconds since 1970.
+    pub time: u32,
+    /// What the body is: [`CONTENT_TEXT`], or a type this version does not know. 0 to 127.
+    pub content: u8,
+    /// Set when `body` is only a piece.
+    pub fragment: Option<Fragment>,
+    /// Who wrote it.
+    pub from: Sender,
+    /// What was written.
+    pub body: Vec<u8>,
+}
+
+impl fmt::Debug for Entry {
+    /// Without the body, which stays out of logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Entry({} from {}, {} bytes)",
+            self.position,
+            self.from,
+            self.body.len()
+        )
+    }
+}
+
+impl Entry {
+    fn parse_head(input: &[u8]) -> Parsed<'_, Self> {
+        let (input, (position, time, first)) = (Position::parse, be_u32, be_u8).parse(input)?;
+        let (input, fragment) = if first & FRAGMENT == 0 {
+            (input, None)
+        } else {
+            let (input, (offset, total)) = (parse_varint, parse_varint).parse(input)?;
+            (input, Some(Fragment { offset, total }))
+        };
+        let (input, from) = Sender::parse(input)?;
+        Ok((
+            input,
+            Self {
+                position,
+                time,
+                content: first & !FRAGMENT,
+                fragment,
+                from,
+                body: Vec::new(),
+            },
+        ))
+    }
+
+    fn emit_head(&self, out: &mut impl BufMut) {
+        self.position.emit(out);
+        out.put_u32(self.time);
+        match self.fragment {
+            None => out.put_u8(self.content & !FRAGMENT),
+            Some(Fragment { offset, total }) => {
+                out.put_u8(self.content | FRAGMENT);
+                emit_varint(offset, out);
+                emit_varint(total, out);
+            }
+        }
+        self.from.emit(out);
+    }
+}
+
+impl<'a> Field<'a> for Entry {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        let (input, head) = Self::parse_head(input)?;
+        let (input, body) = length_data(parse_varint).parse(input)?;
+        Ok((
+            input,
+            Self {
+                body: body.to_vec(),
+                ..head
+            },
+        ))
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        self.emit_head(out);
+        emit_varint(self.body.len() as u64, out);
+        out.put_slice(&self.body);
+    }
+
+    fn parse_last(input: &'a [u8]) -> Parsed<'a, Self> {
+        let (body, head) = Self::parse_head(input)?;
+        Ok((
+            &[],
+            Self {
+                body: body.to_vec(),
+                ..head
+            },
+        ))
+    }
+
+    fn emit_last(&self, out: &mut impl BufMut) {
+        self.emit_head(out);
+        out.put_slice(&self.body);
+    }
+}
+
+/// What an EVENT frame carries: a new entry, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The mailbox.
+    pub mailbox: Mailbox,
+    /// The entry.
+    pub entry: Entry,
+}
+
+impl Event {
+    /// Reads an event.
+    ///
+    /// # Errors
+    /// When the bytes are not one.
+    pub fn parse(input: &[u8]) -> Result<Self, Malformed> {
+        let (input, mailbox) = Mailbox::parse(input)?;
+        let (_, entry) = Entry::parse_last(input)?;
+        Ok(Self { mailbox, entry })
+    }
+
+    /// Writes the event.
+    pub fn emit(&self, out: &mut impl BufMut) {
+        self.mailbox.emit(out);
+        self.entry.emit_last(out);
+    }
+}
+
+/// A piece of a mailbox, oldest entry first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// More entries follow, or more of the last one.
+    pub more: bool,
+    /// The entries; only the first may begin, and only the last end, in the middle of its body.
+    pub entries: Vec<Entry>,
+}
+
+impl Page {
+    /// Bytes a page takes before its first entry.
+    const HEAD: usize = 1;
+
+    /// Fills a page of at most `limit` entries and `bytes` bytes from `entries`, oldest first, of
+    /// which the first is taken up at `offset` in its body. An entry that does not fit is cut,
+    /// rather than left out, when it would be the page's first.
+    pub fn fill(
+        entries: impl IntoIterator<Item = Entry>,
+        offset: u64,
+        limit: usize,
+        bytes: usize,
+    ) -> Self {
+        let mut page = Self::default();
+        let mut room = bytes.saturating_sub(Self::HEAD);
+        for (at, mut entry) in entries.into_iter().enumerate() {
+            if at == limit {
+                page.more = true;
+                break;
+            }
+            if at == 0 && offset > 0 {
+                entry.cut_front(offset);
+            }
+            let mut head = Vec::new();
+            entry.emit_head(&mut head);
+            let needed = head.len() + varint_len(entry.body.len() as u64) + entry.body.len();
+            if needed <= room {
+                room -= needed;
+                page.entries.push(entry);
+                continue;
+            }
+            page.more = true;
+            if at == 0 {
+                // Room for the longest fragment fields and body length there can be.
+                entry.cut_back(room.saturating_sub(head.len() + 3 * 4).max(1));
+                page.entries.push(entry);
+            }
+            break;
+        }
+        page
+    }
+
+    pub(crate) fn parse(input: &[u8]) -> Parsed<'_, Self> {
+        let (input, more) = be_u8(input)?;
+        let (input, entries) = all(Entry::parse)(input)?;
+        match more {
+            0 | 1 => Ok((
+                input,
+                Self {
+                    more: more == 1,
+                    entries,
+                },
+            )),
+            _ => Malformed::error("page"),
+        }
+    }
+
+    pub(crate) fn emit(&self, out: &mut impl BufMut) {
+        out.put_u8(self.more.into());
+        for entry in &self.entries {
+            entry.emit(out);
+        }
+    }
+}
+
+impl Entry {
+    fn cut_front(&mut self, offset: u64) {
+        let total = self.body.len() as u64;
+        let offset = offset.min(total);
+        self.body
+            .drain(..usize::try_from(offset).unwrap_or(self.body.len()));
+        self.fragment = Some(Fragment { offset, total });
+    }
+
+    fn cut_back(&mut self, len: usize) {
+        let Fragment { offset, total } = self.fragment.unwrap_or(Fragment {
+            offset: 0,
+            total: self.body.len() as u64,
+        });
+        self.body.truncate(len);
+        self.fragment = Some(Fragment { offset, total });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(position: u64, len: usize) -> Entry {
+        let from = Sender {
+            user: "ann".parse().unwrap(),
+            realm: None,
+        };
+        let body = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        Entry {
+            position: Position(position),
+            time: 1_800_000_000,
+            content: CONTENT_TEXT,
+            fragment: None,
+            from,
+            body,
+        }
+    }
+
+    #[test]
+    fn an_event_of_twenty_bytes_takes_thirty_one() {
+        let mut out = vec![];
+        Event {
+            mailbox: Mailbox::Private,
+            entry: entry(9, 20),
+        }
+        .emit(&mut out);
+        assert_eq!(out.len(), 31);
+        assert_eq!(Event::parse(&out).unwrap().entry, entry(9, 20));
+    }
+
+    proptest! {
+        /// READ-4: pages of any size, taken one after another, give every byte of every entry once.
+        #[test]
+        fn pages_together_give_the_whole_mailbox(
+            lens in prop::collection::vec(0usize..300, 0..8), bytes in 40usize..400, limit in 1usize..4,
+        ) {
+            let all: Vec<_> = lens.iter().enumerate().map(|(at, len)| entry(at as u64 + 1, *len)).collect();
+            let (mut after, mut offset, mut bodies) = (0, 0, vec![vec![]; lens.len()]);
+            loop {
+                let rest = all.iter().filter(|entry| entry.position.0 > after).cloned();
+                let page = Page::fill(rest, offset, limit, bytes);
+                let mut wire = vec![];
+                page.emit(&mut wire);
+                prop_assert!(wire.len() <= bytes, "{} bytes in a page of {}", wire.len(), bytes);
+                prop_assert_eq!(&Page::parse(&wire).unwrap().1, &page);
+                for entry in &page.entries {
+                    bodies[usize::try_from(entry.position.0).unwrap() - 1].extend_from_slice(&entry.body);
+                    offset = match entry.fragment {
+                        Some(f) if f.offset + (entry.body.len() as u64) < f.total => f.offset + entry.body.len() as u64,
+                        _ => { after = entry.position.0; 0 }
+                    };
+                }
+                if !page.more { break }
+                prop_assert!(!page.entries.is_empty());
+            }
+            for (body, entry) in bodies.iter().zip(&all) {
+                prop_assert_eq!(body, &entry.body);
+            }
+        }
+
+        #[test]
+        fn never_panics(bytes: Vec<u8>) {
+            let _ = Page::parse(&bytes);
+            let _ = Event::parse(&bytes);
+        }
+    }
+}

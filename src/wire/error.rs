@@ -1,0 +1,149 @@
+//! The closed list of reasons for which a realm refuses a command (ERR-1), with one sentence each for people.
+
+use core::fmt;
+
+use bytes::BufMut;
+use nom::number::complete::be_u8;
+
+use super::{Field, Malformed, Parsed, emit_varint, parse_varint};
+
+macro_rules! error_codes {
+    ($($code:literal $Name:ident $name:literal $sentence:literal)*) => {
+        /// Why a realm refused a command. The number is what stands on the wire, less 64.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum ErrorCode { $(
+            #[doc = $sentence]
+            $Name = $code,
+        )* }
+
+        impl ErrorCode {
+            /// Every code, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$Name),*];
+
+            /// The code's name, as scripts see it in `--json`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$Name => $name),* }
+            }
+
+            /// One sentence for people.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$Name => $sentence),* }
+            }
+
+            fn from_number(number: u8) -> Option<Self> {
+                match number { $($code => Some(Self::$Name),)* _ => None }
+            }
+        }
+    };
+}
+
+error_codes! {
+    0 BadRequest "bad-request" "The realm could not understand the command."
+    1 BadCredentials "bad-credentials" "The username or the password is wrong."
+    2 NoSession "no-session" "There is no such session: log in first, with `auth` or `register`."
+    3 UsernameTaken "username-taken" "That username is taken; choose another."
+    4 NoSuchUser "no-such-user" "There is no user of that name."
+    5 GroupExists "group-exists" "A group of that name exists already."
+    6 NoSuchGroup "no-such-group" "There is no group of that name."
+    7 WrongPassword "wrong-password" "The password is wrong."
+    8 NotAMember "not-a-member" "You are not a member of that group; join it first."
+    9 RealmExists "realm-exists" "A realm of that name is known already."
+    10 NoSuchRealm "no-such-realm" "No realm of that name is known here."
+    11 RealmUnreachable "realm-unreachable" "That realm does not answer at present."
+    12 PeerRefused "peer-refused" "The other realm refused the peering; its operator must list our key."
+    13 BadSource "bad-source" "That source address is not one of this realm's own."
+    14 NotYou "not-you" "The sender named is not the session's user."
+    15 NotOperator "not-operator" "Only an operator may do that; `claim` the operator code first."
+    16 TooLarge "too-large" "That is longer than the realm allows."
+    17 QueueFull "queue-full" "The queue to that realm is full; try again later."
+    18 RateLimited "rate-limited" "Too many requests; try again later."
+    19 Busy "busy" "The realm is busy; try again later."
+    20 AlreadyDone "already-done" "That command was carried out before; its answer is no longer kept."
+    21 NumberReused "number-reused" "The operation number was used for another command; take a fresh one."
+    22 Unsupported "unsupported" "The realm does not support that."
+    23 Internal "internal" "The realm met an error of its own; its operator's log says which."
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A refusal: the code, and the one number that some codes need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Refusal {
+    /// Why.
+    pub code: ErrorCode,
+    /// `too-large`: the limit in bytes. `busy`, `rate-limited`: milliseconds to wait. Otherwise absent.
+    pub detail: Option<u64>,
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(code: ErrorCode) -> Self {
+        Self { code, detail: None }
+    }
+}
+
+impl Refusal {
+    /// Refuses what is longer than `limit` bytes.
+    pub const fn too_large(limit: u64) -> Self {
+        Self {
+            code: ErrorCode::TooLarge,
+            detail: Some(limit),
+        }
+    }
+
+    /// Asks to come again in `retry_after` milliseconds.
+    pub const fn busy(retry_after: u64) -> Self {
+        Self {
+            code: ErrorCode::Busy,
+            detail: Some(retry_after),
+        }
+    }
+
+    /// True when the same command, with the same operation number, may succeed a little later.
+    pub const fn is_transient(self) -> bool {
+        matches!(self.code, ErrorCode::Busy | ErrorCode::RateLimited)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code.sentence())?;
+        match (self.code, self.detail) {
+            (ErrorCode::TooLarge, Some(limit)) => write!(f, " The limit is {limit} bytes."),
+            (ErrorCode::Busy | ErrorCode::RateLimited, Some(wait)) => write!(f, " Wait {wait} ms."),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// On the wire a refusal is its code, and its detail where the code has one.
+impl<'a> Field<'a> for Refusal {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        let (rest, number) = be_u8(input)?;
+        let Some(code) = ErrorCode::from_number(number) else {
+            return Malformed::error("error code");
+        };
+        if rest.is_empty() {
+            return Ok((rest, code.into()));
+        }
+        let (rest, detail) = parse_varint(rest)?;
+        Ok((
+            rest,
+            Self {
+                code,
+                detail: Some(detail),
+            },
+        ))
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        out.put_u8(self.code as u8);
+        if let Some(detail) = self.detail {
+            emit_varint(detail, out);
+        }
+    }
+}

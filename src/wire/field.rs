@@ -1,0 +1,269 @@
+//! The kinds of field that commands and answers are made of. A field in the middle carries its
+//! length where it varies; the last of a message runs to the message's end and does not (WIRE-4).
+
+use core::fmt;
+
+use bytes::BufMut;
+use nom::{
+    Parser,
+    multi::length_data,
+    number::complete::{be_u8, be_u16},
+};
+
+use super::{Malformed, Parsed, array, emit_varint, parse_varint};
+
+/// Something a message is made of.
+pub trait Field<'a>: Sized {
+    /// Reads the field where others follow.
+    ///
+    /// # Errors
+    /// When the input ends too early or is not such a field.
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self>;
+
+    /// Writes the field where others follow.
+    fn emit(&self, out: &mut impl BufMut);
+
+    /// Reads the field where it is the last; it must use the input up.
+    ///
+    /// # Errors
+    /// As [`Field::parse`], and when bytes are left over.
+    fn parse_last(input: &'a [u8]) -> Parsed<'a, Self> {
+        let (rest, field) = Self::parse(input)?;
+        if rest.is_empty() {
+            Ok((rest, field))
+        } else {
+            Malformed::error("message: bytes are left over")
+        }
+    }
+
+    /// Writes the field where it is the last.
+    fn emit_last(&self, out: &mut impl BufMut) {
+        self.emit(out);
+    }
+}
+
+/// A device's own number for a command that changes something; see EXACT-1. 0 means "not numbered".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationNumber(pub u64);
+
+/// An entry's place in a mailbox; the first entry has position 1 or higher, later ones higher ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
+
+macro_rules! varint_fields {
+    ($($Type:ident)*) => { $(
+        impl<'a> Field<'a> for $Type {
+            fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+                parse_varint(input).map(|(rest, n)| (rest, Self(n)))
+            }
+
+            fn emit(&self, out: &mut impl BufMut) {
+                emit_varint(self.0, out);
+            }
+        }
+
+        impl fmt::Display for $Type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )* };
+}
+
+varint_fields! { OperationNumber Position }
+
+/// A UDP port; 0 where none is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port(pub u16);
+
+impl<'a> Field<'a> for Port {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        be_u16(input).map(|(rest, n)| (rest, Self(n)))
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        out.put_u16(self.0);
+    }
+}
+
+/// 128 bits that name a session. Whoever holds one on a plain link is that session; it is shown only
+/// to its user and never logged, so `Debug` hides it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SessionId(pub [u8; 16]);
+
+impl fmt::Display for SessionId {
+    /// The text people see: 26 characters of base 32.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            &data_encoding::BASE32_NOPAD
+                .encode(&self.0)
+                .to_ascii_lowercase(),
+        )
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionId(…)")
+    }
+}
+
+impl core::str::FromStr for SessionId {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        data_encoding::BASE32_NOPAD
+            .decode(text.to_ascii_uppercase().as_bytes())
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(Self)
+            .ok_or(Malformed {
+                what: "session id: it is 26 letters and digits, as `auth` printed it",
+            })
+    }
+}
+
+impl<'a> Field<'a> for SessionId {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        array(input).map(|(rest, bytes)| (rest, Self(bytes)))
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        out.put_slice(&self.0);
+    }
+}
+
+/// Which session a command is for: one byte 0 for the one bound to this link, else its length 16
+/// and the id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionRef {
+    /// The session bound to the link's device key.
+    Bound,
+    /// A session named in full.
+    Named(SessionId),
+}
+
+impl<'a> Field<'a> for SessionRef {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        match be_u8(input)? {
+            (rest, 0) => Ok((rest, Self::Bound)),
+            (rest, 16) => SessionId::parse(rest).map(|(rest, id)| (rest, Self::Named(id))),
+            _ => Malformed::error("session"),
+        }
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        match self {
+            Self::Bound => out.put_u8(0),
+            Self::Named(id) => {
+                out.put_u8(16);
+                id.emit(out);
+            }
+        }
+    }
+}
+
+/// UTF-8 text without control characters: a person's name, a country, a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text<'a>(pub &'a str);
+
+impl<'a> Text<'a> {
+    fn checked(bytes: &'a [u8]) -> Result<Self, nom::Err<Malformed>> {
+        match core::str::from_utf8(bytes) {
+            Ok(text) if !text.chars().any(char::is_control) => Ok(Self(text)),
+            _ => Malformed::error("text"),
+        }
+    }
+}
+
+impl<'a> Field<'a> for Text<'a> {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        let (rest, bytes) = length_data(parse_varint).parse(input)?;
+        Ok((rest, Self::checked(bytes)?))
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        emit_varint(self.0.len() as u64, out);
+        out.put_slice(self.0.as_bytes());
+    }
+
+    fn parse_last(input: &'a [u8]) -> Parsed<'a, Self> {
+        Ok((&[], Self::checked(input)?))
+    }
+
+    fn emit_last(&self, out: &mut impl BufMut) {
+        out.put_slice(self.0.as_bytes());
+    }
+}
+
+macro_rules! byte_fields {
+    ($($(#[$doc:meta])* $Type:ident)*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        pub struct $Type<'a>(pub &'a [u8]);
+
+        impl<'a> Field<'a> for $Type<'a> {
+            fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+                length_data(parse_varint).parse(input).map(|(rest, bytes)| (rest, Self(bytes)))
+            }
+
+            fn emit(&self, out: &mut impl BufMut) {
+                emit_varint(self.0.len() as u64, out);
+                out.put_slice(self.0);
+            }
+
+            fn parse_last(input: &'a [u8]) -> Parsed<'a, Self> {
+                Ok((&[], Self(input)))
+            }
+
+            fn emit_last(&self, out: &mut impl BufMut) {
+                out.put_slice(self.0);
+            }
+        }
+
+        impl fmt::Debug for $Type<'_> {
+            /// The length only: what people write and their secrets stay out of logs.
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($Type), "({} bytes)"), self.0.len())
+            }
+        }
+    )* };
+}
+
+byte_fields! {
+    /// A message's content.
+    Body
+    /// A password.
+    Password
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::{format, string::ToString};
+
+    use super::*;
+
+    #[test]
+    fn a_session_id_survives_being_shown_and_typed() {
+        let id = SessionId([7; 16]);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(id.to_string().len(), 26);
+        assert!("short".parse::<SessionId>().is_err());
+    }
+
+    #[test]
+    fn secrets_do_not_show_in_debug_output() {
+        assert_eq!(
+            format!("{:?} {:?}", Password(b"hunter22"), SessionId([7; 16])),
+            "Password(8 bytes) SessionId(…)"
+        );
+    }
+
+    /// WIRE-4
+    #[test]
+    fn the_last_field_uses_the_message_up() {
+        assert!(Port::parse_last(&[1, 2, 3]).is_err());
+        assert_eq!(Text::parse_last(b"abc").unwrap().1, Text("abc"));
+        assert!(Text::parse_last(b"a\x07c").is_err());
+    }
+}

@@ -1,0 +1,584 @@
+//! Frames: what a packet carries (`spec/wire.md`, "Frames").
+//!
+//! ```text
+//! 0x00       PADDING         this byte alone
+//! 0x01       PING            this byte alone; asks for an acknowledgement at once
+//! 0x04|0x05  REQUEST         number varint, [length varint], command
+//! 0x06|0x07  REPLY           number varint, [length varint], answer
+//! 0x08|0x09  EVENT           number varint, [length varint], mailbox, entry
+//! 0x0a|0x0b  PART            of 1, number varint, total varint, offset varint, [length varint], bytes
+//! 0x0c       PATH_CHALLENGE  8 bytes
+//! 0x0d       PATH_RESPONSE   8 bytes
+//! 0x0e       CLOSE           reason varint
+//! 0x10–0x18  ACK             largest varint, delay varint (ms), bitmap of 0–8 bytes
+//! 0x20       OPEN            max_datagram varint, flags 1, [connection id 4]
+//! 0x21       WELCOME         token 16, max_datagram varint, flags 1, highest operation varint
+//! ```
+//!
+//! The odd kind of a pair carries a length; the even one runs to the packet's end (WIRE-8).
+
+use bytes::BufMut;
+use nom::{
+    Parser,
+    bytes::complete::take,
+    combinator::{map_opt, rest},
+    multi::length_data,
+    number::complete::{be_u8, be_u32},
+};
+
+use super::{
+    ConnectionId, Malformed, OperationNumber, PacketNumber, Parsed, ResetToken, array, emit_varint,
+    parse_varint,
+};
+
+const PADDING: u8 = 0x00;
+const PING: u8 = 0x01;
+const REQUEST: u8 = 0x04;
+const REPLY: u8 = 0x06;
+const EVENT: u8 = 0x08;
+const PART: u8 = 0x0a;
+const PATH_CHALLENGE: u8 = 0x0c;
+const PATH_RESPONSE: u8 = 0x0d;
+const CLOSE: u8 = 0x0e;
+const ACK: u8 = 0x10;
+const ACK_LAST: u8 = 0x18;
+const OPEN: u8 = 0x20;
+const WELCOME: u8 = 0x21;
+/// Added to a frame kind that then carries its length.
+const WITH_LENGTH: u8 = 0x01;
+
+const OPEN_HAS_CONNECTION: u8 = 0x01;
+const WELCOME_KNOWN: u8 = 0x01;
+
+/// One frame, borrowing from its packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// Fills space.
+    Padding,
+    /// Asks for an acknowledgement at once.
+    Ping,
+    /// Acknowledges packets.
+    Ack(AckFrame),
+    /// A command.
+    Request {
+        /// Counted up per direction.
+        number: u64,
+        /// The command's bytes.
+        command: &'a [u8],
+    },
+    /// The answer to a request.
+    Reply {
+        /// The request's number.
+        number: u64,
+        /// The answer's bytes.
+        answer: &'a [u8],
+    },
+    /// A pushed mailbox entry.
+    Event {
+        /// Counted up per direction.
+        number: u64,
+        /// The mailbox and the entry.
+        event: &'a [u8],
+    },
+    /// A piece of a message that is larger than a datagram.
+    Part {
+        /// What the message is.
+        of: PartOf,
+        /// The request's, reply's or event's number.
+        number: u64,
+        /// Bytes of the whole message.
+        total: u64,
+        /// Where this piece begins in it.
+        offset: u64,
+        /// The piece.
+        bytes: &'a [u8],
+    },
+    /// Asks a new path to prove that it returns what is sent to it.
+    PathChallenge([u8; 8]),
+    /// The proof.
+    PathResponse([u8; 8]),
+    /// Ends the link.
+    Close(CloseReason),
+    /// What an initiator says of itself first.
+    Open(Open),
+    /// What a responder answers to [`Frame::Open`].
+    Welcome(Welcome),
+}
+
+/// What a PART is a piece of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartOf {
+    /// A command.
+    Request,
+    /// An answer.
+    Reply,
+    /// A pushed entry.
+    Event,
+}
+
+/// Which packets have arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AckFrame {
+    /// The largest number that has arrived.
+    pub largest: PacketNumber,
+    /// Milliseconds between that one's arrival and this acknowledgement.
+    pub delay_ms: u64,
+    /// Bit `i` says that `largest − 1 − i` has arrived, for `i` from 0 to 63.
+    pub bitmap: u64,
+}
+
+impl AckFrame {
+    /// True when the frame says that `number` has arrived.
+    pub const fn covers(&self, number: PacketNumber) -> bool {
+        match self.largest.0.checked_sub(number.0) {
+            Some(0) => true,
+            Some(distance @ 1..=64) => self.bitmap >> (distance - 1) & 1 == 1,
+            _ => false,
+        }
+    }
+}
+
+/// Why a link ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// Nothing more to say.
+    Done,
+    /// The other side broke the protocol.
+    Violation,
+    /// The realm is shutting down; come again.
+    Shutdown,
+    /// A fresh link has taken this one's place.
+    Replaced,
+    /// A reason this version does not know.
+    Other(u64),
+}
+
+impl CloseReason {
+    const fn number(self) -> u64 {
+        match self {
+            Self::Done => 0,
+            Self::Violation => 1,
+            Self::Shutdown => 2,
+            Self::Replaced => 3,
+            Self::Other(number) => number,
+        }
+    }
+
+    const fn from_number(number: u64) -> Self {
+        match number {
+            0 => Self::Done,
+            1 => Self::Violation,
+            2 => Self::Shutdown,
+            3 => Self::Replaced,
+            number => Self::Other(number),
+        }
+    }
+}
+
+/// What an initiator says of itself, first in its Init or in its first plain packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// The largest datagram it takes, in bytes.
+    pub max_datagram: u64,
+    /// The connection id it wants on packets sent to it, if any: realms do, clients do not.
+    pub connection: Option<ConnectionId>,
+}
+
+/// What a responder answers to [`Open`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// What a Reset of this link will carry.
+    pub token: ResetToken,
+    /// The largest datagram it takes, in bytes.
+    pub max_datagram: u64,
+    /// True when the initiator's key has a session here.
+    pub known: bool,
+    /// The highest operation number the realm has seen from this key.
+    pub highest: OperationNumber,
+}
+
+impl<'a> Frame<'a> {
+    /// Reads one frame.
+    pub(crate) fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        let (input, kind) = be_u8(input)?;
+        let with_length = kind & WITH_LENGTH != 0;
+        match kind {
+            PADDING => Ok((input, Self::Padding)),
+            PING => Ok((input, Self::Ping)),
+            ACK..=ACK_LAST => AckFrame::parse(usize::from(kind - ACK), input)
+                .map(|(rest, ack)| (rest, Self::Ack(ack))),
+            REQUEST | 0x05 => {
+                let (input, (number, command)) = (parse_varint, body(with_length)).parse(input)?;
+                Ok((input, Self::Request { number, command }))
+            }
+            REPLY | 0x07 => {
+                let (input, (number, answer)) = (parse_varint, body(with_length)).parse(input)?;
+                Ok((input, Self::Reply { number, answer }))
+            }
+            EVENT | 0x09 => {
+                let (input, (number, event)) = (parse_varint, body(with_length)).parse(input)?;
+                Ok((input, Self::Event { number, event }))
+            }
+            PART | 0x0b => parse_part(with_length, input),
+            PATH_CHALLENGE => array(input).map(|(rest, data)| (rest, Self::PathChallenge(data))),
+            PATH_RESPONSE => array(input).map(|(rest, data)| (rest, Self::PathResponse(data))),
+            CLOSE => parse_varint(input)
+                .map(|(rest, number)| (rest, Self::Close(CloseReason::from_number(number)))),
+            OPEN => Open::parse(input).map(|(rest, open)| (rest, Self::Open(open))),
+            WELCOME => Welcome::parse(input).map(|(rest, welcome)| (rest, Self::Welcome(welcome))),
+            _ => Malformed::error("frame kind"),
+        }
+    }
+
+    /// Writes the frame. `last` says that it is the packet's last, which then needs no length.
+    pub fn emit(&self, last: bool, out: &mut impl BufMut) {
+        match *self {
+            Self::Padding => out.put_u8(PADDING),
+            Self::Ping => out.put_u8(PING),
+            Self::Ack(ack) => ack.emit(out),
+            Self::Request { number, command } => emit_numbered(REQUEST, number, command, last, out),
+            Self::Reply { number, answer } => emit_numbered(REPLY, number, answer, last, out),
+            Self::Event { number, event } => emit_numbered(EVENT, number, event, last, out),
+            Self::Part {
+                of,
+                number,
+                total,
+                offset,
+                bytes,
+            } => {
+                out.put_u8(PART | if last { 0 } else { WITH_LENGTH });
+                out.put_u8(of as u8);
+                emit_varint(number, out);
+                emit_varint(total, out);
+                emit_varint(offset, out);
+                emit_body(bytes, last, out);
+            }
+            Self::PathChallenge(data) => {
+                out.put_u8(PATH_CHALLENGE);
+                out.put_slice(&data);
+            }
+            Self::PathResponse(data) => {
+                out.put_u8(PATH_RESPONSE);
+                out.put_slice(&data);
+            }
+            Self::Close(reason) => {
+                out.put_u8(CLOSE);
+                emit_varint(reason.number(), out);
+            }
+            Self::Open(open) => open.emit(out),
+            Self::Welcome(welcome) => welcome.emit(out),
+        }
+    }
+}
+
+fn body<'a>(with_length: bool) -> impl Fn(&'a [u8]) -> Parsed<'a, &'a [u8]> {
+    move |input| {
+        if with_length {
+            length_data(parse_varint).parse(input)
+        } else {
+            rest(input)
+        }
+    }
+}
+
+fn emit_body(body: &[u8], last: bool, out: &mut impl BufMut) {
+    if !last {
+        emit_varint(body.len() as u64, out);
+    }
+    out.put_slice(body);
+}
+
+fn emit_numbered(kind: u8, number: u64, body: &[u8], last: bool, out: &mut impl BufMut) {
+    out.put_u8(kind | if last { 0 } else { WITH_LENGTH });
+    emit_varint(number, out);
+    emit_body(body, last, out);
+}
+
+fn parse_part(with_length: bool, input: &[u8]) -> Parsed<'_, Frame<'_>> {
+    let (input, of) = map_opt(be_u8, |of| match of {
+        0 => Some(PartOf::Request),
+        1 => Some(PartOf::Reply),
+        2 => Some(PartOf::Event),
+        _ => None,
+    })
+    .parse(input)?;
+    let (input, (number, total, offset)) =
+        (parse_varint, parse_varint, parse_varint).parse(input)?;
+    let (input, bytes) = body(with_length)(input)?;
+    if offset
+        .checked_add(bytes.len() as u64)
+        .is_none_or(|end| end > total)
+    {
+        return Malformed::error("part: it reaches beyond its message");
+    }
+    Ok((
+        input,
+        Frame::Part {
+            of,
+            number,
+            total,
+            offset,
+            bytes,
+        },
+    ))
+}
+
+impl AckFrame {
+    fn parse(bitmap_len: usize, input: &[u8]) -> Parsed<'_, Self> {
+        let (input, (largest, delay_ms, bytes)) =
+            (parse_varint, parse_varint, take(bitmap_len)).parse(input)?;
+        // The first byte holds the eight numbers just below the largest, lowest bit first.
+        let bitmap = bytes
+            .iter()
+            .rev()
+            .fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+        Ok((
+            input,
+            Self {
+                largest: PacketNumber(largest),
+                delay_ms,
+                bitmap,
+            },
+        ))
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        let bytes = self.bitmap.to_le_bytes();
+        let len = bytes
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |last| last + 1);
+        out.put_u8(ACK + u8::try_from(len).unwrap_or(0));
+        emit_varint(self.largest.0, out);
+        emit_varint(self.delay_ms, out);
+        out.put_slice(bytes.get(..len).unwrap_or(&bytes));
+    }
+}
+
+impl Open {
+    fn parse(input: &[u8]) -> Parsed<'_, Self> {
+        let (input, (max_datagram, flags)) = (parse_varint, be_u8).parse(input)?;
+        match flags {
+            0 => Ok((
+                input,
+                Self {
+                    max_datagram,
+                    connection: None,
+                },
+            )),
+            OPEN_HAS_CONNECTION => {
+                let (input, id) = be_u32(input)?;
+                Ok((
+                    input,
+                    Self {
+                        max_datagram,
+                        connection: Some(ConnectionId(id)),
+                    },
+                ))
+            }
+            _ => Malformed::error("open: flags this version does not know"),
+        }
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        out.put_u8(OPEN);
+        emit_varint(self.max_datagram, out);
+        match self.connection {
+            None => out.put_u8(0),
+            Some(id) => {
+                out.put_u8(OPEN_HAS_CONNECTION);
+                out.put_u32(id.0);
+            }
+        }
+    }
+}
+
+impl Welcome {
+    fn parse(input: &[u8]) -> Parsed<'_, Self> {
+        let (input, (token, max_datagram, flags, highest)) =
+            (array, parse_varint, be_u8, parse_varint).parse(input)?;
+        if flags & !WELCOME_KNOWN != 0 {
+            return Malformed::error("welcome: flags this version does not know");
+        }
+        let known = flags & WELCOME_KNOWN != 0;
+        Ok((
+            input,
+            Self {
+                token,
+                max_datagram,
+                known,
+                highest: OperationNumber(highest),
+            },
+        ))
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        out.put_u8(WELCOME);
+        out.put_slice(&self.token);
+        emit_varint(self.max_datagram, out);
+        out.put_u8(if self.known { WELCOME_KNOWN } else { 0 });
+        emit_varint(self.highest.0, out);
+    }
+}
+
+/// The frames of a packet, one after another. After a malformed one it yields the error and ends.
+#[derive(Clone, Debug)]
+pub struct Frames<'a> {
+    left: &'a [u8],
+}
+
+impl<'a> Frames<'a> {
+    /// The frames of `payload`, every one of which has been read once.
+    ///
+    /// # Errors
+    /// When any of them is malformed: then none of the packet may take effect (WIRE-9).
+    pub fn checked(
+        payload: &'a [u8],
+    ) -> Result<impl Iterator<Item = Frame<'a>> + Clone, Malformed> {
+        let frames = Self { left: payload };
+        for frame in frames.clone() {
+            frame?;
+        }
+        Ok(frames.filter_map(Result::ok))
+    }
+}
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = Result<Frame<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left.is_empty() {
+            return None;
+        }
+        match Frame::parse(self.left) {
+            Ok((left, frame)) => {
+                self.left = left;
+                Some(Ok(frame))
+            }
+            Err(error) => {
+                self.left = &[];
+                Some(Err(error.into()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::{vec, vec::Vec};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_acknowledgement_is_three_to_twelve_bytes() {
+        let mut out = Vec::new();
+        AckFrame {
+            largest: PacketNumber(9),
+            delay_ms: 3,
+            bitmap: 0,
+        }
+        .emit(&mut out);
+        assert_eq!(out, [0x10, 9, 3]);
+        out.clear();
+        AckFrame {
+            largest: PacketNumber(99),
+            delay_ms: 3,
+            bitmap: u64::MAX,
+        }
+        .emit(&mut out);
+        assert_eq!(out.len(), 12);
+    }
+
+    #[test]
+    fn a_part_beyond_its_message_is_refused() {
+        assert!(Frame::parse(&[0x0a, 0, 1, 3, 2, b'x', b'y']).is_err());
+        assert!(Frame::parse(&[0x0a, 0, 1, 3, 2, b'x']).is_ok());
+        let huge = [
+            0x0a, 0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        ];
+        assert!(Frame::parse(&[&huge[..], &[0xff; 7], b"xx"].concat()).is_err());
+    }
+
+    fn frames() -> impl Strategy<Value = (u8, u64, u64, u64, [u8; 16], Vec<u8>)> {
+        (
+            0u8..13,
+            0..=super::super::VARINT_MAX,
+            0u64..1 << 30,
+            any::<u64>(),
+            any::<[u8; 16]>(),
+            any::<Vec<u8>>(),
+        )
+    }
+
+    fn build(
+        (kind, a, b, bits, token, bytes): &(u8, u64, u64, u64, [u8; 16], Vec<u8>),
+    ) -> Frame<'_> {
+        let half: [u8; 8] = token[..8].try_into().unwrap();
+        match kind {
+            0 => Frame::Padding,
+            1 => Frame::Ping,
+            2 => Frame::Ack(AckFrame {
+                largest: PacketNumber(*a),
+                delay_ms: *b,
+                bitmap: *bits,
+            }),
+            3 => Frame::Request {
+                number: *a,
+                command: bytes,
+            },
+            4 => Frame::Reply {
+                number: *a,
+                answer: bytes,
+            },
+            5 => Frame::Event {
+                number: *a,
+                event: bytes,
+            },
+            6 => Frame::Part {
+                of: PartOf::Reply,
+                number: *a,
+                total: b + bytes.len() as u64,
+                offset: *b,
+                bytes,
+            },
+            7 => Frame::PathChallenge(half),
+            8 => Frame::PathResponse(half),
+            9 => Frame::Close(CloseReason::from_number(*a)),
+            10 => Frame::Open(Open {
+                max_datagram: *a,
+                connection: None,
+            }),
+            11 => Frame::Open(Open {
+                max_datagram: *a,
+                connection: Some(ConnectionId(7)),
+            }),
+            _ => Frame::Welcome(Welcome {
+                token: *token,
+                max_datagram: *a,
+                known: bits % 2 == 0,
+                highest: OperationNumber(*b),
+            }),
+        }
+    }
+
+    proptest! {
+        /// WIRE-8, WIRE-9
+        #[test]
+        fn emit_then_parse_is_identity(parts in prop::collection::vec(frames(), 1..6)) {
+            let wanted: Vec<_> = parts.iter().map(build).collect();
+            let mut out = vec![];
+            for (at, frame) in wanted.iter().enumerate() {
+                frame.emit(at + 1 == wanted.len(), &mut out);
+            }
+            let got: Vec<_> = Frames::checked(&out).unwrap().collect();
+            prop_assert_eq!(got, wanted);
+        }
+
+        #[test]
+        fn never_panics(bytes: Vec<u8>) {
+            let _ = Frames::checked(&bytes).map(Iterator::count);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Names of users, groups and realms: 1–32 bytes of `a-z 0-9 . _ -` that begin with a letter or a
+//! digit (WIRE-3). A value of these types is always valid; they are small and copied freely.
+
+use core::{fmt, str::FromStr};
+
+use bytes::BufMut;
+use nom::{Parser, multi::length_data, number::complete::be_u8};
+
+use super::{Field, Malformed, Parsed};
+
+/// The longest name, in bytes.
+pub const NAME_MAX: usize = 32;
+
+/// Why a text is not a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// Nothing was given.
+    #[error("a name may not be empty: give 1 to {NAME_MAX} of a-z 0-9 . _ -")]
+    Empty,
+    /// More than [`NAME_MAX`] bytes.
+    #[error("a name has at most {NAME_MAX} characters, this one has {0}")]
+    TooLong(usize),
+    /// A character that names do not have.
+    #[error(
+        "a name is made of a-z 0-9 . _ - and begins with a letter or a digit; {0:?} does not fit there"
+    )]
+    Character(char),
+}
+
+/// The bytes of a name, inline.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Name {
+    bytes: [u8; NAME_MAX],
+    len: u8,
+}
+
+impl Name {
+    /// Takes a name as people type it: capital letters are folded.
+    fn fold(text: &str) -> Result<Self, InvalidName> {
+        if text.is_empty() {
+            return Err(InvalidName::Empty);
+        }
+        let mut bytes = [0; NAME_MAX];
+        for (at, character) in text.chars().enumerate() {
+            let folded = character.to_ascii_lowercase();
+            let fits = folded.is_ascii_lowercase()
+                || folded.is_ascii_digit()
+                || (at > 0 && matches!(folded, '.' | '_' | '-'));
+            let Some(byte) = u8::try_from(folded).ok().filter(|_| fits) else {
+                return Err(InvalidName::Character(character));
+            };
+            *bytes.get_mut(at).ok_or(InvalidName::TooLong(text.len()))? = byte;
+        }
+        // At most NAME_MAX bytes were written, so the length fits a byte.
+        Ok(Self {
+            bytes,
+            len: u8::try_from(text.len()).unwrap_or(0),
+        })
+    }
+
+    fn as_str(&self) -> &str {
+        self.bytes
+            .get(..usize::from(self.len))
+            .and_then(|bytes| core::str::from_utf8(bytes).ok())
+            .unwrap_or("")
+    }
+
+    fn parse(input: &[u8]) -> Parsed<'_, Self> {
+        let (rest, bytes) = length_data(be_u8).parse(input)?;
+        Ok((rest, Self::exact(bytes)?))
+    }
+
+    /// A name as it stands on the wire, where capital letters are not folded but refused.
+    fn exact(bytes: &[u8]) -> Result<Self, nom::Err<Malformed>> {
+        match core::str::from_utf8(bytes)
+            .ok()
+            .and_then(|text| Self::fold(text).ok())
+        {
+            Some(name) if name.as_str().as_bytes() == bytes => Ok(name),
+            _ => Malformed::error("name"),
+        }
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        out.put_u8(self.len);
+        out.put_slice(self.as_str().as_bytes());
+    }
+}
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $Type:ident)*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $Type(Name);
+
+        impl $Type {
+            /// The name's text.
+            pub fn as_str(&self) -> &str {
+                self.0.as_str()
+            }
+        }
+
+        impl FromStr for $Type {
+            type Err = InvalidName;
+
+            /// Reads a name as people type it; capital letters are folded to small ones.
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                Name::fold(text).map(Self)
+            }
+        }
+
+        impl<'a> Field<'a> for $Type {
+            fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+                Name::parse(input).map(|(rest, name)| (rest, Self(name)))
+            }
+
+            fn emit(&self, out: &mut impl BufMut) {
+                self.0.emit(out);
+            }
+
+            fn parse_last(input: &'a [u8]) -> Parsed<'a, Self> {
+                Ok((&[], Self(Name::exact(input)?)))
+            }
+
+            fn emit_last(&self, out: &mut impl BufMut) {
+                out.put_slice(self.as_str().as_bytes());
+            }
+        }
+
+        impl fmt::Display for $Type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl fmt::Debug for $Type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($Type), "({})"), self.as_str())
+            }
+        }
+    )* };
+}
+
+names! {
+    /// The name of a user within a realm.
+    Username
+    /// The name of a group within a realm.
+    GroupName
+    /// The name under which a realm knows a peer, or introduces itself.
+    RealmId
+    /// The short public name of a session, by which its owner can revoke it.
+    Handle
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn folds_what_people_type() {
+        assert_eq!(
+            "Bob.Smith-2".parse::<Username>().unwrap().as_str(),
+            "bob.smith-2"
+        );
+    }
+
+    /// WIRE-3
+    #[test]
+    fn refuses_what_is_not_a_name() {
+        assert_eq!("".parse::<Username>(), Err(InvalidName::Empty));
+        assert_eq!("-x".parse::<Username>(), Err(InvalidName::Character('-')));
+        assert_eq!("a b".parse::<Username>(), Err(InvalidName::Character(' ')));
+        assert_eq!("é".parse::<Username>(), Err(InvalidName::Character('é')));
+        assert_eq!(
+            "a".repeat(33).parse::<Username>(),
+            Err(InvalidName::TooLong(33))
+        );
+        assert!("a".repeat(32).parse::<Username>().is_ok());
+    }
+
+    /// WIRE-3: a second spelling of a name would be a second account's worth of confusion.
+    #[test]
+    fn refuses_capital_letters_on_the_wire() {
+        assert!(Username::parse(b"\x03Bob").is_err());
+        assert!(Username::parse_last(b"Bob").is_err());
+        let mut out = Vec::new();
+        "bob".parse::<Username>().unwrap().emit(&mut out);
+        assert_eq!(out, b"\x03bob");
+    }
+}

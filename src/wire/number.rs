@@ -1,0 +1,80 @@
+//! Packet numbers, of which only the low 1, 2 or 4 bytes travel (WIRE-5, after RFC 9000 §17.1 and
+//! appendix A): enough of them that the receiver, who knows the largest it has seen, can tell which
+//! full number is meant.
+
+/// The full number of a packet on a link. Counted up by one a packet, never used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PacketNumber(pub u64);
+
+impl PacketNumber {
+    /// Bytes of this number that must travel when the peer is known to have seen all up to
+    /// `acknowledged`: twice the distance must fit.
+    pub const fn wire_len(self, acknowledged: Option<Self>) -> usize {
+        let distance = match acknowledged {
+            Some(acknowledged) => self.0.saturating_sub(acknowledged.0),
+            None => self.0 + 1,
+        };
+        match distance {
+            0..=0x7f => 1,
+            0x80..=0x7fff => 2,
+            _ => 4,
+        }
+    }
+
+    /// The full number meant by the low `len` bytes `truncated`, given the largest number received
+    /// so far: the candidate closest to the next one expected.
+    pub const fn expand(truncated: u32, len: usize, largest: Option<Self>) -> Self {
+        let expected = match largest {
+            Some(largest) => largest.0.saturating_add(1),
+            None => 0,
+        };
+        let window = match len {
+            1 => 1u64 << 8,
+            2 => 1 << 16,
+            _ => 1 << 32,
+        };
+        let candidate = (expected & !(window - 1)) | truncated as u64;
+        if candidate.saturating_add(window / 2) <= expected {
+            Self(candidate.saturating_add(window))
+        } else if candidate > expected.saturating_add(window / 2) && candidate >= window {
+            Self(candidate - window)
+        } else {
+            Self(candidate)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The example of RFC 9000 appendix A.3.
+    #[test]
+    fn expands_the_example_of_rfc_9000() {
+        assert_eq!(
+            PacketNumber::expand(0x9b32, 2, Some(PacketNumber(0xa82f_30ea))),
+            PacketNumber(0xa82f_9b32)
+        );
+    }
+
+    proptest! {
+        /// WIRE-5: whatever the receiver has seen since the acknowledged one, it finds the number.
+        #[test]
+        fn what_is_truncated_is_found_again(
+            acknowledged in proptest::option::of(0u64..1 << 40), ahead in 1u64..1 << 30, seen in 0.0..1.0f64,
+        ) {
+            let number = PacketNumber(acknowledged.map_or(ahead - 1, |a| a + ahead));
+            let len = number.wire_len(acknowledged.map(PacketNumber));
+            let mask = if len == 4 { u32::MAX.into() } else { (1u64 << (8 * len)) - 1 };
+            let truncated = u32::try_from(number.0 & mask).unwrap();
+            // The receiver's largest lies anywhere from the acknowledged number to just before this one.
+            let base = acknowledged.unwrap_or(0);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            let largest = base + ((number.0 - base) as f64 * seen) as u64;
+            let largest = (number.0 > 0).then(|| PacketNumber(largest.min(number.0 - 1)));
+            prop_assert_eq!(PacketNumber::expand(truncated, len, largest.or(acknowledged.map(PacketNumber))), number);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Optional fields of a command: type, length, value, ended by a type 0 (WIRE-13). They stand before
+//! the fixed fields and are announced by the high bit of the opcode. Whoever does not know an even
+//! type skips it; an odd one must be understood or the command is refused, so the protocol can grow
+//! without a new version.
+//!
+//! ```text
+//! 0x01 after     varint: the position after which a read begins; confirms all up to it
+//! 0x03 limit     varint: at most so many entries
+//! 0x05 bytes     varint: at most so many bytes of answer
+//! 0x07 offset    varint: where in the first entry's body a read begins
+//! 0x09 ttl       varint: seconds for which a message is worth delivering
+//! 0x0b reply_to  varint: the position that a message answers
+//! 0x0d key       32 bytes: the peer's public key, for addrealm
+//! 0x0f type      1 byte: a message's content type, 0 (text) where absent
+//! 0x02 urgent    no bytes: before everything else
+//! ```
+
+use bytes::BufMut;
+use nom::{Parser, multi::length_data, number::complete::be_u8};
+
+use super::{Malformed, Parsed, array, emit_varint, parse_varint, varint_len};
+
+/// The optional fields of one command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The position after which a read begins; all up to it is confirmed.
+    pub after: Option<u64>,
+    /// At most so many entries.
+    pub limit: Option<u64>,
+    /// At most so many bytes of answer.
+    pub bytes: Option<u64>,
+    /// Where in the first entry's body a read begins.
+    pub offset: Option<u64>,
+    /// Seconds for which the message is worth delivering.
+    pub ttl: Option<u64>,
+    /// The position of the entry that the message answers.
+    pub reply_to: Option<u64>,
+    /// A peer's public key.
+    pub key: Option<[u8; 32]>,
+    /// The message's content type; text where absent.
+    pub content: Option<u8>,
+    /// Before everything else.
+    pub urgent: bool,
+    /// An odd type came that this version does not know: the command must be refused.
+    pub not_understood: bool,
+}
+
+impl Options {
+    /// No optional fields.
+    pub const NONE: Self = Self {
+        after: None,
+        limit: None,
+        bytes: None,
+        offset: None,
+        ttl: None,
+        reply_to: None,
+        key: None,
+        content: None,
+        urgent: false,
+        not_understood: false,
+    };
+
+    /// Reads the fields up to and including the end mark.
+    pub(crate) fn parse(mut input: &[u8]) -> Parsed<'_, Self> {
+        let mut options = Self::default();
+        loop {
+            let (rest, kind) = be_u8(input)?;
+            if kind == 0 {
+                return Ok((rest, options));
+            }
+            let (rest, value) = length_data(parse_varint).parse(rest)?;
+            options.set(kind, value)?;
+            input = rest;
+        }
+    }
+
+    fn set<'a>(&mut self, kind: u8, value: &'a [u8]) -> Result<(), nom::Err<Malformed>> {
+        let number = |value: &'a [u8]| match parse_varint(value)? {
+            ([], n) => Ok(Some(n)),
+            _ => Malformed::error("optional field"),
+        };
+        match kind {
+            0x01 => self.after = number(value)?,
+            0x03 => self.limit = number(value)?,
+            0x05 => self.bytes = number(value)?,
+            0x07 => self.offset = number(value)?,
+            0x09 => self.ttl = number(value)?,
+            0x0b => self.reply_to = number(value)?,
+            0x0d => self.key = Some(array(value)?.1),
+            0x0f => self.content = Some(be_u8(value)?.1),
+            0x02 => self.urgent = true,
+            odd if odd % 2 == 1 => self.not_understood = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Writes the fields that are present, and the end mark.
+    pub(crate) fn emit(&self, out: &mut impl BufMut) {
+        let numbers = [
+            (0x01, self.after),
+            (0x03, self.limit),
+            (0x05, self.bytes),
+            (0x07, self.offset),
+            (0x09, self.ttl),
+            (0x0b, self.reply_to),
+        ];
+        for (kind, value) in numbers {
+            if let Some(value) = value {
+                out.put_u8(kind);
+                emit_varint(varint_len(value) as u64, out);
+                emit_varint(value, out);
+            }
+        }
+        if let Some(key) = &self.key {
+            out.put_slice(&[0x0d, 32]);
+            out.put_slice(key);
+        }
+        if let Some(content) = self.content {
+            out.put_slice(&[0x0f, 1, content]);
+        }
+        if self.urgent {
+            out.put_slice(&[0x02, 0]);
+        }
+        out.put_u8(0);
+    }
+
+    /// True when no field is present, so that nothing needs to be written.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::NONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    /// WIRE-13
+    #[test]
+    fn unknown_even_types_are_skipped_and_odd_ones_remembered() {
+        let (_, even) = Options::parse(&[0x40, 2, 9, 9, 0x01, 1, 5, 0]).unwrap();
+        assert_eq!(
+            even,
+            Options {
+                after: Some(5),
+                ..Options::NONE
+            }
+        );
+        let (_, odd) = Options::parse(&[0x41, 0, 0]).unwrap();
+        assert!(odd.not_understood);
+        assert!(Options::parse(&[0x01, 2, 5, 5, 0]).is_err());
+        assert!(Options::parse(&[0x01, 1, 5]).is_err());
+    }
+
+    #[test]
+    fn emit_then_parse_is_identity() {
+        let all = Options {
+            after: Some(1),
+            limit: Some(2),
+            bytes: Some(400),
+            offset: Some(70_000),
+            ttl: Some(5),
+            reply_to: Some(6),
+            key: Some([7; 32]),
+            content: Some(8),
+            urgent: true,
+            not_understood: false,
+        };
+        let mut out = Vec::new();
+        all.emit(&mut out);
+        assert_eq!(Options::parse(&out).unwrap(), (&[][..], all));
+    }
+}

@@ -1,0 +1,474 @@
+//! Datagrams: the layouts that stand in clear around frames (`spec/wire.md`, "Packets").
+//!
+//! ```text
+//! Hello       0x01, version 1, nonce 8, padding, crc 4            at least ANSWER_BYTES_MAX
+//! HelloReply  0x02, nonce 8, count 1, versions, id length 1, realm id, realm key 32, crc 4
+//! Init        0x03 (0x13 with cookie), version 1, handshake id 4, Noise message 1, mac1 8, [cookie 16]
+//! Accept      0x04, handshake id 4, connection id 4, Noise message 2
+//! Retry       0x05, handshake id 4, cookie 16, crc 4
+//! Reset       0x06, connection id 4, token 16
+//! Sealed      1 1 c nn 000, [connection id 4], number 1/2/4, sealed frames with tag 16
+//! Plain       1 0 c nn 000, [connection id 4], number 1/2/4, frames, crc 4
+//! ```
+
+use alloc::vec::Vec;
+
+use bytes::BufMut;
+use nom::{
+    Parser,
+    bytes::complete::take,
+    combinator::rest,
+    multi::length_data,
+    number::complete::{be_u8, be_u32},
+};
+
+use super::{Field, Malformed, PacketNumber, Parsed, RealmId, array};
+
+/// The one version there is.
+pub const PROTOCOL_VERSION: u8 = 1;
+/// A Hello is at least as long as the longest HelloReply, so that asking amplifies nothing (WIRE-11).
+pub const ANSWER_BYTES_MAX: usize = 84;
+/// Bytes of the first MAC of an Init.
+pub const MAC1_LEN: usize = 8;
+/// Bytes an Init has around its Noise message, without a cookie.
+pub const INIT_OVERHEAD: usize = 6 + MAC1_LEN;
+/// Bytes an Accept has before its Noise message.
+pub const ACCEPT_HEADER: usize = 9;
+const CRC_LEN: usize = 4;
+
+const HELLO: u8 = 0x01;
+const HELLO_REPLY: u8 = 0x02;
+const INIT: u8 = 0x03;
+const INIT_WITH_COOKIE: u8 = 0x13;
+const ACCEPT: u8 = 0x04;
+const RETRY: u8 = 0x05;
+const RESET: u8 = 0x06;
+
+const LINK_FORM: u8 = 0x80;
+const SEALED: u8 = 0x40;
+const HAS_CONNECTION: u8 = 0x20;
+const NUMBER_SHIFT: u8 = 3;
+const NUMBER_MASK: u8 = 0x18;
+const RESERVED: u8 = 0x07;
+
+/// Names one handshake, chosen at random by the initiator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HandshakeId(pub u32);
+
+/// Names a link to the side that chose it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u32);
+
+/// What a responder under load hands out and wants to see again.
+pub type Cookie = [u8; 16];
+
+/// Proves that a Reset comes from the realm: told inside the handshake, sent in clear after a restart.
+pub type ResetToken = [u8; 16];
+
+/// A datagram, taken apart as far as it can be without a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Packet<'a> {
+    /// Asks who is there.
+    Hello(Hello),
+    /// Tells who is there.
+    HelloReply(HelloReply),
+    /// Opens a handshake.
+    Init(Init<'a>),
+    /// Completes a handshake.
+    Accept {
+        /// The Init's handshake id.
+        handshake: HandshakeId,
+        /// The connection id that the responder gave the link.
+        connection: ConnectionId,
+        /// Noise message 2.
+        noise: &'a [u8],
+    },
+    /// Asks to send the Init again with a cookie.
+    Retry {
+        /// The Init's handshake id.
+        handshake: HandshakeId,
+        /// To be repeated in the next Init.
+        cookie: Cookie,
+    },
+    /// Says that a connection id means nothing here (any more).
+    Reset {
+        /// The id of the packet that was not understood.
+        connection: ConnectionId,
+        /// Proof that the realm itself says so.
+        token: ResetToken,
+    },
+    /// A packet of an open link.
+    Link(LinkPacket<'a>),
+}
+
+/// Asks who is there; see [`HelloReply`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Repeated in the answer.
+    pub nonce: [u8; 8],
+}
+
+/// Who is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HelloReply {
+    /// The Hello's.
+    pub nonce: [u8; 8],
+    /// The protocol versions the realm speaks; at most [`HelloReply::VERSIONS_MAX`].
+    pub versions: Vec<u8>,
+    /// How the realm introduces itself.
+    pub realm: RealmId,
+    /// The realm's public key.
+    pub key: [u8; 32],
+}
+
+impl HelloReply {
+    /// As many versions as fit beside the longest realm id.
+    pub const VERSIONS_MAX: usize = 5;
+}
+
+/// The first packet of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Init<'a> {
+    /// The version the initiator speaks.
+    pub version: u8,
+    /// Names the handshake.
+    pub handshake: HandshakeId,
+    /// Noise message 1.
+    pub noise: &'a [u8],
+    /// Shows that the sender knows the realm's public key.
+    pub mac1: [u8; MAC1_LEN],
+    /// What a Retry handed out.
+    pub cookie: Option<Cookie>,
+    /// The bytes that mac1 covers: all before it.
+    pub covered: &'a [u8],
+}
+
+/// How a link's packets are protected. A listener is one or the other, never both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// Authenticated encryption; the tag ends the packet.
+    Sealed,
+    /// None; a CRC-32 ends the packet.
+    Plain,
+}
+
+/// A packet of an open link: its clear header, and the rest as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkPacket<'a> {
+    /// Sealed or plain.
+    pub protection: Protection,
+    /// The receiver's name for the link; absent towards clients, who know it by the address.
+    pub connection: Option<ConnectionId>,
+    /// The low bytes of the packet number.
+    pub truncated: u32,
+    /// How many bytes of the number travelled.
+    pub number_len: usize,
+    /// The clear header: what a seal authenticates.
+    pub header: &'a [u8],
+    /// Everything after the header.
+    pub body: &'a [u8],
+}
+
+impl LinkPacket<'_> {
+    /// The full packet number, given the largest received so far.
+    pub const fn number(&self, largest: Option<PacketNumber>) -> PacketNumber {
+        PacketNumber::expand(self.truncated, self.number_len, largest)
+    }
+}
+
+impl<'a> Packet<'a> {
+    /// Takes a datagram apart and checks its CRC where it has one; a plain link's packet is checked
+    /// by [`crc_holds`] when its link is known.
+    ///
+    /// # Errors
+    /// When the bytes are not a packet.
+    pub fn parse(datagram: &'a [u8]) -> Result<Self, Malformed> {
+        let (input, kind) = be_u8::<_, Malformed>(datagram)?;
+        let (left, packet) = match kind {
+            HELLO => Hello::parse(datagram, input).map(|(rest, hello)| (rest, Self::Hello(hello))),
+            HELLO_REPLY => HelloReply::parse(datagram, input)
+                .map(|(rest, reply)| (rest, Self::HelloReply(reply))),
+            INIT | INIT_WITH_COOKIE => {
+                Init::parse(datagram, input).map(|(rest, init)| (rest, Self::Init(init)))
+            }
+            ACCEPT => parse_accept(input),
+            RETRY => parse_retry(datagram, input),
+            RESET => parse_reset(input),
+            _ if kind & LINK_FORM != 0 => parse_link(datagram, kind, input),
+            _ => Malformed::error("packet kind"),
+        }?;
+        if left.is_empty() {
+            Ok(packet)
+        } else {
+            Err(Malformed {
+                what: "packet: bytes are left over",
+            })
+        }
+    }
+}
+
+/// True when the last four bytes are the CRC-32 of those before (WIRE-6).
+pub fn crc_holds(datagram: &[u8]) -> bool {
+    datagram
+        .split_last_chunk::<CRC_LEN>()
+        .is_some_and(|(covered, crc)| crc32fast::hash(covered) == u32::from_be_bytes(*crc))
+}
+
+/// Appends the CRC-32 of everything in `packet`.
+pub fn append_crc(packet: &mut Vec<u8>) {
+    let crc = crc32fast::hash(packet);
+    packet.put_u32(crc);
+}
+
+fn checked<'a>(datagram: &'a [u8], input: &'a [u8]) -> Parsed<'a, ()> {
+    match input.split_last_chunk::<CRC_LEN>() {
+        Some((before, _)) if crc_holds(datagram) => Ok((before, ())),
+        _ => Malformed::error("packet: its CRC-32 does not fit"),
+    }
+}
+
+impl Hello {
+    fn parse<'a>(datagram: &'a [u8], input: &'a [u8]) -> Parsed<'a, Self> {
+        if datagram.len() < ANSWER_BYTES_MAX {
+            return Malformed::error("hello: it is shorter than its answer");
+        }
+        let (input, ()) = checked(datagram, input)?;
+        // Any version may ask: the answer says which are spoken.
+        let (input, _version) = be_u8(input)?;
+        let (_padding, nonce) = array(input)?;
+        Ok((&[], Self { nonce }))
+    }
+
+    /// Writes the packet, padded to [`ANSWER_BYTES_MAX`].
+    pub fn emit(&self, out: &mut Vec<u8>) {
+        out.put_u8(HELLO);
+        out.put_u8(PROTOCOL_VERSION);
+        out.put_slice(&self.nonce);
+        out.resize(ANSWER_BYTES_MAX - CRC_LEN, 0);
+        append_crc(out);
+    }
+}
+
+impl HelloReply {
+    fn parse<'a>(datagram: &'a [u8], input: &'a [u8]) -> Parsed<'a, Self> {
+        let (input, ()) = checked(datagram, input)?;
+        let (input, nonce) = array(input)?;
+        let (input, versions) = length_data(be_u8).parse(input)?;
+        let (input, realm) = RealmId::parse(input)?;
+        let (input, key) = array(input)?;
+        if versions.len() > Self::VERSIONS_MAX {
+            return Malformed::error("hello reply: too many versions");
+        }
+        Ok((
+            input,
+            Self {
+                nonce,
+                versions: versions.to_vec(),
+                realm,
+                key,
+            },
+        ))
+    }
+
+    /// Writes the packet: at most [`ANSWER_BYTES_MAX`] bytes.
+    pub fn emit(&self, out: &mut Vec<u8>) {
+        let versions = self
+            .versions
+            .get(..Self::VERSIONS_MAX)
+            .unwrap_or(&self.versions);
+        out.put_u8(HELLO_REPLY);
+        out.put_slice(&self.nonce);
+        out.put_u8(u8::try_from(versions.len()).unwrap_or(0));
+        out.put_slice(versions);
+        self.realm.emit(out);
+        out.put_slice(&self.key);
+        append_crc(out);
+    }
+}
+
+impl<'a> Init<'a> {
+    fn parse(datagram: &'a [u8], input: &'a [u8]) -> Parsed<'a, Self> {
+        let (input, version) = be_u8(input)?;
+        let (input, handshake) = be_u32(input)?;
+        let (input, cookie) = if datagram.first() == Some(&INIT_WITH_COOKIE) {
+            match input.split_last_chunk() {
+                Some((before, cookie)) => (before, Some(*cookie)),
+                None => return Malformed::error("init"),
+            }
+        } else {
+            (input, None)
+        };
+        let Some((noise, mac1)) = input.split_last_chunk() else {
+            return Malformed::error("init");
+        };
+        // Kind, version and handshake id stand before the Noise message.
+        let Some(covered) = datagram.get(..6 + noise.len()) else {
+            return Malformed::error("init");
+        };
+        Ok((
+            &[],
+            Self {
+                version,
+                handshake: HandshakeId(handshake),
+                noise,
+                mac1: *mac1,
+                cookie,
+                covered,
+            },
+        ))
+    }
+
+    /// Writes everything that mac1 covers; the caller appends mac1, and the cookie where there is one.
+    pub fn emit_covered(
+        handshake: HandshakeId,
+        with_cookie: bool,
+        noise: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        out.put_u8(if with_cookie { INIT_WITH_COOKIE } else { INIT });
+        out.put_u8(PROTOCOL_VERSION);
+        out.put_u32(handshake.0);
+        out.put_slice(noise);
+    }
+}
+
+fn parse_accept(input: &[u8]) -> Parsed<'_, Packet<'_>> {
+    let (input, (handshake, connection, noise)) = (be_u32, be_u32, rest).parse(input)?;
+    Ok((
+        input,
+        Packet::Accept {
+            handshake: HandshakeId(handshake),
+            connection: ConnectionId(connection),
+            noise,
+        },
+    ))
+}
+
+fn parse_retry<'a>(datagram: &'a [u8], input: &'a [u8]) -> Parsed<'a, Packet<'a>> {
+    let (input, ()) = checked(datagram, input)?;
+    let (input, handshake) = be_u32(input)?;
+    let (input, cookie) = array(input)?;
+    Ok((
+        input,
+        Packet::Retry {
+            handshake: HandshakeId(handshake),
+            cookie,
+        },
+    ))
+}
+
+fn parse_reset(input: &[u8]) -> Parsed<'_, Packet<'_>> {
+    let (input, connection) = be_u32(input)?;
+    let (input, token) = array(input)?;
+    Ok((
+        input,
+        Packet::Reset {
+            connection: ConnectionId(connection),
+            token,
+        },
+    ))
+}
+
+impl Packet<'_> {
+    /// Writes an Accept.
+    pub fn emit_accept(
+        handshake: HandshakeId,
+        connection: ConnectionId,
+        noise: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        out.put_u8(ACCEPT);
+        out.put_u32(handshake.0);
+        out.put_u32(connection.0);
+        out.put_slice(noise);
+    }
+
+    /// Writes a Retry.
+    pub fn emit_retry(handshake: HandshakeId, cookie: &Cookie, out: &mut Vec<u8>) {
+        out.put_u8(RETRY);
+        out.put_u32(handshake.0);
+        out.put_slice(cookie);
+        append_crc(out);
+    }
+
+    /// Writes a Reset.
+    pub fn emit_reset(connection: ConnectionId, token: &ResetToken, out: &mut Vec<u8>) {
+        out.put_u8(RESET);
+        out.put_u32(connection.0);
+        out.put_slice(token);
+    }
+}
+
+fn parse_link<'a>(datagram: &'a [u8], kind: u8, input: &'a [u8]) -> Parsed<'a, Packet<'a>> {
+    if kind & RESERVED != 0 {
+        return Malformed::error("packet: its reserved bits are not zero");
+    }
+    let (input, connection) = if kind & HAS_CONNECTION == 0 {
+        (input, None)
+    } else {
+        be_u32(input).map(|(rest, id)| (rest, Some(ConnectionId(id))))?
+    };
+    let number_len: usize = match (kind & NUMBER_MASK) >> NUMBER_SHIFT {
+        0 => 1,
+        1 => 2,
+        2 => 4,
+        _ => return Malformed::error("packet number length"),
+    };
+    let (body, number) = take(number_len)(input)?;
+    let truncated = number.iter().fold(0, |n, byte| n << 8 | u32::from(*byte));
+    let (_, header) = take(datagram.len() - body.len())(datagram)?;
+    let protection = if kind & SEALED == 0 {
+        Protection::Plain
+    } else {
+        Protection::Sealed
+    };
+    let packet = LinkPacket {
+        protection,
+        connection,
+        truncated,
+        number_len,
+        header,
+        body,
+    };
+    Ok((&[], Packet::Link(packet)))
+}
+
+/// Writes the clear header of a link's packet: the first byte, the receiver's connection id where
+/// it wants one, and as much of the number as the receiver needs.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "only the low bytes of a packet number travel"
+)]
+pub fn link_header(
+    protection: Protection,
+    connection: Option<ConnectionId>,
+    number: PacketNumber,
+    acknowledged: Option<PacketNumber>,
+    out: &mut Vec<u8>,
+) {
+    let number_len = number.wire_len(acknowledged);
+    let sealed = if protection == Protection::Sealed {
+        SEALED
+    } else {
+        0
+    };
+    let has_connection = if connection.is_some() {
+        HAS_CONNECTION
+    } else {
+        0
+    };
+    let len_code = match number_len {
+        1 => 0,
+        2 => 1,
+        _ => 2,
+    };
+    out.put_u8(LINK_FORM | sealed | has_connection | len_code << NUMBER_SHIFT);
+    if let Some(connection) = connection {
+        out.put_u32(connection.0);
+    }
+    match number_len {
+        1 => out.put_u8(number.0 as u8),
+        2 => out.put_u16(number.0 as u16),
+        _ => out.put_u32(number.0 as u32),
+    }
+}
