@@ -1,1 +1,497 @@
+//! One conversation between two keys: packet numbers, acknowledgements, requests and replies, each
+//! of which takes effect once.
+//!
+//! Sans-IO: time and datagrams are handed in, datagrams and events are taken out; nothing here has a
+//! clock, a socket or hidden randomness. A [`Link`] is a short conductor of small machines, each in
+//! a file of its own. Normative text: `spec/link.md`.
+//!
+//! The loop of whoever drives one: hand in what arrived ([`Link::handle_packet`]) and what time it is
+//! ([`Link::handle_timeout`]), take out events ([`Link::poll_event`]) and datagrams
+//! ([`Link::poll_transmit`]) until there are none, then wait until [`Link::poll_timeout`].
 
+mod backoff;
+mod packing;
+mod received;
+mod replies;
+mod requests;
+mod rtt;
+mod sent;
+mod time;
+
+use alloc::{collections::VecDeque, vec::Vec};
+use core::time::Duration;
+
+pub use backoff::{Jitter, interval};
+use packing::Controls;
+pub use received::{REPLAY_WINDOW, Received};
+use replies::{Arrival, Replies};
+pub use replies::{REPLIES_KEPT, REPLY_KEPT_BYTES, WORKING_MAX};
+pub use requests::REQUEST_SPAN;
+use requests::Requests;
+pub use rtt::Rtt;
+use sent::Sent;
+pub use time::Time;
+pub(crate) use time::earliest;
+
+use crate::{
+    crypto::SessionKeys,
+    wire::{
+        AckFrame, CloseReason, ConnectionId, Frame, Frames, LinkPacket, Open, PacketNumber,
+        Protection, Welcome, crc_holds,
+    },
+};
+
+/// The smallest limit on datagrams that a party may set, in bytes (LINK-10).
+pub const DATAGRAM_MIN: usize = 160;
+/// The limit on datagrams unless a party sets another, in bytes.
+pub const DATAGRAM_DEFAULT: usize = 1200;
+/// A link ends when it has used so many packet numbers (LINK-1).
+const NUMBERS_MAX: u64 = 1 << 32;
+
+/// What a link has to tell its driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The other side asks; answer with [`Link::reply`].
+    Request {
+        /// To be named in the reply.
+        number: u64,
+        /// The command.
+        bytes: Vec<u8>,
+        /// It came before the link was open, and might have been recorded and sent by anyone.
+        early: bool,
+    },
+    /// The other side answers.
+    Reply {
+        /// The request's number.
+        number: u64,
+        /// The answer.
+        bytes: Vec<u8>,
+    },
+    /// A request's deadline is over: whether it took effect is not known.
+    Expired {
+        /// The request's number.
+        number: u64,
+    },
+    /// A request can never leave: it does not fit a datagram of this link.
+    Unsendable {
+        /// The request's number.
+        number: u64,
+        /// As many bytes as would fit.
+        limit: usize,
+    },
+    /// An initiator has opened a plain link; answer with [`Link::welcome`].
+    Opened,
+    /// The responder has answered the opening.
+    Welcome(Welcome),
+    /// The link has ended. Requests without a reply may still be moved to a fresh one.
+    Closed(CloseReason),
+}
+
+/// Why a packet had no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ignored {
+    /// The seal or the checksum does not fit, or the packet is of the other kind.
+    #[error("not authentic")]
+    NotAuthentic,
+    /// It came before.
+    #[error("received before")]
+    Replayed,
+    /// It breaks the protocol; the link is closed.
+    #[error("breaks the protocol")]
+    Violation,
+    /// The link is not open.
+    #[error("the link is not open")]
+    NotOpen,
+}
+
+/// The keys of an open link.
+#[derive(Clone, Debug)]
+enum Keys {
+    Sealed(SessionKeys),
+    Plain,
+}
+
+/// How far a link is.
+#[derive(Clone, Debug)]
+enum State {
+    /// No keys yet.
+    Opening,
+    Open(Keys),
+    Closed,
+}
+
+/// What distinguishes one link's behaviour from another's.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// The largest datagram this side takes and sends, in bytes; at least [`DATAGRAM_MIN`].
+    pub max_datagram: usize,
+    /// A round-trip time to begin with.
+    pub rtt: Option<Duration>,
+    /// Seeds the spread of timers; not secret.
+    pub seed: u64,
+}
+
+/// One conversation between two keys.
+#[derive(Clone, Debug)]
+pub struct Link {
+    state: State,
+    config: Config,
+    /// The other side's limit on datagrams.
+    peer_max_datagram: usize,
+    /// The connection id that packets to the other side carry.
+    remote: Option<ConnectionId>,
+    next_number: u64,
+    received: Received,
+    sent: Sent,
+    rtt: Rtt,
+    requests: Requests,
+    replies: Replies,
+    controls: Controls,
+    /// When an acknowledgement of requests in work has to leave.
+    work_due: Option<Time>,
+    /// While the other side's address is unproven: how many more bytes it may be sent (LINK-11).
+    credit: Option<usize>,
+    events: VecDeque<Event>,
+    jitter: Jitter,
+}
+
+impl Link {
+    fn new(config: Config) -> Self {
+        Self {
+            state: State::Opening,
+            config,
+            peer_max_datagram: config.max_datagram,
+            remote: None,
+            next_number: 0,
+            received: Received::default(),
+            sent: Sent::default(),
+            rtt: config.rtt.map_or_else(Rtt::default, Rtt::remembered),
+            requests: Requests::default(),
+            replies: Replies::default(),
+            controls: Controls::default(),
+            work_due: None,
+            credit: None,
+            events: VecDeque::new(),
+            jitter: Jitter::new(config.seed),
+        }
+    }
+
+    /// A link that this side opens.
+    pub fn initiate(config: Config, connection: Option<ConnectionId>) -> Self {
+        let mut link = Self::new(config);
+        link.controls.open = Some(Open {
+            max_datagram: config.max_datagram as u64,
+            connection,
+        });
+        link
+    }
+
+    /// A link that the other side opens, which has brought `credit` bytes so far.
+    pub fn respond(config: Config, credit: usize) -> Self {
+        Self {
+            credit: Some(credit),
+            ..Self::new(config)
+        }
+    }
+
+    /// Sets the keys that a handshake gave. `remote` goes on every packet that is sent from here on.
+    pub fn establish(&mut self, keys: SessionKeys, remote: Option<ConnectionId>) {
+        self.state = State::Open(Keys::Sealed(keys));
+        self.remote = remote.or(self.remote);
+        self.controls.open = None;
+    }
+
+    /// Opens the link without keys. `remote` goes on every packet that is sent from here on.
+    pub fn establish_plain(&mut self, remote: Option<ConnectionId>) {
+        self.state = State::Open(Keys::Plain);
+        self.remote = remote;
+    }
+
+    /// Goes back to the beginning, for a fresh handshake: requests without a reply are kept and
+    /// leave again; all else is forgotten but the round-trip time.
+    #[must_use]
+    pub fn restart(self, connection: Option<ConnectionId>) -> Self {
+        let mut fresh = Self::initiate(self.config, connection);
+        fresh.requests = self.requests;
+        fresh.requests.restart();
+        fresh.rtt = self.rtt;
+        fresh.jitter = self.jitter;
+        fresh
+    }
+
+    /// True when packets can be exchanged.
+    pub const fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    /// True when the link has ended.
+    pub const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// True when the other side has shown that it receives at its address.
+    pub const fn is_proven(&self) -> bool {
+        self.credit.is_none()
+    }
+
+    /// True when nothing is being worked on or waited for.
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty() && !self.replies.is_working() && !self.replies.has_queued()
+    }
+
+    /// The round-trip time, once there is an estimate.
+    pub const fn rtt(&self) -> Option<Duration> {
+        self.rtt.smoothed()
+    }
+
+    /// The estimate of the round-trip time, for a handshake's timers.
+    pub(crate) const fn rtt_mut(&mut self) -> &mut Rtt {
+        &mut self.rtt
+    }
+
+    /// The spread of timers, for a handshake's.
+    pub(crate) const fn jitter_mut(&mut self) -> &mut Jitter {
+        &mut self.jitter
+    }
+
+    /// The largest command or answer that fits one datagram of this link, in bytes.
+    pub fn message_max(&self) -> usize {
+        packing::message_max(self.datagram_max())
+    }
+
+    /// The largest datagram of this link: the smaller of both sides' limits.
+    fn datagram_max(&self) -> usize {
+        self.config
+            .max_datagram
+            .min(self.peer_max_datagram)
+            .max(DATAGRAM_MIN)
+    }
+
+    /// Asks the other side. The reply comes as [`Event::Reply`] with the number given here, unless
+    /// `deadline` passes before. `early` allows the request to leave in a handshake's first message.
+    /// `None` when too many requests wait for replies: ask again after the next event.
+    pub fn request(&mut self, bytes: Vec<u8>, deadline: Time, early: bool) -> Option<u64> {
+        self.requests
+            .has_room()
+            .then(|| self.requests.push(bytes, deadline, early))
+    }
+
+    /// Answers the other side's request `number`.
+    pub fn reply(&mut self, number: u64, bytes: Vec<u8>) {
+        self.replies.reply(number, bytes);
+        if !self.replies.is_working() {
+            self.work_due = None;
+        }
+    }
+
+    /// Answers the other side's opening.
+    pub fn welcome(&mut self, welcome: Welcome) {
+        self.controls.welcome = Some(welcome);
+    }
+
+    /// Makes a plain link's other side prove its address by returning `data`.
+    pub fn challenge(&mut self, data: [u8; 8]) {
+        self.controls.challenge(data);
+    }
+
+    /// Ends the link; the other side is told once.
+    pub fn close(&mut self, reason: CloseReason) {
+        if self.is_open() {
+            self.controls.close = Some(reason);
+        } else {
+            self.state = State::Closed;
+        }
+    }
+
+    /// More bytes have come from an address that is not proven yet.
+    pub const fn add_credit(&mut self, bytes: usize) {
+        if let Some(credit) = &mut self.credit {
+            *credit = credit.saturating_add(bytes);
+        }
+    }
+
+    /// Takes in the payload of a handshake message, which arrived authentic.
+    pub fn handle_early(&mut self, now: Time, payload: &[u8]) -> Result<(), Ignored> {
+        let frames = Frames::checked(payload).map_err(|_| Ignored::Violation)?;
+        for frame in frames {
+            self.handle_frame(now, frame, true)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in a packet of this link.
+    pub fn handle_packet(
+        &mut self,
+        now: Time,
+        packet: &LinkPacket<'_>,
+        datagram: &[u8],
+    ) -> Result<(), Ignored> {
+        let State::Open(keys) = &self.state else {
+            return Err(Ignored::NotOpen);
+        };
+        let number = packet.number(self.received.largest());
+        let mut body = packet.body.to_vec();
+        let payload = match (keys, packet.protection) {
+            (Keys::Sealed(keys), Protection::Sealed) => keys
+                .open
+                .open(number.0, packet.header, &mut body)
+                .map_err(|_| Ignored::NotAuthentic)?,
+            (Keys::Plain, Protection::Plain) if crc_holds(datagram) => body
+                .split_last_chunk::<4>()
+                .map_or(&[][..], |(payload, _)| payload),
+            _ => return Err(Ignored::NotAuthentic),
+        };
+        if !self.received.is_new(number) {
+            return Err(Ignored::Replayed);
+        }
+        if packet.protection == Protection::Sealed {
+            self.credit = None;
+        } else {
+            self.add_credit(datagram.len());
+        }
+        let frames = Frames::checked(payload).map_err(|_| self.violate())?;
+        if self.received.record(now, number) {
+            // Something before this packet is missing; its sender should hear of it soon, with
+            // whatever leaves next.
+            self.received.owe(Received::patience(now, &self.rtt));
+        }
+        self.requests.heard();
+        for frame in frames {
+            self.handle_frame(now, frame, false)?;
+        }
+        Ok(())
+    }
+
+    fn violate(&mut self) -> Ignored {
+        self.close(CloseReason::Violation);
+        Ignored::Violation
+    }
+
+    fn handle_frame(&mut self, now: Time, frame: Frame<'_>, early: bool) -> Result<(), Ignored> {
+        match frame {
+            Frame::Padding => {}
+            Frame::Ping => self.received.owe(now),
+            Frame::Ack(ack) => self.handle_ack(now, &ack)?,
+            Frame::Request { number, command } => self.handle_request(now, number, command, early),
+            Frame::Reply { number, answer } => self.handle_reply(now, number, answer),
+            // Messages of several packets and pushed entries are defined, and come with a later
+            // release; none of its packets are acknowledged, so their sender keeps them.
+            Frame::Part { .. } | Frame::Event { .. } => {}
+            Frame::PathChallenge(data) => self.controls.response = Some(data),
+            Frame::PathResponse(data) => {
+                if self.controls.is_answered_by(&data) {
+                    self.credit = None;
+                }
+            }
+            Frame::Open(open) => self.handle_open(open),
+            Frame::Welcome(welcome) => {
+                self.controls.open = None;
+                self.peer_max_datagram =
+                    usize::try_from(welcome.max_datagram).unwrap_or(usize::MAX);
+                self.events.push_back(Event::Welcome(welcome));
+            }
+            Frame::Close(reason) => {
+                self.state = State::Closed;
+                self.events.push_back(Event::Closed(reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_ack(&mut self, now: Time, ack: &AckFrame) -> Result<(), Ignored> {
+        if ack.largest.0 >= self.next_number {
+            return Err(self.violate());
+        }
+        let told = self.sent.acknowledge(now, ack, &self.rtt);
+        if let Some(round_trip) = told.round_trip {
+            self.rtt
+                .sample(round_trip, Duration::from_millis(ack.delay_ms));
+        }
+        for number in told.arrived {
+            self.requests.acknowledge(now, number, &self.rtt);
+        }
+        for number in told.lost {
+            self.requests.lose(number);
+        }
+        Ok(())
+    }
+
+    fn handle_request(&mut self, now: Time, number: u64, command: &[u8], early: bool) {
+        match self.replies.arrive(number) {
+            Arrival::New => {
+                self.events.push_back(Event::Request {
+                    number,
+                    bytes: command.to_vec(),
+                    early,
+                });
+            }
+            Arrival::Known => {}
+            Arrival::Refused => return,
+        }
+        if self.replies.is_working() && self.work_due.is_none() {
+            self.work_due = Some(Received::patience(now, &self.rtt));
+        }
+    }
+
+    fn handle_reply(&mut self, now: Time, number: u64, answer: &[u8]) {
+        if let Some(round_trip) = self.sent.answered(now, number) {
+            self.rtt.sample(round_trip, Duration::ZERO);
+        }
+        if self.requests.answer(number) {
+            self.events.push_back(Event::Reply {
+                number,
+                bytes: answer.to_vec(),
+            });
+        }
+    }
+
+    fn handle_open(&mut self, open: Open) {
+        self.peer_max_datagram = usize::try_from(open.max_datagram).unwrap_or(usize::MAX);
+        self.remote = open.connection;
+        self.events.push_back(Event::Opened);
+    }
+
+    /// Lets time pass.
+    pub fn handle_timeout(&mut self, now: Time) {
+        for number in self.requests.expire(now) {
+            self.events.push_back(Event::Expired { number });
+        }
+        if self.work_due.is_some_and(|due| due <= now) {
+            self.work_due = None;
+            self.received.owe(now);
+        }
+    }
+
+    /// When [`Link::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        if self.is_closed() {
+            return None;
+        }
+        let acknowledgement = if self.is_open() {
+            earliest(self.received.due(), self.work_due)
+        } else {
+            None
+        };
+        earliest(acknowledgement, self.requests.timeout())
+    }
+
+    /// The next thing to tell, if any.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The number of the next packet; none when all are used up.
+    fn take_number(&mut self) -> Option<PacketNumber> {
+        if self.next_number >= NUMBERS_MAX {
+            self.state = State::Closed;
+            self.events.push_back(Event::Closed(CloseReason::Replaced));
+            return None;
+        }
+        let number = PacketNumber(self.next_number);
+        self.next_number += 1;
+        Some(number)
+    }
+}
+
+#[cfg(test)]
+mod tests;

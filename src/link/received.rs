@@ -1,0 +1,162 @@
+//! What has arrived: the replay window and the acknowledgement made from it (LINK-3, LINK-5).
+
+use super::{rtt::Rtt, time::Time};
+use crate::wire::{AckFrame, PacketNumber};
+
+/// Packet numbers remembered behind the largest; whatever is older counts as seen.
+pub const REPLAY_WINDOW: u64 = 1024;
+const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
+/// After so many packets an acknowledgement rides along, so that the peer's numbers stay short.
+const UNACKNOWLEDGED_MAX: u32 = 64;
+
+/// The packets received on a link.
+#[derive(Clone, Debug, Default)]
+pub struct Received {
+    largest: Option<PacketNumber>,
+    largest_at: Time,
+    /// Bit `n % 1024` stands for packet `n`, for the window up to the largest.
+    seen: [u64; WORDS],
+    /// When an acknowledgement has to leave, if one is owed.
+    due: Option<Time>,
+    since_acknowledgement: u32,
+}
+
+impl Received {
+    /// The largest packet number received.
+    pub const fn largest(&self) -> Option<PacketNumber> {
+        self.largest
+    }
+
+    /// True when `number` has not been received before. To be asked after a packet proved authentic
+    /// and before it takes effect.
+    pub fn is_new(&self, number: PacketNumber) -> bool {
+        match self.largest {
+            Some(largest) if number <= largest => {
+                largest.0 - number.0 < REPLAY_WINDOW && !self.bit(number)
+            }
+            _ => true,
+        }
+    }
+
+    /// Remembers a packet that [`Received::is_new`]. True when numbers before it are missing.
+    pub fn record(&mut self, now: Time, number: PacketNumber) -> bool {
+        let next = self.largest.map_or(0, |largest| largest.0 + 1);
+        let is_largest = number.0 >= next;
+        if is_largest {
+            // The numbers that enter the window have not been seen yet.
+            for entering in (next..=number.0)
+                .rev()
+                .take(usize::try_from(REPLAY_WINDOW).unwrap_or(0))
+            {
+                self.set_bit(PacketNumber(entering), false);
+            }
+            self.largest = Some(number);
+            self.largest_at = now;
+        }
+        self.set_bit(number, true);
+        self.since_acknowledgement = self.since_acknowledgement.saturating_add(1);
+        is_largest && number.0 > next
+    }
+
+    /// Owes an acknowledgement by `by` at the latest.
+    pub fn owe(&mut self, by: Time) {
+        self.due = Some(self.due.map_or(by, |due| due.min(by)));
+    }
+
+    /// When an acknowledgement has to leave, if one is owed.
+    pub const fn due(&self) -> Option<Time> {
+        self.due
+    }
+
+    /// Forgets that an acknowledgement is owed: a reply has said as much.
+    pub const fn settle(&mut self) {
+        self.due = None;
+    }
+
+    /// True when an acknowledgement should ride on a packet that leaves anyway.
+    pub const fn is_owing(&self) -> bool {
+        self.due.is_some() || self.since_acknowledgement >= UNACKNOWLEDGED_MAX
+    }
+
+    /// The acknowledgement of all that has arrived; from here on none is owed.
+    pub fn acknowledge(&mut self, now: Time) -> Option<AckFrame> {
+        let largest = self.largest?;
+        self.due = None;
+        self.since_acknowledgement = 0;
+        let mut bitmap = 0;
+        for distance in 1..=64u64 {
+            if let Some(number) = largest.0.checked_sub(distance) {
+                bitmap |= u64::from(self.bit(PacketNumber(number))) << (distance - 1);
+            }
+        }
+        let delay_ms = u64::try_from((now - self.largest_at).as_millis()).unwrap_or(u64::MAX);
+        Some(AckFrame {
+            largest,
+            delay_ms,
+            bitmap,
+        })
+    }
+
+    /// By when an acknowledgement of what arrives now has to leave.
+    pub fn patience(now: Time, rtt: &Rtt) -> Time {
+        now + rtt.acknowledgement_delay()
+    }
+
+    fn place(number: PacketNumber) -> (usize, u64) {
+        let at = number.0 % REPLAY_WINDOW;
+        (usize::try_from(at / 64).unwrap_or(0), 1 << (at % 64))
+    }
+
+    fn bit(&self, number: PacketNumber) -> bool {
+        let (word, mask) = Self::place(number);
+        self.seen.get(word).is_some_and(|bits| bits & mask != 0)
+    }
+
+    fn set_bit(&mut self, number: PacketNumber, value: bool) {
+        let (word, mask) = Self::place(number);
+        if let Some(bits) = self.seen.get_mut(word) {
+            *bits = if value { *bits | mask } else { *bits & !mask };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// LINK-3, against a set that forgets nothing.
+        #[test]
+        fn a_number_is_new_exactly_once(numbers in prop::collection::vec(0u64..3000, 1..100)) {
+            let (mut received, mut model) = (Received::default(), BTreeSet::new());
+            for number in numbers {
+                let largest = model.last().copied();
+                let old = largest.is_some_and(|largest: u64| largest >= number + REPLAY_WINDOW);
+                prop_assert_eq!(received.is_new(PacketNumber(number)), !old && !model.contains(&number));
+                if received.is_new(PacketNumber(number)) {
+                    let gap = received.record(Time(0), PacketNumber(number));
+                    prop_assert_eq!(gap, number > largest.map_or(0, |largest| largest + 1));
+                    model.insert(number);
+                }
+                let ack = received.acknowledge(Time(0)).unwrap();
+                for number in (0..3000).step_by(7) {
+                    let near = ack.largest.0 <= number + 64;
+                    prop_assert_eq!(ack.covers(PacketNumber(number)), near && model.contains(&number));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_leap_to_the_end_of_all_numbers_does_not_hang() {
+        let mut received = Received::default();
+        received.record(Time(0), PacketNumber(0));
+        received.record(Time(0), PacketNumber(u64::MAX - 1));
+        assert!(!received.is_new(PacketNumber(0)));
+        assert!(received.is_new(PacketNumber(u64::MAX - 2)));
+    }
+}

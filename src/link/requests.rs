@@ -1,0 +1,302 @@
+//! Our requests: each is sent again until its reply has come or its deadline has passed (LINK-8).
+
+use alloc::{collections::BTreeMap, vec::Vec};
+use core::time::Duration;
+
+use super::{
+    backoff::{Jitter, interval},
+    rtt::{RTO_INITIAL, Rtt},
+    time::{Time, earliest},
+};
+
+/// The newest request may be so far ahead of the oldest unanswered one: as far as the other side
+/// remembers replies (LINK-9).
+pub const REQUEST_SPAN: u64 = 32;
+/// An acknowledged request is being worked on: its sender waits at least this long for the reply
+/// before it asks again.
+const WORK_PATIENCE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug)]
+struct Pending {
+    bytes: Vec<u8>,
+    deadline: Time,
+    /// It should leave with the next packet.
+    queued: bool,
+    acknowledged: bool,
+    /// When to send it again.
+    again: Option<Time>,
+    /// It may travel in a handshake's first message.
+    early: bool,
+    /// It has.
+    carried_early: bool,
+}
+
+/// The requests of this side that have no reply yet.
+#[derive(Clone, Debug, Default)]
+pub struct Requests {
+    next: u64,
+    pending: BTreeMap<u64, Pending>,
+    /// Timeouts since the peer was last heard.
+    repeats: u32,
+}
+
+impl Requests {
+    /// True when another request may be made now.
+    pub fn has_room(&self) -> bool {
+        self.pending
+            .first_key_value()
+            .is_none_or(|(oldest, _)| self.next < oldest + REQUEST_SPAN)
+    }
+
+    /// Takes a request in; gives its number.
+    pub fn push(&mut self, bytes: Vec<u8>, deadline: Time, early: bool) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        let pending = Pending {
+            bytes,
+            deadline,
+            queued: true,
+            acknowledged: false,
+            again: None,
+            early,
+            carried_early: false,
+        };
+        self.pending.insert(number, pending);
+        number
+    }
+
+    /// True when none waits for a reply.
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// True when one should leave with the next packet.
+    pub fn has_queued(&self) -> bool {
+        self.pending.values().any(|pending| pending.queued)
+    }
+
+    /// The requests that should leave next, oldest first; of those, if `early`, only the ones that
+    /// may travel in a handshake's first message.
+    pub fn queued(&self, early: bool) -> impl Iterator<Item = (u64, &[u8])> {
+        self.pending
+            .iter()
+            .filter(move |(_, pending)| pending.queued && (pending.early || !early))
+            .map(|(number, pending)| (*number, pending.bytes.as_slice()))
+    }
+
+    /// Notes that `numbers` travel in a handshake's first message.
+    pub fn carry_early(&mut self, numbers: &[u64]) {
+        for number in numbers {
+            if let Some(pending) = self.pending.get_mut(number) {
+                pending.carried_early = true;
+            }
+        }
+    }
+
+    /// The handshake is over, so what its first message carried has arrived.
+    pub fn early_arrived(&mut self, now: Time, rtt: &Rtt) {
+        let carried: Vec<_> = self
+            .pending
+            .iter()
+            .filter(|(_, p)| p.carried_early)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in carried {
+            self.acknowledge(now, number, rtt);
+        }
+    }
+
+    /// Notes that `numbers` have left.
+    pub fn sent(&mut self, now: Time, numbers: &[u64], rtt: &Rtt, jitter: &mut Jitter) {
+        let mut wait = interval(self.repeats, rtt.timeout(), jitter);
+        if rtt.smoothed().is_none() && self.repeats == 0 {
+            // Nothing is known of the path: spread the first attempts of many clients apart.
+            wait = jitter.spread(RTO_INITIAL, 100, 150);
+        }
+        for number in numbers {
+            if let Some(pending) = self.pending.get_mut(number) {
+                pending.queued = false;
+                let wait = if pending.acknowledged {
+                    (wait * 4).max(WORK_PATIENCE)
+                } else {
+                    wait
+                };
+                pending.again = Some(now + wait);
+            }
+        }
+    }
+
+    /// The peer has `number` and works on it.
+    pub fn acknowledge(&mut self, now: Time, number: u64, rtt: &Rtt) {
+        if let Some(pending) = self
+            .pending
+            .get_mut(&number)
+            .filter(|pending| !pending.acknowledged)
+        {
+            pending.acknowledged = true;
+            pending.queued = false;
+            pending.again = Some(now + (rtt.timeout() * 4).max(WORK_PATIENCE));
+        }
+    }
+
+    /// The packet that carried `number` is lost.
+    pub fn lose(&mut self, number: u64) {
+        if let Some(pending) = self
+            .pending
+            .get_mut(&number)
+            .filter(|pending| !pending.acknowledged)
+        {
+            pending.queued = true;
+        }
+    }
+
+    /// A reply to `number` has come. True when it was waited for.
+    pub fn answer(&mut self, number: u64) -> bool {
+        self.pending.remove(&number).is_some()
+    }
+
+    /// The peer was heard: patience begins anew.
+    pub const fn heard(&mut self) {
+        self.repeats = 0;
+    }
+
+    /// All that waits has to be sent anew, on a fresh link.
+    pub fn restart(&mut self) {
+        self.repeats = 0;
+        for pending in self.pending.values_mut() {
+            pending.queued = true;
+            pending.acknowledged = false;
+            pending.again = None;
+            pending.carried_early = false;
+        }
+    }
+
+    /// When something has to happen.
+    pub fn timeout(&self) -> Option<Time> {
+        self.pending.values().fold(None, |soonest, pending| {
+            earliest(
+                earliest(soonest, pending.again.filter(|_| !pending.queued)),
+                Some(pending.deadline),
+            )
+        })
+    }
+
+    /// Lets time pass: queues what is due again, and gives the numbers whose deadline is over.
+    pub fn expire(&mut self, now: Time) -> Vec<u64> {
+        let expired: Vec<_> = self
+            .pending
+            .iter()
+            .filter(|(_, p)| p.deadline <= now)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in &expired {
+            self.pending.remove(number);
+        }
+        let is_due = |p: &Pending| !p.queued && p.again.is_some_and(|again| again <= now);
+        if self.pending.values().any(is_due) {
+            self.repeats = self.repeats.saturating_add(1);
+            // What is sent again takes all other unanswered requests along: it costs few bytes and
+            // may save each of them a timeout.
+            for pending in self
+                .pending
+                .values_mut()
+                .filter(|p| !p.acknowledged || is_due(p))
+            {
+                pending.queued = true;
+            }
+        }
+        expired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    const END: Time = Time(120_000_000);
+
+    fn numbers(requests: &Requests) -> Vec<u64> {
+        requests.queued(false).map(|(number, _)| number).collect()
+    }
+
+    /// LINK-8
+    #[test]
+    fn a_request_is_sent_again_until_its_reply_has_come() {
+        let (mut requests, rtt, mut jitter) = (Requests::default(), Rtt::default(), Jitter::new(1));
+        requests.push(vec![1], END, false);
+        requests.push(vec![2], END, false);
+        requests.sent(Time(0), &[0, 1], &rtt, &mut jitter);
+        assert!(!requests.has_queued());
+        let again = requests.timeout().unwrap();
+        assert!(
+            again >= Time(2_000_000) && again <= Time(3_000_000),
+            "{again:?}"
+        );
+        assert!(requests.expire(again).is_empty());
+        assert_eq!(
+            numbers(&requests),
+            [0, 1],
+            "a repeat takes all others along"
+        );
+        assert!(requests.answer(0));
+        assert!(!requests.answer(0));
+        assert_eq!(numbers(&requests), [1]);
+    }
+
+    /// LINK-8: password hashing and other realms are slow; asking again would only cost bytes.
+    #[test]
+    fn an_acknowledged_request_waits_longer() {
+        let rtt = Rtt::remembered(Duration::from_millis(50));
+        let (mut requests, mut jitter) = (Requests::default(), Jitter::new(1));
+        requests.push(vec![1], END, false);
+        requests.sent(Time(0), &[0], &rtt, &mut jitter);
+        requests.acknowledge(Time(60_000), 0, &rtt);
+        assert!(requests.timeout().unwrap() >= Time(1_060_000));
+    }
+
+    #[test]
+    fn a_deadline_ends_the_waiting() {
+        let (mut requests, rtt, mut jitter) = (Requests::default(), Rtt::default(), Jitter::new(1));
+        requests.push(vec![1], Time(1000), false);
+        requests.sent(Time(0), &[0], &rtt, &mut jitter);
+        assert_eq!(requests.timeout(), Some(Time(1000)));
+        assert_eq!(requests.expire(Time(1000)), [0]);
+        assert!(requests.is_empty());
+    }
+
+    /// HS-7
+    #[test]
+    fn only_what_may_travel_early_does() {
+        let rtt = Rtt::remembered(Duration::from_millis(50));
+        let mut requests = Requests::default();
+        requests.push(vec![1], END, true);
+        requests.push(vec![2], END, false);
+        assert_eq!(requests.queued(true).count(), 1);
+        requests.carry_early(&[0]);
+        requests.early_arrived(Time(0), &rtt);
+        assert_eq!(
+            numbers(&requests),
+            [1],
+            "the first has arrived, and its reply is waited for"
+        );
+        requests.restart();
+        assert_eq!(numbers(&requests), [0, 1]);
+    }
+
+    /// LINK-9
+    #[test]
+    fn no_request_runs_ahead_of_what_the_other_side_remembers() {
+        let mut requests = Requests::default();
+        for _ in 0..REQUEST_SPAN {
+            assert!(requests.has_room());
+            requests.push(vec![], END, false);
+        }
+        assert!(!requests.has_room());
+        requests.answer(5);
+        assert!(!requests.has_room(), "the oldest is still unanswered");
+        requests.answer(0);
+        assert!(requests.has_room());
+    }
+}

@@ -1,0 +1,313 @@
+//! Two links and a wire between them.
+
+use alloc::{vec, vec::Vec};
+
+use rand::{SeedableRng, rngs::ChaCha20Rng};
+
+use super::*;
+use crate::{
+    crypto::{Initiator, Responder, SecretKey},
+    wire::{OperationNumber, Packet},
+};
+
+const END: Time = Time(120_000_000);
+
+struct Pair {
+    now: Time,
+    client: Link,
+    server: Link,
+}
+
+/// A link's next datagram.
+fn transmit(link: &mut Link, now: Time) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    link.poll_transmit(now, &mut out).then_some(out)
+}
+
+fn deliver(link: &mut Link, now: Time, datagram: &[u8]) -> Result<(), Ignored> {
+    match Packet::parse(datagram) {
+        Ok(Packet::Link(packet)) => link.handle_packet(now, &packet, datagram),
+        other => panic!("not a link's packet: {other:?}"),
+    }
+}
+
+fn events(link: &mut Link) -> Vec<Event> {
+    core::iter::from_fn(|| link.poll_event()).collect()
+}
+
+impl Pair {
+    fn new() -> Self {
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let (device, realm) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
+        let (mut initiator, one) =
+            Initiator::start(&mut rng, &device, &realm.public(), b"").unwrap();
+        let (responder, _) = Responder::read(&mut rng, &realm, &one).unwrap();
+        let (server_keys, two) = responder.finish(b"").unwrap();
+        let (client_keys, _) = initiator.finish(&two).unwrap();
+        let config = Config {
+            max_datagram: 1200,
+            rtt: Some(Duration::from_millis(60)),
+            seed: 7,
+        };
+        let mut client = Link::initiate(config, None);
+        client.establish(client_keys, Some(ConnectionId(9)));
+        let mut server = Link::respond(config, 100);
+        server.establish(server_keys, None);
+        Self {
+            now: Time(0),
+            client,
+            server,
+        }
+    }
+
+    /// Carries datagrams until there are none, letting no time pass; gives their lengths.
+    fn settle(&mut self) -> Vec<usize> {
+        let mut lens = vec![];
+        loop {
+            let up = transmit(&mut self.client, self.now);
+            if let Some(up) = &up {
+                deliver(&mut self.server, self.now, up).unwrap();
+                lens.push(up.len());
+            }
+            let down = transmit(&mut self.server, self.now);
+            if let Some(down) = &down {
+                deliver(&mut self.client, self.now, down).unwrap();
+                lens.push(down.len());
+            }
+            if up.is_none() && down.is_none() {
+                return lens;
+            }
+        }
+    }
+
+    fn advance(&mut self, ms: u64) {
+        self.now = self.now + Duration::from_millis(ms);
+        self.client.handle_timeout(self.now);
+        self.server.handle_timeout(self.now);
+    }
+}
+
+/// LINK-4: an isolated exchange is two datagrams, and nothing follows.
+#[test]
+fn an_isolated_exchange_is_two_datagrams() {
+    let mut pair = Pair::new();
+    for round in 0..100 {
+        let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
+        let up = transmit(&mut pair.client, pair.now).unwrap();
+        // Once in 64 packets an acknowledgement rides along, to keep the other side's numbers short.
+        let acknowledgement = if round == 64 { 11 } else { 0 };
+        let long_number = usize::from(number > 63);
+        assert_eq!(
+            up.len(),
+            6 + 2 + 3 + 16 + long_number + acknowledgement,
+            "round {round}"
+        );
+        deliver(&mut pair.server, pair.now, &up).unwrap();
+        assert_eq!(
+            events(&mut pair.server),
+            [Event::Request {
+                number,
+                bytes: b"ask".to_vec(),
+                early: false
+            }]
+        );
+        pair.server.reply(number, b"ok".to_vec());
+        let down = transmit(&mut pair.server, pair.now).unwrap();
+        deliver(&mut pair.client, pair.now, &down).unwrap();
+        assert_eq!(
+            events(&mut pair.client),
+            [Event::Reply {
+                number,
+                bytes: b"ok".to_vec()
+            }]
+        );
+        pair.advance(10);
+        assert!(pair.settle().is_empty());
+    }
+    assert!(pair.client.is_idle() && pair.server.is_idle());
+    assert_eq!(
+        pair.client.poll_timeout(),
+        None,
+        "an idle link sends nothing"
+    );
+}
+
+/// LINK-8, LINK-9: whichever half of the exchange is lost, the request is done once.
+#[test]
+fn a_lost_datagram_is_made_good_and_nothing_is_done_twice() {
+    for lose_reply in [false, true] {
+        let mut pair = Pair::new();
+        let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
+        let first = transmit(&mut pair.client, pair.now).unwrap();
+        let mut done = 0;
+        if lose_reply {
+            deliver(&mut pair.server, pair.now, &first).unwrap();
+            done += events(&mut pair.server).len();
+            pair.server.reply(number, b"ok".to_vec());
+            transmit(&mut pair.server, pair.now).unwrap();
+        }
+        let again = pair.client.poll_timeout().unwrap();
+        pair.now = again;
+        pair.client.handle_timeout(again);
+        let second = transmit(&mut pair.client, pair.now).unwrap();
+        assert_ne!(first, second, "what is sent again is a new packet");
+        deliver(&mut pair.server, pair.now, &second).unwrap();
+        done += events(&mut pair.server).len();
+        pair.server.reply(number, b"ok".to_vec());
+        let down = transmit(&mut pair.server, pair.now).unwrap();
+        deliver(&mut pair.client, pair.now, &down).unwrap();
+        assert_eq!(
+            events(&mut pair.client),
+            [Event::Reply {
+                number,
+                bytes: b"ok".to_vec()
+            }]
+        );
+        assert_eq!(done, 1);
+    }
+}
+
+/// LINK-3
+#[test]
+fn a_packet_has_its_effect_once() {
+    let mut pair = Pair::new();
+    pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    let up = transmit(&mut pair.client, pair.now).unwrap();
+    assert_eq!(deliver(&mut pair.server, pair.now, &up), Ok(()));
+    assert_eq!(
+        deliver(&mut pair.server, pair.now, &up),
+        Err(Ignored::Replayed)
+    );
+    let mut bent = up.clone();
+    *bent.last_mut().unwrap() ^= 1;
+    assert_eq!(
+        deliver(&mut pair.server, pair.now, &bent),
+        Err(Ignored::NotAuthentic)
+    );
+    assert_eq!(events(&mut pair.server).len(), 1);
+}
+
+/// LINK-5: slow work is acknowledged, and its sender does not ask again soon.
+#[test]
+fn a_slow_request_is_acknowledged() {
+    let mut pair = Pair::new();
+    pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    assert_eq!(pair.settle().len(), 1);
+    pair.advance(30);
+    assert_eq!(
+        pair.settle(),
+        [2 + 3 + 16],
+        "an acknowledgement of three bytes"
+    );
+    pair.advance(500);
+    assert!(pair.settle().is_empty());
+    pair.advance(1000);
+    assert_eq!(pair.settle().len(), 1, "in the end it asks again");
+}
+
+/// LINK-6
+#[test]
+fn an_acknowledgement_of_what_was_never_sent_closes_the_link() {
+    let mut pair = Pair::new();
+    pair.server.controls.challenge([1; 8]);
+    let mut forged = pair.server.clone();
+    forged.received.record(pair.now, PacketNumber(77));
+    forged.received.owe(pair.now);
+    let down = transmit(&mut forged, pair.now).unwrap();
+    assert_eq!(
+        deliver(&mut pair.client, pair.now, &down),
+        Err(Ignored::Violation)
+    );
+    transmit(&mut pair.client, pair.now).unwrap();
+    assert!(pair.client.is_closed());
+}
+
+/// LINK-8
+#[test]
+fn a_deadline_tells_that_the_outcome_is_unknown() {
+    let mut pair = Pair::new();
+    let number = pair
+        .client
+        .request(b"ask".to_vec(), Time(1_000_000), false)
+        .unwrap();
+    while pair.now < Time(1_000_000) {
+        transmit(&mut pair.client, pair.now);
+        pair.now = pair.client.poll_timeout().unwrap();
+        pair.client.handle_timeout(pair.now);
+    }
+    assert_eq!(events(&mut pair.client), [Event::Expired { number }]);
+    assert!(pair.client.is_idle());
+}
+
+#[test]
+fn what_does_not_fit_a_datagram_is_said_so() {
+    let mut pair = Pair::new();
+    let limit = pair.client.message_max();
+    let number = pair.client.request(vec![0; limit], END, false).unwrap();
+    assert_eq!(pair.settle().len(), 1);
+    let too_long = pair.client.request(vec![0; 1200], END, false).unwrap();
+    pair.settle();
+    assert_eq!(
+        events(&mut pair.client),
+        [Event::Unsendable {
+            number: too_long,
+            limit
+        }]
+    );
+    assert!(!pair.client.is_idle(), "{number} still waits");
+}
+
+#[test]
+fn closing_tells_the_other_side() {
+    let mut pair = Pair::new();
+    pair.client.close(CloseReason::Done);
+    pair.settle();
+    assert!(pair.client.is_closed() && pair.server.is_closed());
+    assert_eq!(events(&mut pair.server), [Event::Closed(CloseReason::Done)]);
+}
+
+/// LINK-11: on a plain link nothing longer than what came goes to an address that has not answered.
+#[test]
+fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
+    let config = Config {
+        max_datagram: 1200,
+        rtt: None,
+        seed: 7,
+    };
+    let now = Time(0);
+    let mut client = Link::initiate(config, None);
+    client.establish_plain(Some(ConnectionId(9)));
+    let mut server = Link::respond(config, 0);
+    server.establish_plain(None);
+    client.request(vec![1; 30], END, false).unwrap();
+    let up = transmit(&mut client, now).unwrap();
+    deliver(&mut server, now, &up).unwrap();
+    assert_eq!(events(&mut server).len(), 2);
+    let welcome = Welcome {
+        token: [0; 16],
+        max_datagram: 1200,
+        known: false,
+        highest: OperationNumber(0),
+    };
+    server.welcome(welcome);
+    server.challenge([3; 8]);
+    server.reply(0, vec![2; 900]);
+    let down = transmit(&mut server, now).unwrap();
+    assert!(down.len() <= up.len(), "{} > {}", down.len(), up.len());
+    assert!(transmit(&mut server, now).is_none());
+    deliver(&mut client, now, &down).unwrap();
+    let proof = transmit(&mut client, now).unwrap();
+    deliver(&mut server, now, &proof).unwrap();
+    let reply = transmit(&mut server, now).unwrap();
+    deliver(&mut client, now, &reply).unwrap();
+    assert_eq!(
+        events(&mut client),
+        [
+            Event::Welcome(welcome),
+            Event::Reply {
+                number: 0,
+                bytes: vec![2; 900]
+            }
+        ]
+    );
+}
