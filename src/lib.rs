@@ -18,5 +18,7 @@
 extern crate alloc;
 
 pub mod crypto;
+#[cfg(feature = "std")]
+pub mod endpoint;
 pub mod link;
 pub mod wire;

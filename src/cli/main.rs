@@ -1,1 +1,3 @@
+//! The `merpati` program.
+
 fn main() {}

@@ -20,7 +20,7 @@ impl Jitter {
         Self(seed)
     }
 
-    /// `duration` times a factor between `low` and `high` per cent (SplitMix64).
+    /// `duration` times a factor between `low` and `high` per cent (`SplitMix64`).
     pub fn spread(&mut self, duration: Duration, low: u32, high: u32) -> Duration {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.0;

@@ -151,8 +151,22 @@ pub struct Link {
     work_due: Option<Time>,
     /// While the other side's address is unproven: how many more bytes it may be sent (LINK-11).
     credit: Option<usize>,
+    opening: Opening,
     events: VecDeque<Event>,
     jitter: Jitter,
+}
+
+/// How far the introduction of the two sides to each other is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    /// Neither OPEN nor WELCOME has come.
+    Unheard,
+    /// An OPEN has come and waits for its WELCOME.
+    Asked,
+    /// This side has given the WELCOME, and repeats it when the OPEN comes again.
+    Given(Welcome),
+    /// The WELCOME has come.
+    Welcomed,
 }
 
 impl Link {
@@ -171,6 +185,7 @@ impl Link {
             controls: Controls::default(),
             work_due: None,
             credit: None,
+            opening: Opening::Unheard,
             events: VecDeque::new(),
             jitter: Jitter::new(config.seed),
         }
@@ -239,19 +254,39 @@ impl Link {
         self.requests.is_empty() && !self.replies.is_working() && !self.replies.has_queued()
     }
 
+    /// True when requests of the other side are being worked on.
+    pub fn is_working(&self) -> bool {
+        self.replies.is_working()
+    }
+
+    /// True when requests of this side wait for their replies.
+    pub fn is_waiting(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
     /// The round-trip time, once there is an estimate.
     pub const fn rtt(&self) -> Option<Duration> {
         self.rtt.smoothed()
     }
 
-    /// The estimate of the round-trip time, for a handshake's timers.
-    pub(crate) const fn rtt_mut(&mut self) -> &mut Rtt {
-        &mut self.rtt
+    /// How long to wait for the other side before something is sent again.
+    pub fn timeout(&self) -> Duration {
+        self.rtt.timeout()
     }
 
-    /// The spread of timers, for a handshake's.
-    pub(crate) const fn jitter_mut(&mut self) -> &mut Jitter {
-        &mut self.jitter
+    /// Takes in a round-trip time that a handshake measured.
+    pub fn sample(&mut self, round_trip: Duration) {
+        self.rtt.sample(round_trip, Duration::ZERO);
+    }
+
+    /// True when the other side has asked to be let in.
+    pub fn is_asked(&self) -> bool {
+        self.opening == Opening::Asked
+    }
+
+    /// True when the other side has let this one in.
+    pub fn is_welcomed(&self) -> bool {
+        self.opening == Opening::Welcomed
     }
 
     /// The largest command or answer that fits one datagram of this link, in bytes.
@@ -286,7 +321,14 @@ impl Link {
 
     /// Answers the other side's opening.
     pub fn welcome(&mut self, welcome: Welcome) {
+        self.opening = Opening::Given(welcome);
         self.controls.welcome = Some(welcome);
+    }
+
+    /// Sends a packet even if there is nothing to say: it shows the other side that this one
+    /// receives what is sent to its address.
+    pub const fn confirm(&mut self) {
+        self.controls.confirm = true;
     }
 
     /// Makes a plain link's other side prove its address by returning `data`.
@@ -384,12 +426,7 @@ impl Link {
                 }
             }
             Frame::Open(open) => self.handle_open(open),
-            Frame::Welcome(welcome) => {
-                self.controls.open = None;
-                self.peer_max_datagram =
-                    usize::try_from(welcome.max_datagram).unwrap_or(usize::MAX);
-                self.events.push_back(Event::Welcome(welcome));
-            }
+            Frame::Welcome(welcome) => self.handle_welcome(welcome),
             Frame::Close(reason) => {
                 self.state = State::Closed;
                 self.events.push_back(Event::Closed(reason));
@@ -446,9 +483,25 @@ impl Link {
     }
 
     fn handle_open(&mut self, open: Open) {
-        self.peer_max_datagram = usize::try_from(open.max_datagram).unwrap_or(usize::MAX);
-        self.remote = open.connection;
-        self.events.push_back(Event::Opened);
+        match self.opening {
+            Opening::Unheard => {
+                self.opening = Opening::Asked;
+                self.peer_max_datagram = usize::try_from(open.max_datagram).unwrap_or(usize::MAX);
+                self.remote = open.connection;
+                self.events.push_back(Event::Opened);
+            }
+            Opening::Given(welcome) => self.controls.welcome = Some(welcome),
+            Opening::Asked | Opening::Welcomed => {}
+        }
+    }
+
+    fn handle_welcome(&mut self, welcome: Welcome) {
+        if self.opening == Opening::Unheard {
+            self.opening = Opening::Welcomed;
+            self.controls.open = None;
+            self.peer_max_datagram = usize::try_from(welcome.max_datagram).unwrap_or(usize::MAX);
+            self.events.push_back(Event::Welcome(welcome));
+        }
     }
 
     /// Lets time pass.
@@ -467,7 +520,8 @@ impl Link {
         if self.is_closed() {
             return None;
         }
-        let acknowledgement = if self.is_open() {
+        // Towards an unproven address an acknowledgement only rides on what leaves anyway.
+        let acknowledgement = if self.is_open() && self.is_proven() {
             earliest(self.received.due(), self.work_due)
         } else {
             None

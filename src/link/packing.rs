@@ -6,11 +6,17 @@ use alloc::vec::Vec;
 use super::{Event, Keys, Link, State, Time};
 use crate::{
     crypto::TAG_LEN,
-    wire::{CloseReason, Frame, Open, Protection, Welcome, append_crc, link_header},
+    wire::{CloseReason, Frame, Open, PADDING, Protection, Welcome, append_crc, link_header},
 };
 
 /// Bytes of the longest clear header: form, connection id, packet number.
 const HEADER_MAX: usize = 9;
+/// A plain packet that opens a link carries at least so many bytes of frames, so that the answer
+/// fits what it brought (LINK-11).
+const OPENING_MIN: usize = 64;
+/// A plain packet that asks carries at least so many bytes of frames: it is then longer than a
+/// Reset, which a realm that has forgotten the link can answer (HS-8).
+const ASKING_MIN: usize = 12;
 /// Bytes around a message in its frame at most: kind, number.
 const FRAME_MAX: usize = 1 + 8;
 
@@ -27,6 +33,8 @@ pub struct Controls {
     pub welcome: Option<Welcome>,
     pub response: Option<[u8; 8]>,
     pub close: Option<CloseReason>,
+    /// A packet should leave, whatever it carries.
+    pub confirm: bool,
     challenge: Option<[u8; 8]>,
     challenge_queued: bool,
 }
@@ -48,6 +56,7 @@ impl Controls {
             || self.response.is_some()
             || self.close.is_some()
             || self.challenge_queued
+            || self.confirm
     }
 }
 
@@ -237,7 +246,20 @@ impl Link {
                 }
             }
         }
-        let frames = packer.out;
+        if carrier == Carrier::Packet
+            && core::mem::take(&mut self.controls.confirm)
+            && packer.out.is_empty()
+        {
+            packer.push(Frame::Padding);
+        }
+        let mut frames = packer.out;
+        if carrier == Carrier::Packet {
+            let missing = self
+                .frames_min(!requests.is_empty())
+                .min(room)
+                .saturating_sub(frames.len());
+            frames.splice(0..0, core::iter::repeat_n(PADDING, missing));
+        }
         self.replies.sent(&replies);
         match carrier {
             Carrier::Packet => self
@@ -259,8 +281,22 @@ impl Link {
         (frames, requests)
     }
 
+    /// Bytes of frames that a packet must have, so that the other side can answer it.
+    const fn frames_min(&self, asks: bool) -> usize {
+        match &self.state {
+            State::Open(Keys::Plain) if self.controls.open.is_some() => OPENING_MIN,
+            State::Open(Keys::Plain) if asks => ASKING_MIN,
+            _ => 0,
+        }
+    }
+
     /// The handshake is over: what its first message carried has arrived.
-    pub(crate) fn early_arrived(&mut self, now: Time) {
+    pub fn early_arrived(&mut self, now: Time) {
         self.requests.early_arrived(now, &self.rtt);
+    }
+
+    /// True when a request that a handshake's first message carried has no reply yet.
+    pub fn awaits_early(&self) -> bool {
+        self.requests.awaits_early()
     }
 }

@@ -106,6 +106,11 @@ impl Requests {
         }
     }
 
+    /// True when one that a handshake's first message carried waits for its reply.
+    pub fn awaits_early(&self) -> bool {
+        self.pending.values().any(|pending| pending.carried_early)
+    }
+
     /// Notes that `numbers` have left.
     pub fn sent(&mut self, now: Time, numbers: &[u64], rtt: &Rtt, jitter: &mut Jitter) {
         let mut wait = interval(self.repeats, rtt.timeout(), jitter);

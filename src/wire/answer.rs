@@ -226,17 +226,21 @@ impl Answer {
             }
             Self::Sessions(sessions) => {
                 out.put_u8(SESSIONS);
-                sessions
-                    .iter()
-                    .for_each(|session| emit_session(session, out));
+                for session in sessions {
+                    emit_session(session, out);
+                }
             }
             Self::Names(names) => {
                 out.put_u8(NAMES);
-                names.iter().for_each(|name| Text(name).emit(out));
+                for name in names {
+                    Text(name).emit(out);
+                }
             }
             Self::Realms(peers) => {
                 out.put_u8(REALMS);
-                peers.iter().for_each(|peer| emit_peer(peer, out));
+                for peer in peers {
+                    emit_peer(peer, out);
+                }
             }
             Self::Unread(unread) => {
                 out.put_u8(UNREAD);

@@ -31,7 +31,8 @@ use super::{
     parse_varint,
 };
 
-const PADDING: u8 = 0x00;
+/// The kind, and the whole, of a frame that fills space.
+pub(crate) const PADDING: u8 = 0x00;
 const PING: u8 = 0x01;
 const REQUEST: u8 = 0x04;
 const REPLY: u8 = 0x06;

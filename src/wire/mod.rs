@@ -23,6 +23,7 @@ pub use error::{ErrorCode, Refusal};
 pub use field::{
     Body, Field, OperationNumber, Password, Port, Position, SessionId, SessionRef, Text,
 };
+pub(crate) use frame::PADDING;
 pub use frame::{AckFrame, CloseReason, Frame, Frames, Open, PartOf, Welcome};
 pub use name::{GroupName, Handle, InvalidName, NAME_MAX, RealmId, Username};
 pub use number::PacketNumber;
@@ -76,7 +77,7 @@ impl From<nom::Err<Malformed>> for Malformed {
 pub(crate) type Parsed<'a, T> = nom::IResult<&'a [u8], T, Malformed>;
 
 /// Exactly `N` bytes.
-pub(crate) fn array<'a, const N: usize>(input: &'a [u8]) -> Parsed<'a, [u8; N]> {
+pub(crate) fn array<const N: usize>(input: &[u8]) -> Parsed<'_, [u8; N]> {
     match input.split_first_chunk() {
         Some((bytes, rest)) => Ok((rest, *bytes)),
         None => Malformed::error("bytes: they end too early"),

@@ -26,7 +26,7 @@ use super::{Field, Malformed, PacketNumber, Parsed, RealmId, array};
 
 /// The one version there is.
 pub const PROTOCOL_VERSION: u8 = 1;
-/// A Hello is at least as long as the longest HelloReply, so that asking amplifies nothing (WIRE-11).
+/// A Hello is at least as long as the longest `HelloReply`, so that asking amplifies nothing (WIRE-11).
 pub const ANSWER_BYTES_MAX: usize = 84;
 /// Bytes of the first MAC of an Init.
 pub const MAC1_LEN: usize = 8;

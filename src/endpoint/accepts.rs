@@ -1,0 +1,126 @@
+//! The Inits answered lately (HS-4): a repeat gets the same Accept again and starts nothing. Bounded
+//! in number and in time; what is forgotten is harmless, because commands take effect once anyway.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use blake2::{Blake2s256, Digest};
+
+use super::LinkId;
+use crate::link::Time;
+
+/// Inits remembered.
+pub const ACCEPTS_MAX: usize = 4096;
+/// How long an Init is remembered.
+pub const ACCEPT_LIFETIME: Duration = Duration::from_mins(1);
+
+/// Stands for the bytes of one Init.
+pub(super) type InitHash = [u8; 16];
+
+#[derive(Debug)]
+struct Accepted {
+    link: LinkId,
+    /// Missing while the answers it should carry are awaited.
+    accept: Option<Vec<u8>>,
+}
+
+/// The Inits answered lately, and with what.
+#[derive(Debug, Default)]
+pub(super) struct Accepts {
+    by_init: BTreeMap<InitHash, Accepted>,
+    order: VecDeque<(Time, InitHash)>,
+}
+
+/// What is known of an Init.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Known<'a> {
+    /// It has not come before.
+    No,
+    /// It is being answered.
+    Awaiting,
+    /// It was answered with this.
+    Answered(&'a [u8]),
+}
+
+impl Accepts {
+    pub fn hash(init: &[u8]) -> InitHash {
+        let hash: [u8; 32] = Blake2s256::digest(init).into();
+        hash.first_chunk().copied().unwrap_or_default()
+    }
+
+    pub fn look_up(&self, init: &InitHash) -> Known<'_> {
+        match self.by_init.get(init) {
+            None => Known::No,
+            Some(Accepted { accept: None, .. }) => Known::Awaiting,
+            Some(Accepted {
+                accept: Some(accept),
+                ..
+            }) => Known::Answered(accept),
+        }
+    }
+
+    /// Remembers an Init. Gives the link whose Init was forgotten for it, if any: unless that one
+    /// is proven, it should go too.
+    pub fn insert(&mut self, now: Time, init: InitHash, link: LinkId) -> Option<LinkId> {
+        let forgotten = if self.order.len() >= ACCEPTS_MAX {
+            self.forget_oldest()
+        } else {
+            None
+        };
+        self.by_init.insert(init, Accepted { link, accept: None });
+        self.order.push_back((now, init));
+        forgotten
+    }
+
+    /// The answer to an Init is made.
+    pub fn answer(&mut self, init: &InitHash, accept: Vec<u8>) {
+        if let Some(accepted) = self.by_init.get_mut(init) {
+            accepted.accept = Some(accept);
+        }
+    }
+
+    /// Forgets what is too old.
+    pub fn expire(&mut self, now: Time) {
+        while self.timeout().is_some_and(|timeout| timeout <= now) {
+            self.forget_oldest();
+        }
+    }
+
+    /// When the oldest becomes too old.
+    pub fn timeout(&self) -> Option<Time> {
+        self.order.front().map(|(at, _)| *at + ACCEPT_LIFETIME)
+    }
+
+    fn forget_oldest(&mut self) -> Option<LinkId> {
+        let (_, init) = self.order.pop_front()?;
+        self.by_init.remove(&init).map(|accepted| accepted.link)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// HS-4
+    #[test]
+    fn an_init_is_remembered_for_a_while_and_the_table_has_an_end() {
+        let mut accepts = Accepts::default();
+        let hash = Accepts::hash(b"init");
+        assert_eq!(accepts.look_up(&hash), Known::No);
+        assert_eq!(accepts.insert(Time(0), hash, LinkId(7)), None);
+        assert_eq!(accepts.look_up(&hash), Known::Awaiting);
+        accepts.answer(&hash, vec![9]);
+        assert_eq!(accepts.look_up(&hash), Known::Answered(&[9]));
+        for other in 1..ACCEPTS_MAX {
+            accepts.insert(Time(1), Accepts::hash(&other.to_be_bytes()), LinkId(8));
+        }
+        assert_eq!(
+            accepts.insert(Time(2), Accepts::hash(b"more"), LinkId(9)),
+            Some(LinkId(7))
+        );
+        assert_eq!(accepts.look_up(&hash), Known::No);
+        accepts.expire(Time(2) + ACCEPT_LIFETIME);
+        assert_eq!(accepts.timeout(), None);
+        assert!(accepts.by_init.is_empty());
+    }
+}

@@ -1,0 +1,96 @@
+//! The initiator's side of a handshake: one Init, sent again byte for byte until an authentic Accept
+//! comes (HS-3, HS-4).
+
+use std::time::Duration;
+
+use rand_core::CryptoRng;
+
+use crate::{
+    crypto::{
+        HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, PublicKey, SecretKey, SessionKeys, mac1,
+    },
+    link::{Jitter, Link, Time, interval},
+    wire::{HandshakeId, INIT_OVERHEAD, Init},
+};
+
+/// A handshake that this side has begun.
+#[derive(Debug)]
+pub(super) struct Dial {
+    pub handshake: HandshakeId,
+    initiator: Initiator,
+    init: Vec<u8>,
+    sent: u32,
+    first_sent: Time,
+    again: Time,
+}
+
+impl Dial {
+    /// Makes the Init, with what `link` may send early in it.
+    pub fn begin(
+        now: Time,
+        rng: &mut impl CryptoRng,
+        identity: &SecretKey,
+        realm: &PublicKey,
+        link: &mut Link,
+        max_datagram: usize,
+    ) -> Result<Self, HandshakeFailed> {
+        let handshake = HandshakeId(rng.next_u32());
+        let room = max_datagram.saturating_sub(INIT_OVERHEAD + MESSAGE_1_OVERHEAD);
+        let payload = link.init_payload(now, room);
+        let (initiator, noise) = Initiator::start(rng, identity, realm, &payload)?;
+        let mut init = Vec::with_capacity(INIT_OVERHEAD + noise.len());
+        Init::emit_covered(handshake, false, &noise, &mut init);
+        let mac = mac1(realm, &init);
+        init.extend_from_slice(&mac);
+        Ok(Self {
+            handshake,
+            initiator,
+            init,
+            sent: 0,
+            first_sent: now,
+            again: now,
+        })
+    }
+
+    pub const fn timeout(&self) -> Time {
+        self.again
+    }
+
+    /// The Init, if it is time to send it (again).
+    pub fn transmit(
+        &mut self,
+        now: Time,
+        rtt: Option<Duration>,
+        timeout: Duration,
+        jitter: &mut Jitter,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        if self.again > now {
+            return false;
+        }
+        if self.sent == 0 {
+            self.first_sent = now;
+        }
+        // Nothing is known of the path: spread the first attempts of many clients apart (LINK-7).
+        let wait = if rtt.is_none() && self.sent == 0 {
+            jitter.spread(timeout, 100, 150)
+        } else {
+            interval(self.sent, timeout, jitter)
+        };
+        self.again = now + wait;
+        self.sent += 1;
+        out.clear();
+        out.extend_from_slice(&self.init);
+        true
+    }
+
+    /// Reads Noise message 2. One that fails changes nothing: the genuine one may still come.
+    pub fn finish(&mut self, noise: &[u8]) -> Result<(SessionKeys, Vec<u8>), HandshakeFailed> {
+        self.initiator.finish(noise)
+    }
+
+    /// How long the round trip took, if it is certain which Init was answered.
+    pub fn round_trip(&self, now: Time) -> Option<Duration> {
+        (self.sent == 1).then(|| now - self.first_sent)
+    }
+}

@@ -1,0 +1,56 @@
+//! Asking a realm who it is (HS-6), for whoever takes its word for it on first use. Repeated until
+//! answered, as gently as a request.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::{
+    link::{Jitter, Time, interval},
+    wire::{Hello, HelloReply},
+};
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One question on its way.
+#[derive(Debug)]
+pub(super) struct Asking {
+    address: SocketAddr,
+    hello: Hello,
+    repeats: u32,
+    again: Time,
+}
+
+impl Asking {
+    pub const fn new(now: Time, address: SocketAddr, nonce: [u8; 8]) -> Self {
+        Self {
+            address,
+            hello: Hello { nonce },
+            repeats: 0,
+            again: now,
+        }
+    }
+
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub const fn timeout(&self) -> Time {
+        self.again
+    }
+
+    /// The question, if it is time to ask it (again).
+    pub fn ask(&mut self, now: Time, jitter: &mut Jitter) -> Option<(SocketAddr, Vec<u8>)> {
+        if self.again > now {
+            return None;
+        }
+        self.again = now + interval(self.repeats, TIMEOUT, jitter);
+        self.repeats += 1;
+        let mut out = Vec::new();
+        self.hello.emit(&mut out);
+        Some((self.address, out))
+    }
+
+    /// True when `reply` answers the question.
+    pub fn is_answered_by(&self, from: SocketAddr, reply: &HelloReply) -> bool {
+        from == self.address && reply.nonce == self.hello.nonce
+    }
+}

@@ -1,0 +1,328 @@
+//! What arrives: which link a datagram belongs to, who may open one, and what strangers are told.
+
+use std::net::SocketAddr;
+
+use rand::Rng as _;
+
+use super::{
+    Endpoint, Event, LINKS_PER_KEY_MAX, LinkId,
+    accepts::{Accepts, Known},
+    slot::{Accepting, Role, Slot, Stage},
+};
+use crate::{
+    crypto::{MESSAGE_1_OVERHEAD, Responder, mac1, same},
+    link::{Ignored, Link, Time},
+    wire::{
+        ConnectionId, Frame, Frames, HandshakeId, Hello, HelloReply, INIT_OVERHEAD, Init,
+        LinkPacket, PROTOCOL_VERSION, Packet, Protection, ResetToken, crc_holds,
+    },
+};
+
+/// The least payload of an Init: its OPEN.
+const OPEN_MIN: usize = 3;
+
+impl Endpoint {
+    /// Takes in a datagram that came from `from`. Whatever it is, it never does more harm than being
+    /// ignored.
+    pub fn handle_datagram(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
+        match Packet::parse(datagram) {
+            Ok(Packet::Link(packet)) => self.handle_link_packet(now, from, &packet, datagram),
+            Ok(Packet::Init(init)) => self.handle_init(now, from, &init, datagram),
+            Ok(Packet::Accept {
+                handshake,
+                connection,
+                noise,
+            }) => self.handle_accept(now, handshake, connection, noise),
+            Ok(Packet::Reset { connection, token }) => {
+                self.handle_reset(now, from, connection, &token);
+            }
+            Ok(Packet::Hello(hello)) => self.handle_hello(from, hello),
+            Ok(Packet::HelloReply(reply)) => self.handle_hello_reply(from, reply),
+            // Cookies are asked for only by a responder under load; what is not a packet is noise.
+            Ok(Packet::Retry { .. }) | Err(_) => {}
+        }
+    }
+
+    fn handle_hello(&mut self, from: SocketAddr, hello: Hello) {
+        if let Some(realm) = self.config.hello {
+            let reply = HelloReply {
+                nonce: hello.nonce,
+                versions: vec![PROTOCOL_VERSION],
+                realm,
+                key: self.public.0,
+            };
+            let mut out = Vec::new();
+            reply.emit(&mut out);
+            self.outbox.push_back((from, out));
+        }
+    }
+
+    fn handle_hello_reply(&mut self, from: SocketAddr, reply: HelloReply) {
+        let asked = self.asking.len();
+        self.asking
+            .retain(|asking| !asking.is_answered_by(from, &reply));
+        if self.asking.len() < asked {
+            self.events.push_back(Event::Hello {
+                address: from,
+                reply,
+            });
+        }
+    }
+
+    /// HS-3: what proves nothing costs nothing. The MAC is checked before the table, the table
+    /// before the curve.
+    fn handle_init(&mut self, now: Time, from: SocketAddr, init: &Init<'_>, datagram: &[u8]) {
+        if self.config.accept != Some(Protection::Sealed)
+            || init.version != PROTOCOL_VERSION
+            || datagram.len() < INIT_OVERHEAD + MESSAGE_1_OVERHEAD + OPEN_MIN
+            || !same(&mac1(&self.public, init.covered), &init.mac1)
+        {
+            return;
+        }
+        let hash = Accepts::hash(datagram);
+        match self.accepts.look_up(&hash) {
+            Known::Answered(accept) => {
+                let accept = accept.to_vec();
+                self.outbox.push_back((from, accept));
+                return;
+            }
+            Known::Awaiting => return,
+            Known::No => {}
+        }
+        let Ok((responder, payload)) = Responder::read(&mut self.rng, &self.identity, init.noise)
+        else {
+            return;
+        };
+        if self.slots.len() >= self.config.links_max && !self.make_room() {
+            return;
+        }
+        let mut link = Link::respond(self.link_config(None), 0);
+        if link.handle_early(now, &payload).is_err() || !link.is_asked() {
+            return;
+        }
+        let peer = Some(responder.peer);
+        let accepting = Accepting::new(now, responder, init.handshake, hash, datagram.len());
+        let stage = Stage::Accepting(Box::new(accepting));
+        let id = self.insert(Slot::new(now, link, Role::Responder, from, peer, stage));
+        if let Some(forgotten) = self.accepts.insert(now, hash, id)
+            && self
+                .slots
+                .get(&forgotten)
+                .is_some_and(|slot| !slot.link.is_proven())
+        {
+            self.end(forgotten, None);
+        }
+        self.touch(now, id);
+    }
+
+    /// Ends the unproven link that is nearest its end, so that another may come in; a link that is
+    /// proven never goes for one that is not. False when there is none.
+    fn make_room(&mut self) -> bool {
+        let unproven =
+            |(_, slot): &(&LinkId, &Slot)| slot.role == Role::Responder && !slot.link.is_proven();
+        let oldest = self
+            .slots
+            .iter()
+            .filter(unproven)
+            .min_by_key(|(_, slot)| slot.opened)
+            .map(|(id, _)| *id);
+        oldest.is_some_and(|id| {
+            self.end(id, None);
+            true
+        })
+    }
+
+    fn handle_accept(
+        &mut self,
+        now: Time,
+        handshake: HandshakeId,
+        connection: ConnectionId,
+        noise: &[u8],
+    ) {
+        let dialing = self.by_address.iter().find_map(|(_, id)| {
+            let slot = self.slots.get(id)?;
+            matches!(&slot.stage, Stage::Dialing(dial) if dial.handshake == handshake)
+                .then_some(*id)
+        });
+        let Some(id) = dialing else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        let Stage::Dialing(dial) = &mut slot.stage else {
+            return;
+        };
+        let Ok((keys, payload)) = dial.finish(noise) else {
+            return;
+        };
+        if let Some(round_trip) = dial.round_trip(now) {
+            slot.link.sample(round_trip);
+        }
+        slot.stage = Stage::Open;
+        slot.heard = Some(now);
+        slot.remote = Some(connection);
+        slot.link.establish(keys, Some(connection));
+        slot.link.early_arrived(now);
+        let understood = slot.link.handle_early(now, &payload).is_ok();
+        if !understood || !slot.link.is_welcomed() {
+            self.end(id, None);
+            return;
+        }
+        if slot.link.awaits_early() {
+            // The answer did not fit what we brought, or is slow: now it may come.
+            slot.link.confirm();
+        }
+        self.touch(now, id);
+    }
+
+    fn handle_reset(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        connection: ConnectionId,
+        token: &ResetToken,
+    ) {
+        let reset = self.initiated(from).find(|id| {
+            self.slots.get(id).is_some_and(|slot| {
+                matches!(slot.stage, Stage::Open)
+                    && slot.remote == Some(connection)
+                    && slot.token.is_some_and(|known| same(&known, token))
+            })
+        });
+        if let Some(id) = reset {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.heard = Some(now);
+            }
+            self.dial_again(now, id);
+        }
+    }
+
+    /// The links that this side opened to `address`.
+    fn initiated(&self, address: SocketAddr) -> impl Iterator<Item = LinkId> {
+        self.by_address
+            .range((address, LinkId(0))..=(address, LinkId(u32::MAX)))
+            .map(|(_, id)| *id)
+    }
+
+    fn handle_link_packet(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        packet: &LinkPacket<'_>,
+        datagram: &[u8],
+    ) {
+        match (packet.connection, packet.protection) {
+            (None, _) => {
+                // A client knows its links by the realm's address; the seal tells which is meant.
+                for id in self.initiated(from).collect::<Vec<_>>() {
+                    if self.hand_in(now, id, packet, datagram) {
+                        return;
+                    }
+                }
+            }
+            (Some(connection), Protection::Sealed) => {
+                let id = LinkId(connection.0);
+                match self.slots.get(&id) {
+                    Some(slot) if slot.role == Role::Responder && slot.address == from => {
+                        self.hand_in(now, id, packet, datagram);
+                    }
+                    // The way to a link from elsewhere leads through a fresh handshake.
+                    Some(_) => {}
+                    None => self.send_reset(now, from, connection, datagram.len()),
+                }
+            }
+            (Some(connection), Protection::Plain) => {
+                if self.config.accept != Some(Protection::Plain) || !crc_holds(datagram) {
+                    return;
+                }
+                match self.by_plain.get(&(from, connection)).copied() {
+                    Some(id) => {
+                        self.hand_in(now, id, packet, datagram);
+                    }
+                    None => self.handle_plain_stranger(now, from, connection, packet, datagram),
+                }
+            }
+        }
+    }
+
+    /// Gives a packet to the link it may belong to. True when it did.
+    fn hand_in(&mut self, now: Time, id: LinkId, packet: &LinkPacket<'_>, datagram: &[u8]) -> bool {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return false;
+        };
+        let was_proven = slot.link.is_proven();
+        match slot.link.handle_packet(now, packet, datagram) {
+            Ok(()) => {
+                slot.heard = Some(now);
+                let is_proven = slot.link.is_proven();
+                if slot.role == Role::Responder && is_proven && !was_proven {
+                    self.proven(id);
+                }
+            }
+            Err(Ignored::NotAuthentic | Ignored::NotOpen) => return false,
+            Err(Ignored::Replayed) => return true,
+            Err(Ignored::Violation) => {}
+        }
+        self.touch(now, id);
+        true
+    }
+
+    /// A link has turned out genuine: of the same device's older ones only a few stay.
+    fn proven(&mut self, id: LinkId) {
+        let Some(peer) = self.slots.get(&id).and_then(|slot| slot.peer) else {
+            return;
+        };
+        let links = self.by_peer.entry(peer).or_default();
+        links.push(id);
+        if links.len() > LINKS_PER_KEY_MAX {
+            let heard = |link: &&LinkId| self.slots.get(link).and_then(|slot| slot.heard);
+            if let Some(oldest) = links.iter().min_by_key(heard).copied() {
+                self.end(oldest, None);
+            }
+        }
+    }
+
+    fn handle_plain_stranger(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        connection: ConnectionId,
+        packet: &LinkPacket<'_>,
+        datagram: &[u8],
+    ) {
+        let payload = packet
+            .body
+            .split_last_chunk::<4>()
+            .map_or(&[][..], |(p, _)| p);
+        let opens = Frames::checked(payload)
+            .is_ok_and(|mut frames| frames.any(|frame| matches!(frame, Frame::Open(_))));
+        if !opens {
+            self.send_reset(now, from, connection, datagram.len());
+            return;
+        }
+        if self.slots.len() >= self.config.links_max && !self.make_room() {
+            return;
+        }
+        let mut link = Link::respond(self.link_config(None), 0);
+        link.establish_plain(None);
+        let mut data = [0; 8];
+        self.rng.fill_bytes(&mut data);
+        link.challenge(data);
+        let mut slot = Slot::new(now, link, Role::Responder, from, None, Stage::Open);
+        slot.remote = Some(connection);
+        let id = self.insert(slot);
+        self.by_plain.insert((from, connection), id);
+        self.hand_in(now, id, packet, datagram);
+    }
+
+    /// HS-8: never larger than what it answers, and never more than a few a second.
+    fn send_reset(&mut self, now: Time, to: SocketAddr, connection: ConnectionId, came: usize) {
+        if self.config.accept.is_none() {
+            return;
+        }
+        let mut out = Vec::new();
+        Packet::emit_reset(connection, &self.resets.token(connection), &mut out);
+        if out.len() < came && self.resets.allow(now, to.ip()) {
+            self.outbox.push_back((to, out));
+        }
+    }
+}

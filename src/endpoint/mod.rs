@@ -1,0 +1,583 @@
+//! Many links behind one socket: who is it, may they come in, and which link is meant.
+//!
+//! Sans-IO, like the link: datagrams and time are handed in ([`Endpoint::handle_datagram`],
+//! [`Endpoint::handle_timeout`]); datagrams, events and the next moment of interest are taken out
+//! ([`Endpoint::poll_transmit`], [`Endpoint::poll_event`], [`Endpoint::poll_timeout`]). Randomness
+//! comes from a seed that is handed in. Servers and clients drive the same code. It knows nothing of
+//! accounts or stores. Normative text: `spec/handshake.md`.
+
+mod accepts;
+mod dial;
+mod hello;
+mod incoming;
+mod reset;
+mod schedule;
+mod slot;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use accepts::Accepts;
+pub use accepts::{ACCEPT_LIFETIME, ACCEPTS_MAX};
+use dial::Dial;
+use hello::Asking;
+use rand::{Rng as _, SeedableRng, rngs::StdRng};
+use reset::Resets;
+use schedule::Schedule;
+pub use slot::UNPROVEN_LIFETIME;
+use slot::{Role, Slot, Stage};
+
+use crate::{
+    crypto::{MESSAGE_2_OVERHEAD, PublicKey, SecretKey},
+    link::{self, DATAGRAM_MIN, Jitter, Link, Time, earliest},
+    wire::{
+        ACCEPT_HEADER, CloseReason, ConnectionId, HelloReply, OperationNumber, Packet, Protection,
+        RealmId, Welcome,
+    },
+};
+
+/// Links of one device key that are kept; the one least recently heard makes room for another.
+const LINKS_PER_KEY_MAX: usize = 8;
+/// Questions on their way at once.
+const ASKING_MAX: usize = 16;
+
+/// Names a link at this endpoint. A responder's is also the connection id it chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u32);
+
+/// What distinguishes one endpoint from another.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What links others may open here; none for a client.
+    pub accept: Option<Protection>,
+    /// Under which name to tell strangers who this is; `None` keeps silent.
+    pub hello: Option<RealmId>,
+    /// Requests may travel in a handshake's first message.
+    pub early_data: bool,
+    /// The largest datagram taken and sent, in bytes; at least [`DATAGRAM_MIN`].
+    pub max_datagram: usize,
+    /// Links at once.
+    pub links_max: usize,
+    /// A proven link that has been silent for so long is forgotten by its responder.
+    pub idle: Duration,
+}
+
+/// What an endpoint has to tell its driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Someone opens a link; answer with [`Endpoint::welcome`].
+    Incoming {
+        /// The link.
+        link: LinkId,
+        /// The device's key; none on a plain link.
+        peer: Option<PublicKey>,
+        /// Where it comes from.
+        address: SocketAddr,
+    },
+    /// A link that this side opened is open; again after the other side has restarted.
+    Opened {
+        /// The link.
+        link: LinkId,
+        /// What the other side said.
+        welcome: Welcome,
+    },
+    /// The other side asks; answer with [`Endpoint::reply`].
+    Request {
+        /// The link.
+        link: LinkId,
+        /// To be named in the reply.
+        number: u64,
+        /// The command.
+        bytes: Vec<u8>,
+        /// It came in a handshake's first message, and might have been recorded and sent by anyone.
+        early: bool,
+    },
+    /// The other side answers.
+    Reply {
+        /// The link.
+        link: LinkId,
+        /// The request's number.
+        number: u64,
+        /// The answer.
+        bytes: Vec<u8>,
+    },
+    /// A request's deadline is over.
+    Expired {
+        /// The link.
+        link: LinkId,
+        /// The request's number.
+        number: u64,
+        /// True when anything at all has come from the other side.
+        heard: bool,
+    },
+    /// A request does not fit a datagram of this link and was dropped.
+    Unsendable {
+        /// The link.
+        link: LinkId,
+        /// The request's number.
+        number: u64,
+        /// As many bytes as would fit.
+        limit: usize,
+    },
+    /// A link has ended, and with it all that was asked on it.
+    Closed {
+        /// The link.
+        link: LinkId,
+        /// Why, if the other side said so.
+        reason: Option<CloseReason>,
+    },
+    /// A realm has said who it is.
+    Hello {
+        /// Where it was asked.
+        address: SocketAddr,
+        /// What it said.
+        reply: HelloReply,
+    },
+}
+
+/// The protocol behind one socket.
+#[derive(Debug)]
+pub struct Endpoint {
+    config: Config,
+    identity: SecretKey,
+    public: PublicKey,
+    rng: StdRng,
+    jitter: Jitter,
+    slots: BTreeMap<LinkId, Slot>,
+    /// Links by the address of the other side: for packets that carry no connection id.
+    by_address: BTreeSet<(SocketAddr, LinkId)>,
+    /// Plain links that others opened, by the connection id that they chose.
+    by_plain: BTreeMap<(SocketAddr, ConnectionId), LinkId>,
+    /// Proven links that others opened, by their key.
+    by_peer: BTreeMap<PublicKey, Vec<LinkId>>,
+    accepts: Accepts,
+    resets: Resets,
+    asking: Vec<Asking>,
+    schedule: Schedule,
+    outbox: VecDeque<(SocketAddr, Vec<u8>)>,
+    events: VecDeque<Event>,
+}
+
+impl Endpoint {
+    /// An endpoint that is `identity`, and whose randomness comes from `seed`.
+    pub fn new(mut config: Config, identity: SecretKey, seed: [u8; 32]) -> Self {
+        config.max_datagram = config.max_datagram.max(DATAGRAM_MIN);
+        let mut rng = StdRng::from_seed(seed);
+        Self {
+            public: identity.public(),
+            resets: Resets::new(&identity),
+            jitter: Jitter::new(rng.next_u64()),
+            config,
+            identity,
+            rng,
+            slots: BTreeMap::new(),
+            by_address: BTreeSet::new(),
+            by_plain: BTreeMap::new(),
+            by_peer: BTreeMap::new(),
+            accepts: Accepts::default(),
+            asking: Vec::new(),
+            schedule: Schedule::default(),
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Links at present.
+    pub fn links(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Opens a link to the realm at `address` whose key is `realm`. `rtt` is what is remembered of
+    /// the path.
+    pub fn connect(
+        &mut self,
+        now: Time,
+        address: SocketAddr,
+        realm: PublicKey,
+        rtt: Option<Duration>,
+    ) -> LinkId {
+        let link = Link::initiate(self.link_config(rtt), None);
+        let slot = Slot::new(
+            now,
+            link,
+            Role::Initiator,
+            address,
+            Some(realm),
+            Stage::Calling,
+        );
+        self.insert(slot)
+    }
+
+    /// Opens a link without protection: whoever can see or send packets on the way can read and
+    /// forge everything.
+    pub fn connect_plain(
+        &mut self,
+        now: Time,
+        address: SocketAddr,
+        rtt: Option<Duration>,
+    ) -> LinkId {
+        let mut link = Link::initiate(self.link_config(rtt), None);
+        let remote = ConnectionId(self.rng.next_u32());
+        link.establish_plain(Some(remote));
+        let mut slot = Slot::new(now, link, Role::Initiator, address, None, Stage::Open);
+        slot.remote = Some(remote);
+        self.insert(slot)
+    }
+
+    /// Asks on `link`. The reply comes as [`Event::Reply`] with the number given here. `early`
+    /// allows the request to travel in a handshake's first message. `None` when too much is being
+    /// asked already, or there is no such link.
+    pub fn request(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        bytes: Vec<u8>,
+        deadline: Time,
+        early: bool,
+    ) -> Option<u64> {
+        let early = early && self.config.early_data;
+        let number = self
+            .slots
+            .get_mut(&link)?
+            .link
+            .request(bytes, deadline, early);
+        self.touch(now, link);
+        number
+    }
+
+    /// Answers request `number` of `link`. A link that has ended meanwhile is no error.
+    pub fn reply(&mut self, now: Time, link: LinkId, number: u64, bytes: Vec<u8>) {
+        if let Some(slot) = self.slots.get_mut(&link) {
+            slot.link.reply(number, bytes);
+            self.touch(now, link);
+        }
+    }
+
+    /// Lets the other side in. `known`: its key has a session; `highest`: the highest operation
+    /// number its key has used.
+    pub fn welcome(&mut self, now: Time, link: LinkId, known: bool, highest: OperationNumber) {
+        let max_datagram = self.config.max_datagram as u64;
+        if let Some(slot) = self.slots.get_mut(&link) {
+            // A plain link goes by the id that its initiator chose.
+            let connection = slot.remote.unwrap_or(ConnectionId(link.0));
+            let token = self.resets.token(connection);
+            slot.link.welcome(Welcome {
+                token,
+                max_datagram,
+                known,
+                highest,
+            });
+            if let Stage::Accepting(accepting) = &mut slot.stage {
+                accepting.welcomed = true;
+            }
+            self.touch(now, link);
+        }
+    }
+
+    /// Ends `link`; the other side is told once.
+    pub fn close(&mut self, now: Time, link: LinkId, reason: CloseReason) {
+        if let Some(slot) = self.slots.get_mut(&link) {
+            slot.link.close(reason);
+            self.touch(now, link);
+        }
+    }
+
+    /// Ends all links, and lets nobody in any more.
+    pub fn close_all(&mut self, now: Time) {
+        self.config.accept = None;
+        self.config.hello = None;
+        for link in self.slots.keys().copied().collect::<Vec<_>>() {
+            self.close(now, link, CloseReason::Shutdown);
+        }
+    }
+
+    /// Asks who is at `address`; the answer comes as [`Event::Hello`]. False when too much is being
+    /// asked already.
+    pub fn ask_hello(&mut self, now: Time, address: SocketAddr) -> bool {
+        let has_room = self.asking.len() < ASKING_MAX;
+        if has_room {
+            let mut nonce = [0; 8];
+            self.rng.fill_bytes(&mut nonce);
+            self.asking.push(Asking::new(now, address, nonce));
+        }
+        has_room
+    }
+
+    /// Stops asking who is at `address`.
+    pub fn stop_asking(&mut self, address: SocketAddr) {
+        self.asking.retain(|asking| asking.address() != address);
+    }
+
+    /// The largest command or answer that fits one datagram of `link`, in bytes.
+    pub fn message_max(&self, link: LinkId) -> usize {
+        self.slots
+            .get(&link)
+            .map_or(0, |slot| slot.link.message_max())
+    }
+
+    /// The round-trip time of `link`, once there is an estimate.
+    pub fn rtt(&self, link: LinkId) -> Option<Duration> {
+        self.slots.get(&link)?.link.rtt()
+    }
+
+    /// Lets time pass.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.accepts.expire(now);
+        for id in self.schedule.due(now) {
+            let Some(slot) = self.slots.get_mut(&id) else {
+                continue;
+            };
+            slot.link.handle_timeout(now);
+            if slot.is_over(now, self.config.idle) {
+                self.end(id, None);
+            } else {
+                self.touch(now, id);
+            }
+        }
+    }
+
+    /// When [`Endpoint::handle_timeout`] and [`Endpoint::poll_transmit`] want to be called next.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let asking = self.asking.iter().map(Asking::timeout).min();
+        earliest(
+            earliest(asking, self.accepts.timeout()),
+            self.schedule.timeout(),
+        )
+    }
+
+    /// The next thing to tell, if any.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Writes the next datagram into `out`, and says where it goes; `None` when there is none.
+    pub fn poll_transmit(&mut self, now: Time, out: &mut Vec<u8>) -> Option<SocketAddr> {
+        if let Some((address, datagram)) = self.outbox.pop_front() {
+            out.clear();
+            out.extend_from_slice(&datagram);
+            return Some(address);
+        }
+        for asking in &mut self.asking {
+            if let Some((address, datagram)) = asking.ask(now, &mut self.jitter) {
+                *out = datagram;
+                return Some(address);
+            }
+        }
+        while let Some(id) = self.schedule.next_ready() {
+            let address = self.slots.get(&id).map(|slot| slot.address);
+            if self.transmit(now, id, out) {
+                self.touch(now, id);
+                return address;
+            }
+            self.settle(now, id);
+        }
+        None
+    }
+
+    /// The next datagram of one link.
+    fn transmit(&mut self, now: Time, id: LinkId, out: &mut Vec<u8>) -> bool {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return false;
+        };
+        if matches!(slot.stage, Stage::Calling)
+            && let Some(realm) = &slot.peer
+        {
+            let max = self.config.max_datagram;
+            match Dial::begin(
+                now,
+                &mut self.rng,
+                &self.identity,
+                realm,
+                &mut slot.link,
+                max,
+            ) {
+                Ok(dial) => slot.stage = Stage::Dialing(Box::new(dial)),
+                // The realm's key is not a point on the curve: nobody can have it.
+                Err(_) => slot.link.close(CloseReason::Violation),
+            }
+        }
+        if slot.accept_is_due(now) {
+            return self.accept(now, id, out);
+        }
+        match &mut slot.stage {
+            Stage::Dialing(dial) => {
+                let (rtt, timeout) = (slot.link.rtt(), slot.link.timeout());
+                dial.transmit(now, rtt, timeout, &mut self.jitter, out)
+            }
+            Stage::Open => slot.link.poll_transmit(now, out),
+            Stage::Calling | Stage::Accepting(_) => false,
+        }
+    }
+
+    /// Completes a handshake that the other side began.
+    fn accept(&mut self, now: Time, id: LinkId, out: &mut Vec<u8>) -> bool {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return false;
+        };
+        let Stage::Accepting(accepting) = core::mem::replace(&mut slot.stage, Stage::Open) else {
+            return false;
+        };
+        // WIRE-11: a stranger gets no more than was brought.
+        let room = self.config.max_datagram.min(accepting.init_len);
+        let payload = slot
+            .link
+            .accept_payload(now, room.saturating_sub(ACCEPT_HEADER + MESSAGE_2_OVERHEAD));
+        let Ok((keys, noise)) = accepting.responder.finish(&payload) else {
+            slot.link.close(CloseReason::Violation);
+            return false;
+        };
+        slot.link.establish(keys, None);
+        out.clear();
+        Packet::emit_accept(accepting.handshake, ConnectionId(id.0), &noise, out);
+        slot.link
+            .add_credit(accepting.init_len.saturating_sub(out.len()));
+        self.accepts.answer(&accepting.init, out.clone());
+        true
+    }
+
+    fn link_config(&mut self, rtt: Option<Duration>) -> link::Config {
+        link::Config {
+            max_datagram: self.config.max_datagram,
+            rtt,
+            seed: self.rng.next_u64(),
+        }
+    }
+
+    /// Gives a link its place, under a random id that is free.
+    fn insert(&mut self, slot: Slot) -> LinkId {
+        let mut id = LinkId(self.rng.next_u32());
+        while self.slots.contains_key(&id) {
+            id = LinkId(self.rng.next_u32());
+        }
+        if slot.role == Role::Initiator {
+            self.by_address.insert((slot.address, id));
+        }
+        self.slots.insert(id, slot);
+        self.schedule.wake(id);
+        id
+    }
+
+    /// Something has happened on a link: passes on what it tells, and looks at it again soon.
+    fn touch(&mut self, now: Time, id: LinkId) {
+        self.schedule.wake(id);
+        self.settle(now, id);
+    }
+
+    /// Passes on what a link tells, and sets its timer.
+    fn settle(&mut self, now: Time, id: LinkId) {
+        while let Some(event) = self
+            .slots
+            .get_mut(&id)
+            .and_then(|slot| slot.link.poll_event())
+        {
+            self.pass_on(now, id, event);
+        }
+        let Some(slot) = self.slots.get(&id) else {
+            return;
+        };
+        if slot.link.is_closed() {
+            self.end(id, None);
+        } else {
+            self.schedule.set(id, slot.timeout(self.config.idle));
+        }
+    }
+
+    fn pass_on(&mut self, now: Time, link: LinkId, event: link::Event) {
+        let Some(slot) = self.slots.get_mut(&link) else {
+            return;
+        };
+        let event = match event {
+            link::Event::Opened => Event::Incoming {
+                link,
+                peer: slot.peer,
+                address: slot.address,
+            },
+            link::Event::Welcome(welcome) => {
+                slot.token = Some(welcome.token);
+                Event::Opened { link, welcome }
+            }
+            link::Event::Request {
+                number,
+                bytes,
+                early,
+            } => Event::Request {
+                link,
+                number,
+                bytes,
+                early,
+            },
+            link::Event::Reply { number, bytes } => Event::Reply {
+                link,
+                number,
+                bytes,
+            },
+            link::Event::Expired { number } => Event::Expired {
+                link,
+                number,
+                heard: slot.heard.is_some(),
+            },
+            link::Event::Unsendable { number, limit } => Event::Unsendable {
+                link,
+                number,
+                limit,
+            },
+            link::Event::Closed(reason) => {
+                let comes_again = matches!(reason, CloseReason::Shutdown | CloseReason::Replaced);
+                if slot.role == Role::Initiator && slot.link.is_waiting() && comes_again {
+                    self.dial_again(now, link);
+                } else {
+                    self.end(link, Some(reason));
+                }
+                return;
+            }
+        };
+        self.events.push_back(event);
+    }
+
+    /// The other side knows nothing of this link any more: opens it anew. What has no reply yet is
+    /// asked again.
+    fn dial_again(&mut self, now: Time, id: LinkId) {
+        let Some(mut slot) = self.slots.remove(&id) else {
+            return;
+        };
+        slot.link = slot.link.restart(None);
+        slot.opened = now;
+        slot.token = None;
+        if slot.peer.is_some() {
+            slot.stage = Stage::Calling;
+        } else {
+            let remote = ConnectionId(self.rng.next_u32());
+            slot.link.establish_plain(Some(remote));
+            slot.remote = Some(remote);
+        }
+        self.slots.insert(id, slot);
+        self.touch(now, id);
+    }
+
+    /// Forgets a link.
+    fn end(&mut self, id: LinkId, reason: Option<CloseReason>) {
+        let Some(slot) = self.slots.remove(&id) else {
+            return;
+        };
+        self.schedule.forget(id);
+        self.by_address.remove(&(slot.address, id));
+        if let Some(remote) = slot.remote {
+            self.by_plain.remove(&(slot.address, remote));
+        }
+        if let Some(peer) = slot.peer
+            && let Some(links) = self.by_peer.get_mut(&peer)
+        {
+            links.retain(|link| *link != id);
+            if links.is_empty() {
+                self.by_peer.remove(&peer);
+            }
+        }
+        self.events.push_back(Event::Closed { link: id, reason });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! When which link wants to be looked at again, and which may have something to send.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use super::LinkId;
+use crate::link::Time;
+
+/// The timers of all links, and the queue of those that may want to send.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    timers: BTreeSet<(Time, LinkId)>,
+    set: BTreeMap<LinkId, Time>,
+    ready: VecDeque<LinkId>,
+    queued: BTreeSet<LinkId>,
+}
+
+impl Schedule {
+    /// Sets or clears the one timer of `link`.
+    pub fn set(&mut self, link: LinkId, at: Option<Time>) {
+        if self.set.get(&link).copied() == at {
+            return;
+        }
+        if let Some(old) = self.set.remove(&link) {
+            self.timers.remove(&(old, link));
+        }
+        if let Some(at) = at {
+            self.timers.insert((at, link));
+            self.set.insert(link, at);
+        }
+    }
+
+    /// The earliest timer.
+    pub fn timeout(&self) -> Option<Time> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// The links whose time has come; their timers are cleared.
+    pub fn due(&mut self, now: Time) -> Vec<LinkId> {
+        let later = self
+            .timers
+            .split_off(&(now + Duration::from_micros(1), LinkId(0)));
+        let due = core::mem::replace(&mut self.timers, later);
+        due.into_iter()
+            .map(|(_, link)| {
+                self.set.remove(&link);
+                link
+            })
+            .collect()
+    }
+
+    /// `link` may have something to send.
+    pub fn wake(&mut self, link: LinkId) {
+        if self.queued.insert(link) {
+            self.ready.push_back(link);
+        }
+    }
+
+    /// The next link that may have something to send. One that had something goes to the end of the
+    /// queue again with [`Schedule::wake`], so that no link waits for another to finish.
+    pub fn next_ready(&mut self) -> Option<LinkId> {
+        let link = self.ready.pop_front()?;
+        self.queued.remove(&link);
+        Some(link)
+    }
+
+    /// The link is gone.
+    pub fn forget(&mut self, link: LinkId) {
+        self.set(link, None);
+        if self.queued.remove(&link) {
+            self.ready.retain(|ready| *ready != link);
+        }
+    }
+}

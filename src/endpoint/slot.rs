@@ -1,0 +1,143 @@
+//! One link's place in the endpoint: the link, the other side, and how far their handshake is.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{accepts::InitHash, dial::Dial};
+use crate::{
+    crypto::{PublicKey, Responder},
+    link::{Link, Time, earliest},
+    wire::{ConnectionId, HandshakeId, ResetToken},
+};
+
+/// How long an Accept waits for the answers to early data (HS-5).
+const ACCEPT_PATIENCE: Duration = Duration::from_millis(50);
+/// How long a link may take to show that the other side is where it says it is.
+pub const UNPROVEN_LIFETIME: Duration = Duration::from_mins(1);
+/// How long an initiator without any request to make goes on with a handshake.
+const DIAL_PATIENCE: Duration = Duration::from_mins(2);
+
+/// A handshake that the other side has begun, and that waits for its Accept to leave.
+#[derive(Debug)]
+pub(super) struct Accepting {
+    pub responder: Responder,
+    pub handshake: HandshakeId,
+    pub init: InitHash,
+    pub init_len: usize,
+    pub due: Time,
+    pub welcomed: bool,
+}
+
+impl Accepting {
+    pub fn new(
+        now: Time,
+        responder: Responder,
+        handshake: HandshakeId,
+        init: InitHash,
+        init_len: usize,
+    ) -> Self {
+        Self {
+            responder,
+            handshake,
+            init,
+            init_len,
+            due: now + ACCEPT_PATIENCE,
+            welcomed: false,
+        }
+    }
+}
+
+/// How far a link's handshake is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// This side will dial as soon as it may transmit.
+    Calling,
+    /// This side waits for the Accept.
+    Dialing(Box<Dial>),
+    /// This side owes the Accept.
+    Accepting(Box<Accepting>),
+    /// It is over, or was not needed.
+    Open,
+}
+
+/// Which side opened a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Initiator,
+    Responder,
+}
+
+/// One link's place.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub link: Link,
+    pub role: Role,
+    pub address: SocketAddr,
+    /// The other side's key; none on a plain link.
+    pub peer: Option<PublicKey>,
+    pub stage: Stage,
+    /// An initiator's: the id and the token that a Reset must carry.
+    pub remote: Option<ConnectionId>,
+    pub token: Option<ResetToken>,
+    pub opened: Time,
+    pub heard: Option<Time>,
+}
+
+impl Slot {
+    pub const fn new(
+        now: Time,
+        link: Link,
+        role: Role,
+        address: SocketAddr,
+        peer: Option<PublicKey>,
+        stage: Stage,
+    ) -> Self {
+        Self {
+            link,
+            role,
+            address,
+            peer,
+            stage,
+            remote: None,
+            token: None,
+            opened: now,
+            heard: None,
+        }
+    }
+
+    /// When the endpoint has to look at this link again.
+    pub fn timeout(&self, idle: Duration) -> Option<Time> {
+        let stage = match &self.stage {
+            Stage::Calling | Stage::Open => None,
+            Stage::Dialing(dial) => Some(dial.timeout()),
+            Stage::Accepting(accepting) => accepting.welcomed.then_some(accepting.due),
+        };
+        earliest(earliest(stage, self.link.poll_timeout()), self.end(idle))
+    }
+
+    /// When the link ends unless something comes.
+    fn end(&self, idle: Duration) -> Option<Time> {
+        match (self.role, &self.stage) {
+            (Role::Initiator, Stage::Open) => None,
+            (Role::Initiator, _) if self.link.is_waiting() => None,
+            (Role::Initiator, _) => Some(self.opened + DIAL_PATIENCE),
+            (Role::Responder, _) if !self.link.is_proven() => Some(self.opened + UNPROVEN_LIFETIME),
+            (Role::Responder, _) => Some(self.heard.unwrap_or(self.opened) + idle),
+        }
+    }
+
+    /// True when the link's time is over.
+    pub fn is_over(&self, now: Time, idle: Duration) -> bool {
+        self.end(idle).is_some_and(|end| end <= now)
+    }
+
+    /// True when the Accept can leave: the realm has said its welcome, and the answers to early
+    /// data are there or have taken too long.
+    pub fn accept_is_due(&self, now: Time) -> bool {
+        match &self.stage {
+            Stage::Accepting(accepting) => {
+                accepting.welcomed && (!self.link.is_working() || accepting.due <= now)
+            }
+            _ => false,
+        }
+    }
+}

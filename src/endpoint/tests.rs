@@ -1,0 +1,430 @@
+//! Two endpoints and a wire between them.
+
+use super::*;
+use crate::wire::ANSWER_BYTES_MAX;
+
+const RTT: Duration = Duration::from_millis(60);
+
+struct Pair {
+    now: Time,
+    client: Endpoint,
+    server: Endpoint,
+    realm: PublicKey,
+    /// Every datagram that was carried: from the client or not, and its bytes.
+    carried: Vec<(bool, Vec<u8>)>,
+    /// When the client last had a reply.
+    replied: Time,
+}
+
+fn client_address() -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 1000))
+}
+
+fn server_address() -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 2], 6377))
+}
+
+fn config(accept: Option<Protection>) -> Config {
+    Config {
+        accept,
+        hello: accept.is_some().then(|| "alpha".parse().unwrap()),
+        early_data: true,
+        max_datagram: 1200,
+        links_max: 100,
+        idle: Duration::from_hours(1),
+    }
+}
+
+fn realm_key() -> SecretKey {
+    SecretKey::from_bytes([2; 32])
+}
+
+fn server(protection: Protection) -> Endpoint {
+    Endpoint::new(config(Some(protection)), realm_key(), [4; 32])
+}
+
+impl Pair {
+    fn new(protection: Protection) -> Self {
+        let device = SecretKey::from_bytes([1; 32]);
+        Self {
+            now: Time(1_000_000),
+            client: Endpoint::new(config(None), device, [3; 32]),
+            server: server(protection),
+            realm: realm_key().public(),
+            carried: Vec::new(),
+            replied: Time(0),
+        }
+    }
+
+    fn connect(&mut self) -> LinkId {
+        self.client
+            .connect(self.now, server_address(), self.realm, Some(RTT))
+    }
+
+    fn ask(&mut self, link: LinkId, early: bool) -> u64 {
+        let deadline = self.now + Duration::from_secs(30);
+        self.client
+            .request(self.now, link, b"ask".to_vec(), deadline, early)
+            .unwrap()
+    }
+
+    /// Carries what both sides have to send, until there is nothing; `lose` says what is lost. Each
+    /// pass takes half a round trip. The server answers every request at once with `ok`.
+    fn settle(&mut self, mut lose: impl FnMut(usize) -> bool) -> Vec<Event> {
+        let mut told = vec![];
+        for _ in 0..20 {
+            let mut out = vec![];
+            let mut up = vec![];
+            while self.client.poll_transmit(self.now, &mut out).is_some() {
+                up.push(out.clone());
+            }
+            let mut down = vec![];
+            while self.server.poll_transmit(self.now, &mut out).is_some() {
+                down.push(out.clone());
+            }
+            if up.is_empty() && down.is_empty() {
+                break;
+            }
+            self.now = self.now + RTT / 2;
+            for (from_client, datagram) in up
+                .into_iter()
+                .map(|d| (true, d))
+                .chain(down.into_iter().map(|d| (false, d)))
+            {
+                let lost = lose(self.carried.len());
+                self.carried.push((from_client, datagram.clone()));
+                if lost {
+                    continue;
+                }
+                if from_client {
+                    self.server
+                        .handle_datagram(self.now, client_address(), &datagram);
+                } else {
+                    self.client
+                        .handle_datagram(self.now, server_address(), &datagram);
+                }
+            }
+            self.serve(&mut told);
+            while let Some(event) = self.client.poll_event() {
+                if matches!(event, Event::Reply { .. }) {
+                    self.replied = self.now;
+                }
+                told.push(event);
+            }
+        }
+        told
+    }
+
+    fn serve(&mut self, told: &mut Vec<Event>) {
+        while let Some(event) = self.server.poll_event() {
+            match &event {
+                Event::Incoming { link, .. } => {
+                    self.server
+                        .welcome(self.now, *link, true, OperationNumber(9));
+                }
+                Event::Request { link, number, .. } => {
+                    self.server.reply(self.now, *link, *number, b"ok".to_vec());
+                }
+                _ => {}
+            }
+            told.push(event);
+        }
+    }
+
+    /// Lets time pass up to the next timer of either side.
+    fn wait(&mut self) {
+        let next = earliest(self.client.poll_timeout(), self.server.poll_timeout());
+        self.now = next.unwrap().max(self.now);
+        self.client.handle_timeout(self.now);
+        self.server.handle_timeout(self.now);
+    }
+}
+
+fn replies(told: &[Event]) -> usize {
+    told.iter()
+        .filter(|event| matches!(event, Event::Reply { .. }))
+        .count()
+}
+
+fn requests(told: &[Event]) -> usize {
+    told.iter()
+        .filter(|event| matches!(event, Event::Request { .. }))
+        .count()
+}
+
+/// HS-5: a known device has its answer after one round trip, in two datagrams.
+#[test]
+fn early_data_is_answered_in_one_round_trip() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, true);
+    let told = pair.settle(|_| false);
+    assert_eq!((requests(&told), replies(&told)), (1, 1), "{told:?}");
+    assert_eq!(pair.carried.len(), 2);
+    assert!(
+        pair.carried[1].1.len() <= pair.carried[0].1.len(),
+        "WIRE-11"
+    );
+    // The open link goes on with two datagrams an exchange.
+    pair.ask(link, true);
+    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(pair.carried.len(), 4);
+}
+
+/// HS-7: what may not travel early takes a round trip more.
+#[test]
+fn what_may_not_travel_early_waits_for_the_keys() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, false);
+    let told = pair.settle(|_| false);
+    assert_eq!(replies(&told), 1);
+    assert_eq!(pair.carried.len(), 4);
+    assert!(
+        told.iter()
+            .any(|event| matches!(event, Event::Request { early: false, .. }))
+    );
+}
+
+/// HS-4: whatever is lost, the handshake ends and the command is done once.
+#[test]
+fn a_lost_handshake_packet_is_made_good() {
+    for lost in [&[0][..], &[1], &[0, 1, 2], &[1, 3, 5]] {
+        let mut pair = Pair::new(Protection::Sealed);
+        let link = pair.connect();
+        pair.ask(link, true);
+        let mut told = vec![];
+        for _ in 0..30 {
+            told.extend(pair.settle(|at| lost.contains(&at)));
+            if replies(&told) > 0 {
+                break;
+            }
+            pair.wait();
+        }
+        assert_eq!((requests(&told), replies(&told)), (1, 1), "{lost:?}");
+        let init = &pair.carried[0].1;
+        let repeats = pair
+            .carried
+            .iter()
+            .filter(|(up, d)| *up && d == init)
+            .count();
+        assert!(repeats >= 2, "the Init is repeated byte for byte");
+    }
+}
+
+/// HS-8: a restarted realm is noticed in one round trip, and the command goes through in the next.
+#[test]
+fn a_restarted_server_is_noticed_in_one_round_trip() {
+    for protection in [Protection::Sealed, Protection::Plain] {
+        let mut pair = Pair::new(protection);
+        let link = match protection {
+            Protection::Sealed => pair.connect(),
+            Protection::Plain => pair
+                .client
+                .connect_plain(pair.now, server_address(), Some(RTT)),
+        };
+        pair.ask(link, true);
+        assert_eq!(replies(&pair.settle(|_| false)), 1);
+        pair.server = server(protection);
+        pair.carried.clear();
+        let before = pair.now;
+        pair.ask(link, true);
+        let told = pair.settle(|_| false);
+        assert_eq!(
+            (requests(&told), replies(&told)),
+            (1, 1),
+            "{protection:?}: {told:?}"
+        );
+        assert_eq!(pair.replied - before, RTT * 2, "{protection:?}");
+    }
+}
+
+/// HS-8: nobody else can end a link.
+#[test]
+fn a_forged_reset_does_nothing() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, true);
+    pair.settle(|_| false);
+    let remote = pair.client.slots[&link].remote.unwrap();
+    let mut forged = vec![];
+    Packet::emit_reset(remote, &[7; 16], &mut forged);
+    pair.client
+        .handle_datagram(pair.now, server_address(), &forged);
+    pair.carried.clear();
+    pair.ask(link, true);
+    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(pair.carried.len(), 2, "the link is still open");
+}
+
+/// HS-4: the whole of a conversation, sent again by someone else, starts nothing on the live link
+/// and repeats no request.
+#[test]
+fn replayed_packets_have_no_effect() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    for _ in 0..3 {
+        pair.ask(link, true);
+        pair.settle(|_| false);
+    }
+    let recorded = pair.carried.clone();
+    let stranger = SocketAddr::from(([10, 9, 9, 9], 1));
+    for from in [client_address(), stranger] {
+        for (up, datagram) in &recorded {
+            if *up {
+                pair.server.handle_datagram(pair.now, from, datagram);
+            }
+        }
+    }
+    let mut told = vec![];
+    pair.serve(&mut told);
+    assert_eq!(requests(&told), 0, "{told:?}");
+    assert_eq!(pair.server.links(), 1);
+}
+
+/// HS-3: who does not know the realm's key meets silence.
+#[test]
+fn a_wrong_mac_is_met_with_silence() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.realm = SecretKey::from_bytes([77; 32]).public();
+    let link = pair.connect();
+    pair.ask(link, true);
+    assert!(pair.settle(|_| false).is_empty());
+    assert_eq!(pair.carried.len(), 1);
+    assert_eq!(pair.server.links(), 0);
+}
+
+/// LINK-11: a plain link works from the first packet on, and never sends an unproven address more
+/// than it brought.
+#[test]
+fn a_plain_link_opens_with_its_first_packet() {
+    let mut pair = Pair::new(Protection::Plain);
+    let link = pair.client.connect_plain(pair.now, server_address(), None);
+    pair.ask(link, true);
+    let told = pair.settle(|_| false);
+    assert_eq!((requests(&told), replies(&told)), (1, 1), "{told:?}");
+    assert!(pair.carried[1].1.len() <= pair.carried[0].1.len());
+    let opened = told
+        .iter()
+        .filter(|event| matches!(event, Event::Opened { .. }))
+        .count();
+    assert_eq!(opened, 1);
+}
+
+/// A listener is one or the other, never both.
+#[test]
+fn a_sealed_listener_takes_no_plain_packets_and_a_plain_one_no_handshakes() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.client.connect_plain(pair.now, server_address(), None);
+    pair.ask(link, true);
+    pair.settle(|_| false);
+    assert_eq!(pair.server.links(), 0);
+    let mut pair = Pair::new(Protection::Plain);
+    let link = pair.connect();
+    pair.ask(link, true);
+    pair.settle(|_| false);
+    assert_eq!(pair.server.links(), 0);
+}
+
+/// HS-6
+#[test]
+fn a_realm_says_who_it_is_in_no_more_bytes_than_the_question() {
+    let mut pair = Pair::new(Protection::Sealed);
+    assert!(pair.client.ask_hello(pair.now, server_address()));
+    // The first question is lost and asked again.
+    assert!(pair.settle(|at| at == 0).is_empty());
+    pair.wait();
+    let told = pair.settle(|_| false);
+    let [Event::Hello { reply, .. }] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!(reply.key, pair.realm.0);
+    assert!(
+        pair.carried
+            .iter()
+            .all(|(_, datagram)| datagram.len() <= ANSWER_BYTES_MAX)
+    );
+    pair.server.config.hello = None;
+    pair.client.ask_hello(pair.now, server_address());
+    assert!(pair.settle(|_| false).is_empty());
+}
+
+/// HS-5: an answer that is larger than what was brought waits until the address is proven, which it
+/// is at once.
+#[test]
+fn a_large_answer_to_early_data_follows_the_accept() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, true);
+    let before = pair.now;
+    let mut out = vec![];
+    pair.client.poll_transmit(pair.now, &mut out);
+    pair.server
+        .handle_datagram(pair.now, client_address(), &out);
+    while let Some(event) = pair.server.poll_event() {
+        match event {
+            Event::Incoming { link, .. } => {
+                pair.server
+                    .welcome(pair.now, link, true, OperationNumber(0));
+            }
+            Event::Request { link, number, .. } => {
+                pair.server.reply(pair.now, link, number, vec![0; 900]);
+            }
+            _ => {}
+        }
+    }
+    let told = pair.settle(|_| false);
+    assert_eq!(replies(&told), 1, "{told:?}");
+    assert!(pair.now - before <= RTT * 2);
+    assert_eq!(pair.carried.len(), 3, "Accept, confirmation, answer");
+}
+
+/// A link that never proved its address does not stay, and one device does not hold many.
+#[test]
+fn memory_has_an_end() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, true);
+    pair.settle(|_| false);
+    assert_eq!(pair.server.links(), 1);
+    pair.now = pair.now + UNPROVEN_LIFETIME;
+    pair.server.handle_timeout(pair.now);
+    assert_eq!(
+        pair.server.links(),
+        0,
+        "its initiator has sent nothing but its Init"
+    );
+    for _ in 0..LINKS_PER_KEY_MAX + 5 {
+        let link = pair.connect();
+        pair.ask(link, false);
+        assert_eq!(replies(&pair.settle(|_| false)), 1);
+    }
+    assert_eq!(pair.server.links(), LINKS_PER_KEY_MAX);
+    pair.now = pair.now + Duration::from_hours(2);
+    pair.server.handle_timeout(pair.now);
+    assert_eq!(pair.server.links(), 0);
+    assert_eq!(
+        pair.server.by_peer.len() + pair.server.accepts.timeout().iter().count(),
+        0
+    );
+}
+
+/// A server that shuts down says so; a client with something to ask goes on asking.
+#[test]
+fn closing_tells_the_other_side_and_a_request_outlives_it() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, false);
+    pair.settle(|_| false);
+    pair.ask(link, false);
+    pair.server.close_all(pair.now);
+    let told = pair.settle(|at| at == 4);
+    assert!(pair.server.slots.is_empty(), "{told:?}");
+    pair.server = server(Protection::Sealed);
+    let mut told = vec![];
+    while replies(&told) == 0 {
+        pair.wait();
+        told.extend(pair.settle(|_| false));
+    }
+    assert_eq!((requests(&told), replies(&told)), (1, 1), "{told:?}");
+}
