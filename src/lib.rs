@@ -21,4 +21,6 @@ pub mod crypto;
 #[cfg(feature = "std")]
 pub mod endpoint;
 pub mod link;
+#[cfg(feature = "server")]
+pub mod store;
 pub mod wire;

@@ -1,0 +1,66 @@
+//! What is to be written together, and what it relies on.
+
+use super::{Key, Log, Position, Version};
+
+/// How a key must stand for a batch to take effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// There is no value.
+    Absent,
+    /// The value is still this one.
+    At(Version),
+}
+
+/// One change of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Put(Key, Vec<u8>),
+    Delete(Key),
+    Append(Log, Vec<u8>),
+    /// Removes the log's entries below a position.
+    Trim(Log, Position),
+}
+
+/// A list of expectations and changes that take effect together or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    pub(crate) expectations: Vec<(Key, Expected)>,
+    pub(crate) changes: Vec<Change>,
+}
+
+impl Batch {
+    /// A batch without content.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The batch takes effect only if `key` stands as `expected`.
+    pub fn expect(&mut self, key: Key, expected: Expected) -> &mut Self {
+        self.expectations.push((key, expected));
+        self
+    }
+
+    /// Writes `value` under `key`.
+    pub fn put(&mut self, key: Key, value: Vec<u8>) -> &mut Self {
+        self.changes.push(Change::Put(key, value));
+        self
+    }
+
+    /// Removes `key`, if it is there.
+    pub fn delete(&mut self, key: Key) -> &mut Self {
+        self.changes.push(Change::Delete(key));
+        self
+    }
+
+    /// Adds `entry` at the end of `log`. Its position comes with the commit.
+    pub fn append(&mut self, log: Log, entry: Vec<u8>) -> &mut Self {
+        self.changes.push(Change::Append(log, entry));
+        self
+    }
+
+    /// Removes the entries of `log` below `position`. Positions are never given out again.
+    pub fn trim(&mut self, log: Log, position: Position) -> &mut Self {
+        self.changes.push(Change::Trim(log, position));
+        self
+    }
+}

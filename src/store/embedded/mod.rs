@@ -1,0 +1,224 @@
+//! The embedded engine: `fjall`, an LSM tree in one directory, nothing to set up.
+//!
+//! One thread writes ([`writer`]): it takes all batches that wait, applies them in order, syncs once
+//! and answers them all. Reading goes on beside it, and sees nothing that is not on the disk yet.
+
+mod layout;
+mod writer;
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use tokio::sync::{mpsc, oneshot};
+use writer::{Job, Writer};
+
+use super::{
+    Batch, CommitError, Committed, Key, Log, Page, PageLimit, Position, Prefix, Store, StoreError,
+    Subscribers, Subscription, Versioned,
+};
+
+/// Batches that may wait for the writer; whoever comes then waits to be let in.
+const QUEUE_MAX: usize = 1024;
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory cannot be used.
+    #[error("cannot use the store directory {}: {source}", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// Another process has it open.
+    #[error("another merpati serves from the directory {}; stop it first, or give --data another directory", .0.display())]
+    Locked(PathBuf),
+    /// A newer release wrote it.
+    #[error("the store in {} was written by a newer merpati (format {found}, this one knows {}); use that release", path.display(), layout::FORMAT)]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// The format number found.
+        found: u32,
+    },
+    /// The engine refused it.
+    #[error("the store in {} cannot be opened: {reason}; restore it from a backup", path.display())]
+    Engine {
+        /// The directory.
+        path: PathBuf,
+        /// What the engine said.
+        reason: String,
+    },
+}
+
+impl From<fjall::Error> for StoreError {
+    fn from(error: fjall::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// A store in a directory of this machine.
+pub struct Embedded {
+    // Dropped first to last: the queue's end lets the writer finish.
+    queue: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+    data: Keyspace,
+    subscribers: Arc<Subscribers>,
+    _lock: File,
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded").finish_non_exhaustive()
+    }
+}
+
+impl Embedded {
+    /// Opens the store in `directory`, which is made if it is missing.
+    pub fn open(directory: &Path) -> Result<Self, OpenError> {
+        let io = |source| OpenError::Io {
+            path: directory.into(),
+            source,
+        };
+        let engine = |error: fjall::Error| OpenError::Engine {
+            path: directory.into(),
+            reason: error.to_string(),
+        };
+        fs::create_dir_all(directory).map_err(io)?;
+        let lock = File::create(directory.join("merpati.lock")).map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(directory.into())),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
+        let database = Database::builder(directory.join("store"))
+            .open()
+            .map_err(engine)?;
+        let data = database
+            .keyspace("data", KeyspaceCreateOptions::default)
+            .map_err(engine)?;
+        check_format(directory, &database, &data)?;
+        let subscribers = Arc::<Subscribers>::default();
+        let (queue, jobs) = mpsc::channel(QUEUE_MAX);
+        let writer = Writer::new(database, data.clone(), Arc::clone(&subscribers), directory)
+            .map_err(engine)?;
+        let writer = thread::Builder::new()
+            .name("store writer".into())
+            .spawn(move || writer.run(jobs))
+            .map_err(io)?;
+        Ok(Self {
+            queue: Some(queue),
+            writer: Some(writer),
+            data,
+            subscribers,
+            _lock: lock,
+        })
+    }
+}
+
+/// Refuses a store that a newer release wrote; marks a new one.
+fn check_format(directory: &Path, database: &Database, data: &Keyspace) -> Result<(), OpenError> {
+    let engine = |error: fjall::Error| OpenError::Engine {
+        path: directory.into(),
+        reason: error.to_string(),
+    };
+    match data.get(layout::FORMAT_KEY).map_err(engine)? {
+        Some(stored) => {
+            let found = u32::from_be_bytes(stored.first_chunk().copied().unwrap_or([0xff; 4]));
+            if found > layout::FORMAT {
+                return Err(OpenError::Newer {
+                    path: directory.into(),
+                    found,
+                });
+            }
+        }
+        None => {
+            let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
+            batch.insert(data, layout::FORMAT_KEY, layout::FORMAT.to_be_bytes());
+            batch.commit().map_err(engine)?;
+        }
+    }
+    Ok(())
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has already failed every commit; there is nothing left to do.
+            let _ = writer.join();
+        }
+    }
+}
+
+// Reads are done where they are asked for: most find their block in memory, and the others take less
+// time than handing them to another thread and back.
+impl Store for Embedded {
+    async fn get(&self, key: &Key) -> Result<Option<Versioned>, StoreError> {
+        let stored = self.data.get(layout::key(key))?;
+        Ok(stored.and_then(|stored| layout::parse_value(&stored)))
+    }
+
+    async fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Versioned)>, StoreError> {
+        let prefix = layout::prefix(prefix);
+        let from = after.map_or_else(
+            || prefix.clone(),
+            |after| [&layout::key(after)[..], &[0]].concat(),
+        );
+        let mut found = Vec::new();
+        for guard in self.data.range(from..).take(limit) {
+            let (key, stored) = guard.into_inner()?;
+            if !key.starts_with(&prefix) {
+                break;
+            }
+            if let Some(value) = layout::parse_value(&stored) {
+                found.push((layout::parse_key(&key), value));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn read(&self, log: &Log, after: Position, limit: PageLimit) -> Result<Page, StoreError> {
+        let mut page = Page::default();
+        let mut bytes = 0;
+        let from = layout::entry(log, Position(after.0.saturating_add(1)));
+        let to = layout::entry(log, Position(u64::MAX));
+        for guard in self.data.range(from..=to) {
+            if page.entries.len() >= limit.entries || bytes >= limit.bytes {
+                page.more = true;
+                break;
+            }
+            let (key, entry) = guard.into_inner()?;
+            bytes += entry.len();
+            page.entries
+                .push((layout::parse_entry_position(&key), entry.to_vec()));
+        }
+        Ok(page)
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
+        let (answer, answered) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
+        queue
+            .send(Job { batch, answer })
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    fn subscribe(&self, log: &Log) -> Subscription {
+        self.subscribers.subscribe(log)
+    }
+}

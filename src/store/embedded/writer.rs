@@ -1,0 +1,258 @@
+//! The one thread that writes. Group commit: whatever waits when it looks goes to the disk together,
+//! so an idle store commits at once, and a busy disk is asked once for many.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    super::{
+        Batch, Change, CommitError, Committed, Expected, Key, Log, NAME_BYTES_MAX, Position,
+        StoreError, Subscribers, Version,
+    },
+    layout,
+};
+
+/// Batches that share one sync.
+const GROUP_MAX: usize = 512;
+/// Logs whose end is remembered, so that appending needs no look-up.
+const ENDS_MAX: usize = 65_536;
+/// Entries that one batch trims; the rest of a longer trim goes when the log is trimmed next.
+const TRIM_MAX: usize = 10_000;
+/// Room on the disk that is left alone: the engine needs it to tidy up, and so does the operator.
+const RESERVE_BYTES: u64 = 32 << 20;
+/// How long a look at the free room holds.
+const ROOM_LIFETIME: Duration = Duration::from_secs(1);
+
+/// A batch on its way to the disk.
+#[derive(Debug)]
+pub struct Job {
+    pub batch: Batch,
+    pub answer: oneshot::Sender<Result<Committed, CommitError>>,
+}
+
+/// The writer's state.
+pub struct Writer {
+    database: Database,
+    data: Keyspace,
+    subscribers: Arc<Subscribers>,
+    version: u64,
+    ends: HashMap<Log, u64>,
+    directory: PathBuf,
+    has_room: (Instant, bool),
+}
+
+/// The changes of one group, and what they make of the keys they touch.
+struct Group {
+    writes: OwnedWriteBatch,
+    versions: HashMap<Key, Option<Version>>,
+    grown: Vec<Log>,
+}
+
+impl Writer {
+    pub fn new(
+        database: Database,
+        data: Keyspace,
+        subscribers: Arc<Subscribers>,
+        directory: &Path,
+    ) -> fjall::Result<Self> {
+        let version = data
+            .get(layout::VERSION_KEY)?
+            .map_or(0, |stored| layout::number(&stored));
+        Ok(Self {
+            database,
+            data,
+            subscribers,
+            version,
+            ends: HashMap::new(),
+            has_room: (Instant::now(), has_room(directory)),
+            directory: directory.into(),
+        })
+    }
+
+    /// Writes until nobody is left who could ask.
+    pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut group = Vec::with_capacity(GROUP_MAX);
+        while jobs.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
+            self.commit_group(&mut group);
+        }
+    }
+
+    fn commit_group(&mut self, jobs: &mut Vec<Job>) {
+        let mut group = Group {
+            writes: self
+                .database
+                .batch()
+                // Synced before it is visible: what is read is on the disk.
+                .durability(Some(PersistMode::SyncData)),
+            versions: HashMap::new(),
+            grown: Vec::new(),
+        };
+        let has_room = self.has_room();
+        let mut answers = Vec::with_capacity(jobs.len());
+        let mut failed = None;
+        for Job { batch, answer } in jobs.drain(..) {
+            let decided = if has_room {
+                self.apply(batch, &mut group)
+            } else {
+                Err(CommitError::Full)
+            };
+            // A batch that failed half-way must not reach the disk, and with it none of its group.
+            if let Err(CommitError::Store(error)) = &decided {
+                failed = Some(error.clone());
+            }
+            answers.push((answer, decided));
+        }
+        if failed.is_none() {
+            failed = self.write(group.writes).err();
+        }
+        if failed.is_some() {
+            // What was remembered may not have happened.
+            self.ends.clear();
+        }
+        for (answer, decided) in answers {
+            let outcome = match (&failed, decided) {
+                (Some(error), Ok(_)) => Err(error.clone().into()),
+                (_, decided) => decided,
+            };
+            // Whoever asked may be gone; the effect stands all the same.
+            let _ = answer.send(outcome);
+        }
+        for log in &group.grown {
+            self.subscribers.notify(log);
+        }
+    }
+
+    fn write(&self, mut writes: OwnedWriteBatch) -> Result<(), StoreError> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        writes.insert(&self.data, layout::VERSION_KEY, self.version.to_be_bytes());
+        Ok(writes.commit()?)
+    }
+
+    /// Checks one batch against the disk and the group so far, and adds its changes to the group.
+    fn apply(&mut self, batch: Batch, group: &mut Group) -> Result<Committed, CommitError> {
+        let names_fit = batch.changes.iter().all(|change| match change {
+            Change::Put(Key(name), _) | Change::Delete(Key(name)) => name.len() <= NAME_BYTES_MAX,
+            Change::Append(Log(name), _) | Change::Trim(Log(name), _) => {
+                name.len() <= NAME_BYTES_MAX
+            }
+        });
+        if !names_fit {
+            let reason = format!("a key or log name is longer than {NAME_BYTES_MAX} bytes");
+            return Err(CommitError::Refused(reason));
+        }
+        for (key, expected) in batch.expectations {
+            let found = self.version_of(&key, group)?;
+            let holds = match expected {
+                Expected::Absent => found.is_none(),
+                Expected::At(version) => found == Some(version),
+            };
+            if !holds {
+                return Err(CommitError::Conflict);
+            }
+        }
+        self.version += 1;
+        let version = Version(self.version);
+        let mut positions = Vec::new();
+        for change in batch.changes {
+            match change {
+                Change::Put(key, value) => {
+                    let stored = layout::value(version, &value);
+                    group.writes.insert(&self.data, layout::key(&key), stored);
+                    group.versions.insert(key, Some(version));
+                }
+                Change::Delete(key) => {
+                    group.writes.remove(&self.data, layout::key(&key));
+                    group.versions.insert(key, None);
+                }
+                Change::Append(log, entry) => {
+                    let position = Position(self.end_of(&log)? + 1);
+                    group
+                        .writes
+                        .insert(&self.data, layout::entry(&log, position), entry);
+                    self.ends.insert(log.clone(), position.0);
+                    positions.push(position);
+                    group.grown.push(log);
+                }
+                Change::Trim(log, below) => self.trim(&log, below, group)?,
+            }
+        }
+        Ok(Committed { version, positions })
+    }
+
+    fn version_of(&self, key: &Key, group: &Group) -> Result<Option<Version>, StoreError> {
+        if let Some(version) = group.versions.get(key) {
+            return Ok(*version);
+        }
+        let stored = self.data.get(layout::key(key))?;
+        Ok(stored
+            .and_then(|stored| layout::parse_value(&stored))
+            .map(|value| value.version))
+    }
+
+    /// The last position given out in `log`; 0 when there was none.
+    fn end_of(&mut self, log: &Log) -> Result<u64, StoreError> {
+        if let Some(end) = self.ends.get(log) {
+            return Ok(*end);
+        }
+        let last = match self.data.prefix(layout::log(log)).next_back() {
+            Some(guard) => layout::parse_entry_position(&guard.key()?).0,
+            None => 0,
+        };
+        // A log that was trimmed to nothing goes on where it was.
+        let trimmed = self
+            .data
+            .get(layout::trimmed(log))?
+            .map_or(0, |stored| layout::number(&stored).saturating_sub(1));
+        if self.ends.len() >= ENDS_MAX {
+            self.ends.clear();
+        }
+        let end = last.max(trimmed);
+        self.ends.insert(log.clone(), end);
+        Ok(end)
+    }
+
+    fn trim(&mut self, log: &Log, below: Position, group: &mut Group) -> Result<(), StoreError> {
+        let below = Position(below.0.min(self.end_of(log)? + 1));
+        let from = layout::entry(log, Position(0));
+        for guard in self
+            .data
+            .range(from..layout::entry(log, below))
+            .take(TRIM_MAX)
+        {
+            group.writes.remove(&self.data, guard.key()?);
+        }
+        group
+            .writes
+            .insert(&self.data, layout::trimmed(log), below.0.to_be_bytes());
+        Ok(())
+    }
+
+    fn has_room(&mut self) -> bool {
+        let (looked, _) = self.has_room;
+        if looked.elapsed() >= ROOM_LIFETIME {
+            self.has_room = (Instant::now(), has_room(&self.directory));
+        }
+        self.has_room.1
+    }
+}
+
+/// True unless the disk says that it has too little room left.
+#[cfg(unix)]
+fn has_room(directory: &Path) -> bool {
+    rustix::fs::statvfs(directory)
+        .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= RESERVE_BYTES)
+}
+
+#[cfg(not(unix))]
+fn has_room(_: &Path) -> bool {
+    true
+}

@@ -1,0 +1,133 @@
+//! What a realm must not forget: one narrow interface, and its engines.
+//!
+//! A store holds keys with values, and logs of entries at increasing positions. All writing goes
+//! through [`Store::commit`]: a batch takes effect as a whole or not at all, and only while what its
+//! author relied on still holds (optimistic concurrency; there are no locks). Knows nothing of chat.
+//!
+//! Engines: [`Embedded`], in one directory of this machine. Every engine passes `tests/store.rs`.
+
+mod batch;
+#[cfg(feature = "embedded")]
+mod embedded;
+mod subscribe;
+
+use std::future::Future;
+
+pub(crate) use batch::Change;
+pub use batch::{Batch, Expected};
+#[cfg(feature = "embedded")]
+pub use embedded::{Embedded, OpenError};
+pub use subscribe::{Subscribers, Subscription};
+
+pub use crate::wire::Position;
+
+/// The longest key, prefix or log name, in bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Names a value. At most [`NAME_BYTES_MAX`] bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub Vec<u8>);
+
+/// What the keys of one kind begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix(pub Vec<u8>);
+
+/// Names a log. At most [`NAME_BYTES_MAX`] bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Log(pub Vec<u8>);
+
+/// Tells one value of a key from those before and after it: each commit has a higher one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(pub u64);
+
+/// A value, and which one of its key's values it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    /// To be named in [`Batch::expect`].
+    pub version: Version,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+/// How much of a log to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLimit {
+    /// At most so many entries.
+    pub entries: usize,
+    /// No further entry once so many bytes are read. The first entry comes whole, whatever its size.
+    pub bytes: usize,
+}
+
+/// A piece of a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The entries and their positions, oldest first.
+    pub entries: Vec<(Position, Vec<u8>)>,
+    /// Others follow.
+    pub more: bool,
+}
+
+/// What a commit has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The version of every key that the batch put.
+    pub version: Version,
+    /// Where the entries that the batch appended stand, in the order of the batch.
+    pub positions: Vec<Position>,
+}
+
+/// The engine failed. Whatever was being written is not acknowledged.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk or the engine reported an error; the operator has to look.
+    #[error("the store failed: {0}")]
+    Failed(String),
+    /// The store is being closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Why a batch had no effect.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// An expectation no longer holds: read again, decide again.
+    #[error("what the batch relied on has changed")]
+    Conflict,
+    /// There is too little room on the disk. Reading goes on, and writing as soon as there is room.
+    #[error("the disk is full")]
+    Full,
+    /// A key or a log's name is longer than [`NAME_BYTES_MAX`].
+    #[error("the batch cannot be written: {0}")]
+    Refused(String),
+    /// The engine failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A durable, ordered store. Everything a realm must not forget goes through it.
+pub trait Store: Send + Sync + 'static {
+    /// The value under `key` and its version.
+    fn get(&self, key: &Key) -> impl Future<Output = Result<Option<Versioned>, StoreError>> + Send;
+
+    /// Keys under a prefix with their values, in order, those after `after`, at most `limit`.
+    fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<(Key, Versioned)>, StoreError>> + Send;
+
+    /// Entries of `log` after `position`, oldest first.
+    fn read(
+        &self,
+        log: &Log,
+        after: Position,
+        limit: PageLimit,
+    ) -> impl Future<Output = Result<Page, StoreError>> + Send;
+
+    /// All of it or nothing, durable when it returns.
+    fn commit(&self, batch: Batch) -> impl Future<Output = Result<Committed, CommitError>> + Send;
+
+    /// Wakes when `log` has grown.
+    fn subscribe(&self, log: &Log) -> Subscription;
+}

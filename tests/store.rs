@@ -1,0 +1,436 @@
+//! The suite that every store engine must pass: each promise of the `Store` trait, conflicts and
+//! restarts included. Written against the trait; an engine joins by implementing [`Engine`].
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use merpati::store::{
+    Batch, CommitError, Embedded, Expected, Key, Log, OpenError, PageLimit, Position, Prefix,
+    Store, Version,
+};
+use proptest::{prelude::*, test_runner::TestRunner};
+
+/// A place where an engine keeps a store, to be opened again and again.
+trait Engine {
+    type Store: Store;
+    fn open(&self) -> Self::Store;
+}
+
+struct EmbeddedDirectory(tempfile::TempDir);
+
+impl Engine for EmbeddedDirectory {
+    type Store = Embedded;
+
+    fn open(&self) -> Embedded {
+        Embedded::open(self.0.path()).unwrap()
+    }
+}
+
+fn embedded() -> EmbeddedDirectory {
+    EmbeddedDirectory(tempfile::tempdir().unwrap())
+}
+
+fn key(name: &str) -> Key {
+    Key(name.as_bytes().to_vec())
+}
+
+fn log(name: &str) -> Log {
+    Log(name.as_bytes().to_vec())
+}
+
+const ALL: PageLimit = PageLimit {
+    entries: usize::MAX,
+    bytes: usize::MAX,
+};
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+async fn values(store: &impl Store, log_name: &str) -> Vec<(u64, String)> {
+    let page = store.read(&log(log_name), Position(0), ALL).await.unwrap();
+    page.entries
+        .into_iter()
+        .map(|(position, entry)| (position.0, String::from_utf8(entry).unwrap()))
+        .collect()
+}
+
+macro_rules! suite {
+    ($($name:ident)*) => { $(
+        #[test]
+        fn $name() {
+            block_on(suite::$name(&embedded()));
+        }
+    )* };
+}
+
+suite! {
+    what_is_put_is_found_with_a_rising_version
+    a_batch_takes_effect_whole_or_not_at_all
+    an_expectation_that_no_longer_holds_is_a_conflict
+    of_many_who_rely_on_the_same_value_one_wins
+    keys_are_listed_in_order_and_by_prefix
+    a_log_gives_positions_without_gaps
+    pages_end_where_they_are_told_to
+    a_trimmed_log_never_gives_a_position_out_again
+    everything_survives_a_restart
+    a_subscriber_wakes_when_its_log_has_grown
+    names_that_are_too_long_are_refused
+}
+
+mod suite {
+    use super::*;
+
+    pub async fn what_is_put_is_found_with_a_rising_version(engine: &impl Engine) {
+        let store = engine.open();
+        assert_eq!(store.get(&key("a")).await.unwrap(), None);
+        let mut last = Version(0);
+        for value in ["one", "two", ""] {
+            let mut batch = Batch::new();
+            batch.put(key("a"), value.into());
+            let committed = store.commit(batch).await.unwrap();
+            let found = store.get(&key("a")).await.unwrap().unwrap();
+            assert_eq!(found.value, value.as_bytes());
+            assert_eq!(found.version, committed.version);
+            assert!(found.version > last);
+            last = found.version;
+        }
+        let mut batch = Batch::new();
+        batch.delete(key("a")).delete(key("never there"));
+        store.commit(batch).await.unwrap();
+        assert_eq!(store.get(&key("a")).await.unwrap(), None);
+    }
+
+    pub async fn a_batch_takes_effect_whole_or_not_at_all(engine: &impl Engine) {
+        let store = engine.open();
+        let mut batch = Batch::new();
+        batch
+            .expect(key("absent"), Expected::Absent)
+            .put(key("a"), b"1".to_vec())
+            .put(key("b"), b"1".to_vec())
+            .append(log("l"), b"x".to_vec());
+        store.commit(batch).await.unwrap();
+        let mut batch = Batch::new();
+        batch
+            .put(key("a"), b"2".to_vec())
+            .append(log("l"), b"y".to_vec())
+            .delete(key("b"))
+            .expect(key("b"), Expected::Absent);
+        assert!(matches!(
+            store.commit(batch).await,
+            Err(CommitError::Conflict)
+        ));
+        assert_eq!(store.get(&key("a")).await.unwrap().unwrap().value, b"1");
+        assert!(store.get(&key("b")).await.unwrap().is_some());
+        assert_eq!(values(&store, "l").await, [(1, "x".into())]);
+    }
+
+    pub async fn an_expectation_that_no_longer_holds_is_a_conflict(engine: &impl Engine) {
+        let store = engine.open();
+        let put = |expected: Expected| {
+            let mut batch = Batch::new();
+            batch
+                .expect(key("a"), expected)
+                .put(key("a"), b"x".to_vec());
+            store.commit(batch)
+        };
+        assert!(matches!(
+            put(Expected::At(Version(1))).await,
+            Err(CommitError::Conflict)
+        ));
+        let first = put(Expected::Absent).await.unwrap().version;
+        assert!(matches!(
+            put(Expected::Absent).await,
+            Err(CommitError::Conflict)
+        ));
+        let second = put(Expected::At(first)).await.unwrap().version;
+        assert!(matches!(
+            put(Expected::At(first)).await,
+            Err(CommitError::Conflict)
+        ));
+        put(Expected::At(second)).await.unwrap();
+    }
+
+    pub async fn of_many_who_rely_on_the_same_value_one_wins(engine: &impl Engine) {
+        let store = Arc::new(engine.open());
+        let mut batch = Batch::new();
+        batch.put(key("count"), 0u64.to_be_bytes().to_vec());
+        store.commit(batch).await.unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let store = Arc::clone(&store);
+            tasks.spawn(async move {
+                let mut conflicts = 0;
+                for _ in 0..20 {
+                    loop {
+                        let found = store.get(&key("count")).await.unwrap().unwrap();
+                        let count = u64::from_be_bytes(found.value.try_into().unwrap());
+                        let mut batch = Batch::new();
+                        batch
+                            .expect(key("count"), Expected::At(found.version))
+                            .put(key("count"), (count + 1).to_be_bytes().to_vec());
+                        match store.commit(batch).await {
+                            Ok(_) => break,
+                            Err(CommitError::Conflict) => conflicts += 1,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                }
+                conflicts
+            });
+        }
+        let conflicts: u32 = tasks.join_all().await.into_iter().sum();
+        let found = store.get(&key("count")).await.unwrap().unwrap();
+        assert_eq!(found.value, 320u64.to_be_bytes());
+        assert!(conflicts > 0, "they did meet");
+    }
+
+    pub async fn keys_are_listed_in_order_and_by_prefix(engine: &impl Engine) {
+        let store = engine.open();
+        let mut batch = Batch::new();
+        for name in ["b/2", "a/1", "b/1", "b/10", "c/1", "b"] {
+            batch.put(key(name), name.into());
+        }
+        store.commit(batch).await.unwrap();
+        let list = async |prefix: &str, after: Option<&str>, limit| {
+            let prefix = Prefix(prefix.as_bytes().to_vec());
+            let found = store
+                .list(&prefix, after.map(key).as_ref(), limit)
+                .await
+                .unwrap();
+            found
+                .into_iter()
+                .map(|(key, _)| String::from_utf8(key.0).unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(list("b/", None, 9).await, ["b/1", "b/10", "b/2"]);
+        assert_eq!(list("b/", None, 2).await, ["b/1", "b/10"]);
+        assert_eq!(list("b/", Some("b/10"), 9).await, ["b/2"]);
+        assert_eq!(list("b", None, 9).await, ["b", "b/1", "b/10", "b/2"]);
+        assert!(list("d", None, 9).await.is_empty());
+        assert!(list("b/", Some("b/2"), 9).await.is_empty());
+    }
+
+    pub async fn a_log_gives_positions_without_gaps(engine: &impl Engine) {
+        let store = engine.open();
+        // One log's name begins with the other's: they must not mix.
+        for (name, entry, position) in [
+            ("l", "a", 1),
+            ("la", "b", 1),
+            ("l", "c", 2),
+            ("la", "d", 2),
+            ("l", "e", 3),
+        ] {
+            let mut batch = Batch::new();
+            batch.append(log(name), entry.into());
+            assert_eq!(
+                store.commit(batch).await.unwrap().positions,
+                [Position(position)]
+            );
+        }
+        let mut batch = Batch::new();
+        batch
+            .append(log("l"), b"f".to_vec())
+            .append(log("l"), b"g".to_vec());
+        assert_eq!(
+            store.commit(batch).await.unwrap().positions,
+            [Position(4), Position(5)]
+        );
+        let got: Vec<_> = values(&store, "l")
+            .await
+            .into_iter()
+            .map(|(_, e)| e)
+            .collect();
+        assert_eq!(got.concat(), "acefg");
+        assert!(values(&store, "m").await.is_empty());
+    }
+
+    pub async fn pages_end_where_they_are_told_to(engine: &impl Engine) {
+        let store = engine.open();
+        let mut batch = Batch::new();
+        for entry in ["aaaa", "bbbb", "cccc", "dddd"] {
+            batch.append(log("l"), entry.into());
+        }
+        store.commit(batch).await.unwrap();
+        let read = async |after, entries, bytes| {
+            let limit = PageLimit { entries, bytes };
+            let page = store.read(&log("l"), Position(after), limit).await.unwrap();
+            (
+                page.entries.iter().map(|(p, _)| p.0).collect::<Vec<_>>(),
+                page.more,
+            )
+        };
+        assert_eq!(read(0, 9, 99).await, (vec![1, 2, 3, 4], false));
+        assert_eq!(read(1, 2, 99).await, (vec![2, 3], true));
+        assert_eq!(read(2, 2, 99).await, (vec![3, 4], false));
+        assert_eq!(
+            read(0, 9, 1).await,
+            (vec![1], true),
+            "the first comes whole"
+        );
+        assert_eq!(read(0, 9, 5).await, (vec![1, 2], true));
+        assert_eq!(read(4, 9, 99).await, (vec![], false));
+        assert_eq!(read(u64::MAX, 9, 99).await, (vec![], false));
+    }
+
+    pub async fn a_trimmed_log_never_gives_a_position_out_again(engine: &impl Engine) {
+        let store = engine.open();
+        let mut batch = Batch::new();
+        for entry in ["a", "b", "c"] {
+            batch.append(log("l"), entry.into());
+        }
+        store.commit(batch).await.unwrap();
+        let trim = async |below| {
+            let mut batch = Batch::new();
+            batch.trim(log("l"), Position(below));
+            store.commit(batch).await.unwrap();
+        };
+        trim(3).await;
+        assert_eq!(values(&store, "l").await, [(3, "c".into())]);
+        trim(1_000).await;
+        assert!(values(&store, "l").await.is_empty());
+        drop(store);
+        let store = engine.open();
+        let mut batch = Batch::new();
+        batch.append(log("l"), b"d".to_vec());
+        assert_eq!(store.commit(batch).await.unwrap().positions, [Position(4)]);
+    }
+
+    pub async fn everything_survives_a_restart(engine: &impl Engine) {
+        let mut last = Version(0);
+        for round in 1..=3 {
+            let store = engine.open();
+            let mut batch = Batch::new();
+            batch
+                .put(key("a"), round.to_string().into())
+                .append(log("l"), round.to_string().into());
+            let committed = store.commit(batch).await.unwrap();
+            assert_eq!(committed.positions, [Position(round)]);
+            assert!(committed.version > last, "versions rise across restarts");
+            last = committed.version;
+        }
+        let store = engine.open();
+        assert_eq!(store.get(&key("a")).await.unwrap().unwrap().value, b"3");
+        assert_eq!(values(&store, "l").await.len(), 3);
+    }
+
+    pub async fn a_subscriber_wakes_when_its_log_has_grown(engine: &impl Engine) {
+        let store = engine.open();
+        let (mut first, mut other) = (store.subscribe(&log("l")), store.subscribe(&log("m")));
+        let mut batch = Batch::new();
+        batch.append(log("l"), b"a".to_vec());
+        store.commit(batch).await.unwrap();
+        assert!(first.grown().await);
+        tokio::select! {
+            biased;
+            _ = other.grown() => panic!("the other log has not grown"),
+            () = std::future::ready(()) => {}
+        }
+        drop(store);
+        assert!(!other.grown().await, "a closed store says so");
+    }
+
+    pub async fn names_that_are_too_long_are_refused(engine: &impl Engine) {
+        let store = engine.open();
+        let long = "x".repeat(256);
+        let mut batch = Batch::new();
+        batch.put(key("a"), vec![]).append(log(&long), vec![]);
+        assert!(matches!(
+            store.commit(batch).await,
+            Err(CommitError::Refused(_))
+        ));
+        assert_eq!(store.get(&key("a")).await.unwrap(), None);
+        let mut batch = Batch::new();
+        batch.append(log(&"x".repeat(255)), b"fits".to_vec());
+        store.commit(batch).await.unwrap();
+    }
+}
+
+/// Random batches against a model that forgets nothing, with restarts in between.
+#[test]
+fn the_engine_does_what_a_simple_model_does() {
+    let step = prop_oneof![
+        4 => (0u8..4, 0u8..5, any::<u8>()).prop_map(Some),
+        1 => Just(None),
+    ];
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(24));
+    runner
+        .run(&prop::collection::vec(step, 1..40), |steps| {
+            let engine = embedded();
+            block_on(async {
+                let mut store = Some(engine.open());
+                let mut keys = BTreeMap::<Key, (Version, Vec<u8>)>::new();
+                let mut logs = BTreeMap::<Log, Vec<Vec<u8>>>::new();
+                for step in steps {
+                    let Some((kind, name, value)) = step else {
+                        drop(store.take());
+                        store = Some(engine.open());
+                        continue;
+                    };
+                    let store = store.as_ref().unwrap();
+                    let (name_key, name_log) = (Key(vec![name]), Log(vec![name]));
+                    let mut batch = Batch::new();
+                    match kind {
+                        0 => batch.put(name_key.clone(), vec![value]),
+                        1 => batch.delete(name_key.clone()),
+                        2 => batch.append(name_log.clone(), vec![value]),
+                        _ => batch
+                            .expect(name_key.clone(), Expected::At(Version(value.into())))
+                            .put(name_key.clone(), vec![value]),
+                    };
+                    let outcome = store.commit(batch).await;
+                    let conflict = kind == 3
+                        && keys
+                            .get(&name_key)
+                            .is_none_or(|(v, _)| v.0 != u64::from(value));
+                    assert_eq!(outcome.is_err(), conflict);
+                    let Ok(committed) = outcome else { continue };
+                    match kind {
+                        1 => drop(keys.remove(&name_key)),
+                        2 => {
+                            let log = logs.entry(name_log).or_default();
+                            log.push(vec![value]);
+                            assert_eq!(committed.positions, [Position(log.len() as u64)]);
+                        }
+                        _ => drop(keys.insert(name_key, (committed.version, vec![value]))),
+                    }
+                }
+                let store = store.as_ref().unwrap();
+                let listed = store.list(&Prefix(vec![]), None, 99).await.unwrap();
+                let listed: BTreeMap<_, _> = listed
+                    .into_iter()
+                    .map(|(k, v)| (k, (v.version, v.value)))
+                    .collect();
+                assert_eq!(listed, keys);
+                for (log, entries) in logs {
+                    let page = store.read(&log, Position(0), ALL).await.unwrap();
+                    assert!(page.entries.into_iter().map(|(_, e)| e).eq(entries));
+                }
+            });
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// Two servers on one directory would each undo the other's work.
+#[test]
+fn a_directory_is_opened_once() {
+    let engine = embedded();
+    let store = engine.open();
+    let error = Embedded::open(engine.0.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Locked(_)), "{error}");
+    assert!(error.to_string().contains("stop it first"));
+    drop(store);
+    engine.open();
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = Embedded::open(&file.path().join("below")).unwrap_err();
+    assert!(matches!(error, OpenError::Io { .. }));
+    assert!(error.to_string().contains(file.path().to_str().unwrap()));
+}
