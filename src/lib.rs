@@ -22,5 +22,7 @@ pub mod crypto;
 pub mod endpoint;
 pub mod link;
 #[cfg(feature = "server")]
+pub mod realm;
+#[cfg(feature = "server")]
 pub mod store;
 pub mod wire;

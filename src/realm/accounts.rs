@@ -1,0 +1,142 @@
+//! Accounts: `register`, `auth`, `passwd` (ACC-1 … ACC-4).
+
+use super::{
+    Failure, Hashed, Realm, Work,
+    records::{self, AccountRecord, Record as _},
+};
+use crate::{
+    store::{Expected, Store},
+    wire::{Answer, Command, ErrorCode, Password, Refusal},
+};
+
+/// The longest full name and the longest country, in bytes.
+pub const TEXT_MAX: usize = 64;
+/// The shortest password of a user, in bytes.
+pub const PASSWORD_MIN: usize = 8;
+/// The longest password, in bytes.
+pub const PASSWORD_MAX: usize = 128;
+
+/// Refuses a password that a user may not have.
+fn check_password(password: &Password<'_>) -> Result<(), Failure> {
+    match password.0.len() {
+        0..PASSWORD_MIN => Err(ErrorCode::BadRequest.into()),
+        PASSWORD_MIN..=PASSWORD_MAX => Ok(()),
+        _ => Err(Refusal::too_large(PASSWORD_MAX as u64).into()),
+    }
+}
+
+impl<S: Store> Realm<S> {
+    pub(super) async fn register(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+        let Command::Register {
+            full_name,
+            country,
+            username,
+            password,
+            ..
+        } = work.request.command
+        else {
+            return Err(ErrorCode::Internal.into());
+        };
+        for text in [full_name.0, country.0] {
+            match text.len() {
+                0 => return Err(ErrorCode::BadRequest.into()),
+                1..=TEXT_MAX => {}
+                _ => return Err(Refusal::too_large(TEXT_MAX as u64).into()),
+            }
+        }
+        check_password(&password)?;
+        let key = records::account(username);
+        if self.store.get(&key).await?.is_some() {
+            return Err(ErrorCode::UsernameTaken.into());
+        }
+        let account = AccountRecord {
+            full_name: full_name.0.into(),
+            country: country.0.into(),
+            password: self.hashed(&password, &mut work.hashed).await?,
+            created: work.caller.now,
+        };
+        work.batch
+            .expect(key.clone(), Expected::Absent)
+            .put(key, account.to_value()?);
+        self.open_session(work, username).await
+    }
+
+    /// ACC-3: an unknown user and a wrong password are told apart neither by the answer nor by the
+    /// time it takes.
+    pub(super) async fn auth(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+        let Command::Auth {
+            username, password, ..
+        } = work.request.command
+        else {
+            return Err(ErrorCode::Internal.into());
+        };
+        let key = records::account(username);
+        let found = self.record::<AccountRecord>(&key).await?;
+        let kept = found.as_ref().map(|(account, _)| account.password.clone());
+        let fits = self.compare(&password, kept, &mut work.hashed).await?;
+        let version = match found {
+            Some((_, version)) if fits => version,
+            _ => return Err(ErrorCode::BadCredentials.into()),
+        };
+        // Should the password change meanwhile, this one is compared with the new one.
+        work.batch.expect(key, Expected::At(version));
+        self.open_session(work, username).await
+    }
+
+    pub(super) async fn passwd(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+        let Command::Passwd {
+            session, old, new, ..
+        } = work.request.command
+        else {
+            return Err(ErrorCode::Internal.into());
+        };
+        let current = self.session(work.caller, session).await?;
+        check_password(&new)?;
+        let key = records::account(current.user);
+        let (mut account, version) = self
+            .record::<AccountRecord>(&key)
+            .await?
+            .ok_or(ErrorCode::NoSession)?;
+        let kept = Some(account.password.clone());
+        if !self.compare(&old, kept, &mut work.hashed).await? {
+            return Err(ErrorCode::WrongPassword.into());
+        }
+        account.password = self.hashed(&new, &mut work.hashed).await?;
+        current.rely_on(&mut work.batch);
+        work.batch
+            .expect(key.clone(), Expected::At(version))
+            .put(key, account.to_value()?);
+        // Whoever knew the old password is out (ACC-4).
+        for session in self.sessions_of(current.user).await? {
+            if session.hash != current.hash {
+                self.end_session(&session, &mut work.batch).await?;
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    async fn hashed(&self, password: &Password<'_>, done: &mut Hashed) -> Result<String, Failure> {
+        if let Some(made) = &done.made {
+            return Ok(made.clone());
+        }
+        let made = self.passwords.hash(password.0, self.random()).await?;
+        done.made = Some(made.clone());
+        Ok(made)
+    }
+
+    async fn compare(
+        &self,
+        password: &Password<'_>,
+        kept: Option<String>,
+        done: &mut Hashed,
+    ) -> Result<bool, Failure> {
+        if let Some((compared, fits)) = &done.compared
+            && *compared == kept
+        {
+            return Ok(*fits);
+        }
+        let fits = self.passwords.verify(password.0, kept.clone()).await?;
+        done.compared = Some((kept, fits));
+        Ok(fits)
+    }
+}

@@ -1,0 +1,342 @@
+//! The rules of chat: accounts, sessions, mailboxes, and that every command takes effect once.
+//!
+//! A [`Realm`] is handed commands as bytes, with who asks and what time it is, and hands back answers.
+//! It knows no packets and no sockets; whatever it must remember is in its [`Store`]. What it answers
+//! `ok` to is durable. Normative text: `spec/commands.md`.
+
+mod accounts;
+mod mail;
+mod operations;
+mod passwords;
+mod records;
+mod sessions;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rand::{Rng as _, SeedableRng, rngs::StdRng};
+
+use self::{
+    operations::{Known, fingerprint},
+    passwords::Passwords,
+    records::{Owner, RecordedAnswer},
+};
+use crate::{
+    crypto::{MacKey, PublicKey, SecretKey},
+    store::{Batch, CommitError, Key, Store, StoreError, Version},
+    wire::{Answer, Command, ErrorCode, OperationNumber, Refusal, Request, SessionRef},
+};
+
+/// How often a command decides anew because what it had read was changed meanwhile.
+const ATTEMPTS_MAX: u32 = 16;
+/// What a client is asked to wait when all attempts met a change, in milliseconds.
+const CONTENDED_MS: u64 = 100;
+/// What a client is asked to wait when the disk is full, in milliseconds.
+const DISK_FULL_MS: u64 = 10_000;
+
+/// The bounds within which a realm works.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The longest message, in bytes.
+    pub max_message: usize,
+    /// A session unused for so long ends.
+    pub session_ttl: Duration,
+    /// Sessions a user may have; the one unused for longest makes room for another.
+    pub sessions_max: usize,
+    /// Passwords hashed at once.
+    pub password_threads: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_message: 16 << 10,
+            session_ttl: Duration::from_hours(30 * 24),
+            sessions_max: 16,
+            password_threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// Who asks, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The device's key; none on a plain link.
+    pub device: Option<PublicKey>,
+    /// The command came in a handshake's first message, which may have been recorded by anyone.
+    pub early: bool,
+    /// The longest answer that can travel, in bytes.
+    pub room: usize,
+    /// Seconds since 1970.
+    pub now: u32,
+}
+
+/// What a realm knows of a device that opens a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// The device has a session.
+    pub known: bool,
+    /// The highest operation number it has used.
+    pub highest: OperationNumber,
+}
+
+/// The rules, over a store.
+#[derive(Debug)]
+pub struct Realm<S> {
+    store: S,
+    limits: Limits,
+    passwords: Passwords,
+    /// Makes session ids.
+    session_ids: MacKey,
+    /// Makes what stands for them in the store.
+    session_hashes: MacKey,
+    rng: Mutex<StdRng>,
+}
+
+/// Why a command ends without its effect.
+#[derive(Debug)]
+enum Failure {
+    Refused(Refusal),
+    Store(StoreError),
+}
+
+impl From<ErrorCode> for Failure {
+    fn from(code: ErrorCode) -> Self {
+        Self::Refused(code.into())
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What hashing has found out so far, so that deciding anew does not hash anew.
+#[derive(Debug, Default)]
+struct Hashed {
+    /// The hash of the new password.
+    made: Option<String>,
+    /// The hash that the given password was compared with, and how that ended.
+    compared: Option<(Option<String>, bool)>,
+}
+
+/// A command in work.
+struct Work<'a> {
+    caller: &'a Caller,
+    request: &'a Request<'a>,
+    batch: Batch,
+    hashed: Hashed,
+}
+
+impl<S: Store> Realm<S> {
+    /// A realm that is `identity`, over what `store` holds; its randomness comes from `seed`.
+    pub fn new(
+        store: S,
+        identity: &SecretKey,
+        limits: Limits,
+        seed: [u8; 32],
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            store,
+            passwords: Passwords::start(limits.password_threads)?,
+            limits,
+            session_ids: MacKey::derive(identity, "session ids"),
+            session_hashes: MacKey::derive(identity, "session hashes"),
+            rng: Mutex::new(StdRng::from_seed(seed)),
+        })
+    }
+
+    /// What is known of a device that opens a link. When the store fails, nothing is.
+    pub async fn greet(&self, device: &PublicKey, now: u32) -> Greeting {
+        let greeting = async {
+            let known = self.bound_session(device, now).await?.is_some();
+            let highest = self.highest(&Owner::Device(*device)).await?;
+            Ok::<_, Failure>(Greeting { known, highest })
+        };
+        greeting.await.unwrap_or_else(|failure| {
+            log_failure("greet", &failure);
+            Greeting {
+                known: false,
+                highest: OperationNumber(0),
+            }
+        })
+    }
+
+    /// Carries a command out and gives the answer's bytes. Whatever the bytes are, there is an answer.
+    pub async fn handle(&self, caller: &Caller, command: &[u8]) -> Vec<u8> {
+        let Ok(request) = Request::parse(command) else {
+            return Answer::Refused(ErrorCode::BadRequest.into()).to_bytes();
+        };
+        match self.execute(caller, &request).await {
+            Ok(answer) if answer.len() <= caller.room => answer,
+            Ok(_) => Answer::Refused(Refusal::too_large(caller.room as u64)).to_bytes(),
+            Err(failure) => {
+                log_failure(request.command.name(), &failure);
+                let refusal = match failure {
+                    Failure::Refused(refusal) => refusal,
+                    Failure::Store(_) => ErrorCode::Internal.into(),
+                };
+                Answer::Refused(refusal).to_bytes()
+            }
+        }
+    }
+
+    async fn execute(&self, caller: &Caller, request: &Request<'_>) -> Result<Vec<u8>, Failure> {
+        // HS-7: a password in early data has no forward secrecy; a client never sends one there.
+        if caller.early && request.command.carries_password() {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        if request.options.not_understood {
+            return Err(ErrorCode::Unsupported.into());
+        }
+        match request.command.operation() {
+            None => Ok(self.read(caller, request).await?.to_bytes()),
+            Some(number) => self.change(caller, request, number).await,
+        }
+    }
+
+    /// Carries out a command that changes nothing.
+    async fn read(&self, caller: &Caller, request: &Request<'_>) -> Result<Answer, Failure> {
+        match request.command {
+            Command::Inbox { session } => self.inbox(caller, session, &request.options).await,
+            Command::Sessions { session } => self.sessions(caller, session).await,
+            Command::WhoAmI { session } => self.whoami(caller, session).await,
+            _ => Err(ErrorCode::Unsupported.into()),
+        }
+    }
+
+    /// Carries out a command that changes something, or gives the answer it had when it was.
+    async fn change(
+        &self,
+        caller: &Caller,
+        request: &Request<'_>,
+        number: OperationNumber,
+    ) -> Result<Vec<u8>, Failure> {
+        let owner = self.owner(caller, request.command.session());
+        let fingerprint = fingerprint(request);
+        let mut work = Work {
+            caller,
+            request,
+            batch: Batch::new(),
+            hashed: Hashed::default(),
+        };
+        for _ in 0..ATTEMPTS_MAX {
+            let operation = match owner {
+                None => None,
+                Some(owner) => match self.look_up(owner, number, fingerprint).await? {
+                    Known::New(operation) => Some(operation),
+                    Known::Done(answer) => return self.recall(&work, answer),
+                },
+            };
+            work.batch = Batch::new();
+            let answer = self.decide(&mut work).await?;
+            let bytes = answer.to_bytes();
+            if let Some(operation) = operation {
+                let recorded = match answer {
+                    Answer::Session(_) => RecordedAnswer::Session,
+                    _ => RecordedAnswer::Bytes(bytes.clone()),
+                };
+                operation.record(recorded, &mut work.batch)?;
+            }
+            match self.commit(core::mem::take(&mut work.batch)).await? {
+                Outcome::Durable => return Ok(bytes),
+                Outcome::Conflict => {}
+            }
+        }
+        Err(Refusal::busy(CONTENDED_MS).into())
+    }
+
+    /// Decides about a command that changes something: what is to be written, and the answer.
+    async fn decide(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+        match work.request.command {
+            Command::Register { .. } => self.register(work).await,
+            Command::Auth { .. } => self.auth(work).await,
+            Command::Logout { session, .. } => self.logout(work, session).await,
+            Command::Send { .. } => self.send(work).await,
+            Command::Revoke {
+                session, handle, ..
+            } => self.revoke(work, session, handle).await,
+            Command::Passwd { .. } => self.passwd(work).await,
+            _ => Err(ErrorCode::Unsupported.into()),
+        }
+    }
+
+    /// The answer to a repeated command.
+    fn recall(&self, work: &Work<'_>, answer: RecordedAnswer) -> Result<Vec<u8>, Failure> {
+        match answer {
+            RecordedAnswer::Bytes(bytes) => Ok(bytes),
+            RecordedAnswer::Session => match &work.request.command {
+                Command::Register { username, .. } | Command::Auth { username, .. } => {
+                    let id = self.session_id(work, *username);
+                    Ok(Answer::Session(id).to_bytes())
+                }
+                _ => Err(ErrorCode::Internal.into()),
+            },
+        }
+    }
+
+    /// Whose operation numbers a command counts among; nobody's when a plain link opens a session.
+    fn owner(&self, caller: &Caller, session: Option<SessionRef>) -> Option<Owner> {
+        match (caller.device, session) {
+            (Some(device), _) => Some(Owner::Device(device)),
+            (None, Some(SessionRef::Named(id))) => Some(Owner::Session(self.session_hash(&id))),
+            (None, _) => None,
+        }
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Outcome, Failure> {
+        match self.store.commit(batch).await {
+            Ok(_) => Ok(Outcome::Durable),
+            Err(CommitError::Conflict) => Ok(Outcome::Conflict),
+            Err(CommitError::Full) => {
+                tracing::warn!("the disk is full: writing commands are answered `busy`");
+                Err(Refusal::busy(DISK_FULL_MS).into())
+            }
+            Err(CommitError::Refused(reason)) => Err(StoreError::Failed(reason).into()),
+            Err(CommitError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.rng
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .fill_bytes(&mut bytes);
+        bytes
+    }
+
+    /// The record under `key` and its version.
+    async fn record<R: records::Record>(&self, key: &Key) -> Result<Option<(R, Version)>, Failure> {
+        match self.store.get(key).await? {
+            Some(found) => Ok(Some((R::from_value(&found.value)?, found.version))),
+            None => Ok(None),
+        }
+    }
+}
+
+/// How a commit ended that did not fail.
+enum Outcome {
+    Durable,
+    Conflict,
+}
+
+/// An operator has to hear of a store that fails; what users do wrong is their own affair.
+fn log_failure(command: &str, failure: &Failure) {
+    match failure {
+        Failure::Store(error) => tracing::error!(command, %error, "a command failed"),
+        Failure::Refused(refusal) => tracing::debug!(command, code = %refusal.code, "refused"),
+    }
+}

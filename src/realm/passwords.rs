@@ -1,0 +1,176 @@
+//! Password hashing (argon2id, RFC 9106; the parameters are OWASP's) on threads of its own: as many
+//! at once as there are cores, a bounded queue, then `busy`. So a flood of logins costs a known
+//! amount of memory, and never holds up anybody's messages.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+};
+
+use argon2::{
+    Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version,
+    password_hash::SaltString,
+};
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use crate::wire::{ErrorCode, Refusal};
+
+/// Memory of one hash, in KiB.
+const MEMORY_KIB: u32 = 19 * 1024;
+const PASSES: u32 = 2;
+const LANES: u32 = 1;
+/// Passwords that may wait for a thread.
+const QUEUE_MAX: usize = 64;
+/// What a client is asked to wait when the queue is full: about what the queue takes, in milliseconds.
+const BUSY_MS: u64 = 1000;
+
+/// A salt, fresh for every password.
+pub type Salt = [u8; 16];
+
+enum Work {
+    Hash(Salt, oneshot::Sender<Option<String>>),
+    /// Without a hash there is nothing to compare with, and it takes as long all the same.
+    Verify(Option<String>, oneshot::Sender<bool>),
+}
+
+struct Job {
+    password: Zeroizing<Vec<u8>>,
+    work: Work,
+}
+
+/// The threads. They end when it is dropped.
+#[derive(Debug)]
+pub struct Passwords {
+    queue: SyncSender<Job>,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Job(…)")
+    }
+}
+
+impl Passwords {
+    /// Starts `threads` threads.
+    pub fn start(threads: usize) -> std::io::Result<Self> {
+        let (queue, jobs) = sync_channel(QUEUE_MAX);
+        let jobs = Arc::new(Mutex::new(jobs));
+        for _ in 0..threads.max(1) {
+            let jobs = Arc::clone(&jobs);
+            thread::Builder::new()
+                .name("passwords".into())
+                .spawn(move || work(&jobs))?;
+        }
+        Ok(Self { queue })
+    }
+
+    /// The text to keep instead of `password`.
+    pub async fn hash(&self, password: &[u8], salt: Salt) -> Result<String, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(password, Work::Hash(salt, answer))?;
+        answered
+            .await
+            .ok()
+            .flatten()
+            .ok_or(ErrorCode::Internal.into())
+    }
+
+    /// True when `password` is the one that `kept` was made from. Takes the same time when nothing is
+    /// kept.
+    pub async fn verify(&self, password: &[u8], kept: Option<String>) -> Result<bool, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(password, Work::Verify(kept, answer))?;
+        answered.await.map_err(|_| ErrorCode::Internal.into())
+    }
+
+    fn submit(&self, password: &[u8], work: Work) -> Result<(), Refusal> {
+        let job = Job {
+            password: Zeroizing::new(password.to_vec()),
+            work,
+        };
+        self.queue.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::busy(BUSY_MS),
+            TrySendError::Disconnected(_) => ErrorCode::Internal.into(),
+        })
+    }
+}
+
+fn work(jobs: &Mutex<Receiver<Job>>) {
+    let Ok(params) = Params::new(MEMORY_KIB, PASSES, LANES, None) else {
+        return;
+    };
+    let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { password, work }) = job else {
+            return;
+        };
+        // Whoever asked may be gone by now; that is no reason to stop.
+        match work {
+            Work::Hash(salt, answer) => {
+                let _ = answer.send(hash(&argon, &password, salt));
+            }
+            Work::Verify(Some(kept), answer) => {
+                let fits = PasswordHash::new(&kept)
+                    .is_ok_and(|kept| argon.verify_password(&password, &kept).is_ok());
+                let _ = answer.send(fits);
+            }
+            Work::Verify(None, answer) => {
+                hash(&argon, &password, [0; 16]);
+                let _ = answer.send(false);
+            }
+        }
+    }
+}
+
+fn hash(argon: &Argon2<'_>, password: &[u8], salt: Salt) -> Option<String> {
+    let salt = SaltString::encode_b64(&salt).ok()?;
+    Some(argon.hash_password(password, &salt).ok()?.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_is_known_again_and_another_is_not() {
+        let passwords = Passwords::start(2).unwrap();
+        let kept = passwords.hash(b"correct horse", [7; 16]).await.unwrap();
+        assert!(
+            kept.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{kept}"
+        );
+        assert_eq!(
+            passwords.verify(b"correct horse", Some(kept.clone())).await,
+            Ok(true)
+        );
+        assert_eq!(
+            passwords.verify(b"battery staple", Some(kept)).await,
+            Ok(false)
+        );
+        assert_eq!(passwords.verify(b"battery staple", None).await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_answers_busy() {
+        let passwords = Passwords::start(1).unwrap();
+        let attempts: Vec<_> = (0..QUEUE_MAX + 8)
+            .map(|_| {
+                let (answer, answered) = oneshot::channel();
+                (passwords.submit(b"x", Work::Verify(None, answer)), answered)
+            })
+            .collect();
+        let refused = attempts.iter().filter(|(sent, _)| sent.is_err()).count();
+        assert!(refused >= 7, "{refused}");
+        for (sent, answered) in attempts {
+            match sent {
+                Ok(()) => assert_eq!(answered.await, Ok(false)),
+                Err(refusal) => assert!(refusal.is_transient()),
+            }
+        }
+    }
+}

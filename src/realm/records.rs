@@ -1,0 +1,178 @@
+//! What a realm keeps in its store, and under which keys.
+//!
+//! Every value is a format number, one byte, and a `postcard` record: a later release reads what an
+//! older one wrote. Names never contain `/`, so keys cannot run into each other.
+//!
+//! ```text
+//! u/ user                        account
+//! s/ session hash 16             session
+//! h/ user / handle               session hash: a user's sessions by their public names
+//! d/ device key 32               hash of the session bound to the device
+//! w/ owner                       ceiling of the operation numbers used
+//! o/ owner / number 8            operation: what was answered
+//! c/ user / mailbox /            position up to which any device has confirmed
+//! c/ user / mailbox / owner      position up to which one device has confirmed
+//! log p/ user                    the user's private messages
+//! ```
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    crypto::PublicKey,
+    store::{Key, Log, Prefix, StoreError},
+    wire::{Handle, Username},
+};
+
+/// The format of all records so far.
+const FORMAT: u8 = 1;
+
+/// What stands for a session id in the store, which never sees the id itself.
+pub type SessionHash = [u8; 16];
+
+/// Something that can be kept in the store.
+pub trait Record: Serialize + DeserializeOwned {
+    /// The bytes to keep.
+    fn to_value(&self) -> Result<Vec<u8>, StoreError> {
+        postcard::to_extend(self, vec![FORMAT])
+            .map_err(|error| StoreError::Failed(format!("a record cannot be written: {error}")))
+    }
+
+    /// Reads what [`Record::to_value`] wrote.
+    fn from_value(value: &[u8]) -> Result<Self, StoreError> {
+        match value.split_first() {
+            Some((&FORMAT, record)) => postcard::from_bytes(record)
+                .map_err(|error| StoreError::Failed(format!("a record is damaged: {error}"))),
+            Some((format, _)) => Err(StoreError::Failed(format!(
+                "a record has format {format}, which a newer merpati must have written"
+            ))),
+            None => Err(StoreError::Failed("a record is empty".into())),
+        }
+    }
+}
+
+macro_rules! records {
+    ($($(#[$doc:meta])* $Name:ident { $($field:ident: $Type:ty),* $(,)? })*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct $Name { $(pub $field: $Type),* }
+
+        impl Record for $Name {}
+    )* };
+}
+
+records! {
+    /// A user.
+    AccountRecord { full_name: String, country: String, password: String, created: u32 }
+    /// A session. `used` is kept to about an hour.
+    SessionRecord { user: String, device: Option<[u8; 32]>, created: u32, used: u32, operator: bool }
+    /// Points to a session.
+    SessionLink { session: SessionHash }
+    /// The operation numbers used by one owner lie at or below the ceiling.
+    WindowRecord { ceiling: u64 }
+    /// A command that was carried out.
+    OperationRecord { fingerprint: [u8; 8], answer: RecordedAnswer }
+    /// How far a mailbox has been read.
+    CursorRecord { position: u64 }
+    /// A message in a mailbox.
+    EntryRecord { time: u32, content: u8, user: String, realm: Option<String>, body: Vec<u8> }
+}
+
+/// What was answered to a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecordedAnswer {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// A session id, which is made again rather than kept.
+    Session,
+}
+
+/// Whose operation numbers are meant: those of a device, or on a plain link those of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A device that proved its key.
+    Device(PublicKey),
+    /// A session of nobody's device.
+    Session(SessionHash),
+}
+
+impl Owner {
+    /// The two kinds have different lengths, so they never collide.
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Device(key) => &key.0,
+            Self::Session(hash) => hash,
+        }
+    }
+}
+
+fn key(parts: &[&[u8]]) -> Key {
+    Key(parts.concat())
+}
+
+pub fn account(user: Username) -> Key {
+    key(&[b"u/", user.as_str().as_bytes()])
+}
+
+pub fn session(hash: &SessionHash) -> Key {
+    key(&[b"s/", hash])
+}
+
+pub fn handle(user: Username, handle: Handle) -> Key {
+    key(&[
+        b"h/",
+        user.as_str().as_bytes(),
+        b"/",
+        handle.as_str().as_bytes(),
+    ])
+}
+
+pub fn handles(user: Username) -> Prefix {
+    Prefix([b"h/", user.as_str().as_bytes(), b"/"].concat())
+}
+
+pub fn device(key_of: &PublicKey) -> Key {
+    key(&[b"d/", &key_of.0])
+}
+
+pub fn window(owner: &Owner) -> Key {
+    key(&[b"w/", owner.bytes()])
+}
+
+pub fn operation(owner: &Owner, number: u64) -> Key {
+    key(&[b"o/", owner.bytes(), b"/", &number.to_be_bytes()])
+}
+
+pub fn operations(owner: &Owner) -> Prefix {
+    Prefix([b"o/", owner.bytes(), b"/"].concat())
+}
+
+/// The number in an operation's key.
+pub fn operation_number(key: &Key) -> u64 {
+    u64::from_be_bytes(key.0.last_chunk().copied().unwrap_or_default())
+}
+
+/// How far a user's private messages have been read: by one device, or by any.
+pub fn private_cursor(user: Username, owner: Option<&Owner>) -> Key {
+    let owner = owner.map_or(&[][..], Owner::bytes);
+    key(&[b"c/", user.as_str().as_bytes(), b"/p/", owner])
+}
+
+pub fn private_log(user: Username) -> Log {
+    Log([b"p/", user.as_str().as_bytes()].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_read_back_and_newer_ones_refused() {
+        let record = CursorRecord { position: 7 };
+        let value = record.to_value().unwrap();
+        assert_eq!(CursorRecord::from_value(&value).unwrap(), record);
+        let error = CursorRecord::from_value(&[9, 7]).unwrap_err();
+        assert!(error.to_string().contains("newer"), "{error}");
+        assert!(CursorRecord::from_value(&[]).is_err());
+        assert!(SessionRecord::from_value(&[FORMAT, 200]).is_err());
+    }
+}

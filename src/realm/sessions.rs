@@ -1,0 +1,306 @@
+//! Sessions (SES-1 … SES-6): who is asking, and until when.
+
+use super::{
+    Caller, Failure, Realm, Work,
+    records::{self, Owner, Record as _, SessionHash, SessionLink, SessionRecord},
+};
+use crate::{
+    crypto::PublicKey,
+    store::{Batch, Expected, Store, Version},
+    wire::{
+        Answer, Command, DeviceSession, ErrorCode, Handle, OperationNumber, SessionId, SessionRef,
+        Username,
+    },
+};
+
+/// A session's last use is written down when it is so many seconds behind.
+const USED_GRAIN: u32 = 3600;
+/// More sessions than any limit allows: what one user's list is read in.
+const SESSIONS_LISTED_MAX: usize = 1000;
+
+/// The session that a command is for.
+#[derive(Clone, Debug)]
+pub struct Current {
+    pub hash: SessionHash,
+    pub user: Username,
+    pub record: SessionRecord,
+    pub version: Version,
+}
+
+impl Current {
+    /// Makes a batch depend on the session being still there when it is written.
+    pub fn rely_on(&self, batch: &mut Batch) {
+        batch.expect(records::session(&self.hash), Expected::At(self.version));
+    }
+}
+
+impl<S: Store> Realm<S> {
+    pub(super) fn session_hash(&self, id: &SessionId) -> SessionHash {
+        self.session_hashes.mac16(&[&id.0])
+    }
+
+    /// The id of the session that a command opens. A device's is made from its key and the command's
+    /// number, so that a repeat is told the same one, though only a hash of it is kept (SES-2).
+    pub(super) fn session_id(&self, work: &Work<'_>, user: Username) -> SessionId {
+        let OperationNumber(number) = work.request.command.operation().unwrap_or_default();
+        match &work.caller.device {
+            Some(device) => SessionId(self.session_ids.mac16(&[
+                &device.0,
+                &number.to_be_bytes(),
+                user.as_str().as_bytes(),
+            ])),
+            None => SessionId(self.random()),
+        }
+    }
+
+    /// The session a command is for, which counts as a use of it.
+    pub(super) async fn session(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+    ) -> Result<Current, Failure> {
+        let found = match (session, &caller.device) {
+            (SessionRef::Bound, Some(device)) => self.bound_session(device, caller.now).await?,
+            (SessionRef::Bound, None) => None,
+            (SessionRef::Named(id), _) => {
+                let hash = self.session_hash(&id);
+                self.load_session(hash, caller.device.as_ref(), caller.now)
+                    .await?
+            }
+        };
+        let current = found.ok_or(ErrorCode::NoSession)?;
+        if caller.now.saturating_sub(current.record.used) >= USED_GRAIN {
+            return self.touch(current, caller.now).await;
+        }
+        Ok(current)
+    }
+
+    /// The session bound to a device, if it has one.
+    pub(super) async fn bound_session(
+        &self,
+        device: &PublicKey,
+        now: u32,
+    ) -> Result<Option<Current>, Failure> {
+        match self.record::<SessionLink>(&records::device(device)).await? {
+            Some((link, _)) => self.load_session(link.session, Some(device), now).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn load_session(
+        &self,
+        hash: SessionHash,
+        device: Option<&PublicKey>,
+        now: u32,
+    ) -> Result<Option<Current>, Failure> {
+        let Some((record, version)) = self
+            .record::<SessionRecord>(&records::session(&hash))
+            .await?
+        else {
+            return Ok(None);
+        };
+        // A session id that leaks is useless to other devices.
+        let is_for = record
+            .device
+            .is_none_or(|bound| device.is_some_and(|device| device.0 == bound));
+        let is_alive =
+            u64::from(now.saturating_sub(record.used)) < self.limits.session_ttl.as_secs();
+        let user = record.user.parse().ok();
+        Ok(user.filter(|_| is_for && is_alive).map(|user| Current {
+            hash,
+            user,
+            record,
+            version,
+        }))
+    }
+
+    /// Writes down that a session is in use.
+    async fn touch(&self, mut current: Current, now: u32) -> Result<Current, Failure> {
+        current.record.used = now;
+        let mut batch = Batch::new();
+        current.rely_on(&mut batch);
+        batch.put(records::session(&current.hash), current.record.to_value()?);
+        match self.store.commit(batch).await {
+            Ok(committed) => current.version = committed.version,
+            // Someone else touched it or ended it: what relies on it will find out. A full disk must
+            // not keep anybody from reading.
+            Err(crate::store::CommitError::Conflict | crate::store::CommitError::Full) => {}
+            Err(error) => return Err(crate::store::StoreError::Failed(error.to_string()).into()),
+        }
+        Ok(current)
+    }
+
+    /// Opens a session for `user`, bound to the caller's device if it has proved one.
+    pub(super) async fn open_session(
+        &self,
+        work: &mut Work<'_>,
+        user: Username,
+    ) -> Result<Answer, Failure> {
+        let id = self.session_id(work, user);
+        let hash = self.session_hash(&id);
+        let now = work.caller.now;
+        let record = SessionRecord {
+            user: user.as_str().into(),
+            device: work.caller.device.map(|device| device.0),
+            created: now,
+            used: now,
+            operator: false,
+        };
+        self.make_room(work, user).await?;
+        let link = SessionLink { session: hash }.to_value()?;
+        work.batch
+            .put(records::session(&hash), record.to_value()?)
+            .put(records::handle(user, handle_of(&hash)?), link.clone());
+        if let Some(device) = &work.caller.device {
+            work.batch.put(records::device(device), link);
+        }
+        Ok(Answer::Session(id))
+    }
+
+    /// Ends the sessions unused for longest until there is room for one more.
+    async fn make_room(&self, work: &mut Work<'_>, user: Username) -> Result<(), Failure> {
+        let mut all = self.sessions_of(user).await?;
+        all.sort_by_key(|current| current.record.used);
+        let surplus = (all.len() + 1).saturating_sub(self.limits.sessions_max.max(1));
+        for current in all.into_iter().take(surplus) {
+            self.end_session(&current, &mut work.batch).await?;
+        }
+        Ok(())
+    }
+
+    /// All of a user's sessions that are still there.
+    pub(super) async fn sessions_of(&self, user: Username) -> Result<Vec<Current>, Failure> {
+        let links = self
+            .store
+            .list(&records::handles(user), None, SESSIONS_LISTED_MAX)
+            .await?;
+        let mut all = Vec::with_capacity(links.len());
+        for (_, link) in links {
+            let SessionLink { session: hash } = SessionLink::from_value(&link.value)?;
+            if let Some((record, version)) = self.record(&records::session(&hash)).await? {
+                all.push(Current {
+                    hash,
+                    user,
+                    record,
+                    version,
+                });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Adds to `batch` that a session ends: the session, its handle, its device's binding and cursor.
+    pub(super) async fn end_session(
+        &self,
+        current: &Current,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        batch
+            .delete(records::session(&current.hash))
+            .delete(records::handle(current.user, handle_of(&current.hash)?));
+        let owner = match current.record.device {
+            None => Owner::Session(current.hash),
+            Some(bytes) => {
+                let device = PublicKey(bytes);
+                let key = records::device(&device);
+                if let Some((link, version)) = self.record::<SessionLink>(&key).await?
+                    && link.session == current.hash
+                {
+                    batch.expect(key.clone(), Expected::At(version)).delete(key);
+                }
+                Owner::Device(device)
+            }
+        };
+        batch.delete(records::private_cursor(current.user, Some(&owner)));
+        Ok(())
+    }
+
+    pub(super) async fn logout(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(work.caller, session).await?;
+        current.rely_on(&mut work.batch);
+        self.end_session(&current, &mut work.batch).await?;
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn sessions(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(caller, session).await?;
+        let mut all = self.sessions_of(current.user).await?;
+        all.sort_by_key(|session| (session.record.created, session.hash));
+        let listed = all.into_iter().map(|session| {
+            Ok(DeviceSession {
+                handle: handle_of(&session.hash)?,
+                created: session.record.created,
+                used: session.record.used,
+                current: session.hash == current.hash,
+                device: session.record.device.is_some(),
+            })
+        });
+        Ok(Answer::Sessions(listed.collect::<Result<_, Failure>>()?))
+    }
+
+    pub(super) async fn revoke(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+        handle: Handle,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(work.caller, session).await?;
+        current.rely_on(&mut work.batch);
+        let meant = self
+            .sessions_of(current.user)
+            .await?
+            .into_iter()
+            .find(|session| handle_of(&session.hash).is_ok_and(|found| found == handle))
+            .ok_or(ErrorCode::NoSession)?;
+        if meant.hash != current.hash {
+            meant.rely_on(&mut work.batch);
+        }
+        self.end_session(&meant, &mut work.batch).await?;
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn whoami(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(caller, session).await?;
+        let (account, _) = self
+            .record::<records::AccountRecord>(&records::account(current.user))
+            .await?
+            .ok_or(ErrorCode::NoSession)?;
+        Ok(Answer::Account(crate::wire::Account {
+            operator: current.record.operator,
+            username: current.user,
+            full_name: account.full_name,
+            country: account.country,
+        }))
+    }
+
+    /// The session of a command that carries one.
+    pub(super) async fn session_of(
+        &self,
+        caller: &Caller,
+        command: &Command<'_>,
+    ) -> Result<Current, Failure> {
+        match command.session() {
+            Some(session) => self.session(caller, session).await,
+            None => Err(ErrorCode::NoSession.into()),
+        }
+    }
+}
+
+/// A session's public name: the first characters of its hash.
+fn handle_of(hash: &SessionHash) -> Result<Handle, Failure> {
+    let text = data_encoding::BASE32_NOPAD.encode(hash).to_lowercase();
+    let short: String = text.chars().take(6).collect();
+    short.parse().map_err(|_| ErrorCode::Internal.into())
+}

@@ -1,0 +1,671 @@
+//! The rules, over a real store in a temporary directory.
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    store::Embedded,
+    wire::{Body, Field, Options, Page, Password, Position, Sent, SessionId, Text},
+};
+
+const NOW: u32 = 1_800_000_000;
+const DAY: u32 = 86_400;
+
+struct Fixture {
+    directory: TempDir,
+    realm: Realm<Embedded>,
+    now: u32,
+}
+
+fn open(directory: &TempDir) -> Realm<Embedded> {
+    let store = Embedded::open(directory.path()).unwrap();
+    let limits = Limits {
+        sessions_max: 3,
+        max_message: 1000,
+        ..Limits::default()
+    };
+    Realm::new(store, &SecretKey::from_bytes([9; 32]), limits, [1; 32]).unwrap()
+}
+
+fn device(n: u8) -> Option<PublicKey> {
+    Some(PublicKey([n; 32]))
+}
+
+const PLAIN: Option<PublicKey> = None;
+
+impl Fixture {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            realm: open(&directory),
+            directory,
+            now: NOW,
+        }
+    }
+
+    fn restart(self) -> Self {
+        drop(self.realm);
+        Self {
+            realm: open(&self.directory),
+            directory: self.directory,
+            now: self.now,
+        }
+    }
+
+    fn caller(&self, device: Option<PublicKey>) -> Caller {
+        Caller {
+            device,
+            early: false,
+            room: 1100,
+            now: self.now,
+        }
+    }
+
+    async fn ask(&self, device: Option<PublicKey>, request: impl Into<Request<'_>>) -> Answer {
+        let caller = self.caller(device);
+        let bytes = request.into().to_bytes();
+        Answer::parse(&self.realm.handle(&caller, &bytes).await).unwrap()
+    }
+
+    /// Registers `user` from `device` as its operation 1.
+    async fn register(&self, device: Option<PublicKey>, user: &str) -> SessionId {
+        session_in(&self.ask(device, register(1, user)).await)
+    }
+
+    async fn inbox(&self, device: Option<PublicKey>, options: Options) -> Page {
+        let command = Command::Inbox {
+            session: SessionRef::Bound,
+        };
+        match self.ask(device, Request { options, command }).await {
+            Answer::Page(page) => page,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn texts(&self, device: Option<PublicKey>) -> Vec<String> {
+        let options = Options {
+            after: Some(0),
+            ..Options::NONE
+        };
+        let page = self.inbox(device, options).await;
+        page.entries
+            .into_iter()
+            .map(|entry| String::from_utf8(entry.body).unwrap())
+            .collect()
+    }
+}
+
+fn session_in(answer: &Answer) -> SessionId {
+    match answer {
+        Answer::Session(id) => *id,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(code: ErrorCode) -> Answer {
+    Answer::Refused(code.into())
+}
+
+fn register(operation: u64, user: &str) -> Command<'static> {
+    Command::Register {
+        operation: OperationNumber(operation),
+        full_name: Text("Some One"),
+        country: Text("id"),
+        username: user.parse().unwrap(),
+        password: Password(b"correct horse"),
+    }
+}
+
+fn auth<'a>(operation: u64, user: &str, password: &'a str) -> Command<'a> {
+    Command::Auth {
+        operation: OperationNumber(operation),
+        username: user.parse().unwrap(),
+        password: Password(password.as_bytes()),
+    }
+}
+
+fn send<'a>(operation: u64, to: &str, text: &'a str) -> Command<'a> {
+    Command::Send {
+        operation: OperationNumber(operation),
+        session: SessionRef::Bound,
+        to: to.parse().unwrap(),
+        message: Body(text.as_bytes()),
+    }
+}
+
+fn logout(operation: u64) -> Command<'static> {
+    Command::Logout {
+        operation: OperationNumber(operation),
+        session: SessionRef::Bound,
+    }
+}
+
+const STORED: Answer = Answer::Sent(Sent::Stored);
+
+/// ACC-1, READ-1
+#[tokio::test]
+async fn two_users_write_to_each_other() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    realm.register(device(2), "bob").await;
+    assert_eq!(realm.ask(device(1), send(2, "bob", "hi bob")).await, STORED);
+    assert_eq!(realm.ask(device(2), send(2, "ann", "hi ann")).await, STORED);
+    assert_eq!(realm.texts(device(2)).await, ["hi bob"]);
+    let page = realm.inbox(device(1), Options::NONE).await;
+    assert_eq!(page.entries[0].from.to_string(), "bob");
+    assert_eq!(page.entries[0].time, NOW);
+    assert_eq!(page.entries[0].position, Position(1));
+}
+
+/// EXACT-1, EXACT-2: a repeat is answered as before and done once, also after a restart.
+#[tokio::test]
+async fn a_repeat_is_answered_and_not_done_again() {
+    let mut realm = Fixture::new();
+    let id = realm.register(device(1), "ann").await;
+    for _ in 0..3 {
+        assert_eq!(
+            realm.ask(device(1), register(1, "ann")).await,
+            Answer::Session(id)
+        );
+        assert_eq!(realm.ask(device(1), send(2, "ann", "once")).await, STORED);
+        realm = realm.restart();
+    }
+    assert_eq!(realm.texts(device(1)).await, ["once"]);
+    assert_eq!(realm.ask(device(1), logout(3)).await, Answer::Done);
+    assert_eq!(realm.ask(device(1), logout(3)).await, Answer::Done);
+    assert_eq!(
+        realm.ask(device(1), logout(4)).await,
+        refused(ErrorCode::NoSession)
+    );
+}
+
+/// EXACT-3, EXACT-4: what is too old to be told apart counts as done, and the memory has an end.
+#[tokio::test]
+async fn the_window_moves_on() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    for number in 2..=500 {
+        assert_eq!(realm.ask(device(1), send(number, "ann", "x")).await, STORED);
+    }
+    assert_eq!(
+        realm.ask(device(1), send(244, "ann", "x")).await,
+        STORED,
+        "256 back"
+    );
+    assert_eq!(
+        realm.ask(device(1), send(100, "ann", "x")).await,
+        refused(ErrorCode::AlreadyDone)
+    );
+    let owner = Owner::Device(PublicKey([1; 32]));
+    let kept = realm
+        .realm
+        .store
+        .list(&records::operations(&owner), None, 9999)
+        .await
+        .unwrap();
+    assert!(kept.len() <= 320, "{}", kept.len());
+    let greeting = realm.realm.greet(&PublicKey([1; 32]), NOW).await;
+    assert_eq!(
+        greeting,
+        Greeting {
+            known: true,
+            highest: OperationNumber(500)
+        }
+    );
+    // A number may be skipped, and used later.
+    assert_eq!(realm.ask(device(1), send(510, "ann", "x")).await, STORED);
+    assert_eq!(realm.ask(device(1), send(505, "ann", "x")).await, STORED);
+    let greeting = realm.realm.greet(&PublicKey([1; 32]), NOW).await;
+    assert_eq!(greeting.highest, OperationNumber(510));
+}
+
+/// EXACT-5: a restored profile uses numbers again, and is told so.
+#[tokio::test]
+async fn a_number_with_another_command_is_refused() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    assert_eq!(realm.ask(device(1), send(2, "ann", "one")).await, STORED);
+    assert_eq!(
+        realm.ask(device(1), send(2, "ann", "two")).await,
+        refused(ErrorCode::NumberReused)
+    );
+    assert_eq!(realm.texts(device(1)).await, ["one"]);
+    assert_eq!(
+        realm.ask(device(1), send(0, "ann", "x")).await,
+        refused(ErrorCode::BadRequest)
+    );
+}
+
+/// EXACT-6: what was refused has changed nothing, and may be asked again under the same number.
+#[tokio::test]
+async fn a_refusal_is_not_remembered() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    assert_eq!(
+        realm.ask(device(1), send(2, "bob", "hi")).await,
+        refused(ErrorCode::NoSuchUser)
+    );
+    realm.register(device(2), "bob").await;
+    assert_eq!(realm.ask(device(1), send(2, "bob", "hi")).await, STORED);
+}
+
+/// EXACT-1: commands of one device that are under way together are each done once.
+#[tokio::test]
+async fn commands_under_way_together_do_not_disturb_each_other() {
+    let fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    let realm = std::sync::Arc::new(fixture.realm);
+    let caller = Caller {
+        device: device(1),
+        early: false,
+        room: 1100,
+        now: NOW,
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    for repeat in 0..300u64 {
+        let realm = std::sync::Arc::clone(&realm);
+        tasks.spawn(async move {
+            let number = 2 + repeat % 100;
+            let text = format!("message {number}");
+            let bytes = Request::from(send(number, "ann", &text)).to_bytes();
+            Answer::parse(&realm.handle(&caller, &bytes).await).unwrap()
+        });
+    }
+    assert!(
+        tasks
+            .join_all()
+            .await
+            .iter()
+            .all(|answer| *answer == STORED)
+    );
+    let log = records::private_log("ann".parse().unwrap());
+    let limit = crate::store::PageLimit {
+        entries: 999,
+        bytes: 1 << 20,
+    };
+    let page = realm.store.read(&log, Position(0), limit).await.unwrap();
+    assert_eq!(page.entries.len(), 100);
+}
+
+/// ACC-2, ACC-3
+#[tokio::test]
+async fn wrong_credentials_are_one_error() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    let wrong = refused(ErrorCode::BadCredentials);
+    assert_eq!(
+        realm.ask(device(2), auth(1, "ann", "wrong horse")).await,
+        wrong
+    );
+    assert_eq!(
+        realm.ask(device(2), auth(2, "nobody", "wrong horse")).await,
+        wrong
+    );
+    session_in(&realm.ask(device(2), auth(3, "ann", "correct horse")).await);
+    assert_eq!(
+        realm.ask(device(3), register(1, "ann")).await,
+        refused(ErrorCode::UsernameTaken)
+    );
+}
+
+#[tokio::test]
+async fn what_is_over_a_limit_has_its_own_error() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    let long = "x".repeat(1001);
+    assert_eq!(
+        realm.ask(device(1), send(2, "ann", &long)).await,
+        Answer::Refused(Refusal::too_large(1000))
+    );
+    let named = |name: &'static str, password: &'static [u8]| Command::Register {
+        operation: OperationNumber(9),
+        full_name: Text(name),
+        country: Text("id"),
+        username: "bob".parse().unwrap(),
+        password: Password(password),
+    };
+    let long: &'static str = "x".repeat(65).leak();
+    assert_eq!(
+        realm.ask(device(2), named(long, b"12345678")).await,
+        Answer::Refused(Refusal::too_large(64))
+    );
+    assert_eq!(
+        realm.ask(device(2), named("B", b"1234567")).await,
+        refused(ErrorCode::BadRequest)
+    );
+    assert_eq!(
+        realm.ask(device(2), named("B", &[b'x'; 129])).await,
+        Answer::Refused(Refusal::too_large(128))
+    );
+    let invalid = Command::Send {
+        operation: OperationNumber(9),
+        session: SessionRef::Bound,
+        to: "ann".parse().unwrap(),
+        message: Body(b"\xff\xfe"),
+    };
+    assert_eq!(
+        realm.ask(device(1), invalid).await,
+        refused(ErrorCode::BadRequest)
+    );
+}
+
+/// SES-1, SES-3: a session id that leaks is useless to another device, and on a plain link it is
+/// all there is.
+#[tokio::test]
+async fn a_session_belongs_to_its_device() {
+    let realm = Fixture::new();
+    let id = realm.register(device(1), "ann").await;
+    let whoami = |session| Command::WhoAmI { session };
+    let named = SessionRef::Named(id);
+    assert!(matches!(
+        realm.ask(device(1), whoami(named)).await,
+        Answer::Account(_)
+    ));
+    let none = refused(ErrorCode::NoSession);
+    assert_eq!(realm.ask(device(2), whoami(named)).await, none);
+    assert_eq!(realm.ask(PLAIN, whoami(named)).await, none);
+    assert_eq!(realm.ask(device(2), whoami(SessionRef::Bound)).await, none);
+    let id = realm.register(PLAIN, "bob").await;
+    let named = SessionRef::Named(id);
+    assert!(matches!(
+        realm.ask(PLAIN, whoami(named)).await,
+        Answer::Account(_)
+    ));
+    assert_eq!(realm.ask(PLAIN, whoami(SessionRef::Bound)).await, none);
+    let send = |operation| Command::Send {
+        operation: OperationNumber(operation),
+        session: named,
+        to: "bob".parse().unwrap(),
+        message: Body(b"note"),
+    };
+    for _ in 0..2 {
+        assert_eq!(realm.ask(PLAIN, send(1)).await, STORED);
+    }
+    let inbox = Command::Inbox { session: named };
+    let Answer::Page(page) = realm.ask(PLAIN, inbox).await else {
+        panic!("no page")
+    };
+    assert_eq!(
+        page.entries.len(),
+        1,
+        "EXACT-1: the numbers belong to the session"
+    );
+}
+
+/// SES-2: the store holds no session id.
+#[tokio::test]
+async fn a_session_id_is_not_in_the_store() {
+    let realm = Fixture::new();
+    let ids = [
+        realm.register(device(1), "ann").await,
+        realm.register(PLAIN, "bob").await,
+    ];
+    let all = realm
+        .realm
+        .store
+        .list(&crate::store::Prefix(vec![]), None, 9999)
+        .await
+        .unwrap();
+    for id in ids {
+        let holds = |bytes: &[u8]| bytes.windows(16).any(|window| window == id.0);
+        assert!(
+            !all.iter()
+                .any(|(key, found)| holds(&key.0) || holds(&found.value))
+        );
+    }
+}
+
+/// SES-4
+#[tokio::test]
+async fn a_session_unused_for_its_lifetime_ends() {
+    let mut realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    let whoami = Command::WhoAmI {
+        session: SessionRef::Bound,
+    };
+    for _ in 0..3 {
+        realm.now += 29 * DAY;
+        assert!(matches!(
+            realm.ask(device(1), whoami.clone()).await,
+            Answer::Account(_)
+        ));
+    }
+    realm.now += 30 * DAY;
+    assert_eq!(
+        realm.ask(device(1), whoami).await,
+        refused(ErrorCode::NoSession)
+    );
+    assert!(
+        !realm
+            .realm
+            .greet(&PublicKey([1; 32]), realm.now)
+            .await
+            .known
+    );
+}
+
+/// SES-5, SES-6
+#[tokio::test]
+async fn sessions_are_listed_and_revoked_and_have_an_end() {
+    let mut realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    for n in 2..=3 {
+        realm.now += 1;
+        session_in(&realm.ask(device(n), auth(1, "ann", "correct horse")).await);
+    }
+    let list = async |realm: &Fixture, n| {
+        let command = Command::Sessions {
+            session: SessionRef::Bound,
+        };
+        match realm.ask(device(n), command).await {
+            Answer::Sessions(sessions) => sessions,
+            other => panic!("{other:?}"),
+        }
+    };
+    let sessions = list(&realm, 2).await;
+    assert_eq!(sessions.len(), 3);
+    assert_eq!(
+        sessions.iter().map(|s| s.current).collect::<Vec<_>>(),
+        [false, true, false]
+    );
+    let revoke = |operation, handle| Command::Revoke {
+        operation: OperationNumber(operation),
+        session: SessionRef::Bound,
+        handle,
+    };
+    let third = sessions[2].handle;
+    assert_eq!(realm.ask(device(2), revoke(2, third)).await, Answer::Done);
+    assert_eq!(
+        realm.ask(device(3), send(9, "ann", "x")).await,
+        refused(ErrorCode::NoSession)
+    );
+    assert_eq!(
+        realm.ask(device(2), revoke(3, third)).await,
+        refused(ErrorCode::NoSession)
+    );
+    // The one unused for longest makes room.
+    for n in 4..=5 {
+        realm.now += 1;
+        session_in(&realm.ask(device(n), auth(1, "ann", "correct horse")).await);
+    }
+    assert_eq!(list(&realm, 5).await.len(), 3);
+    assert_eq!(
+        realm.ask(device(1), send(9, "ann", "x")).await,
+        refused(ErrorCode::NoSession)
+    );
+}
+
+/// ACC-4
+#[tokio::test]
+async fn a_new_password_ends_the_other_sessions() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    session_in(&realm.ask(device(2), auth(1, "ann", "correct horse")).await);
+    let passwd = |operation, old: &'static str| Command::Passwd {
+        operation: OperationNumber(operation),
+        session: SessionRef::Bound,
+        old: Password(old.as_bytes()),
+        new: Password(b"battery staple"),
+    };
+    assert_eq!(
+        realm.ask(device(1), passwd(2, "wrong")).await,
+        refused(ErrorCode::WrongPassword)
+    );
+    assert_eq!(
+        realm.ask(device(1), passwd(3, "correct horse")).await,
+        Answer::Done
+    );
+    assert_eq!(
+        realm.ask(device(1), passwd(3, "correct horse")).await,
+        Answer::Done
+    );
+    assert_eq!(
+        realm.ask(device(2), send(2, "ann", "x")).await,
+        refused(ErrorCode::NoSession)
+    );
+    assert_eq!(realm.ask(device(1), send(4, "ann", "x")).await, STORED);
+    assert_eq!(
+        realm.ask(device(2), auth(3, "ann", "correct horse")).await,
+        refused(ErrorCode::BadCredentials)
+    );
+    session_in(&realm.ask(device(2), auth(4, "ann", "battery staple")).await);
+}
+
+/// READ-2, READ-3
+#[tokio::test]
+async fn a_read_goes_on_where_the_reader_has_confirmed() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    for number in 2..=6 {
+        realm.ask(device(1), send(number, "ann", "x")).await;
+    }
+    let read = async |n, after| {
+        let options = Options {
+            after,
+            ..Options::NONE
+        };
+        let page = realm.inbox(device(n), options).await;
+        page.entries
+            .iter()
+            .map(|entry| entry.position.0)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(read(1, None).await, [1, 2, 3, 4, 5]);
+    assert_eq!(
+        read(1, None).await,
+        [1, 2, 3, 4, 5],
+        "nothing is confirmed by being sent"
+    );
+    assert_eq!(read(1, Some(3)).await, [4, 5]);
+    assert_eq!(read(1, None).await, [4, 5]);
+    assert_eq!(
+        read(1, Some(1)).await,
+        [2, 3, 4, 5],
+        "reading back is possible"
+    );
+    assert_eq!(read(1, None).await, [4, 5], "and takes nothing back");
+    assert!(read(1, Some(1 << 40)).await.is_empty());
+    assert_eq!(
+        read(1, None).await,
+        [4, 5],
+        "what does not exist cannot be confirmed"
+    );
+    // A new device begins where the user has read to, and goes its own way from there.
+    session_in(&realm.ask(device(2), auth(1, "ann", "correct horse")).await);
+    assert_eq!(read(2, None).await, [4, 5]);
+    assert!(read(2, Some(5)).await.is_empty());
+    assert_eq!(read(1, None).await, [4, 5]);
+}
+
+/// READ-4: a page never exceeds what the link carries nor what the reader asks for.
+#[tokio::test]
+async fn pages_fit_what_they_are_asked_to_fit() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    for number in 2..=4 {
+        realm
+            .ask(device(1), send(number, "ann", &"y".repeat(600)))
+            .await;
+    }
+    let (mut after, mut offset, mut bytes) = (0, 0, 0);
+    for asked in [
+        Some(10),
+        Some(300),
+        None,
+        Some(5000),
+        None,
+        None,
+        None,
+        None,
+        None,
+    ] {
+        let options = Options {
+            after: Some(after),
+            offset: Some(offset),
+            bytes: asked,
+            ..Options::NONE
+        };
+        let command = Command::Inbox {
+            session: SessionRef::Bound,
+        };
+        let request = Request { options, command }.to_bytes();
+        let answer = realm.realm.handle(&realm.caller(device(1)), &request).await;
+        let limit = asked.map_or(1100, |n: u64| usize::try_from(n.clamp(127, 1100)).unwrap());
+        assert!(answer.len() <= limit, "{} > {limit}", answer.len());
+        let Ok(Answer::Page(page)) = Answer::parse(&answer) else {
+            panic!("no page")
+        };
+        for entry in &page.entries {
+            bytes += entry.body.len() as u64;
+            let end = entry
+                .fragment
+                .map_or(600, |f| f.offset + entry.body.len() as u64);
+            (after, offset) = if end == 600 {
+                (entry.position.0, 0)
+            } else {
+                (after, end)
+            };
+        }
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(bytes, 1800);
+}
+
+/// HS-7, WIRE-13
+#[tokio::test]
+async fn what_cannot_be_understood_or_trusted_is_refused() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    let early = Caller {
+        early: true,
+        ..realm.caller(device(1))
+    };
+    let ask = async |caller, bytes: Vec<u8>| {
+        Answer::parse(&realm.realm.handle(caller, &bytes).await).unwrap()
+    };
+    let bytes = Request::from(auth(2, "ann", "correct horse")).to_bytes();
+    assert_eq!(ask(&early, bytes).await, refused(ErrorCode::BadRequest));
+    assert_eq!(
+        ask(&early, Request::from(send(2, "ann", "x")).to_bytes()).await,
+        STORED
+    );
+    let caller = realm.caller(device(1));
+    assert_eq!(ask(&caller, vec![]).await, refused(ErrorCode::BadRequest));
+    assert_eq!(
+        ask(&caller, vec![0x7f, 1, 2]).await,
+        refused(ErrorCode::BadRequest)
+    );
+    let mut unknown = vec![0x80 | 26, 0x41, 0, 0];
+    SessionRef::Bound.emit(&mut unknown);
+    assert_eq!(ask(&caller, unknown).await, refused(ErrorCode::Unsupported));
+    let narrow = Caller { room: 5, ..caller };
+    let whoami = Command::WhoAmI {
+        session: SessionRef::Bound,
+    };
+    assert_eq!(
+        ask(&narrow, Request::from(whoami).to_bytes()).await,
+        Answer::Refused(Refusal::too_large(5))
+    );
+}
