@@ -44,7 +44,7 @@ impl Endpoint {
     }
 
     fn handle_hello(&mut self, from: SocketAddr, hello: Hello) {
-        if let Some(realm) = self.config.hello {
+        if let Some(realm) = self.config.hello.filter(|_| self.admitting) {
             let reply = HelloReply {
                 nonce: hello.nonce,
                 versions: vec![PROTOCOL_VERSION],
@@ -72,7 +72,8 @@ impl Endpoint {
     /// HS-3: what proves nothing costs nothing. The MAC is checked before the table, the table
     /// before the curve.
     fn handle_init(&mut self, now: Time, from: SocketAddr, init: &Init<'_>, datagram: &[u8]) {
-        if self.config.accept != Some(Protection::Sealed)
+        if !self.admitting
+            || self.config.accept != Some(Protection::Sealed)
             || init.version != PROTOCOL_VERSION
             || datagram.len() < INIT_OVERHEAD + MESSAGE_1_OVERHEAD + OPEN_MIN
             || !same(&mac1(&self.public, init.covered), &init.mac1)
@@ -299,7 +300,7 @@ impl Endpoint {
             self.send_reset(now, from, connection, datagram.len());
             return;
         }
-        if self.slots.len() >= self.config.links_max && !self.make_room() {
+        if !self.admitting || (self.slots.len() >= self.config.links_max && !self.make_room()) {
             return;
         }
         let mut link = Link::respond(self.link_config(None), 0);
@@ -316,7 +317,8 @@ impl Endpoint {
 
     /// HS-8: never larger than what it answers, and never more than a few a second.
     fn send_reset(&mut self, now: Time, to: SocketAddr, connection: ConnectionId, came: usize) {
-        if self.config.accept.is_none() {
+        // While shutting down, a Reset would only make the client knock at a closed door.
+        if self.config.accept.is_none() || !self.admitting {
             return;
         }
         let mut out = Vec::new();

@@ -142,6 +142,8 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Endpoint {
     config: Config,
+    /// False once nobody new is let in any more.
+    admitting: bool,
     identity: SecretKey,
     public: PublicKey,
     rng: StdRng,
@@ -171,6 +173,7 @@ impl Endpoint {
             resets: Resets::new(&identity),
             jitter: Jitter::new(rng.next_u64()),
             config,
+            admitting: true,
             identity,
             rng,
             slots: BTreeMap::new(),
@@ -285,10 +288,14 @@ impl Endpoint {
         }
     }
 
+    /// Lets nobody new in any more; the links there are go on.
+    pub const fn stop_admitting(&mut self) {
+        self.admitting = false;
+    }
+
     /// Ends all links, and lets nobody in any more.
     pub fn close_all(&mut self, now: Time) {
-        self.config.accept = None;
-        self.config.hello = None;
+        self.stop_admitting();
         for link in self.slots.keys().copied().collect::<Vec<_>>() {
             self.close(now, link, CloseReason::Shutdown);
         }

@@ -20,6 +20,7 @@ use std::{
 };
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
+use tokio::sync::watch;
 
 use self::{
     operations::{Known, fingerprint},
@@ -96,6 +97,8 @@ pub struct Realm<S> {
     /// Makes what stands for them in the store.
     session_hashes: MacKey,
     rng: Mutex<StdRng>,
+    /// Set for good when the store fails.
+    failed: watch::Sender<Option<StoreError>>,
 }
 
 /// Why a command ends without its effect.
@@ -155,6 +158,7 @@ impl<S: Store> Realm<S> {
             session_ids: MacKey::derive(identity, "session ids"),
             session_hashes: MacKey::derive(identity, "session hashes"),
             rng: Mutex::new(StdRng::from_seed(seed)),
+            failed: watch::Sender::new(None),
         })
     }
 
@@ -166,7 +170,7 @@ impl<S: Store> Realm<S> {
             Ok::<_, Failure>(Greeting { known, highest })
         };
         greeting.await.unwrap_or_else(|failure| {
-            log_failure("greet", &failure);
+            self.note("greet", &failure);
             Greeting {
                 known: false,
                 highest: OperationNumber(0),
@@ -183,7 +187,7 @@ impl<S: Store> Realm<S> {
             Ok(answer) if answer.len() <= caller.room => answer,
             Ok(_) => Answer::Refused(Refusal::too_large(caller.room as u64)).to_bytes(),
             Err(failure) => {
-                log_failure(request.command.name(), &failure);
+                self.note(request.command.name(), &failure);
                 let refusal = match failure {
                     Failure::Refused(refusal) => refusal,
                     Failure::Store(_) => ErrorCode::Internal.into(),
@@ -304,8 +308,30 @@ impl<S: Store> Realm<S> {
                 tracing::warn!("the disk is full: writing commands are answered `busy`");
                 Err(Refusal::busy(DISK_FULL_MS).into())
             }
-            Err(CommitError::Refused(reason)) => Err(StoreError::Failed(reason).into()),
+            Err(CommitError::Refused(reason)) => Err(StoreError::Damaged(reason).into()),
             Err(CommitError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    /// Waits until the store fails. From then on nothing can be written: only starting anew helps.
+    pub async fn failed(&self) -> StoreError {
+        let mut failed = self.failed.subscribe();
+        match failed.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(error)) => error.clone(),
+            _ => StoreError::Closed,
+        }
+    }
+
+    /// An operator has to hear of a store that fails; what users do wrong is their own affair.
+    fn note(&self, command: &str, failure: &Failure) {
+        match failure {
+            Failure::Refused(refusal) => tracing::debug!(command, code = %refusal.code, "refused"),
+            Failure::Store(error) => {
+                tracing::error!(command, %error, "a command failed");
+                if matches!(error, StoreError::Failed(_)) {
+                    self.failed.send_replace(Some(error.clone()));
+                }
+            }
         }
     }
 
@@ -331,12 +357,4 @@ impl<S: Store> Realm<S> {
 enum Outcome {
     Durable,
     Conflict,
-}
-
-/// An operator has to hear of a store that fails; what users do wrong is their own affair.
-fn log_failure(command: &str, failure: &Failure) {
-    match failure {
-        Failure::Store(error) => tracing::error!(command, %error, "a command failed"),
-        Failure::Refused(refusal) => tracing::debug!(command, code = %refusal.code, "refused"),
-    }
 }

@@ -34,18 +34,19 @@ pub trait Record: Serialize + DeserializeOwned {
     /// The bytes to keep.
     fn to_value(&self) -> Result<Vec<u8>, StoreError> {
         postcard::to_extend(self, vec![FORMAT])
-            .map_err(|error| StoreError::Failed(format!("a record cannot be written: {error}")))
+            .map_err(|error| StoreError::Damaged(format!("it cannot be written: {error}")))
     }
 
     /// Reads what [`Record::to_value`] wrote.
     fn from_value(value: &[u8]) -> Result<Self, StoreError> {
         match value.split_first() {
-            Some((&FORMAT, record)) => postcard::from_bytes(record)
-                .map_err(|error| StoreError::Failed(format!("a record is damaged: {error}"))),
-            Some((format, _)) => Err(StoreError::Failed(format!(
-                "a record has format {format}, which a newer merpati must have written"
+            Some((&FORMAT, record)) => {
+                postcard::from_bytes(record).map_err(|error| StoreError::Damaged(error.to_string()))
+            }
+            Some((format, _)) => Err(StoreError::Damaged(format!(
+                "its format {format} is that of a newer merpati"
             ))),
-            None => Err(StoreError::Failed("a record is empty".into())),
+            None => Err(StoreError::Damaged("it is empty".into())),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     crypto::PublicKey,
-    store::{Batch, Expected, Store, Version},
+    store::{Batch, CommitError, Expected, Store, Version},
     wire::{
         Answer, Command, DeviceSession, ErrorCode, Handle, OperationNumber, SessionId, SessionRef,
         Username,
@@ -122,10 +122,10 @@ impl<S: Store> Realm<S> {
         batch.put(records::session(&current.hash), current.record.to_value()?);
         match self.store.commit(batch).await {
             Ok(committed) => current.version = committed.version,
-            // Someone else touched it or ended it: what relies on it will find out. A full disk must
-            // not keep anybody from reading.
-            Err(crate::store::CommitError::Conflict | crate::store::CommitError::Full) => {}
-            Err(error) => return Err(crate::store::StoreError::Failed(error.to_string()).into()),
+            Err(CommitError::Store(error)) => return Err(error.into()),
+            // Someone else touched it or ended it: what relies on it will find out. And a full disk
+            // must not keep anybody from reading.
+            Err(_) => {}
         }
         Ok(current)
     }

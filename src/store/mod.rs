@@ -82,6 +82,9 @@ pub enum StoreError {
     /// The disk or the engine reported an error; the operator has to look.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// One record makes no sense; the others are as good as before.
+    #[error("the store holds a damaged record: {0}")]
+    Damaged(String),
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
