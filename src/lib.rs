@@ -23,6 +23,8 @@ pub mod endpoint;
 pub mod link;
 #[cfg(feature = "server")]
 pub mod realm;
+#[cfg(feature = "embedded")]
+pub mod server;
 #[cfg(feature = "server")]
 pub mod store;
 pub mod wire;

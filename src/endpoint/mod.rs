@@ -325,6 +325,11 @@ impl Endpoint {
             .map_or(0, |slot| slot.link.message_max())
     }
 
+    /// The key of `link`'s other side; none on a plain link.
+    pub fn peer(&self, link: LinkId) -> Option<PublicKey> {
+        self.slots.get(&link)?.peer
+    }
+
     /// The round-trip time of `link`, once there is an estimate.
     pub fn rtt(&self, link: LinkId) -> Option<Duration> {
         self.slots.get(&link)?.link.rtt()

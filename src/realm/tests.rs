@@ -27,6 +27,7 @@ fn open(directory: &TempDir) -> Realm<Embedded> {
     Realm::new(store, &SecretKey::from_bytes([9; 32]), limits, [1; 32]).unwrap()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as a caller has it")]
 fn device(n: u8) -> Option<PublicKey> {
     Some(PublicKey([n; 32]))
 }
@@ -657,7 +658,7 @@ async fn what_cannot_be_understood_or_trusted_is_refused() {
         ask(&caller, vec![0x7f, 1, 2]).await,
         refused(ErrorCode::BadRequest)
     );
-    let mut unknown = vec![0x80 | 26, 0x41, 0, 0];
+    let mut unknown = vec![0x9a, 0x41, 0, 0];
     SessionRef::Bound.emit(&mut unknown);
     assert_eq!(ask(&caller, unknown).await, refused(ErrorCode::Unsupported));
     let narrow = Caller { room: 5, ..caller };

@@ -1,0 +1,436 @@
+//! `config.toml`: what an operator decides. Everything has a default; what is unknown or impossible
+//! is refused with the line and what to write instead.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::unit::{Size, Span};
+use crate::{
+    crypto::DEFAULT_PORT,
+    link::{DATAGRAM_DEFAULT, DATAGRAM_MIN},
+    realm,
+    wire::RealmId,
+};
+
+/// The largest datagram that may be configured: what UDP over IPv4 carries on any path is far less.
+const DATAGRAM_MAX: u64 = 9000;
+/// The longest message that may be configured, in bytes.
+const MESSAGE_MAX: u64 = 16 << 20;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// The file says something unknown or impossible.
+    #[error("{}: {reason}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Where, what, and what to write instead.
+        reason: String,
+    },
+}
+
+/// All settings.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `[realm]`
+    pub realm: RealmConfig,
+    /// `[[listen]]`; the default address when there is none.
+    pub listen: Vec<ListenConfig>,
+    /// `[store]`
+    pub store: StoreConfig,
+    /// `[link]`
+    pub link: LinkConfig,
+    /// `[limits]`
+    pub limits: LimitsConfig,
+    /// `[log]`
+    pub log: LogConfig,
+}
+
+/// Who the realm is, and what it lets others do.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RealmConfig {
+    /// How it introduces itself; by default `r-` and the first characters of its key.
+    #[serde(deserialize_with = "realm_id")]
+    pub id: Option<RealmId>,
+    /// It tells its key to whoever asks.
+    pub hello: bool,
+    /// A session unused for so long ends.
+    pub session_ttl: Span,
+}
+
+/// Where the realm listens.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenConfig {
+    /// The UDP address.
+    pub address: SocketAddr,
+    /// What clients are told to use instead, as `host` or `host:port`; for realms behind a name or
+    /// a translated address.
+    #[serde(default)]
+    pub advertise: Option<String>,
+    /// How links are protected.
+    #[serde(default)]
+    pub security: Security,
+    /// Set to `true`, a plain listener may stand on an address that others can reach.
+    #[serde(default)]
+    pub plain_beyond_loopback: bool,
+}
+
+/// How links are protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Security {
+    /// Encrypted and authenticated.
+    #[default]
+    Sealed,
+    /// Not at all: for networks that protect the traffic themselves, and for loopback.
+    Plain,
+}
+
+/// Where the realm keeps what it must not forget.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// Which engine.
+    pub engine: Engine,
+    /// The directory; made if it is missing.
+    pub path: PathBuf,
+}
+
+/// The store's engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// In a directory of this machine.
+    #[default]
+    Embedded,
+}
+
+/// How links behave.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LinkConfig {
+    /// The largest datagram taken and sent.
+    #[serde(deserialize_with = "datagram")]
+    pub max_datagram: Size,
+    /// A link that has been silent for so long is forgotten. Its client opens it again unasked.
+    pub idle: Span,
+}
+
+/// What bounds the realm's memory and work.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// The longest message.
+    #[serde(deserialize_with = "message")]
+    pub max_message: Size,
+    /// Sessions a user may have; the one unused for longest makes room for another.
+    #[serde(deserialize_with = "positive")]
+    pub sessions: usize,
+    /// Links of one listener at once.
+    #[serde(deserialize_with = "positive")]
+    pub links: usize,
+    /// Commands of one listener in work at once; further ones are answered `busy`.
+    #[serde(deserialize_with = "positive")]
+    pub commands: usize,
+    /// Passwords hashed at once, each in 19 MiB; 0 stands for the number of processors.
+    pub password_threads: usize,
+}
+
+/// What is written to standard error.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// The least important level that is written: error, warn, info, debug, trace.
+    pub level: Level,
+    /// How it is written.
+    pub format: LogFormat,
+}
+
+/// How important a line of the log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the levels are those of every log")]
+pub enum Level {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Level {
+    /// The level's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line of text an event.
+    #[default]
+    Text,
+    /// A JSON object an event.
+    Json,
+}
+
+impl Default for RealmConfig {
+    fn default() -> Self {
+        Self {
+            id: None,
+            hello: true,
+            session_ttl: Span(realm::Limits::default().session_ttl),
+        }
+    }
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
+            advertise: None,
+            security: Security::Sealed,
+            plain_beyond_loopback: false,
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            engine: Engine::Embedded,
+            path: "data".into(),
+        }
+    }
+}
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        Self {
+            max_datagram: Size(DATAGRAM_DEFAULT as u64),
+            idle: Span(Duration::from_hours(24)),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        let realm = realm::Limits::default();
+        Self {
+            max_message: Size(realm.max_message as u64),
+            sessions: realm.sessions_max,
+            links: 100_000,
+            commands: 4096,
+            password_threads: 0,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            level: Level::Info,
+            format: LogFormat::Text,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Io {
+            path: path.into(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|reason| ConfigError::Invalid {
+            path: path.into(),
+            reason,
+        })
+    }
+
+    /// Reads settings from `text`. The error says where it is, what is wrong and what to write.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses settings that are fine one by one and impossible together.
+    pub fn check(&self) -> Result<(), String> {
+        for listen in &self.listen {
+            let exposed = !listen.address.ip().is_loopback();
+            if listen.security == Security::Plain && exposed && !listen.plain_beyond_loopback {
+                return Err(format!(
+                    "the plain listener on {} would let everyone on the way read and forge \
+                     everything; write security = \"sealed\", or, if the network itself protects \
+                     the traffic, add plain_beyond_loopback = true",
+                    listen.address
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the realm listens: as configured, or the default address.
+    pub fn listeners(&self) -> Vec<ListenConfig> {
+        if self.listen.is_empty() {
+            vec![ListenConfig::default()]
+        } else {
+            self.listen.clone()
+        }
+    }
+
+    /// The bounds within which the realm works.
+    pub fn realm_limits(&self) -> realm::Limits {
+        let default = realm::Limits::default();
+        realm::Limits {
+            max_message: usize::try_from(self.limits.max_message.0).unwrap_or(usize::MAX),
+            session_ttl: self.realm.session_ttl.0,
+            sessions_max: self.limits.sessions,
+            password_threads: match self.limits.password_threads {
+                0 => default.password_threads,
+                threads => threads,
+            },
+        }
+    }
+}
+
+fn realm_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RealmId>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(de::Error::custom)
+}
+
+fn datagram<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
+    between(
+        Size::deserialize(deserializer)?,
+        DATAGRAM_MIN as u64,
+        DATAGRAM_MAX,
+    )
+}
+
+fn message<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
+    between(Size::deserialize(deserializer)?, 1, MESSAGE_MAX)
+}
+
+fn between<E: de::Error>(size: Size, min: u64, max: u64) -> Result<Size, E> {
+    if (min..=max).contains(&size.0) {
+        Ok(size)
+    } else {
+        Err(E::custom(format!(
+            "write a size from \"{min}B\" to \"{max}B\""
+        )))
+    }
+}
+
+fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    match usize::deserialize(deserializer)? {
+        0 => Err(de::Error::custom("write a number of at least 1")),
+        n => Ok(n),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+        assert_eq!(Config::default().listeners().len(), 1);
+    }
+
+    #[test]
+    fn the_file_of_the_repository_says_the_defaults() {
+        let text = include_str!("../../config.toml");
+        let mut config = Config::parse(text).unwrap();
+        assert_eq!(config.listeners(), Config::default().listeners());
+        config.listen.clear();
+        assert_eq!(config, Config::default());
+        // What stands there as a comment is valid too.
+        let uncommented: String = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(setting)
+                    if setting.contains(" = ") && !setting.starts_with(char::is_uppercase) =>
+                {
+                    setting
+                }
+                _ => line,
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        assert_ne!(uncommented, text);
+        Config::parse(&uncommented).unwrap();
+    }
+
+    #[test]
+    fn what_is_unknown_or_impossible_is_refused_with_its_line_and_what_to_write() {
+        for (text, wanted) in [
+            (
+                "[realm]\nidd = \"x\"",
+                &["line 2", "idd", "expected one of"][..],
+            ),
+            ("[relm]", &["line 1", "relm", "expected one of"]),
+            ("[realm]\nid = \"A B\"", &["line 2", "a-z"]),
+            ("[realm]\n\nsession_ttl = 30", &["line 3", "\"30s\""]),
+            ("[realm]\nsession_ttl = \"30\"", &["line 2", "unit", "30s"]),
+            ("[link]\nmax_datagram = \"100B\"", &["line 2", "160B"]),
+            ("[limits]\nmax_message = \"1GiB\"", &["line 2", "16KiB"]),
+            ("[limits]\nlinks = 0", &["line 2", "at least 1"]),
+            (
+                "[[listen]]\naddress = \"localhost\"",
+                &["line 2", "socket address"],
+            ),
+            ("[[listen]]\nsecurity = \"sealed\"", &["line 1", "address"]),
+            (
+                "[[listen]]\naddress = \"1.2.3.4:5\"\nsecurity = \"none\"",
+                &["line 3", "sealed", "plain"],
+            ),
+            (
+                "[[listen]]\naddress = \"0.0.0.0:5\"\nsecurity = \"plain\"",
+                &["plain_beyond_loopback = true"],
+            ),
+            ("[store]\nengine = \"paper\"", &["line 2", "embedded"]),
+            ("[log]\nlevel = 3", &["line 2"]),
+            ("x = ", &["line 1"]),
+        ] {
+            let error = Config::parse(text).unwrap_err();
+            for part in wanted {
+                assert!(error.contains(part), "{text}\n{error}\n(no {part:?})");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_named() {
+        let error = Config::load(Path::new("/nonexistent/config.toml")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/config.toml"));
+    }
+}

@@ -1,0 +1,276 @@
+//! A realm that listens: joins the sockets and the endpoints to the [`Realm`], and stops in order.
+//!
+//! Knows nothing of the rules of chat. [`Server::start`] opens the store and binds the sockets, so
+//! that whoever holds a [`Server`] knows its addresses; [`Server::run`] serves until told to stop.
+
+pub mod config;
+pub mod unit;
+mod worker;
+
+use std::{
+    fs, io,
+    net::{SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+pub use config::{Config, ConfigError};
+use config::{ListenConfig, Security};
+use rand::{Rng as _, TryRng as _, rngs::SysRng};
+use tokio::sync::watch;
+use worker::Worker;
+
+use crate::{
+    crypto::{ConnectionString, IdentityError, PublicKey, SecretKey, load_or_create_identity},
+    endpoint,
+    realm::Realm,
+    store::{Embedded, OpenError, StoreError},
+    wire::{Protection, RealmId},
+};
+
+/// The file in the store's directory that holds the realm's key.
+const KEY_FILE: &str = "realm.key";
+/// Bytes the kernel may hold for a listener in each direction: a burst must not be lost while a
+/// worker is busy.
+const SOCKET_BUFFER_BYTES: usize = 1 << 20;
+
+/// Why a server could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The store's directory cannot be made.
+    #[error("cannot make the directory {}: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// The realm's key cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// An address cannot be listened on.
+    #[error(
+        "cannot listen on {address}: {source}; is another server there? give --listen another address"
+    )]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gives no randomness or no threads.
+    #[error("the system refuses what a server needs: {0}")]
+    System(#[from] io::Error),
+    /// The store failed while serving.
+    #[error("{0}; the server stops, so that starting it again can recover the store")]
+    Store(StoreError),
+}
+
+/// A realm that is ready to serve.
+#[derive(Debug)]
+pub struct Server {
+    id: RealmId,
+    key: PublicKey,
+    listeners: Vec<Listener>,
+    realm: Arc<Realm<Embedded>>,
+    commands_max: usize,
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: UdpSocket,
+    address: SocketAddr,
+    config: ListenConfig,
+    endpoint: endpoint::Endpoint,
+}
+
+impl Server {
+    /// Opens the store, loads or makes the realm's key, and binds the sockets.
+    pub fn start(config: &Config) -> Result<Self, ServerError> {
+        make_directory(&config.store.path)?;
+        let mut rng = seeded()?;
+        let identity = load_or_create_identity(&config.store.path.join(KEY_FILE), &mut rng)?;
+        let key = identity.public();
+        let id = config.realm.id.unwrap_or_else(|| default_id(&key));
+        let store = Embedded::open(&config.store.path)?;
+        let listeners = config
+            .listeners()
+            .into_iter()
+            .map(|listen| bind(config, listen, id, &identity, &mut rng))
+            .collect::<Result<_, _>>()?;
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        let realm = Realm::new(store, &identity, config.realm_limits(), seed)?;
+        Ok(Self {
+            id,
+            key,
+            listeners,
+            realm: Arc::new(realm),
+            commands_max: config.limits.commands,
+        })
+    }
+
+    /// How the realm introduces itself.
+    pub const fn id(&self) -> RealmId {
+        self.id
+    }
+
+    /// The realm's key.
+    pub const fn key(&self) -> PublicKey {
+        self.key
+    }
+
+    /// The addresses it is bound to.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners
+            .iter()
+            .map(|listener| listener.address)
+            .collect()
+    }
+
+    /// What to give to a client: the first listener's connection string.
+    pub fn connection_string(&self) -> Option<ConnectionString> {
+        let listener = self.listeners.first()?;
+        let key = match listener.config.security {
+            Security::Sealed => Some(self.key),
+            Security::Plain => None,
+        };
+        let (host, port) = match &listener.config.advertise {
+            Some(advertised) => {
+                let text = format!("merpati://{advertised}");
+                let parsed = text.parse::<ConnectionString>().ok()?;
+                (parsed.host, parsed.port)
+            }
+            None => (
+                reachable(listener.address.ip()).to_string(),
+                listener.address.port(),
+            ),
+        };
+        Some(ConnectionString { host, port, key })
+    }
+
+    /// Serves until `stop` ends; then answers what is in work, closes the links and comes back.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let (stopping, told_to_stop) = watch::channel(false);
+        let mut workers = Vec::with_capacity(self.listeners.len());
+        for listener in self.listeners {
+            let realm = Arc::clone(&self.realm);
+            let worker = Worker::new(listener.endpoint, realm, self.commands_max);
+            let socket = listener.socket;
+            let told_to_stop = told_to_stop.clone();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let name = format!("listener {}", listener.address);
+            let work = move || runtime.block_on(worker.run(socket, told_to_stop));
+            workers.push(thread::Builder::new().name(name).spawn(work)?);
+        }
+        let outcome = tokio::select! {
+            () = stop => Ok(()),
+            error = self.realm.failed() => Err(ServerError::Store(error)),
+        };
+        tracing::info!("stopping");
+        stopping.send_replace(true);
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                // A worker that panicked has said so on standard error.
+                let _ = worker.join();
+            }
+        });
+        let _ = joined.await;
+        tracing::info!("stopped");
+        outcome
+    }
+}
+
+/// A generator seeded by the system.
+fn seeded() -> io::Result<rand::rngs::StdRng> {
+    let mut seed = [0; 32];
+    SysRng
+        .try_fill_bytes(&mut seed)
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(rand::SeedableRng::from_seed(seed))
+}
+
+/// Makes the store's directory, which is nobody else's business.
+fn make_directory(path: &Path) -> Result<(), ServerError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    builder
+        .create(path)
+        .map_err(|source| ServerError::Directory {
+            path: path.into(),
+            source,
+        })
+}
+
+/// `r-` and the first characters of the key's fingerprint: always a valid name.
+fn default_id(key: &PublicKey) -> RealmId {
+    let text = format!("r-{}", key.short());
+    // A fingerprint is made of small letters and digits, which every name may have.
+    text.parse().expect("a fingerprint makes a name")
+}
+
+fn bind(
+    config: &Config,
+    listen: ListenConfig,
+    id: RealmId,
+    identity: &SecretKey,
+    rng: &mut rand::rngs::StdRng,
+) -> Result<Listener, ServerError> {
+    let failed = |source| ServerError::Bind {
+        address: listen.address,
+        source,
+    };
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(listen.address),
+        socket2::Type::DGRAM,
+        Some(socket2::Protocol::UDP),
+    )
+    .map_err(failed)?;
+    // The kernel may give less; that costs repeats, not messages.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    socket.set_nonblocking(true).map_err(failed)?;
+    socket.bind(&listen.address.into()).map_err(failed)?;
+    let socket = UdpSocket::from(socket);
+    let address = socket.local_addr().map_err(failed)?;
+    let accept = match listen.security {
+        Security::Sealed => Protection::Sealed,
+        Security::Plain => Protection::Plain,
+    };
+    let mut seed = [0; 32];
+    rng.fill_bytes(&mut seed);
+    let endpoint_config = endpoint::Config {
+        accept: Some(accept),
+        hello: config.realm.hello.then_some(id),
+        early_data: true,
+        max_datagram: usize::try_from(config.link.max_datagram.0).unwrap_or(usize::MAX),
+        links_max: config.limits.links,
+        idle: config.link.idle.0,
+    };
+    Ok(Listener {
+        socket,
+        address,
+        config: listen,
+        endpoint: endpoint::Endpoint::new(endpoint_config, identity.clone(), seed),
+    })
+}
+
+/// An address that a client on this machine can use for a listener on all addresses.
+fn reachable(ip: std::net::IpAddr) -> std::net::IpAddr {
+    match ip {
+        std::net::IpAddr::V4(v4) if v4.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(v6) if v6.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}

@@ -1,0 +1,118 @@
+//! Durations and sizes in configuration, which carry their unit: `"30s"`, `"16KiB"`.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Deserializer, de};
+
+/// Why a text is not a duration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a duration; write a whole number and its unit: ms, s, m, h or d, as in \"30s\""
+)]
+pub struct InvalidSpan(String);
+
+/// Why a text is not a size.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a size; write a whole number and its unit: B, KiB or MiB, as in \"16KiB\"")]
+pub struct InvalidSize(String);
+
+/// Reads a duration such as `"1500ms"`, `"30s"`, `"2m"`, `"12h"`, `"30d"`.
+pub fn parse_span(text: &str) -> Result<Duration, InvalidSpan> {
+    let units = [
+        ("ms", 1),
+        ("s", 1000),
+        ("m", 60_000),
+        ("h", 3_600_000),
+        ("d", 86_400_000),
+    ];
+    scaled(text, &units)
+        .map(Duration::from_millis)
+        .ok_or_else(|| InvalidSpan(text.into()))
+}
+
+/// Reads a size such as `"1200B"`, `"16KiB"`, `"64MiB"`; in bytes.
+pub fn parse_size(text: &str) -> Result<u64, InvalidSize> {
+    scaled(text, &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20)])
+        .ok_or_else(|| InvalidSize(text.into()))
+}
+
+fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text.get(digits.len()..)?;
+    let (_, scale) = units.iter().find(|(name, _)| *name == unit)?;
+    digits.trim_end().parse::<u64>().ok()?.checked_mul(*scale)
+}
+
+/// A duration in a configuration file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+/// A size in a configuration file, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+struct TextVisitor<T, E>(fn(&str) -> Result<T, E>, &'static str);
+
+impl<T, E: fmt::Display> de::Visitor<'_> for TextVisitor<T, E> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.1)
+    }
+
+    fn visit_str<D: de::Error>(self, text: &str) -> Result<T, D> {
+        (self.0)(text).map_err(D::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expecting = "a duration with its unit in quotes, as in \"30s\"";
+        deserializer
+            .deserialize_str(TextVisitor(parse_span, expecting))
+            .map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expecting = "a size with its unit in quotes, as in \"16KiB\"";
+        deserializer
+            .deserialize_str(TextVisitor(parse_size, expecting))
+            .map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_carry_their_unit() {
+        for (text, wanted) in [
+            ("1500ms", 1_500),
+            ("30s", 30_000),
+            ("2m", 120_000),
+            ("30d", 2_592_000_000),
+        ] {
+            assert_eq!(parse_span(text), Ok(Duration::from_millis(wanted)));
+        }
+        for text in [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "1.5s",
+            "30 weeks",
+            "99999999999999999999s",
+            "9999999999999999d",
+        ] {
+            assert!(parse_span(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_size("16KiB"), Ok(16_384));
+        assert_eq!(parse_size("160 B"), Ok(160));
+        for text in ["", "16", "16kb", "KiB", "1é"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

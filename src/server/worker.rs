@@ -1,0 +1,254 @@
+//! One listener's thread: its socket, its endpoint, and the commands in work on its links.
+//!
+//! What arrives goes to the endpoint; the requests it gives out go to the realm, each as a task of its
+//! own; the answers come back through a queue and leave as the endpoint says. No locks on the way.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, watch},
+};
+
+use crate::{
+    crypto::PublicKey,
+    endpoint::{Endpoint, Event, LinkId},
+    link::Time,
+    realm::{Caller, Greeting, Realm},
+    store::Store,
+    wire::{Answer, OperationNumber, Refusal},
+};
+
+/// Datagrams taken in before answers and timers get their turn.
+const RECEIVE_BURST: usize = 64;
+/// Datagrams sent before what arrives gets its turn.
+const TRANSMIT_BURST: usize = 256;
+/// The longest datagram there is.
+const DATAGRAM_BYTES_MAX: usize = 65_535;
+/// What a client is asked to wait when too many commands are in work, in milliseconds.
+const BUSY_MS: u64 = 500;
+/// How long a server that stops waits for what is in work.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a task has found out.
+enum Done {
+    Greeting(LinkId, Greeting),
+    Answer(LinkId, u64, Vec<u8>),
+}
+
+/// One listener.
+pub struct Worker<S> {
+    endpoint: Endpoint,
+    realm: Arc<Realm<S>>,
+    commands_max: usize,
+    started: Instant,
+    in_work: usize,
+    done: mpsc::UnboundedSender<Done>,
+    finished: mpsc::UnboundedReceiver<Done>,
+}
+
+impl<S: Store> Worker<S> {
+    pub fn new(endpoint: Endpoint, realm: Arc<Realm<S>>, commands_max: usize) -> Self {
+        // As many answers can wait in it as commands may be in work.
+        let (done, finished) = mpsc::unbounded_channel();
+        Self {
+            endpoint,
+            realm,
+            commands_max,
+            started: Instant::now(),
+            in_work: 0,
+            done,
+            finished,
+        }
+    }
+
+    /// Serves until told to stop, and then until what is in work is answered.
+    pub async fn run(
+        mut self,
+        socket: std::net::UdpSocket,
+        mut told_to_stop: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let socket = UdpSocket::from_std(socket)?;
+        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+        let mut stop_by = None;
+        loop {
+            self.pass_on();
+            let idle = self.transmit(&socket).await;
+            if let Some(stop_by) = stop_by
+                && idle
+                && (self.in_work == 0 || Instant::now() >= stop_by)
+            {
+                self.endpoint.close_all(self.now());
+                self.transmit(&socket).await;
+                return Ok(());
+            }
+            let next = self.next_timeout(stop_by);
+            tokio::select! {
+                ready = socket.readable(), if idle => {
+                    ready?;
+                    self.receive(&socket, &mut buffer);
+                }
+                Some(done) = self.finished.recv() => self.finish(done),
+                () = sleep_until(next) => {
+                    let now = self.now();
+                    self.endpoint.handle_timeout(now);
+                }
+                _ = told_to_stop.changed(), if stop_by.is_none() => {
+                    self.endpoint.stop_admitting();
+                    stop_by = Some(Instant::now() + STOP_PATIENCE);
+                }
+                // There is more to send: only let what has arrived have its turn.
+                () = std::future::ready(()), if !idle => self.receive(&socket, &mut buffer),
+            }
+        }
+    }
+
+    fn next_timeout(&self, stop_by: Option<Instant>) -> Option<Instant> {
+        let timeout = self
+            .endpoint
+            .poll_timeout()
+            .map(|at| self.started + Duration::from_micros(at.0));
+        match (timeout, stop_by) {
+            (Some(timeout), Some(stop_by)) => Some(timeout.min(stop_by)),
+            (timeout, stop_by) => timeout.or(stop_by),
+        }
+    }
+
+    fn receive(&mut self, socket: &UdpSocket, buffer: &mut [u8]) {
+        for _ in 0..RECEIVE_BURST {
+            match socket.try_recv_from(buffer) {
+                Ok((len, from)) => {
+                    let now = self.now();
+                    let datagram = buffer.get(..len).unwrap_or_default();
+                    self.endpoint.handle_datagram(now, from, datagram);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // What a network says of an earlier datagram is no reason to stop listening.
+                Err(error) => tracing::debug!(%error, "receiving"),
+            }
+        }
+    }
+
+    /// Sends what the endpoint has to send, but not for ever. True when nothing is left.
+    async fn transmit(&mut self, socket: &UdpSocket) -> bool {
+        let mut datagram = Vec::new();
+        for _ in 0..TRANSMIT_BURST {
+            let now = self.now();
+            let Some(to) = self.endpoint.poll_transmit(now, &mut datagram) else {
+                return true;
+            };
+            if let Err(error) = socket.send_to(&datagram, to).await {
+                // As good as lost on the way: it is sent again like anything that is.
+                tracing::debug!(%error, "sending");
+            }
+        }
+        false
+    }
+
+    /// Gives the endpoint's events to the realm.
+    fn pass_on(&mut self) {
+        while let Some(event) = self.endpoint.poll_event() {
+            match event {
+                Event::Incoming {
+                    link,
+                    peer,
+                    address,
+                } => {
+                    tracing::debug!(link = link.0, %address, "a link opens");
+                    self.greet(link, peer);
+                }
+                Event::Request {
+                    link,
+                    number,
+                    bytes,
+                    early,
+                } => self.carry_out(link, number, bytes, early),
+                Event::Closed { link, .. } => tracing::debug!(link = link.0, "a link has ended"),
+                // A server opens no links and asks nothing.
+                Event::Opened { .. }
+                | Event::Reply { .. }
+                | Event::Expired { .. }
+                | Event::Unsendable { .. }
+                | Event::Hello { .. } => {}
+            }
+        }
+    }
+
+    fn greet(&mut self, link: LinkId, peer: Option<PublicKey>) {
+        let Some(peer) = peer else {
+            // Nothing is known of whoever comes over a plain link.
+            let now = self.now();
+            self.endpoint.welcome(now, link, false, OperationNumber(0));
+            return;
+        };
+        let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
+        self.in_work += 1;
+        tokio::spawn(async move {
+            let greeting = realm.greet(&peer, unix_seconds()).await;
+            // The worker is gone only when the server has stopped.
+            let _ = done.send(Done::Greeting(link, greeting));
+        });
+    }
+
+    fn carry_out(&mut self, link: LinkId, number: u64, bytes: Vec<u8>, early: bool) {
+        let now = self.now();
+        if self.in_work >= self.commands_max {
+            let busy = Answer::Refused(Refusal::busy(BUSY_MS)).to_bytes();
+            self.endpoint.reply(now, link, number, busy);
+            return;
+        }
+        let caller = Caller {
+            device: self.endpoint.peer(link),
+            early,
+            room: self.endpoint.message_max(link),
+            now: unix_seconds(),
+        };
+        let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
+        self.in_work += 1;
+        tokio::spawn(async move {
+            let answer = realm.handle(&caller, &bytes).await;
+            let _ = done.send(Done::Answer(link, number, answer));
+        });
+    }
+
+    /// Takes in what tasks have found out: the first, and whatever else waits.
+    fn finish(&mut self, first: Done) {
+        let now = self.now();
+        let mut next = Some(first);
+        while let Some(done) = next {
+            self.in_work -= 1;
+            match done {
+                Done::Greeting(link, Greeting { known, highest }) => {
+                    self.endpoint.welcome(now, link, known, highest);
+                }
+                Done::Answer(link, number, answer) => {
+                    self.endpoint.reply(now, link, number, answer);
+                }
+            }
+            next = self.finished.try_recv().ok();
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The time of day; a clock before 1970 counts as 1970.
+fn unix_seconds() -> u32 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+}
