@@ -17,6 +17,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "client")]
+pub mod client;
 pub mod crypto;
 #[cfg(feature = "std")]
 pub mod endpoint;

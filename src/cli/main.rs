@@ -1,3 +1,123 @@
-//! The `merpati` program.
+//! The `merpati` program: `serve`, the commands once each, and a shell to type them in.
 
-fn main() {}
+mod args;
+mod ask;
+mod output;
+mod passwords;
+mod serve;
+mod shell;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command, Global, PasswordSource};
+use clap::{CommandFactory as _, Parser as _};
+use output::{Failure, Output, USAGE};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return wrong_usage(&error),
+    };
+    let output = Output {
+        json: cli.global.json,
+    };
+    match run(cli, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Help and version are asked for; anything else is explained, to programs in their way.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|arg| arg == "--json");
+    if json && error.use_stderr() {
+        let message = error.render().to_string();
+        let message = message.trim_start_matches("error: ").trim_end();
+        Output { json }.failure(&Failure::usage(message));
+    } else {
+        // Nobody is left to be told when this fails.
+        let _ = error.print();
+    }
+    if error.use_stderr() {
+        ExitCode::from(USAGE)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn run(cli: Cli, output: Output) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Serve(args) => serve::serve(&args, output.json),
+        Command::Shell => shell::shell(&global, output),
+        Command::Fingerprint => ask::fingerprint(&global, output),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "merpati",
+                &mut std::io::stdout(),
+            );
+            Ok(())
+        }
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(once(&global, output, command))
+        }
+    }
+}
+
+/// A command that talks to the realm once.
+async fn once(global: &Global, output: Output, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Register {
+            name,
+            country,
+            username,
+            password,
+        } => {
+            let password = passwords::new_password(&password, "Password")?;
+            let client = ask::client(global, None)?;
+            ask::register(&client, output, (&name, &country, username), &password).await
+        }
+        Command::Auth { username, password } => {
+            let password = passwords::password(&password, "Password")?;
+            let client = ask::client(global, None)?;
+            ask::auth(&client, output, username, &password).await
+        }
+        Command::Logout => ask::logout(&ask::client(global, None)?, output).await,
+        Command::Send {
+            username_to,
+            message,
+        } => {
+            let message = ask::message(&message)?;
+            ask::send(&ask::client(global, None)?, output, username_to, &message).await
+        }
+        Command::Inbox(args) => ask::inbox(&ask::client(global, None)?, output, &args).await,
+        Command::Whoami => ask::whoami(&ask::client(global, None)?, output).await,
+        Command::Sessions => ask::sessions(&ask::client(global, None)?, output).await,
+        Command::Revoke { handle } => {
+            ask::revoke(&ask::client(global, None)?, output, handle).await
+        }
+        Command::Passwd {
+            password,
+            new_password_file,
+        } => {
+            let old = passwords::password(&password, "Old password")?;
+            let new = PasswordSource {
+                password_file: new_password_file,
+                ..password
+            };
+            let new = passwords::new_password(&new, "New password")?;
+            ask::passwd(&ask::client(global, None)?, output, &old, &new).await
+        }
+        Command::Serve(_) | Command::Shell | Command::Fingerprint | Command::Completions { .. } => {
+            Err(Failure::usage("this command does not talk to a realm"))
+        }
+    }
+}

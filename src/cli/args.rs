@@ -1,0 +1,172 @@
+//! The command line: what there is to say, and what it means. Help, completions and errors come from
+//! this one definition.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use merpati::{
+    crypto::ConnectionString,
+    server::unit::parse_span,
+    wire::{Handle, SessionId, Username},
+};
+
+/// Chat over UDP for constrained networks: encrypted, exactly once, few bytes.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 the realm refused; 2 wrong usage; 3 the realm is unreachable; 4 the outcome is \
+unknown (run it again: nothing is done twice); 5 trouble on this machine.";
+
+/// Options of every command that talks to a realm.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Where profiles are kept, instead of the XDG data directory.
+    #[arg(long, global = true, value_name = "DIR", env = "MERPATI_HOME")]
+    pub home: Option<PathBuf>,
+    /// One account on one realm.
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "MERPATI_PROFILE",
+        default_value = "default"
+    )]
+    pub profile: String,
+    /// The realm's connection string, merpati://host:port#key; needed once, then remembered.
+    #[arg(long, global = true, value_name = "STRING", env = "MERPATI_SERVER")]
+    pub server: Option<ConnectionString>,
+    /// Accept an unknown realm's key on first use.
+    #[arg(long, global = true)]
+    pub trust: bool,
+    /// Do without encryption, for a realm that listens so.
+    #[arg(long, global = true, requires = "server")]
+    pub plain: bool,
+    /// Print JSON, one object a line.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How long to go on trying.
+    #[arg(long, global = true, value_name = "TIME", default_value = "2m", value_parser = parse_span)]
+    pub deadline: Duration,
+    /// Name a session in full, instead of the profile's own.
+    #[arg(long, global = true, value_name = "ID", value_parser = session_id)]
+    pub session: Option<SessionId>,
+}
+
+fn session_id(text: &str) -> Result<SessionId, String> {
+    text.parse()
+        .map_err(|error: merpati::wire::Malformed| error.to_string())
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a realm.
+    Serve(Serve),
+    /// Make an account, and log in.
+    Register {
+        /// Your full name.
+        name: String,
+        /// Your country.
+        country: String,
+        /// 1 to 32 of a-z 0-9 . _ -
+        username: Username,
+        #[command(flatten)]
+        password: PasswordSource,
+    },
+    /// Log in.
+    Auth {
+        username: Username,
+        #[command(flatten)]
+        password: PasswordSource,
+    },
+    /// Log out.
+    Logout,
+    /// Write to a user.
+    Send {
+        /// The recipient.
+        username_to: Username,
+        /// The message; - reads it from standard input.
+        #[arg(allow_hyphen_values = true)]
+        message: String,
+    },
+    /// Read your private messages: those not shown before, or those after a position.
+    Inbox(Inbox),
+    /// Tell who you are.
+    Whoami,
+    /// List your sessions.
+    Sessions,
+    /// End one of your sessions.
+    Revoke {
+        /// The session's handle, as `sessions` lists it.
+        handle: Handle,
+    },
+    /// Change your password; all your other sessions end.
+    Passwd {
+        #[command(flatten)]
+        password: PasswordSource,
+        /// Read the new password from a file.
+        #[arg(long, value_name = "FILE")]
+        new_password_file: Option<PathBuf>,
+    },
+    /// Type commands one after another.
+    Shell,
+    /// Show the fingerprints of this device and of the realm, for two people to compare.
+    Fingerprint,
+    /// Print completions for a shell.
+    Completions { shell: Shell },
+}
+
+/// Where a password comes from. Never the command line: `ps` and the shell's history would keep it.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PasswordSource {
+    /// Read the password from a file.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Read the password from standard input, one line (`passwd`: the old one, then the new one).
+    #[arg(long, conflicts_with = "password_file")]
+    pub password_stdin: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Inbox {
+    /// Begin after this position; 0 for the very first.
+    #[arg(long, value_name = "N")]
+    pub after: Option<u64>,
+    /// Take up the first message at this byte.
+    #[arg(long, value_name = "N")]
+    pub offset: Option<u64>,
+    /// At most so many messages.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// At most so many bytes of answer; a message that is longer comes in pieces.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub bytes: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The configuration; without it config.toml, and without that the defaults.
+    #[arg(long, value_name = "FILE", env = "MERPATI_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The store's directory, instead of the configured one.
+    #[arg(long, value_name = "DIR", env = "MERPATI_DATA")]
+    pub data: Option<PathBuf>,
+    /// Listen here, sealed, instead of where the configuration says; port 0 takes any that is free.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "MERPATI_LISTEN",
+        value_delimiter = ','
+    )]
+    pub listen: Vec<SocketAddr>,
+    /// What to write to standard error: error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL", env = "MERPATI_LOG", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub log: Option<String>,
+}

@@ -1,0 +1,300 @@
+//! What is printed: for people on a terminal, one JSON object a line for programs.
+
+use std::io::{self, Write as _};
+
+use merpati::{
+    client::{CallError, Notice},
+    wire::{Account, Answer, CONTENT_TEXT, DeviceSession, Entry, Refusal},
+};
+use serde_json::{Value, json};
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    pub json: bool,
+}
+
+/// Something that ends a command, with its exit code.
+#[derive(Debug)]
+pub struct Failure {
+    /// The name of the error, for scripts.
+    pub error: &'static str,
+    /// For people.
+    pub message: String,
+    /// What a script may need besides.
+    pub detail: Option<(&'static str, u64)>,
+    pub code: u8,
+}
+
+/// The realm refused.
+pub const REFUSED: u8 = 1;
+/// Wrong usage.
+pub const USAGE: u8 = 2;
+const UNREACHABLE: u8 = 3;
+const UNKNOWN: u8 = 4;
+/// Trouble on this machine.
+pub const LOCAL: u8 = 5;
+
+impl Failure {
+    /// Wrong usage.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            error: "usage",
+            message: message.into(),
+            detail: None,
+            code: USAGE,
+        }
+    }
+
+    /// Trouble on this machine.
+    #[expect(clippy::needless_pass_by_value, reason = "so that it fits `map_err`")]
+    pub fn local(error: impl ToString) -> Self {
+        Self {
+            error: "local",
+            message: error.to_string(),
+            detail: None,
+            code: LOCAL,
+        }
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        let (name, code) = match &error {
+            CallError::Refused(refusal) => (refusal.code.name(), REFUSED),
+            CallError::NotLoggedIn => ("no-session", REFUSED),
+            CallError::Misunderstood(_) => ("misunderstood", REFUSED),
+            CallError::NoKey => ("no-key", USAGE),
+            CallError::NoServer => ("no-server", USAGE),
+            CallError::Unreachable { .. } | CallError::Resolve { .. } => {
+                ("unreachable", UNREACHABLE)
+            }
+            CallError::KeyChanged { .. } => ("key-changed", UNREACHABLE),
+            CallError::OutcomeUnknown { .. } => ("outcome-unknown", UNKNOWN),
+            CallError::Profile(_) | CallError::System(_) => ("local", LOCAL),
+        };
+        let detail = match &error {
+            CallError::Refused(refusal) => detail(*refusal),
+            _ => None,
+        };
+        Self {
+            error: name,
+            message: error.to_string(),
+            detail,
+            code,
+        }
+    }
+}
+
+impl From<merpati::client::ProfileError> for Failure {
+    fn from(error: merpati::client::ProfileError) -> Self {
+        match error {
+            merpati::client::ProfileError::Name(..) => Self::usage(error.to_string()),
+            error => Self::local(error),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::local(error)
+    }
+}
+
+fn detail(refusal: Refusal) -> Option<(&'static str, u64)> {
+    let name = if refusal.is_transient() {
+        "retry_after_ms"
+    } else {
+        "limit"
+    };
+    refusal.detail.map(|detail| (name, detail))
+}
+
+impl Output {
+    /// Prints a result: `object` for programs, `text` for people.
+    pub fn result(self, object: &Value, text: &str) -> Result<(), Failure> {
+        if self.json {
+            let mut whole = json!({ "ok": true });
+            if let (Some(whole), Some(object)) = (whole.as_object_mut(), object.as_object()) {
+                whole.extend(object.clone());
+            }
+            print_line(&whole.to_string())
+        } else if text.is_empty() {
+            Ok(())
+        } else {
+            print_line(text)
+        }
+    }
+
+    /// Prints what went wrong.
+    pub fn failure(self, failure: &Failure) {
+        if self.json {
+            let mut object = json!({
+                "ok": false,
+                "error": failure.error,
+                "message": failure.message,
+            });
+            if let Some((name, value)) = failure.detail {
+                object[name] = value.into();
+            }
+            let _ = print_line(&object.to_string());
+        } else {
+            eprintln!("merpati: {}", shown(&failure.message));
+        }
+    }
+
+    /// Tells a person something beside the result.
+    pub fn aside(text: &str) {
+        eprintln!("merpati: {text}");
+    }
+
+    /// Tells of what happened beside the answer.
+    pub fn notice(notice: &Notice) {
+        let text = match notice {
+            Notice::Trusted(key) => format!(
+                "accepted the realm's key on first use; its fingerprint is {}; compare it with what \
+                 the realm's operator sees",
+                key.fingerprint()
+            ),
+            Notice::Finished { command, answer } => match answer {
+                Answer::Refused(refusal) => {
+                    format!("finished an earlier `{command}`: refused. {refusal}")
+                }
+                Answer::Sent(sent) => format!("finished an earlier `{command}`: {}", sent.name()),
+                _ => format!("finished an earlier `{command}`: done"),
+            },
+            Notice::NeedsPassword { command } => format!(
+                "an earlier `{command}` was cut off; run it again to learn whether it took effect"
+            ),
+        };
+        Self::aside(&text);
+    }
+
+    /// Prints a message.
+    pub fn entry(self, entry: &Entry) -> Result<(), Failure> {
+        let time = jiff::Timestamp::from_second(entry.time.into()).map_err(Failure::local)?;
+        if self.json {
+            let mut object = json!({
+                "position": entry.position.0,
+                "from": entry.from.user.as_str(),
+                "realm": entry.from.realm.as_ref().map(merpati::wire::RealmId::as_str),
+                "time": time.to_string(),
+            });
+            match core::str::from_utf8(&entry.body) {
+                Ok(text) if entry.content == CONTENT_TEXT => object["text"] = text.into(),
+                _ => {
+                    object["content"] = entry.content.into();
+                    object["base64"] = data_encoding::BASE64.encode(&entry.body).into();
+                }
+            }
+            if let Some(fragment) = entry.fragment {
+                object["offset"] = fragment.offset.into();
+                object["total"] = fragment.total.into();
+            }
+            return print_line(&object.to_string());
+        }
+        let time = time
+            .to_zoned_datetime(jiff::tz::TimeZone::system())
+            .strftime("%Y-%m-%d %H:%M:%S");
+        let body = if entry.content == CONTENT_TEXT {
+            shown(&String::from_utf8_lossy(&entry.body)).replace('\n', "\n    ")
+        } else {
+            let len = entry.body.len();
+            format!(
+                "({len} bytes of content type {}, use --json)",
+                entry.content
+            )
+        };
+        let piece = entry.fragment.map_or_else(String::new, |fragment| {
+            let end = fragment.offset + entry.body.len() as u64;
+            format!(
+                " (bytes {} to {end} of {})",
+                fragment.offset, fragment.total
+            )
+        });
+        let position = entry.position;
+        print_line(&format!(
+            "{position}  {time}  {}{piece}: {body}",
+            entry.from
+        ))
+    }
+
+    /// Prints who one is.
+    pub fn account(self, account: &Account) -> Result<(), Failure> {
+        let object = json!({
+            "username": account.username.as_str(),
+            "name": account.full_name,
+            "country": account.country,
+            "operator": account.operator,
+        });
+        let operator = if account.operator { ", operator" } else { "" };
+        let (name, country) = (shown(&account.full_name), shown(&account.country));
+        let text = format!("{} ({name}, {country}{operator})", account.username);
+        self.result(&object, &text)
+    }
+
+    /// Prints a session.
+    pub fn session(self, session: &DeviceSession) -> Result<(), Failure> {
+        let time =
+            |seconds: u32| jiff::Timestamp::from_second(seconds.into()).map_err(Failure::local);
+        let (created, used) = (time(session.created)?, time(session.used)?);
+        if self.json {
+            let object = json!({
+                "handle": session.handle.as_str(),
+                "created": created.to_string(),
+                "used": used.to_string(),
+                "current": session.current,
+                "device": session.device,
+            });
+            return print_line(&object.to_string());
+        }
+        let zone = jiff::tz::TimeZone::system();
+        let (created, used) = (
+            created.to_zoned_datetime(zone.clone()),
+            used.to_zoned_datetime(zone),
+        );
+        print_line(&format!(
+            "{}  opened {}  used {}{}{}",
+            session.handle,
+            created.strftime("%Y-%m-%d %H:%M"),
+            used.strftime("%Y-%m-%d %H:%M"),
+            if session.device { "" } else { "  (no device)" },
+            if session.current { "  (this one)" } else { "" },
+        ))
+    }
+}
+
+/// Prints a line. A reader that has gone away is no reason to complain.
+fn print_line(text: &str) -> Result<(), Failure> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Text from elsewhere, fit for a terminal: control characters, with which a message could move the
+/// cursor or worse, are replaced; line ends and tabs stay.
+pub fn shown(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\t' => c,
+            // Bidirectional overrides make text read as something else.
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_cannot_drive_the_terminal() {
+        assert_eq!(
+            shown("a\x1b[2Jb\nc\td\u{202e}e\r"),
+            "a\u{fffd}[2Jb\nc\td\u{fffd}e\u{fffd}"
+        );
+    }
+}

@@ -1,0 +1,73 @@
+//! Where passwords come from: a terminal that does not show them, a file, or standard input.
+
+use std::{
+    fs,
+    io::{self, BufRead as _, IsTerminal as _},
+    path::Path,
+};
+
+use zeroize::Zeroizing;
+
+use super::{args::PasswordSource, output::Failure};
+
+/// A password; wiped when dropped.
+pub type Secret = Zeroizing<String>;
+
+/// The password, asked for as `what`.
+pub fn password(source: &PasswordSource, what: &str) -> Result<Secret, Failure> {
+    match &source.password_file {
+        Some(file) => from_file(file),
+        None if source.password_stdin => from_stdin(),
+        None => from_terminal(what),
+    }
+}
+
+/// A password that is to be remembered: a person types it twice.
+pub fn new_password(source: &PasswordSource, what: &str) -> Result<Secret, Failure> {
+    let password = password(source, what)?;
+    if source.password_file.is_none() && !source.password_stdin {
+        let again = from_terminal(&format!("{what} (again)"))?;
+        if *again != *password {
+            return Err(Failure::usage("the two passwords differ; try again"));
+        }
+    }
+    Ok(password)
+}
+
+fn from_file(path: &Path) -> Result<Secret, Failure> {
+    let text = fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .map_err(|error| {
+            Failure::local(format!(
+                "cannot read the password file {}: {error}",
+                path.display()
+            ))
+        })?;
+    Ok(without_line_end(&text))
+}
+
+fn from_stdin() -> Result<Secret, Failure> {
+    let mut line = Zeroizing::new(String::new());
+    if io::stdin().lock().read_line(&mut line)? == 0 {
+        return Err(Failure::usage(
+            "standard input ended before a password came",
+        ));
+    }
+    Ok(without_line_end(&line))
+}
+
+fn from_terminal(what: &str) -> Result<Secret, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage(
+            "there is no terminal to ask for the password on; pass --password-file or --password-stdin",
+        ));
+    }
+    Ok(Zeroizing::new(rpassword::prompt_password(format!(
+        "{what}: "
+    ))?))
+}
+
+fn without_line_end(text: &str) -> Secret {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    Zeroizing::new(text.strip_suffix('\r').unwrap_or(text).to_string())
+}

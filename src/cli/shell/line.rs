@@ -1,0 +1,257 @@
+//! One line of the shell: the command table's own syntax, with or without the session id, and with or
+//! without the password, which is asked for when it is left out.
+
+use merpati::wire::{Handle, SessionId, Username};
+
+use crate::args::Inbox;
+
+/// The commands, as they are typed, and what they do.
+pub const COMMANDS: &[(&str, &str, &str)] = &[
+    ("auth", "<username> [password]", "log in"),
+    ("logout", "[sessionid]", "log out"),
+    (
+        "register",
+        "<name> <country> <username> [password]",
+        "make an account, and log in",
+    ),
+    (
+        "send",
+        "[sessionid] <username_to> <message>",
+        "write to a user",
+    ),
+    ("inbox", "[sessionid] [after]", "read your private messages"),
+    ("whoami", "[sessionid]", "tell who you are"),
+    ("sessions", "[sessionid]", "list your sessions"),
+    ("revoke", "[sessionid] <handle>", "end one of your sessions"),
+    ("passwd", "[sessionid]", "change your password"),
+    ("help", "", "show this"),
+    ("exit", "", "leave; Ctrl-D does too"),
+];
+
+/// What a line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line {
+    Nothing,
+    Auth(Username, Option<String>),
+    Logout,
+    Register {
+        name: String,
+        country: String,
+        username: Username,
+        password: Option<String>,
+    },
+    Send(Username, String),
+    Inbox(Option<u64>),
+    Whoami,
+    Sessions,
+    Revoke(Handle),
+    Passwd,
+    Help,
+    Exit,
+}
+
+impl Line {
+    /// What `inbox` is asked.
+    pub fn inbox(after: Option<u64>) -> Inbox {
+        Inbox {
+            after,
+            ..Inbox::default()
+        }
+    }
+}
+
+/// Splits `text` into words; quotes hold words together. At most `max` words: the last of so many is
+/// the whole rest, so that a message needs no quotes.
+fn words(text: &str, max: usize) -> Result<Vec<String>, String> {
+    let mut words = Vec::new();
+    let mut rest = text.trim();
+    while !rest.is_empty() {
+        if words.len() + 1 == max && !rest.starts_with(['"', '\'']) {
+            words.push(rest.to_string());
+            break;
+        }
+        let (word, after) = match rest.chars().next() {
+            Some(quote @ ('"' | '\'')) => {
+                let inner = rest.get(1..).unwrap_or_default();
+                let (word, after) = inner
+                    .split_once(quote)
+                    .ok_or_else(|| format!("the {quote} is not closed"))?;
+                if words.len() + 1 == max && !after.trim().is_empty() {
+                    // A message that only begins with a quoted word.
+                    (rest, "")
+                } else {
+                    (word, after)
+                }
+            }
+            _ => rest.split_once(char::is_whitespace).unwrap_or((rest, "")),
+        };
+        words.push(word.to_string());
+        rest = after.trim_start();
+    }
+    Ok(words)
+}
+
+/// Reads a line: the session it names, and what it asks for.
+pub fn parse(text: &str) -> Result<(Option<SessionId>, Line), String> {
+    let text = text.trim();
+    let (name, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    let (session, rest) = match name {
+        "auth" | "register" => (None, rest),
+        _ => take_session(rest),
+    };
+    let max = match name {
+        "register" => 4,
+        "auth" | "send" => 2,
+        _ => usize::MAX,
+    };
+    let words = words(rest, max)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let line = match (name, words.as_slice()) {
+        ("", _) => Line::Nothing,
+        ("auth", [username]) => Line::Auth(user(username)?, None),
+        ("auth", [username, password]) => Line::Auth(user(username)?, Some((*password).into())),
+        ("logout", []) => Line::Logout,
+        ("register", [name, country, username, password @ ..]) => Line::Register {
+            name: (*name).into(),
+            country: (*country).into(),
+            username: user(username)?,
+            password: password.first().map(|password| (*password).into()),
+        },
+        ("send", [to, message]) => Line::Send(user(to)?, (*message).into()),
+        ("inbox", []) => Line::Inbox(None),
+        ("inbox", [after]) => {
+            Line::Inbox(Some(after.parse().map_err(|_| {
+                format!("{after:?} is not a position; write a whole number")
+            })?))
+        }
+        ("whoami", []) => Line::Whoami,
+        ("sessions", []) => Line::Sessions,
+        ("revoke", [handle]) => Line::Revoke(handle.parse().map_err(|error| {
+            format!("{handle:?} is not a handle, as `sessions` lists them: {error}")
+        })?),
+        ("passwd", []) => Line::Passwd,
+        ("help", _) => Line::Help,
+        ("exit" | "quit", []) => Line::Exit,
+        _ => return Err(usage(name)),
+    };
+    Ok((session, line))
+}
+
+fn user(text: &str) -> Result<Username, String> {
+    text.parse()
+        .map_err(|error| format!("{text:?} is not a username: {error}"))
+}
+
+/// A session id in front, as the command table has it.
+fn take_session(text: &str) -> (Option<SessionId>, &str) {
+    let text = text.trim_start();
+    let (first, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    match first.parse() {
+        Ok(id) => (Some(id), rest),
+        Err(_) => (None, text),
+    }
+}
+
+fn usage(name: &str) -> String {
+    match COMMANDS.iter().find(|(known, ..)| *known == name) {
+        Some((name, arguments, _)) => format!("it is written: {name} {arguments}"),
+        None => format!("there is no command {name:?}; `help` lists them"),
+    }
+}
+
+/// The line as the history may keep it: without its password.
+pub fn for_history(text: &str) -> String {
+    let text = text.trim();
+    match parse(text) {
+        Ok((_, Line::Auth(username, Some(_)))) => format!("auth {username}"),
+        Ok((
+            _,
+            Line::Register {
+                name,
+                country,
+                username,
+                password: Some(_),
+            },
+        )) => format!("register \"{name}\" \"{country}\" {username}"),
+        // What cannot be understood may have a password anywhere.
+        Err(_) if text.starts_with("auth") || text.starts_with("register") => String::new(),
+        _ => text.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> Line {
+        parse(text).unwrap().1
+    }
+
+    #[test]
+    fn the_command_tables_syntax_holds_with_and_without_the_session() {
+        let id = SessionId([7; 16]);
+        for text in [
+            "send bob hello  there",
+            &format!("send {id} bob hello  there"),
+        ] {
+            let (session, line) = parse(text).unwrap();
+            assert_eq!(
+                line,
+                Line::Send("bob".parse().unwrap(), "hello  there".into())
+            );
+            assert_eq!(session.is_some(), text.contains(&id.to_string()));
+        }
+        assert_eq!(
+            parse(&format!("inbox {id}")).unwrap(),
+            (Some(id), Line::Inbox(None))
+        );
+        assert_eq!(line("inbox 12"), Line::Inbox(Some(12)));
+        assert_eq!(line("  "), Line::Nothing);
+    }
+
+    #[test]
+    fn quotes_hold_words_together_and_a_message_needs_none() {
+        assert_eq!(
+            line("register \"Ann Example\" id ann correct horse"),
+            Line::Register {
+                name: "Ann Example".into(),
+                country: "id".into(),
+                username: "ann".parse().unwrap(),
+                password: Some("correct horse".into()),
+            }
+        );
+        let message = |text| match line(text) {
+            Line::Send(_, message) => message,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(message("send bob it's \"quoted\""), "it's \"quoted\"");
+        assert_eq!(message("send bob \"all of it\""), "all of it");
+        assert_eq!(message("send bob \"so\" he said"), "\"so\" he said");
+        assert!(parse("register \"Ann").unwrap_err().contains("not closed"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_explained() {
+        assert!(parse("sned bob hi").unwrap_err().contains("help"));
+        assert!(parse("send bob").unwrap_err().contains("<message>"));
+        assert!(parse("send b!b hi").unwrap_err().contains("username"));
+        assert!(parse("inbox many").unwrap_err().contains("whole number"));
+    }
+
+    #[test]
+    fn the_history_keeps_no_password() {
+        for (text, kept) in [
+            ("auth ann correct horse", "auth ann"),
+            (
+                "register \"A B\" id ann secret",
+                "register \"A B\" \"id\" ann",
+            ),
+            ("register \"A B id ann secret", ""),
+            ("auth a!n secret", ""),
+            ("send bob hi", "send bob hi"),
+            ("auth ann", "auth ann"),
+        ] {
+            assert_eq!(for_history(text), kept);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Getting from a connection string to a link that can be asked.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use rand::Rng as _;
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, oneshot, watch},
+};
+
+use super::{
+    CallError, Client, Notice,
+    driver::{Ask, AskError, Driver, Status, Target, ask_who},
+    system_rng,
+};
+use crate::{
+    crypto::{ConnectionString, PublicKey},
+    endpoint::{self, Endpoint},
+    wire::OperationNumber,
+};
+
+/// Questions that may wait to be taken by the driver.
+const ASKS_MAX: usize = 64;
+
+/// A driver at work, and how to reach it. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Connection {
+    asks: mpsc::Sender<Ask>,
+    status: watch::Receiver<Status>,
+    address: SocketAddr,
+    pinned: Option<PublicKey>,
+}
+
+impl Client {
+    /// Asks the realm; the answer's bytes.
+    pub(super) async fn ask(
+        &self,
+        bytes: Vec<u8>,
+        early: bool,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, CallError> {
+        let (answer, answered) = oneshot::channel();
+        let (asks, address, pinned) = {
+            let mut connection = self.connection.lock().await;
+            if connection
+                .as_ref()
+                .is_none_or(|connection| connection.asks.is_closed())
+            {
+                *connection = Some(self.connect(deadline).await?);
+            }
+            match connection.as_ref() {
+                Some(open) => (open.asks.clone(), open.address, open.pinned),
+                None => return Err(CallError::NoServer),
+            }
+        };
+        let waited = self.options.deadline;
+        let lost = || CallError::OutcomeUnknown { waited };
+        let ask = Ask {
+            bytes,
+            deadline,
+            early,
+            answer,
+        };
+        asks.send(ask).await.map_err(|_| lost())?;
+        let outcome = answered.await.map_err(|_| lost())?;
+        outcome.map_err(|error| match error {
+            AskError::Expired { heard: true, .. } => lost(),
+            AskError::Expired { refused, .. } => CallError::Unreachable {
+                address,
+                waited,
+                refused,
+            },
+            AskError::TooLong { limit } => {
+                CallError::Refused(crate::wire::Refusal::too_large(limit as u64))
+            }
+            AskError::KeyChanged(found) => match pinned {
+                Some(pinned) => CallError::KeyChanged {
+                    address,
+                    pinned,
+                    found,
+                },
+                None => CallError::NoKey,
+            },
+        })
+    }
+
+    /// The highest operation number that the realm is known to have seen from this device.
+    pub(super) async fn highest(&self) -> OperationNumber {
+        let connection = self.connection.lock().await;
+        connection
+            .as_ref()
+            .map_or(OperationNumber(0), |open| open.status.borrow().highest)
+    }
+
+    /// The round-trip time, once it is known.
+    pub(super) async fn rtt(&self) -> Option<Duration> {
+        let connection = self.connection.lock().await;
+        let status = connection.as_ref().map(|open| *open.status.borrow());
+        status.and_then(|status| status.rtt)
+    }
+
+    async fn connect(&self, deadline: Instant) -> Result<Connection, CallError> {
+        let state = self.profile.load()?;
+        let server = state.server.as_deref().ok_or(CallError::NoServer)?;
+        let server: ConnectionString = server.parse().map_err(|_| CallError::NoServer)?;
+        let (socket, address) = dial(&server).await?;
+        let mut rng = system_rng()?;
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        let config = endpoint::Config {
+            accept: None,
+            hello: None,
+            early_data: self.options.early_data,
+            max_datagram: self.options.max_datagram,
+            links_max: 1,
+            idle: Duration::MAX,
+        };
+        let mut endpoint = Endpoint::new(config, self.profile.key().clone(), seed);
+        let pinned = match server.key {
+            _ if state.plain => None,
+            Some(key) => Some(key),
+            None if self.options.trust => {
+                let found = ask_who(&socket, &mut endpoint, address, deadline)
+                    .await
+                    .map_err(|error| CallError::Unreachable {
+                        address,
+                        waited: self.options.deadline,
+                        refused: matches!(error, AskError::Expired { refused: true, .. }),
+                    })?;
+                let server = ConnectionString {
+                    key: Some(found),
+                    ..server
+                };
+                self.profile
+                    .update(|state| state.server = Some(server.to_string()))?;
+                self.note(Notice::Trusted(found));
+                Some(found)
+            }
+            None => return Err(CallError::NoKey),
+        };
+        let target = Target {
+            address,
+            key: pinned,
+            rtt: state.rtt_us.map(Duration::from_micros),
+        };
+        let (asks, taken) = mpsc::channel(ASKS_MAX);
+        let (tell, status) = watch::channel(Status::default());
+        tokio::spawn(Driver::new(target, socket, endpoint, tell).run(taken));
+        Ok(Connection {
+            asks,
+            status,
+            address,
+            pinned,
+        })
+    }
+}
+
+/// Finds the realm's address, and a socket that has a way there.
+async fn dial(server: &ConnectionString) -> Result<(UdpSocket, SocketAddr), CallError> {
+    let failed = |source| CallError::Resolve {
+        host: server.host.clone(),
+        source,
+    };
+    let mut addresses: Vec<SocketAddr> =
+        tokio::net::lookup_host((server.host.as_str(), server.port))
+            .await
+            .map_err(failed)?
+            .collect();
+    // Realms listen on IPv4 unless told otherwise. Where there is no way by IPv4, the next is taken.
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        let any: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).await?;
+        match socket.connect(address).await {
+            Ok(()) => return Ok((socket, address)),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}

@@ -1,0 +1,363 @@
+//! The task that drives one socket and one link for a [`super::Client`]: opens the link when there is
+//! something to ask, opens it again when it has ended, and gives every question an answer or says why
+//! there is none.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, oneshot, watch},
+};
+
+use crate::{
+    crypto::PublicKey,
+    endpoint::{Endpoint, Event, LinkId},
+    link::Time,
+    wire::{OperationNumber, Welcome},
+};
+
+/// When nothing was heard for so long, the realm is asked who it is: its key may have changed.
+const DOUBT: Duration = Duration::from_secs(5);
+/// A datagram longer than this is no realm's.
+const DATAGRAM_BYTES_MAX: usize = 65_535;
+
+/// A question.
+pub struct Ask {
+    pub bytes: Vec<u8>,
+    pub deadline: Instant,
+    pub early: bool,
+    pub answer: oneshot::Sender<Result<Vec<u8>, AskError>>,
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskError {
+    /// Its deadline is over.
+    Expired {
+        /// Something was heard from the realm.
+        heard: bool,
+        /// The machine there says that nothing listens on the port.
+        refused: bool,
+    },
+    /// It is longer than the link carries.
+    TooLong {
+        /// As many bytes as it carries.
+        limit: usize,
+    },
+    /// Whoever answers has another key.
+    KeyChanged(PublicKey),
+}
+
+/// What is known of the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The highest operation number that the realm has seen from this device.
+    pub highest: OperationNumber,
+    /// The round-trip time.
+    pub rtt: Option<Duration>,
+}
+
+/// Whom to talk to.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    pub address: SocketAddr,
+    /// None for a plain link.
+    pub key: Option<PublicKey>,
+    /// What is remembered of the path.
+    pub rtt: Option<Duration>,
+}
+
+pub struct Driver {
+    target: Target,
+    socket: UdpSocket,
+    endpoint: Endpoint,
+    started: Instant,
+    link: Option<LinkId>,
+    waiting: VecDeque<Ask>,
+    asked: HashMap<u64, Ask>,
+    status: watch::Sender<Status>,
+    heard: bool,
+    refused: bool,
+    /// When to ask who is there, while nothing is heard.
+    doubt: Option<Instant>,
+}
+
+impl Driver {
+    pub fn new(
+        target: Target,
+        socket: UdpSocket,
+        endpoint: Endpoint,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        Self {
+            target,
+            socket,
+            endpoint,
+            started: Instant::now(),
+            link: None,
+            waiting: VecDeque::new(),
+            asked: HashMap::new(),
+            status,
+            heard: false,
+            refused: false,
+            doubt: None,
+        }
+    }
+
+    fn time(&self, at: Instant) -> Time {
+        let since = at.saturating_duration_since(self.started);
+        Time(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn now(&self) -> Time {
+        self.time(Instant::now())
+    }
+
+    /// Drives until nobody is left who could ask.
+    pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
+        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+        loop {
+            self.ask_waiting();
+            self.take_events();
+            self.transmit().await;
+            let timeout = self.next_timeout();
+            tokio::select! {
+                ask = asks.recv() => match ask {
+                    Some(ask) => self.waiting.push_back(ask),
+                    None => return,
+                },
+                ready = self.socket.readable() => {
+                    if ready.is_ok() {
+                        self.receive(&mut buffer);
+                    }
+                }
+                () = sleep_until(timeout) => self.handle_timeout(),
+            }
+        }
+    }
+
+    /// Puts the waiting questions on the link, as far as it takes them.
+    fn ask_waiting(&mut self) {
+        while let Some(ask) = self.waiting.pop_front() {
+            let now = self.now();
+            let link = match self.link {
+                Some(link) => link,
+                None => self.open(now),
+            };
+            let deadline = self.time(ask.deadline);
+            let bytes = ask.bytes.clone();
+            match self.endpoint.request(now, link, bytes, deadline, ask.early) {
+                Some(number) => {
+                    self.asked.insert(number, ask);
+                }
+                None => {
+                    self.waiting.push_front(ask);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, now: Time) -> LinkId {
+        let Target { address, key, rtt } = self.target;
+        let rtt = self.status.borrow().rtt.or(rtt);
+        let link = match key {
+            Some(key) => self.endpoint.connect(now, address, key, rtt),
+            None => self.endpoint.connect_plain(now, address, rtt),
+        };
+        if !self.heard && key.is_some() {
+            self.doubt = Some(Instant::now() + DOUBT);
+        }
+        self.link = Some(link);
+        link
+    }
+
+    fn take_events(&mut self) {
+        while let Some(event) = self.endpoint.poll_event() {
+            match event {
+                Event::Opened { welcome, .. } => self.opened(&welcome),
+                Event::Reply { number, bytes, .. } => {
+                    self.heard();
+                    self.settle(number, Ok(bytes));
+                }
+                Event::Expired { number, heard, .. } => {
+                    let expired = AskError::Expired {
+                        heard: heard || self.heard,
+                        refused: self.refused,
+                    };
+                    self.settle(number, Err(expired));
+                }
+                Event::Unsendable { number, limit, .. } => {
+                    self.settle(number, Err(AskError::TooLong { limit }));
+                }
+                Event::Closed { .. } => {
+                    // Whatever has no answer yet is asked again on a fresh link.
+                    self.link = None;
+                    self.waiting.extend(self.asked.drain().map(|(_, ask)| ask));
+                    self.ask_waiting();
+                }
+                Event::Hello { reply, .. } => self.doubts_answered(PublicKey(reply.key)),
+                // Nobody asks a client anything.
+                Event::Incoming { .. } | Event::Request { .. } => {}
+            }
+        }
+    }
+
+    fn opened(&mut self, welcome: &Welcome) {
+        self.heard();
+        self.status.send_modify(|status| {
+            status.highest = status.highest.max(welcome.highest);
+        });
+    }
+
+    fn heard(&mut self) {
+        self.heard = true;
+        self.doubt = None;
+        self.endpoint.stop_asking(self.target.address);
+        let rtt = self.link.and_then(|link| self.endpoint.rtt(link));
+        self.status
+            .send_modify(|status| status.rtt = rtt.or(status.rtt));
+    }
+
+    fn settle(&mut self, number: u64, outcome: Result<Vec<u8>, AskError>) {
+        if let Some(ask) = self.asked.remove(&number) {
+            // Whoever asked may have stopped waiting.
+            let _ = ask.answer.send(outcome);
+        }
+    }
+
+    /// The realm is silent to those who do not know its key, so a changed key looks like no realm at
+    /// all: until it is asked who it is.
+    fn doubts_answered(&mut self, found: PublicKey) {
+        if self.target.key.is_some_and(|pinned| pinned != found) {
+            let changed = AskError::KeyChanged(found);
+            for (_, ask) in self.asked.drain() {
+                let _ = ask.answer.send(Err(changed));
+            }
+            for ask in self.waiting.drain(..) {
+                let _ = ask.answer.send(Err(changed));
+            }
+        }
+    }
+
+    async fn transmit(&mut self) {
+        let mut datagram = Vec::new();
+        loop {
+            let now = self.now();
+            if self.endpoint.poll_transmit(now, &mut datagram).is_none() {
+                return;
+            }
+            if let Err(error) = self.socket.send(&datagram).await {
+                self.note(&error);
+            }
+        }
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) {
+        loop {
+            match self.socket.try_recv(buffer) {
+                Ok(len) => {
+                    let now = self.now();
+                    let datagram = buffer.get(..len).unwrap_or_default();
+                    self.endpoint
+                        .handle_datagram(now, self.target.address, datagram);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => self.note(&error),
+            }
+        }
+    }
+
+    /// What the network says of a datagram is a hint for people, and no reason to stop: a realm that
+    /// is being restarted looks the same.
+    fn note(&mut self, error: &io::Error) {
+        self.refused |= error.kind() == io::ErrorKind::ConnectionRefused;
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let protocol = self
+            .endpoint
+            .poll_timeout()
+            .map(|at| self.started + Duration::from_micros(at.0));
+        let waiting = self.waiting.iter().map(|ask| ask.deadline);
+        protocol.into_iter().chain(self.doubt).chain(waiting).min()
+    }
+
+    fn handle_timeout(&mut self) {
+        let now = Instant::now();
+        self.endpoint.handle_timeout(self.time(now));
+        if self.doubt.is_some_and(|doubt| doubt <= now) {
+            self.doubt = None;
+            self.endpoint.ask_hello(self.time(now), self.target.address);
+        }
+        let expired = AskError::Expired {
+            heard: self.heard,
+            refused: self.refused,
+        };
+        let (late, waiting): (VecDeque<_>, _) =
+            self.waiting.drain(..).partition(|ask| ask.deadline <= now);
+        self.waiting = waiting;
+        for ask in late {
+            let _ = ask.answer.send(Err(expired));
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Asks whoever is at `address` who they are.
+pub async fn ask_who(
+    socket: &UdpSocket,
+    endpoint: &mut Endpoint,
+    address: SocketAddr,
+    deadline: Instant,
+) -> Result<PublicKey, AskError> {
+    let started = Instant::now();
+    let time = |at: Instant| {
+        let since = at.saturating_duration_since(started);
+        Time(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    };
+    let (mut buffer, mut datagram) = (vec![0; DATAGRAM_BYTES_MAX], Vec::new());
+    let mut refused = false;
+    endpoint.ask_hello(time(started), address);
+    loop {
+        while endpoint
+            .poll_transmit(time(Instant::now()), &mut datagram)
+            .is_some()
+        {
+            // As good as lost on the way: it is sent again.
+            let _ = socket.send(&datagram).await;
+        }
+        let again = endpoint
+            .poll_timeout()
+            .map(|at| started + Duration::from_micros(at.0));
+        tokio::select! {
+            received = socket.recv(&mut buffer) => match received {
+                Ok(len) => {
+                    let datagram = buffer.get(..len).unwrap_or_default();
+                    endpoint.handle_datagram(time(Instant::now()), address, datagram);
+                }
+                Err(error) => refused |= error.kind() == io::ErrorKind::ConnectionRefused,
+            },
+            () = sleep_until(again) => {}
+            () = tokio::time::sleep_until(deadline.into()) => {
+                return Err(AskError::Expired { heard: false, refused });
+            }
+        }
+        while let Some(event) = endpoint.poll_event() {
+            if let Event::Hello { reply, .. } = event {
+                return Ok(PublicKey(reply.key));
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The library for applications: ask a realm, and get every answer once, whatever the link does.
+//!
+//! A [`Profile`] is one account on one realm and is kept in a directory; a [`Client`] speaks for it.
+//! Commands that change something are numbered and written down before they leave, so one that is cut
+//! off, by a lost answer or by a crash, is finished by the next call and never done twice.
+//!
+//! ```no_run
+//! use merpati::client::{Client, Options, Profile, default_home};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut rng = merpati::client::system_rng()?;
+//! let profile = Profile::open(&default_home()?, "default", &mut rng)?;
+//! let options = Options {
+//!     // What `merpati serve` printed; remembered by the profile from then on.
+//!     server: Some("merpati://127.0.0.1:6377#qP5…".parse()?),
+//!     ..Options::default()
+//! };
+//! let client = Client::open(profile, options)?;
+//! client.register("Ann Example", "id", "ann".parse()?, b"correct horse").await?;
+//! client.send("bob".parse()?, b"hello").await?;
+//! for entry in client.unread().await? {
+//!     println!("{}: {}", entry.from, String::from_utf8_lossy(&entry.body));
+//!     client.shown(&entry)?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The futures need a tokio runtime with its timers and I/O enabled; one thread is enough.
+
+mod calls;
+mod connection;
+mod driver;
+mod error;
+mod finishing;
+mod profile;
+
+use std::{
+    io,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rand::{SeedableRng, TryRng as _, rngs::StdRng, rngs::SysRng};
+
+use connection::Connection;
+pub use error::{CallError, ProfileError};
+pub use profile::{Profile, State, Unfinished, default_home};
+
+use crate::{
+    crypto::{ConnectionString, PublicKey},
+    link::DATAGRAM_DEFAULT,
+    wire::{Answer, SessionId},
+};
+
+/// How long a call goes on trying unless told otherwise.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_mins(2);
+
+/// A generator of random numbers, seeded by the system.
+pub fn system_rng() -> io::Result<StdRng> {
+    let mut seed = [0; 32];
+    SysRng
+        .try_fill_bytes(&mut seed)
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(StdRng::from_seed(seed))
+}
+
+/// How a client behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The realm; without it the one that the profile knows.
+    pub server: Option<ConnectionString>,
+    /// Accept the key of whoever answers first, where the connection string names none.
+    pub trust: bool,
+    /// Do without encryption, for a realm that listens so. Whoever can see or send packets on the way
+    /// can then read and forge everything.
+    pub plain: bool,
+    /// How long a call goes on trying.
+    pub deadline: Duration,
+    /// A session to be named in full, instead of the profile's own.
+    pub session: Option<SessionId>,
+    /// Commands may leave in the first packet. They are safe against being repeated, but have no
+    /// forward secrecy; passwords never leave there.
+    pub early_data: bool,
+    /// The largest datagram sent and taken, in bytes.
+    pub max_datagram: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            server: None,
+            trust: false,
+            plain: false,
+            deadline: DEADLINE_DEFAULT,
+            session: None,
+            early_data: true,
+            max_datagram: DATAGRAM_DEFAULT,
+        }
+    }
+}
+
+/// Something a person should hear of, beside the answer to what was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The realm's word was taken for its key.
+    Trusted(PublicKey),
+    /// A command that an earlier run began is finished.
+    Finished {
+        /// The command's name.
+        command: &'static str,
+        /// What the realm answered.
+        answer: Answer,
+    },
+    /// A command that an earlier run began can be finished only with its password: run it again.
+    NeedsPassword {
+        /// The command's name.
+        command: &'static str,
+    },
+}
+
+/// Speaks for one profile. Calls may be made at the same time.
+#[derive(Debug)]
+pub struct Client {
+    profile: Profile,
+    options: Options,
+    connection: tokio::sync::Mutex<Option<Connection>>,
+    /// Commands begun and not finished, which nobody is working on.
+    orphans: Mutex<Vec<Unfinished>>,
+    notices: Mutex<Vec<Notice>>,
+}
+
+impl Client {
+    /// A client for `profile`. Nothing is sent before the first call.
+    pub fn open(mut profile: Profile, options: Options) -> Result<Self, CallError> {
+        if let Some(server) = &options.server {
+            profile.update(|state| state.move_to(server, options.plain))?;
+        }
+        let orphans = profile.take_orphans();
+        Ok(Self {
+            profile,
+            options,
+            connection: tokio::sync::Mutex::new(None),
+            orphans: Mutex::new(orphans),
+            notices: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// The profile.
+    pub const fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// What happened beside the answers, since this was last asked.
+    pub fn take_notices(&self) -> Vec<Notice> {
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut notices)
+    }
+
+    fn note(&self, notice: Notice) {
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        notices.push(notice);
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.options.deadline
+    }
+}

@@ -1,0 +1,280 @@
+//! What a client remembers between runs: one account on one realm, in a directory of its own.
+//!
+//! ```text
+//! device.key   the device's secret key
+//! state        where and who the realm is, the session, the operation counter, what is unfinished
+//! lock         held while the state is being changed
+//! in-use       held, shared, by every process that uses the profile
+//! ```
+//!
+//! The state is changed by reading, changing and replacing the file under the lock, so several
+//! processes may use one profile. Whoever holds `in-use` alone knows that what is unfinished there was
+//! cut off, and is nobody's work any more.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use etcetera::BaseStrategy as _;
+use rand_core::CryptoRng;
+use serde::{Deserialize, Serialize};
+
+use super::ProfileError;
+use crate::{
+    crypto::{SecretKey, load_or_create_identity, write_private},
+    wire::{Options, RealmId},
+};
+
+/// The format of the state file so far.
+const FORMAT: u8 = 1;
+
+/// The directory in which profiles are kept by default: `merpati` in the user's XDG data directory.
+pub fn default_home() -> Result<PathBuf, ProfileError> {
+    let strategy = etcetera::choose_base_strategy().map_err(|_| ProfileError::NoHome)?;
+    Ok(strategy.data_dir().join("merpati"))
+}
+
+/// A command that was begun and whose answer has not been seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// Its operation number.
+    pub number: u64,
+    /// The command without its passwords and its number.
+    pub command: Vec<u8>,
+    /// A password is missing in it: it can be finished only by whoever gives it again.
+    pub needs_password: bool,
+}
+
+/// What is remembered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The realm's connection string.
+    pub server: Option<String>,
+    /// The link is not protected.
+    pub plain: bool,
+    /// The user who is logged in, or was last.
+    pub username: Option<String>,
+    /// The session.
+    pub session: Option<[u8; 16]>,
+    /// The round-trip time, in microseconds.
+    pub rtt_us: Option<u64>,
+    /// The highest operation number used.
+    pub highest: u64,
+    /// Commands whose answer has not been seen.
+    pub unfinished: Vec<Unfinished>,
+    /// The last private message shown whole.
+    pub shown: Option<u64>,
+    /// Bytes shown of the one after it.
+    pub shown_offset: u64,
+}
+
+impl State {
+    /// Where reading goes on: after what was shown last.
+    pub const fn reading(&self) -> Options {
+        Options {
+            after: self.shown,
+            offset: if self.shown_offset > 0 {
+                Some(self.shown_offset)
+            } else {
+                None
+            },
+            ..Options::NONE
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        match bytes.split_first() {
+            Some((&FORMAT, state)) => postcard::from_bytes(state).ok(),
+            _ => None,
+        }
+    }
+}
+
+/// A profile's directory.
+#[derive(Debug)]
+pub struct Profile {
+    directory: PathBuf,
+    in_use: File,
+    orphans: Vec<Unfinished>,
+    key: SecretKey,
+}
+
+impl Profile {
+    /// Opens the profile `name` in `home`; makes it, with a fresh device key, if it is not there.
+    pub fn open(home: &Path, name: &str, rng: &mut impl CryptoRng) -> Result<Self, ProfileError> {
+        let name: RealmId = name
+            .parse()
+            .map_err(|error| ProfileError::Name(name.into(), error))?;
+        let directory = home.join(name.as_str());
+        make_directory(&directory)?;
+        // One of two processes that start together makes the key, and the other finds it.
+        let lock = lock(&directory)?;
+        let key = load_or_create_identity(&directory.join("device.key"), rng)?;
+        let mut profile = Self {
+            in_use: open_file(&directory.join("in-use"))?,
+            directory,
+            orphans: Vec::new(),
+            key,
+        };
+        if profile.in_use.try_lock().is_ok() {
+            profile.orphans = profile.load()?.unfinished;
+        }
+        profile
+            .in_use
+            .lock_shared()
+            .map_err(|source| profile.io("in-use", source))?;
+        drop(lock);
+        Ok(profile)
+    }
+
+    /// The device's key.
+    pub const fn key(&self) -> &SecretKey {
+        &self.key
+    }
+
+    /// Where the profile is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Commands that an earlier run began and did not finish.
+    pub fn take_orphans(&mut self) -> Vec<Unfinished> {
+        std::mem::take(&mut self.orphans)
+    }
+
+    /// The state as it is now.
+    pub fn load(&self) -> Result<State, ProfileError> {
+        let path = self.directory.join("state");
+        match fs::read(&path) {
+            Ok(bytes) => State::parse(&bytes).ok_or(ProfileError::Damaged(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::default()),
+            Err(source) => Err(self.io("state", source)),
+        }
+    }
+
+    /// Changes the state; on the disk when it returns.
+    pub fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, ProfileError> {
+        let _lock = lock(&self.directory)?;
+        let before = self.load()?;
+        let mut state = before.clone();
+        let result = change(&mut state);
+        if state != before {
+            let bytes = postcard::to_extend(&state, vec![FORMAT])
+                .map_err(|_| ProfileError::Damaged(self.directory.join("state")))?;
+            write_private(&self.directory.join("state"), &bytes)
+                .map_err(|source| self.io("state", source))?;
+        }
+        Ok(result)
+    }
+
+    fn io(&self, file: &str, source: io::Error) -> ProfileError {
+        ProfileError::Io {
+            path: self.directory.join(file),
+            source,
+        }
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), ProfileError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    builder.create(path).map_err(|source| ProfileError::Io {
+        path: path.into(),
+        source,
+    })
+}
+
+fn open_file(path: &Path) -> Result<File, ProfileError> {
+    File::create(path).map_err(|source| ProfileError::Io {
+        path: path.into(),
+        source,
+    })
+}
+
+/// The lock on the state; held only while a file of a few hundred bytes is replaced.
+fn lock(directory: &Path) -> Result<File, ProfileError> {
+    let path = directory.join("lock");
+    let file = open_file(&path)?;
+    file.lock()
+        .map_err(|source| ProfileError::Io { path, source })?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::ChaCha20Rng};
+
+    use super::*;
+
+    fn open(home: &Path) -> Profile {
+        Profile::open(home, "default", &mut ChaCha20Rng::seed_from_u64(1)).unwrap()
+    }
+
+    fn unfinished(number: u64) -> Unfinished {
+        Unfinished {
+            number,
+            command: vec![4],
+            needs_password: false,
+        }
+    }
+
+    #[test]
+    fn what_is_changed_is_found_by_the_next_run() {
+        let home = tempfile::tempdir().unwrap();
+        let profile = open(home.path());
+        profile.update(|state| state.highest = 7).unwrap();
+        let key = profile.key().public();
+        drop(profile);
+        let profile = open(home.path());
+        assert_eq!(profile.load().unwrap().highest, 7);
+        assert_eq!(profile.key().public(), key);
+    }
+
+    /// Only what nobody is working on any more is taken up.
+    #[test]
+    fn what_another_process_has_under_way_is_left_to_it() {
+        let home = tempfile::tempdir().unwrap();
+        let first = open(home.path());
+        first
+            .update(|state| state.unfinished.push(unfinished(1)))
+            .unwrap();
+        let mut second = open(home.path());
+        assert!(second.take_orphans().is_empty());
+        drop((first, second));
+        assert_eq!(open(home.path()).take_orphans(), [unfinished(1)]);
+    }
+
+    #[test]
+    fn a_damaged_state_is_not_overwritten() {
+        let home = tempfile::tempdir().unwrap();
+        let profile = open(home.path());
+        fs::write(profile.directory().join("state"), b"\x07what").unwrap();
+        assert!(matches!(
+            profile.update(|state| state.highest = 1),
+            Err(ProfileError::Damaged(_))
+        ));
+        let error =
+            Profile::open(home.path(), "../x", &mut ChaCha20Rng::seed_from_u64(1)).unwrap_err();
+        assert!(error.to_string().contains("not a name"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nobody_else_can_read_a_profile() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().unwrap();
+        let profile = open(home.path());
+        profile.update(|state| state.highest = 1).unwrap();
+        for (file, mode) in [("device.key", 0o600), ("state", 0o600), (".", 0o700)] {
+            let metadata = fs::metadata(profile.directory().join(file)).unwrap();
+            assert_eq!(metadata.permissions().mode() & 0o777, mode, "{file}");
+        }
+    }
+}
