@@ -125,6 +125,9 @@ impl Driver {
             self.ask_waiting();
             self.take_events();
             self.transmit().await;
+            if self.endpoint.has_events() {
+                continue;
+            }
             let timeout = self.next_timeout();
             tokio::select! {
                 ask = asks.recv() => match ask {

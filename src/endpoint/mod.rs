@@ -360,6 +360,11 @@ impl Endpoint {
         )
     }
 
+    /// True when there is something to tell: also sending can bring it about.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// The next thing to tell, if any.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()

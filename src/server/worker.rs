@@ -78,6 +78,9 @@ impl<S: Store> Worker<S> {
         loop {
             self.pass_on();
             let idle = self.transmit(&socket).await;
+            if self.endpoint.has_events() {
+                continue;
+            }
             if let Some(stop_by) = stop_by
                 && idle
                 && (self.in_work == 0 || Instant::now() >= stop_by)

@@ -13,9 +13,12 @@ pub enum Expected {
 
 /// One change of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub enum Change {
+    /// Writes a value.
     Put(Key, Vec<u8>),
+    /// Removes a key.
     Delete(Key),
+    /// Adds an entry at the end of a log.
     Append(Log, Vec<u8>),
     /// Removes the log's entries below a position.
     Trim(Log, Position),
@@ -24,8 +27,10 @@ pub(crate) enum Change {
 /// A list of expectations and changes that take effect together or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    pub(crate) expectations: Vec<(Key, Expected)>,
-    pub(crate) changes: Vec<Change>,
+    /// What must hold, for an engine to check.
+    pub expectations: Vec<(Key, Expected)>,
+    /// What is to be done then, for an engine to do in this order.
+    pub changes: Vec<Change>,
 }
 
 impl Batch {

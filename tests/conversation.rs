@@ -1,0 +1,438 @@
+//! What users do, with real processes over real UDP.
+
+mod support;
+
+use std::{fs, io::Write as _, process::Stdio, sync::mpsc::channel};
+
+use support::{
+    Home, PASSWORD, Realm, finished,
+    relay::{Relay, Way},
+};
+
+/// From nothing to a message in both directions.
+#[test]
+fn two_users_write_to_each_other() {
+    let realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    home.register("bob", &realm.connect);
+    assert_eq!(
+        home.run("ann", &["send", "bob", "hi bob"]).ok()["state"],
+        "stored"
+    );
+    assert_eq!(
+        home.run("bob", &["send", "ann", "hi ann"]).ok()["state"],
+        "stored"
+    );
+    let inbox = home.run("bob", &["inbox"]);
+    let entry = &inbox.objects()[0];
+    assert_eq!(
+        (&entry["from"], &entry["text"]),
+        (&"ann".into(), &"hi bob".into())
+    );
+    assert_eq!(entry["position"], 1);
+    assert!(entry["realm"].is_null());
+    assert!(entry["time"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(home.texts("ann"), ["hi ann"]);
+    // What was shown is not shown again, unless it is asked for.
+    assert!(home.run("bob", &["inbox"]).out.is_empty());
+    assert_eq!(home.texts("bob"), ["hi bob"]);
+}
+
+/// EXACT-2: a server that is killed between any two steps loses nothing that it acknowledged.
+#[test]
+fn a_kill_between_any_two_steps_loses_nothing() {
+    let mut realm = Realm::start();
+    let home = Home::new();
+    let mut killed = |then: &mut dyn FnMut()| {
+        realm.kill();
+        realm.start_again();
+        then();
+        realm.connect.clone()
+    };
+    let connect = killed(&mut || {});
+    home.register("ann", &connect);
+    killed(&mut || drop(home.register("bob", &connect)));
+    killed(&mut || drop(home.run("ann", &["send", "bob", "one"]).ok()));
+    killed(&mut || drop(home.run("bob", &["send", "ann", "two"]).ok()));
+    killed(&mut || drop(home.run("ann", &["send", "bob", "three"]).ok()));
+    killed(&mut || assert_eq!(home.texts("bob"), ["one", "three"]));
+    killed(&mut || assert_eq!(home.texts("ann"), ["two"]));
+    killed(&mut || drop(home.run("ann", &["logout"]).ok()));
+    killed(&mut || assert_eq!(home.run("ann", &["whoami"]).error(1), "no-session"));
+}
+
+/// EXACT-7: a client that is killed after its command left and before the answer came leaves exactly
+/// one message after its next run.
+#[test]
+fn a_client_killed_before_its_answer_leaves_one_message() {
+    let realm = Realm::start();
+    let relay = Relay::to(realm.address);
+    let home = Home::new();
+    home.register("ann", &realm.connect_through(relay.address));
+    for (round, next) in [&["whoami"][..], &["send", "ann", "message 1"]]
+        .into_iter()
+        .enumerate()
+    {
+        let (tell, answered) = channel();
+        relay.lose(move |way, _| {
+            if way == Way::ToClient {
+                // The realm has answered, so it has taken effect.
+                let _ = tell.send(());
+            }
+            way == Way::ToClient
+        });
+        let text = format!("message {round}");
+        let mut client = home
+            .command("ann", &["send", "ann", &text])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        answered.recv().unwrap();
+        client.kill().unwrap();
+        client.wait().unwrap();
+        relay.lose(|_, _| false);
+        let run = home.run("ann", next);
+        run.ok();
+        if round == 0 {
+            assert!(
+                run.err.contains("finished an earlier `send`: stored"),
+                "{run:?}"
+            );
+        }
+    }
+    assert_eq!(home.texts("ann"), ["message 0", "message 1"]);
+}
+
+/// EXACT-9: so does one that is killed before anything at all has left.
+#[test]
+fn a_client_killed_while_the_realm_is_away_sends_on_its_next_run() {
+    let mut realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    realm.kill();
+    let run = home.run("ann", &["--deadline", "100ms", "send", "ann", "later"]);
+    assert_eq!(run.error(3), "unreachable");
+    realm.start_again();
+    // The same command again is the same message: people repeat what seems not to have worked.
+    home.run("ann", &["send", "ann", "later"]).ok();
+    assert_eq!(home.texts("ann"), ["later"]);
+    home.run("ann", &["send", "ann", "later"]).ok();
+    assert_eq!(
+        home.texts("ann"),
+        ["later", "later"],
+        "and once it has worked, another one"
+    );
+}
+
+/// A cut-off `register` is answered again, not refused as taken.
+#[test]
+fn a_register_whose_answer_was_lost_is_answered_again() {
+    let realm = Realm::start();
+    let relay = Relay::to(realm.address);
+    let home = Home::new();
+    let connect = realm.connect_through(relay.address);
+    let register = [
+        "--server",
+        &connect,
+        "--deadline",
+        "2s",
+        "register",
+        "A",
+        "id",
+        "ann",
+        "--password-file",
+        "password",
+    ];
+    // The handshake's answer comes through; those that follow do not.
+    relay.lose(|way, bytes| way == Way::ToClient && bytes[0] != 0x04);
+    assert_eq!(home.run("ann", &register).error(4), "outcome-unknown");
+    relay.lose(|_, _| false);
+    let session = home.run("ann", &register).ok()["session"].clone();
+    assert_eq!(home.run("ann", &["whoami"]).ok()["username"], "ann");
+    assert!(session.as_str().unwrap().len() == 26);
+}
+
+/// EXACT-8: a profile restored from an old copy notices, and loses nothing.
+#[test]
+fn a_restored_profile_goes_on_above_its_past() {
+    let realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    let state = home.profile("ann").join("state");
+    let old = fs::read(&state).unwrap();
+    for n in 0..5 {
+        home.run("ann", &["send", "ann", &format!("old {n}")]).ok();
+    }
+    fs::write(&state, old).unwrap();
+    for n in 0..5 {
+        home.run("ann", &["send", "ann", &format!("new {n}")]).ok();
+    }
+    assert_eq!(home.texts("ann").len(), 10);
+}
+
+/// Two programs of one user at the same time do not disturb each other.
+#[test]
+fn one_profile_serves_several_processes_at_once() {
+    let realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    let clients: Vec<_> = (0..8)
+        .map(|n| {
+            home.command("ann", &["send", "ann", &format!("message {n}")])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for client in clients {
+        let output = client.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    let mut texts = home.texts("ann");
+    texts.sort();
+    let wanted: Vec<_> = (0..8).map(|n| format!("message {n}")).collect();
+    assert_eq!(texts, wanted);
+}
+
+#[test]
+fn long_messages_come_whole_or_in_the_pieces_asked_for() {
+    let realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    let long: String = ('a'..='z').cycle().take(1000).collect();
+    for _ in 0..3 {
+        home.run("ann", &["send", "ann", &long]).ok();
+    }
+    assert_eq!(
+        home.texts("ann"),
+        [long.clone(), long.clone(), long.clone()]
+    );
+    let mut read = String::new();
+    let (mut after, mut offset) = (0, 0);
+    while after < 3 {
+        let (at, from) = (after.to_string(), offset.to_string());
+        let arguments = ["inbox", "--after", &at, "--offset", &from, "--bytes", "300"];
+        for entry in home.run("ann", &arguments).objects() {
+            let text = entry["text"].as_str().unwrap();
+            read.push_str(text);
+            offset += text.len();
+            if offset
+                == entry["total"]
+                    .as_u64()
+                    .map_or(1000, |n| usize::try_from(n).unwrap())
+            {
+                (after, offset) = (after + 1, 0);
+            }
+        }
+    }
+    assert_eq!(read, [&long[..]; 3].concat());
+    assert_eq!(
+        home.run("ann", &["inbox", "--after", "0", "--limit", "2"])
+            .objects()
+            .len(),
+        2
+    );
+    // What cannot travel is refused with the limit, and is not kept.
+    let too_long = "x".repeat(2000);
+    let run = home.run("ann", &["send", "ann", &too_long]);
+    assert_eq!(run.error(1), "too-large");
+    let limit = run.objects()[0]["limit"].as_u64().unwrap();
+    let fits = "y".repeat(usize::try_from(limit).unwrap());
+    home.run("ann", &["send", "ann", &fits]).ok();
+    assert_eq!(home.texts("ann").last().unwrap(), &fits);
+}
+
+/// SES-5, ACC-4: sessions, revoke and passwd from the command line.
+#[test]
+fn sessions_are_listed_and_revoked_and_passwords_changed() {
+    let realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    let auth = [
+        "--server",
+        &realm.connect,
+        "auth",
+        "ann",
+        "--password-file",
+        "password",
+    ];
+    let session = home.run("other", &auth).ok()["session"].clone();
+    let sessions = home.run("ann", &["sessions"]).objects();
+    assert_eq!(sessions.len(), 2);
+    let other = sessions
+        .iter()
+        .find(|session| session["current"] == false)
+        .unwrap();
+    home.run("ann", &["revoke", other["handle"].as_str().unwrap()])
+        .ok();
+    assert_eq!(home.run("other", &["whoami"]).error(1), "no-session");
+    assert_eq!(
+        home.run("ann", &["--session", session.as_str().unwrap(), "whoami"])
+            .error(1),
+        "no-session",
+        "SES-1: another device's session id is worth nothing"
+    );
+    home.run("other", &auth).ok();
+    let passwd = [
+        "passwd",
+        "--password-file",
+        "password",
+        "--new-password-file",
+        "wrong",
+    ];
+    home.run("ann", &passwd).ok();
+    assert_eq!(home.run("other", &["whoami"]).error(1), "no-session");
+    assert_eq!(home.run("other", &auth).error(1), "bad-credentials");
+    assert_eq!(home.run("ann", &passwd).error(1), "wrong-password");
+    home.run("ann", &["whoami"]).ok();
+}
+
+/// HS-6: on first use the realm's word is taken for its key, and from then on no other's.
+#[test]
+fn a_key_is_accepted_once_and_a_changed_one_refused() {
+    let mut realm = Realm::start();
+    let home = Home::new();
+    let (bare, _) = realm.connect.split_once('#').unwrap();
+    let register = |trust: &'static [&'static str]| {
+        let mut arguments = vec!["--server", bare, "register", "A", "id", "ann"];
+        arguments.extend(["--password-file", "password"]);
+        arguments.extend(trust);
+        home.run("ann", &arguments)
+    };
+    assert_eq!(register(&[]).error(2), "no-key");
+    let run = register(&["--trust"]);
+    run.ok();
+    assert!(
+        run.err
+            .contains(realm.announced["fingerprint"].as_str().unwrap()),
+        "{run:?}"
+    );
+    home.run("ann", &["whoami"]).ok();
+    realm.stop();
+    fs::remove_file(realm.data().join("realm.key")).unwrap();
+    realm.start_again();
+    let run = home.run("ann", &["whoami"]);
+    assert_eq!(run.error(3), "key-changed");
+    assert!(run.out.contains("Ask the operator"), "{run:?}");
+}
+
+/// LINK-11: a plain realm works for whoever asks for it in so many words.
+#[test]
+fn a_plain_realm_is_talked_to_by_those_who_ask_for_it() {
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let text = "[[listen]]\naddress = \"127.0.0.1:0\"\nsecurity = \"plain\"\n";
+    fs::write(config.path(), text).unwrap();
+    let realm = Realm::start_with(&["--config", config.path().to_str().unwrap()]);
+    assert!(!realm.connect.contains('#'));
+    let home = Home::new();
+    let register = [
+        "--server",
+        &realm.connect,
+        "--plain",
+        "register",
+        "A",
+        "id",
+        "ann",
+        "--password-file",
+        "password",
+    ];
+    let session = home.run("ann", &register).ok()["session"].clone();
+    home.run("ann", &["send", "ann", "in clear"]).ok();
+    assert_eq!(home.texts("ann"), ["in clear"]);
+    let named = [
+        "--server",
+        &realm.connect,
+        "--plain",
+        "--session",
+        session.as_str().unwrap(),
+    ];
+    home.run("other", &[&named[..], &["whoami"]].concat()).ok();
+    home.run("ann", &["logout"]).ok();
+    assert_eq!(home.run("ann", &["whoami"]).error(1), "no-session");
+}
+
+/// The shell takes the command table's own syntax, with and without the session id.
+#[test]
+fn the_shell_takes_the_command_tables_syntax() {
+    let realm = Realm::start();
+    let home = Home::new();
+    let mut shell = home
+        .command("ann", &["--server", &realm.connect, "shell"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = format!(
+        "register \"Ann Example\" id ann {PASSWORD}\nsend ann hello  there\ninbox\nlogout\nauth ann {PASSWORD}\nwhoami\n"
+    );
+    shell
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(lines.as_bytes())
+        .unwrap();
+    let output = shell.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let out = String::from_utf8(output.stdout).unwrap();
+    let objects: Vec<serde_json::Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(objects[1]["state"], "stored");
+    assert_eq!(objects[2]["text"], "hello  there");
+    assert_eq!(objects[5]["name"], "Ann Example");
+    let session = objects[4]["session"].as_str().unwrap();
+    let mut shell = home
+        .command("ann", &["shell"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = format!("send {session} ann with the session\nsned\n");
+    shell
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(lines.as_bytes())
+        .unwrap();
+    let output = shell.wait_with_output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "the line that is wrong ends it"
+    );
+    assert_eq!(home.texts("ann"), ["hello  there", "with the session"]);
+}
+
+/// A message from standard input, and one that begins with a hyphen.
+#[test]
+fn a_message_may_come_from_standard_input() {
+    let realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    let mut send = home
+        .command("ann", &["send", "ann", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    send.stdin
+        .take()
+        .unwrap()
+        .write_all(b"two\nlines\n")
+        .unwrap();
+    assert!(send.wait_with_output().unwrap().status.success());
+    home.run("ann", &["send", "ann", "-not an option"]).ok();
+    assert_eq!(home.texts("ann"), ["two\nlines", "-not an option"]);
+    // For people: what others wrote cannot drive the terminal.
+    home.run("ann", &["send", "ann", "\x1b[2Jboo"]).ok();
+    let mut human = support::program();
+    human
+        .args(["--home"])
+        .arg(home.directory.path().join("profiles"));
+    let run = finished(human.args(["--profile", "ann", "inbox", "--after", "2"]));
+    assert!(run.out.contains("ann: \u{fffd}[2Jboo"), "{run:?}");
+}

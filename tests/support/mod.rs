@@ -1,0 +1,235 @@
+//! What the tests that drive the real program share: a realm in a process of its own, clients in
+//! theirs, and a relay between them that can lose what it carries.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub mod relay;
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub const PASSWORD: &str = "correct horse";
+
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_merpati"));
+    // Whatever the machine says about the user's own realms is not meant here.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MERPATI_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A running realm. Killed when dropped.
+pub struct Realm {
+    pub directory: TempDir,
+    pub address: SocketAddr,
+    pub connect: String,
+    pub announced: Value,
+    process: Child,
+    options: Vec<String>,
+}
+
+impl Realm {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a realm on a free port, with further options of `serve`.
+    pub fn start_with(options: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let (process, announced) = spawn(directory.path(), "127.0.0.1:0", &options);
+        let address = announced["listen"][0].as_str().unwrap().parse().unwrap();
+        Self {
+            directory,
+            address,
+            connect: announced["connect"].as_str().unwrap().into(),
+            announced,
+            process,
+            options,
+        }
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends the process as a power cut would.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again at the same address.
+    pub fn start_again(&mut self) {
+        let address = self.address.to_string();
+        (self.process, self.announced) = spawn(self.directory.path(), &address, &self.options);
+    }
+
+    /// Asks it to stop, and waits until it has; gives its exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        let id = self.process.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        assert!(asked.success());
+        self.process.wait().unwrap().code()
+    }
+
+    /// The connection string for a client that goes through a relay.
+    pub fn connect_through(&self, relay: SocketAddr) -> String {
+        let (_, key) = self.connect.split_once('#').unwrap();
+        format!("merpati://{relay}#{key}")
+    }
+}
+
+impl Drop for Realm {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Starts `serve` and waits until it says that it serves.
+fn spawn(directory: &Path, address: &str, options: &[String]) -> (Child, Value) {
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(directory.join("log"))
+        .unwrap();
+    let mut process = program()
+        .current_dir(directory)
+        .args(["serve", "--json", "--data", "data"])
+        .args(if options.iter().any(|option| option == "--config") {
+            vec![]
+        } else {
+            vec!["--listen", address]
+        })
+        .args(options)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut out = BufReader::new(process.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    let announced = serde_json::from_str(&line).unwrap_or_else(|_| {
+        let log = fs::read_to_string(directory.join("log")).unwrap();
+        panic!("serve said {line:?} and logged:\n{log}")
+    });
+    (process, announced)
+}
+
+/// What a run of the program gave.
+#[derive(Debug)]
+pub struct Run {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Run {
+    /// The objects printed, one a line.
+    pub fn objects(&self) -> Vec<Value> {
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{self:?}"));
+        self.out.lines().map(parse).collect()
+    }
+
+    /// The one object printed by a command that succeeded.
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        let object = self.objects().pop().unwrap_or_default();
+        assert_eq!(object["ok"], true, "{self:?}");
+        object
+    }
+
+    /// The error's name, of a command that failed with `code`.
+    pub fn error(&self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        let object = self.objects().pop().unwrap();
+        assert_eq!(object["ok"], false, "{self:?}");
+        assert!(!object["message"].as_str().unwrap().is_empty());
+        object["error"].as_str().unwrap().into()
+    }
+}
+
+/// Where clients keep their profiles.
+pub struct Home {
+    pub directory: TempDir,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("password"), PASSWORD).unwrap();
+        fs::write(directory.path().join("wrong"), "battery staple").unwrap();
+        Self { directory }
+    }
+
+    /// A command of `profile`, ready to run.
+    pub fn command(&self, profile: &str, arguments: &[&str]) -> Command {
+        let mut command = program();
+        command
+            .current_dir(self.directory.path())
+            .args(["--home", "profiles", "--profile", profile, "--json"])
+            .args(arguments)
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, profile: &str, arguments: &[&str]) -> Run {
+        finished(&mut self.command(profile, arguments))
+    }
+
+    /// Makes an account of the profile's own name.
+    pub fn register(&self, profile: &str, connect: &str) -> String {
+        let arguments = [
+            "--server",
+            connect,
+            "register",
+            "Some One",
+            "id",
+            profile,
+            "--password-file",
+            "password",
+        ];
+        let object = self.run(profile, &arguments).ok();
+        object["session"].as_str().unwrap().into()
+    }
+
+    /// The texts of all private messages, in order.
+    pub fn texts(&self, profile: &str) -> Vec<String> {
+        let run = self.run(profile, &["inbox", "--after", "0"]);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let text = |entry: Value| entry["text"].as_str().unwrap().to_string();
+        run.objects().into_iter().map(text).collect()
+    }
+
+    pub fn profile(&self, name: &str) -> PathBuf {
+        self.directory.path().join("profiles").join(name)
+    }
+}
+
+pub fn finished(command: &mut Command) -> Run {
+    let output = command.output().unwrap();
+    Run {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}

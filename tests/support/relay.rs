@@ -1,0 +1,146 @@
+//! A relay between real processes: what clients send to it goes on to the realm, and back. It counts
+//! every datagram, and a rule says which it loses.
+
+use std::{
+    collections::HashMap,
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+/// How often a thread looks whether it should end.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Which way a datagram goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    ToRealm,
+    ToClient,
+}
+
+/// A datagram that came to the relay.
+#[derive(Clone, Debug)]
+pub struct Carried {
+    pub way: Way,
+    pub bytes: Vec<u8>,
+    pub lost: bool,
+}
+
+type Rule = Box<dyn FnMut(Way, &[u8]) -> bool + Send>;
+
+struct Shared {
+    realm: SocketAddr,
+    socket: UdpSocket,
+    carried: Mutex<Vec<Carried>>,
+    /// True for what is lost.
+    loses: Mutex<Rule>,
+    ended: AtomicBool,
+}
+
+pub struct Relay {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Relay {
+    /// A relay to `realm` that loses nothing.
+    pub fn to(realm: SocketAddr) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(TICK)).unwrap();
+        let address = socket.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            realm,
+            socket,
+            carried: Mutex::default(),
+            loses: Mutex::new(Box::new(|_, _| false)),
+            ended: AtomicBool::new(false),
+        });
+        let at_work = Arc::clone(&shared);
+        thread::spawn(move || at_work.carry_to_realm());
+        Self { address, shared }
+    }
+
+    /// From here on `rule` says what is lost.
+    pub fn lose(&self, rule: impl FnMut(Way, &[u8]) -> bool + Send + 'static) {
+        *lock(&self.shared.loses) = Box::new(rule);
+    }
+
+    /// What came since this was last asked.
+    pub fn take_carried(&self) -> Vec<Carried> {
+        std::mem::take(&mut *lock(&self.shared.carried))
+    }
+
+    /// Sends the realm a datagram as if a client had.
+    pub fn inject(&self, bytes: &[u8]) {
+        self.shared
+            .socket
+            .send_to(bytes, self.shared.realm)
+            .unwrap();
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn passes(&self, way: Way, bytes: &[u8]) -> bool {
+        let lost = lock(&self.loses)(way, bytes);
+        let bytes = bytes.to_vec();
+        lock(&self.carried).push(Carried { way, bytes, lost });
+        !lost
+    }
+
+    fn receive(&self, socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        loop {
+            if self.ended.load(Ordering::Relaxed) {
+                return None;
+            }
+            match socket.recv_from(buffer) {
+                Ok(received) => return Some(received),
+                // Nothing has come, or the realm is being restarted.
+                Err(error) => assert!(matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::ConnectionRefused
+                )),
+            }
+        }
+    }
+
+    fn carry_to_realm(self: Arc<Self>) {
+        let mut buffer = [0; 65_535];
+        let mut clients = HashMap::new();
+        while let Some((len, from)) = self.receive(&self.socket, &mut buffer) {
+            let upstream = clients.entry(from).or_insert_with(|| {
+                let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
+                upstream.set_read_timeout(Some(TICK)).unwrap();
+                let (shared, socket) = (Arc::clone(&self), Arc::clone(&upstream));
+                thread::spawn(move || shared.carry_to_client(&socket, from));
+                upstream
+            });
+            if self.passes(Way::ToRealm, &buffer[..len]) {
+                let _ = upstream.send_to(&buffer[..len], self.realm);
+            }
+        }
+    }
+
+    fn carry_to_client(&self, upstream: &UdpSocket, client: SocketAddr) {
+        let mut buffer = [0; 65_535];
+        while let Some((len, _)) = self.receive(upstream, &mut buffer) {
+            if self.passes(Way::ToClient, &buffer[..len]) {
+                let _ = self.socket.send_to(&buffer[..len], client);
+            }
+        }
+    }
+}
