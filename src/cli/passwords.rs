@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use merpati::wire::{PASSWORD_MAX, PASSWORD_MIN};
 use zeroize::Zeroizing;
 
 use super::{args::PasswordSource, output::Failure};
@@ -30,6 +31,12 @@ pub fn new_password(source: &PasswordSource, what: &str) -> Result<Secret, Failu
         if *again != *password {
             return Err(Failure::usage("the two passwords differ; try again"));
         }
+    }
+    let len = password.len();
+    if !(PASSWORD_MIN..=PASSWORD_MAX).contains(&len) {
+        return Err(Failure::usage(format!(
+            "a password has {PASSWORD_MIN} to {PASSWORD_MAX} bytes, this one has {len}"
+        )));
     }
     Ok(password)
 }

@@ -1,7 +1,7 @@
 //! Two endpoints and a wire between them.
 
 use super::*;
-use crate::wire::ANSWER_BYTES_MAX;
+use crate::wire::{ANSWER_BYTES_MAX, Packet};
 
 const RTT: Duration = Duration::from_millis(60);
 

@@ -6,15 +6,11 @@ use super::{
 };
 use crate::{
     store::{Expected, Store},
-    wire::{Answer, Command, ErrorCode, Password, Refusal},
+    wire::{Answer, Command, ErrorCode, PASSWORD_MAX, PASSWORD_MIN, Password, Refusal},
 };
 
 /// The longest full name and the longest country, in bytes.
 pub const TEXT_MAX: usize = 64;
-/// The shortest password of a user, in bytes.
-pub const PASSWORD_MIN: usize = 8;
-/// The longest password, in bytes.
-pub const PASSWORD_MAX: usize = 128;
 
 /// Refuses a password that a user may not have.
 fn check_password(password: &Password<'_>) -> Result<(), Failure> {

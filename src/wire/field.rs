@@ -12,6 +12,11 @@ use nom::{
 
 use super::{Malformed, Parsed, array, emit_varint, parse_varint};
 
+/// The shortest password of a user, in bytes (ACC-2).
+pub const PASSWORD_MIN: usize = 8;
+/// The longest password, in bytes (ACC-2).
+pub const PASSWORD_MAX: usize = 128;
+
 /// Something a message is made of.
 pub trait Field<'a>: Sized {
     /// Reads the field where others follow.

@@ -119,7 +119,7 @@ impl Shared {
     }
 
     fn carry_to_realm(self: Arc<Self>) {
-        let mut buffer = [0; 65_535];
+        let mut buffer = vec![0; 65_535];
         let mut clients = HashMap::new();
         while let Some((len, from)) = self.receive(&self.socket, &mut buffer) {
             let upstream = clients.entry(from).or_insert_with(|| {
@@ -136,7 +136,7 @@ impl Shared {
     }
 
     fn carry_to_client(&self, upstream: &UdpSocket, client: SocketAddr) {
-        let mut buffer = [0; 65_535];
+        let mut buffer = vec![0; 65_535];
         while let Some((len, _)) = self.receive(upstream, &mut buffer) {
             if self.passes(Way::ToClient, &buffer[..len]) {
                 let _ = self.socket.send_to(&buffer[..len], client);

@@ -1,0 +1,97 @@
+//! What leaves: whose turn it is, and what the handshake makes of it.
+
+use std::net::SocketAddr;
+
+use super::{Endpoint, LinkId, dial::Dial, slot::Stage};
+use crate::{
+    crypto::MESSAGE_2_OVERHEAD,
+    link::Time,
+    wire::{ACCEPT_HEADER, CloseReason, ConnectionId, Packet},
+};
+
+impl Endpoint {
+    /// Writes the next datagram into `out`, and says where it goes; `None` when there is none.
+    pub fn poll_transmit(&mut self, now: Time, out: &mut Vec<u8>) -> Option<SocketAddr> {
+        if let Some((address, datagram)) = self.outbox.pop_front() {
+            out.clear();
+            out.extend_from_slice(&datagram);
+            return Some(address);
+        }
+        for asking in &mut self.asking {
+            if let Some((address, datagram)) = asking.ask(now, &mut self.jitter) {
+                *out = datagram;
+                return Some(address);
+            }
+        }
+        while let Some(id) = self.schedule.next_ready() {
+            let address = self.slots.get(&id).map(|slot| slot.address);
+            if self.transmit(now, id, out) {
+                self.touch(now, id);
+                return address;
+            }
+            self.settle(now, id);
+        }
+        None
+    }
+
+    /// The next datagram of one link.
+    fn transmit(&mut self, now: Time, id: LinkId, out: &mut Vec<u8>) -> bool {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return false;
+        };
+        if matches!(slot.stage, Stage::Calling)
+            && let Some(realm) = &slot.peer
+        {
+            let max = self.config.max_datagram;
+            match Dial::begin(
+                now,
+                &mut self.rng,
+                &self.identity,
+                realm,
+                &mut slot.link,
+                max,
+            ) {
+                Ok(dial) => slot.stage = Stage::Dialing(Box::new(dial)),
+                // The realm's key is not a point on the curve: nobody can have it.
+                Err(_) => slot.link.close(CloseReason::Violation),
+            }
+        }
+        if slot.accept_is_due(now) {
+            return self.accept(now, id, out);
+        }
+        match &mut slot.stage {
+            Stage::Dialing(dial) => {
+                let (rtt, timeout) = (slot.link.rtt(), slot.link.timeout());
+                dial.transmit(now, rtt, timeout, &mut self.jitter, out)
+            }
+            Stage::Open => slot.link.poll_transmit(now, out),
+            Stage::Calling | Stage::Accepting(_) => false,
+        }
+    }
+
+    /// Completes a handshake that the other side began.
+    fn accept(&mut self, now: Time, id: LinkId, out: &mut Vec<u8>) -> bool {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return false;
+        };
+        let Stage::Accepting(accepting) = core::mem::replace(&mut slot.stage, Stage::Open) else {
+            return false;
+        };
+        // WIRE-11: a stranger gets no more than was brought.
+        let room = self.config.max_datagram.min(accepting.init_len);
+        let payload = slot
+            .link
+            .accept_payload(now, room.saturating_sub(ACCEPT_HEADER + MESSAGE_2_OVERHEAD));
+        let Ok((keys, noise)) = accepting.responder.finish(&payload) else {
+            slot.link.close(CloseReason::Violation);
+            return false;
+        };
+        slot.link.establish(keys, None);
+        out.clear();
+        Packet::emit_accept(accepting.handshake, ConnectionId(id.0), &noise, out);
+        slot.link
+            .add_credit(accepting.init_len.saturating_sub(out.len()));
+        self.accepts.answer(&accepting.init, out.clone());
+        true
+    }
+}

@@ -1,0 +1,147 @@
+//! The rules, over a real store in a temporary directory.
+
+mod once;
+mod rules;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    store::Embedded,
+    wire::{Body, Field, Options, Page, Password, Position, Sent, SessionId, Text},
+};
+
+const NOW: u32 = 1_800_000_000;
+const DAY: u32 = 86_400;
+
+struct Fixture {
+    directory: TempDir,
+    realm: Realm<Embedded>,
+    now: u32,
+}
+
+fn open(directory: &TempDir) -> Realm<Embedded> {
+    let store = Embedded::open(directory.path()).unwrap();
+    let limits = Limits {
+        sessions_max: 3,
+        max_message: 1000,
+        ..Limits::default()
+    };
+    Realm::new(store, &SecretKey::from_bytes([9; 32]), limits, [1; 32]).unwrap()
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "as a caller has it")]
+fn device(n: u8) -> Option<PublicKey> {
+    Some(PublicKey([n; 32]))
+}
+
+const PLAIN: Option<PublicKey> = None;
+
+impl Fixture {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            realm: open(&directory),
+            directory,
+            now: NOW,
+        }
+    }
+
+    fn restart(self) -> Self {
+        drop(self.realm);
+        Self {
+            realm: open(&self.directory),
+            directory: self.directory,
+            now: self.now,
+        }
+    }
+
+    fn caller(&self, device: Option<PublicKey>) -> Caller {
+        Caller {
+            device,
+            early: false,
+            room: 1100,
+            now: self.now,
+        }
+    }
+
+    async fn ask(&self, device: Option<PublicKey>, request: impl Into<Request<'_>>) -> Answer {
+        let caller = self.caller(device);
+        let bytes = request.into().to_bytes();
+        Answer::parse(&self.realm.handle(&caller, &bytes).await).unwrap()
+    }
+
+    /// Registers `user` from `device` as its operation 1.
+    async fn register(&self, device: Option<PublicKey>, user: &str) -> SessionId {
+        session_in(&self.ask(device, register(1, user)).await)
+    }
+
+    async fn inbox(&self, device: Option<PublicKey>, options: Options) -> Page {
+        let command = Command::Inbox {
+            session: SessionRef::Bound,
+        };
+        match self.ask(device, Request { options, command }).await {
+            Answer::Page(page) => page,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn texts(&self, device: Option<PublicKey>) -> Vec<String> {
+        let options = Options {
+            after: Some(0),
+            ..Options::NONE
+        };
+        let page = self.inbox(device, options).await;
+        page.entries
+            .into_iter()
+            .map(|entry| String::from_utf8(entry.body).unwrap())
+            .collect()
+    }
+}
+
+fn session_in(answer: &Answer) -> SessionId {
+    match answer {
+        Answer::Session(id) => *id,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(code: ErrorCode) -> Answer {
+    Answer::Refused(code.into())
+}
+
+fn register(operation: u64, user: &str) -> Command<'static> {
+    Command::Register {
+        operation: OperationNumber(operation),
+        full_name: Text("Some One"),
+        country: Text("id"),
+        username: user.parse().unwrap(),
+        password: Password(b"correct horse"),
+    }
+}
+
+fn auth<'a>(operation: u64, user: &str, password: &'a str) -> Command<'a> {
+    Command::Auth {
+        operation: OperationNumber(operation),
+        username: user.parse().unwrap(),
+        password: Password(password.as_bytes()),
+    }
+}
+
+fn send<'a>(operation: u64, to: &str, text: &'a str) -> Command<'a> {
+    Command::Send {
+        operation: OperationNumber(operation),
+        session: SessionRef::Bound,
+        to: to.parse().unwrap(),
+        message: Body(text.as_bytes()),
+    }
+}
+
+fn logout(operation: u64) -> Command<'static> {
+    Command::Logout {
+        operation: OperationNumber(operation),
+        session: SessionRef::Bound,
+    }
+}
+
+const STORED: Answer = Answer::Sent(Sent::Stored);

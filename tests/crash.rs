@@ -1,0 +1,109 @@
+//! A realm that is killed under load, again and again: nothing that it acknowledged is lost, nothing is
+//! there twice, and each sender's order is kept (EXACT-2).
+//!
+//! `MERPATI_KILLS=200 cargo test --release --test crash -- --nocapture` runs a longer campaign.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use merpati::client::{Client, Options, Profile, system_rng};
+use rand::{RngExt as _, SeedableRng, rngs::ChaCha20Rng};
+use support::{Home, PASSWORD, Realm};
+
+const SENDERS: usize = 4;
+/// Messages between two kills.
+const MESSAGES: u64 = 100;
+
+fn client(home: &Home, name: &str, connect: &str) -> Client {
+    let directory = home.directory.path().join("profiles");
+    let profile = Profile::open(&directory, name, &mut system_rng().unwrap()).unwrap();
+    let options = Options {
+        server: Some(connect.parse().unwrap()),
+        deadline: Duration::from_mins(1),
+        ..Options::default()
+    };
+    Client::open(profile, options).unwrap()
+}
+
+#[test]
+fn a_realm_killed_under_load_loses_and_doubles_nothing() {
+    let kills: u64 = std::env::var("MERPATI_KILLS").map_or(25, |n| n.parse().unwrap());
+    let seed: u64 =
+        std::env::var("MERPATI_SEED").map_or_else(|_| rand::random(), |n| n.parse().unwrap());
+    println!("MERPATI_SEED={seed}");
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    let mut realm = Realm::start();
+    let (home, connect) = (Home::new(), realm.connect.clone());
+    home.register("reader", &connect);
+    let stored = Arc::new(AtomicU64::new(0));
+    let all = kills * MESSAGES;
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            let client = client(&home, &format!("sender{sender}"), &connect);
+            let stored = Arc::clone(&stored);
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                runtime
+                    .unwrap()
+                    .block_on(send_all(&client, sender, all, &stored))
+            })
+        })
+        .collect();
+    for kill in 0..kills {
+        // At some moment among the next hundred messages, whatever is under way just then.
+        let at = kill * MESSAGES + rng.random_range(1..MESSAGES);
+        while stored.load(Ordering::Relaxed) < at {
+            std::thread::yield_now();
+        }
+        realm.kill();
+        realm.start_again();
+    }
+    let sent: u64 = senders
+        .into_iter()
+        .map(|sender| sender.join().unwrap())
+        .sum();
+    let texts = home.texts("reader");
+    let mut next = BTreeMap::<&str, u64>::new();
+    for text in &texts {
+        let (sender, number) = text.split_once(' ').unwrap();
+        let expected = next.entry(sender).or_default();
+        assert_eq!(
+            number.parse(),
+            Ok(*expected),
+            "of sender {sender}, with seed {seed}"
+        );
+        *expected += 1;
+    }
+    assert_eq!(texts.len() as u64, sent);
+    println!("{kills} kills, {sent} messages stored, none lost, none doubled, all in order");
+}
+
+/// Sends one message after another until all senders together have sent enough.
+async fn send_all(client: &Client, sender: usize, all: u64, stored: &AtomicU64) -> u64 {
+    let name = format!("sender{sender}").parse().unwrap();
+    client
+        .register("S", "id", name, PASSWORD.as_bytes())
+        .await
+        .unwrap();
+    let mut number = 0;
+    while stored.load(Ordering::Relaxed) < all {
+        let text = format!("{sender} {number}");
+        client
+            .send("reader".parse().unwrap(), text.as_bytes())
+            .await
+            .unwrap();
+        stored.fetch_add(1, Ordering::Relaxed);
+        number += 1;
+    }
+    number
+}

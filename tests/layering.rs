@@ -1,0 +1,132 @@
+//! Holds the layers apart: each imports only from those below it, so there are no cycles, and one who
+//! follows a datagram never goes back up.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Each layer, and what it may import.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("wire", &[]),
+    ("crypto", &["wire"]),
+    ("link", &["crypto", "wire"]),
+    ("endpoint", &["link", "crypto", "wire"]),
+    ("store", &["wire"]),
+    ("realm", &["store", "crypto", "wire"]),
+    (
+        "server",
+        &["endpoint", "realm", "store", "link", "crypto", "wire"],
+    ),
+    ("client", &["endpoint", "link", "crypto", "wire"]),
+    ("cli", &["client", "server", "crypto", "wire"]),
+];
+
+/// The longest room, in lines, tests beside the code included.
+const LINES_MAX: usize = 600;
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = vec![];
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The layers that a file names, by `crate::` (in the program: `merpati::`).
+fn imports(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for root in ["crate::", "merpati::"] {
+        for (at, _) in text.match_indices(root) {
+            let rest = &text[at + root.len()..];
+            let names = match rest.strip_prefix('{') {
+                // What stands directly inside the braces, not what is nested deeper.
+                Some(list) => {
+                    let mut depth = 0;
+                    let end = list.char_indices().find_map(|(at, c)| {
+                        depth += i32::from(c == '{') - i32::from(c == '}');
+                        (depth < 0).then_some(at)
+                    });
+                    let mut depth = 0;
+                    list[..end.unwrap()]
+                        .split(|c: char| {
+                            depth += i32::from(c == '{') - i32::from(c == '}');
+                            c == ',' && depth == 0
+                        })
+                        .map(str::trim)
+                        .filter(|name| !name.is_empty())
+                        .map(ToString::to_string)
+                        .collect()
+                }
+                None => vec![rest.to_string()],
+            };
+            for name in names {
+                let end = name.find(|c: char| !c.is_ascii_lowercase() && c != '_');
+                found.insert(name[..end.unwrap_or(name.len())].to_string());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_run_only_downwards() {
+    let layers: BTreeSet<_> = LAYERS.iter().map(|(layer, _)| *layer).collect();
+    for directory in fs::read_dir(source())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+    {
+        if !directory.is_dir() {
+            continue;
+        }
+        let layer = directory.file_name().unwrap().to_str().unwrap().to_string();
+        let (_, allowed) = LAYERS
+            .iter()
+            .find(|(name, _)| *name == layer)
+            .unwrap_or_else(|| {
+                panic!(
+                    "{layer} is not a layer; give it its place in this test and in ARCHITECTURE.md"
+                )
+            });
+        for file in files(&directory) {
+            for import in imports(&fs::read_to_string(&file).unwrap()) {
+                if layers.contains(import.as_str()) && import != layer {
+                    assert!(
+                        allowed.contains(&import.as_str()),
+                        "{} imports from {import}, which {layer} must not know",
+                        file.display()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_test_sees_imports_of_every_shape() {
+    let text = "use crate::{\n  link::{Time, crypto::X},\n wire, realm::Realm,\n};\nlet x = crate::store::Key;";
+    let found: Vec<_> = imports(text).into_iter().collect();
+    assert_eq!(found, ["link", "realm", "store", "wire"]);
+}
+
+#[test]
+fn no_room_is_too_big() {
+    for file in files(&source()) {
+        let lines = fs::read_to_string(&file).unwrap().lines().count();
+        assert!(
+            lines <= LINES_MAX,
+            "{} has {lines} lines; make two of it",
+            file.display()
+        );
+    }
+}
