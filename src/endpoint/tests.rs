@@ -83,6 +83,7 @@ impl Pair {
                 down.push(out.clone());
             }
             if up.is_empty() && down.is_empty() {
+                told.extend(core::iter::from_fn(|| self.client.poll_event()));
                 break;
             }
             self.now = self.now + RTT / 2;
@@ -294,7 +295,7 @@ fn a_wrong_mac_is_met_with_silence() {
     assert_eq!(pair.server.links(), 0);
 }
 
-/// LINK-11: a plain link works from the first packet on, and never sends an unproven address more
+/// LINK-2, LINK-11: a plain link works from the first packet on, and never sends an unproven address more
 /// than it brought.
 #[test]
 fn a_plain_link_opens_with_its_first_packet() {
@@ -427,4 +428,65 @@ fn closing_tells_the_other_side_and_a_request_outlives_it() {
         told.extend(pair.settle(|_| false));
     }
     assert_eq!((requests(&told), replies(&told)), (1, 1), "{told:?}");
+}
+
+/// LINK-10: neither side sends more than the smaller of both limits.
+#[test]
+fn a_link_keeps_to_the_smaller_limit() {
+    for (ours, theirs) in [(160, 1200), (1200, 160), (160, 160)] {
+        let mut pair = Pair::new(Protection::Sealed);
+        pair.client.config.max_datagram = ours;
+        pair.server.config.max_datagram = theirs;
+        let link = pair.connect();
+        pair.ask(link, false);
+        let told = pair.settle(|_| false);
+        assert_eq!(replies(&told), 1, "{ours}, {theirs}");
+        let fits = pair.client.message_max(link);
+        let deadline = pair.now + Duration::from_secs(30);
+        let bytes = vec![1; fits];
+        pair.client
+            .request(pair.now, link, bytes, deadline, false)
+            .unwrap();
+        assert_eq!(replies(&pair.settle(|_| false)), 1);
+        let longest = pair
+            .carried
+            .iter()
+            .map(|(_, datagram)| datagram.len())
+            .max();
+        assert!(longest <= Some(160), "{longest:?}");
+        let too_long = vec![1; fits + 20];
+        pair.client
+            .request(pair.now, link, too_long, deadline, false)
+            .unwrap();
+        let told = pair.settle(|_| false);
+        assert!(
+            matches!(told[..], [Event::Unsendable { limit, .. }] if limit == fits),
+            "{told:?}"
+        );
+    }
+}
+
+/// WIRE-7, WIRE-10: whatever comes, of whatever length, does no harm.
+#[test]
+fn noise_of_any_length_is_ignored() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, true);
+    pair.settle(|_| false);
+    for len in [0, 1, 2, 21, 84, 1200, 65_507] {
+        for first in 0..=u8::MAX {
+            let mut noise = vec![first; len];
+            if let Some(last) = noise.last_mut() {
+                *last = len.to_be_bytes()[7];
+            }
+            pair.server
+                .handle_datagram(pair.now, client_address(), &noise);
+            pair.client
+                .handle_datagram(pair.now, server_address(), &noise);
+        }
+    }
+    while pair.server.poll_transmit(pair.now, &mut vec![]).is_some() {}
+    assert!(pair.server.poll_event().is_none());
+    pair.ask(link, true);
+    assert_eq!(replies(&pair.settle(|_| false)), 1);
 }

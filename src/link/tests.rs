@@ -311,3 +311,19 @@ fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
         ]
     );
 }
+
+/// LINK-1: a number is never used twice, so a link ends with the last of them.
+#[test]
+fn a_link_ends_with_its_last_number() {
+    let mut pair = Pair::new();
+    pair.client.next_number = NUMBERS_MAX - 1;
+    pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    assert!(transmit(&mut pair.client, pair.now).is_some());
+    pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    assert!(transmit(&mut pair.client, pair.now).is_none());
+    assert!(pair.client.is_closed());
+    assert_eq!(
+        events(&mut pair.client),
+        [Event::Closed(CloseReason::Replaced)]
+    );
+}

@@ -28,9 +28,6 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::Internal.into());
         };
         let options = &work.request.options;
-        if options.ttl.is_some() || options.reply_to.is_some() {
-            return Err(ErrorCode::Unsupported.into());
-        }
         let current = self.session_of(work.caller, &work.request.command).await?;
         let content = self.check_message(options, &message)?;
         if self.store.get(&records::account(to)).await?.is_none() {

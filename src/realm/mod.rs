@@ -202,7 +202,7 @@ impl<S: Store> Realm<S> {
         if caller.early && request.command.carries_password() {
             return Err(ErrorCode::BadRequest.into());
         }
-        if request.options.not_understood {
+        if !options_fit(request) {
             return Err(ErrorCode::Unsupported.into());
         }
         match request.command.operation() {
@@ -351,6 +351,20 @@ impl<S: Store> Realm<S> {
             None => Ok(None),
         }
     }
+}
+
+/// True when the optional fields that must be understood belong to the command (WIRE-13).
+fn options_fit(request: &Request<'_>) -> bool {
+    let mut rest = request.options;
+    match request.command {
+        Command::Inbox { .. } => {
+            (rest.after, rest.limit, rest.bytes, rest.offset) = (None, None, None, None);
+        }
+        Command::Send { .. } => rest.content = None,
+        _ => {}
+    }
+    rest.urgent = false;
+    rest.is_empty()
 }
 
 /// How a commit ended that did not fail.

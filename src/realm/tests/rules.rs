@@ -261,7 +261,7 @@ async fn a_new_password_ends_the_other_sessions() {
     session_in(&realm.ask(device(2), auth(4, "ann", "battery staple")).await);
 }
 
-/// READ-2, READ-3
+/// READ-2, READ-3, READ-5
 #[tokio::test]
 async fn a_read_goes_on_where_the_reader_has_confirmed() {
     let realm = Fixture::new();
@@ -390,6 +390,16 @@ async fn what_cannot_be_understood_or_trusted_is_refused() {
     let mut unknown = vec![0x9a, 0x41, 0, 0];
     SessionRef::Bound.emit(&mut unknown);
     assert_eq!(ask(&caller, unknown).await, refused(ErrorCode::Unsupported));
+    let options = Options {
+        ttl: Some(60),
+        ..Options::NONE
+    };
+    let command = send(9, "ann", "x");
+    let with_ttl = Request { options, command }.to_bytes();
+    assert_eq!(
+        ask(&caller, with_ttl).await,
+        refused(ErrorCode::Unsupported)
+    );
     let narrow = Caller { room: 5, ..caller };
     let whoami = Command::WhoAmI {
         session: SessionRef::Bound,

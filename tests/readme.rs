@@ -1,0 +1,52 @@
+//! The README's tour works as written: its commands, word for word, against a real realm.
+
+mod support;
+
+use std::{fs, process::Command};
+
+use support::{Home, PASSWORD, Realm};
+
+/// The shell commands of the blocks that the README marks as the tour.
+fn tour() -> String {
+    let readme = include_str!("../README.md");
+    let blocks = readme.split("<!-- tour -->\n```sh\n").skip(1);
+    blocks
+        .map(|block| block.split("```").next().unwrap())
+        .collect()
+}
+
+#[test]
+fn the_tour_works_as_written() {
+    let tour = tour();
+    assert!(tour.lines().count() >= 6, "the tour was found: {tour}");
+    let realm = Realm::start();
+    let home = Home::new();
+    // A person would type the password; here a file stands in for the person.
+    let merpati = format!(
+        "set -eu\nmerpati() {{\n  case \"$*\" in\n    *register*) set -- \"$@\" --password-file password ;;\n  esac\n  '{}' \"$@\"\n}}\n",
+        env!("CARGO_BIN_EXE_merpati")
+    );
+    fs::write(home.directory.path().join("password"), PASSWORD).unwrap();
+    let output = Command::new("bash")
+        .current_dir(home.directory.path())
+        .env("MERPATI_HOME", home.directory.path().join("profiles"))
+        .env("CONNECT", &realm.connect)
+        .args(["-c", &(merpati + &tour)])
+        .output()
+        .unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{out}{err}");
+    assert!(
+        out.contains("bob: hello Ann") && out.contains("ann: hello Bob"),
+        "{out}"
+    );
+    assert!(err.is_empty(), "{err}");
+}
+
+/// The README names the sizes that are counted, and the MSRV that is declared.
+#[test]
+fn the_readme_says_what_is_declared() {
+    let (readme, manifest) = (include_str!("../README.md"), include_str!("../Cargo.toml"));
+    assert!(manifest.contains("rust-version = \"1.91\"") && readme.contains("Rust 1.91"));
+}

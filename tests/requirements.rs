@@ -1,0 +1,106 @@
+//! Ties the spec and the tests together: every requirement of `spec/` is named by a test that holds it,
+//! and nothing names a requirement that the spec does not have.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = vec![];
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The requirement numbers in a text: `WIRE-3` and its like.
+fn numbers(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    text.split(|c| !is_part(c))
+        .filter(|word| {
+            word.split_once('-').is_some_and(|(kind, number)| {
+                let kinds = [
+                    "WIRE", "HS", "LINK", "ACC", "SES", "READ", "EXACT", "ERR", "SIZE",
+                ];
+                kinds.contains(&kind)
+                    && !number.is_empty()
+                    && number.chars().all(|c| c.is_ascii_digit())
+            })
+        })
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// The requirements that the spec states, each in bold, and where.
+fn stated() -> BTreeMap<String, PathBuf> {
+    let mut stated = BTreeMap::new();
+    for page in files(&root().join("spec"), "md") {
+        let text = fs::read_to_string(&page).unwrap();
+        for bold in text.split("**").skip(1).step_by(2) {
+            for number in numbers(bold) {
+                let before = stated.insert(number.clone(), page.clone());
+                assert!(before.is_none(), "{number} is stated twice");
+            }
+        }
+    }
+    stated
+}
+
+#[test]
+fn every_requirement_is_held_by_a_test() {
+    let mut held = BTreeSet::new();
+    for file in files(&root().join("tests"), "rs") {
+        held.extend(numbers(&fs::read_to_string(file).unwrap()));
+    }
+    for file in files(&root().join("src"), "rs") {
+        let text = fs::read_to_string(&file).unwrap();
+        let is_test = file.components().any(|part| {
+            let name = Path::new(part.as_os_str()).file_stem();
+            name.is_some_and(|name| name == "tests")
+        });
+        let tests = if is_test {
+            &text
+        } else {
+            text.split_once("#[cfg(test)]\nmod tests")
+                .map_or("", |(_, tests)| tests)
+        };
+        held.extend(numbers(tests));
+    }
+    let stated = stated();
+    assert!(stated.len() > 50, "the spec was found");
+    let loose: Vec<_> = stated
+        .iter()
+        .filter(|(number, _)| !held.contains(*number))
+        .collect();
+    assert!(loose.is_empty(), "no test names these: {loose:#?}");
+}
+
+#[test]
+fn no_requirement_is_named_that_the_spec_does_not_state() {
+    let stated = stated();
+    for directory in ["src", "tests", "spec"] {
+        for file in ["rs", "md"]
+            .iter()
+            .flat_map(|end| files(&root().join(directory), end))
+        {
+            for number in numbers(&fs::read_to_string(&file).unwrap()) {
+                assert!(
+                    stated.contains_key(&number),
+                    "{} names {number}",
+                    file.display()
+                );
+            }
+        }
+    }
+}

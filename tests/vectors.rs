@@ -1,0 +1,754 @@
+//! The vectors of `spec/vectors/`, against which another implementation can check itself: this one is
+//! held to every byte of them. They are made anew with `MERPATI_WRITE_VECTORS=1 cargo test --test vectors`,
+//! which a change of the protocol needs and nothing else does.
+
+#![allow(clippy::too_many_lines, reason = "they are tables")]
+
+use std::{convert::Infallible, fs, path::PathBuf};
+
+use data_encoding::HEXLOWER;
+use merpati::{
+    crypto::{Initiator, Responder, SecretKey, mac1},
+    wire::{
+        Account, AckFrame, Answer, Body, CloseReason, Command, ConnectionId, Cursors,
+        DeviceSession, Entry, ErrorCode, Event, Fragment, Frame, Frames, HandshakeId, Hello,
+        HelloReply, Init, Mailbox, Open, OperationNumber, Options, PROTOCOL_VERSION, Packet,
+        PacketNumber, Page, PartOf, Password, Peer, Port, Position, Protection, Refusal, Request,
+        Sender, Sent, SessionId, SessionRef, Text, Unread, Welcome, append_crc, link_header,
+    },
+};
+use serde_json::{Value, json};
+
+/// Compares `made` with the file, or writes it where that is asked for.
+fn compare(name: &str, made: &Value) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("spec/vectors")
+        .join(name);
+    if std::env::var_os("MERPATI_WRITE_VECTORS").is_some() {
+        let text = serde_json::to_string_pretty(made).unwrap();
+        fs::write(&path, text + "\n").unwrap();
+    }
+    let kept: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(&kept, made, "{name}");
+}
+
+fn hex(bytes: &[u8]) -> String {
+    HEXLOWER.encode(bytes)
+}
+
+fn valid(name: &str, value: &Value, bytes: &[u8]) -> Value {
+    json!({ "name": name, "value": value, "hex": hex(bytes) })
+}
+
+fn invalid(why: &str, bytes: &[u8]) -> Value {
+    json!({ "why": why, "hex": hex(bytes) })
+}
+
+fn user<T: std::str::FromStr<Err: std::fmt::Debug>>(name: &str) -> T {
+    name.parse().unwrap()
+}
+
+/// WIRE-1, WIRE-5, WIRE-6, WIRE-7, WIRE-11
+#[test]
+fn packets() {
+    let emit = |write: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = vec![];
+        write(&mut out);
+        out
+    };
+    let hello = emit(&|out| {
+        Hello {
+            nonce: *b"nonce...",
+        }
+        .emit(out);
+    });
+    let reply = HelloReply {
+        nonce: *b"nonce...",
+        versions: vec![PROTOCOL_VERSION],
+        realm: user("alpha"),
+        key: [7; 32],
+    };
+    let reply_bytes = emit(&|out| reply.emit(out));
+    let retry = emit(&|out| Packet::emit_retry(HandshakeId(0x0102_0304), &[9; 16], out));
+    let reset = emit(&|out| Packet::emit_reset(ConnectionId(0x0506_0708), &[8; 16], out));
+    let plain = |connection, number: u64, acknowledged: Option<u64>| {
+        emit(&|out| {
+            let (number, acknowledged) = (PacketNumber(number), acknowledged.map(PacketNumber));
+            link_header(Protection::Plain, connection, number, acknowledged, out);
+            Frame::Ping.emit(true, out);
+            append_crc(out);
+        })
+    };
+    let with_id = plain(Some(ConnectionId(0x0506_0708)), 300, Some(0));
+    let without_id = plain(None, 5, None);
+    let long_number = plain(None, 0x0001_0000, Some(0));
+    assert!(matches!(Packet::parse(&hello), Ok(Packet::Hello(_))));
+    assert_eq!(Packet::parse(&reply_bytes), Ok(Packet::HelloReply(reply)));
+    assert!(matches!(Packet::parse(&retry), Ok(Packet::Retry { .. })));
+    assert!(matches!(Packet::parse(&reset), Ok(Packet::Reset { .. })));
+    for packet in [&with_id, &without_id, &long_number] {
+        assert!(matches!(Packet::parse(packet), Ok(Packet::Link(_))));
+    }
+    let mut bent = reply_bytes.clone();
+    bent[20] ^= 1;
+    let mut reserved = without_id.clone();
+    reserved[0] |= 1;
+    let bad: Vec<(&str, Vec<u8>)> = vec![
+        ("an empty datagram", vec![]),
+        ("a kind that is not known", vec![0x07, 1, 2, 3]),
+        ("a Hello shorter than its answer", hello[..83].to_vec()),
+        ("a CRC that does not fit", bent),
+        ("a reserved bit", reserved),
+        ("the number length 3", vec![0x98, 1, 2, 3, 4, 5, 6, 7]),
+        ("an Accept without connection id", vec![0x04, 1, 2, 3, 4]),
+        ("a Reset with a byte left over", [&reset[..], &[0]].concat()),
+    ];
+    for (why, bytes) in &bad {
+        assert!(Packet::parse(bytes).is_err(), "{why}");
+    }
+    compare(
+        "packets.json",
+        &json!({
+            "valid": [
+                valid("hello", &json!({ "nonce": hex(b"nonce...") }), &hello),
+                valid("hello reply", &json!({ "nonce": hex(b"nonce..."), "versions": [1], "realm": "alpha", "key": hex(&[7; 32]) }), &reply_bytes),
+                valid("retry", &json!({ "handshake": 0x0102_0304, "cookie": hex(&[9; 16]) }), &retry),
+                valid("reset", &json!({ "connection": 0x0506_0708, "token": hex(&[8; 16]) }), &reset),
+                valid("plain, to the realm, number 300 of which 0 is acknowledged, one PING", &json!({ "connection": 0x0506_0708, "number_bytes": 2 }), &with_id),
+                valid("plain, to the client, number 5, one PING", &json!({ "number_bytes": 1 }), &without_id),
+                valid("plain, to the client, number 65536 of which 0 is acknowledged, one PING", &json!({ "number_bytes": 4 }), &long_number),
+            ],
+            "invalid": bad.iter().map(|(why, bytes)| invalid(why, bytes)).collect::<Vec<_>>(),
+        }),
+    );
+}
+
+/// WIRE-2, WIRE-8, WIRE-9
+#[test]
+fn frames() {
+    let ack = AckFrame {
+        largest: PacketNumber(1000),
+        delay_ms: 25,
+        bitmap: 0b1_0000_0101,
+    };
+    let welcome = Welcome {
+        token: [8; 16],
+        max_datagram: 1200,
+        known: true,
+        highest: OperationNumber(70),
+    };
+    let cases = [
+        ("padding", json!({}), Frame::Padding),
+        ("ping", json!({}), Frame::Ping),
+        (
+            "ack",
+            json!({ "largest": 1000, "delay_ms": 25, "arrived": [1000, 999, 997, 991] }),
+            Frame::Ack(ack),
+        ),
+        (
+            "request",
+            json!({ "number": 3, "command": "1a00" }),
+            Frame::Request {
+                number: 3,
+                command: &[0x1a, 0],
+            },
+        ),
+        (
+            "reply",
+            json!({ "number": 3, "answer": "01" }),
+            Frame::Reply {
+                number: 3,
+                answer: &[1],
+            },
+        ),
+        (
+            "event",
+            json!({ "number": 4, "event": "0001" }),
+            Frame::Event {
+                number: 4,
+                event: &[0, 1],
+            },
+        ),
+        (
+            "part",
+            json!({ "of": "reply", "number": 5, "total": 20000, "offset": 1100, "bytes": "abcd" }),
+            Frame::Part {
+                of: PartOf::Reply,
+                number: 5,
+                total: 20_000,
+                offset: 1100,
+                bytes: &[0xab, 0xcd],
+            },
+        ),
+        (
+            "path challenge",
+            json!({ "data": "0101010101010101" }),
+            Frame::PathChallenge([1; 8]),
+        ),
+        (
+            "path response",
+            json!({ "data": "0101010101010101" }),
+            Frame::PathResponse([1; 8]),
+        ),
+        (
+            "close",
+            json!({ "reason": 2 }),
+            Frame::Close(CloseReason::Shutdown),
+        ),
+        (
+            "open of a client",
+            json!({ "max_datagram": 1200 }),
+            Frame::Open(Open {
+                max_datagram: 1200,
+                connection: None,
+            }),
+        ),
+        (
+            "open of a realm",
+            json!({ "max_datagram": 160, "connection": 7 }),
+            Frame::Open(Open {
+                max_datagram: 160,
+                connection: Some(ConnectionId(7)),
+            }),
+        ),
+        (
+            "welcome",
+            json!({ "token": hex(&[8; 16]), "max_datagram": 1200, "known": true, "highest": 70 }),
+            Frame::Welcome(welcome),
+        ),
+    ];
+    let good = cases.iter().map(|(name, value, frame)| {
+        let (mut last, mut inner) = (vec![], vec![]);
+        frame.emit(true, &mut last);
+        frame.emit(false, &mut inner);
+        assert_eq!(Frames::checked(&last).unwrap().collect::<Vec<_>>(), [*frame], "{name}");
+        assert_eq!(Frames::checked(&inner).unwrap().collect::<Vec<_>>(), [*frame], "{name}");
+        json!({ "name": name, "value": value, "hex": hex(&last), "hex_where_others_follow": hex(&inner) })
+    });
+    let good: Vec<_> = good.collect();
+    let bad: &[(&str, &[u8])] = &[
+        ("a kind that is not known", &[0x3f]),
+        ("a length beyond the end", &[0x05, 1, 9, 1]),
+        ("a part beyond its message", &[0x0a, 0, 1, 3, 2, 1, 1]),
+        ("a part of nothing known", &[0x0a, 3, 1, 3, 0, 1]),
+        ("an acknowledgement without its bitmap", &[0x12, 9, 0, 1]),
+        ("a varint that ends too early", &[0x0e, 0x40]),
+        ("a good frame before a bad one", &[0x01, 0x3f]),
+        ("flags that are not known", &[0x20, 9, 2]),
+    ];
+    for (why, bytes) in bad {
+        assert!(Frames::checked(bytes).is_err(), "{why}");
+    }
+    let bad: Vec<_> = bad.iter().map(|(why, bytes)| invalid(why, bytes)).collect();
+    compare("frames.json", &json!({ "valid": good, "invalid": bad }));
+}
+
+/// WIRE-3, WIRE-4, WIRE-12, WIRE-13
+#[test]
+fn commands() {
+    let (operation, session) = (OperationNumber(9), SessionRef::Bound);
+    let named = SessionRef::Named(SessionId([3; 16]));
+    let (password, message) = (Password(b"correct horse"), Body(b"hello"));
+    let (src_address, src_port) = (Text("192.0.2.1"), Port(6377));
+    let cursors = Cursors(vec![
+        (Mailbox::Private, Position(7)),
+        (
+            Mailbox::RealmGroup(user("beta"), user("cats")),
+            Position(70),
+        ),
+    ]);
+    let cases = [
+        (
+            json!({ "operation": 9, "username": "ann", "password": "correct horse" }),
+            Command::Auth {
+                operation,
+                username: user("ann"),
+                password,
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound" }),
+            Command::Logout { operation, session },
+        ),
+        (
+            json!({ "operation": 9, "full_name": "Ann Ött", "country": "id", "username": "ann", "password": "correct horse" }),
+            Command::Register {
+                operation,
+                full_name: Text("Ann Ött"),
+                country: Text("id"),
+                username: user("ann"),
+                password,
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": hex(&[3; 16]), "to": "bob", "message": "hello" }),
+            Command::Send {
+                operation,
+                session: named,
+                to: user("bob"),
+                message,
+            },
+        ),
+        (json!({ "session": "bound" }), Command::Inbox { session }),
+        (
+            json!({ "operation": 9, "session": "bound", "group": "cats", "password": "correct horse" }),
+            Command::AddGroup {
+                operation,
+                session,
+                group: user("cats"),
+                password,
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound", "group": "cats", "password": "correct horse" }),
+            Command::JoinGroup {
+                operation,
+                session,
+                group: user("cats"),
+                password,
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound", "group": "cats", "message": "hello" }),
+            Command::SendGroup {
+                operation,
+                session,
+                group: user("cats"),
+                message,
+            },
+        ),
+        (
+            json!({ "session": "bound", "group": "cats" }),
+            Command::InboxGroup {
+                session,
+                group: user("cats"),
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound", "realm": "beta", "address": "beta.example", "port": 6378, "src_address": "192.0.2.1", "src_port": 6377 }),
+            Command::AddRealm {
+                operation,
+                session,
+                realm: user("beta"),
+                address: Text("beta.example"),
+                port: Port(6378),
+                src_address,
+                src_port,
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound", "src_address": "192.0.2.1", "src_port": 6377, "realm": "beta", "group": "cats", "message": "hello" }),
+            Command::SendGroupRealm {
+                operation,
+                session,
+                src_address,
+                src_port,
+                realm: user("beta"),
+                group: user("cats"),
+                message,
+            },
+        ),
+        (
+            json!({ "session": "bound", "realm": "beta", "group": "cats" }),
+            Command::InboxGroupRealm {
+                session,
+                realm: user("beta"),
+                group: user("cats"),
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound", "src_address": "192.0.2.1", "src_port": 6377, "realm": "beta", "from": "ann", "to": "bob", "message": "hello" }),
+            Command::SendRealm {
+                operation,
+                session,
+                src_address,
+                src_port,
+                realm: user("beta"),
+                from: user("ann"),
+                to: user("bob"),
+                message,
+            },
+        ),
+        (
+            json!({ "session": "bound", "realm": "beta" }),
+            Command::InboxRealm {
+                session,
+                realm: user("beta"),
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound", "src_address": "192.0.2.1", "src_port": 6377, "realm": "beta", "group": "cats", "password": "correct horse" }),
+            Command::JoinGroupRealm {
+                operation,
+                session,
+                src_address,
+                src_port,
+                realm: user("beta"),
+                group: user("cats"),
+                password,
+            },
+        ),
+        (
+            json!({ "session": "bound", "cursors": [[{ "private": {} }, 7], [{ "realm": "beta", "group": "cats" }, 70]] }),
+            Command::Watch { session, cursors },
+        ),
+        (json!({ "session": "bound" }), Command::Unwatch { session }),
+        (
+            json!({ "operation": 9, "session": "bound", "group": "cats" }),
+            Command::LeaveGroup {
+                operation,
+                session,
+                group: user("cats"),
+            },
+        ),
+        (json!({ "session": "bound" }), Command::Groups { session }),
+        (
+            json!({ "session": "bound", "group": "cats" }),
+            Command::Members {
+                session,
+                group: user("cats"),
+            },
+        ),
+        (json!({ "session": "bound" }), Command::Realms { session }),
+        (
+            json!({ "operation": 9, "session": "bound", "realm": "beta" }),
+            Command::RemoveRealm {
+                operation,
+                session,
+                realm: user("beta"),
+            },
+        ),
+        (json!({ "session": "bound" }), Command::Sessions { session }),
+        (
+            json!({ "operation": 9, "session": "bound", "handle": "ab12cd" }),
+            Command::Revoke {
+                operation,
+                session,
+                handle: user("ab12cd"),
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound", "old": "correct horse", "new": "battery staple" }),
+            Command::Passwd {
+                operation,
+                session,
+                old: password,
+                new: Password(b"battery staple"),
+            },
+        ),
+        (json!({ "session": "bound" }), Command::WhoAmI { session }),
+        (json!({ "session": "bound" }), Command::Unread { session }),
+        (
+            json!({ "operation": 9, "session": "bound", "code": "correct horse" }),
+            Command::Claim {
+                operation,
+                session,
+                code: password,
+            },
+        ),
+    ];
+    assert_eq!(cases.len(), merpati::wire::COMMANDS.len());
+    let mut good: Vec<_> = cases
+        .iter()
+        .map(|(value, command)| {
+            let request = Request::from(command.clone());
+            assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
+            valid(command.name(), value, &request.to_bytes())
+        })
+        .collect();
+    let options = Options {
+        after: Some(70),
+        limit: Some(5),
+        bytes: Some(400),
+        offset: Some(100),
+        urgent: true,
+        ..Options::NONE
+    };
+    let request = Request {
+        options,
+        command: Command::Inbox { session },
+    };
+    assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
+    good.push(valid("inbox with optional fields", &json!({ "session": "bound", "after": 70, "limit": 5, "bytes": 400, "offset": 100, "urgent": true }), &request.to_bytes()));
+    let bad: &[(&str, &[u8])] = &[
+        ("no command", &[]),
+        ("an opcode that is not known", &[0x7f]),
+        ("a capital letter in a name", b"\x01\x09\x03Annpassword"),
+        (
+            "a name of 33 bytes",
+            b"\x01\x09\x21aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaapassword",
+        ),
+        ("a name that begins with a dot", b"\x09\x00.cats"),
+        ("bytes left over", &[0x05, 0, 0]),
+        ("a session of 15 bytes", b"\x05\x0faaaaaaaaaaaaaaa"),
+        (
+            "a control character in a text",
+            b"\x03\x09\x01\x07\x02id\x03annpassword",
+        ),
+        ("optional fields without their end", &[0x85, 0x01, 1, 5]),
+        (
+            "an optional field with bytes left over",
+            &[0x85, 0x01, 2, 5, 5, 0, 0],
+        ),
+    ];
+    for (why, bytes) in bad {
+        assert!(Request::parse(bytes).is_err(), "{why}");
+    }
+    let bad: Vec<_> = bad.iter().map(|(why, bytes)| invalid(why, bytes)).collect();
+    compare("commands.json", &json!({ "valid": good, "invalid": bad }));
+}
+
+fn entry() -> Entry {
+    Entry {
+        position: Position(70),
+        time: 1_800_000_000,
+        content: 0,
+        fragment: None,
+        from: Sender {
+            user: user("ann"),
+            realm: None,
+        },
+        body: b"hello".to_vec(),
+    }
+}
+
+/// WIRE-14, WIRE-15, ERR-1
+#[test]
+fn answers() {
+    let away = Entry {
+        from: Sender {
+            user: user("ann"),
+            realm: Some(user("beta")),
+        },
+        fragment: Some(Fragment {
+            offset: 1000,
+            total: 1005,
+        }),
+        ..entry()
+    };
+    let page = Page {
+        more: true,
+        entries: vec![entry(), away.clone()],
+    };
+    let session = DeviceSession {
+        handle: user("ab12cd"),
+        created: 1_800_000_000,
+        used: 1_800_003_600,
+        current: true,
+        device: true,
+    };
+    let peer = Peer {
+        realm: user("beta"),
+        address: "beta.example:6377".into(),
+        state: 1,
+        queued: 3,
+        heard: 1_800_000_000,
+    };
+    let mut cases = vec![
+        ("done", json!({}), Answer::Done),
+        ("stored", json!({}), Answer::Sent(Sent::Stored)),
+        ("delivered", json!({}), Answer::Sent(Sent::Delivered)),
+        ("queued", json!({}), Answer::Sent(Sent::Queued)),
+        (
+            "session",
+            json!({ "id": hex(&[3; 16]), "shown": SessionId([3; 16]).to_string() }),
+            Answer::Session(SessionId([3; 16])),
+        ),
+        (
+            "page",
+            json!({ "more": true, "entries": [
+            { "position": 70, "time": 1_800_000_000, "content": 0, "user": "ann", "body": "hello" },
+            { "position": 70, "time": 1_800_000_000, "content": 0, "offset": 1000, "total": 1005, "user": "ann", "realm": "beta", "body": "hello" },
+        ] }),
+            Answer::Page(page),
+        ),
+        (
+            "account",
+            json!({ "operator": false, "username": "ann", "full_name": "Ann Ött", "country": "id" }),
+            Answer::Account(Account {
+                operator: false,
+                username: user("ann"),
+                full_name: "Ann Ött".into(),
+                country: "id".into(),
+            }),
+        ),
+        (
+            "sessions",
+            json!([{ "handle": "ab12cd", "created": 1_800_000_000, "used": 1_800_003_600, "current": true, "device": true }]),
+            Answer::Sessions(vec![session]),
+        ),
+        (
+            "names",
+            json!(["cats", "dogs"]),
+            Answer::Names(vec!["cats".into(), "dogs".into()]),
+        ),
+        (
+            "realms",
+            json!([{ "realm": "beta", "address": "beta.example:6377", "state": 1, "queued": 3, "heard": 1_800_000_000 }]),
+            Answer::Realms(vec![peer]),
+        ),
+        (
+            "counts",
+            json!([[{ "private": {} }, 70]]),
+            Answer::Unread(vec![Unread {
+                mailbox: Mailbox::Private,
+                count: 70,
+            }]),
+        ),
+        (
+            "too-large",
+            json!({ "limit": 16384 }),
+            Answer::Refused(Refusal::too_large(16_384)),
+        ),
+        (
+            "busy",
+            json!({ "retry_after_ms": 500 }),
+            Answer::Refused(Refusal::busy(500)),
+        ),
+    ];
+    cases.extend(
+        ErrorCode::ALL
+            .iter()
+            .map(|code| (code.name(), json!({}), Answer::Refused((*code).into()))),
+    );
+    let mut good: Vec<_> = cases
+        .iter()
+        .map(|(name, value, answer)| {
+            assert_eq!(
+                Answer::parse(&answer.to_bytes()),
+                Ok(answer.clone()),
+                "{name}"
+            );
+            valid(name, value, &answer.to_bytes())
+        })
+        .collect();
+    let mut event = vec![];
+    Event {
+        mailbox: Mailbox::Group(user("cats")),
+        entry: entry(),
+    }
+    .emit(&mut event);
+    good.push(valid("an event", &json!({ "group": "cats", "position": 70, "time": 1_800_000_000, "content": 0, "user": "ann", "body": "hello" }), &event));
+    let bad: &[(&str, &[u8])] = &[
+        ("no answer", &[]),
+        ("a kind that is not known", &[0x3f]),
+        ("an error that is not known", &[0x7f]),
+        ("bytes left over", &[0x00, 0x00]),
+        (
+            "a session id of 15 bytes",
+            &[4, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+        ),
+        ("a page that is neither the last nor not", &[5, 2]),
+    ];
+    for (why, bytes) in bad {
+        assert!(Answer::parse(bytes).is_err(), "{why}");
+    }
+    let bad: Vec<_> = bad.iter().map(|(why, bytes)| invalid(why, bytes)).collect();
+    compare("answers.json", &json!({ "valid": good, "invalid": bad }));
+}
+
+/// Gives out one value, where a handshake asks for randomness.
+struct Fixed([u8; 32]);
+
+impl rand_core::TryRng for Fixed {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(u32::from_be_bytes([self.0[0]; 4]))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(u64::from_be_bytes([self.0[0]; 8]))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        bytes.copy_from_slice(&self.0);
+        Ok(())
+    }
+}
+
+impl rand_core::TryCryptoRng for Fixed {}
+
+/// HS-1, HS-2, HS-3, HS-9: a whole handshake with fixed keys, and the first sealed packet.
+#[test]
+fn handshake() {
+    let (device, realm) = (
+        SecretKey::from_bytes([1; 32]),
+        SecretKey::from_bytes([2; 32]),
+    );
+    let (ours, theirs) = ([3; 32], [4; 32]);
+    let mut early = vec![];
+    Frame::Open(Open {
+        max_datagram: 1200,
+        connection: None,
+    })
+    .emit(false, &mut early);
+    let command = Request::from(Command::WhoAmI {
+        session: SessionRef::Bound,
+    })
+    .to_bytes();
+    Frame::Request {
+        number: 0,
+        command: &command,
+    }
+    .emit(true, &mut early);
+    let (mut initiator, one) =
+        Initiator::start(&mut Fixed(ours), &device, &realm.public(), &early).unwrap();
+    let mut init = vec![];
+    Init::emit_covered(HandshakeId(0x0102_0304), false, &one, &mut init);
+    let mac = mac1(&realm.public(), &init);
+    init.extend_from_slice(&mac);
+    let Ok(Packet::Init(parsed)) = Packet::parse(&init) else {
+        panic!("not an Init")
+    };
+    assert_eq!((parsed.mac1, parsed.noise), (mac, &one[..]));
+    let (responder, payload) = Responder::read(&mut Fixed(theirs), &realm, parsed.noise).unwrap();
+    assert_eq!((payload, responder.peer), (early.clone(), device.public()));
+    let welcome = Welcome {
+        token: [8; 16],
+        max_datagram: 1200,
+        known: false,
+        highest: OperationNumber(0),
+    };
+    let mut answer = vec![];
+    Frame::Welcome(welcome).emit(false, &mut answer);
+    let (_, two) = responder.finish(&answer).unwrap();
+    let mut accept = vec![];
+    Packet::emit_accept(
+        HandshakeId(0x0102_0304),
+        ConnectionId(0x0506_0708),
+        &two,
+        &mut accept,
+    );
+    let (keys, payload) = initiator.finish(&two).unwrap();
+    assert_eq!(payload, answer);
+    let mut sealed = vec![];
+    link_header(
+        Protection::Sealed,
+        Some(ConnectionId(0x0506_0708)),
+        PacketNumber(0),
+        None,
+        &mut sealed,
+    );
+    let header = sealed.len();
+    Frame::Ping.emit(true, &mut sealed);
+    keys.seal.seal(0, header, &mut sealed);
+    compare(
+        "handshake.json",
+        &json!({
+            "device_secret": hex(device.as_bytes()),
+            "device_public": hex(&device.public().0),
+            "realm_secret": hex(realm.as_bytes()),
+            "realm_public": hex(&realm.public().0),
+            "realm_key_shown": realm.public().to_string(),
+            "realm_fingerprint": realm.public().fingerprint(),
+            "initiator_ephemeral_secret": hex(&ours),
+            "responder_ephemeral_secret": hex(&theirs),
+            "early_payload": hex(&early),
+            "init": hex(&init),
+            "accept_payload": hex(&answer),
+            "accept": hex(&accept),
+            "sealed_ping_number_0": hex(&sealed),
+        }),
+    );
+}
