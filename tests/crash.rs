@@ -10,6 +10,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc::{Sender, channel},
     },
     time::Duration,
 };
@@ -44,18 +45,19 @@ fn a_realm_killed_under_load_loses_and_doubles_nothing() {
     let (home, connect) = (Home::new(), realm.connect.clone());
     home.register("reader", &connect);
     let stored = Arc::new(AtomicU64::new(0));
+    let (tell, progress) = channel();
     let all = kills * MESSAGES;
     let senders: Vec<_> = (0..SENDERS)
         .map(|sender| {
             let client = client(&home, &format!("sender{sender}"), &connect);
-            let stored = Arc::clone(&stored);
+            let (stored, tell) = (Arc::clone(&stored), tell.clone());
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build();
                 runtime
                     .unwrap()
-                    .block_on(send_all(&client, sender, all, &stored))
+                    .block_on(send_all(&client, sender, all, &stored, &tell))
             })
         })
         .collect();
@@ -63,7 +65,7 @@ fn a_realm_killed_under_load_loses_and_doubles_nothing() {
         // At some moment among the next hundred messages, whatever is under way just then.
         let at = kill * MESSAGES + rng.random_range(1..MESSAGES);
         while stored.load(Ordering::Relaxed) < at {
-            std::thread::yield_now();
+            progress.recv().unwrap();
         }
         realm.kill();
         realm.start_again();
@@ -89,7 +91,13 @@ fn a_realm_killed_under_load_loses_and_doubles_nothing() {
 }
 
 /// Sends one message after another until all senders together have sent enough.
-async fn send_all(client: &Client, sender: usize, all: u64, stored: &AtomicU64) -> u64 {
+async fn send_all(
+    client: &Client,
+    sender: usize,
+    all: u64,
+    stored: &AtomicU64,
+    tell: &Sender<()>,
+) -> u64 {
     let name = format!("sender{sender}").parse().unwrap();
     client
         .register("S", "id", name, PASSWORD.as_bytes())
@@ -103,6 +111,7 @@ async fn send_all(client: &Client, sender: usize, all: u64, stored: &AtomicU64) 
             .await
             .unwrap();
         stored.fetch_add(1, Ordering::Relaxed);
+        let _ = tell.send(());
         number += 1;
     }
     number

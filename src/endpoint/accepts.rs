@@ -79,6 +79,11 @@ impl Accepts {
         }
     }
 
+    /// The link of an Init has ended before it was answered.
+    pub fn forget(&mut self, init: &InitHash) {
+        self.by_init.remove(init);
+    }
+
     /// Forgets what is too old.
     pub fn expire(&mut self, now: Time) {
         while self.timeout().is_some_and(|timeout| timeout <= now) {

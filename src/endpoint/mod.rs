@@ -491,6 +491,10 @@ impl Endpoint {
         let Some(slot) = self.slots.remove(&id) else {
             return;
         };
+        if let Stage::Accepting(accepting) = &slot.stage {
+            // Should the same Init come again, it deserves an answer.
+            self.accepts.forget(&accepting.init);
+        }
         self.schedule.forget(id);
         self.by_address.remove(&(slot.address, id));
         if let Some(remote) = slot.remote {

@@ -490,3 +490,31 @@ fn noise_of_any_length_is_ignored() {
     pair.ask(link, true);
     assert_eq!(replies(&pair.settle(|_| false)), 1);
 }
+
+/// HS-4: an Init whose link had to make room before it was answered is answered when it comes again.
+#[test]
+fn a_crowded_out_init_may_come_again() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.server.config.links_max = 1;
+    let link = pair.connect();
+    pair.ask(link, true);
+    let mut init = vec![];
+    pair.client.poll_transmit(pair.now, &mut init);
+    pair.server
+        .handle_datagram(pair.now, client_address(), &init);
+    // Another client comes before the realm has said its welcome.
+    let mut other = Endpoint::new(config(None), SecretKey::from_bytes([5; 32]), [6; 32]);
+    other.connect(pair.now, server_address(), pair.realm, Some(RTT));
+    let mut second = vec![];
+    other.poll_transmit(pair.now, &mut second);
+    let elsewhere = SocketAddr::from(([10, 0, 0, 3], 1000));
+    pair.server.handle_datagram(pair.now, elsewhere, &second);
+    let mut told = vec![];
+    pair.serve(&mut told);
+    while pair.server.poll_transmit(pair.now, &mut vec![]).is_some() {}
+    for _ in 0..3 {
+        pair.wait();
+        told.extend(pair.settle(|_| false));
+    }
+    assert_eq!(replies(&told), 1, "{told:?}");
+}

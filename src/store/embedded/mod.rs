@@ -16,7 +16,7 @@ use std::{
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use tokio::sync::{mpsc, oneshot};
-use writer::{Job, Writer};
+use writer::{Job, Room, Writer};
 
 use super::{
     Batch, CommitError, Committed, Key, Log, Page, PageLimit, Position, Prefix, Store, StoreError,
@@ -83,6 +83,10 @@ impl std::fmt::Debug for Embedded {
 impl Embedded {
     /// Opens the store in `directory`, which is made if it is missing.
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
+        Self::open_with(directory, Room::of(directory))
+    }
+
+    fn open_with(directory: &Path, room: Room) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io {
             path: directory.into(),
             source,
@@ -107,8 +111,8 @@ impl Embedded {
         check_format(directory, &database, &data)?;
         let subscribers = Arc::<Subscribers>::default();
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer::new(database, data.clone(), Arc::clone(&subscribers), directory)
-            .map_err(engine)?;
+        let writer =
+            Writer::new(database, data.clone(), Arc::clone(&subscribers), room).map_err(engine)?;
         let writer = thread::Builder::new()
             .name("store writer".into())
             .spawn(move || writer.run(jobs))
@@ -220,5 +224,36 @@ impl Store for Embedded {
 
     fn subscribe(&self, log: &Log) -> Subscription {
         self.subscribers.subscribe(log)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// A full disk refuses what is to be written, goes on serving what is there, and writes again as
+    /// soon as there is room.
+    #[tokio::test]
+    async fn a_full_disk_refuses_writes_and_recovers() {
+        let directory = tempfile::tempdir().unwrap();
+        let full = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&full);
+        let room = Room::scripted(move || !seen.load(Ordering::SeqCst));
+        let store = Embedded::open_with(directory.path(), room).unwrap();
+        let key = Key(b"a".to_vec());
+        let put = |value: &[u8]| {
+            let mut batch = Batch::new();
+            batch.put(key.clone(), value.to_vec());
+            store.commit(batch)
+        };
+        put(b"1").await.unwrap();
+        full.store(true, Ordering::SeqCst);
+        assert!(matches!(put(b"2").await, Err(CommitError::Full)));
+        assert_eq!(store.get(&key).await.unwrap().unwrap().value, b"1");
+        full.store(false, Ordering::SeqCst);
+        put(b"3").await.unwrap();
+        assert_eq!(store.get(&key).await.unwrap().unwrap().value, b"3");
     }
 }

@@ -44,8 +44,47 @@ pub struct Writer {
     subscribers: Arc<Subscribers>,
     version: u64,
     ends: HashMap<Log, u64>,
-    directory: PathBuf,
-    has_room: (Instant, bool),
+    room: Room,
+}
+
+/// Whether the disk has room, asked once in a while.
+pub struct Room {
+    ask: Box<dyn Fn() -> bool + Send>,
+    asked: Option<(Instant, bool)>,
+    lifetime: Duration,
+}
+
+impl Room {
+    /// The room on the disk that holds `directory`.
+    pub fn of(directory: &Path) -> Self {
+        let directory = PathBuf::from(directory);
+        Self {
+            ask: Box::new(move || has_room(&directory)),
+            asked: None,
+            lifetime: ROOM_LIFETIME,
+        }
+    }
+
+    /// Room as a test has it.
+    #[cfg(test)]
+    pub fn scripted(ask: impl Fn() -> bool + Send + 'static) -> Self {
+        Self {
+            ask: Box::new(ask),
+            asked: None,
+            lifetime: Duration::ZERO,
+        }
+    }
+
+    fn is_there(&mut self) -> bool {
+        match self.asked {
+            Some((at, answer)) if at.elapsed() < self.lifetime => answer,
+            _ => {
+                let answer = (self.ask)();
+                self.asked = Some((Instant::now(), answer));
+                answer
+            }
+        }
+    }
 }
 
 /// The changes of one group, and what they make of the keys they touch.
@@ -60,7 +99,7 @@ impl Writer {
         database: Database,
         data: Keyspace,
         subscribers: Arc<Subscribers>,
-        directory: &Path,
+        room: Room,
     ) -> fjall::Result<Self> {
         let version = data
             .get(layout::VERSION_KEY)?
@@ -71,8 +110,7 @@ impl Writer {
             subscribers,
             version,
             ends: HashMap::new(),
-            has_room: (Instant::now(), has_room(directory)),
-            directory: directory.into(),
+            room,
         })
     }
 
@@ -94,7 +132,7 @@ impl Writer {
             versions: HashMap::new(),
             grown: Vec::new(),
         };
-        let has_room = self.has_room();
+        let has_room = self.room.is_there();
         let mut answers = Vec::with_capacity(jobs.len());
         let mut failed = None;
         for Job { batch, answer } in jobs.drain(..) {
@@ -234,14 +272,6 @@ impl Writer {
             .writes
             .insert(&self.data, layout::trimmed(log), below.0.to_be_bytes());
         Ok(())
-    }
-
-    fn has_room(&mut self) -> bool {
-        let (looked, _) = self.has_room;
-        if looked.elapsed() >= ROOM_LIFETIME {
-            self.has_room = (Instant::now(), has_room(&self.directory));
-        }
-        self.has_room.1
     }
 }
 
