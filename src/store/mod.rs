@@ -13,8 +13,7 @@ mod subscribe;
 
 use std::future::Future;
 
-pub(crate) use batch::Change;
-pub use batch::{Batch, Expected};
+pub use batch::{Batch, Change, Expected};
 #[cfg(feature = "embedded")]
 pub use embedded::{Embedded, OpenError};
 pub use subscribe::{Subscribers, Subscription};
