@@ -12,9 +12,10 @@ use merpati::{
     wire::{
         Account, AckFrame, Answer, Body, CloseReason, Command, ConnectionId, Cursors,
         DeviceSession, Entry, ErrorCode, Event, Fragment, Frame, Frames, HandshakeId, Hello,
-        HelloReply, Init, Mailbox, Open, OperationNumber, Options, PROTOCOL_VERSION, Packet,
-        PacketNumber, Page, PartOf, Password, Peer, Port, Position, Protection, Refusal, Request,
-        Sender, Sent, SessionId, SessionRef, Text, Unread, Welcome, append_crc, link_header,
+        HelloReply, Init, Mailbox, Member, Open, OperationNumber, Options, PROTOCOL_VERSION,
+        Packet, PacketNumber, Page, PartOf, Password, Peer, Port, Position, Protection, Refusal,
+        Request, Role, Sender, Sent, SessionId, SessionRef, Text, Unread, Welcome, append_crc,
+        link_header,
     },
 };
 use serde_json::{Value, json};
@@ -446,6 +447,60 @@ fn commands() {
                 code: password,
             },
         ),
+        (
+            json!({ "operation": 9, "session": "bound", "group": "cats", "user": "bob" }),
+            Command::Kick {
+                operation,
+                session,
+                group: user("cats"),
+                user: user("bob"),
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound", "group": "cats", "user": "bob" }),
+            Command::Ban {
+                operation,
+                session,
+                group: user("cats"),
+                user: user("bob"),
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound", "group": "cats", "user": "bob" }),
+            Command::Unban {
+                operation,
+                session,
+                group: user("cats"),
+                user: user("bob"),
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound", "group": "cats", "user": "bob", "role": 1 }),
+            Command::SetRole {
+                operation,
+                session,
+                group: user("cats"),
+                user: user("bob"),
+                role: Role::Moderator,
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound", "group": "cats", "password": "correct horse" }),
+            Command::GroupPasswd {
+                operation,
+                session,
+                group: user("cats"),
+                password,
+            },
+        ),
+        (
+            json!({ "operation": 9, "session": "bound", "group": "cats" }),
+            Command::DelGroup {
+                operation,
+                session,
+                group: user("cats"),
+            },
+        ),
     ];
     assert_eq!(cases.len(), merpati::wire::COMMANDS.len());
     let mut good: Vec<_> = cases
@@ -579,8 +634,31 @@ fn answers() {
         ),
         (
             "names",
-            json!(["cats", "dogs"]),
-            Answer::Names(vec!["cats".into(), "dogs".into()]),
+            json!({ "more": false, "names": ["cats", "dogs"] }),
+            Answer::Names {
+                more: false,
+                names: vec!["cats".into(), "dogs".into()],
+            },
+        ),
+        (
+            "members",
+            json!({ "more": true, "members": [{ "user": "ann", "role": 2 }, { "user": "bob", "realm": "beta", "role": 0 }] }),
+            Answer::Members {
+                more: true,
+                members: vec![
+                    Member {
+                        who: entry().from,
+                        role: Role::Owner,
+                    },
+                    Member {
+                        who: Sender {
+                            user: user("bob"),
+                            realm: Some(user("beta")),
+                        },
+                        role: Role::Member,
+                    },
+                ],
+            },
         ),
         (
             "realms",

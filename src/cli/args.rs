@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use merpati::{
     crypto::ConnectionString,
     server::unit::parse_span,
-    wire::{Handle, SessionId, Username},
+    wire::{GroupName, Handle, Role, SessionId, Username},
 };
 
 /// Chat over UDP for constrained networks: encrypted, exactly once, few bytes.
@@ -65,7 +65,12 @@ fn session_id(text: &str) -> Result<SessionId, String> {
         .map_err(|error: merpati::wire::Malformed| error.to_string())
 }
 
-#[derive(Debug, Subcommand)]
+fn role(text: &str) -> Result<Role, String> {
+    text.parse()
+        .map_err(|error: merpati::wire::Malformed| error.to_string())
+}
+
+#[derive(Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Run a realm.
     Serve(Serve),
@@ -98,6 +103,67 @@ pub enum Command {
     },
     /// Read your private messages: those not shown before, or those after a position.
     Inbox(Inbox),
+    /// Make a group; you are its owner.
+    Addgroup {
+        groupname: GroupName,
+        #[command(flatten)]
+        password: GroupPassword,
+    },
+    /// Join a group.
+    Joingroup {
+        groupname: GroupName,
+        #[command(flatten)]
+        password: GroupPassword,
+    },
+    /// Write to a group.
+    Sendgroup {
+        groupname: GroupName,
+        /// The message; - reads it from standard input.
+        #[arg(allow_hyphen_values = true)]
+        message: String,
+    },
+    /// Read a group's messages: those not shown before, or those after a position.
+    Inboxgroup {
+        groupname: GroupName,
+        #[command(flatten)]
+        inbox: Inbox,
+    },
+    /// Leave a group. With its last member a group ends.
+    Leavegroup { groupname: GroupName },
+    /// List the groups you are in.
+    Groups,
+    /// List a group's members.
+    Members { groupname: GroupName },
+    /// Remove a member from a group.
+    Kick {
+        groupname: GroupName,
+        username: Username,
+    },
+    /// Keep a user out of a group.
+    Ban {
+        groupname: GroupName,
+        username: Username,
+    },
+    /// Let a banned user join again.
+    Unban {
+        groupname: GroupName,
+        username: Username,
+    },
+    /// Give a member another role: member, moderator or owner.
+    Role {
+        groupname: GroupName,
+        username: Username,
+        #[arg(value_parser = role)]
+        role: Role,
+    },
+    /// Change a group's password.
+    Grouppasswd {
+        groupname: GroupName,
+        #[command(flatten)]
+        password: GroupPassword,
+    },
+    /// Delete a group and its messages.
+    Delgroup { groupname: GroupName },
     /// Tell who you are.
     Whoami,
     /// List your sessions.
@@ -124,7 +190,7 @@ pub enum Command {
 }
 
 /// Where a password comes from. Never the command line: `ps` and the shell's history would keep it.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct PasswordSource {
     /// Read the password from a file.
     #[arg(long, value_name = "FILE")]
@@ -134,7 +200,17 @@ pub struct PasswordSource {
     pub password_stdin: bool,
 }
 
-#[derive(Clone, Debug, Default, Args)]
+/// A group's password, which it may do without.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct GroupPassword {
+    #[command(flatten)]
+    pub source: PasswordSource,
+    /// The group has no password.
+    #[arg(long, conflicts_with_all = ["password_file", "password_stdin"])]
+    pub no_password: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct Inbox {
     /// Begin after this position; 0 for the very first.
     #[arg(long, value_name = "N")]
@@ -150,7 +226,7 @@ pub struct Inbox {
     pub bytes: Option<u64>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, PartialEq, Eq, Args)]
 pub struct Serve {
     /// The configuration; without it config.toml, and without that the defaults.
     #[arg(long, value_name = "FILE", env = "MERPATI_CONFIG")]

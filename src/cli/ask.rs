@@ -8,7 +8,7 @@ use std::{
 use merpati::{
     client::{Client, Options, Profile, default_home, system_rng},
     crypto::ConnectionString,
-    wire::{self, Handle, SessionId, Username},
+    wire::{self, Handle, Mailbox, SessionId, Username},
 };
 use serde_json::json;
 
@@ -45,7 +45,7 @@ pub fn profile(global: &Global) -> Result<Profile, Failure> {
 }
 
 /// Waits for a call, telling a person who waits long that it is still being tried.
-async fn patiently<T, E: Into<Failure>>(
+pub async fn patiently<T, E: Into<Failure>>(
     client: &Client,
     call: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Failure> {
@@ -123,8 +123,17 @@ pub fn message(given: &str) -> Result<String, Failure> {
     }
 }
 
-pub async fn inbox(client: &Client, output: Output, args: &Inbox) -> Result<(), Failure> {
-    let reading = client.profile().load().map_err(Failure::from)?.reading();
+pub async fn inbox(
+    client: &Client,
+    output: Output,
+    mailbox: Mailbox,
+    args: &Inbox,
+) -> Result<(), Failure> {
+    let reading = client
+        .profile()
+        .load()
+        .map_err(Failure::from)?
+        .reading(&mailbox);
     let options = wire::Options {
         after: args.after.or(reading.after),
         offset: args
@@ -136,23 +145,23 @@ pub async fn inbox(client: &Client, output: Output, args: &Inbox) -> Result<(), 
     };
     let piecewise = args.bytes.is_some() || args.offset.is_some();
     let (entries, more) = if piecewise {
-        let page = patiently(client, client.inbox(options)).await?;
+        let page = patiently(client, client.read(mailbox, options)).await?;
         (page.entries, page.more)
     } else {
         let limit = args.limit.and_then(|n| usize::try_from(n).ok());
-        let call = client.inbox_whole(options.after, limit.unwrap_or(usize::MAX));
+        let call = client.read_whole(mailbox, options.after, limit.unwrap_or(usize::MAX));
         (patiently(client, call).await?, false)
     };
     for entry in &entries {
         output.entry(entry)?;
         // Only what has been printed counts as read.
-        client.shown(entry)?;
+        client.shown(&mailbox, entry)?;
     }
     if more && !output.json {
         Output::aside("more follow; run it again");
     }
     if entries.is_empty() && !output.json && io::stdout().is_terminal() {
-        Output::aside("nothing new; `inbox --after 0` shows everything");
+        Output::aside("nothing new; --after 0 shows everything");
     }
     Ok(())
 }

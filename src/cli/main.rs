@@ -2,6 +2,7 @@
 
 mod args;
 mod ask;
+mod groups;
 mod output;
 mod passwords;
 mod serve;
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 
 use args::{Cli, Command, Global, PasswordSource};
 use clap::{CommandFactory as _, Parser as _};
+use merpati::wire::Mailbox;
 use output::{Failure, Output, USAGE};
 
 fn main() -> ExitCode {
@@ -98,7 +100,27 @@ async fn once(global: &Global, output: Output, command: Command) -> Result<(), F
             let message = ask::message(&message)?;
             ask::send(&ask::client(global, None)?, output, username_to, &message).await
         }
-        Command::Inbox(args) => ask::inbox(&ask::client(global, None)?, output, &args).await,
+        Command::Inbox(args) => {
+            let client = ask::client(global, None)?;
+            ask::inbox(&client, output, Mailbox::Private, &args).await
+        }
+        Command::Addgroup { .. }
+        | Command::Joingroup { .. }
+        | Command::Sendgroup { .. }
+        | Command::Inboxgroup { .. }
+        | Command::Leavegroup { .. }
+        | Command::Groups
+        | Command::Members { .. }
+        | Command::Kick { .. }
+        | Command::Ban { .. }
+        | Command::Unban { .. }
+        | Command::Role { .. }
+        | Command::Grouppasswd { .. }
+        | Command::Delgroup { .. } => {
+            let password = groups::password(&command)?;
+            let client = ask::client(global, None)?;
+            groups::once(&client, output, command, &password).await
+        }
         Command::Whoami => ask::whoami(&ask::client(global, None)?, output).await,
         Command::Sessions => ask::sessions(&ask::client(global, None)?, output).await,
         Command::Revoke { handle } => {

@@ -126,6 +126,15 @@ impl Output {
         }
     }
 
+    /// Prints one thing of a list: `object` for programs, `text` for people.
+    pub fn item(self, object: &Value, text: &str) -> Result<(), Failure> {
+        if self.json {
+            print_line(&object.to_string())
+        } else {
+            print_line(text)
+        }
+    }
+
     /// Prints what went wrong.
     pub fn failure(self, failure: &Failure) {
         if self.json {

@@ -9,7 +9,10 @@ use std::{
 use merpati::wire::{PASSWORD_MAX, PASSWORD_MIN};
 use zeroize::Zeroizing;
 
-use super::{args::PasswordSource, output::Failure};
+use super::{
+    args::{GroupPassword, PasswordSource},
+    output::Failure,
+};
 
 /// A password; wiped when dropped.
 pub type Secret = Zeroizing<String>;
@@ -21,6 +24,14 @@ pub fn password(source: &PasswordSource, what: &str) -> Result<Secret, Failure> 
         None if source.password_stdin => from_stdin(),
         None => from_terminal(what),
     }
+}
+
+/// A group's password; empty for none.
+pub fn group_password(group: &GroupPassword, what: &str) -> Result<Secret, Failure> {
+    if group.no_password {
+        return Ok(Secret::default());
+    }
+    password(&group.source, what)
 }
 
 /// A password that is to be remembered: a person types it twice.

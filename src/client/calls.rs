@@ -2,8 +2,8 @@
 
 use super::{CallError, Client};
 use crate::wire::{
-    Account, Answer, Body, Command, DeviceSession, Entry, Handle, OperationNumber, Options, Page,
-    Password, Sent, SessionId, SessionRef, Text, Username,
+    Account, Answer, Body, Command, DeviceSession, Entry, GroupName, Handle, Mailbox, Member,
+    OperationNumber, Options, Page, Password, Role, Sent, SessionId, SessionRef, Text, Username,
 };
 
 /// Filled in by [`Client::call`].
@@ -62,11 +62,19 @@ impl Client {
         }
     }
 
-    /// Reads one page of the private messages, as `options` say: `after` confirms everything up to
-    /// there, `offset` takes up a long entry in its middle, `limit` and `bytes` bound the page.
-    pub async fn inbox(&self, options: Options) -> Result<Page, CallError> {
-        let command = Command::Inbox {
-            session: self.session()?,
+    /// Reads one page of a mailbox, as `options` say: `after` confirms everything up to there, `offset`
+    /// takes up a long entry in its middle, `limit` and `bytes` bound the page.
+    pub async fn read(&self, mailbox: Mailbox, options: Options) -> Result<Page, CallError> {
+        let session = self.session()?;
+        let command = match mailbox {
+            Mailbox::Private => Command::Inbox { session },
+            Mailbox::Realm(realm) => Command::InboxRealm { session, realm },
+            Mailbox::Group(group) => Command::InboxGroup { session, group },
+            Mailbox::RealmGroup(realm, group) => Command::InboxGroupRealm {
+                session,
+                realm,
+                group,
+            },
         };
         match self.call(options, command).await? {
             Answer::Page(page) => Ok(page),
@@ -74,16 +82,17 @@ impl Client {
         }
     }
 
-    /// All private messages after what was last [`Client::shown`], whole.
-    pub async fn unread(&self) -> Result<Vec<Entry>, CallError> {
-        let after = self.profile().load()?.shown;
-        self.inbox_whole(after, usize::MAX).await
+    /// All of a mailbox after what was last [`Client::shown`], each entry whole.
+    pub async fn unread(&self, mailbox: Mailbox) -> Result<Vec<Entry>, CallError> {
+        let after = self.profile().load()?.reading(&mailbox).after;
+        self.read_whole(mailbox, after, usize::MAX).await
     }
 
-    /// At most `limit` private messages after `after` (where the realm says, if that is `None`),
+    /// At most `limit` entries of a mailbox after `after` (where the realm says, if that is `None`),
     /// each of them whole.
-    pub async fn inbox_whole(
+    pub async fn read_whole(
         &self,
+        mailbox: Mailbox,
         after: Option<u64>,
         limit: usize,
     ) -> Result<Vec<Entry>, CallError> {
@@ -97,7 +106,7 @@ impl Client {
                 limit: Some(u64::try_from(left).unwrap_or(u64::MAX).min(100)),
                 ..Options::NONE
             };
-            let page = self.inbox(options).await?;
+            let page = self.read(mailbox, options).await?;
             for piece in page.entries {
                 match entries.last_mut() {
                     // The rest of an entry whose beginning the page before brought.
@@ -131,22 +140,170 @@ impl Client {
 
     /// Notes that `entry`, or the piece of one that it is, has been shown to its reader: the next read
     /// goes on after it, and tells the realm that it arrived.
-    pub fn shown(&self, entry: &Entry) -> Result<(), CallError> {
-        let read = entry
-            .fragment
-            .map(|fragment| (fragment.offset + entry.body.len() as u64, fragment.total));
-        self.profile().update(|state| match read {
-            Some((end, total)) if end < total => {
-                state.shown = Some(entry.position.0.saturating_sub(1)).max(state.shown);
-                state.shown_offset = end;
+    pub fn shown(&self, mailbox: &Mailbox, entry: &Entry) -> Result<(), CallError> {
+        Ok(self
+            .profile()
+            .update(|state| state.note_shown(mailbox, entry))?)
+    }
+
+    /// Makes a group, whose owner the session's user is. The password is at most 128 bytes; an empty
+    /// one lets everybody join.
+    pub async fn addgroup(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
+        let command = Command::AddGroup {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            password: Password(password),
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Joins a group.
+    pub async fn joingroup(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
+        let command = Command::JoinGroup {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            password: Password(password),
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Writes to a group.
+    pub async fn sendgroup(&self, group: GroupName, message: &[u8]) -> Result<Sent, CallError> {
+        let command = Command::SendGroup {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            message: Body(message),
+        };
+        match self.call(Options::NONE, command).await? {
+            Answer::Sent(sent) => Ok(sent),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Leaves a group. An owner is followed by the moderator, else the member, of longest standing;
+    /// with the last member the group ends.
+    pub async fn leavegroup(&self, group: GroupName) -> Result<(), CallError> {
+        let command = Command::LeaveGroup {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// The groups that the session's user is in, in the order of their names.
+    pub async fn groups(&self) -> Result<Vec<String>, CallError> {
+        let mut all = Vec::new();
+        loop {
+            let command = Command::Groups {
+                session: self.session()?,
+            };
+            match self.call(skip(all.len()), command).await? {
+                Answer::Names { more, names } => {
+                    let came = names.len();
+                    all.extend(names);
+                    if !more || came == 0 {
+                        return Ok(all);
+                    }
+                }
+                other => return Err(unexpected(&other)),
             }
-            _ if state.shown < Some(entry.position.0) => {
-                state.shown = Some(entry.position.0);
-                state.shown_offset = 0;
+        }
+    }
+
+    /// A group's members, in the order of their names.
+    pub async fn members(&self, group: GroupName) -> Result<Vec<Member>, CallError> {
+        let mut all = Vec::new();
+        loop {
+            let command = Command::Members {
+                session: self.session()?,
+                group,
+            };
+            match self.call(skip(all.len()), command).await? {
+                Answer::Members { more, members } => {
+                    let came = members.len();
+                    all.extend(members);
+                    if !more || came == 0 {
+                        return Ok(all);
+                    }
+                }
+                other => return Err(unexpected(&other)),
             }
-            _ => {}
-        })?;
-        Ok(())
+        }
+    }
+
+    /// Removes a member from a group: a moderator may remove members, the owner anybody else.
+    pub async fn kick(&self, group: GroupName, user: Username) -> Result<(), CallError> {
+        let command = Command::Kick {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            user,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Keeps a user out of a group, from where they are removed if they are in it.
+    pub async fn ban(&self, group: GroupName, user: Username) -> Result<(), CallError> {
+        let command = Command::Ban {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            user,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Lets a banned user join again.
+    pub async fn unban(&self, group: GroupName, user: Username) -> Result<(), CallError> {
+        let command = Command::Unban {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            user,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Gives a member another role. Naming another owner makes the former one a moderator.
+    pub async fn set_role(
+        &self,
+        group: GroupName,
+        user: Username,
+        role: Role,
+    ) -> Result<(), CallError> {
+        let command = Command::SetRole {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            user,
+            role,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Changes a group's password.
+    pub async fn grouppasswd(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
+        let command = Command::GroupPasswd {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            password: Password(password),
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Deletes a group and its messages.
+    pub async fn delgroup(&self, group: GroupName) -> Result<(), CallError> {
+        let command = Command::DelGroup {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+        };
+        done(&self.call(Options::NONE, command).await?)
     }
 
     /// Who the session's user is.
@@ -206,6 +363,14 @@ impl Client {
     }
 }
 
+/// The next page of a list, of which `have` names are here.
+fn skip(have: usize) -> Options {
+    Options {
+        offset: (have > 0).then_some(have as u64),
+        ..Options::NONE
+    }
+}
+
 fn session(answer: Answer) -> Result<SessionId, CallError> {
     match answer {
         Answer::Session(id) => Ok(id),
@@ -228,7 +393,8 @@ fn unexpected(answer: &Answer) -> CallError {
         Answer::Page(_) => "a page",
         Answer::Account(_) => "an account",
         Answer::Sessions(_) => "sessions",
-        Answer::Names(_) => "names",
+        Answer::Names { .. } => "names",
+        Answer::Members { .. } => "members",
         Answer::Realms(_) => "realms",
         Answer::Unread(_) => "counts",
         Answer::Refused(_) => "a refusal",

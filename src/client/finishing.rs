@@ -244,6 +244,10 @@ fn in_the_users_terms(error: CallError, request: &Request<'_>, len: usize) -> Ca
             Command::Send {
                 message: Body(message),
                 ..
+            }
+            | Command::SendGroup {
+                message: Body(message),
+                ..
             },
         ) => {
             let around = (len - message.len()) as u64;
@@ -305,7 +309,7 @@ impl State {
             ) => {
                 if self.username.as_deref() != Some(username.as_str()) {
                     self.username = Some(username.as_str().into());
-                    (self.shown, self.shown_offset) = (None, 0);
+                    self.shown.clear();
                 }
                 self.session = Some(*id);
                 // Whatever waited for a password is settled by the one that was given.

@@ -6,6 +6,7 @@
 //!
 //! ```no_run
 //! use merpati::client::{Client, Options, Profile, default_home};
+//! use merpati::wire::Mailbox;
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut rng = merpati::client::system_rng()?;
@@ -18,9 +19,9 @@
 //! let client = Client::open(profile, options)?;
 //! client.register("Ann Example", "id", "ann".parse()?, b"correct horse").await?;
 //! client.send("bob".parse()?, b"hello").await?;
-//! for entry in client.unread().await? {
+//! for entry in client.unread(Mailbox::Private).await? {
 //!     println!("{}: {}", entry.from, String::from_utf8_lossy(&entry.body));
-//!     client.shown(&entry)?;
+//!     client.shown(&Mailbox::Private, &entry)?;
 //! }
 //! # Ok(())
 //! # }
@@ -45,7 +46,7 @@ use rand::{SeedableRng, TryRng as _, rngs::StdRng, rngs::SysRng};
 
 use connection::Connection;
 pub use error::{CallError, ProfileError};
-pub use profile::{Profile, State, Unfinished, default_home};
+pub use profile::{Profile, Shown, State, Unfinished, default_home};
 
 use crate::{
     crypto::{ConnectionString, PublicKey},

@@ -12,6 +12,7 @@
 //! cut off, and is nobody's work any more.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::ProfileError;
 use crate::{
     crypto::{SecretKey, load_or_create_identity, write_private},
-    wire::{Options, RealmId},
+    wire::{Entry, Fragment, Mailbox, Options, RealmId},
 };
 
 /// The format of the state file so far.
@@ -64,23 +65,53 @@ pub struct State {
     pub highest: u64,
     /// Commands whose answer has not been seen.
     pub unfinished: Vec<Unfinished>,
-    /// The last private message shown whole.
-    pub shown: Option<u64>,
+    /// How far each mailbox has been shown.
+    pub shown: BTreeMap<String, Shown>,
+}
+
+/// How far a mailbox has been shown to its reader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// The last message shown whole.
+    pub position: u64,
     /// Bytes shown of the one after it.
-    pub shown_offset: u64,
+    pub offset: u64,
 }
 
 impl State {
-    /// Where reading goes on: after what was shown last.
-    pub const fn reading(&self) -> Options {
+    /// Where reading goes on in `mailbox`: after what was shown last.
+    pub fn reading(&self, mailbox: &Mailbox) -> Options {
+        let Some(shown) = self.shown.get(&mailbox.to_string()) else {
+            return Options::NONE;
+        };
         Options {
-            after: self.shown,
-            offset: if self.shown_offset > 0 {
-                Some(self.shown_offset)
-            } else {
-                None
-            },
+            after: Some(shown.position),
+            offset: (shown.offset > 0).then_some(shown.offset),
             ..Options::NONE
+        }
+    }
+
+    /// Notes that `entry`, or the piece of one that it is, has been shown.
+    pub fn note_shown(&mut self, mailbox: &Mailbox, entry: &Entry) {
+        let shown = self.shown.entry(mailbox.to_string()).or_default();
+        let position = entry.position.0;
+        match entry.fragment {
+            Some(Fragment { offset, total }) if offset + (entry.body.len() as u64) < total => {
+                let before = position.saturating_sub(1);
+                if before >= shown.position {
+                    *shown = Shown {
+                        position: before,
+                        offset: offset + entry.body.len() as u64,
+                    };
+                }
+            }
+            _ if position > shown.position => {
+                *shown = Shown {
+                    position,
+                    offset: 0,
+                }
+            }
+            _ => {}
         }
     }
 

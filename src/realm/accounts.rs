@@ -111,7 +111,11 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    async fn hashed(&self, password: &Password<'_>, done: &mut Hashed) -> Result<String, Failure> {
+    pub(super) async fn hashed(
+        &self,
+        password: &Password<'_>,
+        done: &mut Hashed,
+    ) -> Result<String, Failure> {
         if let Some(made) = &done.made {
             return Ok(made.clone());
         }
@@ -120,7 +124,7 @@ impl<S: Store> Realm<S> {
         Ok(made)
     }
 
-    async fn compare(
+    pub(super) async fn compare(
         &self,
         password: &Password<'_>,
         kept: Option<String>,

@@ -5,9 +5,12 @@
 //! `ok` to is durable. Normative text: `spec/commands.md`.
 
 mod accounts;
+mod groups;
 mod mail;
+mod moderation;
 mod operations;
 mod passwords;
+mod reading;
 mod records;
 mod sessions;
 
@@ -51,6 +54,8 @@ pub struct Limits {
     pub sessions_max: usize,
     /// Passwords hashed at once.
     pub password_threads: usize,
+    /// Answer `wrong-password` to who would join a group that does not exist.
+    pub hide_groups: bool,
 }
 
 impl Default for Limits {
@@ -60,6 +65,7 @@ impl Default for Limits {
             session_ttl: Duration::from_hours(30 * 24),
             sessions_max: 16,
             password_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            hide_groups: false,
         }
     }
 }
@@ -215,6 +221,14 @@ impl<S: Store> Realm<S> {
     async fn read(&self, caller: &Caller, request: &Request<'_>) -> Result<Answer, Failure> {
         match request.command {
             Command::Inbox { session } => self.inbox(caller, session, &request.options).await,
+            Command::InboxGroup { session, group } => {
+                self.inboxgroup(caller, session, group, &request.options)
+                    .await
+            }
+            Command::Groups { session } => self.groups(caller, session, &request.options).await,
+            Command::Members { session, group } => {
+                self.members(caller, session, group, &request.options).await
+            }
             Command::Sessions { session } => self.sessions(caller, session).await,
             Command::WhoAmI { session } => self.whoami(caller, session).await,
             _ => Err(ErrorCode::Unsupported.into()),
@@ -269,6 +283,22 @@ impl<S: Store> Realm<S> {
             Command::Auth { .. } => self.auth(work).await,
             Command::Logout { session, .. } => self.logout(work, session).await,
             Command::Send { .. } => self.send(work).await,
+            Command::SendGroup { .. } => self.sendgroup(work).await,
+            Command::AddGroup { .. } => self.addgroup(work).await,
+            Command::JoinGroup { .. } => self.joingroup(work).await,
+            Command::LeaveGroup { session, group, .. } => {
+                self.leavegroup(work, session, group).await
+            }
+            Command::Kick { group, user, .. } => self.kick(work, group, user).await,
+            Command::Ban { group, user, .. } => self.ban(work, group, user).await,
+            Command::Unban { group, user, .. } => self.unban(work, group, user).await,
+            Command::SetRole {
+                group, user, role, ..
+            } => self.set_role(work, group, user, role).await,
+            Command::GroupPasswd {
+                group, password, ..
+            } => self.grouppasswd(work, group, password).await,
+            Command::DelGroup { group, .. } => self.delgroup(work, group).await,
             Command::Revoke {
                 session, handle, ..
             } => self.revoke(work, session, handle).await,
@@ -357,10 +387,13 @@ impl<S: Store> Realm<S> {
 fn options_fit(request: &Request<'_>) -> bool {
     let mut rest = request.options;
     match request.command {
-        Command::Inbox { .. } => {
+        Command::Inbox { .. } | Command::InboxGroup { .. } => {
             (rest.after, rest.limit, rest.bytes, rest.offset) = (None, None, None, None);
         }
-        Command::Send { .. } => rest.content = None,
+        Command::Groups { .. } | Command::Members { .. } => {
+            (rest.limit, rest.offset) = (None, None);
+        }
+        Command::Send { .. } | Command::SendGroup { .. } => rest.content = None,
         _ => {}
     }
     rest.urgent = false;

@@ -10,17 +10,25 @@
 //! d/ device key 32               hash of the session bound to the device
 //! w/ owner                       ceiling of the operation numbers used
 //! o/ owner / number 8            operation: what was answered
-//! c/ user / mailbox /            position up to which any device has confirmed
-//! c/ user / mailbox / owner      position up to which one device has confirmed
+//! c/ user / owner / mailbox      position up to which one device has confirmed
+//! c/ user / / mailbox            position up to which any device has
+//! g/ group                       group
+//! m/ group / epoch 8 / user      member
+//! j/ user / group                epoch: the groups a user is in
+//! b/ group / epoch 8 / user      banned
 //! log p/ user                    the user's private messages
+//! log g/ group / epoch 8         the group's messages
 //! ```
+//!
+//! A group's epoch is drawn when it is made: should it be deleted and another made under its name,
+//! nothing of the old one is the new one's.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     crypto::PublicKey,
     store::{Key, Log, Prefix, StoreError},
-    wire::{Handle, Username},
+    wire::{GroupName, Handle, Username},
 };
 
 /// The format of all records so far.
@@ -74,6 +82,14 @@ records! {
     OperationRecord { fingerprint: [u8; 8], answer: RecordedAnswer }
     /// How far a mailbox has been read.
     CursorRecord { position: u64 }
+    /// A group. The owner is a member like any other.
+    GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64 }
+    /// A member of a group.
+    MemberRecord { moderator: bool, joined: u32 }
+    /// Points from a user to a group.
+    GroupLink { epoch: u64 }
+    /// A user may not join a group.
+    BanRecord { since: u32 }
     /// A message in a mailbox.
     EntryRecord { time: u32, content: u8, user: String, realm: Option<String>, body: Vec<u8> }
 }
@@ -152,14 +168,85 @@ pub fn operation_number(key: &Key) -> u64 {
     u64::from_be_bytes(key.0.last_chunk().copied().unwrap_or_default())
 }
 
-/// How far a user's private messages have been read: by one device, or by any.
-pub fn private_cursor(user: Username, owner: Option<&Owner>) -> Key {
-    let owner = owner.map_or(&[][..], Owner::bytes);
-    key(&[b"c/", user.as_str().as_bytes(), b"/p/", owner])
+/// Where a mailbox is kept.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub log: Log,
+    /// Names the mailbox among a user's cursors.
+    name: Vec<u8>,
 }
 
-pub fn private_log(user: Username) -> Log {
-    Log([b"p/", user.as_str().as_bytes()].concat())
+impl Place {
+    /// A user's private messages.
+    pub fn private(user: Username) -> Self {
+        Self {
+            log: Log([b"p/", user.as_str().as_bytes()].concat()),
+            name: b"p".to_vec(),
+        }
+    }
+
+    /// A group's messages.
+    pub fn group(group: GroupName, epoch: u64) -> Self {
+        let name = [b"g/", group.as_str().as_bytes(), b"/", &epoch.to_be_bytes()].concat();
+        Self {
+            log: Log(name.clone()),
+            name,
+        }
+    }
+}
+
+/// How far a user has read a mailbox: on one device, or on any.
+pub fn cursor(user: Username, owner: Option<&Owner>, place: &Place) -> Key {
+    let Prefix(mut key) = cursors(user, owner);
+    key.extend_from_slice(&place.name);
+    Key(key)
+}
+
+/// How far a user has read all mailboxes on one device, or on any.
+pub fn cursors(user: Username, owner: Option<&Owner>) -> Prefix {
+    let owner = owner.map_or(&[][..], Owner::bytes);
+    Prefix([b"c/", user.as_str().as_bytes(), b"/", owner, b"/"].concat())
+}
+
+pub fn group(name: GroupName) -> Key {
+    key(&[b"g/", name.as_str().as_bytes()])
+}
+
+fn of_group(kind: &[u8], group: GroupName, epoch: u64) -> Vec<u8> {
+    [
+        kind,
+        group.as_str().as_bytes(),
+        b"/",
+        &epoch.to_be_bytes(),
+        b"/",
+    ]
+    .concat()
+}
+
+pub fn members(group: GroupName, epoch: u64) -> Prefix {
+    Prefix(of_group(b"m/", group, epoch))
+}
+
+pub fn member(group: GroupName, epoch: u64, user: Username) -> Key {
+    key(&[&of_group(b"m/", group, epoch), user.as_str().as_bytes()])
+}
+
+pub fn ban(group: GroupName, epoch: u64, user: Username) -> Key {
+    key(&[&of_group(b"b/", group, epoch), user.as_str().as_bytes()])
+}
+
+pub fn joined(user: Username) -> Prefix {
+    Prefix([b"j/", user.as_str().as_bytes(), b"/"].concat())
+}
+
+pub fn joined_group(user: Username, group: GroupName) -> Key {
+    key(&[&joined(user).0, group.as_str().as_bytes()])
+}
+
+/// The name at the end of a key, behind its prefix.
+pub fn name_in<T: core::str::FromStr>(key: &Key, prefix: &Prefix) -> Option<T> {
+    let name = key.0.strip_prefix(prefix.0.as_slice())?;
+    core::str::from_utf8(name).ok()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use crate::{
 
 /// A session's last use is written down when it is so many seconds behind.
 const USED_GRAIN: u32 = 3600;
+/// Cursors of one device that go with its session; what is left of a longer list is harmless.
+const CURSORS_MAX: usize = 1000;
 /// More sessions than any limit allows: what one user's list is read in.
 const SESSIONS_LISTED_MAX: usize = 1000;
 
@@ -211,7 +213,10 @@ impl<S: Store> Realm<S> {
                 Owner::Device(device)
             }
         };
-        batch.delete(records::private_cursor(current.user, Some(&owner)));
+        let cursors = records::cursors(current.user, Some(&owner));
+        for (key, _) in self.store.list(&cursors, None, CURSORS_MAX).await? {
+            batch.delete(key);
+        }
         Ok(())
     }
 

@@ -73,6 +73,8 @@ pub struct RealmConfig {
     pub hello: bool,
     /// A session unused for so long ends.
     pub session_ttl: Span,
+    /// Who would join a group that does not exist is told that the password is wrong.
+    pub hide_groups: bool,
 }
 
 /// Where the realm listens.
@@ -207,6 +209,7 @@ impl Default for RealmConfig {
             id: None,
             hello: true,
             session_ttl: Span(realm::Limits::default().session_ttl),
+            hide_groups: false,
         }
     }
 }
@@ -314,6 +317,7 @@ impl Config {
             max_message: usize::try_from(self.limits.max_message.0).unwrap_or(usize::MAX),
             session_ttl: self.realm.session_ttl.0,
             sessions_max: self.limits.sessions,
+            hide_groups: self.realm.hide_groups,
             password_threads: match self.limits.password_threads {
                 0 => default.password_threads,
                 threads => threads,

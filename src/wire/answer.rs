@@ -3,10 +3,11 @@
 //! ```text
 //! 0x00 done                                0x06 account   operator 1, user, full name, country
 //! 0x01 stored                              0x07 sessions  handle, created 4, used 4, flags 1, …
-//! 0x02 delivered                           0x08 names     texts
+//! 0x02 delivered                           0x08 names     more 1, texts
 //! 0x03 queued                              0x09 realms    realm, address, state 1, queued varint, heard 4, …
 //! 0x04 session   session id 16             0x0a unread    mailbox, count varint, …
-//! 0x05 page      page                      0x40 + error code, [detail varint]
+//! 0x05 page      page                      0x0b members  more 1, sender, role 1, …
+//! 0x40 + error code, [detail varint]
 //! ```
 //!
 //! The high bit announces optional fields as in a command; none are known yet, so an answer that
@@ -21,8 +22,8 @@ use nom::{
 };
 
 use super::{
-    Field, Handle, Mailbox, Malformed, Options, Page, Parsed, RealmId, Refusal, SessionId, Text,
-    Username, all, emit_varint, parse_varint,
+    Field, Handle, Mailbox, Malformed, Options, Page, Parsed, RealmId, Refusal, Role, Sender,
+    SessionId, Text, Username, all, emit_varint, parse_varint,
 };
 
 const DONE: u8 = 0x00;
@@ -36,6 +37,7 @@ const SESSIONS: u8 = 0x07;
 const NAMES: u8 = 0x08;
 const REALMS: u8 = 0x09;
 const UNREAD: u8 = 0x0a;
+const MEMBERS: u8 = 0x0b;
 const REFUSED: u8 = 0x40;
 const HAS_OPTIONS: u8 = 0x80;
 
@@ -57,8 +59,20 @@ pub enum Answer {
     Account(Account),
     /// One's own sessions.
     Sessions(Vec<DeviceSession>),
-    /// Groups, or members.
-    Names(Vec<String>),
+    /// The groups one is in.
+    Names {
+        /// Others follow.
+        more: bool,
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A group's members.
+    Members {
+        /// Others follow.
+        more: bool,
+        /// The members.
+        members: Vec<Member>,
+    },
     /// The peers.
     Realms(Vec<Peer>),
     /// What has not been read.
@@ -117,6 +131,15 @@ pub struct DeviceSession {
     pub device: bool,
 }
 
+/// A member of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub who: Sender,
+    /// What they may do.
+    pub role: Role,
+}
+
 /// A peer of this realm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -169,7 +192,16 @@ impl Answer {
             }
             SESSIONS => all(parse_session)(input)
                 .map(|(rest, sessions)| (rest, Self::Sessions(sessions)))?,
-            NAMES => all(text)(input).map(|(rest, names)| (rest, Self::Names(names)))?,
+            NAMES => {
+                let (rest, (more, names)) = (be_u8, all(text)).parse(input)?;
+                let more = more == 1;
+                (rest, Self::Names { more, names })
+            }
+            MEMBERS => {
+                let (rest, (more, members)) = (be_u8, all(parse_member)).parse(input)?;
+                let more = more == 1;
+                (rest, Self::Members { more, members })
+            }
             REALMS => all(parse_peer)(input).map(|(rest, peers)| (rest, Self::Realms(peers)))?,
             UNREAD => {
                 all(parse_unread)(input).map(|(rest, unread)| (rest, Self::Unread(unread)))?
@@ -230,10 +262,19 @@ impl Answer {
                     emit_session(session, out);
                 }
             }
-            Self::Names(names) => {
+            Self::Names { more, names } => {
                 out.put_u8(NAMES);
+                out.put_u8((*more).into());
                 for name in names {
                     Text(name).emit(out);
+                }
+            }
+            Self::Members { more, members } => {
+                out.put_u8(MEMBERS);
+                out.put_u8((*more).into());
+                for member in members {
+                    member.who.emit(out);
+                    member.role.emit(out);
                 }
             }
             Self::Realms(peers) => {
@@ -310,6 +351,11 @@ fn emit_session(session: &DeviceSession, out: &mut impl BufMut) {
     out.put_u8(current | device);
 }
 
+fn parse_member(input: &[u8]) -> Parsed<'_, Member> {
+    let (input, (who, role)) = (Sender::parse, Role::parse).parse(input)?;
+    Ok((input, Member { who, role }))
+}
+
 fn parse_peer(input: &[u8]) -> Parsed<'_, Peer> {
     let (input, (realm, address, state, queued, heard)) =
         (RealmId::parse, text, be_u8, parse_varint, be_u32).parse(input)?;
@@ -369,7 +415,20 @@ mod tests {
                 current: true,
                 device: false,
             }]),
-            Answer::Names(vec!["a".to_string(), "b@c".to_string()]),
+            Answer::Names {
+                more: true,
+                names: vec!["a".to_string(), "b@c".to_string()],
+            },
+            Answer::Members {
+                more: false,
+                members: vec![Member {
+                    who: Sender {
+                        user: "ann".parse().unwrap(),
+                        realm: Some("beta".parse().unwrap()),
+                    },
+                    role: Role::Owner,
+                }],
+            },
             Answer::Realms(vec![Peer {
                 realm: "beta".parse().unwrap(),
                 address: "beta.example:6377".to_string(),

@@ -11,7 +11,7 @@ use nom::number::complete::be_u8;
 
 use super::{
     Body, Field, GroupName, Handle, Mailbox, Malformed, OperationNumber, Options, Password, Port,
-    Position, RealmId, SessionRef, Text, Username, all, parse_varint,
+    Position, RealmId, Role, SessionRef, Text, Username, all, parse_varint,
 };
 
 /// Added to an opcode whose command carries optional fields.
@@ -124,6 +124,18 @@ commands! {
     27 Unread "unread" { ; session: SessionRef }
     /// Makes the session an operator's.
     28 Claim "claim" { operation: OperationNumber, session: SessionRef; code: Password<'a> }
+    /// Removes a member from a group.
+    29 Kick "kick" { operation: OperationNumber, session: SessionRef, group: GroupName; user: Username }
+    /// Removes a user from a group, who cannot join again.
+    30 Ban "ban" { operation: OperationNumber, session: SessionRef, group: GroupName; user: Username }
+    /// Lets a banned user join again.
+    31 Unban "unban" { operation: OperationNumber, session: SessionRef, group: GroupName; user: Username }
+    /// Gives a member another role in a group.
+    32 SetRole "role" { operation: OperationNumber, session: SessionRef, group: GroupName, user: Username; role: Role }
+    /// Changes a group's password.
+    33 GroupPasswd "grouppasswd" { operation: OperationNumber, session: SessionRef, group: GroupName; password: Password<'a> }
+    /// Deletes a group and its messages.
+    34 DelGroup "delgroup" { operation: OperationNumber, session: SessionRef; group: GroupName }
 }
 
 /// Where a watcher stands in each mailbox.
@@ -232,7 +244,13 @@ impl<'a> Command<'a> {
             | Self::RemoveRealm { operation, .. }
             | Self::Revoke { operation, .. }
             | Self::Passwd { operation, .. }
-            | Self::Claim { operation, .. } => Some(operation),
+            | Self::Claim { operation, .. }
+            | Self::Kick { operation, .. }
+            | Self::Ban { operation, .. }
+            | Self::Unban { operation, .. }
+            | Self::SetRole { operation, .. }
+            | Self::GroupPasswd { operation, .. }
+            | Self::DelGroup { operation, .. } => Some(operation),
             Self::Inbox { .. }
             | Self::InboxGroup { .. }
             | Self::InboxGroupRealm { .. }
@@ -255,7 +273,8 @@ impl<'a> Command<'a> {
             | Self::Register { password, .. }
             | Self::AddGroup { password, .. }
             | Self::JoinGroup { password, .. }
-            | Self::JoinGroupRealm { password, .. } => [Some(password), None],
+            | Self::JoinGroupRealm { password, .. }
+            | Self::GroupPasswd { password, .. } => [Some(password), None],
             Self::Claim { code, .. } => [Some(code), None],
             Self::Passwd { old, new, .. } => [Some(old), Some(new)],
             _ => [None, None],
@@ -310,7 +329,13 @@ impl<'a> Command<'a> {
             | Self::Passwd { session, .. }
             | Self::WhoAmI { session }
             | Self::Unread { session }
-            | Self::Claim { session, .. } => Some(*session),
+            | Self::Claim { session, .. }
+            | Self::Kick { session, .. }
+            | Self::Ban { session, .. }
+            | Self::Unban { session, .. }
+            | Self::SetRole { session, .. }
+            | Self::GroupPasswd { session, .. }
+            | Self::DelGroup { session, .. } => Some(*session),
         }
     }
 }
@@ -356,7 +381,7 @@ mod tests {
     proptest! {
         /// WIRE-12: whatever parses is written back and read as the same command.
         #[test]
-        fn what_parses_is_written_back(code in 1u8..=28, options: bool, bytes: Vec<u8>) {
+        fn what_parses_is_written_back(code in 1u8..=34, options: bool, bytes: Vec<u8>) {
             let mut input = vec![code | if options { HAS_OPTIONS } else { 0 }];
             input.extend_from_slice(&bytes);
             if let Ok(request) = Request::parse(&input) {

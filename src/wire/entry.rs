@@ -43,6 +43,17 @@ pub enum Mailbox {
     RealmGroup(RealmId, GroupName),
 }
 
+impl fmt::Display for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Private => f.write_str("private"),
+            Self::Realm(realm) => write!(f, "private @{realm}"),
+            Self::Group(group) => write!(f, "group {group}"),
+            Self::RealmGroup(realm, group) => write!(f, "group {group}@{realm}"),
+        }
+    }
+}
+
 impl<'a> Field<'a> for Mailbox {
     fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
         let (input, kind) = be_u8(input)?;

@@ -63,6 +63,8 @@ error_codes! {
     21 NumberReused "number-reused" "The operation number was used for another command; take a fresh one."
     22 Unsupported "unsupported" "The realm does not support that."
     23 Internal "internal" "The realm met an error of its own; its operator's log says which."
+    24 NotPermitted "not-permitted" "Only the group's owner, or a moderator over members, may do that."
+    25 Banned "banned" "You were banned from that group; its owner or a moderator can lift that."
 }
 
 impl fmt::Display for ErrorCode {

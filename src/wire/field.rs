@@ -168,6 +168,55 @@ impl<'a> Field<'a> for SessionRef {
     }
 }
 
+/// What a member may do in a group: 0 member, 1 moderator, 2 owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Reads and writes.
+    Member,
+    /// Also removes members.
+    Moderator,
+    /// Everything; there is one.
+    Owner,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Member, Self::Moderator, Self::Owner];
+
+    /// The role's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Moderator => "moderator",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+impl core::str::FromStr for Role {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|role| role.name() == text).ok_or(Malformed {
+            what: "role: write member, moderator or owner",
+        })
+    }
+}
+
+impl<'a> Field<'a> for Role {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        let (rest, number) = be_u8(input)?;
+        match Self::ALL.get(usize::from(number)) {
+            Some(role) => Ok((rest, *role)),
+            None => Malformed::error("role"),
+        }
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        out.put_u8(*self as u8);
+    }
+}
+
 /// UTF-8 text without control characters: a person's name, a country, a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text<'a>(pub &'a str);

@@ -16,13 +16,13 @@ mod option;
 mod packet;
 mod varint;
 
-pub use answer::{Account, Answer, DeviceSession, Peer, Sent, Unread};
+pub use answer::{Account, Answer, DeviceSession, Member, Peer, Sent, Unread};
 pub use command::{COMMANDS, Command, Cursors, Request};
 pub use entry::{CONTENT_TEXT, Entry, Event, Fragment, Mailbox, Page, Sender};
 pub use error::{ErrorCode, Refusal};
 pub use field::{
-    Body, Field, OperationNumber, PASSWORD_MAX, PASSWORD_MIN, Password, Port, Position, SessionId,
-    SessionRef, Text,
+    Body, Field, OperationNumber, PASSWORD_MAX, PASSWORD_MIN, Password, Port, Position, Role,
+    SessionId, SessionRef, Text,
 };
 pub(crate) use frame::PADDING;
 pub use frame::{AckFrame, CloseReason, Frame, Frames, Open, PartOf, Welcome};

@@ -158,6 +158,13 @@ impl Run {
         object
     }
 
+    /// The texts of the entries printed.
+    pub fn texts(&self) -> Vec<String> {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        let text = |entry: Value| entry["text"].as_str().unwrap().to_string();
+        self.objects().into_iter().map(text).collect()
+    }
+
     /// The error's name, of a command that failed with `code`.
     pub fn error(&self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -215,9 +222,7 @@ impl Home {
     /// The texts of all private messages, in order.
     pub fn texts(&self, profile: &str) -> Vec<String> {
         let run = self.run(profile, &["inbox", "--after", "0"]);
-        assert_eq!(run.code, Some(0), "{run:?}");
-        let text = |entry: Value| entry["text"].as_str().unwrap().to_string();
-        run.objects().into_iter().map(text).collect()
+        run.texts()
     }
 
     pub fn profile(&self, name: &str) -> PathBuf {

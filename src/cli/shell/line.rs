@@ -1,9 +1,10 @@
 //! One line of the shell: the command table's own syntax, with or without the session id, and with or
 //! without the password, which is asked for when it is left out.
 
-use merpati::wire::{Handle, SessionId, Username};
+use clap::Parser as _;
+use merpati::wire::{GroupName, Handle, Mailbox, SessionId, Username};
 
-use crate::args::Inbox;
+use crate::args::{Cli, Command, Inbox};
 
 /// The commands, as they are typed, and what they do.
 pub const COMMANDS: &[(&str, &str, &str)] = &[
@@ -20,6 +21,63 @@ pub const COMMANDS: &[(&str, &str, &str)] = &[
         "write to a user",
     ),
     ("inbox", "[sessionid] [after]", "read your private messages"),
+    (
+        "addgroup",
+        "[sessionid] <groupname> [password]",
+        "make a group",
+    ),
+    (
+        "joingroup",
+        "[sessionid] <groupname> [password]",
+        "join a group",
+    ),
+    (
+        "sendgroup",
+        "[sessionid] <groupname> <message>",
+        "write to a group",
+    ),
+    (
+        "inboxgroup",
+        "[sessionid] <groupname> [after]",
+        "read a group's messages",
+    ),
+    ("leavegroup", "[sessionid] <groupname>", "leave a group"),
+    ("groups", "[sessionid]", "list the groups you are in"),
+    (
+        "members",
+        "[sessionid] <groupname>",
+        "list a group's members",
+    ),
+    (
+        "kick",
+        "[sessionid] <groupname> <username>",
+        "remove a member from a group",
+    ),
+    (
+        "ban",
+        "[sessionid] <groupname> <username>",
+        "keep a user out of a group",
+    ),
+    (
+        "unban",
+        "[sessionid] <groupname> <username>",
+        "let a banned user join again",
+    ),
+    (
+        "role",
+        "[sessionid] <groupname> <username> <role>",
+        "member, moderator or owner",
+    ),
+    (
+        "grouppasswd",
+        "[sessionid] <groupname>",
+        "change a group's password",
+    ),
+    (
+        "delgroup",
+        "[sessionid] <groupname>",
+        "delete a group and its messages",
+    ),
     ("whoami", "[sessionid]", "tell who you are"),
     ("sessions", "[sessionid]", "list your sessions"),
     ("revoke", "[sessionid] <handle>", "end one of your sessions"),
@@ -27,6 +85,13 @@ pub const COMMANDS: &[(&str, &str, &str)] = &[
     ("help", "", "show this"),
     ("exit", "", "leave; Ctrl-D does too"),
 ];
+
+/// The commands that carry a password.
+const WITH_PASSWORD: &[&str] = &["auth", "register", "addgroup", "joingroup"];
+
+/// Commands that are written in the shell as on the command line.
+const AS_ON_THE_COMMAND_LINE: &[&str] =
+    &["kick", "ban", "unban", "role", "grouppasswd", "delgroup"];
 
 /// What a line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +106,15 @@ pub enum Line {
         password: Option<String>,
     },
     Send(Username, String),
-    Inbox(Option<u64>),
+    Inbox(Mailbox, Option<u64>),
+    AddGroup(GroupName, Option<String>),
+    JoinGroup(GroupName, Option<String>),
+    SendGroup(GroupName, String),
+    LeaveGroup(GroupName),
+    Groups,
+    Members(GroupName),
+    /// One of [`AS_ON_THE_COMMAND_LINE`].
+    Other(Box<Command>),
     Whoami,
     Sessions,
     Revoke(Handle),
@@ -101,7 +174,7 @@ pub fn parse(text: &str) -> Result<(Option<SessionId>, Line), String> {
     };
     let max = match name {
         "register" => 4,
-        "auth" | "send" => 2,
+        "auth" | "send" | "addgroup" | "joingroup" | "sendgroup" => 2,
         _ => usize::MAX,
     };
     let words = words(rest, max)?;
@@ -118,11 +191,26 @@ pub fn parse(text: &str) -> Result<(Option<SessionId>, Line), String> {
             password: password.first().map(|password| (*password).into()),
         },
         ("send", [to, message]) => Line::Send(user(to)?, (*message).into()),
-        ("inbox", []) => Line::Inbox(None),
-        ("inbox", [after]) => {
-            Line::Inbox(Some(after.parse().map_err(|_| {
-                format!("{after:?} is not a position; write a whole number")
-            })?))
+        ("inbox", []) => Line::Inbox(Mailbox::Private, None),
+        ("inbox", [after]) => Line::Inbox(Mailbox::Private, Some(position(after)?)),
+        ("inboxgroup", [name]) => Line::Inbox(Mailbox::Group(group(name)?), None),
+        ("inboxgroup", [name, after]) => {
+            Line::Inbox(Mailbox::Group(group(name)?), Some(position(after)?))
+        }
+        ("addgroup", [name]) => Line::AddGroup(group(name)?, None),
+        ("addgroup", [name, password]) => Line::AddGroup(group(name)?, Some((*password).into())),
+        ("joingroup", [name]) => Line::JoinGroup(group(name)?, None),
+        ("joingroup", [name, password]) => Line::JoinGroup(group(name)?, Some((*password).into())),
+        ("sendgroup", [name, message]) => Line::SendGroup(group(name)?, (*message).into()),
+        ("leavegroup", [name]) => Line::LeaveGroup(group(name)?),
+        ("groups", []) => Line::Groups,
+        ("members", [name]) => Line::Members(group(name)?),
+        (name, arguments) if AS_ON_THE_COMMAND_LINE.contains(&name) => {
+            let all = ["merpati", name]
+                .into_iter()
+                .chain(arguments.iter().copied());
+            let cli = Cli::try_parse_from(all).map_err(|_| usage(name))?;
+            Line::Other(Box::new(cli.command))
         }
         ("whoami", []) => Line::Whoami,
         ("sessions", []) => Line::Sessions,
@@ -140,6 +228,16 @@ pub fn parse(text: &str) -> Result<(Option<SessionId>, Line), String> {
 fn user(text: &str) -> Result<Username, String> {
     text.parse()
         .map_err(|error| format!("{text:?} is not a username: {error}"))
+}
+
+fn group(text: &str) -> Result<GroupName, String> {
+    text.parse()
+        .map_err(|error| format!("{text:?} is not a group's name: {error}"))
+}
+
+fn position(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not a position; write a whole number"))
 }
 
 /// A session id in front, as the command table has it.
@@ -173,8 +271,10 @@ pub fn for_history(text: &str) -> String {
                 password: Some(_),
             },
         )) => format!("register \"{name}\" \"{country}\" {username}"),
+        Ok((_, Line::AddGroup(name, Some(_)))) => format!("addgroup {name}"),
+        Ok((_, Line::JoinGroup(name, Some(_)))) => format!("joingroup {name}"),
         // What cannot be understood may have a password anywhere.
-        Err(_) if text.starts_with("auth") || text.starts_with("register") => String::new(),
+        Err(_) if WITH_PASSWORD.iter().any(|name| text.starts_with(name)) => String::new(),
         _ => text.to_string(),
     }
 }
@@ -203,9 +303,9 @@ mod tests {
         }
         assert_eq!(
             parse(&format!("inbox {id}")).unwrap(),
-            (Some(id), Line::Inbox(None))
+            (Some(id), Line::Inbox(Mailbox::Private, None))
         );
-        assert_eq!(line("inbox 12"), Line::Inbox(Some(12)));
+        assert_eq!(line("inbox 12"), Line::Inbox(Mailbox::Private, Some(12)));
         assert_eq!(line("  "), Line::Nothing);
     }
 
@@ -235,6 +335,9 @@ mod tests {
         assert!(parse("sned bob hi").unwrap_err().contains("help"));
         assert!(parse("send bob").unwrap_err().contains("<message>"));
         assert!(parse("send b!b hi").unwrap_err().contains("username"));
+        assert!(parse("kick cats").unwrap_err().contains("<username>"));
+        assert!(parse("role cats bob king").unwrap_err().contains("<role>"));
+        assert!(matches!(line("role cats bob owner"), Line::Other(_)));
         assert!(parse("inbox many").unwrap_err().contains("whole number"));
     }
 
@@ -248,6 +351,8 @@ mod tests {
             ),
             ("register \"A B id ann secret", ""),
             ("auth a!n secret", ""),
+            ("joingroup cats meow", "joingroup cats"),
+            ("addgroup c!ts meow", ""),
             ("send bob hi", "send bob hi"),
             ("auth ann", "auth ann"),
         ] {

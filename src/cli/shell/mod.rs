@@ -15,13 +15,14 @@ use zeroize::Zeroizing;
 
 use crate::{
     args::{Global, PasswordSource},
-    ask,
+    ask, groups,
     output::{Failure, Output},
     passwords,
 };
 
 /// Lines that the history keeps.
 const HISTORY_MAX: usize = 1000;
+const OF_GROUP: &str = "The group's password (empty for none)";
 const PROMPT: &str = "merpati> ";
 
 /// Completes the names of commands.
@@ -159,7 +160,27 @@ fn carry_out(
             }
             Line::Logout => ask::logout(client, output).await,
             Line::Send(to, message) => ask::send(client, output, to, &message).await,
-            Line::Inbox(after) => ask::inbox(client, output, &Line::inbox(after)).await,
+            Line::Inbox(mailbox, after) => {
+                ask::inbox(client, output, mailbox, &Line::inbox(after)).await
+            }
+            Line::AddGroup(group, password) => {
+                let password = password.map_or_else(|| ask_for(OF_GROUP), |p| Ok(p.into()))?;
+                groups::addgroup(client, output, group, &password).await
+            }
+            Line::JoinGroup(group, password) => {
+                let password = password.map_or_else(|| ask_for(OF_GROUP), |p| Ok(p.into()))?;
+                groups::joingroup(client, output, group, &password).await
+            }
+            Line::SendGroup(group, message) => {
+                groups::sendgroup(client, output, group, &message).await
+            }
+            Line::LeaveGroup(group) => groups::leavegroup(client, output, group).await,
+            Line::Groups => groups::groups(client, output).await,
+            Line::Other(command) => {
+                let password = groups::password(&command)?;
+                groups::once(client, output, *command, &password).await
+            }
+            Line::Members(group) => groups::members(client, output, group).await,
             Line::Whoami => ask::whoami(client, output).await,
             Line::Sessions => ask::sessions(client, output).await,
             Line::Revoke(handle) => ask::revoke(client, output, handle).await,

@@ -1,0 +1,407 @@
+//! Groups, from a member's side (GRP-1 … GRP-5): make, join, leave, list.
+
+use super::{
+    Caller, Failure, Realm, Work,
+    records::{self, BanRecord, GroupLink, GroupRecord, MemberRecord, Place, Record as _},
+    sessions::Current,
+};
+use crate::{
+    store::{Batch, Expected, Key, Store, Version},
+    wire::{
+        Answer, Command, ErrorCode, GroupName, Member, Options, PASSWORD_MAX, Password, Position,
+        Refusal, Role, Sender, SessionRef, Username,
+    },
+};
+
+/// Names on a page unless the reader asks for fewer.
+const NAMES_MAX: u64 = 1000;
+/// Members looked at to find who follows an owner that leaves, and removed with a group in one go.
+pub const MEMBERS_AT_ONCE: usize = 1000;
+/// Bytes of an answer before its first name: kind, more.
+const ANSWER_HEAD: usize = 2;
+
+/// A group that exists.
+#[derive(Debug)]
+pub struct Group {
+    pub name: GroupName,
+    pub record: GroupRecord,
+    pub version: Version,
+}
+
+impl Group {
+    /// Where its messages are.
+    pub fn place(&self) -> Place {
+        Place::group(self.name, self.record.epoch)
+    }
+
+    /// Makes a batch depend on the group being as it is.
+    pub fn rely_on(&self, batch: &mut Batch) {
+        batch.expect(records::group(self.name), Expected::At(self.version));
+    }
+
+    fn member_key(&self, user: Username) -> Key {
+        records::member(self.name, self.record.epoch, user)
+    }
+
+    /// Adds to `batch` that `user` is a member no more.
+    pub fn remove(&self, user: Username, batch: &mut Batch) {
+        batch
+            .delete(self.member_key(user))
+            .delete(records::joined_group(user, self.name));
+    }
+
+    /// Adds to `batch` that the group is `owner`'s.
+    pub fn put_owner(&self, owner: Username, batch: &mut Batch) -> Result<(), Failure> {
+        let record = GroupRecord {
+            owner: owner.as_str().into(),
+            ..self.record.clone()
+        };
+        batch.put(records::group(self.name), record.to_value()?);
+        Ok(())
+    }
+
+    /// Adds to `batch` that `user` is a member.
+    pub fn put(
+        &self,
+        user: Username,
+        member: &MemberRecord,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let link = GroupLink {
+            epoch: self.record.epoch,
+        };
+        batch
+            .put(self.member_key(user), member.to_value()?)
+            .put(records::joined_group(user, self.name), link.to_value()?);
+        Ok(())
+    }
+}
+
+/// A user's place in a group.
+#[derive(Debug)]
+pub struct Membership {
+    pub role: Role,
+    pub record: MemberRecord,
+    key: Key,
+    version: Version,
+}
+
+impl Membership {
+    /// Makes a batch depend on the membership being as it is.
+    pub fn rely_on(&self, batch: &mut Batch) {
+        batch.expect(self.key.clone(), Expected::At(self.version));
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// The group of that name.
+    pub(super) async fn group(&self, name: GroupName) -> Result<Group, Failure> {
+        self.find_group(name)
+            .await?
+            .ok_or(ErrorCode::NoSuchGroup.into())
+    }
+
+    async fn find_group(&self, name: GroupName) -> Result<Option<Group>, Failure> {
+        let found = self.record(&records::group(name)).await?;
+        Ok(found.map(|(record, version)| Group {
+            name,
+            record,
+            version,
+        }))
+    }
+
+    /// What `user` is in a group; `None` for a stranger.
+    pub(super) async fn find_member(
+        &self,
+        group: &Group,
+        user: Username,
+    ) -> Result<Option<Membership>, Failure> {
+        let key = group.member_key(user);
+        let found = self.record::<MemberRecord>(&key).await?;
+        Ok(found.map(|(record, version)| Membership {
+            role: role(group, user, &record),
+            record,
+            key,
+            version,
+        }))
+    }
+
+    /// What `user`, who asks, is in a group.
+    pub(super) async fn membership(
+        &self,
+        group: &Group,
+        user: Username,
+    ) -> Result<Membership, Failure> {
+        self.find_member(group, user)
+            .await?
+            .ok_or(ErrorCode::NotAMember.into())
+    }
+
+    pub(super) async fn addgroup(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+        let Command::AddGroup {
+            session,
+            group: name,
+            password,
+            ..
+        } = work.request.command
+        else {
+            return Err(ErrorCode::Internal.into());
+        };
+        let current = self.session(work.caller, session).await?;
+        if self.find_group(name).await?.is_some() {
+            return Err(ErrorCode::GroupExists.into());
+        }
+        let record = GroupRecord {
+            owner: current.user.as_str().into(),
+            password: self.group_password(&password, work).await?,
+            created: work.caller.now,
+            epoch: u64::from_be_bytes(self.random()),
+        };
+        current.rely_on(&mut work.batch);
+        let key = records::group(name);
+        work.batch
+            .expect(key.clone(), Expected::Absent)
+            .put(key, record.to_value()?);
+        let group = Group {
+            name,
+            record,
+            version: Version(0),
+        };
+        let member = MemberRecord {
+            moderator: false,
+            joined: work.caller.now,
+        };
+        group.put(current.user, &member, &mut work.batch)?;
+        Ok(Answer::Done)
+    }
+
+    /// What is kept of a group's password; nothing when there is none.
+    pub(super) async fn group_password(
+        &self,
+        password: &Password<'_>,
+        work: &mut Work<'_>,
+    ) -> Result<Option<String>, Failure> {
+        match password.0.len() {
+            0 => Ok(None),
+            1..=PASSWORD_MAX => Ok(Some(self.hashed(password, &mut work.hashed).await?)),
+            _ => Err(Refusal::too_large(PASSWORD_MAX as u64).into()),
+        }
+    }
+
+    pub(super) async fn joingroup(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+        let Command::JoinGroup {
+            session,
+            group: name,
+            password,
+            ..
+        } = work.request.command
+        else {
+            return Err(ErrorCode::Internal.into());
+        };
+        let current = self.session(work.caller, session).await?;
+        let Some(group) = self.find_group(name).await? else {
+            if self.limits.hide_groups {
+                // As long as a wrong password takes, or the time would tell.
+                self.compare(&password, None, &mut work.hashed).await?;
+                return Err(ErrorCode::WrongPassword.into());
+            }
+            return Err(ErrorCode::NoSuchGroup.into());
+        };
+        let fits = match &group.record.password {
+            None => password.0.is_empty(),
+            Some(kept) => {
+                let kept = Some(kept.clone());
+                self.compare(&password, kept, &mut work.hashed).await?
+            }
+        };
+        if !fits {
+            return Err(ErrorCode::WrongPassword.into());
+        }
+        let ban = records::ban(name, group.record.epoch, current.user);
+        if self.record::<BanRecord>(&ban).await?.is_some() {
+            return Err(ErrorCode::Banned.into());
+        }
+        if self.find_member(&group, current.user).await?.is_some() {
+            return Ok(Answer::Done);
+        }
+        current.rely_on(&mut work.batch);
+        group.rely_on(&mut work.batch);
+        work.batch
+            .expect(ban, Expected::Absent)
+            .expect(group.member_key(current.user), Expected::Absent);
+        let member = MemberRecord {
+            moderator: false,
+            joined: work.caller.now,
+        };
+        group.put(current.user, &member, &mut work.batch)?;
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn leavegroup(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+        name: GroupName,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(work.caller, session).await?;
+        let group = self.group(name).await?;
+        let member = self.membership(&group, current.user).await?;
+        current.rely_on(&mut work.batch);
+        group.rely_on(&mut work.batch);
+        member.rely_on(&mut work.batch);
+        if member.role != Role::Owner {
+            group.remove(current.user, &mut work.batch);
+            return Ok(Answer::Done);
+        }
+        match self.successor(&group, &current).await? {
+            Some(owner) => {
+                group.remove(current.user, &mut work.batch);
+                group.put_owner(owner, &mut work.batch)?;
+            }
+            None => self.delete_group(&group, &mut work.batch).await?,
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Who follows an owner that leaves: the moderator, else the member, of longest standing.
+    async fn successor(
+        &self,
+        group: &Group,
+        leaving: &Current,
+    ) -> Result<Option<Username>, Failure> {
+        let members = self.members_of(group, None, MEMBERS_AT_ONCE).await?;
+        let others = members
+            .into_iter()
+            .filter(|(user, _)| *user != leaving.user);
+        let first = others.min_by_key(|(user, member)| (!member.moderator, member.joined, *user));
+        Ok(first.map(|(user, _)| user))
+    }
+
+    /// Members in the order of their names, those after `after`.
+    pub(super) async fn members_of(
+        &self,
+        group: &Group,
+        after: Option<Username>,
+        limit: usize,
+    ) -> Result<Vec<(Username, MemberRecord)>, Failure> {
+        let prefix = records::members(group.name, group.record.epoch);
+        let after = after.map(|user| group.member_key(user));
+        let found = self.store.list(&prefix, after.as_ref(), limit).await?;
+        found
+            .into_iter()
+            .filter_map(|(key, found)| {
+                let user = records::name_in(&key, &prefix)?;
+                Some(MemberRecord::from_value(&found.value).map(|member| (user, member)))
+            })
+            .collect::<Result<_, _>>()
+            .map_err(Into::into)
+    }
+
+    /// Adds to `batch` that a group is gone, with its messages and members.
+    pub(super) async fn delete_group(
+        &self,
+        group: &Group,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        batch
+            .delete(records::group(group.name))
+            .trim(group.place().log, Position(u64::MAX));
+        // Whoever is left over in a very large group is a member of an epoch that is over.
+        for (user, _) in self.members_of(group, None, MEMBERS_AT_ONCE).await? {
+            group.remove(user, batch);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn members(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+        name: GroupName,
+        options: &Options,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(caller, session).await?;
+        let group = self.group(name).await?;
+        self.membership(&group, current.user).await?;
+        let (skip, limit) = asked(options);
+        let found = self.members_of(&group, None, skip + limit + 1).await?;
+        let all = found.into_iter().skip(skip).map(|(user, member)| Member {
+            who: Sender { user, realm: None },
+            role: role(&group, user, &member),
+        });
+        // A sender without realm takes its length and its name; the role takes one more.
+        let size = |member: &Member| member.who.user.as_str().len() + 2;
+        let (members, more) = fill(all, limit, caller.room, size);
+        Ok(Answer::Members { more, members })
+    }
+
+    pub(super) async fn groups(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+        options: &Options,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(caller, session).await?;
+        let (skip, limit) = asked(options);
+        let prefix = records::joined(current.user);
+        let links = self.store.list(&prefix, None, skip + limit + 1).await?;
+        let mut names = Vec::new();
+        for (key, link) in links {
+            let Some(name) = records::name_in::<GroupName>(&key, &prefix) else {
+                continue;
+            };
+            let GroupLink { epoch } = GroupLink::from_value(&link.value)?;
+            // A group that is gone may have left a trace.
+            if let Some(group) = self.find_group(name).await?
+                && group.record.epoch == epoch
+            {
+                names.push(name.as_str().to_string());
+            }
+        }
+        let size = |name: &String| name.len() + 1;
+        let (names, more) = fill(names.into_iter().skip(skip), limit, caller.room, size);
+        Ok(Answer::Names { more, names })
+    }
+}
+
+/// What a member may do.
+fn role(group: &Group, user: Username, member: &MemberRecord) -> Role {
+    if group.record.owner == user.as_str() {
+        Role::Owner
+    } else if member.moderator {
+        Role::Moderator
+    } else {
+        Role::Member
+    }
+}
+
+/// How many names to skip, and how many to give at most.
+fn asked(options: &Options) -> (usize, usize) {
+    let number = |n: u64| {
+        usize::try_from(n)
+            .unwrap_or(usize::MAX / 4)
+            .min(usize::MAX / 4)
+    };
+    let limit = options.limit.unwrap_or(NAMES_MAX).clamp(1, NAMES_MAX);
+    (number(options.offset.unwrap_or(0)), number(limit))
+}
+
+/// As many of `all` as fit, and whether others follow.
+fn fill<T>(
+    all: impl Iterator<Item = T>,
+    limit: usize,
+    room: usize,
+    size: impl Fn(&T) -> usize,
+) -> (Vec<T>, bool) {
+    let mut left = room.saturating_sub(ANSWER_HEAD);
+    let mut page = Vec::new();
+    for item in all {
+        let size = size(&item);
+        if page.len() == limit || size > left {
+            return (page, true);
+        }
+        left -= size;
+        page.push(item);
+    }
+    (page, false)
+}

@@ -1,0 +1,172 @@
+//! Groups, from the owner's and the moderators' side (GRP-6, GRP-7).
+
+use super::{
+    Failure, Realm, Work,
+    groups::{Group, Membership},
+    records::{self, AccountRecord, BanRecord, GroupRecord, MemberRecord, Record as _},
+    sessions::Current,
+};
+use crate::{
+    store::Store,
+    wire::{Answer, ErrorCode, GroupName, Password, Role, Username},
+};
+
+/// Who asks to change a group, and which.
+struct Asking {
+    current: Current,
+    group: Group,
+    member: Membership,
+}
+
+impl Asking {
+    /// Makes what is written depend on all that allowed it.
+    fn rely_on(&self, work: &mut Work<'_>) {
+        self.current.rely_on(&mut work.batch);
+        self.group.rely_on(&mut work.batch);
+        self.member.rely_on(&mut work.batch);
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// Who asks, if they are at least `least`.
+    async fn asking(
+        &self,
+        work: &mut Work<'_>,
+        name: GroupName,
+        least: Role,
+    ) -> Result<Asking, Failure> {
+        let current = self.session_of(work.caller, &work.request.command).await?;
+        let group = self.group(name).await?;
+        let member = self.membership(&group, current.user).await?;
+        if member.role < least {
+            return Err(ErrorCode::NotPermitted.into());
+        }
+        let asking = Asking {
+            current,
+            group,
+            member,
+        };
+        asking.rely_on(work);
+        Ok(asking)
+    }
+
+    pub(super) async fn kick(
+        &self,
+        work: &mut Work<'_>,
+        name: GroupName,
+        user: Username,
+    ) -> Result<Answer, Failure> {
+        let asking = self.asking(work, name, Role::Moderator).await?;
+        let member = self.find_member(&asking.group, user).await?;
+        let member = member.ok_or(ErrorCode::NoSuchUser)?;
+        if member.role >= asking.member.role {
+            return Err(ErrorCode::NotPermitted.into());
+        }
+        member.rely_on(&mut work.batch);
+        asking.group.remove(user, &mut work.batch);
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn ban(
+        &self,
+        work: &mut Work<'_>,
+        name: GroupName,
+        user: Username,
+    ) -> Result<Answer, Failure> {
+        let asking = self.asking(work, name, Role::Moderator).await?;
+        match self.find_member(&asking.group, user).await? {
+            Some(member) if member.role >= asking.member.role => {
+                return Err(ErrorCode::NotPermitted.into());
+            }
+            Some(member) => {
+                member.rely_on(&mut work.batch);
+                asking.group.remove(user, &mut work.batch);
+            }
+            None => {
+                let account = self
+                    .record::<AccountRecord>(&records::account(user))
+                    .await?;
+                account.ok_or(ErrorCode::NoSuchUser)?;
+            }
+        }
+        let key = records::ban(name, asking.group.record.epoch, user);
+        let since = work.caller.now;
+        work.batch.put(key, BanRecord { since }.to_value()?);
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn unban(
+        &self,
+        work: &mut Work<'_>,
+        name: GroupName,
+        user: Username,
+    ) -> Result<Answer, Failure> {
+        let asking = self.asking(work, name, Role::Moderator).await?;
+        let key = records::ban(name, asking.group.record.epoch, user);
+        work.batch.delete(key);
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn set_role(
+        &self,
+        work: &mut Work<'_>,
+        name: GroupName,
+        user: Username,
+        role: Role,
+    ) -> Result<Answer, Failure> {
+        let asking = self.asking(work, name, Role::Owner).await?;
+        let member = self.find_member(&asking.group, user).await?;
+        let member = member.ok_or(ErrorCode::NoSuchUser)?;
+        if user == asking.current.user {
+            // An owner steps down by naming another.
+            return if role == Role::Owner {
+                Ok(Answer::Done)
+            } else {
+                Err(ErrorCode::NotPermitted.into())
+            };
+        }
+        member.rely_on(&mut work.batch);
+        let moderator = role != Role::Member;
+        let record = MemberRecord {
+            moderator,
+            ..member.record
+        };
+        asking.group.put(user, &record, &mut work.batch)?;
+        if role == Role::Owner {
+            let former = MemberRecord {
+                moderator: true,
+                ..asking.member.record
+            };
+            asking
+                .group
+                .put(asking.current.user, &former, &mut work.batch)?;
+            asking.group.put_owner(user, &mut work.batch)?;
+        }
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn grouppasswd(
+        &self,
+        work: &mut Work<'_>,
+        name: GroupName,
+        password: Password<'_>,
+    ) -> Result<Answer, Failure> {
+        let asking = self.asking(work, name, Role::Owner).await?;
+        let record = GroupRecord {
+            password: self.group_password(&password, work).await?,
+            ..asking.group.record.clone()
+        };
+        work.batch.put(records::group(name), record.to_value()?);
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn delgroup(
+        &self,
+        work: &mut Work<'_>,
+        name: GroupName,
+    ) -> Result<Answer, Failure> {
+        let asking = self.asking(work, name, Role::Owner).await?;
+        self.delete_group(&asking.group, &mut work.batch).await?;
+        Ok(Answer::Done)
+    }
+}
