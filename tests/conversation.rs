@@ -2,8 +2,9 @@
 
 mod support;
 
-use std::{fs, io::Write as _, process::Stdio, sync::mpsc::channel};
+use std::{fs, io::Write as _, process::Stdio, sync::mpsc::channel, time::Duration};
 
+use merpati::client::{CallError, Client, Notice, Options, Profile, system_rng};
 use support::{
     Home, PASSWORD, Realm, finished,
     relay::{Relay, Way},
@@ -151,6 +152,55 @@ fn a_register_whose_answer_was_lost_is_answered_again() {
     let session = home.run("ann", &register).ok()["session"].clone();
     assert_eq!(home.run("ann", &["whoami"]).ok()["username"], "ann");
     assert!(session.as_str().unwrap().len() == 26);
+}
+
+/// … also when its user asks for something else in between.
+#[tokio::test]
+async fn a_register_that_was_cut_off_waits_for_its_password() {
+    let realm = Realm::start();
+    let relay = Relay::to(realm.address);
+    let home = Home::new();
+    let directory = home.directory.path().join("profiles");
+    let client = |deadline| {
+        let profile = Profile::open(&directory, "ann", &mut system_rng().unwrap()).unwrap();
+        let options = Options {
+            server: Some(realm.connect_through(relay.address).parse().unwrap()),
+            deadline,
+            ..Options::default()
+        };
+        Client::open(profile, options).unwrap()
+    };
+    let ann = "ann".parse().unwrap();
+    relay.lose(|way, bytes| way == Way::ToClient && bytes[0] != 0x04);
+    let first = client(Duration::from_secs(1));
+    let outcome = first.register("A", "id", ann, PASSWORD.as_bytes()).await;
+    assert!(matches!(outcome, Err(CallError::OutcomeUnknown { .. })));
+    drop(first);
+    relay.lose(|_, _| false);
+    let second = client(Duration::from_secs(30));
+    for _ in 0..2 {
+        // The realm has made the session, but this profile has not heard of it.
+        second.whoami().await.unwrap();
+    }
+    let notices = second.take_notices();
+    let command = "register";
+    assert_eq!(notices, [Notice::NeedsPassword { command }], "said once");
+    second
+        .register("A", "id", ann, PASSWORD.as_bytes())
+        .await
+        .unwrap();
+    assert_eq!(second.sessions().await.unwrap().len(), 1);
+}
+
+/// What two people compare.
+#[test]
+fn fingerprints_are_shown() {
+    let realm = Realm::start();
+    let home = Home::new();
+    let run = home.run("ann", &["--server", &realm.connect, "fingerprint"]);
+    assert_eq!(run.ok()["realm"], realm.announced["fingerprint"]);
+    let device = run.ok()["device"].clone();
+    assert_eq!(home.run("ann", &["fingerprint"]).ok()["device"], device);
 }
 
 /// EXACT-8: a profile restored from an old copy notices, and loses nothing.

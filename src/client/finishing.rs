@@ -2,11 +2,11 @@
 //! number and is written down before it leaves; what was cut off is finished under the same number.
 
 use std::{
-    sync::PoisonError,
+    sync::{MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use super::{CallError, Client, Notice, State, Unfinished};
+use super::{CallError, Client, Notice, Orphan, State, Unfinished};
 use crate::wire::{
     Answer, Body, Command, ErrorCode, OperationNumber, Options, Refusal, Request, SessionId,
 };
@@ -66,16 +66,13 @@ impl Client {
         asked: Option<&[u8]>,
         deadline: Instant,
     ) -> Result<(), CallError> {
+        self.note_passwords_needed(asked);
         while let Some(orphan) = self.take_orphan(asked) {
             let Ok(mut request) = Request::parse(&orphan.command) else {
                 self.forget(orphan.number)?;
                 continue;
             };
             let command = request.command.name();
-            if orphan.needs_password {
-                self.note(Notice::NeedsPassword { command });
-                continue;
-            }
             let number = Number {
                 number: OperationNumber(orphan.number),
                 is_fresh: false,
@@ -86,21 +83,44 @@ impl Client {
         Ok(())
     }
 
+    fn orphans(&self) -> MutexGuard<'_, Vec<Orphan>> {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next command that can be finished without its user.
     fn take_orphan(&self, asked: Option<&[u8]>) -> Option<Unfinished> {
-        let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = orphans
-            .iter()
-            .position(|orphan| Some(orphan.command.as_slice()) != asked)?;
-        Some(orphans.remove(at))
+        let mut orphans = self.orphans();
+        let at = orphans.iter().position(|orphan| {
+            !orphan.begun.needs_password && Some(orphan.begun.command.as_slice()) != asked
+        })?;
+        Some(orphans.remove(at).begun)
+    }
+
+    /// Says once of each command that lacks its password that only its user can finish it.
+    fn note_passwords_needed(&self, asked: Option<&[u8]>) {
+        for orphan in self.orphans().iter_mut() {
+            let is_asked = Some(orphan.begun.command.as_slice()) == asked;
+            if orphan.begun.needs_password
+                && !is_asked
+                && !std::mem::replace(&mut orphan.noted, true)
+                && let Ok(request) = Request::parse(&orphan.begun.command)
+            {
+                let command = request.command.name();
+                self.note(Notice::NeedsPassword { command });
+            }
+        }
     }
 
     /// A number for a command: the one under which it was begun before, or a fresh one, which is
     /// written down with it.
     fn number(&self, kept: &[u8], request: &Request<'_>) -> Result<Number, CallError> {
-        let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = orphans.iter().position(|orphan| orphan.command == kept) {
+        let mut orphans = self.orphans();
+        if let Some(at) = orphans
+            .iter()
+            .position(|orphan| orphan.begun.command == kept)
+        {
             return Ok(Number {
-                number: OperationNumber(orphans.remove(at).number),
+                number: OperationNumber(orphans.remove(at).begun.number),
                 is_fresh: false,
             });
         }
@@ -188,8 +208,7 @@ impl Client {
             Err(_) => {
                 let state = self.profile.load()?;
                 let begun = state.unfinished.into_iter().find(|u| u.number == number);
-                let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
-                orphans.extend(begun);
+                self.orphans().extend(begun.map(Orphan::from));
             }
         }
         outcome

@@ -127,8 +127,25 @@ pub struct Client {
     options: Options,
     connection: tokio::sync::Mutex<Option<Connection>>,
     /// Commands begun and not finished, which nobody is working on.
-    orphans: Mutex<Vec<Unfinished>>,
+    orphans: Mutex<Vec<Orphan>>,
     notices: Mutex<Vec<Notice>>,
+}
+
+/// A command begun and not finished.
+#[derive(Clone, Debug)]
+struct Orphan {
+    begun: Unfinished,
+    /// It was said that its password is needed; once is enough.
+    noted: bool,
+}
+
+impl From<Unfinished> for Orphan {
+    fn from(begun: Unfinished) -> Self {
+        Self {
+            begun,
+            noted: false,
+        }
+    }
 }
 
 impl Client {
@@ -137,12 +154,12 @@ impl Client {
         if let Some(server) = &options.server {
             profile.update(|state| state.move_to(server, options.plain))?;
         }
-        let orphans = profile.take_orphans();
+        let orphans = profile.take_orphans().into_iter().map(Orphan::from);
         Ok(Self {
             profile,
             options,
             connection: tokio::sync::Mutex::new(None),
-            orphans: Mutex::new(orphans),
+            orphans: Mutex::new(orphans.collect()),
             notices: Mutex::new(Vec::new()),
         })
     }
