@@ -44,6 +44,48 @@ fn the_tour_works_as_written() {
     assert!(err.is_empty(), "{err}");
 }
 
+/// The README's commands for two realms, with the ports that happen to be free.
+#[test]
+fn two_realms_peer_as_written() {
+    let readme = include_str!("../README.md");
+    let (_, block) = readme.split_once("<!-- peers -->\n```sh\n").unwrap();
+    let (commands, _) = block.split_once("```").unwrap();
+    let home = Home::new();
+    let config = home.directory.path().join("beta.toml");
+    let text =
+        "[realm]\nid = \"beta\"\npeering = \"open\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n";
+    assert!(readme.contains("[realm]\\nid = \"beta\"\\npeering = \"open\""));
+    fs::write(&config, text).unwrap();
+    let alpha = Realm::start();
+    let beta = Realm::start_with(&["--config", config.to_str().unwrap()]);
+    home.register("ann", &alpha.connect);
+    home.register("bob", &beta.connect);
+    let (_, key) = beta.connect.split_once('#').unwrap();
+    let port = beta.address.port().to_string();
+    let commands = commands.replace("6378", &port).replace(
+        "data/operator-code",
+        alpha.data().join("operator-code").to_str().unwrap(),
+    );
+    let merpati = format!(
+        "set -eu\nmerpati() {{ '{}' \"$@\"; }}\n",
+        env!("CARGO_BIN_EXE_merpati")
+    );
+    let output = Command::new("bash")
+        .current_dir(home.directory.path())
+        .env("MERPATI_HOME", home.directory.path().join("profiles"))
+        .env("BETA_KEY", key)
+        .args(["-c", &(merpati + &commands)])
+        .output()
+        .unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{out}");
+    assert!(
+        out.contains("accepted") && out.contains("delivered"),
+        "{out}"
+    );
+    assert_eq!(home.texts("bob"), ["hello from next door"]);
+}
+
 /// The README names the sizes that are counted, and the MSRV that is declared.
 #[test]
 fn the_readme_says_what_is_declared() {

@@ -6,9 +6,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use merpati::{
-    crypto::ConnectionString,
+    crypto::{ConnectionString, PublicKey},
     server::unit::parse_span,
-    wire::{GroupName, Handle, Role, SessionId, Username},
+    wire::{GroupName, Handle, RealmId, Role, SessionId, Username},
 };
 
 /// Chat over UDP for constrained networks: encrypted, exactly once, few bytes.
@@ -164,6 +164,51 @@ pub enum Command {
     },
     /// Delete a group and its messages.
     Delgroup { groupname: GroupName },
+    /// Become the realm's operator, with the code from its operator-code file.
+    Claim {
+        #[command(flatten)]
+        code: PasswordSource,
+    },
+    /// Peer with another realm (operators only).
+    Addrealm {
+        /// The name by which this realm is to know it.
+        realm_id: RealmId,
+        /// Its host.
+        realm_address: String,
+        /// Its port.
+        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+        realm_port: u16,
+        /// At which of this realm's addresses it is to answer; - for the first.
+        #[arg(default_value = "-")]
+        src_address: String,
+        /// The port of that address; - for the first.
+        #[arg(default_value = "-")]
+        src_port: String,
+        /// Its key; without it, whoever is there is taken at their word.
+        #[arg(long)]
+        key: Option<PublicKey>,
+    },
+    /// End a peering (operators only).
+    Removerealm { realm_id: RealmId },
+    /// List the peers, and how they stand (operators only).
+    Realms,
+    /// Write to a user of another realm.
+    Sendrealm {
+        realm_id: RealmId,
+        username_to: Username,
+        /// The message; - reads it from standard input.
+        #[arg(allow_hyphen_values = true)]
+        message: String,
+        /// By which of this realm's addresses it is to leave; by default the peering's.
+        #[arg(long, value_name = "ADDR:PORT")]
+        src: Option<String>,
+    },
+    /// Read your private messages from another realm.
+    Inboxrealm {
+        realm_id: RealmId,
+        #[command(flatten)]
+        inbox: Inbox,
+    },
     /// Tell who you are.
     Whoami,
     /// List your sessions.

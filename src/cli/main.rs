@@ -5,6 +5,7 @@ mod ask;
 mod groups;
 mod output;
 mod passwords;
+mod realms;
 mod serve;
 mod shell;
 
@@ -103,6 +104,16 @@ async fn once(global: &Global, output: Output, command: Command) -> Result<(), F
         Command::Inbox(args) => {
             let client = ask::client(global, None)?;
             ask::inbox(&client, output, Mailbox::Private, &args).await
+        }
+        Command::Claim { .. }
+        | Command::Addrealm { .. }
+        | Command::Removerealm { .. }
+        | Command::Realms
+        | Command::Sendrealm { .. }
+        | Command::Inboxrealm { .. } => {
+            let code = realms::code(&command)?;
+            let client = ask::client(global, None)?;
+            realms::once(&client, output, command, &code).await
         }
         Command::Addgroup { .. }
         | Command::Joingroup { .. }

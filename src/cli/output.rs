@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use merpati::{
     client::{CallError, Notice},
-    wire::{Account, Answer, CONTENT_TEXT, DeviceSession, Entry, Refusal},
+    wire::{Account, Answer, CONTENT_NOTICE, CONTENT_TEXT, DeviceSession, Entry, Refusal},
 };
 use serde_json::{Value, json};
 
@@ -191,6 +191,10 @@ impl Output {
             });
             match core::str::from_utf8(&entry.body) {
                 Ok(text) if entry.content == CONTENT_TEXT => object["text"] = text.into(),
+                Ok(text) if entry.content == CONTENT_NOTICE => {
+                    object["text"] = text.into();
+                    object["notice"] = true.into();
+                }
                 _ => {
                     object["content"] = entry.content.into();
                     object["base64"] = data_encoding::BASE64.encode(&entry.body).into();
@@ -205,7 +209,7 @@ impl Output {
         let time = time
             .to_zoned_datetime(jiff::tz::TimeZone::system())
             .strftime("%Y-%m-%d %H:%M:%S");
-        let body = if entry.content == CONTENT_TEXT {
+        let body = if matches!(entry.content, CONTENT_TEXT | CONTENT_NOTICE) {
             shown(&String::from_utf8_lossy(&entry.body)).replace('\n', "\n    ")
         } else {
             let len = entry.body.len();

@@ -1,11 +1,15 @@
 //! The commands as calls.
 
 use super::{CallError, Client};
+use crate::crypto::PublicKey;
 use crate::wire::{
     Account, Answer, Body, Command, DeviceSession, Entry, GroupName, Handle, Mailbox, Member,
-    OperationNumber, Options, Page, Password, Role, Sent, SessionId, SessionRef, Text, Username,
+    OperationNumber, Options, Page, Password, Peer, Port, RealmId, Role, Sent, SessionId,
+    SessionRef, Text, Username,
 };
 
+/// Stands for the first of the realm's own addresses.
+const OWN_ADDRESS: (&str, u16) = ("", 0);
 /// Filled in by [`Client::call`].
 const UNNUMBERED: OperationNumber = OperationNumber(0);
 
@@ -304,6 +308,96 @@ impl Client {
             group,
         };
         done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Makes the session an operator's, with the code from the realm's `operator-code` file.
+    pub async fn claim(&self, code: &[u8]) -> Result<(), CallError> {
+        let command = Command::Claim {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            code: Password(code),
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Peers the realm with another one, which is at `address` and has `key`; without a key, whoever is
+    /// there is taken at their word. `source` is the address of this realm at which the other is to reach
+    /// it, its first where none is given. True when the other realm has accepted; until then it is asked
+    /// again.
+    pub async fn addrealm(
+        &self,
+        realm: RealmId,
+        address: (&str, u16),
+        source: Option<(&str, u16)>,
+        key: Option<PublicKey>,
+    ) -> Result<bool, CallError> {
+        let source = source.unwrap_or(OWN_ADDRESS);
+        let command = Command::AddRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            realm,
+            address: Text(address.0),
+            port: Port(address.1),
+            src_address: Text(source.0),
+            src_port: Port(source.1),
+        };
+        let options = Options {
+            key: key.map(|key| key.0),
+            ..Options::NONE
+        };
+        match self.call(options, command).await? {
+            Answer::Done => Ok(true),
+            Answer::Sent(Sent::Queued) => Ok(false),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends a peering. Refused with `queue-full` while messages wait for the peer.
+    pub async fn removerealm(&self, realm: RealmId) -> Result<(), CallError> {
+        let command = Command::RemoveRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            realm,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// The realm's peers.
+    pub async fn realms(&self) -> Result<Vec<Peer>, CallError> {
+        let command = Command::Realms {
+            session: self.session()?,
+        };
+        match self.call(Options::NONE, command).await? {
+            Answer::Realms(peers) => Ok(peers),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Writes to a user of another realm. `Delivered`: it is in the recipient's mailbox there;
+    /// `Queued`: it is on its way, and comes back as a notice should it fail for good.
+    pub async fn sendrealm(
+        &self,
+        source: Option<(&str, u16)>,
+        realm: RealmId,
+        from: Username,
+        to: Username,
+        message: &[u8],
+    ) -> Result<Sent, CallError> {
+        let source = source.unwrap_or(OWN_ADDRESS);
+        let command = Command::SendRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            src_address: Text(source.0),
+            src_port: Port(source.1),
+            realm,
+            from,
+            to,
+            message: Body(message),
+        };
+        match self.call(Options::NONE, command).await? {
+            Answer::Sent(sent) => Ok(sent),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Who the session's user is.

@@ -267,6 +267,10 @@ fn in_the_users_terms(error: CallError, request: &Request<'_>, len: usize) -> Ca
             | Command::SendGroup {
                 message: Body(message),
                 ..
+            }
+            | Command::SendRealm {
+                message: Body(message),
+                ..
             },
         ) => {
             let around = (len - message.len()) as u64;

@@ -322,6 +322,11 @@ impl Endpoint {
             .map_or(0, |slot| slot.link.message_max())
     }
 
+    /// A proven link that the holder of `peer` has opened here.
+    pub fn link_from(&self, peer: &PublicKey) -> Option<LinkId> {
+        self.by_peer.get(peer)?.last().copied()
+    }
+
     /// The key of `link`'s other side; none on a plain link.
     pub fn peer(&self, link: LinkId) -> Option<PublicKey> {
         self.slots.get(&link)?.peer

@@ -42,7 +42,11 @@ impl<S: Store> Realm<S> {
     }
 
     /// Refuses a message that is too long or not what it says it is; gives its content type.
-    fn check_message(&self, options: &Options, message: &Body<'_>) -> Result<u8, Failure> {
+    pub(super) fn check_message(
+        &self,
+        options: &Options,
+        message: &Body<'_>,
+    ) -> Result<u8, Failure> {
         if message.0.len() > self.limits.max_message {
             return Err(Refusal::too_large(self.limits.max_message as u64).into());
         }

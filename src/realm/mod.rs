@@ -6,10 +6,14 @@
 
 mod accounts;
 mod groups;
+mod incoming;
 mod mail;
 mod moderation;
+mod network;
 mod operations;
+mod outgoing;
 mod passwords;
+mod peers;
 mod reading;
 mod records;
 mod sessions;
@@ -18,12 +22,17 @@ mod sessions;
 mod tests;
 
 use std::{
+    collections::HashMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
+pub use network::{Errand, Network};
+pub use outgoing::Outgoing;
+pub use peers::{Own, Peer, Peering};
+
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use self::{
     operations::{Known, fingerprint},
@@ -33,7 +42,10 @@ use self::{
 use crate::{
     crypto::{MacKey, PublicKey, SecretKey},
     store::{Batch, CommitError, Key, Store, StoreError, Version},
-    wire::{Answer, Command, ErrorCode, OperationNumber, Refusal, Request, SessionRef},
+    wire::{
+        Answer, Command, ErrorCode, OperationNumber, PeerRequest, Position, RealmId, Refusal,
+        Request, SessionRef,
+    },
 };
 
 /// How often a command decides anew because what it had read was changed meanwhile.
@@ -92,11 +104,18 @@ pub struct Greeting {
     pub highest: OperationNumber,
 }
 
+/// Told the answer to a command that waits for another realm.
+type Waiting = oneshot::Sender<Vec<u8>>;
+
 /// The rules, over a store.
 #[derive(Debug)]
 pub struct Realm<S> {
     store: S,
+    own: Own,
     limits: Limits,
+    network: Network,
+    /// Commands that wait for what a peer says of their message.
+    waiting: Mutex<HashMap<(RealmId, u64), Waiting>>,
     passwords: Passwords,
     /// Makes session ids.
     session_ids: MacKey,
@@ -147,6 +166,8 @@ struct Work<'a> {
     request: &'a Request<'a>,
     batch: Batch,
     hashed: Hashed,
+    /// The realm that has accepted the peering that the command is about.
+    accepted_by: Option<PublicKey>,
 }
 
 impl<S: Store> Realm<S> {
@@ -154,11 +175,16 @@ impl<S: Store> Realm<S> {
     pub fn new(
         store: S,
         identity: &SecretKey,
+        own: Own,
         limits: Limits,
+        network: Network,
         seed: [u8; 32],
     ) -> std::io::Result<Self> {
         Ok(Self {
             store,
+            own,
+            network,
+            waiting: Mutex::default(),
             passwords: Passwords::start(limits.password_threads)?,
             limits,
             session_ids: MacKey::derive(identity, "session ids"),
@@ -184,16 +210,26 @@ impl<S: Store> Realm<S> {
         })
     }
 
+    /// The way to other realms.
+    pub const fn network(&self) -> &Network {
+        &self.network
+    }
+
     /// Carries a command out and gives the answer's bytes. Whatever the bytes are, there is an answer.
     pub async fn handle(&self, caller: &Caller, command: &[u8]) -> Vec<u8> {
-        let Ok(request) = Request::parse(command) else {
-            return Answer::Refused(ErrorCode::BadRequest.into()).to_bytes();
+        let (name, outcome) = if PeerRequest::is_one(command) {
+            ("peer", self.peer_request(caller, command).await)
+        } else if let Ok(request) = Request::parse(command) {
+            let outcome = self.execute(caller, &request).await;
+            (request.command.name(), outcome)
+        } else {
+            ("unknown", Err(ErrorCode::BadRequest.into()))
         };
-        match self.execute(caller, &request).await {
+        match outcome {
             Ok(answer) if answer.len() <= caller.room => answer,
             Ok(_) => Answer::Refused(Refusal::too_large(caller.room as u64)).to_bytes(),
             Err(failure) => {
-                self.note(request.command.name(), &failure);
+                self.note(name, &failure);
                 let refusal = match failure {
                     Failure::Refused(refusal) => refusal,
                     Failure::Store(_) => ErrorCode::Internal.into(),
@@ -225,6 +261,11 @@ impl<S: Store> Realm<S> {
                 self.inboxgroup(caller, session, group, &request.options)
                     .await
             }
+            Command::InboxRealm { session, realm } => {
+                self.inboxrealm(caller, session, realm, &request.options)
+                    .await
+            }
+            Command::Realms { session } => self.realms(caller, session).await,
             Command::Groups { session } => self.groups(caller, session, &request.options).await,
             Command::Members { session, group } => {
                 self.members(caller, session, group, &request.options).await
@@ -249,6 +290,7 @@ impl<S: Store> Realm<S> {
             request,
             batch: Batch::new(),
             hashed: Hashed::default(),
+            accepted_by: None,
         };
         for _ in 0..ATTEMPTS_MAX {
             let operation = match owner {
@@ -268,9 +310,18 @@ impl<S: Store> Realm<S> {
                 };
                 operation.record(recorded, &mut work.batch)?;
             }
-            match self.commit(core::mem::take(&mut work.batch)).await? {
-                Outcome::Durable => return Ok(bytes),
-                Outcome::Conflict => {}
+            // On a conflict, what the decision relied on has changed: it is made anew.
+            if let Some(positions) = self.commit_placed(core::mem::take(&mut work.batch)).await? {
+                return match (&work.request.command, positions.first()) {
+                    (Command::SendRealm { .. }, Some(position)) => {
+                        self.verdict(&work, *position, bytes).await
+                    }
+                    (Command::AddRealm { .. } | Command::RemoveRealm { .. }, _) => {
+                        self.network.peers_changed();
+                        Ok(bytes)
+                    }
+                    _ => Ok(bytes),
+                };
             }
         }
         Err(Refusal::busy(CONTENDED_MS).into())
@@ -284,6 +335,12 @@ impl<S: Store> Realm<S> {
             Command::Logout { session, .. } => self.logout(work, session).await,
             Command::Send { .. } => self.send(work).await,
             Command::SendGroup { .. } => self.sendgroup(work).await,
+            Command::SendRealm { .. } => self.sendrealm(work).await,
+            Command::Claim { session, code, .. } => self.claim(work, session, code.0).await,
+            Command::AddRealm { .. } => self.addrealm(work).await,
+            Command::RemoveRealm { session, realm, .. } => {
+                self.removerealm(work, session, realm).await
+            }
             Command::AddGroup { .. } => self.addgroup(work).await,
             Command::JoinGroup { .. } => self.joingroup(work).await,
             Command::LeaveGroup { session, group, .. } => {
@@ -331,9 +388,17 @@ impl<S: Store> Realm<S> {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Outcome, Failure> {
+        Ok(match self.commit_placed(batch).await? {
+            Some(_) => Outcome::Durable,
+            None => Outcome::Conflict,
+        })
+    }
+
+    /// Commits; where the entries stand that were appended, or nothing on a conflict.
+    async fn commit_placed(&self, batch: Batch) -> Result<Option<Vec<Position>>, Failure> {
         match self.store.commit(batch).await {
-            Ok(_) => Ok(Outcome::Durable),
-            Err(CommitError::Conflict) => Ok(Outcome::Conflict),
+            Ok(committed) => Ok(Some(committed.positions)),
+            Err(CommitError::Conflict) => Ok(None),
             Err(CommitError::Full) => {
                 tracing::warn!("the disk is full: writing commands are answered `busy`");
                 Err(Refusal::busy(DISK_FULL_MS).into())
@@ -387,13 +452,16 @@ impl<S: Store> Realm<S> {
 fn options_fit(request: &Request<'_>) -> bool {
     let mut rest = request.options;
     match request.command {
-        Command::Inbox { .. } | Command::InboxGroup { .. } => {
+        Command::Inbox { .. } | Command::InboxGroup { .. } | Command::InboxRealm { .. } => {
             (rest.after, rest.limit, rest.bytes, rest.offset) = (None, None, None, None);
         }
         Command::Groups { .. } | Command::Members { .. } => {
             (rest.limit, rest.offset) = (None, None);
         }
-        Command::Send { .. } | Command::SendGroup { .. } => rest.content = None,
+        Command::Send { .. } | Command::SendGroup { .. } | Command::SendRealm { .. } => {
+            rest.content = None;
+        }
+        Command::AddRealm { .. } => rest.key = None,
         _ => {}
     }
     rest.urgent = false;

@@ -9,7 +9,8 @@ use crate::{
     crypto::PublicKey,
     store::{Batch, PageLimit, Store},
     wire::{
-        Answer, Entry, ErrorCode, GroupName, Options, Page, Position, Sender, SessionRef, Username,
+        Answer, Entry, ErrorCode, GroupName, Options, Page, Position, RealmId, Sender, SessionRef,
+        Username,
     },
 };
 
@@ -44,6 +45,19 @@ impl<S: Store> Realm<S> {
         self.membership(&group, current.user).await?;
         self.read_page(caller, &current, &group.place(), options)
             .await
+    }
+
+    pub(super) async fn inboxrealm(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+        realm: RealmId,
+        options: &Options,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(caller, session).await?;
+        self.peer(realm).await?;
+        let place = Place::from_realm(current.user, realm);
+        self.read_page(caller, &current, &place, options).await
     }
 
     async fn read_page(

@@ -16,7 +16,12 @@
 //! m/ group / epoch 8 / user      member
 //! j/ user / group                epoch: the groups a user is in
 //! b/ group / epoch 8 / user      banned
+//! r/ realm                       peer
+//! k/ key 32                      the name under which a key is known
+//! v/ realm                       position up to which the queue to a peer is settled
 //! log p/ user                    the user's private messages
+//! log f/ user / realm            the user's private messages from one realm
+//! log q/ realm                   the queue to a peer
 //! log g/ group / epoch 8         the group's messages
 //! ```
 //!
@@ -28,7 +33,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     crypto::PublicKey,
     store::{Key, Log, Prefix, StoreError},
-    wire::{GroupName, Handle, Username},
+    wire::{GroupName, Handle, RealmId, Username},
 };
 
 /// The format of all records so far.
@@ -90,6 +95,14 @@ records! {
     GroupLink { epoch: u64 }
     /// A user may not join a group.
     BanRecord { since: u32 }
+    /// Another realm, under the name by which this one knows it.
+    PeerRecord { key: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool }
+    /// The name under which a key is known.
+    PeerName { realm: String }
+    /// A message on its way to another realm.
+    QueuedRecord { queued: u32, content: u8, from: String, to: String, body: Vec<u8>, operation: Option<QueuedOperation> }
+    /// The command that queued a message, which the other realm's verdict answers.
+    QueuedOperation { owner: Vec<u8>, number: u64 }
     /// A message in a mailbox.
     EntryRecord { time: u32, content: u8, user: String, realm: Option<String>, body: Vec<u8> }
 }
@@ -110,15 +123,35 @@ pub enum Owner {
     Device(PublicKey),
     /// A session of nobody's device.
     Session(SessionHash),
+    /// A peer's queue, in one of its epochs.
+    Peer([u8; 40]),
 }
 
 impl Owner {
-    /// The two kinds have different lengths, so they never collide.
-    fn bytes(&self) -> &[u8] {
+    /// A peer's queue.
+    pub fn peer(key: &PublicKey, epoch: u64) -> Self {
+        let mut bytes = [0; 40];
+        let (first, last) = bytes.split_at_mut(32);
+        first.copy_from_slice(&key.0);
+        last.copy_from_slice(&epoch.to_be_bytes());
+        Self::Peer(bytes)
+    }
+
+    /// The kinds have different lengths, so they never collide.
+    pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Device(key) => &key.0,
             Self::Session(hash) => hash,
+            Self::Peer(queue) => queue,
         }
+    }
+
+    /// Reads [`Owner::bytes`] of who gives commands.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if let Ok(key) = bytes.try_into() {
+            return Some(Self::Device(PublicKey(key)));
+        }
+        bytes.try_into().ok().map(Self::Session)
     }
 }
 
@@ -185,6 +218,15 @@ impl Place {
         }
     }
 
+    /// A user's private messages from one realm.
+    pub fn from_realm(user: Username, realm: RealmId) -> Self {
+        let realm = realm.as_str().as_bytes();
+        Self {
+            log: Log([b"f/", user.as_str().as_bytes(), b"/", realm].concat()),
+            name: [b"f/", realm].concat(),
+        }
+    }
+
     /// A group's messages.
     pub fn group(group: GroupName, epoch: u64) -> Self {
         let name = [b"g/", group.as_str().as_bytes(), b"/", &epoch.to_be_bytes()].concat();
@@ -241,6 +283,26 @@ pub fn joined(user: Username) -> Prefix {
 
 pub fn joined_group(user: Username, group: GroupName) -> Key {
     key(&[&joined(user).0, group.as_str().as_bytes()])
+}
+
+pub fn peer(realm: RealmId) -> Key {
+    key(&[b"r/", realm.as_str().as_bytes()])
+}
+
+pub fn peers() -> Prefix {
+    Prefix(b"r/".to_vec())
+}
+
+pub fn peer_name(key_of: &PublicKey) -> Key {
+    key(&[b"k/", &key_of.0])
+}
+
+pub fn settled(realm: RealmId) -> Key {
+    key(&[b"v/", realm.as_str().as_bytes()])
+}
+
+pub fn queue(realm: RealmId) -> Log {
+    Log([b"q/", realm.as_str().as_bytes()].concat())
 }
 
 /// The name at the end of a key, behind its prefix.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::unit::{Size, Span};
 use crate::{
-    crypto::DEFAULT_PORT,
+    crypto::{ConnectionString, DEFAULT_PORT, InvalidConnectionString, PublicKey},
     link::{DATAGRAM_DEFAULT, DATAGRAM_MIN},
     realm,
     wire::RealmId,
@@ -52,6 +52,8 @@ pub struct Config {
     pub realm: RealmConfig,
     /// `[[listen]]`; the default address when there is none.
     pub listen: Vec<ListenConfig>,
+    /// `[[peer]]`
+    pub peer: Vec<PeerConfig>,
     /// `[store]`
     pub store: StoreConfig,
     /// `[link]`
@@ -69,6 +71,8 @@ pub struct RealmConfig {
     /// How it introduces itself; by default `r-` and the first characters of its key.
     #[serde(deserialize_with = "realm_id")]
     pub id: Option<RealmId>,
+    /// Which realms may peer with this one unasked.
+    pub peering: PeeringConfig,
     /// It tells its key to whoever asks.
     pub hello: bool,
     /// A session unused for so long ends.
@@ -85,7 +89,7 @@ pub struct ListenConfig {
     pub address: SocketAddr,
     /// What clients are told to use instead, as `host` or `host:port`; for realms behind a name or
     /// a translated address.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "place")]
     pub advertise: Option<String>,
     /// How links are protected.
     #[serde(default)]
@@ -93,6 +97,61 @@ pub struct ListenConfig {
     /// Set to `true`, a plain listener may stand on an address that others can reach.
     #[serde(default)]
     pub plain_beyond_loopback: bool,
+}
+
+/// A realm to peer with, at every start.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// The name by which this realm knows it.
+    #[serde(deserialize_with = "peer_id")]
+    pub realm: RealmId,
+    /// Where it is, as `host:port`.
+    #[serde(deserialize_with = "place")]
+    address: Option<String>,
+    /// Its key.
+    #[serde(deserialize_with = "key")]
+    pub key: PublicKey,
+    /// At which of this realm's addresses it is to answer; the first where nothing is said.
+    #[serde(default, deserialize_with = "place")]
+    src: Option<String>,
+}
+
+impl PeerConfig {
+    /// Where it is.
+    pub fn address(&self) -> (String, u16) {
+        // Both were read once, so they can be read again.
+        let text = self.address.as_deref().unwrap_or_default();
+        host_and_port(text).unwrap_or_default()
+    }
+
+    /// At which of this realm's addresses it is to answer.
+    pub fn source(&self) -> Option<(String, u16)> {
+        host_and_port(self.src.as_deref()?).ok()
+    }
+}
+
+/// Which realms may peer with this one unasked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeeringConfig {
+    /// Any.
+    Open,
+    /// Those that an operator of this one has added, here or with `addrealm`.
+    #[default]
+    Listed,
+    /// None: this realm seeks its peers itself.
+    Closed,
+}
+
+impl From<PeeringConfig> for realm::Peering {
+    fn from(config: PeeringConfig) -> Self {
+        match config {
+            PeeringConfig::Open => Self::Open,
+            PeeringConfig::Listed => Self::Listed,
+            PeeringConfig::Closed => Self::Closed,
+        }
+    }
 }
 
 /// How links are protected.
@@ -207,6 +266,7 @@ impl Default for RealmConfig {
     fn default() -> Self {
         Self {
             id: None,
+            peering: PeeringConfig::Listed,
             hello: true,
             session_ttl: Span(realm::Limits::default().session_ttl),
             hide_groups: false,
@@ -331,6 +391,30 @@ fn realm_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RealmId
     text.parse().map(Some).map_err(de::Error::custom)
 }
 
+fn peer_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RealmId, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(de::Error::custom)
+}
+
+fn key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PublicKey, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(de::Error::custom)
+}
+
+fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match host_and_port(&text) {
+        Ok(_) => Ok(Some(text)),
+        Err(error) => Err(de::Error::custom(error)),
+    }
+}
+
+/// Reads `host` or `host:port`.
+pub fn host_and_port(text: &str) -> Result<(String, u16), InvalidConnectionString> {
+    let place: ConnectionString = format!("merpati://{text}").parse()?;
+    Ok((place.host, place.port))
+}
+
 fn datagram<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
     between(
         Size::deserialize(deserializer)?,
@@ -376,22 +460,24 @@ mod tests {
         let mut config = Config::parse(text).unwrap();
         assert_eq!(config.listeners(), Config::default().listeners());
         config.listen.clear();
+        config.peer.clear();
         assert_eq!(config, Config::default());
         // What stands there as a comment is valid too.
+        let is_setting = |text: &str| {
+            text.starts_with("[[")
+                || (text.contains(" = ") && !text.starts_with(char::is_uppercase))
+        };
         let uncommented: String = text
             .lines()
-            .map(|line| match line.strip_prefix("# ") {
-                Some(setting)
-                    if setting.contains(" = ") && !setting.starts_with(char::is_uppercase) =>
-                {
-                    setting
-                }
-                _ => line,
+            .map(|line| {
+                line.strip_prefix("# ")
+                    .filter(|rest| is_setting(rest))
+                    .unwrap_or(line)
             })
             .flat_map(|line| [line, "\n"])
             .collect();
         assert_ne!(uncommented, text);
-        Config::parse(&uncommented).unwrap();
+        assert_eq!(Config::parse(&uncommented).unwrap().peer.len(), 1);
     }
 
     #[test]
@@ -408,6 +494,15 @@ mod tests {
             ("[link]\nmax_datagram = \"100B\"", &["line 2", "160B"]),
             ("[limits]\nmax_message = \"1GiB\"", &["line 2", "16KiB"]),
             ("[limits]\nlinks = 0", &["line 2", "at least 1"]),
+            ("[realm]\npeering = \"all\"", &["line 2", "listed"]),
+            (
+                "[[peer]]\nrealm = \"beta\"\naddress = \"x y\"",
+                &["line 3", "host"],
+            ),
+            (
+                "[[peer]]\nrealm = \"beta\"\naddress = \"x\"\nkey = \"short\"",
+                &["line 4", "43"],
+            ),
             (
                 "[[listen]]\naddress = \"localhost\"",
                 &["line 2", "socket address"],

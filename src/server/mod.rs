@@ -3,7 +3,9 @@
 //! Knows nothing of the rules of chat. [`Server::start`] opens the store and binds the sockets, so
 //! that whoever holds a [`Server`] knows its addresses; [`Server::run`] serves until told to stop.
 
+mod calls;
 pub mod config;
+mod peering;
 pub mod unit;
 mod worker;
 
@@ -16,19 +18,27 @@ use std::{
 };
 
 pub use config::{Config, ConfigError};
-use config::{ListenConfig, Security};
+use config::{ListenConfig, PeerConfig, Security, host_and_port};
+use peering::{Way, keep_in_touch};
 use rand::{Rng as _, TryRng as _, rngs::SysRng};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use worker::Worker;
 
 use crate::{
-    crypto::{ConnectionString, IdentityError, PublicKey, SecretKey, load_or_create_identity},
+    crypto::{
+        ConnectionString, IdentityError, PublicKey, SecretKey, load_or_create_identity,
+        write_private,
+    },
     endpoint,
-    realm::Realm,
+    realm::{Errand, Network, Own, Realm},
     store::{Embedded, OpenError, StoreError},
     wire::{Protection, RealmId},
 };
 
+/// The file in the store's directory that holds the operator's code.
+const CODE_FILE: &str = "operator-code";
+/// Questions to other realms that may wait for one listener.
+const CALLS_MAX: usize = 256;
 /// The file in the store's directory that holds the realm's key.
 const KEY_FILE: &str = "realm.key";
 /// Bytes the kernel may hold for a listener in each direction: a burst must not be lost while a
@@ -65,6 +75,13 @@ pub enum ServerError {
     /// The system gives no randomness or no threads.
     #[error("the system refuses what a server needs: {0}")]
     System(#[from] io::Error),
+    /// The configuration names a peer that is known under another key, or a key that is known under
+    /// another name.
+    #[error(
+        "the [[peer]] {0} cannot be made: its name or its key is known as another's, or its src is none of \
+         this realm's addresses; correct the table, or remove the old peer with `removerealm`"
+    )]
+    Peer(RealmId),
     /// The store failed while serving.
     #[error("{0}; the server stops, so that starting it again can recover the store")]
     Store(StoreError),
@@ -77,7 +94,10 @@ pub struct Server {
     key: PublicKey,
     listeners: Vec<Listener>,
     realm: Arc<Realm<Embedded>>,
+    errands: mpsc::Receiver<Errand>,
+    peers: Vec<PeerConfig>,
     commands_max: usize,
+    seed: u64,
 }
 
 #[derive(Debug)]
@@ -101,16 +121,27 @@ impl Server {
             .listeners()
             .into_iter()
             .map(|listen| bind(config, listen, id, &identity, &mut rng))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<Listener>, _>>()?;
+        let own = Own {
+            id,
+            key,
+            peering: config.realm.peering.into(),
+            addresses: listeners.iter().map(Listener::reached_at).collect(),
+            operator_code: operator_code(&config.store.path.join(CODE_FILE), &mut rng)?,
+        };
+        let (network, errands) = Network::new();
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
-        let realm = Realm::new(store, &identity, config.realm_limits(), seed)?;
+        let realm = Realm::new(store, &identity, own, config.realm_limits(), network, seed)?;
         Ok(Self {
             id,
             key,
             listeners,
             realm: Arc::new(realm),
+            errands,
+            peers: config.peer.clone(),
             commands_max: config.limits.commands,
+            seed: rng.next_u64(),
         })
     }
 
@@ -139,25 +170,32 @@ impl Server {
             Security::Sealed => Some(self.key),
             Security::Plain => None,
         };
-        let (host, port) = match &listener.config.advertise {
-            Some(advertised) => {
-                let text = format!("merpati://{advertised}");
-                let parsed = text.parse::<ConnectionString>().ok()?;
-                (parsed.host, parsed.port)
-            }
-            None => (
-                reachable(listener.address.ip()).to_string(),
-                listener.address.port(),
-            ),
-        };
+        let (host, port) = listener.reached_at();
         Some(ConnectionString { host, port, key })
     }
 
     /// Serves until `stop` ends; then answers what is in work, closes the links and comes back.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let (stopping, told_to_stop) = watch::channel(false);
+        for peer in &self.peers {
+            if !self
+                .realm
+                .list_peer(peer.realm, peer.key, peer.address(), peer.source())
+                .await
+            {
+                return Err(ServerError::Peer(peer.realm));
+            }
+        }
+        let mut ways = Vec::new();
         let mut workers = Vec::with_capacity(self.listeners.len());
         for listener in self.listeners {
+            let (calls, to_call) = mpsc::channel(CALLS_MAX);
+            if listener.config.security == Security::Sealed {
+                ways.push(Way {
+                    source: listener.reached_at(),
+                    calls,
+                });
+            }
             let realm = Arc::clone(&self.realm);
             let worker = Worker::new(listener.endpoint, realm, self.commands_max);
             let socket = listener.socket;
@@ -166,12 +204,13 @@ impl Server {
                 .enable_all()
                 .build()?;
             let name = format!("listener {}", listener.address);
-            let work = move || runtime.block_on(worker.run(socket, told_to_stop));
+            let work = move || runtime.block_on(worker.run(socket, to_call, told_to_stop));
             workers.push(thread::Builder::new().name(name).spawn(work)?);
         }
         let outcome = tokio::select! {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
+            () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, self.seed) => Ok(()),
         };
         tracing::info!("stopping");
         stopping.send_replace(true);
@@ -184,6 +223,33 @@ impl Server {
         let _ = joined.await;
         tracing::info!("stopped");
         outcome
+    }
+}
+
+impl Listener {
+    /// The host and port at which others reach it.
+    fn reached_at(&self) -> (String, u16) {
+        let advertised = self.config.advertise.as_deref();
+        let place = advertised.and_then(|text| host_and_port(text).ok());
+        place.unwrap_or_else(|| {
+            let ip = reachable(self.address.ip());
+            (ip.to_string(), self.address.port())
+        })
+    }
+}
+
+/// The code that makes a session an operator's: read from its file, or made there at the first start.
+fn operator_code(path: &Path, rng: &mut impl rand::CryptoRng) -> Result<String, ServerError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim().to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut bytes = [0; 15];
+            rng.fill_bytes(&mut bytes);
+            let code = data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase();
+            write_private(path, format!("{code}\n").as_bytes())?;
+            Ok(code)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,12 +1,12 @@
 //! One listener's thread: its socket, its endpoint, and the commands in work on its links.
 //!
 //! What arrives goes to the endpoint; the requests it gives out go to the realm, each as a task of its
-//! own; the answers come back through a queue and leave as the endpoint says. No locks on the way.
+//! own, and what the realm asks of others leaves by the same socket. The answers come back through a queue and leave as the endpoint says. No locks on the way.
 
 use std::{
     io,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -14,6 +14,10 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
+use super::{
+    calls::{Call, Calls},
+    peering::unix_seconds,
+};
 use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
@@ -49,6 +53,7 @@ pub struct Worker<S> {
     in_work: usize,
     done: mpsc::UnboundedSender<Done>,
     finished: mpsc::UnboundedReceiver<Done>,
+    calls: Calls,
 }
 
 impl<S: Store> Worker<S> {
@@ -63,6 +68,7 @@ impl<S: Store> Worker<S> {
             in_work: 0,
             done,
             finished,
+            calls: Calls::default(),
         }
     }
 
@@ -70,6 +76,7 @@ impl<S: Store> Worker<S> {
     pub async fn run(
         mut self,
         socket: std::net::UdpSocket,
+        mut to_call: mpsc::Receiver<Call>,
         mut told_to_stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let socket = UdpSocket::from_std(socket)?;
@@ -96,6 +103,10 @@ impl<S: Store> Worker<S> {
                     self.receive(&socket, &mut buffer);
                 }
                 Some(done) = self.finished.recv() => self.finish(done),
+                Some(call) = to_call.recv() => {
+                    let now = self.now();
+                    self.calls.begin(now, &mut self.endpoint, call);
+                }
                 () = sleep_until(next) => {
                     let now = self.now();
                     self.endpoint.handle_timeout(now);
@@ -170,13 +181,26 @@ impl<S: Store> Worker<S> {
                     bytes,
                     early,
                 } => self.carry_out(link, number, bytes, early),
-                Event::Closed { link, .. } => tracing::debug!(link = link.0, "a link has ended"),
-                // A server opens no links and asks nothing.
-                Event::Opened { .. }
-                | Event::Reply { .. }
-                | Event::Expired { .. }
-                | Event::Unsendable { .. }
-                | Event::Hello { .. } => {}
+                Event::Closed { link, .. } => {
+                    tracing::debug!(link = link.0, "a link has ended");
+                    self.calls.closed(link);
+                }
+                Event::Reply {
+                    link,
+                    number,
+                    bytes,
+                } => self.calls.answered(link, number, bytes),
+                Event::Expired { link, number, .. } => {
+                    let now = self.now();
+                    self.calls.expired(now, &mut self.endpoint, link, number);
+                }
+                Event::Unsendable {
+                    link,
+                    number,
+                    limit,
+                } => self.calls.too_long(link, number, limit),
+                Event::Hello { address, reply } => self.calls.introduced(address, &reply),
+                Event::Opened { .. } => {}
             }
         }
     }
@@ -246,12 +270,4 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// The time of day; a clock before 1970 counts as 1970.
-fn unix_seconds() -> u32 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }

@@ -24,8 +24,10 @@ use super::{
     parse_varint, varint_len,
 };
 
-/// The content type of UTF-8 text, and so far the only one.
+/// The content type of UTF-8 text.
 pub const CONTENT_TEXT: u8 = 0;
+/// The content type of what a realm tells a user about a message of theirs: UTF-8 text.
+pub const CONTENT_NOTICE: u8 = 1;
 
 const FRAGMENT: u8 = 0x80;
 const FROM_REALM: u8 = 0x80;
@@ -155,7 +157,8 @@ pub struct Entry {
     pub position: Position,
     /// When the accepting realm took it, in seconds since 1970.
     pub time: u32,
-    /// What the body is: [`CONTENT_TEXT`], or a type this version does not know. 0 to 127.
+    /// What the body is: [`CONTENT_TEXT`], [`CONTENT_NOTICE`], or a type this version does not know.
+    /// 0 to 127.
     pub content: u8,
     /// Set when `body` is only a piece.
     pub fragment: Option<Fragment>,

@@ -14,11 +14,12 @@ mod name;
 mod number;
 mod option;
 mod packet;
+mod peer;
 mod varint;
 
 pub use answer::{Account, Answer, DeviceSession, Member, Peer, Sent, Unread};
 pub use command::{COMMANDS, Command, Cursors, Request};
-pub use entry::{CONTENT_TEXT, Entry, Event, Fragment, Mailbox, Page, Sender};
+pub use entry::{CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Mailbox, Page, Sender};
 pub use error::{ErrorCode, Refusal};
 pub use field::{
     Body, Field, OperationNumber, PASSWORD_MAX, PASSWORD_MIN, Password, Port, Position, Role,
@@ -34,6 +35,7 @@ pub use packet::{
     INIT_OVERHEAD, Init, LinkPacket, MAC1_LEN, PROTOCOL_VERSION, Packet, Protection, ResetToken,
     append_crc, crc_holds, link_header,
 };
+pub use peer::PeerRequest;
 pub use varint::{VARINT_MAX, emit_varint, parse_varint, varint_len};
 
 /// Why bytes could not be understood: what was being read when they ran out or made no sense.

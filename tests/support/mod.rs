@@ -58,6 +58,19 @@ impl Realm {
         }
     }
 
+    /// Starts a realm whose configuration says `address = "127.0.0.1:0"`: from then on the same port,
+    /// which peers remember, is used at every start.
+    pub fn start_fixed(options: &[&str]) -> Self {
+        let realm = Self::start_with(options);
+        let [.., config] = options else {
+            panic!("--config and its file")
+        };
+        let text = fs::read_to_string(config).unwrap();
+        let fixed = text.replace("127.0.0.1:0\"", &format!("{}\"", realm.address));
+        fs::write(config, fixed).unwrap();
+        realm
+    }
+
     pub fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }

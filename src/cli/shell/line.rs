@@ -2,7 +2,7 @@
 //! without the password, which is asked for when it is left out.
 
 use clap::Parser as _;
-use merpati::wire::{GroupName, Handle, Mailbox, SessionId, Username};
+use merpati::wire::{GroupName, Handle, Mailbox, RealmId, SessionId, Username};
 
 use crate::args::{Cli, Command, Inbox};
 
@@ -78,6 +78,24 @@ pub const COMMANDS: &[(&str, &str, &str)] = &[
         "[sessionid] <groupname>",
         "delete a group and its messages",
     ),
+    (
+        "sendrealm",
+        "[sessionid] [src_addr src_port] <realm_id> [from] <username_to> <message>",
+        "write to a user of another realm",
+    ),
+    (
+        "inboxrealm",
+        "[sessionid] <realm_id>",
+        "read your private messages from a realm",
+    ),
+    ("claim", "[sessionid]", "become the realm's operator"),
+    (
+        "addrealm",
+        "[sessionid] <realm_id> <address> <port> [src_address src_port]",
+        "peer with a realm",
+    ),
+    ("removerealm", "[sessionid] <realm_id>", "end a peering"),
+    ("realms", "[sessionid]", "list the peers"),
     ("whoami", "[sessionid]", "tell who you are"),
     ("sessions", "[sessionid]", "list your sessions"),
     ("revoke", "[sessionid] <handle>", "end one of your sessions"),
@@ -90,8 +108,19 @@ pub const COMMANDS: &[(&str, &str, &str)] = &[
 const WITH_PASSWORD: &[&str] = &["auth", "register", "addgroup", "joingroup"];
 
 /// Commands that are written in the shell as on the command line.
-const AS_ON_THE_COMMAND_LINE: &[&str] =
-    &["kick", "ban", "unban", "role", "grouppasswd", "delgroup"];
+const AS_ON_THE_COMMAND_LINE: &[&str] = &[
+    "kick",
+    "ban",
+    "unban",
+    "role",
+    "grouppasswd",
+    "delgroup",
+    "claim",
+    "addrealm",
+    "removerealm",
+    "realms",
+    "inboxrealm",
+];
 
 /// What a line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,6 +142,12 @@ pub enum Line {
     LeaveGroup(GroupName),
     Groups,
     Members(GroupName),
+    SendRealm {
+        source: Option<(String, String)>,
+        from: Option<Username>,
+        to: (RealmId, Username),
+        message: String,
+    },
     /// One of [`AS_ON_THE_COMMAND_LINE`].
     Other(Box<Command>),
     Whoami,
@@ -172,6 +207,9 @@ pub fn parse(text: &str) -> Result<(Option<SessionId>, Line), String> {
         "auth" | "register" => (None, rest),
         _ => take_session(rest),
     };
+    if name == "sendrealm" {
+        return Ok((session, sendrealm(rest)?));
+    }
     let max = match name {
         "register" => 4,
         "auth" | "send" | "addgroup" | "joingroup" | "sendgroup" => 2,
@@ -228,6 +266,37 @@ pub fn parse(text: &str) -> Result<(Option<SessionId>, Line), String> {
 fn user(text: &str) -> Result<Username, String> {
     text.parse()
         .map_err(|error| format!("{text:?} is not a username: {error}"))
+}
+
+/// `sendrealm` as the command table has it, or without what can be filled in.
+fn sendrealm(rest: &str) -> Result<Line, String> {
+    let whole = words(rest, 6)?;
+    let whole: Vec<&str> = whole.iter().map(String::as_str).collect();
+    if let [address, port, realm, from, to, message] = whole.as_slice()
+        && (*port == "-" || port.parse::<u16>().is_ok())
+    {
+        return Ok(Line::SendRealm {
+            source: Some(((*address).into(), (*port).into())),
+            from: Some(user(from)?),
+            to: (self::realm(realm)?, user(to)?),
+            message: (*message).into(),
+        });
+    }
+    let short = words(rest, 3)?;
+    match short.as_slice() {
+        [realm, to, message] => Ok(Line::SendRealm {
+            source: None,
+            from: None,
+            to: (self::realm(realm)?, user(to)?),
+            message: message.clone(),
+        }),
+        _ => Err(usage("sendrealm")),
+    }
+}
+
+fn realm(text: &str) -> Result<RealmId, String> {
+    text.parse()
+        .map_err(|error| format!("{text:?} is not a realm's name: {error}"))
 }
 
 fn group(text: &str) -> Result<GroupName, String> {
@@ -335,6 +404,18 @@ mod tests {
         assert!(parse("sned bob hi").unwrap_err().contains("help"));
         assert!(parse("send bob").unwrap_err().contains("<message>"));
         assert!(parse("send b!b hi").unwrap_err().contains("username"));
+        for text in [
+            "sendrealm - - beta ann bob hi there",
+            "sendrealm beta bob hi there",
+        ] {
+            let Line::SendRealm { to, message, .. } = line(text) else {
+                panic!("{text}")
+            };
+            assert_eq!(
+                (to.0.as_str(), to.1.as_str(), &*message),
+                ("beta", "bob", "hi there")
+            );
+        }
         assert!(parse("kick cats").unwrap_err().contains("<username>"));
         assert!(parse("role cats bob king").unwrap_err().contains("<role>"));
         assert!(matches!(line("role cats bob owner"), Line::Other(_)));

@@ -14,10 +14,10 @@ use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
 use crate::{
-    args::{Global, PasswordSource},
+    args::{Command, Global, PasswordSource},
     ask, groups,
     output::{Failure, Output},
-    passwords,
+    passwords, realms,
 };
 
 /// Lines that the history keeps.
@@ -176,10 +176,33 @@ fn carry_out(
             }
             Line::LeaveGroup(group) => groups::leavegroup(client, output, group).await,
             Line::Groups => groups::groups(client, output).await,
-            Line::Other(command) => {
-                let password = groups::password(&command)?;
-                groups::once(client, output, *command, &password).await
+            Line::SendRealm {
+                source,
+                from,
+                to,
+                message,
+            } => {
+                let source = match source {
+                    Some((address, port)) => realms::source(&address, &port)?,
+                    None => None,
+                };
+                let from = from.map_or_else(|| realms::own_name(client), Ok)?;
+                realms::sendrealm(client, output, source, from, to, &message).await
             }
+            Line::Other(command) => match *command {
+                command @ (Command::Claim { .. }
+                | Command::Addrealm { .. }
+                | Command::Removerealm { .. }
+                | Command::Realms
+                | Command::Inboxrealm { .. }) => {
+                    let code = realms::code(&command)?;
+                    realms::once(client, output, command, &code).await
+                }
+                command => {
+                    let password = groups::password(&command)?;
+                    groups::once(client, output, command, &password).await
+                }
+            },
             Line::Members(group) => groups::members(client, output, group).await,
             Line::Whoami => ask::whoami(client, output).await,
             Line::Sessions => ask::sessions(client, output).await,
@@ -190,7 +213,7 @@ fn carry_out(
             }
             Line::Help => {
                 for (name, arguments, what) in COMMANDS {
-                    println!("  {:<52}{what}", format!("{name} {arguments}"));
+                    println!("  {:<60}{what}", format!("{name} {arguments}"));
                 }
                 Ok(())
             }

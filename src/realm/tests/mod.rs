@@ -2,6 +2,7 @@
 
 mod groups;
 mod once;
+mod peers;
 mod rules;
 
 use tempfile::TempDir;
@@ -28,7 +29,16 @@ fn open(directory: &TempDir) -> Realm<Embedded> {
         max_message: 1000,
         ..Limits::default()
     };
-    Realm::new(store, &SecretKey::from_bytes([9; 32]), limits, [1; 32]).unwrap()
+    let identity = SecretKey::from_bytes([9; 32]);
+    let own = Own {
+        id: "alpha".parse().unwrap(),
+        key: identity.public(),
+        peering: Peering::Listed,
+        addresses: vec![("192.0.2.1".into(), 6377)],
+        operator_code: "open sesame".into(),
+    };
+    let (network, _) = Network::new();
+    Realm::new(store, &identity, own, limits, network, [1; 32]).unwrap()
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "as a caller has it")]

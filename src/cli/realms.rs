@@ -1,0 +1,144 @@
+//! The commands about other realms, and the operator's.
+
+use merpati::{
+    client::Client,
+    server::config::host_and_port,
+    wire::{Mailbox, RealmId, Username},
+};
+use serde_json::json;
+
+use super::{
+    args::Command,
+    ask::{self, patiently},
+    output::{Failure, Output},
+    passwords::{self, Secret},
+};
+
+/// The code that `claim` needs; asked for before anything is sent.
+pub fn code(command: &Command) -> Result<Secret, Failure> {
+    match command {
+        Command::Claim { code } => passwords::password(code, "The realm's operator code"),
+        _ => Ok(Secret::default()),
+    }
+}
+
+/// A command about other realms, with what [`code`] gave.
+pub async fn once(
+    client: &Client,
+    output: Output,
+    command: Command,
+    code: &str,
+) -> Result<(), Failure> {
+    match command {
+        Command::Claim { .. } => {
+            patiently(client, client.claim(code.as_bytes())).await?;
+            output.result(&json!({}), "you are the realm's operator")
+        }
+        Command::Addrealm {
+            realm_id,
+            realm_address,
+            realm_port,
+            src_address,
+            src_port,
+            key,
+        } => {
+            let source = source(&src_address, &src_port)?;
+            let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
+            let address = (realm_address.as_str(), realm_port);
+            let call = client.addrealm(realm_id, address, source, key);
+            if patiently(client, call).await? {
+                output.result(&json!({ "state": "accepted" }), "accepted")
+            } else {
+                output.result(
+                    &json!({ "state": "waiting" }),
+                    "noted; the other realm has not accepted yet, and is asked again until it does",
+                )
+            }
+        }
+        Command::Removerealm { realm_id } => {
+            patiently(client, client.removerealm(realm_id)).await?;
+            output.result(&json!({}), "removed")
+        }
+        Command::Realms => realms(client, output).await,
+        Command::Sendrealm {
+            realm_id,
+            username_to,
+            message,
+            src,
+        } => {
+            let message = ask::message(&message)?;
+            let source = src.as_deref().map(host_and_port).transpose();
+            let source = source.map_err(|error| Failure::usage(format!("--src: {error}")))?;
+            let user = own_name(client)?;
+            let to = (realm_id, username_to);
+            sendrealm(client, output, source, user, to, &message).await
+        }
+        Command::Inboxrealm { realm_id, inbox } => {
+            ask::inbox(client, output, Mailbox::Realm(realm_id), &inbox).await
+        }
+        _ => Err(Failure::usage("this command is not about realms")),
+    }
+}
+
+/// The source address that two words name; `-` names none.
+pub fn source(address: &str, port: &str) -> Result<Option<(String, u16)>, Failure> {
+    if (address, port) == ("-", "-") {
+        return Ok(None);
+    }
+    match port.parse() {
+        Ok(port) => Ok(Some((address.into(), port))),
+        Err(_) => Err(Failure::usage(format!(
+            "{port:?} is not a port; give the source address and its port, or - for both"
+        ))),
+    }
+}
+
+/// The user whose session the profile has.
+pub fn own_name(client: &Client) -> Result<Username, Failure> {
+    let state = client.profile().load()?;
+    let name = state.username.and_then(|name| name.parse().ok());
+    name.ok_or_else(|| merpati::client::CallError::NotLoggedIn.into())
+}
+
+pub async fn sendrealm(
+    client: &Client,
+    output: Output,
+    source: Option<(String, u16)>,
+    from: Username,
+    (realm, to): (RealmId, Username),
+    message: &str,
+) -> Result<(), Failure> {
+    let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
+    let call = client.sendrealm(source, realm, from, to, message.as_bytes());
+    let sent = patiently(client, call).await?;
+    output.result(&json!({ "state": sent.name() }), sent.name())
+}
+
+async fn realms(client: &Client, output: Output) -> Result<(), Failure> {
+    for peer in patiently(client, client.realms()).await? {
+        let state = match peer.state {
+            0 => "idle",
+            1 => "open",
+            2 => "trying",
+            _ => "waiting",
+        };
+        let heard = match peer.heard {
+            0 => None,
+            seconds => Some(jiff::Timestamp::from_second(seconds.into()).map_err(Failure::local)?),
+        };
+        let object = json!({
+            "realm": peer.realm.as_str(),
+            "address": peer.address,
+            "state": state,
+            "queued": peer.queued,
+            "heard": heard.map(|heard| heard.to_string()),
+        });
+        let heard = heard.map_or_else(|| "never heard".into(), |heard| format!("heard {heard}"));
+        let text = format!(
+            "{}  {}  {state}  {} queued  {heard}",
+            peer.realm, peer.address, peer.queued
+        );
+        output.item(&object, &text)?;
+    }
+    Ok(())
+}

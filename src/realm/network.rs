@@ -1,0 +1,144 @@
+//! The realm's way to other realms: errands that whoever has the sockets carries out.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::peers::Peer;
+use crate::{crypto::PublicKey, wire::RealmId};
+
+/// Errands that may wait to be taken.
+const ERRANDS_MAX: usize = 1024;
+
+/// How long an errand is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Something to be asked of another realm.
+#[derive(Debug)]
+pub enum Errand {
+    /// Ask who is at an address.
+    Who {
+        /// The host.
+        address: String,
+        /// The port.
+        port: u16,
+        /// Told the key, or dropped when nobody answers.
+        answer: oneshot::Sender<PublicKey>,
+    },
+    /// Ask a peer.
+    Ask {
+        /// The peer.
+        peer: Peer,
+        /// The request.
+        bytes: Vec<u8>,
+        /// Told the answer, or dropped when there is none in time.
+        answer: oneshot::Sender<Vec<u8>>,
+    },
+}
+
+/// How the link to a peer stands.
+#[derive(Clone, Debug, Default)]
+struct Standing {
+    is_trying: bool,
+    /// When it was last heard, in seconds since 1970.
+    heard: u32,
+    contact: Arc<Notify>,
+}
+
+/// The way to other realms.
+#[derive(Debug)]
+pub struct Network {
+    errands: mpsc::Sender<Errand>,
+    changed: Notify,
+    standings: Mutex<HashMap<RealmId, Standing>>,
+}
+
+impl Network {
+    /// The way, and where its errands come out.
+    pub fn new() -> (Self, mpsc::Receiver<Errand>) {
+        let (errands, taken) = mpsc::channel(ERRANDS_MAX);
+        let network = Self {
+            errands,
+            changed: Notify::new(),
+            standings: Mutex::default(),
+        };
+        (network, taken)
+    }
+
+    pub(super) async fn who(&self, address: &str, port: u16) -> Option<PublicKey> {
+        let (answer, answered) = oneshot::channel();
+        let address = address.into();
+        let errand = Errand::Who {
+            address,
+            port,
+            answer,
+        };
+        self.errands.send(errand).await.ok()?;
+        tokio::time::timeout(PATIENCE, answered).await.ok()?.ok()
+    }
+
+    pub(super) async fn ask(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        let (answer, answered) = oneshot::channel();
+        let peer = peer.clone();
+        let errand = Errand::Ask {
+            peer,
+            bytes,
+            answer,
+        };
+        self.errands.send(errand).await.ok()?;
+        tokio::time::timeout(PATIENCE, answered).await.ok()?.ok()
+    }
+
+    pub(super) fn peers_changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Waits until peers have come, gone or moved since it was last asked.
+    pub async fn wait_for_change(&self) {
+        self.changed.notified().await;
+    }
+
+    fn standing<T>(&self, realm: RealmId, change: impl FnOnce(&mut Standing) -> T) -> T {
+        let mut standings = self
+            .standings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        change(standings.entry(realm).or_default())
+    }
+
+    /// Notes that a peer has answered or asked.
+    pub(super) fn heard(&self, realm: RealmId, now: u32) {
+        self.standing(realm, |standing| {
+            standing.is_trying = false;
+            standing.heard = now;
+            standing.contact.notify_waiters();
+        });
+    }
+
+    /// Waits until a peer has answered or asked.
+    pub async fn wait_for_contact(&self, realm: RealmId) {
+        let contact = self.standing(realm, |standing| Arc::clone(&standing.contact));
+        contact.notified().await;
+    }
+
+    /// Notes that a peer does not answer.
+    pub(super) fn silent(&self, realm: RealmId) {
+        self.standing(realm, |standing| standing.is_trying = true);
+    }
+
+    /// How a peer stands, as `realms` tells it, and when it was last heard.
+    pub(super) fn state_of(&self, peer: &Peer) -> (u8, u32) {
+        let standing = self.standing(peer.realm, |standing| standing.clone());
+        let state = match (peer.is_introduced(), standing.is_trying) {
+            (false, _) => 3,
+            (true, true) => 2,
+            (true, false) if standing.heard > 0 => 1,
+            (true, false) => 0,
+        };
+        (state, standing.heard)
+    }
+}

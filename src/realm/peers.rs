@@ -1,0 +1,453 @@
+//! Peering with other realms (PEER-1 … PEER-3): who they are, where they are, and who may become one.
+
+use super::{
+    Caller, Failure, Outcome, Realm, Work,
+    records::{self, PeerName, PeerRecord, Record as _, SessionRecord},
+    sessions::Current,
+};
+use crate::{
+    crypto::{PublicKey, same},
+    store::{Batch, Expected, Store, Version},
+    wire::{
+        Answer, Command, ErrorCode, Peer as PeerState, PeerRequest, Port, RealmId, Sent,
+        SessionRef, Text,
+    },
+};
+
+/// More peers than any realm has.
+const PEERS_MAX: usize = 1000;
+
+/// Which realms may peer with this one unasked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Peering {
+    /// Any.
+    Open,
+    /// Those that an operator of this one has added.
+    #[default]
+    Listed,
+    /// None: this realm seeks its peers itself.
+    Closed,
+}
+
+/// What this realm says of itself to others.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// How it calls itself.
+    pub id: RealmId,
+    /// Its key.
+    pub key: PublicKey,
+    /// Which realms may peer with it.
+    pub peering: Peering,
+    /// The hosts and ports at which others reach it; the first where nothing else is said.
+    pub addresses: Vec<(String, u16)>,
+    /// What makes a session an operator's.
+    pub operator_code: String,
+}
+
+/// Another realm, as this one knows it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The name by which this realm knows it.
+    pub realm: RealmId,
+    /// What is kept of it.
+    pub(super) record: PeerRecord,
+    pub(super) version: Version,
+}
+
+impl Peer {
+    /// The peer's key.
+    pub const fn key(&self) -> PublicKey {
+        PublicKey(self.record.key)
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> (&str, u16) {
+        (&self.record.address, self.record.port)
+    }
+
+    /// Where it reaches this realm.
+    pub fn source(&self) -> (&str, u16) {
+        (&self.record.src_address, self.record.src_port)
+    }
+
+    /// True when it has accepted the peering.
+    pub const fn is_introduced(&self) -> bool {
+        self.record.introduced
+    }
+}
+
+impl<S: Store> Realm<S> {
+    pub(super) async fn claim(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+        code: &[u8],
+    ) -> Result<Answer, Failure> {
+        let current = self.session(work.caller, session).await?;
+        if !same(code, self.own.operator_code.as_bytes()) {
+            return Err(ErrorCode::WrongPassword.into());
+        }
+        current.rely_on(&mut work.batch);
+        let record = SessionRecord {
+            operator: true,
+            ..current.record
+        };
+        work.batch
+            .put(records::session(&current.hash), record.to_value()?);
+        Ok(Answer::Done)
+    }
+
+    async fn operator(&self, caller: &Caller, session: SessionRef) -> Result<Current, Failure> {
+        let current = self.session(caller, session).await?;
+        if current.record.operator {
+            Ok(current)
+        } else {
+            Err(ErrorCode::NotOperator.into())
+        }
+    }
+
+    /// The peer known by that name.
+    pub(super) async fn peer(&self, realm: RealmId) -> Result<Peer, Failure> {
+        self.find_peer(realm)
+            .await?
+            .ok_or(ErrorCode::NoSuchRealm.into())
+    }
+
+    async fn find_peer(&self, realm: RealmId) -> Result<Option<Peer>, Failure> {
+        let found = self.record(&records::peer(realm)).await?;
+        Ok(found.map(|(record, version)| Peer {
+            realm,
+            record,
+            version,
+        }))
+    }
+
+    /// The peer with that key.
+    pub(super) async fn peer_of(&self, key: &PublicKey) -> Result<Option<Peer>, Failure> {
+        let name = self.record::<PeerName>(&records::peer_name(key)).await?;
+        match name.and_then(|(name, _)| name.realm.parse().ok()) {
+            Some(realm) => self.find_peer(realm).await,
+            None => Ok(None),
+        }
+    }
+
+    /// All peers, for whoever carries messages to them.
+    pub async fn peers(&self) -> Vec<Peer> {
+        self.list_peers().await.unwrap_or_else(|failure| {
+            self.note("peers", &failure);
+            Vec::new()
+        })
+    }
+
+    async fn list_peers(&self) -> Result<Vec<Peer>, Failure> {
+        let prefix = records::peers();
+        let found = self.store.list(&prefix, None, PEERS_MAX).await?;
+        let peers = found.into_iter().filter_map(|(key, found)| {
+            let realm = records::name_in(&key, &prefix)?;
+            Some(PeerRecord::from_value(&found.value).map(|record| Peer {
+                realm,
+                record,
+                version: found.version,
+            }))
+        });
+        Ok(peers.collect::<Result<_, _>>()?)
+    }
+
+    /// One of this realm's own addresses: the one named, or its first where none is.
+    pub(super) fn source(&self, address: Text<'_>, port: Port) -> Result<(String, u16), Failure> {
+        let named = (address.0, port.0);
+        let mut own = self.own.addresses.iter();
+        let found = if named == ("", 0) {
+            own.next()
+        } else {
+            own.find(|(host, port)| (host.as_str(), *port) == named)
+        };
+        found.cloned().ok_or(ErrorCode::BadSource.into())
+    }
+
+    pub(super) async fn addrealm(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+        let Command::AddRealm {
+            session,
+            realm,
+            address,
+            port,
+            src_address,
+            src_port,
+            ..
+        } = work.request.command
+        else {
+            return Err(ErrorCode::Internal.into());
+        };
+        let current = self.operator(work.caller, session).await?;
+        let (src_address, src_port) = self.source(src_address, src_port)?;
+        if address.0.is_empty() || port.0 == 0 {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        if let Some(known) = self.find_peer(realm).await? {
+            if work.accepted_by != Some(known.key()) {
+                return Err(ErrorCode::RealmExists.into());
+            }
+            // The realm that has just accepted this one was quicker to introduce itself in turn.
+            let record = PeerRecord {
+                src_address,
+                src_port,
+                introduced: true,
+                ..known.record
+            };
+            current.rely_on(&mut work.batch);
+            let key = records::peer(realm);
+            work.batch
+                .expect(key.clone(), Expected::At(known.version))
+                .put(key, record.to_value()?);
+            return Ok(Answer::Done);
+        }
+        let key = match work.request.options.key {
+            Some(key) => PublicKey(key),
+            None => {
+                let found = self.network.who(address.0, port.0).await;
+                found.ok_or(ErrorCode::RealmUnreachable)?
+            }
+        };
+        if key == self.own.key || self.peer_of(&key).await?.is_some() {
+            return Err(ErrorCode::RealmExists.into());
+        }
+        let mut peer = Peer {
+            realm,
+            record: PeerRecord {
+                key: key.0,
+                address: address.0.into(),
+                port: port.0,
+                src_address,
+                src_port,
+                epoch: u64::from_be_bytes(self.random()),
+                introduced: false,
+            },
+            version: Version(0),
+        };
+        let answer = match self.introduce(&peer).await {
+            Some(Answer::Done) => {
+                peer.record.introduced = true;
+                work.accepted_by = Some(key);
+                Answer::Done
+            }
+            Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::RealmExists => {
+                return Err(refusal.into());
+            }
+            // It does not answer, or has not listed us yet: it is asked again until it does.
+            _ => Answer::Sent(Sent::Queued),
+        };
+        current.rely_on(&mut work.batch);
+        Self::put_new_peer(&peer, &mut work.batch)?;
+        Ok(answer)
+    }
+
+    fn put_new_peer(peer: &Peer, batch: &mut Batch) -> Result<(), Failure> {
+        let (key, name) = (records::peer(peer.realm), records::peer_name(&peer.key()));
+        let realm = peer.realm.as_str().into();
+        batch
+            .expect(key.clone(), Expected::Absent)
+            .expect(name.clone(), Expected::Absent)
+            .put(key, peer.record.to_value()?)
+            .put(name, PeerName { realm }.to_value()?);
+        Ok(())
+    }
+
+    /// Introduces this realm to a peer; its answer, if it gives one.
+    async fn introduce(&self, peer: &Peer) -> Option<Answer> {
+        let (address, port) = peer.source();
+        let request = PeerRequest::Introduce {
+            realm: self.own.id,
+            address: Text(address),
+            port: Port(port),
+        };
+        let answer = self.network.ask(peer, request.to_bytes()).await?;
+        Answer::parse(&answer).ok()
+    }
+
+    /// Introduces this realm to a peer that has not accepted it yet. True when it has now.
+    pub async fn introduce_again(&self, peer: &Peer) -> bool {
+        if self.introduce(peer).await != Some(Answer::Done) {
+            return false;
+        }
+        let introduced = async {
+            let current = self.peer(peer.realm).await?;
+            let mut batch = Batch::new();
+            let record = PeerRecord {
+                introduced: true,
+                ..current.record
+            };
+            let key = records::peer(peer.realm);
+            batch
+                .expect(key.clone(), Expected::At(current.version))
+                .put(key, record.to_value()?);
+            self.commit(batch).await
+        };
+        match introduced.await {
+            Ok(outcome) => matches!(outcome, Outcome::Durable),
+            Err(failure) => {
+                self.note("introduce", &failure);
+                false
+            }
+        }
+    }
+
+    /// Makes a peer of whom the configuration names. False when the name or the key is another's.
+    pub async fn list_peer(
+        &self,
+        realm: RealmId,
+        key: PublicKey,
+        (address, port): (String, u16),
+        source: Option<(String, u16)>,
+    ) -> bool {
+        let listed = async {
+            let (name, number) = source
+                .as_ref()
+                .map_or(("", 0), |(host, port)| (host, *port));
+            let (src_address, src_port) = self.source(Text(name), Port(number))?;
+            let found = self.find_peer(realm).await?;
+            let mut batch = Batch::new();
+            if let Some(known) = found {
+                let record = PeerRecord {
+                    address,
+                    port,
+                    src_address,
+                    src_port,
+                    ..known.record
+                };
+                let at = records::peer(realm);
+                batch
+                    .expect(at.clone(), Expected::At(known.version))
+                    .put(at, record.to_value()?);
+                if record.key != key.0 {
+                    return Err(ErrorCode::RealmExists.into());
+                }
+            } else {
+                let record = PeerRecord {
+                    key: key.0,
+                    address,
+                    port,
+                    src_address,
+                    src_port,
+                    epoch: u64::from_be_bytes(self.random()),
+                    introduced: false,
+                };
+                let peer = Peer {
+                    realm,
+                    record,
+                    version: Version(0),
+                };
+                Self::put_new_peer(&peer, &mut batch)?;
+            }
+            self.commit(batch).await
+        };
+        match listed.await {
+            Ok(outcome) => matches!(outcome, Outcome::Durable),
+            Err(failure) => {
+                self.note("peer", &failure);
+                false
+            }
+        }
+    }
+
+    /// A realm introduces itself.
+    pub(super) async fn introduced(
+        &self,
+        key: &PublicKey,
+        realm: RealmId,
+        address: Text<'_>,
+        port: Port,
+    ) -> Result<Answer, Failure> {
+        if address.0.is_empty() || port.0 == 0 || *key == self.own.key {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let mut batch = Batch::new();
+        if let Some(known) = self.peer_of(key).await? {
+            let record = PeerRecord {
+                address: address.0.into(),
+                port: port.0,
+                introduced: true,
+                ..known.record.clone()
+            };
+            if record == known.record {
+                return Ok(Answer::Done);
+            }
+            let key = records::peer(known.realm);
+            batch
+                .expect(key.clone(), Expected::At(known.version))
+                .put(key, record.to_value()?);
+        } else {
+            if self.own.peering != Peering::Open {
+                return Err(ErrorCode::PeerRefused.into());
+            }
+            if realm == self.own.id || self.find_peer(realm).await?.is_some() {
+                return Err(ErrorCode::RealmExists.into());
+            }
+            let (src_address, src_port) = self.source(Text(""), Port(0))?;
+            let record = PeerRecord {
+                key: key.0,
+                address: address.0.into(),
+                port: port.0,
+                src_address,
+                src_port,
+                epoch: u64::from_be_bytes(self.random()),
+                introduced: true,
+            };
+            let peer = Peer {
+                realm,
+                record,
+                version: Version(0),
+            };
+            Self::put_new_peer(&peer, &mut batch)?;
+        }
+        match self.commit(batch).await? {
+            Outcome::Durable => {
+                self.network.peers_changed();
+                Ok(Answer::Done)
+            }
+            // It comes again.
+            Outcome::Conflict => Err(crate::wire::Refusal::busy(super::CONTENDED_MS).into()),
+        }
+    }
+
+    pub(super) async fn removerealm(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+        realm: RealmId,
+    ) -> Result<Answer, Failure> {
+        let current = self.operator(work.caller, session).await?;
+        let peer = self.peer(realm).await?;
+        if self.queued(realm).await? > 0 {
+            // What waits would be lost without a word.
+            return Err(ErrorCode::QueueFull.into());
+        }
+        current.rely_on(&mut work.batch);
+        let key = records::peer(realm);
+        work.batch
+            .expect(key.clone(), Expected::At(peer.version))
+            .delete(key)
+            .delete(records::peer_name(&peer.key()));
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn realms(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+    ) -> Result<Answer, Failure> {
+        self.operator(caller, session).await?;
+        let mut states = Vec::new();
+        for peer in self.list_peers().await? {
+            let (address, port) = peer.address();
+            let (state, heard) = self.network.state_of(&peer);
+            states.push(PeerState {
+                realm: peer.realm,
+                address: format!("{address}:{port}"),
+                state,
+                queued: self.queued(peer.realm).await?,
+                heard,
+            });
+        }
+        Ok(Answer::Realms(states))
+    }
+}

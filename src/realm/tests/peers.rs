@@ -1,0 +1,174 @@
+//! What other realms may ask, and what they are refused.
+
+use super::*;
+
+async fn peer(fixture: &Fixture, n: u8, name: &str) {
+    let address = ("192.0.2.9".to_string(), 6377);
+    let key = PublicKey([n; 32]);
+    let listed = fixture
+        .realm
+        .list_peer(name.parse().unwrap(), key, address, None);
+    assert!(listed.await);
+}
+
+async fn asked(fixture: &Fixture, device: Option<PublicKey>, request: &PeerRequest<'_>) -> Answer {
+    let caller = fixture.caller(device);
+    let answer = fixture.realm.handle(&caller, &request.to_bytes()).await;
+    Answer::parse(&answer).unwrap()
+}
+
+fn deliver<'a>(epoch: u64, sequence: u64, to: &str, text: &'a str) -> PeerRequest<'a> {
+    PeerRequest::Deliver {
+        epoch,
+        sequence: OperationNumber(sequence),
+        content: 0,
+        from: "bob".parse().unwrap(),
+        to: to.parse().unwrap(),
+        message: Body(text.as_bytes()),
+    }
+}
+
+fn introduce(name: &str) -> PeerRequest<'static> {
+    PeerRequest::Introduce {
+        realm: name.parse().unwrap(),
+        address: Text("192.0.2.8"),
+        port: crate::wire::Port(7000),
+    }
+}
+
+/// PEER-4: once, whatever is repeated, restarted or renumbered.
+#[tokio::test]
+async fn a_message_is_delivered_once() {
+    let mut fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    for _ in 0..2 {
+        assert_eq!(
+            asked(&fixture, device(50), &deliver(7, 1, "ann", "one")).await,
+            STORED
+        );
+        assert_eq!(
+            asked(&fixture, device(50), &deliver(7, 2, "ann", "two")).await,
+            STORED
+        );
+        fixture = fixture.restart();
+    }
+    assert_eq!(
+        asked(&fixture, device(50), &deliver(7, 2, "ann", "other")).await,
+        refused(ErrorCode::NumberReused)
+    );
+    assert_eq!(
+        asked(&fixture, device(50), &deliver(8, 2, "ann", "other")).await,
+        STORED
+    );
+    assert_eq!(fixture.texts(device(1)).await, ["one", "two", "other"]);
+    let page = fixture.inbox(device(1), Options::NONE).await;
+    assert_eq!(page.entries[0].from.to_string(), "bob@beta");
+}
+
+/// PEER-4: what was refused stays so, or a sender who was told would be told a lie.
+#[tokio::test]
+async fn a_refused_delivery_stays_refused() {
+    let fixture = Fixture::new();
+    peer(&fixture, 50, "beta").await;
+    let late = deliver(7, 1, "ann", "too early");
+    let unknown = refused(ErrorCode::NoSuchUser);
+    assert_eq!(asked(&fixture, device(50), &late).await, unknown);
+    fixture.register(device(1), "ann").await;
+    assert_eq!(asked(&fixture, device(50), &late).await, unknown);
+    let long = "x".repeat(1001);
+    assert_eq!(
+        asked(&fixture, device(50), &deliver(7, 2, "ann", &long)).await,
+        Answer::Refused(Refusal::too_large(1000))
+    );
+    assert!(fixture.texts(device(1)).await.is_empty());
+}
+
+/// PEER-3, PEER-4: a realm that lies about who it is changes nothing.
+#[tokio::test]
+async fn who_is_not_a_peer_is_refused() {
+    let fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    let no = refused(ErrorCode::PeerRefused);
+    for stranger in [device(51), device(1), PLAIN] {
+        assert_eq!(
+            asked(&fixture, stranger, &deliver(7, 1, "ann", "x")).await,
+            no
+        );
+        assert_eq!(asked(&fixture, stranger, &introduce("beta")).await, no);
+    }
+    assert!(fixture.texts(device(1)).await.is_empty());
+    let caller = fixture.caller(device(50));
+    let answer = fixture.realm.handle(&caller, &[0x7e, 1, 2]).await;
+    assert_eq!(Answer::parse(&answer), Ok(refused(ErrorCode::Unsupported)));
+    let answer = fixture.realm.handle(&caller, &[0x61, 1, 2]).await;
+    assert_eq!(Answer::parse(&answer), Ok(refused(ErrorCode::Unsupported)));
+}
+
+/// PEER-2: a name belongs to the key that had it first.
+#[tokio::test]
+async fn an_open_realm_notes_who_introduces_itself() {
+    let mut fixture = Fixture::new();
+    fixture.realm.own.peering = Peering::Open;
+    assert_eq!(
+        asked(&fixture, device(50), &introduce("beta")).await,
+        Answer::Done
+    );
+    assert_eq!(
+        asked(&fixture, device(50), &introduce("other")).await,
+        Answer::Done
+    );
+    let clash = refused(ErrorCode::RealmExists);
+    assert_eq!(asked(&fixture, device(51), &introduce("beta")).await, clash);
+    assert_eq!(
+        asked(&fixture, device(51), &introduce("alpha")).await,
+        clash,
+        "our own name"
+    );
+    let peers = fixture.realm.peers().await;
+    assert_eq!(peers.len(), 1);
+    assert_eq!(
+        (peers[0].realm.as_str(), peers[0].address()),
+        ("beta", ("192.0.2.8", 7000))
+    );
+    fixture.realm.own.peering = Peering::Closed;
+    assert_eq!(
+        asked(&fixture, device(52), &introduce("gamma")).await,
+        refused(ErrorCode::PeerRefused)
+    );
+}
+
+/// PEER-5: a queue has an end, and counts what waits.
+#[tokio::test]
+async fn what_waits_is_counted() {
+    let fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    let beta = "beta".parse().unwrap();
+    for waiting in 0..20 {
+        assert_eq!(fixture.realm.queued(beta).await.unwrap(), waiting);
+        let mut batch = Batch::new();
+        batch.append(records::queue(beta), vec![1]);
+        fixture.realm.store.commit(batch).await.unwrap();
+    }
+    let mut batch = Batch::new();
+    for _ in 0..5000 {
+        batch.append(records::queue(beta), vec![1]);
+    }
+    fixture.realm.store.commit(batch).await.unwrap();
+    let sendrealm = |from: &str| Command::SendRealm {
+        operation: OperationNumber(2),
+        session: SessionRef::Bound,
+        src_address: Text(""),
+        src_port: crate::wire::Port(0),
+        realm: beta,
+        from: from.parse().unwrap(),
+        to: "bob".parse().unwrap(),
+        message: Body(b"x"),
+    };
+    let answer = fixture.ask(device(1), sendrealm("ann")).await;
+    assert_eq!(answer, refused(ErrorCode::QueueFull));
+    let answer = fixture.ask(device(1), sendrealm("bob")).await;
+    assert_eq!(answer, refused(ErrorCode::NotYou));
+}

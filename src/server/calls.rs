@@ -1,0 +1,109 @@
+//! What a listener asks of other realms: over a link that the other has opened, or over one of its own.
+
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
+
+use tokio::sync::oneshot;
+
+use crate::{
+    crypto::PublicKey,
+    endpoint::{Endpoint, LinkId},
+    link::Time,
+    wire::{Answer, CloseReason, HelloReply, Refusal},
+};
+
+/// How long one question is asked.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A question to another realm.
+#[derive(Debug)]
+pub enum Call {
+    /// Who is at an address?
+    Who(SocketAddr, oneshot::Sender<PublicKey>),
+    /// A request to the realm with that key.
+    Ask {
+        key: PublicKey,
+        address: SocketAddr,
+        bytes: Vec<u8>,
+        answer: oneshot::Sender<Vec<u8>>,
+    },
+}
+
+/// The questions on their way. Whoever asked is told nothing when there is no answer: the sender is
+/// dropped.
+#[derive(Debug, Default)]
+pub struct Calls {
+    who: Vec<(SocketAddr, oneshot::Sender<PublicKey>)>,
+    asked: HashMap<(LinkId, u64), oneshot::Sender<Vec<u8>>>,
+    /// The links that this side has opened.
+    opened: HashMap<PublicKey, LinkId>,
+}
+
+impl Calls {
+    pub fn begin(&mut self, now: Time, endpoint: &mut Endpoint, call: Call) {
+        match call {
+            Call::Who(address, answer) => {
+                // Whoever has stopped waiting makes room.
+                self.who.retain(|(_, answer)| !answer.is_closed());
+                if endpoint.ask_hello(now, address) {
+                    self.who.push((address, answer));
+                }
+            }
+            Call::Ask {
+                key,
+                address,
+                bytes,
+                answer,
+            } => {
+                let open = endpoint
+                    .link_from(&key)
+                    .or_else(|| self.opened.get(&key).copied());
+                let link = open.unwrap_or_else(|| {
+                    let link = endpoint.connect(now, address, key, None);
+                    self.opened.insert(key, link);
+                    link
+                });
+                if let Some(number) = endpoint.request(now, link, bytes, now + PATIENCE, true) {
+                    self.asked.insert((link, number), answer);
+                }
+            }
+        }
+    }
+
+    pub fn answered(&mut self, link: LinkId, number: u64, answer: Vec<u8>) {
+        if let Some(waiting) = self.asked.remove(&(link, number)) {
+            // Whoever asked may have stopped waiting.
+            let _ = waiting.send(answer);
+        }
+    }
+
+    /// A request that can never travel is as good as refused.
+    pub fn too_long(&mut self, link: LinkId, number: u64, limit: usize) {
+        let refused = Answer::Refused(Refusal::too_large(limit as u64));
+        self.answered(link, number, refused.to_bytes());
+    }
+
+    /// No answer has come. A link that the other side opened is not trusted any further: it may have
+    /// forgotten it, and cannot be asked to open it again.
+    pub fn expired(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: u64) {
+        self.asked.remove(&(link, number));
+        if !self.opened.values().any(|opened| *opened == link) {
+            endpoint.close(now, link, CloseReason::Done);
+        }
+    }
+
+    pub fn closed(&mut self, link: LinkId) {
+        self.asked.retain(|(asked, _), _| *asked != link);
+        self.opened.retain(|_, opened| *opened != link);
+    }
+
+    pub fn introduced(&mut self, address: SocketAddr, reply: &HelloReply) {
+        let asked = std::mem::take(&mut self.who);
+        for (at, answer) in asked {
+            if at == address {
+                let _ = answer.send(PublicKey(reply.key));
+            } else {
+                self.who.push((at, answer));
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Keeps a realm in touch with its peers: carries the realm's errands to the listeners, and each peer's queue
+//! to the peer, in order, again and again until it is empty (PEER-5).
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+};
+
+use super::calls::Call;
+use crate::{
+    realm::{Errand, Realm},
+    store::Store,
+    wire::RealmId,
+};
+
+/// The wait after the first failure; each further one is twice as long.
+const BACKOFF_MIN: Duration = Duration::from_secs(2);
+/// The longest wait.
+const BACKOFF_MAX: Duration = Duration::from_mins(15);
+/// How long the wait for a whole errand may take, name look-up included.
+const ERRAND_PATIENCE: Duration = Duration::from_secs(12);
+
+/// A listener that asks other realms, and how they reach it.
+#[derive(Clone, Debug)]
+pub struct Way {
+    pub source: (String, u16),
+    pub calls: mpsc::Sender<Call>,
+}
+
+/// Runs until the realm is gone; ends all it has begun when dropped.
+pub async fn keep_in_touch<S: Store>(
+    realm: Arc<Realm<S>>,
+    ways: Vec<Way>,
+    mut errands: mpsc::Receiver<Errand>,
+    seed: u64,
+) {
+    let mut carriers: HashMap<RealmId, Carrier> = HashMap::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        let peers = realm.peers().await;
+        carriers.retain(|id, _| peers.iter().any(|peer| peer.realm == *id));
+        for peer in &peers {
+            let id = peer.realm;
+            carriers.entry(id).or_insert_with(|| {
+                let realm = Arc::clone(&realm);
+                let rng = StdRng::seed_from_u64(seed ^ u64::from(peer.address().1));
+                Carrier(tokio::spawn(carry(realm, id, rng)))
+            });
+        }
+        loop {
+            tokio::select! {
+                errand = errands.recv() => match errand {
+                    Some(errand) => {
+                        let ways = ways.clone();
+                        tasks.spawn(tokio::time::timeout(ERRAND_PATIENCE, run(errand, ways)));
+                    }
+                    None => return,
+                },
+                () = realm.network().wait_for_change() => break,
+                Some(_) = tasks.join_next() => {}
+            }
+        }
+    }
+}
+
+/// A peer's task; ended when dropped.
+struct Carrier(JoinHandle<()>);
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs an errand: finds the address, and hands the question to the listener it is to leave by.
+async fn run(errand: Errand, ways: Vec<Way>) {
+    match errand {
+        Errand::Who {
+            address,
+            port,
+            answer,
+        } => {
+            if let (Some(address), Some(way)) = (find(&address, port).await, ways.first()) {
+                let _ = way.calls.send(Call::Who(address, answer)).await;
+            }
+        }
+        Errand::Ask {
+            peer,
+            bytes,
+            answer,
+        } => {
+            let (host, port) = peer.address();
+            let (name, number) = peer.source();
+            let named = ways
+                .iter()
+                .find(|way| way.source == (name.to_string(), number));
+            let way = named.or_else(|| ways.first());
+            if let (Some(address), Some(way)) = (find(host, port).await, way) {
+                let call = Call::Ask {
+                    key: peer.key(),
+                    address,
+                    bytes,
+                    answer,
+                };
+                let _ = way.calls.send(call).await;
+            }
+        }
+    }
+}
+
+async fn find(host: &str, port: u16) -> Option<SocketAddr> {
+    match tokio::net::lookup_host((host, port)).await {
+        Ok(mut found) => found.next(),
+        Err(error) => {
+            tracing::warn!(host, %error, "a peer's name does not resolve; it is tried again");
+            None
+        }
+    }
+}
+
+/// Carries one peer's queue.
+async fn carry<S: Store>(realm: Arc<Realm<S>>, id: RealmId, mut rng: StdRng) {
+    let mut grown = realm.queue_grown(id);
+    let mut wait = BACKOFF_MIN;
+    // Says that this realm is there (again): what the peer has waiting then comes at once.
+    let mut is_introduced = false;
+    loop {
+        let Some(peer) = realm
+            .peers()
+            .await
+            .into_iter()
+            .find(|peer| peer.realm == id)
+        else {
+            return;
+        };
+        if !is_introduced {
+            is_introduced = realm.introduce_again(&peer).await;
+        }
+        let is_well = if is_introduced {
+            match realm.next_outgoing(id).await {
+                None => {
+                    if !grown.grown().await {
+                        return;
+                    }
+                    true
+                }
+                Some(outgoing) => {
+                    realm
+                        .deliver_outgoing(&peer, &outgoing, unix_seconds())
+                        .await
+                }
+            }
+        } else {
+            false
+        };
+        if is_well {
+            wait = BACKOFF_MIN;
+            continue;
+        }
+        let spread = wait * rng.random_range(80..=140) / 100;
+        tracing::debug!(peer = %id, wait = ?spread, "a peer does not take what waits for it");
+        tokio::select! {
+            () = tokio::time::sleep(spread) => wait = (wait * 2).min(BACKOFF_MAX),
+            () = realm.network().wait_for_contact(id) => wait = BACKOFF_MIN,
+        }
+    }
+}
+
+/// The time of day; a clock before 1970 counts as 1970.
+pub fn unix_seconds() -> u32 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+}

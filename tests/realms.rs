@@ -1,0 +1,380 @@
+//! Realms that peer: rows 10, 13 and 14 of the command table, and what must hold when a peer is away,
+//! is killed, lies, or has lost its memory.
+
+mod support;
+
+use std::fs;
+
+use support::{Home, Realm, Run};
+
+/// Two realms, each with an operator who is also a user: ann in alpha, bob in beta.
+struct Pair {
+    alpha: Realm,
+    beta: Realm,
+    home: Home,
+}
+
+fn operator(home: &Home, realm: &Realm, name: &str) {
+    home.register(name, &realm.connect);
+    let code = realm.data().join("operator-code");
+    home.run(name, &["claim", "--password-file", code.to_str().unwrap()])
+        .ok();
+}
+
+/// Starts a realm with `peering`.
+fn realm(directory: &std::path::Path, name: &str, peering: &str) -> Realm {
+    let config = directory.join(format!("{name}.toml"));
+    let text = format!(
+        "[realm]\nid = \"{name}\"\npeering = \"{peering}\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n"
+    );
+    fs::write(&config, text).unwrap();
+    Realm::start_fixed(&["--config", config.to_str().unwrap()])
+}
+
+impl Pair {
+    fn new(peering: &str) -> Self {
+        let home = Home::new();
+        let alpha = realm(home.directory.path(), "alpha", peering);
+        let beta = realm(home.directory.path(), "beta", peering);
+        operator(&home, &alpha, "ann");
+        operator(&home, &beta, "bob");
+        Self { alpha, beta, home }
+    }
+
+    /// Two realms that have peered.
+    fn peered() -> Self {
+        let pair = Self::new("open");
+        assert_eq!(
+            pair.add("ann", "beta", &pair.beta).ok()["state"],
+            "accepted"
+        );
+        pair
+    }
+
+    fn add(&self, who: &str, name: &str, realm: &Realm) -> Run {
+        let port = realm.address.port().to_string();
+        let (_, key) = realm.connect.split_once('#').unwrap();
+        self.home.run(
+            who,
+            &["addrealm", name, "127.0.0.1", &port, "-", "-", "--key", key],
+        )
+    }
+
+    fn send(&self, who: &str, realm: &str, to: &str, text: &str) -> Run {
+        self.home.run(who, &["sendrealm", realm, to, text])
+    }
+
+    /// What `realms` says of the one peer.
+    fn peer(&self, who: &str) -> serde_json::Value {
+        self.home.run(who, &["realms"]).objects().remove(0)
+    }
+
+    /// Asks again and again until `is_so`; each asking takes a while of its own.
+    fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let began = std::time::Instant::now();
+        while !is_so() {
+            assert!(
+                began.elapsed().as_secs() < 30,
+                "{what} in 30 s\n{}\n{}",
+                self.alpha.log(),
+                self.beta.log()
+            );
+        }
+    }
+}
+
+/// Row 10, PEER-1, PEER-2: one `addrealm` makes the peering work in both directions.
+#[test]
+fn addrealm_makes_a_peering_in_both_directions() {
+    let pair = Pair::peered();
+    assert_eq!(
+        pair.send("ann", "beta", "bob", "hi bob").ok()["state"],
+        "delivered"
+    );
+    assert_eq!(
+        pair.send("bob", "alpha", "ann", "hi ann").ok()["state"],
+        "delivered"
+    );
+    let entry = pair.home.run("bob", &["inbox"]).objects().remove(0);
+    assert_eq!(
+        (&entry["from"], &entry["realm"], &entry["text"]),
+        (&"ann".into(), &"alpha".into(), &"hi bob".into())
+    );
+    assert_eq!(
+        pair.home.run("ann", &["inboxrealm", "beta"]).texts(),
+        ["hi ann"]
+    );
+    assert!(pair.home.run("ann", &["inboxrealm", "beta"]).out.is_empty());
+    let peer = pair.peer("ann");
+    assert_eq!(
+        (&peer["realm"], &peer["state"], &peer["queued"]),
+        (&"beta".into(), &"open".into(), &0.into())
+    );
+}
+
+/// Row 10: its errors.
+#[test]
+fn addrealm_refuses_what_exists_who_may_not_and_what_is_not_ours() {
+    let pair = Pair::peered();
+    assert_eq!(pair.add("ann", "beta", &pair.beta).error(1), "realm-exists");
+    assert_eq!(
+        pair.add("ann", "other", &pair.beta).error(1),
+        "realm-exists",
+        "its key is known"
+    );
+    pair.home.register("cat", &pair.alpha.connect);
+    assert_eq!(
+        pair.add("cat", "gamma", &pair.beta).error(1),
+        "not-operator"
+    );
+    assert_eq!(pair.home.run("cat", &["realms"]).error(1), "not-operator");
+    assert_eq!(
+        pair.home
+            .run("cat", &["claim", "--password-file", "wrong"])
+            .error(1),
+        "wrong-password"
+    );
+    let bad = ["addrealm", "gamma", "127.0.0.1", "9", "192.0.2.9", "9"];
+    assert_eq!(pair.home.run("ann", &bad).error(1), "bad-source");
+    let nobody = ["addrealm", "gamma", "127.0.0.1", "9"];
+    assert_eq!(
+        pair.home.run("ann", &nobody).error(1),
+        "realm-unreachable",
+        "nobody there to tell its key"
+    );
+    assert_eq!(
+        pair.home.run("ann", &["removerealm", "gamma"]).error(1),
+        "no-such-realm"
+    );
+}
+
+/// PEER-3: by default both operators have to want it.
+#[test]
+fn a_listed_peering_needs_both_operators() {
+    let pair = Pair::new("listed");
+    assert_eq!(pair.add("ann", "beta", &pair.beta).ok()["state"], "waiting");
+    assert_eq!(pair.peer("ann")["state"], "waiting");
+    assert_eq!(
+        pair.send("ann", "beta", "bob", "early").ok()["state"],
+        "queued"
+    );
+    assert_eq!(
+        pair.add("bob", "alpha", &pair.alpha).ok()["state"],
+        "accepted"
+    );
+    pair.until("the message arrives", || {
+        pair.home.texts("bob") == ["early"]
+    });
+    assert_eq!(
+        pair.send("bob", "alpha", "ann", "back").ok()["state"],
+        "delivered"
+    );
+}
+
+/// Row 13: its errors.
+#[test]
+fn sendrealm_refuses_with_the_other_realms_words() {
+    let pair = Pair::peered();
+    assert_eq!(
+        pair.send("ann", "gamma", "bob", "x").error(1),
+        "no-such-realm"
+    );
+    assert_eq!(
+        pair.send("ann", "beta", "nobody", "x").error(1),
+        "no-such-user"
+    );
+    let bad = ["sendrealm", "beta", "bob", "x", "--src", "192.0.2.9:9"];
+    assert_eq!(pair.home.run("ann", &bad).error(1), "bad-source");
+    let own = format!("127.0.0.1:{}", pair.alpha.address.port());
+    pair.home
+        .run(
+            "ann",
+            &["sendrealm", "beta", "bob", "by name", "--src", &own],
+        )
+        .ok();
+    pair.home.run("ann", &["logout"]).ok();
+    assert_eq!(pair.send("ann", "beta", "bob", "x").error(1), "no-session");
+    assert_eq!(pair.home.texts("bob"), ["by name"]);
+    assert!(
+        pair.home
+            .run("bob", &["inbox", "--after", "0"])
+            .out
+            .contains("\"realm\":\"alpha\"")
+    );
+}
+
+/// Row 14: its errors.
+#[test]
+fn inboxrealm_needs_a_session_and_a_realm() {
+    let pair = Pair::peered();
+    assert_eq!(
+        pair.home.run("ann", &["inboxrealm", "gamma"]).error(1),
+        "no-such-realm"
+    );
+    pair.home.run("ann", &["logout"]).ok();
+    assert_eq!(
+        pair.home.run("ann", &["inboxrealm", "beta"]).error(1),
+        "no-session"
+    );
+}
+
+/// PEER-5: a peer that is away gets its messages on its return, once and in order.
+#[test]
+fn a_message_to_a_peer_that_is_away_is_queued_and_arrives_once() {
+    let mut pair = Pair::peered();
+    pair.send("ann", "beta", "bob", "one").ok();
+    pair.beta.kill();
+    for text in ["two", "three"] {
+        assert_eq!(
+            pair.send("ann", "beta", "bob", text).ok()["state"],
+            "queued"
+        );
+    }
+    assert_eq!(pair.peer("ann")["queued"], 2);
+    assert_eq!(
+        pair.home.run("ann", &["removerealm", "beta"]).error(1),
+        "queue-full"
+    );
+    pair.alpha.kill();
+    pair.alpha.start_again();
+    assert_eq!(pair.peer("ann")["queued"], 2, "a queue outlives its realm");
+    pair.beta.start_again();
+    pair.until("both arrive", || pair.home.texts("bob").len() >= 3);
+    assert_eq!(pair.home.texts("bob"), ["one", "two", "three"]);
+    pair.until("the queue is empty", || pair.peer("ann")["queued"] == 0);
+    pair.home.run("ann", &["removerealm", "beta"]).ok();
+}
+
+/// PEER-6: what fails after its sender has gone on comes back as a notice; and one that fails holds up
+/// no other.
+#[test]
+fn a_message_that_fails_later_comes_back_as_a_notice() {
+    let mut pair = Pair::peered();
+    pair.beta.kill();
+    assert_eq!(
+        pair.send("ann", "beta", "nobody", "to nobody").ok()["state"],
+        "queued"
+    );
+    assert_eq!(
+        pair.send("ann", "beta", "bob", "to bob").ok()["state"],
+        "queued"
+    );
+    pair.beta.start_again();
+    pair.until("the good one arrives", || {
+        pair.home.texts("bob") == ["to bob"]
+    });
+    let notice = pair.home.run("ann", &["inbox"]).objects().remove(0);
+    assert_eq!(notice["notice"], true);
+    assert_eq!(
+        (&notice["from"], &notice["realm"]),
+        (&"nobody".into(), &"beta".into())
+    );
+    assert_eq!(notice["text"], "not delivered (no-such-user): to nobody");
+}
+
+/// PEER-4, PEER-5: both realms killed again and again under load: none lost, none doubled, in order.
+#[test]
+fn realms_killed_under_load_lose_and_double_nothing() {
+    let mut pair = Pair::peered();
+    let mut sent = 0;
+    for round in 0..6 {
+        for _ in 0..10 {
+            pair.send("ann", "beta", "bob", &sent.to_string()).ok();
+            sent += 1;
+        }
+        let realm = if round % 2 == 0 {
+            &mut pair.beta
+        } else {
+            &mut pair.alpha
+        };
+        realm.kill();
+        if round % 2 == 0 {
+            pair.send("ann", "beta", "bob", &sent.to_string()).ok();
+            sent += 1;
+            pair.beta.start_again();
+        } else {
+            pair.alpha.start_again();
+        }
+    }
+    pair.until("all arrive", || pair.home.texts("bob").len() >= sent);
+    let wanted: Vec<_> = (0..sent).map(|n| n.to_string()).collect();
+    assert_eq!(pair.home.texts("bob"), wanted);
+}
+
+/// PEER-7: a realm restored from an old copy neither repeats what was delivered nor loses what is new.
+#[test]
+fn a_restored_realm_doubles_and_loses_nothing_at_the_other() {
+    let mut pair = Pair::peered();
+    pair.send("ann", "beta", "bob", "before").ok();
+    pair.alpha.stop();
+    let copy = pair.home.directory.path().join("copy");
+    copy_directory(&pair.alpha.data(), &copy);
+    pair.alpha.start_again();
+    for text in ["lost from memory 1", "lost from memory 2"] {
+        assert_eq!(
+            pair.send("ann", "beta", "bob", text).ok()["state"],
+            "delivered"
+        );
+    }
+    pair.alpha.stop();
+    fs::remove_dir_all(pair.alpha.data()).unwrap();
+    copy_directory(&copy, &pair.alpha.data());
+    pair.alpha.start_again();
+    for text in ["new 1", "new 2", "new 3"] {
+        pair.send("ann", "beta", "bob", text).ok();
+    }
+    pair.until("the new ones arrive", || pair.home.texts("bob").len() >= 6);
+    assert_eq!(
+        pair.home.texts("bob"),
+        [
+            "before",
+            "lost from memory 1",
+            "lost from memory 2",
+            "new 1",
+            "new 2",
+            "new 3"
+        ]
+    );
+}
+
+fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// A `[[peer]]` table does what `addrealm` does, at every start.
+#[test]
+fn peers_may_stand_in_the_configuration() {
+    let home = Home::new();
+    let beta = realm(home.directory.path(), "beta", "open");
+    let (_, key) = beta.connect.split_once('#').unwrap();
+    let config = home.directory.path().join("alpha.toml");
+    let table = format!(
+        "[[peer]]\nrealm = \"beta\"\naddress = \"{}\"\nkey = \"{key}\"\n",
+        beta.address
+    );
+    fs::write(
+        &config,
+        format!("[realm]\nid = \"alpha\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n{table}"),
+    )
+    .unwrap();
+    let mut alpha = Realm::start_fixed(&["--config", config.to_str().unwrap()]);
+    home.register("ann", &alpha.connect);
+    home.register("bob", &beta.connect);
+    home.run("ann", &["sendrealm", "beta", "bob", "hi"]).ok();
+    alpha.kill();
+    alpha.start_again();
+    home.run("ann", &["sendrealm", "beta", "bob", "hi again"])
+        .ok();
+    let began = std::time::Instant::now();
+    while home.texts("bob") != ["hi", "hi again"] {
+        assert!(began.elapsed().as_secs() < 30, "{}", alpha.log());
+    }
+}
