@@ -44,6 +44,8 @@ pub enum Errand {
 #[derive(Clone, Debug, Default)]
 struct Standing {
     is_trying: bool,
+    /// It refuses the peering.
+    is_refused: bool,
     /// When it was last heard, in seconds since 1970.
     heard: u32,
     contact: Arc<Notify>,
@@ -114,6 +116,7 @@ impl Network {
     pub(super) fn heard(&self, realm: RealmId, now: u32) {
         self.standing(realm, |standing| {
             standing.is_trying = false;
+            standing.is_refused = false;
             standing.heard = now;
             standing.contact.notify_waiters();
         });
@@ -130,10 +133,16 @@ impl Network {
         self.standing(realm, |standing| standing.is_trying = true);
     }
 
+    /// Notes that a peer refuses the peering.
+    pub(super) fn refused(&self, realm: RealmId) {
+        self.standing(realm, |standing| standing.is_refused = true);
+    }
+
     /// How a peer stands, as `realms` tells it, and when it was last heard.
     pub(super) fn state_of(&self, peer: &Peer) -> (u8, u32) {
         let standing = self.standing(peer.realm, |standing| standing.clone());
-        let state = match (peer.is_introduced(), standing.is_trying) {
+        let is_accepted = peer.is_introduced() && !standing.is_refused;
+        let state = match (is_accepted, standing.is_trying) {
             (false, _) => 3,
             (true, true) => 2,
             (true, false) if standing.heard > 0 => 1,

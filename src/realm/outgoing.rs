@@ -188,13 +188,18 @@ impl<S: Store> Realm<S> {
         })
     }
 
+    /// True when a message has been tried for so long that it is given up.
+    pub const fn is_expired(outgoing: &Outgoing, now: u32) -> bool {
+        now.saturating_sub(outgoing.record.queued) >= QUEUED_LIFETIME_SECONDS
+    }
+
     /// Takes a message to its peer, and writes down what came of it. False when the peer did not answer,
     /// or is busy: it is to be tried again later.
     pub async fn deliver_outgoing(&self, peer: &Peer, outgoing: &Outgoing, now: u32) -> bool {
         let Ok(current) = self.peer(peer.realm).await else {
             return false;
         };
-        let expired = now.saturating_sub(outgoing.record.queued) >= QUEUED_LIFETIME_SECONDS;
+        let expired = Self::is_expired(outgoing, now);
         let answer = if expired {
             Some(Answer::Refused(ErrorCode::RealmUnreachable.into()))
         } else {

@@ -9,13 +9,13 @@ use crate::{
     crypto::{PublicKey, same},
     store::{Batch, Expected, Store, Version},
     wire::{
-        Answer, Command, ErrorCode, Peer as PeerState, PeerRequest, Port, RealmId, Sent,
+        Answer, Command, ErrorCode, Peer as PeerState, PeerRequest, Port, RealmId, Refusal, Sent,
         SessionRef, Text,
     },
 };
 
-/// More peers than any realm has.
-const PEERS_MAX: usize = 1000;
+/// Peers that a realm has at most: whoever introduces himself to an open one then is refused.
+const PEERS_MAX: usize = 256;
 
 /// Which realms may peer with this one unasked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -211,6 +211,9 @@ impl<S: Store> Realm<S> {
         if key == self.own.key || self.peer_of(&key).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
         }
+        if self.list_peers().await?.len() >= PEERS_MAX {
+            return Err(Refusal::too_large(PEERS_MAX as u64).into());
+        }
         let mut peer = Peer {
             realm,
             record: PeerRecord {
@@ -260,8 +263,16 @@ impl<S: Store> Realm<S> {
             address: Text(address),
             port: Port(port),
         };
-        let answer = self.network.ask(peer, request.to_bytes()).await?;
-        Answer::parse(&answer).ok()
+        let Some(answer) = self.network.ask(peer, request.to_bytes()).await else {
+            self.network.silent(peer.realm);
+            return None;
+        };
+        let answer = Answer::parse(&answer).ok()?;
+        if let Answer::Refused(refusal) = &answer {
+            tracing::warn!(peer = %peer.realm, code = %refusal.code, "a peer refuses the peering");
+            self.network.refused(peer.realm);
+        }
+        Some(answer)
     }
 
     /// Introduces this realm to a peer that has not accepted it yet. True when it has now.
@@ -379,6 +390,9 @@ impl<S: Store> Realm<S> {
             if self.own.peering != Peering::Open {
                 return Err(ErrorCode::PeerRefused.into());
             }
+            if self.list_peers().await?.len() >= PEERS_MAX {
+                return Err(ErrorCode::PeerRefused.into());
+            }
             if realm == self.own.id || self.find_peer(realm).await?.is_some() {
                 return Err(ErrorCode::RealmExists.into());
             }
@@ -405,7 +419,7 @@ impl<S: Store> Realm<S> {
                 Ok(Answer::Done)
             }
             // It comes again.
-            Outcome::Conflict => Err(crate::wire::Refusal::busy(super::CONTENDED_MS).into()),
+            Outcome::Conflict => Err(Refusal::busy(super::CONTENDED_MS).into()),
         }
     }
 

@@ -34,16 +34,14 @@ pub enum Call {
 pub struct Calls {
     who: Vec<(SocketAddr, oneshot::Sender<PublicKey>)>,
     asked: HashMap<(LinkId, u64), oneshot::Sender<Vec<u8>>>,
-    /// The links that this side has opened.
-    opened: HashMap<PublicKey, LinkId>,
+    /// The links that this side has opened, and where to.
+    opened: HashMap<PublicKey, (LinkId, SocketAddr)>,
 }
 
 impl Calls {
     pub fn begin(&mut self, now: Time, endpoint: &mut Endpoint, call: Call) {
         match call {
             Call::Who(address, answer) => {
-                // Whoever has stopped waiting makes room.
-                self.who.retain(|(_, answer)| !answer.is_closed());
                 if endpoint.ask_hello(now, address) {
                     self.who.push((address, answer));
                 }
@@ -54,19 +52,47 @@ impl Calls {
                 bytes,
                 answer,
             } => {
-                let open = endpoint
+                let link = endpoint
                     .link_from(&key)
-                    .or_else(|| self.opened.get(&key).copied());
-                let link = open.unwrap_or_else(|| {
-                    let link = endpoint.connect(now, address, key, None);
-                    self.opened.insert(key, link);
-                    link
-                });
+                    .or_else(|| self.opened_to(now, endpoint, key, address))
+                    .unwrap_or_else(|| {
+                        let link = endpoint.connect(now, address, key, None);
+                        self.opened.insert(key, (link, address));
+                        link
+                    });
                 if let Some(number) = endpoint.request(now, link, bytes, now + PATIENCE, true) {
                     self.asked.insert((link, number), answer);
                 }
             }
         }
+    }
+
+    /// The link that this side has opened to a realm. One that leads to where the realm is no more is
+    /// closed.
+    fn opened_to(
+        &mut self,
+        now: Time,
+        endpoint: &mut Endpoint,
+        key: PublicKey,
+        address: SocketAddr,
+    ) -> Option<LinkId> {
+        let (link, to) = *self.opened.get(&key)?;
+        if to == address {
+            return Some(link);
+        }
+        self.opened.remove(&key);
+        endpoint.close(now, link, CloseReason::Done);
+        None
+    }
+
+    /// Stops asking for whoever has stopped waiting.
+    pub fn tidy(&mut self, endpoint: &mut Endpoint) {
+        self.who.retain(|(address, answer)| {
+            if answer.is_closed() {
+                endpoint.stop_asking(*address);
+            }
+            !answer.is_closed()
+        });
     }
 
     pub fn answered(&mut self, link: LinkId, number: u64, answer: Vec<u8>) {
@@ -86,14 +112,14 @@ impl Calls {
     /// forgotten it, and cannot be asked to open it again.
     pub fn expired(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: u64) {
         self.asked.remove(&(link, number));
-        if !self.opened.values().any(|opened| *opened == link) {
+        if !self.opened.values().any(|(opened, _)| *opened == link) {
             endpoint.close(now, link, CloseReason::Done);
         }
     }
 
     pub fn closed(&mut self, link: LinkId) {
         self.asked.retain(|(asked, _), _| *asked != link);
-        self.opened.retain(|_, opened| *opened != link);
+        self.opened.retain(|_, (opened, _)| *opened != link);
     }
 
     pub fn introduced(&mut self, address: SocketAddr, reply: &HelloReply) {

@@ -144,22 +144,23 @@ async fn carry<S: Store>(realm: Arc<Realm<S>>, id: RealmId, mut rng: StdRng) {
         if !is_introduced {
             is_introduced = realm.introduce_again(&peer).await;
         }
-        let is_well = if is_introduced {
-            match realm.next_outgoing(id).await {
-                None => {
-                    if !grown.grown().await {
-                        return;
-                    }
-                    true
+        let next = realm.next_outgoing(id).await;
+        let is_well = match next {
+            None if is_introduced => {
+                if !grown.grown().await {
+                    return;
                 }
-                Some(outgoing) => {
-                    realm
-                        .deliver_outgoing(&peer, &outgoing, unix_seconds())
-                        .await
-                }
+                true
             }
-        } else {
-            false
+            Some(outgoing)
+                // A peer that has not accepted is given nothing; what is too old is given up all the same.
+                if is_introduced || Realm::<S>::is_expired(&outgoing, unix_seconds()) =>
+            {
+                realm
+                    .deliver_outgoing(&peer, &outgoing, unix_seconds())
+                    .await
+            }
+            _ => false,
         };
         if is_well {
             wait = BACKOFF_MIN;

@@ -84,6 +84,7 @@ impl<S: Store> Worker<S> {
         let mut stop_by = None;
         loop {
             self.pass_on();
+            self.calls.tidy(&mut self.endpoint);
             let idle = self.transmit(&socket).await;
             if self.endpoint.has_events() {
                 continue;

@@ -172,3 +172,66 @@ async fn what_waits_is_counted() {
     let answer = fixture.ask(device(1), sendrealm("bob")).await;
     assert_eq!(answer, refused(ErrorCode::NotYou));
 }
+
+/// PEER-6: what has waited for a week is given up, and its sender told, whether the peer is there or not.
+#[tokio::test]
+async fn a_message_that_is_too_old_comes_back() {
+    let mut fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    let sendrealm = Command::SendRealm {
+        operation: OperationNumber(2),
+        session: SessionRef::Bound,
+        src_address: Text(""),
+        src_port: crate::wire::Port(0),
+        realm: "beta".parse().unwrap(),
+        from: "ann".parse().unwrap(),
+        to: "bob".parse().unwrap(),
+        message: Body(b"hello"),
+    };
+    let queued = fixture.ask(device(1), sendrealm.clone()).await;
+    assert_eq!(queued, Answer::Sent(Sent::Queued));
+    let beta = fixture.realm.peers().await.remove(0);
+    let outgoing = fixture.realm.next_outgoing(beta.realm).await.unwrap();
+    // Nobody carries errands here, so the peer is silent.
+    assert!(
+        !fixture
+            .realm
+            .deliver_outgoing(&beta, &outgoing, fixture.now)
+            .await
+    );
+    fixture.now += 7 * DAY;
+    assert!(Realm::<Embedded>::is_expired(&outgoing, fixture.now));
+    assert!(
+        fixture
+            .realm
+            .deliver_outgoing(&beta, &outgoing, fixture.now)
+            .await
+    );
+    assert!(fixture.realm.next_outgoing(beta.realm).await.is_none());
+    let notice = ["not delivered (realm-unreachable): hello"];
+    assert_eq!(fixture.texts(device(1)).await, notice);
+    assert_eq!(
+        fixture.ask(device(1), sendrealm).await,
+        refused(ErrorCode::RealmUnreachable),
+        "a repeat is told the end of it"
+    );
+}
+
+/// An open realm has room for so many peers and no more.
+#[tokio::test]
+async fn an_open_realm_is_not_filled_with_peers() {
+    let mut fixture = Fixture::new();
+    fixture.realm.own.peering = Peering::Open;
+    for n in 0..256u16 {
+        let mut key = [77; 32];
+        key[..2].copy_from_slice(&n.to_be_bytes());
+        let name = format!("realm{n}");
+        let answer = asked(&fixture, Some(PublicKey(key)), &introduce(&name)).await;
+        assert_eq!(answer, Answer::Done);
+    }
+    assert_eq!(
+        asked(&fixture, device(50), &introduce("beta")).await,
+        refused(ErrorCode::PeerRefused)
+    );
+}
