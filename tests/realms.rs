@@ -337,6 +337,171 @@ fn a_restored_realm_doubles_and_loses_nothing_at_the_other() {
     );
 }
 
+impl Pair {
+    /// Two realms that have peered, and in alpha the group cats, of which bob in beta is a member.
+    fn with_group() -> Self {
+        let pair = Self::peered();
+        let home = &pair.home;
+        home.run("ann", &["addgroup", "cats", "--password-file", "password"])
+            .ok();
+        home.run("ann", &["sendgroup", "cats", "before"]).ok();
+        home.run(
+            "bob",
+            &[
+                "joingrouprealm",
+                "alpha",
+                "cats",
+                "--password-file",
+                "password",
+            ],
+        )
+        .ok();
+        pair
+    }
+
+    fn post(&self, text: &str) -> Run {
+        self.home
+            .run("bob", &["sendgrouprealm", "alpha", "cats", text])
+    }
+
+    /// The copy in beta, as from its beginning.
+    fn copy(&self) -> Vec<String> {
+        self.home
+            .run("bob", &["inboxgrouprealm", "alpha", "cats", "--after", "0"])
+            .texts()
+    }
+
+    fn group(&self) -> Vec<String> {
+        self.home
+            .run("ann", &["inboxgroup", "cats", "--after", "0"])
+            .texts()
+    }
+}
+
+/// Rows 11 and 12, PEER-8, PEER-9, PEER-10: a group is one conversation across realms.
+#[test]
+fn a_group_is_one_conversation_across_realms() {
+    let pair = Pair::with_group();
+    assert_eq!(pair.post("from beta").ok()["state"], "delivered");
+    pair.home
+        .run("ann", &["sendgroup", "cats", "from alpha"])
+        .ok();
+    let all = ["before", "from beta", "from alpha"];
+    assert_eq!(pair.group(), all);
+    pair.until("the copy is equal", || pair.copy() == all);
+    let run = pair
+        .home
+        .run("bob", &["inboxgrouprealm", "alpha", "cats", "--after", "0"]);
+    let senders: Vec<_> = run
+        .objects()
+        .iter()
+        .map(|entry| (entry["from"].clone(), entry["realm"].clone()))
+        .collect();
+    let alpha = serde_json::Value::from("alpha");
+    assert_eq!(senders[0], ("ann".into(), alpha), "who wrote from there");
+    assert_eq!(
+        senders[1],
+        ("bob".into(), serde_json::Value::Null),
+        "who wrote from here"
+    );
+    let members = pair.home.run("ann", &["members", "cats"]).objects();
+    assert_eq!(
+        (&members[1]["user"], &members[1]["realm"]),
+        (&"bob".into(), &"beta".into())
+    );
+}
+
+/// Row 11 and `joingrouprealm`: their errors.
+#[test]
+fn a_group_of_another_realm_refuses_strangers() {
+    let pair = Pair::with_group();
+    let run = |arguments: &[&str]| pair.home.run("bob", arguments);
+    assert_eq!(
+        run(&["sendgrouprealm", "gamma", "cats", "x"]).error(1),
+        "no-such-realm"
+    );
+    assert_eq!(
+        run(&["sendgrouprealm", "alpha", "dogs", "x"]).error(1),
+        "no-such-group"
+    );
+    let join = |realm: &str, group: &str, file: &str| {
+        pair.home.run(
+            "bob",
+            &["joingrouprealm", realm, group, "--password-file", file],
+        )
+    };
+    assert_eq!(join("gamma", "cats", "password").error(1), "no-such-realm");
+    assert_eq!(join("alpha", "dogs", "password").error(1), "no-such-group");
+    assert_eq!(join("alpha", "cats", "wrong").error(1), "wrong-password");
+    join("alpha", "cats", "password").ok();
+    pair.home.register("cat", &pair.beta.connect);
+    let stranger = pair
+        .home
+        .run("cat", &["sendgrouprealm", "alpha", "cats", "x"]);
+    assert_eq!(stranger.error(1), "not-a-member");
+    run(&["leavegrouprealm", "alpha", "cats"]).ok();
+    assert_eq!(pair.post("x").error(1), "not-a-member");
+    assert_eq!(
+        pair.home.run("ann", &["members", "cats"]).objects().len(),
+        1
+    );
+    run(&["logout"]).ok();
+    assert_eq!(pair.post("x").error(1), "no-session");
+}
+
+/// Row 12: its errors.
+#[test]
+fn inboxgrouprealm_is_for_members() {
+    let pair = Pair::with_group();
+    pair.home.register("cat", &pair.beta.connect);
+    let inbox = |who: &str, realm: &str, group: &str| {
+        pair.home.run(who, &["inboxgrouprealm", realm, group])
+    };
+    assert_eq!(inbox("cat", "alpha", "cats").error(1), "not-a-member");
+    assert_eq!(inbox("bob", "gamma", "cats").error(1), "no-such-realm");
+    assert_eq!(inbox("bob", "alpha", "dogs").error(1), "no-such-group");
+    pair.home.run("bob", &["logout"]).ok();
+    assert_eq!(inbox("bob", "alpha", "cats").error(1), "no-session");
+}
+
+/// PEER-11: with the home realm away, members elsewhere read their copy and what they write is queued; on
+/// its return all copies become equal, whoever was away.
+#[test]
+fn copies_become_equal_when_the_home_realm_returns() {
+    let mut pair = Pair::with_group();
+    pair.until("the copy is equal", || pair.copy() == ["before"]);
+    pair.alpha.kill();
+    assert_eq!(pair.post("while away").ok()["state"], "queued");
+    assert_eq!(pair.copy(), ["before"]);
+    let join = [
+        "joingrouprealm",
+        "alpha",
+        "cats",
+        "--password-file",
+        "password",
+    ];
+    assert_eq!(pair.home.run("bob", &join).error(1), "realm-unreachable");
+    pair.alpha.start_again();
+    pair.until("the message arrives", || {
+        pair.group() == ["before", "while away"]
+    });
+    pair.until("the copy is equal", || {
+        pair.copy() == ["before", "while away"]
+    });
+    pair.beta.kill();
+    for text in ["one", "two"] {
+        pair.home.run("ann", &["sendgroup", "cats", text]).ok();
+    }
+    pair.alpha.kill();
+    pair.alpha.start_again();
+    pair.beta.start_again();
+    let all = ["before", "while away", "one", "two"];
+    pair.until("the copy is equal", || pair.copy() == all);
+    pair.home.run("ann", &["delgroup", "cats"]).ok();
+    assert_eq!(pair.post("x").error(1), "no-such-group");
+    assert_eq!(pair.copy(), all, "what was read stays");
+}
+
 fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {

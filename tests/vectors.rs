@@ -13,9 +13,9 @@ use merpati::{
         Account, AckFrame, Answer, Body, CloseReason, Command, ConnectionId, Cursors,
         DeviceSession, Entry, ErrorCode, Event, Fragment, Frame, Frames, HandshakeId, Hello,
         HelloReply, Init, Mailbox, Member, Open, OperationNumber, Options, PROTOCOL_VERSION,
-        Packet, PacketNumber, Page, PartOf, Password, Peer, Port, Position, Protection, Refusal,
-        Request, Role, Sender, Sent, SessionId, SessionRef, Text, Unread, Welcome, append_crc,
-        link_header,
+        Packet, PacketNumber, Page, PartOf, Password, Peer, PeerRequest, Port, Position,
+        Protection, Refusal, Request, Role, Sender, Sent, SessionId, SessionRef, Text, Unread,
+        Welcome, append_crc, link_header,
     },
 };
 use serde_json::{Value, json};
@@ -501,6 +501,15 @@ fn commands() {
                 group: user("cats"),
             },
         ),
+        (
+            json!({ "operation": 9, "session": "bound", "realm": "beta", "group": "cats" }),
+            Command::LeaveGroupRealm {
+                operation,
+                session,
+                realm: user("beta"),
+                group: user("cats"),
+            },
+        ),
     ];
     assert_eq!(cases.len(), merpati::wire::COMMANDS.len());
     let mut good: Vec<_> = cases
@@ -551,6 +560,102 @@ fn commands() {
     }
     let bad: Vec<_> = bad.iter().map(|(why, bytes)| invalid(why, bytes)).collect();
     compare("commands.json", &json!({ "valid": good, "invalid": bad }));
+}
+
+/// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10
+#[test]
+fn realms() {
+    let (group, message) = (user("cats"), Body(b"hello"));
+    let (epoch, sequence, content, from) = (7, OperationNumber(70), 0, user("ann"));
+    let cases = [
+        (
+            "introduce",
+            json!({ "realm": "alpha", "address": "alpha.example", "port": 6377 }),
+            PeerRequest::Introduce {
+                realm: user("alpha"),
+                address: Text("alpha.example"),
+                port: Port(6377),
+            },
+        ),
+        (
+            "deliver",
+            json!({ "epoch": 7, "sequence": 70, "content": 0, "from": "ann", "to": "bob", "message": "hello" }),
+            PeerRequest::Deliver {
+                epoch,
+                sequence,
+                content,
+                from,
+                to: user("bob"),
+                message,
+            },
+        ),
+        (
+            "join",
+            json!({ "group": "cats", "user": "ann", "password": "correct horse" }),
+            PeerRequest::Join {
+                group,
+                user: from,
+                password: Password(b"correct horse"),
+            },
+        ),
+        (
+            "leave",
+            json!({ "group": "cats", "user": "ann" }),
+            PeerRequest::Leave { group, user: from },
+        ),
+        (
+            "post",
+            json!({ "epoch": 7, "sequence": 70, "content": 0, "from": "ann", "group": "cats", "message": "hello" }),
+            PeerRequest::Post {
+                epoch,
+                sequence,
+                content,
+                from,
+                group,
+                message,
+            },
+        ),
+        (
+            "grown",
+            json!({ "group": "cats" }),
+            PeerRequest::Grown { group },
+        ),
+        (
+            "read",
+            json!({ "group": "cats", "epoch": 7, "after": 70, "offset": 100 }),
+            PeerRequest::Read {
+                group,
+                epoch,
+                after: Position(70),
+                offset: 100,
+            },
+        ),
+    ];
+    let good: Vec<_> = cases
+        .iter()
+        .map(|(name, value, request)| {
+            assert_eq!(
+                PeerRequest::parse(&request.to_bytes()),
+                Ok(request.clone()),
+                "{name}"
+            );
+            valid(name, value, &request.to_bytes())
+        })
+        .collect();
+    let bad: &[(&str, &[u8])] = &[
+        ("an opcode that is not known", &[0x7f]),
+        ("a port of one byte", b"\x60\x01a\x01b\x01"),
+        ("a group's name with a capital letter", b"\x65Cats"),
+        (
+            "a read with bytes left over",
+            b"\x66\x01a\0\0\0\0\0\0\0\x07\x01\x01\x01",
+        ),
+    ];
+    for (why, bytes) in bad {
+        assert!(PeerRequest::parse(bytes).is_err(), "{why}");
+    }
+    let bad: Vec<_> = bad.iter().map(|(why, bytes)| invalid(why, bytes)).collect();
+    compare("realms.json", &json!({ "valid": good, "invalid": bad }));
 }
 
 fn entry() -> Entry {

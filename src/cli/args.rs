@@ -185,7 +185,8 @@ pub enum Command {
         #[arg(default_value = "-")]
         src_port: String,
         /// Its key; without it, whoever is there is taken at their word.
-        #[arg(long)]
+        // A key may begin with a hyphen.
+        #[arg(long, allow_hyphen_values = true)]
         key: Option<PublicKey>,
     },
     /// End a peering (operators only).
@@ -202,6 +203,39 @@ pub enum Command {
         /// By which of this realm's addresses it is to leave; by default the peering's.
         #[arg(long, value_name = "ADDR:PORT")]
         src: Option<String>,
+    },
+    /// Join a group of another realm.
+    Joingrouprealm {
+        realm_id: RealmId,
+        groupname: GroupName,
+        #[command(flatten)]
+        password: GroupPassword,
+        /// By which of this realm's addresses to ask; by default the peering's.
+        #[arg(long, value_name = "ADDR:PORT")]
+        src: Option<String>,
+    },
+    /// Write to a group of another realm.
+    Sendgrouprealm {
+        realm_id: RealmId,
+        groupname: GroupName,
+        /// The message; - reads it from standard input.
+        #[arg(allow_hyphen_values = true)]
+        message: String,
+        /// By which of this realm's addresses it is to leave; by default the peering's.
+        #[arg(long, value_name = "ADDR:PORT")]
+        src: Option<String>,
+    },
+    /// Read this realm's copy of a group of another realm.
+    Inboxgrouprealm {
+        realm_id: RealmId,
+        groupname: GroupName,
+        #[command(flatten)]
+        inbox: Inbox,
+    },
+    /// Leave a group of another realm.
+    Leavegrouprealm {
+        realm_id: RealmId,
+        groupname: GroupName,
     },
     /// Read your private messages from another realm.
     Inboxrealm {

@@ -110,8 +110,12 @@ async fn once(global: &Global, output: Output, command: Command) -> Result<(), F
         | Command::Removerealm { .. }
         | Command::Realms
         | Command::Sendrealm { .. }
-        | Command::Inboxrealm { .. } => {
-            let code = realms::code(&command)?;
+        | Command::Inboxrealm { .. }
+        | Command::Joingrouprealm { .. }
+        | Command::Sendgrouprealm { .. }
+        | Command::Inboxgrouprealm { .. }
+        | Command::Leavegrouprealm { .. } => {
+            let code = realms::secret(&command)?;
             let client = ask::client(global, None)?;
             realms::once(&client, output, command, &code).await
         }

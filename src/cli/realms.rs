@@ -3,7 +3,7 @@
 use merpati::{
     client::Client,
     server::config::host_and_port,
-    wire::{Mailbox, RealmId, Username},
+    wire::{GroupName, Mailbox, RealmId, Username},
 };
 use serde_json::json;
 
@@ -14,24 +14,27 @@ use super::{
     passwords::{self, Secret},
 };
 
-/// The code that `claim` needs; asked for before anything is sent.
-pub fn code(command: &Command) -> Result<Secret, Failure> {
+/// The code or the password that a command needs; asked for before anything is sent.
+pub fn secret(command: &Command) -> Result<Secret, Failure> {
     match command {
         Command::Claim { code } => passwords::password(code, "The realm's operator code"),
+        Command::Joingrouprealm { password, .. } => {
+            passwords::group_password(password, "The group's password")
+        }
         _ => Ok(Secret::default()),
     }
 }
 
-/// A command about other realms, with what [`code`] gave.
+/// A command about other realms, with what [`secret`] gave.
 pub async fn once(
     client: &Client,
     output: Output,
     command: Command,
-    code: &str,
+    secret: &str,
 ) -> Result<(), Failure> {
     match command {
         Command::Claim { .. } => {
-            patiently(client, client.claim(code.as_bytes())).await?;
+            patiently(client, client.claim(secret.as_bytes())).await?;
             output.result(&json!({}), "you are the realm's operator")
         }
         Command::Addrealm {
@@ -67,17 +70,60 @@ pub async fn once(
             src,
         } => {
             let message = ask::message(&message)?;
-            let source = src.as_deref().map(host_and_port).transpose();
-            let source = source.map_err(|error| Failure::usage(format!("--src: {error}")))?;
+            let source = named_source(src.as_deref())?;
             let user = own_name(client)?;
             let to = (realm_id, username_to);
             sendrealm(client, output, source, user, to, &message).await
+        }
+        Command::Joingrouprealm {
+            realm_id,
+            groupname,
+            src,
+            ..
+        } => {
+            let source = named_source(src.as_deref())?;
+            let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
+            let call = client.joingrouprealm(source, realm_id, groupname, secret.as_bytes());
+            patiently(client, call).await?;
+            output.result(&json!({}), "joined")
+        }
+        Command::Sendgrouprealm {
+            realm_id,
+            groupname,
+            message,
+            src,
+        } => {
+            let message = ask::message(&message)?;
+            let source = named_source(src.as_deref())?;
+            sendgrouprealm(client, output, source, (realm_id, groupname), &message).await
+        }
+        Command::Inboxgrouprealm {
+            realm_id,
+            groupname,
+            inbox,
+        } => {
+            let mailbox = Mailbox::RealmGroup(realm_id, groupname);
+            ask::inbox(client, output, mailbox, &inbox).await
+        }
+        Command::Leavegrouprealm {
+            realm_id,
+            groupname,
+        } => {
+            patiently(client, client.leavegrouprealm(realm_id, groupname)).await?;
+            output.result(&json!({}), "left")
         }
         Command::Inboxrealm { realm_id, inbox } => {
             ask::inbox(client, output, Mailbox::Realm(realm_id), &inbox).await
         }
         _ => Err(Failure::usage("this command is not about realms")),
     }
+}
+
+/// The source address that `--src` names.
+fn named_source(src: Option<&str>) -> Result<Option<(String, u16)>, Failure> {
+    src.map(host_and_port)
+        .transpose()
+        .map_err(|error| Failure::usage(format!("--src: {error}")))
 }
 
 /// The source address that two words name; `-` names none.
@@ -110,6 +156,19 @@ pub async fn sendrealm(
 ) -> Result<(), Failure> {
     let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
     let call = client.sendrealm(source, realm, from, to, message.as_bytes());
+    let sent = patiently(client, call).await?;
+    output.result(&json!({ "state": sent.name() }), sent.name())
+}
+
+pub async fn sendgrouprealm(
+    client: &Client,
+    output: Output,
+    source: Option<(String, u16)>,
+    (realm, group): (RealmId, GroupName),
+    message: &str,
+) -> Result<(), Failure> {
+    let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
+    let call = client.sendgrouprealm(source, realm, group, message.as_bytes());
     let sent = patiently(client, call).await?;
     output.result(&json!({ "state": sent.name() }), sent.name())
 }

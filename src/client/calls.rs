@@ -400,6 +400,62 @@ impl Client {
         }
     }
 
+    /// Joins a group of another realm, which has to be reached for it.
+    pub async fn joingrouprealm(
+        &self,
+        source: Option<(&str, u16)>,
+        realm: RealmId,
+        group: GroupName,
+        password: &[u8],
+    ) -> Result<(), CallError> {
+        let source = source.unwrap_or(OWN_ADDRESS);
+        let command = Command::JoinGroupRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            src_address: Text(source.0),
+            src_port: Port(source.1),
+            realm,
+            group,
+            password: Password(password),
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Writes to a group of another realm.
+    pub async fn sendgrouprealm(
+        &self,
+        source: Option<(&str, u16)>,
+        realm: RealmId,
+        group: GroupName,
+        message: &[u8],
+    ) -> Result<Sent, CallError> {
+        let source = source.unwrap_or(OWN_ADDRESS);
+        let command = Command::SendGroupRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            src_address: Text(source.0),
+            src_port: Port(source.1),
+            realm,
+            group,
+            message: Body(message),
+        };
+        match self.call(Options::NONE, command).await? {
+            Answer::Sent(sent) => Ok(sent),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Leaves a group of another realm, which has to be reached for it.
+    pub async fn leavegrouprealm(&self, realm: RealmId, group: GroupName) -> Result<(), CallError> {
+        let command = Command::LeaveGroupRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            realm,
+            group,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
     /// Who the session's user is.
     pub async fn whoami(&self) -> Result<Account, CallError> {
         let command = Command::WhoAmI {
@@ -489,6 +545,7 @@ fn unexpected(answer: &Answer) -> CallError {
         Answer::Sessions(_) => "sessions",
         Answer::Names { .. } => "names",
         Answer::Members { .. } => "members",
+        Answer::Joined { .. } => "a membership",
         Answer::Realms(_) => "realms",
         Answer::Unread(_) => "counts",
         Answer::Refused(_) => "a refusal",

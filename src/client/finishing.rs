@@ -271,6 +271,10 @@ fn in_the_users_terms(error: CallError, request: &Request<'_>, len: usize) -> Ca
             | Command::SendRealm {
                 message: Body(message),
                 ..
+            }
+            | Command::SendGroupRealm {
+                message: Body(message),
+                ..
             },
         ) => {
             let around = (len - message.len()) as u64;

@@ -1,7 +1,7 @@
 //! Groups, from a member's side (GRP-1 … GRP-5): make, join, leave, list.
 
 use super::{
-    Caller, Failure, Realm, Work,
+    Caller, Failure, Hashed, Realm, Work,
     records::{self, BanRecord, GroupLink, GroupRecord, MemberRecord, Place, Record as _},
     sessions::Current,
 };
@@ -9,7 +9,7 @@ use crate::{
     store::{Batch, Expected, Key, Store, Version},
     wire::{
         Answer, Command, ErrorCode, GroupName, Member, Options, PASSWORD_MAX, Password, Position,
-        Refusal, Role, Sender, SessionRef, Username,
+        RealmId, Refusal, Role, Sender, SessionRef, Username,
     },
 };
 
@@ -39,15 +39,24 @@ impl Group {
         batch.expect(records::group(self.name), Expected::At(self.version));
     }
 
-    fn member_key(&self, user: Username) -> Key {
-        records::member(self.name, self.record.epoch, user)
+    fn member_key(&self, who: &Sender) -> Key {
+        records::member(self.name, self.record.epoch, who)
     }
 
-    /// Adds to `batch` that `user` is a member no more.
-    pub fn remove(&self, user: Username, batch: &mut Batch) {
-        batch
-            .delete(self.member_key(user))
-            .delete(records::joined_group(user, self.name));
+    /// The realms whose users are members too.
+    pub fn realms(&self) -> impl Iterator<Item = RealmId> {
+        self.record
+            .realms
+            .iter()
+            .filter_map(|realm| realm.parse().ok())
+    }
+
+    /// Adds to `batch` that someone is a member no more.
+    pub fn remove(&self, who: &Sender, batch: &mut Batch) {
+        batch.delete(self.member_key(who));
+        if who.realm.is_none() {
+            batch.delete(records::joined_group(who.user, self.name));
+        }
     }
 
     /// Adds to `batch` that the group is `owner`'s.
@@ -60,19 +69,19 @@ impl Group {
         Ok(())
     }
 
-    /// Adds to `batch` that `user` is a member.
+    /// Adds to `batch` that someone is a member.
     pub fn put(
         &self,
-        user: Username,
+        who: &Sender,
         member: &MemberRecord,
         batch: &mut Batch,
     ) -> Result<(), Failure> {
-        let link = GroupLink {
-            epoch: self.record.epoch,
-        };
-        batch
-            .put(self.member_key(user), member.to_value()?)
-            .put(records::joined_group(user, self.name), link.to_value()?);
+        batch.put(self.member_key(who), member.to_value()?);
+        if who.realm.is_none() {
+            let epoch = self.record.epoch;
+            let key = records::joined_group(who.user, self.name);
+            batch.put(key, GroupLink { epoch }.to_value()?);
+        }
         Ok(())
     }
 }
@@ -110,16 +119,16 @@ impl<S: Store> Realm<S> {
         }))
     }
 
-    /// What `user` is in a group; `None` for a stranger.
+    /// What someone is in a group; `None` for a stranger.
     pub(super) async fn find_member(
         &self,
         group: &Group,
-        user: Username,
+        who: &Sender,
     ) -> Result<Option<Membership>, Failure> {
-        let key = group.member_key(user);
+        let key = group.member_key(who);
         let found = self.record::<MemberRecord>(&key).await?;
         Ok(found.map(|(record, version)| Membership {
-            role: role(group, user, &record),
+            role: role(group, who, &record),
             record,
             key,
             version,
@@ -132,7 +141,7 @@ impl<S: Store> Realm<S> {
         group: &Group,
         user: Username,
     ) -> Result<Membership, Failure> {
-        self.find_member(group, user)
+        self.find_member(group, &local(user))
             .await?
             .ok_or(ErrorCode::NotAMember.into())
     }
@@ -156,6 +165,7 @@ impl<S: Store> Realm<S> {
             password: self.group_password(&password, work).await?,
             created: work.caller.now,
             epoch: u64::from_be_bytes(self.random()),
+            realms: Vec::new(),
         };
         current.rely_on(&mut work.batch);
         let key = records::group(name);
@@ -171,7 +181,7 @@ impl<S: Store> Realm<S> {
             moderator: false,
             joined: work.caller.now,
         };
-        group.put(current.user, &member, &mut work.batch)?;
+        group.put(&local(current.user), &member, &mut work.batch)?;
         Ok(Answer::Done)
     }
 
@@ -207,34 +217,44 @@ impl<S: Store> Realm<S> {
             }
             return Err(ErrorCode::NoSuchGroup.into());
         };
-        let fits = match &group.record.password {
-            None => password.0.is_empty(),
-            Some(kept) => {
-                let kept = Some(kept.clone());
-                self.compare(&password, kept, &mut work.hashed).await?
-            }
-        };
-        if !fits {
-            return Err(ErrorCode::WrongPassword.into());
-        }
+        self.check_group_password(&group, &password, &mut work.hashed)
+            .await?;
         let ban = records::ban(name, group.record.epoch, current.user);
         if self.record::<BanRecord>(&ban).await?.is_some() {
             return Err(ErrorCode::Banned.into());
         }
-        if self.find_member(&group, current.user).await?.is_some() {
+        let user = local(current.user);
+        if self.find_member(&group, &user).await?.is_some() {
             return Ok(Answer::Done);
         }
         current.rely_on(&mut work.batch);
         group.rely_on(&mut work.batch);
         work.batch
             .expect(ban, Expected::Absent)
-            .expect(group.member_key(current.user), Expected::Absent);
+            .expect(group.member_key(&user), Expected::Absent);
         let member = MemberRecord {
             moderator: false,
             joined: work.caller.now,
         };
-        group.put(current.user, &member, &mut work.batch)?;
+        group.put(&local(current.user), &member, &mut work.batch)?;
         Ok(Answer::Done)
+    }
+
+    pub(super) async fn check_group_password(
+        &self,
+        group: &Group,
+        password: &Password<'_>,
+        hashed: &mut Hashed,
+    ) -> Result<(), Failure> {
+        let fits = match &group.record.password {
+            None => password.0.is_empty(),
+            Some(kept) => self.compare(password, Some(kept.clone()), hashed).await?,
+        };
+        if fits {
+            Ok(())
+        } else {
+            Err(ErrorCode::WrongPassword.into())
+        }
     }
 
     pub(super) async fn leavegroup(
@@ -250,12 +270,12 @@ impl<S: Store> Realm<S> {
         group.rely_on(&mut work.batch);
         member.rely_on(&mut work.batch);
         if member.role != Role::Owner {
-            group.remove(current.user, &mut work.batch);
+            group.remove(&local(current.user), &mut work.batch);
             return Ok(Answer::Done);
         }
         match self.successor(&group, &current).await? {
             Some(owner) => {
-                group.remove(current.user, &mut work.batch);
+                group.remove(&local(current.user), &mut work.batch);
                 group.put_owner(owner, &mut work.batch)?;
             }
             None => self.delete_group(&group, &mut work.batch).await?,
@@ -269,29 +289,28 @@ impl<S: Store> Realm<S> {
         group: &Group,
         leaving: &Current,
     ) -> Result<Option<Username>, Failure> {
-        let members = self.members_of(group, None, MEMBERS_AT_ONCE).await?;
+        let members = self.members_of(group, MEMBERS_AT_ONCE).await?;
+        // A group has its owner in its own realm.
         let others = members
             .into_iter()
-            .filter(|(user, _)| *user != leaving.user);
-        let first = others.min_by_key(|(user, member)| (!member.moderator, member.joined, *user));
-        Ok(first.map(|(user, _)| user))
+            .filter(|(who, _)| who.realm.is_none() && who.user != leaving.user);
+        let first = others.min_by_key(|(who, member)| (!member.moderator, member.joined, who.user));
+        Ok(first.map(|(who, _)| who.user))
     }
 
-    /// Members in the order of their names, those after `after`.
+    /// Members in the order of their names.
     pub(super) async fn members_of(
         &self,
         group: &Group,
-        after: Option<Username>,
         limit: usize,
-    ) -> Result<Vec<(Username, MemberRecord)>, Failure> {
+    ) -> Result<Vec<(Sender, MemberRecord)>, Failure> {
         let prefix = records::members(group.name, group.record.epoch);
-        let after = after.map(|user| group.member_key(user));
-        let found = self.store.list(&prefix, after.as_ref(), limit).await?;
+        let found = self.store.list(&prefix, None, limit).await?;
         found
             .into_iter()
             .filter_map(|(key, found)| {
-                let user = records::name_in(&key, &prefix)?;
-                Some(MemberRecord::from_value(&found.value).map(|member| (user, member)))
+                let who = records::member_in(&key, &prefix)?;
+                Some(MemberRecord::from_value(&found.value).map(|member| (who, member)))
             })
             .collect::<Result<_, _>>()
             .map_err(Into::into)
@@ -307,8 +326,8 @@ impl<S: Store> Realm<S> {
             .delete(records::group(group.name))
             .trim(group.place().log, Position(u64::MAX));
         // Whoever is left over in a very large group is a member of an epoch that is over.
-        for (user, _) in self.members_of(group, None, MEMBERS_AT_ONCE).await? {
-            group.remove(user, batch);
+        for (who, _) in self.members_of(group, MEMBERS_AT_ONCE).await? {
+            group.remove(&who, batch);
         }
         Ok(())
     }
@@ -324,13 +343,13 @@ impl<S: Store> Realm<S> {
         let group = self.group(name).await?;
         self.membership(&group, current.user).await?;
         let (skip, limit) = asked(options);
-        let found = self.members_of(&group, None, skip + limit + 1).await?;
-        let all = found.into_iter().skip(skip).map(|(user, member)| Member {
-            who: Sender { user, realm: None },
-            role: role(&group, user, &member),
+        let found = self.members_of(&group, skip + limit + 1).await?;
+        let all = found.into_iter().skip(skip).map(|(who, member)| Member {
+            who,
+            role: role(&group, &who, &member),
         });
-        // A sender without realm takes its length and its name; the role takes one more.
-        let size = |member: &Member| member.who.user.as_str().len() + 2;
+        // The name of a realm has its length where the text has an @; the user's length and the role follow.
+        let size = |member: &Member| member.who.to_string().len() + 2;
         let (members, more) = fill(all, limit, caller.room, size);
         Ok(Answer::Members { more, members })
     }
@@ -365,14 +384,19 @@ impl<S: Store> Realm<S> {
 }
 
 /// What a member may do.
-fn role(group: &Group, user: Username, member: &MemberRecord) -> Role {
-    if group.record.owner == user.as_str() {
+fn role(group: &Group, who: &Sender, member: &MemberRecord) -> Role {
+    if who.realm.is_none() && group.record.owner == who.user.as_str() {
         Role::Owner
     } else if member.moderator {
         Role::Moderator
     } else {
         Role::Member
     }
+}
+
+/// A user of this realm.
+pub const fn local(user: Username) -> Sender {
+    Sender { user, realm: None }
 }
 
 /// How many names to skip, and how many to give at most.

@@ -4,14 +4,15 @@ use blake2::{Blake2s256, Digest};
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Known, Outcome, Realm,
+    network::GroupWork,
     peers::Peer,
     records::{self, AccountRecord, EntryRecord, Owner, Place, Record as _, RecordedAnswer},
 };
 use crate::{
     store::{Batch, Store},
     wire::{
-        Answer, Body, CONTENT_TEXT, ErrorCode, OperationNumber, PeerRequest, Refusal, Sent,
-        Username,
+        Answer, Body, CONTENT_TEXT, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId,
+        Refusal, Sent, Username,
     },
 };
 
@@ -26,40 +27,88 @@ impl<S: Store> Realm<S> {
             // Realms know each other by their keys, which a plain link does not prove.
             return Err(ErrorCode::PeerRefused.into());
         };
-        match PeerRequest::parse(bytes) {
-            Ok(PeerRequest::Introduce {
-                realm,
-                address,
-                port,
-            }) => {
-                let answer = self.introduced(&key, realm, address, port).await?;
-                Ok(answer.to_bytes())
-            }
-            Ok(PeerRequest::Deliver {
+        let Ok(request) = PeerRequest::parse(bytes) else {
+            return Err(ErrorCode::Unsupported.into());
+        };
+        if let PeerRequest::Introduce {
+            realm,
+            address,
+            port,
+        } = request
+        {
+            let answer = self.introduced(&key, realm, address, port).await?;
+            return Ok(answer.to_bytes());
+        }
+        let peer = self.peer_of(&key).await?.ok_or(ErrorCode::PeerRefused)?;
+        self.network.heard(peer.realm, caller.now);
+        let answer = match request {
+            PeerRequest::Introduce { .. } => return Err(ErrorCode::Internal.into()),
+            PeerRequest::Deliver {
                 epoch,
                 sequence,
                 content,
                 from,
                 to,
                 message,
-            }) => {
-                let peer = self.peer_of(&key).await?.ok_or(ErrorCode::PeerRefused)?;
-                self.network.heard(peer.realm, caller.now);
-                let owner = Owner::peer(&key, epoch);
-                let hash: [u8; 32] = Blake2s256::digest(bytes).into();
-                let fingerprint = hash.first_chunk().copied().unwrap_or_default();
+            } => {
                 let delivery = Delivery {
                     peer,
                     content,
                     from,
-                    to,
+                    to: To::User(to),
                     message,
                     now: caller.now,
                 };
-                self.deliver(owner, sequence, fingerprint, &delivery).await
+                let owner = Owner::peer(&key, epoch);
+                return self.deliver(owner, sequence, bytes, &delivery).await;
             }
-            Err(_) => Err(ErrorCode::Unsupported.into()),
-        }
+            PeerRequest::Post {
+                epoch,
+                sequence,
+                content,
+                from,
+                group,
+                message,
+            } => {
+                let delivery = Delivery {
+                    peer,
+                    content,
+                    from,
+                    to: To::Group(group),
+                    message,
+                    now: caller.now,
+                };
+                let owner = Owner::peer(&key, epoch);
+                return self.deliver(owner, sequence, bytes, &delivery).await;
+            }
+            PeerRequest::Join {
+                group,
+                user,
+                password,
+            } => {
+                // As from a client: what may be recorded and sent by anyone carries no password.
+                if caller.early {
+                    return Err(ErrorCode::BadRequest.into());
+                }
+                self.host_join(caller, &peer, (group, user), &password)
+                    .await?
+            }
+            PeerRequest::Leave { group, user } => self.host_leave(&peer, group, user).await?,
+            PeerRequest::Grown { group } => {
+                self.network.add_work(peer.realm, GroupWork::Read(group));
+                Answer::Done
+            }
+            PeerRequest::Read {
+                group,
+                epoch,
+                after,
+                offset,
+            } => {
+                self.host_read(caller, &peer, (group, epoch), (after, offset))
+                    .await?
+            }
+        };
+        Ok(answer.to_bytes())
     }
 
     /// Delivers a message once. Also what is refused is remembered: the sender has been told, and the
@@ -68,9 +117,11 @@ impl<S: Store> Realm<S> {
         &self,
         owner: Owner,
         sequence: OperationNumber,
-        fingerprint: [u8; 8],
+        request: &[u8],
         delivery: &Delivery<'_>,
     ) -> Result<Vec<u8>, Failure> {
+        let hash: [u8; 32] = Blake2s256::digest(request).into();
+        let fingerprint = hash.first_chunk().copied().unwrap_or_default();
         for _ in 0..ATTEMPTS_MAX {
             let operation = match self.look_up(owner, sequence, fingerprint).await? {
                 Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
@@ -78,25 +129,32 @@ impl<S: Store> Realm<S> {
                 Known::New(operation) => operation,
             };
             let mut batch = Batch::new();
-            let answer = match self.decide_delivery(delivery, &mut batch).await {
-                Ok(answer) => answer,
-                Err(Failure::Refused(refusal)) => Answer::Refused(refusal),
+            let (answer, realms) = match self.decide_delivery(delivery, &mut batch).await {
+                Ok(realms) => (Answer::Sent(Sent::Stored), realms),
+                Err(Failure::Refused(refusal)) => {
+                    batch = Batch::new();
+                    (Answer::Refused(refusal), Vec::new())
+                }
                 Err(failure) => return Err(failure),
             };
             let bytes = answer.to_bytes();
             operation.record(RecordedAnswer::Bytes(bytes.clone()), &mut batch)?;
             if let Outcome::Durable = self.commit(batch).await? {
+                if let To::Group(group) = delivery.to {
+                    self.tell_all(&realms, group);
+                }
                 return Ok(bytes);
             }
         }
         Err(Refusal::busy(CONTENDED_MS).into())
     }
 
+    /// Decides about a message: what is to be written, and which realms are to hear of it.
     async fn decide_delivery(
         &self,
         delivery: &Delivery<'_>,
         batch: &mut Batch,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Vec<RealmId>, Failure> {
         let Delivery {
             peer,
             content,
@@ -112,20 +170,39 @@ impl<S: Store> Realm<S> {
         if *content > 0x7f || (is_text && core::str::from_utf8(message.0).is_err()) {
             return Err(ErrorCode::BadRequest.into());
         }
-        let account = self.record::<AccountRecord>(&records::account(*to)).await?;
-        account.ok_or(ErrorCode::NoSuchUser)?;
         let entry = EntryRecord {
             time: *now,
             content: *content,
             user: from.as_str().into(),
             realm: Some(peer.realm.as_str().into()),
             body: message.0.to_vec(),
-        };
-        batch
-            .append(Place::private(*to).log, entry.to_value()?)
-            .append(Place::from_realm(*to, peer.realm).log, entry.to_value()?);
-        Ok(Answer::Sent(Sent::Stored))
+        }
+        .to_value()?;
+        match to {
+            To::User(user) => {
+                let account = self
+                    .record::<AccountRecord>(&records::account(*user))
+                    .await?;
+                account.ok_or(ErrorCode::NoSuchUser)?;
+                batch
+                    .append(Place::private(*user).log, entry.clone())
+                    .append(Place::from_realm(*user, peer.realm).log, entry);
+                Ok(Vec::new())
+            }
+            To::Group(group) => {
+                let (place, realms) = self.host_post(peer, *from, *group, batch).await?;
+                batch.append(place.log, entry);
+                Ok(realms)
+            }
+        }
     }
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy)]
+enum To {
+    User(Username),
+    Group(GroupName),
 }
 
 /// A message that a peer brings.
@@ -133,7 +210,7 @@ struct Delivery<'a> {
     peer: Peer,
     content: u8,
     from: Username,
-    to: Username,
+    to: To,
     message: Body<'a>,
     now: u32,
 }

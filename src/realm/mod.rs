@@ -5,7 +5,9 @@
 //! `ok` to is durable. Normative text: `spec/commands.md`.
 
 mod accounts;
+mod copies;
 mod groups;
+mod hosting;
 mod incoming;
 mod mail;
 mod moderation;
@@ -27,7 +29,8 @@ use std::{
     time::Duration,
 };
 
-pub use network::{Errand, Network};
+pub use copies::ReadOutcome;
+pub use network::{Errand, GroupWork, Network};
 pub use outgoing::Outgoing;
 pub use peers::{Own, Peer, Peering};
 
@@ -43,8 +46,8 @@ use crate::{
     crypto::{MacKey, PublicKey, SecretKey},
     store::{Batch, CommitError, Key, Store, StoreError, Version},
     wire::{
-        Answer, Command, ErrorCode, OperationNumber, PeerRequest, Position, RealmId, Refusal,
-        Request, SessionRef,
+        Answer, Command, ErrorCode, GroupName, OperationNumber, PeerRequest, Position, RealmId,
+        Refusal, Request, SessionRef,
     },
 };
 
@@ -168,6 +171,8 @@ struct Work<'a> {
     hashed: Hashed,
     /// The realm that has accepted the peering that the command is about.
     accepted_by: Option<PublicKey>,
+    /// The realms that are to hear that a group has grown, once it has.
+    hints: Vec<(RealmId, GroupName)>,
 }
 
 impl<S: Store> Realm<S> {
@@ -265,6 +270,14 @@ impl<S: Store> Realm<S> {
                 self.inboxrealm(caller, session, realm, &request.options)
                     .await
             }
+            Command::InboxGroupRealm {
+                session,
+                realm,
+                group,
+            } => {
+                let which = (session, realm, group);
+                self.inboxgrouprealm(caller, which, &request.options).await
+            }
             Command::Realms { session } => self.realms(caller, session).await,
             Command::Groups { session } => self.groups(caller, session, &request.options).await,
             Command::Members { session, group } => {
@@ -291,6 +304,7 @@ impl<S: Store> Realm<S> {
             batch: Batch::new(),
             hashed: Hashed::default(),
             accepted_by: None,
+            hints: Vec::new(),
         };
         for _ in 0..ATTEMPTS_MAX {
             let operation = match owner {
@@ -312,10 +326,18 @@ impl<S: Store> Realm<S> {
             }
             // On a conflict, what the decision relied on has changed: it is made anew.
             if let Some(positions) = self.commit_placed(core::mem::take(&mut work.batch)).await? {
+                for (realm, group) in work.hints.drain(..) {
+                    self.network.add_work(realm, GroupWork::Tell(group));
+                }
                 return match (&work.request.command, positions.first()) {
-                    (Command::SendRealm { .. }, Some(position)) => {
-                        self.verdict(&work, *position, bytes).await
+                    (Command::JoinGroupRealm { realm, group, .. }, _) => {
+                        self.network.add_work(*realm, GroupWork::Read(*group));
+                        Ok(bytes)
                     }
+                    (
+                        Command::SendRealm { .. } | Command::SendGroupRealm { .. },
+                        Some(position),
+                    ) => self.verdict(&work, *position, bytes).await,
                     (Command::AddRealm { .. } | Command::RemoveRealm { .. }, _) => {
                         self.network.peers_changed();
                         Ok(bytes)
@@ -336,6 +358,14 @@ impl<S: Store> Realm<S> {
             Command::Send { .. } => self.send(work).await,
             Command::SendGroup { .. } => self.sendgroup(work).await,
             Command::SendRealm { .. } => self.sendrealm(work).await,
+            Command::SendGroupRealm { .. } => self.sendgrouprealm(work).await,
+            Command::JoinGroupRealm { .. } => self.joingrouprealm(work).await,
+            Command::LeaveGroupRealm {
+                session,
+                realm,
+                group,
+                ..
+            } => self.leavegrouprealm(work, session, realm, group).await,
             Command::Claim { session, code, .. } => self.claim(work, session, code.0).await,
             Command::AddRealm { .. } => self.addrealm(work).await,
             Command::RemoveRealm { session, realm, .. } => {
@@ -452,13 +482,19 @@ impl<S: Store> Realm<S> {
 fn options_fit(request: &Request<'_>) -> bool {
     let mut rest = request.options;
     match request.command {
-        Command::Inbox { .. } | Command::InboxGroup { .. } | Command::InboxRealm { .. } => {
+        Command::Inbox { .. }
+        | Command::InboxGroup { .. }
+        | Command::InboxRealm { .. }
+        | Command::InboxGroupRealm { .. } => {
             (rest.after, rest.limit, rest.bytes, rest.offset) = (None, None, None, None);
         }
         Command::Groups { .. } | Command::Members { .. } => {
             (rest.limit, rest.offset) = (None, None);
         }
-        Command::Send { .. } | Command::SendGroup { .. } | Command::SendRealm { .. } => {
+        Command::Send { .. }
+        | Command::SendGroup { .. }
+        | Command::SendRealm { .. }
+        | Command::SendGroupRealm { .. } => {
             rest.content = None;
         }
         Command::AddRealm { .. } => rest.key = None,

@@ -2,7 +2,7 @@
 
 use super::{
     Failure, Realm, Work,
-    groups::{Group, Membership},
+    groups::{Group, Membership, local},
     records::{self, AccountRecord, BanRecord, GroupRecord, MemberRecord, Record as _},
     sessions::Current,
 };
@@ -57,13 +57,13 @@ impl<S: Store> Realm<S> {
         user: Username,
     ) -> Result<Answer, Failure> {
         let asking = self.asking(work, name, Role::Moderator).await?;
-        let member = self.find_member(&asking.group, user).await?;
+        let member = self.find_member(&asking.group, &local(user)).await?;
         let member = member.ok_or(ErrorCode::NoSuchUser)?;
         if member.role >= asking.member.role {
             return Err(ErrorCode::NotPermitted.into());
         }
         member.rely_on(&mut work.batch);
-        asking.group.remove(user, &mut work.batch);
+        asking.group.remove(&local(user), &mut work.batch);
         Ok(Answer::Done)
     }
 
@@ -74,13 +74,13 @@ impl<S: Store> Realm<S> {
         user: Username,
     ) -> Result<Answer, Failure> {
         let asking = self.asking(work, name, Role::Moderator).await?;
-        match self.find_member(&asking.group, user).await? {
+        match self.find_member(&asking.group, &local(user)).await? {
             Some(member) if member.role >= asking.member.role => {
                 return Err(ErrorCode::NotPermitted.into());
             }
             Some(member) => {
                 member.rely_on(&mut work.batch);
-                asking.group.remove(user, &mut work.batch);
+                asking.group.remove(&local(user), &mut work.batch);
             }
             None => {
                 let account = self
@@ -115,7 +115,7 @@ impl<S: Store> Realm<S> {
         role: Role,
     ) -> Result<Answer, Failure> {
         let asking = self.asking(work, name, Role::Owner).await?;
-        let member = self.find_member(&asking.group, user).await?;
+        let member = self.find_member(&asking.group, &local(user)).await?;
         let member = member.ok_or(ErrorCode::NoSuchUser)?;
         if user == asking.current.user {
             // An owner steps down by naming another.
@@ -131,7 +131,7 @@ impl<S: Store> Realm<S> {
             moderator,
             ..member.record
         };
-        asking.group.put(user, &record, &mut work.batch)?;
+        asking.group.put(&local(user), &record, &mut work.batch)?;
         if role == Role::Owner {
             let former = MemberRecord {
                 moderator: true,
@@ -139,7 +139,7 @@ impl<S: Store> Realm<S> {
             };
             asking
                 .group
-                .put(asking.current.user, &former, &mut work.batch)?;
+                .put(&local(asking.current.user), &former, &mut work.batch)?;
             asking.group.put_owner(user, &mut work.batch)?;
         }
         Ok(Answer::Done)

@@ -1,7 +1,7 @@
 //! The realm's way to other realms: errands that whoever has the sockets carries out.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,7 +9,10 @@ use std::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::peers::Peer;
-use crate::{crypto::PublicKey, wire::RealmId};
+use crate::{
+    crypto::PublicKey,
+    wire::{GroupName, RealmId},
+};
 
 /// Errands that may wait to be taken.
 const ERRANDS_MAX: usize = 1024;
@@ -41,7 +44,7 @@ pub enum Errand {
 }
 
 /// How the link to a peer stands.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Standing {
     is_trying: bool,
     /// It refuses the peering.
@@ -49,6 +52,20 @@ struct Standing {
     /// When it was last heard, in seconds since 1970.
     heard: u32,
     contact: Arc<Notify>,
+    /// Groups here that have grown, of which the peer is to be told.
+    grown: BTreeSet<GroupName>,
+    /// Groups there that are to be read.
+    to_read: BTreeSet<GroupName>,
+    work: Arc<Notify>,
+}
+
+/// What is to be done for a group at a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupWork {
+    /// Tell the peer that the group has grown.
+    Tell(GroupName),
+    /// Read the group, which lives there.
+    Read(GroupName),
 }
 
 /// The way to other realms.
@@ -138,16 +155,50 @@ impl Network {
         self.standing(realm, |standing| standing.is_refused = true);
     }
 
+    /// Something is to be done for a group at a peer, or still is.
+    pub fn add_work(&self, realm: RealmId, work: GroupWork) {
+        self.standing(realm, |standing| {
+            match work {
+                GroupWork::Tell(group) => standing.grown.insert(group),
+                GroupWork::Read(group) => standing.to_read.insert(group),
+            };
+            standing.work.notify_one();
+        });
+    }
+
+    /// What is to be done next for a group at a peer. It stays until [`Network::begin_work`].
+    pub fn next_work(&self, realm: RealmId) -> Option<GroupWork> {
+        self.standing(realm, |standing| {
+            let tell = standing.grown.first().copied().map(GroupWork::Tell);
+            tell.or_else(|| standing.to_read.first().copied().map(GroupWork::Read))
+        })
+    }
+
+    /// Takes a piece of work up: should it come again meanwhile, it is done again.
+    pub fn begin_work(&self, realm: RealmId, work: GroupWork) {
+        self.standing(realm, |standing| match work {
+            GroupWork::Tell(group) => standing.grown.remove(&group),
+            GroupWork::Read(group) => standing.to_read.remove(&group),
+        });
+    }
+
+    /// Waits until there is something to be done for a group at a peer.
+    pub async fn wait_for_work(&self, realm: RealmId) {
+        let work = self.standing(realm, |standing| Arc::clone(&standing.work));
+        work.notified().await;
+    }
+
     /// How a peer stands, as `realms` tells it, and when it was last heard.
     pub(super) fn state_of(&self, peer: &Peer) -> (u8, u32) {
-        let standing = self.standing(peer.realm, |standing| standing.clone());
-        let is_accepted = peer.is_introduced() && !standing.is_refused;
-        let state = match (is_accepted, standing.is_trying) {
-            (false, _) => 3,
-            (true, true) => 2,
-            (true, false) if standing.heard > 0 => 1,
-            (true, false) => 0,
-        };
-        (state, standing.heard)
+        self.standing(peer.realm, |standing| {
+            let is_accepted = peer.is_introduced() && !standing.is_refused;
+            let state = match (is_accepted, standing.is_trying) {
+                (false, _) => 3,
+                (true, true) => 2,
+                (true, false) if standing.heard > 0 => 1,
+                (true, false) => 0,
+            };
+            (state, standing.heard)
+        })
     }
 }

@@ -13,12 +13,13 @@ use super::{
         self, CursorRecord, EntryRecord, OperationRecord, Owner, PeerRecord, Place,
         QueuedOperation, QueuedRecord, Record as _, RecordedAnswer,
     },
+    sessions::Current,
 };
 use crate::{
     store::{Batch, Expected, PageLimit, Position, Store, Subscription},
     wire::{
-        Answer, Body, CONTENT_NOTICE, Command, ErrorCode, OperationNumber, PeerRequest, RealmId,
-        Sent,
+        Answer, Body, CONTENT_NOTICE, Command, ErrorCode, OperationNumber, PeerRequest, Port,
+        RealmId, Sent, Text,
     },
 };
 
@@ -41,7 +42,6 @@ pub struct Outgoing {
 impl<S: Store> Realm<S> {
     pub(super) async fn sendrealm(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
         let Command::SendRealm {
-            operation,
             session,
             src_address,
             src_port,
@@ -49,6 +49,7 @@ impl<S: Store> Realm<S> {
             from,
             to,
             message,
+            ..
         } = work.request.command
         else {
             return Err(ErrorCode::Internal.into());
@@ -58,30 +59,72 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::NotYou.into());
         }
         let peer = self.peer(realm).await?;
-        if (src_address.0, src_port.0) != ("", 0) {
-            self.source(src_address, src_port)?;
+        self.check_source(src_address, src_port)?;
+        let to = (to.as_str(), false);
+        self.enqueue(work, &current, &peer, to, &message).await
+    }
+
+    pub(super) async fn sendgrouprealm(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+        let Command::SendGroupRealm {
+            session,
+            src_address,
+            src_port,
+            realm,
+            group,
+            message,
+            ..
+        } = work.request.command
+        else {
+            return Err(ErrorCode::Internal.into());
+        };
+        let current = self.session(work.caller, session).await?;
+        let peer = self.peer(realm).await?;
+        self.check_source(src_address, src_port)?;
+        self.copy_for(realm, group, current.user).await?;
+        let to = (group.as_str(), true);
+        self.enqueue(work, &current, &peer, to, &message).await
+    }
+
+    /// Refuses a source address that is not this realm's own; none is fine.
+    pub(super) fn check_source(&self, address: Text<'_>, port: Port) -> Result<(), Failure> {
+        if (address.0, port.0) != ("", 0) {
+            self.source(address, port)?;
         }
-        let content = self.check_message(&work.request.options, &message)?;
-        if self.queued(realm).await? >= QUEUE_MAX {
+        Ok(())
+    }
+
+    /// Adds to the work's batch that a message waits for a peer.
+    async fn enqueue(
+        &self,
+        work: &mut Work<'_>,
+        current: &Current,
+        peer: &Peer,
+        (to, is_group): (&str, bool),
+        message: &Body<'_>,
+    ) -> Result<Answer, Failure> {
+        let content = self.check_message(&work.request.options, message)?;
+        if self.queued(peer.realm).await? >= QUEUE_MAX {
             return Err(ErrorCode::QueueFull.into());
         }
-        let owner = self.owner(work.caller, Some(session));
+        let owner = self.owner(work.caller, work.request.command.session());
+        let number = work.request.command.operation().unwrap_or_default().0;
         let queued = QueuedRecord {
             queued: work.caller.now,
             content,
-            from: from.as_str().into(),
-            to: to.as_str().into(),
+            from: current.user.as_str().into(),
+            to: to.into(),
+            is_group,
             body: message.0.to_vec(),
             operation: owner.map(|owner| QueuedOperation {
                 owner: owner.bytes().to_vec(),
-                number: operation.0,
+                number,
             }),
         };
         current.rely_on(&mut work.batch);
         work.batch
             // Whoever removes the peer meanwhile leaves no message behind.
-            .expect(records::peer(realm), Expected::At(peer.version))
-            .append(records::queue(realm), queued.to_value()?);
+            .expect(records::peer(peer.realm), Expected::At(peer.version))
+            .append(records::queue(peer.realm), queued.to_value()?);
         Ok(Answer::Sent(Sent::Queued))
     }
 
@@ -93,12 +136,18 @@ impl<S: Store> Realm<S> {
         position: Position,
         queued: Vec<u8>,
     ) -> Result<Vec<u8>, Failure> {
-        let Command::SendRealm {
+        let (Command::SendRealm {
             operation,
             session,
             realm,
             ..
-        } = work.request.command
+        }
+        | Command::SendGroupRealm {
+            operation,
+            session,
+            realm,
+            ..
+        }) = work.request.command
         else {
             return Ok(queued);
         };
@@ -228,13 +277,27 @@ impl<S: Store> Realm<S> {
 
     async fn ask_to_deliver(&self, peer: &Peer, outgoing: &Outgoing) -> Option<Answer> {
         let record = &outgoing.record;
-        let request = PeerRequest::Deliver {
-            epoch: peer.record.epoch,
-            sequence: OperationNumber(outgoing.position),
-            content: record.content,
-            from: record.from.parse().ok()?,
-            to: record.to.parse().ok()?,
-            message: Body(&record.body),
+        let (epoch, sequence) = (peer.record.epoch, OperationNumber(outgoing.position));
+        let (content, from) = (record.content, record.from.parse().ok()?);
+        let message = Body(&record.body);
+        let request = if record.is_group {
+            PeerRequest::Post {
+                epoch,
+                sequence,
+                content,
+                from,
+                group: record.to.parse().ok()?,
+                message,
+            }
+        } else {
+            PeerRequest::Deliver {
+                epoch,
+                sequence,
+                content,
+                from,
+                to: record.to.parse().ok()?,
+                message,
+            }
         };
         let answer = self.network.ask(peer, request.to_bytes()).await?;
         Answer::parse(&answer).ok()

@@ -379,6 +379,8 @@ impl<S: Store> Realm<S> {
                 introduced: true,
                 ..known.record.clone()
             };
+            // It may have been away while its groups grew.
+            self.read_all_copies(known.realm).await;
             if record == known.record {
                 return Ok(Answer::Done);
             }

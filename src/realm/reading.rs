@@ -60,7 +60,7 @@ impl<S: Store> Realm<S> {
         self.read_page(caller, &current, &place, options).await
     }
 
-    async fn read_page(
+    pub(super) async fn read_page(
         &self,
         caller: &Caller,
         current: &Current,
@@ -91,27 +91,38 @@ impl<S: Store> Realm<S> {
             .unwrap_or(PAGE_ENTRIES_MAX)
             .clamp(1, PAGE_ENTRIES_MAX);
         let limit = usize::try_from(limit).unwrap_or(1);
-        let found = self
-            .store
-            .read(
-                &place.log,
-                Position(after),
-                PageLimit {
-                    // One more tells whether others follow.
-                    entries: limit + 1,
-                    bytes: bytes + 1,
-                },
-            )
+        let offset = options.offset.unwrap_or(0);
+        let page = self
+            .page(place, Position(after), offset, limit, bytes + ANSWER_HEAD)
             .await?;
+        Ok(Answer::Page(page))
+    }
+
+    /// At most `limit` entries after a position, in an answer of at most `room` bytes.
+    pub(super) async fn page(
+        &self,
+        place: &Place,
+        after: Position,
+        offset: u64,
+        limit: usize,
+        room: usize,
+    ) -> Result<Page, Failure> {
+        let bytes = room.saturating_sub(ANSWER_HEAD);
+        // One more of each tells whether others follow.
+        let wanted = PageLimit {
+            entries: limit + 1,
+            bytes: bytes + 1,
+        };
+        let found = self.store.read(&place.log, after, wanted).await?;
         let entries = found
             .entries
             .iter()
             .map(|(position, value)| entry(*position, value))
             .collect::<Result<Vec<_>, _>>()?;
         let read_to_end = entries.len();
-        let mut page = Page::fill(entries, options.offset.unwrap_or(0), limit, bytes);
+        let mut page = Page::fill(entries, offset, limit, bytes);
         page.more |= found.more && page.entries.len() == read_to_end;
-        Ok(Answer::Page(page))
+        Ok(page)
     }
 
     /// Where a device's reading begins when it does not say: where it has confirmed, or, before it

@@ -13,15 +13,18 @@
 //! c/ user / owner / mailbox      position up to which one device has confirmed
 //! c/ user / / mailbox            position up to which any device has
 //! g/ group                       group
-//! m/ group / epoch 8 / user      member
+//! m/ group / epoch 8 / user      member; user@realm for one of another realm
 //! j/ user / group                epoch: the groups a user is in
 //! b/ group / epoch 8 / user      banned
 //! r/ realm                       peer
 //! k/ key 32                      the name under which a key is known
 //! v/ realm                       position up to which the queue to a peer is settled
+//! x/ realm / group               this realm's copy of a group that lives in another
+//! y/ realm / group / user        a user here who is in it
 //! log p/ user                    the user's private messages
 //! log f/ user / realm            the user's private messages from one realm
 //! log q/ realm                   the queue to a peer
+//! log x/ realm / group / epoch 8 the copied messages
 //! log g/ group / epoch 8         the group's messages
 //! ```
 //!
@@ -33,7 +36,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     crypto::PublicKey,
     store::{Key, Log, Prefix, StoreError},
-    wire::{GroupName, Handle, RealmId, Username},
+    wire::{GroupName, Handle, RealmId, Sender, Username},
 };
 
 /// The format of all records so far.
@@ -88,7 +91,7 @@ records! {
     /// How far a mailbox has been read.
     CursorRecord { position: u64 }
     /// A group. The owner is a member like any other.
-    GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64 }
+    GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64, realms: Vec<String> }
     /// A member of a group.
     MemberRecord { moderator: bool, joined: u32 }
     /// Points from a user to a group.
@@ -100,7 +103,12 @@ records! {
     /// The name under which a key is known.
     PeerName { realm: String }
     /// A message on its way to another realm.
-    QueuedRecord { queued: u32, content: u8, from: String, to: String, body: Vec<u8>, operation: Option<QueuedOperation> }
+    QueuedRecord { queued: u32, content: u8, from: String, to: String, is_group: bool, body: Vec<u8>, operation: Option<QueuedOperation> }
+    /// This realm's copy of a group that lives in another, up to a position there. `known_as` is this
+    /// realm's name there.
+    CopyRecord { epoch: u64, known_as: String, position: u64 }
+    /// A user of this realm is in a group of another.
+    CopyMemberRecord { joined: u32 }
     /// The command that queued a message, which the other realm's verdict answers.
     QueuedOperation { owner: Vec<u8>, number: u64 }
     /// A message in a mailbox.
@@ -237,6 +245,39 @@ impl Place {
     }
 }
 
+impl Place {
+    /// This realm's copy of a group that lives in another.
+    pub fn copy(realm: RealmId, group: GroupName, epoch: u64) -> Self {
+        let Prefix(mut name) = copies(realm);
+        name.extend_from_slice(group.as_str().as_bytes());
+        name.push(b'/');
+        name.extend_from_slice(&epoch.to_be_bytes());
+        Self {
+            log: Log(name.clone()),
+            name,
+        }
+    }
+}
+
+pub fn copies(realm: RealmId) -> Prefix {
+    Prefix([b"x/", realm.as_str().as_bytes(), b"/"].concat())
+}
+
+pub fn copy(realm: RealmId, group: GroupName) -> Key {
+    key(&[&copies(realm).0, group.as_str().as_bytes()])
+}
+
+pub fn copy_member(realm: RealmId, group: GroupName, user: Username) -> Key {
+    key(&[
+        b"y/",
+        realm.as_str().as_bytes(),
+        b"/",
+        group.as_str().as_bytes(),
+        b"/",
+        user.as_str().as_bytes(),
+    ])
+}
+
 /// How far a user has read a mailbox: on one device, or on any.
 pub fn cursor(user: Username, owner: Option<&Owner>, place: &Place) -> Key {
     let Prefix(mut key) = cursors(user, owner);
@@ -269,8 +310,19 @@ pub fn members(group: GroupName, epoch: u64) -> Prefix {
     Prefix(of_group(b"m/", group, epoch))
 }
 
-pub fn member(group: GroupName, epoch: u64, user: Username) -> Key {
-    key(&[&of_group(b"m/", group, epoch), user.as_str().as_bytes()])
+pub fn member(group: GroupName, epoch: u64, who: &Sender) -> Key {
+    key(&[&of_group(b"m/", group, epoch), who.to_string().as_bytes()])
+}
+
+/// The member at the end of a key.
+pub fn member_in(key: &Key, prefix: &Prefix) -> Option<Sender> {
+    let text = core::str::from_utf8(key.0.strip_prefix(prefix.0.as_slice())?).ok()?;
+    let (user, realm) = match text.split_once('@') {
+        Some((user, realm)) => (user, Some(realm.parse().ok()?)),
+        None => (text, None),
+    };
+    let user = user.parse().ok()?;
+    Some(Sender { user, realm })
 }
 
 pub fn ban(group: GroupName, epoch: u64, user: Username) -> Key {

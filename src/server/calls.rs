@@ -8,7 +8,7 @@ use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, LinkId},
     link::Time,
-    wire::{Answer, CloseReason, HelloReply, Refusal},
+    wire::{Answer, CloseReason, HelloReply, PeerRequest, Refusal},
 };
 
 /// How long one question is asked.
@@ -60,7 +60,9 @@ impl Calls {
                         self.opened.insert(key, (link, address));
                         link
                     });
-                if let Some(number) = endpoint.request(now, link, bytes, now + PATIENCE, true) {
+                let early = !PeerRequest::carries_password(&bytes);
+                let deadline = now + PATIENCE;
+                if let Some(number) = endpoint.request(now, link, bytes, deadline, early) {
                     self.asked.insert((link, number), answer);
                 }
             }

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::calls::Call;
 use crate::{
-    realm::{Errand, Realm},
+    realm::{Errand, GroupWork, Peer, ReadOutcome, Realm},
     store::Store,
     wire::RealmId,
 };
@@ -132,6 +132,7 @@ async fn carry<S: Store>(realm: Arc<Realm<S>>, id: RealmId, mut rng: StdRng) {
     let mut wait = BACKOFF_MIN;
     // Says that this realm is there (again): what the peer has waiting then comes at once.
     let mut is_introduced = false;
+    realm.read_all_copies(id).await;
     loop {
         let Some(peer) = realm
             .peers()
@@ -144,11 +145,20 @@ async fn carry<S: Store>(realm: Arc<Realm<S>>, id: RealmId, mut rng: StdRng) {
         if !is_introduced {
             is_introduced = realm.introduce_again(&peer).await;
         }
+        if is_introduced && let Some(work) = realm.network().next_work(id) {
+            if !work_for_group(&realm, &peer, work).await {
+                back_off(&realm, id, &mut wait, &mut rng).await;
+            }
+            continue;
+        }
         let next = realm.next_outgoing(id).await;
         let is_well = match next {
             None if is_introduced => {
-                if !grown.grown().await {
-                    return;
+                tokio::select! {
+                    is_open = grown.grown() => if !is_open {
+                        return;
+                    },
+                    () = realm.network().wait_for_work(id) => {}
                 }
                 true
             }
@@ -166,13 +176,32 @@ async fn carry<S: Store>(realm: Arc<Realm<S>>, id: RealmId, mut rng: StdRng) {
             wait = BACKOFF_MIN;
             continue;
         }
-        let spread = wait * rng.random_range(80..=140) / 100;
-        tracing::debug!(peer = %id, wait = ?spread, "a peer does not take what waits for it");
-        tokio::select! {
-            () = tokio::time::sleep(spread) => wait = (wait * 2).min(BACKOFF_MAX),
-            () = realm.network().wait_for_contact(id) => wait = BACKOFF_MIN,
-        }
+        back_off(&realm, id, &mut wait, &mut rng).await;
     }
+}
+
+/// Waits before a peer is tried again: longer each time, but not once it has been heard.
+async fn back_off<S: Store>(realm: &Realm<S>, id: RealmId, wait: &mut Duration, rng: &mut StdRng) {
+    let spread = *wait * rng.random_range(80..=140) / 100;
+    tracing::debug!(peer = %id, wait = ?spread, "a peer does not take what waits for it");
+    tokio::select! {
+        () = tokio::time::sleep(spread) => *wait = (*wait * 2).min(BACKOFF_MAX),
+        () = realm.network().wait_for_contact(id) => *wait = BACKOFF_MIN,
+    }
+}
+
+/// Does what is to be done for a group at a peer. False when the peer does not answer: then it is still
+/// to be done.
+async fn work_for_group<S: Store>(realm: &Realm<S>, peer: &Peer, work: GroupWork) -> bool {
+    realm.network().begin_work(peer.realm, work);
+    let is_done = match work {
+        GroupWork::Tell(group) => realm.tell_grown(peer, group).await,
+        GroupWork::Read(group) => realm.read_copy(peer, group).await != ReadOutcome::Silent,
+    };
+    if !is_done {
+        realm.network().add_work(peer.realm, work);
+    }
+    is_done
 }
 
 /// The time of day; a clock before 1970 counts as 1970.

@@ -7,7 +7,7 @@
 //! 0x03 queued                              0x09 realms    realm, address, state 1, queued varint, heard 4, …
 //! 0x04 session   session id 16             0x0a unread    mailbox, count varint, …
 //! 0x05 page      page                      0x0b members  more 1, sender, role 1, …
-//! 0x40 + error code, [detail varint]
+//! 0x0c joined    epoch 8, realm           0x40 + error code, [detail varint]
 //! ```
 //!
 //! The high bit announces optional fields as in a command; none are known yet, so an answer that
@@ -18,7 +18,7 @@ use alloc::{string::String, vec::Vec};
 use bytes::BufMut;
 use nom::{
     Parser,
-    number::complete::{be_u8, be_u32},
+    number::complete::{be_u8, be_u32, be_u64},
 };
 
 use super::{
@@ -38,6 +38,7 @@ const NAMES: u8 = 0x08;
 const REALMS: u8 = 0x09;
 const UNREAD: u8 = 0x0a;
 const MEMBERS: u8 = 0x0b;
+const JOINED: u8 = 0x0c;
 const REFUSED: u8 = 0x40;
 const HAS_OPTIONS: u8 = 0x80;
 
@@ -77,6 +78,13 @@ pub enum Answer {
     Realms(Vec<Peer>),
     /// What has not been read.
     Unread(Vec<Unread>),
+    /// To a realm whose user has joined a group.
+    Joined {
+        /// The group's epoch.
+        epoch: u64,
+        /// The name under which the asking realm is known.
+        known_as: RealmId,
+    },
     /// The command is refused and has changed nothing.
     Refused(Refusal),
 }
@@ -203,6 +211,10 @@ impl Answer {
                 (rest, Self::Members { more, members })
             }
             REALMS => all(parse_peer)(input).map(|(rest, peers)| (rest, Self::Realms(peers)))?,
+            JOINED => {
+                let (rest, (epoch, known_as)) = (be_u64, RealmId::parse).parse(input)?;
+                (rest, Self::Joined { epoch, known_as })
+            }
             UNREAD => {
                 all(parse_unread)(input).map(|(rest, unread)| (rest, Self::Unread(unread)))?
             }
@@ -276,6 +288,11 @@ impl Answer {
                     member.who.emit(out);
                     member.role.emit(out);
                 }
+            }
+            Self::Joined { epoch, known_as } => {
+                out.put_u8(JOINED);
+                out.put_u64(*epoch);
+                known_as.emit(out);
             }
             Self::Realms(peers) => {
                 out.put_u8(REALMS);
@@ -440,6 +457,10 @@ mod tests {
                 mailbox: Mailbox::Private,
                 count: 70,
             }]),
+            Answer::Joined {
+                epoch: 7,
+                known_as: "alpha".parse().unwrap(),
+            },
             Answer::Refused(Refusal::too_large(16_384)),
             Answer::Refused(Refusal::busy(500)),
         ];

@@ -136,6 +136,8 @@ commands! {
     33 GroupPasswd "grouppasswd" { operation: OperationNumber, session: SessionRef, group: GroupName; password: Password<'a> }
     /// Deletes a group and its messages.
     34 DelGroup "delgroup" { operation: OperationNumber, session: SessionRef; group: GroupName }
+    /// Leaves a group of another realm.
+    35 LeaveGroupRealm "leavegrouprealm" { operation: OperationNumber, session: SessionRef, realm: RealmId; group: GroupName }
 }
 
 /// Where a watcher stands in each mailbox.
@@ -250,7 +252,8 @@ impl<'a> Command<'a> {
             | Self::Unban { operation, .. }
             | Self::SetRole { operation, .. }
             | Self::GroupPasswd { operation, .. }
-            | Self::DelGroup { operation, .. } => Some(operation),
+            | Self::DelGroup { operation, .. }
+            | Self::LeaveGroupRealm { operation, .. } => Some(operation),
             Self::Inbox { .. }
             | Self::InboxGroup { .. }
             | Self::InboxGroupRealm { .. }
@@ -335,7 +338,8 @@ impl<'a> Command<'a> {
             | Self::Unban { session, .. }
             | Self::SetRole { session, .. }
             | Self::GroupPasswd { session, .. }
-            | Self::DelGroup { session, .. } => Some(*session),
+            | Self::DelGroup { session, .. }
+            | Self::LeaveGroupRealm { session, .. } => Some(*session),
         }
     }
 }
@@ -381,7 +385,7 @@ mod tests {
     proptest! {
         /// WIRE-12: whatever parses is written back and read as the same command.
         #[test]
-        fn what_parses_is_written_back(code in 1u8..=34, options: bool, bytes: Vec<u8>) {
+        fn what_parses_is_written_back(code in 1u8..=35, options: bool, bytes: Vec<u8>) {
             let mut input = vec![code | if options { HAS_OPTIONS } else { 0 }];
             input.extend_from_slice(&bytes);
             if let Ok(request) = Request::parse(&input) {

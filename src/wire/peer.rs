@@ -3,6 +3,11 @@
 //! ```text
 //! 0x60 introduce   realm, address, port 2
 //! 0x61 deliver     epoch 8, sequence varint, content type 1, sender, recipient, message
+//! 0x62 join        group, user, password
+//! 0x63 leave       group, user
+//! 0x64 post        epoch 8, sequence varint, content type 1, sender, group, message
+//! 0x65 grown       group
+//! 0x66 read        group, epoch 8, after varint, offset varint
 //! ```
 
 use alloc::vec::Vec;
@@ -13,10 +18,18 @@ use nom::{
     number::complete::{be_u8, be_u64},
 };
 
-use super::{Body, Field, Malformed, OperationNumber, Port, RealmId, Text, Username};
+use super::{
+    Body, Field, GroupName, Malformed, OperationNumber, Password, Port, Position, RealmId, Text,
+    Username,
+};
 
 const INTRODUCE: u8 = 0x60;
 const DELIVER: u8 = 0x61;
+const JOIN: u8 = 0x62;
+const LEAVE: u8 = 0x63;
+const POST: u8 = 0x64;
+const GROWN: u8 = 0x65;
+const READ: u8 = 0x66;
 
 /// A request of one realm to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +58,53 @@ pub enum PeerRequest<'a> {
         /// What was written.
         message: Body<'a>,
     },
+    /// Makes a user of the asking realm a member of a group.
+    Join {
+        /// The group.
+        group: GroupName,
+        /// The user.
+        user: Username,
+        /// The group's password.
+        password: Password<'a>,
+    },
+    /// A user of the asking realm is a member no more.
+    Leave {
+        /// The group.
+        group: GroupName,
+        /// The user.
+        user: Username,
+    },
+    /// Brings a message to a group.
+    Post {
+        /// As in a delivery.
+        epoch: u64,
+        /// As in a delivery.
+        sequence: OperationNumber,
+        /// What the message is.
+        content: u8,
+        /// Who wrote it.
+        from: Username,
+        /// To which group.
+        group: GroupName,
+        /// What was written.
+        message: Body<'a>,
+    },
+    /// Says that a group has new messages.
+    Grown {
+        /// The group.
+        group: GroupName,
+    },
+    /// Asks for a group's messages.
+    Read {
+        /// The group.
+        group: GroupName,
+        /// The group's own epoch, as `join` was answered.
+        epoch: u64,
+        /// The position after which to begin.
+        after: Position,
+        /// Where in the first entry's body to begin.
+        offset: u64,
+    },
 }
 
 impl<'a> PeerRequest<'a> {
@@ -53,6 +113,11 @@ impl<'a> PeerRequest<'a> {
         bytes
             .first()
             .is_some_and(|code| (INTRODUCE..0x80).contains(code))
+    }
+
+    /// True when a request carries a password, and so must not travel in early data (HS-7).
+    pub fn carries_password(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&JOIN)
     }
 
     /// Reads a request.
@@ -83,6 +148,49 @@ impl<'a> PeerRequest<'a> {
                     from,
                     to,
                     message,
+                })
+            }
+            JOIN => {
+                let (input, (group, user)) = (GroupName::parse, Username::parse).parse(input)?;
+                let (_, password) = Password::parse_last(input)?;
+                Ok(Self::Join {
+                    group,
+                    user,
+                    password,
+                })
+            }
+            LEAVE => {
+                let (input, group) = GroupName::parse(input)?;
+                let (_, user) = Username::parse_last(input)?;
+                Ok(Self::Leave { group, user })
+            }
+            POST => {
+                let (input, (epoch, sequence, content)) =
+                    (be_u64, OperationNumber::parse, be_u8).parse(input)?;
+                let (input, (from, group)) = (Username::parse, GroupName::parse).parse(input)?;
+                let (_, message) = Body::parse_last(input)?;
+                Ok(Self::Post {
+                    epoch,
+                    sequence,
+                    content,
+                    from,
+                    group,
+                    message,
+                })
+            }
+            GROWN => {
+                let (_, group) = GroupName::parse_last(input)?;
+                Ok(Self::Grown { group })
+            }
+            READ => {
+                let (input, (group, epoch, after)) =
+                    (GroupName::parse, be_u64, Position::parse).parse(input)?;
+                let (_, Position(offset)) = Position::parse_last(input)?;
+                Ok(Self::Read {
+                    group,
+                    epoch,
+                    after,
+                    offset,
                 })
             }
             _ => Err(Malformed {
@@ -120,6 +228,53 @@ impl<'a> PeerRequest<'a> {
                 to.emit(out);
                 message.emit_last(out);
             }
+            Self::Join {
+                group,
+                user,
+                password,
+            } => {
+                out.put_u8(JOIN);
+                group.emit(out);
+                user.emit(out);
+                password.emit_last(out);
+            }
+            Self::Leave { group, user } => {
+                out.put_u8(LEAVE);
+                group.emit(out);
+                user.emit_last(out);
+            }
+            Self::Post {
+                epoch,
+                sequence,
+                content,
+                from,
+                group,
+                message,
+            } => {
+                out.put_u8(POST);
+                out.put_u64(*epoch);
+                sequence.emit(out);
+                out.put_u8(*content);
+                from.emit(out);
+                group.emit(out);
+                message.emit_last(out);
+            }
+            Self::Grown { group } => {
+                out.put_u8(GROWN);
+                group.emit_last(out);
+            }
+            Self::Read {
+                group,
+                epoch,
+                after,
+                offset,
+            } => {
+                out.put_u8(READ);
+                group.emit(out);
+                out.put_u64(*epoch);
+                after.emit(out);
+                Position(*offset).emit_last(out);
+            }
         }
     }
 
@@ -139,7 +294,7 @@ mod tests {
 
     use super::*;
 
-    /// PEER-2, PEER-4
+    /// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10
     #[test]
     fn emit_then_parse_is_identity() {
         for request in [
@@ -156,6 +311,32 @@ mod tests {
                 to: "bob".parse().unwrap(),
                 message: Body(b"hello"),
             },
+            PeerRequest::Join {
+                group: "cats".parse().unwrap(),
+                user: "ann".parse().unwrap(),
+                password: Password(b"meow"),
+            },
+            PeerRequest::Leave {
+                group: "cats".parse().unwrap(),
+                user: "ann".parse().unwrap(),
+            },
+            PeerRequest::Post {
+                epoch: 7,
+                sequence: OperationNumber(70),
+                content: 0,
+                from: "ann".parse().unwrap(),
+                group: "cats".parse().unwrap(),
+                message: Body(b"hello"),
+            },
+            PeerRequest::Grown {
+                group: "cats".parse().unwrap(),
+            },
+            PeerRequest::Read {
+                group: "cats".parse().unwrap(),
+                epoch: 7,
+                after: Position(70),
+                offset: 100,
+            },
         ] {
             let bytes = request.to_bytes();
             assert!(PeerRequest::is_one(&bytes));
@@ -165,7 +346,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(code in 0x60u8..0x64, bytes: Vec<u8>) {
+        fn never_panics(code in 0x60u8..0x68, bytes: Vec<u8>) {
             let input = [&[code][..], &bytes].concat();
             if let Ok(request) = PeerRequest::parse(&input) {
                 let written = request.to_bytes();

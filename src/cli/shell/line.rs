@@ -88,6 +88,26 @@ pub const COMMANDS: &[(&str, &str, &str)] = &[
         "[sessionid] <realm_id>",
         "read your private messages from a realm",
     ),
+    (
+        "joingrouprealm",
+        "[sessionid] <realm_id> <groupname>",
+        "join a group of another realm",
+    ),
+    (
+        "sendgrouprealm",
+        "[sessionid] [src_addr src_port] <realm_id> <groupname> <message>",
+        "write to a group of another realm",
+    ),
+    (
+        "inboxgrouprealm",
+        "[sessionid] <realm_id> <groupname>",
+        "read a group of another realm",
+    ),
+    (
+        "leavegrouprealm",
+        "[sessionid] <realm_id> <groupname>",
+        "leave a group of another realm",
+    ),
     ("claim", "[sessionid]", "become the realm's operator"),
     (
         "addrealm",
@@ -120,6 +140,9 @@ const AS_ON_THE_COMMAND_LINE: &[&str] = &[
     "removerealm",
     "realms",
     "inboxrealm",
+    "joingrouprealm",
+    "inboxgrouprealm",
+    "leavegrouprealm",
 ];
 
 /// What a line asks for.
@@ -146,6 +169,11 @@ pub enum Line {
         source: Option<(String, String)>,
         from: Option<Username>,
         to: (RealmId, Username),
+        message: String,
+    },
+    SendGroupRealm {
+        source: Option<(String, String)>,
+        to: (RealmId, GroupName),
         message: String,
     },
     /// One of [`AS_ON_THE_COMMAND_LINE`].
@@ -209,6 +237,9 @@ pub fn parse(text: &str) -> Result<(Option<SessionId>, Line), String> {
     };
     if name == "sendrealm" {
         return Ok((session, sendrealm(rest)?));
+    }
+    if name == "sendgrouprealm" {
+        return Ok((session, sendgrouprealm(rest)?));
     }
     let max = match name {
         "register" => 4,
@@ -291,6 +322,30 @@ fn sendrealm(rest: &str) -> Result<Line, String> {
             message: message.clone(),
         }),
         _ => Err(usage("sendrealm")),
+    }
+}
+
+/// `sendgrouprealm` as the command table has it, or without what can be filled in.
+fn sendgrouprealm(rest: &str) -> Result<Line, String> {
+    let whole = words(rest, 5)?;
+    let whole: Vec<&str> = whole.iter().map(String::as_str).collect();
+    if let [address, port, realm, name, message] = whole.as_slice()
+        && (*port == "-" || port.parse::<u16>().is_ok())
+    {
+        return Ok(Line::SendGroupRealm {
+            source: Some(((*address).into(), (*port).into())),
+            to: (self::realm(realm)?, group(name)?),
+            message: (*message).into(),
+        });
+    }
+    let short = words(rest, 3)?;
+    match short.as_slice() {
+        [realm, name, message] => Ok(Line::SendGroupRealm {
+            source: None,
+            to: (self::realm(realm)?, group(name)?),
+            message: message.clone(),
+        }),
+        _ => Err(usage("sendgrouprealm")),
     }
 }
 

@@ -140,84 +140,99 @@ fn carry_out(
             &named
         }
     };
+    runtime.block_on(execute(client, output, line))?;
+    Ok(true)
+}
+
+/// Carries out what a line asks for.
+async fn execute(client: &Client, output: Output, line: Line) -> Result<(), Failure> {
     let ask_for = |what| passwords::password(&PasswordSource::default(), what);
     let ask_twice = |what| passwords::new_password(&PasswordSource::default(), what);
-    runtime.block_on(async {
-        match line {
-            Line::Nothing | Line::Exit => Ok(()),
-            Line::Auth(username, password) => {
-                let password = password.map_or_else(|| ask_for("Password"), |p| Ok(p.into()))?;
-                ask::auth(client, output, username, &password).await
-            }
-            Line::Register {
-                name,
-                country,
-                username,
-                password,
-            } => {
-                let password = password.map_or_else(|| ask_twice("Password"), |p| Ok(p.into()))?;
-                ask::register(client, output, (&name, &country, username), &password).await
-            }
-            Line::Logout => ask::logout(client, output).await,
-            Line::Send(to, message) => ask::send(client, output, to, &message).await,
-            Line::Inbox(mailbox, after) => {
-                ask::inbox(client, output, mailbox, &Line::inbox(after)).await
-            }
-            Line::AddGroup(group, password) => {
-                let password = password.map_or_else(|| ask_for(OF_GROUP), |p| Ok(p.into()))?;
-                groups::addgroup(client, output, group, &password).await
-            }
-            Line::JoinGroup(group, password) => {
-                let password = password.map_or_else(|| ask_for(OF_GROUP), |p| Ok(p.into()))?;
-                groups::joingroup(client, output, group, &password).await
-            }
-            Line::SendGroup(group, message) => {
-                groups::sendgroup(client, output, group, &message).await
-            }
-            Line::LeaveGroup(group) => groups::leavegroup(client, output, group).await,
-            Line::Groups => groups::groups(client, output).await,
-            Line::SendRealm {
-                source,
-                from,
-                to,
-                message,
-            } => {
-                let source = match source {
-                    Some((address, port)) => realms::source(&address, &port)?,
-                    None => None,
-                };
-                let from = from.map_or_else(|| realms::own_name(client), Ok)?;
-                realms::sendrealm(client, output, source, from, to, &message).await
-            }
-            Line::Other(command) => match *command {
-                command @ (Command::Claim { .. }
-                | Command::Addrealm { .. }
-                | Command::Removerealm { .. }
-                | Command::Realms
-                | Command::Inboxrealm { .. }) => {
-                    let code = realms::code(&command)?;
-                    realms::once(client, output, command, &code).await
-                }
-                command => {
-                    let password = groups::password(&command)?;
-                    groups::once(client, output, command, &password).await
-                }
-            },
-            Line::Members(group) => groups::members(client, output, group).await,
-            Line::Whoami => ask::whoami(client, output).await,
-            Line::Sessions => ask::sessions(client, output).await,
-            Line::Revoke(handle) => ask::revoke(client, output, handle).await,
-            Line::Passwd => {
-                let (old, new) = (ask_for("Old password")?, ask_twice("New password")?);
-                ask::passwd(client, output, &old, &new).await
-            }
-            Line::Help => {
-                for (name, arguments, what) in COMMANDS {
-                    println!("  {:<60}{what}", format!("{name} {arguments}"));
-                }
-                Ok(())
-            }
+    match line {
+        Line::Nothing | Line::Exit => Ok(()),
+        Line::Auth(username, password) => {
+            let password = password.map_or_else(|| ask_for("Password"), |p| Ok(p.into()))?;
+            ask::auth(client, output, username, &password).await
         }
-    })?;
-    Ok(true)
+        Line::Register {
+            name,
+            country,
+            username,
+            password,
+        } => {
+            let password = password.map_or_else(|| ask_twice("Password"), |p| Ok(p.into()))?;
+            ask::register(client, output, (&name, &country, username), &password).await
+        }
+        Line::Logout => ask::logout(client, output).await,
+        Line::Send(to, message) => ask::send(client, output, to, &message).await,
+        Line::Inbox(mailbox, after) => {
+            ask::inbox(client, output, mailbox, &Line::inbox(after)).await
+        }
+        Line::AddGroup(group, password) => {
+            let password = password.map_or_else(|| ask_for(OF_GROUP), |p| Ok(p.into()))?;
+            groups::addgroup(client, output, group, &password).await
+        }
+        Line::JoinGroup(group, password) => {
+            let password = password.map_or_else(|| ask_for(OF_GROUP), |p| Ok(p.into()))?;
+            groups::joingroup(client, output, group, &password).await
+        }
+        Line::SendGroup(group, message) => groups::sendgroup(client, output, group, &message).await,
+        Line::LeaveGroup(group) => groups::leavegroup(client, output, group).await,
+        Line::Groups => groups::groups(client, output).await,
+        Line::SendRealm {
+            source,
+            from,
+            to,
+            message,
+        } => {
+            let source = match source {
+                Some((address, port)) => realms::source(&address, &port)?,
+                None => None,
+            };
+            let from = from.map_or_else(|| realms::own_name(client), Ok)?;
+            realms::sendrealm(client, output, source, from, to, &message).await
+        }
+        Line::SendGroupRealm {
+            source,
+            to,
+            message,
+        } => {
+            let source = match source {
+                Some((address, port)) => realms::source(&address, &port)?,
+                None => None,
+            };
+            realms::sendgrouprealm(client, output, source, to, &message).await
+        }
+        Line::Other(command) => match *command {
+            command @ (Command::Claim { .. }
+            | Command::Addrealm { .. }
+            | Command::Removerealm { .. }
+            | Command::Realms
+            | Command::Inboxrealm { .. }
+            | Command::Joingrouprealm { .. }
+            | Command::Inboxgrouprealm { .. }
+            | Command::Leavegrouprealm { .. }) => {
+                let code = realms::secret(&command)?;
+                realms::once(client, output, command, &code).await
+            }
+            command => {
+                let password = groups::password(&command)?;
+                groups::once(client, output, command, &password).await
+            }
+        },
+        Line::Members(group) => groups::members(client, output, group).await,
+        Line::Whoami => ask::whoami(client, output).await,
+        Line::Sessions => ask::sessions(client, output).await,
+        Line::Revoke(handle) => ask::revoke(client, output, handle).await,
+        Line::Passwd => {
+            let (old, new) = (ask_for("Old password")?, ask_twice("New password")?);
+            ask::passwd(client, output, &old, &new).await
+        }
+        Line::Help => {
+            for (name, arguments, what) in COMMANDS {
+                println!("  {:<60}{what}", format!("{name} {arguments}"));
+            }
+            Ok(())
+        }
+    }
 }

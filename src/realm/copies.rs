@@ -1,0 +1,281 @@
+//! Groups that live in other realms (PEER-8 … PEER-11): users here join them there; this realm keeps a copy
+//! of their messages, so that its users read them while the other realm is away.
+
+use super::{
+    Caller, Failure, Outcome, Realm, Work,
+    network::GroupWork,
+    peers::Peer,
+    records::{self, CopyMemberRecord, CopyRecord, EntryRecord, Place, Record as _},
+};
+use crate::{
+    store::{Batch, Expected, Store, Version},
+    wire::{
+        Answer, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position, RealmId,
+        SessionRef, Username,
+    },
+};
+
+/// Groups of one realm that are copied at most.
+const COPIES_MAX: usize = 1000;
+
+/// This realm's copy of a group.
+#[derive(Debug)]
+pub struct Copy {
+    record: CopyRecord,
+    version: Version,
+}
+
+/// What came of reading a group from where it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// The copy has all there is.
+    Equal,
+    /// There is nothing to be read any more.
+    Gone,
+    /// The other realm does not answer.
+    Silent,
+}
+
+impl<S: Store> Realm<S> {
+    async fn find_copy(&self, realm: RealmId, group: GroupName) -> Result<Option<Copy>, Failure> {
+        let found = self.record(&records::copy(realm, group)).await?;
+        Ok(found.map(|(record, version)| Copy { record, version }))
+    }
+
+    /// The copy of a group that `user` is in.
+    pub(super) async fn copy_for(
+        &self,
+        realm: RealmId,
+        group: GroupName,
+        user: Username,
+    ) -> Result<Copy, Failure> {
+        let copy = self.find_copy(realm, group).await?;
+        let copy = copy.ok_or(ErrorCode::NoSuchGroup)?;
+        let key = records::copy_member(realm, group, user);
+        let member = self.record::<CopyMemberRecord>(&key).await?;
+        member.ok_or(ErrorCode::NotAMember)?;
+        Ok(copy)
+    }
+
+    pub(super) async fn joingrouprealm(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+        let Command::JoinGroupRealm {
+            session,
+            src_address,
+            src_port,
+            realm,
+            group,
+            password,
+            ..
+        } = work.request.command
+        else {
+            return Err(ErrorCode::Internal.into());
+        };
+        let current = self.session(work.caller, session).await?;
+        let peer = self.peer(realm).await?;
+        self.check_source(src_address, src_port)?;
+        let user = current.user;
+        let request = PeerRequest::Join {
+            group,
+            user,
+            password,
+        };
+        let (epoch, known_as) = match self.ask_peer(&peer, &request).await? {
+            Answer::Joined { epoch, known_as } => (epoch, known_as),
+            Answer::Refused(refusal) => return Err(refusal.into()),
+            _ => return Err(ErrorCode::Internal.into()),
+        };
+        current.rely_on(&mut work.batch);
+        let member = CopyMemberRecord {
+            joined: work.caller.now,
+        };
+        let key = records::copy(realm, group);
+        let copy = self.find_copy(realm, group).await?;
+        let position = match &copy {
+            Some(copy) if copy.record.epoch == epoch => copy.record.position,
+            _ => 0,
+        };
+        let record = CopyRecord {
+            epoch,
+            known_as: known_as.as_str().into(),
+            position,
+        };
+        let expected = copy.map_or(Expected::Absent, |copy| Expected::At(copy.version));
+        work.batch
+            .expect(key.clone(), expected)
+            .put(key, record.to_value()?)
+            .put(records::copy_member(realm, group, user), member.to_value()?);
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn leavegrouprealm(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+        realm: RealmId,
+        group: GroupName,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(work.caller, session).await?;
+        let peer = self.peer(realm).await?;
+        let user = current.user;
+        self.copy_for(realm, group, user).await?;
+        let gone = [ErrorCode::NoSuchGroup, ErrorCode::NotAMember];
+        match self
+            .ask_peer(&peer, &PeerRequest::Leave { group, user })
+            .await?
+        {
+            Answer::Done => {}
+            Answer::Refused(refusal) if gone.contains(&refusal.code) => {}
+            Answer::Refused(refusal) => return Err(refusal.into()),
+            _ => return Err(ErrorCode::Internal.into()),
+        }
+        current.rely_on(&mut work.batch);
+        work.batch.delete(records::copy_member(realm, group, user));
+        Ok(Answer::Done)
+    }
+
+    async fn ask_peer(&self, peer: &Peer, request: &PeerRequest<'_>) -> Result<Answer, Failure> {
+        let answer = self.network.ask(peer, request.to_bytes()).await;
+        let answer = answer.ok_or(ErrorCode::RealmUnreachable)?;
+        Answer::parse(&answer).map_err(|_| ErrorCode::Internal.into())
+    }
+
+    pub(super) async fn inboxgrouprealm(
+        &self,
+        caller: &Caller,
+        (session, realm, group): (SessionRef, RealmId, GroupName),
+        options: &Options,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(caller, session).await?;
+        self.peer(realm).await?;
+        let copy = self.copy_for(realm, group, current.user).await?;
+        let place = Place::copy(realm, group, copy.record.epoch);
+        self.read_page(caller, &current, &place, options).await
+    }
+
+    /// All groups of a peer that are copied here are to be read: it may have grown them unheard.
+    pub async fn read_all_copies(&self, realm: RealmId) {
+        let prefix = records::copies(realm);
+        match self.store.list(&prefix, None, COPIES_MAX).await {
+            Ok(found) => {
+                for group in found
+                    .iter()
+                    .filter_map(|(key, _)| records::name_in(key, &prefix))
+                {
+                    self.network.add_work(realm, GroupWork::Read(group));
+                }
+            }
+            Err(error) => self.note("copies", &error.into()),
+        }
+    }
+
+    /// Tells a peer that a group here has grown. False when it does not answer.
+    pub async fn tell_grown(&self, peer: &Peer, group: GroupName) -> bool {
+        let request = PeerRequest::Grown { group };
+        self.network.ask(peer, request.to_bytes()).await.is_some()
+    }
+
+    /// Reads a group from where it lives until the copy has all there is.
+    pub async fn read_copy(&self, peer: &Peer, group: GroupName) -> ReadOutcome {
+        loop {
+            match self.read_copy_once(peer, group).await {
+                Ok(None) => {}
+                Ok(Some(outcome)) => return outcome,
+                Err(failure) => {
+                    self.note("copy", &failure);
+                    return ReadOutcome::Silent;
+                }
+            }
+        }
+    }
+
+    /// Reads one page, and writes it down with how far it goes.
+    async fn read_copy_once(
+        &self,
+        peer: &Peer,
+        group: GroupName,
+    ) -> Result<Option<ReadOutcome>, Failure> {
+        let Some(copy) = self.find_copy(peer.realm, group).await? else {
+            return Ok(Some(ReadOutcome::Gone));
+        };
+        let Some((entries, more)) = self.read_whole_page(peer, group, &copy.record).await? else {
+            return Ok(Some(ReadOutcome::Silent));
+        };
+        let Some(last) = entries.last().map(|entry| entry.position.0) else {
+            return Ok(Some(ReadOutcome::Equal));
+        };
+        let place = Place::copy(peer.realm, group, copy.record.epoch);
+        let mut batch = Batch::new();
+        for entry in entries {
+            let realm = match entry.from.realm {
+                None => Some(peer.realm.as_str().to_string()),
+                Some(realm) if realm.as_str() == copy.record.known_as => None,
+                Some(other) => Some(other.as_str().to_string()),
+            };
+            let record = EntryRecord {
+                time: entry.time,
+                content: entry.content,
+                user: entry.from.user.as_str().into(),
+                realm,
+                body: entry.body,
+            };
+            batch.append(place.log.clone(), record.to_value()?);
+        }
+        let key = records::copy(peer.realm, group);
+        let record = CopyRecord {
+            position: last,
+            ..copy.record
+        };
+        // Nobody else reads this group; should it have been joined anew meanwhile, it is read anew.
+        batch
+            .expect(key.clone(), Expected::At(copy.version))
+            .put(key, record.to_value()?);
+        match self.commit(batch).await? {
+            Outcome::Durable if !more => Ok(Some(ReadOutcome::Equal)),
+            Outcome::Durable | Outcome::Conflict => Ok(None),
+        }
+    }
+
+    /// The next page of a group, with its last entry made whole. `None` when the peer is silent.
+    async fn read_whole_page(
+        &self,
+        peer: &Peer,
+        group: GroupName,
+        record: &CopyRecord,
+    ) -> Result<Option<(Vec<Entry>, bool)>, Failure> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let (mut after, mut offset) = (record.position, 0);
+        loop {
+            let request = PeerRequest::Read {
+                group,
+                epoch: record.epoch,
+                after: Position(after),
+                offset,
+            };
+            let Some(answer) = self.network.ask(peer, request.to_bytes()).await else {
+                return Ok(None);
+            };
+            let page = match Answer::parse(&answer) {
+                Ok(Answer::Page(page)) => page,
+                Ok(Answer::Refused(refusal)) if refusal.is_transient() => return Ok(None),
+                // The group is gone, or nobody here is in it any more: the copy stays as it is.
+                _ => return Ok(Some((Vec::new(), false))),
+            };
+            for piece in page.entries {
+                match entries.last_mut() {
+                    Some(last) if last.position == piece.position => {
+                        last.body.extend_from_slice(&piece.body);
+                    }
+                    _ => entries.push(piece),
+                }
+            }
+            let Some(last) = entries.last_mut() else {
+                return Ok(Some((entries, false)));
+            };
+            let have = last.body.len() as u64;
+            if last.fragment.take().is_none_or(|whole| have >= whole.total) {
+                return Ok(Some((entries, page.more)));
+            }
+            (after, offset) = (last.position.0.saturating_sub(1), have);
+        }
+    }
+}
