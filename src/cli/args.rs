@@ -70,7 +70,7 @@ fn role(text: &str) -> Result<Role, String> {
         .map_err(|error: merpati::wire::Malformed| error.to_string())
 }
 
-#[derive(Debug, PartialEq, Eq, Subcommand)]
+#[derive(Debug, PartialEq, Subcommand)]
 pub enum Command {
     /// Run a realm.
     Serve(Serve),
@@ -260,6 +260,8 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         new_password_file: Option<PathBuf>,
     },
+    /// Show what this is: two realms, three people and a bad link, on this machine.
+    Demo(Demo),
     /// Type commands one after another.
     Shell,
     /// Show the fingerprints of this device and of the realm, for two people to compare.
@@ -303,6 +305,26 @@ pub struct Inbox {
     /// At most so many bytes of answer; a message that is longer comes in pieces.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub bytes: Option<u64>,
+}
+
+#[derive(Debug, PartialEq, Args)]
+pub struct Demo {
+    /// The share of datagrams that the link loses each way, from 0 to 0.8.
+    #[arg(long, default_value = "0.3", value_parser = loss)]
+    pub loss: f64,
+    /// How long the link takes there and back.
+    #[arg(long, default_value = "60ms", value_parser = parse_span)]
+    pub rtt: Duration,
+    /// Repeats a run: the same datagrams are lost, as far as the same are sent.
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+fn loss(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(loss) if (0.0..=0.8).contains(&loss) => Ok(loss),
+        _ => Err("write a number from 0 to 0.8, as in 0.3".into()),
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Args)]

@@ -2,6 +2,7 @@
 
 mod args;
 mod ask;
+mod demo;
 mod groups;
 mod output;
 mod passwords;
@@ -55,6 +56,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
     let Cli { global, command } = cli;
     match command {
         Command::Serve(args) => serve::serve(&args, output.json),
+        Command::Demo(args) => demo::demo(&args),
         Command::Shell => shell::shell(&global, output),
         Command::Fingerprint => ask::fingerprint(&global, output),
         Command::Completions { shell } => {
@@ -153,7 +155,11 @@ async fn once(global: &Global, output: Output, command: Command) -> Result<(), F
             let new = passwords::new_password(&new, "New password")?;
             ask::passwd(&ask::client(global, None)?, output, &old, &new).await
         }
-        Command::Serve(_) | Command::Shell | Command::Fingerprint | Command::Completions { .. } => {
+        Command::Serve(_)
+        | Command::Demo(_)
+        | Command::Shell
+        | Command::Fingerprint
+        | Command::Completions { .. } => {
             Err(Failure::usage("this command does not talk to a realm"))
         }
     }

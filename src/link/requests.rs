@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use super::{
     backoff::{Jitter, interval},
-    rtt::{RTO_INITIAL, Rtt},
+    rtt::{RTO_INITIAL, RTO_MAX, Rtt},
     time::{Time, earliest},
 };
 
@@ -23,6 +23,8 @@ struct Pending {
     /// It should leave with the next packet.
     queued: bool,
     acknowledged: bool,
+    /// How often it was sent again since.
+    asked_again: u32,
     /// When to send it again.
     again: Option<Time>,
     /// It may travel in a handshake's first message.
@@ -57,6 +59,7 @@ impl Requests {
             deadline,
             queued: true,
             acknowledged: false,
+            asked_again: 0,
             again: None,
             early,
             carried_early: false,
@@ -122,7 +125,10 @@ impl Requests {
             if let Some(pending) = self.pending.get_mut(number) {
                 pending.queued = false;
                 let wait = if pending.acknowledged {
-                    (wait * 4).max(WORK_PATIENCE)
+                    // It is being worked on: ever less often, or a slow command costs more than a lost one.
+                    pending.asked_again = pending.asked_again.saturating_add(1);
+                    let patience = WORK_PATIENCE * (1 << pending.asked_again.min(5));
+                    (wait * 4).max(patience).min(RTO_MAX)
                 } else {
                     wait
                 };
@@ -171,6 +177,7 @@ impl Requests {
         for pending in self.pending.values_mut() {
             pending.queued = true;
             pending.acknowledged = false;
+            pending.asked_again = 0;
             pending.again = None;
             pending.carried_early = false;
         }
@@ -259,6 +266,25 @@ mod tests {
         requests.sent(Time(0), &[0], &rtt, &mut jitter);
         requests.acknowledge(Time(60_000), 0, &rtt);
         assert!(requests.timeout().unwrap() >= Time(1_060_000));
+    }
+
+    /// LINK-8: the longer the work takes, the less often it is asked for.
+    #[test]
+    fn a_slow_answer_is_asked_for_ever_less_often() {
+        let rtt = Rtt::remembered(Duration::from_millis(50));
+        let (mut requests, mut jitter) = (Requests::default(), Jitter::new(1));
+        requests.push(vec![1], END, false);
+        requests.sent(Time(0), &[0], &rtt, &mut jitter);
+        requests.acknowledge(Time(60_000), 0, &rtt);
+        let (mut asked, mut now) = (0, Time(60_000));
+        while now < Time(60_000_000) {
+            now = requests.timeout().unwrap();
+            requests.expire(now);
+            requests.heard();
+            requests.sent(now, &numbers(&requests), &rtt, &mut jitter);
+            asked += 1;
+        }
+        assert!(asked <= 7, "{asked} times in a minute");
     }
 
     #[test]

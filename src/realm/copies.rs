@@ -136,6 +136,7 @@ impl<S: Store> Realm<S> {
     async fn ask_peer(&self, peer: &Peer, request: &PeerRequest<'_>) -> Result<Answer, Failure> {
         let answer = self.network.ask(peer, request.to_bytes()).await;
         let answer = answer.ok_or(ErrorCode::RealmUnreachable)?;
+        self.network.reached(peer.realm);
         Answer::parse(&answer).map_err(|_| ErrorCode::Internal.into())
     }
 

@@ -36,7 +36,8 @@ impl<S: Store> Realm<S> {
             port,
         } = request
         {
-            let answer = self.introduced(&key, realm, address, port).await?;
+            let place = (address.0, port.0);
+            let answer = self.introduced(caller, &key, realm, place).await?;
             return Ok(answer.to_bytes());
         }
         let peer = self.peer_of(&key).await?.ok_or(ErrorCode::PeerRefused)?;

@@ -169,8 +169,6 @@ struct Work<'a> {
     request: &'a Request<'a>,
     batch: Batch,
     hashed: Hashed,
-    /// The realm that has accepted the peering that the command is about.
-    accepted_by: Option<PublicKey>,
     /// The realms that are to hear that a group has grown, once it has.
     hints: Vec<(RealmId, GroupName)>,
 }
@@ -303,7 +301,6 @@ impl<S: Store> Realm<S> {
             request,
             batch: Batch::new(),
             hashed: Hashed::default(),
-            accepted_by: None,
             hints: Vec::new(),
         };
         for _ in 0..ATTEMPTS_MAX {

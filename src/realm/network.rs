@@ -139,6 +139,14 @@ impl Network {
         });
     }
 
+    /// Notes that a peer has answered: what waits for it need not wait any longer.
+    pub(super) fn reached(&self, realm: RealmId) {
+        self.standing(realm, |standing| {
+            standing.is_trying = false;
+            standing.contact.notify_waiters();
+        });
+    }
+
     /// Waits until a peer has answered or asked.
     pub async fn wait_for_contact(&self, realm: RealmId) {
         let contact = self.standing(realm, |standing| Arc::clone(&standing.contact));

@@ -184,14 +184,21 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::BadRequest.into());
         }
         if let Some(known) = self.find_peer(realm).await? {
-            if work.accepted_by != Some(known.key()) {
+            let is_meant = work
+                .request
+                .options
+                .key
+                .is_none_or(|key| key == known.record.key);
+            if known.record.added || !is_meant {
                 return Err(ErrorCode::RealmExists.into());
             }
-            // The realm that has just accepted this one was quicker to introduce itself in turn.
+            // It has introduced itself, perhaps in answer to this very command, and is now wanted here too.
             let record = PeerRecord {
+                address: address.0.into(),
+                port: port.0,
                 src_address,
                 src_port,
-                introduced: true,
+                added: true,
                 ..known.record
             };
             current.rely_on(&mut work.batch);
@@ -224,13 +231,13 @@ impl<S: Store> Realm<S> {
                 src_port,
                 epoch: u64::from_be_bytes(self.random()),
                 introduced: false,
+                added: true,
             },
             version: Version(0),
         };
         let answer = match self.introduce(&peer).await {
             Some(Answer::Done) => {
                 peer.record.introduced = true;
-                work.accepted_by = Some(key);
                 Answer::Done
             }
             Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::RealmExists => {
@@ -267,6 +274,7 @@ impl<S: Store> Realm<S> {
             self.network.silent(peer.realm);
             return None;
         };
+        self.network.reached(peer.realm);
         let answer = Answer::parse(&answer).ok()?;
         if let Answer::Refused(refusal) = &answer {
             tracing::warn!(peer = %peer.realm, code = %refusal.code, "a peer refuses the peering");
@@ -323,6 +331,7 @@ impl<S: Store> Realm<S> {
                     port,
                     src_address,
                     src_port,
+                    added: true,
                     ..known.record
                 };
                 let at = records::peer(realm);
@@ -341,6 +350,7 @@ impl<S: Store> Realm<S> {
                     src_port,
                     epoch: u64::from_be_bytes(self.random()),
                     introduced: false,
+                    added: true,
                 };
                 let peer = Peer {
                     realm,
@@ -363,66 +373,81 @@ impl<S: Store> Realm<S> {
     /// A realm introduces itself.
     pub(super) async fn introduced(
         &self,
+        caller: &Caller,
         key: &PublicKey,
         realm: RealmId,
-        address: Text<'_>,
-        port: Port,
+        (address, port): (&str, u16),
     ) -> Result<Answer, Failure> {
-        if address.0.is_empty() || port.0 == 0 || *key == self.own.key {
+        if address.is_empty() || port == 0 || *key == self.own.key {
             return Err(ErrorCode::BadRequest.into());
         }
-        let mut batch = Batch::new();
-        if let Some(known) = self.peer_of(key).await? {
-            let record = PeerRecord {
-                address: address.0.into(),
-                port: port.0,
-                introduced: true,
-                ..known.record.clone()
+        for _ in 0..super::ATTEMPTS_MAX {
+            let mut batch = Batch::new();
+            let name = match self.peer_of(key).await? {
+                Some(known) => {
+                    let record = PeerRecord {
+                        address: address.into(),
+                        port,
+                        introduced: true,
+                        ..known.record.clone()
+                    };
+                    if record != known.record {
+                        let key = records::peer(known.realm);
+                        batch
+                            .expect(key.clone(), Expected::At(known.version))
+                            .put(key, record.to_value()?);
+                    }
+                    known.realm
+                }
+                None => {
+                    let peer = self.new_peer(key, realm, (address, port)).await?;
+                    Self::put_new_peer(&peer, &mut batch)?;
+                    realm
+                }
             };
-            // It may have been away while its groups grew.
-            self.read_all_copies(known.realm).await;
-            if record == known.record {
+            let is_new = batch != Batch::new();
+            if !is_new || matches!(self.commit(batch).await?, Outcome::Durable) {
+                if is_new {
+                    self.network.peers_changed();
+                }
+                self.network.heard(name, caller.now);
+                // It may have been away while its groups grew.
+                self.read_all_copies(name).await;
                 return Ok(Answer::Done);
             }
-            let key = records::peer(known.realm);
-            batch
-                .expect(key.clone(), Expected::At(known.version))
-                .put(key, record.to_value()?);
-        } else {
-            if self.own.peering != Peering::Open {
-                return Err(ErrorCode::PeerRefused.into());
-            }
-            if self.list_peers().await?.len() >= PEERS_MAX {
-                return Err(ErrorCode::PeerRefused.into());
-            }
-            if realm == self.own.id || self.find_peer(realm).await?.is_some() {
-                return Err(ErrorCode::RealmExists.into());
-            }
-            let (src_address, src_port) = self.source(Text(""), Port(0))?;
-            let record = PeerRecord {
-                key: key.0,
-                address: address.0.into(),
-                port: port.0,
-                src_address,
-                src_port,
-                epoch: u64::from_be_bytes(self.random()),
-                introduced: true,
-            };
-            let peer = Peer {
-                realm,
-                record,
-                version: Version(0),
-            };
-            Self::put_new_peer(&peer, &mut batch)?;
         }
-        match self.commit(batch).await? {
-            Outcome::Durable => {
-                self.network.peers_changed();
-                Ok(Answer::Done)
-            }
-            // It comes again.
-            Outcome::Conflict => Err(Refusal::busy(super::CONTENDED_MS).into()),
+        Err(Refusal::busy(super::CONTENDED_MS).into())
+    }
+
+    /// A realm that introduces itself and is not known, if it may become a peer.
+    async fn new_peer(
+        &self,
+        key: &PublicKey,
+        realm: RealmId,
+        (address, port): (&str, u16),
+    ) -> Result<Peer, Failure> {
+        if self.own.peering != Peering::Open || self.list_peers().await?.len() >= PEERS_MAX {
+            return Err(ErrorCode::PeerRefused.into());
         }
+        if realm == self.own.id || self.find_peer(realm).await?.is_some() {
+            return Err(ErrorCode::RealmExists.into());
+        }
+        let (src_address, src_port) = self.source(Text(""), Port(0))?;
+        let record = PeerRecord {
+            key: key.0,
+            address: address.into(),
+            port,
+            src_address,
+            src_port,
+            epoch: u64::from_be_bytes(self.random()),
+            introduced: true,
+            added: false,
+        };
+        Ok(Peer {
+            realm,
+            record,
+            version: Version(0),
+        })
     }
 
     pub(super) async fn removerealm(

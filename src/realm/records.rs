@@ -98,8 +98,9 @@ records! {
     GroupLink { epoch: u64 }
     /// A user may not join a group.
     BanRecord { since: u32 }
-    /// Another realm, under the name by which this one knows it.
-    PeerRecord { key: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool }
+    /// Another realm, under the name by which this one knows it. `introduced`: it has accepted the
+    /// peering; `added`: an operator here wants it, and it did not only introduce itself.
+    PeerRecord { key: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool, added: bool }
     /// The name under which a key is known.
     PeerName { realm: String }
     /// A message on its way to another realm.

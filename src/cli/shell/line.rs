@@ -146,7 +146,7 @@ const AS_ON_THE_COMMAND_LINE: &[&str] = &[
 ];
 
 /// What a line asks for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Line {
     Nothing,
     Auth(Username, Option<String>),

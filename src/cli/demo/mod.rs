@@ -1,0 +1,290 @@
+//! `merpati demo`: two realms, three people and links that lose much of what they carry, all of it real and
+//! on this machine, to show in a minute what this is.
+
+mod relay;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use merpati::{
+    client::{Client, Options, Profile, system_rng},
+    server::{Config, Server},
+    wire::{GroupName, Mailbox, RealmId, Username},
+};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use relay::{Air, Carried, Relay};
+
+use super::{args::Demo, output::Failure};
+
+const PASSWORD: &[u8] = b"correct horse";
+/// How long one command may be tried, and how long all is waited for at the end.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// How long is waited before a mailbox is looked at again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A directory that goes when the demonstration is over.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Should it stay, it is in the directory for what is temporary.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The stage: the air, and who speaks through it.
+struct Stage {
+    air: Arc<Air>,
+    ann: Client,
+    bob: Client,
+    cat: Client,
+    beta: SocketAddr,
+}
+
+/// Runs the demonstration.
+pub fn demo(args: &Demo) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut rng = match args.seed {
+        Some(seed) => StdRng::seed_from_u64(seed),
+        None => system_rng()?,
+    };
+    let directory = Directory(
+        std::env::temp_dir().join(format!("merpati-demo-{:08x}", system_rng()?.next_u32())),
+    );
+    fs::create_dir_all(&directory.0)?;
+    let air_rng = StdRng::seed_from_u64(rng.next_u64());
+    let air = Arc::new(Air::new(args.loss, args.rtt / 2, air_rng));
+    println!(
+        "Two realms, alpha and beta; ann lives in alpha, bob and cat in beta. Every datagram between them all\n\
+         goes through a link that loses {:.0} % each way and takes {:?} there and back.\n",
+        args.loss * 100.0,
+        args.rtt,
+    );
+    runtime.block_on(play(&directory.0, air))
+}
+
+/// Starts a realm behind a relay.
+async fn start(
+    directory: &Path,
+    name: &'static str,
+    air: &Arc<Air>,
+) -> Result<(Server, Relay), Failure> {
+    let relay = Relay::bind().await?;
+    let text = format!(
+        "[realm]\nid = \"{name}\"\npeering = \"open\"\n[[listen]]\naddress = \"127.0.0.1:0\"\nadvertise = \"{}\"\n",
+        relay.address
+    );
+    let mut config = Config::parse(&text).map_err(Failure::local)?;
+    config.store.path = directory.join(name);
+    let server = Server::start(&config).map_err(Failure::local)?;
+    let address = server.addresses().first().copied();
+    relay.carry_to(
+        address.ok_or_else(|| Failure::local("no address"))?,
+        name,
+        air,
+    );
+    Ok((server, relay))
+}
+
+fn client(directory: &Path, name: &str, server: &Server) -> Result<Client, Failure> {
+    let profile = Profile::open(&directory.join("profiles"), name, &mut system_rng()?)?;
+    let options = Options {
+        server: server.connection_string(),
+        deadline: PATIENCE,
+        ..Options::default()
+    };
+    Ok(Client::open(profile, options)?)
+}
+
+async fn play(directory: &Path, air: Arc<Air>) -> Result<(), Failure> {
+    let (alpha, _front) = start(directory, "alpha", &air).await?;
+    let (beta, behind) = start(directory, "beta", &air).await?;
+    let stage = Stage {
+        ann: client(directory, "ann", &alpha)?,
+        bob: client(directory, "bob", &beta)?,
+        cat: client(directory, "cat", &beta)?,
+        beta: behind.address,
+        air,
+    };
+    let code = fs::read_to_string(directory.join("alpha").join("operator-code"))?;
+    let beta_key = beta.key();
+    let realms = [
+        tokio::spawn(alpha.run(std::future::pending())),
+        tokio::spawn(beta.run(std::future::pending())),
+    ];
+    let outcome = stage.acts(&code, beta_key).await;
+    for realm in realms {
+        realm.abort();
+    }
+    outcome
+}
+
+impl Stage {
+    /// One step: says what is done, does it, and says what it cost.
+    async fn step<T, E: Into<Failure>>(
+        &self,
+        what: &str,
+        call: impl Future<Output = Result<T, E>>,
+        said: impl FnOnce(&T) -> String,
+    ) -> Result<T, Failure> {
+        let (before, began) = (self.air.carried(), self.air.began.elapsed());
+        println!("{:>9.3}  {what}", began.as_secs_f64());
+        let result = call.await.map_err(Into::into)?;
+        let (now, after) = (self.air.began.elapsed(), self.air.carried());
+        println!(
+            "{:>9.3}  ✓ {}   ({:.0} ms, {} datagrams of which {} lost, {} bytes)\n",
+            now.as_secs_f64(),
+            said(&result),
+            now.saturating_sub(began).as_secs_f64() * 1000.0,
+            after.datagrams - before.datagrams,
+            after.lost - before.lost,
+            after.bytes - before.bytes,
+        );
+        Ok(result)
+    }
+
+    async fn acts(&self, code: &str, beta_key: merpati::crypto::PublicKey) -> Result<(), Failure> {
+        let name = |text: &str| text.parse::<Username>().map_err(Failure::local);
+        let realm = |text: &str| text.parse::<RealmId>().map_err(Failure::local);
+        let (ann, bob, cat) = (name("ann")?, name("bob")?, name("cat")?);
+        let (alpha, beta) = (realm("alpha")?, realm("beta")?);
+        let cats: GroupName = "cats".parse().map_err(Failure::local)?;
+        let text = |done: &'static str| move |(): &()| done.to_string();
+        let call = self.ann.register("Ann", "id", ann, PASSWORD);
+        self.step("ann registers at alpha", call, |_| "registered".into())
+            .await?;
+        let call = self.bob.register("Bob", "id", bob, PASSWORD);
+        self.step("bob registers at beta", call, |_| "registered".into())
+            .await?;
+        let call = self.cat.register("Cat", "id", cat, PASSWORD);
+        self.step("cat registers at beta", call, |_| "registered".into())
+            .await?;
+        let call = self.ann.claim(code.trim().as_bytes());
+        self.step("ann becomes alpha's operator", call, text("done"))
+            .await?;
+        let host = self.beta.ip().to_string();
+        let place = (host.as_str(), self.beta.port());
+        let call = self.ann.addrealm(beta, place, None, Some(beta_key));
+        let said = |accepted: &bool| {
+            if *accepted {
+                "accepted"
+            } else {
+                "noted; asked again until accepted"
+            }
+            .into()
+        };
+        self.step("ann peers alpha with beta", call, said).await?;
+        for n in 1..=3 {
+            let message = format!("message {n} to bob");
+            let call = self.ann.sendrealm(None, beta, ann, bob, message.as_bytes());
+            let what = format!("ann writes to bob in beta: {message}");
+            self.step(&what, call, |sent| sent.name().into()).await?;
+        }
+        let call = self.bob.send(cat, b"a word next door");
+        self.step("bob writes to cat, in his own realm", call, |sent| {
+            sent.name().into()
+        })
+        .await?;
+        let call = self.ann.addgroup(cats, b"");
+        self.step("ann makes the group cats in alpha", call, text("made"))
+            .await?;
+        let call = self.bob.joingrouprealm(None, alpha, cats, b"");
+        self.step("bob joins it from beta", call, text("joined"))
+            .await?;
+        let call = self
+            .bob
+            .sendgrouprealm(None, alpha, cats, b"hello from beta");
+        self.step("bob writes to the group", call, |sent| sent.name().into())
+            .await?;
+        let call = self.ann.sendgroup(cats, b"hello from alpha");
+        self.step("ann writes to the group", call, |sent| sent.name().into())
+            .await?;
+        println!(
+            "Now everybody reads until all has arrived; the datagrams of that are counted and not shown.\n"
+        );
+        self.air.hide();
+        let wanted = ["message 1 to bob", "message 2 to bob", "message 3 to bob"];
+        let mut nothing_wrong = self
+            .expect("bob's inbox", &self.bob, Mailbox::Private, &wanted)
+            .await?;
+        let wanted = ["a word next door"];
+        nothing_wrong &= self
+            .expect("cat's inbox", &self.cat, Mailbox::Private, &wanted)
+            .await?;
+        let group = Mailbox::Group(cats);
+        let wanted = ["hello from alpha", "hello from beta"];
+        let ordered = self
+            .until(&self.ann, group, |texts| sorted(texts) == wanted)
+            .await?;
+        println!("  the group in alpha: {}", ordered.join(" | "));
+        // Whoever came first there, the copy has the same order.
+        let wanted: Vec<&str> = ordered.iter().map(String::as_str).collect();
+        nothing_wrong &= sorted(&ordered) == ["hello from alpha", "hello from beta"];
+        let copy = Mailbox::RealmGroup(alpha, cats);
+        nothing_wrong &= self
+            .expect("its copy in beta", &self.bob, copy, &wanted)
+            .await?;
+        let Carried {
+            datagrams,
+            lost,
+            bytes,
+        } = self.air.carried();
+        let seconds = self.air.began.elapsed().as_secs_f64();
+        println!("\n{datagrams} datagrams, {lost} of them lost, {bytes} bytes, {seconds:.1} s.");
+        if nothing_wrong {
+            println!("Nothing lost, nothing doubled, everything in order.");
+            Ok(())
+        } else {
+            Err(Failure::local(
+                "something was lost or doubled: please report this, with --seed",
+            ))
+        }
+    }
+
+    /// Reads a mailbox until it holds what it should, and says what it holds.
+    async fn expect(
+        &self,
+        what: &str,
+        reader: &Client,
+        mailbox: Mailbox,
+        wanted: &[&str],
+    ) -> Result<bool, Failure> {
+        let texts = self.until(reader, mailbox, |texts| texts == wanted).await?;
+        println!("  {what}: {}", texts.join(" | "));
+        Ok(texts == wanted)
+    }
+
+    /// Reads a mailbox until it is as it should be, or that has taken too long.
+    async fn until(
+        &self,
+        reader: &Client,
+        mailbox: Mailbox,
+        is_right: impl Fn(&[String]) -> bool,
+    ) -> Result<Vec<String>, Failure> {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let entries = reader.read_whole(mailbox, Some(0), usize::MAX).await?;
+            let bodies = entries
+                .iter()
+                .map(|entry| String::from_utf8_lossy(&entry.body));
+            let texts: Vec<String> = bodies.map(Into::into).collect();
+            if is_right(&texts) || std::time::Instant::now() >= deadline {
+                return Ok(texts);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+fn sorted(texts: &[String]) -> Vec<&str> {
+    let mut texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    texts.sort_unstable();
+    texts
+}

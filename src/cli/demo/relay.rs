@@ -1,0 +1,171 @@
+//! A link that loses what it carries, as bad ones do: everything the demonstration sends goes through
+//! relays like this one.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt as _, rngs::StdRng};
+use tokio::net::UdpSocket;
+
+/// The longest datagram there is.
+const DATAGRAM_BYTES_MAX: usize = 65_535;
+
+/// What a link has carried.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Carried {
+    pub datagrams: u64,
+    pub lost: u64,
+    pub bytes: u64,
+}
+
+/// What all relays share: how bad the link is, and what it has carried.
+#[derive(Debug)]
+pub struct Air {
+    pub loss: f64,
+    pub delay: Duration,
+    pub began: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    rng: StdRng,
+    carried: Carried,
+    /// Each datagram is shown as it is sent.
+    is_shown: bool,
+}
+
+impl Air {
+    pub fn new(loss: f64, delay: Duration, rng: StdRng) -> Self {
+        let state = State {
+            rng,
+            carried: Carried::default(),
+            is_shown: true,
+        };
+        Self {
+            loss,
+            delay,
+            began: Instant::now(),
+            state: Mutex::new(state),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn carried(&self) -> Carried {
+        self.state().carried
+    }
+
+    /// From here on datagrams are counted and not shown.
+    pub fn hide(&self) {
+        self.state().is_shown = false;
+    }
+
+    /// Decides whether a datagram gets through.
+    fn carry(&self, way: &str, datagram: &[u8]) -> bool {
+        let mut state = self.state();
+        let is_lost = state.rng.random_bool(self.loss);
+        state.carried.datagrams += 1;
+        state.carried.lost += u64::from(is_lost);
+        state.carried.bytes += datagram.len() as u64;
+        if state.is_shown {
+            let kind = match datagram.first() {
+                Some(0x03 | 0x13) => "Init",
+                Some(0x04) => "Accept",
+                Some(0x06) => "Reset",
+                Some(0x01 | 0x02) => "Hello",
+                _ => "sealed",
+            };
+            let fate = if is_lost { "  ✗ lost" } else { "" };
+            let at = self.began.elapsed().as_secs_f64();
+            println!(
+                "{at:>9.3}      {way:<11} {kind:<7} {:>4} bytes{fate}",
+                datagram.len()
+            );
+        }
+        !is_lost
+    }
+}
+
+/// A relay in front of a realm.
+#[derive(Debug)]
+pub struct Relay {
+    pub address: SocketAddr,
+    front: Arc<UdpSocket>,
+}
+
+impl Relay {
+    pub async fn bind() -> io::Result<Self> {
+        let front = UdpSocket::bind("127.0.0.1:0").await?;
+        Ok(Self {
+            address: front.local_addr()?,
+            front: Arc::new(front),
+        })
+    }
+
+    /// Begins to carry, between whoever comes and the realm of that name.
+    pub fn carry_to(&self, realm: SocketAddr, name: &'static str, air: &Arc<Air>) {
+        tokio::spawn(carry(Arc::clone(&self.front), realm, name, Arc::clone(air)));
+    }
+}
+
+/// Carries until the demonstration is over. What cannot be sent is lost, as it would be.
+async fn carry(front: Arc<UdpSocket>, realm: SocketAddr, name: &'static str, air: Arc<Air>) {
+    let mut clients: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+    let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+    let (there, back) = (format!("→ {name}"), format!("← {name}"));
+    loop {
+        let Ok((len, from)) = front.recv_from(&mut buffer).await else {
+            continue;
+        };
+        let upstream = match clients.get(&from) {
+            Some(upstream) => Arc::clone(upstream),
+            None => {
+                let Ok(upstream) = UdpSocket::bind("127.0.0.1:0").await else {
+                    continue;
+                };
+                let upstream = Arc::new(upstream);
+                clients.insert(from, Arc::clone(&upstream));
+                let answers = (Arc::clone(&upstream), Arc::clone(&front));
+                tokio::spawn(carry_back(answers, from, back.clone(), Arc::clone(&air)));
+                upstream
+            }
+        };
+        let datagram = buffer.get(..len).unwrap_or_default();
+        if air.carry(&there, datagram) {
+            send_later(upstream, realm, datagram.to_vec(), air.delay);
+        }
+    }
+}
+
+async fn carry_back(
+    (upstream, front): (Arc<UdpSocket>, Arc<UdpSocket>),
+    client: SocketAddr,
+    back: String,
+    air: Arc<Air>,
+) {
+    let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+    loop {
+        let Ok((len, _)) = upstream.recv_from(&mut buffer).await else {
+            continue;
+        };
+        let datagram = buffer.get(..len).unwrap_or_default();
+        if air.carry(&back, datagram) {
+            send_later(Arc::clone(&front), client, datagram.to_vec(), air.delay);
+        }
+    }
+}
+
+fn send_later(socket: Arc<UdpSocket>, to: SocketAddr, datagram: Vec<u8>, delay: Duration) {
+    tokio::spawn(async move {
+        tokio::time::sleep(delay).await;
+        let _ = socket.send_to(&datagram, to).await;
+    });
+}

@@ -1,0 +1,32 @@
+//! The demonstration that the README shows first does what it says.
+
+mod support;
+
+use support::{finished, program};
+
+#[test]
+fn the_demonstration_loses_and_doubles_nothing() {
+    let mut demo = program();
+    demo.args(["demo", "--loss", "0.08", "--rtt", "20ms", "--seed", "7"]);
+    let run = finished(&mut demo);
+    assert_eq!(run.code, Some(0), "{}{}", run.out, run.err);
+    assert!(
+        run.out
+            .contains("Nothing lost, nothing doubled, everything in order."),
+        "{}",
+        run.out
+    );
+    assert!(run.out.contains("✗ lost"), "{}", run.out);
+    assert!(
+        run.out
+            .contains("bob's inbox: message 1 to bob | message 2 to bob | message 3 to bob")
+    );
+}
+
+#[test]
+fn a_loss_that_nothing_survives_is_refused() {
+    let mut demo = program();
+    let run = finished(demo.args(["demo", "--loss", "1"]));
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("0.8"), "{}", run.err);
+}
