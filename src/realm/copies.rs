@@ -37,7 +37,11 @@ pub enum ReadOutcome {
 }
 
 impl<S: Store> Realm<S> {
-    async fn find_copy(&self, realm: RealmId, group: GroupName) -> Result<Option<Copy>, Failure> {
+    pub(super) async fn find_copy(
+        &self,
+        realm: RealmId,
+        group: GroupName,
+    ) -> Result<Option<Copy>, Failure> {
         let found = self.record(&records::copy(realm, group)).await?;
         Ok(found.map(|(record, version)| Copy { record, version }))
     }

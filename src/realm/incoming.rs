@@ -96,7 +96,10 @@ impl<S: Store> Realm<S> {
             }
             PeerRequest::Leave { group, user } => self.host_leave(&peer, group, user).await?,
             PeerRequest::Grown { group } => {
-                self.network.add_work(peer.realm, GroupWork::Read(group));
+                // Of a group that nobody here is in nothing is remembered.
+                if self.find_copy(peer.realm, group).await?.is_some() {
+                    self.network.add_work(peer.realm, GroupWork::Read(group));
+                }
                 Answer::Done
             }
             PeerRequest::Read {

@@ -235,3 +235,16 @@ async fn an_open_realm_is_not_filled_with_peers() {
         refused(ErrorCode::PeerRefused)
     );
 }
+
+/// PEER-10: a peer cannot fill this realm's memory with groups that nobody here is in.
+#[tokio::test]
+async fn hints_of_groups_that_nobody_is_in_are_forgotten() {
+    let fixture = Fixture::new();
+    peer(&fixture, 50, "beta").await;
+    let grown = PeerRequest::Grown {
+        group: "cats".parse().unwrap(),
+    };
+    assert_eq!(asked(&fixture, device(50), &grown).await, Answer::Done);
+    let beta = "beta".parse().unwrap();
+    assert_eq!(fixture.realm.network().next_work(beta), None);
+}
