@@ -42,8 +42,7 @@ impl<S: Store> Realm<S> {
         }
         let peer = self.peer_of(&key).await?.ok_or(ErrorCode::PeerRefused)?;
         self.network.heard(peer.realm, caller.now);
-        let answer = match request {
-            PeerRequest::Introduce { .. } => return Err(ErrorCode::Internal.into()),
+        let (epoch, sequence, content, from, to, message) = match request {
             PeerRequest::Deliver {
                 epoch,
                 sequence,
@@ -51,18 +50,7 @@ impl<S: Store> Realm<S> {
                 from,
                 to,
                 message,
-            } => {
-                let delivery = Delivery {
-                    peer,
-                    content,
-                    from,
-                    to: To::User(to),
-                    message,
-                    now: caller.now,
-                };
-                let owner = Owner::peer(&key, epoch);
-                return self.deliver(owner, sequence, bytes, &delivery).await;
-            }
+            } => (epoch, sequence, content, from, To::User(to), message),
             PeerRequest::Post {
                 epoch,
                 sequence,
@@ -70,37 +58,46 @@ impl<S: Store> Realm<S> {
                 from,
                 group,
                 message,
-            } => {
-                let delivery = Delivery {
-                    peer,
-                    content,
-                    from,
-                    to: To::Group(group),
-                    message,
-                    now: caller.now,
-                };
-                let owner = Owner::peer(&key, epoch);
-                return self.deliver(owner, sequence, bytes, &delivery).await;
+            } => (epoch, sequence, content, from, To::Group(group), message),
+            about_group => {
+                let answer = self.about_group(caller, &peer, about_group).await?;
+                return Ok(answer.to_bytes());
             }
+        };
+        let delivery = Delivery {
+            peer,
+            content,
+            from,
+            to,
+            message,
+            now: caller.now,
+        };
+        let owner = Owner::peer(&key, epoch);
+        self.deliver(owner, sequence, bytes, &delivery).await
+    }
+
+    /// What a peer asks about groups: those here of its users, and those there of ours.
+    async fn about_group(
+        &self,
+        caller: &Caller,
+        peer: &Peer,
+        request: PeerRequest<'_>,
+    ) -> Result<Answer, Failure> {
+        match request {
+            // As from a client: what may be recorded and sent by anyone carries no password.
+            PeerRequest::Join { .. } if caller.early => Err(ErrorCode::BadRequest.into()),
             PeerRequest::Join {
                 group,
                 user,
                 password,
-            } => {
-                // As from a client: what may be recorded and sent by anyone carries no password.
-                if caller.early {
-                    return Err(ErrorCode::BadRequest.into());
-                }
-                self.host_join(caller, &peer, (group, user), &password)
-                    .await?
-            }
-            PeerRequest::Leave { group, user } => self.host_leave(&peer, group, user).await?,
+            } => self.host_join(caller, peer, (group, user), &password).await,
+            PeerRequest::Leave { group, user } => self.host_leave(peer, group, user).await,
             PeerRequest::Grown { group } => {
                 // Of a group that nobody here is in nothing is remembered.
                 if self.find_copy(peer.realm, group).await?.is_some() {
                     self.network.add_work(peer.realm, GroupWork::Read(group));
                 }
-                Answer::Done
+                Ok(Answer::Done)
             }
             PeerRequest::Read {
                 group,
@@ -108,11 +105,11 @@ impl<S: Store> Realm<S> {
                 after,
                 offset,
             } => {
-                self.host_read(caller, &peer, (group, epoch), (after, offset))
-                    .await?
+                self.host_read(caller, peer, (group, epoch), (after, offset))
+                    .await
             }
-        };
-        Ok(answer.to_bytes())
+            _ => Err(ErrorCode::Unsupported.into()),
+        }
     }
 
     /// Delivers a message once. Also what is refused is remembered: the sender has been told, and the
