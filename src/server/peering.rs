@@ -44,6 +44,7 @@ pub async fn keep_in_touch<S: Store>(
 ) {
     let mut carriers: HashMap<RealmId, Carrier> = HashMap::new();
     let mut tasks = JoinSet::new();
+    let mut is_start = true;
     loop {
         let peers = realm.peers().await;
         carriers.retain(|id, _| peers.iter().any(|peer| peer.realm == *id));
@@ -52,9 +53,13 @@ pub async fn keep_in_touch<S: Store>(
             carriers.entry(id).or_insert_with(|| {
                 let realm = Arc::clone(&realm);
                 let rng = StdRng::seed_from_u64(seed ^ u64::from(peer.address().1));
-                Carrier(tokio::spawn(carry(realm, id, rng)))
+                // A start is told to all: what they have waiting then comes at once. Whoever becomes a
+                // peer later has just been talked to.
+                let is_introduced = peer.is_introduced() && !is_start;
+                Carrier(tokio::spawn(carry(realm, id, is_introduced, rng)))
             });
         }
+        is_start = false;
         loop {
             tokio::select! {
                 errand = errands.recv() => match errand {
@@ -127,11 +132,14 @@ async fn find(host: &str, port: u16) -> Option<SocketAddr> {
 }
 
 /// Carries one peer's queue.
-async fn carry<S: Store>(realm: Arc<Realm<S>>, id: RealmId, mut rng: StdRng) {
+async fn carry<S: Store>(
+    realm: Arc<Realm<S>>,
+    id: RealmId,
+    mut is_introduced: bool,
+    mut rng: StdRng,
+) {
     let mut grown = realm.queue_grown(id);
     let mut wait = BACKOFF_MIN;
-    // Says that this realm is there (again): what the peer has waiting then comes at once.
-    let mut is_introduced = false;
     realm.read_all_copies(id).await;
     loop {
         let Some(peer) = realm
