@@ -502,6 +502,261 @@ fn copies_become_equal_when_the_home_realm_returns() {
     assert_eq!(pair.copy(), all, "what was read stays");
 }
 
+/// PEER-15: an owner removes and bans members of other realms too, who then read no further.
+#[test]
+fn a_member_of_another_realm_can_be_removed() {
+    let mut pair = Pair::with_group();
+    pair.home.register("cat", &pair.beta.connect);
+    let join = |who: &str| {
+        let join = [
+            "joingrouprealm",
+            "alpha",
+            "cats",
+            "--password-file",
+            "password",
+        ];
+        pair.home.run(who, &join)
+    };
+    join("cat").ok();
+    let kick = |command: &str| pair.home.run("ann", &[command, "cats", "bob@beta"]);
+    assert_eq!(
+        pair.home.run("ann", &["kick", "cats", "dan@beta"]).error(1),
+        "no-such-user"
+    );
+    assert_eq!(
+        pair.home.run("ann", &["ban", "cats", "bob@gamma"]).error(1),
+        "no-such-realm"
+    );
+    kick("kick").ok();
+    let inbox = |who: &str| {
+        pair.home
+            .run(who, &["inboxgrouprealm", "alpha", "cats", "--after", "0"])
+    };
+    pair.until("bob is out", || inbox("bob").code == Some(1));
+    assert_eq!(inbox("bob").error(1), "not-a-member");
+    assert_eq!(pair.post("x").error(1), "not-a-member");
+    join("bob").ok();
+    kick("ban").ok();
+    assert_eq!(join("bob").error(1), "banned");
+    pair.home
+        .run("ann", &["sendgroup", "cats", "without bob"])
+        .ok();
+    pair.until("the copy is equal", || {
+        inbox("cat").texts() == ["before", "without bob"]
+    });
+    kick("unban").ok();
+    pair.beta.kill();
+    pair.home.run("ann", &["kick", "cats", "cat@beta"]).ok();
+    pair.beta.start_again();
+    pair.until("cat is out, though her realm was away", || {
+        inbox_code(&pair, "cat") == Some(1)
+    });
+    let members = pair.home.run("ann", &["members", "cats"]).objects();
+    assert_eq!(members.len(), 1);
+}
+
+fn inbox_code(pair: &Pair, who: &str) -> Option<i32> {
+    pair.home
+        .run(who, &["inboxgrouprealm", "alpha", "cats"])
+        .code
+}
+
+/// HS-11, PEER-13: a realm changes its key; clients and peers follow by themselves and say so.
+#[test]
+fn a_realm_changes_its_key_and_everybody_follows() {
+    let mut pair = Pair::peered();
+    let old = pair.alpha.connect.clone();
+    pair.alpha.stop();
+    let rotate = |pair: &Pair| {
+        let data = pair.alpha.data();
+        support::finished(
+            support::program()
+                .args(["rotatekey", "--json", "--data"])
+                .arg(data),
+        )
+        .ok()
+    };
+    let rotated = rotate(&pair);
+    pair.alpha.start_again();
+    assert_eq!(pair.alpha.announced["fingerprint"], rotated["fingerprint"]);
+    let new = pair.alpha.announced["connect"]
+        .as_str()
+        .unwrap()
+        .to_string();
+    assert_ne!(new, old);
+    let run = pair.send("ann", "beta", "bob", "under a new key");
+    run.ok();
+    assert!(run.err.contains("the realm has a new key"), "{run:?}");
+    assert!(
+        run.err.contains(rotated["fingerprint"].as_str().unwrap()),
+        "{run:?}"
+    );
+    let run = pair.home.run("ann", &["whoami"]);
+    assert!(run.err.is_empty(), "said once: {run:?}");
+    pair.until("beta follows", || {
+        pair.beta.log().contains("a peer has a new key")
+    });
+    assert_eq!(
+        pair.send("bob", "alpha", "ann", "to the new key").ok()["state"],
+        "delivered"
+    );
+    // The old connection string leads there still, and to the same profile.
+    let run = pair.home.run("ann", &["--server", &old, "whoami"]);
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""));
+    pair.home.register("cat", &old);
+    // Without the old key everything goes on, but for who has not been here since.
+    pair.alpha.stop();
+    fs::remove_file(pair.alpha.data().join("realm.key.former")).unwrap();
+    pair.alpha.start_again();
+    assert_eq!(
+        pair.send("ann", "beta", "bob", "on").ok()["state"],
+        "delivered"
+    );
+    assert_eq!(
+        pair.send("bob", "alpha", "ann", "back").ok()["state"],
+        "delivered"
+    );
+    let late = ["--server", &old, "--deadline", "12s", "whoami"];
+    let run = pair.home.run("dan", &late);
+    assert_eq!(run.error(3), "key-changed", "{run:?}");
+    assert_eq!(pair.home.texts("bob"), ["under a new key", "on"]);
+    assert_eq!(pair.home.texts("ann"), ["to the new key", "back"]);
+}
+
+/// PEER-13: rotated twice while a peer was away, and while the configuration names the first key.
+#[test]
+fn a_peer_that_was_away_follows_later() {
+    let mut pair = Pair::peered();
+    for _ in 0..2 {
+        pair.beta.kill();
+        pair.alpha.kill();
+        let data = pair.alpha.data();
+        support::finished(
+            support::program()
+                .args(["rotatekey", "--json", "--data"])
+                .arg(data),
+        )
+        .ok();
+        pair.alpha.start_again();
+        pair.send("ann", "beta", "bob", "queued").ok();
+        pair.beta.start_again();
+    }
+    pair.until("all arrive", || pair.home.texts("bob").len() >= 2);
+    assert_eq!(pair.home.texts("bob"), ["queued", "queued"]);
+    assert_eq!(
+        pair.send("bob", "alpha", "ann", "back").ok()["state"],
+        "delivered"
+    );
+}
+
+/// PEER-16: several listeners, of both kinds and by name; `--src` says by which a message leaves.
+#[test]
+fn a_message_leaves_by_the_address_that_is_named() {
+    let home = Home::new();
+    let start = |name: &str, listeners: &[&str]| {
+        let mut text =
+            format!("[realm]\nid = \"{name}\"\npeering = \"open\"\n[log]\nlevel = \"debug\"\n");
+        for listener in listeners {
+            text = format!("{text}[[listen]]\naddress = \"{listener}\"\n");
+        }
+        let config = home.directory.path().join(format!("{name}.toml"));
+        fs::write(&config, text).unwrap();
+        Realm::start_with(&["--config", config.to_str().unwrap()])
+    };
+    let alpha = start("alpha", &["127.0.0.1:0", "127.0.0.2:0", "[::1]:0"]);
+    let beta = start("beta", &["127.0.0.1:0"]);
+    let gamma = start("gamma", &["[::1]:0"]);
+    operator(&home, &alpha, "ann");
+    home.register("bob", &beta.connect);
+    home.register("cat", &gamma.connect);
+    let own: Vec<_> = alpha.announced["listen"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| a.as_str().unwrap())
+        .collect();
+    let run = |arguments: &[&str]| home.run("ann", arguments);
+    // By name, to an address of the kind that fits.
+    let port = beta.address.port().to_string();
+    assert_eq!(
+        run(&["addrealm", "beta", "localhost", &port]).ok()["state"],
+        "accepted"
+    );
+    assert!(
+        beta.log().contains(&format!("address={}", own[0])),
+        "{}",
+        beta.log()
+    );
+    assert!(!beta.log().contains(own[1]));
+    assert_eq!(
+        run(&["sendrealm", "beta", "bob", "one", "--src", own[1]]).ok()["state"],
+        "delivered"
+    );
+    assert!(
+        beta.log().contains(&format!("address={}", own[1])),
+        "{}",
+        beta.log()
+    );
+    let port = gamma.address.port().to_string();
+    let (host, source) = own[2].rsplit_once(':').unwrap();
+    let host = host.trim_matches(['[', ']']);
+    assert_eq!(
+        run(&["addrealm", "gamma", "::1", &port, host, source]).ok()["state"],
+        "accepted"
+    );
+    assert_eq!(
+        run(&["sendrealm", "gamma", "cat", "two"]).ok()["state"],
+        "delivered"
+    );
+    assert_eq!(
+        home.run("cat", &["sendrealm", "alpha", "ann", "three"])
+            .ok()["state"],
+        "delivered",
+        "the way back is by IPv6 too"
+    );
+    assert_eq!(
+        (home.texts("bob"), home.texts("cat"), home.texts("ann")),
+        (
+            vec!["one".to_string()],
+            vec!["two".to_string()],
+            vec!["three".to_string()]
+        )
+    );
+}
+
+/// What an operator reads when a peer cannot be reached: its name does not resolve, or nothing is there.
+#[test]
+fn an_operator_is_told_why_a_peer_is_not_reached() {
+    let pair = Pair::new("open");
+    let (_, key) = pair.beta.connect.split_once('#').unwrap();
+    let add = |name: &str, host: &str| {
+        pair.home.run(
+            "ann",
+            &["addrealm", name, host, "9", "-", "-", "--key", key],
+        )
+    };
+    let nowhere = ["addrealm", "gamma", "no-such-host.invalid", "6377"];
+    let run = pair.home.run("ann", &nowhere);
+    assert_eq!(run.error(1), "realm-unreachable");
+    assert_eq!(
+        add("gamma", "no-such-host.invalid").ok()["state"],
+        "waiting"
+    );
+    pair.until("the log says so", || {
+        pair.alpha.log().contains("does not resolve")
+    });
+    assert_eq!(
+        pair.send("ann", "gamma", "bob", "x").ok()["state"],
+        "queued",
+        "kept all the same"
+    );
+    let peer = pair.peer("ann");
+    assert_eq!(
+        (&peer["state"], &peer["queued"]),
+        (&"waiting".into(), &1.into())
+    );
+}
+
 fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {

@@ -12,10 +12,10 @@ use merpati::{
     wire::{
         Account, AckFrame, Answer, Body, CloseReason, Command, ConnectionId, Cursors,
         DeviceSession, Entry, ErrorCode, Event, Fragment, Frame, Frames, HandshakeId, Hello,
-        HelloReply, Init, Mailbox, Member, Open, OperationNumber, Options, PROTOCOL_VERSION,
-        Packet, PacketNumber, Page, PartOf, Password, Peer, PeerRequest, Port, Position,
-        Protection, Refusal, Request, Role, Sender, Sent, SessionId, SessionRef, Text, Unread,
-        Welcome, append_crc, link_header,
+        HelloReply, Init, LinkName, Mailbox, Member, Open, OperationNumber, Options,
+        PROTOCOL_VERSION, Packet, PacketNumber, Page, PartOf, Password, Peer, PeerRequest, Port,
+        Position, Protection, Refusal, Request, Role, Sender, Sent, SessionId, SessionRef, Text,
+        Unread, Welcome, append_crc, link_header,
     },
 };
 use serde_json::{Value, json};
@@ -137,6 +137,7 @@ fn frames() {
         max_datagram: 1200,
         known: true,
         highest: OperationNumber(70),
+        successor: None,
     };
     let cases = [
         ("padding", json!({}), Frame::Padding),
@@ -201,21 +202,33 @@ fn frames() {
             json!({ "max_datagram": 1200 }),
             Frame::Open(Open {
                 max_datagram: 1200,
-                connection: None,
+                name: None,
             }),
         ),
         (
             "open of a realm",
-            json!({ "max_datagram": 160, "connection": 7 }),
+            json!({ "max_datagram": 160, "connection": 7, "token": hex(&[8; 16]) }),
             Frame::Open(Open {
                 max_datagram: 160,
-                connection: Some(ConnectionId(7)),
+                name: Some(LinkName {
+                    connection: ConnectionId(7),
+                    token: [8; 16],
+                }),
             }),
         ),
         (
             "welcome",
             json!({ "token": hex(&[8; 16]), "max_datagram": 1200, "known": true, "highest": 70 }),
             Frame::Welcome(welcome),
+        ),
+        (
+            "welcome under a former key",
+            json!({ "token": hex(&[8; 16]), "max_datagram": 1200, "known": true, "highest": 70,
+                    "successor": hex(&[9; 32]) }),
+            Frame::Welcome(Welcome {
+                successor: Some([9; 32]),
+                ..welcome
+            }),
         ),
     ];
     let good = cases.iter().map(|(name, value, frame)| {
@@ -630,6 +643,26 @@ fn realms() {
                 offset: 100,
             },
         ),
+        (
+            "rotate",
+            json!({ "key": hex(&[7; 32]) }),
+            PeerRequest::Rotate { key: [7; 32] },
+        ),
+        (
+            "withdraw",
+            json!({ "epoch": 7, "sequence": 70 }),
+            PeerRequest::Withdraw { epoch, sequence },
+        ),
+        (
+            "expelled",
+            json!({ "epoch": 7, "sequence": 70, "group": "cats", "user": "ann" }),
+            PeerRequest::Expelled {
+                epoch,
+                sequence,
+                group,
+                user: from,
+            },
+        ),
     ];
     let good: Vec<_> = cases
         .iter()
@@ -863,7 +896,7 @@ fn handshake() {
     let mut early = vec![];
     Frame::Open(Open {
         max_datagram: 1200,
-        connection: None,
+        name: None,
     })
     .emit(false, &mut early);
     let command = Request::from(Command::WhoAmI {
@@ -892,6 +925,7 @@ fn handshake() {
         max_datagram: 1200,
         known: false,
         highest: OperationNumber(0),
+        successor: None,
     };
     let mut answer = vec![];
     Frame::Welcome(welcome).emit(false, &mut answer);

@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use merpati::{
     crypto::{ConnectionString, PublicKey},
     server::unit::parse_span,
-    wire::{GroupName, Handle, RealmId, Role, SessionId, Username},
+    wire::{GroupName, Handle, RealmId, Role, Sender, SessionId, Username},
 };
 
 /// Chat over UDP for constrained networks: encrypted, exactly once, few bytes.
@@ -137,17 +137,20 @@ pub enum Command {
     /// Remove a member from a group.
     Kick {
         groupname: GroupName,
-        username: Username,
+        /// The user; one of another realm as name@realm.
+        username: Sender,
     },
     /// Keep a user out of a group.
     Ban {
         groupname: GroupName,
-        username: Username,
+        /// The user; one of another realm as name@realm.
+        username: Sender,
     },
     /// Let a banned user join again.
     Unban {
         groupname: GroupName,
-        username: Username,
+        /// The user; one of another realm as name@realm.
+        username: Sender,
     },
     /// Give a member another role: member, moderator or owner.
     Role {
@@ -260,6 +263,8 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         new_password_file: Option<PathBuf>,
     },
+    /// Give the realm a new key from its next start on; the old one vouches for it.
+    Rotatekey(Rotatekey),
     /// Show what this is: two realms, three people and a bad link, on this machine.
     Demo(Demo),
     /// Type commands one after another.
@@ -325,6 +330,16 @@ fn loss(text: &str) -> Result<f64, String> {
         Ok(loss) if (0.0..=0.8).contains(&loss) => Ok(loss),
         _ => Err("write a number from 0 to 0.8, as in 0.3".into()),
     }
+}
+
+#[derive(Debug, PartialEq, Eq, Args)]
+pub struct Rotatekey {
+    /// The realm's configuration; without it config.toml, and without that the defaults.
+    #[arg(long, value_name = "FILE", env = "MERPATI_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The store's directory, instead of the configured one.
+    #[arg(long, value_name = "DIR", env = "MERPATI_DATA")]
+    pub data: Option<PathBuf>,
 }
 
 #[derive(Debug, PartialEq, Eq, Args)]

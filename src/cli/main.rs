@@ -56,6 +56,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
     let Cli { global, command } = cli;
     match command {
         Command::Serve(args) => serve::serve(&args, output.json),
+        Command::Rotatekey(args) => serve::rotate_key(&args, output.json),
         Command::Demo(args) => demo::demo(&args),
         Command::Shell => shell::shell(&global, output),
         Command::Fingerprint => ask::fingerprint(&global, output),
@@ -159,8 +160,7 @@ async fn once(global: &Global, output: Output, command: Command) -> Result<(), F
         | Command::Demo(_)
         | Command::Shell
         | Command::Fingerprint
-        | Command::Completions { .. } => {
-            Err(Failure::usage("this command does not talk to a realm"))
-        }
+        | Command::Completions { .. }
+        | Command::Rotatekey(_) => Err(Failure::usage("this command does not talk to a realm")),
     }
 }

@@ -165,6 +165,11 @@ impl Output {
                  the realm's operator sees",
                 key.fingerprint()
             ),
+            Notice::KeyFollowed { from, to } => format!(
+                "the realm has a new key, for which the old one ({}) vouches; its fingerprint is {}",
+                from.fingerprint(),
+                to.fingerprint()
+            ),
             Notice::Finished { command, answer } => match answer {
                 Answer::Refused(refusal) => {
                     format!("finished an earlier `{command}`: refused. {refusal}")

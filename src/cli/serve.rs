@@ -9,7 +9,10 @@ use merpati::server::{
 use serde_json::json;
 use tracing_subscriber::filter::EnvFilter;
 
-use super::{args::Serve, output::Failure};
+use super::{
+    args::{Rotatekey, Serve},
+    output::Failure,
+};
 
 /// The configuration that is read when it is there.
 const CONFIG_FILE: &str = "config.toml";
@@ -26,16 +29,42 @@ pub fn serve(args: &Serve, json: bool) -> Result<(), Failure> {
     runtime.block_on(async { server.run(told_to_stop()?).await.map_err(Failure::local) })
 }
 
-fn config(args: &Serve) -> Result<Config, Failure> {
-    let mut config = match &args.config {
+/// Gives a realm a new key.
+pub fn rotate_key(args: &Rotatekey, json: bool) -> Result<(), Failure> {
+    let config = load(args.config.as_deref(), args.data.as_deref())?;
+    let (old, new) = Server::rotate_key(&config.store.path).map_err(Failure::local)?;
+    let (old, new) = (old.fingerprint(), new.fingerprint());
+    let mut out = std::io::stdout().lock();
+    if json {
+        let object = json!({ "ok": true, "fingerprint": new, "former": old });
+        writeln!(out, "{object}")?;
+    } else {
+        writeln!(out, "fingerprint  {new}")?;
+        writeln!(out, "formerly     {old}")?;
+        writeln!(
+            out,
+            "The realm goes by its new key from its next start on. It still answers to the old one, which \
+             vouches for the new: clients and peers follow by themselves when they next connect."
+        )?;
+    }
+    Ok(out.flush()?)
+}
+
+fn load(file: Option<&Path>, data: Option<&Path>) -> Result<Config, Failure> {
+    let mut config = match file {
         Some(path) => Config::load(path),
         None if Path::new(CONFIG_FILE).exists() => Config::load(Path::new(CONFIG_FILE)),
         None => Ok(Config::default()),
     }
     .map_err(|error| Failure::usage(error.to_string()))?;
-    if let Some(data) = &args.data {
-        config.store.path.clone_from(data);
+    if let Some(data) = data {
+        config.store.path = data.into();
     }
+    Ok(config)
+}
+
+fn config(args: &Serve) -> Result<Config, Failure> {
+    let mut config = load(args.config.as_deref(), args.data.as_deref())?;
     if !args.listen.is_empty() {
         let at = |address: &_| ListenConfig {
             address: *address,
@@ -83,6 +112,10 @@ fn announce(server: &Server, json: bool) -> Result<(), Failure> {
         writeln!(out, "listening    {}", addresses.join(", "))?;
         writeln!(out, "fingerprint  {fingerprint}")?;
         writeln!(out, "connect      {connect}")?;
+        if server.former_keys() > 0 {
+            let count = server.former_keys();
+            writeln!(out, "former keys  {count}, still answered")?;
+        }
     }
     Ok(out.flush()?)
 }

@@ -4,7 +4,7 @@ use super::{CallError, Client};
 use crate::crypto::PublicKey;
 use crate::wire::{
     Account, Answer, Body, Command, DeviceSession, Entry, GroupName, Handle, Mailbox, Member,
-    OperationNumber, Options, Page, Password, Peer, Port, RealmId, Role, Sent, SessionId,
+    OperationNumber, Options, Page, Password, Peer, Port, RealmId, Role, Sender, Sent, SessionId,
     SessionRef, Text, Username,
 };
 
@@ -240,7 +240,7 @@ impl Client {
     }
 
     /// Removes a member from a group: a moderator may remove members, the owner anybody else.
-    pub async fn kick(&self, group: GroupName, user: Username) -> Result<(), CallError> {
+    pub async fn kick(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
         let command = Command::Kick {
             operation: UNNUMBERED,
             session: self.session()?,
@@ -251,7 +251,7 @@ impl Client {
     }
 
     /// Keeps a user out of a group, from where they are removed if they are in it.
-    pub async fn ban(&self, group: GroupName, user: Username) -> Result<(), CallError> {
+    pub async fn ban(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
         let command = Command::Ban {
             operation: UNNUMBERED,
             session: self.session()?,
@@ -262,7 +262,7 @@ impl Client {
     }
 
     /// Lets a banned user join again.
-    pub async fn unban(&self, group: GroupName, user: Username) -> Result<(), CallError> {
+    pub async fn unban(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
         let command = Command::Unban {
             operation: UNNUMBERED,
             session: self.session()?,

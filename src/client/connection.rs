@@ -66,6 +66,7 @@ impl Client {
         };
         asks.send(ask).await.map_err(|_| lost())?;
         let outcome = answered.await.map_err(|_| lost())?;
+        self.follow(pinned).await?;
         outcome.map_err(|error| match error {
             AskError::Expired { heard: true, .. } => lost(),
             AskError::Expired { refused, .. } => CallError::Unreachable {
@@ -85,6 +86,21 @@ impl Client {
                 None => CallError::NoKey,
             },
         })
+    }
+
+    /// Remembers the realm's new key, if the one it was known by has vouched for it.
+    async fn follow(&self, pinned: Option<PublicKey>) -> Result<(), CallError> {
+        let successor = {
+            let connection = self.connection.lock().await;
+            let status = connection.as_ref().map(|open| *open.status.borrow());
+            status.and_then(|status| status.successor)
+        };
+        if let (Some(from), Some(to)) = (pinned, successor)
+            && self.profile.update(|state| state.follow(from, to))?
+        {
+            self.note(Notice::KeyFollowed { from, to });
+        }
+        Ok(())
     }
 
     /// The highest operation number that the realm is known to have seen from this device.
@@ -118,7 +134,7 @@ impl Client {
             links_max: 1,
             idle: Duration::MAX,
         };
-        let mut endpoint = Endpoint::new(config, self.profile.key().clone(), seed);
+        let mut endpoint = Endpoint::new(config, &self.profile.key().clone().into(), seed);
         let pinned = match server.key {
             _ if state.plain => None,
             Some(key) => Some(key),

@@ -60,6 +60,8 @@ pub struct Status {
     pub highest: OperationNumber,
     /// The round-trip time.
     pub rtt: Option<Duration>,
+    /// The realm goes by this key now; the one it was known by has vouched for it.
+    pub successor: Option<PublicKey>,
 }
 
 /// Whom to talk to.
@@ -85,6 +87,8 @@ pub struct Driver {
     refused: bool,
     /// When to ask who is there, while nothing is heard.
     doubt: Option<Instant>,
+    /// Who is there goes by this key, and may still answer to the one that is known, until then.
+    changed: Option<(PublicKey, Instant)>,
 }
 
 impl Driver {
@@ -106,6 +110,7 @@ impl Driver {
             heard: false,
             refused: false,
             doubt: None,
+            changed: None,
         }
     }
 
@@ -189,11 +194,8 @@ impl Driver {
                     self.settle(number, Ok(bytes));
                 }
                 Event::Expired { number, heard, .. } => {
-                    let expired = AskError::Expired {
-                        heard: heard || self.heard,
-                        refused: self.refused,
-                    };
-                    self.settle(number, Err(expired));
+                    self.heard |= heard;
+                    self.settle(number, Err(self.why_silent()));
                 }
                 Event::Unsendable { number, limit, .. } => {
                     self.settle(number, Err(AskError::TooLong { limit }));
@@ -205,8 +207,8 @@ impl Driver {
                     self.ask_waiting();
                 }
                 Event::Hello { reply, .. } => self.doubts_answered(PublicKey(reply.key)),
-                // Nobody asks a client anything.
-                Event::Incoming { .. } | Event::Request { .. } => {}
+                // Nobody asks a client anything, and it has one link.
+                Event::Incoming { .. } | Event::Request { .. } | Event::Moved { .. } => {}
             }
         }
     }
@@ -215,12 +217,14 @@ impl Driver {
         self.heard();
         self.status.send_modify(|status| {
             status.highest = status.highest.max(welcome.highest);
+            status.successor = welcome.successor.map(PublicKey);
         });
     }
 
     fn heard(&mut self) {
         self.heard = true;
         self.doubt = None;
+        self.changed = None;
         self.endpoint.stop_asking(self.target.address);
         let rtt = self.link.and_then(|link| self.endpoint.rtt(link));
         self.status
@@ -235,16 +239,32 @@ impl Driver {
     }
 
     /// The realm is silent to those who do not know its key, so a changed key looks like no realm at
-    /// all: until it is asked who it is.
+    /// all: until it is asked who it is. It may answer to its former key all the same (HS-11) and the
+    /// link be a bad one: so it is tried for as long again.
     fn doubts_answered(&mut self, found: PublicKey) {
         if self.target.key.is_some_and(|pinned| pinned != found) {
-            let changed = AskError::KeyChanged(found);
-            for (_, ask) in self.asked.drain() {
-                let _ = ask.answer.send(Err(changed));
-            }
-            for ask in self.waiting.drain(..) {
-                let _ = ask.answer.send(Err(changed));
-            }
+            let now = Instant::now();
+            self.changed = Some((found, now + DOUBT));
+        }
+    }
+
+    /// Why nothing is heard.
+    fn why_silent(&self) -> AskError {
+        match self.changed {
+            Some((found, _)) => AskError::KeyChanged(found),
+            None => AskError::Expired {
+                heard: self.heard,
+                refused: self.refused,
+            },
+        }
+    }
+
+    /// Whoever is there does not answer to the key that is known.
+    fn give_up(&mut self) {
+        let why = self.why_silent();
+        let asked = self.asked.drain().map(|(_, ask)| ask);
+        for ask in asked.chain(self.waiting.drain(..)) {
+            let _ = ask.answer.send(Err(why));
         }
     }
 
@@ -288,7 +308,9 @@ impl Driver {
             .poll_timeout()
             .map(|at| self.started + Duration::from_micros(at.0));
         let waiting = self.waiting.iter().map(|ask| ask.deadline);
-        protocol.into_iter().chain(self.doubt).chain(waiting).min()
+        let changed = self.changed.map(|(_, until)| until);
+        let doubts = self.doubt.into_iter().chain(changed);
+        protocol.into_iter().chain(doubts).chain(waiting).min()
     }
 
     fn handle_timeout(&mut self) {
@@ -298,10 +320,11 @@ impl Driver {
             self.doubt = None;
             self.endpoint.ask_hello(self.time(now), self.target.address);
         }
-        let expired = AskError::Expired {
-            heard: self.heard,
-            refused: self.refused,
-        };
+        if self.changed.is_some_and(|(_, until)| until <= now) {
+            self.give_up();
+            self.changed = None;
+        }
+        let expired = self.why_silent();
         let (late, waiting): (VecDeque<_>, _) =
             self.waiting.drain(..).partition(|ask| ask.deadline <= now);
         self.waiting = waiting;

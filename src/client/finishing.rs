@@ -7,8 +7,11 @@ use std::{
 };
 
 use super::{CallError, Client, Notice, Orphan, State, Unfinished};
-use crate::wire::{
-    Answer, Body, Command, ErrorCode, OperationNumber, Options, Refusal, Request, SessionId,
+use crate::{
+    crypto::{ConnectionString, PublicKey},
+    wire::{
+        Answer, Body, Command, ErrorCode, OperationNumber, Options, Refusal, Request, SessionId,
+    },
 };
 
 /// Commands that may be unfinished at once; whoever begins another first finishes one.
@@ -296,17 +299,21 @@ const fn is_used_up(refusal: Refusal, is_fresh: bool) -> bool {
 
 impl State {
     /// Another realm, or the same one elsewhere.
-    pub(super) fn move_to(&mut self, server: &crate::crypto::ConnectionString, plain: bool) {
+    pub(super) fn move_to(&mut self, server: &ConnectionString, plain: bool) {
         let known = self
             .server
             .as_deref()
-            .and_then(|known| known.parse::<crate::crypto::ConnectionString>().ok());
+            .and_then(|known| known.parse::<ConnectionString>().ok());
         let mut server = server.clone();
         let is_same_place = known
             .as_ref()
             .is_some_and(|known| (&known.host, known.port) == (&server.host, server.port));
         if server.key.is_none() && is_same_place {
             // A key once known is not given up for a string that names none.
+            server.key = known.as_ref().and_then(|known| known.key);
+        }
+        if server.key.is_some_and(|key| self.former.contains(&key.0)) {
+            // An old connection string of the same realm.
             server.key = known.as_ref().and_then(|known| known.key);
         }
         let is_same_realm = known
@@ -320,6 +327,19 @@ impl State {
         }
         self.server = Some(server.to_string());
         self.plain = plain;
+    }
+
+    /// The realm's key `from` has vouched for `to`. False when that was known already.
+    pub(super) fn follow(&mut self, from: PublicKey, to: PublicKey) -> bool {
+        let known = self.server.as_deref().map(str::parse::<ConnectionString>);
+        let known = known.and_then(Result::ok);
+        let Some(server) = known.filter(|known| known.key == Some(from)) else {
+            return false;
+        };
+        let key = Some(to);
+        self.server = Some(ConnectionString { key, ..server }.to_string());
+        self.former.push(from.0);
+        true
     }
 
     fn forget(&mut self, number: u64) {

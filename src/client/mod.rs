@@ -106,6 +106,13 @@ impl Default for Options {
 pub enum Notice {
     /// The realm's word was taken for its key.
     Trusted(PublicKey),
+    /// The realm has a new key, for which the one it was known by has vouched.
+    KeyFollowed {
+        /// The key it was known by.
+        from: PublicKey,
+        /// The key it is known by from now on.
+        to: PublicKey,
+    },
     /// A command that an earlier run began is finished.
     Finished {
         /// The command's name.

@@ -67,6 +67,8 @@ pub struct State {
     pub unfinished: Vec<Unfinished>,
     /// How far each mailbox has been shown.
     pub shown: BTreeMap<String, Shown>,
+    /// Keys that the realm had before, each of which has vouched for the next.
+    pub former: Vec<[u8; 32]>,
 }
 
 /// How far a mailbox has been shown to its reader.

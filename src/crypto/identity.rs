@@ -58,8 +58,12 @@ pub fn load_or_create_identity(
     }
 }
 
+/// Refuses a file with a secret that others than its owner can read.
+///
+/// # Errors
+/// When others can, or the file system does not tell.
 #[cfg(unix)]
-fn refuse_exposed(path: &Path) -> Result<(), IdentityError> {
+pub fn refuse_exposed(path: &Path) -> Result<(), IdentityError> {
     use std::os::unix::fs::PermissionsExt;
     let metadata = fs::metadata(path).map_err(|source| IdentityError::Io {
         path: path.into(),
@@ -72,8 +76,12 @@ fn refuse_exposed(path: &Path) -> Result<(), IdentityError> {
     }
 }
 
+/// Nothing is known here of who can read a file.
+///
+/// # Errors
+/// None.
 #[cfg(not(unix))]
-fn refuse_exposed(_: &Path) -> Result<(), IdentityError> {
+pub fn refuse_exposed(_: &Path) -> Result<(), IdentityError> {
     Ok(())
 }
 

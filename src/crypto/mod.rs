@@ -17,7 +17,7 @@ pub use handshake::{
     HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, MESSAGE_2_OVERHEAD, Responder, SessionKeys,
 };
 #[cfg(feature = "std")]
-pub use identity::{IdentityError, load_or_create_identity, write_private};
+pub use identity::{IdentityError, load_or_create_identity, refuse_exposed, write_private};
 pub use key::{InvalidKey, PublicKey, SecretKey};
 pub use mac::{Mac, MacKey, mac1};
 pub use seal::{OpenFailed, SealKey, TAG_LEN};

@@ -11,15 +11,12 @@ use super::{
 };
 use crate::{
     crypto::{MESSAGE_1_OVERHEAD, Responder, mac1, same},
-    link::{Ignored, Link, Time},
+    link::{INIT_PAYLOAD_MIN, Ignored, Link, Time},
     wire::{
         ConnectionId, Frame, Frames, HandshakeId, Hello, HelloReply, INIT_OVERHEAD, Init,
         LinkPacket, PROTOCOL_VERSION, Packet, Protection, ResetToken, crc_holds,
     },
 };
-
-/// The least payload of an Init: its OPEN.
-const OPEN_MIN: usize = 3;
 
 impl Endpoint {
     /// Takes in a datagram that came from `from`. Whatever it is, it never does more harm than being
@@ -44,12 +41,14 @@ impl Endpoint {
     }
 
     fn handle_hello(&mut self, from: SocketAddr, hello: Hello) {
-        if let Some(realm) = self.config.hello.filter(|_| self.admitting) {
+        if let Some(realm) = self.config.hello.filter(|_| self.admitting)
+            && let Some(current) = self.keys.first()
+        {
             let reply = HelloReply {
                 nonce: hello.nonce,
                 versions: vec![PROTOCOL_VERSION],
                 realm,
-                key: self.public.0,
+                key: current.public.0,
             };
             let mut out = Vec::new();
             reply.emit(&mut out);
@@ -75,11 +74,15 @@ impl Endpoint {
         if !self.admitting
             || self.config.accept != Some(Protection::Sealed)
             || init.version != PROTOCOL_VERSION
-            || datagram.len() < INIT_OVERHEAD + MESSAGE_1_OVERHEAD + OPEN_MIN
-            || !same(&mac1(&self.public, init.covered), &init.mac1)
+            || datagram.len() < INIT_OVERHEAD + MESSAGE_1_OVERHEAD + INIT_PAYLOAD_MIN
         {
             return;
         }
+        let mut keys = self.keys.iter();
+        let Some(own) = keys.position(|key| same(&mac1(&key.public, init.covered), &init.mac1))
+        else {
+            return;
+        };
         let hash = Accepts::hash(datagram);
         match self.accepts.look_up(&hash) {
             Known::Answered(accept) => {
@@ -90,8 +93,10 @@ impl Endpoint {
             Known::Awaiting => return,
             Known::No => {}
         }
-        let Ok((responder, payload)) = Responder::read(&mut self.rng, &self.identity, init.noise)
-        else {
+        let Some(secret) = self.keys.get(own).map(|key| key.secret.clone()) else {
+            return;
+        };
+        let Ok((responder, payload)) = Responder::read(&mut self.rng, &secret, init.noise) else {
             return;
         };
         if self.slots.len() >= self.config.links_max && !self.make_room() {
@@ -104,7 +109,9 @@ impl Endpoint {
         let peer = Some(responder.peer);
         let accepting = Accepting::new(now, responder, init.handshake, hash, datagram.len());
         let stage = Stage::Accepting(Box::new(accepting));
-        let id = self.insert(Slot::new(now, link, Role::Responder, from, peer, stage));
+        let mut slot = Slot::new(now, link, Role::Responder, from, peer, stage);
+        slot.own = own;
+        let id = self.insert(slot);
         if let Some(forgotten) = self.accepts.insert(now, hash, id)
             && self
                 .slots
@@ -168,8 +175,9 @@ impl Endpoint {
             self.end(id, None);
             return;
         }
-        if slot.link.awaits_early() {
-            // The answer did not fit what we brought, or is slow: now it may come.
+        if slot.link.awaits_early() || slot.is_shared {
+            // The answer did not fit what we brought, or is slow: now it may come. And a realm may ask
+            // on a link as soon as it is proven.
             slot.link.confirm();
         }
         self.touch(now, id);
@@ -182,7 +190,7 @@ impl Endpoint {
         connection: ConnectionId,
         token: &ResetToken,
     ) {
-        let reset = self.initiated(from).find(|id| {
+        let reset = self.named_by(from).find(|id| {
             self.slots.get(id).is_some_and(|slot| {
                 matches!(slot.stage, Stage::Open)
                     && slot.remote == Some(connection)
@@ -190,15 +198,21 @@ impl Endpoint {
             })
         });
         if let Some(id) = reset {
-            if let Some(slot) = self.slots.get_mut(&id) {
-                slot.heard = Some(now);
+            let Some(slot) = self.slots.get_mut(&id) else {
+                return;
+            };
+            slot.heard = Some(now);
+            if slot.role == Role::Initiator {
+                self.dial_again(now, id);
+            } else {
+                // Who opened it has forgotten it, and only that side can open it again.
+                self.end(id, None);
             }
-            self.dial_again(now, id);
         }
     }
 
-    /// The links that this side opened to `address`.
-    fn initiated(&self, address: SocketAddr) -> impl Iterator<Item = LinkId> {
+    /// The links that the other side, at `address`, names by that address or by an id of its own.
+    fn named_by(&self, address: SocketAddr) -> impl Iterator<Item = LinkId> {
         self.by_address
             .range((address, LinkId(0))..=(address, LinkId(u32::MAX)))
             .map(|(_, id)| *id)
@@ -214,7 +228,7 @@ impl Endpoint {
         match (packet.connection, packet.protection) {
             (None, _) => {
                 // A client knows its links by the realm's address; the seal tells which is meant.
-                for id in self.initiated(from).collect::<Vec<_>>() {
+                for id in self.named_by(from).collect::<Vec<_>>() {
                     if self.hand_in(now, id, packet, datagram) {
                         return;
                     }
@@ -223,7 +237,7 @@ impl Endpoint {
             (Some(connection), Protection::Sealed) => {
                 let id = LinkId(connection.0);
                 match self.slots.get(&id) {
-                    Some(slot) if slot.role == Role::Responder && slot.address == from => {
+                    Some(slot) if slot.address == from => {
                         self.hand_in(now, id, packet, datagram);
                     }
                     // The way to a link from elsewhere leads through a fresh handshake.
@@ -256,7 +270,7 @@ impl Endpoint {
                 slot.heard = Some(now);
                 let is_proven = slot.link.is_proven();
                 if slot.role == Role::Responder && is_proven && !was_proven {
-                    self.proven(id);
+                    self.proven(now, id);
                 }
             }
             Err(Ignored::NotAuthentic | Ignored::NotOpen) => return false,
@@ -268,7 +282,7 @@ impl Endpoint {
     }
 
     /// A link has turned out genuine: of the same device's older ones only a few stay.
-    fn proven(&mut self, id: LinkId) {
+    fn proven(&mut self, now: Time, id: LinkId) {
         let Some(peer) = self.slots.get(&id).and_then(|slot| slot.peer) else {
             return;
         };
@@ -280,6 +294,7 @@ impl Endpoint {
                 self.end(oldest, None);
             }
         }
+        self.settle_for_one(now, id);
     }
 
     fn handle_plain_stranger(

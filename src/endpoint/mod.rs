@@ -9,10 +9,12 @@
 mod accepts;
 mod dial;
 mod hello;
+mod identity;
 mod incoming;
 mod outgoing;
 mod reset;
 mod schedule;
+mod shared;
 mod slot;
 
 use std::{
@@ -24,6 +26,8 @@ use std::{
 use accepts::Accepts;
 pub use accepts::{ACCEPT_LIFETIME, ACCEPTS_MAX};
 use hello::Asking;
+pub use identity::Identity;
+use identity::OwnKey;
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use reset::Resets;
 use schedule::Schedule;
@@ -31,7 +35,7 @@ pub use slot::UNPROVEN_LIFETIME;
 use slot::{Role, Slot, Stage};
 
 use crate::{
-    crypto::{PublicKey, SecretKey},
+    crypto::PublicKey,
     link::{self, DATAGRAM_MIN, Jitter, Link, Time, earliest},
     wire::{CloseReason, ConnectionId, HelloReply, OperationNumber, Protection, RealmId, Welcome},
 };
@@ -119,6 +123,17 @@ pub enum Event {
         /// As many bytes as would fit.
         limit: usize,
     },
+    /// A request waits for its reply on another link now: of two links with one realm one stays.
+    Moved {
+        /// Where it was asked.
+        link: LinkId,
+        /// Its number there.
+        number: u64,
+        /// Where it is asked now.
+        to: LinkId,
+        /// Its number there.
+        as_number: u64,
+    },
     /// A link has ended, and with it all that was asked on it.
     Closed {
         /// The link.
@@ -141,17 +156,20 @@ pub struct Endpoint {
     config: Config,
     /// False once nobody new is let in any more.
     admitting: bool,
-    identity: SecretKey,
-    public: PublicKey,
+    /// The current key first.
+    keys: Vec<OwnKey>,
     rng: StdRng,
     jitter: Jitter,
     slots: BTreeMap<LinkId, Slot>,
-    /// Links by the address of the other side: for packets that carry no connection id.
+    /// Links by the address of the other side, where that is how it names them: in packets without a
+    /// connection id, and in Resets.
     by_address: BTreeSet<(SocketAddr, LinkId)>,
     /// Plain links that others opened, by the connection id that they chose.
     by_plain: BTreeMap<(SocketAddr, ConnectionId), LinkId>,
     /// Proven links that others opened, by their key.
     by_peer: BTreeMap<PublicKey, Vec<LinkId>>,
+    /// Links that this side opened to realms, to share them, by the realm's key.
+    dialed: BTreeMap<PublicKey, LinkId>,
     accepts: Accepts,
     resets: Resets,
     asking: Vec<Asking>,
@@ -162,21 +180,21 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// An endpoint that is `identity`, and whose randomness comes from `seed`.
-    pub fn new(mut config: Config, identity: SecretKey, seed: [u8; 32]) -> Self {
+    pub fn new(mut config: Config, identity: &Identity, seed: [u8; 32]) -> Self {
         config.max_datagram = config.max_datagram.max(DATAGRAM_MIN);
         let mut rng = StdRng::from_seed(seed);
         Self {
-            public: identity.public(),
-            resets: Resets::new(&identity),
+            resets: Resets::new(&identity.lasting),
             jitter: Jitter::new(rng.next_u64()),
             config,
             admitting: true,
-            identity,
+            keys: identity.keys(),
             rng,
             slots: BTreeMap::new(),
             by_address: BTreeSet::new(),
             by_plain: BTreeMap::new(),
             by_peer: BTreeMap::new(),
+            dialed: BTreeMap::new(),
             accepts: Accepts::default(),
             asking: Vec::new(),
             schedule: Schedule::default(),
@@ -262,13 +280,20 @@ impl Endpoint {
         let max_datagram = self.config.max_datagram as u64;
         if let Some(slot) = self.slots.get_mut(&link) {
             // A plain link goes by the id that its initiator chose.
-            let connection = slot.remote.unwrap_or(ConnectionId(link.0));
+            let connection = match slot.peer {
+                Some(_) => ConnectionId(link.0),
+                None => slot.remote.unwrap_or(ConnectionId(link.0)),
+            };
             let token = self.resets.token(connection);
+            // A former key vouches for the one there is now.
+            let current = self.keys.first().map(|key| key.public.0);
+            let successor = current.filter(|_| slot.own > 0);
             slot.link.welcome(Welcome {
                 token,
                 max_datagram,
                 known,
                 highest,
+                successor,
             });
             if let Stage::Accepting(accepting) = &mut slot.stage {
                 accepting.welcomed = true;
@@ -322,14 +347,16 @@ impl Endpoint {
             .map_or(0, |slot| slot.link.message_max())
     }
 
-    /// A proven link that the holder of `peer` has opened here.
-    pub fn link_from(&self, peer: &PublicKey) -> Option<LinkId> {
-        self.by_peer.get(peer)?.last().copied()
-    }
-
     /// The key of `link`'s other side; none on a plain link.
     pub fn peer(&self, link: LinkId) -> Option<PublicKey> {
         self.slots.get(&link)?.peer
+    }
+
+    /// Which of this side's keys `link` is with; none on a plain link.
+    pub fn own(&self, link: LinkId) -> Option<PublicKey> {
+        let slot = self.slots.get(&link)?;
+        slot.peer?;
+        self.keys.get(slot.own).map(|key| key.public)
     }
 
     /// The round-trip time of `link`, once there is an estimate.
@@ -346,7 +373,11 @@ impl Endpoint {
             };
             slot.link.handle_timeout(now);
             if slot.is_over(now, self.config.idle) {
-                self.end(id, None);
+                if slot.is_shared && matches!(slot.stage, Stage::Open) {
+                    self.close(now, id, CloseReason::Done);
+                } else {
+                    self.end(id, None);
+                }
             } else {
                 self.touch(now, id);
             }
@@ -380,18 +411,25 @@ impl Endpoint {
         }
     }
 
+    /// The place of one of this side's keys; that of the current one if it is none of them.
+    fn own_key(&self, public: &PublicKey) -> usize {
+        let mut keys = self.keys.iter();
+        keys.position(|key| key.public == *public).unwrap_or(0)
+    }
+
     /// Gives a link its place, under a random id that is free.
     fn insert(&mut self, slot: Slot) -> LinkId {
-        let mut id = LinkId(self.rng.next_u32());
-        while self.slots.contains_key(&id) {
-            id = LinkId(self.rng.next_u32());
-        }
+        let id = self.free_id();
+        self.place(id, slot);
+        id
+    }
+
+    fn place(&mut self, id: LinkId, slot: Slot) {
         if slot.role == Role::Initiator {
             self.by_address.insert((slot.address, id));
         }
         self.slots.insert(id, slot);
         self.schedule.wake(id);
-        id
     }
 
     /// Something has happened on a link: passes on what it tells, and looks at it again soon.
@@ -424,11 +462,18 @@ impl Endpoint {
             return;
         };
         let event = match event {
-            link::Event::Opened => Event::Incoming {
-                link,
-                peer: slot.peer,
-                address: slot.address,
-            },
+            link::Event::Opened { name } => {
+                if let Some(name) = name.filter(|_| slot.peer.is_some()) {
+                    slot.remote = Some(name.connection);
+                    slot.token = Some(name.token);
+                    self.by_address.insert((slot.address, link));
+                }
+                Event::Incoming {
+                    link,
+                    peer: slot.peer,
+                    address: slot.address,
+                }
+            }
             link::Event::Welcome(welcome) => {
                 slot.token = Some(welcome.token);
                 Event::Opened { link, welcome }
@@ -463,6 +508,11 @@ impl Endpoint {
                 if slot.role == Role::Initiator && slot.link.is_waiting() && comes_again {
                     self.dial_again(now, link);
                 } else {
+                    if reason == CloseReason::Replaced
+                        && let Some(other) = self.other_link(link)
+                    {
+                        self.move_requests(now, link, other);
+                    }
                     self.end(link, Some(reason));
                 }
                 return;
@@ -477,7 +527,8 @@ impl Endpoint {
         let Some(mut slot) = self.slots.remove(&id) else {
             return;
         };
-        slot.link = slot.link.restart(None);
+        let name = slot.is_shared.then(|| self.name_of(id));
+        slot.link = slot.link.restart(name);
         slot.opened = now;
         slot.token = None;
         if slot.peer.is_some() {
@@ -504,6 +555,11 @@ impl Endpoint {
         self.by_address.remove(&(slot.address, id));
         if let Some(remote) = slot.remote {
             self.by_plain.remove(&(slot.address, remote));
+        }
+        if let Some(peer) = slot.peer
+            && self.dialed.get(&peer) == Some(&id)
+        {
+            self.dialed.remove(&peer);
         }
         if let Some(peer) = slot.peer
             && let Some(links) = self.by_peer.get_mut(&peer)

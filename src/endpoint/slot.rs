@@ -75,7 +75,11 @@ pub(super) struct Slot {
     /// The other side's key; none on a plain link.
     pub peer: Option<PublicKey>,
     pub stage: Stage,
-    /// An initiator's: the id and the token that a Reset must carry.
+    /// Which of this side's keys the link is with.
+    pub own: usize,
+    /// This side opened it to a realm, which may ask on it too.
+    pub is_shared: bool,
+    /// How the other side knows the link, and the token that its Reset must carry.
     pub remote: Option<ConnectionId>,
     pub token: Option<ResetToken>,
     pub opened: Time,
@@ -97,6 +101,8 @@ impl Slot {
             address,
             peer,
             stage,
+            own: 0,
+            is_shared: false,
             remote: None,
             token: None,
             opened: now,
@@ -117,6 +123,9 @@ impl Slot {
     /// When the link ends unless something comes.
     fn end(&self, idle: Duration) -> Option<Time> {
         match (self.role, &self.stage) {
+            (Role::Initiator, Stage::Open) if self.is_shared && self.link.is_idle() => {
+                Some(self.heard.unwrap_or(self.opened) + idle)
+            }
             (Role::Initiator, Stage::Open) => None,
             (Role::Initiator, _) if self.link.is_waiting() => None,
             (Role::Initiator, _) => Some(self.opened + DIAL_PATIENCE),

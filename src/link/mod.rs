@@ -23,9 +23,11 @@ use core::time::Duration;
 
 pub use backoff::{Jitter, interval};
 use packing::Controls;
+pub use packing::INIT_PAYLOAD_MIN;
 pub use received::{REPLAY_WINDOW, Received};
 use replies::{Arrival, Replies};
 pub use replies::{REPLIES_KEPT, REPLY_KEPT_BYTES, WORKING_MAX};
+pub use requests::Asked;
 pub use requests::REQUEST_SPAN;
 use requests::Requests;
 pub use rtt::Rtt;
@@ -36,8 +38,8 @@ pub(crate) use time::earliest;
 use crate::{
     crypto::SessionKeys,
     wire::{
-        AckFrame, CloseReason, ConnectionId, Frame, Frames, LinkPacket, Open, PacketNumber,
-        Protection, Welcome, crc_holds,
+        AckFrame, CloseReason, ConnectionId, Frame, Frames, LinkName, LinkPacket, Open,
+        PacketNumber, Protection, Welcome, crc_holds,
     },
 };
 
@@ -79,8 +81,11 @@ pub enum Event {
         /// As many bytes as would fit.
         limit: usize,
     },
-    /// An initiator has opened a plain link; answer with [`Link::welcome`].
-    Opened,
+    /// An initiator wants in; answer with [`Link::welcome`].
+    Opened {
+        /// How it knows the link by.
+        name: Option<LinkName>,
+    },
     /// The responder has answered the opening.
     Welcome(Welcome),
     /// The link has ended. Requests without a reply may still be moved to a fresh one.
@@ -191,12 +196,12 @@ impl Link {
         }
     }
 
-    /// A link that this side opens.
-    pub fn initiate(config: Config, connection: Option<ConnectionId>) -> Self {
+    /// A link that this side opens, and knows by `name` if it needs one.
+    pub fn initiate(config: Config, name: Option<LinkName>) -> Self {
         let mut link = Self::new(config);
         link.controls.open = Some(Open {
             max_datagram: config.max_datagram as u64,
-            connection,
+            name,
         });
         link
     }
@@ -225,13 +230,18 @@ impl Link {
     /// Goes back to the beginning, for a fresh handshake: requests without a reply are kept and
     /// leave again; all else is forgotten but the round-trip time.
     #[must_use]
-    pub fn restart(self, connection: Option<ConnectionId>) -> Self {
-        let mut fresh = Self::initiate(self.config, connection);
+    pub fn restart(self, name: Option<LinkName>) -> Self {
+        let mut fresh = Self::initiate(self.config, name);
         fresh.requests = self.requests;
         fresh.requests.restart();
         fresh.rtt = self.rtt;
         fresh.jitter = self.jitter;
         fresh
+    }
+
+    /// True when the link ends as soon as it has said so, or has ended.
+    pub const fn is_closing(&self) -> bool {
+        self.controls.close.is_some() || self.is_closed()
     }
 
     /// True when packets can be exchanged.
@@ -309,6 +319,11 @@ impl Link {
         self.requests
             .has_room()
             .then(|| self.requests.push(bytes, deadline, early))
+    }
+
+    /// Takes away the requests that have no reply yet, with their numbers, to be asked on another link.
+    pub fn take_requests(&mut self) -> Vec<(u64, Asked)> {
+        self.requests.take()
     }
 
     /// Answers the other side's request `number`.
@@ -487,8 +502,9 @@ impl Link {
             Opening::Unheard => {
                 self.opening = Opening::Asked;
                 self.peer_max_datagram = usize::try_from(open.max_datagram).unwrap_or(usize::MAX);
-                self.remote = open.connection;
-                self.events.push_back(Event::Opened);
+                self.remote = open.name.map(|name| name.connection);
+                let name = open.name;
+                self.events.push_back(Event::Opened { name });
             }
             Opening::Given(welcome) => self.controls.welcome = Some(welcome),
             Opening::Asked | Opening::Welcomed => {}

@@ -17,6 +17,8 @@ const OPENING_MIN: usize = 64;
 /// A plain packet that asks carries at least so many bytes of frames: it is then longer than a
 /// Reset, which a realm that has forgotten the link can answer (HS-8).
 const ASKING_MIN: usize = 12;
+/// A handshake's first message carries at least so many bytes, so that its answer fits what it brought (HS-2).
+pub const INIT_PAYLOAD_MIN: usize = 8;
 /// Bytes around a message in its frame at most: kind, number.
 const FRAME_MAX: usize = 1 + 8;
 
@@ -253,13 +255,13 @@ impl Link {
             packer.push(Frame::Padding);
         }
         let mut frames = packer.out;
-        if carrier == Carrier::Packet {
-            let missing = self
-                .frames_min(!requests.is_empty())
-                .min(room)
-                .saturating_sub(frames.len());
-            frames.splice(0..0, core::iter::repeat_n(PADDING, missing));
-        }
+        let least = match carrier {
+            Carrier::Packet => self.frames_min(!requests.is_empty()),
+            Carrier::Init => INIT_PAYLOAD_MIN,
+            Carrier::Accept => 0,
+        };
+        let missing = least.min(room).saturating_sub(frames.len());
+        frames.splice(0..0, core::iter::repeat_n(PADDING, missing));
         self.replies.sent(&replies);
         match carrier {
             Carrier::Packet => self

@@ -16,6 +16,17 @@ pub const REQUEST_SPAN: u64 = 32;
 /// before it asks again.
 const WORK_PATIENCE: Duration = Duration::from_secs(1);
 
+/// A request that moves from one link to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The command.
+    pub bytes: Vec<u8>,
+    /// Until when its reply is waited for.
+    pub deadline: Time,
+    /// It may travel in a handshake's first message.
+    pub early: bool,
+}
+
 #[derive(Clone, Debug)]
 struct Pending {
     bytes: Vec<u8>,
@@ -181,6 +192,26 @@ impl Requests {
             pending.again = None;
             pending.carried_early = false;
         }
+    }
+
+    /// Takes all away, with their numbers.
+    pub fn take(&mut self) -> Vec<(u64, Asked)> {
+        let pending = core::mem::take(&mut self.pending);
+        let asked = pending.into_iter().map(|(number, pending)| {
+            let Pending {
+                bytes,
+                deadline,
+                early,
+                ..
+            } = pending;
+            let asked = Asked {
+                bytes,
+                deadline,
+                early,
+            };
+            (number, asked)
+        });
+        asked.collect()
     }
 
     /// When something has to happen.

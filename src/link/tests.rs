@@ -288,6 +288,7 @@ fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
         max_datagram: 1200,
         known: false,
         highest: OperationNumber(0),
+        successor: None,
     };
     server.welcome(welcome);
     server.challenge([3; 8]);

@@ -49,7 +49,7 @@ impl<S: Store> Realm<S> {
             full_name: full_name.0.into(),
             country: country.0.into(),
             password: self.hashed(&password, &mut work.hashed).await?,
-            created: work.caller.now,
+            created: work.caller.now.wall,
         };
         work.batch
             .expect(key.clone(), Expected::Absent)

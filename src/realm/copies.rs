@@ -76,7 +76,7 @@ impl<S: Store> Realm<S> {
         };
         let current = self.session(work.caller, session).await?;
         let peer = self.peer(realm).await?;
-        self.check_source(src_address, src_port)?;
+        let peer = peer.asked_by(self.named_source(src_address, src_port)?);
         let user = current.user;
         let request = PeerRequest::Join {
             group,
@@ -90,7 +90,7 @@ impl<S: Store> Realm<S> {
         };
         current.rely_on(&mut work.batch);
         let member = CopyMemberRecord {
-            joined: work.caller.now,
+            joined: work.caller.now.wall,
         };
         let key = records::copy(realm, group);
         let copy = self.find_copy(realm, group).await?;

@@ -163,7 +163,7 @@ impl<S: Store> Realm<S> {
         let record = GroupRecord {
             owner: current.user.as_str().into(),
             password: self.group_password(&password, work).await?,
-            created: work.caller.now,
+            created: work.caller.now.wall,
             epoch: u64::from_be_bytes(self.random()),
             realms: Vec::new(),
         };
@@ -179,7 +179,7 @@ impl<S: Store> Realm<S> {
         };
         let member = MemberRecord {
             moderator: false,
-            joined: work.caller.now,
+            joined: work.caller.now.wall,
         };
         group.put(&local(current.user), &member, &mut work.batch)?;
         Ok(Answer::Done)
@@ -219,7 +219,7 @@ impl<S: Store> Realm<S> {
         };
         self.check_group_password(&group, &password, &mut work.hashed)
             .await?;
-        let ban = records::ban(name, group.record.epoch, current.user);
+        let ban = records::ban(name, group.record.epoch, &local(current.user));
         if self.record::<BanRecord>(&ban).await?.is_some() {
             return Err(ErrorCode::Banned.into());
         }
@@ -234,7 +234,7 @@ impl<S: Store> Realm<S> {
             .expect(group.member_key(&user), Expected::Absent);
         let member = MemberRecord {
             moderator: false,
-            joined: work.caller.now,
+            joined: work.caller.now.wall,
         };
         group.put(&local(current.user), &member, &mut work.batch)?;
         Ok(Answer::Done)

@@ -5,10 +5,10 @@ use super::{
     groups::Group,
     network::GroupWork,
     peers::Peer,
-    records::{self, GroupRecord, MemberRecord, Place, Record as _},
+    records::{self, BanRecord, GroupRecord, MemberRecord, Place, Record as _},
 };
 use crate::{
-    store::{Batch, Store},
+    store::{Batch, Expected, Store},
     wire::{Answer, ErrorCode, GroupName, Password, Position, RealmId, Refusal, Sender, Username},
 };
 
@@ -46,14 +46,19 @@ impl<S: Store> Realm<S> {
                 epoch: group.record.epoch,
                 known_as: peer.realm,
             };
+            let ban = records::ban(name, group.record.epoch, &who);
+            if self.record::<BanRecord>(&ban).await?.is_some() {
+                return Err(ErrorCode::Banned.into());
+            }
             if self.find_member(&group, &who).await?.is_some() {
                 return Ok(joined);
             }
             let mut batch = Batch::new();
             group.rely_on(&mut batch);
+            batch.expect(ban, Expected::Absent);
             let member = MemberRecord {
                 moderator: false,
-                joined: caller.now,
+                joined: caller.now.wall,
             };
             group.put(&who, &member, &mut batch)?;
             if !group.realms().any(|realm| realm == peer.realm) {
@@ -89,21 +94,36 @@ impl<S: Store> Realm<S> {
             let mut batch = Batch::new();
             group.rely_on(&mut batch);
             member.rely_on(&mut batch);
-            group.remove(&who, &mut batch);
-            let members = self
-                .members_of(&group, super::groups::MEMBERS_AT_ONCE)
-                .await?;
-            let is_left = |(other, _): &(Sender, _)| other.realm == who.realm && *other != who;
-            if !members.iter().any(is_left) {
-                let mut realms = group.record.realms.clone();
-                realms.retain(|realm| realm != peer.realm.as_str());
-                put_realms(&group, realms, &mut batch)?;
-            }
+            self.remove_member(&group, &who, &mut batch).await?;
             if let Outcome::Durable = self.commit(batch).await? {
                 return Ok(Answer::Done);
             }
         }
         Err(Refusal::busy(CONTENDED_MS).into())
+    }
+
+    /// Adds to `batch` that someone is a member no more. A realm that has no other members there is told
+    /// nothing of the group any more.
+    pub(super) async fn remove_member(
+        &self,
+        group: &Group,
+        who: &Sender,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        group.remove(who, batch);
+        let Some(realm) = who.realm else {
+            return Ok(());
+        };
+        let members = self
+            .members_of(group, super::groups::MEMBERS_AT_ONCE)
+            .await?;
+        let is_left = |(other, _): &(Sender, _)| other.realm == who.realm && *other != *who;
+        if !members.iter().any(is_left) {
+            let mut realms = group.record.realms.clone();
+            realms.retain(|other| other != realm.as_str());
+            put_realms(group, realms, batch)?;
+        }
+        Ok(())
     }
 
     /// Where a message of a peer's user to a group goes, and who is to be told of it.

@@ -9,6 +9,7 @@ use super::{
     records::{self, AccountRecord, EntryRecord, Owner, Place, Record as _, RecordedAnswer},
 };
 use crate::{
+    crypto::PublicKey,
     store::{Batch, Store},
     wire::{
         Answer, Body, CONTENT_TEXT, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId,
@@ -40,8 +41,14 @@ impl<S: Store> Realm<S> {
             let answer = self.introduced(caller, &key, realm, place).await?;
             return Ok(answer.to_bytes());
         }
-        let peer = self.peer_of(&key).await?.ok_or(ErrorCode::PeerRefused)?;
-        self.network.heard(peer.realm, caller.now);
+        if let PeerRequest::Rotate { key: new } = request {
+            let answer = self.rotated(&key, &PublicKey(new)).await?;
+            return Ok(answer.to_bytes());
+        }
+        let peer = self.peer_of(&key).await?;
+        let peer = peer.filter(|peer| peer.key() == key);
+        let peer = peer.ok_or(ErrorCode::PeerRefused)?;
+        self.network.heard(peer.realm, caller.now.wall);
         let (epoch, sequence, content, from, to, message) = match request {
             PeerRequest::Deliver {
                 epoch,
@@ -59,20 +66,30 @@ impl<S: Store> Realm<S> {
                 group,
                 message,
             } => (epoch, sequence, content, from, To::Group(group), message),
+            PeerRequest::Expelled {
+                epoch,
+                sequence,
+                group,
+                user,
+            } => (epoch, sequence, 0, user, To::Nobody(group), Body(&[])),
+            PeerRequest::Withdraw { epoch, sequence } => {
+                let owner = Owner::peer(&peer.first_key(), epoch);
+                return self.withdraw(owner, sequence).await;
+            }
             about_group => {
                 let answer = self.about_group(caller, &peer, about_group).await?;
                 return Ok(answer.to_bytes());
             }
         };
+        let owner = Owner::peer(&peer.first_key(), epoch);
         let delivery = Delivery {
             peer,
             content,
             from,
             to,
             message,
-            now: caller.now,
+            now: caller.now.wall,
         };
-        let owner = Owner::peer(&key, epoch);
         self.deliver(owner, sequence, bytes, &delivery).await
     }
 
@@ -150,6 +167,24 @@ impl<S: Store> Realm<S> {
         Err(Refusal::busy(CONTENDED_MS).into())
     }
 
+    /// Sees to it that a message that has not been delivered never is; else the answer it had.
+    async fn withdraw(&self, owner: Owner, sequence: OperationNumber) -> Result<Vec<u8>, Failure> {
+        for _ in 0..ATTEMPTS_MAX {
+            let operation = match self.look_up_any(owner, sequence, None).await? {
+                Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
+                Known::Done(RecordedAnswer::Session) => return Err(ErrorCode::Internal.into()),
+                Known::New(operation) => operation,
+            };
+            let mut batch = Batch::new();
+            let bytes = Answer::Done.to_bytes();
+            operation.record(RecordedAnswer::Bytes(bytes.clone()), &mut batch)?;
+            if let Outcome::Durable = self.commit(batch).await? {
+                return Ok(bytes);
+            }
+        }
+        Err(Refusal::busy(CONTENDED_MS).into())
+    }
+
     /// Decides about a message: what is to be written, and which realms are to hear of it.
     async fn decide_delivery(
         &self,
@@ -195,6 +230,10 @@ impl<S: Store> Realm<S> {
                 batch.append(place.log, entry);
                 Ok(realms)
             }
+            To::Nobody(group) => {
+                batch.delete(records::copy_member(peer.realm, *group, *from));
+                Ok(Vec::new())
+            }
         }
     }
 }
@@ -204,6 +243,8 @@ impl<S: Store> Realm<S> {
 enum To {
     User(Username),
     Group(GroupName),
+    /// It is word that a user here is a member of a group there no more.
+    Nobody(GroupName),
 }
 
 /// A message that a peer brings.

@@ -73,7 +73,7 @@ fn append(
         return Err(ErrorCode::Internal.into());
     };
     let entry = EntryRecord {
-        time: work.caller.now,
+        time: work.caller.now.wall,
         content,
         user: current.user.as_str().into(),
         realm: None,

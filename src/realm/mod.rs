@@ -5,10 +5,12 @@
 //! `ok` to is durable. Normative text: `spec/commands.md`.
 
 mod accounts;
+mod carrying;
 mod copies;
 mod groups;
 mod hosting;
 mod incoming;
+mod introductions;
 mod mail;
 mod moderation;
 mod network;
@@ -29,9 +31,9 @@ use std::{
     time::Duration,
 };
 
+pub use carrying::{Carried, Outgoing};
 pub use copies::ReadOutcome;
 pub use network::{Errand, GroupWork, Network};
-pub use outgoing::Outgoing;
 pub use peers::{Own, Peer, Peering};
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
@@ -40,7 +42,7 @@ use tokio::sync::{oneshot, watch};
 use self::{
     operations::{Known, fingerprint},
     passwords::Passwords,
-    records::{Owner, RecordedAnswer},
+    records::{Owner, Record as _, RecordedAnswer, RunningRecord},
 };
 use crate::{
     crypto::{MacKey, PublicKey, SecretKey},
@@ -90,12 +92,23 @@ impl Default for Limits {
 pub struct Caller {
     /// The device's key; none on a plain link.
     pub device: Option<PublicKey>,
+    /// Which of the realm's keys the link is with; none on a plain link.
+    pub own: Option<PublicKey>,
     /// The command came in a handshake's first message, which may have been recorded by anyone.
     pub early: bool,
     /// The longest answer that can travel, in bytes.
     pub room: usize,
-    /// Seconds since 1970.
-    pub now: u32,
+    /// When.
+    pub now: Moment,
+}
+
+/// What time it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The time of day, in seconds since 1970: for people to see.
+    pub wall: u32,
+    /// For how many seconds the realm has been running in all: for lifetimes, whatever the clock says.
+    pub running: u32,
 }
 
 /// What a realm knows of a device that opens a link.
@@ -174,10 +187,11 @@ struct Work<'a> {
 }
 
 impl<S: Store> Realm<S> {
-    /// A realm that is `identity`, over what `store` holds; its randomness comes from `seed`.
+    /// The realm over what `store` holds. `lasting` is a secret that stays whatever key the realm has: it
+    /// makes session ids. Randomness comes from `seed`.
     pub fn new(
         store: S,
-        identity: &SecretKey,
+        lasting: &SecretKey,
         own: Own,
         limits: Limits,
         network: Network,
@@ -190,15 +204,15 @@ impl<S: Store> Realm<S> {
             waiting: Mutex::default(),
             passwords: Passwords::start(limits.password_threads)?,
             limits,
-            session_ids: MacKey::derive(identity, "session ids"),
-            session_hashes: MacKey::derive(identity, "session hashes"),
+            session_ids: MacKey::derive(lasting, "session ids"),
+            session_hashes: MacKey::derive(lasting, "session hashes"),
             rng: Mutex::new(StdRng::from_seed(seed)),
             failed: watch::Sender::new(None),
         })
     }
 
     /// What is known of a device that opens a link. When the store fails, nothing is.
-    pub async fn greet(&self, device: &PublicKey, now: u32) -> Greeting {
+    pub async fn greet(&self, device: &PublicKey, now: Moment) -> Greeting {
         let greeting = async {
             let known = self.bound_session(device, now).await?.is_some();
             let highest = self.highest(&Owner::Device(*device)).await?;
@@ -211,6 +225,30 @@ impl<S: Store> Realm<S> {
                 highest: OperationNumber(0),
             }
         })
+    }
+
+    /// For how many seconds the realm has been running in all, as far as it is written down.
+    pub async fn running(&self) -> u32 {
+        let found = self.record::<RunningRecord>(&records::running()).await;
+        match found {
+            Ok(found) => found.map_or(0, |(record, _)| record.seconds),
+            Err(failure) => {
+                self.note("running", &failure);
+                0
+            }
+        }
+    }
+
+    /// Writes down for how many seconds the realm has been running in all.
+    pub async fn note_running(&self, seconds: u32) {
+        let written = async {
+            let mut batch = Batch::new();
+            batch.put(records::running(), RunningRecord { seconds }.to_value()?);
+            self.commit(batch).await
+        };
+        if let Err(failure) = written.await {
+            self.note("running", &failure);
+        }
     }
 
     /// The way to other realms.

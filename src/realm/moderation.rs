@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     store::Store,
-    wire::{Answer, ErrorCode, GroupName, Password, Role, Username},
+    wire::{Answer, ErrorCode, GroupName, Password, Role, Sender, Username},
 };
 
 /// Who asks to change a group, and which.
@@ -54,16 +54,16 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         name: GroupName,
-        user: Username,
+        who: Sender,
     ) -> Result<Answer, Failure> {
         let asking = self.asking(work, name, Role::Moderator).await?;
-        let member = self.find_member(&asking.group, &local(user)).await?;
+        let member = self.find_member(&asking.group, &who).await?;
         let member = member.ok_or(ErrorCode::NoSuchUser)?;
         if member.role >= asking.member.role {
             return Err(ErrorCode::NotPermitted.into());
         }
         member.rely_on(&mut work.batch);
-        asking.group.remove(&local(user), &mut work.batch);
+        self.expel(&asking.group, &who, work).await?;
         Ok(Answer::Done)
     }
 
@@ -71,38 +71,52 @@ impl<S: Store> Realm<S> {
         &self,
         work: &mut Work<'_>,
         name: GroupName,
-        user: Username,
+        who: Sender,
     ) -> Result<Answer, Failure> {
         let asking = self.asking(work, name, Role::Moderator).await?;
-        match self.find_member(&asking.group, &local(user)).await? {
+        match self.find_member(&asking.group, &who).await? {
             Some(member) if member.role >= asking.member.role => {
                 return Err(ErrorCode::NotPermitted.into());
             }
             Some(member) => {
                 member.rely_on(&mut work.batch);
-                asking.group.remove(&local(user), &mut work.batch);
+                self.expel(&asking.group, &who, work).await?;
             }
-            None => {
-                let account = self
-                    .record::<AccountRecord>(&records::account(user))
-                    .await?;
-                account.ok_or(ErrorCode::NoSuchUser)?;
-            }
+            None => match who.realm {
+                // Whether another realm has such a user is for that realm to know.
+                Some(realm) => drop(self.peer(realm).await?),
+                None => {
+                    let account = records::account(who.user);
+                    let account = self.record::<AccountRecord>(&account).await?;
+                    account.ok_or(ErrorCode::NoSuchUser)?;
+                }
+            },
         }
-        let key = records::ban(name, asking.group.record.epoch, user);
-        let since = work.caller.now;
+        let key = records::ban(name, asking.group.record.epoch, &who);
+        let since = work.caller.now.wall;
         work.batch.put(key, BanRecord { since }.to_value()?);
         Ok(Answer::Done)
+    }
+
+    /// Adds to the work's batch that someone is a member no more, and that a user's realm is told so.
+    async fn expel(&self, group: &Group, who: &Sender, work: &mut Work<'_>) -> Result<(), Failure> {
+        self.remove_member(group, who, &mut work.batch).await?;
+        if let Some(realm) = who.realm
+            && let Some(peer) = self.find_peer(realm).await?
+        {
+            Self::queue_expulsion(&peer, group.name, who.user, work)?;
+        }
+        Ok(())
     }
 
     pub(super) async fn unban(
         &self,
         work: &mut Work<'_>,
         name: GroupName,
-        user: Username,
+        who: Sender,
     ) -> Result<Answer, Failure> {
         let asking = self.asking(work, name, Role::Moderator).await?;
-        let key = records::ban(name, asking.group.record.epoch, user);
+        let key = records::ban(name, asking.group.record.epoch, &who);
         work.batch.delete(key);
         Ok(Answer::Done)
     }

@@ -60,13 +60,23 @@ impl<S: Store> Realm<S> {
         number: OperationNumber,
         fingerprint: [u8; 8],
     ) -> Result<Known, Failure> {
+        self.look_up_any(owner, number, Some(fingerprint)).await
+    }
+
+    /// Looks a command's number up, whatever the command was if no fingerprint is given.
+    pub(super) async fn look_up_any(
+        &self,
+        owner: Owner,
+        number: OperationNumber,
+        fingerprint: Option<[u8; 8]>,
+    ) -> Result<Known, Failure> {
         let number = number.0;
         if number == 0 {
             return Err(ErrorCode::BadRequest.into());
         }
         if let Some(found) = self.store.get(&records::operation(&owner, number)).await? {
             let record = OperationRecord::from_value(&found.value)?;
-            return if record.fingerprint == fingerprint {
+            return if fingerprint.is_none_or(|wanted| record.fingerprint == wanted) {
                 Ok(Known::Done(record.answer))
             } else {
                 Err(ErrorCode::NumberReused.into())
@@ -83,7 +93,7 @@ impl<S: Store> Realm<S> {
         Ok(Known::New(Operation {
             owner,
             number,
-            fingerprint,
+            fingerprint: fingerprint.unwrap_or_default(),
             window,
             ceiling,
         }))

@@ -9,13 +9,13 @@ use crate::{
     crypto::{PublicKey, same},
     store::{Batch, Expected, Store, Version},
     wire::{
-        Answer, Command, ErrorCode, Peer as PeerState, PeerRequest, Port, RealmId, Refusal, Sent,
-        SessionRef, Text,
+        Answer, Command, ErrorCode, Peer as PeerState, Port, RealmId, Refusal, Sent, SessionRef,
+        Text,
     },
 };
 
 /// Peers that a realm has at most: whoever introduces himself to an open one then is refused.
-const PEERS_MAX: usize = 256;
+pub(super) const PEERS_MAX: usize = 256;
 
 /// Which realms may peer with this one unasked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,12 +36,21 @@ pub struct Own {
     pub id: RealmId,
     /// Its key.
     pub key: PublicKey,
+    /// The keys it had before, to which it still answers.
+    pub former: Vec<PublicKey>,
     /// Which realms may peer with it.
     pub peering: Peering,
     /// The hosts and ports at which others reach it; the first where nothing else is said.
     pub addresses: Vec<(String, u16)>,
     /// What makes a session an operator's.
     pub operator_code: String,
+}
+
+impl Own {
+    /// True when `key` is this realm's, or was.
+    pub(super) fn is(&self, key: &PublicKey) -> bool {
+        *key == self.key || self.former.contains(key)
+    }
 }
 
 /// Another realm, as this one knows it.
@@ -58,6 +67,25 @@ impl Peer {
     /// The peer's key.
     pub const fn key(&self) -> PublicKey {
         PublicKey(self.record.key)
+    }
+
+    /// The key it had when it became a peer: what was noted of its messages goes by it.
+    pub(super) fn first_key(&self) -> PublicKey {
+        PublicKey(*self.record.former.last().unwrap_or(&self.record.key))
+    }
+
+    /// The key by which it knows this realm.
+    pub const fn knows(&self) -> PublicKey {
+        PublicKey(self.record.knows)
+    }
+
+    /// The same peer, asked by another of this realm's addresses.
+    pub(super) fn asked_by(&self, source: Option<(String, u16)>) -> Self {
+        let mut peer = self.clone();
+        if let Some((address, port)) = source {
+            (peer.record.src_address, peer.record.src_port) = (address, port);
+        }
+        peer
     }
 
     /// Where it is.
@@ -113,7 +141,7 @@ impl<S: Store> Realm<S> {
             .ok_or(ErrorCode::NoSuchRealm.into())
     }
 
-    async fn find_peer(&self, realm: RealmId) -> Result<Option<Peer>, Failure> {
+    pub(super) async fn find_peer(&self, realm: RealmId) -> Result<Option<Peer>, Failure> {
         let found = self.record(&records::peer(realm)).await?;
         Ok(found.map(|(record, version)| Peer {
             realm,
@@ -139,7 +167,7 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    async fn list_peers(&self) -> Result<Vec<Peer>, Failure> {
+    pub(super) async fn list_peers(&self) -> Result<Vec<Peer>, Failure> {
         let prefix = records::peers();
         let found = self.store.list(&prefix, None, PEERS_MAX).await?;
         let peers = found.into_iter().filter_map(|(key, found)| {
@@ -215,7 +243,7 @@ impl<S: Store> Realm<S> {
                 found.ok_or(ErrorCode::RealmUnreachable)?
             }
         };
-        if key == self.own.key || self.peer_of(&key).await?.is_some() {
+        if self.own.is(&key) || self.peer_of(&key).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
         }
         if self.list_peers().await?.len() >= PEERS_MAX {
@@ -225,6 +253,8 @@ impl<S: Store> Realm<S> {
             realm,
             record: PeerRecord {
                 key: key.0,
+                former: Vec::new(),
+                knows: self.own.key.0,
                 address: address.0.into(),
                 port: port.0,
                 src_address,
@@ -251,7 +281,7 @@ impl<S: Store> Realm<S> {
         Ok(answer)
     }
 
-    fn put_new_peer(peer: &Peer, batch: &mut Batch) -> Result<(), Failure> {
+    pub(super) fn put_new_peer(peer: &Peer, batch: &mut Batch) -> Result<(), Failure> {
         let (key, name) = (records::peer(peer.realm), records::peer_name(&peer.key()));
         let realm = peer.realm.as_str().into();
         batch
@@ -260,54 +290,6 @@ impl<S: Store> Realm<S> {
             .put(key, peer.record.to_value()?)
             .put(name, PeerName { realm }.to_value()?);
         Ok(())
-    }
-
-    /// Introduces this realm to a peer; its answer, if it gives one.
-    async fn introduce(&self, peer: &Peer) -> Option<Answer> {
-        let (address, port) = peer.source();
-        let request = PeerRequest::Introduce {
-            realm: self.own.id,
-            address: Text(address),
-            port: Port(port),
-        };
-        let Some(answer) = self.network.ask(peer, request.to_bytes()).await else {
-            self.network.silent(peer.realm);
-            return None;
-        };
-        self.network.reached(peer.realm);
-        let answer = Answer::parse(&answer).ok()?;
-        if let Answer::Refused(refusal) = &answer {
-            tracing::warn!(peer = %peer.realm, code = %refusal.code, "a peer refuses the peering");
-            self.network.refused(peer.realm);
-        }
-        Some(answer)
-    }
-
-    /// Introduces this realm to a peer that has not accepted it yet. True when it has now.
-    pub async fn introduce_again(&self, peer: &Peer) -> bool {
-        if self.introduce(peer).await != Some(Answer::Done) {
-            return false;
-        }
-        let introduced = async {
-            let current = self.peer(peer.realm).await?;
-            let mut batch = Batch::new();
-            let record = PeerRecord {
-                introduced: true,
-                ..current.record
-            };
-            let key = records::peer(peer.realm);
-            batch
-                .expect(key.clone(), Expected::At(current.version))
-                .put(key, record.to_value()?);
-            self.commit(batch).await
-        };
-        match introduced.await {
-            Ok(outcome) => matches!(outcome, Outcome::Durable),
-            Err(failure) => {
-                self.note("introduce", &failure);
-                false
-            }
-        }
     }
 
     /// Makes a peer of whom the configuration names. False when the name or the key is another's.
@@ -334,16 +316,23 @@ impl<S: Store> Realm<S> {
                     added: true,
                     ..known.record
                 };
+                if record.former.contains(&key.0) {
+                    tracing::info!(
+                        peer = %realm,
+                        "a peer has another key by now than the configuration says; its old one vouched for it"
+                    );
+                } else if record.key != key.0 {
+                    return Err(ErrorCode::RealmExists.into());
+                }
                 let at = records::peer(realm);
                 batch
                     .expect(at.clone(), Expected::At(known.version))
                     .put(at, record.to_value()?);
-                if record.key != key.0 {
-                    return Err(ErrorCode::RealmExists.into());
-                }
             } else {
                 let record = PeerRecord {
                     key: key.0,
+                    former: Vec::new(),
+                    knows: self.own.key.0,
                     address,
                     port,
                     src_address,
@@ -370,86 +359,6 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// A realm introduces itself.
-    pub(super) async fn introduced(
-        &self,
-        caller: &Caller,
-        key: &PublicKey,
-        realm: RealmId,
-        (address, port): (&str, u16),
-    ) -> Result<Answer, Failure> {
-        if address.is_empty() || port == 0 || *key == self.own.key {
-            return Err(ErrorCode::BadRequest.into());
-        }
-        for _ in 0..super::ATTEMPTS_MAX {
-            let mut batch = Batch::new();
-            let name = match self.peer_of(key).await? {
-                Some(known) => {
-                    let record = PeerRecord {
-                        address: address.into(),
-                        port,
-                        introduced: true,
-                        ..known.record.clone()
-                    };
-                    if record != known.record {
-                        let key = records::peer(known.realm);
-                        batch
-                            .expect(key.clone(), Expected::At(known.version))
-                            .put(key, record.to_value()?);
-                    }
-                    known.realm
-                }
-                None => {
-                    let peer = self.new_peer(key, realm, (address, port)).await?;
-                    Self::put_new_peer(&peer, &mut batch)?;
-                    realm
-                }
-            };
-            let is_new = batch != Batch::new();
-            if !is_new || matches!(self.commit(batch).await?, Outcome::Durable) {
-                if is_new {
-                    self.network.peers_changed();
-                }
-                self.network.heard(name, caller.now);
-                // It may have been away while its groups grew.
-                self.read_all_copies(name).await;
-                return Ok(Answer::Done);
-            }
-        }
-        Err(Refusal::busy(super::CONTENDED_MS).into())
-    }
-
-    /// A realm that introduces itself and is not known, if it may become a peer.
-    async fn new_peer(
-        &self,
-        key: &PublicKey,
-        realm: RealmId,
-        (address, port): (&str, u16),
-    ) -> Result<Peer, Failure> {
-        if self.own.peering != Peering::Open || self.list_peers().await?.len() >= PEERS_MAX {
-            return Err(ErrorCode::PeerRefused.into());
-        }
-        if realm == self.own.id || self.find_peer(realm).await?.is_some() {
-            return Err(ErrorCode::RealmExists.into());
-        }
-        let (src_address, src_port) = self.source(Text(""), Port(0))?;
-        let record = PeerRecord {
-            key: key.0,
-            address: address.into(),
-            port,
-            src_address,
-            src_port,
-            epoch: u64::from_be_bytes(self.random()),
-            introduced: true,
-            added: false,
-        };
-        Ok(Peer {
-            realm,
-            record,
-            version: Version(0),
-        })
-    }
-
     pub(super) async fn removerealm(
         &self,
         work: &mut Work<'_>,
@@ -468,6 +377,9 @@ impl<S: Store> Realm<S> {
             .expect(key.clone(), Expected::At(peer.version))
             .delete(key)
             .delete(records::peer_name(&peer.key()));
+        for former in &peer.record.former {
+            work.batch.delete(records::peer_name(&PublicKey(*former)));
+        }
         Ok(Answer::Done)
     }
 

@@ -80,10 +80,12 @@ macro_rules! records {
 records! {
     /// A user.
     AccountRecord { full_name: String, country: String, password: String, created: u32 }
-    /// A session. `used` is kept to about an hour.
-    SessionRecord { user: String, device: Option<[u8; 32]>, created: u32, used: u32, operator: bool }
+    /// A session. `used` is kept to about an hour, and so is `last`, which is the same in the realm's running time.
+    SessionRecord { user: String, device: Option<[u8; 32]>, created: u32, used: u32, last: u32, operator: bool }
     /// Points to a session.
     SessionLink { session: SessionHash }
+    /// For how many seconds the realm has been running in all.
+    RunningRecord { seconds: u32 }
     /// The operation numbers used by one owner lie at or below the ceiling.
     WindowRecord { ceiling: u64 }
     /// A command that was carried out.
@@ -99,12 +101,14 @@ records! {
     /// A user may not join a group.
     BanRecord { since: u32 }
     /// Another realm, under the name by which this one knows it. `introduced`: it has accepted the
-    /// peering; `added`: an operator here wants it, and it did not only introduce itself.
-    PeerRecord { key: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool, added: bool }
+    /// peering; `added`: an operator here wants it, and it did not only introduce itself; `former`: the keys
+    /// it had before, the latest first; `knows`: the key by which it knows this realm.
+    PeerRecord { key: [u8; 32], former: Vec<[u8; 32]>, knows: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool, added: bool }
     /// The name under which a key is known.
     PeerName { realm: String }
-    /// A message on its way to another realm.
-    QueuedRecord { queued: u32, content: u8, from: String, to: String, is_group: bool, body: Vec<u8>, operation: Option<QueuedOperation> }
+    /// A message on its way to another realm. `source`: by which of this realm's addresses, if not the peering's;
+    /// `set_aside`: it has made way for others, because the peer would not take it.
+    QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool }
     /// This realm's copy of a group that lives in another, up to a position there. `known_as` is this
     /// realm's name there.
     CopyRecord { epoch: u64, known_as: String, position: u64 }
@@ -114,6 +118,17 @@ records! {
     QueuedOperation { owner: Vec<u8>, number: u64 }
     /// A message in a mailbox.
     EntryRecord { time: u32, content: u8, user: String, realm: Option<String>, body: Vec<u8> }
+}
+
+/// What waits for another realm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QueuedKind {
+    /// A private message.
+    Private,
+    /// A message to a group that lives there.
+    Group,
+    /// Word that a user of that realm is a member of a group no more.
+    Expelled,
 }
 
 /// What was answered to a command.
@@ -317,17 +332,11 @@ pub fn member(group: GroupName, epoch: u64, who: &Sender) -> Key {
 
 /// The member at the end of a key.
 pub fn member_in(key: &Key, prefix: &Prefix) -> Option<Sender> {
-    let text = core::str::from_utf8(key.0.strip_prefix(prefix.0.as_slice())?).ok()?;
-    let (user, realm) = match text.split_once('@') {
-        Some((user, realm)) => (user, Some(realm.parse().ok()?)),
-        None => (text, None),
-    };
-    let user = user.parse().ok()?;
-    Some(Sender { user, realm })
+    name_in(key, prefix)
 }
 
-pub fn ban(group: GroupName, epoch: u64, user: Username) -> Key {
-    key(&[&of_group(b"b/", group, epoch), user.as_str().as_bytes()])
+pub fn ban(group: GroupName, epoch: u64, who: &Sender) -> Key {
+    key(&[&of_group(b"b/", group, epoch), who.to_string().as_bytes()])
 }
 
 pub fn joined(user: Username) -> Prefix {
@@ -340,6 +349,10 @@ pub fn joined_group(user: Username, group: GroupName) -> Key {
 
 pub fn peer(realm: RealmId) -> Key {
     key(&[b"r/", realm.as_str().as_bytes()])
+}
+
+pub fn running() -> Key {
+    key(&[b"t/"])
 }
 
 pub fn peers() -> Prefix {

@@ -1,7 +1,7 @@
 //! Sessions (SES-1 … SES-6): who is asking, and until when.
 
 use super::{
-    Caller, Failure, Realm, Work,
+    Caller, Failure, Moment, Realm, Work,
     records::{self, Owner, Record as _, SessionHash, SessionLink, SessionRecord},
 };
 use crate::{
@@ -71,7 +71,7 @@ impl<S: Store> Realm<S> {
             }
         };
         let current = found.ok_or(ErrorCode::NoSession)?;
-        if caller.now.saturating_sub(current.record.used) >= USED_GRAIN {
+        if caller.now.running.saturating_sub(current.record.last) >= USED_GRAIN {
             return self.touch(current, caller.now).await;
         }
         Ok(current)
@@ -81,7 +81,7 @@ impl<S: Store> Realm<S> {
     pub(super) async fn bound_session(
         &self,
         device: &PublicKey,
-        now: u32,
+        now: Moment,
     ) -> Result<Option<Current>, Failure> {
         match self.record::<SessionLink>(&records::device(device)).await? {
             Some((link, _)) => self.load_session(link.session, Some(device), now).await,
@@ -93,7 +93,7 @@ impl<S: Store> Realm<S> {
         &self,
         hash: SessionHash,
         device: Option<&PublicKey>,
-        now: u32,
+        now: Moment,
     ) -> Result<Option<Current>, Failure> {
         let Some((record, version)) = self
             .record::<SessionRecord>(&records::session(&hash))
@@ -106,7 +106,7 @@ impl<S: Store> Realm<S> {
             .device
             .is_none_or(|bound| device.is_some_and(|device| device.0 == bound));
         let is_alive =
-            u64::from(now.saturating_sub(record.used)) < self.limits.session_ttl.as_secs();
+            u64::from(now.running.saturating_sub(record.last)) < self.limits.session_ttl.as_secs();
         let user = record.user.parse().ok();
         Ok(user.filter(|_| is_for && is_alive).map(|user| Current {
             hash,
@@ -117,8 +117,9 @@ impl<S: Store> Realm<S> {
     }
 
     /// Writes down that a session is in use.
-    async fn touch(&self, mut current: Current, now: u32) -> Result<Current, Failure> {
-        current.record.used = now;
+    async fn touch(&self, mut current: Current, now: Moment) -> Result<Current, Failure> {
+        current.record.used = now.wall;
+        current.record.last = now.running;
         let mut batch = Batch::new();
         current.rely_on(&mut batch);
         batch.put(records::session(&current.hash), current.record.to_value()?);
@@ -144,8 +145,9 @@ impl<S: Store> Realm<S> {
         let record = SessionRecord {
             user: user.as_str().into(),
             device: work.caller.device.map(|device| device.0),
-            created: now,
-            used: now,
+            created: now.wall,
+            used: now.wall,
+            last: now.running,
             operator: false,
         };
         self.make_room(work, user).await?;
@@ -162,7 +164,7 @@ impl<S: Store> Realm<S> {
     /// Ends the sessions unused for longest until there is room for one more.
     async fn make_room(&self, work: &mut Work<'_>, user: Username) -> Result<(), Failure> {
         let mut all = self.sessions_of(user).await?;
-        all.sort_by_key(|current| current.record.used);
+        all.sort_by_key(|current| current.record.last);
         let surplus = (all.len() + 1).saturating_sub(self.limits.sessions_max.max(1));
         for current in all.into_iter().take(surplus) {
             self.end_session(&current, &mut work.batch).await?;

@@ -8,7 +8,7 @@ use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, LinkId},
     link::Time,
-    wire::{Answer, CloseReason, HelloReply, PeerRequest, Refusal},
+    wire::{Answer, HelloReply, PeerRequest, Refusal},
 };
 
 /// How long one question is asked.
@@ -21,6 +21,8 @@ pub enum Call {
     Who(SocketAddr, oneshot::Sender<PublicKey>),
     /// A request to the realm with that key.
     Ask {
+        /// By which of this realm's keys the other knows it.
+        own: PublicKey,
         key: PublicKey,
         address: SocketAddr,
         bytes: Vec<u8>,
@@ -34,8 +36,6 @@ pub enum Call {
 pub struct Calls {
     who: Vec<(SocketAddr, oneshot::Sender<PublicKey>)>,
     asked: HashMap<(LinkId, u64), oneshot::Sender<Vec<u8>>>,
-    /// The links that this side has opened, and where to.
-    opened: HashMap<PublicKey, (LinkId, SocketAddr)>,
 }
 
 impl Calls {
@@ -47,19 +47,13 @@ impl Calls {
                 }
             }
             Call::Ask {
+                own,
                 key,
                 address,
                 bytes,
                 answer,
             } => {
-                let link = endpoint
-                    .link_from(&key)
-                    .or_else(|| self.opened_to(now, endpoint, key, address))
-                    .unwrap_or_else(|| {
-                        let link = endpoint.connect(now, address, key, None);
-                        self.opened.insert(key, (link, address));
-                        link
-                    });
+                let link = endpoint.link_with(now, &own, key, address);
                 let early = !PeerRequest::carries_password(&bytes);
                 let deadline = now + PATIENCE;
                 if let Some(number) = endpoint.request(now, link, bytes, deadline, early) {
@@ -67,24 +61,6 @@ impl Calls {
                 }
             }
         }
-    }
-
-    /// The link that this side has opened to a realm. One that leads to where the realm is no more is
-    /// closed.
-    fn opened_to(
-        &mut self,
-        now: Time,
-        endpoint: &mut Endpoint,
-        key: PublicKey,
-        address: SocketAddr,
-    ) -> Option<LinkId> {
-        let (link, to) = *self.opened.get(&key)?;
-        if to == address {
-            return Some(link);
-        }
-        self.opened.remove(&key);
-        endpoint.close(now, link, CloseReason::Done);
-        None
     }
 
     /// Stops asking for whoever has stopped waiting.
@@ -110,18 +86,21 @@ impl Calls {
         self.answered(link, number, refused.to_bytes());
     }
 
-    /// No answer has come. A link that the other side opened is not trusted any further: it may have
-    /// forgotten it, and cannot be asked to open it again.
+    /// A question waits for its answer on another link now.
+    pub fn moved(&mut self, from: (LinkId, u64), to: (LinkId, u64)) {
+        if let Some(waiting) = self.asked.remove(&from) {
+            self.asked.insert(to, waiting);
+        }
+    }
+
+    /// No answer has come in time.
     pub fn expired(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: u64) {
         self.asked.remove(&(link, number));
-        if !self.opened.values().any(|(opened, _)| *opened == link) {
-            endpoint.close(now, link, CloseReason::Done);
-        }
+        endpoint.distrust(now, link);
     }
 
     pub fn closed(&mut self, link: LinkId) {
         self.asked.retain(|(asked, _), _| *asked != link);
-        self.opened.retain(|_, (opened, _)| *opened != link);
     }
 
     pub fn introduced(&mut self, address: SocketAddr, reply: &HelloReply) {

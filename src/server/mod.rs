@@ -4,7 +4,9 @@
 //! that whoever holds a [`Server`] knows its addresses; [`Server::run`] serves until told to stop.
 
 mod calls;
+mod clock;
 pub mod config;
+mod keys;
 mod peering;
 pub mod unit;
 mod worker;
@@ -17,6 +19,7 @@ use std::{
     thread,
 };
 
+use clock::Clock;
 pub use config::{Config, ConfigError};
 use config::{ListenConfig, PeerConfig, Security, host_and_port};
 use peering::{Way, keep_in_touch};
@@ -25,22 +28,15 @@ use tokio::sync::{mpsc, watch};
 use worker::Worker;
 
 use crate::{
-    crypto::{
-        ConnectionString, IdentityError, PublicKey, SecretKey, load_or_create_identity,
-        write_private,
-    },
-    endpoint,
+    crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
+    endpoint::{self, Identity},
     realm::{Errand, Network, Own, Realm},
     store::{Embedded, OpenError, StoreError},
     wire::{Protection, RealmId},
 };
 
-/// The file in the store's directory that holds the operator's code.
-const CODE_FILE: &str = "operator-code";
 /// Questions to other realms that may wait for one listener.
 const CALLS_MAX: usize = 256;
-/// The file in the store's directory that holds the realm's key.
-const KEY_FILE: &str = "realm.key";
 /// Bytes the kernel may hold for a listener in each direction: a burst must not be lost while a
 /// worker is busy.
 const SOCKET_BUFFER_BYTES: usize = 1 << 20;
@@ -59,6 +55,12 @@ pub enum ServerError {
     /// The realm's key cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// There is no key that could be renewed.
+    #[error("there is no key at {}: nothing has been served from there yet", .0.display())]
+    NoKey(PathBuf),
+    /// A realm answers to so many former keys only.
+    #[error("the realm has too many former keys: delete the oldest, the last lines of {}", .0.display())]
+    ManyFormer(PathBuf),
     /// The store cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -92,6 +94,7 @@ pub enum ServerError {
 pub struct Server {
     id: RealmId,
     key: PublicKey,
+    former: usize,
     listeners: Vec<Listener>,
     realm: Arc<Realm<Embedded>>,
     errands: mpsc::Receiver<Errand>,
@@ -113,8 +116,8 @@ impl Server {
     pub fn start(config: &Config) -> Result<Self, ServerError> {
         make_directory(&config.store.path)?;
         let mut rng = seeded()?;
-        let identity = load_or_create_identity(&config.store.path.join(KEY_FILE), &mut rng)?;
-        let key = identity.public();
+        let identity = keys::load(&config.store.path, &mut rng)?;
+        let key = identity.current.public();
         let id = config.realm.id.unwrap_or_else(|| default_id(&key));
         let store = Embedded::open(&config.store.path)?;
         let listeners = config
@@ -125,17 +128,20 @@ impl Server {
         let own = Own {
             id,
             key,
+            former: identity.former.iter().map(SecretKey::public).collect(),
             peering: config.realm.peering.into(),
             addresses: listeners.iter().map(Listener::reached_at).collect(),
-            operator_code: operator_code(&config.store.path.join(CODE_FILE), &mut rng)?,
+            operator_code: keys::operator_code(&config.store.path, &mut rng)?,
         };
         let (network, errands) = Network::new();
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
-        let realm = Realm::new(store, &identity, own, config.realm_limits(), network, seed)?;
+        let lasting = &identity.lasting;
+        let realm = Realm::new(store, lasting, own, config.realm_limits(), network, seed)?;
         Ok(Self {
             id,
             key,
+            former: identity.former.len(),
             listeners,
             realm: Arc::new(realm),
             errands,
@@ -148,6 +154,20 @@ impl Server {
     /// How the realm introduces itself.
     pub const fn id(&self) -> RealmId {
         self.id
+    }
+
+    /// Gives the realm in the directory `data` a new key, from the next start on; the old one vouches for
+    /// it. Gives both.
+    ///
+    /// # Errors
+    /// When there is no key yet, or there are too many former ones, or a file cannot be used.
+    pub fn rotate_key(data: &Path) -> Result<(PublicKey, PublicKey), ServerError> {
+        keys::rotate(data, &mut seeded()?)
+    }
+
+    /// How many former keys it still answers to.
+    pub const fn former_keys(&self) -> usize {
+        self.former
     }
 
     /// The realm's key.
@@ -176,6 +196,7 @@ impl Server {
 
     /// Serves until `stop` ends; then answers what is in work, closes the links and comes back.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let clock = Clock::start(&self.realm).await;
         let (stopping, told_to_stop) = watch::channel(false);
         for peer in &self.peers {
             if !self
@@ -193,11 +214,12 @@ impl Server {
             if listener.config.security == Security::Sealed {
                 ways.push(Way {
                     source: listener.reached_at(),
+                    is_ipv6: listener.address.is_ipv6(),
                     calls,
                 });
             }
             let realm = Arc::clone(&self.realm);
-            let worker = Worker::new(listener.endpoint, realm, self.commands_max);
+            let worker = Worker::new(listener.endpoint, realm, self.commands_max, clock);
             let socket = listener.socket;
             let told_to_stop = told_to_stop.clone();
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -210,7 +232,8 @@ impl Server {
         let outcome = tokio::select! {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
-            () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, self.seed) => Ok(()),
+            () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, clock, self.seed) => Ok(()),
+            () = clock.write_down(&self.realm) => Ok(()),
         };
         tracing::info!("stopping");
         stopping.send_replace(true);
@@ -235,21 +258,6 @@ impl Listener {
             let ip = reachable(self.address.ip());
             (ip.to_string(), self.address.port())
         })
-    }
-}
-
-/// The code that makes a session an operator's: read from its file, or made there at the first start.
-fn operator_code(path: &Path, rng: &mut impl rand::CryptoRng) -> Result<String, ServerError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(text.trim().to_string()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut bytes = [0; 15];
-            rng.fill_bytes(&mut bytes);
-            let code = data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase();
-            write_private(path, format!("{code}\n").as_bytes())?;
-            Ok(code)
-        }
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -290,7 +298,7 @@ fn bind(
     config: &Config,
     listen: ListenConfig,
     id: RealmId,
-    identity: &SecretKey,
+    identity: &Identity,
     rng: &mut rand::rngs::StdRng,
 ) -> Result<Listener, ServerError> {
     let failed = |source| ServerError::Bind {
@@ -306,6 +314,10 @@ fn bind(
     // The kernel may give less; that costs repeats, not messages.
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    if listen.address.is_ipv6() {
+        // One listener, one kind of address, whatever the system's default is.
+        socket.set_only_v6(true).map_err(failed)?;
+    }
     socket.set_nonblocking(true).map_err(failed)?;
     socket.bind(&listen.address.into()).map_err(failed)?;
     let socket = UdpSocket::from(socket);
@@ -328,7 +340,7 @@ fn bind(
         socket,
         address,
         config: listen,
-        endpoint: endpoint::Endpoint::new(endpoint_config, identity.clone(), seed),
+        endpoint: endpoint::Endpoint::new(endpoint_config, identity, seed),
     })
 }
 

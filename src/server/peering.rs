@@ -1,12 +1,7 @@
 //! Keeps a realm in touch with its peers: carries the realm's errands to the listeners, and each peer's queue
 //! to the peer, in order, again and again until it is empty (PEER-5).
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
@@ -14,9 +9,9 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use super::calls::Call;
+use super::{calls::Call, clock::Clock};
 use crate::{
-    realm::{Errand, GroupWork, Peer, ReadOutcome, Realm},
+    realm::{Carried, Errand, GroupWork, Peer, ReadOutcome, Realm},
     store::Store,
     wire::RealmId,
 };
@@ -32,6 +27,8 @@ const ERRAND_PATIENCE: Duration = Duration::from_secs(12);
 #[derive(Clone, Debug)]
 pub struct Way {
     pub source: (String, u16),
+    /// Its socket leads to IPv6 addresses, or else to IPv4 ones.
+    pub is_ipv6: bool,
     pub calls: mpsc::Sender<Call>,
 }
 
@@ -40,6 +37,7 @@ pub async fn keep_in_touch<S: Store>(
     realm: Arc<Realm<S>>,
     ways: Vec<Way>,
     mut errands: mpsc::Receiver<Errand>,
+    clock: Clock,
     seed: u64,
 ) {
     let mut carriers: HashMap<RealmId, Carrier> = HashMap::new();
@@ -56,7 +54,7 @@ pub async fn keep_in_touch<S: Store>(
                 // A start is told to all: what they have waiting then comes at once. Whoever becomes a
                 // peer later has just been talked to.
                 let is_introduced = peer.is_introduced() && !is_start;
-                Carrier(tokio::spawn(carry(realm, id, is_introduced, rng)))
+                Carrier(tokio::spawn(carry(realm, id, is_introduced, clock, rng)))
             });
         }
         is_start = false;
@@ -93,7 +91,7 @@ async fn run(errand: Errand, ways: Vec<Way>) {
             port,
             answer,
         } => {
-            if let (Some(address), Some(way)) = (find(&address, port).await, ways.first()) {
+            if let Some((way, address)) = find(&address, port, &ways, None).await {
                 let _ = way.calls.send(Call::Who(address, answer)).await;
             }
         }
@@ -104,12 +102,10 @@ async fn run(errand: Errand, ways: Vec<Way>) {
         } => {
             let (host, port) = peer.address();
             let (name, number) = peer.source();
-            let named = ways
-                .iter()
-                .find(|way| way.source == (name.to_string(), number));
-            let way = named.or_else(|| ways.first());
-            if let (Some(address), Some(way)) = (find(host, port).await, way) {
+            let source = (name.to_string(), number);
+            if let Some((way, address)) = find(host, port, &ways, Some(&source)).await {
                 let call = Call::Ask {
+                    own: peer.knows(),
                     key: peer.key(),
                     address,
                     bytes,
@@ -121,14 +117,32 @@ async fn run(errand: Errand, ways: Vec<Way>) {
     }
 }
 
-async fn find(host: &str, port: u16) -> Option<SocketAddr> {
-    match tokio::net::lookup_host((host, port)).await {
-        Ok(mut found) => found.next(),
+/// Finds an address of `host`, and a way there: the one whose source is named, or else the first that leads
+/// to an address of that kind.
+async fn find<'a>(
+    host: &str,
+    port: u16,
+    ways: &'a [Way],
+    source: Option<&(String, u16)>,
+) -> Option<(&'a Way, SocketAddr)> {
+    let found: Vec<_> = match tokio::net::lookup_host((host, port)).await {
+        Ok(found) => found.collect(),
         Err(error) => {
             tracing::warn!(host, %error, "a peer's name does not resolve; it is tried again");
-            None
+            return None;
         }
+    };
+    let named = ways.iter().filter(|way| Some(&way.source) == source);
+    let mut pairs = named.chain(ways).filter_map(|way| {
+        let mut fitting = found.iter();
+        let address = fitting.find(|address| address.is_ipv6() == way.is_ipv6)?;
+        Some((way, *address))
+    });
+    let pair = pairs.next();
+    if pair.is_none() {
+        tracing::warn!(host, addresses = ?found, "no listener of this realm leads to a peer's address: give [[listen]] one of its kind");
     }
+    pair
 }
 
 /// Carries one peer's queue.
@@ -136,10 +150,13 @@ async fn carry<S: Store>(
     realm: Arc<Realm<S>>,
     id: RealmId,
     mut is_introduced: bool,
+    clock: Clock,
     mut rng: StdRng,
 ) {
     let mut grown = realm.queue_grown(id);
     let mut wait = BACKOFF_MIN;
+    // The message that the peer would not take, and how often.
+    let mut refused = (0, 0);
     realm.read_all_copies(id).await;
     loop {
         let Some(peer) = realm
@@ -172,11 +189,21 @@ async fn carry<S: Store>(
             }
             Some(outgoing)
                 // A peer that has not accepted is given nothing; what is too old is given up all the same.
-                if is_introduced || Realm::<S>::is_expired(&outgoing, unix_seconds()) =>
+                if is_introduced || Realm::<S>::is_expired(&outgoing, clock.now()) =>
             {
-                realm
-                    .deliver_outgoing(&peer, &outgoing, unix_seconds())
-                    .await
+                let position = outgoing.position();
+                if refused.0 != position {
+                    refused = (position, 0);
+                }
+                let now = clock.now();
+                match realm.deliver_outgoing(&peer, &outgoing, refused.1, now).await {
+                    Carried::Settled => true,
+                    Carried::Silent => false,
+                    Carried::Refused => {
+                        refused.1 += 1;
+                        false
+                    }
+                }
             }
             _ => false,
         };
@@ -210,12 +237,4 @@ async fn work_for_group<S: Store>(realm: &Realm<S>, peer: &Peer, work: GroupWork
         realm.network().add_work(peer.realm, work);
     }
     is_done
-}
-
-/// The time of day; a clock before 1970 counts as 1970.
-pub fn unix_seconds() -> u32 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }

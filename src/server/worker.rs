@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     calls::{Call, Calls},
-    peering::unix_seconds,
+    clock::Clock,
 };
 use crate::{
     crypto::PublicKey,
@@ -49,6 +49,7 @@ pub struct Worker<S> {
     endpoint: Endpoint,
     realm: Arc<Realm<S>>,
     commands_max: usize,
+    clock: Clock,
     started: Instant,
     in_work: usize,
     done: mpsc::UnboundedSender<Done>,
@@ -57,13 +58,19 @@ pub struct Worker<S> {
 }
 
 impl<S: Store> Worker<S> {
-    pub fn new(endpoint: Endpoint, realm: Arc<Realm<S>>, commands_max: usize) -> Self {
+    pub fn new(
+        endpoint: Endpoint,
+        realm: Arc<Realm<S>>,
+        commands_max: usize,
+        clock: Clock,
+    ) -> Self {
         // As many answers can wait in it as commands may be in work.
         let (done, finished) = mpsc::unbounded_channel();
         Self {
             endpoint,
             realm,
             commands_max,
+            clock,
             started: Instant::now(),
             in_work: 0,
             done,
@@ -182,6 +189,12 @@ impl<S: Store> Worker<S> {
                     bytes,
                     early,
                 } => self.carry_out(link, number, bytes, early),
+                Event::Moved {
+                    link,
+                    number,
+                    to,
+                    as_number,
+                } => self.calls.moved((link, number), (to, as_number)),
                 Event::Closed { link, .. } => {
                     tracing::debug!(link = link.0, "a link has ended");
                     self.calls.closed(link);
@@ -213,10 +226,10 @@ impl<S: Store> Worker<S> {
             self.endpoint.welcome(now, link, false, OperationNumber(0));
             return;
         };
-        let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
+        let (realm, done, now) = (Arc::clone(&self.realm), self.done.clone(), self.clock.now());
         self.in_work += 1;
         tokio::spawn(async move {
-            let greeting = realm.greet(&peer, unix_seconds()).await;
+            let greeting = realm.greet(&peer, now).await;
             // The worker is gone only when the server has stopped.
             let _ = done.send(Done::Greeting(link, greeting));
         });
@@ -231,9 +244,10 @@ impl<S: Store> Worker<S> {
         }
         let caller = Caller {
             device: self.endpoint.peer(link),
+            own: self.endpoint.own(link),
             early,
             room: self.endpoint.message_max(link),
-            now: unix_seconds(),
+            now: self.clock.now(),
         };
         let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
         self.in_work += 1;

@@ -11,7 +11,7 @@ use nom::number::complete::be_u8;
 
 use super::{
     Body, Field, GroupName, Handle, Mailbox, Malformed, OperationNumber, Options, Password, Port,
-    Position, RealmId, Role, SessionRef, Text, Username, all, parse_varint,
+    Position, RealmId, Role, Sender, SessionRef, Text, Username, all, parse_varint,
 };
 
 /// Added to an opcode whose command carries optional fields.
@@ -125,11 +125,11 @@ commands! {
     /// Makes the session an operator's.
     28 Claim "claim" { operation: OperationNumber, session: SessionRef; code: Password<'a> }
     /// Removes a member from a group.
-    29 Kick "kick" { operation: OperationNumber, session: SessionRef, group: GroupName; user: Username }
+    29 Kick "kick" { operation: OperationNumber, session: SessionRef, group: GroupName; user: Sender }
     /// Removes a user from a group, who cannot join again.
-    30 Ban "ban" { operation: OperationNumber, session: SessionRef, group: GroupName; user: Username }
+    30 Ban "ban" { operation: OperationNumber, session: SessionRef, group: GroupName; user: Sender }
     /// Lets a banned user join again.
-    31 Unban "unban" { operation: OperationNumber, session: SessionRef, group: GroupName; user: Username }
+    31 Unban "unban" { operation: OperationNumber, session: SessionRef, group: GroupName; user: Sender }
     /// Gives a member another role in a group.
     32 SetRole "role" { operation: OperationNumber, session: SessionRef, group: GroupName, user: Username; role: Role }
     /// Changes a group's password.

@@ -20,8 +20,8 @@ use nom::{
 };
 
 use super::{
-    Field, GroupName, Malformed, Parsed, Position, RealmId, Username, all, emit_varint,
-    parse_varint, varint_len,
+    Field, GroupName, InvalidName, Malformed, Parsed, Position, RealmId, Username, all,
+    emit_varint, parse_varint, varint_len,
 };
 
 /// The content type of UTF-8 text.
@@ -138,6 +138,32 @@ impl<'a> Field<'a> for Sender {
         if let Some(realm) = &self.realm {
             realm.emit(out);
         }
+    }
+
+    fn parse_last(input: &'a [u8]) -> Parsed<'a, Self> {
+        let text = core::str::from_utf8(input).ok();
+        match text.and_then(|text| Some((text, text.parse::<Self>().ok()?))) {
+            // One spelling only: what is folded when typed is small on the wire.
+            Some((text, sender)) if sender.to_string() == text => Ok((&[], sender)),
+            _ => Malformed::error("user: a name, or a name@realm"),
+        }
+    }
+
+    fn emit_last(&self, out: &mut impl BufMut) {
+        out.put_slice(self.to_string().as_bytes());
+    }
+}
+
+impl core::str::FromStr for Sender {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (user, realm) = match text.split_once('@') {
+            Some((user, realm)) => (user, Some(realm.parse()?)),
+            None => (text, None),
+        };
+        let user = user.parse()?;
+        Ok(Self { user, realm })
     }
 }
 

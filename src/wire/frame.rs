@@ -11,8 +11,8 @@
 //! 0x0d       PATH_RESPONSE   8 bytes
 //! 0x0e       CLOSE           reason varint
 //! 0x10–0x18  ACK             largest varint, delay varint (ms), bitmap of 0–8 bytes
-//! 0x20       OPEN            max_datagram varint, flags 1, [connection id 4]
-//! 0x21       WELCOME         token 16, max_datagram varint, flags 1, highest operation varint
+//! 0x20       OPEN            see `opening.rs`
+//! 0x21       WELCOME         see `opening.rs`
 //! ```
 //!
 //! The odd kind of a pair carries a length; the even one runs to the packet's end (WIRE-8).
@@ -23,13 +23,10 @@ use nom::{
     bytes::complete::take,
     combinator::{map_opt, rest},
     multi::length_data,
-    number::complete::{be_u8, be_u32},
+    number::complete::be_u8,
 };
 
-use super::{
-    ConnectionId, Malformed, OperationNumber, PacketNumber, Parsed, ResetToken, array, emit_varint,
-    parse_varint,
-};
+use super::{Malformed, Open, PacketNumber, Parsed, Welcome, array, emit_varint, parse_varint};
 
 /// The kind, and the whole, of a frame that fills space.
 pub(crate) const PADDING: u8 = 0x00;
@@ -43,13 +40,10 @@ const PATH_RESPONSE: u8 = 0x0d;
 const CLOSE: u8 = 0x0e;
 const ACK: u8 = 0x10;
 const ACK_LAST: u8 = 0x18;
-const OPEN: u8 = 0x20;
-const WELCOME: u8 = 0x21;
+pub(super) const OPEN: u8 = 0x20;
+pub(super) const WELCOME: u8 = 0x21;
 /// Added to a frame kind that then carries its length.
 const WITH_LENGTH: u8 = 0x01;
-
-const OPEN_HAS_CONNECTION: u8 = 0x01;
-const WELCOME_KNOWN: u8 = 0x01;
 
 /// One frame, borrowing from its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,28 +168,6 @@ impl CloseReason {
             number => Self::Other(number),
         }
     }
-}
-
-/// What an initiator says of itself, first in its Init or in its first plain packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Open {
-    /// The largest datagram it takes, in bytes.
-    pub max_datagram: u64,
-    /// The connection id it wants on packets sent to it, if any: realms do, clients do not.
-    pub connection: Option<ConnectionId>,
-}
-
-/// What a responder answers to [`Open`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Welcome {
-    /// What a Reset of this link will carry.
-    pub token: ResetToken,
-    /// The largest datagram it takes, in bytes.
-    pub max_datagram: u64,
-    /// True when the initiator's key has a session here.
-    pub known: bool,
-    /// The highest operation number the realm has seen from this key.
-    pub highest: OperationNumber,
 }
 
 impl<'a> Frame<'a> {
@@ -356,72 +328,6 @@ impl AckFrame {
     }
 }
 
-impl Open {
-    fn parse(input: &[u8]) -> Parsed<'_, Self> {
-        let (input, (max_datagram, flags)) = (parse_varint, be_u8).parse(input)?;
-        match flags {
-            0 => Ok((
-                input,
-                Self {
-                    max_datagram,
-                    connection: None,
-                },
-            )),
-            OPEN_HAS_CONNECTION => {
-                let (input, id) = be_u32(input)?;
-                Ok((
-                    input,
-                    Self {
-                        max_datagram,
-                        connection: Some(ConnectionId(id)),
-                    },
-                ))
-            }
-            _ => Malformed::error("open: flags this version does not know"),
-        }
-    }
-
-    fn emit(&self, out: &mut impl BufMut) {
-        out.put_u8(OPEN);
-        emit_varint(self.max_datagram, out);
-        match self.connection {
-            None => out.put_u8(0),
-            Some(id) => {
-                out.put_u8(OPEN_HAS_CONNECTION);
-                out.put_u32(id.0);
-            }
-        }
-    }
-}
-
-impl Welcome {
-    fn parse(input: &[u8]) -> Parsed<'_, Self> {
-        let (input, (token, max_datagram, flags, highest)) =
-            (array, parse_varint, be_u8, parse_varint).parse(input)?;
-        if flags & !WELCOME_KNOWN != 0 {
-            return Malformed::error("welcome: flags this version does not know");
-        }
-        let known = flags & WELCOME_KNOWN != 0;
-        Ok((
-            input,
-            Self {
-                token,
-                max_datagram,
-                known,
-                highest: OperationNumber(highest),
-            },
-        ))
-    }
-
-    fn emit(&self, out: &mut impl BufMut) {
-        out.put_u8(WELCOME);
-        out.put_slice(&self.token);
-        emit_varint(self.max_datagram, out);
-        out.put_u8(if self.known { WELCOME_KNOWN } else { 0 });
-        emit_varint(self.highest.0, out);
-    }
-}
-
 /// The frames of a packet, one after another. After a malformed one it yields the error and ends.
 #[derive(Clone, Debug)]
 pub struct Frames<'a> {
@@ -471,6 +377,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::{ConnectionId, LinkName, OperationNumber};
 
     #[test]
     fn an_acknowledgement_is_three_to_twelve_bytes() {
@@ -549,17 +456,21 @@ mod tests {
             9 => Frame::Close(CloseReason::from_number(*a)),
             10 => Frame::Open(Open {
                 max_datagram: *a,
-                connection: None,
+                name: None,
             }),
             11 => Frame::Open(Open {
                 max_datagram: *a,
-                connection: Some(ConnectionId(7)),
+                name: Some(LinkName {
+                    connection: ConnectionId(7),
+                    token: *token,
+                }),
             }),
             _ => Frame::Welcome(Welcome {
                 token: *token,
                 max_datagram: *a,
                 known: bits % 2 == 0,
                 highest: OperationNumber(*b),
+                successor: (bits % 3 == 0).then_some([9; 32]),
             }),
         }
     }

@@ -12,6 +12,7 @@ mod field;
 mod frame;
 mod name;
 mod number;
+mod opening;
 mod option;
 mod packet;
 mod peer;
@@ -26,9 +27,10 @@ pub use field::{
     SessionId, SessionRef, Text,
 };
 pub(crate) use frame::PADDING;
-pub use frame::{AckFrame, CloseReason, Frame, Frames, Open, PartOf, Welcome};
+pub use frame::{AckFrame, CloseReason, Frame, Frames, PartOf};
 pub use name::{GroupName, Handle, InvalidName, NAME_MAX, RealmId, Username};
 pub use number::PacketNumber;
+pub use opening::{LinkName, Open, Welcome};
 pub use option::Options;
 pub use packet::{
     ACCEPT_HEADER, ANSWER_BYTES_MAX, ConnectionId, Cookie, HandshakeId, Hello, HelloReply,

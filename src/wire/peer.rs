@@ -8,6 +8,9 @@
 //! 0x64 post        epoch 8, sequence varint, content type 1, sender, group, message
 //! 0x65 grown       group
 //! 0x66 read        group, epoch 8, after varint, offset varint
+//! 0x67 rotate      key 32
+//! 0x68 withdraw    epoch 8, sequence varint
+//! 0x69 expelled    epoch 8, sequence varint, group, user
 //! ```
 
 use alloc::vec::Vec;
@@ -20,7 +23,7 @@ use nom::{
 
 use super::{
     Body, Field, GroupName, Malformed, OperationNumber, Password, Port, Position, RealmId, Text,
-    Username,
+    Username, array,
 };
 
 const INTRODUCE: u8 = 0x60;
@@ -30,6 +33,9 @@ const LEAVE: u8 = 0x63;
 const POST: u8 = 0x64;
 const GROWN: u8 = 0x65;
 const READ: u8 = 0x66;
+const ROTATE: u8 = 0x67;
+const WITHDRAW: u8 = 0x68;
+const EXPELLED: u8 = 0x69;
 
 /// A request of one realm to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +110,30 @@ pub enum PeerRequest<'a> {
         after: Position,
         /// Where in the first entry's body to begin.
         offset: u64,
+    },
+    /// Says that the asking realm goes by another key from now on; the one that it has proven vouches
+    /// for it.
+    Rotate {
+        /// The new key.
+        key: [u8; 32],
+    },
+    /// Asks that a message, should it not have been delivered yet, never be.
+    Withdraw {
+        /// As in a delivery.
+        epoch: u64,
+        /// As in a delivery.
+        sequence: OperationNumber,
+    },
+    /// Says that a user of the other realm is a member of a group here no more.
+    Expelled {
+        /// As in a delivery.
+        epoch: u64,
+        /// As in a delivery.
+        sequence: OperationNumber,
+        /// The group.
+        group: GroupName,
+        /// The user.
+        user: Username,
     },
 }
 
@@ -193,6 +223,28 @@ impl<'a> PeerRequest<'a> {
                     offset,
                 })
             }
+            ROTATE => match array(input)? {
+                ([], key) => Ok(Self::Rotate { key }),
+                _ => Err(Malformed {
+                    what: "rotate: bytes after the key",
+                }),
+            },
+            WITHDRAW => {
+                let (input, epoch) = be_u64::<_, Malformed>(input)?;
+                let (_, sequence) = OperationNumber::parse_last(input)?;
+                Ok(Self::Withdraw { epoch, sequence })
+            }
+            EXPELLED => {
+                let (input, (epoch, sequence, group)) =
+                    (be_u64, OperationNumber::parse, GroupName::parse).parse(input)?;
+                let (_, user) = Username::parse_last(input)?;
+                Ok(Self::Expelled {
+                    epoch,
+                    sequence,
+                    group,
+                    user,
+                })
+            }
             _ => Err(Malformed {
                 what: "request of a realm: its opcode is not known",
             }),
@@ -275,6 +327,27 @@ impl<'a> PeerRequest<'a> {
                 after.emit(out);
                 Position(*offset).emit_last(out);
             }
+            Self::Rotate { key } => {
+                out.put_u8(ROTATE);
+                out.put_slice(key);
+            }
+            Self::Withdraw { epoch, sequence } => {
+                out.put_u8(WITHDRAW);
+                out.put_u64(*epoch);
+                sequence.emit_last(out);
+            }
+            Self::Expelled {
+                epoch,
+                sequence,
+                group,
+                user,
+            } => {
+                out.put_u8(EXPELLED);
+                out.put_u64(*epoch);
+                sequence.emit(out);
+                group.emit(out);
+                user.emit_last(out);
+            }
         }
     }
 
@@ -294,7 +367,7 @@ mod tests {
 
     use super::*;
 
-    /// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10
+    /// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10, PEER-13, PEER-14, PEER-15
     #[test]
     fn emit_then_parse_is_identity() {
         for request in [
@@ -337,6 +410,17 @@ mod tests {
                 after: Position(70),
                 offset: 100,
             },
+            PeerRequest::Rotate { key: [7; 32] },
+            PeerRequest::Withdraw {
+                epoch: 7,
+                sequence: OperationNumber(70),
+            },
+            PeerRequest::Expelled {
+                epoch: 7,
+                sequence: OperationNumber(70),
+                group: "cats".parse().unwrap(),
+                user: "bob".parse().unwrap(),
+            },
         ] {
             let bytes = request.to_bytes();
             assert!(PeerRequest::is_one(&bytes));
@@ -346,7 +430,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(code in 0x60u8..0x68, bytes: Vec<u8>) {
+        fn never_panics(code in 0x60u8..0x6b, bytes: Vec<u8>) {
             let input = [&[code][..], &bytes].concat();
             if let Ok(request) = PeerRequest::parse(&input) {
                 let written = request.to_bytes();

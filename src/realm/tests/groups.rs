@@ -375,7 +375,7 @@ async fn an_owner_that_leaves_is_followed_and_the_last_one_takes_the_group_along
     let mut realm = Fixture::with_users().await;
     realm.done(1, add(2, "")).await;
     for n in [3, 2, 4] {
-        realm.now += 1;
+        realm.now = later(realm.now, 1);
         realm.done(n, join(2, "")).await;
     }
     realm.done(1, role(3, "dan", Role::Moderator)).await;

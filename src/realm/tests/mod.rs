@@ -15,11 +15,22 @@ use crate::{
 
 const NOW: u32 = 1_800_000_000;
 const DAY: u32 = 86_400;
+const MOMENT: Moment = Moment {
+    wall: NOW,
+    running: 1000,
+};
+
+fn later(now: Moment, seconds: u32) -> Moment {
+    Moment {
+        wall: now.wall + seconds,
+        running: now.running + seconds,
+    }
+}
 
 struct Fixture {
     directory: TempDir,
     realm: Realm<Embedded>,
-    now: u32,
+    now: Moment,
 }
 
 fn open(directory: &TempDir) -> Realm<Embedded> {
@@ -33,6 +44,7 @@ fn open(directory: &TempDir) -> Realm<Embedded> {
     let own = Own {
         id: "alpha".parse().unwrap(),
         key: identity.public(),
+        former: vec![PublicKey([8; 32])],
         peering: Peering::Listed,
         addresses: vec![("192.0.2.1".into(), 6377)],
         operator_code: "open sesame".into(),
@@ -54,7 +66,7 @@ impl Fixture {
         Self {
             realm: open(&directory),
             directory,
-            now: NOW,
+            now: MOMENT,
         }
     }
 
@@ -70,6 +82,7 @@ impl Fixture {
     fn caller(&self, device: Option<PublicKey>) -> Caller {
         Caller {
             device,
+            own: None,
             early: false,
             room: 1100,
             now: self.now,

@@ -49,7 +49,7 @@ async fn the_window_moves_on() {
         .await
         .unwrap();
     assert!(kept.len() <= 320, "{}", kept.len());
-    let greeting = realm.realm.greet(&PublicKey([1; 32]), NOW).await;
+    let greeting = realm.realm.greet(&PublicKey([1; 32]), MOMENT).await;
     assert_eq!(
         greeting,
         Greeting {
@@ -60,7 +60,7 @@ async fn the_window_moves_on() {
     // A number may be skipped, and used later.
     assert_eq!(realm.ask(device(1), send(510, "ann", "x")).await, STORED);
     assert_eq!(realm.ask(device(1), send(505, "ann", "x")).await, STORED);
-    let greeting = realm.realm.greet(&PublicKey([1; 32]), NOW).await;
+    let greeting = realm.realm.greet(&PublicKey([1; 32]), MOMENT).await;
     assert_eq!(greeting.highest, OperationNumber(510));
 }
 
@@ -101,10 +101,11 @@ async fn commands_under_way_together_do_not_disturb_each_other() {
     fixture.register(device(1), "ann").await;
     let realm = std::sync::Arc::new(fixture.realm);
     let caller = Caller {
+        own: None,
         device: device(1),
         early: false,
         room: 1100,
-        now: NOW,
+        now: MOMENT,
     };
     let mut tasks = tokio::task::JoinSet::new();
     for repeat in 0..300u64 {

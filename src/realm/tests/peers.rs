@@ -176,38 +176,20 @@ async fn what_waits_is_counted() {
 /// PEER-6: what has waited for a week is given up, and its sender told, whether the peer is there or not.
 #[tokio::test]
 async fn a_message_that_is_too_old_comes_back() {
-    let mut fixture = Fixture::new();
+    let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
-    let sendrealm = Command::SendRealm {
-        operation: OperationNumber(2),
-        session: SessionRef::Bound,
-        src_address: Text(""),
-        src_port: crate::wire::Port(0),
-        realm: "beta".parse().unwrap(),
-        from: "ann".parse().unwrap(),
-        to: "bob".parse().unwrap(),
-        message: Body(b"hello"),
-    };
+    let sendrealm = sendrealm(2, "hello");
     let queued = fixture.ask(device(1), sendrealm.clone()).await;
     assert_eq!(queued, Answer::Sent(Sent::Queued));
     let beta = fixture.realm.peers().await.remove(0);
     let outgoing = fixture.realm.next_outgoing(beta.realm).await.unwrap();
     // Nobody carries errands here, so the peer is silent.
-    assert!(
-        !fixture
-            .realm
-            .deliver_outgoing(&beta, &outgoing, fixture.now)
-            .await
-    );
-    fixture.now += 7 * DAY;
-    assert!(Realm::<Embedded>::is_expired(&outgoing, fixture.now));
-    assert!(
-        fixture
-            .realm
-            .deliver_outgoing(&beta, &outgoing, fixture.now)
-            .await
-    );
+    let deliver = |now| fixture.realm.deliver_outgoing(&beta, &outgoing, 0, now);
+    assert_eq!(deliver(fixture.now).await, Carried::Silent);
+    let late = later(fixture.now, 7 * DAY);
+    assert!(Realm::<Embedded>::is_expired(&outgoing, late));
+    assert_eq!(deliver(late).await, Carried::Settled);
     assert!(fixture.realm.next_outgoing(beta.realm).await.is_none());
     let notice = ["not delivered (realm-unreachable): hello"];
     assert_eq!(fixture.texts(device(1)).await, notice);
@@ -247,4 +229,191 @@ async fn hints_of_groups_that_nobody_is_in_are_forgotten() {
     assert_eq!(asked(&fixture, device(50), &grown).await, Answer::Done);
     let beta = "beta".parse().unwrap();
     assert_eq!(fixture.realm.network().next_work(beta), None);
+}
+
+fn sendrealm(number: u64, text: &str) -> Command<'_> {
+    Command::SendRealm {
+        operation: OperationNumber(number),
+        session: SessionRef::Bound,
+        src_address: Text(""),
+        src_port: crate::wire::Port(0),
+        realm: "beta".parse().unwrap(),
+        from: "ann".parse().unwrap(),
+        to: "bob".parse().unwrap(),
+        message: Body(text.as_bytes()),
+    }
+}
+
+/// Carries the next message of the queue to beta; gives what beta was asked, which it answers with `answer`.
+async fn carry(
+    realm: &Realm<Embedded>,
+    errands: &mut tokio::sync::mpsc::Receiver<Errand>,
+    refused: u32,
+    answer: &Answer,
+) -> (Carried, Vec<u8>) {
+    let beta = realm.peers().await.remove(0);
+    let outgoing = realm.next_outgoing(beta.realm).await.unwrap();
+    let asked = async {
+        match errands.recv().await {
+            Some(Errand::Ask {
+                bytes,
+                answer: told,
+                ..
+            }) => {
+                told.send(answer.to_bytes()).unwrap();
+                bytes
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    tokio::join!(
+        realm.deliver_outgoing(&beta, &outgoing, refused, MOMENT),
+        asked
+    )
+}
+
+/// PEER-14: a message that the peer does not take makes way for those behind it, when the peer has promised
+/// that it will not deliver it under its old number after all.
+#[tokio::test]
+async fn a_message_that_is_not_taken_makes_way() {
+    let mut fixture = Fixture::new();
+    let (network, mut errands) = Network::new();
+    fixture.realm.network = network;
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    let realm = &fixture.realm;
+    fixture.ask(device(1), sendrealm(2, "poison")).await;
+    let busy = Answer::Refused(Refusal::busy(100));
+    let is_withdrawn =
+        |bytes: &[u8]| matches!(PeerRequest::parse(bytes), Ok(PeerRequest::Withdraw { .. }));
+    for refused in 0..9 {
+        let (carried, bytes) = carry(realm, &mut errands, refused, &busy).await;
+        assert_eq!(
+            (carried, is_withdrawn(&bytes)),
+            (Carried::Refused, false),
+            "it is alone"
+        );
+    }
+    fixture.ask(device(1), sendrealm(3, "good")).await;
+    for refused in 0..4 {
+        let (carried, bytes) = carry(realm, &mut errands, refused, &busy).await;
+        assert_eq!(
+            (carried, is_withdrawn(&bytes)),
+            (Carried::Refused, false),
+            "{refused}"
+        );
+    }
+    let (carried, bytes) = carry(realm, &mut errands, 4, &busy).await;
+    assert_eq!(
+        (carried, is_withdrawn(&bytes)),
+        (Carried::Refused, true),
+        "no promise yet"
+    );
+    let (carried, bytes) = carry(realm, &mut errands, 5, &Answer::Done).await;
+    assert_eq!((carried, is_withdrawn(&bytes)), (Carried::Settled, true));
+    for text in ["good", "poison"] {
+        let (carried, bytes) = carry(realm, &mut errands, 0, &STORED).await;
+        assert_eq!(carried, Carried::Settled);
+        let Ok(PeerRequest::Deliver { message, .. }) = PeerRequest::parse(&bytes) else {
+            panic!("{bytes:?}")
+        };
+        assert_eq!(message.0, text.as_bytes());
+    }
+    assert!(realm.next_outgoing("beta".parse().unwrap()).await.is_none());
+    let answer = fixture.ask(device(1), sendrealm(2, "poison")).await;
+    assert_eq!(
+        answer,
+        Answer::Sent(Sent::Delivered),
+        "the sender can ask for the end of it"
+    );
+}
+
+/// PEER-14: what is withdrawn is never delivered under its number; what is delivered is not withdrawn.
+#[tokio::test]
+async fn what_is_withdrawn_is_not_delivered() {
+    let fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    let withdraw = |sequence| PeerRequest::Withdraw {
+        epoch: 7,
+        sequence: OperationNumber(sequence),
+    };
+    assert_eq!(
+        asked(&fixture, device(50), &deliver(7, 1, "ann", "one")).await,
+        STORED
+    );
+    assert_eq!(asked(&fixture, device(50), &withdraw(1)).await, STORED);
+    for _ in 0..2 {
+        assert_eq!(
+            asked(&fixture, device(50), &withdraw(2)).await,
+            Answer::Done
+        );
+    }
+    assert_eq!(
+        asked(&fixture, device(50), &deliver(7, 2, "ann", "two")).await,
+        refused(ErrorCode::NumberReused)
+    );
+    assert_eq!(
+        asked(&fixture, device(50), &deliver(8, 2, "ann", "two")).await,
+        STORED
+    );
+    assert_eq!(fixture.texts(device(1)).await, ["one", "two"]);
+    assert_eq!(
+        asked(&fixture, device(51), &withdraw(3)).await,
+        refused(ErrorCode::PeerRefused)
+    );
+}
+
+/// PEER-13: an old key vouches for a new one, once; what was delivered under the old stays delivered.
+#[tokio::test]
+async fn a_peer_changes_its_key() {
+    let fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    peer(&fixture, 60, "gamma").await;
+    let rotate = |n: u8| PeerRequest::Rotate { key: [n; 32] };
+    let no = refused(ErrorCode::PeerRefused);
+    assert_eq!(
+        asked(&fixture, device(50), &deliver(7, 1, "ann", "one")).await,
+        STORED
+    );
+    assert_eq!(
+        asked(&fixture, device(49), &rotate(51)).await,
+        no,
+        "a stranger"
+    );
+    assert_eq!(asked(&fixture, PLAIN, &rotate(51)).await, no);
+    for taken in [60, 8, 9] {
+        let key = if taken == 9 {
+            fixture.realm.own.key.0
+        } else {
+            [taken; 32]
+        };
+        assert_eq!(
+            asked(&fixture, device(50), &PeerRequest::Rotate { key }).await,
+            refused(ErrorCode::RealmExists),
+            "another's, or our own"
+        );
+    }
+    for _ in 0..2 {
+        assert_eq!(asked(&fixture, device(50), &rotate(51)).await, Answer::Done);
+    }
+    assert_eq!(
+        asked(&fixture, device(50), &rotate(52)).await,
+        no,
+        "it has vouched"
+    );
+    assert_eq!(asked(&fixture, device(50), &introduce("beta")).await, no);
+    assert_eq!(
+        asked(&fixture, device(50), &deliver(7, 2, "ann", "x")).await,
+        no
+    );
+    for (sequence, text) in [(1, "one"), (2, "two")] {
+        let request = deliver(7, sequence, "ann", text);
+        assert_eq!(asked(&fixture, device(51), &request).await, STORED);
+    }
+    assert_eq!(fixture.texts(device(1)).await, ["one", "two"]);
+    // The configuration may still name the old key.
+    peer(&fixture, 50, "beta").await;
+    assert_eq!(fixture.realm.peers().await[0].key(), PublicKey([51; 32]));
 }

@@ -1,7 +1,12 @@
 //! Two endpoints and a wire between them.
 
+mod realms;
+
 use super::*;
-use crate::wire::{ANSWER_BYTES_MAX, Packet};
+use crate::{
+    crypto::SecretKey,
+    wire::{ANSWER_BYTES_MAX, Packet},
+};
 
 const RTT: Duration = Duration::from_millis(60);
 
@@ -40,7 +45,7 @@ fn realm_key() -> SecretKey {
 }
 
 fn server(protection: Protection) -> Endpoint {
-    Endpoint::new(config(Some(protection)), realm_key(), [4; 32])
+    Endpoint::new(config(Some(protection)), &realm_key().into(), [4; 32])
 }
 
 impl Pair {
@@ -48,7 +53,7 @@ impl Pair {
         let device = SecretKey::from_bytes([1; 32]);
         Self {
             now: Time(1_000_000),
-            client: Endpoint::new(config(None), device, [3; 32]),
+            client: Endpoint::new(config(None), &device.into(), [3; 32]),
             server: server(protection),
             realm: realm_key().public(),
             carried: Vec::new(),
@@ -503,7 +508,11 @@ fn a_crowded_out_init_may_come_again() {
     pair.server
         .handle_datagram(pair.now, client_address(), &init);
     // Another client comes before the realm has said its welcome.
-    let mut other = Endpoint::new(config(None), SecretKey::from_bytes([5; 32]), [6; 32]);
+    let mut other = Endpoint::new(
+        config(None),
+        &SecretKey::from_bytes([5; 32]).into(),
+        [6; 32],
+    );
     other.connect(pair.now, server_address(), pair.realm, Some(RTT));
     let mut second = vec![];
     other.poll_transmit(pair.now, &mut second);
@@ -517,4 +526,40 @@ fn a_crowded_out_init_may_come_again() {
         told.extend(pair.settle(|_| false));
     }
     assert_eq!(replies(&told), 1, "{told:?}");
+}
+
+/// HS-11: who opens a link to a former key gets in, and is told the one there is now.
+#[test]
+fn a_former_key_is_answered_and_vouches_for_the_new() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let new = SecretKey::from_bytes([9; 32]);
+    let identity = Identity {
+        current: new.clone(),
+        former: vec![realm_key()],
+        lasting: realm_key(),
+    };
+    pair.server = Endpoint::new(config(Some(Protection::Sealed)), &identity, [4; 32]);
+    for (realm, successor) in [
+        (realm_key().public(), Some(new.public().0)),
+        (new.public(), None),
+    ] {
+        pair.realm = realm;
+        // Without early data the Init is as short as it can be, and the Accept must still fit.
+        let link = pair.connect();
+        let told = pair.settle(|_| false);
+        let Some(Event::Opened { welcome, .. }) = told
+            .iter()
+            .find(|event| matches!(event, Event::Opened { .. }))
+        else {
+            panic!("{told:?}")
+        };
+        assert_eq!(welcome.successor, successor);
+        assert_eq!(pair.client.peer(link), Some(realm));
+    }
+    let own: Vec<_> = pair.server.slots.keys().copied().collect();
+    let own: BTreeSet<_> = own
+        .iter()
+        .filter_map(|link| pair.server.own(*link))
+        .collect();
+    assert_eq!(own, BTreeSet::from([realm_key().public(), new.public()]));
 }

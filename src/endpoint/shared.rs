@@ -1,0 +1,187 @@
+//! Links between realms (PEER-12): both sides ask on one link, whoever opened it.
+//!
+//! A realm asks on a link that the other has opened, or else on its own. When both open one at the same
+//! time, the one of the smaller key stays; what waits on the other moves to it.
+
+use std::net::SocketAddr;
+
+use rand::Rng as _;
+
+use super::{
+    Endpoint, Event, LinkId,
+    slot::{Role, Slot, Stage},
+};
+use crate::{
+    crypto::PublicKey,
+    link::{Link, Time},
+    wire::{CloseReason, ConnectionId, LinkName},
+};
+
+impl Endpoint {
+    /// The link on which to ask the realm whose key is `peer`, which knows this side by its key `own`:
+    /// one that it has opened, or one that this side has opened to `address`, or else a new one.
+    pub fn link_with(
+        &mut self,
+        now: Time,
+        own: &PublicKey,
+        peer: PublicKey,
+        address: SocketAddr,
+    ) -> LinkId {
+        let own = self.own_key(own);
+        let dialed = self.dialed.get(&peer).copied();
+        let dialed = dialed.filter(|id| match self.slots.get(id) {
+            Some(slot) => slot.own == own && slot.address == address && !slot.link.is_closing(),
+            None => false,
+        });
+        let is_open = |id: &LinkId| {
+            self.slots
+                .get(id)
+                .is_some_and(|slot| matches!(slot.stage, Stage::Open))
+        };
+        let ours = dialed.filter(|id| is_open(id) && self.ours_stays(own, &peer));
+        let theirs = self.accepted_from(own, &peer);
+        if let Some(link) = ours.or(theirs).or(dialed) {
+            return link;
+        }
+        let elsewhere = self.dialed.get(&peer).copied();
+        let link = self.dial_realm(now, own, peer, address);
+        if let Some(elsewhere) = elsewhere {
+            self.move_requests(now, elsewhere, link);
+            self.close(now, elsewhere, CloseReason::Done);
+        }
+        link
+    }
+
+    /// Ends a link on which a request was not answered in time, if the other side opened it: it may have
+    /// forgotten the link, and only that side can open it again.
+    pub fn distrust(&mut self, now: Time, link: LinkId) {
+        if self
+            .slots
+            .get(&link)
+            .is_some_and(|slot| slot.role == Role::Responder)
+        {
+            self.close(now, link, CloseReason::Done);
+        }
+    }
+
+    fn dial_realm(
+        &mut self,
+        now: Time,
+        own: usize,
+        peer: PublicKey,
+        address: SocketAddr,
+    ) -> LinkId {
+        let id = self.free_id();
+        let link = Link::initiate(self.link_config(None), Some(self.name_of(id)));
+        let mut slot = Slot::new(
+            now,
+            link,
+            Role::Initiator,
+            address,
+            Some(peer),
+            Stage::Calling,
+        );
+        slot.own = own;
+        slot.is_shared = true;
+        self.dialed.insert(peer, id);
+        self.place(id, slot);
+        id
+    }
+
+    /// How this side knows the link `id` that it opens to a realm.
+    pub(super) fn name_of(&self, id: LinkId) -> LinkName {
+        let connection = ConnectionId(id.0);
+        LinkName {
+            connection,
+            token: self.resets.token(connection),
+        }
+    }
+
+    /// A link id that is free.
+    pub(super) fn free_id(&mut self) -> LinkId {
+        let mut id = LinkId(self.rng.next_u32());
+        while self.slots.contains_key(&id) {
+            id = LinkId(self.rng.next_u32());
+        }
+        id
+    }
+
+    /// A proven link that the holder of `peer` has opened to this side's key `own`, the latest.
+    fn accepted_from(&self, own: usize, peer: &PublicKey) -> Option<LinkId> {
+        let links = self.by_peer.get(peer)?;
+        let usable = |id: &&LinkId| {
+            self.slots
+                .get(id)
+                .is_some_and(|slot| slot.own == own && !slot.link.is_closing())
+        };
+        links.iter().rev().find(usable).copied()
+    }
+
+    /// Of two links that both sides have opened, true when the one of this side stays.
+    fn ours_stays(&self, own: usize, peer: &PublicKey) -> bool {
+        self.keys.get(own).is_some_and(|key| key.public < *peer)
+    }
+
+    /// The holder of `peer` has opened a link that has just proven genuine: only one stays.
+    pub(super) fn settle_for_one(&mut self, now: Time, theirs: LinkId) {
+        let Some(slot) = self.slots.get(&theirs) else {
+            return;
+        };
+        let (own, Some(peer)) = (slot.own, slot.peer) else {
+            return;
+        };
+        let Some(ours) = self.dialed.get(&peer).copied() else {
+            return;
+        };
+        let stays = self.ours_stays(own, &peer);
+        let Some(slot) = self.slots.get_mut(&ours).filter(|slot| slot.own == own) else {
+            return;
+        };
+        let is_open = matches!(slot.stage, Stage::Open);
+        if is_open && stays {
+            // The other side must know that this one is genuine, to give its own up.
+            slot.link.confirm();
+            self.touch(now, ours);
+            return;
+        }
+        self.move_requests(now, ours, theirs);
+        if is_open {
+            self.close(now, ours, CloseReason::Replaced);
+        } else {
+            self.end(ours, None);
+        }
+    }
+
+    /// Another link with the other side of `link`, which has ended.
+    pub(super) fn other_link(&self, link: LinkId) -> Option<LinkId> {
+        let slot = self.slots.get(&link)?;
+        let peer = slot.peer?;
+        let dialed = self.dialed.get(&peer).copied();
+        dialed
+            .or_else(|| self.accepted_from(slot.own, &peer))
+            .filter(|other| *other != link)
+    }
+
+    /// Asks what waits on `from` on `to` instead.
+    pub(super) fn move_requests(&mut self, now: Time, from: LinkId, to: LinkId) {
+        let Some(slot) = self.slots.get_mut(&from) else {
+            return;
+        };
+        for (number, asked) in slot.link.take_requests() {
+            let moved = self.request(now, to, asked.bytes, asked.deadline, asked.early);
+            self.events.push_back(match moved {
+                Some(as_number) => Event::Moved {
+                    link: from,
+                    number,
+                    to,
+                    as_number,
+                },
+                None => Event::Expired {
+                    link: from,
+                    number,
+                    heard: true,
+                },
+            });
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Two realms and the network between them: whoever opens a link, both ask on it (PEER-12).
+
+use std::collections::BTreeSet;
+
+use rand::RngExt as _;
+
+use super::*;
+
+const IDLE: Duration = Duration::from_mins(5);
+
+struct Side {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    key: PublicKey,
+    /// Questions without an answer yet.
+    asked: BTreeSet<(LinkId, u64)>,
+    answered: usize,
+    closed: usize,
+}
+
+struct Realms {
+    now: Time,
+    sides: [Side; 2],
+    rng: StdRng,
+    loss: f64,
+    sealed: usize,
+}
+
+fn endpoint(n: u8, seed: u64) -> Endpoint {
+    let config = Config {
+        accept: Some(Protection::Sealed),
+        hello: None,
+        early_data: true,
+        max_datagram: 1200,
+        links_max: 100,
+        idle: IDLE,
+    };
+    let mut bytes = [n; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    Endpoint::new(config, &SecretKey::from_bytes([n; 32]).into(), bytes)
+}
+
+impl Side {
+    fn new(n: u8, seed: u64) -> Self {
+        Self {
+            endpoint: endpoint(n, seed),
+            address: SocketAddr::from(([10, 0, 0, n], 6377)),
+            key: SecretKey::from_bytes([n; 32]).public(),
+            asked: BTreeSet::new(),
+            answered: 0,
+            closed: 0,
+        }
+    }
+
+    /// Answers what is asked, and keeps count.
+    fn take_events(&mut self, now: Time) {
+        while let Some(event) = self.endpoint.poll_event() {
+            match event {
+                Event::Incoming { link, .. } => {
+                    self.endpoint.welcome(now, link, false, OperationNumber(0));
+                }
+                Event::Request { link, number, .. } => {
+                    self.endpoint.reply(now, link, number, b"ok".to_vec());
+                }
+                Event::Reply { link, number, .. } => {
+                    assert!(self.asked.remove(&(link, number)), "answered twice");
+                    self.answered += 1;
+                }
+                Event::Moved {
+                    link,
+                    number,
+                    to,
+                    as_number,
+                } => {
+                    assert!(self.asked.remove(&(link, number)));
+                    self.asked.insert((to, as_number));
+                }
+                Event::Closed { link, .. } => {
+                    self.closed += 1;
+                    self.asked.retain(|(asked, _)| *asked != link);
+                }
+                Event::Expired { .. } => panic!("a question was given up"),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Realms {
+    fn new(seed: u64, loss: f64) -> Self {
+        Self {
+            now: Time(1_000_000),
+            sides: [Side::new(1, seed), Side::new(2, seed)],
+            rng: StdRng::seed_from_u64(seed),
+            loss,
+            sealed: 0,
+        }
+    }
+
+    /// Side `from` asks the other something.
+    fn ask(&mut self, from: usize) {
+        let (key, address) = (self.sides[1 - from].key, self.sides[1 - from].address);
+        let side = &mut self.sides[from];
+        let link = side.endpoint.link_with(self.now, &side.key, key, address);
+        let deadline = self.now + Duration::from_hours(1);
+        let number = side
+            .endpoint
+            .request(self.now, link, b"ask".to_vec(), deadline, true);
+        side.asked.insert((link, number.unwrap()));
+    }
+
+    /// Carries what both have to send, half a round trip each time; false when there was nothing.
+    fn carry(&mut self) -> bool {
+        let mut on_the_way = vec![];
+        for (from, side) in self.sides.iter_mut().enumerate() {
+            let mut out = vec![];
+            while let Some(to) = side.endpoint.poll_transmit(self.now, &mut out) {
+                on_the_way.push((from, to, out.clone()));
+            }
+            side.take_events(self.now);
+        }
+        let is_quiet = on_the_way.is_empty();
+        self.now = self.now + RTT / 2;
+        for (from, to, datagram) in on_the_way {
+            if let Ok(Packet::Link(packet)) = Packet::parse(&datagram) {
+                assert!(packet.connection.is_some(), "realms name their links");
+                self.sealed += 1;
+            }
+            if self.rng.random_bool(self.loss) || self.sides[1 - from].address != to {
+                continue;
+            }
+            let source = self.sides[from].address;
+            let side = &mut self.sides[1 - from];
+            side.endpoint.handle_datagram(self.now, source, &datagram);
+            side.take_events(self.now);
+        }
+        !is_quiet
+    }
+
+    /// Goes on until nothing is asked or on the way any more.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if self.carry() {
+                continue;
+            }
+            if self.sides.iter().all(|side| side.asked.is_empty()) {
+                return;
+            }
+            self.wait();
+        }
+        panic!("it does not settle");
+    }
+
+    /// Lets time pass up to the next timer.
+    fn wait(&mut self) {
+        let timers = self
+            .sides
+            .iter()
+            .filter_map(|side| side.endpoint.poll_timeout());
+        self.now = timers.min().unwrap().max(self.now);
+        for side in &mut self.sides {
+            side.endpoint.handle_timeout(self.now);
+            side.take_events(self.now);
+        }
+    }
+
+    fn links(&self) -> [usize; 2] {
+        [0, 1].map(|n| self.sides[n].endpoint.links())
+    }
+
+    /// True when both sides would ask on the same link.
+    fn agree(&mut self) -> bool {
+        let [a, b] = [0, 1].map(|n| {
+            let (key, address) = (self.sides[1 - n].key, self.sides[1 - n].address);
+            let side = &mut self.sides[n];
+            side.endpoint.link_with(self.now, &side.key, key, address)
+        });
+        let remote = |n: usize, link| self.sides[n].endpoint.slots[&link].remote;
+        remote(0, a) == Some(ConnectionId(b.0)) && remote(1, b) == Some(ConnectionId(a.0))
+    }
+
+    fn answered(&self) -> [usize; 2] {
+        [0, 1].map(|n| self.sides[n].answered)
+    }
+}
+
+/// PEER-12
+#[test]
+fn both_sides_ask_on_the_link_that_one_has_opened() {
+    let mut realms = Realms::new(1, 0.0);
+    for from in [0, 0, 1, 1, 0] {
+        realms.ask(from);
+        realms.settle();
+    }
+    assert_eq!((realms.links(), realms.answered()), ([1, 1], [3, 2]));
+    assert_eq!(
+        realms.sealed, 9,
+        "the link is confirmed once; every exchange after that is two packets"
+    );
+}
+
+/// PEER-12: whatever is lost on the way, and whichever side is first.
+#[test]
+fn opening_at_the_same_time_ends_with_one_link() {
+    for seed in 0..300 {
+        let loss = if seed < 100 { 0.0 } else { 0.3 };
+        let mut realms = Realms::new(seed, loss);
+        let mut asked = [0, 0];
+        // Sometimes together, sometimes a step apart.
+        for from in [0, 1, 0, 1] {
+            realms.ask(from);
+            asked[from] += 1;
+            for _ in 0..seed % 3 {
+                realms.carry();
+            }
+        }
+        realms.settle();
+        for from in [0, 1, 0, 1] {
+            realms.ask(from);
+            asked[from] += 1;
+            realms.settle();
+        }
+        assert_eq!(realms.answered(), asked, "seed {seed}");
+        assert!(realms.agree(), "seed {seed}");
+        if loss == 0.0 {
+            // What is unproven is not asked on, and goes by itself.
+            let is_proven = |slot: &&Slot| slot.link.is_proven();
+            for side in &realms.sides {
+                let proven = side.endpoint.slots.values().filter(is_proven).count();
+                assert_eq!(proven, 1, "seed {seed}");
+            }
+        }
+    }
+}
+
+/// PEER-12: an idle link is closed by who opened it, and opened again when it is needed.
+#[test]
+fn an_idle_link_is_closed_and_opened_again() {
+    let mut realms = Realms::new(1, 0.0);
+    realms.ask(0);
+    realms.settle();
+    let opened = realms.now;
+    while realms.links() != [0, 0] {
+        realms.wait();
+        realms.settle();
+    }
+    let lasted = realms.now - opened;
+    assert!(lasted.abs_diff(IDLE) <= RTT, "{lasted:?}");
+    realms.ask(1);
+    realms.settle();
+    assert_eq!((realms.links(), realms.answered()), ([1, 1], [1, 1]));
+}
+
+/// PEER-12, HS-8: either side may restart; the other notices with its next packet.
+#[test]
+fn either_side_notices_that_the_other_has_restarted() {
+    for restarted in [0, 1] {
+        let mut realms = Realms::new(1, 0.0);
+        realms.ask(0);
+        realms.settle();
+        realms.ask(1);
+        realms.settle();
+        realms.sides[restarted].endpoint = endpoint(u8::try_from(restarted + 1).unwrap(), 7);
+        let other = 1 - restarted;
+        let before = realms.now;
+        realms.ask(other);
+        realms.settle();
+        if realms.sides[other].closed > 0 {
+            // It cannot open what the other has opened; asking again opens another.
+            realms.ask(other);
+            realms.settle();
+        }
+        assert_eq!(realms.sides[other].answered, 2);
+        assert!(realms.now <= before + RTT * 4, "a few round trips");
+    }
+}
+
+/// PEER-12: a realm that has moved is asked where it is now.
+#[test]
+fn a_realm_that_has_moved_is_asked_at_its_new_place() {
+    let mut realms = Realms::new(1, 0.0);
+    realms.ask(0);
+    realms.settle();
+    realms.sides[1].endpoint = endpoint(2, 7);
+    realms.sides[1].address = SocketAddr::from(([10, 0, 0, 3], 6377));
+    realms.ask(0);
+    realms.settle();
+    assert_eq!(realms.answered(), [2, 0]);
+    assert_eq!(realms.links(), [1, 1]);
+}

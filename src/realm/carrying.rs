@@ -1,0 +1,322 @@
+//! Taking what waits for a peer to it, in order (PEER-5, PEER-6, PEER-14); what the peer says of a message is
+//! told to its sender.
+
+use std::sync::PoisonError;
+
+use super::{
+    Failure, Moment, Outcome, Realm,
+    peers::Peer,
+    records::{
+        self, CursorRecord, EntryRecord, OperationRecord, Owner, PeerRecord, Place, QueuedKind,
+        QueuedRecord, Record as _, RecordedAnswer,
+    },
+};
+use crate::{
+    store::{Batch, Expected, PageLimit, Position, Store},
+    wire::{
+        Answer, Body, CONTENT_NOTICE, ErrorCode, OperationNumber, PeerRequest, RealmId, Refusal,
+        Sent,
+    },
+};
+
+/// How long a message is worth being tried.
+const QUEUED_LIFETIME_SECONDS: u32 = 7 * 24 * 3600;
+/// How much of a message a notice repeats, in characters.
+const NOTICE_QUOTE_MAX: usize = 60;
+
+/// How often a peer may refuse for now to take a message before the message makes way for others.
+const REFUSED_MAX: u32 = 4;
+
+/// What came of taking a message to its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// It has left its place in the queue.
+    Settled,
+    /// The peer does not take it now.
+    Refused,
+    /// The peer did not answer.
+    Silent,
+}
+
+/// True when a peer that refuses so may still take the same message later.
+const fn may_pass(refusal: Refusal) -> bool {
+    refusal.is_transient() || matches!(refusal.code, ErrorCode::Internal)
+}
+
+/// The next message to a peer.
+#[derive(Debug)]
+pub struct Outgoing {
+    position: u64,
+    record: QueuedRecord,
+}
+
+impl Outgoing {
+    /// Its place in the queue.
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// The message to be taken to a peer next, if there is one.
+    pub async fn next_outgoing(&self, realm: RealmId) -> Option<Outgoing> {
+        let next = async {
+            let (settled, _) = self.settled(realm).await?;
+            let one = PageLimit {
+                entries: 1,
+                bytes: 1,
+            };
+            let log = records::queue(realm);
+            let page = self.store.read(&log, Position(settled), one).await?;
+            let first = page.entries.into_iter().next();
+            let outgoing = first.map(|(position, value)| {
+                QueuedRecord::from_value(&value).map(|record| Outgoing {
+                    position: position.0,
+                    record,
+                })
+            });
+            Ok::<_, Failure>(outgoing.transpose()?)
+        };
+        next.await.unwrap_or_else(|failure| {
+            self.note("queue", &failure);
+            None
+        })
+    }
+
+    /// True when a message has been tried for so long that it is given up.
+    pub const fn is_expired(outgoing: &Outgoing, now: Moment) -> bool {
+        now.running.saturating_sub(outgoing.record.queued) >= QUEUED_LIFETIME_SECONDS
+    }
+
+    /// Takes a message to its peer, and writes down what came of it. `refused` says how often the peer
+    /// would not take it: then it makes way for those behind it (PEER-14).
+    pub async fn deliver_outgoing(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        refused: u32,
+        now: Moment,
+    ) -> Carried {
+        let Ok(current) = self.peer(peer.realm).await else {
+            return Carried::Silent;
+        };
+        let patience = if outgoing.record.set_aside {
+            1
+        } else {
+            REFUSED_MAX
+        };
+        let expired = Self::is_expired(outgoing, now);
+        let answer = if expired {
+            Some(Answer::Refused(ErrorCode::RealmUnreachable.into()))
+        } else if refused >= patience && self.has_more(peer.realm, outgoing).await {
+            self.ask_to_withdraw(&current, outgoing).await
+        } else {
+            self.ask_to_deliver(&current, outgoing).await
+        };
+        let settled = match answer {
+            None => {
+                self.network.silent(peer.realm);
+                return Carried::Silent;
+            }
+            Some(Answer::Refused(refusal)) if may_pass(refusal) => {
+                self.network.heard(peer.realm, now.wall);
+                return Carried::Refused;
+            }
+            Some(Answer::Done) => self.set_aside(&current, outgoing).await,
+            Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::NumberReused => {
+                // This realm's memory is older than the peer's: its numbers mean other messages there.
+                self.begin_epoch(&current).await
+            }
+            Some(answer) => self.settle(&current, outgoing, &answer, now.wall).await,
+        };
+        if !expired {
+            self.network.heard(peer.realm, now.wall);
+        }
+        match settled {
+            Ok(true) => Carried::Settled,
+            Ok(false) => Carried::Refused,
+            Err(failure) => {
+                self.note("settle", &failure);
+                Carried::Silent
+            }
+        }
+    }
+
+    /// True when others wait behind a message.
+    async fn has_more(&self, realm: RealmId, outgoing: &Outgoing) -> bool {
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
+        let log = records::queue(realm);
+        let behind = self.store.read(&log, Position(outgoing.position), one);
+        behind.await.is_ok_and(|page| !page.entries.is_empty())
+    }
+
+    async fn ask_to_withdraw(&self, peer: &Peer, outgoing: &Outgoing) -> Option<Answer> {
+        let request = PeerRequest::Withdraw {
+            epoch: peer.record.epoch,
+            sequence: OperationNumber(outgoing.position),
+        };
+        let answer = self.network.ask(peer, request.to_bytes()).await?;
+        Answer::parse(&answer).ok()
+    }
+
+    /// Puts a message that the peer has promised not to deliver behind the others.
+    async fn set_aside(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
+        let position = outgoing.position;
+        let (_, expected) = self.settled(peer.realm).await?;
+        let (key, queue) = (records::settled(peer.realm), records::queue(peer.realm));
+        let record = QueuedRecord {
+            set_aside: true,
+            ..outgoing.record.clone()
+        };
+        let mut batch = Batch::new();
+        batch
+            .expect(key.clone(), expected)
+            .put(key, CursorRecord { position }.to_value()?)
+            .append(queue.clone(), record.to_value()?)
+            .trim(queue, Position(position + 1));
+        let outcome = self.commit(batch).await?;
+        tracing::warn!(peer = %peer.realm, "a peer does not take a message; it waits behind the others now");
+        Ok(matches!(outcome, Outcome::Durable))
+    }
+
+    async fn ask_to_deliver(&self, peer: &Peer, outgoing: &Outgoing) -> Option<Answer> {
+        let record = &outgoing.record;
+        let (epoch, sequence) = (peer.record.epoch, OperationNumber(outgoing.position));
+        let (content, from) = (record.content, record.from.parse().ok()?);
+        let message = Body(&record.body);
+        let request = match record.kind {
+            QueuedKind::Private => PeerRequest::Deliver {
+                epoch,
+                sequence,
+                content,
+                from,
+                to: record.to.parse().ok()?,
+                message,
+            },
+            QueuedKind::Group => PeerRequest::Post {
+                epoch,
+                sequence,
+                content,
+                from,
+                group: record.to.parse().ok()?,
+                message,
+            },
+            QueuedKind::Expelled => PeerRequest::Expelled {
+                epoch,
+                sequence,
+                group: record.to.parse().ok()?,
+                user: from,
+            },
+        };
+        let peer = peer.asked_by(record.source.clone());
+        let answer = self.network.ask(&peer, request.to_bytes()).await?;
+        Answer::parse(&answer).ok()
+    }
+
+    /// From here on messages are numbered anew for a peer.
+    async fn begin_epoch(&self, peer: &Peer) -> Result<bool, Failure> {
+        let record = PeerRecord {
+            epoch: u64::from_be_bytes(self.random()),
+            ..peer.record.clone()
+        };
+        let key = records::peer(peer.realm);
+        let mut batch = Batch::new();
+        batch
+            .expect(key.clone(), Expected::At(peer.version))
+            .put(key, record.to_value()?);
+        self.commit(batch).await?;
+        Ok(true)
+    }
+
+    /// Writes down what a peer said of a message: it leaves the queue, the command that queued it is
+    /// answered so from now on, and a sender who is not waiting any more is told of what failed.
+    async fn settle(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        answer: &Answer,
+        now: u32,
+    ) -> Result<bool, Failure> {
+        let (_, expected) = self.settled(peer.realm).await?;
+        let refusal = match answer {
+            // `already-done`: it was delivered, longer ago than the peer remembers how.
+            Answer::Refused(refusal) if refusal.code != ErrorCode::AlreadyDone => Some(*refusal),
+            _ => None,
+        };
+        let verdict = match refusal {
+            Some(refusal) => Answer::Refused(refusal),
+            None => Answer::Sent(Sent::Delivered),
+        }
+        .to_bytes();
+        let position = outgoing.position;
+        let mut batch = Batch::new();
+        let key = records::settled(peer.realm);
+        batch
+            .expect(key.clone(), expected)
+            .put(key, CursorRecord { position }.to_value()?)
+            .trim(records::queue(peer.realm), Position(position + 1));
+        if let Some(operation) = &outgoing.record.operation
+            && let Some(owner) = Owner::from_bytes(&operation.owner)
+        {
+            let key = records::operation(&owner, operation.number);
+            if let Some((record, version)) = self.record::<OperationRecord>(&key).await? {
+                let record = OperationRecord {
+                    answer: RecordedAnswer::Bytes(verdict.clone()),
+                    ..record
+                };
+                batch
+                    .expect(key.clone(), Expected::At(version))
+                    .put(key, record.to_value()?);
+            }
+        }
+        let waiting = self
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&(peer.realm, position))
+            .filter(|waiting| !waiting.is_closed());
+        if waiting.is_none()
+            && outgoing.record.kind != QueuedKind::Expelled
+            && let Some(refusal) = refusal
+        {
+            append_notice(peer, outgoing, refusal, now, &mut batch)?;
+        }
+        let outcome = self.commit(batch).await?;
+        if let (Outcome::Durable, Some(waiting)) = (&outcome, waiting) {
+            // Should it have stopped waiting just now, it reads the verdict where it was written down.
+            let _ = waiting.send(verdict);
+        }
+        Ok(matches!(outcome, Outcome::Durable))
+    }
+}
+
+/// Adds to `batch` that the sender is told that a message was not delivered.
+fn append_notice(
+    peer: &Peer,
+    outgoing: &Outgoing,
+    refusal: Refusal,
+    now: u32,
+    batch: &mut Batch,
+) -> Result<(), Failure> {
+    let record = &outgoing.record;
+    let Ok(sender) = record.from.parse() else {
+        return Ok(());
+    };
+    let quote: String = String::from_utf8_lossy(&record.body)
+        .chars()
+        .take(NOTICE_QUOTE_MAX)
+        .collect();
+    let text = format!("not delivered ({}): {quote}", refusal.code.name());
+    let notice = EntryRecord {
+        time: now,
+        content: CONTENT_NOTICE,
+        user: record.to.clone(),
+        realm: Some(peer.realm.as_str().into()),
+        body: text.into_bytes(),
+    };
+    batch.append(Place::private(sender).log, notice.to_value()?);
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! How realms get to know each other (PEER-2, PEER-3, PEER-13): introductions, and keys that change.
+
+use super::{
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Outcome, Realm,
+    peers::{PEERS_MAX, Peer, Peering},
+    records::{self, PeerName, PeerRecord, Record as _},
+};
+use crate::{
+    crypto::PublicKey,
+    store::{Batch, Expected, Store, Version},
+    wire::{Answer, ErrorCode, PeerRequest, Port, RealmId, Refusal, Text},
+};
+
+/// Keys that a peer may have had before; one that changes it more often has to be added anew.
+const FORMER_MAX: usize = 64;
+
+impl<S: Store> Realm<S> {
+    /// Introduces this realm to a peer; its answer, if it gives one.
+    pub(super) async fn introduce(&self, peer: &Peer) -> Option<Answer> {
+        let (address, port) = peer.source();
+        let request = PeerRequest::Introduce {
+            realm: self.own.id,
+            address: Text(address),
+            port: Port(port),
+        };
+        let Some(answer) = self.network.ask(peer, request.to_bytes()).await else {
+            self.network.silent(peer.realm);
+            return None;
+        };
+        self.network.reached(peer.realm);
+        let answer = Answer::parse(&answer).ok()?;
+        if let Answer::Refused(refusal) = &answer {
+            tracing::warn!(peer = %peer.realm, code = %refusal.code, "a peer refuses the peering");
+            self.network.refused(peer.realm);
+        }
+        Some(answer)
+    }
+
+    /// Introduces this realm to a peer that has not accepted it yet, or again when it has started. True
+    /// when the peer has accepted it.
+    pub async fn introduce_again(&self, peer: &Peer) -> bool {
+        let mut peer = peer.clone();
+        if peer.knows() != self.own.key {
+            if !self.tell_new_key(&peer).await {
+                return false;
+            }
+            peer.record.knows = self.own.key.0;
+        }
+        if self.introduce(&peer).await != Some(Answer::Done) {
+            return false;
+        }
+        let introduced = async {
+            let current = self.peer(peer.realm).await?;
+            let mut batch = Batch::new();
+            let record = PeerRecord {
+                introduced: true,
+                knows: self.own.key.0,
+                ..current.record
+            };
+            let key = records::peer(peer.realm);
+            batch
+                .expect(key.clone(), Expected::At(current.version))
+                .put(key, record.to_value()?);
+            self.commit(batch).await
+        };
+        match introduced.await {
+            Ok(outcome) => matches!(outcome, Outcome::Durable),
+            Err(failure) => {
+                self.note("introduce", &failure);
+                false
+            }
+        }
+    }
+
+    /// A realm introduces itself.
+    pub(super) async fn introduced(
+        &self,
+        caller: &Caller,
+        key: &PublicKey,
+        realm: RealmId,
+        (address, port): (&str, u16),
+    ) -> Result<Answer, Failure> {
+        if address.is_empty() || port == 0 || self.own.is(key) {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        for _ in 0..ATTEMPTS_MAX {
+            let mut batch = Batch::new();
+            let name = match self.peer_of(key).await? {
+                // It has told of a newer key itself.
+                Some(known) if known.key() != *key => return Err(ErrorCode::PeerRefused.into()),
+                Some(known) => {
+                    // What comes early may be old; the key there is now is never given up for another.
+                    let knows = if caller.own == Some(self.own.key) {
+                        self.own.key.0
+                    } else {
+                        known.record.knows
+                    };
+                    let record = PeerRecord {
+                        address: address.into(),
+                        port,
+                        introduced: true,
+                        knows,
+                        ..known.record.clone()
+                    };
+                    if record != known.record {
+                        let key = records::peer(known.realm);
+                        batch
+                            .expect(key.clone(), Expected::At(known.version))
+                            .put(key, record.to_value()?);
+                    }
+                    known.realm
+                }
+                None => {
+                    let peer = self.new_peer(caller, key, realm, (address, port)).await?;
+                    Self::put_new_peer(&peer, &mut batch)?;
+                    realm
+                }
+            };
+            let is_new = batch != Batch::new();
+            if !is_new || matches!(self.commit(batch).await?, Outcome::Durable) {
+                if is_new {
+                    self.network.peers_changed();
+                }
+                self.network.heard(name, caller.now.wall);
+                // It may have been away while its groups grew.
+                self.read_all_copies(name).await;
+                return Ok(Answer::Done);
+            }
+        }
+        Err(Refusal::busy(CONTENDED_MS).into())
+    }
+
+    /// A realm that introduces itself and is not known, if it may become a peer.
+    async fn new_peer(
+        &self,
+        caller: &Caller,
+        key: &PublicKey,
+        realm: RealmId,
+        (address, port): (&str, u16),
+    ) -> Result<Peer, Failure> {
+        if self.own.peering != Peering::Open || self.list_peers().await?.len() >= PEERS_MAX {
+            return Err(ErrorCode::PeerRefused.into());
+        }
+        if realm == self.own.id || self.find_peer(realm).await?.is_some() {
+            return Err(ErrorCode::RealmExists.into());
+        }
+        let (src_address, src_port) = self.source(Text(""), Port(0))?;
+        let record = PeerRecord {
+            key: key.0,
+            former: Vec::new(),
+            knows: caller.own.unwrap_or(self.own.key).0,
+            address: address.into(),
+            port,
+            src_address,
+            src_port,
+            epoch: u64::from_be_bytes(self.random()),
+            introduced: true,
+            added: false,
+        };
+        Ok(Peer {
+            realm,
+            record,
+            version: Version(0),
+        })
+    }
+
+    /// Tells a peer over a link of the key by which it knows this realm that there is another. False when
+    /// it is silent. One that does not know the old key (any more) may know the new one.
+    async fn tell_new_key(&self, peer: &Peer) -> bool {
+        let key = self.own.key.0;
+        let request = PeerRequest::Rotate { key }.to_bytes();
+        let Some(answer) = self.network.ask(peer, request).await else {
+            self.network.silent(peer.realm);
+            return false;
+        };
+        match Answer::parse(&answer) {
+            Ok(Answer::Done) => tracing::info!(peer = %peer.realm, "a peer follows to the new key"),
+            _ => tracing::debug!(peer = %peer.realm, "a peer does not follow to the new key"),
+        }
+        true
+    }
+
+    /// A peer goes by another key from now on: `old`, which it has proven, vouches for `new`.
+    pub(super) async fn rotated(
+        &self,
+        old: &PublicKey,
+        new: &PublicKey,
+    ) -> Result<Answer, Failure> {
+        for _ in 0..ATTEMPTS_MAX {
+            let known = self.peer_of(old).await?.ok_or(ErrorCode::PeerRefused)?;
+            if known.key() == *new {
+                return Ok(Answer::Done);
+            }
+            if known.key() != *old {
+                // An old key vouches once: it may be in other hands by now.
+                return Err(ErrorCode::PeerRefused.into());
+            }
+            if self.own.is(new) || self.peer_of(new).await?.is_some() {
+                return Err(ErrorCode::RealmExists.into());
+            }
+            if known.record.former.len() >= FORMER_MAX {
+                return Err(Refusal::too_large(FORMER_MAX as u64).into());
+            }
+            let mut record = known.record.clone();
+            record.former.insert(0, record.key);
+            record.key = new.0;
+            let (key, name) = (records::peer(known.realm), records::peer_name(new));
+            let realm = known.realm.as_str().into();
+            let mut batch = Batch::new();
+            batch
+                .expect(key.clone(), Expected::At(known.version))
+                .expect(name.clone(), Expected::Absent)
+                .put(key, record.to_value()?)
+                .put(name, PeerName { realm }.to_value()?);
+            if let Outcome::Durable = self.commit(batch).await? {
+                tracing::warn!(
+                    peer = %known.realm,
+                    fingerprint = new.fingerprint(),
+                    "a peer has a new key, for which its old one vouches"
+                );
+                return Ok(Answer::Done);
+            }
+        }
+        Err(Refusal::busy(CONTENDED_MS).into())
+    }
+}

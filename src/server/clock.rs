@@ -1,0 +1,48 @@
+//! What time it is for a realm (SES-7): the time of day for people, and how long it has been running in
+//! all for lifetimes, because a machine without a clock of its own may start in 1970 and be set later.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::{
+    realm::{Moment, Realm},
+    store::Store,
+};
+
+/// How often the running time is written down; a crash makes the realm younger by so much at most.
+const WRITE_EVERY: Duration = Duration::from_mins(10);
+
+/// A realm's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// The seconds it had been running before it started this time.
+    before: u32,
+    started: Instant,
+}
+
+impl Clock {
+    /// The clock of a realm that starts now.
+    pub async fn start<S: Store>(realm: &Realm<S>) -> Self {
+        Self {
+            before: realm.running().await,
+            started: Instant::now(),
+        }
+    }
+
+    /// What time it is. A clock before 1970 counts as 1970.
+    pub fn now(&self) -> Moment {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seconds = |span: Duration| u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
+        Moment {
+            wall: seconds(wall.unwrap_or_default()),
+            running: self.before.saturating_add(seconds(self.started.elapsed())),
+        }
+    }
+
+    /// Writes down how long the realm has been running, again and again.
+    pub async fn write_down<S: Store>(self, realm: &Realm<S>) {
+        loop {
+            tokio::time::sleep(WRITE_EVERY).await;
+            realm.note_running(self.now().running).await;
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The secrets in the store's directory: the realm's key, those it had before, and what does not change
+//! with them. All can be read by their owner only (HS-10).
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rand::CryptoRng;
+use zeroize::Zeroizing;
+
+use super::ServerError;
+use crate::{
+    crypto::{
+        IdentityError, PublicKey, SecretKey, load_or_create_identity, refuse_exposed, write_private,
+    },
+    endpoint::Identity,
+};
+
+/// The realm's key.
+const KEY_FILE: &str = "realm.key";
+/// The keys it had before, one a line, the latest first.
+const FORMER_FILE: &str = "realm.key.former";
+/// What makes session ids and reset tokens, whatever the realm's key is.
+const LASTING_FILE: &str = "realm.secret";
+/// The operator's code.
+const CODE_FILE: &str = "operator-code";
+/// Former keys that a realm still answers to at most; each costs a MAC for every stranger that knocks.
+const FORMER_MAX: usize = 8;
+
+/// Reads the realm's secrets, or makes them at the first start.
+pub fn load(data: &Path, rng: &mut impl CryptoRng) -> Result<Identity, ServerError> {
+    let current = load_or_create_identity(&data.join(KEY_FILE), rng)?;
+    let mut former = load_former(&data.join(FORMER_FILE))?;
+    // A rotation that was cut off has written the key down as a former one already.
+    former.retain(|key| key.public() != current.public());
+    Ok(Identity {
+        current,
+        former,
+        lasting: load_or_create_identity(&data.join(LASTING_FILE), rng)?,
+    })
+}
+
+/// Gives the realm in `data` a new key, which takes effect at the next start. The old one is kept beside
+/// it and vouches for it. Gives both.
+///
+/// # Errors
+/// When there is no key yet, or the realm has too many former ones, or a file cannot be used.
+pub fn rotate(
+    data: &Path,
+    rng: &mut impl CryptoRng,
+) -> Result<(PublicKey, PublicKey), ServerError> {
+    let path = data.join(KEY_FILE);
+    if !path.exists() {
+        return Err(ServerError::NoKey(path));
+    }
+    let old = load_or_create_identity(&path, rng)?;
+    let beside = data.join(FORMER_FILE);
+    let mut former = load_former(&beside)?;
+    former.retain(|key| key.public() != old.public());
+    if former.len() >= FORMER_MAX {
+        return Err(ServerError::ManyFormer(beside));
+    }
+    former.insert(0, old.clone());
+    let mut lines = Zeroizing::new(String::new());
+    for key in &former {
+        lines.push_str(&key.to_text());
+        lines.push('\n');
+    }
+    let io = |path: &Path| {
+        let path = path.into();
+        move |source| IdentityError::Io { path, source }
+    };
+    // First the old, then the new: a crash between the two loses neither.
+    write_private(&beside, lines.as_bytes()).map_err(io(&beside))?;
+    let new = SecretKey::generate(rng);
+    let mut line = Zeroizing::new(new.to_text().to_string());
+    line.push('\n');
+    write_private(&path, line.as_bytes()).map_err(io(&path))?;
+    Ok((old.public(), new.public()))
+}
+
+fn load_former(path: &Path) -> Result<Vec<SecretKey>, IdentityError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => Zeroizing::new(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            let path = path.into();
+            return Err(IdentityError::Io { path, source });
+        }
+    };
+    refuse_exposed(path)?;
+    let keys = text.lines().map(|line| SecretKey::from_text(line.trim()));
+    keys.collect::<Result<Vec<_>, _>>()
+        .map_err(|_| IdentityError::Damaged(path.into()))
+}
+
+/// The code that makes a session an operator's: read from its file, or made there at the first start.
+pub fn operator_code(data: &Path, rng: &mut impl CryptoRng) -> Result<String, ServerError> {
+    let path: PathBuf = data.join(CODE_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut bytes = [0; 15];
+            rng.fill_bytes(&mut bytes);
+            let code = data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase();
+            write_private(&path, format!("{code}\n").as_bytes())?;
+            Ok(code)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    /// HS-11: a rotation that is cut off anywhere leaves the old key or the new one, and loses neither.
+    #[test]
+    fn the_old_key_stays_beside_the_new() {
+        let data = tempfile::tempdir().unwrap();
+        let mut rng = StdRng::seed_from_u64(1);
+        let error = rotate(data.path(), &mut rng).unwrap_err();
+        assert!(error.to_string().contains("no key"), "{error}");
+        let first = load(data.path(), &mut rng).unwrap();
+        let (old, new) = rotate(data.path(), &mut rng).unwrap();
+        assert_eq!(old, first.current.public());
+        let second = load(data.path(), &mut rng).unwrap();
+        assert_eq!(second.current.public(), new);
+        assert_eq!(second.lasting.public(), first.lasting.public());
+        let former: Vec<_> = second.former.iter().map(SecretKey::public).collect();
+        assert_eq!(former, [old]);
+        // As a crash between the two writes would leave it.
+        let line = first.current.to_text().to_string();
+        fs::write(data.path().join(KEY_FILE), line).unwrap();
+        let third = load(data.path(), &mut rng).unwrap();
+        assert_eq!((third.current.public(), third.former.len()), (old, 0));
+        for _ in 0..FORMER_MAX {
+            rotate(data.path(), &mut rng).unwrap();
+        }
+        let error = rotate(data.path(), &mut rng).unwrap_err();
+        assert!(error.to_string().contains("delete"), "{error}");
+    }
+}

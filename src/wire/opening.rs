@@ -1,0 +1,120 @@
+//! OPEN and WELCOME: how the two sides of a link introduce themselves (LINK-2).
+//!
+//! ```text
+//! OPEN     max_datagram varint, flags 1, [connection id 4, token 16]
+//! WELCOME  token 16, max_datagram varint, flags 1, highest operation varint, [successor 32]
+//! ```
+
+use bytes::BufMut;
+use nom::{
+    Parser,
+    combinator::cond,
+    number::complete::{be_u8, be_u32},
+};
+
+use super::{
+    ConnectionId, Malformed, OperationNumber, Parsed, ResetToken, array, emit_varint,
+    frame::{OPEN, WELCOME},
+    parse_varint,
+};
+
+const OPEN_HAS_NAME: u8 = 0x01;
+const WELCOME_KNOWN: u8 = 0x01;
+const WELCOME_HAS_SUCCESSOR: u8 = 0x02;
+
+/// What an initiator says of itself, first in its Init or in its first plain packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// The largest datagram it takes, in bytes.
+    pub max_datagram: u64,
+    /// How it knows the link by, if not by the realm's address alone: realms say it, clients do not.
+    pub name: Option<LinkName>,
+}
+
+/// How a link's initiator knows it among many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkName {
+    /// The connection id that packets to it carry.
+    pub connection: ConnectionId,
+    /// What its Reset of this link will carry.
+    pub token: ResetToken,
+}
+
+/// What a responder answers to [`Open`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// What a Reset of this link will carry.
+    pub token: ResetToken,
+    /// The largest datagram it takes, in bytes.
+    pub max_datagram: u64,
+    /// True when the initiator's key has a session here.
+    pub known: bool,
+    /// The highest operation number the realm has seen from this key.
+    pub highest: OperationNumber,
+    /// The realm's new key, where the link was opened to a former one, which hereby vouches for it.
+    pub successor: Option<[u8; 32]>,
+}
+
+impl Open {
+    pub(super) fn parse(input: &[u8]) -> Parsed<'_, Self> {
+        let (input, (max_datagram, flags)) = (parse_varint, be_u8).parse(input)?;
+        let (input, name) = match flags {
+            0 => (input, None),
+            OPEN_HAS_NAME => {
+                let (input, (id, token)) = (be_u32, array).parse(input)?;
+                let connection = ConnectionId(id);
+                (input, Some(LinkName { connection, token }))
+            }
+            _ => return Malformed::error("open: flags this version does not know"),
+        };
+        Ok((input, Self { max_datagram, name }))
+    }
+
+    pub(super) fn emit(&self, out: &mut impl BufMut) {
+        out.put_u8(OPEN);
+        emit_varint(self.max_datagram, out);
+        match self.name {
+            None => out.put_u8(0),
+            Some(name) => {
+                out.put_u8(OPEN_HAS_NAME);
+                out.put_u32(name.connection.0);
+                out.put_slice(&name.token);
+            }
+        }
+    }
+}
+
+impl Welcome {
+    pub(super) fn parse(input: &[u8]) -> Parsed<'_, Self> {
+        let (input, (token, max_datagram, flags, highest)) =
+            (array, parse_varint, be_u8, parse_varint).parse(input)?;
+        if flags & !(WELCOME_KNOWN | WELCOME_HAS_SUCCESSOR) != 0 {
+            return Malformed::error("welcome: flags this version does not know");
+        }
+        let known = flags & WELCOME_KNOWN != 0;
+        let (input, successor) = cond(flags & WELCOME_HAS_SUCCESSOR != 0, array).parse(input)?;
+        Ok((
+            input,
+            Self {
+                token,
+                max_datagram,
+                known,
+                highest: OperationNumber(highest),
+                successor,
+            },
+        ))
+    }
+
+    pub(super) fn emit(&self, out: &mut impl BufMut) {
+        out.put_u8(WELCOME);
+        out.put_slice(&self.token);
+        emit_varint(self.max_datagram, out);
+        let known = if self.known { WELCOME_KNOWN } else { 0 };
+        let has_successor = self.successor.map_or(0, |_| WELCOME_HAS_SUCCESSOR);
+        out.put_u8(known | has_successor);
+        emit_varint(self.highest.0, out);
+        if let Some(successor) = &self.successor {
+            out.put_slice(successor);
+        }
+    }
+}
