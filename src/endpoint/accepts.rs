@@ -39,7 +39,7 @@ pub(super) enum Known<'a> {
     /// It is being answered.
     Awaiting,
     /// It was answered with this.
-    Answered(&'a [u8]),
+    Answered(&'a [u8], LinkId),
 }
 
 impl Accepts {
@@ -54,8 +54,8 @@ impl Accepts {
             Some(Accepted { accept: None, .. }) => Known::Awaiting,
             Some(Accepted {
                 accept: Some(accept),
-                ..
-            }) => Known::Answered(accept),
+                link,
+            }) => Known::Answered(accept, *link),
         }
     }
 
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(accepts.insert(Time(0), hash, LinkId(7)), None);
         assert_eq!(accepts.look_up(&hash), Known::Awaiting);
         accepts.answer(&hash, vec![9]);
-        assert_eq!(accepts.look_up(&hash), Known::Answered(&[9]));
+        assert_eq!(accepts.look_up(&hash), Known::Answered(&[9], LinkId(7)));
         for other in 1..ACCEPTS_MAX {
             accepts.insert(Time(1), Accepts::hash(&other.to_be_bytes()), LinkId(8));
         }

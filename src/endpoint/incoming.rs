@@ -85,8 +85,12 @@ impl Endpoint {
         };
         let hash = Accepts::hash(datagram);
         match self.accepts.look_up(&hash) {
-            Known::Answered(accept) => {
+            Known::Answered(accept, link) => {
                 let accept = accept.to_vec();
+                if let Some(slot) = self.slots.get_mut(&link) {
+                    // Which of the two is confirmed will not be known.
+                    slot.accepted = None;
+                }
                 self.outbox.push_back((from, accept));
                 return;
             }
@@ -270,6 +274,10 @@ impl Endpoint {
                 slot.heard = Some(now);
                 let is_proven = slot.link.is_proven();
                 if slot.role == Role::Responder && is_proven && !was_proven {
+                    if let (Some(accepted), Some(_)) = (slot.accepted, slot.token) {
+                        // Who names a link confirms it at once: that is a round trip (PEER-12).
+                        slot.link.sample(now - accepted);
+                    }
                     self.proven(now, id);
                 }
             }

@@ -83,6 +83,7 @@ impl Endpoint {
             return false;
         };
         slot.link.establish(keys, None);
+        slot.accepted = Some(now);
         out.clear();
         Packet::emit_accept(accepting.handshake, ConnectionId(id.0), &noise, out);
         slot.link

@@ -83,6 +83,8 @@ pub(super) struct Slot {
     pub remote: Option<ConnectionId>,
     pub token: Option<ResetToken>,
     pub opened: Time,
+    /// When a responder's Accept left.
+    pub accepted: Option<Time>,
     pub heard: Option<Time>,
 }
 
@@ -106,6 +108,7 @@ impl Slot {
             remote: None,
             token: None,
             opened: now,
+            accepted: None,
             heard: None,
         }
     }

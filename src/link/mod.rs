@@ -31,7 +31,7 @@ pub use requests::Asked;
 pub use requests::REQUEST_SPAN;
 use requests::Requests;
 pub use rtt::Rtt;
-use sent::Sent;
+use sent::{Item, Sent};
 pub use time::Time;
 pub(crate) use time::earliest;
 
@@ -459,11 +459,17 @@ impl Link {
             self.rtt
                 .sample(round_trip, Duration::from_millis(ack.delay_ms));
         }
-        for number in told.arrived {
-            self.requests.acknowledge(now, number, &self.rtt);
+        for item in told.arrived {
+            match item {
+                Item::Request(number) => self.requests.acknowledge(now, number, &self.rtt),
+                Item::Reply(number) => self.replies.acknowledge(number),
+            }
         }
-        for number in told.lost {
-            self.requests.lose(number);
+        for item in told.lost {
+            match item {
+                Item::Request(number) => self.requests.lose(number),
+                Item::Reply(number) => self.replies.lose(number),
+            }
         }
         Ok(())
     }
@@ -525,6 +531,7 @@ impl Link {
         for number in self.requests.expire(now) {
             self.events.push_back(Event::Expired { number });
         }
+        self.replies.expire(now);
         if self.work_due.is_some_and(|due| due <= now) {
             self.work_due = None;
             self.received.owe(now);
@@ -542,7 +549,8 @@ impl Link {
         } else {
             None
         };
-        earliest(acknowledgement, self.requests.timeout())
+        let again = earliest(self.requests.timeout(), self.replies.timeout());
+        earliest(acknowledgement, again)
     }
 
     /// The next thing to tell, if any.

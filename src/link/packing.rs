@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Event, Keys, Link, State, Time};
+use super::{Event, Keys, Link, State, Time, sent::Item};
 use crate::{
     crypto::TAG_LEN,
     wire::{CloseReason, Frame, Open, PADDING, Protection, Welcome, append_crc, link_header},
@@ -146,7 +146,7 @@ impl Link {
         if credit != usize::MAX && !self.fits_credit(room) {
             return false;
         }
-        let (frames, requests) = self.pack(now, room, Carrier::Packet);
+        let (frames, items) = self.pack(now, room, Carrier::Packet);
         if frames.is_empty() {
             return false;
         }
@@ -169,8 +169,8 @@ impl Link {
         if let Some(credit) = &mut self.credit {
             *credit = credit.saturating_sub(out.len());
         }
-        if !requests.is_empty() {
-            self.sent.record(now, number, requests);
+        if !items.is_empty() {
+            self.sent.record(now, number, items);
         }
         if self.controls.close.take().is_some() {
             self.state = State::Closed;
@@ -202,9 +202,11 @@ impl Link {
         needed <= room
     }
 
-    /// Packs frames in the order of their urgency; gives them and the requests among them.
-    fn pack(&mut self, now: Time, room: usize, carrier: Carrier) -> (Vec<u8>, Vec<u64>) {
+    /// Packs frames in the order of their urgency; gives them, and what among them is sent again until it
+    /// has arrived.
+    fn pack(&mut self, now: Time, room: usize, carrier: Carrier) -> (Vec<u8>, Vec<Item>) {
         let ack = if carrier == Carrier::Packet && self.received.is_owing() {
+            self.replies.announce();
             self.received.acknowledge(now)
         } else {
             None
@@ -229,6 +231,9 @@ impl Link {
             packer.push(control);
         }
         let mut replies = Vec::new();
+        if carrier == Carrier::Packet && self.replies.has_announced() {
+            packer.push(Frame::Ping);
+        }
         for (number, answer) in self.replies.queued() {
             if packer.push(Frame::Reply { number, answer }) {
                 replies.push(number);
@@ -262,7 +267,15 @@ impl Link {
         };
         let missing = least.min(room).saturating_sub(frames.len());
         frames.splice(0..0, core::iter::repeat_n(PADDING, missing));
-        self.replies.sent(&replies);
+        let announced = replies
+            .iter()
+            .filter(|reply| self.replies.is_announced(**reply));
+        let items = announced
+            .map(|reply| Item::Reply(*reply))
+            .chain(requests.iter().map(|request| Item::Request(*request)))
+            .collect();
+        self.replies
+            .sent(now, &replies, &self.rtt, &mut self.jitter);
         match carrier {
             Carrier::Packet => self
                 .requests
@@ -280,7 +293,7 @@ impl Link {
                 limit: self.message_max(),
             });
         }
-        (frames, requests)
+        (frames, items)
     }
 
     /// Bytes of frames that a packet must have, so that the other side can answer it.

@@ -2,8 +2,14 @@
 //! reply that was lost is sent again from memory (LINK-9).
 
 use alloc::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     vec::Vec,
+};
+
+use super::{
+    backoff::{Jitter, interval},
+    rtt::Rtt,
+    time::{Time, earliest},
 };
 
 /// Replies kept to be sent again.
@@ -13,17 +19,27 @@ pub const REPLY_KEPT_BYTES: usize = 64;
 /// Requests of one link worked on at once; further ones are left for the sender to repeat.
 pub const WORKING_MAX: usize = 64;
 
+/// A reply that has been announced is sent again so often at most; then the other side has to ask.
+const REPEATS_MAX: u32 = 8;
+
 #[derive(Clone, Debug)]
 struct Reply {
     number: u64,
     bytes: Vec<u8>,
     queued: bool,
+    /// The other side knows that its request has arrived and does not repeat it soon: it is for this
+    /// side to see that the reply arrives.
+    announced: bool,
+    repeats: u32,
+    /// When to send it again.
+    again: Option<Time>,
 }
 
 /// The other side's requests and our replies to them.
 #[derive(Clone, Debug, Default)]
 pub struct Replies {
-    working: BTreeSet<u64>,
+    /// Requests being worked on, and whether the other side knows that they have arrived.
+    working: BTreeMap<u64, bool>,
     replies: VecDeque<Reply>,
 }
 
@@ -41,7 +57,7 @@ pub enum Arrival {
 impl Replies {
     /// A request has arrived.
     pub fn arrive(&mut self, number: u64) -> Arrival {
-        if self.working.contains(&number) {
+        if self.working.contains_key(&number) {
             return Arrival::Known;
         }
         if let Some(reply) = self.replies.iter_mut().find(|reply| reply.number == number) {
@@ -51,19 +67,22 @@ impl Replies {
         if self.working.len() >= WORKING_MAX {
             return Arrival::Refused;
         }
-        self.working.insert(number);
+        self.working.insert(number, false);
         Arrival::New
     }
 
     /// The reply to a request that is being worked on. False when no such request is.
     pub fn reply(&mut self, number: u64, bytes: Vec<u8>) -> bool {
-        if !self.working.remove(&number) {
+        let Some(announced) = self.working.remove(&number) else {
             return false;
-        }
+        };
         // The oldest that has left makes room; one that still has to leave is never dropped, and
         // there are at most as many of those as requests in work.
         if self.replies.len() >= REPLIES_KEPT
-            && let Some(at) = self.replies.iter().position(|reply| !reply.queued)
+            && let Some(at) = self
+                .replies
+                .iter()
+                .position(|reply| !reply.queued && reply.again.is_none())
         {
             self.replies.remove(at);
         }
@@ -71,6 +90,9 @@ impl Replies {
             number,
             bytes,
             queued: true,
+            announced,
+            repeats: 0,
+            again: None,
         });
         true
     }
@@ -93,16 +115,72 @@ impl Replies {
             .map(|reply| (reply.number, reply.bytes.as_slice()))
     }
 
+    /// The other side is told that all its requests have arrived.
+    pub fn announce(&mut self) {
+        for announced in self.working.values_mut() {
+            *announced = true;
+        }
+    }
+
+    /// True when a reply that should leave is to be acknowledged.
+    pub fn has_announced(&self) -> bool {
+        let mut replies = self.replies.iter();
+        replies.any(|reply| reply.queued && reply.announced)
+    }
+
+    /// True when the reply to `number` is to be acknowledged.
+    pub fn is_announced(&self, number: u64) -> bool {
+        let mut replies = self.replies.iter();
+        replies.any(|reply| reply.number == number && reply.announced)
+    }
+
     /// Notes that `numbers` have left.
-    pub fn sent(&mut self, numbers: &[u64]) {
+    pub fn sent(&mut self, now: Time, numbers: &[u64], rtt: &Rtt, jitter: &mut Jitter) {
         self.replies.retain_mut(|reply| {
-            if numbers.contains(&reply.number) {
-                reply.queued = false;
-                reply.bytes.len() <= REPLY_KEPT_BYTES
-            } else {
-                true
+            if !numbers.contains(&reply.number) {
+                return true;
             }
+            reply.queued = false;
+            if reply.announced && reply.repeats < REPEATS_MAX {
+                reply.again = Some(now + interval(reply.repeats, rtt.timeout(), jitter));
+                reply.repeats += 1;
+                return true;
+            }
+            reply.again = None;
+            reply.bytes.len() <= REPLY_KEPT_BYTES
         });
+    }
+
+    /// The reply to `number` has arrived.
+    pub fn acknowledge(&mut self, number: u64) {
+        self.replies.retain_mut(|reply| {
+            if reply.number != number {
+                return true;
+            }
+            (reply.announced, reply.queued, reply.again) = (false, false, None);
+            reply.bytes.len() <= REPLY_KEPT_BYTES
+        });
+    }
+
+    /// The packet that carried the reply to `number` is lost.
+    pub fn lose(&mut self, number: u64) {
+        let mut replies = self.replies.iter_mut();
+        if let Some(reply) = replies.find(|reply| reply.number == number && reply.announced) {
+            reply.queued = true;
+        }
+    }
+
+    /// When a reply is to be sent again.
+    pub fn timeout(&self) -> Option<Time> {
+        let waiting = self.replies.iter().filter(|reply| !reply.queued);
+        waiting.fold(None, |soonest, reply| earliest(soonest, reply.again))
+    }
+
+    /// Lets time pass: queues what is due again.
+    pub fn expire(&mut self, now: Time) {
+        for reply in &mut self.replies {
+            reply.queued |= reply.again.is_some_and(|again| again <= now);
+        }
     }
 }
 
@@ -120,7 +198,7 @@ mod tests {
         assert_eq!(replies.arrive(7), Arrival::Known);
         assert!(replies.reply(7, vec![1]));
         assert!(!replies.reply(7, vec![2]));
-        replies.sent(&[7]);
+        replies.sent(Time(0), &[7], &Rtt::default(), &mut Jitter::new(1));
         assert!(!replies.has_queued());
         assert_eq!(replies.arrive(7), Arrival::Known);
         assert_eq!(replies.queued().collect::<Vec<_>>(), [(7, &[1][..])]);
@@ -132,7 +210,7 @@ mod tests {
         for number in 0..100 {
             replies.arrive(number);
             replies.reply(number, vec![0]);
-            replies.sent(&[number]);
+            replies.sent(Time(0), &[number], &Rtt::default(), &mut Jitter::new(1));
         }
         assert_eq!(replies.replies.len(), REPLIES_KEPT);
         for number in 1000..1100 {
@@ -147,7 +225,44 @@ mod tests {
         let mut replies = Replies::default();
         replies.arrive(1);
         replies.reply(1, vec![0; REPLY_KEPT_BYTES + 1]);
-        replies.sent(&[1]);
+        replies.sent(Time(0), &[1], &Rtt::default(), &mut Jitter::new(1));
         assert_eq!(replies.arrive(1), Arrival::New);
+    }
+
+    /// LINK-12: who was told that its request has arrived does not ask again soon.
+    #[test]
+    fn an_announced_reply_is_sent_until_it_is_acknowledged() {
+        let (mut replies, rtt, mut jitter) = (Replies::default(), Rtt::default(), Jitter::new(1));
+        replies.arrive(7);
+        replies.announce();
+        replies.reply(7, vec![1]);
+        for _ in 0..3 {
+            assert!(replies.has_queued() && replies.is_announced(7));
+            replies.sent(Time(0), &[7], &rtt, &mut jitter);
+            assert!(!replies.has_queued());
+            let again = replies.timeout().unwrap();
+            replies.expire(again);
+        }
+        replies.acknowledge(7);
+        assert!(!replies.has_queued());
+        assert_eq!(replies.timeout(), None);
+        assert_eq!(
+            replies.arrive(7),
+            Arrival::Known,
+            "it may be asked for all the same"
+        );
+        assert!(!replies.is_announced(7));
+        // Who never acknowledges is not sent the same for ever.
+        replies.arrive(8);
+        replies.announce();
+        replies.reply(8, vec![1]);
+        replies.sent(Time(0), &[7], &rtt, &mut jitter);
+        let mut sent = 0;
+        while replies.has_queued() {
+            replies.sent(Time(0), &[8], &rtt, &mut jitter);
+            sent += 1;
+            replies.expire(Time(u64::MAX));
+        }
+        assert_eq!(sent, REPEATS_MAX + 1);
     }
 }

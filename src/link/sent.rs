@@ -1,4 +1,4 @@
-//! What has left and is to be acknowledged: packets with requests in them, and how it is noticed
+//! What has left and is to be acknowledged: packets with requests or announced replies in them, and how it is noticed
 //! that they arrived or were lost (LINK-6, after RFC 9002 §6.1).
 
 use alloc::{collections::VecDeque, vec::Vec};
@@ -9,15 +9,24 @@ use crate::wire::{AckFrame, PacketNumber};
 
 /// A packet is lost when one sent so many later has arrived.
 const PACKET_THRESHOLD: u64 = 3;
-/// Packets remembered; the oldest is forgotten for a newer one, and its requests then wait for
-/// their own timeout.
+/// Packets remembered; the oldest is forgotten for a newer one, and what it carried then waits for
+/// its own timeout.
 const SENT_MAX: usize = 256;
+
+/// Something that a packet carries and that is sent again until it has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// One of our requests.
+    Request(u64),
+    /// A reply that has been announced.
+    Reply(u64),
+}
 
 #[derive(Clone, Debug)]
 struct SentPacket {
     number: PacketNumber,
     at: Time,
-    requests: Vec<u64>,
+    items: Vec<Item>,
 }
 
 /// The packets on their way.
@@ -31,10 +40,10 @@ pub struct Sent {
 /// What an acknowledgement tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// Requests that have arrived.
-    pub arrived: Vec<u64>,
-    /// Requests whose packet is lost.
-    pub lost: Vec<u64>,
+    /// What has arrived.
+    pub arrived: Vec<Item>,
+    /// What was in packets that are lost.
+    pub lost: Vec<Item>,
     /// How long the newest packet took there and back.
     pub round_trip: Option<Duration>,
 }
@@ -46,14 +55,14 @@ impl Sent {
     }
 
     /// Remembers a packet.
-    pub fn record(&mut self, now: Time, number: PacketNumber, requests: Vec<u64>) {
+    pub fn record(&mut self, now: Time, number: PacketNumber, items: Vec<Item>) {
         if self.packets.len() == SENT_MAX {
             self.packets.pop_front();
         }
         self.packets.push_back(SentPacket {
             number,
             at: now,
-            requests,
+            items,
         });
     }
 
@@ -67,14 +76,14 @@ impl Sent {
                 if packet.number == ack.largest {
                     told.round_trip = Some(now - packet.at);
                 }
-                told.arrived.extend(&packet.requests);
+                told.arrived.extend(&packet.items);
                 return false;
             }
             let passed = packet.number.0 < ack.largest.0;
             let by_number = packet.number.0 + PACKET_THRESHOLD <= ack.largest.0;
             let by_time = passed && too_old.is_some_and(|age| now - packet.at > age);
             if by_number || by_time {
-                told.lost.extend(&packet.requests);
+                told.lost.extend(&packet.items);
                 return false;
             }
             true
@@ -85,18 +94,19 @@ impl Sent {
     /// Learns that `request` was answered: one of the packets that carried it has arrived. Gives the
     /// round trip if exactly one did.
     pub fn answered(&mut self, now: Time, request: u64) -> Option<Duration> {
+        let request = Item::Request(request);
         let mut carriers = self
             .packets
             .iter()
-            .filter(|packet| packet.requests.contains(&request));
+            .filter(|packet| packet.items.contains(&request));
         let first = carriers.next().map(|packet| (packet.number, packet.at));
         let only = carriers.next().is_none();
         let (number, at) = first?;
         self.acknowledged = self.acknowledged.max(Some(number));
         for packet in &mut self.packets {
-            packet.requests.retain(|carried| *carried != request);
+            packet.items.retain(|carried| *carried != request);
         }
-        self.packets.retain(|packet| !packet.requests.is_empty());
+        self.packets.retain(|packet| !packet.items.is_empty());
         only.then(|| now - at)
     }
 }
@@ -120,19 +130,23 @@ mod tests {
     fn a_packet_is_lost_when_three_later_ones_have_passed_it() {
         let mut sent = Sent::default();
         for number in 0..4 {
-            sent.record(Time(number), PacketNumber(number), vec![number]);
+            sent.record(
+                Time(number),
+                PacketNumber(number),
+                vec![Item::Request(number)],
+            );
         }
         let told = sent.acknowledge(Time(9), &ack(3, 0b01), &Rtt::default());
-        assert_eq!(told.arrived, [2, 3]);
-        assert_eq!(told.lost, [0]);
+        assert_eq!(told.arrived, [Item::Request(2), Item::Request(3)]);
+        assert_eq!(told.lost, [Item::Request(0)]);
         assert_eq!(told.round_trip, Some(Duration::from_micros(6)));
     }
 
     #[test]
     fn a_packet_is_lost_when_it_is_older_than_nine_eighths_of_a_round_trip() {
         let mut sent = Sent::default();
-        sent.record(Time(0), PacketNumber(0), vec![0]);
-        sent.record(Time(1), PacketNumber(1), vec![1]);
+        sent.record(Time(0), PacketNumber(0), vec![Item::Request(0)]);
+        sent.record(Time(1), PacketNumber(1), vec![Item::Request(1)]);
         let rtt = Rtt::remembered(Duration::from_micros(80));
         assert!(
             sent.clone()
@@ -140,18 +154,21 @@ mod tests {
                 .lost
                 .is_empty()
         );
-        assert_eq!(sent.acknowledge(Time(91), &ack(1, 0), &rtt).lost, [0]);
+        assert_eq!(
+            sent.acknowledge(Time(91), &ack(1, 0), &rtt).lost,
+            [Item::Request(0)]
+        );
     }
 
     #[test]
     fn a_reply_acknowledges_its_request() {
         let mut sent = Sent::default();
-        sent.record(Time(0), PacketNumber(0), vec![7]);
+        sent.record(Time(0), PacketNumber(0), vec![Item::Request(7)]);
         assert_eq!(sent.answered(Time(5), 7), Some(Duration::from_micros(5)));
         assert_eq!(sent.acknowledged(), Some(PacketNumber(0)));
         assert!(sent.packets.is_empty());
-        sent.record(Time(6), PacketNumber(1), vec![8]);
-        sent.record(Time(7), PacketNumber(2), vec![8]);
+        sent.record(Time(6), PacketNumber(1), vec![Item::Request(8)]);
+        sent.record(Time(7), PacketNumber(2), vec![Item::Request(8)]);
         assert_eq!(
             sent.answered(Time(9), 8),
             None,

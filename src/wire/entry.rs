@@ -8,7 +8,7 @@
 //! page      more 1, entries, each with the length of its body
 //! ```
 
-use alloc::vec::Vec;
+use alloc::{string::ToString as _, vec::Vec};
 use core::fmt;
 
 use bytes::BufMut;

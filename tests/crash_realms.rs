@@ -1,0 +1,159 @@
+//! Two realms that write to each other under load and are killed again and again: nothing that was accepted
+//! is lost, nothing is there twice, and each sender's order is kept (PEER-4, PEER-5).
+//!
+//! `MERPATI_MESSAGES=10000 cargo test --release --test crash_realms -- --nocapture` runs a longer campaign.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use merpati::{
+    client::{Client, Options, Profile, system_rng},
+    wire::Username,
+};
+use rand::{RngExt as _, SeedableRng, rngs::ChaCha20Rng};
+use support::{Home, PASSWORD, Realm};
+
+/// Senders in each realm.
+const SENDERS: u64 = 8;
+/// Messages of one realm between two kills, on average.
+const MESSAGES_PER_KILL: u64 = 100;
+
+fn client(home: &Home, name: &str, connect: &str) -> Client {
+    let directory = home.directory.path().join("profiles");
+    let profile = Profile::open(&directory, name, &mut system_rng().unwrap()).unwrap();
+    let options = Options {
+        server: Some(connect.parse().unwrap()),
+        deadline: Duration::from_mins(1),
+        ..Options::default()
+    };
+    Client::open(profile, options).unwrap()
+}
+
+/// Starts a realm that anybody may peer with.
+fn realm(home: &Home, name: &str) -> Realm {
+    let config = home.directory.path().join(format!("{name}.toml"));
+    let text = format!(
+        "[realm]\nid = \"{name}\"\npeering = \"open\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    Realm::start_fixed(&["--config", config.to_str().unwrap()])
+}
+
+#[test]
+fn realms_killed_under_load_lose_and_double_nothing_between_them() {
+    let variable = |name: &str| std::env::var(name).ok().map(|n| n.parse().unwrap());
+    let all: u64 = variable("MERPATI_MESSAGES").unwrap_or(600);
+    let seed: u64 = variable("MERPATI_SEED").unwrap_or_else(rand::random);
+    println!("MERPATI_SEED={seed}");
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    let home = Home::new();
+    let mut realms = [realm(&home, "alpha"), realm(&home, "beta")];
+    for (realm, reader) in realms.iter().zip(["ann", "bob"]) {
+        home.register(reader, &realm.connect);
+    }
+    let code = realms[0].data().join("operator-code");
+    home.run("ann", &["claim", "--password-file", code.to_str().unwrap()])
+        .ok();
+    let (_, key) = realms[1].connect.split_once('#').unwrap();
+    let port = realms[1].address.port().to_string();
+    let add = ["addrealm", "beta", "127.0.0.1", &port, "--key", key];
+    home.run("ann", &add).ok();
+
+    let accepted = Arc::new(AtomicU64::new(0));
+    let senders: Vec<_> = (0..2 * SENDERS)
+        .map(|sender| {
+            let from = usize::from(sender >= SENDERS);
+            let client = client(&home, &format!("sender{sender}"), &realms[from].connect);
+            let to = [("beta", "bob"), ("alpha", "ann")][from];
+            let accepted = Arc::clone(&accepted);
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                let sending = send_all(&client, sender, to, all / SENDERS, &accepted);
+                runtime.unwrap().block_on(sending);
+            })
+        })
+        .collect();
+    let mut kills = 0;
+    while accepted.load(Ordering::Relaxed) < 2 * all / SENDERS * SENDERS {
+        let next = accepted.load(Ordering::Relaxed) + rng.random_range(1..2 * MESSAGES_PER_KILL);
+        while accepted.load(Ordering::Relaxed) < next.min(2 * all / SENDERS * SENDERS) {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        let victim = &mut realms[rng.random_range(0..2)];
+        victim.kill();
+        victim.start_again();
+        kills += 1;
+    }
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    let each = usize::try_from(all / SENDERS * SENDERS).unwrap();
+    for (reader, first) in [("ann", SENDERS), ("bob", 0)] {
+        let texts = all_texts(&home, reader, each);
+        let mut next = BTreeMap::<u64, u64>::new();
+        for text in &texts {
+            let (sender, number) = text.split_once(' ').unwrap();
+            let sender: u64 = sender.parse().unwrap();
+            assert!((first..first + SENDERS).contains(&sender));
+            let expected = next.entry(sender).or_default();
+            assert_eq!(
+                number.parse(),
+                Ok(*expected),
+                "of sender {sender}, with seed {seed}"
+            );
+            *expected += 1;
+        }
+        assert_eq!(texts.len(), each, "for {reader}, with seed {seed}");
+    }
+    println!("{kills} kills, {each} messages each way, none lost, none doubled, all in order");
+}
+
+/// The reader's messages, once there are as many as there should be.
+fn all_texts(home: &Home, reader: &str, wanted: usize) -> Vec<String> {
+    let began = Instant::now();
+    loop {
+        let texts = home.texts(reader);
+        if texts.len() >= wanted || began.elapsed() > Duration::from_mins(2) {
+            return texts;
+        }
+    }
+}
+
+/// Sends so many messages to a user of the other realm, one after another.
+async fn send_all(
+    client: &Client,
+    sender: u64,
+    (realm, user): (&str, &str),
+    count: u64,
+    accepted: &AtomicU64,
+) {
+    let name: Username = format!("sender{sender}").parse().unwrap();
+    client
+        .register("S", "id", name, PASSWORD.as_bytes())
+        .await
+        .unwrap();
+    for number in 0..count {
+        let text = format!("{sender} {number}");
+        client
+            .sendrealm(
+                None,
+                realm.parse().unwrap(),
+                name,
+                user.parse().unwrap(),
+                text.as_bytes(),
+            )
+            .await
+            .unwrap();
+        accepted.fetch_add(1, Ordering::Relaxed);
+    }
+}
