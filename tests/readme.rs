@@ -74,13 +74,14 @@ fn two_realms_peer_as_written() {
         .current_dir(home.directory.path())
         .env("MERPATI_HOME", home.directory.path().join("profiles"))
         .env("BETA_KEY", key)
+        .env("ALPHA", alpha.announced["realm"].as_str().unwrap())
         .args(["-c", &(merpati + &commands)])
         .output()
         .unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{out}");
     assert!(
-        out.contains("accepted") && out.contains("delivered"),
+        out.contains("accepted") && out.contains("delivered") && out.contains("hello back"),
         "{out}"
     );
     assert_eq!(home.texts("bob"), ["hello from next door"]);

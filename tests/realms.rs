@@ -238,6 +238,7 @@ fn a_message_to_a_peer_that_is_away_is_queued_and_arrives_once() {
     pair.alpha.kill();
     pair.alpha.start_again();
     assert_eq!(pair.peer("ann")["queued"], 2, "a queue outlives its realm");
+    assert!(pair.peer("ann")["age"].is_u64());
     pair.beta.start_again();
     pair.until("both arrive", || pair.home.texts("bob").len() >= 3);
     assert_eq!(pair.home.texts("bob"), ["one", "two", "three"]);

@@ -735,6 +735,7 @@ fn answers() {
         address: "beta.example:6377".into(),
         state: 1,
         queued: 3,
+        age: 70,
         heard: 1_800_000_000,
     };
     let mut cases = vec![
@@ -800,7 +801,7 @@ fn answers() {
         ),
         (
             "realms",
-            json!([{ "realm": "beta", "address": "beta.example:6377", "state": 1, "queued": 3, "heard": 1_800_000_000 }]),
+            json!([{ "realm": "beta", "address": "beta.example:6377", "state": 1, "queued": 3, "age": 70, "heard": 1_800_000_000 }]),
             Answer::Realms(vec![peer]),
         ),
         (

@@ -190,14 +190,29 @@ async fn realms(client: &Client, output: Output) -> Result<(), Failure> {
             "address": peer.address,
             "state": state,
             "queued": peer.queued,
+            "age": peer.age,
             "heard": heard.map(|heard| heard.to_string()),
         });
         let heard = heard.map_or_else(|| "never heard".into(), |heard| format!("heard {heard}"));
+        let queued = match peer.queued {
+            0 => "nothing queued".into(),
+            count => format!("{count} queued, the oldest for {}", span(peer.age)),
+        };
         let text = format!(
-            "{}  {}  {state}  {} queued  {heard}",
-            peer.realm, peer.address, peer.queued
+            "{}  {}  {state}  {queued}  {heard}",
+            peer.realm, peer.address
         );
         output.item(&object, &text)?;
     }
     Ok(())
+}
+
+/// A span of time in its largest unit.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
 }

@@ -133,6 +133,7 @@ impl Client {
             max_datagram: self.options.max_datagram,
             links_max: 1,
             idle: Duration::MAX,
+            shared_idle: Duration::MAX,
         };
         let mut endpoint = Endpoint::new(config, &self.profile.key().clone().into(), seed);
         let pinned = match server.key {

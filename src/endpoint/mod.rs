@@ -64,6 +64,8 @@ pub struct Config {
     pub links_max: usize,
     /// A proven link that has been silent for so long is forgotten by its responder.
     pub idle: Duration,
+    /// A link that this side opened to a realm and that has been silent for so long is closed.
+    pub shared_idle: Duration,
 }
 
 /// What an endpoint has to tell its driver.
@@ -372,7 +374,7 @@ impl Endpoint {
                 continue;
             };
             slot.link.handle_timeout(now);
-            if slot.is_over(now, self.config.idle) {
+            if slot.is_over(now, &self.config) {
                 if slot.is_shared && matches!(slot.stage, Stage::Open) {
                     self.close(now, id, CloseReason::Done);
                 } else {
@@ -453,7 +455,7 @@ impl Endpoint {
         if slot.link.is_closed() {
             self.end(id, None);
         } else {
-            self.schedule.set(id, slot.timeout(self.config.idle));
+            self.schedule.set(id, slot.timeout(&self.config));
         }
     }
 

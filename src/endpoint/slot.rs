@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{accepts::InitHash, dial::Dial};
+use super::{Config, accepts::InitHash, dial::Dial};
 use crate::{
     crypto::{PublicKey, Responder},
     link::{Link, Time, earliest},
@@ -114,32 +114,32 @@ impl Slot {
     }
 
     /// When the endpoint has to look at this link again.
-    pub fn timeout(&self, idle: Duration) -> Option<Time> {
+    pub fn timeout(&self, config: &Config) -> Option<Time> {
         let stage = match &self.stage {
             Stage::Calling | Stage::Open => None,
             Stage::Dialing(dial) => Some(dial.timeout()),
             Stage::Accepting(accepting) => accepting.welcomed.then_some(accepting.due),
         };
-        earliest(earliest(stage, self.link.poll_timeout()), self.end(idle))
+        earliest(earliest(stage, self.link.poll_timeout()), self.end(config))
     }
 
     /// When the link ends unless something comes.
-    fn end(&self, idle: Duration) -> Option<Time> {
+    fn end(&self, config: &Config) -> Option<Time> {
         match (self.role, &self.stage) {
             (Role::Initiator, Stage::Open) if self.is_shared && self.link.is_idle() => {
-                Some(self.heard.unwrap_or(self.opened) + idle)
+                Some(self.heard.unwrap_or(self.opened) + config.shared_idle)
             }
             (Role::Initiator, Stage::Open) => None,
             (Role::Initiator, _) if self.link.is_waiting() => None,
             (Role::Initiator, _) => Some(self.opened + DIAL_PATIENCE),
             (Role::Responder, _) if !self.link.is_proven() => Some(self.opened + UNPROVEN_LIFETIME),
-            (Role::Responder, _) => Some(self.heard.unwrap_or(self.opened) + idle),
+            (Role::Responder, _) => Some(self.heard.unwrap_or(self.opened) + config.idle),
         }
     }
 
     /// True when the link's time is over.
-    pub fn is_over(&self, now: Time, idle: Duration) -> bool {
-        self.end(idle).is_some_and(|end| end <= now)
+    pub fn is_over(&self, now: Time, config: &Config) -> bool {
+        self.end(config).is_some_and(|end| end <= now)
     }
 
     /// True when the Accept can leave: the realm has said its welcome, and the answers to early

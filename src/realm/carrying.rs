@@ -55,6 +55,11 @@ impl Outgoing {
     pub const fn position(&self) -> u64 {
         self.position
     }
+
+    /// For how many seconds of the realm's running time it has been waiting.
+    pub const fn age(&self, now: Moment) -> u32 {
+        now.running.saturating_sub(self.record.queued)
+    }
 }
 
 impl<S: Store> Realm<S> {
@@ -85,7 +90,7 @@ impl<S: Store> Realm<S> {
 
     /// True when a message has been tried for so long that it is given up.
     pub const fn is_expired(outgoing: &Outgoing, now: Moment) -> bool {
-        now.running.saturating_sub(outgoing.record.queued) >= QUEUED_LIFETIME_SECONDS
+        outgoing.age(now) >= QUEUED_LIFETIME_SECONDS
     }
 
     /// Takes a message to its peer, and writes down what came of it. `refused` says how often the peer

@@ -393,11 +393,14 @@ impl<S: Store> Realm<S> {
         for peer in self.list_peers().await? {
             let (address, port) = peer.address();
             let (state, heard) = self.network.state_of(&peer);
+            let oldest = self.next_outgoing(peer.realm).await;
+            let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
             states.push(PeerState {
                 realm: peer.realm,
                 address: format!("{address}:{port}"),
                 state,
                 queued: self.queued(peer.realm).await?,
+                age: age.into(),
                 heard,
             });
         }

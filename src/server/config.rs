@@ -193,6 +193,8 @@ pub struct LinkConfig {
     pub max_datagram: Size,
     /// A link that has been silent for so long is forgotten. Its client opens it again unasked.
     pub idle: Span,
+    /// A link to another realm that has been silent for so long is closed by the side that opened it.
+    pub peer_idle: Span,
 }
 
 /// What bounds the realm's memory and work.
@@ -299,6 +301,7 @@ impl Default for LinkConfig {
         Self {
             max_datagram: Size(DATAGRAM_DEFAULT as u64),
             idle: Span(Duration::from_hours(24)),
+            peer_idle: Span(Duration::from_mins(10)),
         }
     }
 }

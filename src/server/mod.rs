@@ -335,6 +335,7 @@ fn bind(
         max_datagram: usize::try_from(config.link.max_datagram.0).unwrap_or(usize::MAX),
         links_max: config.limits.links,
         idle: config.link.idle.0,
+        shared_idle: config.link.peer_idle.0,
     };
     Ok(Listener {
         socket,

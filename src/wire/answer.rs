@@ -4,7 +4,7 @@
 //! 0x00 done                                0x06 account   operator 1, user, full name, country
 //! 0x01 stored                              0x07 sessions  handle, created 4, used 4, flags 1, …
 //! 0x02 delivered                           0x08 names     more 1, texts
-//! 0x03 queued                              0x09 realms    realm, address, state 1, queued varint, heard 4, …
+//! 0x03 queued                              0x09 realms    realm, address, state 1, queued varint, age varint, heard 4, …
 //! 0x04 session   session id 16             0x0a unread    mailbox, count varint, …
 //! 0x05 page      page                      0x0b members  more 1, sender, role 1, …
 //! 0x0c joined    epoch 8, realm           0x40 + error code, [detail varint]
@@ -159,6 +159,8 @@ pub struct Peer {
     pub state: u8,
     /// Messages waiting for it.
     pub queued: u64,
+    /// For how many seconds of the realm's running time the oldest has been waiting.
+    pub age: u64,
     /// When it was last heard, in seconds since 1970; 0 for never.
     pub heard: u32,
 }
@@ -374,8 +376,15 @@ fn parse_member(input: &[u8]) -> Parsed<'_, Member> {
 }
 
 fn parse_peer(input: &[u8]) -> Parsed<'_, Peer> {
-    let (input, (realm, address, state, queued, heard)) =
-        (RealmId::parse, text, be_u8, parse_varint, be_u32).parse(input)?;
+    let (input, (realm, address, state, queued, age, heard)) = (
+        RealmId::parse,
+        text,
+        be_u8,
+        parse_varint,
+        parse_varint,
+        be_u32,
+    )
+        .parse(input)?;
     Ok((
         input,
         Peer {
@@ -383,6 +392,7 @@ fn parse_peer(input: &[u8]) -> Parsed<'_, Peer> {
             address,
             state,
             queued,
+            age,
             heard,
         },
     ))
@@ -393,6 +403,7 @@ fn emit_peer(peer: &Peer, out: &mut impl BufMut) {
     Text(&peer.address).emit(out);
     out.put_u8(peer.state);
     emit_varint(peer.queued, out);
+    emit_varint(peer.age, out);
     out.put_u32(peer.heard);
 }
 
@@ -451,6 +462,7 @@ mod tests {
                 address: "beta.example:6377".to_string(),
                 state: 1,
                 queued: 3,
+                age: 5,
                 heard: 4,
             }]),
             Answer::Unread(vec![Unread {

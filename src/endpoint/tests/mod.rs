@@ -37,6 +37,7 @@ fn config(accept: Option<Protection>) -> Config {
         max_datagram: 1200,
         links_max: 100,
         idle: Duration::from_hours(1),
+        shared_idle: Duration::from_hours(1),
     }
 }
 

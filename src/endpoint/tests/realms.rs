@@ -33,7 +33,8 @@ fn endpoint(n: u8, seed: u64) -> Endpoint {
         early_data: true,
         max_datagram: 1200,
         links_max: 100,
-        idle: IDLE,
+        idle: Duration::from_hours(1),
+        shared_idle: IDLE,
     };
     let mut bytes = [n; 32];
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
