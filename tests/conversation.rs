@@ -284,12 +284,14 @@ fn long_messages_come_whole_or_in_the_pieces_asked_for() {
             .len(),
         2
     );
-    // What cannot travel is refused with the limit, and is not kept.
-    let too_long = "x".repeat(2000);
-    let run = home.run("ann", &["send", "ann", &too_long]);
-    assert_eq!(run.error(1), "too-large");
-    let limit = run.objects()[0]["limit"].as_u64().unwrap();
-    let fits = "y".repeat(usize::try_from(limit).unwrap());
+    // What is longer than the realm takes is refused with the limit, and is not kept; what is not travels in
+    // as many datagrams as it needs, both ways.
+    for len in [16_385, 50_000] {
+        let run = home.run("ann", &["send", "ann", &"x".repeat(len)]);
+        assert_eq!(run.error(1), "too-large");
+        assert_eq!(run.objects()[0]["limit"], 16_384);
+    }
+    let fits = "y".repeat(16_384);
     home.run("ann", &["send", "ann", &fits]).ok();
     assert_eq!(home.texts("ann").last().unwrap(), &fits);
 }

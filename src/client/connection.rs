@@ -22,6 +22,8 @@ use crate::{
     wire::OperationNumber,
 };
 
+/// The longest answer that is put together from parts, in bytes (LINK-13).
+const LONGEST_ANSWER: usize = 65 << 10;
 /// Questions that may wait to be taken by the driver.
 const ASKS_MAX: usize = 64;
 
@@ -74,9 +76,6 @@ impl Client {
                 waited,
                 refused,
             },
-            AskError::TooLong { limit } => {
-                CallError::Refused(crate::wire::Refusal::too_large(limit as u64))
-            }
             AskError::KeyChanged(found) => match pinned {
                 Some(pinned) => CallError::KeyChanged {
                     address,
@@ -131,6 +130,8 @@ impl Client {
             hello: None,
             early_data: self.options.early_data,
             max_datagram: self.options.max_datagram,
+            max_message: LONGEST_ANSWER,
+            rate: None,
             links_max: 1,
             idle: Duration::MAX,
             shared_idle: Duration::MAX,

@@ -44,11 +44,6 @@ pub enum AskError {
         /// The machine there says that nothing listens on the port.
         refused: bool,
     },
-    /// It is longer than the link carries.
-    TooLong {
-        /// As many bytes as it carries.
-        limit: usize,
-    },
     /// Whoever answers has another key.
     KeyChanged(PublicKey),
 }
@@ -197,9 +192,6 @@ impl Driver {
                     self.heard |= heard;
                     self.settle(number, Err(self.why_silent()));
                 }
-                Event::Unsendable { number, limit, .. } => {
-                    self.settle(number, Err(AskError::TooLong { limit }));
-                }
                 Event::Closed { .. } => {
                     // Whatever has no answer yet is asked again on a fresh link.
                     self.link = None;
@@ -208,7 +200,10 @@ impl Driver {
                 }
                 Event::Hello { reply, .. } => self.doubts_answered(PublicKey(reply.key)),
                 // Nobody asks a client anything, and it has one link.
-                Event::Incoming { .. } | Event::Request { .. } | Event::Moved { .. } => {}
+                Event::Incoming { .. }
+                | Event::Request { .. }
+                | Event::Oversized { .. }
+                | Event::Moved { .. } => {}
             }
         }
     }

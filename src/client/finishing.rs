@@ -9,9 +9,7 @@ use std::{
 use super::{CallError, Client, Notice, Orphan, State, Unfinished};
 use crate::{
     crypto::{ConnectionString, PublicKey},
-    wire::{
-        Answer, Body, Command, ErrorCode, OperationNumber, Options, Refusal, Request, SessionId,
-    },
+    wire::{Answer, Command, ErrorCode, OperationNumber, Options, Refusal, Request, SessionId},
 };
 
 /// Commands that may be unfinished at once; whoever begins another first finishes one.
@@ -226,10 +224,7 @@ impl Client {
     ) -> Result<Answer, CallError> {
         let bytes = request.to_bytes();
         loop {
-            let answer = self
-                .ask(bytes.clone(), early, deadline)
-                .await
-                .map_err(|error| in_the_users_terms(error, request, bytes.len()))?;
+            let answer = self.ask(bytes.clone(), early, deadline).await?;
             let answer = Answer::parse(&answer)
                 .map_err(|error| CallError::Misunderstood(error.to_string()))?;
             let Answer::Refused(refusal) = &answer else {
@@ -252,38 +247,6 @@ impl Client {
     fn may_be_early(&self, request: &Request<'_>) -> Result<bool, CallError> {
         let is_known = self.profile.load()?.session.is_some();
         Ok(is_known && !request.command.carries_password())
-    }
-}
-
-/// The limit of a link is one on whole commands; people want to know how long a message may be.
-fn in_the_users_terms(error: CallError, request: &Request<'_>, len: usize) -> CallError {
-    match (error, &request.command) {
-        (
-            CallError::Refused(Refusal {
-                code: ErrorCode::TooLarge,
-                detail: Some(limit),
-            }),
-            Command::Send {
-                message: Body(message),
-                ..
-            }
-            | Command::SendGroup {
-                message: Body(message),
-                ..
-            }
-            | Command::SendRealm {
-                message: Body(message),
-                ..
-            }
-            | Command::SendGroupRealm {
-                message: Body(message),
-                ..
-            },
-        ) => {
-            let around = (len - message.len()) as u64;
-            CallError::Refused(Refusal::too_large(limit.saturating_sub(around)))
-        }
-        (error, _) => error,
     }
 }
 

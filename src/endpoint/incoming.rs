@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use rand::Rng as _;
 
 use super::{
-    Endpoint, Event, LINKS_PER_KEY_MAX, LinkId,
+    ASSEMBLED_AT_ONCE, ASSEMBLING_MAX, Endpoint, Event, LINKS_PER_KEY_MAX, LinkId,
     accepts::{Accepts, Known},
     slot::{Accepting, Role, Slot, Stage},
 };
@@ -269,7 +269,13 @@ impl Endpoint {
             return false;
         };
         let was_proven = slot.link.is_proven();
-        match slot.link.handle_packet(now, packet, datagram) {
+        let held = slot.link.assembling();
+        let left = ASSEMBLING_MAX.saturating_sub(self.assembling.saturating_sub(held));
+        let own = ASSEMBLED_AT_ONCE.saturating_mul(self.config.max_message);
+        slot.link.set_assembly_room(left.min(own));
+        let outcome = slot.link.handle_packet(now, packet, datagram);
+        self.assembling = self.assembling.saturating_sub(held) + slot.link.assembling();
+        match outcome {
             Ok(()) => {
                 slot.heard = Some(now);
                 let is_proven = slot.link.is_proven();
@@ -282,7 +288,7 @@ impl Endpoint {
                 }
             }
             Err(Ignored::NotAuthentic | Ignored::NotOpen) => return false,
-            Err(Ignored::Replayed) => return true,
+            Err(Ignored::Replayed | Ignored::NoRoom) => return true,
             Err(Ignored::Violation) => {}
         }
         self.touch(now, id);

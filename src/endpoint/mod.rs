@@ -8,6 +8,7 @@
 
 mod accepts;
 mod dial;
+mod event;
 mod hello;
 mod identity;
 mod incoming;
@@ -25,6 +26,7 @@ use std::{
 
 use accepts::Accepts;
 pub use accepts::{ACCEPT_LIFETIME, ACCEPTS_MAX};
+pub use event::Event;
 use hello::Asking;
 pub use identity::Identity;
 use identity::OwnKey;
@@ -37,13 +39,17 @@ use slot::{Role, Slot, Stage};
 use crate::{
     crypto::PublicKey,
     link::{self, DATAGRAM_MIN, Jitter, Link, Time, earliest},
-    wire::{CloseReason, ConnectionId, HelloReply, OperationNumber, Protection, RealmId, Welcome},
+    wire::{CloseReason, ConnectionId, OperationNumber, Protection, RealmId, Welcome},
 };
 
 /// Links of one device key that are kept; the one least recently heard makes room for another.
 const LINKS_PER_KEY_MAX: usize = 8;
 /// Questions on their way at once.
 const ASKING_MAX: usize = 16;
+/// Bytes held of messages that are being put together, on all links together (LINK-13).
+pub const ASSEMBLING_MAX: usize = 16 << 20;
+/// Messages of the longest kind that one link may have put together at once.
+const ASSEMBLED_AT_ONCE: usize = 2;
 
 /// Names a link at this endpoint. A responder's is also the connection id it chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,96 +66,16 @@ pub struct Config {
     pub early_data: bool,
     /// The largest datagram taken and sent, in bytes; at least [`DATAGRAM_MIN`].
     pub max_datagram: usize,
+    /// The longest message that is put together from parts, in bytes.
+    pub max_message: usize,
+    /// Bytes a second that no link exceeds.
+    pub rate: Option<u64>,
     /// Links at once.
     pub links_max: usize,
     /// A proven link that has been silent for so long is forgotten by its responder.
     pub idle: Duration,
     /// A link that this side opened to a realm and that has been silent for so long is closed.
     pub shared_idle: Duration,
-}
-
-/// What an endpoint has to tell its driver.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Someone opens a link; answer with [`Endpoint::welcome`].
-    Incoming {
-        /// The link.
-        link: LinkId,
-        /// The device's key; none on a plain link.
-        peer: Option<PublicKey>,
-        /// Where it comes from.
-        address: SocketAddr,
-    },
-    /// A link that this side opened is open; again after the other side has restarted.
-    Opened {
-        /// The link.
-        link: LinkId,
-        /// What the other side said.
-        welcome: Welcome,
-    },
-    /// The other side asks; answer with [`Endpoint::reply`].
-    Request {
-        /// The link.
-        link: LinkId,
-        /// To be named in the reply.
-        number: u64,
-        /// The command.
-        bytes: Vec<u8>,
-        /// It came in a handshake's first message, and might have been recorded and sent by anyone.
-        early: bool,
-    },
-    /// The other side answers.
-    Reply {
-        /// The link.
-        link: LinkId,
-        /// The request's number.
-        number: u64,
-        /// The answer.
-        bytes: Vec<u8>,
-    },
-    /// A request's deadline is over.
-    Expired {
-        /// The link.
-        link: LinkId,
-        /// The request's number.
-        number: u64,
-        /// True when anything at all has come from the other side.
-        heard: bool,
-    },
-    /// A request does not fit a datagram of this link and was dropped.
-    Unsendable {
-        /// The link.
-        link: LinkId,
-        /// The request's number.
-        number: u64,
-        /// As many bytes as would fit.
-        limit: usize,
-    },
-    /// A request waits for its reply on another link now: of two links with one realm one stays.
-    Moved {
-        /// Where it was asked.
-        link: LinkId,
-        /// Its number there.
-        number: u64,
-        /// Where it is asked now.
-        to: LinkId,
-        /// Its number there.
-        as_number: u64,
-    },
-    /// A link has ended, and with it all that was asked on it.
-    Closed {
-        /// The link.
-        link: LinkId,
-        /// Why, if the other side said so.
-        reason: Option<CloseReason>,
-    },
-    /// A realm has said who it is.
-    Hello {
-        /// Where it was asked.
-        address: SocketAddr,
-        /// What it said.
-        reply: HelloReply,
-    },
 }
 
 /// The protocol behind one socket.
@@ -176,6 +102,8 @@ pub struct Endpoint {
     resets: Resets,
     asking: Vec<Asking>,
     schedule: Schedule,
+    /// Bytes held of messages that are being put together, on all links.
+    assembling: usize,
     outbox: VecDeque<(SocketAddr, Vec<u8>)>,
     events: VecDeque<Event>,
 }
@@ -200,6 +128,7 @@ impl Endpoint {
             accepts: Accepts::default(),
             asking: Vec::new(),
             schedule: Schedule::default(),
+            assembling: 0,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -342,7 +271,20 @@ impl Endpoint {
         self.asking.retain(|asking| asking.address() != address);
     }
 
-    /// The largest command or answer that fits one datagram of `link`, in bytes.
+    /// From now on the other side of `link` may have long messages put together here (LINK-13).
+    pub fn trust(&mut self, link: LinkId) {
+        if let Some(slot) = self.slots.get_mut(&link) {
+            slot.link.trust();
+        }
+    }
+
+    /// True when long messages travel on `link`.
+    pub fn is_trusted(&self, link: LinkId) -> bool {
+        let slot = self.slots.get(&link);
+        slot.is_some_and(|slot| slot.link.is_trusted() && slot.link.is_proven())
+    }
+
+    /// The largest answer that fits one datagram of `link`, in bytes. A longer one travels in parts.
     pub fn message_max(&self, link: LinkId) -> usize {
         self.slots
             .get(&link)
@@ -373,7 +315,9 @@ impl Endpoint {
             let Some(slot) = self.slots.get_mut(&id) else {
                 continue;
             };
+            let held = slot.link.assembling();
             slot.link.handle_timeout(now);
+            self.assembling = self.assembling.saturating_sub(held) + slot.link.assembling();
             if slot.is_over(now, &self.config) {
                 if slot.is_shared && matches!(slot.stage, Stage::Open) {
                     self.close(now, id, CloseReason::Done);
@@ -408,6 +352,8 @@ impl Endpoint {
     fn link_config(&mut self, rtt: Option<Duration>) -> link::Config {
         link::Config {
             max_datagram: self.config.max_datagram,
+            max_message: self.config.max_message,
+            rate: self.config.rate,
             rtt,
             seed: self.rng.next_u64(),
         }
@@ -500,7 +446,7 @@ impl Endpoint {
                 number,
                 heard: slot.heard.is_some(),
             },
-            link::Event::Unsendable { number, limit } => Event::Unsendable {
+            link::Event::Oversized { number, limit } => Event::Oversized {
                 link,
                 number,
                 limit,
@@ -529,6 +475,7 @@ impl Endpoint {
         let Some(mut slot) = self.slots.remove(&id) else {
             return;
         };
+        self.assembling = self.assembling.saturating_sub(slot.link.assembling());
         let name = slot.is_shared.then(|| self.name_of(id));
         slot.link = slot.link.restart(name);
         slot.opened = now;
@@ -553,6 +500,7 @@ impl Endpoint {
             // Should the same Init come again, it deserves an answer.
             self.accepts.forget(&accepting.init);
         }
+        self.assembling = self.assembling.saturating_sub(slot.link.assembling());
         self.schedule.forget(id);
         self.by_address.remove(&(slot.address, id));
         if let Some(remote) = slot.remote {

@@ -9,9 +9,17 @@
 //! ([`Link::handle_timeout`]), take out events ([`Link::poll_event`]) and datagrams
 //! ([`Link::poll_transmit`]) until there are none, then wait until [`Link::poll_timeout`].
 
+mod assembly;
 mod backoff;
+mod cut;
+mod incoming;
+mod pace;
 mod packing;
+mod parts;
+mod path;
+mod ranges;
 mod received;
+mod recovery;
 mod replies;
 mod requests;
 mod rtt;
@@ -21,9 +29,13 @@ mod time;
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
+use assembly::{Assembled, Assemblies};
 pub use backoff::{Jitter, interval};
+use pace::Pace;
 use packing::Controls;
 pub use packing::INIT_PAYLOAD_MIN;
+use parts::{Message, Parts};
+use path::PathSize;
 pub use received::{REPLAY_WINDOW, Received};
 use replies::{Arrival, Replies};
 pub use replies::{REPLIES_KEPT, REPLY_KEPT_BYTES, WORKING_MAX};
@@ -31,16 +43,13 @@ pub use requests::Asked;
 pub use requests::REQUEST_SPAN;
 use requests::Requests;
 pub use rtt::Rtt;
-use sent::{Item, Sent};
+use sent::{Item, Sent, SentPacket};
 pub use time::Time;
 pub(crate) use time::earliest;
 
 use crate::{
     crypto::SessionKeys,
-    wire::{
-        AckFrame, CloseReason, ConnectionId, Frame, Frames, LinkName, LinkPacket, Open,
-        PacketNumber, Protection, Welcome, crc_holds,
-    },
+    wire::{CloseReason, ConnectionId, LinkName, Open, PacketNumber, PartOf, Welcome},
 };
 
 /// The smallest limit on datagrams that a party may set, in bytes (LINK-10).
@@ -74,11 +83,11 @@ pub enum Event {
         /// The request's number.
         number: u64,
     },
-    /// A request can never leave: it does not fit a datagram of this link.
-    Unsendable {
-        /// The request's number.
+    /// The other side asks with more bytes than are taken; answer with [`Link::reply`].
+    Oversized {
+        /// To be named in the reply.
         number: u64,
-        /// As many bytes as would fit.
+        /// As many bytes as are taken.
         limit: usize,
     },
     /// An initiator wants in; answer with [`Link::welcome`].
@@ -101,6 +110,9 @@ pub enum Ignored {
     /// It came before.
     #[error("received before")]
     Replayed,
+    /// It carries a part for which there is no room; it will come again.
+    #[error("no room")]
+    NoRoom,
     /// It breaks the protocol; the link is closed.
     #[error("breaks the protocol")]
     Violation,
@@ -130,6 +142,10 @@ enum State {
 pub struct Config {
     /// The largest datagram this side takes and sends, in bytes; at least [`DATAGRAM_MIN`].
     pub max_datagram: usize,
+    /// The longest message that is put together from parts, in bytes.
+    pub max_message: usize,
+    /// Bytes a second that are never exceeded.
+    pub rate: Option<u64>,
     /// A round-trip time to begin with.
     pub rtt: Option<Duration>,
     /// Seeds the spread of timers; not secret.
@@ -152,6 +168,18 @@ pub struct Link {
     requests: Requests,
     replies: Replies,
     controls: Controls,
+    parts: Parts,
+    assemblies: Assemblies,
+    /// Messages put together lately: what still comes of them means nothing.
+    assembled: VecDeque<Message>,
+    /// The other side may have messages put together here.
+    trusted: bool,
+    pace: Pace,
+    path: PathSize,
+    /// When parts on their way count as lost, should nothing be heard.
+    bulk_due: Option<Time>,
+    /// How often in a row they have.
+    bulk_repeats: u32,
     /// When an acknowledgement of requests in work has to leave.
     work_due: Option<Time>,
     /// While the other side's address is unproven: how many more bytes it may be sent (LINK-11).
@@ -188,6 +216,14 @@ impl Link {
             requests: Requests::default(),
             replies: Replies::default(),
             controls: Controls::default(),
+            parts: Parts::default(),
+            assemblies: Assemblies::new(2 * config.max_message),
+            assembled: VecDeque::new(),
+            trusted: false,
+            pace: Pace::new(config.rate),
+            path: PathSize::default(),
+            bulk_due: None,
+            bulk_repeats: 0,
             work_due: None,
             credit: None,
             opening: Opening::Unheard,
@@ -199,6 +235,8 @@ impl Link {
     /// A link that this side opens, and knows by `name` if it needs one.
     pub fn initiate(config: Config, name: Option<LinkName>) -> Self {
         let mut link = Self::new(config);
+        // This side knows whom it has called.
+        link.trusted = true;
         link.controls.open = Some(Open {
             max_datagram: config.max_datagram as u64,
             name,
@@ -233,6 +271,11 @@ impl Link {
     pub fn restart(self, name: Option<LinkName>) -> Self {
         let mut fresh = Self::initiate(self.config, name);
         fresh.requests = self.requests;
+        let mut parts = self.parts;
+        for number in fresh.requests.cuts() {
+            let bytes = parts.remove((PartOf::Request, number));
+            fresh.requests.mend(number, bytes.unwrap_or_default());
+        }
         fresh.requests.restart();
         fresh.rtt = self.rtt;
         fresh.jitter = self.jitter;
@@ -299,7 +342,7 @@ impl Link {
         self.opening == Opening::Welcomed
     }
 
-    /// The largest command or answer that fits one datagram of this link, in bytes.
+    /// The largest answer that fits one datagram of this link, in bytes. A longer one travels in parts.
     pub fn message_max(&self) -> usize {
         packing::message_max(self.datagram_max())
     }
@@ -323,7 +366,31 @@ impl Link {
 
     /// Takes away the requests that have no reply yet, with their numbers, to be asked on another link.
     pub fn take_requests(&mut self) -> Vec<(u64, Asked)> {
+        for number in self.requests.cuts() {
+            let bytes = self.parts.remove((PartOf::Request, number));
+            self.requests.mend(number, bytes.unwrap_or_default());
+        }
         self.requests.take()
+    }
+
+    /// True when the other side may have long messages put together here, and so does the same.
+    pub const fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
+    /// From now on the other side may have long messages put together here (LINK-13).
+    pub const fn trust(&mut self) {
+        self.trusted = true;
+    }
+
+    /// Bytes held of messages that are being put together.
+    pub fn assembling(&self) -> usize {
+        self.assemblies.held()
+    }
+
+    /// Sets how many bytes of messages that are being put together may be held.
+    pub const fn set_assembly_room(&mut self, room: usize) {
+        self.assemblies.set_room(room);
     }
 
     /// Answers the other side's request `number`.
@@ -337,6 +404,7 @@ impl Link {
     /// Answers the other side's opening.
     pub fn welcome(&mut self, welcome: Welcome) {
         self.opening = Opening::Given(welcome);
+        self.trusted |= welcome.known;
         self.controls.welcome = Some(welcome);
     }
 
@@ -367,171 +435,21 @@ impl Link {
         }
     }
 
-    /// Takes in the payload of a handshake message, which arrived authentic.
-    pub fn handle_early(&mut self, now: Time, payload: &[u8]) -> Result<(), Ignored> {
-        let frames = Frames::checked(payload).map_err(|_| Ignored::Violation)?;
-        for frame in frames {
-            self.handle_frame(now, frame, true)?;
-        }
-        Ok(())
-    }
-
-    /// Takes in a packet of this link.
-    pub fn handle_packet(
-        &mut self,
-        now: Time,
-        packet: &LinkPacket<'_>,
-        datagram: &[u8],
-    ) -> Result<(), Ignored> {
-        let State::Open(keys) = &self.state else {
-            return Err(Ignored::NotOpen);
-        };
-        let number = packet.number(self.received.largest());
-        let mut body = packet.body.to_vec();
-        let payload = match (keys, packet.protection) {
-            (Keys::Sealed(keys), Protection::Sealed) => keys
-                .open
-                .open(number.0, packet.header, &mut body)
-                .map_err(|_| Ignored::NotAuthentic)?,
-            (Keys::Plain, Protection::Plain) if crc_holds(datagram) => body
-                .split_last_chunk::<4>()
-                .map_or(&[][..], |(payload, _)| payload),
-            _ => return Err(Ignored::NotAuthentic),
-        };
-        if !self.received.is_new(number) {
-            return Err(Ignored::Replayed);
-        }
-        if packet.protection == Protection::Sealed {
-            self.credit = None;
-        } else {
-            self.add_credit(datagram.len());
-        }
-        let frames = Frames::checked(payload).map_err(|_| self.violate())?;
-        if self.received.record(now, number) {
-            // Something before this packet is missing; its sender should hear of it soon, with
-            // whatever leaves next.
-            self.received.owe(Received::patience(now, &self.rtt));
-        }
-        self.requests.heard();
-        for frame in frames {
-            self.handle_frame(now, frame, false)?;
-        }
-        Ok(())
-    }
-
-    fn violate(&mut self) -> Ignored {
-        self.close(CloseReason::Violation);
-        Ignored::Violation
-    }
-
-    fn handle_frame(&mut self, now: Time, frame: Frame<'_>, early: bool) -> Result<(), Ignored> {
-        match frame {
-            Frame::Padding => {}
-            Frame::Ping => self.received.owe(now),
-            Frame::Ack(ack) => self.handle_ack(now, &ack)?,
-            Frame::Request { number, command } => self.handle_request(now, number, command, early),
-            Frame::Reply { number, answer } => self.handle_reply(now, number, answer),
-            // Messages of several packets and pushed entries are defined, and come with a later
-            // release; none of its packets are acknowledged, so their sender keeps them.
-            Frame::Part { .. } | Frame::Event { .. } => {}
-            Frame::PathChallenge(data) => self.controls.response = Some(data),
-            Frame::PathResponse(data) => {
-                if self.controls.is_answered_by(&data) {
-                    self.credit = None;
-                }
-            }
-            Frame::Open(open) => self.handle_open(open),
-            Frame::Welcome(welcome) => self.handle_welcome(welcome),
-            Frame::Close(reason) => {
-                self.state = State::Closed;
-                self.events.push_back(Event::Closed(reason));
-            }
-        }
-        Ok(())
-    }
-
-    fn handle_ack(&mut self, now: Time, ack: &AckFrame) -> Result<(), Ignored> {
-        if ack.largest.0 >= self.next_number {
-            return Err(self.violate());
-        }
-        let told = self.sent.acknowledge(now, ack, &self.rtt);
-        if let Some(round_trip) = told.round_trip {
-            self.rtt
-                .sample(round_trip, Duration::from_millis(ack.delay_ms));
-        }
-        for item in told.arrived {
-            match item {
-                Item::Request(number) => self.requests.acknowledge(now, number, &self.rtt),
-                Item::Reply(number) => self.replies.acknowledge(number),
-            }
-        }
-        for item in told.lost {
-            match item {
-                Item::Request(number) => self.requests.lose(number),
-                Item::Reply(number) => self.replies.lose(number),
-            }
-        }
-        Ok(())
-    }
-
-    fn handle_request(&mut self, now: Time, number: u64, command: &[u8], early: bool) {
-        match self.replies.arrive(number) {
-            Arrival::New => {
-                self.events.push_back(Event::Request {
-                    number,
-                    bytes: command.to_vec(),
-                    early,
-                });
-            }
-            Arrival::Known => {}
-            Arrival::Refused => return,
-        }
-        if self.replies.is_working() && self.work_due.is_none() {
-            self.work_due = Some(Received::patience(now, &self.rtt));
-        }
-    }
-
-    fn handle_reply(&mut self, now: Time, number: u64, answer: &[u8]) {
-        if let Some(round_trip) = self.sent.answered(now, number) {
-            self.rtt.sample(round_trip, Duration::ZERO);
-        }
-        if self.requests.answer(number) {
-            self.events.push_back(Event::Reply {
-                number,
-                bytes: answer.to_vec(),
-            });
-        }
-    }
-
-    fn handle_open(&mut self, open: Open) {
-        match self.opening {
-            Opening::Unheard => {
-                self.opening = Opening::Asked;
-                self.peer_max_datagram = usize::try_from(open.max_datagram).unwrap_or(usize::MAX);
-                self.remote = open.name.map(|name| name.connection);
-                let name = open.name;
-                self.events.push_back(Event::Opened { name });
-            }
-            Opening::Given(welcome) => self.controls.welcome = Some(welcome),
-            Opening::Asked | Opening::Welcomed => {}
-        }
-    }
-
-    fn handle_welcome(&mut self, welcome: Welcome) {
-        if self.opening == Opening::Unheard {
-            self.opening = Opening::Welcomed;
-            self.controls.open = None;
-            self.peer_max_datagram = usize::try_from(welcome.max_datagram).unwrap_or(usize::MAX);
-            self.events.push_back(Event::Welcome(welcome));
-        }
-    }
-
     /// Lets time pass.
     pub fn handle_timeout(&mut self, now: Time) {
         for number in self.requests.expire(now) {
+            self.parts.remove((PartOf::Request, number));
+            self.assemblies.forget(PartOf::Reply, number);
             self.events.push_back(Event::Expired { number });
         }
+        for number in self.requests.take_overdue_cuts(now) {
+            self.parts.again((PartOf::Request, number));
+        }
         self.replies.expire(now);
+        self.assemblies.expire(now);
+        if self.bulk_due.is_some_and(|due| due <= now) {
+            self.bulk_timed_out(now);
+        }
         if self.work_due.is_some_and(|due| due <= now) {
             self.work_due = None;
             self.received.owe(now);
@@ -550,7 +468,13 @@ impl Link {
             None
         };
         let again = earliest(self.requests.timeout(), self.replies.timeout());
-        earliest(acknowledgement, again)
+        let bulk = if self.is_open() && self.is_proven() {
+            earliest(self.bulk_due, self.bulk_timeout())
+        } else {
+            None
+        };
+        let bounds = earliest(self.assemblies.timeout(), self.pace.held_back_until());
+        earliest(earliest(acknowledgement, again), earliest(bulk, bounds))
     }
 
     /// The next thing to tell, if any.

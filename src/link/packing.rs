@@ -2,11 +2,20 @@
 //! closed up.
 
 use alloc::vec::Vec;
+use core::{ops::Range, time::Duration};
 
-use super::{Event, Keys, Link, State, Time, sent::Item};
+use super::{
+    Keys, Link, State, Time,
+    backoff::interval,
+    parts::Message,
+    sent::{Item, SentPacket},
+};
 use crate::{
     crypto::TAG_LEN,
-    wire::{CloseReason, Frame, Open, PADDING, Protection, Welcome, append_crc, link_header},
+    wire::{
+        CloseReason, Frame, Open, PADDING, PacketNumber, PartOf, Protection, Welcome, append_crc,
+        link_header,
+    },
 };
 
 /// Bytes of the longest clear header: form, connection id, packet number.
@@ -19,6 +28,10 @@ const OPENING_MIN: usize = 64;
 const ASKING_MIN: usize = 12;
 /// A handshake's first message carries at least so many bytes, so that its answer fits what it brought (HS-2).
 pub const INIT_PAYLOAD_MIN: usize = 8;
+/// Bytes around a part in its frame at most: kind, what it is of, number, total, offset.
+const PART_FRAME_MAX: usize = 1 + 1 + 8 + 4 + 4;
+/// A part is not squeezed into less room than this, in bytes.
+const PART_MIN: usize = 48;
 /// Bytes around a message in its frame at most: kind, number.
 const FRAME_MAX: usize = 1 + 8;
 
@@ -71,6 +84,8 @@ enum Carrier {
     Accept,
     /// A packet of an open link.
     Packet,
+    /// A packet of an open link that may carry parts of long messages.
+    Bulk,
 }
 
 /// Frames written one after another into a bounded space; the last loses its length.
@@ -87,6 +102,11 @@ impl<'a> Packer<'a> {
             room,
             last: None,
         }
+    }
+
+    /// Bytes that another frame may have at least, with the length that the last one then gets.
+    const fn room_left(&self) -> usize {
+        self.room.saturating_sub(self.out.len() + 2)
     }
 
     /// Adds a frame if it fits; the one before it then gets its length.
@@ -134,19 +154,30 @@ impl Link {
         let State::Open(keys) = &self.state else {
             return false;
         };
-        if !self.wants_to_send(now) {
-            return false;
-        }
         let (protection, overhead) = match keys {
             Keys::Sealed(_) => (Protection::Sealed, HEADER_MAX + TAG_LEN),
             Keys::Plain => (Protection::Plain, HEADER_MAX + 4),
         };
+        self.cut_long();
+        let bulk = self.may_send_bulk(now);
+        if !(bulk || self.wants_to_send(now)) || self.pace.holds_back(now) {
+            return false;
+        }
+        let max = self.datagram_max();
+        let mut size = self.path.size(max);
+        if bulk
+            && self.parts.next_len() > size as u64
+            && let Some(probe) = self.path.next_probe(now, max)
+        {
+            size = probe;
+        }
         let credit = self.credit.unwrap_or(usize::MAX);
-        let room = self.datagram_max().min(credit).saturating_sub(overhead);
+        let room = size.min(credit).saturating_sub(overhead);
         if credit != usize::MAX && !self.fits_credit(room) {
             return false;
         }
-        let (frames, items) = self.pack(now, room, Carrier::Packet);
+        let carrier = if bulk { Carrier::Bulk } else { Carrier::Packet };
+        let (frames, items) = self.pack(now, room, carrier);
         if frames.is_empty() {
             return false;
         }
@@ -169,13 +200,75 @@ impl Link {
         if let Some(credit) = &mut self.credit {
             *credit = credit.saturating_sub(out.len());
         }
-        if !items.is_empty() {
-            self.sent.record(now, number, items);
-        }
+        self.note_sent(now, number, out.len(), items);
         if self.controls.close.take().is_some() {
             self.state = State::Closed;
         }
         true
+    }
+
+    /// Remembers what a packet carried, as far as it is sent again until it has arrived.
+    fn note_sent(&mut self, now: Time, number: PacketNumber, len: usize, items: Vec<Item>) {
+        let is_bulk = |item: &Item| matches!(item, Item::Part(..));
+        let stamp = if items.iter().any(is_bulk) {
+            if len > self.path.size(self.datagram_max()) {
+                self.path.probed();
+            }
+            self.bulk_due = Some(now + self.bulk_wait());
+            let limited = !self.parts.has_queued();
+            Some(self.pace.sent(now, len, self.sent.in_flight(), limited))
+        } else {
+            self.pace.spend(now, len);
+            None
+        };
+        if !items.is_empty() {
+            self.sent.record(SentPacket {
+                number,
+                at: now,
+                len,
+                items,
+                stamp,
+            });
+        }
+    }
+
+    /// How long to wait for an acknowledgement of parts: longer each time, and twice as long while nothing is
+    /// known of the path, whose queue this side may be filling.
+    pub(super) fn bulk_wait(&mut self) -> Duration {
+        let timeout = match self.rtt.smoothed() {
+            Some(_) => self.rtt.bulk_timeout(),
+            None => self.rtt.bulk_timeout() * (1 << self.bulk_repeats.min(6)),
+        };
+        interval(self.bulk_repeats, timeout, &mut self.jitter).max(timeout)
+    }
+
+    /// What is longer than a datagram leaves in parts, once the other side has proven its address.
+    fn cut_long(&mut self) {
+        if self.credit.is_some() {
+            return;
+        }
+        let max = message_max(self.path.size(self.datagram_max()));
+        while let Some((number, bytes)) = self.replies.cut_next(max) {
+            self.parts.push((PartOf::Reply, number), bytes);
+        }
+        while let Some((number, bytes)) = self.requests.cut_next(max) {
+            self.parts.push((PartOf::Request, number), bytes);
+        }
+    }
+
+    /// True when a part may leave now.
+    fn may_send_bulk(&self, now: Time) -> bool {
+        let size = self.path.size(self.datagram_max());
+        self.parts.has_queued() && self.pace.allows(now, self.sent.in_flight(), size)
+    }
+
+    /// When a part may leave, if only time stands against it.
+    pub(super) fn bulk_timeout(&self) -> Option<Time> {
+        if !self.parts.has_queued() {
+            return None;
+        }
+        let size = self.path.size(self.datagram_max());
+        self.pace.timeout(self.sent.in_flight(), size)
     }
 
     fn wants_to_send(&self, now: Time) -> bool {
@@ -205,7 +298,8 @@ impl Link {
     /// Packs frames in the order of their urgency; gives them, and what among them is sent again until it
     /// has arrived.
     fn pack(&mut self, now: Time, room: usize, carrier: Carrier) -> (Vec<u8>, Vec<Item>) {
-        let ack = if carrier == Carrier::Packet && self.received.is_owing() {
+        let is_packet = matches!(carrier, Carrier::Packet | Carrier::Bulk);
+        let ack = if is_packet && self.received.is_owing() {
             self.replies.announce();
             self.received.acknowledge(now)
         } else {
@@ -231,7 +325,7 @@ impl Link {
             packer.push(control);
         }
         let mut replies = Vec::new();
-        if carrier == Carrier::Packet && self.replies.has_announced() {
+        if is_packet && self.replies.has_announced() {
             packer.push(Frame::Ping);
         }
         for (number, answer) in self.replies.queued() {
@@ -240,28 +334,25 @@ impl Link {
             }
         }
         let mut requests = Vec::new();
-        let mut unsendable = None;
         if carrier != Carrier::Accept {
             for (number, command) in self.requests.queued(carrier == Carrier::Init) {
                 if packer.push(Frame::Request { number, command }) {
                     requests.push(number);
-                } else if carrier == Carrier::Packet
-                    && self.credit.is_none()
-                    && command.len() > self.message_max()
-                {
-                    unsendable = Some(number);
                 }
             }
         }
-        if carrier == Carrier::Packet
-            && core::mem::take(&mut self.controls.confirm)
-            && packer.out.is_empty()
-        {
+        let parts = if carrier == Carrier::Bulk {
+            self.pack_parts(&mut packer)
+        } else {
+            Vec::new()
+        };
+        let confirm = is_packet && self.controls.confirm;
+        if confirm && packer.out.is_empty() {
             packer.push(Frame::Padding);
         }
         let mut frames = packer.out;
         let least = match carrier {
-            Carrier::Packet => self.frames_min(!requests.is_empty()),
+            Carrier::Packet | Carrier::Bulk => self.frames_min(!requests.is_empty()),
             Carrier::Init => INIT_PAYLOAD_MIN,
             Carrier::Accept => 0,
         };
@@ -273,27 +364,56 @@ impl Link {
         let items = announced
             .map(|reply| Item::Reply(*reply))
             .chain(requests.iter().map(|request| Item::Request(*request)))
+            .chain(
+                parts
+                    .iter()
+                    .map(|(message, part)| Item::Part(*message, part.start, part.end)),
+            )
             .collect();
+        for (message, part) in &parts {
+            self.parts.sent(*message, part);
+        }
         self.replies
             .sent(now, &replies, &self.rtt, &mut self.jitter);
-        match carrier {
-            Carrier::Packet => self
-                .requests
-                .sent(now, &requests, &self.rtt, &mut self.jitter),
-            Carrier::Init => self.requests.carry_early(&requests),
-            Carrier::Accept => {}
+        if is_packet {
+            self.requests
+                .sent(now, &requests, &self.rtt, &mut self.jitter);
+            self.controls.confirm = false;
+        } else if carrier == Carrier::Init {
+            self.requests.carry_early(&requests);
         }
         self.controls.welcome = None;
         self.controls.challenge_queued = false;
         self.controls.response = None;
-        if let Some(number) = unsendable {
-            self.requests.answer(number);
-            self.events.push_back(Event::Unsendable {
-                number,
-                limit: self.message_max(),
-            });
-        }
         (frames, items)
+    }
+
+    /// Fills what room is left with parts of long messages.
+    fn pack_parts<'a>(&'a self, packer: &mut Packer<'a>) -> Vec<(Message, Range<u64>)> {
+        let mut parts = Vec::new();
+        for (message, cut) in self.parts.queued() {
+            let room = packer.room_left().saturating_sub(PART_FRAME_MAX);
+            if room < PART_MIN {
+                break;
+            }
+            let Some((offset, bytes)) = cut.next_part(room) else {
+                break;
+            };
+            let ends = offset + bytes.len() as u64;
+            let (of, number) = message;
+            let pushed = packer.push(Frame::Part {
+                of,
+                number,
+                total: cut.total(),
+                offset,
+                bytes,
+            });
+            if !pushed {
+                break;
+            }
+            parts.push((message, offset..ends));
+        }
+        parts
     }
 
     /// Bytes of frames that a packet must have, so that the other side can answer it.

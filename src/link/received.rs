@@ -8,6 +8,8 @@ pub const REPLAY_WINDOW: u64 = 1024;
 const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
 /// After so many packets an acknowledgement rides along, so that the peer's numbers stay short.
 const UNACKNOWLEDGED_MAX: u32 = 64;
+/// Of so many packets one at least of which has a part, an acknowledgement leaves at once.
+const PARTS_UNACKNOWLEDGED_MAX: u32 = 8;
 
 /// The packets received on a link.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +63,16 @@ impl Received {
     /// Owes an acknowledgement by `by` at the latest.
     pub fn owe(&mut self, by: Time) {
         self.due = Some(self.due.map_or(by, |due| due.min(by)));
+    }
+
+    /// Owes an acknowledgement of a packet with a part: now, if several have come since the last one.
+    pub fn owe_for_part(&mut self, now: Time, rtt: &Rtt) {
+        let several = self.since_acknowledgement >= PARTS_UNACKNOWLEDGED_MAX;
+        self.owe(if several {
+            now
+        } else {
+            Self::patience(now, rtt)
+        });
     }
 
     /// When an acknowledgement has to leave, if one is owed.

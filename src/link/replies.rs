@@ -33,6 +33,8 @@ struct Reply {
     repeats: u32,
     /// When to send it again.
     again: Option<Time>,
+    /// It leaves in parts, which hold its bytes.
+    cut: bool,
 }
 
 /// The other side's requests and our replies to them.
@@ -61,7 +63,7 @@ impl Replies {
             return Arrival::Known;
         }
         if let Some(reply) = self.replies.iter_mut().find(|reply| reply.number == number) {
-            reply.queued = true;
+            reply.queued = !reply.cut;
             return Arrival::Known;
         }
         if self.working.len() >= WORKING_MAX {
@@ -82,7 +84,7 @@ impl Replies {
             && let Some(at) = self
                 .replies
                 .iter()
-                .position(|reply| !reply.queued && reply.again.is_none())
+                .position(|reply| !reply.queued && !reply.cut && reply.again.is_none())
         {
             self.replies.remove(at);
         }
@@ -93,6 +95,7 @@ impl Replies {
             announced,
             repeats: 0,
             again: None,
+            cut: false,
         });
         true
     }
@@ -132,6 +135,27 @@ impl Replies {
     pub fn is_announced(&self, number: u64) -> bool {
         let mut replies = self.replies.iter();
         replies.any(|reply| reply.number == number && reply.announced)
+    }
+
+    /// The first reply that should leave and is longer than `max`: its number and its bytes, which leave in
+    /// parts from now on.
+    pub fn cut_next(&mut self, max: usize) -> Option<(u64, Vec<u8>)> {
+        let mut replies = self.replies.iter_mut();
+        let reply = replies.find(|reply| reply.queued && reply.bytes.len() > max)?;
+        (reply.cut, reply.queued, reply.again) = (true, false, None);
+        Some((reply.number, core::mem::take(&mut reply.bytes)))
+    }
+
+    /// All parts of the reply to `number` have arrived.
+    pub fn arrived_whole(&mut self, number: u64) {
+        self.replies
+            .retain(|reply| reply.number != number || !reply.cut);
+    }
+
+    /// True when the request `number` is being worked on, or its reply is remembered.
+    pub fn knows(&self, number: u64) -> bool {
+        let mut replies = self.replies.iter();
+        self.working.contains_key(&number) || replies.any(|reply| reply.number == number)
     }
 
     /// Notes that `numbers` have left.

@@ -34,6 +34,8 @@ struct Pending {
     /// It should leave with the next packet.
     queued: bool,
     acknowledged: bool,
+    /// How often it has left.
+    times_sent: u32,
     /// How often it was sent again since.
     asked_again: u32,
     /// When to send it again.
@@ -42,6 +44,8 @@ struct Pending {
     early: bool,
     /// It has.
     carried_early: bool,
+    /// It leaves in parts, which hold its bytes.
+    cut: bool,
 }
 
 /// The requests of this side that have no reply yet.
@@ -70,10 +74,12 @@ impl Requests {
             deadline,
             queued: true,
             acknowledged: false,
+            times_sent: 0,
             asked_again: 0,
             again: None,
             early,
             carried_early: false,
+            cut: false,
         };
         self.pending.insert(number, pending);
         number
@@ -96,6 +102,59 @@ impl Requests {
             .iter()
             .filter(move |(_, pending)| pending.queued && (pending.early || !early))
             .map(|(number, pending)| (*number, pending.bytes.as_slice()))
+    }
+
+    /// The first request that should leave and is longer than `max`: its number and its bytes, which
+    /// leave in parts from now on.
+    pub fn cut_next(&mut self, max: usize) -> Option<(u64, Vec<u8>)> {
+        let is_long = |pending: &Pending| pending.queued && pending.bytes.len() > max;
+        let mut long = self
+            .pending
+            .iter_mut()
+            .filter(|(_, pending)| is_long(pending));
+        let (number, pending) = long.next()?;
+        pending.cut = true;
+        pending.queued = false;
+        pending.again = None;
+        Some((*number, core::mem::take(&mut pending.bytes)))
+    }
+
+    /// Gives the bytes of a request that was cut back.
+    pub fn mend(&mut self, number: u64, bytes: Vec<u8>) {
+        if let Some(pending) = self.pending.get_mut(&number) {
+            pending.cut = false;
+            pending.bytes = bytes;
+        }
+    }
+
+    /// The requests that leave in parts.
+    pub fn cuts(&self) -> Vec<u64> {
+        let cut = self.pending.iter().filter(|(_, pending)| pending.cut);
+        cut.map(|(number, _)| *number).collect()
+    }
+
+    /// True when `number` has left exactly once: then it is certain what its reply answers.
+    pub fn was_sent_once(&self, number: u64) -> bool {
+        let pending = self.pending.get(&number);
+        pending.is_some_and(|pending| pending.times_sent == 1)
+    }
+
+    /// True when a reply to `number` is waited for.
+    pub fn is_pending(&self, number: u64) -> bool {
+        self.pending.contains_key(&number)
+    }
+
+    /// Requests that have arrived in parts long ago and have no reply: they are to be sent anew.
+    pub fn take_overdue_cuts(&mut self, now: Time) -> Vec<u64> {
+        let mut overdue = Vec::new();
+        for (number, pending) in &mut self.pending {
+            if pending.cut && pending.acknowledged && pending.again.is_some_and(|at| at <= now) {
+                pending.acknowledged = false;
+                pending.again = None;
+                overdue.push(*number);
+            }
+        }
+        overdue
     }
 
     /// Notes that `numbers` travel in a handshake's first message.
@@ -135,6 +194,7 @@ impl Requests {
         for number in numbers {
             if let Some(pending) = self.pending.get_mut(number) {
                 pending.queued = false;
+                pending.times_sent = pending.times_sent.saturating_add(1);
                 let wait = if pending.acknowledged {
                     // It is being worked on: ever less often, or a slow command costs more than a lost one.
                     pending.asked_again = pending.asked_again.saturating_add(1);
@@ -157,7 +217,9 @@ impl Requests {
         {
             pending.acknowledged = true;
             pending.queued = false;
-            pending.again = Some(now + (rtt.timeout() * 4).max(WORK_PATIENCE));
+            // To send a long one again costs much: its reply is more likely to be on its way.
+            let patience = if pending.cut { RTO_MAX } else { WORK_PATIENCE };
+            pending.again = Some(now + (rtt.timeout() * 4).max(patience));
         }
     }
 
@@ -166,7 +228,7 @@ impl Requests {
         if let Some(pending) = self
             .pending
             .get_mut(&number)
-            .filter(|pending| !pending.acknowledged)
+            .filter(|pending| !pending.acknowledged && !pending.cut)
         {
             pending.queued = true;
         }
@@ -186,8 +248,9 @@ impl Requests {
     pub fn restart(&mut self) {
         self.repeats = 0;
         for pending in self.pending.values_mut() {
-            pending.queued = true;
+            pending.queued = !pending.cut;
             pending.acknowledged = false;
+            pending.times_sent = 0;
             pending.asked_again = 0;
             pending.again = None;
             pending.carried_early = false;
@@ -235,7 +298,7 @@ impl Requests {
         for number in &expired {
             self.pending.remove(number);
         }
-        let is_due = |p: &Pending| !p.queued && p.again.is_some_and(|again| again <= now);
+        let is_due = |p: &Pending| !p.queued && !p.cut && p.again.is_some_and(|again| again <= now);
         if self.pending.values().any(is_due) {
             self.repeats = self.repeats.saturating_add(1);
             // What is sent again takes all other unanswered requests along: it costs few bytes and
@@ -243,7 +306,7 @@ impl Requests {
             for pending in self
                 .pending
                 .values_mut()
-                .filter(|p| !p.acknowledged || is_due(p))
+                .filter(|p| !p.cut && (!p.acknowledged || is_due(p)))
             {
                 pending.queued = true;
             }

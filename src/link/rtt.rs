@@ -7,6 +7,8 @@ pub(crate) const RTO_INITIAL: Duration = Duration::from_secs(2);
 const RTO_MIN: Duration = Duration::from_millis(20);
 /// The longest that is ever waited before something is sent again.
 pub(crate) const RTO_MAX: Duration = Duration::from_secs(30);
+/// The longest that is waited for parts of long messages: on the slowest of links a few fill minutes.
+const RTO_BULK_MAX: Duration = Duration::from_mins(10);
 const VARIATION_MIN: Duration = Duration::from_millis(10);
 
 /// The estimate of one path's round-trip time.
@@ -70,6 +72,16 @@ impl Rtt {
                 let timeout = smoothed + (self.variation * 4).max(VARIATION_MIN) + self.peer_delay;
                 timeout.clamp(RTO_MIN, RTO_MAX)
             }
+        }
+    }
+
+    /// How long to wait for what fills the path, and so may be slower than any small packet.
+    pub fn bulk_timeout(&self) -> Duration {
+        match self.smoothed {
+            None => RTO_INITIAL,
+            Some(smoothed) => (smoothed + self.variation * 4)
+                .max(self.timeout())
+                .min(RTO_BULK_MAX),
         }
     }
 

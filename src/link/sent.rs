@@ -4,7 +4,7 @@
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
-use super::{rtt::Rtt, time::Time};
+use super::{pace::Stamp, parts::Message, rtt::Rtt, time::Time};
 use crate::wire::{AckFrame, PacketNumber};
 
 /// A packet is lost when one sent so many later has arrived.
@@ -12,6 +12,8 @@ const PACKET_THRESHOLD: u64 = 3;
 /// Packets remembered; the oldest is forgotten for a newer one, and what it carried then waits for
 /// its own timeout.
 const SENT_MAX: usize = 256;
+/// Packets given up that are remembered.
+const GIVEN_UP_MAX: usize = 64;
 
 /// Something that a packet carries and that is sent again until it has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,30 +22,42 @@ pub enum Item {
     Request(u64),
     /// A reply that has been announced.
     Reply(u64),
+    /// Bytes of a long message.
+    Part(Message, u64, u64),
 }
 
+/// A packet on its way.
 #[derive(Clone, Debug)]
-struct SentPacket {
-    number: PacketNumber,
-    at: Time,
-    items: Vec<Item>,
+pub struct SentPacket {
+    /// Its number.
+    pub number: PacketNumber,
+    /// When it left.
+    pub at: Time,
+    /// Its length.
+    pub len: usize,
+    /// What it carries.
+    pub items: Vec<Item>,
+    /// For a packet with parts: what the pace has to know of it.
+    pub stamp: Option<Stamp>,
 }
 
 /// The packets on their way.
 #[derive(Clone, Debug, Default)]
 pub struct Sent {
     packets: VecDeque<SentPacket>,
+    /// Packets with parts that were given up for lost when nothing was heard: they may have been slow.
+    given_up: VecDeque<SentPacket>,
     /// The largest number that the peer is known to have received.
     acknowledged: Option<PacketNumber>,
 }
 
 /// What an acknowledgement tells.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Acknowledged {
     /// What has arrived.
-    pub arrived: Vec<Item>,
-    /// What was in packets that are lost.
-    pub lost: Vec<Item>,
+    pub arrived: Vec<SentPacket>,
+    /// What is lost.
+    pub lost: Vec<SentPacket>,
     /// How long the newest packet took there and back.
     pub round_trip: Option<Duration>,
 }
@@ -55,15 +69,55 @@ impl Sent {
     }
 
     /// Remembers a packet.
-    pub fn record(&mut self, now: Time, number: PacketNumber, items: Vec<Item>) {
-        if self.packets.len() == SENT_MAX {
-            self.packets.pop_front();
+    pub fn record(&mut self, packet: SentPacket) {
+        if self.packets.len() >= SENT_MAX {
+            // What it carried has timers of its own; parts have none, and are never forgotten.
+            let small = self.packets.iter().position(|one| one.stamp.is_none());
+            small.and_then(|at| self.packets.remove(at));
         }
-        self.packets.push_back(SentPacket {
-            number,
-            at: now,
-            items,
-        });
+        self.packets.push_back(packet);
+    }
+
+    /// Bytes of packets with parts that are on their way.
+    pub fn in_flight(&self) -> usize {
+        self.bulk().map(|packet| packet.len).sum()
+    }
+
+    /// The packets with parts, oldest first.
+    fn bulk(&self) -> impl Iterator<Item = &SentPacket> {
+        self.packets.iter().filter(|packet| packet.stamp.is_some())
+    }
+
+    /// When the newest packet with parts left.
+    pub fn last_bulk(&self) -> Option<Time> {
+        self.bulk().last().map(|packet| packet.at)
+    }
+
+    /// The length of the smallest packet with parts that is on its way.
+    pub fn smallest_bulk(&self) -> Option<usize> {
+        self.bulk().map(|packet| packet.len).min()
+    }
+
+    /// Gives all packets with parts up for lost.
+    pub fn lose_bulk(&mut self) -> Vec<SentPacket> {
+        let packets = core::mem::take(&mut self.packets);
+        let is_bulk = |packet: &SentPacket| packet.stamp.is_some();
+        let (bulk, others): (Vec<_>, VecDeque<_>) = (
+            packets.iter().filter(|one| is_bulk(one)).cloned().collect(),
+            packets.into_iter().filter(|one| !is_bulk(one)).collect(),
+        );
+        self.packets = others;
+        for packet in &bulk {
+            if self.given_up.len() == GIVEN_UP_MAX {
+                self.given_up.pop_front();
+            }
+            self.given_up.push_back(SentPacket {
+                // As far as the pace is concerned it has left the path.
+                stamp: None,
+                ..packet.clone()
+            });
+        }
+        bulk
     }
 
     /// Learns from an acknowledgement, whose largest number must have been sent.
@@ -71,23 +125,30 @@ impl Sent {
         let mut told = Acknowledged::default();
         let too_old = rtt.smoothed().map(|smoothed| smoothed * 9 / 8);
         self.acknowledged = self.acknowledged.max(Some(ack.largest));
-        self.packets.retain(|packet| {
+        let slow = self.given_up.iter().filter(|one| ack.covers(one.number));
+        told.arrived.extend(slow.cloned());
+        if let Some(packet) = told.arrived.iter().find(|one| one.number == ack.largest) {
+            told.round_trip = Some(now - packet.at);
+        }
+        self.given_up.retain(|one| !ack.covers(one.number));
+        let packets = core::mem::take(&mut self.packets);
+        for packet in packets {
             if ack.covers(packet.number) {
                 if packet.number == ack.largest {
                     told.round_trip = Some(now - packet.at);
                 }
-                told.arrived.extend(&packet.items);
-                return false;
+                told.arrived.push(packet);
+                continue;
             }
             let passed = packet.number.0 < ack.largest.0;
             let by_number = packet.number.0 + PACKET_THRESHOLD <= ack.largest.0;
             let by_time = passed && too_old.is_some_and(|age| now - packet.at > age);
             if by_number || by_time {
-                told.lost.extend(&packet.items);
-                return false;
+                told.lost.push(packet);
+            } else {
+                self.packets.push_back(packet);
             }
-            true
-        });
+        }
         told
     }
 
@@ -125,28 +186,44 @@ mod tests {
         }
     }
 
+    fn packet(at: Time, number: u64, request: u64) -> SentPacket {
+        SentPacket {
+            number: PacketNumber(number),
+            at,
+            len: 40,
+            items: vec![Item::Request(request)],
+            stamp: None,
+        }
+    }
+
+    fn requests(packets: &[SentPacket]) -> Vec<Item> {
+        packets
+            .iter()
+            .flat_map(|packet| packet.items.clone())
+            .collect()
+    }
+
     /// LINK-6
     #[test]
     fn a_packet_is_lost_when_three_later_ones_have_passed_it() {
         let mut sent = Sent::default();
         for number in 0..4 {
-            sent.record(
-                Time(number),
-                PacketNumber(number),
-                vec![Item::Request(number)],
-            );
+            sent.record(packet(Time(number), number, number));
         }
         let told = sent.acknowledge(Time(9), &ack(3, 0b01), &Rtt::default());
-        assert_eq!(told.arrived, [Item::Request(2), Item::Request(3)]);
-        assert_eq!(told.lost, [Item::Request(0)]);
+        assert_eq!(
+            requests(&told.arrived),
+            [Item::Request(2), Item::Request(3)]
+        );
+        assert_eq!(requests(&told.lost), [Item::Request(0)]);
         assert_eq!(told.round_trip, Some(Duration::from_micros(6)));
     }
 
     #[test]
     fn a_packet_is_lost_when_it_is_older_than_nine_eighths_of_a_round_trip() {
         let mut sent = Sent::default();
-        sent.record(Time(0), PacketNumber(0), vec![Item::Request(0)]);
-        sent.record(Time(1), PacketNumber(1), vec![Item::Request(1)]);
+        sent.record(packet(Time(0), 0, 0));
+        sent.record(packet(Time(1), 1, 1));
         let rtt = Rtt::remembered(Duration::from_micros(80));
         assert!(
             sent.clone()
@@ -154,21 +231,19 @@ mod tests {
                 .lost
                 .is_empty()
         );
-        assert_eq!(
-            sent.acknowledge(Time(91), &ack(1, 0), &rtt).lost,
-            [Item::Request(0)]
-        );
+        let told = sent.acknowledge(Time(91), &ack(1, 0), &rtt);
+        assert_eq!(requests(&told.lost), [Item::Request(0)]);
     }
 
     #[test]
     fn a_reply_acknowledges_its_request() {
         let mut sent = Sent::default();
-        sent.record(Time(0), PacketNumber(0), vec![Item::Request(7)]);
+        sent.record(packet(Time(0), 0, 7));
         assert_eq!(sent.answered(Time(5), 7), Some(Duration::from_micros(5)));
         assert_eq!(sent.acknowledged(), Some(PacketNumber(0)));
         assert!(sent.packets.is_empty());
-        sent.record(Time(6), PacketNumber(1), vec![Item::Request(8)]);
-        sent.record(Time(7), PacketNumber(2), vec![Item::Request(8)]);
+        sent.record(packet(Time(6), 1, 8));
+        sent.record(packet(Time(7), 2, 8));
         assert_eq!(
             sent.answered(Time(9), 8),
             None,

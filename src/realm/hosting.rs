@@ -160,7 +160,13 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::NotAMember.into());
         }
         let page = self
-            .page(&group.place(), after, offset, PAGE_ENTRIES, caller.room)
+            .page(
+                &group.place(),
+                after,
+                offset,
+                PAGE_ENTRIES,
+                (caller.room, caller.longest),
+            )
             .await?;
         Ok(Answer::Page(page))
     }

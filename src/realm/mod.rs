@@ -96,8 +96,10 @@ pub struct Caller {
     pub own: Option<PublicKey>,
     /// The command came in a handshake's first message, which may have been recorded by anyone.
     pub early: bool,
-    /// The longest answer that can travel, in bytes.
+    /// The longest answer that fits one datagram, in bytes.
     pub room: usize,
+    /// The longest that can travel at all.
+    pub longest: usize,
     /// When.
     pub now: Moment,
 }
@@ -267,8 +269,8 @@ impl<S: Store> Realm<S> {
             ("unknown", Err(ErrorCode::BadRequest.into()))
         };
         match outcome {
-            Ok(answer) if answer.len() <= caller.room => answer,
-            Ok(_) => Answer::Refused(Refusal::too_large(caller.room as u64)).to_bytes(),
+            Ok(answer) if answer.len() <= caller.longest => answer,
+            Ok(_) => Answer::Refused(Refusal::too_large(caller.longest as u64)).to_bytes(),
             Err(failure) => {
                 self.note(name, &failure);
                 let refusal = match failure {

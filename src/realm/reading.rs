@@ -78,14 +78,16 @@ impl<S: Store> Realm<S> {
             }
             None => self.confirmed(current.user, &owner, place).await?,
         };
-        let room = caller.room.saturating_sub(ANSWER_HEAD);
-        let asked = options
-            .bytes
-            .map_or(room, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        let bytes = asked
-            .saturating_sub(ANSWER_HEAD)
-            .max(PAGE_BYTES_MIN)
-            .min(room);
+        let bytes = options.bytes.map(|asked| {
+            let asked = usize::try_from(asked).unwrap_or(usize::MAX);
+            let least = PAGE_BYTES_MIN + ANSWER_HEAD;
+            asked.max(least).min(caller.longest)
+        });
+        // A reader who names no limit gets a datagram's worth, or one message, however long it is.
+        let room = match bytes {
+            Some(bytes) => (bytes, bytes),
+            None => (caller.room, caller.longest),
+        };
         let limit = options
             .limit
             .unwrap_or(PAGE_ENTRIES_MAX)
@@ -93,19 +95,20 @@ impl<S: Store> Realm<S> {
         let limit = usize::try_from(limit).unwrap_or(1);
         let offset = options.offset.unwrap_or(0);
         let page = self
-            .page(place, Position(after), offset, limit, bytes + ANSWER_HEAD)
+            .page(place, Position(after), offset, limit, room)
             .await?;
         Ok(Answer::Page(page))
     }
 
-    /// At most `limit` entries after a position, in an answer of at most `room` bytes.
+    /// At most `limit` entries after a position, in an answer of at most `room` bytes, or one entry in at
+    /// most `longest`.
     pub(super) async fn page(
         &self,
         place: &Place,
         after: Position,
         offset: u64,
         limit: usize,
-        room: usize,
+        (room, longest): (usize, usize),
     ) -> Result<Page, Failure> {
         let bytes = room.saturating_sub(ANSWER_HEAD);
         // One more of each tells whether others follow.
@@ -120,6 +123,10 @@ impl<S: Store> Realm<S> {
             .map(|(position, value)| entry(*position, value))
             .collect::<Result<Vec<_>, _>>()?;
         let read_to_end = entries.len();
+        let first = entries
+            .first()
+            .map_or(0, |first| Page::bytes_for(first, offset));
+        let bytes = bytes.max(first.min(longest.saturating_sub(ANSWER_HEAD)));
         let mut page = Page::fill(entries, offset, limit, bytes);
         page.more |= found.more && page.entries.len() == read_to_end;
         Ok(page)

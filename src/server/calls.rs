@@ -8,7 +8,7 @@ use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, LinkId},
     link::Time,
-    wire::{Answer, HelloReply, PeerRequest, Refusal},
+    wire::{HelloReply, PeerRequest},
 };
 
 /// How long one question is asked.
@@ -78,12 +78,6 @@ impl Calls {
             // Whoever asked may have stopped waiting.
             let _ = waiting.send(answer);
         }
-    }
-
-    /// A request that can never travel is as good as refused.
-    pub fn too_long(&mut self, link: LinkId, number: u64, limit: usize) {
-        let refused = Answer::Refused(Refusal::too_large(limit as u64));
-        self.answered(link, number, refused.to_bytes());
     }
 
     /// A question waits for its answer on another link now.

@@ -37,6 +37,8 @@ use crate::{
 
 /// Questions to other realms that may wait for one listener.
 const CALLS_MAX: usize = 256;
+/// Bytes of a command around the message that it carries, at most.
+const AROUND_MESSAGE: usize = 1024;
 /// Bytes the kernel may hold for a listener in each direction: a burst must not be lost while a
 /// worker is busy.
 const SOCKET_BUFFER_BYTES: usize = 1 << 20;
@@ -100,6 +102,7 @@ pub struct Server {
     errands: mpsc::Receiver<Errand>,
     peers: Vec<PeerConfig>,
     commands_max: usize,
+    max_message: usize,
     seed: u64,
 }
 
@@ -147,6 +150,7 @@ impl Server {
             errands,
             peers: config.peer.clone(),
             commands_max: config.limits.commands,
+            max_message: usize::try_from(config.limits.max_message.0).unwrap_or(usize::MAX),
             seed: rng.next_u64(),
         })
     }
@@ -219,7 +223,8 @@ impl Server {
                 });
             }
             let realm = Arc::clone(&self.realm);
-            let worker = Worker::new(listener.endpoint, realm, self.commands_max, clock);
+            let limits = (self.commands_max, self.max_message);
+            let worker = Worker::new(listener.endpoint, realm, limits, clock);
             let socket = listener.socket;
             let told_to_stop = told_to_stop.clone();
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -333,6 +338,9 @@ fn bind(
         hello: config.realm.hello.then_some(id),
         early_data: true,
         max_datagram: usize::try_from(config.link.max_datagram.0).unwrap_or(usize::MAX),
+        max_message: usize::try_from(config.limits.max_message.0).unwrap_or(usize::MAX)
+            + AROUND_MESSAGE,
+        rate: None,
         links_max: config.limits.links,
         idle: config.link.idle.0,
         shared_idle: config.link.peer_idle.0,

@@ -27,6 +27,8 @@ use crate::{
     wire::{Answer, OperationNumber, Refusal},
 };
 
+/// The longest answer, in bytes, to who can put one together (LINK-13).
+const LONGEST_ANSWER: usize = 65 << 10;
 /// Datagrams taken in before answers and timers get their turn.
 const RECEIVE_BURST: usize = 64;
 /// Datagrams sent before what arrives gets its turn.
@@ -49,6 +51,7 @@ pub struct Worker<S> {
     endpoint: Endpoint,
     realm: Arc<Realm<S>>,
     commands_max: usize,
+    max_message: usize,
     clock: Clock,
     started: Instant,
     in_work: usize,
@@ -61,7 +64,7 @@ impl<S: Store> Worker<S> {
     pub fn new(
         endpoint: Endpoint,
         realm: Arc<Realm<S>>,
-        commands_max: usize,
+        (commands_max, max_message): (usize, usize),
         clock: Clock,
     ) -> Self {
         // As many answers can wait in it as commands may be in work.
@@ -70,6 +73,7 @@ impl<S: Store> Worker<S> {
             endpoint,
             realm,
             commands_max,
+            max_message,
             clock,
             started: Instant::now(),
             in_work: 0,
@@ -208,11 +212,16 @@ impl<S: Store> Worker<S> {
                     let now = self.now();
                     self.calls.expired(now, &mut self.endpoint, link, number);
                 }
-                Event::Unsendable {
+                Event::Oversized {
                     link,
                     number,
                     limit,
-                } => self.calls.too_long(link, number, limit),
+                } => {
+                    let limit = self.max_message.min(limit) as u64;
+                    let refused = Answer::Refused(Refusal::too_large(limit)).to_bytes();
+                    let now = self.now();
+                    self.endpoint.reply(now, link, number, refused);
+                }
                 Event::Hello { address, reply } => self.calls.introduced(address, &reply),
                 Event::Opened { .. } => {}
             }
@@ -247,6 +256,11 @@ impl<S: Store> Worker<S> {
             own: self.endpoint.own(link),
             early,
             room: self.endpoint.message_max(link),
+            longest: if self.endpoint.is_trusted(link) {
+                LONGEST_ANSWER
+            } else {
+                self.endpoint.message_max(link)
+            },
             now: self.clock.now(),
         };
         let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
@@ -268,6 +282,10 @@ impl<S: Store> Worker<S> {
                     self.endpoint.welcome(now, link, known, highest);
                 }
                 Done::Answer(link, number, answer) => {
+                    if !Answer::is_refusal(&answer) {
+                        // Who has had something done here is no stranger any more.
+                        self.endpoint.trust(link);
+                    }
                     self.endpoint.reply(now, link, number, answer);
                 }
             }

@@ -175,6 +175,11 @@ pub struct Unread {
 }
 
 impl Answer {
+    /// True when `bytes` are the answer to a command that was not carried out.
+    pub fn is_refusal(bytes: &[u8]) -> bool {
+        bytes.first().is_none_or(|kind| kind & 0x7f >= REFUSED)
+    }
+
     /// Reads an answer.
     ///
     /// # Errors

@@ -321,6 +321,16 @@ impl Page {
     /// Bytes a page takes before its first entry.
     const HEAD: usize = 1;
 
+    /// Bytes of a page that holds one entry, taken up at `offset` in its body.
+    pub fn bytes_for(entry: &Entry, offset: u64) -> usize {
+        let mut head = Vec::new();
+        entry.emit_head(&mut head);
+        let cut = if offset > 0 { 2 * 4 } else { 0 };
+        let body = (entry.body.len() as u64).saturating_sub(offset);
+        let body_len = usize::try_from(body).unwrap_or(usize::MAX);
+        Self::HEAD + head.len() + cut + varint_len(body) + body_len
+    }
+
     /// Fills a page of at most `limit` entries and `bytes` bytes from `entries`, oldest first, of
     /// which the first is taken up at `offset` in its body. An entry that does not fit is cut,
     /// rather than left out, when it would be the page's first.

@@ -101,7 +101,7 @@ pub enum Frame<'a> {
 }
 
 /// What a PART is a piece of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PartOf {
     /// A command.
     Request,

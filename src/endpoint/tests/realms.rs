@@ -32,6 +32,8 @@ fn endpoint(n: u8, seed: u64) -> Endpoint {
         hello: None,
         early_data: true,
         max_datagram: 1200,
+        max_message: 20_000,
+        rate: None,
         links_max: 100,
         idle: Duration::from_hours(1),
         shared_idle: IDLE,

@@ -85,6 +85,7 @@ impl Fixture {
             own: None,
             early: false,
             room: 1100,
+            longest: 1100,
             now: self.now,
         }
     }

@@ -105,6 +105,7 @@ async fn commands_under_way_together_do_not_disturb_each_other() {
         device: device(1),
         early: false,
         room: 1100,
+        longest: 1100,
         now: MOMENT,
     };
     let mut tasks = tokio::task::JoinSet::new();

@@ -417,7 +417,11 @@ async fn what_cannot_be_understood_or_trusted_is_refused() {
         ask(&caller, with_ttl).await,
         refused(ErrorCode::Unsupported)
     );
-    let narrow = Caller { room: 5, ..caller };
+    let narrow = Caller {
+        room: 5,
+        longest: 5,
+        ..caller
+    };
     let whoami = Command::WhoAmI {
         session: SessionRef::Bound,
     };

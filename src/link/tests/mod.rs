@@ -1,5 +1,7 @@
 //! Two links and a wire between them.
 
+mod bulk;
+
 use alloc::{vec, vec::Vec};
 
 use rand::{SeedableRng, rngs::ChaCha20Rng};
@@ -46,6 +48,8 @@ impl Pair {
         let (client_keys, _) = initiator.finish(&two).unwrap();
         let config = Config {
             max_datagram: 1200,
+            max_message: 20_000,
+            rate: None,
             rtt: Some(Duration::from_millis(60)),
             seed: 7,
         };
@@ -240,24 +244,6 @@ fn a_deadline_tells_that_the_outcome_is_unknown() {
 }
 
 #[test]
-fn what_does_not_fit_a_datagram_is_said_so() {
-    let mut pair = Pair::new();
-    let limit = pair.client.message_max();
-    let number = pair.client.request(vec![0; limit], END, false).unwrap();
-    assert_eq!(pair.settle().len(), 1);
-    let too_long = pair.client.request(vec![0; 1200], END, false).unwrap();
-    pair.settle();
-    assert_eq!(
-        events(&mut pair.client),
-        [Event::Unsendable {
-            number: too_long,
-            limit
-        }]
-    );
-    assert!(!pair.client.is_idle(), "{number} still waits");
-}
-
-#[test]
 fn closing_tells_the_other_side() {
     let mut pair = Pair::new();
     pair.client.close(CloseReason::Done);
@@ -271,6 +257,8 @@ fn closing_tells_the_other_side() {
 fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
     let config = Config {
         max_datagram: 1200,
+        max_message: 20_000,
+        rate: None,
         rtt: None,
         seed: 7,
     };

@@ -1,0 +1,93 @@
+//! What an endpoint tells.
+
+use std::net::SocketAddr;
+
+use super::LinkId;
+use crate::{
+    crypto::PublicKey,
+    wire::{CloseReason, HelloReply, Welcome},
+};
+
+/// What an endpoint has to tell its driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Someone opens a link; answer with [`Endpoint::welcome`].
+    Incoming {
+        /// The link.
+        link: LinkId,
+        /// The device's key; none on a plain link.
+        peer: Option<PublicKey>,
+        /// Where it comes from.
+        address: SocketAddr,
+    },
+    /// A link that this side opened is open; again after the other side has restarted.
+    Opened {
+        /// The link.
+        link: LinkId,
+        /// What the other side said.
+        welcome: Welcome,
+    },
+    /// The other side asks; answer with [`Endpoint::reply`].
+    Request {
+        /// The link.
+        link: LinkId,
+        /// To be named in the reply.
+        number: u64,
+        /// The command.
+        bytes: Vec<u8>,
+        /// It came in a handshake's first message, and might have been recorded and sent by anyone.
+        early: bool,
+    },
+    /// The other side answers.
+    Reply {
+        /// The link.
+        link: LinkId,
+        /// The request's number.
+        number: u64,
+        /// The answer.
+        bytes: Vec<u8>,
+    },
+    /// A request's deadline is over.
+    Expired {
+        /// The link.
+        link: LinkId,
+        /// The request's number.
+        number: u64,
+        /// True when anything at all has come from the other side.
+        heard: bool,
+    },
+    /// The other side asks with more bytes than are taken; answer with [`Endpoint::reply`].
+    Oversized {
+        /// The link.
+        link: LinkId,
+        /// To be named in the reply.
+        number: u64,
+        /// As many bytes as are taken.
+        limit: usize,
+    },
+    /// A request waits for its reply on another link now: of two links with one realm one stays.
+    Moved {
+        /// Where it was asked.
+        link: LinkId,
+        /// Its number there.
+        number: u64,
+        /// Where it is asked now.
+        to: LinkId,
+        /// Its number there.
+        as_number: u64,
+    },
+    /// A link has ended, and with it all that was asked on it.
+    Closed {
+        /// The link.
+        link: LinkId,
+        /// Why, if the other side said so.
+        reason: Option<CloseReason>,
+    },
+    /// A realm has said who it is.
+    Hello {
+        /// Where it was asked.
+        address: SocketAddr,
+        /// What it said.
+        reply: HelloReply,
+    },
+}

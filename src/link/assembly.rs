@@ -1,0 +1,191 @@
+//! Messages that arrive in parts (LINK-13). Bounded in every way, because it is memory that the other side
+//! fills: by the length it has declared, in gaps, in messages at once and in time.
+
+use alloc::{collections::BTreeMap, vec, vec::Vec};
+use core::time::Duration;
+
+use super::{
+    ranges::Ranges,
+    time::{Time, earliest},
+};
+use crate::wire::PartOf;
+
+/// Messages of one link that are put together at once.
+pub const ASSEMBLIES_MAX: usize = 2;
+/// Pieces in which a message may lie here before it is whole.
+const PIECES_MAX: usize = 64;
+/// A message of which no more comes for so long is forgotten: several of the longest round trips, because its
+/// sender takes for arrived what was acknowledged.
+pub const ASSEMBLY_PATIENCE: Duration = Duration::from_mins(5);
+
+#[derive(Clone, Debug)]
+struct Assembly {
+    bytes: Vec<u8>,
+    arrived: Ranges,
+    progress: Time,
+}
+
+/// The messages that have arrived in part.
+#[derive(Clone, Debug)]
+pub struct Assemblies {
+    by_message: BTreeMap<(PartOf, u64), Assembly>,
+    /// Bytes that may be put together at once.
+    room: usize,
+}
+
+/// What became of a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Assembled {
+    /// More is to come.
+    Partly,
+    /// The message is whole.
+    Whole(Vec<u8>),
+}
+
+impl Assemblies {
+    /// None yet; at most `room` bytes are held.
+    pub fn new(room: usize) -> Self {
+        Self {
+            by_message: BTreeMap::new(),
+            room,
+        }
+    }
+
+    /// Bytes held at present.
+    pub fn held(&self) -> usize {
+        self.by_message.values().map(|one| one.bytes.len()).sum()
+    }
+
+    /// Sets how many bytes may be held.
+    pub const fn set_room(&mut self, room: usize) {
+        self.room = room;
+    }
+
+    /// True when a part can be taken in. One that cannot is as good as lost on the way.
+    pub fn takes(&self, of: PartOf, number: u64, total: u64, offset: u64, len: usize) -> bool {
+        match self.by_message.get(&(of, number)) {
+            Some(known) => {
+                let part = offset..offset + len as u64;
+                known.bytes.len() as u64 == total && known.arrived.count_with(&part) <= PIECES_MAX
+            }
+            None => {
+                let total = usize::try_from(total).unwrap_or(usize::MAX);
+                self.by_message.len() < ASSEMBLIES_MAX
+                    && self.held().saturating_add(total) <= self.room
+            }
+        }
+    }
+
+    /// Takes in a part for which [`Assemblies::takes`] holds.
+    pub fn take(
+        &mut self,
+        now: Time,
+        (of, number): (PartOf, u64),
+        total: u64,
+        offset: u64,
+        part: &[u8],
+    ) -> Assembled {
+        let len = usize::try_from(total).unwrap_or(0);
+        let one = self
+            .by_message
+            .entry((of, number))
+            .or_insert_with(|| Assembly {
+                bytes: vec![0; len],
+                arrived: Ranges::default(),
+                progress: now,
+            });
+        let range = offset..offset + part.len() as u64;
+        if !one.arrived.covers(&range) {
+            one.progress = now;
+        }
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let place = one.bytes.get_mut(start..start.saturating_add(part.len()));
+        if let Some(place) = place {
+            place.copy_from_slice(part);
+            one.arrived.insert(range);
+        }
+        if !one.arrived.covers(&(0..total)) {
+            return Assembled::Partly;
+        }
+        let whole = self.by_message.remove(&(of, number));
+        Assembled::Whole(whole.map_or_else(Vec::new, |one| one.bytes))
+    }
+
+    /// Forgets a message: nobody waits for it any more.
+    pub fn forget(&mut self, of: PartOf, number: u64) {
+        self.by_message.remove(&(of, number));
+    }
+
+    /// When a message is to be forgotten.
+    pub fn timeout(&self) -> Option<Time> {
+        let ends = self
+            .by_message
+            .values()
+            .map(|one| one.progress + ASSEMBLY_PATIENCE);
+        ends.fold(None, |soonest, end| earliest(soonest, Some(end)))
+    }
+
+    /// Lets time pass.
+    pub fn expire(&mut self, now: Time) {
+        self.by_message
+            .retain(|_, one| one.progress + ASSEMBLY_PATIENCE > now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assemblies() -> Assemblies {
+        Assemblies::new(1000)
+    }
+
+    /// LINK-13
+    #[test]
+    fn parts_in_any_order_and_repeated_make_the_message() {
+        let mut all = assemblies();
+        let message = (PartOf::Request, 7);
+        for (offset, part) in [(6, &b"world"[..]), (0, b"hel"), (6, b"world")] {
+            assert!(all.takes(message.0, 7, 11, offset, part.len()));
+            let taken = all.take(Time(0), message, 11, offset, part);
+            assert_eq!(taken, Assembled::Partly);
+        }
+        assert_eq!(all.held(), 11);
+        let taken = all.take(Time(0), message, 11, 2, b"llo ");
+        assert_eq!(taken, Assembled::Whole(b"hello world".to_vec()));
+        assert_eq!(all.held(), 0);
+    }
+
+    /// LINK-13: every bound holds.
+    #[test]
+    fn memory_has_an_end() {
+        let mut all = assemblies();
+        assert!(!all.takes(PartOf::Request, 1, 1001, 0, 10), "too long");
+        assert!(!all.takes(PartOf::Request, 1, u64::MAX, 0, 10));
+        all.take(Time(0), (PartOf::Request, 1), 400, 0, b"x");
+        assert!(!all.takes(PartOf::Request, 1, 401, 0, 1), "another length");
+        assert!(
+            !all.takes(PartOf::Request, 2, 601, 0, 1),
+            "too much together"
+        );
+        all.take(Time(5), (PartOf::Event, 1), 400, 0, b"x");
+        assert!(!all.takes(PartOf::Reply, 3, 10, 0, 1), "too many");
+        for piece in 1..64 {
+            assert!(all.takes(PartOf::Request, 1, 400, piece * 2, 1));
+            all.take(Time(0), (PartOf::Request, 1), 400, piece * 2, b"x");
+        }
+        assert!(
+            !all.takes(PartOf::Request, 1, 400, 200, 1),
+            "too many pieces"
+        );
+        assert!(
+            all.takes(PartOf::Request, 1, 400, 1, 1),
+            "one that closes a gap"
+        );
+        let end = all.timeout().unwrap();
+        assert_eq!(end, Time(0) + ASSEMBLY_PATIENCE);
+        all.expire(end);
+        assert_eq!(all.held(), 400);
+        assert!(all.takes(PartOf::Reply, 3, 10, 0, 1));
+    }
+}

@@ -1,0 +1,189 @@
+//! What arrives: a packet is opened, what came before is dropped, and its frames take effect.
+
+use core::time::Duration;
+
+use super::{
+    Event, Ignored, Keys, Link, Opening, Received, State, Time, replies::Arrival, rtt::DELAY_MAX,
+};
+use crate::wire::{
+    AckFrame, CloseReason, Frame, Frames, LinkPacket, Open, PartOf, Protection, Welcome, crc_holds,
+};
+
+impl Link {
+    /// Takes in the payload of a handshake message, which arrived authentic.
+    pub fn handle_early(&mut self, now: Time, payload: &[u8]) -> Result<(), Ignored> {
+        let frames = Frames::checked(payload).map_err(|_| Ignored::Violation)?;
+        for frame in frames {
+            self.handle_frame(now, frame, true)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in a packet of this link.
+    pub fn handle_packet(
+        &mut self,
+        now: Time,
+        packet: &LinkPacket<'_>,
+        datagram: &[u8],
+    ) -> Result<(), Ignored> {
+        let State::Open(keys) = &self.state else {
+            return Err(Ignored::NotOpen);
+        };
+        let number = packet.number(self.received.largest());
+        let mut body = packet.body.to_vec();
+        let payload = match (keys, packet.protection) {
+            (Keys::Sealed(keys), Protection::Sealed) => keys
+                .open
+                .open(number.0, packet.header, &mut body)
+                .map_err(|_| Ignored::NotAuthentic)?,
+            (Keys::Plain, Protection::Plain) if crc_holds(datagram) => body
+                .split_last_chunk::<4>()
+                .map_or(&[][..], |(payload, _)| payload),
+            _ => return Err(Ignored::NotAuthentic),
+        };
+        if !self.received.is_new(number) {
+            return Err(Ignored::Replayed);
+        }
+        if packet.protection == Protection::Sealed {
+            self.credit = None;
+        } else {
+            self.add_credit(datagram.len());
+        }
+        let frames = Frames::checked(payload).map_err(|_| self.violate())?;
+        if !frames.clone().all(|frame| self.has_room_for(&frame)) {
+            // As good as lost on the way: its sender sends it again, and more slowly.
+            return Err(Ignored::NoRoom);
+        }
+        if self.received.record(now, number) {
+            // Something before this packet is missing; its sender should hear of it soon, with
+            // whatever leaves next.
+            self.received.owe(Received::patience(now, &self.rtt));
+        }
+        self.requests.heard();
+        self.bulk_repeats = 0;
+        for frame in frames {
+            self.handle_frame(now, frame, false)?;
+        }
+        Ok(())
+    }
+
+    fn violate(&mut self) -> Ignored {
+        self.close(CloseReason::Violation);
+        Ignored::Violation
+    }
+
+    fn handle_frame(&mut self, now: Time, frame: Frame<'_>, early: bool) -> Result<(), Ignored> {
+        match frame {
+            Frame::Padding => {}
+            Frame::Ping => self.received.owe(now),
+            Frame::Ack(ack) => self.handle_ack(now, &ack)?,
+            Frame::Request { number, command } => self.handle_request(now, number, command, early),
+            Frame::Reply { number, answer } => self.handle_reply(now, number, answer),
+            Frame::Part {
+                of,
+                number,
+                total,
+                offset,
+                bytes,
+            } => self.handle_part(now, (of, number), total, offset, bytes),
+            // Pushed entries are defined, and come with a later release.
+            Frame::Event { .. } => {}
+            Frame::PathChallenge(data) => self.controls.response = Some(data),
+            Frame::PathResponse(data) => {
+                if self.controls.is_answered_by(&data) {
+                    self.credit = None;
+                }
+            }
+            Frame::Open(open) => self.handle_open(open),
+            Frame::Welcome(welcome) => self.handle_welcome(welcome),
+            Frame::Close(reason) => {
+                self.state = State::Closed;
+                self.events.push_back(Event::Closed(reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_ack(&mut self, now: Time, ack: &AckFrame) -> Result<(), Ignored> {
+        if ack.largest.0 >= self.next_number {
+            return Err(self.violate());
+        }
+        let told = self.sent.acknowledge(now, ack, &self.rtt);
+        // One that was held back for long, because the first was lost, tells nothing of the path.
+        let delay = Duration::from_millis(ack.delay_ms);
+        if let Some(round_trip) = told.round_trip.filter(|_| delay <= DELAY_MAX) {
+            self.rtt.sample(round_trip, delay);
+        }
+        for packet in told.arrived {
+            self.path.arrived(packet.len);
+            if let Some(stamp) = packet.stamp {
+                self.pace.arrived(now, stamp, packet.at, packet.len);
+            }
+            for item in packet.items {
+                self.item_arrived(now, item);
+            }
+        }
+        for packet in told.lost {
+            self.packet_lost(now, packet);
+        }
+        let wait = self.bulk_wait();
+        self.bulk_due = self.sent.last_bulk().map(|at| at + wait);
+        Ok(())
+    }
+
+    pub(super) fn handle_request(&mut self, now: Time, number: u64, command: &[u8], early: bool) {
+        match self.replies.arrive(number) {
+            Arrival::New => {
+                self.events.push_back(Event::Request {
+                    number,
+                    bytes: command.to_vec(),
+                    early,
+                });
+            }
+            Arrival::Known => {}
+            Arrival::Refused => return,
+        }
+        if self.replies.is_working() && self.work_due.is_none() {
+            self.work_due = Some(Received::patience(now, &self.rtt));
+        }
+    }
+
+    pub(super) fn handle_reply(&mut self, now: Time, number: u64, answer: &[u8]) {
+        let once = self.requests.was_sent_once(number);
+        let round_trip = self.sent.answered(now, number);
+        if let Some(round_trip) = round_trip.filter(|_| once) {
+            self.rtt.sample(round_trip, Duration::ZERO);
+        }
+        if self.requests.answer(number) {
+            self.parts.remove((PartOf::Request, number));
+            self.assemblies.forget(PartOf::Reply, number);
+            self.events.push_back(Event::Reply {
+                number,
+                bytes: answer.to_vec(),
+            });
+        }
+    }
+
+    fn handle_open(&mut self, open: Open) {
+        match self.opening {
+            Opening::Unheard => {
+                self.opening = Opening::Asked;
+                self.peer_max_datagram = usize::try_from(open.max_datagram).unwrap_or(usize::MAX);
+                self.remote = open.name.map(|name| name.connection);
+                let name = open.name;
+                self.events.push_back(Event::Opened { name });
+            }
+            Opening::Given(welcome) => self.controls.welcome = Some(welcome),
+            Opening::Asked | Opening::Welcomed => {}
+        }
+    }
+
+    fn handle_welcome(&mut self, welcome: Welcome) {
+        if self.opening == Opening::Unheard {
+            self.opening = Opening::Welcomed;
+            self.controls.open = None;
+            self.peer_max_datagram = usize::try_from(welcome.max_datagram).unwrap_or(usize::MAX);
+            self.events.push_back(Event::Welcome(welcome));
+        }
+    }
+}

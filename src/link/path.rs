@@ -1,0 +1,174 @@
+//! How large a datagram the path carries (LINK-15): found out upwards with parts of long messages, which are
+//! sent again in smaller ones if it does not, and downwards when nothing large gets through any more.
+
+use core::time::Duration;
+
+use super::{DATAGRAM_MIN, time::Time};
+
+/// What is sent before anything larger has been acknowledged: the Internet's own minimum with room to spare.
+const BEGINNING: usize = 548;
+/// So many probes of a size have to be lost before it counts as too large.
+const PROBES_MAX: u32 = 3;
+/// So many timeouts in a row, of which everything sent was large, and the path counts as smaller.
+const TIMEOUTS_MAX: u32 = 3;
+/// A difference that is not worth a probe.
+const STEP: usize = 64;
+/// What was too large is tried again after so long.
+const CEILING_LIFETIME: Duration = Duration::from_mins(10);
+
+/// The datagrams of one path.
+#[derive(Clone, Debug)]
+pub struct PathSize {
+    /// What gets through.
+    size: usize,
+    /// What does not, until a moment.
+    ceiling: Option<(usize, Time)>,
+    /// The size being probed, and how often it was lost.
+    probe: Option<(usize, u32)>,
+    /// A probe is on its way.
+    probing: bool,
+    timeouts: u32,
+}
+
+impl Default for PathSize {
+    fn default() -> Self {
+        Self {
+            size: BEGINNING,
+            ceiling: None,
+            probe: None,
+            probing: false,
+            timeouts: 0,
+        }
+    }
+}
+
+impl PathSize {
+    /// The largest datagram to send, where both sides take at most `max`.
+    pub fn size(&self, max: usize) -> usize {
+        self.size.min(max)
+    }
+
+    /// The size to try next, if a larger one may get through and none is being tried.
+    pub fn next_probe(&mut self, now: Time, max: usize) -> Option<usize> {
+        if self.probing {
+            return None;
+        }
+        if self.ceiling.is_some_and(|(_, until)| until <= now) {
+            self.ceiling = None;
+        }
+        if let Some((size, _)) = self
+            .probe
+            .filter(|(size, _)| *size <= max && *size > self.size)
+        {
+            return Some(size);
+        }
+        let size = match self.ceiling {
+            // Halfway between what does and what does not.
+            Some((ceiling, _)) => usize::midpoint(self.size, ceiling.min(max)),
+            None => max,
+        };
+        (size >= self.size + STEP).then(|| {
+            self.probe = Some((size, 0));
+            size
+        })
+    }
+
+    /// Notes that a datagram of `len` bytes has left as a probe.
+    pub const fn probed(&mut self) {
+        self.probing = true;
+    }
+
+    /// Notes that a datagram of `len` bytes has arrived.
+    pub fn arrived(&mut self, len: usize) {
+        if len > DATAGRAM_MIN {
+            self.timeouts = 0;
+        }
+        if len > self.size {
+            self.size = len;
+            self.probe = None;
+            self.probing = false;
+        }
+    }
+
+    /// Notes that a datagram of `len` bytes is lost.
+    pub fn lost(&mut self, now: Time, len: usize) {
+        if let Some((size, lost)) = self.probe
+            && len > self.size
+        {
+            self.probing = false;
+            self.probe = Some((size, lost + 1));
+            if lost + 1 >= PROBES_MAX {
+                self.ceiling = Some((size, now + CEILING_LIFETIME));
+                self.probe = None;
+            }
+        }
+    }
+
+    /// Notes that nothing was heard for long, while all that was sent had at least `smallest` bytes.
+    pub fn timed_out(&mut self, now: Time, smallest: usize) {
+        if smallest <= DATAGRAM_MIN {
+            return;
+        }
+        self.timeouts += 1;
+        if self.timeouts >= TIMEOUTS_MAX && self.size > DATAGRAM_MIN {
+            self.timeouts = 0;
+            self.ceiling = Some((self.size, now + CEILING_LIFETIME));
+            self.probe = None;
+            self.probing = false;
+            self.size = if self.size > BEGINNING {
+                BEGINNING
+            } else {
+                DATAGRAM_MIN
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the search finds on a path that carries `limit` bytes.
+    fn search(path: &mut PathSize, limit: usize, max: usize) -> usize {
+        for step in 0..40 {
+            let now = Time(step);
+            if let Some(probe) = path.next_probe(now, max) {
+                path.probed();
+                if probe <= limit {
+                    path.arrived(probe);
+                } else {
+                    path.lost(now, probe);
+                }
+            }
+        }
+        path.size(max)
+    }
+
+    /// LINK-15
+    #[test]
+    fn the_largest_that_gets_through_is_found() {
+        for limit in [548, 600, 900, 1199, 1200, 9000] {
+            let found = search(&mut PathSize::default(), limit, 1200);
+            assert!(
+                found <= limit && found + 2 * STEP > limit.min(1200),
+                "{found} of {limit}"
+            );
+        }
+        assert_eq!(search(&mut PathSize::default(), 9000, 160), 160);
+    }
+
+    /// LINK-15
+    #[test]
+    fn a_path_that_shrinks_is_followed_down_and_up_again() {
+        let mut path = PathSize::default();
+        assert_eq!(search(&mut path, 1200, 1200), 1200);
+        for (smallest, size) in [(160, 1200), (1200, 548), (548, 160), (160, 160)] {
+            for _ in 0..TIMEOUTS_MAX {
+                path.timed_out(Time(0), smallest);
+            }
+            assert_eq!(path.size(1200), size);
+        }
+        let found = search(&mut path, 300, 1200);
+        assert!((300 - 2 * STEP..=300).contains(&found), "{found}");
+    }
+}

@@ -1,0 +1,261 @@
+//! Long messages over a path with a bottleneck, a queue, a delay and losses.
+
+use alloc::collections::BTreeMap;
+
+use rand::RngExt as _;
+
+use super::*;
+
+/// One direction of a path.
+struct Pipe {
+    /// Bits a second.
+    rate: u64,
+    delay: Duration,
+    loss: f64,
+    /// The largest datagram that gets through.
+    size: usize,
+    busy_until: Time,
+    /// What is on its way, by when it arrives.
+    on_the_way: BTreeMap<(Time, u64), Vec<u8>>,
+    carried: u64,
+    bytes: u64,
+    /// The longest that a datagram waited for others.
+    waited: Duration,
+}
+
+impl Pipe {
+    fn new(rate: u64, delay: Duration, loss: f64) -> Self {
+        Self {
+            rate,
+            delay,
+            loss,
+            size: 9000,
+            busy_until: Time(0),
+            on_the_way: BTreeMap::new(),
+            carried: 0,
+            bytes: 0,
+            waited: Duration::ZERO,
+        }
+    }
+
+    fn send(&mut self, now: Time, datagram: Vec<u8>, rng: &mut ChaCha20Rng) {
+        self.carried += 1;
+        self.bytes += datagram.len() as u64;
+        let begins = self.busy_until.max(now);
+        self.waited = self.waited.max(begins - now);
+        let takes = Duration::from_micros(datagram.len() as u64 * 8_000_000 / self.rate);
+        self.busy_until = begins + takes;
+        if datagram.len() <= self.size && !rng.random_bool(self.loss) {
+            let arrives = self.busy_until + self.delay;
+            self.on_the_way.insert((arrives, self.carried), datagram);
+        }
+    }
+}
+
+struct Bulk {
+    pair: Pair,
+    up: Pipe,
+    down: Pipe,
+    rng: ChaCha20Rng,
+}
+
+impl Bulk {
+    fn new(seed: u64, rate: u64, rtt: Duration, loss: f64) -> Self {
+        let mut pair = Pair::new();
+        pair.server.trust();
+        for link in [&mut pair.client, &mut pair.server] {
+            link.rtt = Rtt::default();
+        }
+        Self {
+            pair,
+            up: Pipe::new(rate, rtt / 2, loss),
+            down: Pipe::new(rate, rtt / 2, loss),
+            rng: ChaCha20Rng::seed_from_u64(seed),
+        }
+    }
+
+    /// Sends what there is to send, and goes on to the next moment at which something happens.
+    fn step(&mut self) {
+        let Pair {
+            now,
+            client,
+            server,
+        } = &mut self.pair;
+        while let Some(datagram) = transmit(client, *now) {
+            self.up.send(*now, datagram, &mut self.rng);
+        }
+        while let Some(datagram) = transmit(server, *now) {
+            self.down.send(*now, datagram, &mut self.rng);
+        }
+        let arrivals =
+            [&self.up, &self.down].map(|pipe| pipe.on_the_way.keys().next().map(|(at, _)| *at));
+        let timers = [client.poll_timeout(), server.poll_timeout()];
+        let next = arrivals.into_iter().chain(timers).flatten().min();
+        // A timer that is due already has had its chance; what is left waits for something else.
+        *now = next
+            .expect("something happens")
+            .max(*now + Duration::from_micros(1));
+        for (pipe, link) in [(&mut self.up, &mut *server), (&mut self.down, &mut *client)] {
+            while let Some(entry) = pipe.on_the_way.first_entry() {
+                if entry.key().0 > *now {
+                    break;
+                }
+                let datagram = entry.remove();
+                match deliver(link, *now, &datagram) {
+                    Ok(()) | Err(Ignored::NoRoom) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        client.handle_timeout(*now);
+        server.handle_timeout(*now);
+    }
+
+    /// Asks with messages of these bytes, each answered with itself; until all replies have come.
+    fn exchange(&mut self, messages: &[Vec<u8>], deadline: Time) -> Vec<(u64, Vec<u8>)> {
+        for message in messages {
+            self.pair
+                .client
+                .request(message.clone(), deadline, false)
+                .unwrap();
+        }
+        let mut replies = vec![];
+        while replies.len() < messages.len() {
+            self.step();
+            assert!(self.pair.now < deadline, "{} came", replies.len());
+            for event in events(&mut self.pair.server) {
+                match event {
+                    Event::Request { number, bytes, .. } => self.pair.server.reply(number, bytes),
+                    other => panic!("{other:?}"),
+                }
+            }
+            for event in events(&mut self.pair.client) {
+                match event {
+                    Event::Reply { number, bytes } => replies.push((number, bytes)),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        replies.sort();
+        replies
+    }
+}
+
+const HOUR: Time = Time(3_600_000_000);
+
+fn message(len: usize, seed: u8) -> Vec<u8> {
+    (0..len)
+        .map(|at| seed.wrapping_add(u8::try_from(at % 251).unwrap()))
+        .collect()
+}
+
+/// LINK-13, LINK-14: long messages get across whole, both ways, whatever the path does to them.
+#[test]
+fn long_messages_get_across_whole() {
+    for (rate, rtt, loss) in [
+        (10_000_000, 60, 0.0),
+        (10_000_000, 60, 0.3),
+        (10_000_000, 60, 0.6),
+        (9_600, 1000, 0.0),
+        (9_600, 1000, 0.3),
+        (300, 1000, 0.0),
+        (1_000_000, 60_000, 0.0),
+        (1_000_000, 60_000, 0.3),
+    ] {
+        for seed in 0..3 {
+            let mut bulk = Bulk::new(seed, rate, Duration::from_millis(rtt), loss);
+            let messages: Vec<_> = [10_000, 20, 3_000].map(|len| message(len, 7)).to_vec();
+            let replies = bulk.exchange(&messages, HOUR);
+            let wanted: Vec<_> = (0..).zip(messages).collect();
+            assert!(replies == wanted, "at {rate} bit/s, {rtt} ms, {loss} lost");
+        }
+    }
+}
+
+/// LINK-15: the path carries less and less while a message is on its way.
+#[test]
+fn a_path_that_shrinks_is_followed() {
+    let mut bulk = Bulk::new(1, 100_000, Duration::from_millis(100), 0.0);
+    let messages = vec![message(19_000, 1); 6];
+    for message in &messages {
+        bulk.pair
+            .client
+            .request(message.clone(), HOUR, false)
+            .unwrap();
+    }
+    let mut whole = 0;
+    while whole < messages.len() {
+        bulk.step();
+        for event in events(&mut bulk.pair.server) {
+            let Event::Request { number, bytes, .. } = event else {
+                panic!("{event:?}")
+            };
+            assert_eq!(bytes, messages[0]);
+            bulk.pair.server.reply(number, b"ok".to_vec());
+            whole += 1;
+            bulk.up.size = [1200, 900, 548, 400, 160, 160][whole - 1];
+        }
+        assert!(bulk.pair.now < HOUR);
+    }
+    assert!(bulk.pair.now < Time(120_000_000), "{:?}", bulk.pair.now);
+}
+
+/// LINK-14: a slow link is used, nothing is sent twice without need, and its queue stays short.
+#[test]
+fn a_slow_link_is_used_and_its_queue_stays_short() {
+    let mut bulk = Bulk::new(1, 9_600, Duration::from_secs(1), 0.0);
+    let messages = vec![message(19_000, 1); 8];
+    let total = 8 * 19_000_u64;
+    for message in &messages {
+        bulk.pair
+            .client
+            .request(message.clone(), HOUR, false)
+            .unwrap();
+    }
+    let mut whole = 0;
+    while whole < messages.len() {
+        bulk.step();
+        for event in events(&mut bulk.pair.server) {
+            if let Event::Request { number, .. } = event {
+                bulk.pair.server.reply(number, b"ok".to_vec());
+                whole += 1;
+            }
+        }
+    }
+    let sent = bulk.up.bytes;
+    let carried = bulk.pair.now.0 * 9_600 / 8 / 1_000_000;
+    assert!(total * 100 >= carried * 90, "{total} of {carried} bytes");
+    assert!(sent * 100 <= total * 105, "{sent} for {total}");
+    assert!(
+        bulk.up.waited < Duration::from_secs(3),
+        "{:?}",
+        bulk.up.waited
+    );
+}
+
+/// LINK-13: what is too long to be taken is said so, and what strangers send in parts is not put together.
+#[test]
+fn what_is_too_long_is_said_so() {
+    let mut pair = Pair::new();
+    let limit = pair.server.message_max();
+    let refuse = |pair: &mut Pair, len, limit| {
+        let number = pair.client.request(vec![0; len], END, false).unwrap();
+        pair.settle();
+        let told = events(&mut pair.server);
+        assert_eq!(told, [Event::Oversized { number, limit }]);
+        pair.server.reply(number, b"no".to_vec());
+        pair.settle();
+        let bytes = b"no".to_vec();
+        assert_eq!(events(&mut pair.client), [Event::Reply { number, bytes }]);
+        assert!(
+            !pair.client.parts.has_queued(),
+            "the rest of it is not sent"
+        );
+        assert_eq!(pair.server.assembling(), 0);
+        pair.advance(100);
+        pair.settle();
+    };
+    refuse(&mut pair, 5_000, limit);
+    pair.server.trust();
+    refuse(&mut pair, 20_001, 20_000);
+}
