@@ -31,8 +31,8 @@ fn numbers(text: &str) -> BTreeSet<String> {
         .filter(|word| {
             word.split_once('-').is_some_and(|(kind, number)| {
                 let kinds = [
-                    "WIRE", "HS", "LINK", "ACC", "SES", "READ", "EXACT", "PEER", "GRP", "ERR",
-                    "SIZE",
+                    "WIRE", "HS", "LINK", "ACC", "SES", "READ", "WATCH", "EXACT", "PEER", "GRP",
+                    "ERR", "SIZE",
                 ];
                 kinds.contains(&kind)
                     && !number.is_empty()

@@ -319,18 +319,25 @@ mod suite {
 
     pub async fn a_subscriber_wakes_when_its_log_has_grown(engine: &impl Engine) {
         let store = engine.open();
-        let (mut first, mut other) = (store.subscribe(&log("l")), store.subscribe(&log("m")));
+        let mut first = store.subscribe(&[log("k"), log("l")]);
+        let mut other = store.subscribe(&[log("m")]);
+        assert_eq!(store.last(&log("l")).await.unwrap(), Position(0));
         let mut batch = Batch::new();
         batch.append(log("l"), b"a".to_vec());
         store.commit(batch).await.unwrap();
-        assert!(first.grown().await);
+        assert_eq!(
+            first.grown().await,
+            Some([1].into()),
+            "the second of its logs"
+        );
+        assert_eq!(store.last(&log("l")).await.unwrap(), Position(1));
         tokio::select! {
             biased;
             _ = other.grown() => panic!("the other log has not grown"),
             () = std::future::ready(()) => {}
         }
         drop(store);
-        assert!(!other.grown().await, "a closed store says so");
+        assert_eq!(other.grown().await, None, "a closed store says so");
     }
 
     pub async fn names_that_are_too_long_are_refused(engine: &impl Engine) {

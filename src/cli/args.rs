@@ -246,6 +246,17 @@ pub enum Command {
         #[command(flatten)]
         inbox: Inbox,
     },
+    /// Show messages as they come, until Ctrl-C.
+    Watch {
+        /// Stop after so many messages.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+        /// Ask for a sign of life after so long a silence, which keeps the way back open.
+        #[arg(long, value_name = "SPAN", default_value = "30s", value_parser = parse_span)]
+        keepalive: Duration,
+    },
+    /// Tell how many messages have not been read, mailbox by mailbox.
+    Unread,
     /// Tell who you are.
     Whoami,
     /// List your sessions.

@@ -24,12 +24,26 @@ const STDIN_BYTES_MAX: u64 = 64 << 20;
 
 /// A client for the profile that the options name.
 pub fn client(global: &Global, session: Option<SessionId>) -> Result<Client, Failure> {
+    open(global, session, Options::default().keepalive)
+}
+
+/// A client that is to watch.
+pub fn watching_client(global: &Global, keepalive: Duration) -> Result<Client, Failure> {
+    open(global, None, keepalive)
+}
+
+fn open(
+    global: &Global,
+    session: Option<SessionId>,
+    keepalive: Duration,
+) -> Result<Client, Failure> {
     let options = Options {
         server: global.server.clone(),
         trust: global.trust,
         plain: global.plain,
         deadline: global.deadline,
         session: session.or(global.session),
+        keepalive,
         ..Options::default()
     };
     Ok(Client::open(profile(global)?, options)?)

@@ -9,6 +9,7 @@ mod passwords;
 mod realms;
 mod serve;
 mod shell;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -139,6 +140,11 @@ async fn once(global: &Global, output: Output, command: Command) -> Result<(), F
             let client = ask::client(global, None)?;
             groups::once(&client, output, command, &password).await
         }
+        Command::Watch { count, keepalive } => {
+            let client = ask::watching_client(global, keepalive)?;
+            watch::watch(&client, output, count).await
+        }
+        Command::Unread => watch::unread(&ask::client(global, None)?, output).await,
         Command::Whoami => ask::whoami(&ask::client(global, None)?, output).await,
         Command::Sessions => ask::sessions(&ask::client(global, None)?, output).await,
         Command::Revoke { handle } => {

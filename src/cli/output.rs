@@ -186,6 +186,15 @@ impl Output {
 
     /// Prints a message.
     pub fn entry(self, entry: &Entry) -> Result<(), Failure> {
+        self.message(entry, None)
+    }
+
+    /// Prints a message of a group.
+    pub fn entry_of(self, entry: &Entry, group: &str) -> Result<(), Failure> {
+        self.message(entry, Some(group))
+    }
+
+    fn message(self, entry: &Entry, group: Option<&str>) -> Result<(), Failure> {
         let time = jiff::Timestamp::from_second(entry.time.into()).map_err(Failure::local)?;
         if self.json {
             let mut object = json!({
@@ -194,6 +203,9 @@ impl Output {
                 "realm": entry.from.realm.as_ref().map(merpati::wire::RealmId::as_str),
                 "time": time.to_string(),
             });
+            if let Some(group) = group {
+                object["group"] = group.into();
+            }
             match core::str::from_utf8(&entry.body) {
                 Ok(text) if entry.content == CONTENT_TEXT => object["text"] = text.into(),
                 Ok(text) if entry.content == CONTENT_NOTICE => {
@@ -230,11 +242,9 @@ impl Output {
                 fragment.offset, fragment.total
             )
         });
-        let position = entry.position;
-        print_line(&format!(
-            "{position}  {time}  {}{piece}: {body}",
-            entry.from
-        ))
+        let (position, from) = (entry.position, entry.from);
+        let group = group.map_or_else(String::new, |group| format!(" in {group}"));
+        print_line(&format!("{position}  {time}  {from}{group}{piece}: {body}"))
     }
 
     /// Prints who one is.

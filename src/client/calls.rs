@@ -500,7 +500,7 @@ impl Client {
     }
 
     /// How commands name their session: in full where one was given or the link proves no device.
-    fn session(&self) -> Result<SessionRef, CallError> {
+    pub(super) fn session(&self) -> Result<SessionRef, CallError> {
         if let Some(id) = self.options.session {
             return Ok(SessionRef::Named(id));
         }

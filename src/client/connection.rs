@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     CallError, Client, Notice,
-    driver::{Ask, AskError, Driver, Status, Target, ask_who},
+    driver::{Ask, AskError, Driver, Job, Status, Target, Told, ask_who},
     system_rng,
 };
 use crate::{
@@ -30,7 +30,7 @@ const ASKS_MAX: usize = 64;
 /// A driver at work, and how to reach it. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Connection {
-    asks: mpsc::Sender<Ask>,
+    jobs: mpsc::Sender<Job>,
     status: watch::Receiver<Status>,
     address: SocketAddr,
     pinned: Option<PublicKey>,
@@ -45,19 +45,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<Vec<u8>, CallError> {
         let (answer, answered) = oneshot::channel();
-        let (asks, address, pinned) = {
-            let mut connection = self.connection.lock().await;
-            if connection
-                .as_ref()
-                .is_none_or(|connection| connection.asks.is_closed())
-            {
-                *connection = Some(self.connect(deadline).await?);
-            }
-            match connection.as_ref() {
-                Some(open) => (open.asks.clone(), open.address, open.pinned),
-                None => return Err(CallError::NoServer),
-            }
-        };
+        let (jobs, address, pinned) = self.connected(deadline).await?;
         let waited = self.options.deadline;
         let lost = || CallError::OutcomeUnknown { waited };
         let ask = Ask {
@@ -66,7 +54,7 @@ impl Client {
             early,
             answer,
         };
-        asks.send(ask).await.map_err(|_| lost())?;
+        jobs.send(Job::Ask(ask)).await.map_err(|_| lost())?;
         let outcome = answered.await.map_err(|_| lost())?;
         self.follow(pinned).await?;
         outcome.map_err(|error| match error {
@@ -85,6 +73,32 @@ impl Client {
                 None => CallError::NoKey,
             },
         })
+    }
+
+    /// From now on `tell` is told what the realm pushes.
+    pub(super) async fn tell_pushed(&self, tell: mpsc::Sender<Told>) -> Result<(), CallError> {
+        let (jobs, ..) = self.connected(self.deadline()).await?;
+        let waited = self.options.deadline;
+        let lost = |_| CallError::OutcomeUnknown { waited };
+        jobs.send(Job::Tell(tell)).await.map_err(lost)
+    }
+
+    /// The driver at work, and whom it talks to; one is begun if there is none.
+    async fn connected(
+        &self,
+        deadline: Instant,
+    ) -> Result<(mpsc::Sender<Job>, SocketAddr, Option<PublicKey>), CallError> {
+        let mut connection = self.connection.lock().await;
+        if connection
+            .as_ref()
+            .is_none_or(|connection| connection.jobs.is_closed())
+        {
+            *connection = Some(self.connect(deadline).await?);
+        }
+        match connection.as_ref() {
+            Some(open) => Ok((open.jobs.clone(), open.address, open.pinned)),
+            None => Err(CallError::NoServer),
+        }
     }
 
     /// Remembers the realm's new key, if the one it was known by has vouched for it.
@@ -164,11 +178,12 @@ impl Client {
             key: pinned,
             rtt: state.rtt_us.map(Duration::from_micros),
         };
-        let (asks, taken) = mpsc::channel(ASKS_MAX);
+        let (jobs, taken) = mpsc::channel(ASKS_MAX);
         let (tell, status) = watch::channel(Status::default());
-        tokio::spawn(Driver::new(target, socket, endpoint, tell).run(taken));
+        let keepalive = self.options.keepalive;
+        tokio::spawn(Driver::new(target, socket, endpoint, tell, keepalive).run(taken));
         Ok(Connection {
-            asks,
+            jobs,
             status,
             address,
             pinned,

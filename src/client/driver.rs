@@ -34,6 +34,23 @@ pub struct Ask {
     pub answer: oneshot::Sender<Result<Vec<u8>, AskError>>,
 }
 
+/// What there is to do.
+pub enum Job {
+    /// Ask something.
+    Ask(Ask),
+    /// Tell what is pushed.
+    Tell(mpsc::Sender<Told>),
+}
+
+/// What is told to who watches.
+#[derive(Debug)]
+pub enum Told {
+    /// The realm has pushed this.
+    Pushed(Vec<u8>),
+    /// The link is a new one: what was asked of the realm for the one before is to be asked again.
+    Opened,
+}
+
 /// Why a question has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AskError {
@@ -84,6 +101,13 @@ pub struct Driver {
     doubt: Option<Instant>,
     /// Who is there goes by this key, and may still answer to the one that is known, until then.
     changed: Option<(PublicKey, Instant)>,
+    watcher: Option<mpsc::Sender<Told>>,
+    /// The link is open; and the watcher came before it was, so that its opening is no news.
+    is_open: bool,
+    is_expected: bool,
+    /// What the watcher has not taken yet.
+    pushed: VecDeque<Told>,
+    keepalive: Duration,
 }
 
 impl Driver {
@@ -92,6 +116,7 @@ impl Driver {
         socket: UdpSocket,
         endpoint: Endpoint,
         status: watch::Sender<Status>,
+        keepalive: Duration,
     ) -> Self {
         Self {
             target,
@@ -106,6 +131,11 @@ impl Driver {
             refused: false,
             doubt: None,
             changed: None,
+            watcher: None,
+            is_open: false,
+            is_expected: false,
+            pushed: VecDeque::new(),
+            keepalive,
         }
     }
 
@@ -119,7 +149,7 @@ impl Driver {
     }
 
     /// Drives until nobody is left who could ask.
-    pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
+    pub async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         loop {
             self.ask_waiting();
@@ -130,8 +160,9 @@ impl Driver {
             }
             let timeout = self.next_timeout();
             tokio::select! {
-                ask = asks.recv() => match ask {
-                    Some(ask) => self.waiting.push_back(ask),
+                job = jobs.recv() => match job {
+                    Some(Job::Ask(ask)) => self.waiting.push_back(ask),
+                    Some(Job::Tell(watcher)) => self.begin_telling(watcher),
                     None => return,
                 },
                 ready = self.socket.readable() => {
@@ -139,6 +170,8 @@ impl Driver {
                         self.receive(&mut buffer);
                     }
                 }
+                () = room_for(self.watcher.as_ref()), if !self.pushed.is_empty() => self.tell(),
+                () = watched_no_more(self.watcher.as_ref()) => self.end_telling(),
                 () = sleep_until(timeout) => self.handle_timeout(),
             }
         }
@@ -176,14 +209,59 @@ impl Driver {
         if !self.heard && key.is_some() {
             self.doubt = Some(Instant::now() + DOUBT);
         }
+        if self.watcher.is_some() {
+            self.endpoint.keep_alive(now, link, Some(self.keepalive));
+        }
         self.link = Some(link);
         link
+    }
+
+    fn begin_telling(&mut self, watcher: mpsc::Sender<Told>) {
+        let now = self.now();
+        self.watcher = Some(watcher);
+        self.is_expected = !self.is_open;
+        self.pushed.clear();
+        let link = match self.link {
+            Some(link) => link,
+            None => self.open(now),
+        };
+        self.endpoint.keep_alive(now, link, Some(self.keepalive));
+    }
+
+    fn end_telling(&mut self) {
+        let now = self.now();
+        self.watcher = None;
+        self.pushed.clear();
+        if let Some(link) = self.link {
+            self.endpoint.keep_alive(now, link, None);
+            self.endpoint.hold_pushes(link, false);
+        }
+    }
+
+    /// Hands on what was pushed, as far as it is taken; what comes beyond that is as good as lost on the way.
+    fn tell(&mut self) {
+        while let (Some(told), Some(watcher)) = (self.pushed.pop_front(), &self.watcher) {
+            if let Err(mpsc::error::TrySendError::Full(told)) = watcher.try_send(told) {
+                self.pushed.push_front(told);
+                break;
+            }
+        }
+        if let Some(link) = self.link {
+            self.endpoint.hold_pushes(link, !self.pushed.is_empty());
+        }
     }
 
     fn take_events(&mut self) {
         while let Some(event) = self.endpoint.poll_event() {
             match event {
                 Event::Opened { welcome, .. } => self.opened(&welcome),
+                Event::Pushed { bytes, .. } => {
+                    self.heard();
+                    if self.watcher.is_some() {
+                        self.pushed.push_back(Told::Pushed(bytes));
+                        self.tell();
+                    }
+                }
                 Event::Reply { number, bytes, .. } => {
                     self.heard();
                     self.settle(number, Ok(bytes));
@@ -195,14 +273,20 @@ impl Driver {
                 Event::Closed { .. } => {
                     // Whatever has no answer yet is asked again on a fresh link.
                     self.link = None;
+                    self.is_open = false;
                     self.waiting.extend(self.asked.drain().map(|(_, ask)| ask));
                     self.ask_waiting();
+                    if self.watcher.is_some() && self.link.is_none() {
+                        let now = self.now();
+                        self.open(now);
+                    }
                 }
                 Event::Hello { reply, .. } => self.doubts_answered(PublicKey(reply.key)),
                 // Nobody asks a client anything, and it has one link.
                 Event::Incoming { .. }
                 | Event::Request { .. }
                 | Event::Oversized { .. }
+                | Event::Delivered { .. }
                 | Event::Moved { .. } => {}
             }
         }
@@ -210,6 +294,11 @@ impl Driver {
 
     fn opened(&mut self, welcome: &Welcome) {
         self.heard();
+        self.is_open = true;
+        if self.watcher.is_some() && !std::mem::take(&mut self.is_expected) {
+            self.pushed.push_back(Told::Opened);
+            self.tell();
+        }
         self.status.send_modify(|status| {
             status.highest = status.highest.max(welcome.highest);
             status.successor = welcome.successor.map(PublicKey);
@@ -326,6 +415,23 @@ impl Driver {
         for ask in late {
             let _ = ask.answer.send(Err(expired));
         }
+    }
+}
+
+/// Waits until the watcher takes something.
+async fn room_for(watcher: Option<&mpsc::Sender<Told>>) {
+    match watcher {
+        // A watcher that has gone is noticed elsewhere.
+        Some(watcher) => drop(watcher.reserve().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until nobody watches any more.
+async fn watched_no_more(watcher: Option<&mpsc::Sender<Told>>) {
+    match watcher {
+        Some(watcher) => watcher.closed().await,
+        None => std::future::pending().await,
     }
 }
 

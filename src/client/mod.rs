@@ -35,6 +35,7 @@ mod driver;
 mod error;
 mod finishing;
 mod profile;
+mod watching;
 
 use std::{
     io,
@@ -47,6 +48,7 @@ use rand::{SeedableRng, TryRng as _, rngs::StdRng, rngs::SysRng};
 use connection::Connection;
 pub use error::{CallError, ProfileError};
 pub use profile::{Profile, Shown, State, Unfinished, default_home};
+pub use watching::Watching;
 
 use crate::{
     crypto::{ConnectionString, PublicKey},
@@ -54,6 +56,8 @@ use crate::{
     wire::{Answer, SessionId},
 };
 
+/// How long a watched link is silent unless told otherwise.
+const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(30);
 /// How long a call goes on trying unless told otherwise.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_mins(2);
 
@@ -85,6 +89,9 @@ pub struct Options {
     pub early_data: bool,
     /// The largest datagram sent and taken, in bytes.
     pub max_datagram: usize,
+    /// Who watches asks for a sign of life after so long a silence, which also keeps the way back open through
+    /// whatever stands in between.
+    pub keepalive: Duration,
 }
 
 impl Default for Options {
@@ -97,6 +104,7 @@ impl Default for Options {
             session: None,
             early_data: true,
             max_datagram: DATAGRAM_DEFAULT,
+            keepalive: KEEPALIVE_DEFAULT,
         }
     }
 }

@@ -47,6 +47,20 @@ pub enum Event {
         /// The answer.
         bytes: Vec<u8>,
     },
+    /// The other side has pushed an entry.
+    Pushed {
+        /// The link.
+        link: LinkId,
+        /// The event.
+        bytes: Vec<u8>,
+    },
+    /// What was pushed has arrived.
+    Delivered {
+        /// The link.
+        link: LinkId,
+        /// As [`super::Endpoint::push`] gave it.
+        number: u64,
+    },
     /// A request's deadline is over.
     Expired {
         /// The link.

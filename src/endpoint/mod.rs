@@ -38,7 +38,7 @@ use slot::{Role, Slot, Stage};
 
 use crate::{
     crypto::PublicKey,
-    link::{self, DATAGRAM_MIN, Jitter, Link, Time, earliest},
+    link::{self, DATAGRAM_MIN, Jitter, Link, Time, Urgency, earliest},
     wire::{CloseReason, ConnectionId, OperationNumber, Protection, RealmId, Welcome},
 };
 
@@ -205,6 +205,36 @@ impl Endpoint {
         }
     }
 
+    /// Pushes an entry over `link`; its arrival comes as [`Event::Delivered`] with the number given here. None
+    /// when too many are on their way, or there is no such link.
+    pub fn push(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        event: Vec<u8>,
+        urgency: Urgency,
+    ) -> Option<u64> {
+        let number = self.slots.get_mut(&link)?.link.push(event, urgency);
+        self.touch(now, link);
+        number
+    }
+
+    /// While held, what is pushed over `link` counts as lost on the way, and comes again.
+    pub fn hold_pushes(&mut self, link: LinkId, held: bool) {
+        if let Some(slot) = self.slots.get_mut(&link) {
+            slot.link.hold_pushes(held);
+        }
+    }
+
+    /// Keeps the way of `link` open; see [`Link::keep_alive`]. One that turns out dead is opened anew.
+    pub fn keep_alive(&mut self, now: Time, link: LinkId, silence: Option<Duration>) {
+        if let Some(slot) = self.slots.get_mut(&link) {
+            slot.link.keep_alive(silence);
+            slot.link.handle_timeout(now);
+            self.touch(now, link);
+        }
+    }
+
     /// Lets the other side in. `known`: its key has a session; `highest`: the highest operation
     /// number its key has used.
     pub fn welcome(&mut self, now: Time, link: LinkId, known: bool, highest: OperationNumber) {
@@ -319,7 +349,9 @@ impl Endpoint {
             slot.link.handle_timeout(now);
             self.assembling = self.assembling.saturating_sub(held) + slot.link.assembling();
             if slot.is_over(now, &self.config) {
-                if slot.is_shared && matches!(slot.stage, Stage::Open) {
+                if slot.link.is_dead() {
+                    self.dial_again(now, id);
+                } else if slot.is_shared && matches!(slot.stage, Stage::Open) {
                     self.close(now, id, CloseReason::Done);
                 } else {
                     self.end(id, None);
@@ -441,6 +473,8 @@ impl Endpoint {
                 number,
                 bytes,
             },
+            link::Event::Pushed { bytes } => Event::Pushed { link, bytes },
+            link::Event::Delivered { number } => Event::Delivered { link, number },
             link::Event::Expired { number } => Event::Expired {
                 link,
                 number,

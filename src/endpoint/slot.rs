@@ -139,7 +139,8 @@ impl Slot {
 
     /// True when the link's time is over.
     pub fn is_over(&self, now: Time, config: &Config) -> bool {
-        self.end(config).is_some_and(|end| end <= now)
+        let is_dead = self.role == Role::Initiator && self.link.is_dead();
+        is_dead || self.end(config).is_some_and(|end| end <= now)
     }
 
     /// True when the Accept can leave: the realm has said its welcome, and the answers to early

@@ -61,6 +61,8 @@ impl Link {
         }
         self.requests.heard();
         self.bulk_repeats = 0;
+        self.pushes.heard();
+        self.seen_alive(now);
         for frame in frames {
             self.handle_frame(now, frame, false)?;
         }
@@ -86,8 +88,10 @@ impl Link {
                 offset,
                 bytes,
             } => self.handle_part(now, (of, number), total, offset, bytes),
-            // Pushed entries are defined, and come with a later release.
-            Frame::Event { .. } => {}
+            Frame::Event { number, event } => {
+                self.received.owe(Received::patience(now, &self.rtt));
+                self.handle_event(number, event);
+            }
             Frame::PathChallenge(data) => self.controls.response = Some(data),
             Frame::PathResponse(data) => {
                 if self.controls.is_answered_by(&data) {

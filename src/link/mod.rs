@@ -17,6 +17,7 @@ mod pace;
 mod packing;
 mod parts;
 mod path;
+mod pushes;
 mod ranges;
 mod received;
 mod recovery;
@@ -36,6 +37,8 @@ use packing::Controls;
 pub use packing::INIT_PAYLOAD_MIN;
 use parts::{Message, Parts};
 use path::PathSize;
+pub use pushes::{PUSHES_AT_ONCE, Urgency};
+use pushes::{Pushed, Pushes};
 pub use received::{REPLAY_WINDOW, Received};
 use replies::{Arrival, Replies};
 pub use replies::{REPLIES_KEPT, REPLY_KEPT_BYTES, WORKING_MAX};
@@ -56,6 +59,8 @@ use crate::{
 pub const DATAGRAM_MIN: usize = 160;
 /// The limit on datagrams unless a party sets another, in bytes.
 pub const DATAGRAM_DEFAULT: usize = 1200;
+/// So many signs of life in a row not answered, and the link counts as dead.
+const UNANSWERED_MAX: u32 = 4;
 /// A link ends when it has used so many packet numbers (LINK-1).
 const NUMBERS_MAX: u64 = 1 << 32;
 
@@ -77,6 +82,16 @@ pub enum Event {
         number: u64,
         /// The answer.
         bytes: Vec<u8>,
+    },
+    /// The other side has pushed an entry; of each kind they come once and in order.
+    Pushed {
+        /// The event.
+        bytes: Vec<u8>,
+    },
+    /// What was pushed under this number has arrived.
+    Delivered {
+        /// As [`Link::push`] gave it.
+        number: u64,
     },
     /// A request's deadline is over: whether it took effect is not known.
     Expired {
@@ -169,6 +184,15 @@ pub struct Link {
     replies: Replies,
     controls: Controls,
     parts: Parts,
+    pushes: Pushes,
+    pushed: Pushed,
+    /// Nobody takes what is pushed at present.
+    is_holding: bool,
+    /// Keeps a silent link's way open, when set: how long to be silent at most.
+    keepalive: Option<Duration>,
+    /// When the next sign of life is due, and how many in a row were not answered.
+    alive_due: Option<Time>,
+    unanswered: u32,
     assemblies: Assemblies,
     /// Messages put together lately: what still comes of them means nothing.
     assembled: VecDeque<Message>,
@@ -217,6 +241,12 @@ impl Link {
             replies: Replies::default(),
             controls: Controls::default(),
             parts: Parts::default(),
+            pushes: Pushes::default(),
+            pushed: Pushed::default(),
+            is_holding: false,
+            keepalive: None,
+            alive_due: None,
+            unanswered: 0,
             assemblies: Assemblies::new(2 * config.max_message),
             assembled: VecDeque::new(),
             trusted: false,
@@ -278,6 +308,7 @@ impl Link {
         }
         fresh.requests.restart();
         fresh.rtt = self.rtt;
+        fresh.keepalive = self.keepalive;
         fresh.jitter = self.jitter;
         fresh
     }
@@ -304,7 +335,10 @@ impl Link {
 
     /// True when nothing is being worked on or waited for.
     pub fn is_idle(&self) -> bool {
-        self.requests.is_empty() && !self.replies.is_working() && !self.replies.has_queued()
+        self.requests.is_empty()
+            && !self.replies.is_working()
+            && !self.replies.has_queued()
+            && self.pushes.is_empty()
     }
 
     /// True when requests of the other side are being worked on.
@@ -401,6 +435,30 @@ impl Link {
         }
     }
 
+    /// Pushes an entry; its arrival comes as [`Event::Delivered`] with the number given here. None when too many
+    /// are on their way: push it after the next of those has arrived.
+    pub fn push(&mut self, event: Vec<u8>, urgency: Urgency) -> Option<u64> {
+        self.pushes.push(event, urgency)
+    }
+
+    /// While held, what is pushed counts as lost on the way, and comes again.
+    pub const fn hold_pushes(&mut self, held: bool) {
+        self.is_holding = held;
+    }
+
+    /// Keeps the way to this side open: after so long a silence the other side is asked for a sign of life.
+    /// None ends that.
+    pub const fn keep_alive(&mut self, silence: Option<Duration>) {
+        self.keepalive = silence;
+        self.alive_due = None;
+        self.unanswered = 0;
+    }
+
+    /// True when the other side has given no sign of life for so long that the link is of no use any more.
+    pub const fn is_dead(&self) -> bool {
+        self.unanswered >= UNANSWERED_MAX
+    }
+
     /// Answers the other side's opening.
     pub fn welcome(&mut self, welcome: Welcome) {
         self.opening = Opening::Given(welcome);
@@ -446,6 +504,8 @@ impl Link {
             self.parts.again((PartOf::Request, number));
         }
         self.replies.expire(now);
+        self.pushes.expire(now);
+        self.stay_alive(now);
         self.assemblies.expire(now);
         if self.bulk_due.is_some_and(|due| due <= now) {
             self.bulk_timed_out(now);
@@ -468,6 +528,7 @@ impl Link {
             None
         };
         let again = earliest(self.requests.timeout(), self.replies.timeout());
+        let again = earliest(again, earliest(self.pushes.timeout(), self.alive_due));
         let bulk = if self.is_open() && self.is_proven() {
             earliest(self.bulk_due, self.bulk_timeout())
         } else {

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::{ops::Range, time::Duration};
 
 use super::{
-    Keys, Link, State, Time,
+    Keys, Link, State, Time, Urgency,
     backoff::interval,
     parts::Message,
     sent::{Item, SentPacket},
@@ -30,6 +30,8 @@ const ASKING_MIN: usize = 12;
 pub const INIT_PAYLOAD_MIN: usize = 8;
 /// Bytes around a part in its frame at most: kind, what it is of, number, total, offset.
 const PART_FRAME_MAX: usize = 1 + 1 + 8 + 4 + 4;
+/// After so many timeouts in a row the other side counts as silent.
+const SILENT_AFTER: u32 = 12;
 /// A part is not squeezed into less room than this, in bytes.
 const PART_MIN: usize = 48;
 /// Bytes around a message in its frame at most: kind, number.
@@ -50,6 +52,8 @@ pub struct Controls {
     pub close: Option<CloseReason>,
     /// A packet should leave, whatever it carries.
     pub confirm: bool,
+    /// A packet should leave that asks for an acknowledgement.
+    pub ping: bool,
     challenge: Option<[u8; 8]>,
     challenge_queued: bool,
 }
@@ -72,6 +76,7 @@ impl Controls {
             || self.close.is_some()
             || self.challenge_queued
             || self.confirm
+            || self.ping
     }
 }
 
@@ -209,13 +214,17 @@ impl Link {
 
     /// Remembers what a packet carried, as far as it is sent again until it has arrived.
     fn note_sent(&mut self, now: Time, number: PacketNumber, len: usize, items: Vec<Item>) {
-        let is_bulk = |item: &Item| matches!(item, Item::Part(..));
+        let is_bulk = |item: &Item| match item {
+            Item::Part(..) => true,
+            Item::Event(number) => Urgency::of(*number) == Urgency::Backlog,
+            Item::Request(_) | Item::Reply(_) => false,
+        };
         let stamp = if items.iter().any(is_bulk) {
             if len > self.path.size(self.datagram_max()) {
                 self.path.probed();
             }
             self.bulk_due = Some(now + self.bulk_wait());
-            let limited = !self.parts.has_queued();
+            let limited = !self.has_bulk();
             Some(self.pace.sent(now, len, self.sent.in_flight(), limited))
         } else {
             self.pace.spend(now, len);
@@ -251,20 +260,33 @@ impl Link {
         while let Some((number, bytes)) = self.replies.cut_next(max) {
             self.parts.push((PartOf::Reply, number), bytes);
         }
+        while let Some((number, bytes)) = self.pushes.cut_next(max) {
+            self.parts.push((PartOf::Event, number), bytes);
+        }
         while let Some((number, bytes)) = self.requests.cut_next(max) {
             self.parts.push((PartOf::Request, number), bytes);
         }
     }
 
+    /// True when something waits that has been waiting, or is long.
+    fn has_bulk(&self) -> bool {
+        self.parts.has_queued() || self.pushes.has_queued(Urgency::Backlog)
+    }
+
+    /// True when so little is heard that what nobody here waits for is held back.
+    fn is_silent(&self) -> bool {
+        self.bulk_repeats >= SILENT_AFTER && self.requests.is_empty()
+    }
+
     /// True when a part may leave now.
     fn may_send_bulk(&self, now: Time) -> bool {
         let size = self.path.size(self.datagram_max());
-        self.parts.has_queued() && self.pace.allows(now, self.sent.in_flight(), size)
+        self.has_bulk() && !self.is_silent() && self.pace.allows(now, self.sent.in_flight(), size)
     }
 
     /// When a part may leave, if only time stands against it.
     pub(super) fn bulk_timeout(&self) -> Option<Time> {
-        if !self.parts.has_queued() {
+        if !self.has_bulk() || self.is_silent() {
             return None;
         }
         let size = self.path.size(self.datagram_max());
@@ -275,6 +297,7 @@ impl Link {
         self.controls.has_queued()
             || self.replies.has_queued()
             || self.requests.has_queued()
+            || self.pushes.has_queued(Urgency::Live)
             || self.received.due().is_some_and(|due| due <= now)
     }
 
@@ -325,7 +348,7 @@ impl Link {
             packer.push(control);
         }
         let mut replies = Vec::new();
-        if is_packet && self.replies.has_announced() {
+        if is_packet && (self.controls.ping || self.replies.has_announced()) {
             packer.push(Frame::Ping);
         }
         for (number, answer) in self.replies.queued() {
@@ -340,6 +363,13 @@ impl Link {
                     requests.push(number);
                 }
             }
+        }
+        let mut pushes = Vec::new();
+        if is_packet {
+            self.pack_pushes(Urgency::Live, &mut packer, &mut pushes);
+        }
+        if carrier == Carrier::Bulk {
+            self.pack_pushes(Urgency::Backlog, &mut packer, &mut pushes);
         }
         let parts = if carrier == Carrier::Bulk {
             self.pack_parts(&mut packer)
@@ -364,6 +394,7 @@ impl Link {
         let items = announced
             .map(|reply| Item::Reply(*reply))
             .chain(requests.iter().map(|request| Item::Request(*request)))
+            .chain(pushes.iter().map(|number| Item::Event(*number)))
             .chain(
                 parts
                     .iter()
@@ -375,7 +406,9 @@ impl Link {
         }
         self.replies
             .sent(now, &replies, &self.rtt, &mut self.jitter);
+        self.pushes.sent(now, &pushes, &self.rtt, &mut self.jitter);
         if is_packet {
+            self.controls.ping = false;
             self.requests
                 .sent(now, &requests, &self.rtt, &mut self.jitter);
             self.controls.confirm = false;
@@ -386,6 +419,16 @@ impl Link {
         self.controls.challenge_queued = false;
         self.controls.response = None;
         (frames, items)
+    }
+
+    /// Adds the events of one kind that should leave, as far as they fit.
+    fn pack_pushes<'a>(&'a self, urgency: Urgency, packer: &mut Packer<'a>, left: &mut Vec<u64>) {
+        for (number, event) in self.pushes.queued(urgency) {
+            if !packer.push(Frame::Event { number, event }) {
+                return;
+            }
+            left.push(number);
+        }
     }
 
     /// Fills what room is left with parts of long messages.

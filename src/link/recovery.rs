@@ -15,6 +15,7 @@ impl Link {
         match item {
             Item::Request(number) => self.requests.acknowledge(now, number, &self.rtt),
             Item::Reply(number) => self.replies.acknowledge(number),
+            Item::Event(number) => self.event_arrived(number),
             Item::Part(message, start, end) => {
                 if self.parts.arrive(message, start..end) {
                     self.message_arrived(now, message);
@@ -34,6 +35,7 @@ impl Link {
             }
             PartOf::Event => {
                 self.parts.remove((of, number));
+                self.event_arrived(number);
             }
         }
     }
@@ -48,6 +50,7 @@ impl Link {
             match item {
                 Item::Request(number) => self.requests.lose(number),
                 Item::Reply(number) => self.replies.lose(number),
+                Item::Event(number) => self.pushes.lose(number),
                 Item::Part(message, start, end) => self.parts.lose(message, start..end),
             }
         }
@@ -85,6 +88,7 @@ impl Link {
                         .assemblies
                         .takes(*of, *number, *total, *offset, bytes.len())
             }
+            Frame::Event { number, .. } => self.takes_event(*number),
             _ => true,
         }
     }
@@ -97,7 +101,7 @@ impl Link {
             && match of {
                 PartOf::Request => !self.replies.knows(number),
                 PartOf::Reply => self.requests.is_pending(number),
-                PartOf::Event => false,
+                PartOf::Event => self.pushed.is_new(number) && self.takes_event(number),
             }
     }
 
@@ -129,7 +133,7 @@ impl Link {
         match of {
             PartOf::Request => self.handle_request(now, number, &message, false),
             PartOf::Reply => self.handle_reply(now, number, &message),
-            PartOf::Event => {}
+            PartOf::Event => self.handle_event(number, &message),
         }
     }
 
@@ -150,6 +154,45 @@ impl Link {
         };
         if total > limit as u64 && self.replies.arrive(number) == super::Arrival::New {
             self.events.push_back(Event::Oversized { number, limit });
+        }
+    }
+
+    fn takes_event(&self, number: u64) -> bool {
+        self.pushed.takes(number) && !(self.is_holding && self.pushed.is_new(number))
+    }
+
+    fn event_arrived(&mut self, number: u64) {
+        if self.pushes.acknowledge(number) {
+            self.events.push_back(Event::Delivered { number });
+        }
+    }
+
+    /// The other side has pushed an entry.
+    pub(super) fn handle_event(&mut self, number: u64, event: &[u8]) {
+        if self.trusted && self.pushed.takes(number) && self.pushed.is_new(number) {
+            for bytes in self.pushed.take(number, event.to_vec()) {
+                self.events.push_back(Event::Pushed { bytes });
+            }
+        }
+    }
+
+    /// The other side has been heard: the next sign of life is due later.
+    pub(super) fn seen_alive(&mut self, now: Time) {
+        self.unanswered = 0;
+        self.alive_due = self.keepalive.map(|silence| now + silence);
+    }
+
+    /// Asks for a sign of life, if it is time to.
+    pub(super) fn stay_alive(&mut self, now: Time) {
+        let Some(silence) = self.keepalive.filter(|_| self.is_open()) else {
+            return;
+        };
+        let due = *self.alive_due.get_or_insert(now + silence);
+        if due <= now && !self.is_dead() {
+            self.controls.ping = true;
+            self.unanswered += 1;
+            // The first repeats come soon: a way that was closed is to be opened again.
+            self.alive_due = Some(now + self.rtt.timeout() * (1 << self.unanswered.min(4)));
         }
     }
 }

@@ -22,6 +22,8 @@ pub enum Item {
     Request(u64),
     /// A reply that has been announced.
     Reply(u64),
+    /// An event.
+    Event(u64),
     /// Bytes of a long message.
     Part(Message, u64, u64),
 }

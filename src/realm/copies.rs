@@ -108,6 +108,7 @@ impl<S: Store> Realm<S> {
             .expect(key.clone(), expected)
             .put(key, record.to_value()?)
             .put(records::copy_member(realm, group, user), member.to_value()?);
+        work.joined = Some(user);
         Ok(Answer::Done)
     }
 

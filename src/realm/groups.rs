@@ -110,7 +110,7 @@ impl<S: Store> Realm<S> {
             .ok_or(ErrorCode::NoSuchGroup.into())
     }
 
-    async fn find_group(&self, name: GroupName) -> Result<Option<Group>, Failure> {
+    pub(super) async fn find_group(&self, name: GroupName) -> Result<Option<Group>, Failure> {
         let found = self.record(&records::group(name)).await?;
         Ok(found.map(|(record, version)| Group {
             name,
@@ -182,6 +182,7 @@ impl<S: Store> Realm<S> {
             joined: work.caller.now.wall,
         };
         group.put(&local(current.user), &member, &mut work.batch)?;
+        work.joined = Some(current.user);
         Ok(Answer::Done)
     }
 
@@ -237,6 +238,7 @@ impl<S: Store> Realm<S> {
             joined: work.caller.now.wall,
         };
         group.put(&local(current.user), &member, &mut work.batch)?;
+        work.joined = Some(current.user);
         Ok(Answer::Done)
     }
 

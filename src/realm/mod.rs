@@ -21,6 +21,7 @@ mod peers;
 mod reading;
 mod records;
 mod sessions;
+mod watching;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use carrying::{Carried, Outgoing};
 pub use copies::ReadOutcome;
 pub use network::{Errand, GroupWork, Network};
 pub use peers::{Own, Peer, Peering};
+pub use watching::{Push, Watch};
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use tokio::sync::{oneshot, watch};
@@ -43,13 +45,14 @@ use self::{
     operations::{Known, fingerprint},
     passwords::Passwords,
     records::{Owner, Record as _, RecordedAnswer, RunningRecord},
+    watching::{Joins, joins_of},
 };
 use crate::{
     crypto::{MacKey, PublicKey, SecretKey},
     store::{Batch, CommitError, Key, Store, StoreError, Version},
     wire::{
         Answer, Command, ErrorCode, GroupName, OperationNumber, PeerRequest, Position, RealmId,
-        Refusal, Request, SessionRef,
+        Refusal, Request, SessionRef, Username,
     },
 };
 
@@ -134,6 +137,7 @@ pub struct Realm<S> {
     network: Network,
     /// Commands that wait for what a peer says of their message.
     waiting: Mutex<HashMap<(RealmId, u64), Waiting>>,
+    joins: Joins,
     passwords: Passwords,
     /// Makes session ids.
     session_ids: MacKey,
@@ -186,6 +190,8 @@ struct Work<'a> {
     hashed: Hashed,
     /// The realms that are to hear that a group has grown, once it has.
     hints: Vec<(RealmId, GroupName)>,
+    /// Who has come to be in a group.
+    joined: Option<Username>,
 }
 
 impl<S: Store> Realm<S> {
@@ -204,6 +210,7 @@ impl<S: Store> Realm<S> {
             own,
             network,
             waiting: Mutex::default(),
+            joins: Joins::default(),
             passwords: Passwords::start(limits.password_threads)?,
             limits,
             session_ids: MacKey::derive(lasting, "session ids"),
@@ -323,6 +330,15 @@ impl<S: Store> Realm<S> {
             }
             Command::Sessions { session } => self.sessions(caller, session).await,
             Command::WhoAmI { session } => self.whoami(caller, session).await,
+            Command::Watch {
+                session,
+                ref cursors,
+            } => self.begin_watch(caller, session, cursors).await,
+            Command::Unwatch { session } => {
+                self.session(caller, session).await?;
+                Ok(Answer::Done)
+            }
+            Command::Unread { session } => self.unread(caller, session).await,
             _ => Err(ErrorCode::Unsupported.into()),
         }
     }
@@ -342,6 +358,7 @@ impl<S: Store> Realm<S> {
             batch: Batch::new(),
             hashed: Hashed::default(),
             hints: Vec::new(),
+            joined: None,
         };
         for _ in 0..ATTEMPTS_MAX {
             let operation = match owner {
@@ -363,6 +380,9 @@ impl<S: Store> Realm<S> {
             }
             // On a conflict, what the decision relied on has changed: it is made anew.
             if let Some(positions) = self.commit_placed(core::mem::take(&mut work.batch)).await? {
+                if let Some(user) = work.joined.take() {
+                    self.joins.notify(&joins_of(user));
+                }
                 for (realm, group) in work.hints.drain(..) {
                     self.network.add_work(realm, GroupWork::Tell(group));
                 }

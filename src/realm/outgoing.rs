@@ -224,6 +224,6 @@ impl<S: Store> Realm<S> {
 
     /// Wakes when a message to a peer has been queued.
     pub fn queue_grown(&self, realm: RealmId) -> Subscription {
-        self.store.subscribe(&records::queue(realm))
+        self.store.subscribe(&[records::queue(realm)])
     }
 }

@@ -6,7 +6,6 @@ use super::{
     sessions::Current,
 };
 use crate::{
-    crypto::PublicKey,
     store::{Batch, PageLimit, Store},
     wire::{
         Answer, Entry, ErrorCode, GroupName, Options, Page, Position, RealmId, Sender, SessionRef,
@@ -67,10 +66,7 @@ impl<S: Store> Realm<S> {
         place: &Place,
         options: &Options,
     ) -> Result<Answer, Failure> {
-        let owner = match &current.record.device {
-            Some(device) => Owner::Device(PublicKey(*device)),
-            None => Owner::Session(current.hash),
-        };
+        let owner = current.owner();
         let after = match options.after {
             Some(after) => {
                 self.confirm(current, &owner, place, after).await?;
@@ -134,7 +130,7 @@ impl<S: Store> Realm<S> {
 
     /// Where a device's reading begins when it does not say: where it has confirmed, or, before it
     /// has, where any of the user's devices has (READ-2).
-    async fn confirmed(
+    pub(super) async fn confirmed(
         &self,
         user: Username,
         owner: &Owner,
@@ -153,7 +149,7 @@ impl<S: Store> Realm<S> {
 
     /// Writes down that a device has everything up to `position`, which only ever grows. A position
     /// that no entry has confirms nothing: it would hide what is still to come (READ-3).
-    async fn confirm(
+    pub(super) async fn confirm(
         &self,
         current: &Current,
         owner: &Owner,
@@ -193,7 +189,7 @@ impl<S: Store> Realm<S> {
 }
 
 /// A kept message as it travels.
-fn entry(position: Position, value: &[u8]) -> Result<Entry, Failure> {
+pub(super) fn entry(position: Position, value: &[u8]) -> Result<Entry, Failure> {
     let record = EntryRecord::from_value(value)?;
     let name = |_| Failure::from(ErrorCode::Internal);
     Ok(Entry {

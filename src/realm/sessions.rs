@@ -30,6 +30,14 @@ pub struct Current {
 }
 
 impl Current {
+    /// Whose cursors and numbers are its.
+    pub fn owner(&self) -> Owner {
+        match &self.record.device {
+            Some(device) => Owner::Device(PublicKey(*device)),
+            None => Owner::Session(self.hash),
+        }
+    }
+
     /// Makes a batch depend on the session being still there when it is written.
     pub fn rely_on(&self, batch: &mut Batch) {
         batch.expect(records::session(&self.hash), Expected::At(self.version));
@@ -71,8 +79,17 @@ impl<S: Store> Realm<S> {
             }
         };
         let current = found.ok_or(ErrorCode::NoSession)?;
-        if caller.now.running.saturating_sub(current.record.last) >= USED_GRAIN {
-            return self.touch(current, caller.now).await;
+        self.use_session(current, caller.now).await
+    }
+
+    /// Writes down that a session is in use, if that is not known.
+    pub(super) async fn use_session(
+        &self,
+        current: Current,
+        now: Moment,
+    ) -> Result<Current, Failure> {
+        if now.running.saturating_sub(current.record.last) >= USED_GRAIN {
+            return self.touch(current, now).await;
         }
         Ok(current)
     }
@@ -89,7 +106,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    async fn load_session(
+    pub(super) async fn load_session(
         &self,
         hash: SessionHash,
         device: Option<&PublicKey>,

@@ -9,6 +9,7 @@ pub mod config;
 mod keys;
 mod peering;
 pub mod unit;
+mod watches;
 mod worker;
 
 use std::{

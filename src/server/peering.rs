@@ -180,7 +180,7 @@ async fn carry<S: Store>(
         let is_well = match next {
             None if is_introduced => {
                 tokio::select! {
-                    is_open = grown.grown() => if !is_open {
+                    some = grown.grown() => if some.is_none() {
                         return;
                     },
                     () = realm.network().wait_for_work(id) => {}

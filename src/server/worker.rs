@@ -17,14 +17,15 @@ use tokio::{
 use super::{
     calls::{Call, Calls},
     clock::Clock,
+    watches::Watches,
 };
 use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
     link::Time,
-    realm::{Caller, Greeting, Realm},
+    realm::{Caller, Greeting, Push, Realm, Watch},
     store::Store,
-    wire::{Answer, OperationNumber, Refusal},
+    wire::{Answer, CloseReason, Command, OperationNumber, Refusal, Request},
 };
 
 /// The longest answer, in bytes, to who can put one together (LINK-13).
@@ -41,9 +42,21 @@ const BUSY_MS: u64 = 500;
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a task has found out.
-enum Done {
+pub enum Done<S> {
     Greeting(LinkId, Greeting),
-    Answer(LinkId, u64, Vec<u8>),
+    Answer(LinkId, u64, Vec<u8>, Then<S>),
+    Push(LinkId, Push),
+    /// The session that was watched over a link has ended.
+    Unwatched(LinkId),
+}
+
+/// What follows an answer.
+pub enum Then<S> {
+    Nothing,
+    /// Entries are pushed from now on.
+    Watch(Box<Watch<S>>),
+    /// They are no more.
+    Unwatch,
 }
 
 /// One listener.
@@ -55,9 +68,10 @@ pub struct Worker<S> {
     clock: Clock,
     started: Instant,
     in_work: usize,
-    done: mpsc::UnboundedSender<Done>,
-    finished: mpsc::UnboundedReceiver<Done>,
+    done: mpsc::UnboundedSender<Done<S>>,
+    finished: mpsc::UnboundedReceiver<Done<S>>,
     calls: Calls,
+    watches: Watches,
 }
 
 impl<S: Store> Worker<S> {
@@ -80,6 +94,7 @@ impl<S: Store> Worker<S> {
             done,
             finished,
             calls: Calls::default(),
+            watches: Watches::default(),
         }
     }
 
@@ -202,6 +217,7 @@ impl<S: Store> Worker<S> {
                 Event::Closed { link, .. } => {
                     tracing::debug!(link = link.0, "a link has ended");
                     self.calls.closed(link);
+                    self.watches.end(link);
                 }
                 Event::Reply {
                     link,
@@ -223,7 +239,13 @@ impl<S: Store> Worker<S> {
                     self.endpoint.reply(now, link, number, refused);
                 }
                 Event::Hello { address, reply } => self.calls.introduced(address, &reply),
-                Event::Opened { .. } => {}
+                Event::Delivered { link, number } => {
+                    let now = self.now();
+                    self.watches
+                        .delivered(now, &mut self.endpoint, link, number);
+                }
+                // Nobody pushes anything to a realm.
+                Event::Opened { .. } | Event::Pushed { .. } => {}
             }
         }
     }
@@ -267,26 +289,44 @@ impl<S: Store> Worker<S> {
         self.in_work += 1;
         tokio::spawn(async move {
             let answer = realm.handle(&caller, &bytes).await;
-            let _ = done.send(Done::Answer(link, number, answer));
+            let then = follow_up(&realm, &caller, &bytes, &answer).await;
+            let _ = done.send(Done::Answer(link, number, answer, then));
         });
     }
 
     /// Takes in what tasks have found out: the first, and whatever else waits.
-    fn finish(&mut self, first: Done) {
+    fn finish(&mut self, first: Done<S>) {
         let now = self.now();
         let mut next = Some(first);
         while let Some(done) = next {
-            self.in_work -= 1;
             match done {
                 Done::Greeting(link, Greeting { known, highest }) => {
+                    self.in_work -= 1;
                     self.endpoint.welcome(now, link, known, highest);
                 }
-                Done::Answer(link, number, answer) => {
+                Done::Unwatched(link) => {
+                    // Its other side opens another, asks again, and is told why not.
+                    self.watches.end(link);
+                    self.endpoint.close(now, link, CloseReason::Done);
+                }
+                Done::Push(link, push) => {
+                    self.watches.push(now, &mut self.endpoint, link, push);
+                }
+                Done::Answer(link, number, answer, then) => {
+                    self.in_work -= 1;
                     if !Answer::is_refusal(&answer) {
                         // Who has had something done here is no stranger any more.
                         self.endpoint.trust(link);
                     }
                     self.endpoint.reply(now, link, number, answer);
+                    match then {
+                        Then::Nothing => {}
+                        Then::Watch(watch) => {
+                            let done = self.done.clone();
+                            self.watches.begin(link, *watch, self.clock, done);
+                        }
+                        Then::Unwatch => self.watches.end(link),
+                    }
                 }
             }
             next = self.finished.try_recv().ok();
@@ -295,6 +335,26 @@ impl<S: Store> Worker<S> {
 
     fn now(&self) -> Time {
         Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+/// What a command that was answered brings with it.
+async fn follow_up<S: Store>(
+    realm: &Arc<Realm<S>>,
+    caller: &Caller,
+    command: &[u8],
+    answer: &[u8],
+) -> Then<S> {
+    if Answer::is_refusal(answer) {
+        return Then::Nothing;
+    }
+    match Request::parse(command).map(|request| request.command) {
+        Ok(Command::Watch { .. }) => match realm.watch(caller, command).await {
+            Some(watch) => Then::Watch(Box::new(watch)),
+            None => Then::Nothing,
+        },
+        Ok(Command::Unwatch { .. } | Command::Logout { .. }) => Then::Unwatch,
+        _ => Then::Nothing,
     }
 }
 

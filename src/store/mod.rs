@@ -130,6 +130,9 @@ pub trait Store: Send + Sync + 'static {
     /// All of it or nothing, durable when it returns.
     fn commit(&self, batch: Batch) -> impl Future<Output = Result<Committed, CommitError>> + Send;
 
-    /// Wakes when `log` has grown.
-    fn subscribe(&self, log: &Log) -> Subscription;
+    /// The position of the last entry of `log`; 0 when it is empty.
+    fn last(&self, log: &Log) -> impl Future<Output = Result<Position, StoreError>> + Send;
+
+    /// Wakes when one of `logs` has grown.
+    fn subscribe(&self, logs: &[Log]) -> Subscription;
 }

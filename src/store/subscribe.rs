@@ -1,55 +1,112 @@
-//! Who waits for a log to grow. A hint to read, not a copy of what was written: a subscriber that
-//! sleeps through ten entries wakes once, and reads ten.
+//! Who waits for logs to grow. A hint to read, not a copy of what was written: a subscriber that sleeps
+//! through ten entries wakes once, and reads ten.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::Log;
+
+/// The logs of one subscriber that have grown.
+#[derive(Debug, Default)]
+struct Grown {
+    logs: Mutex<BTreeSet<usize>>,
+    wake: Notify,
+    is_closed: AtomicBool,
+}
+
+/// Who waits for a log, and at which place of its list the log is.
+type Waiting = Vec<(Weak<Grown>, usize)>;
 
 /// The subscribers of all logs; every engine has one.
 #[derive(Debug, Default)]
 pub struct Subscribers {
-    by_log: Mutex<HashMap<Log, watch::Sender<()>>>,
+    by_log: Mutex<HashMap<Log, Waiting>>,
 }
 
-/// Wakes when a log has grown.
+/// Wakes when one of several logs has grown.
 #[derive(Debug)]
-pub struct Subscription(watch::Receiver<()>);
+pub struct Subscription(Arc<Grown>);
 
 impl Subscription {
-    /// Waits until the log has grown since the last call, or since the subscription was made. False
-    /// when the store is closed.
-    pub async fn grown(&mut self) -> bool {
-        self.0.changed().await.is_ok()
+    /// Waits until logs have grown since the last call, or since the subscription was made; gives their places
+    /// in the list that was subscribed to. None when the store is closed.
+    pub async fn grown(&mut self) -> Option<BTreeSet<usize>> {
+        loop {
+            let grown = {
+                let mut logs = self.0.logs.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::take(&mut *logs)
+            };
+            if !grown.is_empty() {
+                return Some(grown);
+            }
+            if self.0.is_closed.load(Ordering::Acquire) {
+                return None;
+            }
+            self.0.wake.notified().await;
+        }
     }
 }
 
 impl Subscribers {
-    /// A new subscription to `log`.
-    pub fn subscribe(&self, log: &Log) -> Subscription {
+    /// A new subscription to `logs`.
+    pub fn subscribe(&self, logs: &[Log]) -> Subscription {
+        let grown = Arc::<Grown>::default();
         let mut by_log = self.by_log.lock().unwrap_or_else(PoisonError::into_inner);
         // Logs that nobody waits for any more make room: the table grows with the subscribers, not
         // with the logs.
-        if by_log.len() == by_log.capacity() {
-            by_log.retain(|_, sender| sender.receiver_count() > 0);
+        if by_log.len() + logs.len() > by_log.capacity() {
+            by_log.retain(|_, waiting| {
+                waiting.retain(|(grown, _)| grown.strong_count() > 0);
+                !waiting.is_empty()
+            });
         }
-        let sender = by_log
-            .entry(log.clone())
-            .or_insert_with(|| watch::Sender::new(()));
-        Subscription(sender.subscribe())
+        for (at, log) in logs.iter().enumerate() {
+            let waiting = by_log.entry(log.clone()).or_default();
+            waiting.retain(|(grown, _)| grown.strong_count() > 0);
+            waiting.push((Arc::downgrade(&grown), at));
+        }
+        Subscription(grown)
     }
 
     /// Wakes the subscribers of `log`.
     pub fn notify(&self, log: &Log) {
         let mut by_log = self.by_log.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = by_log.get(log)
-            && sender.send(()).is_err()
-        {
+        let Some(waiting) = by_log.get_mut(log) else {
+            return;
+        };
+        waiting.retain(|(grown, at)| {
+            let grown = grown.upgrade();
+            if let Some(grown) = &grown {
+                let mut logs = grown.logs.lock().unwrap_or_else(PoisonError::into_inner);
+                logs.insert(*at);
+                grown.wake.notify_one();
+            }
+            grown.is_some()
+        });
+        if waiting.is_empty() {
             by_log.remove(log);
+        }
+    }
+}
+
+impl Drop for Subscribers {
+    fn drop(&mut self) {
+        let by_log = self
+            .by_log
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (grown, _) in by_log.values().flatten() {
+            if let Some(grown) = grown.upgrade() {
+                grown.is_closed.store(true, Ordering::Release);
+                grown.wake.notify_one();
+            }
         }
     }
 }

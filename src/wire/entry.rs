@@ -56,6 +56,27 @@ impl fmt::Display for Mailbox {
     }
 }
 
+impl core::str::FromStr for Mailbox {
+    type Err = InvalidName;
+
+    /// Reads what is shown.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(realm) = text.strip_prefix("private @") {
+            return Ok(Self::Realm(realm.parse()?));
+        }
+        let Some(group) = text.strip_prefix("group ") else {
+            return match text {
+                "private" => Ok(Self::Private),
+                _ => Err(InvalidName::Empty),
+            };
+        };
+        Ok(match group.split_once('@') {
+            Some((group, realm)) => Self::RealmGroup(realm.parse()?, group.parse()?),
+            None => Self::Group(group.parse()?),
+        })
+    }
+}
+
 impl<'a> Field<'a> for Mailbox {
     fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
         let (input, kind) = be_u8(input)?;

@@ -116,6 +116,12 @@ pub const COMMANDS: &[(&str, &str, &str)] = &[
     ),
     ("removerealm", "[sessionid] <realm_id>", "end a peering"),
     ("realms", "[sessionid]", "list the peers"),
+    (
+        "watch",
+        "[sessionid]",
+        "show messages as they come, until Ctrl-C",
+    ),
+    ("unread", "[sessionid]", "tell how much you have not read"),
     ("whoami", "[sessionid]", "tell who you are"),
     ("sessions", "[sessionid]", "list your sessions"),
     ("revoke", "[sessionid] <handle>", "end one of your sessions"),
@@ -178,6 +184,8 @@ pub enum Line {
     },
     /// One of [`AS_ON_THE_COMMAND_LINE`].
     Other(Box<Command>),
+    Watch,
+    Unread,
     Whoami,
     Sessions,
     Revoke(Handle),
@@ -281,6 +289,8 @@ pub fn parse(text: &str) -> Result<(Option<SessionId>, Line), String> {
             let cli = Cli::try_parse_from(all).map_err(|_| usage(name))?;
             Line::Other(Box::new(cli.command))
         }
+        ("watch", []) => Line::Watch,
+        ("unread", []) => Line::Unread,
         ("whoami", []) => Line::Whoami,
         ("sessions", []) => Line::Sessions,
         ("revoke", [handle]) => Line::Revoke(handle.parse().map_err(|error| {

@@ -17,7 +17,7 @@ use crate::{
     args::{Command, Global, PasswordSource},
     ask, groups,
     output::{Failure, Output},
-    passwords, realms,
+    passwords, realms, watch,
 };
 
 /// Lines that the history keeps.
@@ -221,6 +221,8 @@ async fn execute(client: &Client, output: Output, line: Line) -> Result<(), Fail
             }
         },
         Line::Members(group) => groups::members(client, output, group).await,
+        Line::Watch => watch::watch(client, output, None).await,
+        Line::Unread => watch::unread(client, output).await,
         Line::Whoami => ask::whoami(client, output).await,
         Line::Sessions => ask::sessions(client, output).await,
         Line::Revoke(handle) => ask::revoke(client, output, handle).await,

@@ -222,8 +222,17 @@ impl Store for Embedded {
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
-    fn subscribe(&self, log: &Log) -> Subscription {
-        self.subscribers.subscribe(log)
+    async fn last(&self, log: &Log) -> Result<Position, StoreError> {
+        let from = layout::entry(log, Position(0));
+        let to = layout::entry(log, Position(u64::MAX));
+        match self.data.range(from..=to).next_back() {
+            Some(guard) => Ok(layout::parse_entry_position(&guard.key()?)),
+            None => Ok(Position(0)),
+        }
+    }
+
+    fn subscribe(&self, logs: &[Log]) -> Subscription {
+        self.subscribers.subscribe(logs)
     }
 }
 

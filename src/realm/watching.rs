@@ -1,0 +1,383 @@
+//! Watching (WATCH-1 … WATCH-4): the entries of all of a session's mailboxes, what waits and then what comes, for
+//! whoever carries them to the session's device.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::{
+    Caller, Failure, Moment, Realm,
+    reading::entry,
+    records::{self, CopyMemberRecord, CopyRecord, GroupLink, Place, Record as _, SessionHash},
+    sessions::Current,
+};
+use crate::{
+    store::{Log, PageLimit, Position, Store, Subscribers, Subscription},
+    wire::{
+        Answer, Command, Cursors, Entry, ErrorCode, Event, GroupName, Mailbox, RealmId, Request,
+        SessionRef, Unread, Username,
+    },
+};
+
+/// Mailboxes that one session watches at most.
+const MAILBOXES_MAX: usize = 1000;
+/// Entries of one mailbox that are read at once.
+const READ_ENTRIES: usize = 8;
+/// No further entry is read at once after so many bytes.
+const READ_BYTES: usize = 32 << 10;
+
+/// Who has come to be in a group, for those who watch.
+pub type Joins = Subscribers;
+
+/// The log that stands for a user's memberships among [`Joins`].
+pub fn joins_of(user: Username) -> Log {
+    Log(user.as_str().as_bytes().to_vec())
+}
+
+/// One mailbox that is watched.
+#[derive(Debug)]
+struct Watched {
+    mailbox: Mailbox,
+    place: Place,
+    /// The last that was given out.
+    position: u64,
+    /// There may be more.
+    has_grown: bool,
+    /// All that had been waiting has arrived.
+    is_live: bool,
+    read: VecDeque<Entry>,
+}
+
+/// An entry to be pushed.
+#[derive(Debug)]
+pub struct Push {
+    /// The event.
+    pub bytes: Vec<u8>,
+    /// It has just come, and goes before what has been waiting.
+    pub is_live: bool,
+}
+
+/// The mailboxes of one session.
+#[derive(Debug)]
+pub struct Watch<S> {
+    realm: Arc<Realm<S>>,
+    caller: Caller,
+    session: SessionHash,
+    user: Username,
+    cursors: Cursors,
+    mailboxes: Vec<Watched>,
+    grown: Subscription,
+    joined: Subscription,
+    /// The mailbox whose backlog had its turn last.
+    turn: usize,
+}
+
+impl<S: Store> Realm<S> {
+    /// Begins to watch: what the session has up to the cursors is confirmed.
+    pub(super) async fn begin_watch(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+        cursors: &Cursors,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(caller, session).await?;
+        for (mailbox, position) in &cursors.0 {
+            if let Some(place) = self.place_of(current.user, mailbox).await? {
+                let owner = current.owner();
+                self.confirm(&current, &owner, &place, position.0).await?;
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn unread(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(caller, session).await?;
+        let owner = current.owner();
+        let mut counts = Vec::new();
+        for (mailbox, place) in self.mailboxes_of(current.user).await? {
+            let read = self.confirmed(current.user, &owner, &place).await?;
+            let count = self.store.last(&place.log).await?.0.saturating_sub(read);
+            if count > 0 {
+                counts.push(Unread { mailbox, count });
+            }
+        }
+        Ok(Answer::Unread(counts))
+    }
+
+    /// The watch that a `watch` command, which was answered `done`, has begun.
+    pub async fn watch(self: &Arc<Self>, caller: &Caller, command: &[u8]) -> Option<Watch<S>> {
+        let Ok(Request {
+            command: Command::Watch { session, cursors },
+            ..
+        }) = Request::parse(command)
+        else {
+            return None;
+        };
+        let begun = async {
+            let current = self.session(caller, session).await?;
+            let mut watch = Watch {
+                realm: Arc::clone(self),
+                caller: *caller,
+                session: current.hash,
+                user: current.user,
+                cursors,
+                mailboxes: Vec::new(),
+                grown: self.store.subscribe(&[]),
+                joined: self.joins.subscribe(&[joins_of(current.user)]),
+                turn: 0,
+            };
+            watch.look_again(&current).await?;
+            Ok::<_, Failure>(watch)
+        };
+        match begun.await {
+            Ok(watch) => Some(watch),
+            Err(failure) => {
+                self.note("watch", &failure);
+                None
+            }
+        }
+    }
+
+    /// Where a mailbox of a user is, if it is theirs.
+    async fn place_of(&self, user: Username, mailbox: &Mailbox) -> Result<Option<Place>, Failure> {
+        Ok(match *mailbox {
+            Mailbox::Private => Some(Place::private(user)),
+            Mailbox::Realm(realm) => Some(Place::from_realm(user, realm)),
+            Mailbox::Group(group) => self.joined_place(user, group).await?,
+            Mailbox::RealmGroup(realm, group) => self.copied_place(user, realm, group).await?,
+        })
+    }
+
+    async fn joined_place(
+        &self,
+        user: Username,
+        name: GroupName,
+    ) -> Result<Option<Place>, Failure> {
+        let Some(group) = self.find_group(name).await? else {
+            return Ok(None);
+        };
+        let member = self
+            .find_member(&group, &super::groups::local(user))
+            .await?;
+        Ok(member.map(|_| group.place()))
+    }
+
+    async fn copied_place(
+        &self,
+        user: Username,
+        realm: RealmId,
+        group: GroupName,
+    ) -> Result<Option<Place>, Failure> {
+        let key = records::copy_member(realm, group, user);
+        if self.record::<CopyMemberRecord>(&key).await?.is_none() {
+            return Ok(None);
+        }
+        let copy = self
+            .record::<CopyRecord>(&records::copy(realm, group))
+            .await?;
+        Ok(copy.map(|(copy, _)| Place::copy(realm, group, copy.epoch)))
+    }
+
+    /// All mailboxes of a user. Private messages from one realm are among the private ones.
+    async fn mailboxes_of(&self, user: Username) -> Result<Vec<(Mailbox, Place)>, Failure> {
+        let mut all = vec![(Mailbox::Private, Place::private(user))];
+        let prefix = records::joined(user);
+        for (key, link) in self.store.list(&prefix, None, MAILBOXES_MAX).await? {
+            if let Some(group) = records::name_in::<GroupName>(&key, &prefix)
+                && let Some(place) = self.joined_place(user, group).await?
+                && let GroupLink { epoch } = GroupLink::from_value(&link.value)?
+                && place.log == Place::group(group, epoch).log
+            {
+                all.push((Mailbox::Group(group), place));
+            }
+        }
+        for peer in self.list_peers().await? {
+            let prefix = records::copies(peer.realm);
+            for (key, _) in self.store.list(&prefix, None, MAILBOXES_MAX).await? {
+                if let Some(group) = records::name_in::<GroupName>(&key, &prefix)
+                    && let Some(place) = self.copied_place(user, peer.realm, group).await?
+                {
+                    all.push((Mailbox::RealmGroup(peer.realm, group), place));
+                }
+            }
+        }
+        all.truncate(MAILBOXES_MAX);
+        Ok(all)
+    }
+}
+
+impl<S: Store> Watch<S> {
+    /// The next entry to be pushed, as soon as there is one; none once the session has ended. `backlog`: also what
+    /// has been waiting; `on_the_way`: some of that is on its way still. Nothing is lost when this is dropped
+    /// before it is done.
+    pub async fn next(&mut self, now: Moment, backlog: bool, on_the_way: bool) -> Option<Push> {
+        self.caller.now = now;
+        loop {
+            match self.look(backlog, on_the_way).await {
+                Ok(Some(push)) => return Some(push),
+                Ok(None) => {}
+                Err(failure) => {
+                    self.realm.note("watch", &failure);
+                    return None;
+                }
+            }
+            tokio::select! {
+                grown = self.grown.grown() => {
+                    for at in grown? {
+                        if let Some(watched) = self.mailboxes.get_mut(at) {
+                            watched.has_grown = true;
+                        }
+                    }
+                }
+                joined = self.joined.grown() => {
+                    joined?;
+                    let current = self.current().await?;
+                    if let Err(failure) = self.look_again(&current).await {
+                        self.realm.note("watch", &failure);
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The session, as long as it is there.
+    async fn current(&self) -> Option<Current> {
+        let (device, now) = (self.caller.device.as_ref(), self.caller.now);
+        let found = self.realm.load_session(self.session, device, now).await;
+        let current = found.ok().flatten()?;
+        // Who watches uses the session.
+        self.realm.use_session(current, now).await.ok()
+    }
+
+    /// Finds out which mailboxes there are; those that are known go on where they are.
+    async fn look_again(&mut self, current: &Current) -> Result<(), Failure> {
+        let owner = current.owner();
+        let mut known = std::mem::take(&mut self.mailboxes);
+        for (mailbox, place) in self.realm.mailboxes_of(self.user).await? {
+            let same =
+                |watched: &Watched| watched.mailbox == mailbox && watched.place.log == place.log;
+            if let Some(at) = known.iter().position(same) {
+                self.mailboxes.push(known.swap_remove(at));
+                continue;
+            }
+            let mut cursors = self.cursors.0.iter();
+            let position = match cursors.find(|(named, _)| *named == mailbox) {
+                Some((_, position)) => position.0,
+                None => self.realm.confirmed(self.user, &owner, &place).await?,
+            };
+            self.mailboxes.push(Watched {
+                mailbox,
+                place,
+                position,
+                has_grown: true,
+                is_live: false,
+                read: VecDeque::new(),
+            });
+        }
+        let logs: Vec<Log> = self
+            .mailboxes
+            .iter()
+            .map(|watched| watched.place.log.clone())
+            .collect();
+        self.grown = self.realm.store.subscribe(&logs);
+        // What came between looking and subscribing is looked for.
+        for watched in &mut self.mailboxes {
+            watched.has_grown = true;
+        }
+        Ok(())
+    }
+
+    async fn look(&mut self, backlog: bool, on_the_way: bool) -> Result<Option<Push>, Failure> {
+        for at in 0..self.mailboxes.len() {
+            if self
+                .mailboxes
+                .get(at)
+                .is_some_and(|watched| watched.is_live)
+                && let Some(push) = self.take(at).await?
+            {
+                return Ok(Some(push));
+            }
+        }
+        if !backlog {
+            return Ok(None);
+        }
+        let count = self.mailboxes.len();
+        for step in 1..=count {
+            let at = (self.turn + step) % count;
+            if self
+                .mailboxes
+                .get(at)
+                .is_some_and(|watched| !watched.is_live)
+            {
+                if let Some(push) = self.take(at).await? {
+                    self.turn = at;
+                    return Ok(Some(push));
+                }
+                if let Some(watched) = self.mailboxes.get_mut(at) {
+                    // From here on its entries may overtake others', and never one another.
+                    watched.is_live = !on_the_way;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next entry of one mailbox.
+    async fn take(&mut self, at: usize) -> Result<Option<Push>, Failure> {
+        let Some(watched) = self.mailboxes.get(at) else {
+            return Ok(None);
+        };
+        if watched.read.is_empty() {
+            if !watched.has_grown || !self.may_read(&watched.mailbox).await? {
+                return Ok(None);
+            }
+            let limit = PageLimit {
+                entries: READ_ENTRIES,
+                bytes: READ_BYTES,
+            };
+            let after = Position(watched.position);
+            let page = self
+                .realm
+                .store
+                .read(&watched.place.log, after, limit)
+                .await?;
+            let entries = page
+                .entries
+                .iter()
+                .map(|(position, value)| entry(*position, value))
+                .collect::<Result<_, _>>()?;
+            if let Some(watched) = self.mailboxes.get_mut(at) {
+                watched.has_grown = page.more;
+                watched.read = entries;
+            }
+        }
+        let Some(watched) = self.mailboxes.get_mut(at) else {
+            return Ok(None);
+        };
+        Ok(watched.read.pop_front().map(|entry| {
+            watched.position = entry.position.0;
+            let mut bytes = Vec::new();
+            Event {
+                mailbox: watched.mailbox,
+                entry,
+            }
+            .emit(&mut bytes);
+            Push {
+                bytes,
+                is_live: watched.is_live,
+            }
+        }))
+    }
+
+    /// True when the session is there and the mailbox is still its user's.
+    async fn may_read(&self, mailbox: &Mailbox) -> Result<bool, Failure> {
+        if self.current().await.is_none() {
+            return Err(ErrorCode::NoSession.into());
+        }
+        let place = self.realm.place_of(self.user, mailbox).await?;
+        Ok(place.is_some())
+    }
+}

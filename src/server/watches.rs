@@ -1,0 +1,157 @@
+//! The watches of one listener's links: each is a task that takes entries from the realm as fast as its link gets
+//! them across, live ones before those that have been waiting.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use tokio::{
+    sync::{Notify, Semaphore, mpsc},
+    task::JoinHandle,
+};
+
+use super::{clock::Clock, worker::Done};
+use crate::{
+    endpoint::{Endpoint, LinkId},
+    link::{PUSHES_AT_ONCE, Time, Urgency},
+    realm::{Push, Watch},
+    store::Store,
+};
+
+/// What one link may have on its way, of each kind.
+const AT_ONCE: usize = PUSHES_AT_ONCE / 2;
+
+/// Room for what is on its way.
+#[derive(Debug)]
+struct Credit {
+    live: Semaphore,
+    backlog: Semaphore,
+    returned: Notify,
+}
+
+/// A watch at work; ended when dropped.
+#[derive(Debug)]
+struct Task {
+    work: JoinHandle<()>,
+    credit: Arc<Credit>,
+    /// What the link did not take yet.
+    waiting: VecDeque<Push>,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.work.abort();
+    }
+}
+
+/// The watches of one listener's links.
+#[derive(Debug, Default)]
+pub struct Watches {
+    by_link: HashMap<LinkId, Task>,
+}
+
+const fn urgency(push: &Push) -> Urgency {
+    if push.is_live {
+        Urgency::Live
+    } else {
+        Urgency::Backlog
+    }
+}
+
+impl Watches {
+    /// Begins a watch over `link`, in place of one that is there.
+    pub fn begin<S: Store>(
+        &mut self,
+        link: LinkId,
+        watch: Watch<S>,
+        clock: Clock,
+        done: mpsc::UnboundedSender<Done<S>>,
+    ) {
+        let credit = Arc::new(Credit {
+            live: Semaphore::new(AT_ONCE),
+            backlog: Semaphore::new(AT_ONCE),
+            returned: Notify::new(),
+        });
+        let work = tokio::spawn(carry(link, watch, clock, Arc::clone(&credit), done));
+        let task = Task {
+            work,
+            credit,
+            waiting: VecDeque::new(),
+        };
+        self.by_link.insert(link, task);
+    }
+
+    /// Ends the watch over `link`, if there is one.
+    pub fn end(&mut self, link: LinkId) {
+        self.by_link.remove(&link);
+    }
+
+    /// Pushes an entry, or keeps it until others have arrived.
+    pub fn push(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, push: Push) {
+        if let Some(task) = self.by_link.get_mut(&link) {
+            task.waiting.push_back(push);
+            task.send(now, endpoint, link);
+        }
+    }
+
+    /// An entry has arrived.
+    pub fn delivered(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: u64) {
+        if let Some(task) = self.by_link.get_mut(&link) {
+            match Urgency::of(number) {
+                Urgency::Live => task.credit.live.add_permits(1),
+                Urgency::Backlog => task.credit.backlog.add_permits(1),
+            }
+            task.credit.returned.notify_one();
+            task.send(now, endpoint, link);
+        }
+    }
+}
+
+impl Task {
+    fn send(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId) {
+        while let Some(push) = self.waiting.pop_front() {
+            let taken = endpoint.push(now, link, push.bytes.clone(), urgency(&push));
+            if taken.is_none() {
+                self.waiting.push_front(push);
+                return;
+            }
+        }
+    }
+}
+
+/// Takes entries from the realm as there is room for them.
+async fn carry<S: Store>(
+    link: LinkId,
+    mut watch: Watch<S>,
+    clock: Clock,
+    credit: Arc<Credit>,
+    done: mpsc::UnboundedSender<Done<S>>,
+) {
+    loop {
+        let backlog = credit.backlog.available_permits();
+        let next = watch.next(clock.now(), backlog > 0, backlog < AT_ONCE);
+        let push = tokio::select! {
+            push = next => push,
+            () = credit.returned.notified() => continue,
+        };
+        let Some(push) = push else {
+            // The worker is gone only when the server has stopped.
+            let _ = done.send(Done::Unwatched(link));
+            return;
+        };
+        let room = if push.is_live {
+            &credit.live
+        } else {
+            &credit.backlog
+        };
+        // It comes back when the entry has arrived.
+        match room.acquire().await {
+            Ok(permit) => permit.forget(),
+            Err(_) => return,
+        }
+        if done.send(Done::Push(link, push)).is_err() {
+            return;
+        }
+    }
+}

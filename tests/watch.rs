@@ -1,0 +1,185 @@
+//! Watching: messages are pushed as they come, what has waited first; once and in order, whatever happens to the
+//! realm and to the link meanwhile (WATCH-1 … WATCH-5).
+
+mod support;
+
+use std::{
+    io::{BufRead as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use rand::{RngExt as _, SeedableRng as _, rngs::ChaCha20Rng};
+use serde_json::Value;
+use support::{Home, Realm, relay::Relay};
+
+/// A `merpati watch` at work. Killed when dropped.
+struct Watch {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Watch {
+    fn start(home: &Home, profile: &str, arguments: &[&str]) -> Self {
+        let arguments = [&["watch", "--keepalive", "1s"], arguments].concat();
+        let mut process = home
+            .command(profile, &arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, lines }
+    }
+
+    fn next(&mut self) -> Value {
+        let line = self.lines.next().expect("it goes on").unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    fn texts(&mut self, count: usize) -> Vec<String> {
+        (0..count)
+            .map(|_| self.next()["text"].as_str().unwrap().to_string())
+            .collect()
+    }
+}
+
+impl Watch {
+    /// Ends it as Ctrl-C does.
+    fn stop(mut self) {
+        let id = self.process.id().to_string();
+        let asked = Command::new("kill").args(["-INT", &id]).status().unwrap();
+        assert!(asked.success());
+        assert_eq!(self.process.wait().unwrap().code(), Some(0));
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn numbered(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{prefix} {n}")).collect()
+}
+
+/// WATCH-1, WATCH-2, WATCH-5: what has waited comes first, then what comes, of all mailboxes, also of a group that is
+/// joined later.
+#[test]
+fn messages_are_pushed_as_they_come() {
+    let (realm, home) = (Realm::start(), Home::new());
+    for name in ["ann", "bob"] {
+        home.register(name, &realm.connect);
+    }
+    let group = |who: &str, command: &str| {
+        home.run(who, &[command, "cats", "--no-password"]).ok();
+    };
+    for text in numbered("waiting", 30) {
+        home.run("ann", &["send", "bob", &text]).ok();
+    }
+    assert_eq!(
+        home.run("bob", &["unread"]).objects(),
+        [serde_json::json!({ "mailbox": "private", "count": 30 })]
+    );
+    let mut watch = Watch::start(&home, "bob", &[]);
+    assert_eq!(watch.texts(30), numbered("waiting", 30));
+    for text in numbered("live", 3) {
+        home.run("ann", &["send", "bob", &text]).ok();
+        assert_eq!(watch.next()["text"], text);
+    }
+    group("ann", "addgroup");
+    group("bob", "joingroup");
+    home.run("ann", &["sendgroup", "cats", "to the group"]).ok();
+    let entry = watch.next();
+    assert_eq!(
+        (&entry["text"], &entry["group"], &entry["from"]),
+        (&"to the group".into(), &"cats".into(), &"ann".into())
+    );
+    // A message of many datagrams is pushed whole.
+    let long = "x".repeat(16_000);
+    home.run("ann", &["send", "bob", &long]).ok();
+    assert!(watch.next()["text"] == long);
+    watch.stop();
+    // What was shown is not shown again; the next watch goes on behind it, and ends by itself.
+    home.run("ann", &["send", "bob", "afterwards"]).ok();
+    let run = home.run("bob", &["watch", "--count", "1"]);
+    assert_eq!(run.texts(), ["afterwards"]);
+    assert!(home.run("bob", &["inbox"]).out.is_empty());
+}
+
+/// WATCH-3, LINK-17: the realm is killed again and again; each message is shown once, in order.
+#[test]
+fn a_watch_outlives_its_realm() {
+    let (mut realm, home) = (Realm::start(), Home::new());
+    for name in ["ann", "bob"] {
+        home.register(name, &realm.connect);
+    }
+    let mut watch = Watch::start(&home, "bob", &[]);
+    for round in 0..4 {
+        for text in numbered(&round.to_string(), 5) {
+            home.run("ann", &["send", "bob", &text]).ok();
+        }
+        realm.kill();
+        realm.start_again();
+        assert_eq!(watch.texts(5), numbered(&round.to_string(), 5));
+    }
+}
+
+/// WATCH-3, LINK-16: over a link that loses a third each way.
+#[test]
+fn a_watch_gets_everything_over_a_bad_link() {
+    let (realm, home) = (Realm::start(), Home::new());
+    for name in ["ann", "bob"] {
+        home.register(name, &realm.connect);
+    }
+    let relay = Relay::to(realm.address);
+    let mut rng = ChaCha20Rng::seed_from_u64(7);
+    relay.lose(move |_, _| rng.random_bool(0.3));
+    let through = realm.connect_through(relay.address);
+    for text in numbered("waiting", 100) {
+        home.run("ann", &["send", "bob", &text]).ok();
+    }
+    let mut watch = Watch::start(&home, "bob", &["--server", &through]);
+    assert_eq!(watch.texts(100), numbered("waiting", 100));
+    for text in numbered("live", 20) {
+        home.run("ann", &["send", "bob", &text]).ok();
+    }
+    assert_eq!(watch.texts(20), numbered("live", 20));
+}
+
+/// WATCH-4: a session that has ended is pushed nothing more, and is told.
+#[test]
+fn a_watch_ends_with_its_session() {
+    let (realm, home) = (Realm::start(), Home::new());
+    for name in ["ann", "bob"] {
+        home.register(name, &realm.connect);
+    }
+    let elsewhere = [
+        "--server",
+        &realm.connect,
+        "auth",
+        "bob",
+        "--password-file",
+        "password",
+    ];
+    home.run("elsewhere", &elsewhere).ok();
+    let mut watch = Watch::start(&home, "bob", &[]);
+    home.run("ann", &["send", "bob", "before"]).ok();
+    assert_eq!(watch.next()["text"], "before");
+    let sessions = home.run("elsewhere", &["sessions"]).objects();
+    let other = sessions
+        .iter()
+        .find(|session| session["current"] == false)
+        .unwrap();
+    home.run("elsewhere", &["revoke", other["handle"].as_str().unwrap()])
+        .ok();
+    home.run("ann", &["send", "bob", "after"]).ok();
+    let end = watch.next();
+    assert_eq!(
+        (&end["ok"], &end["error"]),
+        (&false.into(), &"no-session".into())
+    );
+    assert_eq!(watch.process.wait().unwrap().code(), Some(1));
+    assert_eq!(home.texts("elsewhere"), ["before", "after"]);
+}
