@@ -183,3 +183,26 @@ fn a_watch_ends_with_its_session() {
     assert_eq!(watch.process.wait().unwrap().code(), Some(1));
     assert_eq!(home.texts("elsewhere"), ["before", "after"]);
 }
+
+/// LINK-18: the client's address changes again and again; its link goes on, without another handshake.
+#[test]
+fn a_watch_follows_its_client_to_other_addresses() {
+    const INIT: u8 = 0x03;
+    let (realm, home) = (Realm::start(), Home::new());
+    for name in ["ann", "bob"] {
+        home.register(name, &realm.connect);
+    }
+    let relay = Relay::to(realm.address);
+    let through = realm.connect_through(relay.address);
+    let mut watch = Watch::start(&home, "bob", &["--server", &through]);
+    for round in 0..4 {
+        for text in numbered(&round.to_string(), 3) {
+            home.run("ann", &["send", "bob", &text]).ok();
+        }
+        assert_eq!(watch.texts(3), numbered(&round.to_string(), 3));
+        relay.move_on();
+    }
+    let carried = relay.take_carried();
+    let inits = carried.iter().filter(|datagram| datagram.bytes[0] == INIT);
+    assert_eq!(inits.count(), 1);
+}

@@ -1,7 +1,7 @@
 //! Getting from a connection string to a link that can be asked.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     CallError, Client, Notice,
-    driver::{Ask, AskError, Driver, Job, Status, Target, Told, ask_who},
+    driver::{Ask, AskError, Driver, Job, Status, Target, Told, ask_who, socket_to},
     system_rng,
 };
 use crate::{
@@ -206,13 +206,8 @@ async fn dial(server: &ConnectionString) -> Result<(UdpSocket, SocketAddr), Call
     addresses.sort_by_key(SocketAddr::is_ipv6);
     let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        let any: IpAddr = match address {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let socket = UdpSocket::bind((any, 0)).await?;
-        match socket.connect(address).await {
-            Ok(()) => return Ok((socket, address)),
+        match socket_to(address).await {
+            Ok(socket) => return Ok((socket, address)),
             Err(error) => last = error,
         }
     }

@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -23,6 +23,8 @@ use crate::{
 
 /// When nothing was heard for so long, the realm is asked who it is: its key may have changed.
 const DOUBT: Duration = Duration::from_secs(5);
+/// A socket that cannot send is replaced so often at most.
+const REBIND_EVERY: Duration = Duration::from_secs(1);
 /// A datagram longer than this is no realm's.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
 
@@ -101,6 +103,7 @@ pub struct Driver {
     doubt: Option<Instant>,
     /// Who is there goes by this key, and may still answer to the one that is known, until then.
     changed: Option<(PublicKey, Instant)>,
+    rebound: Option<Instant>,
     watcher: Option<mpsc::Sender<Told>>,
     /// The link is open; and the watcher came before it was, so that its opening is no news.
     is_open: bool,
@@ -131,6 +134,7 @@ impl Driver {
             refused: false,
             doubt: None,
             changed: None,
+            rebound: None,
             watcher: None,
             is_open: false,
             is_expected: false,
@@ -361,6 +365,7 @@ impl Driver {
             }
             if let Err(error) = self.socket.send(&datagram).await {
                 self.note(&error);
+                self.rebind().await;
             }
         }
     }
@@ -377,6 +382,19 @@ impl Driver {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => self.note(&error),
             }
+        }
+    }
+
+    /// A socket is tied to the address that this machine had when it was made; where that is gone, as after a
+    /// change of networks, another is needed. The link goes on over it.
+    async fn rebind(&mut self) {
+        if self.rebound.is_some_and(|at| at.elapsed() < REBIND_EVERY) {
+            return;
+        }
+        self.rebound = Some(Instant::now());
+        // Without a network at present, what could not be sent is sent again later.
+        if let Ok(socket) = socket_to(self.target.address).await {
+            self.socket = socket;
         }
     }
 
@@ -416,6 +434,17 @@ impl Driver {
             let _ = ask.answer.send(Err(expired));
         }
     }
+}
+
+/// A socket that has a way to `address`.
+pub async fn socket_to(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(address).await?;
+    Ok(socket)
 }
 
 /// Waits until the watcher takes something.

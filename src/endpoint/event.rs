@@ -11,7 +11,7 @@ use crate::{
 /// What an endpoint has to tell its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Someone opens a link; answer with [`Endpoint::welcome`].
+    /// Someone opens a link; answer with [`super::Endpoint::welcome`].
     Incoming {
         /// The link.
         link: LinkId,
@@ -27,7 +27,7 @@ pub enum Event {
         /// What the other side said.
         welcome: Welcome,
     },
-    /// The other side asks; answer with [`Endpoint::reply`].
+    /// The other side asks; answer with [`super::Endpoint::reply`].
     Request {
         /// The link.
         link: LinkId,
@@ -70,7 +70,7 @@ pub enum Event {
         /// True when anything at all has come from the other side.
         heard: bool,
     },
-    /// The other side asks with more bytes than are taken; answer with [`Endpoint::reply`].
+    /// The other side asks with more bytes than are taken; answer with [`super::Endpoint::reply`].
     Oversized {
         /// The link.
         link: LinkId,

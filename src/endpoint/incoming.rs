@@ -242,10 +242,14 @@ impl Endpoint {
                 let id = LinkId(connection.0);
                 match self.slots.get(&id) {
                     Some(slot) if slot.address == from => {
-                        self.hand_in(now, id, packet, datagram);
+                        if self.hand_in(now, id, packet, datagram)
+                            && let Some(slot) = self.slots.get_mut(&id)
+                        {
+                            slot.link.path_heard(datagram.len());
+                            self.touch(now, id);
+                        }
                     }
-                    // The way to a link from elsewhere leads through a fresh handshake.
-                    Some(_) => {}
+                    Some(_) => self.hand_in_from_elsewhere(now, id, from, packet, datagram),
                     None => self.send_reset(now, from, connection, datagram.len()),
                 }
             }
@@ -264,7 +268,13 @@ impl Endpoint {
     }
 
     /// Gives a packet to the link it may belong to. True when it did.
-    fn hand_in(&mut self, now: Time, id: LinkId, packet: &LinkPacket<'_>, datagram: &[u8]) -> bool {
+    pub(super) fn hand_in(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        packet: &LinkPacket<'_>,
+        datagram: &[u8],
+    ) -> bool {
         let Some(slot) = self.slots.get_mut(&id) else {
             return false;
         };
@@ -301,6 +311,10 @@ impl Endpoint {
             return;
         };
         let links = self.by_peer.entry(peer).or_default();
+        if links.contains(&id) {
+            // It has only moved.
+            return;
+        }
         links.push(id);
         if links.len() > LINKS_PER_KEY_MAX {
             let heard = |link: &&LinkId| self.slots.get(link).and_then(|slot| slot.heard);

@@ -14,6 +14,7 @@ mod identity;
 mod incoming;
 mod outgoing;
 mod reset;
+mod roaming;
 mod schedule;
 mod shared;
 mod slot;
@@ -420,6 +421,7 @@ impl Endpoint {
 
     /// Passes on what a link tells, and sets its timer.
     fn settle(&mut self, now: Time, id: LinkId) {
+        self.settle_path(now, id);
         while let Some(event) = self
             .slots
             .get_mut(&id)

@@ -83,6 +83,8 @@ pub(super) struct Slot {
     pub remote: Option<ConnectionId>,
     pub token: Option<ResetToken>,
     pub opened: Time,
+    /// The address it has left and until when it may return there, while its new one is not proven.
+    pub left: Option<(SocketAddr, Time)>,
     /// When a responder's Accept left.
     pub accepted: Option<Time>,
     pub heard: Option<Time>,
@@ -108,6 +110,7 @@ impl Slot {
             remote: None,
             token: None,
             opened: now,
+            left: None,
             accepted: None,
             heard: None,
         }
@@ -120,6 +123,8 @@ impl Slot {
             Stage::Dialing(dial) => Some(dial.timeout()),
             Stage::Accepting(accepting) => accepting.welcomed.then_some(accepting.due),
         };
+        let proof = self.left.map(|(_, until)| until);
+        let stage = earliest(stage, proof);
         earliest(earliest(stage, self.link.poll_timeout()), self.end(config))
     }
 
@@ -132,7 +137,9 @@ impl Slot {
             (Role::Initiator, Stage::Open) => None,
             (Role::Initiator, _) if self.link.is_waiting() => None,
             (Role::Initiator, _) => Some(self.opened + DIAL_PATIENCE),
-            (Role::Responder, _) if !self.link.is_proven() => Some(self.opened + UNPROVEN_LIFETIME),
+            (Role::Responder, _) if !self.link.is_proven() && !self.link.has_moved() => {
+                Some(self.opened + UNPROVEN_LIFETIME)
+            }
             (Role::Responder, _) => Some(self.heard.unwrap_or(self.opened) + config.idle),
         }
     }

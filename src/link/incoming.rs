@@ -45,7 +45,9 @@ impl Link {
             return Err(Ignored::Replayed);
         }
         if packet.protection == Protection::Sealed {
-            self.credit = None;
+            if !self.has_moved {
+                self.credit = None;
+            }
         } else {
             self.add_credit(datagram.len());
         }
@@ -95,7 +97,7 @@ impl Link {
             Frame::PathChallenge(data) => self.controls.response = Some(data),
             Frame::PathResponse(data) => {
                 if self.controls.is_answered_by(&data) {
-                    self.credit = None;
+                    self.path_proven();
                 }
             }
             Frame::Open(open) => self.handle_open(open),

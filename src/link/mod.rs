@@ -59,6 +59,8 @@ use crate::{
 pub const DATAGRAM_MIN: usize = 160;
 /// The limit on datagrams unless a party sets another, in bytes.
 pub const DATAGRAM_DEFAULT: usize = 1200;
+/// So many times what has come from an address that is to be proven may go there (RFC 9000 §8.1).
+const PATH_CREDIT: usize = 3;
 /// So many signs of life in a row not answered, and the link counts as dead.
 const UNANSWERED_MAX: u32 = 4;
 /// A link ends when it has used so many packet numbers (LINK-1).
@@ -206,8 +208,10 @@ pub struct Link {
     bulk_repeats: u32,
     /// When an acknowledgement of requests in work has to leave.
     work_due: Option<Time>,
-    /// While the other side's address is unproven: how many more bytes it may be sent (LINK-11).
+    /// While the other side's address is unproven: how many more bytes it may be sent (LINK-11, LINK-18).
     credit: Option<usize>,
+    /// The other side has shown up at another address, which has not answered a challenge yet.
+    has_moved: bool,
     opening: Opening,
     events: VecDeque<Event>,
     jitter: Jitter,
@@ -256,6 +260,7 @@ impl Link {
             bulk_repeats: 0,
             work_due: None,
             credit: None,
+            has_moved: false,
             opening: Opening::Unheard,
             events: VecDeque::new(),
             jitter: Jitter::new(config.seed),
@@ -484,6 +489,39 @@ impl Link {
         } else {
             self.state = State::Closed;
         }
+    }
+
+    /// The largest packet number received.
+    pub const fn largest_received(&self) -> Option<PacketNumber> {
+        self.received.largest()
+    }
+
+    /// The other side has shown up at another address with `bytes`; `data` is what it has to return to prove
+    /// that it is there. Until then it is sent no more than three times what comes from there (LINK-18).
+    pub fn path_moved(&mut self, bytes: usize, data: [u8; 8]) {
+        self.has_moved = true;
+        self.credit = Some(0);
+        self.controls.challenge(data);
+        self.path_heard(bytes);
+    }
+
+    /// More has come from an address that is to be proven.
+    pub const fn path_heard(&mut self, bytes: usize) {
+        if self.has_moved {
+            self.add_credit(bytes.saturating_mul(PATH_CREDIT));
+            self.controls.challenge_again();
+        }
+    }
+
+    /// The other side is at an address that is proven.
+    pub const fn path_proven(&mut self) {
+        self.has_moved = false;
+        self.credit = None;
+    }
+
+    /// True while the other side is at an address that is not proven again.
+    pub const fn has_moved(&self) -> bool {
+        self.has_moved
     }
 
     /// More bytes have come from an address that is not proven yet.

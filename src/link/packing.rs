@@ -65,6 +65,11 @@ impl Controls {
         self.challenge_queued = true;
     }
 
+    /// Asks again, if anything was asked.
+    pub const fn challenge_again(&mut self) {
+        self.challenge_queued = self.challenge.is_some();
+    }
+
     /// True when `data` is what was asked to be returned.
     pub fn is_answered_by(&self, data: &[u8; 8]) -> bool {
         self.challenge.is_some_and(|challenge| challenge == *data)

@@ -7,7 +7,7 @@ use std::{
     net::{SocketAddr, UdpSocket},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -40,6 +40,8 @@ struct Shared {
     /// True for what is lost.
     loses: Mutex<Rule>,
     ended: AtomicBool,
+    /// How often the clients have moved.
+    moves: AtomicU64,
 }
 
 pub struct Relay {
@@ -63,6 +65,7 @@ impl Relay {
             carried: Mutex::default(),
             loses: Mutex::new(Box::new(|_, _| false)),
             ended: AtomicBool::new(false),
+            moves: AtomicU64::new(0),
         });
         let at_work = Arc::clone(&shared);
         thread::spawn(move || at_work.carry_to_realm());
@@ -72,6 +75,12 @@ impl Relay {
     /// From here on `rule` says what is lost.
     pub fn lose(&self, rule: impl FnMut(Way, &[u8]) -> bool + Send + 'static) {
         *lock(&self.shared.loses) = Box::new(rule);
+    }
+
+    /// From here on the clients come from other addresses, as behind a router that has forgotten them; what is
+    /// sent to the old ones is lost.
+    pub fn move_on(&self) {
+        self.shared.moves.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What came since this was last asked.
@@ -120,13 +129,18 @@ impl Shared {
 
     fn carry_to_realm(self: Arc<Self>) {
         let mut buffer = vec![0; 65_535];
-        let mut clients = HashMap::new();
+        let (mut clients, mut moves) = (HashMap::new(), 0);
         while let Some((len, from)) = self.receive(&self.socket, &mut buffer) {
+            let now = self.moves.load(Ordering::Relaxed);
+            if now != moves {
+                moves = now;
+                clients.clear();
+            }
             let upstream = clients.entry(from).or_insert_with(|| {
                 let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
                 upstream.set_read_timeout(Some(TICK)).unwrap();
                 let (shared, socket) = (Arc::clone(&self), Arc::clone(&upstream));
-                thread::spawn(move || shared.carry_to_client(&socket, from));
+                thread::spawn(move || shared.carry_to_client(&socket, from, moves));
                 upstream
             });
             if self.passes(Way::ToRealm, &buffer[..len]) {
@@ -135,9 +149,12 @@ impl Shared {
         }
     }
 
-    fn carry_to_client(&self, upstream: &UdpSocket, client: SocketAddr) {
+    fn carry_to_client(&self, upstream: &UdpSocket, client: SocketAddr, moves: u64) {
         let mut buffer = vec![0; 65_535];
         while let Some((len, _)) = self.receive(upstream, &mut buffer) {
+            if self.moves.load(Ordering::Relaxed) != moves {
+                return;
+            }
             if self.passes(Way::ToClient, &buffer[..len]) {
                 let _ = self.socket.send_to(&buffer[..len], client);
             }

@@ -1,6 +1,7 @@
 //! Two endpoints and a wire between them.
 
 mod realms;
+mod roaming;
 
 use super::*;
 use crate::{
@@ -19,6 +20,10 @@ struct Pair {
     carried: Vec<(bool, Vec<u8>)>,
     /// When the client last had a reply.
     replied: Time,
+    /// Where the client is.
+    from: SocketAddr,
+    /// Bytes that went to each address.
+    sent_to: BTreeMap<SocketAddr, usize>,
 }
 
 fn client_address() -> SocketAddr {
@@ -61,6 +66,8 @@ impl Pair {
             realm: realm_key().public(),
             carried: Vec::new(),
             replied: Time(0),
+            from: client_address(),
+            sent_to: BTreeMap::new(),
         }
     }
 
@@ -87,8 +94,11 @@ impl Pair {
                 up.push(out.clone());
             }
             let mut down = vec![];
-            while self.server.poll_transmit(self.now, &mut out).is_some() {
-                down.push(out.clone());
+            while let Some(to) = self.server.poll_transmit(self.now, &mut out) {
+                *self.sent_to.entry(to).or_default() += out.len();
+                if to == self.from {
+                    down.push(out.clone());
+                }
             }
             if up.is_empty() && down.is_empty() {
                 told.extend(core::iter::from_fn(|| self.client.poll_event()));
@@ -106,8 +116,7 @@ impl Pair {
                     continue;
                 }
                 if from_client {
-                    self.server
-                        .handle_datagram(self.now, client_address(), &datagram);
+                    self.server.handle_datagram(self.now, self.from, &datagram);
                 } else {
                     self.client
                         .handle_datagram(self.now, server_address(), &datagram);

@@ -1,0 +1,90 @@
+//! Links whose other side changes its address (LINK-18): the newest authentic packet says where it is; until
+//! that address has answered a challenge, little goes there, and the old one is not forgotten.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rand::Rng as _;
+
+use super::{
+    Endpoint, LinkId,
+    slot::{Role, Slot},
+};
+use crate::{link::Time, wire::LinkPacket};
+
+/// An address that does not answer its challenge for so many timeouts is given up again.
+const PROOF_TIMEOUTS: u32 = 4;
+/// It gets at least this long.
+const PROOF_PATIENCE: Duration = Duration::from_secs(3);
+
+impl Endpoint {
+    /// A packet for a link from another address than the link's.
+    pub(super) fn hand_in_from_elsewhere(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        from: SocketAddr,
+        packet: &LinkPacket<'_>,
+        datagram: &[u8],
+    ) {
+        let Some(slot) = self.slots.get(&id) else {
+            return;
+        };
+        // Before a link is proven its address is that of its Init; and a realm is where it was called.
+        if slot.role != Role::Responder || !(slot.link.is_proven() || slot.link.has_moved()) {
+            return;
+        }
+        let newest = slot.link.largest_received();
+        let is_known = |slot: &Slot| slot.left.is_some_and(|(address, _)| address == from);
+        let goes_back = is_known(slot);
+        if !self.hand_in(now, id, packet, datagram) {
+            return;
+        }
+        let mut data = [0; 8];
+        self.rng.fill_bytes(&mut data);
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        if slot.link.largest_received() <= newest {
+            // It came before, or another has overtaken it: it says nothing of where the other side is now.
+            return;
+        }
+        self.by_address.remove(&(slot.address, id));
+        if goes_back {
+            slot.address = from;
+            slot.left = None;
+            slot.link.path_proven();
+        } else {
+            let patience = (slot.link.timeout() * PROOF_TIMEOUTS).max(PROOF_PATIENCE);
+            // The last address that was proven, however often it moves on before it proves another.
+            let proven = slot.left.map_or(slot.address, |(address, _)| address);
+            slot.left = Some((proven, now + patience));
+            slot.address = from;
+            slot.link.path_moved(datagram.len(), data);
+        }
+        if slot.token.is_some() {
+            self.by_address.insert((from, id));
+        }
+        self.touch(now, id);
+    }
+
+    /// Looks whether the address that a link has moved to is proven, or has had its time.
+    pub(super) fn settle_path(&mut self, now: Time, id: LinkId) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        let Some((old, until)) = slot.left else {
+            return;
+        };
+        if !slot.link.has_moved() {
+            slot.left = None;
+        } else if until <= now {
+            self.by_address.remove(&(slot.address, id));
+            slot.address = old;
+            slot.left = None;
+            slot.link.path_proven();
+            if slot.token.is_some() {
+                self.by_address.insert((old, id));
+            }
+        }
+    }
+}

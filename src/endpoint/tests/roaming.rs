@@ -1,0 +1,106 @@
+//! Clients that move (LINK-18).
+
+use super::*;
+
+fn elsewhere(n: u16) -> SocketAddr {
+    SocketAddr::from(([10, 9, 9, 9], 1000 + n))
+}
+
+/// A pair whose link is proven and in use.
+fn in_use() -> (Pair, LinkId) {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    for _ in 0..2 {
+        pair.ask(link, false);
+        assert_eq!(replies(&pair.settle(|_| false)), 1);
+    }
+    (pair, link)
+}
+
+fn address(pair: &Pair) -> SocketAddr {
+    pair.server.slots.values().next().unwrap().address
+}
+
+/// LINK-18: every five seconds for ten minutes, over a link that loses a fifth each way.
+#[test]
+fn a_client_that_moves_again_and_again_loses_nothing() {
+    for loss in [0, 5] {
+        let (mut pair, link) = in_use();
+        let mut rng = StdRng::seed_from_u64(1);
+        for round in 0..120 {
+            pair.from = elsewhere(round);
+            let ends = pair.now + Duration::from_secs(5);
+            pair.ask(link, false);
+            let mut told = vec![];
+            while replies(&told) == 0 {
+                told.extend(pair.settle(|_| loss > 0 && rng.next_u32() % loss == 0));
+                if replies(&told) == 0 {
+                    pair.wait();
+                }
+            }
+            assert!(requests(&told) <= 1, "carried out once");
+            pair.now = pair.now.max(ends);
+            pair.server.handle_timeout(pair.now);
+            pair.client.handle_timeout(pair.now);
+        }
+        assert_eq!(pair.server.links(), 1);
+        assert_eq!(pair.client.links(), 1);
+    }
+}
+
+/// LINK-18: until a new address has answered, it gets no more than three times what it sent.
+#[test]
+fn a_new_address_gets_little_until_it_answers() {
+    let (mut pair, link) = in_use();
+    pair.ask(link, false);
+    let mut out = vec![];
+    pair.client.poll_transmit(pair.now, &mut out).unwrap();
+    // Someone on the way sends the client's newest packet on from an address of their own.
+    pair.from = elsewhere(1);
+    pair.server.handle_datagram(pair.now, pair.from, &out);
+    pair.from = elsewhere(2);
+    let mut told = vec![];
+    pair.serve(&mut told);
+    let link_at_server = *pair.server.slots.keys().next().unwrap();
+    for _ in 0..30 {
+        pair.server
+            .push(pair.now, link_at_server, vec![7; 300], Urgency::Live);
+    }
+    while pair.now < Time(30_000_000) {
+        let mut out = vec![];
+        while let Some(to) = pair.server.poll_transmit(pair.now, &mut out) {
+            *pair.sent_to.entry(to).or_default() += out.len();
+        }
+        let next = pair.server.poll_timeout().unwrap();
+        pair.now = next.max(pair.now + Duration::from_millis(1));
+        pair.server.handle_timeout(pair.now);
+        if address(&pair) == client_address() {
+            break;
+        }
+    }
+    let stolen = pair.sent_to.get(&elsewhere(1)).copied().unwrap_or(0);
+    assert!(stolen <= 3 * out.len().max(60), "{stolen} bytes");
+    assert_eq!(address(&pair), client_address(), "given up again");
+    assert!(pair.server.slots.values().all(|slot| slot.link.is_proven()));
+}
+
+/// LINK-18: a packet that came before, or that another has overtaken, moves nothing.
+#[test]
+fn a_replayed_packet_moves_nothing() {
+    let (mut pair, link) = in_use();
+    pair.ask(link, false);
+    pair.ask(link, false);
+    pair.settle(|_| false);
+    let before = address(&pair);
+    let carried = pair.carried.clone();
+    for (from_client, datagram) in &carried {
+        if *from_client {
+            pair.server
+                .handle_datagram(pair.now, elsewhere(7), datagram);
+        }
+    }
+    assert_eq!(address(&pair), before);
+    let mut told = vec![];
+    pair.serve(&mut told);
+    assert!(requests(&told) == 0, "{told:?}");
+}
