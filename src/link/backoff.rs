@@ -32,7 +32,7 @@ impl Jitter {
     }
 }
 
-/// The wait before the repeat number `repeats` + 1, give or take a fifth.
+/// The wait before the repeat number `repeats` + 1, up to a tenth more, and never less: sooner would be before the answer can come.
 pub fn interval(repeats: u32, timeout: Duration, jitter: &mut Jitter) -> Duration {
     let mut wait = timeout;
     for _ in PATIENT_REPEATS..=repeats {
@@ -41,7 +41,7 @@ pub fn interval(repeats: u32, timeout: Duration, jitter: &mut Jitter) -> Duratio
             break;
         }
     }
-    jitter.spread(wait, 80, 120).min(RTO_MAX)
+    jitter.spread(wait, 100, 110).min(RTO_MAX)
 }
 
 #[cfg(test)]
@@ -57,7 +57,7 @@ mod tests {
             let wait = interval(repeats, timeout, &mut jitter);
             let expected = Duration::from_millis(expected);
             assert!(
-                wait >= expected * 80 / 100 && wait <= expected * 120 / 100,
+                wait >= expected && wait <= expected * 110 / 100,
                 "{repeats}: {wait:?}"
             );
         }

@@ -1,13 +1,18 @@
 //! What arrives: a packet is opened, what came before is dropped, and its frames take effect.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{
     Event, Ignored, Keys, Link, Opening, Received, State, Time, replies::Arrival, rtt::DELAY_MAX,
 };
 use crate::wire::{
-    AckFrame, CloseReason, Frame, Frames, LinkPacket, Open, PartOf, Protection, Welcome, crc_holds,
+    AckFrame, CloseReason, Frame, Frames, LinkPacket, Open, PacketNumber, PartOf, Protection,
+    Welcome, crc_holds,
 };
+
+/// Packets remembered for what they ask: as many as an acknowledgement tells of.
+const ASKING_KEPT: usize = 64;
 
 impl Link {
     /// Takes in the payload of a handshake message, which arrived authentic.
@@ -65,10 +70,31 @@ impl Link {
         self.bulk_repeats = 0;
         self.pushes.heard();
         self.seen_alive(now);
+        self.note_asking(number, frames.clone());
         for frame in frames {
             self.handle_frame(now, frame, false)?;
         }
         Ok(())
+    }
+
+    /// Remembers a packet that carries requests and nothing else that is acknowledged.
+    fn note_asking<'a>(&mut self, number: PacketNumber, frames: impl Iterator<Item = Frame<'a>>) {
+        let mut requests = Vec::new();
+        for frame in frames {
+            match frame {
+                Frame::Request { number, .. } => requests.push(number),
+                Frame::Reply { .. } | Frame::Event { .. } | Frame::Part { .. } | Frame::Ping => {
+                    return;
+                }
+                _ => {}
+            }
+        }
+        if !requests.is_empty() {
+            if self.asking.len() == ASKING_KEPT {
+                self.asking.pop_front();
+            }
+            self.asking.push_back((number, requests));
+        }
     }
 
     fn violate(&mut self) -> Ignored {

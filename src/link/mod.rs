@@ -9,6 +9,7 @@
 //! ([`Link::handle_timeout`]), take out events ([`Link::poll_event`]) and datagrams
 //! ([`Link::poll_transmit`]) until there are none, then wait until [`Link::poll_timeout`].
 
+mod address;
 mod assembly;
 mod backoff;
 mod cut;
@@ -59,8 +60,6 @@ use crate::{
 pub const DATAGRAM_MIN: usize = 160;
 /// The limit on datagrams unless a party sets another, in bytes.
 pub const DATAGRAM_DEFAULT: usize = 1200;
-/// So many times what has come from an address that is to be proven may go there (RFC 9000 §8.1).
-const PATH_CREDIT: usize = 3;
 /// So many signs of life in a row not answered, and the link counts as dead.
 const UNANSWERED_MAX: u32 = 4;
 /// A link ends when it has used so many packet numbers (LINK-1).
@@ -184,6 +183,8 @@ pub struct Link {
     rtt: Rtt,
     requests: Requests,
     replies: Replies,
+    /// The packets that came lately with nothing but requests to be acknowledged, and with which.
+    asking: VecDeque<(PacketNumber, Vec<u64>)>,
     controls: Controls,
     parts: Parts,
     pushes: Pushes,
@@ -243,6 +244,7 @@ impl Link {
             rtt: config.rtt.map_or_else(Rtt::default, Rtt::remembered),
             requests: Requests::default(),
             replies: Replies::default(),
+            asking: VecDeque::new(),
             controls: Controls::default(),
             parts: Parts::default(),
             pushes: Pushes::default(),
@@ -488,46 +490,6 @@ impl Link {
             self.controls.close = Some(reason);
         } else {
             self.state = State::Closed;
-        }
-    }
-
-    /// The largest packet number received.
-    pub const fn largest_received(&self) -> Option<PacketNumber> {
-        self.received.largest()
-    }
-
-    /// The other side has shown up at another address with `bytes`; `data` is what it has to return to prove
-    /// that it is there. Until then it is sent no more than three times what comes from there (LINK-18).
-    pub fn path_moved(&mut self, bytes: usize, data: [u8; 8]) {
-        self.has_moved = true;
-        self.credit = Some(0);
-        self.controls.challenge(data);
-        self.path_heard(bytes);
-    }
-
-    /// More has come from an address that is to be proven.
-    pub const fn path_heard(&mut self, bytes: usize) {
-        if self.has_moved {
-            self.add_credit(bytes.saturating_mul(PATH_CREDIT));
-            self.controls.challenge_again();
-        }
-    }
-
-    /// The other side is at an address that is proven.
-    pub const fn path_proven(&mut self) {
-        self.has_moved = false;
-        self.credit = None;
-    }
-
-    /// True while the other side is at an address that is not proven again.
-    pub const fn has_moved(&self) -> bool {
-        self.has_moved
-    }
-
-    /// More bytes have come from an address that is not proven yet.
-    pub const fn add_credit(&mut self, bytes: usize) {
-        if let Some(credit) = &mut self.credit {
-            *credit = credit.saturating_add(bytes);
         }
     }
 

@@ -5,8 +5,10 @@
 
 use core::time::Duration;
 
-use super::time::Time;
+use super::{rtt::DELAY_MAX, time::Time};
 
+/// The shortest time for which an acknowledgement may be held back.
+const ACK_DELAY_MIN: Duration = Duration::from_millis(25);
 /// Datagrams in flight before anything is known of the path.
 const UNKNOWN_WINDOW: usize = 2;
 /// Datagrams in flight before the path's rate is known.
@@ -193,19 +195,23 @@ impl Pace {
         };
     }
 
-    /// Bytes a second at which to send now; none while nothing is known.
-    fn pacing_rate(&self) -> Option<u64> {
-        let percent = match self.filling {
+    /// The pace in per cent of the rate.
+    fn gain(&self) -> u64 {
+        match self.filling {
             Some(_) => 200,
             None => {
                 let at = usize::try_from(self.round % CYCLE.len() as u64).unwrap_or(0);
                 CYCLE.get(at).copied().unwrap_or(100)
             }
-        };
+        }
+    }
+
+    /// Bytes a second at which to send now; none while nothing is known.
+    fn pacing_rate(&self) -> Option<u64> {
         let paced = self
             .rate
             .max()
-            .map(|rate| rate.saturating_mul(percent) / 100);
+            .map(|rate| rate.saturating_mul(self.gain()) / 100);
         match (paced, self.limit) {
             (Some(paced), Some(limit)) => Some(paced.min(limit)),
             (paced, limit) => paced.or(limit),
@@ -219,11 +225,13 @@ impl Pace {
             (None, Some(_)) => return INITIAL_WINDOW * datagram,
             _ => return UNKNOWN_WINDOW * datagram,
         };
-        let micros = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
-        let carried =
-            usize::try_from(rate.saturating_mul(micros) / 1_000_000).unwrap_or(usize::MAX);
+        // Acknowledgements are held back for a while (LINK-5).
+        let until_known = rtt + (rtt / 4).clamp(ACK_DELAY_MIN, DELAY_MAX);
+        let micros = u64::try_from(until_known.as_micros()).unwrap_or(u64::MAX);
+        let carried = rate.saturating_mul(micros) / 1_000_000 * self.gain().max(100) / 100;
+        let carried = usize::try_from(carried).unwrap_or(usize::MAX);
         let wanted = if self.filling.is_some() {
-            carried.saturating_mul(2).max(INITIAL_WINDOW * datagram)
+            carried.max(INITIAL_WINDOW * datagram)
         } else {
             // One that is being sent, and one for which the acknowledgement is being held back.
             carried.saturating_add(2 * datagram)

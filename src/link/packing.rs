@@ -8,13 +8,14 @@ use super::{
     Keys, Link, State, Time, Urgency,
     backoff::interval,
     parts::Message,
+    requests::Lossy,
     sent::{Item, SentPacket},
 };
 use crate::{
     crypto::TAG_LEN,
     wire::{
-        CloseReason, Frame, Open, PADDING, PacketNumber, PartOf, Protection, Welcome, append_crc,
-        link_header,
+        AckFrame, CloseReason, Frame, Open, PADDING, PacketNumber, PartOf, Protection, Welcome,
+        append_crc, link_header,
     },
 };
 
@@ -32,6 +33,10 @@ pub const INIT_PAYLOAD_MIN: usize = 8;
 const PART_FRAME_MAX: usize = 1 + 1 + 8 + 4 + 4;
 /// After so many timeouts in a row the other side counts as silent.
 const SILENT_AFTER: u32 = 12;
+/// From this loss on, in 1/1024, what is small leaves twice: about 15 %.
+const REDUNDANT_LOSS: u32 = 154;
+/// The largest packet of which a copy is sent, in bytes of frames.
+const COPIED_MAX: usize = 256;
 /// A part is not squeezed into less room than this, in bytes.
 const PART_MIN: usize = 48;
 /// Bytes around a message in its frame at most: kind, number.
@@ -96,6 +101,14 @@ enum Carrier {
     Packet,
     /// A packet of an open link that may carry parts of long messages.
     Bulk,
+}
+
+/// What a packet carries.
+struct Packed {
+    replies: Vec<u64>,
+    requests: Vec<u64>,
+    pushes: Vec<u64>,
+    parts: Vec<(Message, Range<u64>)>,
 }
 
 /// Frames written one after another into a bounded space; the last loses its length.
@@ -327,12 +340,7 @@ impl Link {
     /// has arrived.
     fn pack(&mut self, now: Time, room: usize, carrier: Carrier) -> (Vec<u8>, Vec<Item>) {
         let is_packet = matches!(carrier, Carrier::Packet | Carrier::Bulk);
-        let ack = if is_packet && self.received.is_owing() {
-            self.replies.announce();
-            self.received.acknowledge(now)
-        } else {
-            None
-        };
+        let ack = is_packet.then(|| self.acknowledgement(now)).flatten();
         let mut packer = Packer::new(room);
         if let Some(open) = self.controls.open.filter(|_| carrier != Carrier::Accept) {
             packer.push(Frame::Open(open));
@@ -393,37 +401,73 @@ impl Link {
         };
         let missing = least.min(room).saturating_sub(frames.len());
         frames.splice(0..0, core::iter::repeat_n(PADDING, missing));
-        let announced = replies
-            .iter()
-            .filter(|reply| self.replies.is_announced(**reply));
-        let items = announced
+        let packed = Packed {
+            replies,
+            requests,
+            pushes,
+            parts,
+        };
+        let items = self.items(&packed);
+        self.note_packed(now, carrier, &packed, frames.len());
+        (frames, items)
+    }
+
+    /// The acknowledgement that is owed, if one is.
+    fn acknowledgement(&mut self, now: Time) -> Option<AckFrame> {
+        if !self.received.is_owing() {
+            return None;
+        }
+        let (asking, replies) = (&self.asking, &self.replies);
+        let is_answered = |number| {
+            let mut asking = asking.iter();
+            asking.any(|(asked, requests)| {
+                *asked == number && requests.iter().all(|request| replies.is_answered(*request))
+            })
+        };
+        let ack = self.received.acknowledge(now, is_answered)?;
+        self.replies.announce();
+        Some(ack)
+    }
+
+    /// What of a packet is sent again until it has arrived.
+    fn items(&self, packed: &Packed) -> Vec<Item> {
+        let replies = packed.replies.iter();
+        let announced = replies.filter(|reply| self.replies.is_announced(**reply));
+        let requests = packed.requests.iter();
+        let pushes = packed.pushes.iter();
+        let parts = packed.parts.iter();
+        announced
             .map(|reply| Item::Reply(*reply))
-            .chain(requests.iter().map(|request| Item::Request(*request)))
-            .chain(pushes.iter().map(|number| Item::Event(*number)))
-            .chain(
-                parts
-                    .iter()
-                    .map(|(message, part)| Item::Part(*message, part.start, part.end)),
-            )
-            .collect();
-        for (message, part) in &parts {
+            .chain(requests.map(|request| Item::Request(*request)))
+            .chain(pushes.map(|number| Item::Event(*number)))
+            .chain(parts.map(|(message, part)| Item::Part(*message, part.start, part.end)))
+            .collect()
+    }
+
+    /// Notes what leaves in a packet with so many bytes of frames.
+    fn note_packed(&mut self, now: Time, carrier: Carrier, packed: &Packed, len: usize) {
+        for (message, part) in &packed.parts {
             self.parts.sent(*message, part);
         }
         self.replies
-            .sent(now, &replies, &self.rtt, &mut self.jitter);
-        self.pushes.sent(now, &pushes, &self.rtt, &mut self.jitter);
-        if is_packet {
-            self.controls.ping = false;
-            self.requests
-                .sent(now, &requests, &self.rtt, &mut self.jitter);
-            self.controls.confirm = false;
-        } else if carrier == Carrier::Init {
-            self.requests.carry_early(&requests);
+            .sent(now, &packed.replies, &self.rtt, &mut self.jitter);
+        self.pushes
+            .sent(now, &packed.pushes, &self.rtt, &mut self.jitter);
+        match carrier {
+            Carrier::Packet | Carrier::Bulk => {
+                let small = len <= COPIED_MAX;
+                let loss = self.is_redundant().then_some(Lossy { small });
+                self.requests
+                    .sent(now, &packed.requests, &self.rtt, &mut self.jitter, loss);
+                self.controls.ping = false;
+                self.controls.confirm = false;
+            }
+            Carrier::Init => self.requests.carry_early(&packed.requests),
+            Carrier::Accept => {}
         }
         self.controls.welcome = None;
         self.controls.challenge_queued = false;
         self.controls.response = None;
-        (frames, items)
     }
 
     /// Adds the events of one kind that should leave, as far as they fit.
@@ -462,6 +506,11 @@ impl Link {
             parts.push((message, offset..ends));
         }
         parts
+    }
+
+    /// True when what is small leaves twice: so much is lost that waiting for it costs more (LINK-19).
+    pub(super) const fn is_redundant(&self) -> bool {
+        self.config.rate.is_none() && self.received.loss() > REDUNDANT_LOSS
     }
 
     /// Bytes of frames that a packet must have, so that the other side can answer it.

@@ -4,7 +4,7 @@
 use alloc::{collections::VecDeque, vec::Vec};
 use core::ops::Range;
 
-use super::cut::Cut;
+use super::{assembly::ASSEMBLIES_MAX, cut::Cut};
 use crate::wire::PartOf;
 
 /// Names a message among those of one direction.
@@ -30,23 +30,28 @@ impl Parts {
         self.messages.insert(at, (message, Cut::new(bytes)));
     }
 
+    /// The messages that the other side puts together at present: it takes no more at once.
+    fn current(&self) -> impl Iterator<Item = (Message, &Cut)> {
+        self.messages
+            .iter()
+            .filter(|(_, cut)| !cut.is_arrived())
+            .take(ASSEMBLIES_MAX)
+            .map(|(message, cut)| (*message, cut))
+    }
+
     /// True when a part should leave.
     pub fn has_queued(&self) -> bool {
-        self.messages.iter().any(|(_, cut)| cut.has_queued())
+        self.queued().next().is_some()
     }
 
     /// Bytes of the message to be sent next, at least as many as would fill a datagram if there are.
     pub fn next_len(&self) -> u64 {
-        let next = self.messages.iter().find(|(_, cut)| cut.has_queued());
-        next.map_or(0, |(_, cut)| cut.total())
+        self.queued().next().map_or(0, |(_, cut)| cut.total())
     }
 
     /// The messages of which a part should leave.
     pub fn queued(&self) -> impl Iterator<Item = (Message, &Cut)> {
-        self.messages
-            .iter()
-            .filter(|(_, cut)| cut.has_queued())
-            .map(|(message, cut)| (*message, cut))
+        self.current().filter(|(_, cut)| cut.has_queued())
     }
 
     fn cut(&mut self, message: Message) -> Option<&mut Cut> {

@@ -1,11 +1,18 @@
 //! What has arrived: the replay window and the acknowledgement made from it (LINK-3, LINK-5).
 
-use super::{rtt::Rtt, time::Time};
+use super::{
+    rtt::{DELAY_MAX, Rtt},
+    time::Time,
+};
 use crate::wire::{AckFrame, PacketNumber};
 
 /// Packet numbers remembered behind the largest; whatever is older counts as seen.
 pub const REPLAY_WINDOW: u64 = 1024;
 const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
+/// The loss is estimated over about so many packets.
+const LOSS_OVER: u32 = 16;
+/// More packets missing in a row than this say nothing more.
+const LOSS_RUN_MAX: u64 = 64;
 /// After so many packets an acknowledgement rides along, so that the peer's numbers stay short.
 const UNACKNOWLEDGED_MAX: u32 = 64;
 /// Of so many packets one at least of which has a part, an acknowledgement leaves at once.
@@ -21,6 +28,8 @@ pub struct Received {
     /// When an acknowledgement has to leave, if one is owed.
     due: Option<Time>,
     since_acknowledgement: u32,
+    /// Of the packets sent to this side lately, how many did not arrive, in 1/1024.
+    loss: u32,
 }
 
 impl Received {
@@ -52,12 +61,26 @@ impl Received {
             {
                 self.set_bit(PacketNumber(entering), false);
             }
+            // Quickly at first: a short exchange should learn of a bad path too.
+            let over = |number: u64| LOSS_OVER.min(4 + u32::try_from(number).unwrap_or(LOSS_OVER));
+            for missing in next..number.0.min(next + LOSS_RUN_MAX) {
+                self.loss += (1024 - self.loss) / over(missing);
+            }
+            self.loss -= self.loss / over(number.0);
             self.largest = Some(number);
             self.largest_at = now;
+        } else {
+            // It was not lost, but late.
+            self.loss -= self.loss / LOSS_OVER;
         }
         self.set_bit(number, true);
         self.since_acknowledgement = self.since_acknowledgement.saturating_add(1);
         is_largest && number.0 > next
+    }
+
+    /// Of the packets sent to this side lately, the share that did not arrive, in 1/1024.
+    pub const fn loss(&self) -> u32 {
+        self.loss
     }
 
     /// Owes an acknowledgement by `by` at the latest.
@@ -90,18 +113,37 @@ impl Received {
         self.due.is_some() || self.since_acknowledgement >= UNACKNOWLEDGED_MAX
     }
 
-    /// The acknowledgement of all that has arrived; from here on none is owed.
-    pub fn acknowledge(&mut self, now: Time) -> Option<AckFrame> {
-        let largest = self.largest?;
+    /// The acknowledgement of what has arrived, but for packets that `is_answered`, whose replies say so: who
+    /// misses one of those had better ask again than wait. None when there is nothing else to tell. From here
+    /// on none is owed.
+    pub fn acknowledge(
+        &mut self,
+        now: Time,
+        is_answered: impl Fn(PacketNumber) -> bool,
+    ) -> Option<AckFrame> {
+        let newest = self.largest?;
+        let is_due = self.since_acknowledgement >= UNACKNOWLEDGED_MAX;
         self.due = None;
-        self.since_acknowledgement = 0;
+        let tells = |number: PacketNumber| self.bit(number) && !is_answered(number);
+        let below = |from: u64| (1..=64u64).filter_map(move |distance| from.checked_sub(distance));
+        let largest = if tells(newest) || is_due {
+            newest
+        } else {
+            PacketNumber(below(newest.0).find(|number| tells(PacketNumber(*number)))?)
+        };
         let mut bitmap = 0;
-        for distance in 1..=64u64 {
-            if let Some(number) = largest.0.checked_sub(distance) {
-                bitmap |= u64::from(self.bit(PacketNumber(number))) << (distance - 1);
-            }
+        for (bit, number) in below(largest.0).enumerate() {
+            bitmap |= u64::from(tells(PacketNumber(number))) << bit;
         }
-        let delay_ms = u64::try_from((now - self.largest_at).as_millis()).unwrap_or(u64::MAX);
+        self.since_acknowledgement = 0;
+        let held = now - self.largest_at;
+        // When an older one came is not known; it is no measure of the path.
+        let delay = if largest == newest {
+            held
+        } else {
+            held + DELAY_MAX * 2
+        };
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         Some(AckFrame {
             largest,
             delay_ms,
@@ -154,7 +196,7 @@ mod tests {
                     prop_assert_eq!(gap, number > largest.map_or(0, |largest| largest + 1));
                     model.insert(number);
                 }
-                let ack = received.acknowledge(Time(0)).unwrap();
+                let ack = received.acknowledge(Time(0), |_| false).unwrap();
                 for number in (0..3000).step_by(7) {
                     let near = ack.largest.0 <= number + 64;
                     prop_assert_eq!(ack.covers(PacketNumber(number)), near && model.contains(&number));

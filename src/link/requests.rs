@@ -11,7 +11,11 @@ use super::{
 
 /// The newest request may be so far ahead of the oldest unanswered one: as far as the other side
 /// remembers replies (LINK-9).
-pub const REQUEST_SPAN: u64 = 32;
+pub const REQUEST_SPAN: u64 = 128;
+/// Where much is lost, so many repeats more wait no longer than the first.
+const LOSSY_PATIENCE: u32 = 5;
+/// The copy of what leaves twice follows after this part of a round trip.
+const COPY_GAP: u32 = 8;
 /// An acknowledged request is being worked on: its sender waits at least this long for the reply
 /// before it asks again.
 const WORK_PATIENCE: Duration = Duration::from_secs(1);
@@ -27,6 +31,22 @@ pub struct Asked {
     pub early: bool,
 }
 
+/// Much is lost on the way: what leaves is sent twice, if it is `small`, or has been sent before.
+#[derive(Clone, Copy, Debug)]
+pub struct Lossy {
+    /// The packet is small.
+    pub small: bool,
+}
+
+/// How long to wait for the reply to a request that has arrived: where much is lost, it may well have been.
+fn work_patience(rtt: &Rtt, lossy: bool) -> Duration {
+    if lossy {
+        rtt.timeout()
+    } else {
+        (rtt.timeout() * 4).max(WORK_PATIENCE)
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Pending {
     bytes: Vec<u8>,
@@ -34,12 +54,15 @@ struct Pending {
     /// It should leave with the next packet.
     queued: bool,
     acknowledged: bool,
-    /// How often it has left.
+    /// How often it has left, not counting copies.
     times_sent: u32,
     /// How often it was sent again since.
     asked_again: u32,
     /// When to send it again.
     again: Option<Time>,
+    /// When to send a copy of what has just left, and whether that is what is queued.
+    copy: Option<Time>,
+    is_copy: bool,
     /// It may travel in a handshake's first message.
     early: bool,
     /// It has.
@@ -77,6 +100,8 @@ impl Requests {
             times_sent: 0,
             asked_again: 0,
             again: None,
+            copy: None,
+            is_copy: false,
             early,
             carried_early: false,
             cut: false,
@@ -133,7 +158,8 @@ impl Requests {
         cut.map(|(number, _)| *number).collect()
     }
 
-    /// True when `number` has left exactly once: then it is certain what its reply answers.
+    /// True when `number` has left exactly once, copies aside, which are close behind: then it is certain enough
+    /// what its reply answers.
     pub fn was_sent_once(&self, number: u64) -> bool {
         let pending = self.pending.get(&number);
         pending.is_some_and(|pending| pending.times_sent == 1)
@@ -175,7 +201,7 @@ impl Requests {
             .map(|(number, _)| *number)
             .collect();
         for number in carried {
-            self.acknowledge(now, number, rtt);
+            self.acknowledge(now, number, rtt, false);
         }
     }
 
@@ -185,8 +211,19 @@ impl Requests {
     }
 
     /// Notes that `numbers` have left.
-    pub fn sent(&mut self, now: Time, numbers: &[u64], rtt: &Rtt, jitter: &mut Jitter) {
-        let mut wait = interval(self.repeats, rtt.timeout(), jitter);
+    pub fn sent(
+        &mut self,
+        now: Time,
+        numbers: &[u64],
+        rtt: &Rtt,
+        jitter: &mut Jitter,
+        lossy: Option<Lossy>,
+    ) {
+        // Where much is lost, a silence says even less.
+        let patient = if lossy.is_some() { LOSSY_PATIENCE } else { 0 };
+        let repeats = self.repeats.saturating_sub(patient);
+        let copies = lossy.is_some_and(|lossy| lossy.small || self.repeats > 0);
+        let mut wait = interval(repeats, rtt.timeout(), jitter);
         if rtt.smoothed().is_none() && self.repeats == 0 {
             // Nothing is known of the path: spread the first attempts of many clients apart.
             wait = jitter.spread(RTO_INITIAL, 100, 150);
@@ -194,12 +231,17 @@ impl Requests {
         for number in numbers {
             if let Some(pending) = self.pending.get_mut(number) {
                 pending.queued = false;
+                if core::mem::take(&mut pending.is_copy) {
+                    continue;
+                }
                 pending.times_sent = pending.times_sent.saturating_add(1);
+                let gap = rtt.smoothed().filter(|_| copies && !pending.acknowledged);
+                pending.copy = gap.map(|smoothed| now + smoothed / COPY_GAP);
                 let wait = if pending.acknowledged {
                     // It is being worked on: ever less often, or a slow command costs more than a lost one.
                     pending.asked_again = pending.asked_again.saturating_add(1);
-                    let patience = WORK_PATIENCE * (1 << pending.asked_again.min(5));
-                    (wait * 4).max(patience).min(RTO_MAX)
+                    let times = 1 << pending.asked_again.min(5);
+                    (work_patience(rtt, lossy.is_some()) * times).min(RTO_MAX)
                 } else {
                     wait
                 };
@@ -209,7 +251,7 @@ impl Requests {
     }
 
     /// The peer has `number` and works on it.
-    pub fn acknowledge(&mut self, now: Time, number: u64, rtt: &Rtt) {
+    pub fn acknowledge(&mut self, now: Time, number: u64, rtt: &Rtt, lossy: bool) {
         if let Some(pending) = self
             .pending
             .get_mut(&number)
@@ -217,9 +259,14 @@ impl Requests {
         {
             pending.acknowledged = true;
             pending.queued = false;
+            (pending.copy, pending.is_copy) = (None, false);
             // To send a long one again costs much: its reply is more likely to be on its way.
-            let patience = if pending.cut { RTO_MAX } else { WORK_PATIENCE };
-            pending.again = Some(now + (rtt.timeout() * 4).max(patience));
+            let patience = if pending.cut {
+                RTO_MAX.max(rtt.timeout() * 4)
+            } else {
+                work_patience(rtt, lossy)
+            };
+            pending.again = Some(now + patience);
         }
     }
 
@@ -249,6 +296,7 @@ impl Requests {
         self.repeats = 0;
         for pending in self.pending.values_mut() {
             pending.queued = !pending.cut;
+            (pending.copy, pending.is_copy) = (None, false);
             pending.acknowledged = false;
             pending.times_sent = 0;
             pending.asked_again = 0;
@@ -281,7 +329,10 @@ impl Requests {
     pub fn timeout(&self) -> Option<Time> {
         self.pending.values().fold(None, |soonest, pending| {
             earliest(
-                earliest(soonest, pending.again.filter(|_| !pending.queued)),
+                earliest(
+                    soonest,
+                    earliest(pending.again, pending.copy).filter(|_| !pending.queued),
+                ),
                 Some(pending.deadline),
             )
         })
@@ -298,6 +349,11 @@ impl Requests {
         for number in &expired {
             self.pending.remove(number);
         }
+        for pending in self.pending.values_mut() {
+            if !pending.queued && pending.copy.is_some_and(|copy| copy <= now) {
+                (pending.queued, pending.is_copy, pending.copy) = (true, true, None);
+            }
+        }
         let is_due = |p: &Pending| !p.queued && !p.cut && p.again.is_some_and(|again| again <= now);
         if self.pending.values().any(is_due) {
             self.repeats = self.repeats.saturating_add(1);
@@ -309,6 +365,7 @@ impl Requests {
                 .filter(|p| !p.cut && (!p.acknowledged || is_due(p)))
             {
                 pending.queued = true;
+                pending.is_copy = false;
             }
         }
         expired
@@ -333,7 +390,7 @@ mod tests {
         let (mut requests, rtt, mut jitter) = (Requests::default(), Rtt::default(), Jitter::new(1));
         requests.push(vec![1], END, false);
         requests.push(vec![2], END, false);
-        requests.sent(Time(0), &[0, 1], &rtt, &mut jitter);
+        requests.sent(Time(0), &[0, 1], &rtt, &mut jitter, None);
         assert!(!requests.has_queued());
         let again = requests.timeout().unwrap();
         assert!(
@@ -357,8 +414,8 @@ mod tests {
         let rtt = Rtt::remembered(Duration::from_millis(50));
         let (mut requests, mut jitter) = (Requests::default(), Jitter::new(1));
         requests.push(vec![1], END, false);
-        requests.sent(Time(0), &[0], &rtt, &mut jitter);
-        requests.acknowledge(Time(60_000), 0, &rtt);
+        requests.sent(Time(0), &[0], &rtt, &mut jitter, None);
+        requests.acknowledge(Time(60_000), 0, &rtt, false);
         assert!(requests.timeout().unwrap() >= Time(1_060_000));
     }
 
@@ -368,14 +425,14 @@ mod tests {
         let rtt = Rtt::remembered(Duration::from_millis(50));
         let (mut requests, mut jitter) = (Requests::default(), Jitter::new(1));
         requests.push(vec![1], END, false);
-        requests.sent(Time(0), &[0], &rtt, &mut jitter);
-        requests.acknowledge(Time(60_000), 0, &rtt);
+        requests.sent(Time(0), &[0], &rtt, &mut jitter, None);
+        requests.acknowledge(Time(60_000), 0, &rtt, false);
         let (mut asked, mut now) = (0, Time(60_000));
         while now < Time(60_000_000) {
             now = requests.timeout().unwrap();
             requests.expire(now);
             requests.heard();
-            requests.sent(now, &numbers(&requests), &rtt, &mut jitter);
+            requests.sent(now, &numbers(&requests), &rtt, &mut jitter, None);
             asked += 1;
         }
         assert!(asked <= 7, "{asked} times in a minute");
@@ -385,7 +442,7 @@ mod tests {
     fn a_deadline_ends_the_waiting() {
         let (mut requests, rtt, mut jitter) = (Requests::default(), Rtt::default(), Jitter::new(1));
         requests.push(vec![1], Time(1000), false);
-        requests.sent(Time(0), &[0], &rtt, &mut jitter);
+        requests.sent(Time(0), &[0], &rtt, &mut jitter, None);
         assert_eq!(requests.timeout(), Some(Time(1000)));
         assert_eq!(requests.expire(Time(1000)), [0]);
         assert!(requests.is_empty());

@@ -259,3 +259,47 @@ fn what_is_too_long_is_said_so() {
     pair.server.trust();
     refuse(&mut pair, 20_001, 20_000);
 }
+
+/// LINK-19: where much is lost, what is small leaves twice, and is done once.
+#[test]
+fn what_is_small_leaves_twice_where_much_is_lost() {
+    for (loss, least, most) in [(0.0, 1.0, 1.1), (0.3, 2.0, 4.0), (0.5, 2.5, 5.0)] {
+        let mut bulk = Bulk::new(3, 10_000_000, Duration::from_millis(60), loss);
+        for round in 0..40_u8 {
+            let before = bulk.up.carried;
+            bulk.exchange_one(round);
+            if round == 19 {
+                // From here on the loss is known.
+                bulk.up.carried = 0;
+            } else {
+                assert!(bulk.up.carried > before);
+            }
+        }
+        let each = f64::from(u32::try_from(bulk.up.carried).unwrap()) / 20.0;
+        assert!((least..=most).contains(&each), "{each} at {loss}");
+    }
+}
+
+impl Bulk {
+    /// One small request and its reply.
+    fn exchange_one(&mut self, n: u8) {
+        self.pair.client.request(vec![n; 20], HOUR, false).unwrap();
+        let (mut asked, mut answered) = (0, false);
+        while !answered {
+            self.step();
+            for event in events(&mut self.pair.server) {
+                if let Event::Request { number, bytes, .. } = event {
+                    asked += 1;
+                    self.pair.server.reply(number, bytes);
+                }
+            }
+            for event in events(&mut self.pair.client) {
+                if let Event::Reply { bytes, .. } = event {
+                    assert_eq!(bytes, [n; 20]);
+                    answered = true;
+                }
+            }
+        }
+        assert_eq!(asked, 1, "it is done once");
+    }
+}

@@ -1,0 +1,341 @@
+//! What the protocol makes of bad paths: two links and a simulated path between them, so that every run gives the
+//! same figures, on any machine, in seconds.
+//!
+//! `cargo bench --bench paths` prints them; `cargo bench --bench paths -- --svg spec/paths.svg` also draws them.
+//! What is compared: an *oracle* that repeats an exchange exactly one round trip after it has failed takes
+//! RTT / (1 − p)² a message where each datagram is lost with probability p.
+
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+
+use merpati::{
+    crypto::{Initiator, Responder, SecretKey},
+    link::{Config, Event, Link, Time},
+    wire::{ConnectionId, OperationNumber, Packet, Welcome},
+};
+use rand::{RngExt as _, SeedableRng, rngs::ChaCha20Rng};
+
+/// A `send` of 20 bytes, as a request.
+const SEND_BYTES: usize = 27;
+/// Its answer.
+const STORED: &[u8] = &[1];
+const RTT: Duration = Duration::from_millis(60);
+/// Runs of each row, with other luck.
+const SEEDS: u64 = 20;
+
+/// One direction of a path.
+struct Pipe {
+    /// Bits a second.
+    rate: u64,
+    delay: Duration,
+    loss: f64,
+    busy_until: Time,
+    on_the_way: BTreeMap<(Time, u64), Vec<u8>>,
+    datagrams: u64,
+    bytes: u64,
+}
+
+impl Pipe {
+    const fn new(rate: u64, delay: Duration, loss: f64) -> Self {
+        Self {
+            rate,
+            delay,
+            loss,
+            busy_until: Time(0),
+            on_the_way: BTreeMap::new(),
+            datagrams: 0,
+            bytes: 0,
+        }
+    }
+
+    fn send(&mut self, now: Time, datagram: &[u8], rng: &mut ChaCha20Rng) {
+        self.datagrams += 1;
+        self.bytes += datagram.len() as u64;
+        let takes = Duration::from_micros(datagram.len() as u64 * 8_000_000 / self.rate);
+        self.busy_until = self.busy_until.max(now) + takes;
+        if !rng.random_bool(self.loss) {
+            let arrives = self.busy_until + self.delay;
+            self.on_the_way
+                .insert((arrives, self.datagrams), datagram.to_vec());
+        }
+    }
+
+    fn next(&self) -> Option<Time> {
+        self.on_the_way.keys().next().map(|(at, _)| *at)
+    }
+
+    fn arrived(&mut self, now: Time) -> Option<Vec<u8>> {
+        let first = self.on_the_way.first_entry()?;
+        (first.key().0 <= now).then(|| first.remove())
+    }
+}
+
+/// Two links, the path between them, and a server that answers at once.
+struct Run {
+    now: Time,
+    client: Link,
+    server: Link,
+    up: Pipe,
+    down: Pipe,
+    rng: ChaCha20Rng,
+    replies: u64,
+}
+
+impl Run {
+    /// An open link whose client knows the round trip, as it does from its last run.
+    fn new(seed: u64, rate: u64, rtt: Duration, loss: f64) -> Self {
+        let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let (device, realm) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
+        let (mut initiator, one) =
+            Initiator::start(&mut rng, &device, &realm.public(), b"").expect("it starts");
+        let (responder, _) = Responder::read(&mut rng, &realm, &one).expect("it is read");
+        let (server_keys, two) = responder.finish(b"").expect("it is answered");
+        let (client_keys, _) = initiator.finish(&two).expect("it ends");
+        let config = Config {
+            max_datagram: 1200,
+            max_message: 100_000,
+            rate: None,
+            rtt: Some(rtt),
+            seed,
+        };
+        let mut client = Link::initiate(config, None);
+        client.establish(client_keys, Some(ConnectionId(9)));
+        let mut server = Link::respond(config, 1000);
+        server.establish(server_keys, None);
+        server.welcome(Welcome {
+            token: [0; 16],
+            max_datagram: 1200,
+            known: true,
+            highest: OperationNumber(0),
+            successor: None,
+        });
+        let mut run = Self {
+            now: Time(0),
+            client,
+            server,
+            up: Pipe::new(rate, rtt / 2, 0.0),
+            down: Pipe::new(rate, rtt / 2, 0.0),
+            rng,
+            replies: 0,
+        };
+        // The link is proven before anything is counted.
+        run.ask(1);
+        run.until(1);
+        for pipe in [&mut run.up, &mut run.down] {
+            (pipe.datagrams, pipe.bytes, pipe.loss) = (0, 0, loss);
+        }
+        run
+    }
+
+    fn ask(&mut self, bytes: usize) -> bool {
+        let deadline = self.now + Duration::from_hours(10);
+        self.client
+            .request(vec![7; bytes], deadline, false)
+            .is_some()
+    }
+
+    /// Until there have been so many replies.
+    fn until(&mut self, replies: u64) {
+        while self.replies < replies {
+            self.step();
+        }
+    }
+
+    /// Sends what there is to send, and goes on to the next moment at which something happens.
+    fn step(&mut self) {
+        let mut out = Vec::new();
+        while self.client.poll_transmit(self.now, &mut out) {
+            self.up.send(self.now, &out, &mut self.rng);
+        }
+        while self.server.poll_transmit(self.now, &mut out) {
+            self.down.send(self.now, &out, &mut self.rng);
+        }
+        let times = [
+            self.up.next(),
+            self.down.next(),
+            self.client.poll_timeout(),
+            self.server.poll_timeout(),
+        ];
+        let next = times
+            .into_iter()
+            .flatten()
+            .min()
+            .expect("something happens");
+        self.now = next.max(self.now + Duration::from_micros(1));
+        while let Some(datagram) = self.up.arrived(self.now) {
+            hand_in(&mut self.server, self.now, &datagram);
+        }
+        while let Some(datagram) = self.down.arrived(self.now) {
+            hand_in(&mut self.client, self.now, &datagram);
+        }
+        self.client.handle_timeout(self.now);
+        self.server.handle_timeout(self.now);
+        while let Some(event) = self.server.poll_event() {
+            if let Event::Request { number, .. } = event {
+                self.server.reply(number, STORED.to_vec());
+            }
+        }
+        while let Some(event) = self.client.poll_event() {
+            if let Event::Reply { .. } = event {
+                self.replies += 1;
+            }
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.up.bytes + self.down.bytes
+    }
+}
+
+fn hand_in(link: &mut Link, now: Time, datagram: &[u8]) {
+    if let Ok(Packet::Link(packet)) = Packet::parse(datagram) {
+        // What is not taken is as good as lost.
+        let _ = link.handle_packet(now, &packet, datagram);
+    }
+}
+
+/// A share or a mean for people.
+fn ratio(a: u64, b: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "three figures are shown")]
+    let ratio = a as f64 / b as f64;
+    ratio
+}
+
+/// One after another: time against the oracle's, and bytes a message.
+fn one_after_another(loss: f64) -> (f64, f64) {
+    const MESSAGES: u64 = 100;
+    let (mut micros, mut bytes) = (0, 0);
+    for seed in 0..SEEDS {
+        let mut run = Run::new(seed, 1_000_000_000, RTT, loss);
+        let begun = run.now;
+        for message in 0..MESSAGES {
+            run.ask(SEND_BYTES);
+            run.until(message + 2);
+        }
+        micros += run.now.0 - begun.0;
+        bytes += run.bytes();
+    }
+    let oracle = RTT.as_secs_f64() * 1e6 / (1.0 - loss).powi(2);
+    let mean = ratio(micros, SEEDS * MESSAGES);
+    (mean / oracle, ratio(bytes, SEEDS * MESSAGES))
+}
+
+/// A hundred at once: round trips for all, and bytes a message.
+fn at_once(loss: f64) -> (f64, f64) {
+    const MESSAGES: u64 = 100;
+    let (mut micros, mut bytes) = (0, 0);
+    for seed in 0..SEEDS {
+        let mut run = Run::new(seed, 1_000_000_000, RTT, loss);
+        let begun = run.now;
+        let mut asked = 0;
+        while run.replies < MESSAGES + 1 {
+            while asked < MESSAGES && run.ask(SEND_BYTES) {
+                asked += 1;
+            }
+            run.step();
+        }
+        micros += run.now.0 - begun.0;
+        bytes += run.bytes();
+    }
+    (
+        ratio(micros, SEEDS) / (RTT.as_secs_f64() * 1e6),
+        ratio(bytes, SEEDS * MESSAGES),
+    )
+}
+
+/// Long messages one behind another: the share of the link that they use, and bytes sent for each of theirs.
+fn bulk(rate: u64, rtt: Duration, loss: f64, messages: u64) -> (f64, f64) {
+    const BYTES: usize = 60_000;
+    let mut run = Run::new(1, rate, rtt, loss);
+    let begun = run.now;
+    let mut asked = 0;
+    while run.replies < messages + 1 {
+        while asked < messages && run.ask(BYTES) {
+            asked += 1;
+        }
+        run.step();
+    }
+    let payload = BYTES as u64 * messages;
+    let possible = (run.now.0 - begun.0) * rate / 8 / 1_000_000;
+    (ratio(payload, possible), ratio(run.up.bytes, payload))
+}
+
+fn main() {
+    println!("One message after another, RTT 60 ms, 100 messages, {SEEDS} runs:");
+    println!("  loss each way   time against the oracle   bytes a message");
+    let mut points = vec![];
+    for percent in [0, 5, 10, 20, 30, 40, 50] {
+        let loss = f64::from(percent) / 100.0;
+        let (time, bytes) = one_after_another(loss);
+        println!("  {percent:>12} %   {time:>23.2}   {bytes:>15.0}");
+        points.push((loss, time));
+    }
+    println!("\n100 messages at once, RTT 60 ms, {SEEDS} runs:");
+    println!("  loss each way   round trips   bytes a message");
+    for percent in [0, 10, 30, 50] {
+        let (trips, bytes) = at_once(f64::from(percent) / 100.0);
+        println!("  {percent:>12} %   {trips:>11.1}   {bytes:>15.0}");
+    }
+    println!("\nLong messages of 60,000 bytes:");
+    println!("  link, RTT, loss                  used by them   sent for each byte");
+    for (name, rate, rtt, loss, messages) in [
+        ("9,600 bit/s, 1 s, none", 9_600, 1000, 0.0, 4),
+        ("1 Mbit/s, 100 ms, none", 1_000_000, 100, 0.0, 40),
+        ("1 Mbit/s, 100 ms, 10 %", 1_000_000, 100, 0.1, 40),
+        ("1 Mbit/s, 100 ms, 30 %", 1_000_000, 100, 0.3, 40),
+    ] {
+        let (used, sent) = bulk(rate, Duration::from_millis(rtt), loss, messages);
+        println!("  {name:<32} {:>10.1} %   {sent:>18.2}", used * 100.0);
+    }
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--svg");
+    if let Some(path) = arguments.nth(1) {
+        match std::fs::write(&path, picture(&points)) {
+            Ok(()) => println!("\ndrawn in {path}"),
+            Err(error) => eprintln!("\ncannot write {path}: {error}"),
+        }
+    }
+}
+
+/// Time a message against loss, beside the oracle's.
+fn picture(points: &[(f64, f64)]) -> String {
+    let (width, height, left, bottom) = (640.0, 360.0, 60.0, 310.0);
+    let x = |loss: f64| left + loss / 0.5 * 540.0;
+    let oracle = |loss: f64| RTT.as_secs_f64() * 1e3 / (1.0 - loss).powi(2);
+    let y = |ms: f64| bottom - ms / 260.0 * 270.0;
+    let line = |of: &dyn Fn(&(f64, f64)) -> f64| {
+        let points = points
+            .iter()
+            .map(|point| format!("{:.1},{:.1}", x(point.0), y(of(point))));
+        points.collect::<Vec<_>>().join(" ")
+    };
+    let ours = line(&|(loss, time)| oracle(*loss) * time);
+    let theirs = line(&|(loss, _)| oracle(*loss));
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
+         font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
+    );
+    for ms in [0.0, 60.0, 120.0, 180.0, 240.0] {
+        let at = y(ms);
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{left}\" x2=\"600\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>\
+             <text x=\"52\" y=\"{:.1}\" text-anchor=\"end\">{ms} ms</text>",
+            at + 4.0
+        );
+    }
+    for percent in [0, 10, 20, 30, 40, 50] {
+        let at = x(f64::from(percent) / 100.0);
+        let _ = writeln!(
+            svg,
+            "<text x=\"{at:.1}\" y=\"330\" text-anchor=\"middle\">{percent} %</text>"
+        );
+    }
+    let _ = writeln!(
+        svg,
+        "<polyline points=\"{theirs}\" fill=\"none\" stroke=\"#999\" stroke-width=\"2\" stroke-dasharray=\"6 4\"/>\n\
+         <polyline points=\"{ours}\" fill=\"none\" stroke=\"#0a6\" stroke-width=\"3\"/>\n\
+         <text x=\"80\" y=\"32\" fill=\"#0a6\">Merpati: a message, sent and acknowledged</text>\n\
+         <text x=\"80\" y=\"52\" fill=\"#777\">an oracle that repeats one round trip after each failure</text>\n\
+         <text x=\"330\" y=\"352\" text-anchor=\"middle\">datagrams lost each way; RTT 60 ms</text>\n</svg>"
+    );
+    svg
+}

@@ -1,0 +1,49 @@
+//! Where the other side is, and how much may go there before that is proven (LINK-11, LINK-18).
+
+use super::Link;
+use crate::wire::PacketNumber;
+
+/// So many times what has come from an address that is to be proven may go there (RFC 9000 §8.1).
+const PATH_CREDIT: usize = 3;
+
+impl Link {
+    /// The largest packet number received.
+    pub const fn largest_received(&self) -> Option<PacketNumber> {
+        self.received.largest()
+    }
+
+    /// The other side has shown up at another address with `bytes`; `data` is what it has to return to prove
+    /// that it is there. Until then it is sent no more than three times what comes from there (LINK-18).
+    pub fn path_moved(&mut self, bytes: usize, data: [u8; 8]) {
+        self.has_moved = true;
+        self.credit = Some(0);
+        self.controls.challenge(data);
+        self.path_heard(bytes);
+    }
+
+    /// More has come from an address that is to be proven.
+    pub const fn path_heard(&mut self, bytes: usize) {
+        if self.has_moved {
+            self.add_credit(bytes.saturating_mul(PATH_CREDIT));
+            self.controls.challenge_again();
+        }
+    }
+
+    /// The other side is at an address that is proven.
+    pub const fn path_proven(&mut self) {
+        self.has_moved = false;
+        self.credit = None;
+    }
+
+    /// True while the other side is at an address that is not proven again.
+    pub const fn has_moved(&self) -> bool {
+        self.has_moved
+    }
+
+    /// More bytes have come from an address that is not proven yet.
+    pub const fn add_credit(&mut self, bytes: usize) {
+        if let Some(credit) = &mut self.credit {
+            *credit = credit.saturating_add(bytes);
+        }
+    }
+}
