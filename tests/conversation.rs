@@ -7,7 +7,7 @@ use std::{fs, io::Write as _, process::Stdio, sync::mpsc::channel, time::Duratio
 use merpati::client::{CallError, Client, Notice, Options, Profile, system_rng};
 use support::{
     Home, PASSWORD, Realm, finished,
-    relay::{Relay, Way},
+    relay::{Carried, Relay, Way},
 };
 
 /// From nothing to a message in both directions.
@@ -487,4 +487,30 @@ fn a_message_may_come_from_standard_input() {
         .arg(home.directory.path().join("profiles"));
     let run = finished(human.args(["--profile", "ann", "inbox", "--after", "2"]));
     assert!(run.out.contains("ann: \u{fffd}[2Jboo"), "{run:?}");
+}
+
+/// LINK-20: on a link of a kind nothing is larger, and nothing faster, than that kind carries.
+#[test]
+fn a_kind_of_link_is_kept_to() {
+    let (realm, home) = (Realm::start(), Home::new());
+    home.register("ann", &realm.connect);
+    let relay = Relay::to(realm.address);
+    let through = realm.connect_through(relay.address);
+    let text = "x".repeat(1_000);
+    let began = std::time::Instant::now();
+    let send = ["--server", &through, "--link", "lora", "send", "ann", &text];
+    home.run("ann", &send).ok();
+    let carried = relay.take_carried();
+    let longest = carried.iter().map(|datagram| datagram.bytes.len()).max();
+    assert!(longest <= Some(160), "{longest:?}");
+    // The handshake comes before the link.
+    let is_of_link = |carried: &&Carried| carried.way == Way::ToRealm && carried.bytes[0] >= 0x80;
+    let sent = carried.iter().filter(is_of_link);
+    let bytes: usize = sent.map(|datagram| datagram.bytes.len()).sum();
+    // All but the last of them have taken their time.
+    let least = f64::from(u32::try_from(bytes - 160).unwrap()) / 600.0;
+    assert!(began.elapsed().as_secs_f64() >= least, "{bytes} bytes");
+    assert_eq!(home.texts("ann"), [text]);
+    let wrong = home.run("ann", &["--link", "wifi", "whoami"]);
+    assert_eq!(wrong.error(2), "usage");
 }

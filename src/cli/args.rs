@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use merpati::{
     crypto::{ConnectionString, PublicKey},
-    server::unit::parse_span,
+    link::{DATAGRAM_MIN, Kind},
+    server::unit::{parse_rate, parse_size, parse_span},
     wire::{GroupName, Handle, RealmId, Role, Sender, SessionId, Username},
 };
 
@@ -55,9 +56,26 @@ pub struct Global {
     /// How long to go on trying.
     #[arg(long, global = true, value_name = "TIME", default_value = "2m", value_parser = parse_span)]
     pub deadline: Duration,
+    /// What kind of link there is: lora, satellite, nb-iot or lan.
+    #[arg(long, global = true, value_name = "KIND", env = "MERPATI_LINK")]
+    pub link: Option<Kind>,
+    /// What the link is not to exceed, in bps, kbps or Mbps.
+    #[arg(long, global = true, value_name = "RATE", value_parser = parse_rate)]
+    pub max_bitrate: Option<u64>,
+    /// The largest datagram to send and take.
+    #[arg(long, global = true, value_name = "SIZE", value_parser = datagram)]
+    pub max_datagram: Option<usize>,
     /// Name a session in full, instead of the profile's own.
     #[arg(long, global = true, value_name = "ID", value_parser = session_id)]
     pub session: Option<SessionId>,
+}
+
+fn datagram(text: &str) -> Result<usize, String> {
+    let size = parse_size(text).map_err(|error| error.to_string())?;
+    match usize::try_from(size) {
+        Ok(size) if (DATAGRAM_MIN..=9000).contains(&size) => Ok(size),
+        _ => Err("a datagram has from 160B to 9000B".into()),
+    }
 }
 
 fn session_id(text: &str) -> Result<SessionId, String> {
@@ -252,8 +270,8 @@ pub enum Command {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
         /// Ask for a sign of life after so long a silence, which keeps the way back open.
-        #[arg(long, value_name = "SPAN", default_value = "30s", value_parser = parse_span)]
-        keepalive: Duration,
+        #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+        keepalive: Option<Duration>,
     },
     /// Tell how many messages have not been read, mailbox by mailbox.
     Unread,

@@ -8,6 +8,7 @@ use std::{
 use merpati::{
     client::{Client, Options, Profile, default_home, system_rng},
     crypto::ConnectionString,
+    link::{Kind, Traits},
     wire::{self, Handle, Mailbox, SessionId, Username},
 };
 use serde_json::json;
@@ -24,26 +25,33 @@ const STDIN_BYTES_MAX: u64 = 64 << 20;
 
 /// A client for the profile that the options name.
 pub fn client(global: &Global, session: Option<SessionId>) -> Result<Client, Failure> {
-    open(global, session, Options::default().keepalive)
+    open(global, session, None)
 }
 
 /// A client that is to watch.
-pub fn watching_client(global: &Global, keepalive: Duration) -> Result<Client, Failure> {
+pub fn watching_client(global: &Global, keepalive: Option<Duration>) -> Result<Client, Failure> {
     open(global, None, keepalive)
 }
 
 fn open(
     global: &Global,
     session: Option<SessionId>,
-    keepalive: Duration,
+    keepalive: Option<Duration>,
 ) -> Result<Client, Failure> {
+    let known = global.link.map_or_else(Traits::default, Kind::traits);
+    let traits = Traits {
+        max_datagram: global.max_datagram.unwrap_or(known.max_datagram),
+        rate: global.max_bitrate.or(known.rate),
+        keepalive: keepalive.unwrap_or(known.keepalive),
+        ..known
+    };
     let options = Options {
         server: global.server.clone(),
         trust: global.trust,
         plain: global.plain,
         deadline: global.deadline,
         session: session.or(global.session),
-        keepalive,
+        traits,
         ..Options::default()
     };
     Ok(Client::open(profile(global)?, options)?)

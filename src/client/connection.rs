@@ -143,9 +143,9 @@ impl Client {
             accept: None,
             hello: None,
             early_data: self.options.early_data,
-            max_datagram: self.options.max_datagram,
+            max_datagram: self.options.traits.max_datagram,
             max_message: LONGEST_ANSWER,
-            rate: None,
+            rate: self.options.traits.rate,
             links_max: 1,
             idle: Duration::MAX,
             shared_idle: Duration::MAX,
@@ -176,11 +176,14 @@ impl Client {
         let target = Target {
             address,
             key: pinned,
-            rtt: state.rtt_us.map(Duration::from_micros),
+            rtt: state
+                .rtt_us
+                .map(Duration::from_micros)
+                .or(self.options.traits.rtt),
         };
         let (jobs, taken) = mpsc::channel(ASKS_MAX);
         let (tell, status) = watch::channel(Status::default());
-        let keepalive = self.options.keepalive;
+        let keepalive = self.options.traits.keepalive;
         tokio::spawn(Driver::new(target, socket, endpoint, tell, keepalive).run(taken));
         Ok(Connection {
             jobs,

@@ -52,12 +52,10 @@ pub use watching::Watching;
 
 use crate::{
     crypto::{ConnectionString, PublicKey},
-    link::DATAGRAM_DEFAULT,
+    link::Traits,
     wire::{Answer, SessionId},
 };
 
-/// How long a watched link is silent unless told otherwise.
-const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(30);
 /// How long a call goes on trying unless told otherwise.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_mins(2);
 
@@ -87,11 +85,8 @@ pub struct Options {
     /// Commands may leave in the first packet. They are safe against being repeated, but have no
     /// forward secrecy; passwords never leave there.
     pub early_data: bool,
-    /// The largest datagram sent and taken, in bytes.
-    pub max_datagram: usize,
-    /// Who watches asks for a sign of life after so long a silence, which also keeps the way back open through
-    /// whatever stands in between.
-    pub keepalive: Duration,
+    /// What the link begins with.
+    pub traits: Traits,
 }
 
 impl Default for Options {
@@ -103,8 +98,7 @@ impl Default for Options {
             deadline: DEADLINE_DEFAULT,
             session: None,
             early_data: true,
-            max_datagram: DATAGRAM_DEFAULT,
-            keepalive: KEEPALIVE_DEFAULT,
+            traits: Traits::default(),
         }
     }
 }

@@ -316,6 +316,16 @@ impl Endpoint {
             return;
         }
         links.push(id);
+        if let Some(slot) = self.slots.get_mut(&id) {
+            for (number, bytes) in core::mem::take(&mut slot.held) {
+                self.events.push_back(Event::Request {
+                    link: id,
+                    number,
+                    bytes,
+                    early: false,
+                });
+            }
+        }
         if links.len() > LINKS_PER_KEY_MAX {
             let heard = |link: &&LinkId| self.slots.get(link).and_then(|slot| slot.heard);
             if let Some(oldest) = links.iter().min_by_key(heard).copied() {

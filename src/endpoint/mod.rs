@@ -63,7 +63,8 @@ pub struct Config {
     pub accept: Option<Protection>,
     /// Under which name to tell strangers who this is; `None` keeps silent.
     pub hello: Option<RealmId>,
-    /// Requests may travel in a handshake's first message.
+    /// Requests may travel in a handshake's first message. Else those that come there wait until the link is
+    /// proven.
     pub early_data: bool,
     /// The largest datagram taken and sent, in bytes; at least [`DATAGRAM_MIN`].
     pub max_datagram: usize,
@@ -459,6 +460,14 @@ impl Endpoint {
             link::Event::Welcome(welcome) => {
                 slot.token = Some(welcome.token);
                 Event::Opened { link, welcome }
+            }
+            link::Event::Request {
+                number,
+                bytes,
+                early: true,
+            } if !self.config.early_data => {
+                slot.held.push((number, bytes));
+                return;
             }
             link::Event::Request {
                 number,

@@ -85,6 +85,8 @@ pub(super) struct Slot {
     pub opened: Time,
     /// The address it has left and until when it may return there, while its new one is not proven.
     pub left: Option<(SocketAddr, Time)>,
+    /// Requests that came early, where those wait until the link is proven.
+    pub held: Vec<(u64, Vec<u8>)>,
     /// When a responder's Accept left.
     pub accepted: Option<Time>,
     pub heard: Option<Time>,
@@ -111,6 +113,7 @@ impl Slot {
             token: None,
             opened: now,
             left: None,
+            held: Vec::new(),
             accepted: None,
             heard: None,
         }

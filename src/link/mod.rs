@@ -14,6 +14,7 @@ mod assembly;
 mod backoff;
 mod cut;
 mod incoming;
+mod kind;
 mod pace;
 mod packing;
 mod parts;
@@ -33,6 +34,7 @@ use core::time::Duration;
 
 use assembly::{Assembled, Assemblies};
 pub use backoff::{Jitter, interval};
+pub use kind::{Kind, Traits, UnknownKind};
 use pace::Pace;
 use packing::Controls;
 pub use packing::INIT_PAYLOAD_MIN;

@@ -10,10 +10,10 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::unit::{Size, Span};
+use super::unit::{Rate, Size, Span};
 use crate::{
     crypto::{ConnectionString, DEFAULT_PORT, InvalidConnectionString, PublicKey},
-    link::{DATAGRAM_DEFAULT, DATAGRAM_MIN},
+    link::{DATAGRAM_MIN, Kind, Traits},
     realm,
     wire::RealmId,
 };
@@ -188,9 +188,16 @@ pub enum Engine {
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LinkConfig {
+    /// What kind of links there are; what follows wins over it.
+    #[serde(deserialize_with = "kind")]
+    pub kind: Option<Kind>,
     /// The largest datagram taken and sent.
     #[serde(deserialize_with = "datagram")]
-    pub max_datagram: Size,
+    pub max_datagram: Option<Size>,
+    /// What no link exceeds.
+    pub max_bitrate: Option<Rate>,
+    /// Take commands that come in a handshake's first message.
+    pub early_data: bool,
     /// A link that has been silent for so long is forgotten. Its client opens it again unasked.
     pub idle: Span,
     /// A link to another realm that has been silent for so long is closed by the side that opened it.
@@ -296,10 +303,28 @@ impl Default for StoreConfig {
     }
 }
 
+impl LinkConfig {
+    /// What links begin with: what their kind says, but for what is set.
+    pub fn traits(&self) -> Traits {
+        let known = self.kind.map_or_else(Traits::default, Kind::traits);
+        let max_datagram = self
+            .max_datagram
+            .and_then(|size| usize::try_from(size.0).ok());
+        Traits {
+            max_datagram: max_datagram.unwrap_or(known.max_datagram),
+            rate: self.max_bitrate.map(|rate| rate.0).or(known.rate),
+            ..known
+        }
+    }
+}
+
 impl Default for LinkConfig {
     fn default() -> Self {
         Self {
-            max_datagram: Size(DATAGRAM_DEFAULT as u64),
+            kind: None,
+            max_datagram: None,
+            max_bitrate: None,
+            early_data: true,
             idle: Span(Duration::from_hours(24)),
             peer_idle: Span(Duration::from_mins(10)),
         }
@@ -418,12 +443,14 @@ pub fn host_and_port(text: &str) -> Result<(String, u16), InvalidConnectionStrin
     Ok((place.host, place.port))
 }
 
-fn datagram<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
-    between(
-        Size::deserialize(deserializer)?,
-        DATAGRAM_MIN as u64,
-        DATAGRAM_MAX,
-    )
+fn datagram<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
+    let size = Size::deserialize(deserializer)?;
+    between(size, DATAGRAM_MIN as u64, DATAGRAM_MAX).map(Some)
+}
+
+fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Kind>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    name.parse().map(Some).map_err(de::Error::custom)
 }
 
 fn message<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
@@ -495,6 +522,8 @@ mod tests {
             ("[realm]\n\nsession_ttl = 30", &["line 3", "\"30s\""]),
             ("[realm]\nsession_ttl = \"30\"", &["line 2", "unit", "30s"]),
             ("[link]\nmax_datagram = \"100B\"", &["line 2", "160B"]),
+            ("[link]\nkind = \"wifi\"", &["line 2", "nb-iot"]),
+            ("[link]\nmax_bitrate = \"9600\"", &["line 2", "9600bps"]),
             ("[limits]\nmax_message = \"1GiB\"", &["line 2", "16KiB"]),
             ("[limits]\nlinks = 0", &["line 2", "at least 1"]),
             ("[realm]\npeering = \"all\"", &["line 2", "listed"]),

@@ -334,14 +334,15 @@ fn bind(
     };
     let mut seed = [0; 32];
     rng.fill_bytes(&mut seed);
+    let traits = config.link.traits();
     let endpoint_config = endpoint::Config {
         accept: Some(accept),
         hello: config.realm.hello.then_some(id),
-        early_data: true,
-        max_datagram: usize::try_from(config.link.max_datagram.0).unwrap_or(usize::MAX),
+        early_data: config.link.early_data,
+        max_datagram: traits.max_datagram,
         max_message: usize::try_from(config.limits.max_message.0).unwrap_or(usize::MAX)
             + AROUND_MESSAGE,
-        rate: None,
+        rate: traits.rate,
         links_max: config.limits.links,
         idle: config.link.idle.0,
         shared_idle: config.link.peer_idle.0,

@@ -43,6 +43,25 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     digits.trim_end().parse::<u64>().ok()?.checked_mul(*scale)
 }
 
+/// Why a text is not a bitrate.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a bitrate; write a whole number of at least 80 bit/s and its unit: bps, kbps or Mbps, as in \"9600bps\""
+)]
+pub struct InvalidRate(String);
+
+/// Reads a bitrate such as `"9600bps"`, `"64kbps"`, `"1Mbps"`; in bytes a second, at least 10.
+pub fn parse_rate(text: &str) -> Result<u64, InvalidRate> {
+    scaled(text, &[("bps", 1), ("kbps", 1_000), ("Mbps", 1_000_000)])
+        .map(|bits| bits / 8)
+        .filter(|bytes| *bytes >= 10)
+        .ok_or_else(|| InvalidRate(text.into()))
+}
+
+/// A bitrate in a configuration file, in bytes a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate(pub u64);
+
 /// A duration in a configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
@@ -83,6 +102,15 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expecting = "a bitrate with its unit in quotes, as in \"9600bps\"";
+        deserializer
+            .deserialize_str(TextVisitor(parse_rate, expecting))
+            .map(Self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +136,11 @@ mod tests {
             "9999999999999999d",
         ] {
             assert!(parse_span(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_rate("9600bps"), Ok(1200));
+        assert_eq!(parse_rate("1Mbps"), Ok(125_000));
+        for text in ["", "9600", "0bps", "79bps", "1Gbps"] {
+            assert!(parse_rate(text).is_err(), "{text}");
         }
         assert_eq!(parse_size("16KiB"), Ok(16_384));
         assert_eq!(parse_size("160 B"), Ok(160));

@@ -566,3 +566,25 @@ fn a_former_key_is_answered_and_vouches_for_the_new() {
         .collect();
     assert_eq!(own, BTreeSet::from([realm_key().public(), new.public()]));
 }
+
+/// HS-7: a realm that takes nothing early carries out what came early once the link is proven, and not before.
+#[test]
+fn what_came_early_waits_where_early_data_is_off() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.server.config.early_data = false;
+    let link = pair.connect();
+    pair.ask(link, true);
+    let mut told = vec![];
+    // Whatever the client sends after its Init is lost at first.
+    let mut out = vec![];
+    pair.client.poll_transmit(pair.now, &mut out).unwrap();
+    pair.server.handle_datagram(pair.now, pair.from, &out);
+    pair.serve(&mut told);
+    assert_eq!(requests(&told), 0, "it may have been recorded");
+    while replies(&told) == 0 {
+        pair.wait();
+        told.extend(pair.settle(|_| false));
+    }
+    let early = |event: &&Event| matches!(event, Event::Request { early: true, .. });
+    assert_eq!((requests(&told), told.iter().filter(early).count()), (1, 0));
+}

@@ -1,0 +1,130 @@
+//! Kinds of path, and what to begin with on each (LINK-20). What a link finds out for itself it goes by later;
+//! what it cannot find out, or only at a price, is said here.
+
+use alloc::string::String;
+use core::{fmt, str::FromStr, time::Duration};
+
+use super::{DATAGRAM_DEFAULT, DATAGRAM_MIN};
+
+/// A kind of path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Long-range radio: tiny datagrams, and little airtime.
+    Lora,
+    /// A satellite far out: slow to answer, and wide.
+    Satellite,
+    /// Narrow-band mobile radio: metered, and asleep most of the time.
+    NbIot,
+    /// A local network.
+    Lan,
+}
+
+/// What to begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traits {
+    /// The largest datagram, in bytes.
+    pub max_datagram: usize,
+    /// Bytes a second that are never exceeded.
+    pub rate: Option<u64>,
+    /// The round trip before one has been measured; it sets the first timeout.
+    pub rtt: Option<Duration>,
+    /// How long whoever watches is silent at most.
+    pub keepalive: Duration,
+}
+
+impl Default for Traits {
+    fn default() -> Self {
+        Self {
+            max_datagram: DATAGRAM_DEFAULT,
+            rate: None,
+            rtt: None,
+            keepalive: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A text that names no kind of link.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no kind of link: write lora, satellite, nb-iot or lan")]
+pub struct UnknownKind(String);
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Lora, Self::Satellite, Self::NbIot, Self::Lan];
+
+    /// The name people type.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lora => "lora",
+            Self::Satellite => "satellite",
+            Self::NbIot => "nb-iot",
+            Self::Lan => "lan",
+        }
+    }
+
+    /// What to begin with.
+    pub const fn traits(self) -> Traits {
+        match self {
+            // Spreading factor 7 carries 5,470 bit/s; a tenth of the airtime is left to others.
+            Self::Lora => Traits {
+                max_datagram: DATAGRAM_MIN,
+                rate: Some(600),
+                rtt: Some(Duration::from_secs(2)),
+                keepalive: Duration::from_mins(10),
+            },
+            Self::Satellite => Traits {
+                max_datagram: DATAGRAM_DEFAULT,
+                rate: None,
+                rtt: Some(Duration::from_millis(700)),
+                keepalive: Duration::from_mins(1),
+            },
+            Self::NbIot => Traits {
+                max_datagram: 548,
+                rate: Some(2_500),
+                rtt: Some(Duration::from_secs(3)),
+                keepalive: Duration::from_mins(2),
+            },
+            Self::Lan => Traits {
+                max_datagram: DATAGRAM_DEFAULT,
+                rate: None,
+                rtt: Some(Duration::from_millis(20)),
+                keepalive: Duration::from_secs(30),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|kind| kind.name() == text)
+            .ok_or_else(|| UnknownKind(text.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString as _;
+
+    use super::*;
+
+    /// LINK-20
+    #[test]
+    fn every_kind_is_known_by_its_name_and_within_bounds() {
+        for kind in Kind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+            let traits = kind.traits();
+            assert!((DATAGRAM_MIN..=DATAGRAM_DEFAULT).contains(&traits.max_datagram));
+            assert!(traits.keepalive >= Duration::from_secs(30));
+        }
+        let error = "wifi".parse::<Kind>().unwrap_err().to_string();
+        assert!(error.contains("nb-iot"), "{error}");
+    }
+}
