@@ -6,8 +6,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use merpati::{
+    client::{DATAGRAM_MIN, Kind},
     crypto::{ConnectionString, PublicKey},
-    link::{DATAGRAM_MIN, Kind},
     server::unit::{parse_rate, parse_size, parse_span},
     wire::{GroupName, Handle, RealmId, Role, Sender, SessionId, Username},
 };

@@ -6,9 +6,8 @@ use std::{
 };
 
 use merpati::{
-    client::{Client, Options, Profile, default_home, system_rng},
+    client::{Client, Kind, Options, Profile, Traits, default_home, system_rng},
     crypto::ConnectionString,
-    link::{Kind, Traits},
     wire::{self, Handle, Mailbox, SessionId, Username},
 };
 use serde_json::json;

@@ -50,9 +50,10 @@ pub use error::{CallError, ProfileError};
 pub use profile::{Profile, Shown, State, Unfinished, default_home};
 pub use watching::Watching;
 
+pub use crate::link::{DATAGRAM_MIN, Kind, Traits};
+
 use crate::{
     crypto::{ConnectionString, PublicKey},
-    link::Traits,
     wire::{Answer, SessionId},
 };
 

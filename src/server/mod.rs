@@ -6,6 +6,7 @@
 mod calls;
 mod clock;
 pub mod config;
+mod done;
 mod keys;
 mod peering;
 pub mod unit;

@@ -11,7 +11,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{clock::Clock, worker::Done};
+use super::{clock::Clock, done::Done};
 use crate::{
     endpoint::{Endpoint, LinkId},
     link::{PUSHES_AT_ONCE, Time, Urgency},

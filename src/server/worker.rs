@@ -17,13 +17,14 @@ use tokio::{
 use super::{
     calls::{Call, Calls},
     clock::Clock,
+    done::{Done, Then},
     watches::Watches,
 };
 use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
     link::Time,
-    realm::{Caller, Greeting, Push, Realm, Watch},
+    realm::{Caller, Greeting, Realm},
     store::Store,
     wire::{Answer, CloseReason, Command, OperationNumber, Refusal, Request},
 };
@@ -40,24 +41,6 @@ const DATAGRAM_BYTES_MAX: usize = 65_535;
 const BUSY_MS: u64 = 500;
 /// How long a server that stops waits for what is in work.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-
-/// What a task has found out.
-pub enum Done<S> {
-    Greeting(LinkId, Greeting),
-    Answer(LinkId, u64, Vec<u8>, Then<S>),
-    Push(LinkId, Push),
-    /// The session that was watched over a link has ended.
-    Unwatched(LinkId),
-}
-
-/// What follows an answer.
-pub enum Then<S> {
-    Nothing,
-    /// Entries are pushed from now on.
-    Watch(Box<Watch<S>>),
-    /// They are no more.
-    Unwatch,
-}
 
 /// One listener.
 pub struct Worker<S> {
