@@ -182,7 +182,10 @@ impl Link {
 
     pub(super) fn handle_reply(&mut self, now: Time, number: u64, answer: &[u8]) {
         let once = self.requests.was_sent_once(number);
-        let round_trip = self.sent.answered(now, number);
+        let (round_trip, lost) = self.sent.answered(now, number, &self.rtt);
+        for packet in lost {
+            self.packet_lost(now, packet);
+        }
         if let Some(round_trip) = round_trip.filter(|_| once) {
             self.rtt.sample(round_trip, Duration::ZERO);
         }

@@ -125,7 +125,6 @@ impl Sent {
     /// Learns from an acknowledgement, whose largest number must have been sent.
     pub fn acknowledge(&mut self, now: Time, ack: &AckFrame, rtt: &Rtt) -> Acknowledged {
         let mut told = Acknowledged::default();
-        let too_old = rtt.smoothed().map(|smoothed| smoothed * 9 / 8);
         self.acknowledged = self.acknowledged.max(Some(ack.largest));
         let slow = self.given_up.iter().filter(|one| ack.covers(one.number));
         told.arrived.extend(slow.cloned());
@@ -142,10 +141,7 @@ impl Sent {
                 told.arrived.push(packet);
                 continue;
             }
-            let passed = packet.number.0 < ack.largest.0;
-            let by_number = packet.number.0 + PACKET_THRESHOLD <= ack.largest.0;
-            let by_time = passed && too_old.is_some_and(|age| now - packet.at > age);
-            if by_number || by_time {
+            if is_lost(now, &packet, ack.largest, rtt) {
                 told.lost.push(packet);
             } else {
                 self.packets.push_back(packet);
@@ -155,21 +151,41 @@ impl Sent {
     }
 
     /// Learns that `request` was answered: one of the packets that carried it has arrived. Gives how long ago
-    /// the first of them left.
-    pub fn answered(&mut self, now: Time, request: u64) -> Option<Duration> {
+    /// the first of them left, and the packets that must be lost by that.
+    pub fn answered(
+        &mut self,
+        now: Time,
+        request: u64,
+        rtt: &Rtt,
+    ) -> (Option<Duration>, Vec<SentPacket>) {
         let request = Item::Request(request);
         let mut carriers = self
             .packets
             .iter()
             .filter(|packet| packet.items.contains(&request));
-        let (number, at) = carriers.next().map(|packet| (packet.number, packet.at))?;
+        let Some((number, at)) = carriers.next().map(|packet| (packet.number, packet.at)) else {
+            return (None, Vec::new());
+        };
         self.acknowledged = self.acknowledged.max(Some(number));
         for packet in &mut self.packets {
             packet.items.retain(|carried| *carried != request);
         }
         self.packets.retain(|packet| !packet.items.is_empty());
-        Some(now - at)
+        let is_lost = |packet: &SentPacket| is_lost(now, packet, number, rtt);
+        let lost = self.packets.iter().filter(|one| is_lost(one));
+        let lost: Vec<_> = lost.cloned().collect();
+        self.packets.retain(|packet| !is_lost(packet));
+        (Some(now - at), lost)
     }
+}
+
+/// True when a packet must be lost, since one of number `arrived` has arrived.
+fn is_lost(now: Time, packet: &SentPacket, arrived: PacketNumber, rtt: &Rtt) -> bool {
+    let too_old = rtt.smoothed().map(|smoothed| smoothed * 9 / 8);
+    let passed = packet.number.0 < arrived.0;
+    let by_number = packet.number.0 + PACKET_THRESHOLD <= arrived.0;
+    let by_time = passed && too_old.is_some_and(|age| now - packet.at > age);
+    by_number || by_time
 }
 
 #[cfg(test)]
@@ -239,11 +255,17 @@ mod tests {
     fn a_reply_acknowledges_its_request() {
         let mut sent = Sent::default();
         sent.record(packet(Time(0), 0, 7));
-        assert_eq!(sent.answered(Time(5), 7), Some(Duration::from_micros(5)));
+        assert_eq!(
+            sent.answered(Time(5), 7, &Rtt::default()).0,
+            Some(Duration::from_micros(5))
+        );
         assert_eq!(sent.acknowledged(), Some(PacketNumber(0)));
         assert!(sent.packets.is_empty());
         sent.record(packet(Time(6), 1, 8));
         sent.record(packet(Time(7), 2, 8));
-        assert_eq!(sent.answered(Time(9), 8), Some(Duration::from_micros(3)));
+        assert_eq!(
+            sent.answered(Time(9), 8, &Rtt::default()).0,
+            Some(Duration::from_micros(3))
+        );
     }
 }
