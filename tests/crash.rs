@@ -12,27 +12,15 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc::{Sender, channel},
     },
-    time::Duration,
 };
 
-use merpati::client::{Client, Options, Profile, system_rng};
+use merpati::client::Client;
 use rand::{RngExt as _, SeedableRng, rngs::ChaCha20Rng};
 use support::{Home, PASSWORD, Realm};
 
 const SENDERS: usize = 4;
 /// Messages between two kills.
 const MESSAGES: u64 = 100;
-
-fn client(home: &Home, name: &str, connect: &str) -> Client {
-    let directory = home.directory.path().join("profiles");
-    let profile = Profile::open(&directory, name, &mut system_rng().unwrap()).unwrap();
-    let options = Options {
-        server: Some(connect.parse().unwrap()),
-        deadline: Duration::from_mins(1),
-        ..Options::default()
-    };
-    Client::open(profile, options).unwrap()
-}
 
 #[test]
 fn a_realm_killed_under_load_loses_and_doubles_nothing() {
@@ -49,7 +37,7 @@ fn a_realm_killed_under_load_loses_and_doubles_nothing() {
     let all = kills * MESSAGES;
     let senders: Vec<_> = (0..SENDERS)
         .map(|sender| {
-            let client = client(&home, &format!("sender{sender}"), &connect);
+            let client = home.client(&format!("sender{sender}"), &connect);
             let (stored, tell) = (Arc::clone(&stored), tell.clone());
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()

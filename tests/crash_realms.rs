@@ -14,38 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use merpati::{
-    client::{Client, Options, Profile, system_rng},
-    wire::Username,
-};
+use merpati::{client::Client, wire::Username};
 use rand::{RngExt as _, SeedableRng, rngs::ChaCha20Rng};
-use support::{Home, PASSWORD, Realm};
+use support::{Home, PASSWORD};
 
 /// Senders in each realm.
 const SENDERS: u64 = 8;
 /// Messages of one realm between two kills, on average.
 const MESSAGES_PER_KILL: u64 = 100;
-
-fn client(home: &Home, name: &str, connect: &str) -> Client {
-    let directory = home.directory.path().join("profiles");
-    let profile = Profile::open(&directory, name, &mut system_rng().unwrap()).unwrap();
-    let options = Options {
-        server: Some(connect.parse().unwrap()),
-        deadline: Duration::from_mins(1),
-        ..Options::default()
-    };
-    Client::open(profile, options).unwrap()
-}
-
-/// Starts a realm that anybody may peer with.
-fn realm(home: &Home, name: &str) -> Realm {
-    let config = home.directory.path().join(format!("{name}.toml"));
-    let text = format!(
-        "[realm]\nid = \"{name}\"\npeering = \"open\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n"
-    );
-    std::fs::write(&config, text).unwrap();
-    Realm::start_fixed(&["--config", config.to_str().unwrap()])
-}
 
 #[test]
 fn realms_killed_under_load_lose_and_double_nothing_between_them() {
@@ -55,7 +31,7 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
     println!("MERPATI_SEED={seed}");
     let mut rng = ChaCha20Rng::seed_from_u64(seed);
     let home = Home::new();
-    let mut realms = [realm(&home, "alpha"), realm(&home, "beta")];
+    let mut realms = [home.realm("alpha", "open"), home.realm("beta", "open")];
     for (realm, reader) in realms.iter().zip(["ann", "bob"]) {
         home.register(reader, &realm.connect);
     }
@@ -71,7 +47,7 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
     let senders: Vec<_> = (0..2 * SENDERS)
         .map(|sender| {
             let from = usize::from(sender >= SENDERS);
-            let client = client(&home, &format!("sender{sender}"), &realms[from].connect);
+            let client = home.client(&format!("sender{sender}"), &realms[from].connect);
             let to = [("beta", "bob"), ("alpha", "ann")][from];
             let accepted = Arc::clone(&accepted);
             std::thread::spawn(move || {

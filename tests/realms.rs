@@ -21,21 +21,11 @@ fn operator(home: &Home, realm: &Realm, name: &str) {
         .ok();
 }
 
-/// Starts a realm with `peering`.
-fn realm(directory: &std::path::Path, name: &str, peering: &str) -> Realm {
-    let config = directory.join(format!("{name}.toml"));
-    let text = format!(
-        "[realm]\nid = \"{name}\"\npeering = \"{peering}\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n"
-    );
-    fs::write(&config, text).unwrap();
-    Realm::start_fixed(&["--config", config.to_str().unwrap()])
-}
-
 impl Pair {
     fn new(peering: &str) -> Self {
         let home = Home::new();
-        let alpha = realm(home.directory.path(), "alpha", peering);
-        let beta = realm(home.directory.path(), "beta", peering);
+        let alpha = home.realm("alpha", peering);
+        let beta = home.realm("beta", peering);
         operator(&home, &alpha, "ann");
         operator(&home, &beta, "bob");
         Self { alpha, beta, home }
@@ -774,7 +764,7 @@ fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
 #[test]
 fn peers_may_stand_in_the_configuration() {
     let home = Home::new();
-    let beta = realm(home.directory.path(), "beta", "open");
+    let beta = home.realm("beta", "open");
     let (_, key) = beta.connect.split_once('#').unwrap();
     let config = home.directory.path().join("alpha.toml");
     let table = format!(

@@ -3,7 +3,6 @@
 
 mod support;
 
-use merpati::client::{Client, Options, Profile, system_rng};
 use support::{
     Home, PASSWORD, Realm,
     relay::{Carried, Relay, Way},
@@ -22,23 +21,13 @@ fn cost(carried: &[Carried]) -> (usize, usize) {
     )
 }
 
-fn client(home: &Home, connect: &str) -> Client {
-    let directory = home.directory.path().join("profiles");
-    let profile = Profile::open(&directory, "ann", &mut system_rng().unwrap()).unwrap();
-    let options = Options {
-        server: Some(connect.parse().unwrap()),
-        ..Options::default()
-    };
-    Client::open(profile, options).unwrap()
-}
-
 #[tokio::test]
 async fn exchanges_cost_what_the_spec_promises() {
     let mut realm = Realm::start();
     let relay = Relay::to(realm.address);
     let (home, connect) = (Home::new(), realm.connect_through(relay.address));
     let bob = "bob".parse().unwrap();
-    let first = client(&home, &connect);
+    let first = home.client("ann", &connect);
     first
         .register("Ann", "id", "ann".parse().unwrap(), PASSWORD.as_bytes())
         .await
@@ -69,10 +58,10 @@ async fn exchanges_cost_what_the_spec_promises() {
     let again = cost(&restarted);
     drop(first);
 
-    let mut second = client(&home, &connect);
+    let mut second = home.client("ann", &connect);
     let mut nothing = (usize::MAX, usize::MAX);
     while nothing.1 > 2 && sent < 3 * TRIES {
-        second = client(&home, &connect);
+        second = home.client("ann", &connect);
         second.send(bob, TEXT).await.unwrap();
         nothing = cost(&relay.take_carried());
         sent += 1;

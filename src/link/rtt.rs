@@ -56,7 +56,7 @@ impl Rtt {
         self.min = self.min.min(latest);
         // A peer cannot make the path look faster than it ever was.
         let adjusted = if latest >= self.min + delay {
-            latest.checked_sub(delay).unwrap()
+            latest.saturating_sub(delay)
         } else {
             latest
         };

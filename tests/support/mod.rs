@@ -11,8 +11,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
+use merpati::client::{Client, Options, Profile, system_rng};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -230,6 +232,28 @@ impl Home {
         ];
         let object = self.run(profile, &arguments).ok();
         object["session"].as_str().unwrap().into()
+    }
+
+    /// A client in this process, for `profile`.
+    pub fn client(&self, profile: &str, connect: &str) -> Client {
+        let directory = self.directory.path().join("profiles");
+        let profile = Profile::open(&directory, profile, &mut system_rng().unwrap()).unwrap();
+        let options = Options {
+            server: Some(connect.parse().unwrap()),
+            deadline: Duration::from_mins(1),
+            ..Options::default()
+        };
+        Client::open(profile, options).unwrap()
+    }
+
+    /// Starts a realm that peers as `peering` says, at the same port each time.
+    pub fn realm(&self, name: &str, peering: &str) -> Realm {
+        let config = self.directory.path().join(format!("{name}.toml"));
+        let text = format!(
+            "[realm]\nid = \"{name}\"\npeering = \"{peering}\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n"
+        );
+        fs::write(&config, text).unwrap();
+        Realm::start_fixed(&["--config", config.to_str().unwrap()])
     }
 
     /// The texts of all private messages, in order.
