@@ -22,11 +22,16 @@ pub mod client;
 pub mod crypto;
 #[cfg(feature = "std")]
 pub mod endpoint;
+mod faults;
+#[cfg(any(feature = "client", feature = "embedded"))]
+mod host;
 pub mod link;
 #[cfg(feature = "server")]
 pub mod realm;
 #[cfg(feature = "embedded")]
 pub mod server;
+#[cfg(all(test, feature = "client", feature = "embedded"))]
+mod simulation;
 #[cfg(feature = "server")]
 pub mod store;
 pub mod wire;

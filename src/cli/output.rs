@@ -70,6 +70,7 @@ impl From<CallError> for Failure {
                 ("unreachable", UNREACHABLE)
             }
             CallError::KeyChanged { .. } => ("key-changed", UNREACHABLE),
+            CallError::Busy { .. } => ("busy", UNKNOWN),
             CallError::OutcomeUnknown { .. } => ("outcome-unknown", UNKNOWN),
             CallError::Profile(_) | CallError::System(_) => ("local", LOCAL),
         };

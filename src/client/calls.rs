@@ -139,6 +139,13 @@ impl Client {
             if offset.is_none() && (!page.more || entries.len() >= limit) {
                 return Ok(entries);
             }
+            // The next page confirms this one, which nobody has been shown: should this run end before, the next
+            // one must know where to begin.
+            if let Some(first) = entries.first() {
+                let begins = first.position.0.saturating_sub(1);
+                self.profile()
+                    .update(|state| state.note_beginning(&mailbox, begins))?;
+            }
         }
     }
 

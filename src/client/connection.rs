@@ -1,24 +1,21 @@
 //! Getting from a connection string to a link that can be asked.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use rand::Rng as _;
 use tokio::{
-    net::UdpSocket,
     sync::{mpsc, oneshot, watch},
+    time::Instant,
 };
 
 use super::{
     CallError, Client, Notice,
-    driver::{Ask, AskError, Driver, Job, Status, Target, Told, ask_who, socket_to},
-    system_rng,
+    driver::{Ask, AskError, Driver, Job, Status, Target, Told, ask_who},
 };
 use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::{self, Endpoint},
+    host::{Host, Socket},
     wire::OperationNumber,
 };
 
@@ -135,8 +132,8 @@ impl Client {
         let state = self.profile.load()?;
         let server = state.server.as_deref().ok_or(CallError::NoServer)?;
         let server: ConnectionString = server.parse().map_err(|_| CallError::NoServer)?;
-        let (socket, address) = dial(&server).await?;
-        let mut rng = system_rng()?;
+        let (socket, address) = dial(&self.host, &server).await?;
+        let mut rng = self.host.rng()?;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let config = endpoint::Config {
@@ -184,7 +181,16 @@ impl Client {
         let (jobs, taken) = mpsc::channel(ASKS_MAX);
         let (tell, status) = watch::channel(Status::default());
         let keepalive = self.options.traits.keepalive;
-        tokio::spawn(Driver::new(target, socket, endpoint, tell, keepalive).run(taken));
+        tokio::spawn(
+            Driver::new(
+                target,
+                (self.host.clone(), socket),
+                endpoint,
+                tell,
+                keepalive,
+            )
+            .run(taken),
+        );
         Ok(Connection {
             jobs,
             status,
@@ -195,7 +201,7 @@ impl Client {
 }
 
 /// Finds the realm's address, and a socket that has a way there.
-async fn dial(server: &ConnectionString) -> Result<(UdpSocket, SocketAddr), CallError> {
+async fn dial(host: &Host, server: &ConnectionString) -> Result<(Socket, SocketAddr), CallError> {
     let failed = |source| CallError::Resolve {
         host: server.host.clone(),
         source,
@@ -209,7 +215,7 @@ async fn dial(server: &ConnectionString) -> Result<(UdpSocket, SocketAddr), Call
     addresses.sort_by_key(SocketAddr::is_ipv6);
     let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        match socket_to(address).await {
+        match host.connect(address).await {
             Ok(socket) => return Ok((socket, address)),
             Err(error) => last = error,
         }

@@ -3,22 +3,23 @@
 //! there is none.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::{Duration, Instant},
+    net::SocketAddr,
+    time::Duration,
 };
 
 use tokio::{
-    net::UdpSocket,
     sync::{mpsc, oneshot, watch},
+    time::Instant,
 };
 
 use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
+    host::{Host, Socket},
     link::Time,
-    wire::{OperationNumber, Welcome},
+    wire::{CloseReason, OperationNumber, Welcome},
 };
 
 /// When nothing was heard for so long, the realm is asked who it is: its key may have changed.
@@ -90,12 +91,13 @@ pub struct Target {
 
 pub struct Driver {
     target: Target,
-    socket: UdpSocket,
+    host: Host,
+    socket: Socket,
     endpoint: Endpoint,
     started: Instant,
     link: Option<LinkId>,
     waiting: VecDeque<Ask>,
-    asked: HashMap<u64, Ask>,
+    asked: BTreeMap<u64, Ask>,
     status: watch::Sender<Status>,
     heard: bool,
     refused: bool,
@@ -116,19 +118,20 @@ pub struct Driver {
 impl Driver {
     pub fn new(
         target: Target,
-        socket: UdpSocket,
+        (host, socket): (Host, Socket),
         endpoint: Endpoint,
         status: watch::Sender<Status>,
         keepalive: Duration,
     ) -> Self {
         Self {
             target,
+            host,
             socket,
             endpoint,
             started: Instant::now(),
             link: None,
             waiting: VecDeque::new(),
-            asked: HashMap::new(),
+            asked: BTreeMap::new(),
             status,
             heard: false,
             refused: false,
@@ -164,6 +167,11 @@ impl Driver {
             }
             let timeout = self.next_timeout();
             tokio::select! {
+                biased;
+                () = sleep_until(timeout) => {
+                    self.handle_timeout();
+                    self.receive(&mut buffer);
+                }
                 job = jobs.recv() => match job {
                     Some(Job::Ask(ask)) => self.waiting.push_back(ask),
                     Some(Job::Tell(watcher)) => self.begin_telling(watcher),
@@ -176,7 +184,6 @@ impl Driver {
                 }
                 () = room_for(self.watcher.as_ref()), if !self.pushed.is_empty() => self.tell(),
                 () = watched_no_more(self.watcher.as_ref()) => self.end_telling(),
-                () = sleep_until(timeout) => self.handle_timeout(),
             }
         }
     }
@@ -184,6 +191,11 @@ impl Driver {
     /// Puts the waiting questions on the link, as far as it takes them.
     fn ask_waiting(&mut self) {
         while let Some(ask) = self.waiting.pop_front() {
+            if ask.answer.is_closed() {
+                // A watch that nobody wants any more must not begin on a later link. What changes something is asked
+                // again by the next call.
+                continue;
+            }
             let now = self.now();
             let link = match self.link {
                 Some(link) => link,
@@ -222,6 +234,10 @@ impl Driver {
 
     fn begin_telling(&mut self, watcher: mpsc::Sender<Told>) {
         let now = self.now();
+        if self.watcher.is_some() {
+            self.end_telling();
+            self.take_events();
+        }
         self.watcher = Some(watcher);
         self.is_expected = !self.is_open;
         self.pushed.clear();
@@ -232,13 +248,13 @@ impl Driver {
         self.endpoint.keep_alive(now, link, Some(self.keepalive));
     }
 
+    /// The link ends with the watch: what is still pushed on it could be taken for part of a later one (WATCH-3).
     fn end_telling(&mut self) {
         let now = self.now();
         self.watcher = None;
         self.pushed.clear();
         if let Some(link) = self.link {
-            self.endpoint.keep_alive(now, link, None);
-            self.endpoint.hold_pushes(link, false);
+            self.endpoint.close(now, link, CloseReason::Done);
         }
     }
 
@@ -278,7 +294,8 @@ impl Driver {
                     // Whatever has no answer yet is asked again on a fresh link.
                     self.link = None;
                     self.is_open = false;
-                    self.waiting.extend(self.asked.drain().map(|(_, ask)| ask));
+                    self.waiting
+                        .extend(std::mem::take(&mut self.asked).into_values());
                     self.ask_waiting();
                     if self.watcher.is_some() && self.link.is_none() {
                         let now = self.now();
@@ -350,7 +367,7 @@ impl Driver {
     /// Whoever is there does not answer to the key that is known.
     fn give_up(&mut self) {
         let why = self.why_silent();
-        let asked = self.asked.drain().map(|(_, ask)| ask);
+        let asked = std::mem::take(&mut self.asked).into_values();
         for ask in asked.chain(self.waiting.drain(..)) {
             let _ = ask.answer.send(Err(why));
         }
@@ -372,8 +389,8 @@ impl Driver {
 
     fn receive(&mut self, buffer: &mut [u8]) {
         loop {
-            match self.socket.try_recv(buffer) {
-                Ok(len) => {
+            match self.socket.try_recv_from(buffer) {
+                Ok((len, _)) => {
                     let now = self.now();
                     let datagram = buffer.get(..len).unwrap_or_default();
                     self.endpoint
@@ -393,7 +410,7 @@ impl Driver {
         }
         self.rebound = Some(Instant::now());
         // Without a network at present, what could not be sent is sent again later.
-        if let Ok(socket) = socket_to(self.target.address).await {
+        if let Ok(socket) = self.host.connect(self.target.address).await {
             self.socket = socket;
         }
     }
@@ -436,17 +453,6 @@ impl Driver {
     }
 }
 
-/// A socket that has a way to `address`.
-pub async fn socket_to(address: SocketAddr) -> io::Result<UdpSocket> {
-    let any: IpAddr = match address {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(address).await?;
-    Ok(socket)
-}
-
 /// Waits until the watcher takes something.
 async fn room_for(watcher: Option<&mpsc::Sender<Told>>) {
     match watcher {
@@ -466,14 +472,14 @@ async fn watched_no_more(watcher: Option<&mpsc::Sender<Told>>) {
 
 async fn sleep_until(at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
+        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
 
 /// Asks whoever is at `address` who they are.
 pub async fn ask_who(
-    socket: &UdpSocket,
+    socket: &Socket,
     endpoint: &mut Endpoint,
     address: SocketAddr,
     deadline: Instant,
@@ -498,17 +504,19 @@ pub async fn ask_who(
             .poll_timeout()
             .map(|at| started + Duration::from_micros(at.0));
         tokio::select! {
-            received = socket.recv(&mut buffer) => match received {
-                Ok(len) => {
-                    let datagram = buffer.get(..len).unwrap_or_default();
-                    endpoint.handle_datagram(time(Instant::now()), address, datagram);
-                }
-                Err(error) => refused |= error.kind() == io::ErrorKind::ConnectionRefused,
-            },
-            () = sleep_until(again) => {}
-            () = tokio::time::sleep_until(deadline.into()) => {
+            biased;
+            () = tokio::time::sleep_until(deadline) => {
                 return Err(AskError::Expired { heard: false, refused });
             }
+            () = sleep_until(again) => {}
+            _ = socket.readable() => {}
+        }
+        match socket.try_recv_from(&mut buffer) {
+            Ok((len, _)) => {
+                let datagram = buffer.get(..len).unwrap_or_default();
+                endpoint.handle_datagram(time(Instant::now()), address, datagram);
+            }
+            Err(error) => refused |= error.kind() == io::ErrorKind::ConnectionRefused,
         }
         while let Some(event) = endpoint.poll_event() {
             if let Event::Hello { reply, .. } = event {

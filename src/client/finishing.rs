@@ -3,12 +3,15 @@
 
 use std::{
     sync::{MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use super::{CallError, Client, Notice, Orphan, State, Unfinished};
 use crate::{
     crypto::{ConnectionString, PublicKey},
+    faults::{Fault, is_planted},
     wire::{Answer, Command, ErrorCode, OperationNumber, Options, Refusal, Request, SessionId},
 };
 
@@ -19,7 +22,29 @@ const RENUMBERED_MAX: u32 = 3;
 /// What is waited for a realm that is busy and does not say for how long.
 const BUSY_WAIT: Duration = Duration::from_millis(500);
 
+/// A command on its way. Should whoever asks stop waiting, it is left for the next call to finish.
+struct Begun<'a> {
+    client: &'a Client,
+    number: u64,
+    is_settled: bool,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if self.is_settled {
+            return;
+        }
+        // What cannot be read now is read by the next run.
+        if let Ok(state) = self.client.profile.load() {
+            let mut unfinished = state.unfinished.into_iter();
+            let begun = unfinished.find(|begun| begun.number == self.number);
+            self.client.orphans().extend(begun.map(Orphan::from));
+        }
+    }
+}
+
 /// A number for a command, and whether it has been used before.
+#[derive(Clone, Copy)]
 struct Number {
     number: OperationNumber,
     is_fresh: bool,
@@ -68,12 +93,20 @@ impl Client {
         deadline: Instant,
     ) -> Result<(), CallError> {
         self.note_passwords_needed(asked);
+        let _alone = self.finishing.lock().await;
         while let Some(orphan) = self.take_orphan(asked) {
             let Ok(mut request) = Request::parse(&orphan.command) else {
                 self.forget(orphan.number)?;
                 continue;
             };
             let command = request.command.name();
+            if is_planted(Fault::FinishUnderFreshNumber) {
+                let fresh = self.fresh_number(OperationNumber(0), &orphan.command, &request)?;
+                self.forget(orphan.number)?;
+                let answer = self.change(&mut request, &fresh, deadline).await?;
+                self.note(Notice::Finished { command, answer });
+                continue;
+            }
             let number = Number {
                 number: OperationNumber(orphan.number),
                 is_fresh: false,
@@ -181,11 +214,17 @@ impl Client {
         if let Some(place) = request.command.operation_mut() {
             *place = number.number;
         }
+        let Number { number, is_fresh } = *number;
+        let number = number.0;
+        let mut begun = Begun {
+            client: self,
+            number,
+            is_settled: false,
+        };
         let outcome = match self.may_be_early(request) {
             Ok(early) => self.ask_patiently(request, early, deadline).await,
             Err(error) => Err(error),
         };
-        let number = number.number.0;
         match &outcome {
             Ok(answer) => {
                 let rtt = self.rtt().await;
@@ -204,14 +243,11 @@ impl Client {
                 | CallError::NoKey
                 | CallError::NoServer
                 | CallError::NotLoggedIn,
-            ) => self.forget(number)?,
+            ) if is_fresh => self.forget(number)?,
             // It may have taken effect: the next call finds out.
-            Err(_) => {
-                let state = self.profile.load()?;
-                let begun = state.unfinished.into_iter().find(|u| u.number == number);
-                self.orphans().extend(begun.map(Orphan::from));
-            }
+            Err(_) => return outcome,
         }
+        begun.is_settled = true;
         outcome
     }
 
@@ -223,6 +259,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<Answer, CallError> {
         let bytes = request.to_bytes();
+        let changes = request.command.operation().is_some();
         loop {
             let answer = self.ask(bytes.clone(), early, deadline).await?;
             let answer = Answer::parse(&answer)
@@ -230,13 +267,18 @@ impl Client {
             let Answer::Refused(refusal) = &answer else {
                 return Ok(answer);
             };
+            if !refusal.is_transient() && changes {
+                return Ok(answer);
+            }
             let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
             if !refusal.is_transient() || Instant::now() + wait >= deadline {
-                return if request.command.operation().is_some() {
-                    Ok(answer)
+                return Err(if changes {
+                    CallError::Busy {
+                        waited: self.options.deadline,
+                    }
                 } else {
-                    Err(CallError::Refused(*refusal))
-                };
+                    CallError::Refused(*refusal)
+                });
             }
             tokio::time::sleep(wait).await;
         }

@@ -40,13 +40,16 @@ mod watching;
 use std::{
     io,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use rand::{SeedableRng, TryRng as _, rngs::StdRng, rngs::SysRng};
+use rand::rngs::StdRng;
+use tokio::time::Instant;
 
 use connection::Connection;
 pub use error::{CallError, ProfileError};
+#[cfg(test)]
+pub(crate) use profile::Memory;
 pub use profile::{Profile, Shown, State, Unfinished, default_home};
 pub use watching::Watching;
 
@@ -54,6 +57,7 @@ pub use crate::link::{DATAGRAM_MIN, Kind, Traits};
 
 use crate::{
     crypto::{ConnectionString, PublicKey},
+    host::Host,
     wire::{Answer, SessionId},
 };
 
@@ -62,11 +66,7 @@ pub const DEADLINE_DEFAULT: Duration = Duration::from_mins(2);
 
 /// A generator of random numbers, seeded by the system.
 pub fn system_rng() -> io::Result<StdRng> {
-    let mut seed = [0; 32];
-    SysRng
-        .try_fill_bytes(&mut seed)
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(StdRng::from_seed(seed))
+    Host::Real.rng()
 }
 
 /// How a client behaves.
@@ -133,9 +133,12 @@ pub enum Notice {
 /// Speaks for one profile. Calls may be made at the same time.
 #[derive(Debug)]
 pub struct Client {
+    host: Host,
     profile: Profile,
     options: Options,
     connection: tokio::sync::Mutex<Option<Connection>>,
+    /// Held by the call that finishes what was begun; others wait, so that nothing overtakes it.
+    finishing: tokio::sync::Mutex<()>,
     /// Commands begun and not finished, which nobody is working on.
     orphans: Mutex<Vec<Orphan>>,
     notices: Mutex<Vec<Notice>>,
@@ -160,15 +163,25 @@ impl From<Unfinished> for Orphan {
 
 impl Client {
     /// A client for `profile`. Nothing is sent before the first call.
-    pub fn open(mut profile: Profile, options: Options) -> Result<Self, CallError> {
+    pub fn open(profile: Profile, options: Options) -> Result<Self, CallError> {
+        Self::open_on(Host::Real, profile, options)
+    }
+
+    pub(crate) fn open_on(
+        host: Host,
+        mut profile: Profile,
+        options: Options,
+    ) -> Result<Self, CallError> {
         if let Some(server) = &options.server {
             profile.update(|state| state.move_to(server, options.plain))?;
         }
         let orphans = profile.take_orphans().into_iter().map(Orphan::from);
         Ok(Self {
+            host,
             profile,
             options,
             connection: tokio::sync::Mutex::new(None),
+            finishing: tokio::sync::Mutex::new(()),
             orphans: Mutex::new(orphans.collect()),
             notices: Mutex::new(Vec::new()),
         })

@@ -93,6 +93,15 @@ impl State {
         }
     }
 
+    /// Notes that nothing after `position` has been shown yet, unless it is known what has.
+    pub(super) fn note_beginning(&mut self, mailbox: &Mailbox, position: u64) {
+        let shown = Shown {
+            position,
+            offset: 0,
+        };
+        self.shown.entry(mailbox.to_string()).or_insert(shown);
+    }
+
     /// Notes that `entry`, or the piece of one that it is, has been shown.
     pub fn note_shown(&mut self, mailbox: &Mailbox, entry: &Entry) {
         let shown = self.shown.entry(mailbox.to_string()).or_default();
@@ -125,11 +134,19 @@ impl State {
     }
 }
 
+/// What a simulated machine keeps of a profile's state.
+#[cfg(test)]
+pub(crate) type Memory = std::sync::Arc<std::sync::Mutex<Vec<u8>>>;
+
 /// A profile's directory.
 #[derive(Debug)]
 pub struct Profile {
     directory: PathBuf,
-    in_use: File,
+    /// Held as long as the profile is in use.
+    in_use: Option<File>,
+    /// What would be the state file, on a simulated machine.
+    #[cfg(test)]
+    memory: Option<Memory>,
     orphans: Vec<Unfinished>,
     key: SecretKey,
 }
@@ -145,20 +162,37 @@ impl Profile {
         // One of two processes that start together makes the key, and the other finds it.
         let lock = lock(&directory)?;
         let key = load_or_create_identity(&directory.join("device.key"), rng)?;
+        let in_use = open_file(&directory.join("in-use"))?;
         let mut profile = Self {
-            in_use: open_file(&directory.join("in-use"))?,
+            in_use: None,
+            #[cfg(test)]
+            memory: None,
             directory,
             orphans: Vec::new(),
             key,
         };
-        if profile.in_use.try_lock().is_ok() {
+        if in_use.try_lock().is_ok() {
             profile.orphans = profile.load()?.unfinished;
         }
-        profile
-            .in_use
+        in_use
             .lock_shared()
             .map_err(|source| profile.io("in-use", source))?;
+        profile.in_use = Some(in_use);
         drop(lock);
+        Ok(profile)
+    }
+
+    /// A profile whose state is kept in memory, by whoever runs a simulated machine.
+    #[cfg(test)]
+    pub(crate) fn in_memory(key: SecretKey, memory: Memory) -> Result<Self, ProfileError> {
+        let mut profile = Self {
+            directory: PathBuf::from("memory"),
+            in_use: None,
+            memory: Some(memory),
+            orphans: Vec::new(),
+            key,
+        };
+        profile.orphans = profile.load()?.unfinished;
         Ok(profile)
     }
 
@@ -179,6 +213,11 @@ impl Profile {
 
     /// The state as it is now.
     pub fn load(&self) -> Result<State, ProfileError> {
+        #[cfg(test)]
+        if let Some(memory) = &self.memory {
+            let bytes = memory.lock().unwrap();
+            return Ok(State::parse(&bytes).unwrap_or_default());
+        }
         let path = self.directory.join("state");
         match fs::read(&path) {
             Ok(bytes) => State::parse(&bytes).ok_or(ProfileError::Damaged(path)),
@@ -189,17 +228,29 @@ impl Profile {
 
     /// Changes the state; on the disk when it returns.
     pub fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, ProfileError> {
-        let _lock = lock(&self.directory)?;
+        let _lock = match self.in_use {
+            Some(_) => Some(lock(&self.directory)?),
+            None => None,
+        };
         let before = self.load()?;
         let mut state = before.clone();
         let result = change(&mut state);
         if state != before {
             let bytes = postcard::to_extend(&state, vec![FORMAT])
                 .map_err(|_| ProfileError::Damaged(self.directory.join("state")))?;
-            write_private(&self.directory.join("state"), &bytes)
-                .map_err(|source| self.io("state", source))?;
+            self.store(&bytes)?;
         }
         Ok(result)
+    }
+
+    fn store(&self, bytes: &[u8]) -> Result<(), ProfileError> {
+        #[cfg(test)]
+        if let Some(memory) = &self.memory {
+            *memory.lock().unwrap() = bytes.to_vec();
+            return Ok(());
+        }
+        write_private(&self.directory.join("state"), bytes)
+            .map_err(|source| self.io("state", source))
     }
 
     fn io(&self, file: &str, source: io::Error) -> ProfileError {

@@ -4,6 +4,8 @@
 //! `snow` for the Noise handshake and, with the standard library, `ring` for sealing; without it the
 //! pure Rust ChaCha20-Poly1305. Normative text: `spec/handshake.md`.
 
+#[cfg(all(test, feature = "std"))]
+pub(crate) mod audit;
 mod connect;
 mod handshake;
 #[cfg(feature = "std")]

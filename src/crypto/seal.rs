@@ -27,6 +27,8 @@ impl SealKey {
     /// Seals what stands in `packet` behind its first `header_len` bytes, and appends the tag. The
     /// caller never uses a number twice (LINK-1).
     pub fn seal(&self, number: u64, header_len: usize, packet: &mut Vec<u8>) {
+        #[cfg(all(test, feature = "std"))]
+        super::audit::note(&self.0, number);
         let split = header_len.min(packet.len());
         let (header, body) = packet.split_at_mut(split);
         let tag = backend::seal(&self.0, nonce(number), header, body);

@@ -11,8 +11,8 @@ use crate::link::Time;
 
 /// Inits remembered.
 pub const ACCEPTS_MAX: usize = 4096;
-/// How long an Init is remembered.
-pub const ACCEPT_LIFETIME: Duration = Duration::from_mins(1);
+/// How long an Init is remembered: a repeat of it may be on its way for a minute, and have left late.
+pub const ACCEPT_LIFETIME: Duration = Duration::from_mins(3);
 
 /// Stands for the bytes of one Init.
 pub(super) type InitHash = [u8; 16];
@@ -77,6 +77,11 @@ impl Accepts {
         if let Some(accepted) = self.by_init.get_mut(init) {
             accepted.accept = Some(accept);
         }
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.by_init.len() + self.order.len()
     }
 
     /// The link of an Init has ended before it was answered.

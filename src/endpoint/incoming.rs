@@ -25,11 +25,7 @@ impl Endpoint {
         match Packet::parse(datagram) {
             Ok(Packet::Link(packet)) => self.handle_link_packet(now, from, &packet, datagram),
             Ok(Packet::Init(init)) => self.handle_init(now, from, &init, datagram),
-            Ok(Packet::Accept {
-                handshake,
-                connection,
-                noise,
-            }) => self.handle_accept(now, handshake, connection, noise),
+            Ok(Packet::Accept { handshake, noise }) => self.handle_accept(now, handshake, noise),
             Ok(Packet::Reset { connection, token }) => {
                 self.handle_reset(now, from, connection, &token);
             }
@@ -144,13 +140,7 @@ impl Endpoint {
         })
     }
 
-    fn handle_accept(
-        &mut self,
-        now: Time,
-        handshake: HandshakeId,
-        connection: ConnectionId,
-        noise: &[u8],
-    ) {
+    fn handle_accept(&mut self, now: Time, handshake: HandshakeId, noise: &[u8]) {
         let dialing = self.by_address.iter().find_map(|(_, id)| {
             let slot = self.slots.get(id)?;
             matches!(&slot.stage, Stage::Dialing(dial) if dial.handshake == handshake)
@@ -169,12 +159,18 @@ impl Endpoint {
         if let Some(round_trip) = dial.round_trip(now) {
             slot.link.sample(round_trip);
         }
+        let Some((connection, payload)) = payload.split_first_chunk() else {
+            // Its key is genuine, and it says what makes no sense.
+            self.end(id, None);
+            return;
+        };
+        let connection = ConnectionId(u32::from_be_bytes(*connection));
         slot.stage = Stage::Open;
         slot.heard = Some(now);
         slot.remote = Some(connection);
         slot.link.establish(keys, Some(connection));
         slot.link.early_arrived(now);
-        let understood = slot.link.handle_early(now, &payload).is_ok();
+        let understood = slot.link.handle_early(now, payload).is_ok();
         if !understood || !slot.link.is_welcomed() {
             self.end(id, None);
             return;

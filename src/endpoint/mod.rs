@@ -12,6 +12,8 @@ mod event;
 mod hello;
 mod identity;
 mod incoming;
+#[cfg(test)]
+mod leftovers;
 mod outgoing;
 mod reset;
 mod roaming;
@@ -39,6 +41,7 @@ use slot::{Role, Slot, Stage};
 
 use crate::{
     crypto::PublicKey,
+    faults::{Fault, is_planted},
     link::{self, DATAGRAM_MIN, Jitter, Link, Time, Urgency, earliest},
     wire::{CloseReason, ConnectionId, OperationNumber, Protection, RealmId, Welcome},
 };
@@ -232,7 +235,7 @@ impl Endpoint {
     pub fn keep_alive(&mut self, now: Time, link: LinkId, silence: Option<Duration>) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.keep_alive(silence);
-            slot.link.handle_timeout(now);
+            self.let_time_pass(now, link);
             self.touch(now, link);
         }
     }
@@ -344,12 +347,10 @@ impl Endpoint {
     pub fn handle_timeout(&mut self, now: Time) {
         self.accepts.expire(now);
         for id in self.schedule.due(now) {
-            let Some(slot) = self.slots.get_mut(&id) else {
+            self.let_time_pass(now, id);
+            let Some(slot) = self.slots.get(&id) else {
                 continue;
             };
-            let held = slot.link.assembling();
-            slot.link.handle_timeout(now);
-            self.assembling = self.assembling.saturating_sub(held) + slot.link.assembling();
             if slot.is_over(now, &self.config) {
                 if slot.link.is_dead() {
                     self.dial_again(now, id);
@@ -361,6 +362,15 @@ impl Endpoint {
             } else {
                 self.touch(now, id);
             }
+        }
+    }
+
+    /// Lets time pass for one link; what it forgets then counts no more.
+    fn let_time_pass(&mut self, now: Time, id: LinkId) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            let held = slot.link.assembling();
+            slot.link.handle_timeout(now);
+            self.assembling = self.assembling.saturating_sub(held) + slot.link.assembling();
         }
     }
 
@@ -547,7 +557,9 @@ impl Endpoint {
         }
         self.assembling = self.assembling.saturating_sub(slot.link.assembling());
         self.schedule.forget(id);
-        self.by_address.remove(&(slot.address, id));
+        if !is_planted(Fault::KeepAddress) {
+            self.by_address.remove(&(slot.address, id));
+        }
         if let Some(remote) = slot.remote {
             self.by_plain.remove(&(slot.address, remote));
         }

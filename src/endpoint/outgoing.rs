@@ -6,8 +6,11 @@ use super::{Endpoint, LinkId, dial::Dial, slot::Stage};
 use crate::{
     crypto::MESSAGE_2_OVERHEAD,
     link::Time,
-    wire::{ACCEPT_HEADER, CloseReason, ConnectionId, Packet},
+    wire::{ACCEPT_HEADER, CloseReason, Packet},
 };
+
+/// Bytes of the connection id that an Accept's payload begins with.
+const CONNECTION_LEN: usize = 4;
 
 impl Endpoint {
     /// Writes the next datagram into `out`, and says where it goes; `None` when there is none.
@@ -75,9 +78,10 @@ impl Endpoint {
         };
         // WIRE-11: a stranger gets no more than was brought.
         let room = self.config.max_datagram.min(accepting.init_len);
-        let payload = slot
-            .link
-            .accept_payload(now, room.saturating_sub(ACCEPT_HEADER + MESSAGE_2_OVERHEAD));
+        let around = ACCEPT_HEADER + MESSAGE_2_OVERHEAD + CONNECTION_LEN;
+        // The connection id travels where it cannot be changed on the way (HS-2).
+        let mut payload = id.0.to_be_bytes().to_vec();
+        payload.extend(slot.link.accept_payload(now, room.saturating_sub(around)));
         let Ok((keys, noise)) = accepting.responder.finish(&payload) else {
             slot.link.close(CloseReason::Violation);
             return false;
@@ -85,7 +89,7 @@ impl Endpoint {
         slot.link.establish(keys, None);
         slot.accepted = Some(now);
         out.clear();
-        Packet::emit_accept(accepting.handshake, ConnectionId(id.0), &noise, out);
+        Packet::emit_accept(accepting.handshake, &noise, out);
         slot.link
             .add_credit(accepting.init_len.saturating_sub(out.len()));
         self.accepts.answer(&accepting.init, out.clone());

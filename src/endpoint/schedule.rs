@@ -66,6 +66,11 @@ impl Schedule {
         Some(link)
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.timers.len() + self.set.len() + self.ready.len() + self.queued.len()
+    }
+
     /// The link is gone.
     pub fn forget(&mut self, link: LinkId) {
         self.set(link, None);

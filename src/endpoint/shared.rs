@@ -64,6 +64,20 @@ impl Endpoint {
         }
     }
 
+    /// When anything was last heard on `link`.
+    pub fn heard(&self, link: LinkId) -> Option<Time> {
+        self.slots.get(&link)?.heard
+    }
+
+    /// Asks a request no more.
+    pub fn give_up(&mut self, now: Time, link: LinkId, number: u64) {
+        if let Some(slot) = self.slots.get_mut(&link) {
+            slot.link.ask_until(number, now);
+            self.let_time_pass(now, link);
+            self.touch(now, link);
+        }
+    }
+
     fn dial_realm(
         &mut self,
         now: Time,

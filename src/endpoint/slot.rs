@@ -12,9 +12,10 @@ use crate::{
 /// How long an Accept waits for the answers to early data (HS-5).
 const ACCEPT_PATIENCE: Duration = Duration::from_millis(50);
 /// How long a link may take to show that the other side is where it says it is.
-pub const UNPROVEN_LIFETIME: Duration = Duration::from_mins(1);
+/// Round trips take up to a minute, and some are lost.
+pub const UNPROVEN_LIFETIME: Duration = Duration::from_mins(3);
 /// How long an initiator without any request to make goes on with a handshake.
-const DIAL_PATIENCE: Duration = Duration::from_mins(2);
+const DIAL_PATIENCE: Duration = Duration::from_mins(3);
 
 /// A handshake that the other side has begun, and that waits for its Accept to leave.
 #[derive(Debug)]

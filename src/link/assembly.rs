@@ -14,9 +14,9 @@ use crate::wire::PartOf;
 pub const ASSEMBLIES_MAX: usize = 2;
 /// Pieces in which a message may lie here before it is whole.
 const PIECES_MAX: usize = 64;
-/// A message of which no more comes for so long is forgotten: several of the longest round trips, because its
-/// sender takes for arrived what was acknowledged.
-pub const ASSEMBLY_PATIENCE: Duration = Duration::from_mins(5);
+/// A request of which no more comes for so long is forgotten; if it is still wanted, its sender asks it anew as a
+/// whole. An event or a reply never is: its sender takes for arrived what was acknowledged.
+pub const ASSEMBLY_PATIENCE: Duration = Duration::from_mins(15);
 
 #[derive(Clone, Debug)]
 struct Assembly {
@@ -118,17 +118,17 @@ impl Assemblies {
 
     /// When a message is to be forgotten.
     pub fn timeout(&self) -> Option<Time> {
-        let ends = self
-            .by_message
-            .values()
-            .map(|one| one.progress + ASSEMBLY_PATIENCE);
+        let requests = self.by_message.iter();
+        let requests = requests.filter(|((of, _), _)| *of == PartOf::Request);
+        let ends = requests.map(|(_, one)| one.progress + ASSEMBLY_PATIENCE);
         ends.fold(None, |soonest, end| earliest(soonest, Some(end)))
     }
 
     /// Lets time pass.
     pub fn expire(&mut self, now: Time) {
-        self.by_message
-            .retain(|_, one| one.progress + ASSEMBLY_PATIENCE > now);
+        self.by_message.retain(|(of, _), one| {
+            *of != PartOf::Request || one.progress + ASSEMBLY_PATIENCE > now
+        });
     }
 }
 
@@ -187,5 +187,10 @@ mod tests {
         all.expire(end);
         assert_eq!(all.held(), 400);
         assert!(all.takes(PartOf::Reply, 3, 10, 0, 1));
+        // Found by the simulator: with round trips of two minutes the parts of an event came further apart than that,
+        // were forgotten, and never sent again.
+        assert_eq!(all.timeout(), None);
+        all.expire(end + ASSEMBLY_PATIENCE * 100);
+        assert_eq!(all.held(), 400, "the event");
     }
 }

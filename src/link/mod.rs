@@ -55,6 +55,7 @@ pub(crate) use time::earliest;
 
 use crate::{
     crypto::SessionKeys,
+    faults::{Fault, is_planted},
     wire::{CloseReason, ConnectionId, LinkName, Open, PacketNumber, PartOf, Welcome},
 };
 
@@ -207,6 +208,8 @@ pub struct Link {
     path: PathSize,
     /// When parts on their way count as lost, should nothing be heard.
     bulk_due: Option<Time>,
+    /// Until when a limit holds back what wants to leave.
+    held_back: Option<Time>,
     /// How often in a row they have.
     bulk_repeats: u32,
     /// When an acknowledgement of requests in work has to leave.
@@ -261,6 +264,7 @@ impl Link {
             pace: Pace::new(config.rate),
             path: PathSize::default(),
             bulk_due: None,
+            held_back: None,
             bulk_repeats: 0,
             work_due: None,
             credit: None,
@@ -416,6 +420,11 @@ impl Link {
         self.requests.take()
     }
 
+    /// Asks a request no longer than until `deadline`.
+    pub fn ask_until(&mut self, number: u64, deadline: Time) {
+        self.requests.ask_until(number, deadline);
+    }
+
     /// True when the other side may have long messages put together here, and so does the same.
     pub const fn is_trusted(&self) -> bool {
         self.trusted
@@ -523,20 +532,22 @@ impl Link {
         if self.is_closed() {
             return None;
         }
+        // What is held back cannot leave before, whenever it is due.
+        let unless_held = |due: Time| self.held_back.map_or(due, |until| due.max(until));
         // Towards an unproven address an acknowledgement only rides on what leaves anyway.
         let acknowledgement = if self.is_open() && self.is_proven() {
-            earliest(self.received.due(), self.work_due)
+            earliest(self.received.due().map(unless_held), self.work_due)
         } else {
             None
         };
         let again = earliest(self.requests.timeout(), self.replies.timeout());
         let again = earliest(again, earliest(self.pushes.timeout(), self.alive_due));
         let bulk = if self.is_open() && self.is_proven() {
-            earliest(self.bulk_due, self.bulk_timeout())
+            earliest(self.bulk_due, self.bulk_timeout().map(unless_held))
         } else {
             None
         };
-        let bounds = earliest(self.assemblies.timeout(), self.pace.held_back_until());
+        let bounds = earliest(self.assemblies.timeout(), self.held_back);
         earliest(earliest(acknowledgement, again), earliest(bulk, bounds))
     }
 
@@ -552,7 +563,8 @@ impl Link {
             self.events.push_back(Event::Closed(CloseReason::Replaced));
             return None;
         }
-        let number = PacketNumber(self.next_number);
+        let is_reused = is_planted(Fault::ReusePacketNumber) && self.next_number % 8 == 7;
+        let number = PacketNumber(self.next_number - u64::from(is_reused));
         self.next_number += 1;
         Some(number)
     }

@@ -106,14 +106,10 @@ impl Pace {
         }
     }
 
-    /// True when nothing at all may leave now, because of a limit.
-    pub fn holds_back(&self, now: Time) -> bool {
-        self.limit.is_some() && self.next > now
-    }
-
-    /// When something may leave again, if a limit holds everything back.
-    pub fn held_back_until(&self) -> Option<Time> {
-        self.limit.map(|_| self.next)
+    /// Until when nothing at all may leave, because of a limit.
+    pub fn holds_back(&self, now: Time) -> Option<Time> {
+        let is_held = self.limit.is_some() && self.next > now;
+        is_held.then_some(self.next)
     }
 
     fn space(&mut self, now: Time, bytes: usize, rate: u64) {

@@ -183,7 +183,12 @@ impl Link {
         };
         self.cut_long();
         let bulk = self.may_send_bulk(now);
-        if !(bulk || self.wants_to_send(now)) || self.pace.holds_back(now) {
+        self.held_back = None;
+        if !(bulk || self.wants_to_send(now)) {
+            return false;
+        }
+        if let Some(until) = self.pace.holds_back(now) {
+            self.held_back = Some(until);
             return false;
         }
         let max = self.datagram_max();

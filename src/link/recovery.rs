@@ -2,7 +2,10 @@
 //! in parts (LINK-6, LINK-13).
 
 use super::{Assembled, Event, Item, Link, Message, SentPacket, Time, parts};
-use crate::wire::{Frame, PartOf};
+use crate::{
+    faults::{Fault, is_planted},
+    wire::{Frame, PartOf},
+};
 
 /// Messages that were put together and are remembered.
 const ASSEMBLED_KEPT: usize = 32;
@@ -123,6 +126,9 @@ impl Link {
             if of == PartOf::Request {
                 self.handle_needless_part(number, total);
             }
+            return;
+        }
+        if offset > 0 && is_planted(Fault::DropParts) {
             return;
         }
         let taken = self

@@ -8,6 +8,7 @@ use super::{
     rtt::{RTO_INITIAL, RTO_MAX, Rtt},
     time::{Time, earliest},
 };
+use crate::faults::{Fault, is_planted};
 
 /// The newest request may be so far ahead of the oldest unanswered one: as far as the other side
 /// remembers replies (LINK-9).
@@ -245,7 +246,7 @@ impl Requests {
                 } else {
                     wait
                 };
-                pending.again = Some(now + wait);
+                pending.again = (!is_planted(Fault::NeverRepeat)).then(|| now + wait);
             }
         }
     }
@@ -336,6 +337,13 @@ impl Requests {
                 Some(pending.deadline),
             )
         })
+    }
+
+    /// Brings a request's deadline forward.
+    pub fn ask_until(&mut self, number: u64, deadline: Time) {
+        if let Some(pending) = self.pending.get_mut(&number) {
+            pending.deadline = pending.deadline.min(deadline);
+        }
     }
 
     /// Lets time pass: queues what is due again, and gives the numbers whose deadline is over.

@@ -12,6 +12,7 @@ use super::{
     },
 };
 use crate::{
+    faults::{Fault, is_planted},
     store::{Batch, Expected, PageLimit, Position, Store},
     wire::{
         Answer, Body, CONTENT_NOTICE, ErrorCode, OperationNumber, PeerRequest, RealmId, Refusal,
@@ -24,7 +25,7 @@ const QUEUED_LIFETIME_SECONDS: u32 = 7 * 24 * 3600;
 /// How much of a message a notice repeats, in characters.
 const NOTICE_QUOTE_MAX: usize = 60;
 
-/// How often a peer may refuse for now to take a message before the message makes way for others.
+/// How often a peer may fail to take a message before the message makes way for others.
 const REFUSED_MAX: u32 = 4;
 
 /// What came of taking a message to its peer.
@@ -32,15 +33,12 @@ const REFUSED_MAX: u32 = 4;
 pub enum Carried {
     /// It has left its place in the queue.
     Settled,
-    /// The peer does not take it now.
+    /// The peer takes nothing now.
+    Busy,
+    /// The peer does not take this one.
     Refused,
     /// The peer did not answer.
     Silent,
-}
-
-/// True when a peer that refuses so may still take the same message later.
-const fn may_pass(refusal: Refusal) -> bool {
-    refusal.is_transient() || matches!(refusal.code, ErrorCode::Internal)
 }
 
 /// The next message to a peer.
@@ -67,13 +65,14 @@ impl<S: Store> Realm<S> {
     pub async fn next_outgoing(&self, realm: RealmId) -> Option<Outgoing> {
         let next = async {
             let (settled, _) = self.settled(realm).await?;
+            let is_out_of_order = is_planted(Fault::QueueOutOfOrder);
             let one = PageLimit {
-                entries: 1,
-                bytes: 1,
+                entries: 1 + usize::from(is_out_of_order),
+                bytes: if is_out_of_order { usize::MAX } else { 1 },
             };
             let log = records::queue(realm);
             let page = self.store.read(&log, Position(settled), one).await?;
-            let first = page.entries.into_iter().next();
+            let first = page.entries.into_iter().next_back();
             let outgoing = first.map(|(position, value)| {
                 QueuedRecord::from_value(&value).map(|record| Outgoing {
                     position: position.0,
@@ -119,11 +118,19 @@ impl<S: Store> Realm<S> {
             self.ask_to_deliver(&current, outgoing).await
         };
         let settled = match answer {
+            None if is_planted(Fault::TakeSilenceForDelivery) => {
+                let delivered = Answer::Sent(Sent::Delivered);
+                self.settle(&current, outgoing, &delivered, now.wall).await
+            }
             None => {
                 self.network.silent(peer.realm);
                 return Carried::Silent;
             }
-            Some(Answer::Refused(refusal)) if may_pass(refusal) => {
+            Some(Answer::Refused(refusal)) if refusal.is_transient() => {
+                self.network.heard(peer.realm, now.wall);
+                return Carried::Busy;
+            }
+            Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::Internal => {
                 self.network.heard(peer.realm, now.wall);
                 return Carried::Refused;
             }
@@ -163,7 +170,7 @@ impl<S: Store> Realm<S> {
             epoch: peer.record.epoch,
             sequence: OperationNumber(outgoing.position),
         };
-        let answer = self.network.ask(peer, request.to_bytes()).await?;
+        let answer = self.network.ask_patiently(peer, request.to_bytes()).await?;
         Answer::parse(&answer).ok()
     }
 
@@ -217,7 +224,10 @@ impl<S: Store> Realm<S> {
             },
         };
         let peer = peer.asked_by(record.source.clone());
-        let answer = self.network.ask(&peer, request.to_bytes()).await?;
+        let answer = self
+            .network
+            .ask_patiently(&peer, request.to_bytes())
+            .await?;
         Answer::parse(&answer).ok()
     }
 

@@ -177,7 +177,10 @@ impl<S: Store> Realm<S> {
     /// Tells a peer that a group here has grown. False when it does not answer.
     pub async fn tell_grown(&self, peer: &Peer, group: GroupName) -> bool {
         let request = PeerRequest::Grown { group };
-        self.network.ask(peer, request.to_bytes()).await.is_some()
+        self.network
+            .ask_patiently(peer, request.to_bytes())
+            .await
+            .is_some()
     }
 
     /// Reads a group from where it lives until the copy has all there is.
@@ -257,7 +260,7 @@ impl<S: Store> Realm<S> {
                 after: Position(after),
                 offset,
             };
-            let Some(answer) = self.network.ask(peer, request.to_bytes()).await else {
+            let Some(answer) = self.network.ask_patiently(peer, request.to_bytes()).await else {
                 return Ok(None);
             };
             let page = match Answer::parse(&answer) {

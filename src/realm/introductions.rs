@@ -15,15 +15,20 @@ use crate::{
 const FORMER_MAX: usize = 64;
 
 impl<S: Store> Realm<S> {
-    /// Introduces this realm to a peer; its answer, if it gives one.
-    pub(super) async fn introduce(&self, peer: &Peer) -> Option<Answer> {
+    /// Introduces this realm to a peer; its answer, if it gives one. `is_awaited`: somebody waits for it.
+    pub(super) async fn introduce(&self, peer: &Peer, is_awaited: bool) -> Option<Answer> {
         let (address, port) = peer.source();
         let request = PeerRequest::Introduce {
             realm: self.own.id,
             address: Text(address),
             port: Port(port),
         };
-        let Some(answer) = self.network.ask(peer, request.to_bytes()).await else {
+        let answer = if is_awaited {
+            self.network.ask(peer, request.to_bytes()).await
+        } else {
+            self.network.ask_patiently(peer, request.to_bytes()).await
+        };
+        let Some(answer) = answer else {
             self.network.silent(peer.realm);
             return None;
         };
@@ -46,7 +51,7 @@ impl<S: Store> Realm<S> {
             }
             peer.record.knows = self.own.key.0;
         }
-        if self.introduce(&peer).await != Some(Answer::Done) {
+        if self.introduce(&peer, false).await != Some(Answer::Done) {
             return false;
         }
         let introduced = async {

@@ -49,6 +49,7 @@ use self::{
 };
 use crate::{
     crypto::{MacKey, PublicKey, SecretKey},
+    faults::{Fault, is_planted},
     store::{Batch, CommitError, Key, Store, StoreError, Version},
     wire::{
         Answer, Command, ErrorCode, GroupName, OperationNumber, PeerRequest, Position, RealmId,
@@ -119,7 +120,7 @@ pub struct Moment {
 /// What a realm knows of a device that opens a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Greeting {
-    /// The device has a session.
+    /// The device has a session, or is a peer.
     pub known: bool,
     /// The highest operation number it has used.
     pub highest: OperationNumber,
@@ -223,7 +224,8 @@ impl<S: Store> Realm<S> {
     /// What is known of a device that opens a link. When the store fails, nothing is.
     pub async fn greet(&self, device: &PublicKey, now: Moment) -> Greeting {
         let greeting = async {
-            let known = self.bound_session(device, now).await?.is_some();
+            let known = self.bound_session(device, now).await?.is_some()
+                || self.peer_of(device).await?.is_some();
             let highest = self.highest(&Owner::Device(*device)).await?;
             Ok::<_, Failure>(Greeting { known, highest })
         };
@@ -483,9 +485,21 @@ impl<S: Store> Realm<S> {
 
     /// Commits; where the entries stand that were appended, or nothing on a conflict.
     async fn commit_placed(&self, batch: Batch) -> Result<Option<Vec<Position>>, Failure> {
-        match self.store.commit(batch).await {
+        let committing = self.store.commit(batch);
+        let committed = if is_planted(Fault::AnswerBeforeCommit) {
+            tokio::select! {
+                biased;
+                committed = committing => committed,
+                () = tokio::task::yield_now() => return Ok(Some(Vec::new())),
+            }
+        } else {
+            committing.await
+        };
+        match committed {
             Ok(committed) => Ok(Some(committed.positions)),
+            Err(CommitError::Conflict) if is_planted(Fault::IgnoreConflict) => Ok(Some(Vec::new())),
             Err(CommitError::Conflict) => Ok(None),
+            Err(CommitError::Full) if is_planted(Fault::IgnoreFullDisk) => Ok(Some(Vec::new())),
             Err(CommitError::Full) => {
                 tracing::warn!("the disk is full: writing commands are answered `busy`");
                 Err(Refusal::busy(DISK_FULL_MS).into())

@@ -17,8 +17,10 @@ use crate::{
 /// Errands that may wait to be taken.
 const ERRANDS_MAX: usize = 1024;
 
-/// How long an errand is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to ask who is at an address: a round trip may take a minute.
+const WHO_PATIENCE: Duration = Duration::from_secs(75);
+/// A peer that has not answered for so long is shown as one that does not.
+const SILENT_AFTER: Duration = Duration::from_secs(10);
 
 /// Something to be asked of another realm.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub enum Errand {
         peer: Peer,
         /// The request.
         bytes: Vec<u8>,
+        /// Somebody waits for it: better soon no answer than late one.
+        is_awaited: bool,
         /// Told the answer, or dropped when there is none in time.
         answer: oneshot::Sender<Vec<u8>>,
     },
@@ -97,19 +101,47 @@ impl Network {
             answer,
         };
         self.errands.send(errand).await.ok()?;
-        tokio::time::timeout(PATIENCE, answered).await.ok()?.ok()
+        tokio::time::timeout(WHO_PATIENCE, answered)
+            .await
+            .ok()?
+            .ok()
     }
 
+    /// Asks a peer for somebody who waits; nothing, when it is silent. How long that takes to find out depends on
+    /// the way to it.
     pub(super) async fn ask(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        self.ask_if(peer, bytes, true).await?.await.ok()
+    }
+
+    /// Asks a peer when nobody waits: for as long as that may make sense on the longest and narrowest of ways.
+    pub(super) async fn ask_patiently(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        let mut answered = self.ask_if(peer, bytes, false).await?;
+        tokio::select! {
+            biased;
+            answer = &mut answered => answer.ok(),
+            () = tokio::time::sleep(SILENT_AFTER) => {
+                self.silent(peer.realm);
+                answered.await.ok()
+            }
+        }
+    }
+
+    async fn ask_if(
+        &self,
+        peer: &Peer,
+        bytes: Vec<u8>,
+        is_awaited: bool,
+    ) -> Option<oneshot::Receiver<Vec<u8>>> {
         let (answer, answered) = oneshot::channel();
         let peer = peer.clone();
         let errand = Errand::Ask {
             peer,
             bytes,
+            is_awaited,
             answer,
         };
         self.errands.send(errand).await.ok()?;
-        tokio::time::timeout(PATIENCE, answered).await.ok()?.ok()
+        Some(answered)
     }
 
     pub(super) fn peers_changed(&self) {

@@ -13,6 +13,7 @@ use super::{
     records::{self, OperationRecord, Owner, Record, RecordedAnswer, WindowRecord},
 };
 use crate::{
+    faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Store, Versioned},
     wire::{ErrorCode, OperationNumber, Request},
 };
@@ -126,6 +127,9 @@ const fn kept(ceiling: u64) -> Range<u64> {
 impl Operation {
     /// Adds to `batch` that the command was done and answered with `answer`.
     pub fn record(&self, answer: RecordedAnswer, batch: &mut Batch) -> Result<(), Failure> {
+        if is_planted(Fault::ForgetAnswer) {
+            return Ok(());
+        }
         let key = records::operation(&self.owner, self.number);
         let record = OperationRecord {
             fingerprint: self.fingerprint,

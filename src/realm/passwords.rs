@@ -45,7 +45,15 @@ struct Job {
 /// The threads. They end when it is dropped.
 #[derive(Debug)]
 pub struct Passwords {
-    queue: SyncSender<Job>,
+    queue: Queue,
+}
+
+#[derive(Debug)]
+enum Queue {
+    Threads(SyncSender<Job>),
+    /// None: hashed where it is asked for, and cheaply. A simulated machine has no threads.
+    #[cfg(test)]
+    Here,
 }
 
 impl std::fmt::Debug for Job {
@@ -57,6 +65,10 @@ impl std::fmt::Debug for Job {
 impl Passwords {
     /// Starts `threads` threads.
     pub fn start(threads: usize) -> std::io::Result<Self> {
+        #[cfg(test)]
+        if threads == 0 {
+            return Ok(Self { queue: Queue::Here });
+        }
         let (queue, jobs) = sync_channel(QUEUE_MAX);
         let jobs = Arc::new(Mutex::new(jobs));
         for _ in 0..threads.max(1) {
@@ -65,7 +77,9 @@ impl Passwords {
                 .name("passwords".into())
                 .spawn(move || work(&jobs))?;
         }
-        Ok(Self { queue })
+        Ok(Self {
+            queue: Queue::Threads(queue),
+        })
     }
 
     /// The text to keep instead of `password`.
@@ -92,27 +106,52 @@ impl Passwords {
             password: Zeroizing::new(password.to_vec()),
             work,
         };
-        self.queue.try_send(job).map_err(|error| match error {
+        #[cfg_attr(
+            not(test),
+            expect(clippy::infallible_destructuring_match, reason = "tests have more")
+        )]
+        let queue = match &self.queue {
+            Queue::Threads(queue) => queue,
+            #[cfg(test)]
+            Queue::Here => {
+                if let Some(argon) = argon(Params::MIN_M_COST, 1) {
+                    job.run(&argon);
+                }
+                return Ok(());
+            }
+        };
+        queue.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => Refusal::busy(BUSY_MS),
             TrySendError::Disconnected(_) => ErrorCode::Internal.into(),
         })
     }
 }
 
+fn argon(memory_kib: u32, passes: u32) -> Option<Argon2<'static>> {
+    let params = Params::new(memory_kib, passes, LANES, None).ok()?;
+    Some(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+}
+
 fn work(jobs: &Mutex<Receiver<Job>>) {
-    let Ok(params) = Params::new(MEMORY_KIB, PASSES, LANES, None) else {
+    let Some(argon) = argon(MEMORY_KIB, PASSES) else {
         return;
     };
-    let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { password, work }) = job else {
-            return;
-        };
+        match job {
+            Ok(job) => job.run(&argon),
+            Err(_) => return,
+        }
+    }
+}
+
+impl Job {
+    fn run(self, argon: &Argon2<'_>) {
+        let Self { password, work } = self;
         // Whoever asked may be gone by now; that is no reason to stop.
         match work {
             Work::Hash(salt, answer) => {
-                let _ = answer.send(hash(&argon, &password, salt));
+                let _ = answer.send(hash(argon, &password, salt));
             }
             Work::Verify(Some(kept), answer) => {
                 let fits = PasswordHash::new(&kept)
@@ -120,7 +159,7 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
                 let _ = answer.send(fits);
             }
             Work::Verify(None, answer) => {
-                hash(&argon, &password, [0; 16]);
+                hash(argon, &password, [0; 16]);
                 let _ = answer.send(false);
             }
         }

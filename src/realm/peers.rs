@@ -265,7 +265,7 @@ impl<S: Store> Realm<S> {
             },
             version: Version(0),
         };
-        let answer = match self.introduce(&peer).await {
+        let answer = match self.introduce(&peer, true).await {
             Some(Answer::Done) => {
                 peer.record.introduced = true;
                 Answer::Done

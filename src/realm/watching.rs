@@ -10,6 +10,7 @@ use super::{
     sessions::Current,
 };
 use crate::{
+    faults::{Fault, is_planted},
     store::{Log, PageLimit, Position, Store, Subscribers, Subscription},
     wire::{
         Answer, Command, Cursors, Entry, ErrorCode, Event, GroupName, Mailbox, RealmId, Request,
@@ -224,6 +225,7 @@ impl<S: Store> Watch<S> {
                 }
             }
             tokio::select! {
+                biased;
                 grown = self.grown.grown() => {
                     for at in grown? {
                         if let Some(watched) = self.mailboxes.get_mut(at) {
@@ -352,6 +354,9 @@ impl<S: Store> Watch<S> {
             if let Some(watched) = self.mailboxes.get_mut(at) {
                 watched.has_grown = page.more;
                 watched.read = entries;
+                if watched.read.len() > 1 && is_planted(Fault::SkipEntry) {
+                    watched.read.pop_front();
+                }
             }
         }
         let Some(watched) = self.mailboxes.get_mut(at) else {

@@ -1,6 +1,6 @@
 //! What a listener asks of other realms: over a link that the other has opened, or over one of its own.
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use tokio::sync::oneshot;
 
@@ -11,8 +11,14 @@ use crate::{
     wire::{HelloReply, PeerRequest},
 };
 
-/// How long one question is asked.
+/// For how long nothing may be heard of a peer while somebody waits, beyond three round trips.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same where nobody does.
+const PATIENCE_ALONE: Duration = Duration::from_mins(3);
+/// How long a question is asked at most.
+const LONGEST: Duration = Duration::from_mins(30);
+/// How long a peer that was never heard is asked on, to learn how far away it is.
+const FIRST: Duration = Duration::from_mins(3);
 
 /// A question to another realm.
 #[derive(Debug)]
@@ -26,6 +32,8 @@ pub enum Call {
         key: PublicKey,
         address: SocketAddr,
         bytes: Vec<u8>,
+        /// Somebody waits for it.
+        is_awaited: bool,
         answer: oneshot::Sender<Vec<u8>>,
     },
 }
@@ -35,7 +43,29 @@ pub enum Call {
 #[derive(Debug, Default)]
 pub struct Calls {
     who: Vec<(SocketAddr, oneshot::Sender<PublicKey>)>,
-    asked: HashMap<(LinkId, u64), oneshot::Sender<Vec<u8>>>,
+    asked: BTreeMap<(LinkId, u64), Asked>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    since: Time,
+    is_awaited: bool,
+    answer: oneshot::Sender<Vec<u8>>,
+}
+
+impl Asked {
+    /// When whoever asked is told that the peer is silent: its way may be long, or the question, and narrow.
+    fn until(&self, endpoint: &Endpoint, link: LinkId) -> Time {
+        let heard = endpoint
+            .heard(link)
+            .map_or(self.since, |heard| heard.max(self.since));
+        let patience = if self.is_awaited {
+            PATIENCE
+        } else {
+            PATIENCE_ALONE
+        };
+        heard + patience + endpoint.rtt(link).unwrap_or_default() * 3
+    }
 }
 
 impl Calls {
@@ -51,13 +81,19 @@ impl Calls {
                 key,
                 address,
                 bytes,
+                is_awaited,
                 answer,
             } => {
                 let link = endpoint.link_with(now, &own, key, address);
                 let early = !PeerRequest::carries_password(&bytes);
-                let deadline = now + PATIENCE;
+                let deadline = now + endpoint.rtt(link).map_or(FIRST, |_| LONGEST);
                 if let Some(number) = endpoint.request(now, link, bytes, deadline, early) {
-                    self.asked.insert((link, number), answer);
+                    let asked = Asked {
+                        since: now,
+                        is_awaited,
+                        answer,
+                    };
+                    self.asked.insert((link, number), asked);
                 }
             }
         }
@@ -73,10 +109,15 @@ impl Calls {
         });
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.who.len() + self.asked.len()
+    }
+
     pub fn answered(&mut self, link: LinkId, number: u64, answer: Vec<u8>) {
         if let Some(waiting) = self.asked.remove(&(link, number)) {
             // Whoever asked may have stopped waiting.
-            let _ = waiting.send(answer);
+            let _ = waiting.answer.send(answer);
         }
     }
 
@@ -91,6 +132,32 @@ impl Calls {
     pub fn expired(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: u64) {
         self.asked.remove(&(link, number));
         endpoint.distrust(now, link);
+    }
+
+    /// When [`Calls::handle_timeout`] wants to be called next.
+    pub fn timeout(&self, endpoint: &Endpoint) -> Option<Time> {
+        let asked = self.asked.iter();
+        asked
+            .map(|((link, _), asked)| asked.until(endpoint, *link))
+            .min()
+    }
+
+    /// Stops waiting for peers that are silent.
+    pub fn handle_timeout(&mut self, now: Time, endpoint: &mut Endpoint) {
+        let silent: Vec<(LinkId, u64)> = self
+            .asked
+            .iter()
+            .filter(|((link, _), asked)| asked.until(endpoint, *link) <= now)
+            .map(|(which, _)| *which)
+            .collect();
+        for (link, number) in silent {
+            let asked = self.asked.remove(&(link, number));
+            let is_sure = asked.is_some_and(|asked| !asked.is_awaited);
+            // Whoever may only be far away is asked on, to learn how far.
+            if is_sure || endpoint.rtt(link).is_some() {
+                endpoint.give_up(now, link, number);
+            }
+        }
     }
 
     pub fn closed(&mut self, link: LinkId) {

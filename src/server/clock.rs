@@ -1,9 +1,12 @@
 //! What time it is for a realm (SES-7): the time of day for people, and how long it has been running in
 //! all for lifetimes, because a machine without a clock of its own may start in 1970 and be set later.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::{
+    host::Host,
     realm::{Moment, Realm},
     store::Store,
 };
@@ -12,8 +15,9 @@ use crate::{
 const WRITE_EVERY: Duration = Duration::from_mins(10);
 
 /// A realm's clock.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Clock {
+    host: Host,
     /// The seconds it had been running before it started this time.
     before: u32,
     started: Instant,
@@ -21,19 +25,19 @@ pub struct Clock {
 
 impl Clock {
     /// The clock of a realm that starts now.
-    pub async fn start<S: Store>(realm: &Realm<S>) -> Self {
+    pub async fn start<S: Store>(host: Host, realm: &Realm<S>) -> Self {
         Self {
+            host,
             before: realm.running().await,
             started: Instant::now(),
         }
     }
 
-    /// What time it is. A clock before 1970 counts as 1970.
+    /// What time it is.
     pub fn now(&self) -> Moment {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = |span: Duration| u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
         Moment {
-            wall: seconds(wall.unwrap_or_default()),
+            wall: seconds(self.host.time_of_day()),
             running: self.before.saturating_add(seconds(self.started.elapsed())),
         }
     }

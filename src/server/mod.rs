@@ -21,17 +21,18 @@ use std::{
     thread,
 };
 
-use clock::Clock;
+pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
 use config::{ListenConfig, PeerConfig, Security, host_and_port};
-use peering::{Way, keep_in_touch};
-use rand::{Rng as _, TryRng as _, rngs::SysRng};
+pub(crate) use peering::{Way, keep_in_touch};
+use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
-use worker::Worker;
+pub(crate) use worker::Worker;
 
 use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
     endpoint::{self, Identity},
+    host::{Host, Socket},
     realm::{Errand, Network, Own, Realm},
     store::{Embedded, OpenError, StoreError},
     wire::{Protection, RealmId},
@@ -120,7 +121,7 @@ impl Server {
     /// Opens the store, loads or makes the realm's key, and binds the sockets.
     pub fn start(config: &Config) -> Result<Self, ServerError> {
         make_directory(&config.store.path)?;
-        let mut rng = seeded()?;
+        let mut rng = Host::Real.rng()?;
         let identity = keys::load(&config.store.path, &mut rng)?;
         let key = identity.current.public();
         let id = config.realm.id.unwrap_or_else(|| default_id(&key));
@@ -168,7 +169,7 @@ impl Server {
     /// # Errors
     /// When there is no key yet, or there are too many former ones, or a file cannot be used.
     pub fn rotate_key(data: &Path) -> Result<(PublicKey, PublicKey), ServerError> {
-        keys::rotate(data, &mut seeded()?)
+        keys::rotate(data, &mut Host::Real.rng()?)
     }
 
     /// How many former keys it still answers to.
@@ -202,7 +203,7 @@ impl Server {
 
     /// Serves until `stop` ends; then answers what is in work, closes the links and comes back.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let clock = Clock::start(&self.realm).await;
+        let clock = Clock::start(Host::Real, &self.realm).await;
         let (stopping, told_to_stop) = watch::channel(false);
         for peer in &self.peers {
             if !self
@@ -226,20 +227,25 @@ impl Server {
             }
             let realm = Arc::clone(&self.realm);
             let limits = (self.commands_max, self.max_message);
-            let worker = Worker::new(listener.endpoint, realm, limits, clock);
+            let mut worker = Worker::new(listener.endpoint, realm, limits, clock.clone());
             let socket = listener.socket;
             let told_to_stop = told_to_stop.clone();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
             let name = format!("listener {}", listener.address);
-            let work = move || runtime.block_on(worker.run(socket, to_call, told_to_stop));
+            let work = move || {
+                runtime.block_on(async {
+                    let socket = Socket::from_std(socket)?;
+                    worker.run(socket, to_call, told_to_stop).await
+                })
+            };
             workers.push(thread::Builder::new().name(name).spawn(work)?);
         }
         let outcome = tokio::select! {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
-            () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, clock, self.seed) => Ok(()),
+            () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, clock.clone(), self.seed) => Ok(()),
             () = clock.write_down(&self.realm) => Ok(()),
         };
         tracing::info!("stopping");
@@ -266,15 +272,6 @@ impl Listener {
             (ip.to_string(), self.address.port())
         })
     }
-}
-
-/// A generator seeded by the system.
-fn seeded() -> io::Result<rand::rngs::StdRng> {
-    let mut seed = [0; 32];
-    SysRng
-        .try_fill_bytes(&mut seed)
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(rand::SeedableRng::from_seed(seed))
 }
 
 /// Makes the store's directory, which is nobody else's business.

@@ -1,7 +1,7 @@
 //! Keeps a realm in touch with its peers: carries the realm's errands to the listeners, and each peer's queue
 //! to the peer, in order, again and again until it is empty (PEER-5).
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{calls::Call, clock::Clock};
 use crate::{
+    faults::{Fault, is_planted},
     realm::{Carried, Errand, GroupWork, Peer, ReadOutcome, Realm},
     store::Store,
     wire::RealmId,
@@ -40,7 +41,7 @@ pub async fn keep_in_touch<S: Store>(
     clock: Clock,
     seed: u64,
 ) {
-    let mut carriers: HashMap<RealmId, Carrier> = HashMap::new();
+    let mut carriers: BTreeMap<RealmId, Carrier> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     let mut is_start = true;
     loop {
@@ -50,6 +51,7 @@ pub async fn keep_in_touch<S: Store>(
             let id = peer.realm;
             carriers.entry(id).or_insert_with(|| {
                 let realm = Arc::clone(&realm);
+                let clock = clock.clone();
                 let rng = StdRng::seed_from_u64(seed ^ u64::from(peer.address().1));
                 // A start is told to all: what they have waiting then comes at once. Whoever becomes a
                 // peer later has just been talked to.
@@ -60,6 +62,8 @@ pub async fn keep_in_touch<S: Store>(
         is_start = false;
         loop {
             tokio::select! {
+                biased;
+                () = realm.network().wait_for_change() => break,
                 errand = errands.recv() => match errand {
                     Some(errand) => {
                         let ways = ways.clone();
@@ -67,7 +71,6 @@ pub async fn keep_in_touch<S: Store>(
                     }
                     None => return,
                 },
-                () = realm.network().wait_for_change() => break,
                 Some(_) = tasks.join_next() => {}
             }
         }
@@ -98,6 +101,7 @@ async fn run(errand: Errand, ways: Vec<Way>) {
         Errand::Ask {
             peer,
             bytes,
+            is_awaited,
             answer,
         } => {
             let (host, port) = peer.address();
@@ -109,6 +113,7 @@ async fn run(errand: Errand, ways: Vec<Way>) {
                     key: peer.key(),
                     address,
                     bytes,
+                    is_awaited,
                     answer,
                 };
                 let _ = way.calls.send(call).await;
@@ -180,6 +185,7 @@ async fn carry<S: Store>(
         let is_well = match next {
             None if is_introduced => {
                 tokio::select! {
+                    biased;
                     some = grown.grown() => if some.is_none() {
                         return;
                     },
@@ -198,7 +204,7 @@ async fn carry<S: Store>(
                 let now = clock.now();
                 match realm.deliver_outgoing(&peer, &outgoing, refused.1, now).await {
                     Carried::Settled => true,
-                    Carried::Silent => false,
+                    Carried::Silent | Carried::Busy => false,
                     Carried::Refused => {
                         refused.1 += 1;
                         false
@@ -211,6 +217,9 @@ async fn carry<S: Store>(
             wait = BACKOFF_MIN;
             continue;
         }
+        if is_planted(Fault::GiveUpPeer) {
+            return;
+        }
         back_off(&realm, id, &mut wait, &mut rng).await;
     }
 }
@@ -220,6 +229,7 @@ async fn back_off<S: Store>(realm: &Realm<S>, id: RealmId, wait: &mut Duration, 
     let spread = *wait * rng.random_range(80..=140) / 100;
     tracing::debug!(peer = %id, wait = ?spread, "a peer does not take what waits for it");
     tokio::select! {
+        biased;
         () = tokio::time::sleep(spread) => *wait = (*wait * 2).min(BACKOFF_MAX),
         () = realm.network().wait_for_contact(id) => *wait = BACKOFF_MIN,
     }

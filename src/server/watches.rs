@@ -2,7 +2,7 @@
 //! them across, live ones before those that have been waiting.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -28,6 +28,8 @@ struct Credit {
     live: Semaphore,
     backlog: Semaphore,
     returned: Notify,
+    /// Opened once nothing of an earlier watch is on its way any more.
+    gate: Semaphore,
 }
 
 /// A watch at work; ended when dropped.
@@ -37,6 +39,11 @@ struct Task {
     credit: Arc<Credit>,
     /// What the link did not take yet.
     waiting: VecDeque<Push>,
+    /// What is on its way.
+    sent: BTreeSet<u64>,
+    /// What an earlier watch over the same link had on its way: it arrives before anything of this one, or the
+    /// reader would take what lies between for known.
+    before: BTreeSet<u64>,
 }
 
 impl Drop for Task {
@@ -68,7 +75,10 @@ impl Watches {
         clock: Clock,
         done: mpsc::UnboundedSender<Done<S>>,
     ) {
+        let before = self.by_link.remove(&link).map(Task::on_the_way);
+        let before = before.unwrap_or_default();
         let credit = Arc::new(Credit {
+            gate: Semaphore::new(usize::from(before.is_empty())),
             live: Semaphore::new(AT_ONCE),
             backlog: Semaphore::new(AT_ONCE),
             returned: Notify::new(),
@@ -78,8 +88,15 @@ impl Watches {
             work,
             credit,
             waiting: VecDeque::new(),
+            sent: BTreeSet::new(),
+            before,
         };
         self.by_link.insert(link, task);
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.by_link.len()
     }
 
     /// Ends the watch over `link`, if there is one.
@@ -97,7 +114,14 @@ impl Watches {
 
     /// An entry has arrived.
     pub fn delivered(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: u64) {
-        if let Some(task) = self.by_link.get_mut(&link) {
+        let Some(task) = self.by_link.get_mut(&link) else {
+            return;
+        };
+        if task.before.remove(&number) {
+            if task.before.is_empty() {
+                task.credit.gate.add_permits(1);
+            }
+        } else if task.sent.remove(&number) {
             match Urgency::of(number) {
                 Urgency::Live => task.credit.live.add_permits(1),
                 Urgency::Backlog => task.credit.backlog.add_permits(1),
@@ -109,12 +133,24 @@ impl Watches {
 }
 
 impl Task {
+    /// What is on its way, when the task ends.
+    fn on_the_way(mut self) -> BTreeSet<u64> {
+        let mut all = std::mem::take(&mut self.sent);
+        all.append(&mut self.before);
+        all
+    }
+
     fn send(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId) {
         while let Some(push) = self.waiting.pop_front() {
             let taken = endpoint.push(now, link, push.bytes.clone(), urgency(&push));
-            if taken.is_none() {
-                self.waiting.push_front(push);
-                return;
+            match taken {
+                Some(number) => {
+                    self.sent.insert(number);
+                }
+                None => {
+                    self.waiting.push_front(push);
+                    return;
+                }
             }
         }
     }
@@ -128,10 +164,15 @@ async fn carry<S: Store>(
     credit: Arc<Credit>,
     done: mpsc::UnboundedSender<Done<S>>,
 ) {
+    // Never closed.
+    let Ok(_open) = credit.gate.acquire().await else {
+        return;
+    };
     loop {
         let backlog = credit.backlog.available_permits();
         let next = watch.next(clock.now(), backlog > 0, backlog < AT_ONCE);
         let push = tokio::select! {
+            biased;
             push = next => push,
             () = credit.returned.notified() => continue,
         };

@@ -3,15 +3,11 @@
 //! What arrives goes to the endpoint; the requests it gives out go to the realm, each as a task of its
 //! own, and what the realm asks of others leaves by the same socket. The answers come back through a queue and leave as the endpoint says. No locks on the way.
 
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
-    net::UdpSocket,
     sync::{mpsc, watch},
+    time::Instant,
 };
 
 use super::{
@@ -23,7 +19,8 @@ use super::{
 use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
-    link::Time,
+    host::Socket,
+    link::{Time, earliest},
     realm::{Caller, Greeting, Realm},
     store::Store,
     wire::{Answer, CloseReason, Command, OperationNumber, Refusal, Request},
@@ -83,12 +80,11 @@ impl<S: Store> Worker<S> {
 
     /// Serves until told to stop, and then until what is in work is answered.
     pub async fn run(
-        mut self,
-        socket: std::net::UdpSocket,
+        &mut self,
+        socket: Socket,
         mut to_call: mpsc::Receiver<Call>,
         mut told_to_stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
-        let socket = UdpSocket::from_std(socket)?;
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         let mut stop_by = None;
         loop {
@@ -107,9 +103,17 @@ impl<S: Store> Worker<S> {
                 return Ok(());
             }
             let next = self.next_timeout(stop_by);
+            // In this order: what is the least first, so that a flood on the socket holds nothing else up.
             tokio::select! {
-                ready = socket.readable(), if idle => {
-                    ready?;
+                biased;
+                _ = told_to_stop.changed(), if stop_by.is_none() => {
+                    self.endpoint.stop_admitting();
+                    stop_by = Some(Instant::now() + STOP_PATIENCE);
+                }
+                () = sleep_until(next) => {
+                    let now = self.now();
+                    self.endpoint.handle_timeout(now);
+                    self.calls.handle_timeout(now, &mut self.endpoint);
                     self.receive(&socket, &mut buffer);
                 }
                 Some(done) = self.finished.recv() => self.finish(done),
@@ -117,13 +121,9 @@ impl<S: Store> Worker<S> {
                     let now = self.now();
                     self.calls.begin(now, &mut self.endpoint, call);
                 }
-                () = sleep_until(next) => {
-                    let now = self.now();
-                    self.endpoint.handle_timeout(now);
-                }
-                _ = told_to_stop.changed(), if stop_by.is_none() => {
-                    self.endpoint.stop_admitting();
-                    stop_by = Some(Instant::now() + STOP_PATIENCE);
+                ready = socket.readable(), if idle => {
+                    ready?;
+                    self.receive(&socket, &mut buffer);
                 }
                 // There is more to send: only let what has arrived have its turn.
                 () = std::future::ready(()), if !idle => self.receive(&socket, &mut buffer),
@@ -132,17 +132,18 @@ impl<S: Store> Worker<S> {
     }
 
     fn next_timeout(&self, stop_by: Option<Instant>) -> Option<Instant> {
-        let timeout = self
-            .endpoint
-            .poll_timeout()
-            .map(|at| self.started + Duration::from_micros(at.0));
+        let timeout = earliest(
+            self.endpoint.poll_timeout(),
+            self.calls.timeout(&self.endpoint),
+        );
+        let timeout = timeout.map(|at| self.started + Duration::from_micros(at.0));
         match (timeout, stop_by) {
             (Some(timeout), Some(stop_by)) => Some(timeout.min(stop_by)),
             (timeout, stop_by) => timeout.or(stop_by),
         }
     }
 
-    fn receive(&mut self, socket: &UdpSocket, buffer: &mut [u8]) {
+    fn receive(&mut self, socket: &Socket, buffer: &mut [u8]) {
         for _ in 0..RECEIVE_BURST {
             match socket.try_recv_from(buffer) {
                 Ok((len, from)) => {
@@ -158,7 +159,7 @@ impl<S: Store> Worker<S> {
     }
 
     /// Sends what the endpoint has to send, but not for ever. True when nothing is left.
-    async fn transmit(&mut self, socket: &UdpSocket) -> bool {
+    async fn transmit(&mut self, socket: &Socket) -> bool {
         let mut datagram = Vec::new();
         for _ in 0..TRANSMIT_BURST {
             let now = self.now();
@@ -306,7 +307,7 @@ impl<S: Store> Worker<S> {
                         Then::Nothing => {}
                         Then::Watch(watch) => {
                             let done = self.done.clone();
-                            self.watches.begin(link, *watch, self.clock, done);
+                            self.watches.begin(link, *watch, self.clock.clone(), done);
                         }
                         Then::Unwatch => self.watches.end(link),
                     }
@@ -314,6 +315,24 @@ impl<S: Store> Worker<S> {
             }
             next = self.finished.try_recv().ok();
         }
+    }
+
+    /// What is still held of what others asked for, once all of them are gone; nothing, if all is well.
+    #[cfg(test)]
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let mut left = self.endpoint.leftovers();
+        let counts = [
+            ("commands in work", self.in_work),
+            ("calls", self.calls.len()),
+            ("watches", self.watches.len()),
+        ];
+        left.extend(
+            counts
+                .iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(what, count)| format!("{count} {what} are left")),
+        );
+        left
     }
 
     fn now(&self) -> Time {
@@ -343,7 +362,7 @@ async fn follow_up<S: Store>(
 
 async fn sleep_until(at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
+        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

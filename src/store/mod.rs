@@ -10,6 +10,8 @@ mod batch;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod subscribe;
+#[cfg(all(test, feature = "client", feature = "embedded"))]
+mod tests;
 
 use std::future::Future;
 

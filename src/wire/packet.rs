@@ -4,7 +4,7 @@
 //! Hello       0x01, version 1, nonce 8, padding, crc 4            at least ANSWER_BYTES_MAX
 //! HelloReply  0x02, nonce 8, count 1, versions, id length 1, realm id, realm key 32, crc 4
 //! Init        0x03 (0x13 with cookie), version 1, handshake id 4, Noise message 1, mac1 8, [cookie 16]
-//! Accept      0x04, handshake id 4, connection id 4, Noise message 2
+//! Accept      0x04, handshake id 4, Noise message 2
 //! Retry       0x05, handshake id 4, cookie 16, crc 4
 //! Reset       0x06, connection id 4, token 16
 //! Sealed      1 1 c nn 000, [connection id 4], number 1/2/4, sealed frames with tag 16
@@ -33,7 +33,7 @@ pub const MAC1_LEN: usize = 8;
 /// Bytes an Init has around its Noise message, without a cookie.
 pub const INIT_OVERHEAD: usize = 6 + MAC1_LEN;
 /// Bytes an Accept has before its Noise message.
-pub const ACCEPT_HEADER: usize = 9;
+pub const ACCEPT_HEADER: usize = 5;
 const CRC_LEN: usize = 4;
 
 const HELLO: u8 = 0x01;
@@ -78,8 +78,6 @@ pub enum Packet<'a> {
     Accept {
         /// The Init's handshake id.
         handshake: HandshakeId,
-        /// The connection id that the responder gave the link.
-        connection: ConnectionId,
         /// Noise message 2.
         noise: &'a [u8],
     },
@@ -333,12 +331,11 @@ impl<'a> Init<'a> {
 }
 
 fn parse_accept(input: &[u8]) -> Parsed<'_, Packet<'_>> {
-    let (input, (handshake, connection, noise)) = (be_u32, be_u32, rest).parse(input)?;
+    let (input, (handshake, noise)) = (be_u32, rest).parse(input)?;
     Ok((
         input,
         Packet::Accept {
             handshake: HandshakeId(handshake),
-            connection: ConnectionId(connection),
             noise,
         },
     ))
@@ -371,15 +368,9 @@ fn parse_reset(input: &[u8]) -> Parsed<'_, Packet<'_>> {
 
 impl Packet<'_> {
     /// Writes an Accept.
-    pub fn emit_accept(
-        handshake: HandshakeId,
-        connection: ConnectionId,
-        noise: &[u8],
-        out: &mut Vec<u8>,
-    ) {
+    pub fn emit_accept(handshake: HandshakeId, noise: &[u8], out: &mut Vec<u8>) {
         out.put_u8(ACCEPT);
         out.put_u32(handshake.0);
-        out.put_u32(connection.0);
         out.put_slice(noise);
     }
 

@@ -1,5 +1,6 @@
 //! Two endpoints and a wire between them.
 
+mod noise;
 mod realms;
 mod roaming;
 

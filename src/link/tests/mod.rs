@@ -243,6 +243,51 @@ fn a_deadline_tells_that_the_outcome_is_unknown() {
     assert!(pair.client.is_idle());
 }
 
+/// Found by the simulator: a moment long past was given as the next timeout, so a client spun.
+#[test]
+fn an_idle_link_with_a_limit_waits_for_nothing() {
+    let mut link = Link::initiate(
+        Config {
+            max_datagram: 1200,
+            max_message: 20_000,
+            rate: Some(1000),
+            rtt: None,
+            seed: 7,
+        },
+        None,
+    );
+    link.establish_plain(Some(ConnectionId(9)));
+    assert_eq!(link.poll_timeout(), None);
+    link.request(vec![1; 500], END, false);
+    link.request(vec![2; 500], END, false);
+    let now = Time(5);
+    assert!(transmit(&mut link, now).is_some());
+    assert_eq!(transmit(&mut link, now), None);
+    let held_until = link.poll_timeout().unwrap();
+    assert!(held_until > now && held_until < END);
+    assert!(transmit(&mut link, held_until).is_some());
+    assert_eq!(transmit(&mut link, held_until), None);
+    assert!(link.poll_timeout().is_some_and(|next| next > held_until));
+    // Nor is an acknowledgement due while it may not leave.
+    let mut other = Link::respond(
+        Config {
+            rate: None,
+            ..link.config
+        },
+        1000,
+    );
+    other.establish_plain(Some(ConnectionId(9)));
+    link.establish_plain(None);
+    other.request(vec![3; 9], END, false);
+    let asks = transmit(&mut other, held_until).unwrap();
+    deliver(&mut link, held_until, &asks).unwrap();
+    link.request(vec![4; 9], END, false);
+    let later = held_until + Duration::from_millis(300);
+    link.handle_timeout(later);
+    assert_eq!(transmit(&mut link, later), None);
+    assert!(link.poll_timeout().unwrap() > later);
+}
+
 #[test]
 fn closing_tells_the_other_side() {
     let mut pair = Pair::new();

@@ -3,11 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use merpati::store::{
-    Batch, CommitError, Embedded, Expected, Key, Log, OpenError, PageLimit, Position, Prefix,
-    Store, Version,
-};
+use super::*;
+use crate::simulation;
 use proptest::{prelude::*, test_runner::TestRunner};
+use rand::{SeedableRng as _, rngs::StdRng};
 
 /// A place where an engine keeps a store, to be opened again and again.
 trait Engine {
@@ -27,6 +26,18 @@ impl Engine for EmbeddedDirectory {
 
 fn embedded() -> EmbeddedDirectory {
     EmbeddedDirectory(tempfile::tempdir().unwrap())
+}
+
+impl Engine for simulation::Disk {
+    type Store = simulation::SimulatedStore;
+
+    fn open(&self) -> Self::Store {
+        Self::open(self, simulation::Machine::alone())
+    }
+}
+
+fn simulated() -> simulation::Disk {
+    simulation::Disk::new(StdRng::seed_from_u64(1))
 }
 
 fn key(name: &str) -> Key {
@@ -59,12 +70,21 @@ async fn values(store: &impl Store, log_name: &str) -> Vec<(u64, String)> {
 }
 
 macro_rules! suite {
-    ($($name:ident)*) => { $(
-        #[test]
-        fn $name() {
-            block_on(suite::$name(&embedded()));
-        }
-    )* };
+    ($($name:ident)*) => {
+        mod on_disk { $(
+            #[test]
+            fn $name() {
+                super::block_on(super::suite::$name(&super::embedded()));
+            }
+        )* }
+
+        mod simulated { $(
+            #[test]
+            fn $name() {
+                super::block_on(async { super::suite::$name(&super::simulated()).await });
+            }
+        )* }
+    };
 }
 
 suite! {

@@ -1,0 +1,39 @@
+//! Watches over nonces in tests: no key may seal two packets under one number (LINK-1).
+
+use std::{cell::RefCell, collections::HashSet};
+
+#[derive(Default)]
+struct Audit {
+    used: HashSet<([u8; 16], u64)>,
+    reused: Vec<u64>,
+}
+
+thread_local! {
+    static AUDIT: RefCell<Option<Audit>> = const { RefCell::new(None) };
+}
+
+/// From now on this thread's nonces are watched over.
+pub fn begin() {
+    AUDIT.set(Some(Audit::default()));
+}
+
+/// A packet is sealed.
+pub fn note(key: &[u8; 32], number: u64) {
+    AUDIT.with_borrow_mut(|audit| {
+        let (Some(audit), Some(key)) = (audit, key.first_chunk()) else {
+            return;
+        };
+        if !audit.used.insert((*key, number)) {
+            audit.reused.push(number);
+        }
+    });
+}
+
+/// What was used twice since it began.
+pub fn reused() -> Vec<String> {
+    let audit = AUDIT.take().unwrap_or_default();
+    let reused = audit.reused.iter();
+    reused
+        .map(|number| format!("packet number {number} was sealed twice under one key"))
+        .collect()
+}

@@ -1,0 +1,24 @@
+//! What an endpoint still holds, for tests that want it to hold nothing.
+
+use super::Endpoint;
+
+impl Endpoint {
+    /// What is held once all links are over; nothing, if all is well.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let counts = [
+            ("links", self.slots.len()),
+            ("addresses", self.by_address.len()),
+            ("plain links", self.by_plain.len()),
+            ("keys", self.by_peer.len()),
+            ("dialed links", self.dialed.len()),
+            ("accepts", self.accepts.len()),
+            ("questions", self.asking.len()),
+            ("timers", self.schedule.len()),
+            ("bytes being put together", self.assembling),
+            ("datagrams to send", self.outbox.len()),
+        ];
+        let left = counts.iter().filter(|(_, count)| *count > 0);
+        left.map(|(what, count)| format!("{count} {what} are left"))
+            .collect()
+    }
+}

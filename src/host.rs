@@ -1,0 +1,122 @@
+//! What a process has of the machine it runs on: sockets, the time of day, randomness. Everything else it knows
+//! of the world comes through these, so that tests can run it in a world of their own.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use rand::{SeedableRng as _, TryRng as _, rngs::StdRng, rngs::SysRng};
+use tokio::net::UdpSocket;
+
+/// The machine that a process runs on.
+#[derive(Clone, Debug, Default)]
+pub enum Host {
+    /// The one there is.
+    #[default]
+    Real,
+    /// One of a simulated world.
+    #[cfg(all(test, feature = "client", feature = "embedded"))]
+    Simulated(crate::simulation::Machine),
+}
+
+/// A socket of its own.
+#[derive(Debug)]
+pub enum Socket {
+    /// The kernel's.
+    Real(UdpSocket),
+    /// One on a simulated network.
+    #[cfg(all(test, feature = "client", feature = "embedded"))]
+    Simulated(crate::simulation::Socket),
+}
+
+impl Host {
+    /// A socket that has a way to `address`, and takes in what comes from there only.
+    #[cfg(feature = "client")]
+    pub async fn connect(&self, address: SocketAddr) -> io::Result<Socket> {
+        match self {
+            Self::Real => {
+                let any: IpAddr = match address {
+                    SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                let socket = UdpSocket::bind((any, 0)).await?;
+                socket.connect(address).await?;
+                Ok(Socket::Real(socket))
+            }
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(machine) => machine.connect(address).await.map(Socket::Simulated),
+        }
+    }
+
+    /// A generator of random numbers, seeded by the system.
+    pub fn rng(&self) -> io::Result<StdRng> {
+        match self {
+            Self::Real => {
+                let mut seed = [0; 32];
+                SysRng
+                    .try_fill_bytes(&mut seed)
+                    .map_err(|error| io::Error::other(error.to_string()))?;
+                Ok(StdRng::from_seed(seed))
+            }
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(machine) => Ok(machine.rng()),
+        }
+    }
+
+    /// The time of day, since 1970. A clock before 1970 counts as 1970.
+    #[cfg(feature = "embedded")]
+    pub fn time_of_day(&self) -> std::time::Duration {
+        match self {
+            Self::Real => std::time::UNIX_EPOCH.elapsed().unwrap_or_default(),
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(machine) => machine.time_of_day(),
+        }
+    }
+}
+
+impl Socket {
+    /// The socket of a listener, which is bound already.
+    #[cfg(feature = "embedded")]
+    pub fn from_std(socket: std::net::UdpSocket) -> io::Result<Self> {
+        Ok(Self::Real(UdpSocket::from_std(socket)?))
+    }
+
+    /// Waits until something may have arrived.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Real(socket) => socket.readable().await,
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(socket) => socket.readable().await,
+        }
+    }
+
+    /// Takes in a datagram and where it came from; `WouldBlock` when nothing has arrived.
+    pub fn try_recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        match self {
+            Self::Real(socket) => socket.try_recv_from(buffer),
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(socket) => socket.try_recv_from(buffer),
+        }
+    }
+
+    /// Sends a datagram to `to`.
+    #[cfg(feature = "embedded")]
+    pub async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+        match self {
+            Self::Real(socket) => socket.send_to(datagram, to).await.map(drop),
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(socket) => socket.send_to(datagram, to).await,
+        }
+    }
+
+    /// Sends a datagram to where the socket is connected to.
+    #[cfg(feature = "client")]
+    pub async fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Real(socket) => socket.send(datagram).await.map(drop),
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(socket) => socket.send(datagram).await,
+        }
+    }
+}

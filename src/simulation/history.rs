@@ -1,0 +1,243 @@
+//! What was said to the people of a run, and whether it was true.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use crate::wire::{Entry, ErrorCode, Mailbox};
+
+/// Where a message is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum To {
+    /// A person, by number.
+    Person(usize),
+    /// A group, by the number of the realm that it is in.
+    Group(usize),
+}
+
+/// What the sender was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// Nothing, yet.
+    Nothing,
+    /// It is kept for good.
+    Kept,
+    /// It has had no effect.
+    Refused(ErrorCode),
+}
+
+/// A message.
+#[derive(Clone, Debug)]
+pub struct Message {
+    pub from: usize,
+    pub to: To,
+    /// Those of one sender and one turn were under way together.
+    pub turn: u32,
+    pub said: Said,
+    /// It was queued, maybe, and may come back.
+    pub to_other_realm: bool,
+    pub body: Vec<u8>,
+}
+
+impl Message {
+    /// True when a notice is about this message.
+    fn is_quoted_in(&self, notice: &str) -> bool {
+        let text = String::from_utf8_lossy(&self.body);
+        let mut words = text.split(' ').take(3);
+        let (name, verb, id) = (words.next(), words.next(), words.next());
+        let name = [name, verb, id].map(Option::unwrap_or_default).join(" ");
+        notice.contains(&format!("): {name} "))
+    }
+}
+
+/// Names a message.
+pub type MessageId = usize;
+
+/// An entry as it was shown: position and text.
+type Shown = (u64, Vec<u8>);
+
+#[derive(Debug, Default)]
+struct Told {
+    messages: Vec<Message>,
+    /// What each device was shown of each mailbox, in order.
+    shown: BTreeMap<(usize, String), Vec<Shown>>,
+    /// For how many messages of each person a later run of theirs was told that they are kept.
+    finished: BTreeMap<usize, usize>,
+}
+
+/// All that was said.
+#[derive(Clone, Debug, Default)]
+pub struct History(Arc<Mutex<Told>>);
+
+impl History {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap()
+    }
+
+    /// A person is about to send a message of about so many bytes; its body.
+    pub fn write(
+        &self,
+        from: (usize, &str),
+        (to, to_other_realm): (To, bool),
+        turn: u32,
+        len: usize,
+    ) -> (MessageId, Vec<u8>) {
+        let mut told = self.told();
+        let id = told.messages.len();
+        let mut text = format!("{} writes {id} ", from.1);
+        while text.len() < len {
+            let _ = write!(text, "{id}.{} ", text.len());
+        }
+        let body = text.into_bytes();
+        told.messages.push(Message {
+            from: from.0,
+            to,
+            turn,
+            said: Said::Nothing,
+            to_other_realm,
+            body: body.clone(),
+        });
+        (id, body)
+    }
+
+    /// The sender was told what became of a message.
+    pub fn say(&self, id: MessageId, said: Said) {
+        self.told().messages[id].said = said;
+    }
+
+    /// A message that an earlier run of a person's began is kept, as a later one was told.
+    pub fn say_finished(&self, person: usize) {
+        *self.told().finished.entry(person).or_default() += 1;
+    }
+
+    /// A device has shown an entry.
+    pub fn show(&self, person: usize, mailbox: &Mailbox, entry: &Entry) {
+        let key = (person, mailbox.to_string());
+        let position = entry.position.0;
+        let mut told = self.told();
+        let shown = told.shown.entry(key).or_default();
+        shown.push((position, entry.body.clone()));
+    }
+
+    /// How many entries a person's device has shown.
+    pub fn count_shown(&self, person: usize) -> usize {
+        let told = self.told();
+        let shown = told.shown.iter().filter(|((who, _), _)| *who == person);
+        shown.map(|(_, shown)| shown.len()).sum()
+    }
+
+    /// How many messages were written.
+    pub fn messages(&self) -> usize {
+        self.told().messages.len()
+    }
+
+    /// What is wrong with what the devices were shown: each entry is shown once, in order.
+    pub fn wrong_with_shown(&self) -> Vec<String> {
+        let told = self.told();
+        let mut wrong = Vec::new();
+        for ((person, mailbox), shown) in &told.shown {
+            for pair in shown.windows(2) {
+                if let [(before, _), (after, text)] = pair
+                    && after <= before
+                {
+                    let text = quote(text);
+                    wrong.push(format!(
+                        "person {person} is shown {text} of {mailbox} at {after}, after {before}"
+                    ));
+                }
+            }
+        }
+        wrong
+    }
+
+    /// What a device has not been shown of a mailbox that holds `entries`.
+    pub fn not_shown(&self, person: usize, mailbox: &Mailbox, entries: &[Entry]) -> Vec<String> {
+        let told = self.told();
+        let none = Vec::new();
+        let shown = told.shown.get(&(person, mailbox.to_string()));
+        let shown = shown.unwrap_or(&none);
+        let lacks = entries.iter().filter(|entry| {
+            let is_it =
+                |(position, body): &Shown| *position == entry.position.0 && *body == entry.body;
+            !shown.iter().any(is_it)
+        });
+        lacks
+            .map(|entry| {
+                let text = quote(&entry.body);
+                format!("person {person} is never shown {text} of {mailbox}")
+            })
+            .collect()
+    }
+
+    /// What is wrong with mailboxes that hold these texts, as their owner reads them: `reach` says which messages
+    /// belong there, `returned` what senders were told of those that were queued and could not be delivered.
+    pub fn wrong_with(
+        &self,
+        mailbox: &str,
+        texts: &[&[u8]],
+        returned: &[String],
+        reach: impl Fn(&Message) -> bool,
+    ) -> Vec<String> {
+        let told = self.told();
+        let mut wrong = Vec::new();
+        let mut turns: BTreeMap<usize, u32> = BTreeMap::new();
+        for text in texts {
+            let mut messages = told.messages.iter();
+            let author = messages.find(|message| message.body == **text);
+            match author.filter(|message| reach(message)) {
+                None => wrong.push(format!("{mailbox} has {}, which nobody wrote", quote(text))),
+                Some(message) => {
+                    let last = turns.entry(message.from).or_default();
+                    if message.turn < *last {
+                        wrong.push(format!("{mailbox} has {} too late", quote(text)));
+                    }
+                    *last = message.turn;
+                }
+            }
+        }
+        for message in told.messages.iter().filter(|message| reach(message)) {
+            let count = texts.iter().filter(|text| **text == message.body).count();
+            let is_returned = returned.iter().any(|notice| message.is_quoted_in(notice));
+            let is_right = match message.said {
+                Said::Kept if message.to_other_realm => count == usize::from(!is_returned),
+                Said::Kept => count == 1,
+                Said::Refused(_) => count == 0,
+                Said::Nothing => count <= usize::from(!is_returned),
+            };
+            if !is_right {
+                let (text, said) = (quote(&message.body), message.said);
+                wrong.push(format!("{mailbox} has {text} {count} times: {said:?}"));
+            }
+        }
+        wrong
+    }
+
+    /// What is wrong with how much was finished: of the messages of which nothing was said, at least as many are
+    /// kept as a later run was told of. `is_kept` says where a message stands.
+    pub fn wrong_with_finished(&self, is_kept: impl Fn(&Message) -> bool) -> Vec<String> {
+        let told = self.told();
+        let mut wrong = Vec::new();
+        for (person, finished) in &told.finished {
+            let unsaid = told
+                .messages
+                .iter()
+                .filter(|message| message.from == *person && message.said == Said::Nothing);
+            let kept = unsaid.filter(|message| is_kept(message)).count();
+            if kept < *finished {
+                wrong.push(format!(
+                    "person {person} was told that {finished} messages are kept after all, and {kept} are"
+                ));
+            }
+        }
+        wrong
+    }
+}
+
+/// The beginning of a text.
+fn quote(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let short: String = text.chars().take(24).collect();
+    format!("{short:?}")
+}

@@ -1,0 +1,27 @@
+//! Whole realms and clients in a world of one seed: the real endpoint, link, realm, server and client code over a
+//! simulated network, clock and disk. While it storms, everything goes wrong that can; then it is calm, and what
+//! was answered `ok` must be where it belongs, once and in order, every queue empty, every link closed.
+//!
+//! ```text
+//! cargo test --lib simulation                       2,000 seeds, and the planted faults
+//! MERPATI_SEEDS=1000000 cargo test --profile campaign --lib simulation::campaign::nothing -- --nocapture
+//! MERPATI_SEED=42 cargo test --lib simulation::campaign::nothing -- --nocapture      one seed, with its trace
+//! ```
+
+mod campaign;
+mod disk;
+mod history;
+mod machine;
+mod network;
+mod person;
+mod plan;
+mod site;
+mod trace;
+mod world;
+
+pub use disk::{Disk, SimulatedStore};
+pub use machine::Machine;
+pub use network::Socket;
+
+/// Where realms listen.
+const REALM_PORT: u16 = 6377;

@@ -1,0 +1,430 @@
+//! A network that does what networks do: loses, doubles, delays, bends and reorders, carries no more than so many
+//! bytes at once or a second, is cut in two, and gives machines other addresses.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rand::{RngExt as _, rngs::StdRng};
+use tokio::{sync::Notify, time::Instant};
+
+use super::{machine::Machine, trace::Trace};
+
+/// Bytes of IP and UDP around each datagram.
+const AROUND: usize = 28;
+/// What waits at a bottleneck for longer is dropped.
+const QUEUE: Duration = Duration::from_secs(3);
+/// Datagrams that an eavesdropper keeps.
+const OVERHEARD_MAX: usize = 64;
+/// A run that sends more has lost its way.
+const DATAGRAMS_MAX: u64 = 3_000_000;
+
+/// How the network is at present.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    /// The part of the datagrams that is lost, each way.
+    pub loss: f64,
+    pub doubled: f64,
+    pub bent: f64,
+    /// Of those that an eavesdropper sends again from elsewhere.
+    pub replayed: f64,
+    /// The way takes so long,
+    pub delay: Duration,
+    /// and so much longer at most; what leaves later may then come earlier.
+    pub spread: Duration,
+    /// The longest datagram, in bytes.
+    pub mtu: usize,
+    /// What each machine can send, in bytes a second.
+    pub rate: Option<u64>,
+}
+
+impl Weather {
+    /// Nothing bad happens, and nothing takes any time.
+    pub const CALM: Self = Self {
+        loss: 0.0,
+        doubled: 0.0,
+        bent: 0.0,
+        replayed: 0.0,
+        delay: Duration::ZERO,
+        spread: Duration::ZERO,
+        mtu: 1200,
+        rate: None,
+    };
+
+    /// Nothing bad happens; the path stays as long and as narrow as it is.
+    pub const fn calm(self) -> Self {
+        Self {
+            loss: 0.0,
+            doubled: 0.0,
+            bent: 0.0,
+            replayed: 0.0,
+            ..self
+        }
+    }
+}
+
+/// A datagram, when it arrives, and the number that keeps the order of those that arrive together.
+type Arriving = Reverse<(Instant, u64, SocketAddr, SocketAddr, Vec<u8>)>;
+
+#[derive(Debug)]
+struct Inbox {
+    machine: String,
+    address: Mutex<SocketAddr>,
+    arriving: Mutex<BinaryHeap<Arriving>>,
+    refused: Mutex<bool>,
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    rng: StdRng,
+    weather: Weather,
+    open: BTreeMap<SocketAddr, Arc<Inbox>>,
+    /// Pairs of machines that have no way to each other.
+    cut: BTreeSet<(String, String)>,
+    /// Until when each machine's bottleneck is busy.
+    busy: BTreeMap<String, Instant>,
+    overheard: VecDeque<(SocketAddr, Vec<u8>)>,
+    addresses: u32,
+    sent: u64,
+}
+
+/// The network.
+#[derive(Clone, Debug)]
+pub struct Network {
+    state: Arc<Mutex<State>>,
+    trace: Trace,
+}
+
+impl Network {
+    pub fn new(rng: StdRng, weather: Weather, trace: Trace) -> Self {
+        let state = State {
+            rng,
+            weather,
+            open: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            busy: BTreeMap::new(),
+            overheard: VecDeque::new(),
+            addresses: 0,
+            sent: 0,
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            trace,
+        }
+    }
+
+    pub fn set_weather(&self, weather: Weather) {
+        self.trace.note("network", || format!("{weather:?}"));
+        self.state.lock().unwrap().weather = weather;
+    }
+
+    /// Cuts the way between two machines, or joins it again.
+    pub fn cut(&self, a: &str, b: &str, is_cut: bool) {
+        let pair = (a.min(b).to_string(), a.max(b).to_string());
+        let mut state = self.state.lock().unwrap();
+        if is_cut {
+            state.cut.insert(pair);
+        } else {
+            state.cut.remove(&pair);
+        }
+    }
+
+    /// The machine's conversations go on from other addresses.
+    pub fn rebind(&self, machine: &str) {
+        let mut state = self.state.lock().unwrap();
+        let open = std::mem::take(&mut state.open);
+        for (address, inbox) in open {
+            let is_client = address.port() != super::REALM_PORT;
+            let moved = if inbox.machine == machine && is_client {
+                let fresh = state.fresh_address();
+                self.trace
+                    .note(machine, || format!("is at {fresh}, no more at {address}"));
+                *inbox.address.lock().unwrap() = fresh;
+                fresh
+            } else {
+                address
+            };
+            state.open.insert(moved, inbox);
+        }
+    }
+
+    /// The machine's sockets are no more.
+    pub fn forget(&self, machine: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.open.retain(|_, inbox| inbox.machine != machine);
+    }
+
+    /// Datagrams sent so far.
+    pub fn sent(&self) -> u64 {
+        self.state.lock().unwrap().sent
+    }
+
+    pub(super) fn bind(&self, machine: Machine, address: SocketAddr) -> io::Result<Socket> {
+        let mut state = self.state.lock().unwrap();
+        if state.open.contains_key(&address) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        Ok(Socket::open(self, &mut state, machine, address, None))
+    }
+
+    pub(super) fn connect(&self, machine: Machine, peer: SocketAddr) -> Socket {
+        let mut state = self.state.lock().unwrap();
+        let address = state.fresh_address();
+        Socket::open(self, &mut state, machine, address, Some(peer))
+    }
+
+    fn send(&self, from: &Inbox, to: SocketAddr, bytes: &[u8]) {
+        let mut state = self.state.lock().unwrap();
+        state.sent += 1;
+        assert!(
+            state.sent < DATAGRAMS_MAX,
+            "the run sends without end: {} datagrams",
+            state.sent
+        );
+        let address = *from.address.lock().unwrap();
+        let fates = state.fates(from, to, bytes);
+        self.trace.note(&from.machine, || {
+            let fates: Vec<String> = fates.iter().map(ToString::to_string).collect();
+            format!(
+                "{address} → {to}  {} bytes, {}",
+                bytes.len(),
+                fates.join(" and ")
+            )
+        });
+        for fate in fates {
+            match fate {
+                Fate::Arrives { after, bent } => {
+                    let mut bytes = bytes.to_vec();
+                    if let Some(bit) = bent
+                        && let Some(byte) = bytes.get_mut(bit / 8)
+                    {
+                        *byte ^= 1 << (bit % 8);
+                    }
+                    state.deliver(address, to, bytes, after);
+                }
+                Fate::Replayed { from } => {
+                    let count = state.overheard.len();
+                    let which = state.rng.random_range(0..count);
+                    if let Some((to, bytes)) = state.overheard.get(which).cloned() {
+                        let after = state.weather.delay;
+                        state.deliver(from, to, bytes, after);
+                    }
+                }
+                Fate::NobodyThere => {
+                    if state.rng.random_bool(0.5) {
+                        *from.refused.lock().unwrap() = true;
+                        from.wake.notify_one();
+                    }
+                }
+                Fate::Lost | Fate::TooLong | Fate::Cut | Fate::QueueFull => {}
+            }
+        }
+        if state.overheard.len() >= OVERHEARD_MAX {
+            state.overheard.pop_front();
+        }
+        state.overheard.push_back((to, bytes.to_vec()));
+    }
+}
+
+/// What becomes of a datagram.
+#[derive(Debug)]
+enum Fate {
+    Arrives {
+        after: Duration,
+        bent: Option<usize>,
+    },
+    Replayed {
+        from: SocketAddr,
+    },
+    Lost,
+    TooLong,
+    Cut,
+    QueueFull,
+    NobodyThere,
+}
+
+impl std::fmt::Display for Fate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Arrives { after, bent: None } => write!(f, "arrives after {after:?}"),
+            Self::Arrives { after, bent } => write!(f, "arrives after {after:?}, bent {bent:?}"),
+            Self::Replayed { from } => write!(f, "an older one comes again from {from}"),
+            Self::Lost => f.write_str("lost"),
+            Self::TooLong => f.write_str("too long for the path"),
+            Self::Cut => f.write_str("there is no way"),
+            Self::QueueFull => f.write_str("the queue is full"),
+            Self::NobodyThere => f.write_str("nobody is there"),
+        }
+    }
+}
+
+impl State {
+    fn fresh_address(&mut self) -> SocketAddr {
+        self.addresses += 1;
+        let [_, b, c, d] = self.addresses.to_be_bytes();
+        SocketAddr::from((Ipv4Addr::new(100, b, c, d), 40_000))
+    }
+
+    fn fates(&mut self, from: &Inbox, to: SocketAddr, bytes: &[u8]) -> Vec<Fate> {
+        let weather = self.weather;
+        if bytes.len() > weather.mtu {
+            return vec![Fate::TooLong];
+        }
+        let Some(there) = self.open.get(&to) else {
+            return vec![Fate::NobodyThere];
+        };
+        let (a, b) = (&from.machine, &there.machine);
+        if self.cut.contains(&(a.min(b).clone(), a.max(b).clone())) {
+            return vec![Fate::Cut];
+        }
+        let mut waits = Duration::ZERO;
+        if let Some(rate) = weather.rate {
+            let now = Instant::now();
+            let busy = self.busy.entry(from.machine.clone()).or_insert(now);
+            if busy.saturating_duration_since(now) > QUEUE {
+                return vec![Fate::QueueFull];
+            }
+            let takes = (bytes.len() + AROUND) as u64 * 1_000_000 / rate;
+            *busy = (*busy).max(now) + Duration::from_micros(takes);
+            waits = busy.saturating_duration_since(now);
+        }
+        if self.rng.random_bool(weather.loss) {
+            return vec![Fate::Lost];
+        }
+        let mut fates = Vec::new();
+        let copies = 1 + usize::from(self.rng.random_bool(weather.doubled));
+        for _ in 0..copies {
+            let spread = weather.spread.mul_f64(self.rng.random());
+            let bent = (!bytes.is_empty() && self.rng.random_bool(weather.bent))
+                .then(|| self.rng.random_range(0..bytes.len() * 8));
+            let after = waits + weather.delay + spread;
+            fates.push(Fate::Arrives { after, bent });
+        }
+        if !self.overheard.is_empty() && self.rng.random_bool(weather.replayed) {
+            let from = self.fresh_address();
+            fates.push(Fate::Replayed { from });
+        }
+        fates
+    }
+
+    fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>, after: Duration) {
+        if let Some(inbox) = self.open.get(&to) {
+            let at = Instant::now() + after;
+            let mut arriving = inbox.arriving.lock().unwrap();
+            arriving.push(Reverse((at, self.sent, from, to, bytes)));
+            inbox.wake.notify_one();
+        }
+    }
+}
+
+/// A socket on the network.
+#[derive(Debug)]
+pub struct Socket {
+    network: Network,
+    machine: Machine,
+    inbox: Arc<Inbox>,
+    peer: Option<SocketAddr>,
+}
+
+impl Socket {
+    fn open(
+        network: &Network,
+        state: &mut State,
+        machine: Machine,
+        address: SocketAddr,
+        peer: Option<SocketAddr>,
+    ) -> Self {
+        let inbox = Arc::new(Inbox {
+            machine: machine.name().into(),
+            address: Mutex::new(address),
+            arriving: Mutex::default(),
+            refused: Mutex::new(false),
+            wake: Notify::new(),
+        });
+        state.open.insert(address, Arc::clone(&inbox));
+        Self {
+            network: network.clone(),
+            machine,
+            inbox,
+            peer,
+        }
+    }
+
+    pub async fn readable(&self) -> io::Result<()> {
+        self.machine.moment().await;
+        loop {
+            let next = {
+                let arriving = self.inbox.arriving.lock().unwrap();
+                arriving.peek().map(|Reverse((at, ..))| *at)
+            };
+            if *self.inbox.refused.lock().unwrap() {
+                return Ok(());
+            }
+            match next {
+                Some(at) if at <= Instant::now() => return Ok(()),
+                Some(at) => tokio::select! {
+                    biased;
+                    () = self.inbox.wake.notified() => {}
+                    () = tokio::time::sleep_until(at) => {}
+                },
+                None => self.inbox.wake.notified().await,
+            }
+        }
+    }
+
+    pub fn try_recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.machine.spin();
+        if self.machine.is_dead() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        if std::mem::take(&mut *self.inbox.refused.lock().unwrap()) && self.peer.is_some() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let mut arriving = self.inbox.arriving.lock().unwrap();
+        loop {
+            let now = Instant::now();
+            match arriving.peek() {
+                Some(Reverse((at, ..))) if *at <= now => {}
+                _ => return Err(io::ErrorKind::WouldBlock.into()),
+            }
+            let Some(Reverse((_, _, from, to, bytes))) = arriving.pop() else {
+                continue;
+            };
+            let is_for_us = to == *self.inbox.address.lock().unwrap();
+            if !is_for_us || self.peer.is_some_and(|peer| peer != from) {
+                continue;
+            }
+            let len = bytes.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&bytes[..len]);
+            return Ok((len, from));
+        }
+    }
+
+    pub async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.machine.moment().await;
+        self.network.send(&self.inbox, to, datagram);
+        Ok(())
+    }
+
+    pub async fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        match self.peer {
+            Some(peer) => self.send_to(datagram, peer).await,
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let mut state = self.network.state.lock().unwrap();
+        state
+            .open
+            .retain(|_, inbox| !Arc::ptr_eq(inbox, &self.inbox));
+    }
+}

@@ -1,0 +1,337 @@
+//! A person with a device: makes an account, joins groups, writes and reads, loses the device's power in the midst
+//! of it and goes on.
+
+use std::{sync::Arc, time::Duration};
+
+use rand::{RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
+
+use super::{
+    history::{History, Said, To},
+    machine::Machine,
+    site::MESSAGE_MAX,
+};
+use crate::{
+    client::{CallError, Client, Memory, Notice, Options, Profile, Traits},
+    crypto::SecretKey,
+    host::Host,
+    wire::{Answer, Entry, ErrorCode, GroupName, Mailbox, RealmId, Username},
+};
+
+/// The password of everybody.
+const PASSWORD: &[u8] = b"correct horse";
+/// The password of all groups.
+const GROUP_PASSWORD: &[u8] = b"battery staple";
+
+/// How long somebody waits who waits.
+const PATIENCE: Duration = Duration::from_hours(6);
+
+/// What everybody knows of everybody.
+#[derive(Debug)]
+pub struct Population {
+    /// Name and number of the realm.
+    pub people: Vec<(Username, usize)>,
+    pub realms: Vec<RealmId>,
+    pub connections: Vec<crate::crypto::ConnectionString>,
+    /// Each realm has one group.
+    pub groups: Vec<GroupName>,
+}
+
+/// A person.
+#[derive(Debug)]
+pub struct Person {
+    pub number: usize,
+    pub population: Arc<Population>,
+    pub key: SecretKey,
+    pub memory: Memory,
+    pub traits: Traits,
+    pub early_data: bool,
+    pub deadline: Duration,
+    /// In the end everybody waits for their answers, however long it takes.
+    pub is_patient: bool,
+    pub history: History,
+    pub rng: StdRng,
+    /// How far they are.
+    pub done: Progress,
+    /// Turns to be taken in all.
+    pub turns: u32,
+}
+
+/// How far a person is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    registered: bool,
+    /// By the number of the realm.
+    joined: Vec<usize>,
+    turn: u32,
+}
+
+impl Person {
+    pub fn name(&self) -> Username {
+        self.population.people[self.number].0
+    }
+
+    fn realm(&self) -> usize {
+        self.population.people[self.number].1
+    }
+
+    /// The person's device starts.
+    pub fn client(&self, machine: &Machine) -> Client {
+        self.client_with(machine, self.key.clone(), Memory::clone(&self.memory))
+    }
+
+    /// Another device of the person's, which knows nothing yet.
+    pub async fn other_device(&self, machine: &Machine) -> Result<Client, CallError> {
+        let key = SecretKey::generate(&mut machine.rng());
+        let client = self.client_with(machine, key, Memory::default());
+        client.auth(self.name(), PASSWORD).await?;
+        Ok(client)
+    }
+
+    fn client_with(&self, machine: &Machine, key: SecretKey, memory: Memory) -> Client {
+        let profile = Profile::in_memory(key, memory);
+        let options = Options {
+            server: Some(self.population.connections[self.realm()].clone()),
+            early_data: self.early_data,
+            deadline: if self.is_patient {
+                PATIENCE
+            } else {
+                self.deadline
+            },
+            traits: self.traits,
+            ..Options::default()
+        };
+        let host = Host::Simulated(machine.clone());
+        Client::open_on(host, profile.expect("memory"), options).expect("memory")
+    }
+
+    /// Goes on where the person was, to the end.
+    pub async fn live(&mut self, client: &Client, machine: &Machine) {
+        while !self.done.registered {
+            let name = self.name();
+            let outcome = client.register("Some One", "id", name, PASSWORD).await;
+            machine.note(|| format!("register: {}", told(&outcome)));
+            self.done.registered = outcome.is_ok();
+            self.rest_unless(self.done.registered).await;
+        }
+        for realm in 0..self.population.groups.len() {
+            while !self.done.joined.contains(&realm) {
+                let outcome = self.enter_group(client, realm).await;
+                machine.note(|| format!("joins the group of realm {realm}: {}", told(&outcome)));
+                match outcome {
+                    Ok(()) => self.done.joined.push(realm),
+                    Err(_) => self.rest_unless(false).await,
+                }
+            }
+        }
+        while self.done.turn < self.turns {
+            self.done.turn += 1;
+            self.take_turn(client, machine).await;
+            self.hear_notices(client, machine);
+        }
+    }
+
+    async fn rest_unless(&mut self, is_done: bool) {
+        if !is_done {
+            let seconds = self.rng.random_range(1..10);
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
+    }
+
+    /// The first person of each realm makes its group, the others join it.
+    async fn enter_group(&self, client: &Client, realm: usize) -> Result<(), CallError> {
+        let group = self.population.groups[realm];
+        let first = self.population.people.iter().position(|p| p.1 == realm);
+        if first == Some(self.number) {
+            return match client.addgroup(group, GROUP_PASSWORD).await {
+                // Made before the device lost its power.
+                Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::GroupExists => {
+                    Ok(())
+                }
+                outcome => outcome,
+            };
+        }
+        if realm == self.realm() {
+            client.joingroup(group, GROUP_PASSWORD).await
+        } else {
+            let realm = self.population.realms[realm];
+            client
+                .joingrouprealm(None, realm, group, GROUP_PASSWORD)
+                .await
+        }
+    }
+
+    async fn take_turn(&mut self, client: &Client, machine: &Machine) {
+        match self.rng.random_range(0..100) {
+            0..45 => self.write(client, machine).await,
+            45..60 => {
+                let (a, b) = (self.compose(), self.compose());
+                tokio::join!(self.send(client, machine, a), self.send(client, machine, b));
+            }
+            60..75 => self.read(client, machine).await,
+            75..85 => {
+                let spell = Duration::from_secs(self.rng.random_range(1..120));
+                let _ = tokio::time::timeout(spell, self.watch(client, machine)).await;
+            }
+            85..90 => {
+                let outcome = client.whoami().await;
+                machine.note(|| format!("whoami: {}", told(&outcome)));
+            }
+            _ => {
+                let spell = self.rng.random_range(1..60_000);
+                tokio::time::sleep(Duration::from_millis(spell)).await;
+            }
+        }
+    }
+
+    fn compose(&mut self) -> (To, usize) {
+        let groups = &self.done.joined;
+        let to = match groups.choose(&mut self.rng) {
+            Some(group) if self.rng.random_bool(0.4) => To::Group(*group),
+            _ => To::Person(self.rng.random_range(0..self.population.people.len())),
+        };
+        let len = match self.rng.random_range(0..10) {
+            0 => self.rng.random_range(500..MESSAGE_MAX - 100),
+            1..3 => self.rng.random_range(100..600),
+            _ => 20,
+        };
+        (to, len)
+    }
+
+    async fn write(&mut self, client: &Client, machine: &Machine) {
+        let what = self.compose();
+        self.send(client, machine, what).await;
+    }
+
+    async fn send(&self, client: &Client, machine: &Machine, (to, len): (To, usize)) {
+        let name = self.name();
+        let from = (self.number, name.as_str());
+        let realm = match to {
+            To::Person(other) => self.population.people[other].1,
+            To::Group(realm) => realm,
+        };
+        let reaches = (to, realm != self.realm());
+        let (id, body) = self.history.write(from, reaches, self.done.turn, len);
+        machine.note(|| format!("message {id} to {to:?}, {} bytes", body.len()));
+        let population = &self.population;
+        let outcome = match to {
+            To::Person(other) => {
+                let (to, realm) = population.people[other];
+                if realm == self.realm() {
+                    client.send(to, &body).await
+                } else {
+                    let realm = population.realms[realm];
+                    client.sendrealm(None, realm, name, to, &body).await
+                }
+            }
+            To::Group(realm) if realm == self.realm() => {
+                client.sendgroup(population.groups[realm], &body).await
+            }
+            To::Group(realm) => {
+                let (group, realm) = (population.groups[realm], population.realms[realm]);
+                client.sendgrouprealm(None, realm, group, &body).await
+            }
+        };
+        machine.note(|| format!("message {id}: {}", told(&outcome)));
+        match outcome {
+            Ok(_) => self.history.say(id, Said::Kept),
+            Err(CallError::Refused(refusal)) => {
+                self.history.say(id, Said::Refused(refusal.code));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// All mailboxes that the person may have.
+    pub fn mailboxes(&self) -> Vec<Mailbox> {
+        let population = &self.population;
+        let mut all = vec![Mailbox::Private];
+        for (number, realm) in population.realms.iter().enumerate() {
+            if number != self.realm() {
+                all.push(Mailbox::Realm(*realm));
+            }
+        }
+        for number in &self.done.joined {
+            let group = population.groups[*number];
+            all.push(if *number == self.realm() {
+                Mailbox::Group(group)
+            } else {
+                Mailbox::RealmGroup(population.realms[*number], group)
+            });
+        }
+        all
+    }
+
+    async fn read(&mut self, client: &Client, machine: &Machine) {
+        let mailboxes = self.mailboxes();
+        if let Some(mailbox) = mailboxes.choose(&mut self.rng) {
+            let outcome = client.unread(*mailbox).await;
+            machine.note(|| format!("reads {mailbox}: {}", told(&outcome)));
+            for entry in outcome.unwrap_or_default() {
+                self.show(client, mailbox, &entry);
+            }
+        }
+    }
+
+    /// Nothing comes between: what is shown is noted.
+    fn show(&self, client: &Client, mailbox: &Mailbox, entry: &Entry) {
+        self.history.show(self.number, mailbox, entry);
+        client.shown(mailbox, entry).expect("memory");
+    }
+
+    /// Watches for ever.
+    pub async fn watch(&self, client: &Client, machine: &Machine) {
+        let mut watching = match client.watch().await {
+            Ok(watching) => watching,
+            Err(error) => {
+                machine.note(|| format!("watches: {error}"));
+                return;
+            }
+        };
+        loop {
+            match watching.next().await {
+                Ok((mailbox, entry)) => {
+                    machine.note(|| {
+                        let text = String::from_utf8_lossy(&entry.body);
+                        let short: String = text.chars().take(24).collect();
+                        format!("is shown {short:?} of {mailbox} at {}", entry.position)
+                    });
+                    self.show(client, &mailbox, &entry);
+                }
+                Err(error) => {
+                    machine.note(|| format!("watches no more: {error}"));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads a mailbox from its beginning.
+    pub async fn read_all(
+        &self,
+        client: &Client,
+        mailbox: Mailbox,
+    ) -> Result<Vec<Entry>, CallError> {
+        client.read_whole(mailbox, Some(0), usize::MAX).await
+    }
+
+    /// What earlier runs began and this one has finished.
+    pub fn hear_notices(&self, client: &Client, machine: &Machine) {
+        for notice in client.take_notices() {
+            machine.note(|| format!("{notice:?}"));
+            if let Notice::Finished {
+                answer: Answer::Sent(_),
+                ..
+            } = notice
+            {
+                self.history.say_finished(self.number);
+            }
+        }
+    }
+}
+
+fn told<T>(outcome: &Result<T, CallError>) -> String {
+    match outcome {
+        Ok(_) => "done".into(),
+        Err(error) => format!("{error}"),
+    }
+}

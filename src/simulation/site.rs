@@ -1,0 +1,145 @@
+//! A realm of a run: its disk, and the processes that serve from it, one after another.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rand::Rng as _;
+use tokio::sync::{mpsc, watch};
+
+use super::{disk::Disk, machine::Machine};
+use crate::{
+    crypto::{ConnectionString, PublicKey, SecretKey},
+    endpoint::{self, Endpoint, Identity},
+    host::{Host, Socket},
+    realm::{Limits, Network, Own, Peering, Realm},
+    server::{Clock, Way, Worker, keep_in_touch},
+    wire::{Protection, RealmId},
+};
+
+/// The longest message, in bytes.
+pub const MESSAGE_MAX: usize = 4000;
+/// Links that are silent for so long end.
+pub const IDLE: Duration = Duration::from_mins(30);
+/// A link between realms is closed after so long.
+const PEER_IDLE: Duration = Duration::from_mins(10);
+
+/// Another realm, as this one's configuration names it.
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    pub realm: RealmId,
+    pub key: PublicKey,
+    pub address: SocketAddr,
+}
+
+/// A realm's place.
+#[derive(Clone, Debug)]
+pub struct Site {
+    pub id: RealmId,
+    pub address: SocketAddr,
+    pub key: SecretKey,
+    pub disk: Disk,
+    pub neighbours: Vec<Neighbour>,
+    pub early_data: bool,
+}
+
+impl Site {
+    pub fn connection_string(&self) -> ConnectionString {
+        ConnectionString {
+            host: self.address.ip().to_string(),
+            port: self.address.port(),
+            key: Some(self.key.public()),
+        }
+    }
+
+    fn endpoint(&self, machine: &Machine) -> Endpoint {
+        let config = endpoint::Config {
+            accept: Some(Protection::Sealed),
+            hello: Some(self.id),
+            early_data: self.early_data,
+            max_datagram: 1200,
+            max_message: MESSAGE_MAX + 1024,
+            rate: None,
+            links_max: 1000,
+            idle: IDLE,
+            shared_idle: PEER_IDLE,
+        };
+        let identity = Identity {
+            current: self.key.clone(),
+            former: Vec::new(),
+            lasting: self.key.clone(),
+        };
+        let mut seed = [0; 32];
+        machine.rng().fill_bytes(&mut seed);
+        Endpoint::new(config, &identity, seed)
+    }
+
+    /// Serves as one process, until told to stop (in order, or to be looked at) or until the store fails. What it
+    /// still held when looked at.
+    pub async fn serve(
+        &self,
+        machine: Machine,
+        told_to_stop: watch::Receiver<bool>,
+        looked_at: impl Future<Output = ()>,
+    ) -> Vec<String> {
+        let host = Host::Simulated(machine.clone());
+        let mut seed = [0; 32];
+        machine.rng().fill_bytes(&mut seed);
+        let place = (self.address.ip().to_string(), self.address.port());
+        let own = Own {
+            id: self.id,
+            key: self.key.public(),
+            former: Vec::new(),
+            peering: Peering::Listed,
+            addresses: vec![place.clone()],
+            operator_code: "code".into(),
+        };
+        let limits = Limits {
+            max_message: MESSAGE_MAX,
+            password_threads: 0,
+            ..Limits::default()
+        };
+        let (network, errands) = Network::new();
+        let store = self.disk.open(machine.clone());
+        let realm = Realm::new(store, &self.key, own, limits, network, seed);
+        let realm = Arc::new(realm.expect("nothing can be missing"));
+        let clock = Clock::start(host, &realm).await;
+        for peer in &self.neighbours {
+            let address = (peer.address.ip().to_string(), peer.address.port());
+            if !realm.list_peer(peer.realm, peer.key, address, None).await {
+                // As an operator would: the disk was full, or failed.
+                return Vec::new();
+            }
+        }
+        let Ok(socket) = machine.bind(self.address) else {
+            return vec![format!("{} is taken", self.address)];
+        };
+        let (calls, to_call) = mpsc::channel(64);
+        let ways = vec![Way {
+            source: place,
+            is_ipv6: false,
+            calls,
+        }];
+        let limits = (1024, MESSAGE_MAX);
+        let endpoint = self.endpoint(&machine);
+        let mut worker = Worker::new(endpoint, Arc::clone(&realm), limits, clock.clone());
+        let seed = machine.rng().next_u64();
+        {
+            let socket = Socket::Simulated(socket);
+            let serving = worker.run(socket, to_call, told_to_stop);
+            tokio::select! {
+                biased;
+                () = looked_at => {}
+                error = realm.failed() => {
+                    machine.note(|| format!("stops: {error}"));
+                    return Vec::new();
+                }
+                _ = serving => {
+                    machine.note(|| "has stopped".into());
+                    return Vec::new();
+                }
+                () = keep_in_touch(Arc::clone(&realm), ways, errands, clock.clone(), seed) => {}
+                () = clock.write_down(&realm) => {}
+            }
+        }
+        worker.leftovers()
+    }
+}

@@ -1,0 +1,79 @@
+//! The client library against a real realm: what is begun is finished, in order, and what was read and not shown is
+//! read again (EXACT-7, READ-3).
+
+mod support;
+
+use std::time::Duration;
+
+use merpati::{
+    client::{Client, Options, Profile, system_rng},
+    wire::Mailbox,
+};
+use support::{Home, Realm, relay::Relay};
+
+fn open(home: &Home, server: &str) -> Client {
+    let directory = home.directory.path().join("profiles");
+    let profile = Profile::open(&directory, "ann", &mut system_rng().unwrap()).unwrap();
+    let options = Options {
+        server: Some(server.parse().unwrap()),
+        deadline: Duration::from_mins(1),
+        ..Options::default()
+    };
+    Client::open(profile, options).unwrap()
+}
+
+async fn texts(client: &Client) -> Vec<String> {
+    let entries = client
+        .read_whole(Mailbox::Private, Some(0), usize::MAX)
+        .await
+        .unwrap();
+    let texts = entries.into_iter().map(|entry| entry.body);
+    texts.map(|body| String::from_utf8(body).unwrap()).collect()
+}
+
+/// Found by the simulator: a call whose caller stopped waiting was forgotten until the next run, and others went
+/// before it; so did a call beside the one that was finishing what had been begun.
+#[tokio::test]
+async fn what_was_begun_is_finished_before_anything_else() {
+    let realm = Realm::start();
+    let relay = Relay::to(realm.address);
+    let home = Home::new();
+    let client = open(&home, &realm.connect_through(relay.address));
+    let ann = "ann".parse().unwrap();
+    client
+        .register("A", "id", ann, b"correct horse")
+        .await
+        .unwrap();
+    relay.lose(|_, _| true);
+    let stopped = tokio::time::timeout(Duration::from_secs(1), client.send(ann, b"first")).await;
+    assert!(stopped.is_err());
+    assert_eq!(client.profile().load().unwrap().unfinished.len(), 1);
+    relay.lose(|_, _| false);
+    let (second, third) = tokio::join!(client.send(ann, b"second"), client.send(ann, b"third"));
+    second.unwrap();
+    third.unwrap();
+    let texts = texts(&client).await;
+    assert_eq!((texts.len(), texts[0].as_str()), (3, "first"), "{texts:?}");
+    assert_eq!(client.take_notices().len(), 1);
+}
+
+/// Found by the simulator: asking for the second page told the realm that the first had been shown, and a client that
+/// was cut off before it showed anything never did.
+#[tokio::test]
+async fn what_was_read_and_not_shown_is_read_again() {
+    let realm = Realm::start();
+    let home = Home::new();
+    let client = open(&home, &realm.connect);
+    let ann = "ann".parse().unwrap();
+    client
+        .register("A", "id", ann, b"correct horse")
+        .await
+        .unwrap();
+    for n in 0..30_u8 {
+        client.send(ann, &vec![b'a' + n % 26; 6000]).await.unwrap();
+    }
+    assert_eq!(client.unread(Mailbox::Private).await.unwrap().len(), 30);
+    drop(client);
+    let client = open(&home, &realm.connect);
+    assert_eq!(client.unread(Mailbox::Private).await.unwrap().len(), 30);
+}
