@@ -64,6 +64,11 @@ impl Endpoint {
         }
     }
 
+    /// True while there is such a link.
+    pub fn has(&self, link: LinkId) -> bool {
+        self.slots.contains_key(&link)
+    }
+
     /// When anything was last heard on `link`.
     pub fn heard(&self, link: LinkId) -> Option<Time> {
         self.slots.get(&link)?.heard

@@ -305,6 +305,8 @@ impl<S: Store> Worker<S> {
                     self.endpoint.reply(now, link, number, answer);
                     match then {
                         Then::Nothing => {}
+                        // Its link may have ended meanwhile: then nobody is there to watch.
+                        Then::Watch(_) if !self.endpoint.has(link) => {}
                         Then::Watch(watch) => {
                             let done = self.done.clone();
                             self.watches.begin(link, *watch, self.clock.clone(), done);

@@ -216,7 +216,11 @@ impl History {
 
     /// What is wrong with how much was finished: of the messages of which nothing was said, at least as many are
     /// kept as a later run was told of. `is_kept` says where a message stands.
-    pub fn wrong_with_finished(&self, is_kept: impl Fn(&Message) -> bool) -> Vec<String> {
+    pub fn wrong_with_finished(
+        &self,
+        returned: &[String],
+        is_kept: impl Fn(&Message) -> bool,
+    ) -> Vec<String> {
         let told = self.told();
         let mut wrong = Vec::new();
         for (person, finished) in &told.finished {
@@ -224,7 +228,10 @@ impl History {
                 .messages
                 .iter()
                 .filter(|message| message.from == *person && message.said == Said::Nothing);
-            let kept = unsaid.filter(|message| is_kept(message)).count();
+            let is_there = |message: &&Message| {
+                is_kept(message) || returned.iter().any(|notice| message.is_quoted_in(notice))
+            };
+            let kept = unsaid.filter(is_there).count();
             if kept < *finished {
                 wrong.push(format!(
                     "person {person} was told that {finished} messages are kept after all, and {kept} are"

@@ -513,7 +513,7 @@ impl World {
                 .iter()
                 .any(|(_, _, entries)| entries.iter().any(|entry| entry.body == message.body))
         };
-        wrong.extend(self.history.wrong_with_finished(is_kept));
+        wrong.extend(self.history.wrong_with_finished(&returned, is_kept));
         wrong
     }
 }
