@@ -281,7 +281,12 @@ impl<S: Store> Realm<S> {
                 return Ok(Some((entries, false)));
             };
             let have = last.body.len() as u64;
-            if last.fragment.take().is_none_or(|whole| have >= whole.total) {
+            if offset > 0 && have <= offset {
+                // The rest should have come; it is asked for again later.
+                return Ok(None);
+            }
+            if last.fragment.is_none_or(|whole| have >= whole.total) {
+                last.fragment = None;
                 return Ok(Some((entries, page.more)));
             }
             (after, offset) = (last.position.0.saturating_sub(1), have);

@@ -1,5 +1,6 @@
 //! The rules, over a real store in a temporary directory.
 
+mod copying;
 mod groups;
 mod once;
 mod peers;
