@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::machine::Machine;
 use crate::store::{
-    Batch, Change, CommitError, Committed, Expected, Key, Log, NAME_BYTES_MAX, Page, PageLimit,
-    Position, Prefix, Store, StoreError, Subscribers, Subscription, Version, Versioned,
+    Batch, Change, CommitError, Committed, Expected, Key, Log, Page, PageLimit, Position, Prefix,
+    Store, StoreError, Subscribers, Subscription, Version, Versioned,
 };
 
 /// Batches that may wait to be written.
@@ -100,13 +100,7 @@ impl Disk {
 impl Contents {
     /// Checks a batch and carries it out.
     fn apply(&mut self, batch: Batch) -> Result<Committed, CommitError> {
-        let fits = batch.changes.iter().all(|change| match change {
-            Change::Put(Key(name), _) | Change::Delete(Key(name)) => name.len() <= NAME_BYTES_MAX,
-            Change::Append(Log(name), _) | Change::Trim(Log(name), _) => {
-                name.len() <= NAME_BYTES_MAX
-            }
-        });
-        if !fits {
+        if !batch.names_fit() {
             return Err(CommitError::Refused("a name is too long".into()));
         }
         let holds = batch.expectations.iter().all(|(key, expected)| {

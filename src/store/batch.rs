@@ -1,6 +1,6 @@
 //! What is to be written together, and what it relies on.
 
-use super::{Key, Log, Position, Version};
+use super::{Key, Log, NAME_BYTES_MAX, Position, Version};
 
 /// How a key must stand for a batch to take effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,5 +67,15 @@ impl Batch {
     pub fn trim(&mut self, log: Log, position: Position) -> &mut Self {
         self.changes.push(Change::Trim(log, position));
         self
+    }
+
+    /// True when every key and log has a name that an engine takes.
+    pub fn names_fit(&self) -> bool {
+        self.changes.iter().all(|change| match change {
+            Change::Put(Key(name), _)
+            | Change::Delete(Key(name))
+            | Change::Append(Log(name), _)
+            | Change::Trim(Log(name), _) => name.len() <= NAME_BYTES_MAX,
+        })
     }
 }

@@ -177,13 +177,7 @@ impl Writer {
 
     /// Checks one batch against the disk and the group so far, and adds its changes to the group.
     fn apply(&mut self, batch: Batch, group: &mut Group) -> Result<Committed, CommitError> {
-        let names_fit = batch.changes.iter().all(|change| match change {
-            Change::Put(Key(name), _) | Change::Delete(Key(name)) => name.len() <= NAME_BYTES_MAX,
-            Change::Append(Log(name), _) | Change::Trim(Log(name), _) => {
-                name.len() <= NAME_BYTES_MAX
-            }
-        });
-        if !names_fit {
+        if !batch.names_fit() {
             let reason = format!("a key or log name is longer than {NAME_BYTES_MAX} bytes");
             return Err(CommitError::Refused(reason));
         }
