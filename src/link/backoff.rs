@@ -34,14 +34,15 @@ impl Jitter {
 
 /// The wait before the repeat number `repeats` + 1, up to a tenth more, and never less: sooner would be before the answer can come.
 pub fn interval(repeats: u32, timeout: Duration, jitter: &mut Jitter) -> Duration {
+    let longest = RTO_MAX.max(timeout);
     let mut wait = timeout;
     for _ in PATIENT_REPEATS..=repeats {
-        wait = (wait * 3 / 2).min(RTO_MAX);
-        if wait == RTO_MAX {
+        wait = (wait * 3 / 2).min(longest);
+        if wait == longest {
             break;
         }
     }
-    jitter.spread(wait, 100, 110).min(RTO_MAX)
+    jitter.spread(wait, 100, 110).min(longest)
 }
 
 #[cfg(test)]

@@ -71,6 +71,17 @@ impl Link {
         self.pushes.heard();
         self.seen_alive(now);
         self.note_asking(number, frames.clone());
+        if frames.clone().any(|frame| matches!(frame, Frame::Ping)) {
+            let asks = frames
+                .clone()
+                .any(|frame| matches!(frame, Frame::Request { .. }));
+            // The reply may soon take the acknowledgement along.
+            self.received.owe(if asks {
+                Received::patience(now, &self.rtt)
+            } else {
+                now
+            });
+        }
         for frame in frames {
             self.handle_frame(now, frame, false)?;
         }
@@ -83,9 +94,7 @@ impl Link {
         for frame in frames {
             match frame {
                 Frame::Request { number, .. } => requests.push(number),
-                Frame::Reply { .. } | Frame::Event { .. } | Frame::Part { .. } | Frame::Ping => {
-                    return;
-                }
+                Frame::Reply { .. } | Frame::Event { .. } | Frame::Part { .. } => return,
                 _ => {}
             }
         }
@@ -104,8 +113,8 @@ impl Link {
 
     fn handle_frame(&mut self, now: Time, frame: Frame<'_>, early: bool) -> Result<(), Ignored> {
         match frame {
-            Frame::Padding => {}
-            Frame::Ping => self.received.owe(now),
+            // A PING is owed an acknowledgement by its packet.
+            Frame::Padding | Frame::Ping => {}
             Frame::Ack(ack) => self.handle_ack(now, &ack)?,
             Frame::Request { number, command } => self.handle_request(now, number, command, early),
             Frame::Reply { number, answer } => self.handle_reply(now, number, answer),

@@ -105,6 +105,8 @@ enum Carrier {
 
 /// What a packet carries.
 struct Packed {
+    /// Its acknowledgement measures the round trip.
+    measures: bool,
     replies: Vec<u64>,
     requests: Vec<u64>,
     pushes: Vec<u64>,
@@ -240,7 +242,7 @@ impl Link {
         let is_bulk = |item: &Item| match item {
             Item::Part(..) => true,
             Item::Event(number) => Urgency::of(*number) == Urgency::Backlog,
-            Item::Request(_) | Item::Reply(_) => false,
+            Item::Request(_) | Item::Reply(_) | Item::Measure => false,
         };
         let stamp = if items.iter().any(is_bulk) {
             if len > self.path.size(self.datagram_max()) {
@@ -366,7 +368,10 @@ impl Link {
             packer.push(control);
         }
         let mut replies = Vec::new();
-        if is_packet && (self.controls.ping || self.replies.has_announced()) {
+        // What is asked again says nothing of the round trip by its reply; the number of its packet does.
+        let measures = is_packet && self.requests.has_repeats();
+        let pings = is_packet && (self.controls.ping || self.replies.has_announced());
+        if pings || measures {
             packer.push(Frame::Ping);
         }
         for (number, answer) in self.replies.queued() {
@@ -407,6 +412,7 @@ impl Link {
         let missing = least.min(room).saturating_sub(frames.len());
         frames.splice(0..0, core::iter::repeat_n(PADDING, missing));
         let packed = Packed {
+            measures,
             replies,
             requests,
             pushes,
@@ -426,7 +432,10 @@ impl Link {
         let is_answered = |number| {
             let mut asking = asking.iter();
             asking.any(|(asked, requests)| {
-                *asked == number && requests.iter().all(|request| replies.is_answered(*request))
+                *asked == number
+                    && requests
+                        .iter()
+                        .all(|one| replies.is_answered(*one) && !replies.is_queued(*one))
             })
         };
         let ack = self.received.acknowledge(now, is_answered)?;
@@ -446,6 +455,7 @@ impl Link {
             .chain(requests.map(|request| Item::Request(*request)))
             .chain(pushes.map(|number| Item::Event(*number)))
             .chain(parts.map(|(message, part)| Item::Part(*message, part.start, part.end)))
+            .chain(packed.measures.then_some(Item::Measure))
             .collect()
     }
 

@@ -19,6 +19,7 @@ impl Link {
             Item::Request(number) => self.acknowledge_request(now, number),
             Item::Reply(number) => self.replies.acknowledge(number),
             Item::Event(number) => self.event_arrived(number),
+            Item::Measure => {}
             Item::Part(message, start, end) => {
                 if self.parts.arrive(message, start..end) {
                     self.message_arrived(now, message);
@@ -59,6 +60,7 @@ impl Link {
                 Item::Request(number) => self.requests.lose(number),
                 Item::Reply(number) => self.replies.lose(number),
                 Item::Event(number) => self.pushes.lose(number),
+                Item::Measure => {}
                 Item::Part(message, start, end) => self.parts.lose(message, start..end),
             }
         }

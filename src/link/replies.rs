@@ -130,6 +130,12 @@ impl Replies {
         !self.working.contains_key(&number)
     }
 
+    /// True when the reply to `number` should leave.
+    pub fn is_queued(&self, number: u64) -> bool {
+        let mut replies = self.replies.iter();
+        replies.any(|reply| reply.number == number && reply.queued)
+    }
+
     /// The other side is told that all its requests have arrived.
     pub fn announce(&mut self) {
         for announced in self.working.values_mut() {

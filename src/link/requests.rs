@@ -121,6 +121,12 @@ impl Requests {
         self.pending.values().any(|pending| pending.queued)
     }
 
+    /// True when one should leave again, which says that the timeout may be shorter than the path.
+    pub fn has_repeats(&self) -> bool {
+        let is_repeat = |p: &Pending| p.queued && p.times_sent > 0 && !p.is_copy;
+        self.pending.values().any(is_repeat)
+    }
+
     /// The requests that should leave next, oldest first; of those, if `early`, only the ones that
     /// may travel in a handshake's first message.
     pub fn queued(&self, early: bool) -> impl Iterator<Item = (u64, &[u8])> {
@@ -189,6 +195,8 @@ impl Requests {
         for number in numbers {
             if let Some(pending) = self.pending.get_mut(number) {
                 pending.carried_early = true;
+                // Its reply may answer this one, whatever is sent after it.
+                pending.times_sent = pending.times_sent.saturating_add(1);
             }
         }
     }

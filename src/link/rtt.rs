@@ -5,8 +5,10 @@ use core::time::Duration;
 /// The timeout before anything is known of the path, to be spread by up to half.
 pub(crate) const RTO_INITIAL: Duration = Duration::from_secs(2);
 const RTO_MIN: Duration = Duration::from_millis(20);
-/// The longest that is ever waited before something is sent again.
+/// The longest that is waited before something is sent again, unless the path is longer.
 pub(crate) const RTO_MAX: Duration = Duration::from_secs(30);
+/// The longest path that is waited for.
+const PATH_MAX: Duration = Duration::from_mins(2);
 /// The longest that is waited for parts of long messages: on the slowest of links a few fill minutes.
 const RTO_BULK_MAX: Duration = Duration::from_mins(10);
 const VARIATION_MIN: Duration = Duration::from_millis(10);
@@ -70,7 +72,10 @@ impl Rtt {
             None => RTO_INITIAL,
             Some(smoothed) => {
                 let timeout = smoothed + (self.variation * 4).max(VARIATION_MIN) + self.peer_delay;
-                timeout.clamp(RTO_MIN, RTO_MAX)
+                // Nothing is sent again before its answer can be here.
+                timeout
+                    .clamp(RTO_MIN, RTO_MAX)
+                    .max((smoothed + smoothed / 8).min(PATH_MAX))
             }
         }
     }
@@ -113,6 +118,13 @@ mod tests {
         assert!(rtt.timeout() < ms(115), "{:?}", rtt.timeout());
         rtt.sample(Duration::from_secs(90), ms(0));
         assert_eq!(rtt.timeout(), RTO_MAX);
+        for _ in 0..100 {
+            rtt.sample(Duration::from_mins(1), ms(0));
+        }
+        let timeout = rtt.timeout().as_secs();
+        assert!((67..69).contains(&timeout), "{timeout}");
+        rtt.sample(Duration::from_hours(1), ms(0));
+        assert_eq!(rtt.timeout(), PATH_MAX);
     }
 
     #[test]

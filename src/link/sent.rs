@@ -24,6 +24,8 @@ pub enum Item {
     Reply(u64),
     /// An event.
     Event(u64),
+    /// Nothing: when it arrives tells how long the path is.
+    Measure,
     /// Bytes of a long message.
     Part(Message, u64, u64),
 }

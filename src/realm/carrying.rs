@@ -1,8 +1,6 @@
 //! Taking what waits for a peer to it, in order (PEER-5, PEER-6, PEER-14); what the peer says of a message is
 //! told to its sender.
 
-use std::sync::PoisonError;
-
 use super::{
     Failure, Moment, Outcome, Realm,
     peers::Peer,
@@ -287,22 +285,16 @@ impl<S: Store> Realm<S> {
                     .put(key, record.to_value()?);
             }
         }
-        let waiting = self
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&(peer.realm, position))
-            .filter(|waiting| !waiting.is_closed());
-        if waiting.is_none()
+        let settling = self.verdicts.settle(outgoing.record.operation.as_ref());
+        if settling.is_none()
             && outgoing.record.kind != QueuedKind::Expelled
             && let Some(refusal) = refusal
         {
             append_notice(peer, outgoing, refusal, now, &mut batch)?;
         }
         let outcome = self.commit(batch).await?;
-        if let (Outcome::Durable, Some(waiting)) = (&outcome, waiting) {
-            // Should it have stopped waiting just now, it reads the verdict where it was written down.
-            let _ = waiting.send(verdict);
+        if let (Outcome::Durable, Some(settling)) = (&outcome, settling) {
+            settling.tell(&verdict);
         }
         Ok(matches!(outcome, Outcome::Durable))
     }

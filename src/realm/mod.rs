@@ -21,13 +21,13 @@ mod peers;
 mod reading;
 mod records;
 mod sessions;
+mod verdicts;
 mod watching;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::HashMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -39,12 +39,14 @@ pub use peers::{Own, Peer, Peering};
 pub use watching::{Push, Watch};
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use self::{
     operations::{Known, fingerprint},
+    outgoing::is_queued,
     passwords::Passwords,
     records::{Owner, Record as _, RecordedAnswer, RunningRecord},
+    verdicts::Verdicts,
     watching::{Joins, joins_of},
 };
 use crate::{
@@ -126,9 +128,6 @@ pub struct Greeting {
     pub highest: OperationNumber,
 }
 
-/// Told the answer to a command that waits for another realm.
-type Waiting = oneshot::Sender<Vec<u8>>;
-
 /// The rules, over a store.
 #[derive(Debug)]
 pub struct Realm<S> {
@@ -137,7 +136,7 @@ pub struct Realm<S> {
     limits: Limits,
     network: Network,
     /// Commands that wait for what a peer says of their message.
-    waiting: Mutex<HashMap<(RealmId, u64), Waiting>>,
+    verdicts: Verdicts,
     joins: Joins,
     passwords: Passwords,
     /// Makes session ids.
@@ -210,7 +209,7 @@ impl<S: Store> Realm<S> {
             store,
             own,
             network,
-            waiting: Mutex::default(),
+            verdicts: Verdicts::default(),
             joins: Joins::default(),
             passwords: Passwords::start(limits.password_threads)?,
             limits,
@@ -367,7 +366,14 @@ impl<S: Store> Realm<S> {
                 None => None,
                 Some(owner) => match self.look_up(owner, number, fingerprint).await? {
                     Known::New(operation) => Some(operation),
-                    Known::Done(answer) => return self.recall(&work, answer),
+                    Known::Done(answer) => {
+                        let answer = self.recall(&work, answer)?;
+                        if is_queued(&request.command, &answer) {
+                            let wait = self.verdicts.join(&owner, number.0);
+                            return self.verdict(&work, owner, wait, answer).await;
+                        }
+                        return Ok(answer);
+                    }
                 },
             };
             work.batch = Batch::new();
@@ -380,28 +386,29 @@ impl<S: Store> Realm<S> {
                 };
                 operation.record(recorded, &mut work.batch)?;
             }
+            let is_queued = is_queued(&request.command, &bytes);
+            let waits = owner.filter(|_| is_queued);
+            let wait = waits.map(|owner| (owner, self.verdicts.expect(&owner, number.0)));
             // On a conflict, what the decision relied on has changed: it is made anew.
-            if let Some(positions) = self.commit_placed(core::mem::take(&mut work.batch)).await? {
+            if let Outcome::Durable = self.commit(core::mem::take(&mut work.batch)).await? {
                 if let Some(user) = work.joined.take() {
                     self.joins.notify(&joins_of(user));
                 }
                 for (realm, group) in work.hints.drain(..) {
                     self.network.add_work(realm, GroupWork::Tell(group));
                 }
-                return match (&work.request.command, positions.first()) {
-                    (Command::JoinGroupRealm { realm, group, .. }, _) => {
+                match &work.request.command {
+                    Command::JoinGroupRealm { realm, group, .. } => {
                         self.network.add_work(*realm, GroupWork::Read(*group));
-                        Ok(bytes)
                     }
-                    (
-                        Command::SendRealm { .. } | Command::SendGroupRealm { .. },
-                        Some(position),
-                    ) => self.verdict(&work, *position, bytes).await,
-                    (Command::AddRealm { .. } | Command::RemoveRealm { .. }, _) => {
+                    Command::AddRealm { .. } | Command::RemoveRealm { .. } => {
                         self.network.peers_changed();
-                        Ok(bytes)
                     }
-                    _ => Ok(bytes),
+                    _ => {}
+                }
+                return match wait {
+                    Some((owner, wait)) => self.verdict(&work, owner, Some(wait), bytes).await,
+                    None => Ok(bytes),
                 };
             }
         }

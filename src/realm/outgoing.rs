@@ -1,17 +1,15 @@
 //! Messages to other realms (PEER-5, PEER-9): a durable queue for each peer, and the answer to who fills it.
 
-use std::{sync::PoisonError, time::Duration};
-
-use tokio::sync::oneshot;
-
 use super::{
-    Failure, Realm, Work,
+    Failure, Known, Realm, Work,
     operations::fingerprint,
     peers::Peer,
     records::{
-        self, CursorRecord, QueuedKind, QueuedOperation, QueuedRecord, Record as _, RecordedAnswer,
+        self, CursorRecord, Owner, QueuedKind, QueuedOperation, QueuedRecord, Record as _,
+        RecordedAnswer,
     },
     sessions::Current,
+    verdicts::Wait,
 };
 use crate::{
     store::{Expected, PageLimit, Position, Store, Subscription},
@@ -20,8 +18,16 @@ use crate::{
 
 /// Messages that may wait for a peer: at the longest each, 64 MiB.
 const QUEUE_MAX: u64 = 4096;
-/// How long a command waits for what the peer says.
-const VERDICT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// True when a command has queued a message for a peer.
+pub(super) fn is_queued(command: &Command<'_>, answer: &[u8]) -> bool {
+    let sends = matches!(
+        command,
+        Command::SendRealm { .. } | Command::SendGroupRealm { .. }
+    );
+    sends && answer == Answer::Sent(Sent::Queued).to_bytes()
+}
+
 impl<S: Store> Realm<S> {
     pub(super) async fn sendrealm(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
         let Command::SendRealm {
@@ -143,50 +149,27 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// Waits a little for what the peer says of the message that a command has queued; the answer to
-    /// that command as it then is.
+    /// What the peer says of the message that a command has `queued`, if that comes while the command waits; the
+    /// answer to that command as it then is.
     pub(super) async fn verdict(
         &self,
         work: &Work<'_>,
-        position: Position,
+        owner: Owner,
+        wait: Option<Wait>,
         queued: Vec<u8>,
     ) -> Result<Vec<u8>, Failure> {
-        let (Command::SendRealm {
-            operation,
-            session,
-            realm,
-            ..
-        }
-        | Command::SendGroupRealm {
-            operation,
-            session,
-            realm,
-            ..
-        }) = work.request.command
-        else {
-            return Ok(queued);
-        };
-        let (tell, told) = oneshot::channel();
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert((realm, position.0), tell);
-        if let Ok(Ok(answer)) = tokio::time::timeout(VERDICT_PATIENCE, told).await {
-            return Ok(answer);
-        }
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&(realm, position.0));
-        // It may have come just before or after.
-        let Some(owner) = self.owner(work.caller, Some(session)) else {
-            return Ok(queued);
-        };
-        match self
-            .look_up(owner, operation, fingerprint(work.request))
-            .await
+        if let Some(wait) = wait
+            && let Some(verdict) = wait.verdict().await
         {
-            Ok(super::Known::Done(RecordedAnswer::Bytes(answer))) => Ok(answer),
+            return Ok(verdict);
+        }
+        // It may have come just before or after.
+        let number = work.request.command.operation().unwrap_or_default();
+        match self
+            .look_up(owner, number, fingerprint(work.request))
+            .await?
+        {
+            Known::Done(RecordedAnswer::Bytes(answer)) => Ok(answer),
             _ => Ok(queued),
         }
     }

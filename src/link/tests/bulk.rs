@@ -303,3 +303,43 @@ impl Bulk {
         assert_eq!(asked, 1, "it is done once");
     }
 }
+
+/// LINK-7. Found by the simulator: where every request was sent again before its answer could be there, no answer
+/// ever told how long the path is, and all that followed was sent many times too.
+#[test]
+fn a_path_longer_than_the_first_timeout_is_measured() {
+    let mut bulk = Bulk::new(5, 1_000_000, Duration::from_secs(40), 0.0);
+    let deadline = Time(1_200_000_000);
+    bulk.exchange(&[vec![1; 20]], deadline);
+    // The acknowledgement follows the first reply.
+    bulk.exchange(&[vec![2; 20]], deadline);
+    let rtt = bulk.pair.client.rtt().unwrap();
+    assert!((39..42).contains(&rtt.as_secs()), "{rtt:?}");
+    let before = bulk.up.carried;
+    for n in 0..10 {
+        bulk.exchange(&[vec![n; 20]], deadline);
+    }
+    let asked = bulk.up.carried - before;
+    assert!(asked <= 12, "{asked} packets for ten requests");
+}
+
+/// LINK-7. Found by the simulator: the answer to what a handshake carried was taken for one to its repeat.
+#[test]
+fn what_a_handshake_carried_has_been_sent() {
+    let mut pair = Pair::new();
+    pair.client.rtt = Rtt::default();
+    let number = pair.client.request(b"ask".to_vec(), END, true).unwrap();
+    let carried = pair.client.init_payload(pair.now, 500);
+    pair.server.handle_early(pair.now, &carried).unwrap();
+    pair.client.early_arrived(pair.now);
+    pair.server.reply(number, b"ok".to_vec());
+    let down = transmit(&mut pair.server, pair.now).unwrap();
+    while transmit(&mut pair.client, pair.now).is_none() {
+        pair.now = pair.client.poll_timeout().unwrap();
+        pair.client.handle_timeout(pair.now);
+    }
+    pair.now = pair.now + Duration::from_millis(1);
+    deliver(&mut pair.client, pair.now, &down).unwrap();
+    assert_eq!(events(&mut pair.client).len(), 1);
+    assert_eq!(pair.client.rtt(), None);
+}

@@ -435,3 +435,34 @@ async fn a_peer_changes_its_key() {
     peer(&fixture, 50, "beta").await;
     assert_eq!(fixture.realm.peers().await[0].key(), PublicKey([51; 32]));
 }
+
+/// PEER-6. Found by the simulator: the repeat of a command was answered *queued* while the first still waited for the
+/// peer's word; that was told to a link that was gone, and no notice was written.
+#[tokio::test]
+async fn who_was_answered_queued_hears_of_a_refusal() {
+    let mut fixture = Fixture::new();
+    let (network, mut errands) = Network::new();
+    fixture.realm.network = network;
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    let beta = "beta".parse().unwrap();
+    let repeats = async {
+        while fixture.realm.next_outgoing(beta).await.is_none() {
+            tokio::task::yield_now().await;
+        }
+        let refusal = refused(ErrorCode::NoSuchUser);
+        tokio::join!(
+            fixture.ask(device(1), sendrealm(2, "hello")),
+            carry(&fixture.realm, &mut errands, 0, &refusal)
+        )
+        .0
+    };
+    let answers = tokio::join!(fixture.ask(device(1), sendrealm(2, "hello")), repeats);
+    let is_queued = |answer: &Answer| *answer == Answer::Sent(Sent::Queued);
+    let is_told = !fixture.texts(device(1)).await.is_empty();
+    assert_eq!(
+        is_queued(&answers.0) || is_queued(&answers.1),
+        is_told,
+        "{answers:?}"
+    );
+}
