@@ -141,6 +141,8 @@ impl<S: Store> Realm<S> {
         };
         let member = self.find_member(&group, &who).await?;
         member.ok_or(ErrorCode::NotAMember)?.rely_on(batch);
+        // As for a message from here: a realm that joins meanwhile must hear of it.
+        group.rely_on(batch);
         Ok((group.place(), group.realms().collect()))
     }
 

@@ -37,6 +37,8 @@ impl<S: Store> Realm<S> {
         let member = self.membership(&group, current.user).await?;
         // Whoever is removed meanwhile does not write any more.
         member.rely_on(&mut work.batch);
+        // A realm that joins meanwhile reads the group before this message is in it, and must hear of it.
+        group.rely_on(&mut work.batch);
         work.hints = group.realms().map(|realm| (realm, group.name)).collect();
         append(work, &current, content, group.place())?;
         Ok(Answer::Sent(Sent::Stored))

@@ -91,3 +91,64 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
         other => panic!("{other:?}"),
     }
 }
+
+/// PEER-10. Found by the simulator: a message that was decided before another realm joined, and written after that
+/// realm had read the group, was never told to it.
+#[tokio::test]
+async fn who_joins_while_a_message_is_written_hears_of_it() {
+    let fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    let crew = "crew".parse().unwrap();
+    let realm = &fixture.realm;
+    let add = Command::AddGroup {
+        operation: OperationNumber(2),
+        session: SessionRef::Bound,
+        group: crew,
+        password: Password(b""),
+    };
+    assert_eq!(fixture.ask(device(1), add).await, Answer::Done);
+    for n in 50..110 {
+        let name = format!("realm{n}");
+        let place = ("192.0.2.9".to_string(), 6377);
+        let key = PublicKey([n; 32]);
+        let id = name.parse().unwrap();
+        assert!(realm.list_peer(id, key, place, None).await);
+        let text = format!("message {n}");
+        let post = Command::SendGroup {
+            operation: OperationNumber(u64::from(n)),
+            session: SessionRef::Bound,
+            group: crew,
+            message: Body(text.as_bytes()),
+        };
+        let join = PeerRequest::Join {
+            group: crew,
+            user: "bob".parse().unwrap(),
+            password: Password(b""),
+        };
+        let join_and_read = async {
+            let epoch = match asked(&fixture, n, &join).await {
+                Answer::Joined { epoch, .. } => epoch,
+                other => panic!("{other:?}"),
+            };
+            let read = PeerRequest::Read {
+                group: crew,
+                epoch,
+                after: Position(u64::from(n) - 50),
+                offset: 0,
+            };
+            match asked(&fixture, n, &read).await {
+                Answer::Page(page) => !page.entries.is_empty(),
+                other => panic!("{other:?}"),
+            }
+        };
+        // Both are decided before either is written, unless the disk is very fast.
+        let (has_read, _) = tokio::join!(biased; join_and_read, fixture.ask(device(1), post));
+        let is_told = realm.network().next_work(id) == Some(GroupWork::Tell(crew));
+        assert!(has_read || is_told, "realm {n}");
+    }
+}
+
+async fn asked(fixture: &Fixture, n: u8, request: &PeerRequest<'_>) -> Answer {
+    let caller = fixture.caller(device(n));
+    Answer::parse(&fixture.realm.handle(&caller, &request.to_bytes()).await).unwrap()
+}
