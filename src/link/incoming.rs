@@ -66,7 +66,7 @@ impl Link {
             // whatever leaves next.
             self.received.owe(Received::patience(now, &self.rtt));
         }
-        self.requests.heard();
+        self.requests.heard(&self.rtt);
         self.bulk_repeats = 0;
         self.pushes.heard();
         self.seen_alive(now);

@@ -432,10 +432,7 @@ impl Link {
         let is_answered = |number| {
             let mut asking = asking.iter();
             asking.any(|(asked, requests)| {
-                *asked == number
-                    && requests
-                        .iter()
-                        .all(|one| replies.is_answered(*one) && !replies.is_queued(*one))
+                *asked == number && requests.iter().all(|one| replies.may_be_missed(*one))
             })
         };
         let ack = self.received.acknowledge(now, is_answered)?;

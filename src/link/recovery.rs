@@ -133,6 +133,10 @@ impl Link {
         if offset > 0 && is_planted(Fault::DropParts) {
             return;
         }
+        if of == PartOf::Reply {
+            // The rest comes without being asked for.
+            self.acknowledge_request(now, number);
+        }
         let taken = self
             .assemblies
             .take(now, (of, number), total, offset, bytes);

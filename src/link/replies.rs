@@ -125,15 +125,12 @@ impl Replies {
             .map(|reply| (reply.number, reply.bytes.as_slice()))
     }
 
-    /// True when the request `number` has come and is not being worked on.
-    pub fn is_answered(&self, number: u64) -> bool {
-        !self.working.contains_key(&number)
-    }
-
-    /// True when the reply to `number` should leave.
-    pub fn is_queued(&self, number: u64) -> bool {
+    /// True when the reply to `number` has left, and the other side may miss it without either side noticing.
+    pub fn may_be_missed(&self, number: u64) -> bool {
+        let sure = |reply: &Reply| reply.queued || reply.cut || reply.announced;
         let mut replies = self.replies.iter();
-        replies.any(|reply| reply.number == number && reply.queued)
+        !self.working.contains_key(&number)
+            && !replies.any(|reply| reply.number == number && sure(reply))
     }
 
     /// The other side is told that all its requests have arrived.

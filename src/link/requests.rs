@@ -296,8 +296,12 @@ impl Requests {
     }
 
     /// The peer was heard: patience begins anew.
-    pub const fn heard(&mut self) {
-        self.repeats = 0;
+    pub fn heard(&mut self, rtt: &Rtt) {
+        // Where nothing is known of the path, the timeout may be far too short: what comes meanwhile does not
+        // make it right.
+        if rtt.smoothed().is_some() {
+            self.repeats = 0;
+        }
     }
 
     /// All that waits has to be sent anew, on a fresh link.
@@ -447,7 +451,7 @@ mod tests {
         while now < Time(60_000_000) {
             now = requests.timeout().unwrap();
             requests.expire(now);
-            requests.heard();
+            requests.heard(&rtt);
             requests.sent(now, &numbers(&requests), &rtt, &mut jitter, None);
             asked += 1;
         }

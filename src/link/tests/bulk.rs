@@ -343,3 +343,31 @@ fn what_a_handshake_carried_has_been_sent() {
     assert_eq!(events(&mut pair.client).len(), 1);
     assert_eq!(pair.client.rtt(), None);
 }
+
+/// LINK-5, LINK-8. Found by the simulator: while a long reply was on its way over a slow and long path, its request was
+/// sent again every two seconds, for minutes.
+#[test]
+fn a_long_reply_that_is_on_its_way_is_not_asked_for() {
+    let mut bulk = Bulk::new(7, 300, Duration::from_secs(40), 0.0);
+    let number = bulk
+        .pair
+        .client
+        .request(vec![1; 20], Time(3_600_000_000), false)
+        .unwrap();
+    let mut has_come = false;
+    while !has_come {
+        bulk.step();
+        for event in events(&mut bulk.pair.server) {
+            if let Event::Request { number, .. } = event {
+                bulk.pair.server.reply(number, vec![2; 2000]);
+            }
+        }
+        has_come = events(&mut bulk.pair.client)
+            .iter()
+            .any(|event| matches!(event, Event::Reply { number: of, .. } if *of == number));
+    }
+    // Each packet with parts is acknowledged.
+    let (asked, answered) = (bulk.up.carried, bulk.down.carried);
+    assert!(asked < answered + 15, "{asked} packets up, {answered} down");
+    assert!(bulk.down.bytes < 8000, "{} bytes down", bulk.down.bytes);
+}
