@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use merpati::{
     crypto::{Initiator, Responder, SecretKey},
-    link::{Config, Event, Link, Time},
+    link::{Config, Event, Link, Redundancy, Time},
     wire::{ConnectionId, OperationNumber, Packet, Welcome},
 };
 use rand::{RngExt as _, SeedableRng, rngs::ChaCha20Rng};
@@ -94,6 +94,7 @@ impl Run {
             max_datagram: 1200,
             max_message: 100_000,
             rate: None,
+            redundancy: Redundancy::Auto,
             rtt: Some(rtt),
             seed,
         };

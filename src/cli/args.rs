@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use merpati::{
-    client::{DATAGRAM_MIN, Kind},
+    client::{DATAGRAM_MIN, Kind, Redundancy},
     crypto::{ConnectionString, PublicKey},
     server::unit::{parse_rate, parse_size, parse_span},
     wire::{GroupName, Handle, RealmId, Role, Sender, SessionId, Username},
@@ -65,6 +65,12 @@ pub struct Global {
     /// The largest datagram to send and take.
     #[arg(long, global = true, value_name = "SIZE", value_parser = datagram)]
     pub max_datagram: Option<usize>,
+    /// Whether small packets leave twice: auto (while much is lost), off (each byte is paid for) or on.
+    #[arg(long, global = true, value_name = "CHOICE")]
+    pub redundancy: Option<Redundancy>,
+    /// Let no command leave in the first packet: a round trip more, and forward secrecy for all.
+    #[arg(long, global = true)]
+    pub no_early_data: bool,
     /// Name a session in full, instead of the profile's own.
     #[arg(long, global = true, value_name = "ID", value_parser = session_id)]
     pub session: Option<SessionId>,

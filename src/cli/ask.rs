@@ -42,6 +42,7 @@ fn open(
         max_datagram: global.max_datagram.unwrap_or(known.max_datagram),
         rate: global.max_bitrate.or(known.rate),
         keepalive: keepalive.unwrap_or(known.keepalive),
+        redundancy: global.redundancy.unwrap_or(known.redundancy),
         ..known
     };
     let options = Options {
@@ -50,8 +51,8 @@ fn open(
         plain: global.plain,
         deadline: global.deadline,
         session: session.or(global.session),
+        early_data: !global.no_early_data,
         traits,
-        ..Options::default()
     };
     Ok(Client::open(profile(global)?, options)?)
 }

@@ -143,6 +143,7 @@ impl Client {
             max_datagram: self.options.traits.max_datagram,
             max_message: LONGEST_ANSWER,
             rate: self.options.traits.rate,
+            redundancy: self.options.traits.redundancy,
             links_max: 1,
             idle: Duration::MAX,
             shared_idle: Duration::MAX,

@@ -42,7 +42,7 @@ use slot::{Role, Slot, Stage};
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
-    link::{self, DATAGRAM_MIN, Jitter, Link, Time, Urgency, earliest},
+    link::{self, DATAGRAM_MIN, Jitter, Link, Redundancy, Time, Urgency, earliest},
     wire::{CloseReason, ConnectionId, OperationNumber, Protection, RealmId, Welcome},
 };
 
@@ -75,6 +75,8 @@ pub struct Config {
     pub max_message: usize,
     /// Bytes a second that no link exceeds.
     pub rate: Option<u64>,
+    /// Whether small packets leave twice.
+    pub redundancy: Redundancy,
     /// Links at once.
     pub links_max: usize,
     /// A proven link that has been silent for so long is forgotten by its responder.
@@ -398,6 +400,7 @@ impl Endpoint {
             max_datagram: self.config.max_datagram,
             max_message: self.config.max_message,
             rate: self.config.rate,
+            redundancy: self.config.redundancy,
             rtt,
             seed: self.rng.next_u64(),
         }

@@ -19,6 +19,36 @@ pub enum Kind {
     Lan,
 }
 
+/// Whether small packets leave twice (LINK-19).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Redundancy {
+    /// While much is lost, unless there is a rate.
+    #[default]
+    Auto,
+    /// Never: each byte is paid for.
+    Off,
+    /// Always: each round trip counts.
+    On,
+}
+
+/// A text that is no such choice.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no choice here: write auto, off or on")]
+pub struct UnknownRedundancy(String);
+
+impl FromStr for Redundancy {
+    type Err = UnknownRedundancy;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            "on" => Ok(Self::On),
+            _ => Err(UnknownRedundancy(text.into())),
+        }
+    }
+}
+
 /// What to begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traits {
@@ -30,6 +60,8 @@ pub struct Traits {
     pub rtt: Option<Duration>,
     /// How long whoever watches is silent at most.
     pub keepalive: Duration,
+    /// Whether small packets leave twice.
+    pub redundancy: Redundancy,
 }
 
 impl Default for Traits {
@@ -39,6 +71,7 @@ impl Default for Traits {
             rate: None,
             rtt: None,
             keepalive: Duration::from_secs(30),
+            redundancy: Redundancy::Auto,
         }
     }
 }
@@ -70,24 +103,28 @@ impl Kind {
                 rate: Some(600),
                 rtt: Some(Duration::from_secs(2)),
                 keepalive: Duration::from_mins(10),
+                redundancy: Redundancy::Off,
             },
             Self::Satellite => Traits {
                 max_datagram: DATAGRAM_DEFAULT,
                 rate: None,
                 rtt: Some(Duration::from_millis(700)),
                 keepalive: Duration::from_mins(1),
+                redundancy: Redundancy::Auto,
             },
             Self::NbIot => Traits {
                 max_datagram: 548,
                 rate: Some(2_500),
                 rtt: Some(Duration::from_secs(3)),
                 keepalive: Duration::from_mins(2),
+                redundancy: Redundancy::Off,
             },
             Self::Lan => Traits {
                 max_datagram: DATAGRAM_DEFAULT,
                 rate: None,
                 rtt: Some(Duration::from_millis(20)),
                 keepalive: Duration::from_secs(30),
+                redundancy: Redundancy::Auto,
             },
         }
     }
@@ -124,6 +161,9 @@ mod tests {
             assert!((DATAGRAM_MIN..=DATAGRAM_DEFAULT).contains(&traits.max_datagram));
             assert!(traits.keepalive >= Duration::from_secs(30));
         }
+        assert_eq!("on".parse(), Ok(Redundancy::On));
+        let error = "yes".parse::<Redundancy>().unwrap_err().to_string();
+        assert!(error.contains("auto"), "{error}");
         let error = "wifi".parse::<Kind>().unwrap_err().to_string();
         assert!(error.contains("nb-iot"), "{error}");
     }

@@ -34,7 +34,7 @@ use core::time::Duration;
 
 use assembly::{Assembled, Assemblies};
 pub use backoff::{Jitter, interval};
-pub use kind::{Kind, Traits, UnknownKind};
+pub use kind::{Kind, Redundancy, Traits, UnknownKind, UnknownRedundancy};
 use pace::Pace;
 use packing::Controls;
 pub use packing::INIT_PAYLOAD_MIN;
@@ -165,6 +165,8 @@ pub struct Config {
     pub max_message: usize,
     /// Bytes a second that are never exceeded.
     pub rate: Option<u64>,
+    /// Whether small packets leave twice.
+    pub redundancy: Redundancy,
     /// A round-trip time to begin with.
     pub rtt: Option<Duration>,
     /// Seeds the spread of timers; not secret.

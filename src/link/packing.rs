@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::{ops::Range, time::Duration};
 
 use super::{
-    Keys, Link, State, Time, Urgency,
+    Keys, Link, Redundancy, State, Time, Urgency,
     backoff::interval,
     parts::Message,
     requests::Lossy,
@@ -522,7 +522,11 @@ impl Link {
 
     /// True when what is small leaves twice: so much is lost that waiting for it costs more (LINK-19).
     pub(super) const fn is_redundant(&self) -> bool {
-        self.config.rate.is_none() && self.received.loss() > REDUNDANT_LOSS
+        match self.config.redundancy {
+            Redundancy::On => true,
+            Redundancy::Off => false,
+            Redundancy::Auto => self.config.rate.is_none() && self.received.loss() > REDUNDANT_LOSS,
+        }
     }
 
     /// Bytes of frames that a packet must have, so that the other side can answer it.

@@ -2,9 +2,11 @@
 //! is refused with the line and what to write instead.
 
 use std::{
+    fmt::Display,
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -13,7 +15,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::unit::{Rate, Size, Span};
 use crate::{
     crypto::{ConnectionString, DEFAULT_PORT, InvalidConnectionString, PublicKey},
-    link::{DATAGRAM_MIN, Kind, Traits},
+    link::{DATAGRAM_MIN, Kind, Redundancy, Traits},
     realm,
     wire::RealmId,
 };
@@ -189,13 +191,16 @@ pub enum Engine {
 #[serde(deny_unknown_fields, default)]
 pub struct LinkConfig {
     /// What kind of links there are; what follows wins over it.
-    #[serde(deserialize_with = "kind")]
+    #[serde(deserialize_with = "named")]
     pub kind: Option<Kind>,
     /// The largest datagram taken and sent.
     #[serde(deserialize_with = "datagram")]
     pub max_datagram: Option<Size>,
     /// What no link exceeds.
     pub max_bitrate: Option<Rate>,
+    /// Whether small packets leave twice.
+    #[serde(deserialize_with = "named")]
+    pub redundancy: Option<Redundancy>,
     /// Take commands that come in a handshake's first message.
     pub early_data: bool,
     /// A link that has been silent for so long is forgotten. Its client opens it again unasked.
@@ -313,6 +318,7 @@ impl LinkConfig {
         Traits {
             max_datagram: max_datagram.unwrap_or(known.max_datagram),
             rate: self.max_bitrate.map(|rate| rate.0).or(known.rate),
+            redundancy: self.redundancy.unwrap_or(known.redundancy),
             ..known
         }
     }
@@ -324,6 +330,7 @@ impl Default for LinkConfig {
             kind: None,
             max_datagram: None,
             max_bitrate: None,
+            redundancy: None,
             early_data: true,
             idle: Span(Duration::from_hours(24)),
             peer_idle: Span(Duration::from_mins(10)),
@@ -448,7 +455,11 @@ fn datagram<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, 
     between(size, DATAGRAM_MIN as u64, DATAGRAM_MAX).map(Some)
 }
 
-fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Kind>, D::Error> {
+fn named<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: FromStr<Err: Display>,
+    D: Deserializer<'de>,
+{
     let name = String::deserialize(deserializer)?;
     name.parse().map(Some).map_err(de::Error::custom)
 }

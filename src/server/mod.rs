@@ -341,6 +341,7 @@ fn bind(
         max_message: usize::try_from(config.limits.max_message.0).unwrap_or(usize::MAX)
             + AROUND_MESSAGE,
         rate: traits.rate,
+        redundancy: traits.redundancy,
         links_max: config.limits.links,
         idle: config.link.idle.0,
         shared_idle: config.link.peer_idle.0,

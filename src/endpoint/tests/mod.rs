@@ -43,6 +43,7 @@ fn config(accept: Option<Protection>) -> Config {
         max_datagram: 1200,
         max_message: 20_000,
         rate: None,
+        redundancy: Redundancy::Auto,
         links_max: 100,
         idle: Duration::from_hours(1),
         shared_idle: Duration::from_hours(1),

@@ -34,6 +34,7 @@ fn endpoint(n: u8, seed: u64) -> Endpoint {
         max_datagram: 1200,
         max_message: 20_000,
         rate: None,
+        redundancy: Redundancy::Auto,
         links_max: 100,
         idle: Duration::from_hours(1),
         shared_idle: IDLE,

@@ -263,8 +263,17 @@ fn what_is_too_long_is_said_so() {
 /// LINK-19: where much is lost, what is small leaves twice, and is done once.
 #[test]
 fn what_is_small_leaves_twice_where_much_is_lost() {
-    for (loss, least, most) in [(0.0, 1.0, 1.1), (0.3, 2.0, 4.0), (0.5, 2.5, 5.0)] {
+    use Redundancy::{Auto, Off, On};
+    let cases = [
+        (Auto, 0.0, 1.0, 1.1),
+        (Auto, 0.3, 2.0, 4.0),
+        (Auto, 0.5, 2.5, 5.0),
+        (Off, 0.3, 1.2, 2.2),
+        (On, 0.0, 2.0, 2.1),
+    ];
+    for (redundancy, loss, least, most) in cases {
         let mut bulk = Bulk::new(3, 10_000_000, Duration::from_millis(60), loss);
+        bulk.pair.client.config.redundancy = redundancy;
         for round in 0..40_u8 {
             let before = bulk.up.carried;
             bulk.exchange_one(round);
@@ -276,7 +285,10 @@ fn what_is_small_leaves_twice_where_much_is_lost() {
             }
         }
         let each = f64::from(u32::try_from(bulk.up.carried).unwrap()) / 20.0;
-        assert!((least..=most).contains(&each), "{each} at {loss}");
+        assert!(
+            (least..=most).contains(&each),
+            "{each} at {loss}, {redundancy:?}"
+        );
     }
 }
 

@@ -50,6 +50,7 @@ impl Pair {
             max_datagram: 1200,
             max_message: 20_000,
             rate: None,
+            redundancy: Redundancy::Auto,
             rtt: Some(Duration::from_millis(60)),
             seed: 7,
         };
@@ -251,6 +252,7 @@ fn an_idle_link_with_a_limit_waits_for_nothing() {
             max_datagram: 1200,
             max_message: 20_000,
             rate: Some(1000),
+            redundancy: Redundancy::Auto,
             rtt: None,
             seed: 7,
         },
@@ -272,6 +274,7 @@ fn an_idle_link_with_a_limit_waits_for_nothing() {
     let mut other = Link::respond(
         Config {
             rate: None,
+            redundancy: Redundancy::Auto,
             ..link.config
         },
         1000,
@@ -304,6 +307,7 @@ fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
         max_datagram: 1200,
         max_message: 20_000,
         rate: None,
+        redundancy: Redundancy::Auto,
         rtt: None,
         seed: 7,
     };
