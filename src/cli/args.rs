@@ -275,7 +275,8 @@ pub enum Command {
         /// Stop after so many messages.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
-        /// Ask for a sign of life after so long a silence, which keeps the way back open.
+        /// Ask for a sign of life after so long a silence, which keeps the way back open; 0s does not. Else after
+        /// what the kind of link says, and up to two minutes while the way is seen to stay open.
         #[arg(long, value_name = "SPAN", value_parser = parse_span)]
         keepalive: Option<Duration>,
     },

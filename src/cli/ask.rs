@@ -6,7 +6,7 @@ use std::{
 };
 
 use merpati::{
-    client::{Client, Kind, Options, Profile, Traits, default_home, system_rng},
+    client::{Client, Kind, Options, Profile, Silence, Traits, default_home, system_rng},
     crypto::ConnectionString,
     wire::{self, Handle, Mailbox, SessionId, Username},
 };
@@ -41,7 +41,7 @@ fn open(
     let traits = Traits {
         max_datagram: global.max_datagram.unwrap_or(known.max_datagram),
         rate: global.max_bitrate.or(known.rate),
-        keepalive: keepalive.unwrap_or(known.keepalive),
+        keepalive: keepalive.map_or(known.keepalive, Silence::fixed),
         redundancy: global.redundancy.unwrap_or(known.redundancy),
         ..known
     };

@@ -181,7 +181,8 @@ impl Client {
         };
         let (jobs, taken) = mpsc::channel(ASKS_MAX);
         let (tell, status) = watch::channel(Status::default());
-        let keepalive = self.options.traits.keepalive;
+        let silence = self.options.traits.keepalive;
+        let keepalive = Some(silence).filter(|silence| !silence.first.is_zero());
         tokio::spawn(
             Driver::new(
                 target,

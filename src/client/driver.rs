@@ -18,7 +18,7 @@ use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
     host::{Host, Socket},
-    link::Time,
+    link::{Silence, Time},
     wire::{CloseReason, OperationNumber, Welcome},
 };
 
@@ -112,7 +112,7 @@ pub struct Driver {
     is_expected: bool,
     /// What the watcher has not taken yet.
     pushed: VecDeque<Told>,
-    keepalive: Duration,
+    keepalive: Option<Silence>,
 }
 
 impl Driver {
@@ -121,7 +121,7 @@ impl Driver {
         (host, socket): (Host, Socket),
         endpoint: Endpoint,
         status: watch::Sender<Status>,
-        keepalive: Duration,
+        keepalive: Option<Silence>,
     ) -> Self {
         Self {
             target,
@@ -226,7 +226,7 @@ impl Driver {
             self.doubt = Some(Instant::now() + DOUBT);
         }
         if self.watcher.is_some() {
-            self.endpoint.keep_alive(now, link, Some(self.keepalive));
+            self.endpoint.keep_alive(now, link, self.keepalive);
         }
         self.link = Some(link);
         link
@@ -245,7 +245,7 @@ impl Driver {
             Some(link) => link,
             None => self.open(now),
         };
-        self.endpoint.keep_alive(now, link, Some(self.keepalive));
+        self.endpoint.keep_alive(now, link, self.keepalive);
     }
 
     /// The link ends with the watch: what is still pushed on it could be taken for part of a later one (WATCH-3).

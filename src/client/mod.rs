@@ -53,7 +53,7 @@ pub(crate) use profile::Memory;
 pub use profile::{Profile, Shown, State, Unfinished, default_home};
 pub use watching::Watching;
 
-pub use crate::link::{DATAGRAM_MIN, Kind, Redundancy, Traits};
+pub use crate::link::{DATAGRAM_MIN, Kind, Redundancy, Silence, Traits};
 
 use crate::{
     crypto::{ConnectionString, PublicKey},

@@ -42,7 +42,7 @@ use slot::{Role, Slot, Stage};
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
-    link::{self, DATAGRAM_MIN, Jitter, Link, Redundancy, Time, Urgency, earliest},
+    link::{self, DATAGRAM_MIN, Jitter, Link, Redundancy, Silence, Time, Urgency, earliest},
     wire::{CloseReason, ConnectionId, OperationNumber, Protection, RealmId, Welcome},
 };
 
@@ -234,7 +234,7 @@ impl Endpoint {
     }
 
     /// Keeps the way of `link` open; see [`Link::keep_alive`]. One that turns out dead is opened anew.
-    pub fn keep_alive(&mut self, now: Time, link: LinkId, silence: Option<Duration>) {
+    pub fn keep_alive(&mut self, now: Time, link: LinkId, silence: Option<Silence>) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.keep_alive(silence);
             self.let_time_pass(now, link);

@@ -69,7 +69,15 @@ impl Link {
         self.requests.heard(&self.rtt);
         self.bulk_repeats = 0;
         self.pushes.heard();
-        self.seen_alive(now);
+        if let Some(keepalive) = &mut self.keepalive {
+            if frames
+                .clone()
+                .any(|frame| matches!(frame, Frame::PathChallenge(_)))
+            {
+                keepalive.moved();
+            }
+            keepalive.heard(now);
+        }
         self.note_asking(number, frames.clone());
         if frames.clone().any(|frame| matches!(frame, Frame::Ping)) {
             let asks = frames

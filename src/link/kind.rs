@@ -4,7 +4,7 @@
 use alloc::string::String;
 use core::{fmt, str::FromStr, time::Duration};
 
-use super::{DATAGRAM_DEFAULT, DATAGRAM_MIN};
+use super::{DATAGRAM_DEFAULT, DATAGRAM_MIN, Silence};
 
 /// A kind of path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,8 @@ pub struct Traits {
     pub rate: Option<u64>,
     /// The round trip before one has been measured; it sets the first timeout.
     pub rtt: Option<Duration>,
-    /// How long whoever watches is silent at most.
-    pub keepalive: Duration,
+    /// How long whoever watches is silent.
+    pub keepalive: Silence,
     /// Whether small packets leave twice.
     pub redundancy: Redundancy,
 }
@@ -70,7 +70,7 @@ impl Default for Traits {
             max_datagram: DATAGRAM_DEFAULT,
             rate: None,
             rtt: None,
-            keepalive: Duration::from_secs(30),
+            keepalive: silence(Duration::from_secs(30)),
             redundancy: Redundancy::Auto,
         }
     }
@@ -80,6 +80,14 @@ impl Default for Traits {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no kind of link: write lora, satellite, nb-iot or lan")]
 pub struct UnknownKind(String);
+
+/// Silences that begin so long and grow to two minutes.
+fn silence(first: Duration) -> Silence {
+    Silence {
+        first,
+        longest: first.max(Duration::from_mins(2)),
+    }
+}
 
 impl Kind {
     const ALL: [Self; 4] = [Self::Lora, Self::Satellite, Self::NbIot, Self::Lan];
@@ -95,35 +103,35 @@ impl Kind {
     }
 
     /// What to begin with.
-    pub const fn traits(self) -> Traits {
+    pub fn traits(self) -> Traits {
         match self {
             // Spreading factor 7 carries 5,470 bit/s; a tenth of the airtime is left to others.
             Self::Lora => Traits {
                 max_datagram: DATAGRAM_MIN,
                 rate: Some(600),
                 rtt: Some(Duration::from_secs(2)),
-                keepalive: Duration::from_mins(10),
+                keepalive: silence(Duration::from_mins(10)),
                 redundancy: Redundancy::Off,
             },
             Self::Satellite => Traits {
                 max_datagram: DATAGRAM_DEFAULT,
                 rate: None,
                 rtt: Some(Duration::from_millis(700)),
-                keepalive: Duration::from_mins(1),
+                keepalive: silence(Duration::from_mins(1)),
                 redundancy: Redundancy::Auto,
             },
             Self::NbIot => Traits {
                 max_datagram: 548,
                 rate: Some(2_500),
                 rtt: Some(Duration::from_secs(3)),
-                keepalive: Duration::from_mins(2),
+                keepalive: silence(Duration::from_mins(2)),
                 redundancy: Redundancy::Off,
             },
             Self::Lan => Traits {
                 max_datagram: DATAGRAM_DEFAULT,
                 rate: None,
                 rtt: Some(Duration::from_millis(20)),
-                keepalive: Duration::from_secs(30),
+                keepalive: silence(Duration::from_secs(30)),
                 redundancy: Redundancy::Auto,
             },
         }
@@ -159,7 +167,8 @@ mod tests {
             assert_eq!(kind.to_string().parse(), Ok(kind));
             let traits = kind.traits();
             assert!((DATAGRAM_MIN..=DATAGRAM_DEFAULT).contains(&traits.max_datagram));
-            assert!(traits.keepalive >= Duration::from_secs(30));
+            assert!(traits.keepalive.first >= Duration::from_secs(30));
+            assert!(traits.keepalive.longest >= traits.keepalive.first);
         }
         assert_eq!("on".parse(), Ok(Redundancy::On));
         let error = "yes".parse::<Redundancy>().unwrap_err().to_string();

@@ -14,6 +14,7 @@ mod assembly;
 mod backoff;
 mod cut;
 mod incoming;
+mod keepalive;
 mod kind;
 mod pace;
 mod packing;
@@ -34,6 +35,8 @@ use core::time::Duration;
 
 use assembly::{Assembled, Assemblies};
 pub use backoff::{Jitter, interval};
+use keepalive::Keepalive;
+pub use keepalive::Silence;
 pub use kind::{Kind, Redundancy, Traits, UnknownKind, UnknownRedundancy};
 use pace::Pace;
 use packing::Controls;
@@ -63,8 +66,6 @@ use crate::{
 pub const DATAGRAM_MIN: usize = 160;
 /// The limit on datagrams unless a party sets another, in bytes.
 pub const DATAGRAM_DEFAULT: usize = 1200;
-/// So many signs of life in a row not answered, and the link counts as dead.
-const UNANSWERED_MAX: u32 = 4;
 /// A link ends when it has used so many packet numbers (LINK-1).
 const NUMBERS_MAX: u64 = 1 << 32;
 
@@ -196,11 +197,8 @@ pub struct Link {
     pushed: Pushed,
     /// Nobody takes what is pushed at present.
     is_holding: bool,
-    /// Keeps a silent link's way open, when set: how long to be silent at most.
-    keepalive: Option<Duration>,
-    /// When the next sign of life is due, and how many in a row were not answered.
-    alive_due: Option<Time>,
-    unanswered: u32,
+    /// Keeps a silent link's way open, when set.
+    keepalive: Option<Keepalive>,
     assemblies: Assemblies,
     /// Messages put together lately: what still comes of them means nothing.
     assembled: VecDeque<Message>,
@@ -258,8 +256,6 @@ impl Link {
             pushed: Pushed::default(),
             is_holding: false,
             keepalive: None,
-            alive_due: None,
-            unanswered: 0,
             assemblies: Assemblies::new(2 * config.max_message),
             assembled: VecDeque::new(),
             trusted: false,
@@ -468,15 +464,13 @@ impl Link {
 
     /// Keeps the way to this side open: after so long a silence the other side is asked for a sign of life.
     /// None ends that.
-    pub const fn keep_alive(&mut self, silence: Option<Duration>) {
-        self.keepalive = silence;
-        self.alive_due = None;
-        self.unanswered = 0;
+    pub fn keep_alive(&mut self, silence: Option<Silence>) {
+        self.keepalive = silence.map(Keepalive::new);
     }
 
     /// True when the other side has given no sign of life for so long that the link is of no use any more.
-    pub const fn is_dead(&self) -> bool {
-        self.unanswered >= UNANSWERED_MAX
+    pub fn is_dead(&self) -> bool {
+        self.keepalive.is_some_and(|keepalive| keepalive.is_dead())
     }
 
     /// Answers the other side's opening.
@@ -508,6 +502,7 @@ impl Link {
 
     /// Lets time pass.
     pub fn handle_timeout(&mut self, now: Time) {
+        let is_open = self.is_open();
         for number in self.requests.expire(now) {
             self.parts.remove((PartOf::Request, number));
             self.assemblies.forget(PartOf::Reply, number);
@@ -518,7 +513,10 @@ impl Link {
         }
         self.replies.expire(now);
         self.pushes.expire(now);
-        self.stay_alive(now);
+        let timeout = self.rtt.timeout();
+        if let Some(keepalive) = self.keepalive.as_mut().filter(|_| is_open) {
+            self.controls.ping |= keepalive.expire(now, timeout);
+        }
         self.assemblies.expire(now);
         if self.bulk_due.is_some_and(|due| due <= now) {
             self.bulk_timed_out(now);
@@ -543,7 +541,8 @@ impl Link {
             None
         };
         let again = earliest(self.requests.timeout(), self.replies.timeout());
-        let again = earliest(again, earliest(self.pushes.timeout(), self.alive_due));
+        let alive = self.keepalive.and_then(|keepalive| keepalive.due());
+        let again = earliest(again, earliest(self.pushes.timeout(), alive));
         let bulk = if self.is_open() && self.is_proven() {
             earliest(self.bulk_due, self.bulk_timeout().map(unless_held))
         } else {

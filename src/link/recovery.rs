@@ -196,24 +196,4 @@ impl Link {
             }
         }
     }
-
-    /// The other side has been heard: the next sign of life is due later.
-    pub(super) fn seen_alive(&mut self, now: Time) {
-        self.unanswered = 0;
-        self.alive_due = self.keepalive.map(|silence| now + silence);
-    }
-
-    /// Asks for a sign of life, if it is time to.
-    pub(super) fn stay_alive(&mut self, now: Time) {
-        let Some(silence) = self.keepalive.filter(|_| self.is_open()) else {
-            return;
-        };
-        let due = *self.alive_due.get_or_insert(now + silence);
-        if due <= now && !self.is_dead() {
-            self.controls.ping = true;
-            self.unanswered += 1;
-            // The first repeats come soon: a way that was closed is to be opened again.
-            self.alive_due = Some(now + self.rtt.timeout() * (1 << self.unanswered.min(4)));
-        }
-    }
 }

@@ -365,3 +365,27 @@ fn a_link_ends_with_its_last_number() {
         [Event::Closed(CloseReason::Replaced)]
     );
 }
+
+/// LINK-17: a link that has to be found anew after a silence is silent for less long.
+#[test]
+fn a_challenge_says_that_the_way_did_not_hold() {
+    for is_challenged in [false, true] {
+        let mut pair = Pair::new();
+        pair.client.keep_alive(Some(Silence {
+            first: Duration::from_secs(30),
+            longest: Duration::from_mins(2),
+        }));
+        pair.advance(0);
+        for _ in 0..2 {
+            pair.now = pair.client.poll_timeout().unwrap();
+            pair.advance(0);
+            if is_challenged {
+                pair.server.challenge([7; 8]);
+            }
+            assert!(pair.settle().len() >= 2, "a sign of life, and its answer");
+        }
+        let silence = pair.client.poll_timeout().unwrap() - pair.now;
+        let expected = if is_challenged { 30_000 } else { 67_500 };
+        assert_eq!(silence.as_millis(), expected);
+    }
+}
