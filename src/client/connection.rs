@@ -144,6 +144,7 @@ impl Client {
             max_message: LONGEST_ANSWER,
             rate: self.options.traits.rate,
             redundancy: self.options.traits.redundancy,
+            lifetime: self.options.lifetime,
             links_max: 1,
             idle: Duration::MAX,
             shared_idle: Duration::MAX,

@@ -274,7 +274,7 @@ impl Driver {
     fn take_events(&mut self) {
         while let Some(event) = self.endpoint.poll_event() {
             match event {
-                Event::Opened { welcome, .. } => self.opened(&welcome),
+                Event::Opened { link, welcome } => self.opened(link, &welcome),
                 Event::Pushed { bytes, .. } => {
                     self.heard();
                     if self.watcher.is_some() {
@@ -290,6 +290,8 @@ impl Driver {
                     self.heard |= heard;
                     self.settle(number, Err(self.why_silent()));
                 }
+                // One that has been replaced, or that was to replace another.
+                Event::Closed { link, .. } if self.link != Some(link) => {}
                 Event::Closed { .. } => {
                     // Whatever has no answer yet is asked again on a fresh link.
                     self.link = None;
@@ -303,17 +305,30 @@ impl Driver {
                     }
                 }
                 Event::Hello { reply, .. } => self.doubts_answered(PublicKey(reply.key)),
-                // Nobody asks a client anything, and it has one link.
+                // As many have been moved before as the new link has numbers below: it is free.
+                Event::Moved {
+                    number, as_number, ..
+                } => {
+                    if let Some(ask) = self.asked.remove(&number) {
+                        self.asked.insert(as_number, ask);
+                    }
+                }
+                // Nobody asks a client anything.
                 Event::Incoming { .. }
                 | Event::Request { .. }
                 | Event::Oversized { .. }
-                | Event::Delivered { .. }
-                | Event::Moved { .. } => {}
+                | Event::Delivered { .. } => {}
             }
         }
     }
 
-    fn opened(&mut self, welcome: &Welcome) {
+    fn opened(&mut self, link: LinkId, welcome: &Welcome) {
+        if self.watcher.is_some() && self.link != Some(link) {
+            let now = self.now();
+            self.endpoint.keep_alive(now, link, self.keepalive);
+        }
+        // Maybe one that replaces the last.
+        self.link = Some(link);
         self.heard();
         self.is_open = true;
         if self.watcher.is_some() && !std::mem::take(&mut self.is_expected) {

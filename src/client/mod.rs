@@ -57,6 +57,7 @@ pub use crate::link::{DATAGRAM_MIN, Kind, Redundancy, Silence, Traits};
 
 use crate::{
     crypto::{ConnectionString, PublicKey},
+    endpoint::LINK_LIFETIME,
     host::Host,
     wire::{Answer, SessionId},
 };
@@ -86,6 +87,8 @@ pub struct Options {
     /// Commands may leave in the first packet. They are safe against being repeated, but have no
     /// forward secrecy; passwords never leave there.
     pub early_data: bool,
+    /// A link in use is replaced by a fresh one, with fresh keys, after so long.
+    pub lifetime: Duration,
     /// What the link begins with.
     pub traits: Traits,
 }
@@ -99,6 +102,7 @@ impl Default for Options {
             deadline: DEADLINE_DEFAULT,
             session: None,
             early_data: true,
+            lifetime: LINK_LIFETIME,
             traits: Traits::default(),
         }
     }

@@ -205,7 +205,10 @@ impl Endpoint {
             if slot.role == Role::Initiator {
                 self.dial_again(now, id);
             } else {
-                // Who opened it has forgotten it, and only that side can open it again.
+                // Who opened it has forgotten it, and only that side can open it again. It may have opened another.
+                if let Some(other) = self.other_link(id) {
+                    self.move_requests(now, id, other);
+                }
                 self.end(id, None);
             }
         }
@@ -285,7 +288,9 @@ impl Endpoint {
             Ok(()) => {
                 slot.heard = Some(now);
                 let is_proven = slot.link.is_proven();
-                if slot.role == Role::Responder && is_proven && !was_proven {
+                if slot.renewal.replaces.is_some() {
+                    self.end_replaced(now, id);
+                } else if slot.role == Role::Responder && is_proven && !was_proven {
                     if let (Some(accepted), Some(_)) = (slot.accepted, slot.token) {
                         // Who names a link confirms it at once: that is a round trip (PEER-12).
                         slot.link.sample(now - accepted);

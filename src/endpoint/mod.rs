@@ -15,6 +15,7 @@ mod incoming;
 #[cfg(test)]
 mod leftovers;
 mod outgoing;
+mod renewal;
 mod reset;
 mod roaming;
 mod schedule;
@@ -34,6 +35,7 @@ use hello::Asking;
 pub use identity::Identity;
 use identity::OwnKey;
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
+pub use renewal::LINK_LIFETIME;
 use reset::Resets;
 use schedule::Schedule;
 pub use slot::UNPROVEN_LIFETIME;
@@ -77,6 +79,8 @@ pub struct Config {
     pub rate: Option<u64>,
     /// Whether small packets leave twice.
     pub redundancy: Redundancy,
+    /// A link that this side opened, and that is in use, is replaced after so long.
+    pub lifetime: Duration,
     /// Links at once.
     pub links_max: usize,
     /// A proven link that has been silent for so long is forgotten by its responder.
@@ -472,7 +476,9 @@ impl Endpoint {
             }
             link::Event::Welcome(welcome) => {
                 slot.token = Some(welcome.token);
-                Event::Opened { link, welcome }
+                self.events.push_back(Event::Opened { link, welcome });
+                self.renewed(now, link);
+                return;
             }
             link::Event::Request {
                 number,
@@ -559,6 +565,7 @@ impl Endpoint {
             self.accepts.forget(&accepting.init);
         }
         self.assembling = self.assembling.saturating_sub(slot.link.assembling());
+        self.end_renewal(slot.renewal);
         self.schedule.forget(id);
         if !is_planted(Fault::KeepAddress) {
             self.by_address.remove(&(slot.address, id));

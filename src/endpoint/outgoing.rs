@@ -63,7 +63,13 @@ impl Endpoint {
                 let (rtt, timeout) = (slot.link.rtt(), slot.link.timeout());
                 dial.transmit(now, rtt, timeout, &mut self.jitter, out)
             }
-            Stage::Open => slot.link.poll_transmit(now, out),
+            Stage::Open => {
+                let sends = slot.link.poll_transmit(now, out);
+                if sends && slot.wants_renewal(now, self.config.lifetime) {
+                    self.renew(now, id);
+                }
+                sends
+            }
             Stage::Calling | Stage::Accepting(_) => false,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Config, accepts::InitHash, dial::Dial};
+use super::{Config, accepts::InitHash, dial::Dial, renewal::Renewal};
 use crate::{
     crypto::{PublicKey, Responder},
     link::{Link, Time, earliest},
@@ -84,6 +84,7 @@ pub(super) struct Slot {
     pub remote: Option<ConnectionId>,
     pub token: Option<ResetToken>,
     pub opened: Time,
+    pub renewal: Renewal,
     /// The address it has left and until when it may return there, while its new one is not proven.
     pub left: Option<(SocketAddr, Time)>,
     /// Requests that came early, where those wait until the link is proven.
@@ -94,7 +95,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub const fn new(
+    pub fn new(
         now: Time,
         link: Link,
         role: Role,
@@ -113,6 +114,7 @@ impl Slot {
             remote: None,
             token: None,
             opened: now,
+            renewal: Renewal::default(),
             left: None,
             held: Vec::new(),
             accepted: None,

@@ -68,6 +68,8 @@ pub const DATAGRAM_MIN: usize = 160;
 pub const DATAGRAM_DEFAULT: usize = 1200;
 /// A link ends when it has used so many packet numbers (LINK-1).
 const NUMBERS_MAX: u64 = 1 << 32;
+/// When only so many are left, another link is to follow it.
+const NUMBERS_SPARE: u64 = 1 << 24;
 
 /// What a link has to tell its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -329,6 +331,12 @@ impl Link {
         self.controls.close.is_some() || self.is_closed()
     }
 
+    /// True when so many packets have been exchanged that a fresh link should follow soon.
+    pub fn is_worn(&self) -> bool {
+        let theirs = self.received.largest().map_or(0, |largest| largest.0);
+        self.next_number.max(theirs) >= NUMBERS_MAX - NUMBERS_SPARE
+    }
+
     /// True when packets can be exchanged.
     pub const fn is_open(&self) -> bool {
         matches!(self.state, State::Open(_))
@@ -484,6 +492,11 @@ impl Link {
     /// receives what is sent to its address.
     pub const fn confirm(&mut self) {
         self.controls.confirm = true;
+    }
+
+    /// Sends a packet that is to be acknowledged.
+    pub const fn ping(&mut self) {
+        self.controls.ping = true;
     }
 
     /// Makes a plain link's other side prove its address by returning `data`.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::unit::{Rate, Size, Span};
 use crate::{
     crypto::{ConnectionString, DEFAULT_PORT, InvalidConnectionString, PublicKey},
+    endpoint::LINK_LIFETIME,
     link::{DATAGRAM_MIN, Kind, Redundancy, Traits},
     realm,
     wire::RealmId,
@@ -203,6 +204,8 @@ pub struct LinkConfig {
     pub redundancy: Option<Redundancy>,
     /// Take commands that come in a handshake's first message.
     pub early_data: bool,
+    /// A link to another realm that is in use is replaced by a fresh one, with fresh keys, after so long.
+    pub lifetime: Span,
     /// A link that has been silent for so long is forgotten. Its client opens it again unasked.
     pub idle: Span,
     /// A link to another realm that has been silent for so long is closed by the side that opened it.
@@ -332,6 +335,7 @@ impl Default for LinkConfig {
             max_bitrate: None,
             redundancy: None,
             early_data: true,
+            lifetime: Span(LINK_LIFETIME),
             idle: Span(Duration::from_hours(24)),
             peer_idle: Span(Duration::from_mins(10)),
         }

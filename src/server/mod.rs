@@ -342,6 +342,7 @@ fn bind(
             + AROUND_MESSAGE,
         rate: traits.rate,
         redundancy: traits.redundancy,
+        lifetime: config.link.lifetime.0,
         links_max: config.limits.links,
         idle: config.link.idle.0,
         shared_idle: config.link.peer_idle.0,

@@ -45,6 +45,7 @@ pub struct Person {
     pub memory: Memory,
     pub traits: Traits,
     pub early_data: bool,
+    pub lifetime: Duration,
     pub deadline: Duration,
     /// In the end everybody waits for their answers, however long it takes.
     pub is_patient: bool,
@@ -97,6 +98,7 @@ impl Person {
             } else {
                 self.deadline
             },
+            lifetime: self.lifetime,
             traits: self.traits,
             ..Options::default()
         };

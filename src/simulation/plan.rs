@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::{RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use super::{disk::Health, network::Weather};
+use crate::endpoint::LINK_LIFETIME;
 
 /// What a seed stands for.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct Plan {
     pub deadline: Duration,
     /// The clients know how narrow the path is.
     pub is_rate_known: bool,
+    /// Links that are older are replaced.
+    pub lifetime: Duration,
 }
 
 impl Plan {
@@ -86,6 +89,11 @@ impl Plan {
             early_data: rng.random_bool(0.8),
             deadline: seconds(rng, 20, 120) * if is_slow { 10 } else { 1 },
             is_rate_known: rng.random_bool(0.5),
+            lifetime: if rng.random_bool(0.3) {
+                seconds(rng, 60, 1200)
+            } else {
+                LINK_LIFETIME
+            },
         }
     }
 

@@ -40,6 +40,7 @@ pub struct Site {
     pub disk: Disk,
     pub neighbours: Vec<Neighbour>,
     pub early_data: bool,
+    pub lifetime: Duration,
 }
 
 impl Site {
@@ -60,6 +61,7 @@ impl Site {
             max_message: MESSAGE_MAX + 1024,
             rate: None,
             redundancy: Redundancy::Auto,
+            lifetime: self.lifetime,
             links_max: 1000,
             idle: IDLE,
             shared_idle: PEER_IDLE,

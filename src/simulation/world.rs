@@ -151,6 +151,7 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Site, Life)> {
             disk: Disk::new(fork(rng)),
             neighbours: others,
             early_data: plan.early_data,
+            lifetime: plan.lifetime,
         };
         site.disk.set_health(plan.good_health());
         (site, Life::new(own.realm.as_str(), rng))
@@ -306,6 +307,7 @@ impl World {
                 ..Traits::default()
             },
             early_data: self.plan.early_data,
+            lifetime: self.plan.lifetime,
             deadline: self.plan.deadline,
             is_patient: false,
             history: self.history.clone(),

@@ -2,6 +2,7 @@
 
 mod noise;
 mod realms;
+mod renewal;
 mod roaming;
 
 use super::*;
@@ -44,6 +45,7 @@ fn config(accept: Option<Protection>) -> Config {
         max_message: 20_000,
         rate: None,
         redundancy: Redundancy::Auto,
+        lifetime: LINK_LIFETIME,
         links_max: 100,
         idle: Duration::from_hours(1),
         shared_idle: Duration::from_hours(1),

@@ -7,6 +7,7 @@ use rand::RngExt as _;
 use super::*;
 
 const IDLE: Duration = Duration::from_mins(5);
+const LIFETIME: Duration = Duration::from_mins(20);
 
 struct Side {
     endpoint: Endpoint,
@@ -35,6 +36,7 @@ fn endpoint(n: u8, seed: u64) -> Endpoint {
         max_message: 20_000,
         rate: None,
         redundancy: Redundancy::Auto,
+        lifetime: LIFETIME,
         links_max: 100,
         idle: Duration::from_hours(1),
         shared_idle: IDLE,
@@ -291,4 +293,26 @@ fn a_realm_that_has_moved_is_asked_at_its_new_place() {
     realms.settle();
     assert_eq!(realms.answered(), [2, 0]);
     assert_eq!(realms.links(), [1, 1]);
+}
+
+/// LINK-21, PEER-12: a link that both sides ask on is replaced while they do, and each question answered once.
+#[test]
+fn a_link_between_realms_is_replaced_while_both_ask_on_it() {
+    for seed in 0..50 {
+        let mut realms = Realms::new(seed, if seed < 10 { 0.0 } else { 0.2 });
+        let end = realms.now + LIFETIME * 3;
+        let mut asked = [0, 0];
+        while realms.now < end {
+            for from in [0, 1] {
+                realms.ask(from);
+                asked[from] += 1;
+            }
+            realms.settle();
+            realms.now = realms.now + Duration::from_mins(1);
+        }
+        assert_eq!(realms.answered(), asked, "seed {seed}");
+        assert!(realms.agree(), "seed {seed}");
+        let closed = realms.sides.iter().map(|side| side.closed).max();
+        assert!(closed >= Some(2), "seed {seed}: {closed:?} links replaced");
+    }
 }

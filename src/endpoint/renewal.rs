@@ -1,0 +1,114 @@
+//! Replacing links that have served for long (LINK-21): a fresh handshake gives fresh keys, and the old link lives on
+//! until the new one is open.
+
+use core::time::Duration;
+
+use super::{
+    Endpoint, LinkId,
+    slot::{Role, Slot, Stage},
+};
+use crate::{
+    link::{Link, Time},
+    wire::CloseReason,
+};
+
+/// A link is replaced after so long.
+pub const LINK_LIFETIME: Duration = Duration::from_hours(24);
+/// When that has failed, it is tried again after so long.
+const TRIED_AGAIN_AFTER: Duration = Duration::from_hours(1);
+
+/// How far the replacement of a link is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Renewal {
+    /// The link that this one is to replace.
+    pub replaces: Option<LinkId>,
+    /// The link that is to replace this one.
+    pub replaced_by: Option<LinkId>,
+    /// When that was last begun.
+    pub begun: Option<Time>,
+}
+
+impl Slot {
+    /// True when a link that is in use is to be replaced. One that is not, costs nothing.
+    pub(super) fn wants_renewal(&self, now: Time, lifetime: Duration) -> bool {
+        let is_ours = self.role == Role::Initiator && self.peer.is_some();
+        let is_old = now - self.opened >= lifetime || self.link.is_worn();
+        let tried = self.renewal.begun;
+        let may_try = tried.is_none_or(|begun| now - begun >= TRIED_AGAIN_AFTER);
+        is_ours
+            && is_old
+            && may_try
+            && self.renewal.replaced_by.is_none()
+            && self.renewal.replaces.is_none()
+            && matches!(self.stage, Stage::Open)
+            && !self.link.is_closing()
+    }
+}
+
+impl Endpoint {
+    /// Opens a link that is to replace `old`.
+    pub(super) fn renew(&mut self, now: Time, old: LinkId) {
+        let id = self.free_id();
+        let Some(slot) = self.slots.get(&old) else {
+            return;
+        };
+        let (address, peer) = (slot.address, slot.peer);
+        let (own, is_shared, rtt) = (slot.own, slot.is_shared, slot.link.rtt());
+        let name = is_shared.then(|| self.name_of(id));
+        let link = Link::initiate(self.link_config(rtt), name);
+        let mut fresh = Slot::new(now, link, Role::Initiator, address, peer, Stage::Calling);
+        (fresh.own, fresh.is_shared) = (own, is_shared);
+        fresh.renewal.replaces = Some(old);
+        if let Some(slot) = self.slots.get_mut(&old) {
+            slot.renewal.replaced_by = Some(id);
+            slot.renewal.begun = Some(now);
+        }
+        self.place(id, fresh);
+    }
+
+    /// The link that is to replace another is open: what waits on that one moves to it.
+    pub(super) fn renewed(&mut self, now: Time, new: LinkId) {
+        let Some(slot) = self.slots.get_mut(&new) else {
+            return;
+        };
+        let Some(old) = slot.renewal.replaces else {
+            return;
+        };
+        // The responder is to know that this one is genuine before it hears that the old one ends.
+        slot.link.ping();
+        if let Some(peer) = slot.peer
+            && self.dialed.get(&peer) == Some(&old)
+        {
+            self.dialed.insert(peer, new);
+        }
+        self.move_requests(now, old, new);
+        if let Some(slot) = self.slots.get_mut(&old) {
+            slot.link.keep_alive(None);
+        }
+    }
+
+    /// A packet has come on a link that replaces another: that one has done its work.
+    pub(super) fn end_replaced(&mut self, now: Time, new: LinkId) {
+        let Some(slot) = self.slots.get_mut(&new) else {
+            return;
+        };
+        if let Some(old) = slot.renewal.replaces.take() {
+            self.close(now, old, CloseReason::Replaced);
+        }
+    }
+
+    /// A link has ended: so has its replacement's purpose, or the other way round.
+    pub(super) fn end_renewal(&mut self, renewal: Renewal) {
+        if let Some(old) = renewal.replaces
+            && let Some(slot) = self.slots.get_mut(&old)
+        {
+            slot.renewal.replaced_by = None;
+        }
+        if let Some(new) = renewal.replaced_by
+            && let Some(slot) = self.slots.get(&new)
+            && slot.renewal.replaces.is_some()
+        {
+            self.end(new, None);
+        }
+    }
+}

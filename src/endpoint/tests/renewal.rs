@@ -1,0 +1,108 @@
+//! Links that are replaced.
+
+use super::*;
+
+/// A pair whose link is about to be replaced: it is used every half hour, for a day.
+fn day_old() -> (Pair, LinkId) {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    let begun = pair.now;
+    pair.ask(link, true);
+    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    while pair.now - begun < Duration::from_hours(23) {
+        pair.ask(link, true);
+        assert_eq!(replies(&pair.settle(|_| false)), 1);
+        pair.now = pair.now + Duration::from_mins(30);
+        pair.client.handle_timeout(pair.now);
+        pair.server.handle_timeout(pair.now);
+    }
+    assert_eq!((pair.client.links(), pair.server.links()), (1, 1));
+    pair.now = begun + LINK_LIFETIME;
+    (pair, link)
+}
+
+fn opened(told: &[Event]) -> Option<LinkId> {
+    told.iter().find_map(|event| match event {
+        Event::Opened { link, .. } => Some(*link),
+        _ => None,
+    })
+}
+
+/// LINK-21
+#[test]
+fn a_link_that_has_served_for_a_day_is_replaced_when_it_is_used() {
+    let (mut pair, old) = day_old();
+    assert!(
+        pair.settle(|_| false).is_empty(),
+        "an idle one costs nothing"
+    );
+    pair.ask(old, true);
+    let told = pair.settle(|_| false);
+    assert_eq!(replies(&told), 1);
+    let new = opened(&told).unwrap();
+    assert_ne!(new, old);
+    assert!(told.contains(&Event::Closed {
+        link: old,
+        reason: None
+    }));
+    assert_eq!((pair.client.links(), pair.server.links()), (1, 1));
+    let before = pair.carried.len();
+    pair.ask(new, true);
+    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(
+        pair.carried.len() - before,
+        2,
+        "it is open, and known to be"
+    );
+}
+
+/// LINK-21: what waits for a reply on the old link is asked on the new one.
+#[test]
+fn what_waits_moves_to_the_new_link() {
+    let (mut pair, old) = day_old();
+    let number = pair.ask(old, true);
+    let first = pair.carried.len();
+    // The old link's packet is lost, the handshake is not.
+    let told = pair.settle(|n| n == first);
+    assert_eq!(replies(&told), 1);
+    let moved = told.iter().find_map(|event| match event {
+        Event::Moved {
+            link, number, to, ..
+        } => Some((*link, *number, *to)),
+        _ => None,
+    });
+    assert_eq!(moved, Some((old, number, opened(&told).unwrap())));
+    assert_eq!(requests(&told), 1);
+}
+
+/// LINK-21: while no fresh handshake comes through, the old link goes on.
+#[test]
+fn the_old_link_lives_on_until_the_new_one_is_open() {
+    let (mut pair, old) = day_old();
+    let (mut out, mut lost) = (vec![], 0);
+    for _ in 0..10 {
+        pair.ask(old, true);
+        let mut told = vec![];
+        while replies(&told) == 0 {
+            while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+                if matches!(Packet::parse(&out), Ok(Packet::Init(_))) {
+                    lost += 1;
+                } else {
+                    pair.server.handle_datagram(pair.now, pair.from, &out);
+                }
+            }
+            pair.serve(&mut told);
+            while pair.server.poll_transmit(pair.now, &mut out).is_some() {
+                let from = server_address();
+                pair.client.handle_datagram(pair.now, from, &out);
+            }
+            told.extend(core::iter::from_fn(|| pair.client.poll_event()));
+            pair.wait();
+        }
+    }
+    assert!(lost > 3, "{lost} handshakes lost");
+    pair.ask(old, true);
+    let told = pair.settle(|_| false);
+    assert_eq!(replies(&told), 1);
+    assert!(opened(&told).is_some(), "in the end it is replaced");
+}
