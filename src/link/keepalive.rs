@@ -53,6 +53,15 @@ impl Keepalive {
         }
     }
 
+    /// Begins anew on a fresh link, with what is known of the way.
+    pub const fn again(self) -> Self {
+        Self {
+            due: None,
+            unanswered: 0,
+            ..self
+        }
+    }
+
     /// The other side was heard. If that answers the first sign of life, the way has held for the whole silence.
     pub fn heard(&mut self, now: Time) {
         if self.unanswered == 1 {
@@ -164,5 +173,8 @@ mod tests {
         assert!(keepalive.is_dead());
         assert_eq!(now, Time(30_000_000 + 14_000_000));
         assert!(!keepalive.expire(keepalive.due().unwrap(), s(1)));
+        // Found by the simulator: a link that had been opened anew was dead at once, again and again.
+        assert!(!keepalive.again().is_dead());
+        assert_eq!(keepalive.again().due(), None);
     }
 }

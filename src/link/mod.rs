@@ -321,7 +321,7 @@ impl Link {
         }
         fresh.requests.restart();
         fresh.rtt = self.rtt;
-        fresh.keepalive = self.keepalive;
+        fresh.keepalive = self.keepalive.map(Keepalive::again);
         fresh.jitter = self.jitter;
         fresh
     }
