@@ -89,8 +89,9 @@ impl Plan {
             early_data: rng.random_bool(0.8),
             deadline: seconds(rng, 20, 120) * if is_slow { 10 } else { 1 },
             is_rate_known: rng.random_bool(0.5),
+            // Long enough for the longest message, or it would begin anew for ever.
             lifetime: if rng.random_bool(0.3) {
-                seconds(rng, 60, 1200)
+                seconds(rng, 60, 1200) * if is_slow { 20 } else { 1 }
             } else {
                 LINK_LIFETIME
             },
