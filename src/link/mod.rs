@@ -526,6 +526,9 @@ impl Link {
         }
         self.replies.expire(now);
         self.pushes.expire(now);
+        for packet in self.sent.expire(now, &self.rtt) {
+            self.packet_lost(now, packet);
+        }
         let timeout = self.rtt.timeout();
         if let Some(keepalive) = self.keepalive.as_mut().filter(|_| is_open) {
             self.controls.ping |= keepalive.expire(now, timeout);
@@ -561,6 +564,7 @@ impl Link {
         } else {
             None
         };
+        let again = earliest(again, self.sent.timeout(&self.rtt));
         let bounds = earliest(self.assemblies.timeout(), self.held_back);
         earliest(earliest(acknowledgement, again), earliest(bulk, bounds))
     }

@@ -461,8 +461,9 @@ impl Link {
         for (message, part) in &packed.parts {
             self.parts.sent(*message, part);
         }
+        let lossy = self.is_redundant();
         self.replies
-            .sent(now, &packed.replies, &self.rtt, &mut self.jitter);
+            .sent(now, &packed.replies, &self.rtt, &mut self.jitter, lossy);
         self.pushes
             .sent(now, &packed.pushes, &self.rtt, &mut self.jitter);
         match carrier {

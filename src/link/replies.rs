@@ -8,6 +8,7 @@ use alloc::{
 
 use super::{
     backoff::{Jitter, interval},
+    requests::COPY_GAP,
     rtt::Rtt,
     time::{Time, earliest},
 };
@@ -23,6 +24,8 @@ pub const WORKING_MAX: usize = 128;
 const LOST_AFTER: u32 = 2;
 /// A reply that has been announced is sent again so often at most; then the other side has to ask.
 const REPEATS_MAX: u32 = 8;
+/// Where much is lost, so many replies or more in one packet leave twice: to ask for all of them again costs more.
+const COPIED_TOGETHER: usize = 4;
 
 #[derive(Clone, Debug)]
 struct Reply {
@@ -37,6 +40,9 @@ struct Reply {
     repeats: u32,
     /// When to send it again.
     again: Option<Time>,
+    /// When to send a copy of what has just left, and whether that is what is queued.
+    copy: Option<Time>,
+    is_copy: bool,
     /// It leaves in parts, which hold its bytes.
     cut: bool,
 }
@@ -67,7 +73,7 @@ impl Replies {
             return Arrival::Known;
         }
         if let Some(reply) = self.replies.iter_mut().find(|reply| reply.number == number) {
-            reply.queued = !reply.cut;
+            (reply.queued, reply.is_copy) = (!reply.cut, false);
             // It has been lost more than once: its sender sees to it from here on.
             reply.announced |= reply.times_sent >= LOST_AFTER;
             return Arrival::Known;
@@ -102,6 +108,8 @@ impl Replies {
             times_sent: 0,
             repeats: 0,
             again: None,
+            copy: None,
+            is_copy: false,
             cut: false,
         });
         true
@@ -174,12 +182,25 @@ impl Replies {
     }
 
     /// Notes that `numbers` have left.
-    pub fn sent(&mut self, now: Time, numbers: &[u64], rtt: &Rtt, jitter: &mut Jitter) {
+    pub fn sent(
+        &mut self,
+        now: Time,
+        numbers: &[u64],
+        rtt: &Rtt,
+        jitter: &mut Jitter,
+        lossy: bool,
+    ) {
+        let gap = rtt.smoothed().map(|smoothed| smoothed / COPY_GAP);
+        let gap = gap.filter(|_| lossy && numbers.len() >= COPIED_TOGETHER);
         self.replies.retain_mut(|reply| {
             if !numbers.contains(&reply.number) {
                 return true;
             }
             reply.queued = false;
+            if core::mem::take(&mut reply.is_copy) {
+                return reply.again.is_some() || reply.bytes.len() <= REPLY_KEPT_BYTES;
+            }
+            reply.copy = gap.map(|gap| now + gap);
             reply.times_sent = reply.times_sent.saturating_add(1);
             if reply.announced && reply.repeats < REPEATS_MAX {
                 reply.again = Some(now + interval(reply.repeats, rtt.timeout(), jitter));
@@ -187,7 +208,7 @@ impl Replies {
                 return true;
             }
             reply.again = None;
-            reply.bytes.len() <= REPLY_KEPT_BYTES
+            reply.copy.is_some() || reply.bytes.len() <= REPLY_KEPT_BYTES
         });
     }
 
@@ -198,6 +219,7 @@ impl Replies {
                 return true;
             }
             (reply.announced, reply.queued, reply.again) = (false, false, None);
+            (reply.copy, reply.is_copy) = (None, false);
             reply.bytes.len() <= REPLY_KEPT_BYTES
         });
     }
@@ -213,13 +235,20 @@ impl Replies {
     /// When a reply is to be sent again.
     pub fn timeout(&self) -> Option<Time> {
         let waiting = self.replies.iter().filter(|reply| !reply.queued);
-        waiting.fold(None, |soonest, reply| earliest(soonest, reply.again))
+        waiting.fold(None, |soonest, reply| {
+            earliest(soonest, earliest(reply.again, reply.copy))
+        })
     }
 
     /// Lets time pass: queues what is due again.
     pub fn expire(&mut self, now: Time) {
         for reply in &mut self.replies {
-            reply.queued |= reply.again.is_some_and(|again| again <= now);
+            if !reply.queued && reply.copy.is_some_and(|copy| copy <= now) {
+                (reply.queued, reply.is_copy, reply.copy) = (true, true, None);
+            }
+            if reply.again.is_some_and(|again| again <= now) {
+                (reply.queued, reply.is_copy) = (true, false);
+            }
         }
     }
 }
@@ -238,7 +267,7 @@ mod tests {
         assert_eq!(replies.arrive(7), Arrival::Known);
         assert!(replies.reply(7, vec![1]));
         assert!(!replies.reply(7, vec![2]));
-        replies.sent(Time(0), &[7], &Rtt::default(), &mut Jitter::new(1));
+        replies.sent(Time(0), &[7], &Rtt::default(), &mut Jitter::new(1), false);
         assert!(!replies.has_queued());
         assert_eq!(replies.arrive(7), Arrival::Known);
         assert_eq!(replies.queued().collect::<Vec<_>>(), [(7, &[1][..])]);
@@ -250,7 +279,13 @@ mod tests {
         for number in 0..300 {
             replies.arrive(number);
             replies.reply(number, vec![0]);
-            replies.sent(Time(0), &[number], &Rtt::default(), &mut Jitter::new(1));
+            replies.sent(
+                Time(0),
+                &[number],
+                &Rtt::default(),
+                &mut Jitter::new(1),
+                false,
+            );
         }
         assert_eq!(replies.replies.len(), REPLIES_KEPT);
         for number in 1000..1300 {
@@ -265,8 +300,34 @@ mod tests {
         let mut replies = Replies::default();
         replies.arrive(1);
         replies.reply(1, vec![0; REPLY_KEPT_BYTES + 1]);
-        replies.sent(Time(0), &[1], &Rtt::default(), &mut Jitter::new(1));
+        replies.sent(Time(0), &[1], &Rtt::default(), &mut Jitter::new(1), false);
         assert_eq!(replies.arrive(1), Arrival::New);
+    }
+
+    /// LINK-19
+    #[test]
+    fn many_replies_leave_twice_where_much_is_lost() {
+        let rtt = Rtt::remembered(core::time::Duration::from_millis(80));
+        for (count, lossy, times) in [(4, true, 2), (4, false, 1), (3, true, 1)] {
+            let mut replies = Replies::default();
+            for number in 0..count {
+                replies.arrive(number);
+                replies.reply(number, vec![1]);
+            }
+            let mut left = 0;
+            let mut now = Time(0);
+            while replies.has_queued() {
+                let numbers: Vec<_> = replies.queued().map(|(number, _)| number).collect();
+                replies.sent(now, &numbers, &rtt, &mut Jitter::new(1), lossy);
+                left += 1;
+                if let Some(next) = replies.timeout() {
+                    assert_eq!(next - now, rtt.smoothed().unwrap() / COPY_GAP);
+                    now = next;
+                    replies.expire(now);
+                }
+            }
+            assert_eq!(left, times, "{count} {lossy}");
+        }
     }
 
     /// LINK-12: who was told that its request has arrived does not ask again soon.
@@ -278,7 +339,7 @@ mod tests {
         replies.reply(7, vec![1]);
         for _ in 0..3 {
             assert!(replies.has_queued() && replies.is_announced(7));
-            replies.sent(Time(0), &[7], &rtt, &mut jitter);
+            replies.sent(Time(0), &[7], &rtt, &mut jitter, false);
             assert!(!replies.has_queued());
             let again = replies.timeout().unwrap();
             replies.expire(again);
@@ -292,7 +353,7 @@ mod tests {
         replies.reply(8, vec![1]);
         let mut sent = 0;
         while replies.has_queued() {
-            replies.sent(Time(0), &[8], &rtt, &mut jitter);
+            replies.sent(Time(0), &[8], &rtt, &mut jitter, false);
             sent += 1;
             replies.expire(Time(u64::MAX));
         }

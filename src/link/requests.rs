@@ -16,7 +16,7 @@ pub const REQUEST_SPAN: u64 = 128;
 /// Where much is lost, so many repeats more wait no longer than the first.
 const LOSSY_PATIENCE: u32 = 5;
 /// The copy of what leaves twice follows after this part of a round trip.
-const COPY_GAP: u32 = 8;
+pub const COPY_GAP: u32 = 8;
 /// An acknowledged request is being worked on: its sender waits at least this long for the reply
 /// before it asks again.
 const WORK_PATIENCE: Duration = Duration::from_secs(1);
@@ -244,7 +244,8 @@ impl Requests {
                     continue;
                 }
                 pending.times_sent = pending.times_sent.saturating_add(1);
-                let gap = rtt.smoothed().filter(|_| copies && !pending.acknowledged);
+                let twice = copies || (lossy.is_some() && pending.times_sent > 1);
+                let gap = rtt.smoothed().filter(|_| twice && !pending.acknowledged);
                 pending.copy = gap.map(|smoothed| now + smoothed / COPY_GAP);
                 let wait = if pending.acknowledged {
                     // It is being worked on: ever less often, or a slow command costs more than a lost one.

@@ -152,6 +152,34 @@ impl Sent {
         told
     }
 
+    /// When a packet that was overtaken counts as lost by its age.
+    pub fn timeout(&self, rtt: &Rtt) -> Option<Time> {
+        let age = too_old(rtt)?;
+        let acknowledged = self.acknowledged?;
+        let mut overtaken = self.packets.iter().filter(|one| one.number < acknowledged);
+        // They left in the order in which they stand here.
+        overtaken.next().map(|packet| packet.at + age)
+    }
+
+    /// Lets time pass: gives what is lost by its age.
+    pub fn expire(&mut self, now: Time, rtt: &Rtt) -> Vec<SentPacket> {
+        let Some(acknowledged) = self.acknowledged else {
+            return Vec::new();
+        };
+        if self.timeout(rtt).is_none_or(|due| due > now) {
+            return Vec::new();
+        }
+        let is_lost = |packet: &SentPacket| is_lost(now, packet, acknowledged, rtt);
+        let lost = self
+            .packets
+            .iter()
+            .filter(|one| is_lost(one))
+            .cloned()
+            .collect();
+        self.packets.retain(|packet| !is_lost(packet));
+        lost
+    }
+
     /// Learns that `request` was answered: one of the packets that carried it has arrived. Gives how long ago
     /// the first of them left, and the packets that must be lost by that.
     pub fn answered(
@@ -183,11 +211,15 @@ impl Sent {
 
 /// True when a packet must be lost, since one of number `arrived` has arrived.
 fn is_lost(now: Time, packet: &SentPacket, arrived: PacketNumber, rtt: &Rtt) -> bool {
-    let too_old = rtt.smoothed().map(|smoothed| smoothed * 9 / 8);
     let passed = packet.number.0 < arrived.0;
     let by_number = packet.number.0 + PACKET_THRESHOLD <= arrived.0;
-    let by_time = passed && too_old.is_some_and(|age| now - packet.at > age);
+    let by_time = passed && too_old(rtt).is_some_and(|age| now - packet.at >= age);
     by_number || by_time
+}
+
+/// When overtaken by another, a packet of this age is lost.
+fn too_old(rtt: &Rtt) -> Option<Duration> {
+    rtt.smoothed().map(|smoothed| smoothed * 9 / 8)
 }
 
 #[cfg(test)]
@@ -245,12 +277,19 @@ mod tests {
         let rtt = Rtt::remembered(Duration::from_micros(80));
         assert!(
             sent.clone()
-                .acknowledge(Time(90), &ack(1, 0), &rtt)
+                .acknowledge(Time(89), &ack(1, 0), &rtt)
                 .lost
                 .is_empty()
         );
-        let told = sent.acknowledge(Time(91), &ack(1, 0), &rtt);
+        let told = sent.clone().acknowledge(Time(90), &ack(1, 0), &rtt);
         assert_eq!(requests(&told.lost), [Item::Request(0)]);
+        // Nothing else has to come for that.
+        sent.acknowledge(Time(80), &ack(1, 0), &rtt);
+        assert_eq!(sent.timeout(&rtt), Some(Time(90)));
+        assert!(sent.expire(Time(89), &rtt).is_empty());
+        let lost = sent.expire(Time(90), &rtt);
+        assert_eq!(requests(&lost), [Item::Request(0)]);
+        assert_eq!(sent.timeout(&rtt), None);
     }
 
     #[test]
