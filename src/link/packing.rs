@@ -522,11 +522,15 @@ impl Link {
     }
 
     /// True when what is small leaves twice: so much is lost that waiting for it costs more (LINK-19).
-    pub(super) const fn is_redundant(&self) -> bool {
+    pub(super) fn is_redundant(&self) -> bool {
         match self.config.redundancy {
             Redundancy::On => true,
             Redundancy::Off => false,
-            Redundancy::Auto => self.config.rate.is_none() && self.received.loss() > REDUNDANT_LOSS,
+            Redundancy::Auto => {
+                self.config.rate.is_none()
+                    && self.received.loss() > REDUNDANT_LOSS
+                    && !self.rtt.is_filling()
+            }
         }
     }
 

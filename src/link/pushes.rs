@@ -4,7 +4,7 @@
 use alloc::{collections::BTreeMap, vec::Vec};
 
 use super::{
-    backoff::{Jitter, interval},
+    backoff::Jitter,
     rtt::Rtt,
     time::{Time, earliest},
 };
@@ -118,8 +118,7 @@ impl Pushes {
                 push.repeats += 1;
                 // Backlog is noticed to be lost like all that is paced.
                 let is_timed = push.repeats < REPEATS_MAX && Urgency::of(*number) == Urgency::Live;
-                push.again =
-                    is_timed.then(|| now + interval(push.repeats - 1, rtt.timeout(), jitter));
+                push.again = is_timed.then(|| now + rtt.repeat_after(push.repeats - 1, jitter));
             }
         }
     }

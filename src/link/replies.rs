@@ -7,7 +7,7 @@ use alloc::{
 };
 
 use super::{
-    backoff::{Jitter, interval},
+    backoff::Jitter,
     requests::COPY_GAP,
     rtt::Rtt,
     time::{Time, earliest},
@@ -203,7 +203,7 @@ impl Replies {
             reply.copy = gap.map(|gap| now + gap);
             reply.times_sent = reply.times_sent.saturating_add(1);
             if reply.announced && reply.repeats < REPEATS_MAX {
-                reply.again = Some(now + interval(reply.repeats, rtt.timeout(), jitter));
+                reply.again = Some(now + rtt.repeat_after(reply.repeats, jitter));
                 reply.repeats += 1;
                 return true;
             }

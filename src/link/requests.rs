@@ -4,7 +4,7 @@ use alloc::{collections::BTreeMap, vec::Vec};
 use core::time::Duration;
 
 use super::{
-    backoff::{Jitter, interval},
+    backoff::Jitter,
     rtt::{RTO_INITIAL, RTO_MAX, Rtt},
     time::{Time, earliest},
 };
@@ -232,7 +232,7 @@ impl Requests {
         let patient = if lossy.is_some() { LOSSY_PATIENCE } else { 0 };
         let repeats = self.repeats.saturating_sub(patient);
         let copies = lossy.is_some_and(|lossy| lossy.small || self.repeats > 0);
-        let mut wait = interval(repeats, rtt.timeout(), jitter);
+        let mut wait = rtt.repeat_after(repeats, jitter);
         if rtt.smoothed().is_none() && self.repeats == 0 {
             // Nothing is known of the path: spread the first attempts of many clients apart.
             wait = jitter.spread(RTO_INITIAL, 100, 150);

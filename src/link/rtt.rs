@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use super::backoff::{Jitter, interval};
+
 /// The timeout before anything is known of the path, to be spread by up to half.
 pub(crate) const RTO_INITIAL: Duration = Duration::from_secs(2);
 const RTO_MIN: Duration = Duration::from_millis(20);
@@ -12,6 +14,10 @@ const PATH_MAX: Duration = Duration::from_mins(2);
 /// The longest that is waited for parts of long messages: on the slowest of links a few fill minutes.
 const RTO_BULK_MAX: Duration = Duration::from_mins(10);
 const VARIATION_MIN: Duration = Duration::from_millis(10);
+/// By this part of itself the shortest round trip of late grows with each sample.
+const BASE_CREEP: u32 = 32;
+/// What a round trip may grow by before a queue is suspected.
+const FILLING_MIN: Duration = Duration::from_millis(100);
 
 /// The estimate of one path's round-trip time.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +25,9 @@ pub struct Rtt {
     smoothed: Option<Duration>,
     variation: Duration,
     min: Duration,
+    /// The shortest of late, which creeps up where the path has become longer, and the latest.
+    base: Duration,
+    latest: Duration,
     /// How long the peer says it held acknowledgements back, at most [`DELAY_MAX`].
     peer_delay: Duration,
 }
@@ -33,6 +42,8 @@ impl Rtt {
             smoothed: Some(rtt),
             variation: rtt / 2,
             min: rtt,
+            base: rtt,
+            latest: rtt,
             peer_delay: Duration::ZERO,
         }
     }
@@ -45,17 +56,21 @@ impl Rtt {
     /// Takes a measurement in, of which the peer spent `delay` waiting.
     pub fn sample(&mut self, latest: Duration, delay: Duration) {
         let delay = delay.min(DELAY_MAX);
+        self.latest = latest;
         let Some(smoothed) = self.smoothed else {
             *self = Self {
                 smoothed: Some(latest),
                 variation: latest / 2,
                 min: latest,
+                base: latest,
+                latest,
                 peer_delay: delay,
             };
             return;
         };
         self.peer_delay = delay;
         self.min = self.min.min(latest);
+        self.base = (self.base + self.base / BASE_CREEP).min(latest);
         // A peer cannot make the path look faster than it ever was.
         let adjusted = if latest >= self.min + delay {
             latest.saturating_sub(delay)
@@ -78,6 +93,23 @@ impl Rtt {
                     .max((smoothed + smoothed / 8).min(PATH_MAX))
             }
         }
+    }
+
+    /// True when the round trip has grown so far that a queue must be filling: what is lost then, is lost to
+    /// congestion, and repeats would only make it worse.
+    pub fn is_filling(&self) -> bool {
+        self.latest > self.base * 2 + FILLING_MIN
+    }
+
+    /// How long to wait before the repeat number `repeats` + 1 (LINK-8).
+    pub fn repeat_after(&self, repeats: u32, jitter: &mut Jitter) -> Duration {
+        let timeout = self.timeout();
+        if self.is_filling() {
+            let longest = RTO_MAX.max(timeout);
+            let doubled = (timeout * (1 << repeats.min(8))).min(longest);
+            return jitter.spread(doubled, 100, 110).min(longest);
+        }
+        interval(repeats, timeout, jitter)
     }
 
     /// How long to wait for what fills the path, and so may be slower than any small packet.
@@ -125,6 +157,26 @@ mod tests {
         assert!((67..69).contains(&timeout), "{timeout}");
         rtt.sample(Duration::from_hours(1), ms(0));
         assert_eq!(rtt.timeout(), PATH_MAX);
+    }
+
+    /// LINK-8: where a queue fills, repeats wait twice as long each time; a path that has become longer is no queue.
+    #[test]
+    fn a_filling_queue_is_not_filled_with_repeats() {
+        let mut rtt = Rtt::default();
+        for _ in 0..5 {
+            rtt.sample(ms(200), ms(0));
+        }
+        let mut jitter = Jitter::new(1);
+        let third = |rtt: &Rtt, jitter: &mut Jitter| rtt.repeat_after(2, jitter);
+        assert!(!rtt.is_filling());
+        assert!(third(&rtt, &mut jitter) < rtt.timeout() * 2);
+        rtt.sample(ms(900), ms(0));
+        assert!(rtt.is_filling());
+        assert!(third(&rtt, &mut jitter) >= rtt.timeout() * 4);
+        for _ in 0..100 {
+            rtt.sample(ms(900), ms(0));
+        }
+        assert!(!rtt.is_filling());
     }
 
     #[test]
