@@ -213,7 +213,7 @@ impl Sent {
 fn is_lost(now: Time, packet: &SentPacket, arrived: PacketNumber, rtt: &Rtt) -> bool {
     let passed = packet.number.0 < arrived.0;
     let by_number = packet.number.0 + PACKET_THRESHOLD <= arrived.0;
-    let by_time = passed && too_old(rtt).is_some_and(|age| now - packet.at >= age);
+    let by_time = passed && too_old(rtt).is_some_and(|age| packet.at + age <= now);
     by_number || by_time
 }
 
@@ -290,6 +290,13 @@ mod tests {
         let lost = sent.expire(Time(90), &rtt);
         assert_eq!(requests(&lost), [Item::Request(0)]);
         assert_eq!(sent.timeout(&rtt), None);
+        // Found by the simulator: a time was given at which nothing was lost yet, by a part of a microsecond.
+        let rtt = Rtt::remembered(Duration::from_nanos(80_001));
+        sent.record(packet(Time(100), 2, 2));
+        sent.record(packet(Time(101), 3, 3));
+        sent.acknowledge(Time(180), &ack(3, 0), &rtt);
+        let due = sent.timeout(&rtt).unwrap();
+        assert_eq!(requests(&sent.expire(due, &rtt)), [Item::Request(2)]);
     }
 
     #[test]
