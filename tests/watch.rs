@@ -3,62 +3,8 @@
 
 mod support;
 
-use std::{
-    io::{BufRead as _, BufReader, Lines},
-    process::{Child, ChildStdout, Command, Stdio},
-};
-
 use rand::{RngExt as _, SeedableRng as _, rngs::ChaCha20Rng};
-use serde_json::Value;
-use support::{Home, Realm, relay::Relay};
-
-/// A `merpati watch` at work. Killed when dropped.
-struct Watch {
-    process: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Watch {
-    fn start(home: &Home, profile: &str, arguments: &[&str]) -> Self {
-        let arguments = [&["watch", "--keepalive", "1s"], arguments].concat();
-        let mut process = home
-            .command(profile, &arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { process, lines }
-    }
-
-    fn next(&mut self) -> Value {
-        let line = self.lines.next().expect("it goes on").unwrap();
-        serde_json::from_str(&line).unwrap()
-    }
-
-    fn texts(&mut self, count: usize) -> Vec<String> {
-        (0..count)
-            .map(|_| self.next()["text"].as_str().unwrap().to_string())
-            .collect()
-    }
-}
-
-impl Watch {
-    /// Ends it as Ctrl-C does.
-    fn stop(mut self) {
-        let id = self.process.id().to_string();
-        let asked = Command::new("kill").args(["-INT", &id]).status().unwrap();
-        assert!(asked.success());
-        assert_eq!(self.process.wait().unwrap().code(), Some(0));
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
+use support::{Home, Realm, relay::Relay, watch::Watch};
 
 fn numbered(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{prefix} {n}")).collect()
@@ -195,11 +141,11 @@ fn a_watch_follows_its_client_to_other_addresses() {
     let relay = Relay::to(realm.address);
     let through = realm.connect_through(relay.address);
     let mut watch = Watch::start(&home, "bob", &["--server", &through]);
-    for round in 0..4 {
-        for text in numbered(&round.to_string(), 3) {
+    for round in 0..20 {
+        for text in numbered(&round.to_string(), 2) {
             home.run("ann", &["send", "bob", &text]).ok();
         }
-        assert_eq!(watch.texts(3), numbered(&round.to_string(), 3));
+        assert_eq!(watch.texts(2), numbered(&round.to_string(), 2));
         relay.move_on();
     }
     let carried = relay.take_carried();

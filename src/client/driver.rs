@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// When nothing was heard for so long, the realm is asked who it is: its key may have changed.
-const DOUBT: Duration = Duration::from_secs(5);
+const DOUBT: Duration = Duration::from_secs(10);
 /// A socket that cannot send is replaced so often at most.
 const REBIND_EVERY: Duration = Duration::from_secs(1);
 /// A datagram longer than this is no realm's.

@@ -9,7 +9,7 @@ use crate::{
     crypto::{
         HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, PublicKey, SecretKey, SessionKeys, mac1,
     },
-    link::{Jitter, Link, Time, interval},
+    link::{Link, Time},
     wire::{HandshakeId, INIT_OVERHEAD, Init},
 };
 
@@ -52,31 +52,23 @@ impl Dial {
         })
     }
 
+    /// How often the Init has left, and how long it is.
+    pub const fn sent(&self) -> (u32, usize) {
+        (self.sent, self.init.len())
+    }
+
     pub const fn timeout(&self) -> Time {
         self.again
     }
 
-    /// The Init, if it is time to send it (again).
-    pub fn transmit(
-        &mut self,
-        now: Time,
-        rtt: Option<Duration>,
-        timeout: Duration,
-        jitter: &mut Jitter,
-        out: &mut Vec<u8>,
-    ) -> bool {
+    /// The Init, if it is time to send it (again); the next time follows after `wait`.
+    pub fn transmit(&mut self, now: Time, wait: Duration, out: &mut Vec<u8>) -> bool {
         if self.again > now {
             return false;
         }
         if self.sent == 0 {
             self.first_sent = now;
         }
-        // Nothing is known of the path: spread the first attempts of many clients apart (LINK-7).
-        let wait = if rtt.is_none() && self.sent == 0 {
-            jitter.spread(timeout, 100, 150)
-        } else {
-            interval(self.sent, timeout, jitter)
-        };
         self.again = now + wait;
         self.sent += 1;
         out.clear();

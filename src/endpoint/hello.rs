@@ -1,14 +1,16 @@
 //! Asking a realm who it is (HS-6), for whoever takes its word for it on first use. Repeated until
-//! answered, as gently as a request.
+//! answered, ever less often.
 
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
-    link::{Jitter, Time, interval},
+    link::{Jitter, Time},
     wire::{Hello, HelloReply},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Each wait is twice as long as the one before, so often.
+const WAITS_DOUBLED_MAX: u32 = 4;
 
 /// One question on its way.
 #[derive(Debug)]
@@ -42,7 +44,8 @@ impl Asking {
         if self.again > now {
             return None;
         }
-        self.again = now + interval(self.repeats, TIMEOUT, jitter);
+        let wait = TIMEOUT * (1 << self.repeats.min(WAITS_DOUBLED_MAX));
+        self.again = now + jitter.spread(wait, 100, 110);
         self.repeats += 1;
         let mut out = Vec::new();
         self.hello.emit(&mut out);

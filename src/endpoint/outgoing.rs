@@ -60,8 +60,9 @@ impl Endpoint {
         }
         match &mut slot.stage {
             Stage::Dialing(dial) => {
-                let (rtt, timeout) = (slot.link.rtt(), slot.link.timeout());
-                dial.transmit(now, rtt, timeout, &mut self.jitter, out)
+                let (repeats, bytes) = dial.sent();
+                let wait = slot.link.repeat_after(repeats, bytes);
+                dial.transmit(now, wait, out)
             }
             Stage::Open => {
                 let sends = slot.link.poll_transmit(now, out);

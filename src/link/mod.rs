@@ -248,7 +248,10 @@ impl Link {
             next_number: 0,
             received: Received::default(),
             sent: Sent::default(),
-            rtt: config.rtt.map_or_else(Rtt::default, Rtt::remembered),
+            rtt: config
+                .rtt
+                .map_or_else(Rtt::default, Rtt::remembered)
+                .with_rate(config.rate),
             requests: Requests::default(),
             replies: Replies::default(),
             asking: VecDeque::new(),
@@ -378,6 +381,11 @@ impl Link {
     /// How long to wait for the other side before something is sent again.
     pub fn timeout(&self) -> Duration {
         self.rtt.timeout()
+    }
+
+    /// How long to wait before the repeat number `repeats` + 1 of a handshake's message of so many bytes.
+    pub fn repeat_after(&mut self, repeats: u32, bytes: usize) -> Duration {
+        self.rtt.repeat_after(repeats, &mut self.jitter) + self.rtt.allowance(bytes)
     }
 
     /// Takes in a round-trip time that a handshake measured.

@@ -118,7 +118,9 @@ impl Pushes {
                 push.repeats += 1;
                 // Backlog is noticed to be lost like all that is paced.
                 let is_timed = push.repeats < REPEATS_MAX && Urgency::of(*number) == Urgency::Live;
-                push.again = is_timed.then(|| now + rtt.repeat_after(push.repeats - 1, jitter));
+                let allowance = rtt.allowance(push.bytes.len());
+                let mut wait = || rtt.repeat_after(push.repeats - 1, jitter) + allowance;
+                push.again = is_timed.then(|| now + wait());
             }
         }
     }

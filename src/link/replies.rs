@@ -203,7 +203,8 @@ impl Replies {
             reply.copy = gap.map(|gap| now + gap);
             reply.times_sent = reply.times_sent.saturating_add(1);
             if reply.announced && reply.repeats < REPEATS_MAX {
-                reply.again = Some(now + rtt.repeat_after(reply.repeats, jitter));
+                let allowance = rtt.allowance(reply.bytes.len());
+                reply.again = Some(now + rtt.repeat_after(reply.repeats, jitter) + allowance);
                 reply.repeats += 1;
                 return true;
             }

@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use super::{
     backoff::Jitter,
-    rtt::{RTO_INITIAL, RTO_MAX, Rtt},
+    rtt::{RTO_MAX, Rtt},
     time::{Time, earliest},
 };
 use crate::faults::{Fault, is_planted};
@@ -40,12 +40,13 @@ pub struct Lossy {
 }
 
 /// How long to wait for the reply to a request that has arrived: where much is lost, it may well have been.
-fn work_patience(rtt: &Rtt, lossy: bool) -> Duration {
-    if lossy {
+fn work_patience(rtt: &Rtt, bytes: usize, lossy: bool) -> Duration {
+    let patience = if lossy {
         rtt.timeout()
     } else {
         (rtt.timeout() * 4).max(WORK_PATIENCE)
-    }
+    };
+    patience + rtt.allowance(bytes)
 }
 
 #[derive(Clone, Debug)]
@@ -232,11 +233,7 @@ impl Requests {
         let patient = if lossy.is_some() { LOSSY_PATIENCE } else { 0 };
         let repeats = self.repeats.saturating_sub(patient);
         let copies = lossy.is_some_and(|lossy| lossy.small || self.repeats > 0);
-        let mut wait = rtt.repeat_after(repeats, jitter);
-        if rtt.smoothed().is_none() && self.repeats == 0 {
-            // Nothing is known of the path: spread the first attempts of many clients apart.
-            wait = jitter.spread(RTO_INITIAL, 100, 150);
-        }
+        let wait = rtt.repeat_after(repeats, jitter);
         for number in numbers {
             if let Some(pending) = self.pending.get_mut(number) {
                 pending.queued = false;
@@ -251,9 +248,9 @@ impl Requests {
                     // It is being worked on: ever less often, or a slow command costs more than a lost one.
                     pending.asked_again = pending.asked_again.saturating_add(1);
                     let times = 1 << pending.asked_again.min(5);
-                    (work_patience(rtt, lossy.is_some()) * times).min(RTO_MAX)
+                    (work_patience(rtt, pending.bytes.len(), lossy.is_some()) * times).min(RTO_MAX)
                 } else {
-                    wait
+                    wait + rtt.allowance(pending.bytes.len())
                 };
                 pending.again = (!is_planted(Fault::NeverRepeat)).then(|| now + wait);
             }
@@ -274,7 +271,7 @@ impl Requests {
             let patience = if pending.cut {
                 RTO_MAX.max(rtt.timeout() * 4)
             } else {
-                work_patience(rtt, lossy)
+                work_patience(rtt, pending.bytes.len(), lossy)
             };
             pending.again = Some(now + patience);
         }
@@ -300,7 +297,7 @@ impl Requests {
     pub fn heard(&mut self, rtt: &Rtt) {
         // Where nothing is known of the path, the timeout may be far too short: what comes meanwhile does not
         // make it right.
-        if rtt.smoothed().is_some() {
+        if rtt.is_measured() {
             self.repeats = 0;
         }
     }
@@ -415,7 +412,8 @@ mod tests {
         assert!(!requests.has_queued());
         let again = requests.timeout().unwrap();
         assert!(
-            again >= Time(2_000_000) && again <= Time(3_000_000),
+            // Two to three seconds, and what 101 bytes take where the path is narrow.
+            again >= Time(2_505_000) && again <= Time(3_505_000),
             "{again:?}"
         );
         assert!(requests.expire(again).is_empty());

@@ -14,6 +14,12 @@ const PATH_MAX: Duration = Duration::from_mins(2);
 /// The longest that is waited for parts of long messages: on the slowest of links a few fill minutes.
 const RTO_BULK_MAX: Duration = Duration::from_mins(10);
 const VARIATION_MIN: Duration = Duration::from_millis(10);
+/// The least that is waited where the round trip is only remembered.
+const REMEMBERED_MIN: Duration = Duration::from_millis(250);
+/// Bytes a second that a path is taken to carry at least, while nothing is known of it.
+const UNKNOWN_RATE: u64 = 200;
+/// Bytes around what is asked, and of its answer, more or less.
+const AROUND: usize = 100;
 /// By this part of itself the shortest round trip of late grows with each sample.
 const BASE_CREEP: u32 = 32;
 /// What a round trip may grow by before a queue is suspected.
@@ -22,6 +28,10 @@ const FILLING_MIN: Duration = Duration::from_millis(100);
 /// The estimate of one path's round-trip time.
 #[derive(Clone, Debug, Default)]
 pub struct Rtt {
+    /// False for what is unknown, or remembered: the path may be another now.
+    measured: bool,
+    /// Bytes a second that the path is known to carry at most.
+    rate: Option<u64>,
     smoothed: Option<Duration>,
     variation: Duration,
     min: Duration,
@@ -39,6 +49,8 @@ impl Rtt {
     /// An estimate to begin with, remembered from an earlier link to the same peer.
     pub fn remembered(rtt: Duration) -> Self {
         Self {
+            measured: false,
+            rate: None,
             smoothed: Some(rtt),
             variation: rtt / 2,
             min: rtt,
@@ -53,12 +65,23 @@ impl Rtt {
         self.smoothed
     }
 
+    /// True once this path has been measured.
+    pub const fn is_measured(&self) -> bool {
+        self.measured
+    }
+
+    /// False when a measurement shows that what is remembered is of another path.
+    fn is_near(&self, latest: Duration) -> bool {
+        self.measured || (latest < self.min * 4 && self.min < latest * 4)
+    }
+
     /// Takes a measurement in, of which the peer spent `delay` waiting.
     pub fn sample(&mut self, latest: Duration, delay: Duration) {
         let delay = delay.min(DELAY_MAX);
-        self.latest = latest;
-        let Some(smoothed) = self.smoothed else {
+        let Some(smoothed) = self.smoothed.filter(|_| self.is_near(latest)) else {
             *self = Self {
+                measured: true,
+                rate: self.rate,
                 smoothed: Some(latest),
                 variation: latest / 2,
                 min: latest,
@@ -68,6 +91,8 @@ impl Rtt {
             };
             return;
         };
+        self.measured = true;
+        self.latest = latest;
         self.peer_delay = delay;
         self.min = self.min.min(latest);
         self.base = (self.base + self.base / BASE_CREEP).min(latest);
@@ -104,12 +129,40 @@ impl Rtt {
     /// How long to wait before the repeat number `repeats` + 1 (LINK-8).
     pub fn repeat_after(&self, repeats: u32, jitter: &mut Jitter) -> Duration {
         let timeout = self.timeout();
+        match self.smoothed {
+            // Spread the first attempts of many clients apart.
+            None if repeats == 0 => return jitter.spread(timeout, 100, 150),
+            // The path may be another than it was: soon a repeat waits as where nothing is known.
+            Some(_) if !self.measured => {
+                let doubled = timeout.max(REMEMBERED_MIN) * (1 << repeats.min(8));
+                let unknown = interval(repeats, RTO_INITIAL, jitter);
+                return jitter.spread(doubled, 100, 110).min(unknown.max(timeout));
+            }
+            _ => {}
+        }
         if self.is_filling() {
             let longest = RTO_MAX.max(timeout);
             let doubled = (timeout * (1 << repeats.min(8))).min(longest);
             return jitter.spread(doubled, 100, 110).min(longest);
         }
         interval(repeats, timeout, jitter)
+    }
+
+    /// From here on the path is known to carry no more than `rate` bytes a second, if it is given.
+    #[must_use]
+    pub const fn with_rate(self, rate: Option<u64>) -> Self {
+        Self { rate, ..self }
+    }
+
+    /// How much longer to wait for the answer to so many bytes: as long as the path takes to carry both, as far as
+    /// that is known, or, where the path has not been measured, as a narrow one would take.
+    pub fn allowance(&self, bytes: usize) -> Duration {
+        let rate = match (self.rate, self.measured) {
+            (Some(rate), _) => rate.max(1),
+            (None, false) => UNKNOWN_RATE,
+            (None, true) => return Duration::ZERO,
+        };
+        Duration::from_micros((bytes + AROUND) as u64 * 1_000_000 / rate)
     }
 
     /// How long to wait for what fills the path, and so may be slower than any small packet.

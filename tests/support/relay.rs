@@ -1,5 +1,5 @@
 //! A relay between real processes: what clients send to it goes on to the realm, and back. It counts
-//! every datagram, and a rule says which it loses.
+//! every datagram, a rule says which it loses, and it can be as narrow as the narrowest link, with a queue before it.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How often a thread looks whether it should end.
@@ -33,12 +33,38 @@ pub struct Carried {
 
 type Rule = Box<dyn FnMut(Way, &[u8]) -> bool + Send>;
 
+/// The narrowest place on the way.
+#[derive(Clone, Copy)]
+struct Bottleneck {
+    bytes_per_second: u64,
+    /// Bytes that wait before it at most.
+    queue: u64,
+    /// When it has carried all that waits, each way.
+    free_at: [Instant; 2],
+}
+
+impl Bottleneck {
+    /// When a datagram is through; `None` when the queue is full.
+    fn passes(&mut self, way: Way, len: usize) -> Option<Instant> {
+        let now = Instant::now();
+        let takes = |bytes: u64| Duration::from_micros(bytes * 1_000_000 / self.bytes_per_second);
+        let begins = self.free_at[way as usize].max(now);
+        if begins - now > takes(self.queue) {
+            return None;
+        }
+        let through = begins + takes(len as u64);
+        self.free_at[way as usize] = through;
+        Some(through)
+    }
+}
+
 struct Shared {
     realm: SocketAddr,
     socket: UdpSocket,
     carried: Mutex<Vec<Carried>>,
     /// True for what is lost.
     loses: Mutex<Rule>,
+    bottleneck: Mutex<Option<Bottleneck>>,
     ended: AtomicBool,
     /// How often the clients have moved.
     moves: AtomicU64,
@@ -64,6 +90,7 @@ impl Relay {
             socket,
             carried: Mutex::default(),
             loses: Mutex::new(Box::new(|_, _| false)),
+            bottleneck: Mutex::default(),
             ended: AtomicBool::new(false),
             moves: AtomicU64::new(0),
         });
@@ -75,6 +102,16 @@ impl Relay {
     /// From here on `rule` says what is lost.
     pub fn lose(&self, rule: impl FnMut(Way, &[u8]) -> bool + Send + 'static) {
         *lock(&self.shared.loses) = Box::new(rule);
+    }
+
+    /// From here on so many bytes a second come through each way, and so many wait at most; what comes beyond
+    /// those is lost.
+    pub fn narrow(&self, bytes_per_second: u64, queue: u64) {
+        *lock(&self.shared.bottleneck) = Some(Bottleneck {
+            bytes_per_second,
+            queue,
+            free_at: [Instant::now(); 2],
+        });
     }
 
     /// From here on the clients come from other addresses, as behind a router that has forgotten them; what is
@@ -104,11 +141,30 @@ impl Drop for Relay {
 }
 
 impl Shared {
-    fn passes(&self, way: Way, bytes: &[u8]) -> bool {
-        let lost = lock(&self.loses)(way, bytes);
+    /// Carries a datagram one way: at once, or when it is through the bottleneck.
+    fn carry(&self, way: Way, bytes: &[u8], send: impl FnOnce(&[u8]) + Send + 'static) {
+        let mut lost = lock(&self.loses)(way, bytes);
+        let mut through = None;
+        if !lost && let Some(bottleneck) = &mut *lock(&self.bottleneck) {
+            through = bottleneck.passes(way, bytes.len());
+            lost = through.is_none();
+        }
         let bytes = bytes.to_vec();
-        lock(&self.carried).push(Carried { way, bytes, lost });
-        !lost
+        lock(&self.carried).push(Carried {
+            way,
+            bytes: bytes.clone(),
+            lost,
+        });
+        match through {
+            _ if lost => {}
+            None => send(&bytes),
+            Some(at) => {
+                thread::spawn(move || {
+                    thread::sleep(at.saturating_duration_since(Instant::now()));
+                    send(&bytes);
+                });
+            }
+        }
     }
 
     fn receive(&self, socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
@@ -143,21 +199,23 @@ impl Shared {
                 thread::spawn(move || shared.carry_to_client(&socket, from, moves));
                 upstream
             });
-            if self.passes(Way::ToRealm, &buffer[..len]) {
-                let _ = upstream.send_to(&buffer[..len], self.realm);
-            }
+            let (upstream, realm) = (Arc::clone(upstream), self.realm);
+            self.carry(Way::ToRealm, &buffer[..len], move |bytes| {
+                let _ = upstream.send_to(bytes, realm);
+            });
         }
     }
 
-    fn carry_to_client(&self, upstream: &UdpSocket, client: SocketAddr, moves: u64) {
+    fn carry_to_client(self: &Arc<Self>, upstream: &UdpSocket, client: SocketAddr, moves: u64) {
         let mut buffer = vec![0; 65_535];
         while let Some((len, _)) = self.receive(upstream, &mut buffer) {
             if self.moves.load(Ordering::Relaxed) != moves {
                 return;
             }
-            if self.passes(Way::ToClient, &buffer[..len]) {
-                let _ = self.socket.send_to(&buffer[..len], client);
-            }
+            let shared = Arc::clone(self);
+            self.carry(Way::ToClient, &buffer[..len], move |bytes| {
+                let _ = shared.socket.send_to(bytes, client);
+            });
         }
     }
 }
