@@ -275,9 +275,10 @@ impl Driver {
         while let Some(event) = self.endpoint.poll_event() {
             match event {
                 Event::Opened { link, welcome } => self.opened(link, &welcome),
-                Event::Pushed { bytes, .. } => {
+                Event::Pushed { link, bytes } => {
                     self.heard();
-                    if self.watcher.is_some() {
+                    // What still comes on a link that has been replaced comes again on this one (LINK-21).
+                    if self.watcher.is_some() && self.link == Some(link) {
                         self.pushed.push_back(Told::Pushed(bytes));
                         self.tell();
                     }

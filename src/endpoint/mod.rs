@@ -278,7 +278,9 @@ impl Endpoint {
     pub fn close(&mut self, now: Time, link: LinkId, reason: CloseReason) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.close(reason);
+            let renewal = core::mem::take(&mut slot.renewal);
             self.touch(now, link);
+            self.close_renewal(now, renewal, reason);
         }
     }
 

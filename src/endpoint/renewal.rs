@@ -93,7 +93,26 @@ impl Endpoint {
             return;
         };
         if let Some(old) = slot.renewal.replaces.take() {
+            if let Some(slot) = self.slots.get_mut(&old) {
+                slot.renewal.replaced_by = None;
+            }
             self.close(now, old, CloseReason::Replaced);
+        }
+    }
+
+    /// A link is closed: the one that it replaces is too, and the one that was to replace it is not opened.
+    pub(super) fn close_renewal(&mut self, now: Time, renewal: Renewal, reason: CloseReason) {
+        if let Some(old) = renewal.replaces {
+            if let Some(slot) = self.slots.get_mut(&old) {
+                slot.renewal.replaced_by = None;
+            }
+            self.close(now, old, reason);
+        }
+        if let Some(new) = renewal.replaced_by {
+            if let Some(slot) = self.slots.get_mut(&new) {
+                slot.renewal.replaces = None;
+            }
+            self.close(now, new, reason);
         }
     }
 

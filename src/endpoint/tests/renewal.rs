@@ -106,3 +106,38 @@ fn the_old_link_lives_on_until_the_new_one_is_open() {
     assert_eq!(replies(&told), 1);
     assert!(opened(&told).is_some(), "in the end it is replaced");
 }
+
+/// LINK-21. Found by the simulator: the new link was closed before anything had come on it, and the old one stayed,
+/// with its watch.
+#[test]
+fn who_closes_one_of_two_closes_both() {
+    for closes_new in [false, true] {
+        let (mut pair, old) = day_old();
+        pair.ask(old, true);
+        let mut out = vec![];
+        while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+            pair.server.handle_datagram(pair.now, pair.from, &out);
+        }
+        assert_eq!(pair.client.links(), 2);
+        let mut closing = old;
+        if closes_new {
+            let mut told = vec![];
+            while opened(&told).is_none() {
+                pair.serve(&mut told);
+                while pair.server.poll_transmit(pair.now, &mut out).is_some() {
+                    let from = server_address();
+                    pair.client.handle_datagram(pair.now, from, &out);
+                }
+                told.extend(core::iter::from_fn(|| pair.client.poll_event()));
+                pair.wait();
+            }
+            closing = opened(&told).unwrap();
+        }
+        pair.client.close(pair.now, closing, CloseReason::Done);
+        pair.settle(|_| false);
+        assert_eq!(pair.client.links(), 0, "{closes_new}");
+        pair.now = pair.now + Duration::from_mins(4);
+        pair.server.handle_timeout(pair.now);
+        assert_eq!(pair.server.links(), 0, "{closes_new}");
+    }
+}
