@@ -7,7 +7,7 @@ use std::{
 };
 
 use rand::{SeedableRng as _, TryRng as _, rngs::StdRng, rngs::SysRng};
-use tokio::net::UdpSocket;
+use tokio::{io::Interest, net::UdpSocket};
 
 /// The machine that a process runs on.
 #[derive(Clone, Debug, Default)]
@@ -82,10 +82,20 @@ impl Socket {
         Ok(Self::Real(UdpSocket::from_std(socket)?))
     }
 
-    /// Waits until something may have arrived.
+    /// Waits until something may have arrived; or gives what the network says of what was sent.
     pub async fn readable(&self) -> io::Result<()> {
         match self {
-            Self::Real(socket) => socket.readable().await,
+            Self::Real(socket) => {
+                let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+                if !ready.is_error() {
+                    return Ok(());
+                }
+                // Taken, so that it wakes nobody again.
+                let _ = socket.try_io(Interest::ERROR, || {
+                    Err::<(), _>(io::ErrorKind::WouldBlock.into())
+                });
+                socket.take_error()?.map_or(Ok(()), Err)
+            }
             #[cfg(all(test, feature = "client", feature = "embedded"))]
             Self::Simulated(socket) => socket.readable().await,
         }

@@ -789,3 +789,29 @@ fn peers_may_stand_in_the_configuration() {
         assert!(began.elapsed().as_secs() < 30, "{}", alpha.log());
     }
 }
+
+/// PEER-17: what is worth delivering for seconds comes back when the other realm is away for longer.
+#[test]
+fn a_message_that_is_late_comes_back() {
+    let mut pair = Pair::peered();
+    pair.beta.kill();
+    let send = |text, more: &[&str]| {
+        let send = [&["sendrealm", "beta", "bob", text], more].concat();
+        pair.home.run("ann", &send).ok()["state"].clone()
+    };
+    assert_eq!(send("patient", &[]), "queued");
+    // Longer than the command waits, or it would be told itself.
+    assert_eq!(send("hurried", &["--ttl", "4s"]), "queued");
+    pair.until("the message comes back", || {
+        pair.home.texts("ann") == ["not delivered (expired): hurried"]
+    });
+    pair.beta.start_again();
+    pair.until("the other arrives", || {
+        pair.home.texts("bob") == ["patient"]
+    });
+    let sent = pair.send("ann", "beta", "bob", "on time").ok();
+    assert_eq!(sent["state"], "delivered");
+    assert_eq!(pair.home.texts("bob"), ["patient", "on time"]);
+    let late = pair.home.run("ann", &["send", "ann", "x", "--ttl", "0s"]);
+    assert_eq!(late.error(2), "usage");
+}

@@ -121,9 +121,8 @@ pub enum Command {
     Send {
         /// The recipient.
         username_to: Username,
-        /// The message; - reads it from standard input.
-        #[arg(allow_hyphen_values = true)]
-        message: String,
+        #[command(flatten)]
+        message: Message,
     },
     /// Read your private messages: those not shown before, or those after a position.
     Inbox(Inbox),
@@ -142,9 +141,8 @@ pub enum Command {
     /// Write to a group.
     Sendgroup {
         groupname: GroupName,
-        /// The message; - reads it from standard input.
-        #[arg(allow_hyphen_values = true)]
-        message: String,
+        #[command(flatten)]
+        message: Message,
     },
     /// Read a group's messages: those not shown before, or those after a position.
     Inboxgroup {
@@ -224,9 +222,8 @@ pub enum Command {
     Sendrealm {
         realm_id: RealmId,
         username_to: Username,
-        /// The message; - reads it from standard input.
-        #[arg(allow_hyphen_values = true)]
-        message: String,
+        #[command(flatten)]
+        message: Message,
         /// By which of this realm's addresses it is to leave; by default the peering's.
         #[arg(long, value_name = "ADDR:PORT")]
         src: Option<String>,
@@ -245,9 +242,8 @@ pub enum Command {
     Sendgrouprealm {
         realm_id: RealmId,
         groupname: GroupName,
-        /// The message; - reads it from standard input.
-        #[arg(allow_hyphen_values = true)]
-        message: String,
+        #[command(flatten)]
+        message: Message,
         /// By which of this realm's addresses it is to leave; by default the peering's.
         #[arg(long, value_name = "ADDR:PORT")]
         src: Option<String>,
@@ -330,6 +326,39 @@ pub struct GroupPassword {
     /// The group has no password.
     #[arg(long, conflicts_with_all = ["password_file", "password_stdin"])]
     pub no_password: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Message {
+    /// The message; - reads it from standard input.
+    #[arg(allow_hyphen_values = true)]
+    message: String,
+    /// For how long it is worth delivering; one to another realm that outlives that comes back as a notice.
+    #[arg(long, value_name = "SPAN", value_parser = ttl)]
+    ttl: Option<Duration>,
+}
+
+impl Message {
+    /// What was given: the text, or - for standard input.
+    pub fn given(&self) -> &str {
+        &self.message
+    }
+
+    /// The message with this text.
+    pub const fn with<'a>(&self, text: &'a str) -> merpati::client::Message<'a> {
+        merpati::client::Message {
+            body: text.as_bytes(),
+            ttl: self.ttl,
+        }
+    }
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = parse_span(text).map_err(|error| error.to_string())?;
+    if ttl < Duration::from_secs(1) || ttl > Duration::from_hours(7 * 24) {
+        return Err("write a span from \"1s\" to \"7d\"".into());
+    }
+    Ok(ttl)
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use merpati::{
-    client::{Client, Kind, Options, Profile, Silence, Traits, default_home, system_rng},
+    client::{Client, Kind, Message, Options, Profile, Silence, Traits, default_home, system_rng},
     crypto::ConnectionString,
     wire::{self, Handle, Mailbox, SessionId, Username},
 };
@@ -120,9 +120,9 @@ pub async fn send(
     client: &Client,
     output: Output,
     to: Username,
-    message: &str,
+    message: Message<'_>,
 ) -> Result<(), Failure> {
-    let sent = patiently(client, client.send(to, message.as_bytes())).await?;
+    let sent = patiently(client, client.send(to, message)).await?;
     output.result(&json!({ "state": sent.name() }), sent.name())
 }
 

@@ -1,7 +1,7 @@
 //! The commands about groups.
 
 use merpati::{
-    client::Client,
+    client::{Client, Message},
     wire::{GroupName, Mailbox},
 };
 use serde_json::json;
@@ -38,8 +38,8 @@ pub async fn once(
             joingroup(client, output, groupname, password).await
         }
         Command::Sendgroup { groupname, message } => {
-            let message = ask::message(&message)?;
-            sendgroup(client, output, groupname, &message).await
+            let text = ask::message(message.given())?;
+            sendgroup(client, output, groupname, message.with(&text)).await
         }
         Command::Inboxgroup { groupname, inbox } => {
             ask::inbox(client, output, Mailbox::Group(groupname), &inbox).await
@@ -113,9 +113,9 @@ pub async fn sendgroup(
     client: &Client,
     output: Output,
     group: GroupName,
-    message: &str,
+    message: Message<'_>,
 ) -> Result<(), Failure> {
-    let sent = patiently(client, client.sendgroup(group, message.as_bytes())).await?;
+    let sent = patiently(client, client.sendgroup(group, message)).await?;
     output.result(&json!({ "state": sent.name() }), sent.name())
 }
 

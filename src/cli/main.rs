@@ -102,8 +102,9 @@ async fn once(global: &Global, output: Output, command: Command) -> Result<(), F
             username_to,
             message,
         } => {
-            let message = ask::message(&message)?;
-            ask::send(&ask::client(global, None)?, output, username_to, &message).await
+            let text = ask::message(message.given())?;
+            let message = message.with(&text);
+            ask::send(&ask::client(global, None)?, output, username_to, message).await
         }
         Command::Inbox(args) => {
             let client = ask::client(global, None)?;

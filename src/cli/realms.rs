@@ -1,7 +1,7 @@
 //! The commands about other realms, and the operator's.
 
 use merpati::{
-    client::Client,
+    client::{Client, Message},
     server::config::host_and_port,
     wire::{GroupName, Mailbox, RealmId, Username},
 };
@@ -69,11 +69,11 @@ pub async fn once(
             message,
             src,
         } => {
-            let message = ask::message(&message)?;
+            let text = ask::message(message.given())?;
             let source = named_source(src.as_deref())?;
             let user = own_name(client)?;
             let to = (realm_id, username_to);
-            sendrealm(client, output, source, user, to, &message).await
+            sendrealm(client, output, source, user, to, message.with(&text)).await
         }
         Command::Joingrouprealm {
             realm_id,
@@ -93,9 +93,10 @@ pub async fn once(
             message,
             src,
         } => {
-            let message = ask::message(&message)?;
+            let text = ask::message(message.given())?;
             let source = named_source(src.as_deref())?;
-            sendgrouprealm(client, output, source, (realm_id, groupname), &message).await
+            let (to, message) = ((realm_id, groupname), message.with(&text));
+            sendgrouprealm(client, output, source, to, message).await
         }
         Command::Inboxgrouprealm {
             realm_id,
@@ -152,10 +153,10 @@ pub async fn sendrealm(
     source: Option<(String, u16)>,
     from: Username,
     (realm, to): (RealmId, Username),
-    message: &str,
+    message: Message<'_>,
 ) -> Result<(), Failure> {
     let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
-    let call = client.sendrealm(source, realm, from, to, message.as_bytes());
+    let call = client.sendrealm(source, realm, from, to, message);
     let sent = patiently(client, call).await?;
     output.result(&json!({ "state": sent.name() }), sent.name())
 }
@@ -165,10 +166,10 @@ pub async fn sendgrouprealm(
     output: Output,
     source: Option<(String, u16)>,
     (realm, group): (RealmId, GroupName),
-    message: &str,
+    message: Message<'_>,
 ) -> Result<(), Failure> {
     let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
-    let call = client.sendgrouprealm(source, realm, group, message.as_bytes());
+    let call = client.sendgrouprealm(source, realm, group, message);
     let sent = patiently(client, call).await?;
     output.result(&json!({ "state": sent.name() }), sent.name())
 }

@@ -1,6 +1,6 @@
 //! The commands as calls.
 
-use super::{CallError, Client};
+use super::{CallError, Client, Message};
 use crate::crypto::PublicKey;
 use crate::wire::{
     Account, Answer, Body, Command, DeviceSession, Entry, GroupName, Handle, Mailbox, Member,
@@ -53,14 +53,19 @@ impl Client {
     }
 
     /// Writes to a user. `Ok` means that the message is in the recipient's mailbox for good.
-    pub async fn send(&self, to: Username, message: &[u8]) -> Result<Sent, CallError> {
+    pub async fn send(
+        &self,
+        to: Username,
+        message: impl Into<Message<'_>>,
+    ) -> Result<Sent, CallError> {
+        let message = message.into();
         let command = Command::Send {
             operation: UNNUMBERED,
             session: self.session()?,
             to,
-            message: Body(message),
+            message: Body(message.body),
         };
-        match self.call(Options::NONE, command).await? {
+        match self.call(message.options(), command).await? {
             Answer::Sent(sent) => Ok(sent),
             other => Err(unexpected(&other)),
         }
@@ -181,14 +186,19 @@ impl Client {
     }
 
     /// Writes to a group.
-    pub async fn sendgroup(&self, group: GroupName, message: &[u8]) -> Result<Sent, CallError> {
+    pub async fn sendgroup(
+        &self,
+        group: GroupName,
+        message: impl Into<Message<'_>>,
+    ) -> Result<Sent, CallError> {
+        let message = message.into();
         let command = Command::SendGroup {
             operation: UNNUMBERED,
             session: self.session()?,
             group,
-            message: Body(message),
+            message: Body(message.body),
         };
-        match self.call(Options::NONE, command).await? {
+        match self.call(message.options(), command).await? {
             Answer::Sent(sent) => Ok(sent),
             other => Err(unexpected(&other)),
         }
@@ -388,8 +398,9 @@ impl Client {
         realm: RealmId,
         from: Username,
         to: Username,
-        message: &[u8],
+        message: impl Into<Message<'_>>,
     ) -> Result<Sent, CallError> {
+        let message = message.into();
         let source = source.unwrap_or(OWN_ADDRESS);
         let command = Command::SendRealm {
             operation: UNNUMBERED,
@@ -399,9 +410,9 @@ impl Client {
             realm,
             from,
             to,
-            message: Body(message),
+            message: Body(message.body),
         };
-        match self.call(Options::NONE, command).await? {
+        match self.call(message.options(), command).await? {
             Answer::Sent(sent) => Ok(sent),
             other => Err(unexpected(&other)),
         }
@@ -434,8 +445,9 @@ impl Client {
         source: Option<(&str, u16)>,
         realm: RealmId,
         group: GroupName,
-        message: &[u8],
+        message: impl Into<Message<'_>>,
     ) -> Result<Sent, CallError> {
+        let message = message.into();
         let source = source.unwrap_or(OWN_ADDRESS);
         let command = Command::SendGroupRealm {
             operation: UNNUMBERED,
@@ -444,9 +456,9 @@ impl Client {
             src_port: Port(source.1),
             realm,
             group,
-            message: Body(message),
+            message: Body(message.body),
         };
-        match self.call(Options::NONE, command).await? {
+        match self.call(message.options(), command).await? {
             Answer::Sent(sent) => Ok(sent),
             other => Err(unexpected(&other)),
         }

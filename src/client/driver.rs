@@ -177,11 +177,10 @@ impl Driver {
                     Some(Job::Tell(watcher)) => self.begin_telling(watcher),
                     None => return,
                 },
-                ready = self.socket.readable() => {
-                    if ready.is_ok() {
-                        self.receive(&mut buffer);
-                    }
-                }
+                ready = self.socket.readable() => match ready {
+                    Ok(()) => self.receive(&mut buffer),
+                    Err(error) => self.note(&error),
+                },
                 () = room_for(self.watcher.as_ref()), if !self.pushed.is_empty() => self.tell(),
                 () = watched_no_more(self.watcher.as_ref()) => self.end_telling(),
             }
@@ -525,7 +524,9 @@ pub async fn ask_who(
                 return Err(AskError::Expired { heard: false, refused });
             }
             () = sleep_until(again) => {}
-            _ = socket.readable() => {}
+            ready = socket.readable() => if let Err(error) = ready {
+                refused |= error.kind() == io::ErrorKind::ConnectionRefused;
+            }
         }
         match socket.try_recv_from(&mut buffer) {
             Ok((len, _)) => {

@@ -34,6 +34,7 @@ mod connection;
 mod driver;
 mod error;
 mod finishing;
+mod message;
 mod profile;
 mod watching;
 
@@ -48,6 +49,7 @@ use tokio::time::Instant;
 
 use connection::Connection;
 pub use error::{CallError, ProfileError};
+pub use message::Message;
 #[cfg(test)]
 pub(crate) use profile::Memory;
 pub use profile::{Profile, Shown, State, Unfinished, default_home};

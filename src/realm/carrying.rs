@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How long a message is worth being tried.
-const QUEUED_LIFETIME_SECONDS: u32 = 7 * 24 * 3600;
+pub(super) const QUEUED_LIFETIME_SECONDS: u32 = 7 * 24 * 3600;
 /// How much of a message a notice repeats, in characters.
 const NOTICE_QUOTE_MAX: usize = 60;
 
@@ -47,6 +47,24 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// Reads what stands at a place of a queue.
+    pub(super) fn read(position: Position, value: &[u8]) -> Result<Self, Failure> {
+        Ok(Self {
+            position: position.0,
+            record: QueuedRecord::from_value(value)?,
+        })
+    }
+
+    /// True when it is worth delivering for less long than others.
+    pub(super) const fn may_expire(&self) -> bool {
+        self.record.lifetime < QUEUED_LIFETIME_SECONDS
+    }
+
+    /// True when it is not worth delivering any more.
+    const fn is_worthless(&self, now: Moment) -> bool {
+        self.age(now) >= self.record.lifetime
+    }
+
     /// Its place in the queue.
     pub const fn position(&self) -> u64 {
         self.position
@@ -71,13 +89,8 @@ impl<S: Store> Realm<S> {
             let log = records::queue(realm);
             let page = self.store.read(&log, Position(settled), one).await?;
             let first = page.entries.into_iter().next_back();
-            let outgoing = first.map(|(position, value)| {
-                QueuedRecord::from_value(&value).map(|record| Outgoing {
-                    position: position.0,
-                    record,
-                })
-            });
-            Ok::<_, Failure>(outgoing.transpose()?)
+            let outgoing = first.map(|(position, value)| Outgoing::read(position, &value));
+            outgoing.transpose()
         };
         next.await.unwrap_or_else(|failure| {
             self.note("queue", &failure);
@@ -107,9 +120,24 @@ impl<S: Store> Realm<S> {
         } else {
             REFUSED_MAX
         };
+        match self.is_returned(&current, outgoing).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let dropped = self.drop_returned(&current, outgoing).await;
+                return self.carried(dropped);
+            }
+            Err(failure) => return self.carried(Err(failure)),
+        }
         let expired = Self::is_expired(outgoing, now);
         let answer = if expired {
             Some(Answer::Refused(ErrorCode::RealmUnreachable.into()))
+        } else if outgoing.is_worthless(now) {
+            // It may have been delivered: only the peer can say.
+            let answer = self.ask_to_withdraw(&current, outgoing).await;
+            answer.map(|answer| match answer {
+                Answer::Done => Answer::Refused(ErrorCode::Expired.into()),
+                other => other,
+            })
         } else if refused >= patience && self.has_more(peer.realm, outgoing).await {
             self.ask_to_withdraw(&current, outgoing).await
         } else {
@@ -142,14 +170,7 @@ impl<S: Store> Realm<S> {
         if !expired {
             self.network.heard(peer.realm, now.wall);
         }
-        match settled {
-            Ok(true) => Carried::Settled,
-            Ok(false) => Carried::Refused,
-            Err(failure) => {
-                self.note("settle", &failure);
-                Carried::Silent
-            }
-        }
+        self.carried(settled)
     }
 
     /// True when others wait behind a message.
@@ -187,9 +208,12 @@ impl<S: Store> Realm<S> {
             .put(key, CursorRecord { position }.to_value()?)
             .append(queue.clone(), record.to_value()?)
             .trim(queue, Position(position + 1));
-        let outcome = self.commit(batch).await?;
+        let placed = self.commit_placed(batch).await?;
         tracing::warn!(peer = %peer.realm, "a peer does not take a message; it waits behind the others now");
-        Ok(matches!(outcome, Outcome::Durable))
+        if let Some(position) = placed.iter().flatten().next() {
+            self.expiries.note(peer.realm, position.0, &record);
+        }
+        Ok(placed.is_some())
     }
 
     async fn ask_to_deliver(&self, peer: &Peer, outgoing: &Outgoing) -> Option<Answer> {
@@ -244,8 +268,19 @@ impl<S: Store> Realm<S> {
         Ok(true)
     }
 
-    /// Writes down what a peer said of a message: it leaves the queue, the command that queued it is
-    /// answered so from now on, and a sender who is not waiting any more is told of what failed.
+    /// What has come of a message, once that is written down.
+    fn carried(&self, settled: Result<bool, Failure>) -> Carried {
+        match settled {
+            Ok(true) => Carried::Settled,
+            Ok(false) => Carried::Refused,
+            Err(failure) => {
+                self.note("settle", &failure);
+                Carried::Silent
+            }
+        }
+    }
+
+    /// Writes down what a peer said of a message: it leaves the queue, and its sender is told.
     async fn settle(
         &self,
         peer: &Peer,
@@ -253,7 +288,32 @@ impl<S: Store> Realm<S> {
         answer: &Answer,
         now: u32,
     ) -> Result<bool, Failure> {
+        let batch = self.leave_queue(peer, outgoing.position).await?;
+        self.conclude(peer, outgoing, answer, now, batch).await
+    }
+
+    /// A batch by which the next message in turn leaves the queue.
+    pub(super) async fn leave_queue(&self, peer: &Peer, position: u64) -> Result<Batch, Failure> {
         let (_, expected) = self.settled(peer.realm).await?;
+        let key = records::settled(peer.realm);
+        let mut batch = Batch::new();
+        batch
+            .expect(key.clone(), expected)
+            .put(key, CursorRecord { position }.to_value()?)
+            .trim(records::queue(peer.realm), Position(position + 1));
+        Ok(batch)
+    }
+
+    /// Commits, together with `batch`, the end of a message: the command that queued it is answered so from now
+    /// on, and a sender who is not waiting any more is told of what failed. False on a conflict.
+    pub(super) async fn conclude(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        answer: &Answer,
+        now: u32,
+        mut batch: Batch,
+    ) -> Result<bool, Failure> {
         let refusal = match answer {
             // `already-done`: it was delivered, longer ago than the peer remembers how.
             Answer::Refused(refusal) if refusal.code != ErrorCode::AlreadyDone => Some(*refusal),
@@ -264,13 +324,6 @@ impl<S: Store> Realm<S> {
             None => Answer::Sent(Sent::Delivered),
         }
         .to_bytes();
-        let position = outgoing.position;
-        let mut batch = Batch::new();
-        let key = records::settled(peer.realm);
-        batch
-            .expect(key.clone(), expected)
-            .put(key, CursorRecord { position }.to_value()?)
-            .trim(records::queue(peer.realm), Position(position + 1));
         if let Some(operation) = &outgoing.record.operation
             && let Some(owner) = Owner::from_bytes(&operation.owner)
         {

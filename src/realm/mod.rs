@@ -7,6 +7,7 @@
 mod accounts;
 mod carrying;
 mod copies;
+mod expiry;
 mod groups;
 mod hosting;
 mod incoming;
@@ -42,10 +43,11 @@ use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use tokio::sync::watch;
 
 use self::{
-    operations::{Known, fingerprint},
+    expiry::Expiries,
+    operations::{Known, fingerprint, options_fit},
     outgoing::is_queued,
     passwords::Passwords,
-    records::{Owner, Record as _, RecordedAnswer, RunningRecord},
+    records::{Owner, QueuedRecord, Record as _, RecordedAnswer, RunningRecord},
     verdicts::Verdicts,
     watching::{Joins, joins_of},
 };
@@ -137,6 +139,8 @@ pub struct Realm<S> {
     network: Network,
     /// Commands that wait for what a peer says of their message.
     verdicts: Verdicts,
+    /// When messages to other realms are not worth delivering any more.
+    expiries: Expiries,
     joins: Joins,
     passwords: Passwords,
     /// Makes session ids.
@@ -190,6 +194,8 @@ struct Work<'a> {
     hashed: Hashed,
     /// The realms that are to hear that a group has grown, once it has.
     hints: Vec<(RealmId, GroupName)>,
+    /// What it has queued for another realm.
+    queued: Option<(RealmId, QueuedRecord)>,
     /// Who has come to be in a group.
     joined: Option<Username>,
 }
@@ -210,6 +216,7 @@ impl<S: Store> Realm<S> {
             own,
             network,
             verdicts: Verdicts::default(),
+            expiries: Expiries::default(),
             joins: Joins::default(),
             passwords: Passwords::start(limits.password_threads)?,
             limits,
@@ -359,6 +366,7 @@ impl<S: Store> Realm<S> {
             batch: Batch::new(),
             hashed: Hashed::default(),
             hints: Vec::new(),
+            queued: None,
             joined: None,
         };
         for _ in 0..ATTEMPTS_MAX {
@@ -390,7 +398,10 @@ impl<S: Store> Realm<S> {
             let waits = owner.filter(|_| is_queued);
             let wait = waits.map(|owner| (owner, self.verdicts.expect(&owner, number.0)));
             // On a conflict, what the decision relied on has changed: it is made anew.
-            if let Outcome::Durable = self.commit(core::mem::take(&mut work.batch)).await? {
+            if let Some(positions) = self.commit_placed(core::mem::take(&mut work.batch)).await? {
+                if let (Some((realm, queued)), Some(position)) = (&work.queued, positions.first()) {
+                    self.expiries.note(*realm, position.0, queued);
+                }
                 if let Some(user) = work.joined.take() {
                     self.joins.notify(&joins_of(user));
                 }
@@ -554,32 +565,6 @@ impl<S: Store> Realm<S> {
             None => Ok(None),
         }
     }
-}
-
-/// True when the optional fields that must be understood belong to the command (WIRE-13).
-fn options_fit(request: &Request<'_>) -> bool {
-    let mut rest = request.options;
-    match request.command {
-        Command::Inbox { .. }
-        | Command::InboxGroup { .. }
-        | Command::InboxRealm { .. }
-        | Command::InboxGroupRealm { .. } => {
-            (rest.after, rest.limit, rest.bytes, rest.offset) = (None, None, None, None);
-        }
-        Command::Groups { .. } | Command::Members { .. } => {
-            (rest.limit, rest.offset) = (None, None);
-        }
-        Command::Send { .. }
-        | Command::SendGroup { .. }
-        | Command::SendRealm { .. }
-        | Command::SendGroupRealm { .. } => {
-            rest.content = None;
-        }
-        Command::AddRealm { .. } => rest.key = None,
-        _ => {}
-    }
-    rest.urgent = false;
-    rest.is_empty()
 }
 
 /// How a commit ended that did not fail.

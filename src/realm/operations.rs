@@ -15,7 +15,7 @@ use super::{
 use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Store, Versioned},
-    wire::{ErrorCode, OperationNumber, Request},
+    wire::{Command, ErrorCode, OperationNumber, Request},
 };
 
 /// So many numbers below the highest are told apart; older ones count as done (EXACT-3).
@@ -160,4 +160,30 @@ impl Operation {
         }
         Ok(())
     }
+}
+
+/// True when the optional fields that must be understood belong to the command (WIRE-13).
+pub(super) fn options_fit(request: &Request<'_>) -> bool {
+    let mut rest = request.options;
+    match request.command {
+        Command::Inbox { .. }
+        | Command::InboxGroup { .. }
+        | Command::InboxRealm { .. }
+        | Command::InboxGroupRealm { .. } => {
+            (rest.after, rest.limit, rest.bytes, rest.offset) = (None, None, None, None);
+        }
+        Command::Groups { .. } | Command::Members { .. } => {
+            (rest.limit, rest.offset) = (None, None);
+        }
+        Command::Send { .. }
+        | Command::SendGroup { .. }
+        | Command::SendRealm { .. }
+        | Command::SendGroupRealm { .. } => {
+            (rest.content, rest.ttl) = (None, None);
+        }
+        Command::AddRealm { .. } => rest.key = None,
+        _ => {}
+    }
+    rest.urgent = false;
+    rest.is_empty()
 }

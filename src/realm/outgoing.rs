@@ -2,6 +2,7 @@
 
 use super::{
     Failure, Known, Realm, Work,
+    carrying::QUEUED_LIFETIME_SECONDS,
     operations::fingerprint,
     peers::Peer,
     records::{
@@ -13,11 +14,24 @@ use super::{
 };
 use crate::{
     store::{Expected, PageLimit, Position, Store, Subscription},
-    wire::{Answer, Body, Command, ErrorCode, GroupName, Port, RealmId, Sent, Text, Username},
+    wire::{
+        Answer, Body, Command, ErrorCode, GroupName, Options, Port, RealmId, Sent, Text, Username,
+    },
 };
 
 /// Messages that may wait for a peer: at the longest each, 64 MiB.
 const QUEUE_MAX: u64 = 4096;
+
+/// For how many seconds a message is worth delivering.
+fn lifetime(options: &Options) -> Result<u32, Failure> {
+    match options.ttl {
+        Some(0) => Err(ErrorCode::BadRequest.into()),
+        Some(ttl) => Ok(u32::try_from(ttl).map_or(QUEUED_LIFETIME_SECONDS, |ttl| {
+            ttl.min(QUEUED_LIFETIME_SECONDS)
+        })),
+        None => Ok(QUEUED_LIFETIME_SECONDS),
+    }
+}
 
 /// True when a command has queued a message for a peer.
 pub(super) fn is_queued(command: &Command<'_>, answer: &[u8]) -> bool {
@@ -112,6 +126,7 @@ impl<S: Store> Realm<S> {
             body: message.0.to_vec(),
             source,
             set_aside: false,
+            lifetime: lifetime(&work.request.options)?,
             operation: owner.map(|owner| QueuedOperation {
                 owner: owner.bytes().to_vec(),
                 number,
@@ -122,6 +137,7 @@ impl<S: Store> Realm<S> {
             // Whoever removes the peer meanwhile leaves no message behind.
             .expect(records::peer(peer.realm), Expected::At(peer.version))
             .append(records::queue(peer.realm), queued.to_value()?);
+        work.queued = Some((peer.realm, queued));
         Ok(Answer::Sent(Sent::Queued))
     }
 
@@ -141,6 +157,7 @@ impl<S: Store> Realm<S> {
             body: Vec::new(),
             source: None,
             set_aside: false,
+            lifetime: QUEUED_LIFETIME_SECONDS,
             operation: None,
         };
         work.batch

@@ -19,6 +19,7 @@
 //! r/ realm                       peer
 //! k/ key 32                      the name under which a key is known
 //! v/ realm                       position up to which the queue to a peer is settled
+//! t/ realm / position 8          the message there was given back before its turn
 //! x/ realm / group               this realm's copy of a group that lives in another
 //! y/ realm / group / user        a user here who is in it
 //! log p/ user                    the user's private messages
@@ -107,8 +108,11 @@ records! {
     /// The name under which a key is known.
     PeerName { realm: String }
     /// A message on its way to another realm. `source`: by which of this realm's addresses, if not the peering's;
-    /// `set_aside`: it has made way for others, because the peer would not take it.
-    QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool }
+    /// `set_aside`: it has made way for others, because the peer would not take it; `lifetime`: for how many seconds it
+    /// is worth delivering.
+    QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool, lifetime: u32 }
+    /// A message has been given back to its sender before its turn in the queue.
+    ReturnedRecord {}
     /// This realm's copy of a group that lives in another, up to a position there. `known_as` is this
     /// realm's name there.
     CopyRecord { epoch: u64, known_as: String, position: u64 }
@@ -365,6 +369,15 @@ pub fn peer_name(key_of: &PublicKey) -> Key {
 
 pub fn settled(realm: RealmId) -> Key {
     key(&[b"v/", realm.as_str().as_bytes()])
+}
+
+pub fn returned(realm: RealmId, position: u64) -> Key {
+    key(&[
+        b"t/",
+        realm.as_str().as_bytes(),
+        b"/",
+        &position.to_be_bytes(),
+    ])
 }
 
 pub fn queue(realm: RealmId) -> Log {

@@ -44,6 +44,7 @@ pub async fn keep_in_touch<S: Store>(
     let mut carriers: BTreeMap<RealmId, Carrier> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     let mut is_start = true;
+    tasks.spawn(give_back(Arc::clone(&realm), clock.clone()));
     loop {
         let peers = realm.peers().await;
         carriers.retain(|id, _| peers.iter().any(|peer| peer.realm == *id));
@@ -67,13 +68,40 @@ pub async fn keep_in_touch<S: Store>(
                 errand = errands.recv() => match errand {
                     Some(errand) => {
                         let ways = ways.clone();
-                        tasks.spawn(tokio::time::timeout(ERRAND_PATIENCE, run(errand, ways)));
+                        let running = run(errand, ways);
+                        tasks.spawn(async move {
+                            let _ = tokio::time::timeout(ERRAND_PATIENCE, running).await;
+                        });
                     }
                     None => return,
                 },
                 Some(_) = tasks.join_next() => {}
             }
         }
+    }
+}
+
+/// Gives messages back whose time is over before their turn.
+async fn give_back<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
+    for peer in realm.peers().await {
+        realm.find_expiries(peer.realm).await;
+    }
+    loop {
+        let due = realm.next_expiry();
+        let wait = due.map(|due| due.saturating_sub(clock.now().running));
+        tokio::select! {
+            biased;
+            () = realm.expiry_noted() => {}
+            () = sleep_seconds(wait) => realm.return_expired(clock.now()).await,
+        }
+    }
+}
+
+/// Sleeps for so many seconds, or for ever.
+async fn sleep_seconds(seconds: Option<u32>) {
+    match seconds {
+        Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds.into())).await,
+        None => std::future::pending().await,
     }
 }
 

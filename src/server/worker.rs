@@ -122,7 +122,10 @@ impl<S: Store> Worker<S> {
                     self.calls.begin(now, &mut self.endpoint, call);
                 }
                 ready = socket.readable(), if idle => {
-                    ready?;
+                    if let Err(error) = ready {
+                        // Something that was sent did not get through; it is sent again.
+                        tracing::debug!(%error, "the network says");
+                    }
                     self.receive(&socket, &mut buffer);
                 }
                 // There is more to send: only let what has arrived have its turn.

@@ -6,12 +6,12 @@ use std::{sync::Arc, time::Duration};
 use rand::{RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use super::{
-    history::{History, Said, To},
+    history::{History, MessageId, Said, To},
     machine::Machine,
     site::MESSAGE_MAX,
 };
 use crate::{
-    client::{CallError, Client, Memory, Notice, Options, Profile, Traits},
+    client::{CallError, Client, Memory, Message, Notice, Options, Profile, Traits},
     crypto::SecretKey,
     host::Host,
     wire::{Answer, Entry, ErrorCode, GroupName, Mailbox, RealmId, Username},
@@ -222,7 +222,11 @@ impl Person {
                     client.send(to, &body).await
                 } else {
                     let realm = population.realms[realm];
-                    client.sendrealm(None, realm, name, to, &body).await
+                    let message = Message {
+                        ttl: self.ttl(id),
+                        ..Message::from(&body)
+                    };
+                    client.sendrealm(None, realm, name, to, message).await
                 }
             }
             To::Group(realm) if realm == self.realm() => {
@@ -230,7 +234,11 @@ impl Person {
             }
             To::Group(realm) => {
                 let (group, realm) = (population.groups[realm], population.realms[realm]);
-                client.sendgrouprealm(None, realm, group, &body).await
+                let message = Message {
+                    ttl: self.ttl(id),
+                    ..Message::from(&body)
+                };
+                client.sendgrouprealm(None, realm, group, message).await
             }
         };
         machine.note(|| format!("message {id}: {}", told(&outcome)));
@@ -241,6 +249,12 @@ impl Person {
             }
             Err(_) => {}
         }
+    }
+
+    /// Every fifth message is worth delivering for a while only.
+    fn ttl(&self, id: MessageId) -> Option<Duration> {
+        let some = (id + self.number).is_multiple_of(5);
+        some.then(|| self.deadline / 2)
     }
 
     /// All mailboxes that the person may have.

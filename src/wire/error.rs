@@ -65,6 +65,7 @@ error_codes! {
     23 Internal "internal" "The realm met an error of its own; its operator's log says which."
     24 NotPermitted "not-permitted" "Only the group's owner, or a moderator over members, may do that."
     25 Banned "banned" "You were banned from that group; its owner or a moderator can lift that."
+    26 Expired "expired" "The message was not delivered within the time it was worth."
 }
 
 impl fmt::Display for ErrorCode {

@@ -164,7 +164,7 @@ async fn execute(client: &Client, output: Output, line: Line) -> Result<(), Fail
             ask::register(client, output, (&name, &country, username), &password).await
         }
         Line::Logout => ask::logout(client, output).await,
-        Line::Send(to, message) => ask::send(client, output, to, &message).await,
+        Line::Send(to, message) => ask::send(client, output, to, message.as_str().into()).await,
         Line::Inbox(mailbox, after) => {
             ask::inbox(client, output, mailbox, &Line::inbox(after)).await
         }
@@ -176,7 +176,9 @@ async fn execute(client: &Client, output: Output, line: Line) -> Result<(), Fail
             let password = password.map_or_else(|| ask_for(OF_GROUP), |p| Ok(p.into()))?;
             groups::joingroup(client, output, group, &password).await
         }
-        Line::SendGroup(group, message) => groups::sendgroup(client, output, group, &message).await,
+        Line::SendGroup(group, message) => {
+            groups::sendgroup(client, output, group, message.as_str().into()).await
+        }
         Line::LeaveGroup(group) => groups::leavegroup(client, output, group).await,
         Line::Groups => groups::groups(client, output).await,
         Line::SendRealm {
@@ -190,7 +192,7 @@ async fn execute(client: &Client, output: Output, line: Line) -> Result<(), Fail
                 None => None,
             };
             let from = from.map_or_else(|| realms::own_name(client), Ok)?;
-            realms::sendrealm(client, output, source, from, to, &message).await
+            realms::sendrealm(client, output, source, from, to, message.as_str().into()).await
         }
         Line::SendGroupRealm {
             source,
@@ -201,7 +203,7 @@ async fn execute(client: &Client, output: Output, line: Line) -> Result<(), Fail
                 Some((address, port)) => realms::source(&address, &port)?,
                 None => None,
             };
-            realms::sendgrouprealm(client, output, source, to, &message).await
+            realms::sendgrouprealm(client, output, source, to, message.as_str().into()).await
         }
         Line::Other(command) => match *command {
             command @ (Command::Claim { .. }

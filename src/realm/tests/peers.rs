@@ -262,6 +262,16 @@ async fn carry(
     refused: u32,
     answer: &Answer,
 ) -> (Carried, Vec<u8>) {
+    carry_at(realm, errands, refused, answer, MOMENT).await
+}
+
+async fn carry_at(
+    realm: &Realm<Embedded>,
+    errands: &mut tokio::sync::mpsc::Receiver<Errand>,
+    refused: u32,
+    answer: &Answer,
+    now: Moment,
+) -> (Carried, Vec<u8>) {
     let beta = realm.peers().await.remove(0);
     let outgoing = realm.next_outgoing(beta.realm).await.unwrap();
     let asked = async {
@@ -278,7 +288,7 @@ async fn carry(
         }
     };
     tokio::join!(
-        realm.deliver_outgoing(&beta, &outgoing, refused, MOMENT),
+        realm.deliver_outgoing(&beta, &outgoing, refused, now),
         asked
     )
 }
@@ -465,4 +475,131 @@ async fn who_was_answered_queued_hears_of_a_refusal() {
         is_told,
         "{answers:?}"
     );
+}
+
+fn for_a_minute(command: Command<'_>) -> Request<'_> {
+    let options = Options {
+        ttl: Some(60),
+        ..Options::NONE
+    };
+    Request { options, command }
+}
+
+/// Tells the realm that another has accepted the peering.
+async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Receiver<Errand>) {
+    let beta = realm.peers().await.remove(0);
+    let accepts = async {
+        match errands.recv().await {
+            Some(Errand::Ask { answer, .. }) => answer.send(Answer::Done.to_bytes()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (is_introduced, ()) = tokio::join!(realm.introduce_again(&beta), accepts);
+    assert!(is_introduced);
+}
+
+/// PEER-17: what waits behind others comes back when its time is over, and is not asked about any more.
+#[tokio::test]
+async fn a_message_whose_time_is_over_comes_back_before_its_turn() {
+    let mut fixture = Fixture::new();
+    let (network, mut errands) = Network::new();
+    fixture.realm.network = network;
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    introduced(&fixture.realm, &mut errands).await;
+    fixture.ask(device(1), sendrealm(2, "first")).await;
+    let hurried = for_a_minute(sendrealm(3, "hurried"));
+    fixture.ask(device(1), hurried.clone()).await;
+    fixture.ask(device(1), sendrealm(4, "last")).await;
+    let zero = Request {
+        options: Options {
+            ttl: Some(0),
+            ..Options::NONE
+        },
+        command: sendrealm(5, "never"),
+    };
+    let answer = fixture.ask(device(1), zero).await;
+    assert_eq!(answer, refused(ErrorCode::BadRequest));
+    let realm = &fixture.realm;
+    assert_eq!(realm.next_expiry(), Some(MOMENT.running + 60));
+    realm.return_expired(later(MOMENT, 59)).await;
+    assert!(fixture.texts(device(1)).await.is_empty());
+    realm.return_expired(later(MOMENT, 61)).await;
+    let returned = ["not delivered (expired): hurried"];
+    assert_eq!(fixture.texts(device(1)).await, returned);
+    let answer = fixture.ask(device(1), hurried).await;
+    assert_eq!(answer, refused(ErrorCode::Expired));
+    let mut asked = vec![];
+    while let Some(next) = realm.next_outgoing("beta".parse().unwrap()).await {
+        let beta = realm.peers().await.remove(0);
+        if next.position() == 2 {
+            let carried = realm.deliver_outgoing(&beta, &next, 0, MOMENT).await;
+            assert_eq!(carried, Carried::Settled);
+            continue;
+        }
+        let (carried, bytes) = carry(realm, &mut errands, 0, &STORED).await;
+        assert_eq!(carried, Carried::Settled);
+        match PeerRequest::parse(&bytes) {
+            Ok(PeerRequest::Deliver { message, .. }) => asked.push(message.0.to_vec()),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(asked, [b"first".to_vec(), b"last".to_vec()]);
+    assert_eq!(fixture.texts(device(1)).await, returned, "told once");
+}
+
+/// PEER-17: what may have been delivered is withdrawn first, and the peer's word is what counts.
+#[tokio::test]
+async fn a_message_that_may_have_been_delivered_is_withdrawn_first() {
+    for was_delivered in [false, true] {
+        let mut fixture = Fixture::new();
+        let (network, mut errands) = Network::new();
+        fixture.realm.network = network;
+        fixture.register(device(1), "ann").await;
+        peer(&fixture, 50, "beta").await;
+        introduced(&fixture.realm, &mut errands).await;
+        fixture
+            .ask(device(1), for_a_minute(sendrealm(2, "hurried")))
+            .await;
+        let late = later(MOMENT, 61);
+        fixture.realm.return_expired(late).await;
+        assert!(
+            fixture.texts(device(1)).await.is_empty(),
+            "nothing is certain"
+        );
+        let answer = if was_delivered { STORED } else { Answer::Done };
+        let realm = &fixture.realm;
+        let (carried, bytes) = carry_at(realm, &mut errands, 0, &answer, late).await;
+        assert_eq!(carried, Carried::Settled);
+        assert!(matches!(
+            PeerRequest::parse(&bytes),
+            Ok(PeerRequest::Withdraw { .. })
+        ));
+        let notices = fixture.texts(device(1)).await;
+        let expected: &[&str] = if was_delivered {
+            &[]
+        } else {
+            &["not delivered (expired): hurried"]
+        };
+        assert_eq!(notices, expected);
+    }
+}
+
+/// PEER-17: after a start the queue is looked through.
+#[tokio::test]
+async fn a_restart_forgets_no_time() {
+    let fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    fixture
+        .ask(device(1), for_a_minute(sendrealm(2, "hurried")))
+        .await;
+    let fixture = fixture.restart();
+    assert_eq!(fixture.realm.next_expiry(), None);
+    fixture.realm.find_expiries("beta".parse().unwrap()).await;
+    assert_eq!(fixture.realm.next_expiry(), Some(MOMENT.running + 60));
+    // Beta has never been talked to: nothing can have been delivered.
+    fixture.realm.return_expired(later(MOMENT, 60)).await;
+    let returned = ["not delivered (expired): hurried"];
+    assert_eq!(fixture.texts(device(1)).await, returned);
 }

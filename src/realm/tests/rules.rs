@@ -408,13 +408,13 @@ async fn what_cannot_be_understood_or_trusted_is_refused() {
     SessionRef::Bound.emit(&mut unknown);
     assert_eq!(ask(&caller, unknown).await, refused(ErrorCode::Unsupported));
     let options = Options {
-        ttl: Some(60),
+        reply_to: Some(60),
         ..Options::NONE
     };
     let command = send(9, "ann", "x");
-    let with_ttl = Request { options, command }.to_bytes();
+    let with_reply = Request { options, command }.to_bytes();
     assert_eq!(
-        ask(&caller, with_ttl).await,
+        ask(&caller, with_reply).await,
         refused(ErrorCode::Unsupported)
     );
     let narrow = Caller {

@@ -1,0 +1,181 @@
+//! Messages to other realms that are worth delivering for a while only (PEER-17). One that waits behind others has
+//! never been asked about, so it comes back to its sender as soon as its time is over; one that may have been
+//! delivered is withdrawn first.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    Failure, Moment, Outcome, Realm,
+    carrying::{Outgoing, QUEUED_LIFETIME_SECONDS},
+    peers::Peer,
+    records::{self, QueuedRecord, Record as _, ReturnedRecord},
+};
+use crate::{
+    store::{Batch, Expected, PageLimit, Position, Store},
+    wire::{Answer, ErrorCode, RealmId},
+};
+
+/// Bytes of a queue that are read at once.
+const READ_BYTES: usize = 64 << 10;
+
+/// When a message's time is over, in seconds of the realm's running time, and where the message waits.
+type Expiry = (u32, RealmId, u64);
+
+/// When messages' times are over.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Expiries(Arc<(Mutex<BTreeSet<Expiry>>, Notify)>);
+
+impl Expiries {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Expiry>> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a message that waits for `realm`, unless it is worth delivering for as long as any.
+    pub fn note(&self, realm: RealmId, position: u64, record: &QueuedRecord) {
+        if record.lifetime < QUEUED_LIFETIME_SECONDS {
+            let due = record.queued.saturating_add(record.lifetime);
+            self.lock().insert((due, realm, position));
+            self.0.1.notify_one();
+        }
+    }
+
+    fn take_due(&self, now: u32) -> Vec<Expiry> {
+        let mut all = self.lock();
+        let due = all.iter().take_while(|(due, ..)| *due <= now).copied();
+        let due: Vec<_> = due.collect();
+        for expiry in &due {
+            all.remove(expiry);
+        }
+        due
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// When the next message's time is over, in seconds of the realm's running time.
+    pub fn next_expiry(&self) -> Option<u32> {
+        self.expiries.lock().first().map(|(due, ..)| *due)
+    }
+
+    /// Waits until there is another message whose time will be over.
+    pub async fn expiry_noted(&self) {
+        self.expiries.0.1.notified().await;
+    }
+
+    /// Looks through the queue to a peer for messages whose time will be over, as after a start.
+    pub async fn find_expiries(&self, realm: RealmId) {
+        let limit = PageLimit {
+            entries: usize::MAX,
+            bytes: READ_BYTES,
+        };
+        let find = async {
+            let (mut after, _) = self.settled(realm).await?;
+            loop {
+                let log = records::queue(realm);
+                let page = self.store.read(&log, Position(after), limit).await?;
+                for (position, value) in &page.entries {
+                    let record = QueuedRecord::from_value(value)?;
+                    self.expiries.note(realm, position.0, &record);
+                    after = position.0;
+                }
+                if !page.more {
+                    return Ok::<_, Failure>(());
+                }
+            }
+        };
+        if let Err(failure) = find.await {
+            self.note("expiries", &failure);
+        }
+    }
+
+    /// Gives the messages back whose time is over and that have not been asked about.
+    pub async fn return_expired(&self, now: Moment) {
+        for (_, realm, position) in self.expiries.take_due(now.running) {
+            if let Err(failure) = self.return_one(realm, position, now.wall).await {
+                // It comes back when it is its turn.
+                self.note("expiry", &failure);
+            }
+        }
+    }
+
+    async fn return_one(&self, realm: RealmId, position: u64, now: u32) -> Result<(), Failure> {
+        loop {
+            let Ok(peer) = self.peer(realm).await else {
+                return Ok(());
+            };
+            let (settled, expected) = self.settled(realm).await?;
+            // The next in turn may have been delivered, unless the peer has never been talked to.
+            let is_asked_about = position == settled + 1 && peer.is_introduced();
+            if position <= settled || is_asked_about {
+                return Ok(());
+            }
+            let Some(outgoing) = self.outgoing_at(realm, position).await? else {
+                return Ok(());
+            };
+            let mut batch = Batch::new();
+            // It does not become its turn meanwhile, nor is the peer talked to.
+            batch
+                .expect(records::settled(realm), expected)
+                .expect(records::peer(realm), Expected::At(peer.version))
+                .put(
+                    records::returned(realm, position),
+                    ReturnedRecord {}.to_value()?,
+                );
+            let expired = Answer::Refused(ErrorCode::Expired.into());
+            if self
+                .conclude(&peer, &outgoing, &expired, now, batch)
+                .await?
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The message at a place in the queue to a peer.
+    async fn outgoing_at(
+        &self,
+        realm: RealmId,
+        position: u64,
+    ) -> Result<Option<Outgoing>, Failure> {
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
+        let log = records::queue(realm);
+        let page = self.store.read(&log, Position(position - 1), one).await?;
+        let found = page.entries.into_iter().next();
+        let found = found.filter(|(at, _)| at.0 == position);
+        found
+            .map(|(at, value)| Outgoing::read(at, &value))
+            .transpose()
+    }
+
+    /// True when a message has been given back to its sender before its turn.
+    pub(super) async fn is_returned(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+    ) -> Result<bool, Failure> {
+        if !outgoing.may_expire() {
+            return Ok(false);
+        }
+        let key = records::returned(peer.realm, outgoing.position());
+        Ok(self.store.get(&key).await?.is_some())
+    }
+
+    /// A message that has been given back leaves the queue.
+    pub(super) async fn drop_returned(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+    ) -> Result<bool, Failure> {
+        let position = outgoing.position();
+        let mut batch = self.leave_queue(peer, position).await?;
+        batch.delete(records::returned(peer.realm, position));
+        Ok(matches!(self.commit(batch).await?, Outcome::Durable))
+    }
+}
