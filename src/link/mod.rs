@@ -13,6 +13,7 @@ mod address;
 mod assembly;
 mod backoff;
 mod cut;
+mod event;
 mod incoming;
 mod keepalive;
 mod kind;
@@ -35,6 +36,7 @@ use core::time::Duration;
 
 use assembly::{Assembled, Assemblies};
 pub use backoff::{Jitter, interval};
+pub use event::{Event, Ignored};
 use keepalive::Keepalive;
 pub use keepalive::Silence;
 pub use kind::{Kind, Redundancy, Traits, UnknownKind, UnknownRedundancy};
@@ -70,78 +72,6 @@ pub const DATAGRAM_DEFAULT: usize = 1200;
 const NUMBERS_MAX: u64 = 1 << 32;
 /// When only so many are left, another link is to follow it.
 const NUMBERS_SPARE: u64 = 1 << 24;
-
-/// What a link has to tell its driver.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The other side asks; answer with [`Link::reply`].
-    Request {
-        /// To be named in the reply.
-        number: u64,
-        /// The command.
-        bytes: Vec<u8>,
-        /// It came before the link was open, and might have been recorded and sent by anyone.
-        early: bool,
-    },
-    /// The other side answers.
-    Reply {
-        /// The request's number.
-        number: u64,
-        /// The answer.
-        bytes: Vec<u8>,
-    },
-    /// The other side has pushed an entry; of each kind they come once and in order.
-    Pushed {
-        /// The event.
-        bytes: Vec<u8>,
-    },
-    /// What was pushed under this number has arrived.
-    Delivered {
-        /// As [`Link::push`] gave it.
-        number: u64,
-    },
-    /// A request's deadline is over: whether it took effect is not known.
-    Expired {
-        /// The request's number.
-        number: u64,
-    },
-    /// The other side asks with more bytes than are taken; answer with [`Link::reply`].
-    Oversized {
-        /// To be named in the reply.
-        number: u64,
-        /// As many bytes as are taken.
-        limit: usize,
-    },
-    /// An initiator wants in; answer with [`Link::welcome`].
-    Opened {
-        /// How it knows the link by.
-        name: Option<LinkName>,
-    },
-    /// The responder has answered the opening.
-    Welcome(Welcome),
-    /// The link has ended. Requests without a reply may still be moved to a fresh one.
-    Closed(CloseReason),
-}
-
-/// Why a packet had no effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Ignored {
-    /// The seal or the checksum does not fit, or the packet is of the other kind.
-    #[error("not authentic")]
-    NotAuthentic,
-    /// It came before.
-    #[error("received before")]
-    Replayed,
-    /// It carries a part for which there is no room; it will come again.
-    #[error("no room")]
-    NoRoom,
-    /// It breaks the protocol; the link is closed.
-    #[error("breaks the protocol")]
-    Violation,
-    /// The link is not open.
-    #[error("the link is not open")]
-    NotOpen,
-}
 
 /// The keys of an open link.
 #[derive(Clone, Debug)]

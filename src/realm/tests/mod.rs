@@ -4,6 +4,7 @@ mod copying;
 mod groups;
 mod once;
 mod peers;
+mod queue;
 mod rules;
 
 use tempfile::TempDir;

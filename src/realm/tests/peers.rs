@@ -2,7 +2,7 @@
 
 use super::*;
 
-async fn peer(fixture: &Fixture, n: u8, name: &str) {
+pub async fn peer(fixture: &Fixture, n: u8, name: &str) {
     let address = ("192.0.2.9".to_string(), 6377);
     let key = PublicKey([n; 32]);
     let listed = fixture
@@ -11,13 +11,17 @@ async fn peer(fixture: &Fixture, n: u8, name: &str) {
     assert!(listed.await);
 }
 
-async fn asked(fixture: &Fixture, device: Option<PublicKey>, request: &PeerRequest<'_>) -> Answer {
+pub async fn asked(
+    fixture: &Fixture,
+    device: Option<PublicKey>,
+    request: &PeerRequest<'_>,
+) -> Answer {
     let caller = fixture.caller(device);
     let answer = fixture.realm.handle(&caller, &request.to_bytes()).await;
     Answer::parse(&answer).unwrap()
 }
 
-fn deliver<'a>(epoch: u64, sequence: u64, to: &str, text: &'a str) -> PeerRequest<'a> {
+pub fn deliver<'a>(epoch: u64, sequence: u64, to: &str, text: &'a str) -> PeerRequest<'a> {
     PeerRequest::Deliver {
         epoch,
         sequence: OperationNumber(sequence),
@@ -150,67 +154,6 @@ async fn an_open_realm_notes_who_introduces_itself() {
     );
 }
 
-/// PEER-5: a queue has an end, and counts what waits.
-#[tokio::test]
-async fn what_waits_is_counted() {
-    let fixture = Fixture::new();
-    fixture.register(device(1), "ann").await;
-    peer(&fixture, 50, "beta").await;
-    let beta = "beta".parse().unwrap();
-    for waiting in 0..20 {
-        assert_eq!(fixture.realm.queued(beta).await.unwrap(), waiting);
-        let mut batch = Batch::new();
-        batch.append(records::queue(beta), vec![1]);
-        fixture.realm.store.commit(batch).await.unwrap();
-    }
-    let mut batch = Batch::new();
-    for _ in 0..5000 {
-        batch.append(records::queue(beta), vec![1]);
-    }
-    fixture.realm.store.commit(batch).await.unwrap();
-    let sendrealm = |from: &str| Command::SendRealm {
-        operation: OperationNumber(2),
-        session: SessionRef::Bound,
-        src_address: Text(""),
-        src_port: crate::wire::Port(0),
-        realm: beta,
-        from: from.parse().unwrap(),
-        to: "bob".parse().unwrap(),
-        message: Body(b"x"),
-    };
-    let answer = fixture.ask(device(1), sendrealm("ann")).await;
-    assert_eq!(answer, refused(ErrorCode::QueueFull));
-    let answer = fixture.ask(device(1), sendrealm("bob")).await;
-    assert_eq!(answer, refused(ErrorCode::NotYou));
-}
-
-/// PEER-6: what has waited for a week is given up, and its sender told, whether the peer is there or not.
-#[tokio::test]
-async fn a_message_that_is_too_old_comes_back() {
-    let fixture = Fixture::new();
-    fixture.register(device(1), "ann").await;
-    peer(&fixture, 50, "beta").await;
-    let sendrealm = sendrealm(2, "hello");
-    let queued = fixture.ask(device(1), sendrealm.clone()).await;
-    assert_eq!(queued, Answer::Sent(Sent::Queued));
-    let beta = fixture.realm.peers().await.remove(0);
-    let outgoing = fixture.realm.next_outgoing(beta.realm).await.unwrap();
-    // Nobody carries errands here, so the peer is silent.
-    let deliver = |now| fixture.realm.deliver_outgoing(&beta, &outgoing, 0, now);
-    assert_eq!(deliver(fixture.now).await, Carried::Silent);
-    let late = later(fixture.now, 7 * DAY);
-    assert!(Realm::<Embedded>::is_expired(&outgoing, late));
-    assert_eq!(deliver(late).await, Carried::Settled);
-    assert!(fixture.realm.next_outgoing(beta.realm).await.is_none());
-    let notice = ["not delivered (realm-unreachable): hello"];
-    assert_eq!(fixture.texts(device(1)).await, notice);
-    assert_eq!(
-        fixture.ask(device(1), sendrealm).await,
-        refused(ErrorCode::RealmUnreachable),
-        "a repeat is told the end of it"
-    );
-}
-
 /// An open realm has room for so many peers and no more.
 #[tokio::test]
 async fn an_open_realm_is_not_filled_with_peers() {
@@ -240,156 +183,6 @@ async fn hints_of_groups_that_nobody_is_in_are_forgotten() {
     assert_eq!(asked(&fixture, device(50), &grown).await, Answer::Done);
     let beta = "beta".parse().unwrap();
     assert_eq!(fixture.realm.network().next_work(beta), None);
-}
-
-fn sendrealm(number: u64, text: &str) -> Command<'_> {
-    Command::SendRealm {
-        operation: OperationNumber(number),
-        session: SessionRef::Bound,
-        src_address: Text(""),
-        src_port: crate::wire::Port(0),
-        realm: "beta".parse().unwrap(),
-        from: "ann".parse().unwrap(),
-        to: "bob".parse().unwrap(),
-        message: Body(text.as_bytes()),
-    }
-}
-
-/// Carries the next message of the queue to beta; gives what beta was asked, which it answers with `answer`.
-async fn carry(
-    realm: &Realm<Embedded>,
-    errands: &mut tokio::sync::mpsc::Receiver<Errand>,
-    refused: u32,
-    answer: &Answer,
-) -> (Carried, Vec<u8>) {
-    carry_at(realm, errands, refused, answer, MOMENT).await
-}
-
-async fn carry_at(
-    realm: &Realm<Embedded>,
-    errands: &mut tokio::sync::mpsc::Receiver<Errand>,
-    refused: u32,
-    answer: &Answer,
-    now: Moment,
-) -> (Carried, Vec<u8>) {
-    let beta = realm.peers().await.remove(0);
-    let outgoing = realm.next_outgoing(beta.realm).await.unwrap();
-    let asked = async {
-        match errands.recv().await {
-            Some(Errand::Ask {
-                bytes,
-                answer: told,
-                ..
-            }) => {
-                told.send(answer.to_bytes()).unwrap();
-                bytes
-            }
-            other => panic!("{other:?}"),
-        }
-    };
-    tokio::join!(
-        realm.deliver_outgoing(&beta, &outgoing, refused, now),
-        asked
-    )
-}
-
-/// PEER-14: a message that the peer does not take makes way for those behind it, when the peer has promised
-/// that it will not deliver it under its old number after all.
-#[tokio::test]
-async fn a_message_that_is_not_taken_makes_way() {
-    let mut fixture = Fixture::new();
-    let (network, mut errands) = Network::new();
-    fixture.realm.network = network;
-    fixture.register(device(1), "ann").await;
-    peer(&fixture, 50, "beta").await;
-    let realm = &fixture.realm;
-    fixture.ask(device(1), sendrealm(2, "poison")).await;
-    let busy = Answer::Refused(Refusal::busy(100));
-    let fails = Answer::Refused(ErrorCode::Internal.into());
-    let is_withdrawn =
-        |bytes: &[u8]| matches!(PeerRequest::parse(bytes), Ok(PeerRequest::Withdraw { .. }));
-    for refused in 0..9 {
-        let (carried, bytes) = carry(realm, &mut errands, refused, &fails).await;
-        assert_eq!(
-            (carried, is_withdrawn(&bytes)),
-            (Carried::Refused, false),
-            "it is alone"
-        );
-    }
-    fixture.ask(device(1), sendrealm(3, "good")).await;
-    // Found by the simulator: a peer whose disk is full says nothing of this message, and would say the same of the
-    // next one; what makes way then is out of its order for nothing.
-    for _ in 0..9 {
-        let (carried, bytes) = carry(realm, &mut errands, 0, &busy).await;
-        assert_eq!((carried, is_withdrawn(&bytes)), (Carried::Busy, false));
-    }
-    for refused in 0..4 {
-        let (carried, bytes) = carry(realm, &mut errands, refused, &fails).await;
-        assert_eq!(
-            (carried, is_withdrawn(&bytes)),
-            (Carried::Refused, false),
-            "{refused}"
-        );
-    }
-    let (carried, bytes) = carry(realm, &mut errands, 4, &fails).await;
-    assert_eq!(
-        (carried, is_withdrawn(&bytes)),
-        (Carried::Refused, true),
-        "no promise yet"
-    );
-    let (carried, bytes) = carry(realm, &mut errands, 5, &Answer::Done).await;
-    assert_eq!((carried, is_withdrawn(&bytes)), (Carried::Settled, true));
-    for text in ["good", "poison"] {
-        let (carried, bytes) = carry(realm, &mut errands, 0, &STORED).await;
-        assert_eq!(carried, Carried::Settled);
-        let Ok(PeerRequest::Deliver { message, .. }) = PeerRequest::parse(&bytes) else {
-            panic!("{bytes:?}")
-        };
-        assert_eq!(message.0, text.as_bytes());
-    }
-    assert!(realm.next_outgoing("beta".parse().unwrap()).await.is_none());
-    let answer = fixture.ask(device(1), sendrealm(2, "poison")).await;
-    assert_eq!(
-        answer,
-        Answer::Sent(Sent::Delivered),
-        "the sender can ask for the end of it"
-    );
-}
-
-/// PEER-14: what is withdrawn is never delivered under its number; what is delivered is not withdrawn.
-#[tokio::test]
-async fn what_is_withdrawn_is_not_delivered() {
-    let fixture = Fixture::new();
-    fixture.register(device(1), "ann").await;
-    peer(&fixture, 50, "beta").await;
-    let withdraw = |sequence| PeerRequest::Withdraw {
-        epoch: 7,
-        sequence: OperationNumber(sequence),
-    };
-    assert_eq!(
-        asked(&fixture, device(50), &deliver(7, 1, "ann", "one")).await,
-        STORED
-    );
-    assert_eq!(asked(&fixture, device(50), &withdraw(1)).await, STORED);
-    for _ in 0..2 {
-        assert_eq!(
-            asked(&fixture, device(50), &withdraw(2)).await,
-            Answer::Done
-        );
-    }
-    assert_eq!(
-        asked(&fixture, device(50), &deliver(7, 2, "ann", "two")).await,
-        refused(ErrorCode::NumberReused)
-    );
-    assert_eq!(
-        asked(&fixture, device(50), &deliver(8, 2, "ann", "two")).await,
-        STORED
-    );
-    assert_eq!(fixture.texts(device(1)).await, ["one", "two"]);
-    assert_eq!(
-        asked(&fixture, device(51), &withdraw(3)).await,
-        refused(ErrorCode::PeerRefused)
-    );
 }
 
 /// PEER-13: an old key vouches for a new one, once; what was delivered under the old stays delivered.
@@ -444,162 +237,4 @@ async fn a_peer_changes_its_key() {
     // The configuration may still name the old key.
     peer(&fixture, 50, "beta").await;
     assert_eq!(fixture.realm.peers().await[0].key(), PublicKey([51; 32]));
-}
-
-/// PEER-6. Found by the simulator: the repeat of a command was answered *queued* while the first still waited for the
-/// peer's word; that was told to a link that was gone, and no notice was written.
-#[tokio::test]
-async fn who_was_answered_queued_hears_of_a_refusal() {
-    let mut fixture = Fixture::new();
-    let (network, mut errands) = Network::new();
-    fixture.realm.network = network;
-    fixture.register(device(1), "ann").await;
-    peer(&fixture, 50, "beta").await;
-    let beta = "beta".parse().unwrap();
-    let repeats = async {
-        while fixture.realm.next_outgoing(beta).await.is_none() {
-            tokio::task::yield_now().await;
-        }
-        let refusal = refused(ErrorCode::NoSuchUser);
-        tokio::join!(
-            fixture.ask(device(1), sendrealm(2, "hello")),
-            carry(&fixture.realm, &mut errands, 0, &refusal)
-        )
-        .0
-    };
-    let answers = tokio::join!(fixture.ask(device(1), sendrealm(2, "hello")), repeats);
-    let is_queued = |answer: &Answer| *answer == Answer::Sent(Sent::Queued);
-    let is_told = !fixture.texts(device(1)).await.is_empty();
-    assert_eq!(
-        is_queued(&answers.0) || is_queued(&answers.1),
-        is_told,
-        "{answers:?}"
-    );
-}
-
-fn for_a_minute(command: Command<'_>) -> Request<'_> {
-    let options = Options {
-        ttl: Some(60),
-        ..Options::NONE
-    };
-    Request { options, command }
-}
-
-/// Tells the realm that another has accepted the peering.
-async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Receiver<Errand>) {
-    let beta = realm.peers().await.remove(0);
-    let accepts = async {
-        match errands.recv().await {
-            Some(Errand::Ask { answer, .. }) => answer.send(Answer::Done.to_bytes()).unwrap(),
-            other => panic!("{other:?}"),
-        }
-    };
-    let (is_introduced, ()) = tokio::join!(realm.introduce_again(&beta), accepts);
-    assert!(is_introduced);
-}
-
-/// PEER-17: what waits behind others comes back when its time is over, and is not asked about any more.
-#[tokio::test]
-async fn a_message_whose_time_is_over_comes_back_before_its_turn() {
-    let mut fixture = Fixture::new();
-    let (network, mut errands) = Network::new();
-    fixture.realm.network = network;
-    fixture.register(device(1), "ann").await;
-    peer(&fixture, 50, "beta").await;
-    introduced(&fixture.realm, &mut errands).await;
-    fixture.ask(device(1), sendrealm(2, "first")).await;
-    let hurried = for_a_minute(sendrealm(3, "hurried"));
-    fixture.ask(device(1), hurried.clone()).await;
-    fixture.ask(device(1), sendrealm(4, "last")).await;
-    let zero = Request {
-        options: Options {
-            ttl: Some(0),
-            ..Options::NONE
-        },
-        command: sendrealm(5, "never"),
-    };
-    let answer = fixture.ask(device(1), zero).await;
-    assert_eq!(answer, refused(ErrorCode::BadRequest));
-    let realm = &fixture.realm;
-    assert_eq!(realm.next_expiry(), Some(MOMENT.running + 60));
-    realm.return_expired(later(MOMENT, 59)).await;
-    assert!(fixture.texts(device(1)).await.is_empty());
-    realm.return_expired(later(MOMENT, 61)).await;
-    let returned = ["not delivered (expired): hurried"];
-    assert_eq!(fixture.texts(device(1)).await, returned);
-    let answer = fixture.ask(device(1), hurried).await;
-    assert_eq!(answer, refused(ErrorCode::Expired));
-    let mut asked = vec![];
-    while let Some(next) = realm.next_outgoing("beta".parse().unwrap()).await {
-        let beta = realm.peers().await.remove(0);
-        if next.position() == 2 {
-            let carried = realm.deliver_outgoing(&beta, &next, 0, MOMENT).await;
-            assert_eq!(carried, Carried::Settled);
-            continue;
-        }
-        let (carried, bytes) = carry(realm, &mut errands, 0, &STORED).await;
-        assert_eq!(carried, Carried::Settled);
-        match PeerRequest::parse(&bytes) {
-            Ok(PeerRequest::Deliver { message, .. }) => asked.push(message.0.to_vec()),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(asked, [b"first".to_vec(), b"last".to_vec()]);
-    assert_eq!(fixture.texts(device(1)).await, returned, "told once");
-}
-
-/// PEER-17: what may have been delivered is withdrawn first, and the peer's word is what counts.
-#[tokio::test]
-async fn a_message_that_may_have_been_delivered_is_withdrawn_first() {
-    for was_delivered in [false, true] {
-        let mut fixture = Fixture::new();
-        let (network, mut errands) = Network::new();
-        fixture.realm.network = network;
-        fixture.register(device(1), "ann").await;
-        peer(&fixture, 50, "beta").await;
-        introduced(&fixture.realm, &mut errands).await;
-        fixture
-            .ask(device(1), for_a_minute(sendrealm(2, "hurried")))
-            .await;
-        let late = later(MOMENT, 61);
-        fixture.realm.return_expired(late).await;
-        assert!(
-            fixture.texts(device(1)).await.is_empty(),
-            "nothing is certain"
-        );
-        let answer = if was_delivered { STORED } else { Answer::Done };
-        let realm = &fixture.realm;
-        let (carried, bytes) = carry_at(realm, &mut errands, 0, &answer, late).await;
-        assert_eq!(carried, Carried::Settled);
-        assert!(matches!(
-            PeerRequest::parse(&bytes),
-            Ok(PeerRequest::Withdraw { .. })
-        ));
-        let notices = fixture.texts(device(1)).await;
-        let expected: &[&str] = if was_delivered {
-            &[]
-        } else {
-            &["not delivered (expired): hurried"]
-        };
-        assert_eq!(notices, expected);
-    }
-}
-
-/// PEER-17: after a start the queue is looked through.
-#[tokio::test]
-async fn a_restart_forgets_no_time() {
-    let fixture = Fixture::new();
-    fixture.register(device(1), "ann").await;
-    peer(&fixture, 50, "beta").await;
-    fixture
-        .ask(device(1), for_a_minute(sendrealm(2, "hurried")))
-        .await;
-    let fixture = fixture.restart();
-    assert_eq!(fixture.realm.next_expiry(), None);
-    fixture.realm.find_expiries("beta".parse().unwrap()).await;
-    assert_eq!(fixture.realm.next_expiry(), Some(MOMENT.running + 60));
-    // Beta has never been talked to: nothing can have been delivered.
-    fixture.realm.return_expired(later(MOMENT, 60)).await;
-    let returned = ["not delivered (expired): hurried"];
-    assert_eq!(fixture.texts(device(1)).await, returned);
 }
