@@ -7,7 +7,7 @@ use crate::wire::{CloseReason, LinkName, Welcome};
 /// What a link has to tell its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The other side asks; answer with [`Link::reply`].
+    /// The other side asks; answer with [`super::Link::reply`].
     Request {
         /// To be named in the reply.
         number: u64,
@@ -30,7 +30,7 @@ pub enum Event {
     },
     /// What was pushed under this number has arrived.
     Delivered {
-        /// As [`Link::push`] gave it.
+        /// As [`super::Link::push`] gave it.
         number: u64,
     },
     /// A request's deadline is over: whether it took effect is not known.
@@ -38,14 +38,14 @@ pub enum Event {
         /// The request's number.
         number: u64,
     },
-    /// The other side asks with more bytes than are taken; answer with [`Link::reply`].
+    /// The other side asks with more bytes than are taken; answer with [`super::Link::reply`].
     Oversized {
         /// To be named in the reply.
         number: u64,
         /// As many bytes as are taken.
         limit: usize,
     },
-    /// An initiator wants in; answer with [`Link::welcome`].
+    /// An initiator wants in; answer with [`super::Link::welcome`].
     Opened {
         /// How it knows the link by.
         name: Option<LinkName>,
