@@ -14,6 +14,21 @@
 //! and [`link`]: everything a device without an operating system needs to speak the protocol.
 
 #![cfg_attr(not(feature = "std"), no_std)]
+// What comes from outside must never bring a process down: nothing here panics by itself.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::get_unwrap,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 extern crate alloc;
 

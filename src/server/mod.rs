@@ -294,7 +294,10 @@ fn make_directory(path: &Path) -> Result<(), ServerError> {
 /// `r-` and the first characters of the key's fingerprint: always a valid name.
 fn default_id(key: &PublicKey) -> RealmId {
     let text = format!("r-{}", key.short());
-    // A fingerprint is made of small letters and digits, which every name may have.
+    #[expect(
+        clippy::expect_used,
+        reason = "it is made of small letters and digits, which every name may have"
+    )]
     text.parse().expect("a fingerprint makes a name")
 }
 
