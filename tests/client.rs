@@ -11,6 +11,9 @@ use merpati::{
 };
 use support::{Home, Realm, relay::Relay};
 
+/// The first byte of a handshake.
+const INIT: u8 = 0x03;
+
 fn open(home: &Home, server: &str) -> Client {
     let directory = home.directory.path().join("profiles");
     let profile = Profile::open(&directory, "ann", &mut system_rng().unwrap()).unwrap();
@@ -76,4 +79,37 @@ async fn what_was_read_and_not_shown_is_read_again() {
     drop(client);
     let client = open(&home, &realm.connect);
     assert_eq!(client.unread(Mailbox::Private).await.unwrap().len(), 30);
+}
+
+/// WATCH-3. Found by the simulator: what an earlier watch had pushed was taken for part of the next one.
+#[tokio::test]
+async fn a_watch_that_ends_ends_its_link() {
+    let realm = Realm::start();
+    let relay = Relay::to(realm.address);
+    let home = Home::new();
+    let client = open(&home, &realm.connect_through(relay.address));
+    let ann = "ann".parse().unwrap();
+    client
+        .register("A", "id", ann, b"correct horse")
+        .await
+        .unwrap();
+    let inits = || {
+        let carried = relay.take_carried();
+        let inits = carried.iter().filter(|one| one.bytes[0] == INIT);
+        inits.count()
+    };
+    assert_eq!(inits(), 1);
+    for round in 0..5 {
+        let text = format!("message {round}");
+        let mut watching = client.watch().await.unwrap();
+        client.send(ann, text.as_str()).await.unwrap();
+        let (mailbox, entry) = watching.next().await.unwrap();
+        assert_eq!(entry.body, text.as_bytes());
+        client.shown(&mailbox, &entry).unwrap();
+        // Nobody watches: it is not shown, so it comes with the next watch.
+        drop(watching);
+        client.whoami().await.unwrap();
+    }
+    assert_eq!(inits(), 5, "a link for each watch that followed another");
+    assert_eq!(texts(&client).await.len(), 5);
 }

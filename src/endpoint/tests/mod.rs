@@ -1,5 +1,6 @@
 //! Two endpoints and a wire between them.
 
+mod lifetimes;
 mod noise;
 mod realms;
 mod renewal;
