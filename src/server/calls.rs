@@ -175,3 +175,58 @@ impl Calls {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{crypto::SecretKey, endpoint, link::Redundancy};
+
+    /// PEER-5. Found by the simulator: realms gave each other up after ten seconds, although a round trip took longer.
+    #[test]
+    fn a_peer_is_given_as_long_as_its_way_may_take() {
+        let identity = SecretKey::from_bytes([1; 32]);
+        let config = endpoint::Config {
+            accept: None,
+            hello: None,
+            early_data: true,
+            max_datagram: 1200,
+            max_message: 20_000,
+            rate: None,
+            redundancy: Redundancy::Auto,
+            lifetime: endpoint::LINK_LIFETIME,
+            links_max: 10,
+            idle: Duration::MAX,
+            shared_idle: Duration::from_hours(1),
+        };
+        let mut endpoint = Endpoint::new(config, &identity.clone().into(), [1; 32]);
+        let mut calls = Calls::default();
+        let begun = Time(1_000_000);
+        let mut ask = |is_awaited| {
+            let (answer, told) = oneshot::channel();
+            let call = Call::Ask {
+                own: identity.public(),
+                key: SecretKey::from_bytes([2; 32]).public(),
+                address: SocketAddr::from(([192, 0, 2, 1], 6377)),
+                bytes: vec![1],
+                is_awaited,
+                answer,
+            };
+            calls.begin(begun, &mut endpoint, call);
+            told
+        };
+        let (mut awaited, mut alone) = (ask(true), ask(false));
+        for (seconds, waiting) in [(9, [true, true]), (10, [false, true]), (179, [false, true])] {
+            let now = begun + Duration::from_secs(seconds);
+            calls.handle_timeout(now, &mut endpoint);
+            let is_waiting = [&mut awaited, &mut alone]
+                .map(|told| told.try_recv() == Err(oneshot::error::TryRecvError::Empty));
+            assert_eq!(is_waiting, waiting, "after {seconds} s");
+        }
+        assert_eq!(
+            calls.timeout(&endpoint),
+            Some(begun + Duration::from_mins(3))
+        );
+        calls.handle_timeout(begun + Duration::from_mins(3), &mut endpoint);
+        assert_eq!(calls.len(), 0);
+    }
+}
