@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use super::{
     Endpoint, LinkId,
-    slot::{Role, Slot, Stage},
+    slot::{Renewal, Role, Slot, Stage},
 };
 use crate::{
     link::{Link, Time},
@@ -16,17 +16,6 @@ use crate::{
 pub const LINK_LIFETIME: Duration = Duration::from_hours(24);
 /// When that has failed, it is tried again after so long.
 const TRIED_AGAIN_AFTER: Duration = Duration::from_hours(1);
-
-/// How far the replacement of a link is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Renewal {
-    /// The link that this one is to replace.
-    pub replaces: Option<LinkId>,
-    /// The link that is to replace this one.
-    pub replaced_by: Option<LinkId>,
-    /// When that was last begun.
-    pub begun: Option<Time>,
-}
 
 impl Slot {
     /// True when a link that is in use is to be replaced. One that is not, costs nothing.

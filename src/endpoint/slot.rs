@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Config, accepts::InitHash, dial::Dial, renewal::Renewal};
+use super::{Config, LinkId, accepts::InitHash, dial::Dial};
 use crate::{
     crypto::{PublicKey, Responder},
     link::{Link, Time, earliest},
@@ -65,6 +65,17 @@ pub(super) enum Stage {
 pub(super) enum Role {
     Initiator,
     Responder,
+}
+
+/// How far the replacement of a link is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Renewal {
+    /// The link that this one is to replace.
+    pub replaces: Option<LinkId>,
+    /// The link that is to replace this one.
+    pub replaced_by: Option<LinkId>,
+    /// When that was last begun.
+    pub begun: Option<Time>,
 }
 
 /// One link's place.

@@ -4,8 +4,8 @@
 
 use core::time::Duration;
 
-use super::rtt::RTO_MAX;
-
+/// The longest that is waited before something is sent again, unless the path is longer.
+pub(super) const RTO_MAX: Duration = Duration::from_secs(30);
 /// This many repeats wait one timeout each; later ones wait half as long again as the one before.
 const PATIENT_REPEATS: u32 = 3;
 

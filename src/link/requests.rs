@@ -4,8 +4,8 @@ use alloc::{collections::BTreeMap, vec::Vec};
 use core::time::Duration;
 
 use super::{
-    backoff::Jitter,
-    rtt::{RTO_MAX, Rtt},
+    backoff::{Jitter, RTO_MAX},
+    rtt::Rtt,
     time::{Time, earliest},
 };
 use crate::faults::{Fault, is_planted};

@@ -2,13 +2,11 @@
 
 use core::time::Duration;
 
-use super::backoff::{Jitter, interval};
+use super::backoff::{Jitter, RTO_MAX, interval};
 
 /// The timeout before anything is known of the path, to be spread by up to half.
 pub(crate) const RTO_INITIAL: Duration = Duration::from_secs(2);
 const RTO_MIN: Duration = Duration::from_millis(20);
-/// The longest that is waited before something is sent again, unless the path is longer.
-pub(crate) const RTO_MAX: Duration = Duration::from_secs(30);
 /// The longest path that is waited for.
 const PATH_MAX: Duration = Duration::from_mins(2);
 /// The longest that is waited for parts of long messages: on the slowest of links a few fill minutes.
