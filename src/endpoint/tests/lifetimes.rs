@@ -1,16 +1,6 @@
 //! How long things are remembered, and that they are let go in the end.
 
-use super::*;
-
-fn in_use() -> (Pair, LinkId) {
-    let mut pair = Pair::new(Protection::Sealed);
-    let link = pair.connect();
-    for _ in 0..2 {
-        pair.ask(link, false);
-        assert_eq!(replies(&pair.settle(|_| false)), 1);
-    }
-    (pair, link)
-}
+use super::{roaming::in_use, *};
 
 /// Lets a side wait, alone.
 fn wait(pair: &mut Pair, seconds: u64) {

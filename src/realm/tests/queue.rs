@@ -18,6 +18,16 @@ fn sendrealm(number: u64, text: &str) -> Command<'_> {
     }
 }
 
+/// A realm with a user, and a peer whose errands come here.
+async fn with_beta() -> (Fixture, tokio::sync::mpsc::Receiver<Errand>) {
+    let mut fixture = Fixture::new();
+    let (network, errands) = Network::new();
+    fixture.realm.network = network;
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    (fixture, errands)
+}
+
 /// Carries the next message of the queue to beta; gives what beta was asked, which it answers with `answer`.
 async fn carry(
     realm: &Realm<Embedded>,
@@ -121,11 +131,7 @@ async fn a_message_that_is_too_old_comes_back() {
 /// that it will not deliver it under its old number after all.
 #[tokio::test]
 async fn a_message_that_is_not_taken_makes_way() {
-    let mut fixture = Fixture::new();
-    let (network, mut errands) = Network::new();
-    fixture.realm.network = network;
-    fixture.register(device(1), "ann").await;
-    peer(&fixture, 50, "beta").await;
+    let (fixture, mut errands) = with_beta().await;
     let realm = &fixture.realm;
     fixture.ask(device(1), sendrealm(2, "poison")).await;
     let busy = Answer::Refused(Refusal::busy(100));
@@ -220,11 +226,7 @@ async fn what_is_withdrawn_is_not_delivered() {
 /// peer's word; that was told to a link that was gone, and no notice was written.
 #[tokio::test]
 async fn who_was_answered_queued_hears_of_a_refusal() {
-    let mut fixture = Fixture::new();
-    let (network, mut errands) = Network::new();
-    fixture.realm.network = network;
-    fixture.register(device(1), "ann").await;
-    peer(&fixture, 50, "beta").await;
+    let (fixture, mut errands) = with_beta().await;
     let beta = "beta".parse().unwrap();
     let repeats = async {
         while fixture.realm.next_outgoing(beta).await.is_none() {
@@ -271,11 +273,7 @@ async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Re
 /// PEER-17: what waits behind others comes back when its time is over, and is not asked about any more.
 #[tokio::test]
 async fn a_message_whose_time_is_over_comes_back_before_its_turn() {
-    let mut fixture = Fixture::new();
-    let (network, mut errands) = Network::new();
-    fixture.realm.network = network;
-    fixture.register(device(1), "ann").await;
-    peer(&fixture, 50, "beta").await;
+    let (fixture, mut errands) = with_beta().await;
     introduced(&fixture.realm, &mut errands).await;
     fixture.ask(device(1), sendrealm(2, "first")).await;
     let hurried = for_a_minute(sendrealm(3, "hurried"));
@@ -322,11 +320,7 @@ async fn a_message_whose_time_is_over_comes_back_before_its_turn() {
 #[tokio::test]
 async fn a_message_that_may_have_been_delivered_is_withdrawn_first() {
     for was_delivered in [false, true] {
-        let mut fixture = Fixture::new();
-        let (network, mut errands) = Network::new();
-        fixture.realm.network = network;
-        fixture.register(device(1), "ann").await;
-        peer(&fixture, 50, "beta").await;
+        let (fixture, mut errands) = with_beta().await;
         introduced(&fixture.realm, &mut errands).await;
         fixture
             .ask(device(1), for_a_minute(sendrealm(2, "hurried")))
