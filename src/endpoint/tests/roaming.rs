@@ -7,7 +7,6 @@ fn elsewhere(n: u16) -> SocketAddr {
 }
 
 /// A pair whose link is proven and in use.
-/// A pair whose link is open, and known to be on both sides.
 pub fn in_use() -> (Pair, LinkId) {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
