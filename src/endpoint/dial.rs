@@ -10,15 +10,21 @@ use crate::{
         HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, PublicKey, SecretKey, SessionKeys, mac1,
     },
     link::{Link, Time},
-    wire::{HandshakeId, INIT_OVERHEAD, Init},
+    wire::{Cookie, HandshakeId, INIT_OVERHEAD, Init},
 };
+
+/// Cookies shown in one handshake at most.
+const COOKIES_MAX: u32 = 8;
 
 /// A handshake that this side has begun.
 #[derive(Debug)]
 pub(super) struct Dial {
     pub handshake: HandshakeId,
     initiator: Initiator,
+    noise: Vec<u8>,
     init: Vec<u8>,
+    /// How often a cookie has been shown.
+    shown: u32,
     sent: u32,
     first_sent: Time,
     again: Time,
@@ -35,7 +41,9 @@ impl Dial {
         max_datagram: usize,
     ) -> Result<Self, HandshakeFailed> {
         let handshake = HandshakeId(rng.next_u32());
-        let room = max_datagram.saturating_sub(INIT_OVERHEAD + MESSAGE_1_OVERHEAD);
+        // With a cookie it has to fit as well.
+        let around = INIT_OVERHEAD + MESSAGE_1_OVERHEAD + size_of::<Cookie>();
+        let room = max_datagram.saturating_sub(around);
         let payload = link.init_payload(now, room);
         let (initiator, noise) = Initiator::start(rng, identity, realm, &payload)?;
         let mut init = Vec::with_capacity(INIT_OVERHEAD + noise.len());
@@ -45,7 +53,9 @@ impl Dial {
         Ok(Self {
             handshake,
             initiator,
+            noise,
             init,
+            shown: 0,
             sent: 0,
             first_sent: now,
             again: now,
@@ -74,6 +84,20 @@ impl Dial {
         out.clear();
         out.extend_from_slice(&self.init);
         true
+    }
+
+    /// Shows a cookie from here on, and sends the Init with it at once. Who forges many of them gains nothing.
+    pub fn show(&mut self, now: Time, realm: &PublicKey, cookie: &Cookie) {
+        if self.shown == COOKIES_MAX {
+            return;
+        }
+        self.shown += 1;
+        self.init.clear();
+        Init::emit_covered(self.handshake, true, &self.noise, &mut self.init);
+        let mac = mac1(realm, &self.init);
+        self.init.extend_from_slice(&mac);
+        self.init.extend_from_slice(cookie);
+        self.again = now;
     }
 
     /// Reads Noise message 2. One that fails changes nothing: the genuine one may still come.

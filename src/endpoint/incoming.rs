@@ -13,7 +13,7 @@ use crate::{
     crypto::{MESSAGE_1_OVERHEAD, Responder, mac1, same},
     link::{INIT_PAYLOAD_MIN, Ignored, Link, Time},
     wire::{
-        ConnectionId, Frame, Frames, HandshakeId, Hello, HelloReply, INIT_OVERHEAD, Init,
+        ConnectionId, Cookie, Frame, Frames, HandshakeId, Hello, HelloReply, INIT_OVERHEAD, Init,
         LinkPacket, PROTOCOL_VERSION, Packet, Protection, ResetToken, crc_holds,
     },
 };
@@ -31,8 +31,11 @@ impl Endpoint {
             }
             Ok(Packet::Hello(hello)) => self.handle_hello(from, hello),
             Ok(Packet::HelloReply(reply)) => self.handle_hello_reply(from, reply),
-            // Cookies are asked for only by a responder under load; what is not a packet is noise.
-            Ok(Packet::Retry { .. }) | Err(_) => {}
+            Ok(Packet::Retry { handshake, cookie }) => {
+                self.handle_retry(now, from, handshake, &cookie);
+            }
+            // What is not a packet is noise.
+            Err(_) => {}
         }
     }
 
@@ -92,6 +95,17 @@ impl Endpoint {
             }
             Known::Awaiting => return,
             Known::No => {}
+        }
+        // HS-12: what follows costs; whoever begins many has to be where they say they are.
+        let has_shown = init
+            .cookie
+            .is_some_and(|cookie| self.gate.admits_with(now, from, init.handshake, &cookie));
+        if !has_shown && !self.gate.admits(now, from.ip()) {
+            let cookie = self.gate.cookie(now, from, init.handshake, &mut self.rng);
+            let mut retry = Vec::new();
+            Packet::emit_retry(init.handshake, &cookie, &mut retry);
+            self.outbox.push_back((from, retry));
+            return;
         }
         let Some(secret) = self.keys.get(own).map(|key| key.secret.clone()) else {
             return;
@@ -181,6 +195,32 @@ impl Endpoint {
             slot.link.confirm();
         }
         self.touch(now, id);
+    }
+
+    /// HS-12: the responder wants to see that this side receives at its address.
+    fn handle_retry(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        handshake: HandshakeId,
+        cookie: &Cookie,
+    ) {
+        let asked = self.named_by(from).find(|id| {
+            self.slots.get(id).is_some_and(
+                |slot| matches!(&slot.stage, Stage::Dialing(dial) if dial.handshake == handshake),
+            )
+        });
+        let Some(id) = asked else { return };
+        if let Some(slot) = self.slots.get_mut(&id)
+            && let Stage::Dialing(dial) = &mut slot.stage
+            && let Some(realm) = &slot.peer
+        {
+            if let Some(round_trip) = dial.round_trip(now) {
+                slot.link.sample(round_trip);
+            }
+            dial.show(now, realm, cookie);
+            self.touch(now, id);
+        }
     }
 
     fn handle_reset(

@@ -7,8 +7,10 @@
 //! accounts or stores. Normative text: `spec/handshake.md`.
 
 mod accepts;
+mod config;
 mod dial;
 mod event;
+mod gate;
 mod hello;
 mod identity;
 mod incoming;
@@ -30,7 +32,10 @@ use std::{
 
 use accepts::Accepts;
 pub use accepts::{ACCEPT_LIFETIME, ACCEPTS_MAX};
+pub use config::Config;
 pub use event::Event;
+use gate::Gate;
+pub use gate::Handshakes;
 use hello::Asking;
 pub use identity::Identity;
 use identity::OwnKey;
@@ -44,8 +49,8 @@ use slot::{Role, Slot, Stage};
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
-    link::{self, DATAGRAM_MIN, Jitter, Link, Redundancy, Silence, Time, Urgency, earliest},
-    wire::{CloseReason, ConnectionId, OperationNumber, Protection, RealmId, Welcome},
+    link::{self, DATAGRAM_MIN, Jitter, Link, Silence, Time, Urgency, earliest},
+    wire::{CloseReason, ConnectionId, OperationNumber, Welcome},
 };
 
 /// Links of one device key that are kept; the one least recently heard makes room for another.
@@ -60,34 +65,6 @@ const ASSEMBLED_AT_ONCE: usize = 2;
 /// Names a link at this endpoint. A responder's is also the connection id it chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u32);
-
-/// What distinguishes one endpoint from another.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// What links others may open here; none for a client.
-    pub accept: Option<Protection>,
-    /// Under which name to tell strangers who this is; `None` keeps silent.
-    pub hello: Option<RealmId>,
-    /// Requests may travel in a handshake's first message. Else those that come there wait until the link is
-    /// proven.
-    pub early_data: bool,
-    /// The largest datagram taken and sent, in bytes; at least [`DATAGRAM_MIN`].
-    pub max_datagram: usize,
-    /// The longest message that is put together from parts, in bytes.
-    pub max_message: usize,
-    /// Bytes a second that no link exceeds.
-    pub rate: Option<u64>,
-    /// Whether small packets leave twice.
-    pub redundancy: Redundancy,
-    /// A link that this side opened, and that is in use, is replaced after so long.
-    pub lifetime: Duration,
-    /// Links at once.
-    pub links_max: usize,
-    /// A proven link that has been silent for so long is forgotten by its responder.
-    pub idle: Duration,
-    /// A link that this side opened to a realm and that has been silent for so long is closed.
-    pub shared_idle: Duration,
-}
 
 /// The protocol behind one socket.
 #[derive(Debug)]
@@ -111,6 +88,7 @@ pub struct Endpoint {
     dialed: BTreeMap<PublicKey, LinkId>,
     accepts: Accepts,
     resets: Resets,
+    gate: Gate,
     asking: Vec<Asking>,
     schedule: Schedule,
     /// Bytes held of messages that are being put together, on all links.
@@ -126,6 +104,7 @@ impl Endpoint {
         let mut rng = StdRng::from_seed(seed);
         Self {
             resets: Resets::new(&identity.lasting),
+            gate: Gate::new(config.handshakes, &mut rng),
             jitter: Jitter::new(rng.next_u64()),
             config,
             admitting: true,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::unit::{Rate, Size, Span};
 use crate::{
     crypto::{ConnectionString, DEFAULT_PORT, InvalidConnectionString, PublicKey},
-    endpoint::LINK_LIFETIME,
+    endpoint::{Handshakes, LINK_LIFETIME},
     link::{DATAGRAM_MIN, Kind, Redundancy, Traits},
     realm,
     wire::RealmId,
@@ -225,6 +225,10 @@ pub struct LimitsConfig {
     /// Links of one listener at once.
     #[serde(deserialize_with = "positive")]
     pub links: usize,
+    /// Handshakes a second that one listener lets begin without a cookie, in all.
+    pub handshakes: u32,
+    /// The same from one network: an IPv4 /24, or an IPv6 /64.
+    pub handshakes_per_network: u32,
     /// Commands of one listener in work at once; further ones are answered `busy`.
     #[serde(deserialize_with = "positive")]
     pub commands: usize,
@@ -342,6 +346,16 @@ impl Default for LinkConfig {
     }
 }
 
+impl LimitsConfig {
+    /// How many handshakes begin without a cookie.
+    pub const fn handshakes(&self) -> Handshakes {
+        Handshakes {
+            per_second: self.handshakes,
+            per_network: self.handshakes_per_network,
+        }
+    }
+}
+
 impl Default for LimitsConfig {
     fn default() -> Self {
         let realm = realm::Limits::default();
@@ -349,6 +363,8 @@ impl Default for LimitsConfig {
             max_message: Size(realm.max_message as u64),
             sessions: realm.sessions_max,
             links: 100_000,
+            handshakes: Handshakes::default().per_second,
+            handshakes_per_network: Handshakes::default().per_network,
             commands: 4096,
             password_threads: 0,
         }

@@ -347,6 +347,7 @@ fn bind(
         redundancy: traits.redundancy,
         lifetime: config.link.lifetime.0,
         links_max: config.limits.links,
+        handshakes: config.limits.handshakes(),
         idle: config.link.idle.0,
         shared_idle: config.link.peer_idle.0,
     };

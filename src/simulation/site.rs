@@ -63,6 +63,7 @@ impl Site {
             redundancy: Redundancy::Auto,
             lifetime: self.lifetime,
             links_max: 1000,
+            handshakes: endpoint::Handshakes::default(),
             idle: IDLE,
             shared_idle: PEER_IDLE,
         };

@@ -1,5 +1,6 @@
 //! Two endpoints and a wire between them.
 
+mod floods;
 mod lifetimes;
 mod noise;
 mod realms;
@@ -9,7 +10,8 @@ mod roaming;
 use super::*;
 use crate::{
     crypto::SecretKey,
-    wire::{ANSWER_BYTES_MAX, Packet},
+    link::Redundancy,
+    wire::{ANSWER_BYTES_MAX, Packet, Protection},
 };
 
 const RTT: Duration = Duration::from_millis(60);
@@ -48,6 +50,7 @@ fn config(accept: Option<Protection>) -> Config {
         redundancy: Redundancy::Auto,
         lifetime: LINK_LIFETIME,
         links_max: 100,
+        handshakes: Handshakes::default(),
         idle: Duration::from_hours(1),
         shared_idle: Duration::from_hours(1),
     }

@@ -1,0 +1,39 @@
+//! What distinguishes one endpoint from another.
+
+use std::time::Duration;
+
+use super::Handshakes;
+use crate::{
+    link::Redundancy,
+    wire::{Protection, RealmId},
+};
+
+/// What distinguishes one endpoint from another.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What links others may open here; none for a client.
+    pub accept: Option<Protection>,
+    /// Under which name to tell strangers who this is; `None` keeps silent.
+    pub hello: Option<RealmId>,
+    /// Requests may travel in a handshake's first message. Else those that come there wait until the link is
+    /// proven.
+    pub early_data: bool,
+    /// The largest datagram taken and sent, in bytes; at least [`crate::link::DATAGRAM_MIN`].
+    pub max_datagram: usize,
+    /// The longest message that is put together from parts, in bytes.
+    pub max_message: usize,
+    /// Bytes a second that no link exceeds.
+    pub rate: Option<u64>,
+    /// Whether small packets leave twice.
+    pub redundancy: Redundancy,
+    /// A link that this side opened, and that is in use, is replaced after so long.
+    pub lifetime: Duration,
+    /// Links at once.
+    pub links_max: usize,
+    /// How many handshakes begin without a cookie.
+    pub handshakes: Handshakes,
+    /// A proven link that has been silent for so long is forgotten by its responder.
+    pub idle: Duration,
+    /// A link that this side opened to a realm and that has been silent for so long is closed.
+    pub shared_idle: Duration,
+}

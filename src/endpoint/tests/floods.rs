@@ -1,0 +1,83 @@
+//! Handshakes in floods.
+
+use super::*;
+
+/// A pair whose server begins `per_network` handshakes a second without a cookie, and four times as many at once.
+fn strict(per_network: u32) -> Pair {
+    let mut pair = Pair::new(Protection::Sealed);
+    let config = Config {
+        handshakes: Handshakes {
+            per_second: 100,
+            per_network,
+        },
+        ..config(Some(Protection::Sealed))
+    };
+    pair.server = Endpoint::new(config, &realm_key().into(), [4; 32]);
+    pair
+}
+
+/// HS-12: whoever comes from where many come shows a cookie, which takes one round trip.
+#[test]
+fn above_the_limit_a_handshake_takes_a_round_trip_more() {
+    let mut pair = strict(1);
+    for n in 0..6 {
+        let begun = pair.now;
+        let link = pair.connect();
+        pair.ask(link, true);
+        let before = pair.carried.len();
+        let told = pair.settle(|_| false);
+        assert_eq!((replies(&told), requests(&told)), (1, 1));
+        let retries = pair
+            .carried
+            .iter()
+            .skip(before)
+            .filter(|(_, bytes)| matches!(Packet::parse(bytes), Ok(Packet::Retry { .. })));
+        let (trips, asked_back) = if n < 4 { (1, 0) } else { (2, 1) };
+        assert_eq!(retries.count(), asked_back, "handshake {n}");
+        assert_eq!(pair.replied - begun, RTT * trips, "handshake {n}");
+        // No time passes, so that the allowance does not grow.
+        pair.now = begun;
+    }
+}
+
+/// HS-12: a flood from addresses that are not the sender's makes the server remember nothing and send no more than came.
+#[test]
+fn a_flood_of_forged_addresses_leaves_no_trace() {
+    let mut pair = strict(5);
+    let mut out = vec![];
+    let (mut came, mut sent) = (0, 0);
+    for n in 0..2000_u32 {
+        pair.connect();
+        while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+            let from = SocketAddr::from((n.to_be_bytes(), 4000));
+            pair.server.handle_datagram(pair.now, from, &out);
+            came += out.len();
+        }
+        while pair.server.poll_transmit(pair.now, &mut out).is_some() {
+            assert!(matches!(Packet::parse(&out), Ok(Packet::Retry { .. })));
+            sent += out.len();
+        }
+    }
+    assert!(pair.server.links() <= 400, "{}", pair.server.links());
+    assert!(sent < came, "{sent} bytes for {came}");
+}
+
+/// HS-12: who forges a Retry holds a handshake up no longer than a round trip.
+#[test]
+fn a_forged_retry_does_no_harm() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, true);
+    let mut out = vec![];
+    pair.client.poll_transmit(pair.now, &mut out).unwrap();
+    let Ok(Packet::Init(init)) = Packet::parse(&out) else {
+        panic!("no Init")
+    };
+    let mut forged = vec![];
+    Packet::emit_retry(init.handshake, &[9; 16], &mut forged);
+    for _ in 0..20 {
+        let from = server_address();
+        pair.client.handle_datagram(pair.now, from, &forged);
+    }
+    assert_eq!(replies(&pair.settle(|_| false)), 1);
+}
