@@ -28,6 +28,7 @@ unknown (run it again: nothing is done twice); 5 trouble on this machine.";
 
 /// Options of every command that talks to a realm.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// Where profiles are kept, instead of the XDG data directory.
     #[arg(long, global = true, value_name = "DIR", env = "MERPATI_HOME")]
