@@ -215,9 +215,7 @@ impl Endpoint {
             && let Stage::Dialing(dial) = &mut slot.stage
             && let Some(realm) = &slot.peer
         {
-            if let Some(round_trip) = dial.round_trip(now) {
-                slot.link.sample(round_trip);
-            }
+            // Anyone may have sent it: it is no measure of the path.
             dial.show(now, realm, cookie);
             self.touch(now, id);
         }
