@@ -32,6 +32,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "std")]
+pub mod allowance;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod crypto;

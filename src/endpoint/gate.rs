@@ -10,80 +10,45 @@ use std::{
 use rand_core::CryptoRng;
 
 use crate::{
+    allowance::{Allowance, Allowances, Frequency, Network},
     crypto::{MacKey, SecretKey, same},
     link::Time,
     wire::{Cookie, HandshakeId},
 };
 
-/// Networks counted apart; those that fall on the same place share their allowance.
-const PLACES: usize = 4096;
+/// Places in which networks are counted.
+pub const NETWORKS_COUNTED: usize = 4096;
 /// A secret is used for so long, and good for as long again.
 const SECRET_LIFETIME: Duration = Duration::from_mins(2);
-/// So many seconds' worth may come at once.
-const BURST_SECONDS: u64 = 4;
 /// With a cookie, so many times as many are let in from one network.
-const PROVEN_FACTOR: u64 = 4;
+const PROVEN_FACTOR: u32 = 4;
 
-/// How many handshakes a second begin without a cookie.
+/// How often a handshake begins without a cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handshakes {
     /// In all.
-    pub per_second: u32,
+    pub all: Frequency,
     /// From one network: an IPv4 /24, or an IPv6 /64.
-    pub per_network: u32,
+    pub per_network: Frequency,
 }
 
 impl Default for Handshakes {
     fn default() -> Self {
         Self {
-            per_second: 100,
-            per_network: 5,
+            all: Frequency::per_second(100),
+            per_network: Frequency::per_second(5),
         }
     }
 }
-
-/// An allowance that refills with time.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    /// Millionths of a handshake that are left.
-    left: u64,
-    at: Time,
-}
-
-impl Bucket {
-    const ONE: u64 = 1_000_000;
-
-    /// Takes one out, if there is one; `rate` a second flow in.
-    fn take(&mut self, now: Time, rate: u64) -> bool {
-        let micros = u64::try_from((now - self.at).as_micros()).unwrap_or(u64::MAX);
-        let full = rate * BURST_SECONDS * Self::ONE;
-        self.left = self
-            .left
-            .saturating_add(micros.saturating_mul(rate))
-            .min(full);
-        self.at = self.at.max(now);
-        let has_one = self.left >= Self::ONE;
-        if has_one {
-            self.left -= Self::ONE;
-        }
-        has_one
-    }
-}
-
-/// Full, however many that is.
-const FULL: Bucket = Bucket {
-    left: u64::MAX,
-    at: Time(0),
-};
 
 /// Counts handshakes, and makes cookies.
 #[derive(Debug)]
 pub(super) struct Gate {
     limits: Handshakes,
-    networks: MacKey,
-    all: Bucket,
-    /// For each place, those without a cookie, and those with one.
-    places: Vec<[Bucket; 2]>,
+    all: Allowance,
+    strangers: Allowances,
+    /// Those that come with a cookie.
+    proven: Allowances,
     /// The secret of now and the one before.
     secrets: [MacKey; 2],
     renewed: Time,
@@ -94,21 +59,21 @@ impl Gate {
         let mut secret = || MacKey::derive(&SecretKey::generate(rng), "cookies");
         Self {
             limits,
-            networks: secret(),
-            all: FULL,
-            places: vec![[FULL; 2]; PLACES],
             secrets: [secret(), secret()],
             renewed: Time(0),
+            all: Allowance::default(),
+            strangers: Allowances::new(NETWORKS_COUNTED, rng),
+            proven: Allowances::new(NETWORKS_COUNTED, rng),
         }
     }
 
     /// True when another handshake may begin from `source` without a cookie; counts it.
     pub fn admits(&mut self, now: Time, source: IpAddr) -> bool {
-        let per_network = u64::from(self.limits.per_network);
-        let per_second = u64::from(self.limits.per_second);
-        self.place(source)
-            .is_some_and(|[strangers, _]| strangers.take(now, per_network))
-            && self.all.take(now, per_second)
+        let (network, limits) = (Network::from(source), self.limits);
+        self.strangers
+            .take(now.0, &network, limits.per_network)
+            .and_then(|()| self.all.take(now.0, limits.all))
+            .is_ok()
     }
 
     /// True when `cookie` was made for this handshake lately and not too many have come with one; counts it.
@@ -124,11 +89,11 @@ impl Gate {
         let is_good = |secret: &MacKey| same(&made(secret, source, handshake), cookie);
         let is_good = (age < SECRET_LIFETIME * 2 && is_good(current))
             || (age < SECRET_LIFETIME && is_good(before));
-        let rate = u64::from(self.limits.per_network) * PROVEN_FACTOR;
-        is_good
-            && self
-                .place(source.ip())
-                .is_some_and(|[_, proven]| proven.take(now, rate))
+        let (network, often) = (
+            Network::from(source.ip()),
+            self.limits.per_network.times(PROVEN_FACTOR),
+        );
+        is_good && self.proven.take(now.0, &network, often).is_ok()
     }
 
     /// What has to be returned before a handshake begins.
@@ -147,15 +112,6 @@ impl Gate {
         }
         let [current, _] = &self.secrets;
         made(current, source, handshake)
-    }
-
-    fn place(&mut self, source: IpAddr) -> Option<&mut [Bucket; 2]> {
-        let [a, b, ..] = match source {
-            IpAddr::V4(v4) => self.networks.mac(&[v4.octets().split_at(3).0]),
-            IpAddr::V6(v6) => self.networks.mac(&[v6.octets().split_at(8).0]),
-        };
-        let at = usize::from(u16::from_be_bytes([a, b])) % PLACES;
-        self.places.get_mut(at)
     }
 }
 
@@ -188,8 +144,8 @@ mod tests {
     fn each_network_has_its_allowance_and_all_have_one_together() {
         let mut rng = StdRng::seed_from_u64(1);
         let limits = Handshakes {
-            per_second: 10,
-            per_network: 2,
+            all: Frequency::per_second(10),
+            per_network: Frequency::per_second(2),
         };
         let mut gate = Gate::new(limits, &mut rng);
         let mut admitted = |now, network| {

@@ -103,7 +103,7 @@ impl Endpoint {
         config.max_datagram = config.max_datagram.max(DATAGRAM_MIN);
         let mut rng = StdRng::from_seed(seed);
         Self {
-            resets: Resets::new(&identity.lasting),
+            resets: Resets::new(&identity.lasting, &mut rng),
             gate: Gate::new(config.handshakes, &mut rng),
             jitter: Jitter::new(rng.next_u64()),
             config,

@@ -4,33 +4,32 @@
 
 use std::net::IpAddr;
 
+use rand_core::CryptoRng;
+
 use crate::{
+    allowance::{Allowances, Frequency, Network},
     crypto::{MacKey, SecretKey},
     link::Time,
     wire::{ConnectionId, ResetToken},
 };
 
-/// Resets in one second to one source.
-const PER_SECOND_MAX: u8 = 10;
-/// Sources counted apart; those that fall on the same place share their allowance.
-const PLACES: usize = 1024;
-const SECOND: u64 = 1_000_000;
+/// Resets to one network.
+const PER_NETWORK: Frequency = Frequency::per_second(10);
+/// Places in which networks are counted.
+pub const NETWORKS_COUNTED: usize = 1024;
 
 /// Makes reset tokens, and says how often one may be sent.
 #[derive(Debug)]
 pub(super) struct Resets {
     tokens: MacKey,
-    sources: MacKey,
-    /// For each place, the second last counted in and how many.
-    counts: Vec<(u64, u8)>,
+    sent: Allowances,
 }
 
 impl Resets {
-    pub fn new(identity: &SecretKey) -> Self {
+    pub fn new(identity: &SecretKey, rng: &mut impl CryptoRng) -> Self {
         Self {
             tokens: MacKey::derive(identity, "reset tokens"),
-            sources: MacKey::derive(identity, "reset sources"),
-            counts: vec![(0, 0); PLACES],
+            sent: Allowances::new(NETWORKS_COUNTED, rng),
         }
     }
 
@@ -41,35 +40,27 @@ impl Resets {
 
     /// True when another Reset may go to `source`; counts it.
     pub fn allow(&mut self, now: Time, source: IpAddr) -> bool {
-        let [a, b, ..] = match source {
-            IpAddr::V4(v4) => self.sources.mac(&[&v4.octets()]),
-            // Whoever has one IPv6 address has a network of 2^64 of them.
-            IpAddr::V6(v6) => self.sources.mac(&[v6.octets().split_at(8).0]),
-        };
-        let place = usize::from(u16::from_be_bytes([a, b])) % PLACES;
-        let second = now.0 / SECOND;
-        let Some((counted, count)) = self.counts.get_mut(place) else {
-            return false;
-        };
-        if *counted != second {
-            (*counted, *count) = (second, 0);
-        }
-        *count = count.saturating_add(1);
-        *count <= PER_SECOND_MAX
+        let network = Network::from(source);
+        self.sent.take(now.0, &network, PER_NETWORK).is_ok()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+
     use super::*;
 
     /// HS-8
     #[test]
-    fn a_source_gets_ten_resets_a_second() {
-        let mut resets = Resets::new(&SecretKey::from_bytes([1; 32]));
+    fn a_network_gets_ten_resets_a_second() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut resets = Resets::new(&SecretKey::from_bytes([1; 32]), &mut rng);
         let source = IpAddr::from([10, 0, 0, 1]);
-        let sent = (0..100).filter(|_| resets.allow(Time(5), source)).count();
-        assert_eq!(sent, 10);
-        assert!(resets.allow(Time(SECOND), source));
+        let mut sent = |now| {
+            let all = 0..100;
+            all.filter(|_| resets.allow(Time(now), source)).count()
+        };
+        assert_eq!([sent(5), sent(1_000_005), sent(1_000_006)], [40, 10, 0]);
     }
 }

@@ -1,14 +1,15 @@
 //! Handshakes in floods.
 
 use super::*;
+use crate::allowance::Frequency;
 
 /// A pair whose server begins `per_network` handshakes a second without a cookie, and four times as many at once.
 fn strict(per_network: u32) -> Pair {
     let mut pair = Pair::new(Protection::Sealed);
     let config = Config {
         handshakes: Handshakes {
-            per_second: 100,
-            per_network,
+            all: Frequency::per_second(100),
+            per_network: Frequency::per_second(per_network),
         },
         ..config(Some(Protection::Sealed))
     };

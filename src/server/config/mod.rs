@@ -1,6 +1,8 @@
 //! `config.toml`: what an operator decides. Everything has a default; what is unknown or impossible
 //! is refused with the line and what to write instead.
 
+mod limits;
+
 use std::{
     fmt::Display,
     fs, io,
@@ -12,10 +14,12 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de};
 
+pub use limits::LimitsConfig;
+
 use super::unit::{Rate, Size, Span};
 use crate::{
     crypto::{ConnectionString, DEFAULT_PORT, InvalidConnectionString, PublicKey},
-    endpoint::{Handshakes, LINK_LIFETIME},
+    endpoint::LINK_LIFETIME,
     link::{DATAGRAM_MIN, Kind, Redundancy, Traits},
     realm,
     wire::RealmId,
@@ -23,8 +27,6 @@ use crate::{
 
 /// The largest datagram that may be configured: what UDP over IPv4 carries on any path is far less.
 const DATAGRAM_MAX: u64 = 9000;
-/// The longest message that may be configured, in bytes.
-const MESSAGE_MAX: u64 = 16 << 20;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -212,30 +214,6 @@ pub struct LinkConfig {
     pub peer_idle: Span,
 }
 
-/// What bounds the realm's memory and work.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LimitsConfig {
-    /// The longest message.
-    #[serde(deserialize_with = "message")]
-    pub max_message: Size,
-    /// Sessions a user may have; the one unused for longest makes room for another.
-    #[serde(deserialize_with = "positive")]
-    pub sessions: usize,
-    /// Links of one listener at once.
-    #[serde(deserialize_with = "positive")]
-    pub links: usize,
-    /// Handshakes a second that one listener lets begin without a cookie, in all.
-    pub handshakes: u32,
-    /// The same from one network: an IPv4 /24, or an IPv6 /64.
-    pub handshakes_per_network: u32,
-    /// Commands of one listener in work at once; further ones are answered `busy`.
-    #[serde(deserialize_with = "positive")]
-    pub commands: usize,
-    /// Passwords hashed at once, each in 19 MiB; 0 stands for the number of processors.
-    pub password_threads: usize,
-}
-
 /// What is written to standard error.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -342,31 +320,6 @@ impl Default for LinkConfig {
             lifetime: Span(LINK_LIFETIME),
             idle: Span(Duration::from_hours(24)),
             peer_idle: Span(Duration::from_mins(10)),
-        }
-    }
-}
-
-impl LimitsConfig {
-    /// How many handshakes begin without a cookie.
-    pub const fn handshakes(&self) -> Handshakes {
-        Handshakes {
-            per_second: self.handshakes,
-            per_network: self.handshakes_per_network,
-        }
-    }
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        let realm = realm::Limits::default();
-        Self {
-            max_message: Size(realm.max_message as u64),
-            sessions: realm.sessions_max,
-            links: 100_000,
-            handshakes: Handshakes::default().per_second,
-            handshakes_per_network: Handshakes::default().per_network,
-            commands: 4096,
-            password_threads: 0,
         }
     }
 }
@@ -484,10 +437,6 @@ where
     name.parse().map(Some).map_err(de::Error::custom)
 }
 
-fn message<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
-    between(Size::deserialize(deserializer)?, 1, MESSAGE_MAX)
-}
-
 fn between<E: de::Error>(size: Size, min: u64, max: u64) -> Result<Size, E> {
     if (min..=max).contains(&size.0) {
         Ok(size)
@@ -498,101 +447,5 @@ fn between<E: de::Error>(size: Size, min: u64, max: u64) -> Result<Size, E> {
     }
 }
 
-fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    match usize::deserialize(deserializer)? {
-        0 => Err(de::Error::custom("write a number of at least 1")),
-        n => Ok(n),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_empty_file_is_the_default() {
-        assert_eq!(Config::parse("").unwrap(), Config::default());
-        assert_eq!(Config::default().listeners().len(), 1);
-    }
-
-    #[test]
-    fn the_file_of_the_repository_says_the_defaults() {
-        let text = include_str!("../../config.toml");
-        let mut config = Config::parse(text).unwrap();
-        assert_eq!(config.listeners(), Config::default().listeners());
-        config.listen.clear();
-        config.peer.clear();
-        assert_eq!(config, Config::default());
-        // What stands there as a comment is valid too.
-        let is_setting = |text: &str| {
-            text.starts_with("[[")
-                || (text.contains(" = ") && !text.starts_with(char::is_uppercase))
-        };
-        let uncommented: String = text
-            .lines()
-            .map(|line| {
-                line.strip_prefix("# ")
-                    .filter(|rest| is_setting(rest))
-                    .unwrap_or(line)
-            })
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        assert_ne!(uncommented, text);
-        assert_eq!(Config::parse(&uncommented).unwrap().peer.len(), 1);
-    }
-
-    #[test]
-    fn what_is_unknown_or_impossible_is_refused_with_its_line_and_what_to_write() {
-        for (text, wanted) in [
-            (
-                "[realm]\nidd = \"x\"",
-                &["line 2", "idd", "expected one of"][..],
-            ),
-            ("[relm]", &["line 1", "relm", "expected one of"]),
-            ("[realm]\nid = \"A B\"", &["line 2", "a-z"]),
-            ("[realm]\n\nsession_ttl = 30", &["line 3", "\"30s\""]),
-            ("[realm]\nsession_ttl = \"30\"", &["line 2", "unit", "30s"]),
-            ("[link]\nmax_datagram = \"100B\"", &["line 2", "160B"]),
-            ("[link]\nkind = \"wifi\"", &["line 2", "nb-iot"]),
-            ("[link]\nmax_bitrate = \"9600\"", &["line 2", "9600bps"]),
-            ("[limits]\nmax_message = \"1GiB\"", &["line 2", "16KiB"]),
-            ("[limits]\nlinks = 0", &["line 2", "at least 1"]),
-            ("[realm]\npeering = \"all\"", &["line 2", "listed"]),
-            (
-                "[[peer]]\nrealm = \"beta\"\naddress = \"x y\"",
-                &["line 3", "host"],
-            ),
-            (
-                "[[peer]]\nrealm = \"beta\"\naddress = \"x\"\nkey = \"short\"",
-                &["line 4", "43"],
-            ),
-            (
-                "[[listen]]\naddress = \"localhost\"",
-                &["line 2", "socket address"],
-            ),
-            ("[[listen]]\nsecurity = \"sealed\"", &["line 1", "address"]),
-            (
-                "[[listen]]\naddress = \"1.2.3.4:5\"\nsecurity = \"none\"",
-                &["line 3", "sealed", "plain"],
-            ),
-            (
-                "[[listen]]\naddress = \"0.0.0.0:5\"\nsecurity = \"plain\"",
-                &["plain_beyond_loopback = true"],
-            ),
-            ("[store]\nengine = \"paper\"", &["line 2", "embedded"]),
-            ("[log]\nlevel = 3", &["line 2"]),
-            ("x = ", &["line 1"]),
-        ] {
-            let error = Config::parse(text).unwrap_err();
-            for part in wanted {
-                assert!(error.contains(part), "{text}\n{error}\n(no {part:?})");
-            }
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_missing_is_named() {
-        let error = Config::load(Path::new("/nonexistent/config.toml")).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/config.toml"));
-    }
-}
+mod tests;

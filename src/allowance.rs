@@ -1,0 +1,434 @@
+//! How often something may happen: for each of whoever asks, and in memory that does not grow with how many ask.
+//!
+//! Called by every layer that strangers can make work; it knows none of them. Time is handed in, in microseconds.
+
+use std::{
+    fmt,
+    hash::{Hash, Hasher as _},
+    net::IpAddr,
+    str::FromStr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use rand_core::CryptoRng;
+use siphasher::sip::SipHasher13;
+
+/// So many periods' worth may come at once.
+const BURST: u64 = 4;
+const SECOND_NANOS: u64 = 1_000_000_000;
+/// For as good as ever.
+const NEVER: Duration = Duration::from_hours(24 * 365);
+
+/// How often something may happen, on average: four times as often at once, and then no more than flows in.
+/// Written as `"500/s"`, `"5/m"`, `"20/h"` or `"unlimited"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frequency {
+    count: u32,
+    /// In seconds; 0 where there is no limit.
+    period: u32,
+}
+
+/// A text that is no frequency.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a frequency; write a whole number and /s, /m or /h, as in \"5/m\", or \"unlimited\""
+)]
+pub struct InvalidFrequency(String);
+
+impl Frequency {
+    /// As often as anybody likes.
+    pub const UNLIMITED: Self = Self {
+        count: 0,
+        period: 0,
+    };
+
+    /// So often a second.
+    pub const fn per_second(count: u32) -> Self {
+        Self { count, period: 1 }
+    }
+
+    /// So often a minute.
+    pub const fn per_minute(count: u32) -> Self {
+        Self { count, period: 60 }
+    }
+
+    /// So often an hour.
+    pub const fn per_hour(count: u32) -> Self {
+        Self {
+            count,
+            period: 3600,
+        }
+    }
+
+    /// So many times as often.
+    #[must_use]
+    pub const fn times(self, factor: u32) -> Self {
+        Self {
+            count: self.count.saturating_mul(factor),
+            period: self.period,
+        }
+    }
+
+    /// How long it takes, in nanoseconds, until another one may happen, and until an allowance that was used
+    /// up is full again. None where nothing may happen at all.
+    fn times_to_fill(self) -> Option<(u64, u64)> {
+        let period = u64::from(self.period) * SECOND_NANOS;
+        let one = period.checked_div(u64::from(self.count))?;
+        Some((one, period * BURST))
+    }
+}
+
+impl FromStr for Frequency {
+    type Err = InvalidFrequency;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFrequency> {
+        if text == "unlimited" {
+            return Ok(Self::UNLIMITED);
+        }
+        let parsed = text.split_once('/').and_then(|(count, period)| {
+            let count = count.parse().ok()?;
+            match period {
+                "s" => Some(Self::per_second(count)),
+                "m" => Some(Self::per_minute(count)),
+                "h" => Some(Self::per_hour(count)),
+                _ => None,
+            }
+        });
+        parsed.ok_or_else(|| InvalidFrequency(text.into()))
+    }
+}
+
+impl fmt::Display for Frequency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, period } = self;
+        match period {
+            0 => f.write_str("unlimited"),
+            1 => write!(f, "{count}/s"),
+            60 => write!(f, "{count}/m"),
+            _ => write!(f, "{count}/h"),
+        }
+    }
+}
+
+/// An allowance that refills with time (the generic cell rate algorithm: a token bucket in one number). Zeroed
+/// memory is a full one. Threads may share it without a lock; they may then take one too many each.
+#[derive(Debug, Default)]
+pub struct Allowance {
+    /// When it is full again, in nanoseconds.
+    full_at: AtomicU64,
+}
+
+impl Allowance {
+    /// How long it takes from `now`, in microseconds, until another one is there; nothing if one is.
+    fn wait(&self, now: u64, often: Frequency) -> Duration {
+        if often == Frequency::UNLIMITED {
+            return Duration::ZERO;
+        }
+        let Some((one, all)) = often.times_to_fill() else {
+            return NEVER;
+        };
+        let now = now.saturating_mul(1000);
+        let full_at = self.full_at.load(Ordering::Relaxed).max(now);
+        let wanted = full_at.saturating_add(one);
+        Duration::from_nanos(wanted.saturating_sub(now.saturating_add(all)))
+    }
+
+    fn use_one(&self, now: u64, often: Frequency) {
+        if let Some((one, _)) = often.times_to_fill() {
+            let now = now.saturating_mul(1000);
+            let later = |full_at: u64| Some(full_at.max(now).saturating_add(one));
+            let _ = self
+                .full_at
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+        }
+    }
+
+    /// Takes one out at `now`, in microseconds, if there is one.
+    ///
+    /// # Errors
+    /// How long it takes until there is one.
+    pub fn take(&self, now: u64, often: Frequency) -> Result<(), Duration> {
+        match self.wait(now, often) {
+            Duration::ZERO => {
+                self.use_one(now, often);
+                Ok(())
+            }
+            wait => Err(wait),
+        }
+    }
+}
+
+/// Where each of whoever asks is counted. Two places each, chosen by a keyed hash that nobody outside can foresee;
+/// the emptier one decides. So nobody ever gets more than their allowance, and who shares one place with a
+/// glutton still has the other.
+#[derive(Debug)]
+struct Places<T> {
+    places: Box<[T]>,
+    key: [u64; 2],
+}
+
+impl<T: Default> Places<T> {
+    fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
+        Self {
+            places: (0..places.max(1)).map(|_| T::default()).collect(),
+            key: [rng.next_u64(), rng.next_u64()],
+        }
+    }
+
+    /// Which two places are `who`'s.
+    fn of(&self, who: &impl Hash) -> [usize; 2] {
+        let [a, b] = self.key;
+        let mut hasher = SipHasher13::new_with_keys(a, b);
+        who.hash(&mut hasher);
+        let hash = hasher.finish();
+        let count = self.places.len() as u64;
+        // The two halves of a good hash have nothing to do with each other.
+        [hash >> 32, hash & u64::from(u32::MAX)]
+            .map(|half| usize::try_from(half % count).unwrap_or_default())
+    }
+}
+
+/// Allowances of one kind.
+#[derive(Debug)]
+pub struct Allowances(Places<Allowance>);
+
+impl Allowances {
+    /// Bytes that one place takes.
+    pub const PLACE_BYTES: usize = size_of::<Allowance>();
+
+    /// Counted in so many places.
+    pub fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
+        Self(Places::new(places, rng))
+    }
+
+    /// Takes one out of `who`'s allowance at `now`, in microseconds, if there is one.
+    ///
+    /// # Errors
+    /// How long it takes until there is one.
+    pub fn take(&self, now: u64, who: &impl Hash, often: Frequency) -> Result<(), Duration> {
+        if often == Frequency::UNLIMITED {
+            return Ok(());
+        }
+        let [first, second] = self.0.of(who).map(|at| self.0.places.get(at));
+        let both = || [first, second].into_iter().flatten();
+        match both().map(|place| place.wait(now, often)).min() {
+            Some(wait) if !wait.is_zero() => Err(wait),
+            _ => {
+                both().for_each(|place| place.use_one(now, often));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Tries that went wrong in a row are free.
+const STRIKES_FREE: u64 = 2;
+/// The wait after the next one; each further one doubles it.
+const STRIKE_WAIT: Duration = Duration::from_secs(30);
+/// The longest wait, and how long it takes until one try is forgotten.
+const STRIKE_WAIT_MAX: Duration = Duration::from_mins(15);
+
+/// Millionths of a try.
+const ONE: u64 = 1_000_000;
+
+/// How often someone has been wrong lately.
+#[derive(Clone, Copy, Debug, Default)]
+struct Strikes {
+    /// In millionths.
+    count: u64,
+    at: u64,
+    /// When they were last wrong.
+    last: u64,
+}
+
+impl Strikes {
+    fn forget(&mut self, now: u64) {
+        let since = u128::from(now.saturating_sub(self.at)) * u128::from(ONE);
+        let forgotten = since / STRIKE_WAIT_MAX.as_micros();
+        let forgotten = u64::try_from(forgotten).unwrap_or(u64::MAX);
+        self.count = self.count.saturating_sub(forgotten);
+        self.at = self.at.max(now);
+    }
+
+    fn wait(&self, now: u64) -> Duration {
+        // What is half forgotten still counts.
+        let Some(beyond) = self.count.div_ceil(ONE).checked_sub(STRIKES_FREE) else {
+            return Duration::ZERO;
+        };
+        let doublings = u32::try_from(beyond).unwrap_or(u32::MAX).min(16);
+        let wait = (STRIKE_WAIT * (1 << doublings)).min(STRIKE_WAIT_MAX);
+        let since = Duration::from_micros(now.saturating_sub(self.last));
+        wait.saturating_sub(since)
+    }
+}
+
+/// Who guesses waits: after two wrong guesses 30 s, and twice as long after each further one, up to 15 minutes; so
+/// there are at most ten in an hour, and nobody is ever locked out. One is forgotten in 15 minutes.
+#[derive(Debug)]
+pub struct Guesses(Places<Strikes>);
+
+impl Guesses {
+    /// Bytes that one place takes.
+    pub const PLACE_BYTES: usize = size_of::<Strikes>();
+
+    /// Counted in so many places.
+    pub fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
+        Self(Places::new(places, rng))
+    }
+
+    fn each(&mut self, who: &impl Hash, mut change: impl FnMut(&mut Strikes)) {
+        let [first, second] = self.0.of(who);
+        let second = (second != first).then_some(second);
+        for at in [Some(first), second].into_iter().flatten() {
+            if let Some(strikes) = self.0.places.get_mut(at) {
+                change(strikes);
+            }
+        }
+    }
+
+    /// A guess begins at `now`, in microseconds; it counts as wrong until [`Guesses::was_right`] is called, so that
+    /// many at once help nobody.
+    ///
+    /// # Errors
+    /// How long `who` has to wait for the next.
+    pub fn begin(&mut self, now: u64, who: &impl Hash) -> Result<(), Duration> {
+        let mut shortest = Duration::MAX;
+        self.each(who, |strikes| {
+            strikes.forget(now);
+            shortest = shortest.min(strikes.wait(now));
+        });
+        if !shortest.is_zero() {
+            return Err(shortest);
+        }
+        self.each(who, |strikes| {
+            strikes.count = strikes.count.saturating_add(ONE);
+            strikes.last = now;
+        });
+        Ok(())
+    }
+
+    /// A guess was right, or was none.
+    pub fn was_right(&mut self, who: &impl Hash) {
+        self.each(who, |strikes| {
+            strikes.count = strikes.count.saturating_sub(ONE);
+        });
+    }
+}
+
+/// The network that an address is in: an IPv4 /24, or an IPv6 /64. Whoever has one address has the others at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Network([u8; 8]);
+
+impl From<IpAddr> for Network {
+    fn from(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(v4) => {
+                let [a, b, c, _] = v4.octets();
+                // No IPv6 network begins with these.
+                Self([0, 0, 0, 0, 1, a, b, c])
+            }
+            IpAddr::V6(v6) => {
+                let octets = v6.octets();
+                Self(octets.first_chunk().copied().unwrap_or_default())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+    const HOUR: u64 = 3600 * SECOND;
+
+    #[test]
+    fn four_times_as_many_at_once_and_then_no_more_than_flow_in() {
+        let allowance = Allowance::default();
+        let often = Frequency::per_minute(5);
+        let taken = |now| {
+            let all = 0..100;
+            all.filter(|_| allowance.take(now, often).is_ok()).count()
+        };
+        assert_eq!(taken(HOUR), 20);
+        assert_eq!(taken(HOUR + 11 * SECOND), 0);
+        assert_eq!(taken(HOUR + 12 * SECOND), 1);
+        assert_eq!(taken(HOUR + 72 * SECOND), 5);
+        assert_eq!(taken(3 * HOUR), 20);
+        assert_eq!(taken(2 * HOUR), 0, "a clock that goes back gives nothing");
+        let wait = allowance.take(3 * HOUR, often).unwrap_err();
+        assert_eq!(wait, Duration::from_secs(12));
+        assert_eq!(allowance.take(0, Frequency::UNLIMITED), Ok(()));
+        let never = Frequency::per_second(0);
+        assert_eq!(allowance.take(9 * HOUR, never), Err(NEVER));
+    }
+
+    #[test]
+    fn whoever_takes_too_much_takes_it_from_nobody_else() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let allowances = Allowances::new(4096, &mut rng);
+        let often = Frequency::per_second(10);
+        for glutton in 0..100 {
+            let all = 0..1000;
+            let taken = all.filter(|_| allowances.take(HOUR, &glutton, often).is_ok());
+            assert_eq!(taken.count(), 40, "glutton {glutton}");
+        }
+        let others = 1000..2000;
+        let hungry = others.filter(|who| allowances.take(HOUR, who, often).is_err());
+        // Both places of one in four hundred are taken by two hundred in four thousand.
+        assert!(hungry.count() < 12);
+    }
+
+    /// ACC-5
+    #[test]
+    fn nobody_guesses_more_than_ten_times_an_hour_and_nobody_is_locked_out() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut guesses = Guesses::new(64, &mut rng);
+        let mut heard = Vec::new();
+        for second in 0..24 * 3600 {
+            let now = HOUR + second * SECOND;
+            // Many at once, each second.
+            heard.extend((0..3).filter_map(|_| guesses.begin(now, &"ann").ok().map(|()| now)));
+        }
+        assert_eq!(heard[0..2], [HOUR, HOUR]);
+        for from in &heard {
+            let hour = *from..from + HOUR;
+            let count = heard.iter().filter(|at| hour.contains(at)).count();
+            assert!(count <= 10, "{count}");
+        }
+        let longest = heard.windows(2).map(|pair| pair[1] - pair[0]).max();
+        assert!(longest <= Some(15 * 60 * SECOND));
+        assert_eq!(guesses.begin(HOUR, &"bob"), Ok(()));
+        // Who is right is never held up.
+        for second in 0..100 {
+            let now = 100 * HOUR + second * SECOND;
+            assert_eq!(guesses.begin(now, &"eve"), Ok(()));
+            guesses.was_right(&"eve");
+        }
+    }
+
+    #[test]
+    fn frequencies_are_read_as_they_are_written() {
+        for text in ["500/s", "5/m", "20/h", "0/s", "unlimited"] {
+            let frequency: Frequency = text.parse().unwrap();
+            assert_eq!(frequency.to_string(), text);
+        }
+        for text in ["", "5", "5/d", "-1/s", "5 /s", "5/", "/s", "99999999999/s"] {
+            let error = text.parse::<Frequency>().unwrap_err();
+            assert!(error.to_string().contains("\"5/m\""), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_a_24_or_a_64() {
+        let network = |text: &str| Network::from(text.parse::<IpAddr>().unwrap());
+        assert_eq!(network("192.0.2.1"), network("192.0.2.254"));
+        assert_eq!(network("192.0.2.1"), network("::ffff:192.0.2.9"));
+        assert_ne!(network("192.0.2.1"), network("192.0.3.1"));
+        assert_eq!(network("2001:db8::1"), network("2001:db8::2:0:0:1"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+    }
+}

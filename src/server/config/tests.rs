@@ -1,0 +1,89 @@
+//! What a configuration may say, and what it is told otherwise.
+
+use super::*;
+
+#[test]
+fn an_empty_file_is_the_default() {
+    assert_eq!(Config::parse("").unwrap(), Config::default());
+    assert_eq!(Config::default().listeners().len(), 1);
+}
+
+#[test]
+fn the_file_of_the_repository_says_the_defaults() {
+    let text = include_str!("../../../config.toml");
+    let mut config = Config::parse(text).unwrap();
+    assert_eq!(config.listeners(), Config::default().listeners());
+    config.listen.clear();
+    config.peer.clear();
+    assert_eq!(config, Config::default());
+    // What stands there as a comment is valid too.
+    let is_setting = |text: &str| {
+        text.starts_with("[[") || (text.contains(" = ") && !text.starts_with(char::is_uppercase))
+    };
+    let uncommented: String = text
+        .lines()
+        .map(|line| {
+            line.strip_prefix("# ")
+                .filter(|rest| is_setting(rest))
+                .unwrap_or(line)
+        })
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    assert_ne!(uncommented, text);
+    assert_eq!(Config::parse(&uncommented).unwrap().peer.len(), 1);
+}
+
+#[test]
+fn what_is_unknown_or_impossible_is_refused_with_its_line_and_what_to_write() {
+    for (text, wanted) in [
+        (
+            "[realm]\nidd = \"x\"",
+            &["line 2", "idd", "expected one of"][..],
+        ),
+        ("[relm]", &["line 1", "relm", "expected one of"]),
+        ("[realm]\nid = \"A B\"", &["line 2", "a-z"]),
+        ("[realm]\n\nsession_ttl = 30", &["line 3", "\"30s\""]),
+        ("[realm]\nsession_ttl = \"30\"", &["line 2", "unit", "30s"]),
+        ("[link]\nmax_datagram = \"100B\"", &["line 2", "160B"]),
+        ("[link]\nkind = \"wifi\"", &["line 2", "nb-iot"]),
+        ("[link]\nmax_bitrate = \"9600\"", &["line 2", "9600bps"]),
+        ("[limits]\nmax_message = \"1GiB\"", &["line 2", "16KiB"]),
+        ("[limits]\nlinks = 0", &["line 2", "at least 1"]),
+        ("[realm]\npeering = \"all\"", &["line 2", "listed"]),
+        (
+            "[[peer]]\nrealm = \"beta\"\naddress = \"x y\"",
+            &["line 3", "host"],
+        ),
+        (
+            "[[peer]]\nrealm = \"beta\"\naddress = \"x\"\nkey = \"short\"",
+            &["line 4", "43"],
+        ),
+        (
+            "[[listen]]\naddress = \"localhost\"",
+            &["line 2", "socket address"],
+        ),
+        ("[[listen]]\nsecurity = \"sealed\"", &["line 1", "address"]),
+        (
+            "[[listen]]\naddress = \"1.2.3.4:5\"\nsecurity = \"none\"",
+            &["line 3", "sealed", "plain"],
+        ),
+        (
+            "[[listen]]\naddress = \"0.0.0.0:5\"\nsecurity = \"plain\"",
+            &["plain_beyond_loopback = true"],
+        ),
+        ("[store]\nengine = \"paper\"", &["line 2", "embedded"]),
+        ("[log]\nlevel = 3", &["line 2"]),
+        ("x = ", &["line 1"]),
+    ] {
+        let error = Config::parse(text).unwrap_err();
+        for part in wanted {
+            assert!(error.contains(part), "{text}\n{error}\n(no {part:?})");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_missing_is_named() {
+    let error = Config::load(Path::new("/nonexistent/config.toml")).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/config.toml"));
+}
