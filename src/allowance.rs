@@ -194,9 +194,6 @@ impl<T: Default> Places<T> {
 pub struct Allowances(Places<Allowance>);
 
 impl Allowances {
-    /// Bytes that one place takes.
-    pub const PLACE_BYTES: usize = size_of::<Allowance>();
-
     /// Counted in so many places.
     pub fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
         Self(Places::new(places, rng))
@@ -223,9 +220,9 @@ impl Allowances {
 }
 
 /// Tries that went wrong in a row are free.
-const STRIKES_FREE: u64 = 2;
+const STRIKES_FREE: u64 = 3;
 /// The wait after the next one; each further one doubles it.
-const STRIKE_WAIT: Duration = Duration::from_secs(30);
+const STRIKE_WAIT: Duration = Duration::from_mins(1);
 /// The longest wait, and how long it takes until one try is forgotten.
 const STRIKE_WAIT_MAX: Duration = Duration::from_mins(15);
 
@@ -263,15 +260,12 @@ impl Strikes {
     }
 }
 
-/// Who guesses waits: after two wrong guesses 30 s, and twice as long after each further one, up to 15 minutes; so
+/// Who guesses waits: after three wrong guesses a minute, and twice as long after each further one, up to 15 minutes; so
 /// there are at most ten in an hour, and nobody is ever locked out. One is forgotten in 15 minutes.
 #[derive(Debug)]
 pub struct Guesses(Places<Strikes>);
 
 impl Guesses {
-    /// Bytes that one place takes.
-    pub const PLACE_BYTES: usize = size_of::<Strikes>();
-
     /// Counted in so many places.
     pub fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
         Self(Places::new(places, rng))
@@ -316,16 +310,16 @@ impl Guesses {
     }
 }
 
-/// The network that an address is in: an IPv4 /24, or an IPv6 /64. Whoever has one address has the others at hand.
+/// The subnet that an address is in: an IPv4 /24, or an IPv6 /64. Whoever has one address has the others at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Network([u8; 8]);
+pub struct Subnet([u8; 8]);
 
-impl From<IpAddr> for Network {
+impl From<IpAddr> for Subnet {
     fn from(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(v4) => {
                 let [a, b, c, _] = v4.octets();
-                // No IPv6 network begins with these.
+                // No IPv6 subnet begins with these.
                 Self([0, 0, 0, 0, 1, a, b, c])
             }
             IpAddr::V6(v6) => {
@@ -393,7 +387,7 @@ mod tests {
             // Many at once, each second.
             heard.extend((0..3).filter_map(|_| guesses.begin(now, &"ann").ok().map(|()| now)));
         }
-        assert_eq!(heard[0..2], [HOUR, HOUR]);
+        assert_eq!(heard[0..3], [HOUR; 3]);
         for from in &heard {
             let hour = *from..from + HOUR;
             let count = heard.iter().filter(|at| hour.contains(at)).count();
@@ -423,12 +417,12 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_a_24_or_a_64() {
-        let network = |text: &str| Network::from(text.parse::<IpAddr>().unwrap());
-        assert_eq!(network("192.0.2.1"), network("192.0.2.254"));
-        assert_eq!(network("192.0.2.1"), network("::ffff:192.0.2.9"));
-        assert_ne!(network("192.0.2.1"), network("192.0.3.1"));
-        assert_eq!(network("2001:db8::1"), network("2001:db8::2:0:0:1"));
-        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+    fn a_subnet_is_a_24_or_a_64() {
+        let subnet = |text: &str| Subnet::from(text.parse::<IpAddr>().unwrap());
+        assert_eq!(subnet("192.0.2.1"), subnet("192.0.2.254"));
+        assert_eq!(subnet("192.0.2.1"), subnet("::ffff:192.0.2.9"));
+        assert_ne!(subnet("192.0.2.1"), subnet("192.0.3.1"));
+        assert_eq!(subnet("2001:db8::1"), subnet("2001:db8::2:0:0:1"));
+        assert_ne!(subnet("2001:db8::1"), subnet("2001:db8:0:1::1"));
     }
 }

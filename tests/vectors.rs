@@ -14,8 +14,8 @@ use merpati::{
         DeviceSession, Entry, ErrorCode, Event, Fragment, Frame, Frames, HandshakeId, Hello,
         HelloReply, Init, LinkName, Mailbox, Member, Open, OperationNumber, Options,
         PROTOCOL_VERSION, Packet, PacketNumber, Page, PartOf, Password, Peer, PeerRequest, Port,
-        Position, Protection, Refusal, Request, Role, Sender, Sent, SessionId, SessionRef, Text,
-        Unread, Welcome, append_crc, link_header,
+        Position, Protection, Refusal, RegistrationCode, Request, Role, Sender, Sent, SessionId,
+        SessionRef, Text, Unread, Welcome, append_crc, link_header,
     },
 };
 use serde_json::{Value, json};
@@ -547,6 +547,21 @@ fn commands() {
     };
     assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
     good.push(valid("inbox with optional fields", &json!({ "session": "bound", "after": 70, "limit": 5, "bytes": 400, "offset": 100, "urgent": true }), &request.to_bytes()));
+    let request = Request {
+        options: Options {
+            code: Some(RegistrationCode([0xab; 10])),
+            ..Options::NONE
+        },
+        command: Command::Register {
+            operation,
+            full_name: Text("Ann Example"),
+            country: Text("id"),
+            username: user("ann"),
+            password,
+        },
+    };
+    assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
+    good.push(valid("register with a code", &json!({ "operation": 9, "full_name": "Ann Example", "country": "id", "username": "ann", "password": "correct horse", "code": "ab".repeat(10) }), &request.to_bytes()));
     let bad: &[(&str, &[u8])] = &[
         ("no command", &[]),
         ("an opcode that is not known", &[0x7f]),

@@ -109,6 +109,9 @@ pub enum Command {
         username: Username,
         #[command(flatten)]
         password: PasswordSource,
+        /// Read the registration code from a file, for a realm that asks for one.
+        #[arg(long, value_name = "FILE")]
+        code_file: Option<PathBuf>,
     },
     /// Log in.
     Auth {

@@ -8,7 +8,7 @@ use std::{
 use merpati::{
     client::{Client, Kind, Message, Options, Profile, Silence, Traits, default_home, system_rng},
     crypto::ConnectionString,
-    wire::{self, Handle, Mailbox, SessionId, Username},
+    wire::{self, Handle, Mailbox, RegistrationCode, SessionId, Username},
 };
 use serde_json::json;
 
@@ -76,7 +76,11 @@ pub async fn patiently<T, E: Into<Failure>>(
     let outcome = tokio::select! {
         outcome = &mut call => outcome,
         () = tokio::time::sleep(PATIENCE), if io::stderr().is_terminal() => {
-            Output::aside("no answer yet; still trying. Ctrl-C stops it, and nothing is done twice");
+            let notices = client.take_notices();
+            notices.iter().for_each(Output::notice);
+            if notices.is_empty() {
+                Output::aside("no answer yet; still trying. Ctrl-C stops it, and nothing is done twice");
+            }
             call.await
         }
     };
@@ -87,10 +91,11 @@ pub async fn patiently<T, E: Into<Failure>>(
 pub async fn register(
     client: &Client,
     output: Output,
+    code: Option<RegistrationCode>,
     (name, country, username): (&str, &str, Username),
     password: &str,
 ) -> Result<(), Failure> {
-    let call = client.register(name, country, username, password.as_bytes());
+    let call = client.register_with(code, (name, country), username, password.as_bytes());
     let session = patiently(client, call).await?;
     output.result(
         &json!({ "session": session.to_string() }),

@@ -87,10 +87,13 @@ async fn once(global: &Global, output: Output, command: Command) -> Result<(), F
             country,
             username,
             password,
+            code_file,
         } => {
+            let code = code_file.as_deref().map(passwords::code).transpose()?;
             let password = passwords::new_password(&password, "Password")?;
             let client = ask::client(global, None)?;
-            ask::register(&client, output, (&name, &country, username), &password).await
+            let who = (name.as_str(), country.as_str(), username);
+            ask::register(&client, output, code, who, &password).await
         }
         Command::Auth { username, password } => {
             let password = passwords::password(&password, "Password")?;

@@ -70,12 +70,12 @@ impl From<CallError> for Failure {
                 ("unreachable", UNREACHABLE)
             }
             CallError::KeyChanged { .. } => ("key-changed", UNREACHABLE),
-            CallError::Busy { .. } => ("busy", UNKNOWN),
+            CallError::Busy(refusal) => (refusal.code.name(), UNKNOWN),
             CallError::OutcomeUnknown { .. } => ("outcome-unknown", UNKNOWN),
             CallError::Profile(_) | CallError::System(_) => ("local", LOCAL),
         };
         let detail = match &error {
-            CallError::Refused(refusal) => detail(*refusal),
+            CallError::Refused(refusal) | CallError::Busy(refusal) => detail(*refusal),
             _ => None,
         };
         Self {
@@ -178,6 +178,9 @@ impl Output {
                 Answer::Sent(sent) => format!("finished an earlier `{command}`: {}", sent.name()),
                 _ => format!("finished an earlier `{command}`: done"),
             },
+            Notice::AskedToWait(refusal) => {
+                format!("{refusal} It is tried again then; Ctrl-C stops it")
+            }
             Notice::NeedsPassword { command } => format!(
                 "an earlier `{command}` was cut off; run it again to learn whether it took effect"
             ),

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use merpati::wire::{PASSWORD_MAX, PASSWORD_MIN};
+use merpati::wire::{PASSWORD_MAX, PASSWORD_MIN, RegistrationCode};
 use zeroize::Zeroizing;
 
 use super::{
@@ -56,12 +56,17 @@ fn from_file(path: &Path) -> Result<Secret, Failure> {
     let text = fs::read_to_string(path)
         .map(Zeroizing::new)
         .map_err(|error| {
-            Failure::local(format!(
-                "cannot read the password file {}: {error}",
-                path.display()
-            ))
+            Failure::local(format!("cannot read the file {}: {error}", path.display()))
         })?;
     Ok(without_line_end(&text))
+}
+
+/// The registration code in a file.
+pub fn code(path: &Path) -> Result<RegistrationCode, Failure> {
+    let text = from_file(path)?;
+    text.trim()
+        .parse()
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }
 
 fn from_stdin() -> Result<Secret, Failure> {

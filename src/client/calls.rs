@@ -4,8 +4,8 @@ use super::{CallError, Client, Message};
 use crate::crypto::PublicKey;
 use crate::wire::{
     Account, Answer, Body, Command, DeviceSession, Entry, GroupName, Handle, Mailbox, Member,
-    OperationNumber, Options, Page, Password, Peer, Port, RealmId, Role, Sender, Sent, SessionId,
-    SessionRef, Text, Username,
+    OperationNumber, Options, Page, Password, Peer, Port, RealmId, RegistrationCode, Role, Sender,
+    Sent, SessionId, SessionRef, Text, Username,
 };
 
 /// Stands for the first of the realm's own addresses.
@@ -23,6 +23,22 @@ impl Client {
         username: Username,
         password: &[u8],
     ) -> Result<SessionId, CallError> {
+        self.register_with(None, (full_name, country), username, password)
+            .await
+    }
+
+    /// The same on a realm that may ask for a code.
+    pub async fn register_with(
+        &self,
+        code: Option<RegistrationCode>,
+        (full_name, country): (&str, &str),
+        username: Username,
+        password: &[u8],
+    ) -> Result<SessionId, CallError> {
+        let options = Options {
+            code,
+            ..Options::NONE
+        };
         let command = Command::Register {
             operation: UNNUMBERED,
             full_name: Text(full_name),
@@ -30,7 +46,7 @@ impl Client {
             username,
             password: Password(password),
         };
-        session(self.call(Options::NONE, command).await?)
+        session(self.call(options, command).await?)
     }
 
     /// Opens a session.

@@ -34,16 +34,10 @@ pub enum CallError {
         /// How long it was tried.
         waited: Duration,
     },
-    /// The realm said again and again that it is busy. An answer before those may have been lost, so whether the command
-    /// took effect is not known; it is kept, and finished by the next call of this profile.
-    #[error(
-        "the realm has been too busy for {waited:?}; the command is kept, and finished by the next one: run it again, \
-         it will not be done twice"
-    )]
-    Busy {
-        /// How long it was tried.
-        waited: Duration,
-    },
+    /// The realm asks to wait for longer than there is time. An answer before that may have been lost, so whether the
+    /// command took effect is not known; it is kept, and finished by the next call of this profile.
+    #[error("{0} Then run it again: it will not be done twice")]
+    Busy(Refusal),
     /// The realm's address cannot be found.
     #[error(
         "cannot find {host}: {source}; check the name in the connection string, and the network"

@@ -22,6 +22,9 @@ const RENUMBERED_MAX: u32 = 3;
 /// What is waited for a realm that is busy and does not say for how long.
 const BUSY_WAIT: Duration = Duration::from_millis(500);
 
+/// A wait that a person should hear of.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
+
 /// A command on its way. Should whoever asks stop waiting, it is left for the next call to finish.
 struct Begun<'a> {
     client: &'a Client,
@@ -60,11 +63,7 @@ impl Client {
             let early = self.may_be_early(&request)?;
             return self.ask_patiently(&request, early, deadline).await;
         }
-        let kept = Request {
-            options,
-            command: request.command.without_secrets(),
-        }
-        .to_bytes();
+        let kept = request.without_secrets().to_bytes();
         self.finish_orphans(Some(&kept), deadline).await?;
         let mut number = self.number(&kept, &request)?;
         for _ in 0..RENUMBERED_MAX {
@@ -273,12 +272,13 @@ impl Client {
             let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
             if !refusal.is_transient() || Instant::now() + wait >= deadline {
                 return Err(if changes {
-                    CallError::Busy {
-                        waited: self.options.deadline,
-                    }
+                    CallError::Busy(*refusal)
                 } else {
                     CallError::Refused(*refusal)
                 });
+            }
+            if wait >= WORTH_TELLING {
+                self.note(Notice::AskedToWait(*refusal));
             }
             tokio::time::sleep(wait).await;
         }

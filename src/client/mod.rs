@@ -61,7 +61,7 @@ use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::LINK_LIFETIME,
     host::Host,
-    wire::{Answer, SessionId},
+    wire::{Answer, Refusal, SessionId},
 };
 
 /// How long a call goes on trying unless told otherwise.
@@ -129,6 +129,8 @@ pub enum Notice {
         /// What the realm answered.
         answer: Answer,
     },
+    /// The realm asks to come again later, and the call does.
+    AskedToWait(Refusal),
     /// A command that an earlier run began can be finished only with its password: run it again.
     NeedsPassword {
         /// The command's name.

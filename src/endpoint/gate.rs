@@ -10,17 +10,17 @@ use std::{
 use rand_core::CryptoRng;
 
 use crate::{
-    allowance::{Allowance, Allowances, Frequency, Network},
+    allowance::{Allowance, Allowances, Frequency, Subnet},
     crypto::{MacKey, SecretKey, same},
     link::Time,
     wire::{Cookie, HandshakeId},
 };
 
-/// Places in which networks are counted.
-pub const NETWORKS_COUNTED: usize = 4096;
+/// Places in which subnets are counted.
+pub const SUBNETS_COUNTED: usize = 4096;
 /// A secret is used for so long, and good for as long again.
 const SECRET_LIFETIME: Duration = Duration::from_mins(2);
-/// With a cookie, so many times as many are let in from one network.
+/// With a cookie, so many times as many are let in from one subnet.
 const PROVEN_FACTOR: u32 = 4;
 
 /// How often a handshake begins without a cookie.
@@ -28,15 +28,15 @@ const PROVEN_FACTOR: u32 = 4;
 pub struct Handshakes {
     /// In all.
     pub all: Frequency,
-    /// From one network: an IPv4 /24, or an IPv6 /64.
-    pub per_network: Frequency,
+    /// From one subnet: an IPv4 /24, or an IPv6 /64.
+    pub per_subnet: Frequency,
 }
 
 impl Default for Handshakes {
     fn default() -> Self {
         Self {
             all: Frequency::per_second(100),
-            per_network: Frequency::per_second(5),
+            per_subnet: Frequency::per_second(5),
         }
     }
 }
@@ -62,16 +62,16 @@ impl Gate {
             secrets: [secret(), secret()],
             renewed: Time(0),
             all: Allowance::default(),
-            strangers: Allowances::new(NETWORKS_COUNTED, rng),
-            proven: Allowances::new(NETWORKS_COUNTED, rng),
+            strangers: Allowances::new(SUBNETS_COUNTED, rng),
+            proven: Allowances::new(SUBNETS_COUNTED, rng),
         }
     }
 
     /// True when another handshake may begin from `source` without a cookie; counts it.
     pub fn admits(&mut self, now: Time, source: IpAddr) -> bool {
-        let (network, limits) = (Network::from(source), self.limits);
+        let (subnet, limits) = (Subnet::from(source), self.limits);
         self.strangers
-            .take(now.0, &network, limits.per_network)
+            .take(now.0, &subnet, limits.per_subnet)
             .and_then(|()| self.all.take(now.0, limits.all))
             .is_ok()
     }
@@ -89,11 +89,11 @@ impl Gate {
         let is_good = |secret: &MacKey| same(&made(secret, source, handshake), cookie);
         let is_good = (age < SECRET_LIFETIME * 2 && is_good(current))
             || (age < SECRET_LIFETIME && is_good(before));
-        let (network, often) = (
-            Network::from(source.ip()),
-            self.limits.per_network.times(PROVEN_FACTOR),
+        let (subnet, often) = (
+            Subnet::from(source.ip()),
+            self.limits.per_subnet.times(PROVEN_FACTOR),
         );
-        is_good && self.proven.take(now.0, &network, often).is_ok()
+        is_good && self.proven.take(now.0, &subnet, often).is_ok()
     }
 
     /// What has to be returned before a handshake begins.
@@ -135,28 +135,28 @@ mod tests {
         Time(n * 1_000_000)
     }
 
-    fn source(network: u8) -> SocketAddr {
-        SocketAddr::from(([192, 0, network, 7], 4000))
+    fn source(subnet: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, subnet, 7], 4000))
     }
 
     /// HS-12
     #[test]
-    fn each_network_has_its_allowance_and_all_have_one_together() {
+    fn each_subnet_has_its_allowance_and_all_have_one_together() {
         let mut rng = StdRng::seed_from_u64(1);
         let limits = Handshakes {
             all: Frequency::per_second(10),
-            per_network: Frequency::per_second(2),
+            per_subnet: Frequency::per_second(2),
         };
         let mut gate = Gate::new(limits, &mut rng);
-        let mut admitted = |now, network| {
+        let mut admitted = |now, subnet| {
             let all = 0..100;
-            all.filter(|_| gate.admits(now, source(network).ip()))
+            all.filter(|_| gate.admits(now, source(subnet).ip()))
                 .count()
         };
         assert_eq!(admitted(second(1), 1), 8, "four seconds' worth");
         assert_eq!(admitted(second(2), 1), 2);
         assert_eq!(admitted(second(2), 2), 8);
-        let together: usize = (3..30).map(|network| admitted(second(2), network)).sum();
+        let together: usize = (3..30).map(|subnet| admitted(second(2), subnet)).sum();
         assert_eq!(together, 40 - 10, "and no more than all may");
         assert_eq!(admitted(second(100), 1), 8);
     }

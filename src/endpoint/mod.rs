@@ -313,6 +313,11 @@ impl Endpoint {
             .map_or(0, |slot| slot.link.message_max())
     }
 
+    /// Where `link`'s other side is.
+    pub fn address(&self, link: LinkId) -> Option<SocketAddr> {
+        Some(self.slots.get(&link)?.address)
+    }
+
     /// The key of `link`'s other side; none on a plain link.
     pub fn peer(&self, link: LinkId) -> Option<PublicKey> {
         self.slots.get(&link)?.peer

@@ -7,16 +7,16 @@ use std::net::IpAddr;
 use rand_core::CryptoRng;
 
 use crate::{
-    allowance::{Allowances, Frequency, Network},
+    allowance::{Allowances, Frequency, Subnet},
     crypto::{MacKey, SecretKey},
     link::Time,
     wire::{ConnectionId, ResetToken},
 };
 
-/// Resets to one network.
-const PER_NETWORK: Frequency = Frequency::per_second(10);
-/// Places in which networks are counted.
-pub const NETWORKS_COUNTED: usize = 1024;
+/// Resets to one subnet.
+const PER_SUBNET: Frequency = Frequency::per_second(10);
+/// Places in which subnets are counted.
+pub const SUBNETS_COUNTED: usize = 1024;
 
 /// Makes reset tokens, and says how often one may be sent.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Resets {
     pub fn new(identity: &SecretKey, rng: &mut impl CryptoRng) -> Self {
         Self {
             tokens: MacKey::derive(identity, "reset tokens"),
-            sent: Allowances::new(NETWORKS_COUNTED, rng),
+            sent: Allowances::new(SUBNETS_COUNTED, rng),
         }
     }
 
@@ -40,8 +40,8 @@ impl Resets {
 
     /// True when another Reset may go to `source`; counts it.
     pub fn allow(&mut self, now: Time, source: IpAddr) -> bool {
-        let network = Network::from(source);
-        self.sent.take(now.0, &network, PER_NETWORK).is_ok()
+        let subnet = Subnet::from(source);
+        self.sent.take(now.0, &subnet, PER_SUBNET).is_ok()
     }
 }
 
@@ -53,7 +53,7 @@ mod tests {
 
     /// HS-8
     #[test]
-    fn a_network_gets_ten_resets_a_second() {
+    fn a_subnet_gets_ten_resets_a_second() {
         let mut rng = StdRng::seed_from_u64(1);
         let mut resets = Resets::new(&SecretKey::from_bytes([1; 32]), &mut rng);
         let source = IpAddr::from([10, 0, 0, 1]);

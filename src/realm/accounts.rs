@@ -1,10 +1,11 @@
 //! Accounts: `register`, `auth`, `passwd` (ACC-1 … ACC-4).
 
 use super::{
-    Failure, Hashed, Realm, Work,
+    Failure, Guess, Hashed, Moment, Realm, Registration, Work,
     records::{self, AccountRecord, Record as _},
 };
 use crate::{
+    crypto::same,
     store::{Expected, Store},
     wire::{Answer, Command, ErrorCode, PASSWORD_MAX, PASSWORD_MIN, Password, Refusal},
 };
@@ -41,9 +42,13 @@ impl<S: Store> Realm<S> {
             }
         }
         check_password(&password)?;
+        self.check_code(work)?;
         let key = records::account(username);
         if self.store.get(&key).await?.is_some() {
             return Err(ErrorCode::UsernameTaken.into());
+        }
+        if work.hashed.made.is_none() {
+            self.limiter.registration(work.caller)?;
         }
         let account = AccountRecord {
             full_name: full_name.0.into(),
@@ -55,6 +60,19 @@ impl<S: Store> Realm<S> {
             .expect(key.clone(), Expected::Absent)
             .put(key, account.to_value()?);
         self.open_session(work, username).await
+    }
+
+    /// ACC-6: whether anybody may register, or who has the code.
+    fn check_code(&self, work: &Work<'_>) -> Result<(), Failure> {
+        let given = work.request.options.code;
+        match &self.own.registration {
+            Registration::Open => Ok(()),
+            Registration::Closed => Err(ErrorCode::RegistrationClosed.into()),
+            Registration::Code(code) if given.is_some_and(|given| same(&given.0, &code.0)) => {
+                Ok(())
+            }
+            Registration::Code(_) => Err(ErrorCode::WrongCode.into()),
+        }
     }
 
     /// ACC-3: an unknown user and a wrong password are told apart neither by the answer nor by the
@@ -69,7 +87,14 @@ impl<S: Store> Realm<S> {
         let key = records::account(username);
         let found = self.record::<AccountRecord>(&key).await?;
         let kept = found.as_ref().map(|(account, _)| account.password.clone());
-        let fits = self.compare(&password, kept, &mut work.hashed).await?;
+        if work.hashed.compared.is_none() {
+            self.limiter.login(work.caller)?;
+        }
+        let guess = Guess::Login(username);
+        let guess = (work.caller.now, &guess);
+        let fits = self
+            .compare(guess, &password, kept, &mut work.hashed)
+            .await?;
         let version = match found {
             Some((_, version)) if fits => version,
             _ => return Err(ErrorCode::BadCredentials.into()),
@@ -94,7 +119,12 @@ impl<S: Store> Realm<S> {
             .await?
             .ok_or(ErrorCode::NoSession)?;
         let kept = Some(account.password.clone());
-        if !self.compare(&old, kept, &mut work.hashed).await? {
+        if work.hashed.compared.is_none() {
+            self.limiter.login(work.caller)?;
+        }
+        let guess = Guess::Login(current.user);
+        let guess = (work.caller.now, &guess);
+        if !self.compare(guess, &old, kept, &mut work.hashed).await? {
             return Err(ErrorCode::WrongPassword.into());
         }
         account.password = self.hashed(&new, &mut work.hashed).await?;
@@ -124,8 +154,10 @@ impl<S: Store> Realm<S> {
         Ok(made)
     }
 
+    /// True when `password` is the one that was kept. Whoever guesses waits ever longer (ACC-5).
     pub(super) async fn compare(
         &self,
+        (now, guess): (Moment, &Guess),
         password: &Password<'_>,
         kept: Option<String>,
         done: &mut Hashed,
@@ -135,7 +167,12 @@ impl<S: Store> Realm<S> {
         {
             return Ok(*fits);
         }
-        let fits = self.passwords.verify(password.0, kept.clone()).await?;
+        self.limiter.guess(now, guess)?;
+        let verified = self.passwords.verify(password.0, kept.clone()).await;
+        if !matches!(verified, Ok(false)) {
+            self.limiter.was_right(guess);
+        }
+        let fits = verified?;
         done.compared = Some((kept, fits));
         Ok(fits)
     }

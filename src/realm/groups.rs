@@ -1,7 +1,7 @@
 //! Groups, from a member's side (GRP-1 … GRP-5): make, join, leave, list.
 
 use super::{
-    Caller, Failure, Hashed, Realm, Work,
+    Caller, Failure, Guess, Hashed, Moment, Realm, Work,
     records::{self, BanRecord, GroupLink, GroupRecord, MemberRecord, Place, Record as _},
     sessions::Current,
 };
@@ -194,7 +194,12 @@ impl<S: Store> Realm<S> {
     ) -> Result<Option<String>, Failure> {
         match password.0.len() {
             0 => Ok(None),
-            1..=PASSWORD_MAX => Ok(Some(self.hashed(password, &mut work.hashed).await?)),
+            1..=PASSWORD_MAX => {
+                if work.hashed.made.is_none() {
+                    self.limiter.join(work.caller.now, &work.caller.subnet)?;
+                }
+                Ok(Some(self.hashed(password, &mut work.hashed).await?))
+            }
             _ => Err(Refusal::too_large(PASSWORD_MAX as u64).into()),
         }
     }
@@ -210,15 +215,25 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::Internal.into());
         };
         let current = self.session(work.caller, session).await?;
-        let Some(group) = self.find_group(name).await? else {
-            if self.limits.hide_groups {
-                // As long as a wrong password takes, or the time would tell.
-                self.compare(&password, None, &mut work.hashed).await?;
-                return Err(ErrorCode::WrongPassword.into());
-            }
+        let group = self.find_group(name).await?;
+        if group.is_none() && !self.limits.hide_groups {
             return Err(ErrorCode::NoSuchGroup.into());
+        }
+        let needs_hashing = group
+            .as_ref()
+            .is_none_or(|group| group.record.password.is_some());
+        if needs_hashing && work.hashed.compared.is_none() {
+            self.limiter.join(work.caller.now, &work.caller.subnet)?;
+        }
+        let guess = Guess::Join(local(current.user));
+        let guess = (work.caller.now, &guess);
+        let Some(group) = group else {
+            // As long as a wrong password takes, or the time would tell.
+            self.compare(guess, &password, None, &mut work.hashed)
+                .await?;
+            return Err(ErrorCode::WrongPassword.into());
         };
-        self.check_group_password(&group, &password, &mut work.hashed)
+        self.check_group_password(guess, &group, &password, &mut work.hashed)
             .await?;
         let ban = records::ban(name, group.record.epoch, &local(current.user));
         if self.record::<BanRecord>(&ban).await?.is_some() {
@@ -244,13 +259,17 @@ impl<S: Store> Realm<S> {
 
     pub(super) async fn check_group_password(
         &self,
+        guess: (Moment, &Guess),
         group: &Group,
         password: &Password<'_>,
         hashed: &mut Hashed,
     ) -> Result<(), Failure> {
         let fits = match &group.record.password {
             None => password.0.is_empty(),
-            Some(kept) => self.compare(password, Some(kept.clone()), hashed).await?,
+            Some(kept) => {
+                let kept = Some(kept.clone());
+                self.compare(guess, password, kept, hashed).await?
+            }
         };
         if fits {
             Ok(())

@@ -1,7 +1,7 @@
 //! Groups of this realm whose members are users of others too (PEER-8 … PEER-11).
 
 use super::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Hashed, Outcome, Realm,
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Guess, Hashed, Outcome, Realm,
     groups::Group,
     network::GroupWork,
     peers::Peer,
@@ -40,7 +40,11 @@ impl<S: Store> Realm<S> {
                 }
                 group => group?,
             };
-            self.check_group_password(&group, password, &mut hashed)
+            if group.record.password.is_some() && hashed.compared.is_none() {
+                self.limiter.join(caller.now, &peer.realm)?;
+            }
+            let guess = (caller.now, &Guess::Join(who));
+            self.check_group_password(guess, &group, password, &mut hashed)
                 .await?;
             let joined = Answer::Joined {
                 epoch: group.record.epoch,

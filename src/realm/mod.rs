@@ -12,6 +12,7 @@ mod groups;
 mod hosting;
 mod incoming;
 mod introductions;
+mod limits;
 mod mail;
 mod moderation;
 mod network;
@@ -28,15 +29,14 @@ mod watching;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Mutex, PoisonError};
 
 pub use carrying::{Carried, Outgoing};
 pub use copies::ReadOutcome;
+use limits::{Guess, Limiter};
+pub use limits::{Limits, Rates};
 pub use network::{Errand, GroupWork, Network};
-pub use peers::{Own, Peer, Peering};
+pub use peers::{Own, Peer, Peering, Registration};
 pub use watching::{Push, Watch};
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
@@ -52,6 +52,7 @@ use self::{
     watching::{Joins, joins_of},
 };
 use crate::{
+    allowance::Subnet,
     crypto::{MacKey, PublicKey, SecretKey},
     faults::{Fault, is_planted},
     store::{Batch, CommitError, Key, Store, StoreError, Version},
@@ -68,38 +69,13 @@ const CONTENDED_MS: u64 = 100;
 /// What a client is asked to wait when the disk is full, in milliseconds.
 const DISK_FULL_MS: u64 = 10_000;
 
-/// The bounds within which a realm works.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// The longest message, in bytes.
-    pub max_message: usize,
-    /// A session unused for so long ends.
-    pub session_ttl: Duration,
-    /// Sessions a user may have; the one unused for longest makes room for another.
-    pub sessions_max: usize,
-    /// Passwords hashed at once.
-    pub password_threads: usize,
-    /// Answer `wrong-password` to who would join a group that does not exist.
-    pub hide_groups: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_message: 16 << 10,
-            session_ttl: Duration::from_hours(30 * 24),
-            sessions_max: 16,
-            password_threads: std::thread::available_parallelism().map_or(1, usize::from),
-            hide_groups: false,
-        }
-    }
-}
-
 /// Who asks, and when.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
     /// The device's key; none on a plain link.
     pub device: Option<PublicKey>,
+    /// Where it comes from.
+    pub subnet: Subnet,
     /// Which of the realm's keys the link is with; none on a plain link.
     pub own: Option<PublicKey>,
     /// The command came in a handshake's first message, which may have been recorded by anyone.
@@ -119,6 +95,8 @@ pub struct Moment {
     pub wall: u32,
     /// For how many seconds the realm has been running in all: for lifetimes, whatever the clock says.
     pub running: u32,
+    /// The same in microseconds, since it was started: for what happens many times a second.
+    pub micros: u64,
 }
 
 /// What a realm knows of a device that opens a link.
@@ -136,6 +114,7 @@ pub struct Realm<S> {
     store: S,
     own: Own,
     limits: Limits,
+    limiter: Limiter,
     network: Network,
     /// Commands that wait for what a peer says of their message.
     verdicts: Verdicts,
@@ -211,7 +190,9 @@ impl<S: Store> Realm<S> {
         network: Network,
         seed: [u8; 32],
     ) -> std::io::Result<Self> {
+        let mut rng = StdRng::from_seed(seed);
         Ok(Self {
+            limiter: Limiter::new(limits.rates, &mut rng),
             store,
             own,
             network,
@@ -222,7 +203,7 @@ impl<S: Store> Realm<S> {
             limits,
             session_ids: MacKey::derive(lasting, "session ids"),
             session_hashes: MacKey::derive(lasting, "session hashes"),
-            rng: Mutex::new(StdRng::from_seed(seed)),
+            rng: Mutex::new(rng),
             failed: watch::Sender::new(None),
         })
     }

@@ -26,11 +26,8 @@ const STEP: u64 = 64;
 /// What tells whether two commands are the same: the first 8 bytes of a BLAKE2s over the command
 /// without its passwords and its number (EXACT-5).
 pub fn fingerprint(request: &Request<'_>) -> [u8; 8] {
-    let request = Request {
-        options: request.options,
-        command: request.command.without_secrets(),
-    };
-    let hash: [u8; 32] = Blake2s256::digest(request.to_bytes()).into();
+    let kept = request.without_secrets().to_bytes();
+    let hash: [u8; 32] = Blake2s256::digest(kept).into();
     hash.first_chunk().copied().unwrap_or_default()
 }
 
@@ -182,6 +179,7 @@ pub(super) fn options_fit(request: &Request<'_>) -> bool {
             (rest.content, rest.ttl) = (None, None);
         }
         Command::AddRealm { .. } => rest.key = None,
+        Command::Register { .. } => rest.code = None,
         _ => {}
     }
     rest.urgent = false;

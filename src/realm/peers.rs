@@ -9,8 +9,8 @@ use crate::{
     crypto::{PublicKey, same},
     store::{Batch, Expected, Store, Version},
     wire::{
-        Answer, Command, ErrorCode, Peer as PeerState, Port, RealmId, Refusal, Sent, SessionRef,
-        Text,
+        Answer, Command, ErrorCode, Peer as PeerState, Port, RealmId, Refusal, RegistrationCode,
+        Sent, SessionRef, Text,
     },
 };
 
@@ -29,6 +29,18 @@ pub enum Peering {
     Closed,
 }
 
+/// Who may make an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Registration {
+    /// Anybody.
+    #[default]
+    Open,
+    /// Who has this code.
+    Code(RegistrationCode),
+    /// Nobody.
+    Closed,
+}
+
 /// What this realm says of itself to others.
 #[derive(Clone, Debug)]
 pub struct Own {
@@ -42,6 +54,8 @@ pub struct Own {
     pub peering: Peering,
     /// The hosts and ports at which others reach it; the first where nothing else is said.
     pub addresses: Vec<(String, u16)>,
+    /// Who may make an account.
+    pub registration: Registration,
     /// What makes a session an operator's.
     pub operator_code: String,
 }

@@ -79,6 +79,7 @@ impl<S: Store> Realm<S> {
             }
         };
         let current = found.ok_or(ErrorCode::NoSession)?;
+        self.limiter.command(caller.now, &current.user)?;
         self.use_session(current, caller.now).await
     }
 

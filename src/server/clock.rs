@@ -36,9 +36,11 @@ impl Clock {
     /// What time it is.
     pub fn now(&self) -> Moment {
         let seconds = |span: Duration| u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
+        let elapsed = self.started.elapsed();
         Moment {
             wall: seconds(self.host.time_of_day()),
-            running: self.before.saturating_add(seconds(self.started.elapsed())),
+            running: self.before.saturating_add(seconds(elapsed)),
+            micros: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::{
         IdentityError, PublicKey, SecretKey, load_or_create_identity, refuse_exposed, write_private,
     },
     endpoint::Identity,
+    wire::RegistrationCode,
 };
 
 /// The realm's key.
@@ -25,6 +26,8 @@ const FORMER_FILE: &str = "realm.key.former";
 const LASTING_FILE: &str = "realm.secret";
 /// The operator's code.
 const CODE_FILE: &str = "operator-code";
+/// What lets one register, where the realm asks for it.
+const REGISTRATION_FILE: &str = "registration-code";
 /// Former keys that a realm still answers to at most; each costs a MAC for every stranger that knocks.
 const FORMER_MAX: usize = 8;
 
@@ -104,6 +107,27 @@ pub fn operator_code(data: &Path, rng: &mut impl CryptoRng) -> Result<String, Se
             let mut bytes = [0; 15];
             rng.fill_bytes(&mut bytes);
             let code = data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase();
+            write_private(&path, format!("{code}\n").as_bytes())?;
+            Ok(code)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The code that lets one register: read from its file, or made there when it is first asked for.
+pub fn registration_code(
+    data: &Path,
+    rng: &mut impl CryptoRng,
+) -> Result<RegistrationCode, ServerError> {
+    let path = data.join(REGISTRATION_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => text
+            .trim()
+            .parse()
+            .map_err(|_| ServerError::RegistrationCode(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut code = RegistrationCode([0; 10]);
+            rng.fill_bytes(&mut code.0);
             write_private(&path, format!("{code}\n").as_bytes())?;
             Ok(code)
         }

@@ -3,6 +3,7 @@
 //! Knows nothing of the rules of chat. [`Server::start`] opens the store and binds the sockets, so
 //! that whoever holds a [`Server`] knows its addresses; [`Server::run`] serves until told to stop.
 
+mod admission;
 mod calls;
 mod clock;
 pub mod config;
@@ -21,9 +22,10 @@ use std::{
     thread,
 };
 
+pub(crate) use admission::{Admission, WorkLimits};
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
-use config::{ListenConfig, PeerConfig, Security, host_and_port};
+use config::{ListenConfig, PeerConfig, RegistrationConfig, Security, host_and_port};
 pub(crate) use peering::{Way, keep_in_touch};
 use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
@@ -33,7 +35,7 @@ use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
     endpoint::{self, Identity},
     host::{Host, Socket},
-    realm::{Errand, Network, Own, Realm},
+    realm::{Errand, Network, Own, Realm, Registration},
     store::{Embedded, OpenError, StoreError},
     wire::{Protection, RealmId},
 };
@@ -66,6 +68,11 @@ pub enum ServerError {
     /// A realm answers to so many former keys only.
     #[error("the realm has too many former keys: delete the oldest, the last lines of {}", .0.display())]
     ManyFormer(PathBuf),
+    /// The file with the registration code says something else.
+    #[error(
+        "{} is no registration code; correct it, or delete it and start again for a fresh one", .0.display()
+    )]
+    RegistrationCode(PathBuf),
     /// The store cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -104,8 +111,7 @@ pub struct Server {
     realm: Arc<Realm<Embedded>>,
     errands: mpsc::Receiver<Errand>,
     peers: Vec<PeerConfig>,
-    commands_max: usize,
-    max_message: usize,
+    work: WorkLimits,
     seed: u64,
 }
 
@@ -136,6 +142,13 @@ impl Server {
             key,
             former: identity.former.iter().map(SecretKey::public).collect(),
             peering: config.realm.peering.into(),
+            registration: match config.realm.registration {
+                RegistrationConfig::Open => Registration::Open,
+                RegistrationConfig::Closed => Registration::Closed,
+                RegistrationConfig::Code => {
+                    Registration::Code(keys::registration_code(&config.store.path, &mut rng)?)
+                }
+            },
             addresses: listeners.iter().map(Listener::reached_at).collect(),
             operator_code: keys::operator_code(&config.store.path, &mut rng)?,
         };
@@ -152,8 +165,7 @@ impl Server {
             realm: Arc::new(realm),
             errands,
             peers: config.peer.clone(),
-            commands_max: config.limits.commands,
-            max_message: usize::try_from(config.limits.max_message.0).unwrap_or(usize::MAX),
+            work: config.limits.work(),
             seed: rng.next_u64(),
         })
     }
@@ -215,6 +227,7 @@ impl Server {
             }
         }
         let mut ways = Vec::new();
+        let mut rng = Host::Real.rng()?;
         let mut workers = Vec::with_capacity(self.listeners.len());
         for listener in self.listeners {
             let (calls, to_call) = mpsc::channel(CALLS_MAX);
@@ -226,8 +239,8 @@ impl Server {
                 });
             }
             let realm = Arc::clone(&self.realm);
-            let limits = (self.commands_max, self.max_message);
-            let mut worker = Worker::new(listener.endpoint, realm, limits, clock.clone());
+            let admission = Admission::new(self.work, &mut rng);
+            let mut worker = Worker::new(listener.endpoint, realm, admission, clock.clone());
             let socket = listener.socket;
             let told_to_stop = told_to_stop.clone();
             let runtime = tokio::runtime::Builder::new_current_thread()

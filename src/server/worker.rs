@@ -11,12 +11,14 @@ use tokio::{
 };
 
 use super::{
+    admission::Admission,
     calls::{Call, Calls},
     clock::Clock,
     done::{Done, Then},
     watches::Watches,
 };
 use crate::{
+    allowance::Subnet,
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
     host::Socket,
@@ -34,8 +36,6 @@ const RECEIVE_BURST: usize = 64;
 const TRANSMIT_BURST: usize = 256;
 /// The longest datagram there is.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
-/// What a client is asked to wait when too many commands are in work, in milliseconds.
-const BUSY_MS: u64 = 500;
 /// How long a server that stops waits for what is in work.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -43,8 +43,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Worker<S> {
     endpoint: Endpoint,
     realm: Arc<Realm<S>>,
-    commands_max: usize,
-    max_message: usize,
+    admission: Admission,
     clock: Clock,
     started: Instant,
     in_work: usize,
@@ -58,7 +57,7 @@ impl<S: Store> Worker<S> {
     pub fn new(
         endpoint: Endpoint,
         realm: Arc<Realm<S>>,
-        (commands_max, max_message): (usize, usize),
+        admission: Admission,
         clock: Clock,
     ) -> Self {
         // As many answers can wait in it as commands may be in work.
@@ -66,8 +65,7 @@ impl<S: Store> Worker<S> {
         Self {
             endpoint,
             realm,
-            commands_max,
-            max_message,
+            admission,
             clock,
             started: Instant::now(),
             in_work: 0,
@@ -220,7 +218,7 @@ impl<S: Store> Worker<S> {
                     number,
                     limit,
                 } => {
-                    let limit = self.max_message.min(limit) as u64;
+                    let limit = self.admission.max_message().min(limit) as u64;
                     let refused = Answer::Refused(Refusal::too_large(limit)).to_bytes();
                     let now = self.now();
                     self.endpoint.reply(now, link, number, refused);
@@ -255,12 +253,18 @@ impl<S: Store> Worker<S> {
 
     fn carry_out(&mut self, link: LinkId, number: u64, bytes: Vec<u8>, early: bool) {
         let now = self.now();
-        if self.in_work >= self.commands_max {
-            let busy = Answer::Refused(Refusal::busy(BUSY_MS)).to_bytes();
-            self.endpoint.reply(now, link, number, busy);
+        let Some(address) = self.endpoint.address(link) else {
+            // Its link has ended meanwhile.
+            return;
+        };
+        let subnet = Subnet::from(address.ip());
+        if let Err(refusal) = self.admission.take(now, self.in_work, (link, subnet)) {
+            let refused = Answer::Refused(refusal).to_bytes();
+            self.endpoint.reply(now, link, number, refused);
             return;
         }
         let caller = Caller {
+            subnet,
             device: self.endpoint.peer(link),
             own: self.endpoint.own(link),
             early,

@@ -7,12 +7,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::{disk::Disk, machine::Machine};
 use crate::{
+    allowance::Frequency,
     crypto::{ConnectionString, PublicKey, SecretKey},
     endpoint::{self, Endpoint, Identity},
     host::{Host, Socket},
     link::Redundancy,
-    realm::{Limits, Network, Own, Peering, Realm},
-    server::{Clock, Way, Worker, keep_in_touch},
+    realm::{Limits, Network, Own, Peering, Realm, Registration},
+    server::{Admission, Clock, Way, WorkLimits, Worker, keep_in_touch},
     wire::{Protection, RealmId},
 };
 
@@ -94,6 +95,7 @@ impl Site {
             key: self.key.public(),
             former: Vec::new(),
             peering: Peering::Listed,
+            registration: Registration::Open,
             addresses: vec![place.clone()],
             operator_code: "code".into(),
         };
@@ -123,9 +125,15 @@ impl Site {
             is_ipv6: false,
             calls,
         }];
-        let limits = (1024, MESSAGE_MAX);
+        let limits = WorkLimits {
+            commands_max: 1024,
+            max_message: MESSAGE_MAX,
+            per_link: Frequency::per_second(500),
+            per_subnet: Frequency::per_second(2000),
+        };
+        let admission = Admission::new(limits, &mut machine.rng());
         let endpoint = self.endpoint(&machine);
-        let mut worker = Worker::new(endpoint, Arc::clone(&realm), limits, clock.clone());
+        let mut worker = Worker::new(endpoint, Arc::clone(&realm), admission, clock.clone());
         let seed = machine.rng().next_u64();
         {
             let socket = Socket::Simulated(socket);

@@ -203,6 +203,19 @@ impl<'a> Request<'a> {
         })
     }
 
+    /// The same without what is secret in it, and numbered 0: what tells whether two are the same (EXACT-5)
+    /// without keeping a secret.
+    #[must_use]
+    pub fn without_secrets(&self) -> Self {
+        Self {
+            options: Options {
+                code: None,
+                ..self.options
+            },
+            command: self.command.without_secrets(),
+        }
+    }
+
     /// Writes the command.
     pub fn emit(&self, out: &mut impl BufMut) {
         if self.options.is_empty() {
@@ -289,10 +302,9 @@ impl<'a> Command<'a> {
         self.clone().passwords_mut()[0].is_some()
     }
 
-    /// The same command with its passwords emptied and its operation number 0: what tells whether
-    /// two commands are the same (EXACT-5) without keeping a secret.
+    /// The same command with its passwords emptied and its operation number 0.
     #[must_use]
-    pub fn without_secrets(&self) -> Self {
+    fn without_secrets(&self) -> Self {
         let mut command = self.clone();
         for password in command.passwords_mut().into_iter().flatten() {
             *password = Password(b"");

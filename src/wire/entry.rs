@@ -113,7 +113,7 @@ impl<'a> Field<'a> for Mailbox {
 }
 
 /// Who wrote an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sender {
     /// The user.
     pub user: Username,

@@ -1,6 +1,6 @@
 //! The closed list of reasons for which a realm refuses a command (ERR-1), with one sentence each for people.
 
-use core::fmt;
+use core::{fmt, time::Duration};
 
 use bytes::BufMut;
 use nom::number::complete::be_u8;
@@ -66,6 +66,8 @@ error_codes! {
     24 NotPermitted "not-permitted" "Only the group's owner, or a moderator over members, may do that."
     25 Banned "banned" "You were banned from that group; its owner or a moderator can lift that."
     26 Expired "expired" "The message was not delivered within the time it was worth."
+    27 RegistrationClosed "registration-closed" "This realm makes no new accounts."
+    28 WrongCode "wrong-code" "This realm asks for a registration code; its operator has it, and `register --code-file` takes it."
 }
 
 impl fmt::Display for ErrorCode {
@@ -106,6 +108,16 @@ impl Refusal {
         }
     }
 
+    /// Asks to come again after `wait`.
+    pub fn rate_limited(wait: Duration) -> Self {
+        // Rounded up: whoever comes on time must not be too early.
+        let millis = wait.as_nanos().div_ceil(1_000_000);
+        Self {
+            code: ErrorCode::RateLimited,
+            detail: Some(u64::try_from(millis).unwrap_or(u64::MAX)),
+        }
+    }
+
     /// True when the same command, with the same operation number, may succeed a little later.
     pub const fn is_transient(self) -> bool {
         matches!(self.code, ErrorCode::Busy | ErrorCode::RateLimited)
@@ -117,7 +129,10 @@ impl fmt::Display for Refusal {
         f.write_str(self.code.sentence())?;
         match (self.code, self.detail) {
             (ErrorCode::TooLarge, Some(limit)) => write!(f, " The limit is {limit} bytes."),
-            (ErrorCode::Busy | ErrorCode::RateLimited, Some(wait)) => write!(f, " Wait {wait} ms."),
+            (ErrorCode::Busy | ErrorCode::RateLimited, Some(wait)) => match wait.div_ceil(1000) {
+                0..10 => write!(f, " Wait {wait} ms."),
+                seconds => write!(f, " Wait {seconds} s."),
+            },
             _ => Ok(()),
         }
     }

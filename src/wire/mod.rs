@@ -5,6 +5,7 @@
 //! emitter, in the same order. Integers are big-endian. Normative text: `spec/wire.md`.
 
 mod answer;
+mod code;
 mod command;
 mod entry;
 mod error;
@@ -19,6 +20,7 @@ mod peer;
 mod varint;
 
 pub use answer::{Account, Answer, DeviceSession, Member, Peer, Sent, Unread};
+pub use code::RegistrationCode;
 pub use command::{COMMANDS, Command, Cursors, Request};
 pub use entry::{CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Mailbox, Page, Sender};
 pub use error::{ErrorCode, Refusal};

@@ -12,13 +12,14 @@
 //! 0x0b reply_to  varint: the position that a message answers
 //! 0x0d key       32 bytes: the peer's public key, for addrealm
 //! 0x0f type      1 byte: a message's content type, 0 (text) where absent
+//! 0x11 code      10 bytes: what lets one register
 //! 0x02 urgent    no bytes: before everything else
 //! ```
 
 use bytes::BufMut;
 use nom::{Parser, multi::length_data, number::complete::be_u8};
 
-use super::{Malformed, Parsed, array, emit_varint, parse_varint, varint_len};
+use super::{Malformed, Parsed, RegistrationCode, array, emit_varint, parse_varint, varint_len};
 
 /// The optional fields of one command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Options {
     pub key: Option<[u8; 32]>,
     /// The message's content type; text where absent.
     pub content: Option<u8>,
+    /// What lets one register.
+    pub code: Option<RegistrationCode>,
     /// Before everything else.
     pub urgent: bool,
     /// An odd type came that this version does not know: the command must be refused.
@@ -56,6 +59,7 @@ impl Options {
         reply_to: None,
         key: None,
         content: None,
+        code: None,
         urgent: false,
         not_understood: false,
     };
@@ -88,6 +92,7 @@ impl Options {
             0x0b => self.reply_to = number(value)?,
             0x0d => self.key = Some(array(value)?.1),
             0x0f => self.content = Some(be_u8(value)?.1),
+            0x11 => self.code = Some(RegistrationCode(array(value)?.1)),
             0x02 => self.urgent = true,
             odd if odd % 2 == 1 => self.not_understood = true,
             _ => {}
@@ -118,6 +123,10 @@ impl Options {
         }
         if let Some(content) = self.content {
             out.put_slice(&[0x0f, 1, content]);
+        }
+        if let Some(code) = &self.code {
+            out.put_slice(&[0x11, 10]);
+            out.put_slice(&code.0);
         }
         if self.urgent {
             out.put_slice(&[0x02, 0]);
@@ -165,6 +174,7 @@ mod tests {
             reply_to: Some(6),
             key: Some([7; 32]),
             content: Some(8),
+            code: Some(RegistrationCode([9; 10])),
             urgent: true,
             not_understood: false,
         };

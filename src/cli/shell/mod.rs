@@ -161,7 +161,7 @@ async fn execute(client: &Client, output: Output, line: Line) -> Result<(), Fail
             password,
         } => {
             let password = password.map_or_else(|| ask_twice("Password"), |p| Ok(p.into()))?;
-            ask::register(client, output, (&name, &country, username), &password).await
+            ask::register(client, output, None, (&name, &country, username), &password).await
         }
         Line::Logout => ask::logout(client, output).await,
         Line::Send(to, message) => ask::send(client, output, to, message.as_str().into()).await,

@@ -3,13 +3,13 @@
 use super::*;
 use crate::allowance::Frequency;
 
-/// A pair whose server begins `per_network` handshakes a second without a cookie, and four times as many at once.
-fn strict(per_network: u32) -> Pair {
+/// A pair whose server begins `per_subnet` handshakes a second without a cookie, and four times as many at once.
+fn strict(per_subnet: u32) -> Pair {
     let mut pair = Pair::new(Protection::Sealed);
     let config = Config {
         handshakes: Handshakes {
             all: Frequency::per_second(100),
-            per_network: Frequency::per_second(per_network),
+            per_subnet: Frequency::per_second(per_subnet),
         },
         ..config(Some(Protection::Sealed))
     };

@@ -2,6 +2,7 @@
 
 mod copying;
 mod groups;
+mod limits;
 mod once;
 mod peers;
 mod queue;
@@ -12,7 +13,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     store::Embedded,
-    wire::{Body, Field, Options, Page, Password, Position, Sent, SessionId, Text},
+    wire::{
+        Body, Field, Options, Page, Password, Position, RegistrationCode, Sent, SessionId, Text,
+    },
 };
 
 const NOW: u32 = 1_800_000_000;
@@ -20,12 +23,14 @@ const DAY: u32 = 86_400;
 const MOMENT: Moment = Moment {
     wall: NOW,
     running: 1000,
+    micros: 1_000_000_000,
 };
 
 fn later(now: Moment, seconds: u32) -> Moment {
     Moment {
         wall: now.wall + seconds,
         running: now.running + seconds,
+        micros: now.micros + u64::from(seconds) * 1_000_000,
     }
 }
 
@@ -36,21 +41,27 @@ struct Fixture {
 }
 
 fn open(directory: &TempDir) -> Realm<Embedded> {
+    open_with(directory, |_, _| {})
+}
+
+fn open_with(directory: &TempDir, change: impl FnOnce(&mut Own, &mut Limits)) -> Realm<Embedded> {
     let store = Embedded::open(directory.path()).unwrap();
-    let limits = Limits {
+    let mut limits = Limits {
         sessions_max: 3,
         max_message: 1000,
         ..Limits::default()
     };
     let identity = SecretKey::from_bytes([9; 32]);
-    let own = Own {
+    let mut own = Own {
         id: "alpha".parse().unwrap(),
         key: identity.public(),
         former: vec![PublicKey([8; 32])],
         peering: Peering::Listed,
+        registration: Registration::Open,
         addresses: vec![("192.0.2.1".into(), 6377)],
         operator_code: "open sesame".into(),
     };
+    change(&mut own, &mut limits);
     let (network, _) = Network::new();
     Realm::new(store, &identity, own, limits, network, [1; 32]).unwrap()
 }
@@ -84,6 +95,7 @@ impl Fixture {
     fn caller(&self, device: Option<PublicKey>) -> Caller {
         Caller {
             device,
+            subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
             own: None,
             early: false,
             room: 1100,

@@ -102,6 +102,7 @@ async fn commands_under_way_together_do_not_disturb_each_other() {
     let realm = std::sync::Arc::new(fixture.realm);
     let caller = Caller {
         own: None,
+        subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
         device: device(1),
         early: false,
         room: 1100,

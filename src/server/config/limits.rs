@@ -3,7 +3,12 @@
 use serde::{Deserialize, Deserializer, de};
 
 use super::between;
-use crate::{allowance::Frequency, endpoint::Handshakes, realm, server::unit::Size};
+use crate::{
+    allowance::Frequency,
+    endpoint::Handshakes,
+    realm::{self, Rates},
+    server::{WorkLimits, unit::Size},
+};
 
 /// The longest message that may be configured, in bytes.
 const MESSAGE_MAX: u64 = 16 << 20;
@@ -24,12 +29,30 @@ pub struct LimitsConfig {
     /// Handshakes that one listener lets begin without a cookie, in all.
     #[serde(deserialize_with = "frequency")]
     pub handshakes: Frequency,
-    /// The same from one network: an IPv4 /24, or an IPv6 /64.
+    /// The same from one subnet: an IPv4 /24, or an IPv6 /64.
     #[serde(deserialize_with = "frequency")]
-    pub handshakes_per_network: Frequency,
+    pub handshakes_per_subnet: Frequency,
     /// Commands of one listener in work at once; further ones are answered `busy`.
     #[serde(deserialize_with = "positive")]
     pub commands: usize,
+    /// Commands of one link.
+    #[serde(deserialize_with = "frequency")]
+    pub commands_per_link: Frequency,
+    /// Commands of one account, on all links.
+    #[serde(deserialize_with = "frequency")]
+    pub commands_per_account: Frequency,
+    /// Commands from one subnet that one listener takes up.
+    #[serde(deserialize_with = "frequency")]
+    pub commands_per_subnet: Frequency,
+    /// Accounts made from one subnet.
+    #[serde(deserialize_with = "frequency")]
+    pub registrations_per_subnet: Frequency,
+    /// Users' passwords tried from one subnet.
+    #[serde(deserialize_with = "frequency")]
+    pub logins_per_subnet: Frequency,
+    /// Groups' passwords tried or set from one subnet, or tried by one realm.
+    #[serde(deserialize_with = "frequency")]
+    pub joins_per_subnet: Frequency,
     /// Passwords hashed at once, each in 19 MiB; 0 stands for the number of processors.
     pub password_threads: usize,
 }
@@ -39,7 +62,29 @@ impl LimitsConfig {
     pub const fn handshakes(&self) -> Handshakes {
         Handshakes {
             all: self.handshakes,
-            per_network: self.handshakes_per_network,
+            per_subnet: self.handshakes_per_subnet,
+        }
+    }
+}
+
+impl LimitsConfig {
+    /// What one listener takes up.
+    pub(crate) fn work(&self) -> WorkLimits {
+        WorkLimits {
+            commands_max: self.commands,
+            max_message: usize::try_from(self.max_message.0).unwrap_or(usize::MAX),
+            per_link: self.commands_per_link,
+            per_subnet: self.commands_per_subnet,
+        }
+    }
+
+    /// How often the realm does what costs it something.
+    pub const fn rates(&self) -> Rates {
+        Rates {
+            commands: self.commands_per_account,
+            registrations: self.registrations_per_subnet,
+            logins: self.logins_per_subnet,
+            joins: self.joins_per_subnet,
         }
     }
 }
@@ -52,8 +97,14 @@ impl Default for LimitsConfig {
             sessions: realm.sessions_max,
             links: 100_000,
             handshakes: Handshakes::default().all,
-            handshakes_per_network: Handshakes::default().per_network,
+            handshakes_per_subnet: Handshakes::default().per_subnet,
             commands: 4096,
+            commands_per_link: Frequency::per_second(500),
+            commands_per_account: realm.rates.commands,
+            commands_per_subnet: Frequency::per_second(2000),
+            registrations_per_subnet: realm.rates.registrations,
+            logins_per_subnet: realm.rates.logins,
+            joins_per_subnet: realm.rates.joins,
             password_threads: 0,
         }
     }

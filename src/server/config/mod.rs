@@ -78,6 +78,8 @@ pub struct RealmConfig {
     pub id: Option<RealmId>,
     /// Which realms may peer with this one unasked.
     pub peering: PeeringConfig,
+    /// Who may make an account.
+    pub registration: RegistrationConfig,
     /// It tells its key to whoever asks.
     pub hello: bool,
     /// A session unused for so long ends.
@@ -157,6 +159,19 @@ impl From<PeeringConfig> for realm::Peering {
             PeeringConfig::Closed => Self::Closed,
         }
     }
+}
+
+/// Who may make an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegistrationConfig {
+    /// Anybody.
+    #[default]
+    Open,
+    /// Who has the code in the file `registration-code` of the data directory.
+    Code,
+    /// Nobody.
+    Closed,
 }
 
 /// How links are protected.
@@ -266,6 +281,7 @@ impl Default for RealmConfig {
         Self {
             id: None,
             peering: PeeringConfig::Listed,
+            registration: RegistrationConfig::Open,
             hello: true,
             session_ttl: Span(realm::Limits::default().session_ttl),
             hide_groups: false,
@@ -386,6 +402,7 @@ impl Config {
             session_ttl: self.realm.session_ttl.0,
             sessions_max: self.limits.sessions,
             hide_groups: self.realm.hide_groups,
+            rates: self.limits.rates(),
             password_threads: match self.limits.password_threads {
                 0 => default.password_threads,
                 threads => threads,

@@ -1,0 +1,151 @@
+//! The bounds within which a realm works, and how often it does for others what costs it something (ACC-5 … ACC-7).
+//!
+//! Called before the work begins. Whoever is over a limit is told how long to wait; all of it is counted in memory
+//! whose size is fixed, and nothing of it outlives a restart.
+
+use std::{
+    hash::Hash,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rand::CryptoRng;
+
+use super::{Caller, Failure, Moment};
+use crate::{
+    allowance::{Allowances, Frequency, Guesses},
+    wire::{Refusal, Sender, Username},
+};
+
+/// Places in which accounts are counted.
+pub const ACCOUNTS_COUNTED: usize = 16_384;
+/// Places in which subnets, or realms, are counted, for each kind of work.
+pub const SUBNETS_COUNTED: usize = 4096;
+
+/// The bounds within which a realm works.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The longest message, in bytes.
+    pub max_message: usize,
+    /// A session unused for so long ends.
+    pub session_ttl: Duration,
+    /// Sessions a user may have; the one unused for longest makes room for another.
+    pub sessions_max: usize,
+    /// Passwords hashed at once.
+    pub password_threads: usize,
+    /// Answer `wrong-password` to who would join a group that does not exist.
+    pub hide_groups: bool,
+    /// How often it does what costs it something.
+    pub rates: Rates,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_message: 16 << 10,
+            session_ttl: Duration::from_hours(30 * 24),
+            sessions_max: 16,
+            password_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            hide_groups: false,
+            rates: Rates::default(),
+        }
+    }
+}
+
+/// How often a realm does what costs it something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// Commands of one account.
+    pub commands: Frequency,
+    /// Accounts made from one subnet.
+    pub registrations: Frequency,
+    /// Users' passwords hashed for one subnet.
+    pub logins: Frequency,
+    /// Groups' passwords hashed for one subnet, or for one realm.
+    pub joins: Frequency,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self {
+            commands: Frequency::per_second(500),
+            registrations: Frequency::per_hour(20),
+            logins: Frequency::per_minute(5),
+            joins: Frequency::per_minute(20),
+        }
+    }
+}
+
+/// What a password is for, and who tries it: what wrong ones are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Guess {
+    /// A user's password; by whoever.
+    Login(Username),
+    /// A group's; by this user.
+    Join(Sender),
+}
+
+/// Counts what is done for whom.
+#[derive(Debug)]
+pub(super) struct Limiter {
+    rates: Rates,
+    commands: Allowances,
+    registrations: Allowances,
+    logins: Allowances,
+    joins: Allowances,
+    guesses: Mutex<Guesses>,
+}
+
+impl Limiter {
+    pub fn new(rates: Rates, rng: &mut impl CryptoRng) -> Self {
+        Self {
+            rates,
+            commands: Allowances::new(ACCOUNTS_COUNTED, rng),
+            registrations: Allowances::new(SUBNETS_COUNTED, rng),
+            logins: Allowances::new(SUBNETS_COUNTED, rng),
+            joins: Allowances::new(SUBNETS_COUNTED, rng),
+            guesses: Mutex::new(Guesses::new(ACCOUNTS_COUNTED, rng)),
+        }
+    }
+
+    /// A command of `user` is carried out.
+    pub fn command(&self, now: Moment, user: &Username) -> Result<(), Failure> {
+        told(self.commands.take(now.micros, user, self.rates.commands))
+    }
+
+    /// An account is made.
+    pub fn registration(&self, caller: &Caller) -> Result<(), Failure> {
+        let often = self.rates.registrations;
+        told(
+            self.registrations
+                .take(caller.now.micros, &caller.subnet, often),
+        )
+    }
+
+    /// A user's password is hashed.
+    pub fn login(&self, caller: &Caller) -> Result<(), Failure> {
+        let often = self.rates.logins;
+        told(self.logins.take(caller.now.micros, &caller.subnet, often))
+    }
+
+    /// A group's password is hashed for `whom`: a subnet, or a realm.
+    pub fn join(&self, now: Moment, whom: &impl Hash) -> Result<(), Failure> {
+        told(self.joins.take(now.micros, whom, self.rates.joins))
+    }
+
+    /// A password is compared; it counts as wrong until [`Limiter::was_right`] is called.
+    pub fn guess(&self, now: Moment, guess: &Guess) -> Result<(), Failure> {
+        let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        told(guesses.begin(now.micros, guess))
+    }
+
+    /// A password was right, or was never compared.
+    pub fn was_right(&self, guess: &Guess) {
+        let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        guesses.was_right(guess);
+    }
+}
+
+fn told(taken: Result<(), Duration>) -> Result<(), Failure> {
+    taken.map_err(|wait| Refusal::rate_limited(wait).into())
+}

@@ -1,0 +1,247 @@
+//! How often a realm does what costs it something (ACC-5 … ACC-7).
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::allowance::{Frequency, Subnet};
+
+const CODE: RegistrationCode = RegistrationCode([7; 10]);
+
+impl Fixture {
+    fn with(change: impl FnOnce(&mut Own, &mut Limits)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            realm: open_with(&directory, change),
+            directory,
+            now: MOMENT,
+        }
+    }
+
+    /// Asks from the `n`th subnet.
+    async fn ask_from(
+        &self,
+        n: u8,
+        device: Option<PublicKey>,
+        request: impl Into<Request<'_>>,
+    ) -> Answer {
+        let caller = Caller {
+            subnet: subnet(n),
+            ..self.caller(device)
+        };
+        let bytes = request.into().to_bytes();
+        Answer::parse(&self.realm.handle(&caller, &bytes).await).unwrap()
+    }
+}
+
+fn subnet(n: u8) -> Subnet {
+    IpAddr::from([198, 51, n, 1]).into()
+}
+
+/// How long the answer asks to wait, in seconds.
+fn wait(answer: &Answer) -> Option<u64> {
+    match answer {
+        Answer::Refused(refusal) if refusal.code == ErrorCode::RateLimited => {
+            refusal.detail.map(|millis| millis.div_ceil(1000))
+        }
+        _ => None,
+    }
+}
+
+/// ACC-5
+#[tokio::test]
+async fn who_guesses_at_an_account_waits_ever_longer_wherever_they_come_from() {
+    let mut fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    let wrong = refused(ErrorCode::BadCredentials);
+    let mut waits = vec![];
+    for n in 0..9 {
+        // Each time from another device and another subnet.
+        let guess = fixture.ask_from(n, device(50 + n), auth(1, "ann", "battery staple"));
+        let answer = guess.await;
+        if let Some(wait) = wait(&answer) {
+            waits.push(wait);
+            fixture.now = later(fixture.now, u32::try_from(wait).unwrap());
+            let again = fixture.ask_from(n, device(50 + n), auth(1, "ann", "battery staple"));
+            assert_eq!(again.await, wrong);
+        } else {
+            assert_eq!(answer, wrong);
+        }
+    }
+    assert_eq!(waits, [60, 120, 240, 480, 900, 900]);
+    // Also who has the right password waits, but not for ever, and who is logged in is not concerned.
+    let right = fixture.ask_from(90, device(9), auth(1, "ann", "correct horse"));
+    assert_eq!(wait(&right.await), Some(900));
+    let send = fixture.ask(device(1), send(2, "ann", "still here")).await;
+    assert_eq!(send, STORED);
+    fixture.now = later(fixture.now, 900);
+    let right = fixture.ask_from(90, device(9), auth(1, "ann", "correct horse"));
+    session_in(&right.await);
+}
+
+/// ACC-5: the limit tells nothing of which users there are.
+#[tokio::test]
+async fn who_guesses_at_a_user_that_is_none_waits_as_long() {
+    let fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    for user in ["ann", "nobody"] {
+        let mut answers = vec![];
+        for n in 0..5 {
+            let guess =
+                fixture.ask_from(n, device(2), auth(u64::from(n) + 1, user, "battery staple"));
+            answers.push(guess.await);
+        }
+        let wrong = vec![refused(ErrorCode::BadCredentials); 3];
+        assert_eq!(answers[..3], wrong, "{user}");
+        assert_eq!(wait(&answers[3]), Some(60), "{user}");
+        assert_eq!(answers[3], answers[4], "{user}");
+    }
+}
+
+/// ACC-5: the old password is guessed no faster by who holds a session.
+#[tokio::test]
+async fn who_guesses_the_old_password_waits_too() {
+    let fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    let passwd = |operation| Command::Passwd {
+        operation: OperationNumber(operation),
+        session: SessionRef::Bound,
+        old: Password(b"battery staple"),
+        new: Password(b"something else"),
+    };
+    for operation in 2..5 {
+        let answer = fixture.ask(device(1), passwd(operation)).await;
+        assert_eq!(answer, refused(ErrorCode::WrongPassword));
+    }
+    assert_eq!(wait(&fixture.ask(device(1), passwd(5)).await), Some(60));
+    let login = fixture.ask_from(9, device(2), auth(1, "ann", "correct horse"));
+    assert_eq!(wait(&login.await), Some(60));
+}
+
+/// ACC-5
+#[tokio::test]
+async fn who_guesses_a_groups_password_waits_ever_longer() {
+    let fixture = Fixture::new();
+    for (n, user) in [(1, "ann"), (2, "bob"), (3, "cat")] {
+        fixture.register(device(n), user).await;
+    }
+    let cats: GroupName = "cats".parse().unwrap();
+    let add = Command::AddGroup {
+        operation: OperationNumber(2),
+        session: SessionRef::Bound,
+        group: cats,
+        password: Password(b"meow"),
+    };
+    assert_eq!(fixture.ask(device(1), add).await, Answer::Done);
+    let join = |operation, password: &'static str| Command::JoinGroup {
+        operation: OperationNumber(operation),
+        session: SessionRef::Bound,
+        group: cats,
+        password: Password(password.as_bytes()),
+    };
+    for operation in 2..5 {
+        let answer = fixture.ask(device(2), join(operation, "woof")).await;
+        assert_eq!(answer, refused(ErrorCode::WrongPassword));
+    }
+    assert_eq!(
+        wait(&fixture.ask(device(2), join(5, "meow")).await),
+        Some(60)
+    );
+    // Others are not concerned.
+    assert_eq!(fixture.ask(device(3), join(2, "meow")).await, Answer::Done);
+}
+
+/// ACC-7
+#[tokio::test]
+async fn a_subnet_has_its_allowance_of_each_kind_of_work() {
+    let once = Frequency::per_hour(1);
+    let fixture = Fixture::with(|_, limits| {
+        limits.rates.registrations = once;
+        limits.rates.logins = once;
+        limits.rates.joins = once;
+    });
+    let users = ["a", "b", "c", "d", "e"];
+    let mut registered = vec![];
+    for (n, user) in users.into_iter().enumerate() {
+        let who = device(u8::try_from(n).unwrap());
+        registered.push(fixture.ask_from(1, who, register(1, user)).await);
+    }
+    assert_eq!(
+        registered.iter().filter_map(wait).collect::<Vec<_>>(),
+        [3600]
+    );
+    // What needs no work is answered at once.
+    let taken = fixture.ask_from(1, device(8), register(1, "a")).await;
+    assert_eq!(taken, refused(ErrorCode::UsernameTaken));
+    session_in(&fixture.ask_from(2, device(8), register(1, "e")).await);
+    let mut logged_in = vec![];
+    for n in 0..5 {
+        let login = auth(1, "a", "correct horse");
+        logged_in.push(fixture.ask_from(1, device(20 + n), login).await);
+    }
+    assert_eq!(
+        logged_in.iter().filter_map(wait).collect::<Vec<_>>(),
+        [3600]
+    );
+    let mut made = vec![];
+    for n in 0..6_u8 {
+        let add = Command::AddGroup {
+            operation: OperationNumber(u64::from(n) + 2),
+            session: SessionRef::Bound,
+            group: format!("group{n}").parse().unwrap(),
+            // One without a password costs nothing.
+            password: Password(if n == 0 { b"" } else { b"meow" }),
+        };
+        made.push(fixture.ask_from(1, device(1), add).await);
+    }
+    assert_eq!(made[..5], [const { Answer::Done }; 5]);
+    assert_eq!(wait(&made[5]), Some(3600));
+}
+
+/// ACC-7
+#[tokio::test]
+async fn an_account_has_its_allowance_of_commands_on_all_its_devices_together() {
+    let mut fixture = Fixture::with(|_, limits| {
+        limits.rates.commands = Frequency::per_second(1);
+    });
+    fixture.register(device(1), "ann").await;
+    let login = fixture.ask(device(2), auth(1, "ann", "correct horse"));
+    session_in(&login.await);
+    let mut answers = vec![];
+    for n in 0..5 {
+        let from = device(u8::try_from(n % 2).unwrap() + 1);
+        answers.push(fixture.ask(from, send(2 + n, "ann", "hello")).await);
+    }
+    assert_eq!(answers[..4], [STORED; 4]);
+    assert_eq!(wait(&answers[4]), Some(1));
+    fixture.now = later(fixture.now, 1);
+    assert_eq!(
+        fixture.ask(device(1), send(6, "ann", "hello")).await,
+        STORED
+    );
+}
+
+/// ACC-6
+#[tokio::test]
+async fn a_realm_may_ask_for_a_code_or_make_no_accounts() {
+    let register_with = |code| Request {
+        options: Options {
+            code,
+            ..Options::NONE
+        },
+        command: register(1, "ann"),
+    };
+    let closed = Fixture::with(|own, _| own.registration = Registration::Closed);
+    let answer = closed.ask(device(1), register_with(Some(CODE))).await;
+    assert_eq!(answer, refused(ErrorCode::RegistrationClosed));
+    let coded = Fixture::with(|own, _| own.registration = Registration::Code(CODE));
+    for wrong in [None, Some(RegistrationCode([8; 10]))] {
+        let answer = coded.ask(device(1), register_with(wrong)).await;
+        assert_eq!(answer, refused(ErrorCode::WrongCode));
+    }
+    let session = session_in(&coded.ask(device(1), register_with(Some(CODE))).await);
+    // A repeat is the same command, whatever code comes with it.
+    let again = coded.ask(device(1), register_with(None)).await;
+    assert_eq!(session_in(&again), session);
+    let open = Fixture::new();
+    session_in(&open.ask(device(1), register_with(Some(CODE))).await);
+}

@@ -1,0 +1,115 @@
+//! Accounts: who may make one, and who guesses.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use crate::support::{Home, PASSWORD, Realm};
+
+/// A realm with this configuration; its file is in the home.
+fn realm(home: &Home, config: &str) -> Realm {
+    let path = home.directory.path().join("config.toml");
+    let text = format!("{config}\n[[listen]]\naddress = \"127.0.0.1:0\"\n");
+    fs::write(&path, text).unwrap();
+    Realm::start_fixed(&["--config", path.to_str().unwrap()])
+}
+
+const REGISTER: &[&str] = &[
+    "register",
+    "Ann",
+    "id",
+    "ann",
+    "--password-file",
+    "password",
+];
+
+/// ACC-6: a realm that asks for a code writes it where only its operator can read it.
+#[test]
+fn only_who_has_the_code_registers() {
+    let home = Home::new();
+    let mut realm = realm(&home, "[realm]\nregistration = \"code\"");
+    let run = |further: &[&str]| {
+        let server = ["--server", realm.connect.as_str()];
+        home.run("ann", &[&server, REGISTER, further].concat())
+    };
+    let refused = run(&[]);
+    assert_eq!(refused.error(1), "wrong-code");
+    let message = refused.objects()[0]["message"].to_string();
+    assert!(message.contains("--code-file"), "{message}");
+    let code = realm.data().join("registration-code");
+    let mode = fs::metadata(&code).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let wrong = home.directory.path().join("wrong");
+    fs::write(&wrong, "aaaaaaaaaaaaaaaa\n").unwrap();
+    let wrong = run(&["--code-file", wrong.to_str().unwrap()]);
+    assert_eq!(wrong.error(1), "wrong-code");
+    run(&["--code-file", code.to_str().unwrap()]).ok();
+    // It is the same after a restart; one that was spoilt is explained.
+    let text = fs::read_to_string(&code).unwrap();
+    realm.stop();
+    realm.start_again();
+    assert_eq!(fs::read_to_string(&code).unwrap(), text);
+    let log = realm.log();
+    assert!(!log.contains(text.trim()), "{log}");
+}
+
+/// ACC-6
+#[test]
+fn a_realm_that_is_closed_makes_no_accounts() {
+    let home = Home::new();
+    let realm = realm(&home, "[realm]\nregistration = \"closed\"");
+    let server = ["--server", realm.connect.as_str()];
+    let run = home.run("ann", &[&server, REGISTER].concat());
+    assert_eq!(run.error(1), "registration-closed");
+}
+
+/// ACC-5: who guesses is told to wait, by how much, and that nothing was done; who is logged in is not concerned.
+#[test]
+fn a_guesser_waits() {
+    let home = Home::new();
+    let realm = realm(&home, "");
+    home.register("ann", &realm.connect);
+    let auth = |file| {
+        let server = ["--server", realm.connect.as_str(), "--deadline", "10s"];
+        let auth = ["auth", "ann", "--password-file", file];
+        home.run("eve", &[&server[..], &auth].concat())
+    };
+    for _ in 0..3 {
+        assert_eq!(auth("wrong").error(1), "bad-credentials");
+    }
+    let run = auth("password");
+    assert_eq!(run.error(4), "rate-limited");
+    let wait = run.objects()[0]["retry_after_ms"].as_u64().unwrap();
+    assert!((50_000..=60_000).contains(&wait), "{wait}");
+    home.run("ann", &["send", "ann", "still here"]).ok();
+}
+
+/// ACC-7: a client that is told to wait does so, and its command is carried out once.
+#[test]
+fn who_sends_too_much_is_slowed_down_and_loses_nothing() {
+    let home = Home::new();
+    let realm = realm(&home, "[limits]\ncommands_per_link = \"5/s\"");
+    home.register("ann", &realm.connect);
+    let client = home.client("ann", &realm.connect);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut sends = tokio::task::JoinSet::new();
+        let client = std::sync::Arc::new(client);
+        for n in 0..40 {
+            let client = std::sync::Arc::clone(&client);
+            sends.spawn(async move {
+                let text = format!("message {n}");
+                client.send("ann".parse().unwrap(), text.as_str()).await
+            });
+        }
+        while let Some(sent) = sends.join_next().await {
+            sent.unwrap().unwrap();
+        }
+    });
+    let mut texts = home.texts("ann");
+    texts.sort_by_key(|text| text.trim_start_matches("message ").parse::<u32>().unwrap());
+    let all: Vec<_> = (0..40).map(|n| format!("message {n}")).collect();
+    assert_eq!(texts, all);
+    assert!(!realm.log().contains(PASSWORD));
+}

@@ -1,0 +1,7 @@
+//! What strangers, and worse, try with a realm that stands on the open internet: one test a trap, against the real
+//! program in a process of its own wherever that says more.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod accounts;
