@@ -17,7 +17,10 @@ impl Link {
     pub(super) fn item_arrived(&mut self, now: Time, item: Item) {
         match item {
             Item::Request(number) => self.acknowledge_request(now, number),
-            Item::Reply(number) => self.replies.acknowledge(number),
+            Item::Reply(number) => {
+                self.replies.acknowledge(number);
+                self.parts.remove((PartOf::Reply, number));
+            }
             Item::Event(number) => self.event_arrived(number),
             Item::Measure => {}
             Item::Part(message, start, end) => {

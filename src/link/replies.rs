@@ -47,6 +47,15 @@ struct Reply {
     cut: bool,
 }
 
+impl Reply {
+    /// It should leave (again), unless it leaves in parts: then there is nothing of it here to be sent.
+    const fn queue(&mut self, is_copy: bool) {
+        if !self.cut {
+            (self.queued, self.is_copy) = (true, is_copy);
+        }
+    }
+}
+
 /// The other side's requests and our replies to them.
 #[derive(Clone, Debug, Default)]
 pub struct Replies {
@@ -73,7 +82,7 @@ impl Replies {
             return Arrival::Known;
         }
         if let Some(reply) = self.replies.iter_mut().find(|reply| reply.number == number) {
-            (reply.queued, reply.is_copy) = (!reply.cut, false);
+            reply.queue(false);
             // It has been lost more than once: its sender sees to it from here on.
             reply.announced |= reply.times_sent >= LOST_AFTER;
             return Arrival::Known;
@@ -165,7 +174,8 @@ impl Replies {
     pub fn cut_next(&mut self, max: usize) -> Option<(u64, Vec<u8>)> {
         let mut replies = self.replies.iter_mut();
         let reply = replies.find(|reply| reply.queued && reply.bytes.len() > max)?;
-        (reply.cut, reply.queued, reply.again) = (true, false, None);
+        (reply.cut, reply.queued) = (true, false);
+        (reply.again, reply.copy) = (None, None);
         Some((reply.number, core::mem::take(&mut reply.bytes)))
     }
 
@@ -221,7 +231,7 @@ impl Replies {
             }
             (reply.announced, reply.queued, reply.again) = (false, false, None);
             (reply.copy, reply.is_copy) = (None, false);
-            reply.bytes.len() <= REPLY_KEPT_BYTES
+            !reply.cut && reply.bytes.len() <= REPLY_KEPT_BYTES
         });
     }
 
@@ -229,7 +239,7 @@ impl Replies {
     pub fn lose(&mut self, number: u64) {
         let mut replies = self.replies.iter_mut();
         if let Some(reply) = replies.find(|reply| reply.number == number && reply.announced) {
-            reply.queued = true;
+            reply.queue(false);
         }
     }
 
@@ -245,10 +255,11 @@ impl Replies {
     pub fn expire(&mut self, now: Time) {
         for reply in &mut self.replies {
             if !reply.queued && reply.copy.is_some_and(|copy| copy <= now) {
-                (reply.queued, reply.is_copy, reply.copy) = (true, true, None);
+                reply.copy = None;
+                reply.queue(true);
             }
             if reply.again.is_some_and(|again| again <= now) {
-                (reply.queued, reply.is_copy) = (true, false);
+                reply.queue(false);
             }
         }
     }
@@ -329,6 +340,37 @@ mod tests {
             }
             assert_eq!(left, times, "{count} {lossy}");
         }
+    }
+
+    /// LINK-13. Found by the simulator: a reply that left whole, and in parts when the path had become smaller, was
+    /// sent once more when the first packet counted as lost, with nothing in it.
+    #[test]
+    fn what_leaves_in_parts_leaves_no_other_way() {
+        let rtt = Rtt::remembered(core::time::Duration::from_millis(80));
+        let mut replies = Replies::default();
+        for number in 0..4 {
+            replies.arrive(number);
+            replies.announce();
+            replies.reply(number, vec![1; 400]);
+        }
+        let numbers = [0, 1, 2, 3];
+        replies.sent(Time(0), &numbers, &rtt, &mut Jitter::new(1), true);
+        for number in numbers {
+            replies.lose(number);
+        }
+        for number in numbers {
+            let cut = replies.cut_next(100).unwrap();
+            assert_eq!(cut, (number, vec![1; 400]));
+        }
+        for number in numbers {
+            replies.lose(number);
+        }
+        replies.expire(Time(u64::MAX));
+        assert!(numbers.map(|number| replies.arrive(number)) == [Arrival::Known; 4]);
+        assert!(!replies.has_queued() && replies.timeout().is_none());
+        // Should the first packet have arrived after all, that is the end of it.
+        replies.acknowledge(3);
+        assert!(!replies.knows(3) && replies.knows(2));
     }
 
     /// LINK-12: who was told that its request has arrived does not ask again soon.

@@ -73,6 +73,15 @@ struct Pending {
     cut: bool,
 }
 
+impl Pending {
+    /// It should leave (again), unless it leaves in parts: then there is nothing of it here to be sent.
+    const fn queue(&mut self, is_copy: bool) {
+        if !self.cut {
+            (self.queued, self.is_copy) = (true, is_copy);
+        }
+    }
+}
+
 /// The requests of this side that have no reply yet.
 #[derive(Clone, Debug, Default)]
 pub struct Requests {
@@ -146,9 +155,8 @@ impl Requests {
             .iter_mut()
             .filter(|(_, pending)| is_long(pending));
         let (number, pending) = long.next()?;
-        pending.cut = true;
-        pending.queued = false;
-        pending.again = None;
+        (pending.cut, pending.queued) = (true, false);
+        (pending.again, pending.copy) = (None, None);
         Some((*number, core::mem::take(&mut pending.bytes)))
     }
 
@@ -279,12 +287,9 @@ impl Requests {
 
     /// The packet that carried `number` is lost.
     pub fn lose(&mut self, number: u64) {
-        if let Some(pending) = self
-            .pending
-            .get_mut(&number)
-            .filter(|pending| !pending.acknowledged && !pending.cut)
-        {
-            pending.queued = true;
+        let pending = self.pending.get_mut(&number);
+        if let Some(pending) = pending.filter(|pending| !pending.acknowledged) {
+            pending.queue(false);
         }
     }
 
@@ -369,7 +374,8 @@ impl Requests {
         }
         for pending in self.pending.values_mut() {
             if !pending.queued && pending.copy.is_some_and(|copy| copy <= now) {
-                (pending.queued, pending.is_copy, pending.copy) = (true, true, None);
+                pending.copy = None;
+                pending.queue(true);
             }
         }
         let is_due = |p: &Pending| !p.queued && !p.cut && p.again.is_some_and(|again| again <= now);
@@ -380,10 +386,9 @@ impl Requests {
             for pending in self
                 .pending
                 .values_mut()
-                .filter(|p| !p.cut && (!p.acknowledged || is_due(p)))
+                .filter(|p| !p.acknowledged || is_due(p))
             {
-                pending.queued = true;
-                pending.is_copy = false;
+                pending.queue(false);
             }
         }
         expired
@@ -455,6 +460,22 @@ mod tests {
             asked += 1;
         }
         assert!(asked <= 7, "{asked} times in a minute");
+    }
+
+    /// LINK-13: a copy was due when the path had become too small for it: it left with nothing in it.
+    #[test]
+    fn what_leaves_in_parts_leaves_no_other_way() {
+        let rtt = Rtt::remembered(Duration::from_millis(80));
+        let (mut requests, mut jitter) = (Requests::default(), Jitter::new(1));
+        requests.push(vec![1; 400], END, false);
+        let lossy = Some(Lossy { small: true });
+        requests.sent(Time(0), &[0], &rtt, &mut jitter, lossy);
+        requests.lose(0);
+        assert_eq!(requests.cut_next(100), Some((0, vec![1; 400])));
+        requests.lose(0);
+        requests.expire(Time(END.0 - 1));
+        assert!(!requests.has_queued());
+        assert_eq!(requests.timeout(), Some(END));
     }
 
     #[test]

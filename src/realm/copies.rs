@@ -11,7 +11,7 @@ use crate::{
     store::{Batch, Expected, Store, Version},
     wire::{
         Answer, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position, RealmId,
-        SessionRef, Username,
+        Refusal, SessionRef, Username,
     },
 };
 
@@ -174,13 +174,14 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Tells a peer that a group here has grown. False when it does not answer.
+    /// Tells a peer that a group here has grown. False when it does not answer, or could not hear it.
     pub async fn tell_grown(&self, peer: &Peer, group: GroupName) -> bool {
         let request = PeerRequest::Grown { group };
-        self.network
-            .ask_patiently(peer, request.to_bytes())
-            .await
-            .is_some()
+        let answer = self.network.ask_patiently(peer, request.to_bytes()).await;
+        answer.is_some_and(|answer| match Answer::parse(&answer) {
+            Ok(Answer::Refused(refusal)) => is_final(refusal),
+            parsed => parsed == Ok(Answer::Done),
+        })
     }
 
     /// Reads a group from where it lives until the copy has all there is.
@@ -265,9 +266,11 @@ impl<S: Store> Realm<S> {
             };
             let page = match Answer::parse(&answer) {
                 Ok(Answer::Page(page)) => page,
-                Ok(Answer::Refused(refusal)) if refusal.is_transient() => return Ok(None),
                 // The group is gone, or nobody here is in it any more: the copy stays as it is.
-                _ => return Ok(Some((Vec::new(), false))),
+                Ok(Answer::Refused(refusal)) if is_final(refusal) => {
+                    return Ok(Some((Vec::new(), false)));
+                }
+                _ => return Ok(None),
             };
             for piece in page.entries {
                 match entries.last_mut() {
@@ -292,4 +295,9 @@ impl<S: Store> Realm<S> {
             (after, offset) = (last.position.0.saturating_sub(1), have);
         }
     }
+}
+
+/// True when asking again would bring the same answer. A peer that is busy, or whose disk fails, may do better later.
+fn is_final(refusal: Refusal) -> bool {
+    !refusal.is_transient() && refusal.code != ErrorCode::Internal
 }

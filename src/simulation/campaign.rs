@@ -101,6 +101,7 @@ impl Tally {
         add(&self.datagrams, outcome.datagrams);
         add(&self.deaths, outcome.deaths);
         if !outcome.wrong.is_empty() {
+            eprintln!("seed {seed} failed: {}", outcome.wrong.join("; "));
             self.failures.lock().unwrap().push((seed, outcome.wrong));
         }
     }

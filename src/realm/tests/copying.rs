@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc;
 
+use super::super::records::{CopyRecord, Record as _};
 use super::*;
 use crate::wire::{Entry, Fragment};
 
@@ -89,6 +90,50 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
     match fixture.ask(device(1), read).await {
         Answer::Page(page) => assert_eq!(page.entries[0].body, b"three pieces"),
         other => panic!("{other:?}"),
+    }
+}
+
+/// PEER-9, PEER-10. Found by the simulator: what a peer could not do at the moment, because its disk failed, counted
+/// as done, and an answer without sense as the end of the group.
+#[tokio::test]
+async fn a_peer_that_fails_is_asked_and_told_again() {
+    let mut fixture = Fixture::new();
+    let (network, mut errands) = Network::new();
+    fixture.realm.network = network;
+    let (realm, group) = (&fixture.realm, "crew".parse().unwrap());
+    let place = ("192.0.2.9".to_string(), 6377);
+    let beta = "beta".parse().unwrap();
+    assert!(
+        realm
+            .list_peer(beta, PublicKey([50; 32]), place, None)
+            .await
+    );
+    let peer = realm.peers().await.remove(0);
+    let copy = CopyRecord {
+        epoch: 1,
+        known_as: "alpha".into(),
+        position: 0,
+    };
+    let mut batch = crate::store::Batch::new();
+    batch.put(records::copy(beta, group), copy.to_value().unwrap());
+    realm.commit(batch).await.unwrap();
+    for (answer, is_over) in [
+        (Answer::Refused(ErrorCode::Internal.into()), false),
+        (Answer::Refused(Refusal::busy(10)), false),
+        (Answer::Unread(Vec::new()), false),
+        (Answer::Refused(ErrorCode::NoSuchGroup.into()), true),
+    ] {
+        let answers = || vec![answer.clone()];
+        let (is_told, ()) = tokio::join!(
+            realm.tell_grown(&peer, group),
+            answer_all(&mut errands, answers())
+        );
+        assert_eq!(is_told, is_over, "{answer:?}");
+        let (outcome, ()) = tokio::join!(
+            realm.read_copy(&peer, group),
+            answer_all(&mut errands, answers())
+        );
+        assert_eq!(outcome != ReadOutcome::Silent, is_over, "{answer:?}");
     }
 }
 
