@@ -113,7 +113,7 @@ impl Endpoint {
         let Ok((responder, payload)) = Responder::read(&mut self.rng, &secret, init.noise) else {
             return;
         };
-        if self.slots.len() >= self.config.links_max && !self.make_room() {
+        if !self.make_room() {
             return;
         }
         let mut link = Link::respond(self.link_config(None), 0);
@@ -125,7 +125,7 @@ impl Endpoint {
         let stage = Stage::Accepting(Box::new(accepting));
         let mut slot = Slot::new(now, link, Role::Responder, from, peer, stage);
         slot.own = own;
-        let id = self.insert(slot);
+        let id = self.open_half(now, slot, has_shown);
         if let Some(forgotten) = self.accepts.insert(now, hash, id)
             && self
                 .slots
@@ -137,21 +137,26 @@ impl Endpoint {
         self.touch(now, id);
     }
 
-    /// Ends the unproven link that is nearest its end, so that another may come in; a link that is
-    /// proven never goes for one that is not. False when there is none.
+    /// Gives a link that a stranger opens its place. There are only so many half-open ones: one may have to go.
+    fn open_half(&mut self, now: Time, slot: Slot, has_shown: bool) -> LinkId {
+        let id = self.insert(slot);
+        if let Some(other) = self.half_open.open(now, id, has_shown) {
+            self.end(other, None);
+        }
+        id
+    }
+
+    /// True when another link may come in. If all places are taken a half-open one ends for it; one that is proven
+    /// never does.
     fn make_room(&mut self) -> bool {
-        let unproven =
-            |(_, slot): &(&LinkId, &Slot)| slot.role == Role::Responder && !slot.link.is_proven();
-        let oldest = self
-            .slots
-            .iter()
-            .filter(unproven)
-            .min_by_key(|(_, slot)| slot.opened)
-            .map(|(id, _)| *id);
-        oldest.is_some_and(|id| {
+        if self.slots.len() < self.config.links_max {
+            return true;
+        }
+        let first = self.half_open.first();
+        if let Some(id) = first {
             self.end(id, None);
-            true
-        })
+        }
+        first.is_some()
     }
 
     fn handle_accept(&mut self, now: Time, handshake: HandshakeId, noise: &[u8]) {
@@ -346,9 +351,11 @@ impl Endpoint {
 
     /// A link has turned out genuine: of the same device's older ones only a few stay.
     fn proven(&mut self, now: Time, id: LinkId) {
-        let Some(peer) = self.slots.get(&id).and_then(|slot| slot.peer) else {
+        let Some(slot) = self.slots.get(&id) else {
             return;
         };
+        self.half_open.close(slot.opened, id);
+        let Some(peer) = slot.peer else { return };
         let links = self.by_peer.entry(peer).or_default();
         if links.contains(&id) {
             // It has only moved.
@@ -392,7 +399,7 @@ impl Endpoint {
             self.send_reset(now, from, connection, datagram.len());
             return;
         }
-        if !self.admitting || (self.slots.len() >= self.config.links_max && !self.make_room()) {
+        if !self.admitting || !self.make_room() {
             return;
         }
         let mut link = Link::respond(self.link_config(None), 0);
@@ -402,7 +409,7 @@ impl Endpoint {
         link.challenge(data);
         let mut slot = Slot::new(now, link, Role::Responder, from, None, Stage::Open);
         slot.remote = Some(connection);
-        let id = self.insert(slot);
+        let id = self.open_half(now, slot, false);
         self.by_plain.insert((from, connection), id);
         self.hand_in(now, id, packet, datagram);
     }

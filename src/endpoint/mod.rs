@@ -11,6 +11,7 @@ mod config;
 mod dial;
 mod event;
 mod gate;
+mod half_open;
 mod hello;
 mod identity;
 mod incoming;
@@ -36,6 +37,8 @@ pub use config::Config;
 pub use event::Event;
 use gate::Gate;
 pub use gate::Handshakes;
+pub use half_open::HALF_OPEN_MAX;
+use half_open::HalfOpen;
 use hello::Asking;
 pub use identity::Identity;
 use identity::OwnKey;
@@ -86,6 +89,7 @@ pub struct Endpoint {
     by_peer: BTreeMap<PublicKey, Vec<LinkId>>,
     /// Links that this side opened to realms, to share them, by the realm's key.
     dialed: BTreeMap<PublicKey, LinkId>,
+    half_open: HalfOpen,
     accepts: Accepts,
     resets: Resets,
     gate: Gate,
@@ -115,6 +119,7 @@ impl Endpoint {
             by_plain: BTreeMap::new(),
             by_peer: BTreeMap::new(),
             dialed: BTreeMap::new(),
+            half_open: HalfOpen::default(),
             accepts: Accepts::default(),
             asking: Vec::new(),
             schedule: Schedule::default(),
@@ -550,6 +555,7 @@ impl Endpoint {
             // Should the same Init come again, it deserves an answer.
             self.accepts.forget(&accepting.init);
         }
+        self.half_open.close(slot.opened, id);
         self.assembling = self.assembling.saturating_sub(slot.link.assembling());
         self.end_renewal(slot.renewal);
         self.schedule.forget(id);

@@ -18,10 +18,7 @@ impl Link {
     /// Takes in the payload of a handshake message, which arrived authentic.
     pub fn handle_early(&mut self, now: Time, payload: &[u8]) -> Result<(), Ignored> {
         let frames = Frames::checked(payload).map_err(|_| Ignored::Violation)?;
-        for frame in frames {
-            self.handle_frame(now, frame, true)?;
-        }
-        Ok(())
+        self.handle_frames(now, frames, true)
     }
 
     /// Takes in a packet of this link.
@@ -90,8 +87,26 @@ impl Link {
                 now
             });
         }
+        self.handle_frames(now, frames, false)
+    }
+
+    /// Lets the frames of a packet take effect; a CLOSE last, wherever in it it stands (LINK-22).
+    fn handle_frames<'a>(
+        &mut self,
+        now: Time,
+        frames: impl Iterator<Item = Frame<'a>>,
+        early: bool,
+    ) -> Result<(), Ignored> {
+        let mut close = None;
         for frame in frames {
-            self.handle_frame(now, frame, false)?;
+            match frame {
+                Frame::Close(reason) => close = close.or(Some(reason)),
+                frame => self.handle_frame(now, frame, early)?,
+            }
+        }
+        if let Some(reason) = close {
+            self.state = State::Closed;
+            self.events.push_back(Event::Closed(reason));
         }
         Ok(())
     }
@@ -145,10 +160,8 @@ impl Link {
             }
             Frame::Open(open) => self.handle_open(open),
             Frame::Welcome(welcome) => self.handle_welcome(welcome),
-            Frame::Close(reason) => {
-                self.state = State::Closed;
-                self.events.push_back(Event::Closed(reason));
-            }
+            // It is the last to take effect.
+            Frame::Close(_) => {}
         }
         Ok(())
     }

@@ -139,6 +139,7 @@ impl Replies {
         self.replies
             .iter()
             .filter(|reply| reply.queued)
+            .inspect(|reply| debug_assert!(!reply.cut, "it leaves in parts"))
             .map(|reply| (reply.number, reply.bytes.as_slice()))
     }
 

@@ -143,6 +143,7 @@ impl Requests {
         self.pending
             .iter()
             .filter(move |(_, pending)| pending.queued && (pending.early || !early))
+            .inspect(|(_, pending)| debug_assert!(!pending.cut, "it leaves in parts"))
             .map(|(number, pending)| (*number, pending.bytes.as_slice()))
     }
 

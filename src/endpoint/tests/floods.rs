@@ -63,6 +63,39 @@ fn a_flood_of_forged_addresses_leaves_no_trace() {
     assert!(sent < came, "{sent} bytes for {came}");
 }
 
+/// HS-13: so many half-open links, and no more, however long a flood lasts; who has shown a cookie, or is in, stays in.
+#[test]
+fn half_open_links_are_few() {
+    let mut pair = strict(1000);
+    let link = pair.connect();
+    pair.ask(link, false);
+    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    let knock = |pair: &mut Pair, from: SocketAddr| {
+        pair.connect();
+        let mut out = vec![];
+        while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+            pair.server.handle_datagram(pair.now, from, &out);
+        }
+        while pair.server.poll_transmit(pair.now, &mut out).is_some() {}
+    };
+    pair.server.config.links_max = HALF_OPEN_MAX + 10;
+    for n in 0..2000_u32 {
+        pair.now = pair.now + Duration::from_millis(20);
+        knock(&mut pair, SocketAddr::from((n.to_be_bytes(), 4000)));
+        assert!(pair.server.links() <= HALF_OPEN_MAX + 1);
+    }
+    assert_eq!(pair.server.half_open.len(), HALF_OPEN_MAX);
+    pair.ask(link, false);
+    let told = pair.settle(|_| false);
+    assert_eq!(replies(&told), 1, "who is in stays in");
+    // All others are as good as in: the newest stranger still finds a place, that of the oldest.
+    pair.server.config.links_max = pair.server.links();
+    let first = pair.server.half_open.first().unwrap();
+    pair.now = pair.now + Duration::from_secs(1);
+    knock(&mut pair, SocketAddr::from(([203, 0, 113, 9], 4000)));
+    assert!(!pair.server.has(first));
+}
+
 /// HS-12: who forges a Retry holds a handshake up no longer than a round trip.
 #[test]
 fn a_forged_retry_does_no_harm() {

@@ -300,6 +300,27 @@ fn closing_tells_the_other_side() {
     assert_eq!(events(&mut pair.server), [Event::Closed(CloseReason::Done)]);
 }
 
+/// LINK-22. Found by fuzzing: what came with a CLOSE was told after the end.
+#[test]
+fn what_comes_with_a_close_is_heard_before_it() {
+    let mut pair = Pair::new();
+    let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    let up = transmit(&mut pair.client, pair.now).unwrap();
+    deliver(&mut pair.server, pair.now, &up).unwrap();
+    pair.server.reply(number, b"done".to_vec());
+    pair.server.close(CloseReason::Shutdown);
+    let down = transmit(&mut pair.server, pair.now).unwrap();
+    deliver(&mut pair.client, pair.now, &down).unwrap();
+    let bytes = b"done".to_vec();
+    assert_eq!(
+        events(&mut pair.client),
+        [
+            Event::Reply { number, bytes },
+            Event::Closed(CloseReason::Shutdown)
+        ]
+    );
+}
+
 /// LINK-11: on a plain link nothing longer than what came goes to an address that has not answered.
 #[test]
 fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {

@@ -1,0 +1,48 @@
+//! Links that others have opened and that are not proven yet (HS-13): few, however many begin.
+
+use std::collections::BTreeSet;
+
+use super::LinkId;
+use crate::link::Time;
+
+/// Half-open links, of which no cookie has shown that their opener receives where they say they are.
+pub const HALF_OPEN_MAX: usize = 1024;
+
+/// The half-open links, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct HalfOpen {
+    unshown: BTreeSet<(Time, LinkId)>,
+    shown: BTreeSet<(Time, LinkId)>,
+}
+
+impl HalfOpen {
+    /// A link begins. Gives the one that has to end for it, if one has to.
+    pub fn open(&mut self, now: Time, link: LinkId, has_shown: bool) -> Option<LinkId> {
+        if has_shown {
+            self.shown.insert((now, link));
+            return None;
+        }
+        self.unshown.insert((now, link));
+        if self.unshown.len() <= HALF_OPEN_MAX {
+            return None;
+        }
+        self.unshown.pop_first().map(|(_, link)| link)
+    }
+
+    /// A link that opened at that time is half-open no more.
+    pub fn close(&mut self, opened: Time, link: LinkId) {
+        self.unshown.remove(&(opened, link));
+        self.shown.remove(&(opened, link));
+    }
+
+    /// The one that is to make room for another: who has shown where they are may stay for longest.
+    pub fn first(&self) -> Option<LinkId> {
+        let first = self.unshown.first().or(self.shown.first());
+        first.map(|(_, link)| *link)
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.unshown.len() + self.shown.len()
+    }
+}
