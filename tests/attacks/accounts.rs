@@ -2,15 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use crate::support::{Home, PASSWORD, Realm};
-
-/// A realm with this configuration; its file is in the home.
-fn realm(home: &Home, config: &str) -> Realm {
-    let path = home.directory.path().join("config.toml");
-    let text = format!("{config}\n[[listen]]\naddress = \"127.0.0.1:0\"\n");
-    fs::write(&path, text).unwrap();
-    Realm::start_fixed(&["--config", path.to_str().unwrap()])
-}
+use crate::support::{Home, PASSWORD};
 
 const REGISTER: &[&str] = &[
     "register",
@@ -25,7 +17,7 @@ const REGISTER: &[&str] = &[
 #[test]
 fn only_who_has_the_code_registers() {
     let home = Home::new();
-    let mut realm = realm(&home, "[realm]\nregistration = \"code\"");
+    let mut realm = home.realm_as("[realm]\nregistration = \"code\"");
     let run = |further: &[&str]| {
         let server = ["--server", realm.connect.as_str()];
         home.run("ann", &[&server, REGISTER, further].concat())
@@ -55,7 +47,7 @@ fn only_who_has_the_code_registers() {
 #[test]
 fn a_realm_that_is_closed_makes_no_accounts() {
     let home = Home::new();
-    let realm = realm(&home, "[realm]\nregistration = \"closed\"");
+    let realm = home.realm_as("[realm]\nregistration = \"closed\"");
     let server = ["--server", realm.connect.as_str()];
     let run = home.run("ann", &[&server, REGISTER].concat());
     assert_eq!(run.error(1), "registration-closed");
@@ -65,7 +57,7 @@ fn a_realm_that_is_closed_makes_no_accounts() {
 #[test]
 fn a_guesser_waits() {
     let home = Home::new();
-    let realm = realm(&home, "");
+    let realm = home.realm_as("");
     home.register("ann", &realm.connect);
     let auth = |file| {
         let server = ["--server", realm.connect.as_str(), "--deadline", "10s"];
@@ -86,7 +78,7 @@ fn a_guesser_waits() {
 #[test]
 fn who_sends_too_much_is_slowed_down_and_loses_nothing() {
     let home = Home::new();
-    let realm = realm(&home, "[limits]\ncommands_per_link = \"5/s\"");
+    let realm = home.realm_as("[limits]\ncommands_per_link = \"5/s\"");
     home.register("ann", &realm.connect);
     let client = home.client("ann", &realm.connect);
     let runtime = tokio::runtime::Builder::new_current_thread()

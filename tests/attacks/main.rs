@@ -5,3 +5,8 @@
 mod support;
 
 mod accounts;
+mod datagrams;
+mod links;
+mod loops;
+mod replay;
+mod stranger;

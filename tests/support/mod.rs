@@ -257,6 +257,14 @@ impl Home {
         Realm::start_fixed(&["--config", config.to_str().unwrap()])
     }
 
+    /// Starts a realm with this configuration, at the same port each time.
+    pub fn realm_as(&self, config: &str) -> Realm {
+        let path = self.directory.path().join("realm.toml");
+        let text = format!("{config}\n[[listen]]\naddress = \"127.0.0.1:0\"\n");
+        fs::write(&path, text).unwrap();
+        Realm::start_fixed(&["--config", path.to_str().unwrap()])
+    }
+
     /// The texts of all private messages, in order.
     pub fn texts(&self, profile: &str) -> Vec<String> {
         let run = self.run(profile, &["inbox", "--after", "0"]);

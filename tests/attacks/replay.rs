@@ -1,0 +1,148 @@
+//! Everything that was sent in a session, sent again: one by one, all together, after a restart, from elsewhere.
+
+use std::net::Ipv4Addr;
+
+use merpati::wire::{Packet, Protection};
+use serde_json::Value;
+
+use crate::{
+    stranger::Stranger,
+    support::{
+        Home, Realm,
+        relay::{Relay, Way},
+        watch::Watch,
+    },
+};
+
+/// What there is to be seen of a realm, but for when it was last used.
+fn state(home: &Home) -> Vec<Value> {
+    let mut seen = Vec::new();
+    for who in ["ann", "bob"] {
+        for what in [
+            &["unread"][..],
+            &["inbox", "--after", "0"],
+            &["inboxgroup", "cats", "--after", "0"],
+            &["groups"],
+            &["members", "cats"],
+            &["sessions"],
+            &["whoami"],
+        ] {
+            let run = home.run(who, what);
+            assert_eq!(run.code, Some(0), "{what:?} {run:?}");
+            for mut object in run.objects() {
+                forget_times(&mut object);
+                seen.push(object);
+            }
+        }
+    }
+    seen
+}
+
+/// Takes out what the looking itself changes.
+fn forget_times(object: &mut Value) {
+    match object {
+        Value::Object(fields) => {
+            fields.retain(|name, _| !name.contains("used"));
+            fields.values_mut().for_each(forget_times);
+        }
+        Value::Array(values) => values.iter_mut().for_each(forget_times),
+        _ => {}
+    }
+}
+
+/// A session of two users with all that changes something; what went to the realm.
+fn session(home: &Home, realm: &Realm, relay: &Relay) -> Vec<Vec<u8>> {
+    let connect = realm.connect_through(relay.address);
+    let password = ["--password-file", "password"];
+    for who in ["ann", "bob"] {
+        home.register(who, &connect);
+    }
+    let run = |who: &str, command: &[&str]| home.run(who, command).ok();
+    run("ann", &[&["addgroup", "cats"], &password[..]].concat());
+    run("bob", &[&["joingroup", "cats"], &password[..]].concat());
+    let mut watch = Watch::start(home, "bob", &[]);
+    for n in 0..3 {
+        run("ann", &["send", "bob", &format!("private {n}")]);
+        run("ann", &["sendgroup", "cats", &format!("to all {n}")]);
+    }
+    watch.texts(6);
+    watch.stop();
+    // A long one, in parts.
+    run("bob", &["send", "ann", &"purr ".repeat(1000)]);
+    home.run("ann", &["inbox"]);
+    run("ann", &["role", "cats", "bob", "moderator"]);
+    run(
+        "ann",
+        &[&["grouppasswd", "cats"], &["--password-file", "wrong"][..]].concat(),
+    );
+    run("bob", &["leavegroup", "cats"]);
+    run(
+        "bob",
+        &[&["joingroup", "cats"], &["--password-file", "wrong"][..]].concat(),
+    );
+    run("ann", &[&["auth", "ann"], &password[..]].concat());
+    let carried = relay.take_carried();
+    let up = carried.into_iter().filter(|one| one.way == Way::ToRealm);
+    up.map(|one| one.bytes).collect()
+}
+
+/// What may come back for a replayed datagram: a Reset, or for an Init what its device alone can read.
+fn is_harmless(sent: &[u8], answer: &[u8]) -> bool {
+    let fits = answer.len() <= sent.len();
+    fits && match Packet::parse(answer) {
+        Ok(Packet::Reset { .. }) => true,
+        Ok(Packet::Accept { .. } | Packet::Retry { .. }) => {
+            matches!(Packet::parse(sent), Ok(Packet::Init(_)))
+        }
+        _ => false,
+    }
+}
+
+fn replay(realm: &Realm, from: Ipv4Addr, datagrams: &[Vec<u8>], at_once: usize) {
+    let mut stranger = Stranger::at(from, realm);
+    for some in datagrams.chunks(at_once) {
+        for datagram in some {
+            stranger.send(datagram);
+        }
+        for answer in stranger.answers() {
+            let is_harmless = some.iter().any(|sent| is_harmless(sent, &answer));
+            assert!(is_harmless, "{answer:02x?} comes back");
+        }
+    }
+    assert!(stranger.came < stranger.sent);
+}
+
+/// HS-6, LINK-4, EXACT-1: replay of every packet of a session.
+#[test]
+fn a_session_that_is_replayed_has_no_effect() {
+    let home = Home::new();
+    // Nothing is held off by limits: each of them is looked at.
+    let limits = "[limits]\nhandshakes = \"unlimited\"\nhandshakes_per_subnet = \"unlimited\"";
+    let mut realm = home.realm_as(limits);
+    let relay = Relay::to(realm.address);
+    let datagrams = session(&home, &realm, &relay);
+    let sealed = |datagram: &&Vec<u8>| matches!(Packet::parse(datagram), Ok(Packet::Link(packet)) if packet.protection == Protection::Sealed);
+    let kinds = (datagrams.len(), datagrams.iter().filter(sealed).count());
+    assert!(kinds.0 > 40 && kinds.1 > 20, "{kinds:?} are replayed");
+    let before = state(&home);
+    // From where they came, and from elsewhere; the links of some are still there.
+    let mut machine = 1;
+    for at_once in [1, 64] {
+        for from in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, machine, 1)] {
+            replay(&realm, from, &datagrams, at_once);
+        }
+        machine += 1;
+    }
+    assert_eq!(state(&home), before);
+    for round in 0..2 {
+        realm.kill();
+        realm.start_again();
+        for at_once in [1, 64] {
+            let from = Ipv4Addr::new(127, 0, 10 + round, 1);
+            replay(&realm, from, &datagrams, at_once);
+        }
+        assert_eq!(state(&home), before, "after restart {round}");
+    }
+    home.run("ann", &["send", "bob", "goes on"]).ok();
+    assert!(!realm.log().contains("panicked"), "{}", realm.log());
+}
