@@ -5,7 +5,7 @@ mod support;
 use std::{fs, process::Stdio};
 
 use support::{
-    Home, PASSWORD, Realm, finished, program,
+    Home, Realm, finished, program,
     relay::{Relay, Way},
 };
 
@@ -284,23 +284,6 @@ fn a_wrong_configuration_is_refused_with_its_line() {
         assert!(run.err.contains(wanted), "{run:?}");
     }
     assert!(!directory.path().join("data").exists(), "nothing was begun");
-}
-
-/// Passwords, session ids and messages are in no log, whatever its level.
-#[test]
-fn no_secret_is_in_a_log() {
-    let realm = Realm::start_with(&["--log", "trace"]);
-    let home = Home::new();
-    let session = home.register("ann", &realm.connect);
-    home.run("ann", &["send", "ann", "a private message"]).ok();
-    home.run("ann", &["--session", &session, "inbox"]);
-    home.run("ann", &["auth", "ann", "--password-file", "wrong"])
-        .error(1);
-    let log = realm.log();
-    assert!(log.contains("refused"), "it does log: {log}");
-    for secret in [PASSWORD, "battery staple", "a private message", &session] {
-        assert!(!log.contains(secret), "{secret} is in the log");
-    }
 }
 
 /// A server that is asked to stop answers what is in work, and exits with 0.

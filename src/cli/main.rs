@@ -11,14 +11,20 @@ mod serve;
 mod shell;
 mod watch;
 
-use std::process::ExitCode;
+use std::{alloc::System, process::ExitCode};
 
 use args::{Cli, Command, Global, PasswordSource};
 use clap::{CommandFactory as _, Parser as _};
 use merpati::wire::Mailbox;
 use output::{Failure, Output, USAGE};
+use zeroizing_alloc::ZeroAlloc;
+
+/// All memory is wiped when it is given back: passwords and keys pass through buffers of others, too.
+#[global_allocator]
+static WIPING: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
+    leave_no_core();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return wrong_usage(&error),
@@ -32,6 +38,16 @@ fn main() -> ExitCode {
             output.failure(&failure);
             ExitCode::from(failure.code)
         }
+    }
+}
+
+/// Lets no core dump be written of this process: it would hold all its secrets.
+fn leave_no_core() {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        // Where that is not possible there is nothing else to do.
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
 }
 

@@ -89,7 +89,7 @@ fn datagrams_of_any_length_are_taken() {
         stranger.send(&[]);
         for first in [0_u8, 0x10, 0x12, 0x40, 0x60, 0x80, 0xc0, 0xff] {
             stranger.send(&[first]);
-            stranger.send(&[first; 65_507]);
+            stranger.send(&vec![first; 65_507]);
         }
         // No more than the realm's socket holds at once.
         told += stranger.answers().len();

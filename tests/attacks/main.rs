@@ -9,4 +9,5 @@ mod datagrams;
 mod links;
 mod loops;
 mod replay;
+mod secrets;
 mod stranger;

@@ -49,7 +49,7 @@ impl Stranger {
     }
 
     pub fn receive(&mut self) -> Vec<u8> {
-        let mut buffer = [0; 65_535];
+        let mut buffer = vec![0; 65_535];
         loop {
             match self.socket.recv(&mut buffer) {
                 Ok(len) => return buffer[..len].to_vec(),

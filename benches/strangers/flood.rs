@@ -1,0 +1,139 @@
+//! Floods of datagrams, from many addresses, at a rate.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use merpati::{
+    client::system_rng,
+    crypto::{ConnectionString, Initiator, SecretKey, mac1},
+    wire::{ConnectionId, Frame, HandshakeId, Init, Open, PacketNumber, Protection, link_header},
+};
+use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use crate::support::Realm;
+
+/// Addresses from which it comes, each in a subnet of its own.
+const MACHINES: u64 = 1000;
+/// How often the rate is looked at.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Makes the datagrams of a flood.
+pub type Make = Box<dyn FnMut(&mut Vec<u8>) + Send>;
+
+pub struct Flood {
+    is_over: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+}
+
+impl Flood {
+    /// Sends `count` datagrams, so many a second.
+    pub fn start(realm: &Realm, a_second: u64, count: u64, mut make: Make) -> Self {
+        let to = realm.address;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let sent = Arc::new(AtomicU64::new(0));
+        let (ends, counts) = (Arc::clone(&is_over), Arc::clone(&sent));
+        let thread = thread::spawn(move || {
+            let sockets: Vec<UdpSocket> = (0..MACHINES).map(machine).collect();
+            let started = Instant::now();
+            let mut datagram = Vec::new();
+            let mut sent = 0;
+            while sent < count && !ends.load(Ordering::Relaxed) {
+                let micros = u64::try_from(started.elapsed().as_micros()).unwrap();
+                let due = (micros * a_second / 1_000_000).min(count);
+                for n in sent..due {
+                    make(&mut datagram);
+                    send(&sockets[(n % MACHINES) as usize], &datagram, to);
+                }
+                sent = due;
+                counts.store(sent, Ordering::Relaxed);
+                thread::sleep(TICK);
+            }
+            ends.store(true, Ordering::Relaxed);
+        });
+        Self {
+            is_over,
+            sent,
+            thread,
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Ends it; how many datagrams there were.
+    pub fn end(self) -> u64 {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+fn machine(n: u64) -> UdpSocket {
+    let [.., a, b] = (n + 256).to_be_bytes();
+    UdpSocket::bind((Ipv4Addr::new(127, a, b, 7), 0)).unwrap()
+}
+
+fn send(socket: &UdpSocket, datagram: &[u8], to: SocketAddr) {
+    // One that does not fit the queue is as good as lost.
+    let _ = socket.send_to(datagram, to);
+}
+
+/// Inits of devices that will never answer. One handshake serves for all: each has an id of its own, and so a MAC of
+/// its own, and nobody can tell without the curve that they are one.
+pub fn spoofed(realm: &Realm) -> Make {
+    let string: ConnectionString = realm.connect.parse().unwrap();
+    let key = string.key.unwrap();
+    let mut rng = system_rng().unwrap();
+    let mut payload = Vec::new();
+    let open = Open {
+        max_datagram: 1200,
+        name: None,
+    };
+    for _ in 0..8 {
+        Frame::Padding.emit(false, &mut payload);
+    }
+    Frame::Open(open).emit(true, &mut payload);
+    let device = SecretKey::generate(&mut rng);
+    let (_, noise) = Initiator::start(&mut rng, &device, &key, &payload).unwrap();
+    let mut handshake = 0;
+    Box::new(move |out| {
+        handshake += 1;
+        out.clear();
+        Init::emit_covered(HandshakeId(handshake), false, &noise, out);
+        let mac = mac1(&key, out);
+        out.extend_from_slice(&mac);
+    })
+}
+
+/// Packets of links that there are not, Inits without sense, and noise.
+pub fn junk(_: &Realm) -> Make {
+    let mut rng = StdRng::seed_from_u64(3);
+    Box::new(move |out| {
+        out.clear();
+        match rng.random_range(0..3) {
+            0 => {
+                let connection = Some(ConnectionId(rng.next_u32()));
+                let number = PacketNumber(rng.random_range(0..1000));
+                link_header(Protection::Sealed, connection, number, None, out);
+                out.resize(60, 9);
+            }
+            1 => {
+                Init::emit_covered(HandshakeId(rng.next_u32()), false, &[7; 120], out);
+                out.extend_from_slice(&[1; 8]);
+            }
+            _ => {
+                out.resize(rng.random_range(1..200), 0);
+                rng.fill_bytes(out);
+            }
+        }
+    })
+}

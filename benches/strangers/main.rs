@@ -1,0 +1,169 @@
+//! What strangers can do to a realm: a real one, in a process of its own, under floods; and how much comes back for
+//! what they send.
+//!
+//! `cargo bench --bench strangers` prints a table: what was measured beside what must hold. It takes some minutes
+//! and wants the machine for itself; `-- --quick` does a hundredth of it, to see that it works.
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures are for reading"
+)]
+
+mod amplification;
+mod flood;
+mod logins;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::{fs, time::Duration};
+
+use flood::{Flood, junk, spoofed};
+use logins::{Samples, commands, guesses, logins};
+use support::{Home, Realm};
+
+/// Spoofed handshakes and junk, a second.
+const HANDSHAKES_A_SECOND: u64 = 20_000;
+const JUNK_A_SECOND: u64 = 100_000;
+
+fn row(what: &str, measured: &str, wanted: &str) {
+    println!("| {what} | {measured} | {wanted} |");
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Memory that a process has for itself, in bytes.
+fn memory(realm: &Realm) -> u64 {
+    let path = format!("/proc/{}/status", realm.process_id());
+    let status = fs::read_to_string(path).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:"));
+    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+    kib.parse::<u64>().unwrap() << 10
+}
+
+/// A realm that counts nobody's logins: else there would be nothing to measure.
+fn realm(home: &Home) -> Realm {
+    home.realm_as(
+        "[limits]\nlogins_per_subnet = \"unlimited\"\nregistrations_per_subnet = \"unlimited\"\n\
+         commands_per_link = \"unlimited\"\ncommands_per_account = \"unlimited\"\n\
+         commands_per_subnet = \"unlimited\"",
+    )
+}
+
+fn ratio(under: &Samples, idle: &Samples) -> String {
+    let (under, idle) = (under.quantile(0.99), idle.quantile(0.99));
+    let times = under.as_secs_f64() / idle.as_secs_f64();
+    format!("{idle:.1?} → {under:.1?}, {times:.2} ×")
+}
+
+fn main() {
+    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    let part = if is_quick { 100 } else { 1 };
+    println!("| what strangers do | measured | must hold |");
+    println!("| --- | --- | --- |");
+    amplification::measure(10_000_000 / part);
+    spoofed_handshakes(1_000_000 / part);
+    junk_datagrams(Duration::from_secs(30) / part.try_into().unwrap_or(1));
+    login_flood(2000 / part as usize);
+    user_names(40 / (part as usize).min(10));
+}
+
+fn spoofed_handshakes(count: u64) {
+    let home = Home::new();
+    let realm = realm(&home);
+    home.register("ann", &realm.connect);
+    let wanted = (count / 2000).max(10) as usize;
+    let idle = logins(&home, &realm, wanted, "idle");
+    let before = memory(&realm);
+    let flood = Flood::start(&realm, HANDSHAKES_A_SECOND, count, spoofed(&realm));
+    let mut under = Samples::default();
+    let mut most = before;
+    let mut round = 0;
+    while !flood.is_over() {
+        round += 1;
+        under.extend(logins(&home, &realm, 5, &format!("flood{round}")));
+        most = most.max(memory(&realm));
+    }
+    let sent = flood.end();
+    row(
+        &format!("{sent} spoofed handshakes, {HANDSHAKES_A_SECOND} a second"),
+        &format!(
+            "{:+.1} MiB; a login's p99 {} ({} logins)",
+            mib(most) - mib(before),
+            ratio(&under, &idle),
+            under.len()
+        ),
+        "≤ 4 MiB; ≤ 2 ×",
+    );
+}
+
+fn junk_datagrams(span: Duration) {
+    let home = Home::new();
+    let realm = realm(&home);
+    home.register("ann", &realm.connect);
+    commands(
+        &home,
+        &realm,
+        Duration::from_secs(1),
+        Duration::from_secs(1),
+    );
+    let before = memory(&realm);
+    let flood = Flood::start(&realm, JUNK_A_SECOND, u64::MAX, junk(&realm));
+    // Served: answered within the time that a user would wait.
+    let served = commands(&home, &realm, span, Duration::from_secs(1));
+    let most = memory(&realm);
+    let rate = flood.end() as f64 / span.as_secs_f64();
+    row(
+        &format!("junk, {rate:.0} datagrams a second"),
+        &format!(
+            "{:.2} % of {} commands served in a second; {:+.1} MiB",
+            100.0 * served.within(Duration::from_secs(1)),
+            served.len(),
+            mib(most) - mib(before)
+        ),
+        "≥ 95 %; flat",
+    );
+}
+
+fn login_flood(count: usize) {
+    let home = Home::new();
+    let realm = realm(&home);
+    home.register("ann", &realm.connect);
+    let span = Duration::from_millis(10 * count as u64).max(Duration::from_secs(1));
+    let idle = commands(&home, &realm, span, Duration::from_mins(1));
+    let before = memory(&realm);
+    let (under, most) = guesses(&home, &realm, count);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    row(
+        &format!("{count} logins with wrong passwords, 64 at once"),
+        &format!(
+            "{:+.1} MiB; a command's p99 {} ({} commands)",
+            mib(most) - mib(before),
+            ratio(&under, &idle),
+            under.len()
+        ),
+        &format!("≤ {cores} × 19 + 8 MiB; ≤ 2 ×"),
+    );
+}
+
+fn user_names(users: usize) {
+    let home = Home::new();
+    let realm = realm(&home);
+    let (known, unknown) = logins::wrong_passwords(&home, &realm, users);
+    let medians = (known.quantile(0.5), unknown.quantile(0.5));
+    row(
+        "a wrong password for a user there is, and for one there is not",
+        &format!(
+            "{:.2?} and {:.2?}, {:.3} × (medians of {}; the middle half of the first is {:.2?} wide)",
+            medians.0,
+            medians.1,
+            medians.1.as_secs_f64() / medians.0.as_secs_f64(),
+            known.len(),
+            known.quantile(0.75).saturating_sub(known.quantile(0.25)),
+        ),
+        "the same",
+    );
+}
