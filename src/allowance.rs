@@ -194,6 +194,9 @@ impl<T: Default> Places<T> {
 pub struct Allowances(Places<Allowance>);
 
 impl Allowances {
+    /// Memory of one place, in bytes.
+    pub const PLACE_BYTES: usize = size_of::<Allowance>();
+
     /// Counted in so many places.
     pub fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
         Self(Places::new(places, rng))
@@ -266,6 +269,9 @@ impl Strikes {
 pub struct Guesses(Places<Strikes>);
 
 impl Guesses {
+    /// Memory of one place, in bytes.
+    pub const PLACE_BYTES: usize = size_of::<Strikes>();
+
     /// Counted in so many places.
     pub fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
         Self(Places::new(places, rng))

@@ -30,6 +30,7 @@ fn endpoint(protection: Protection) -> Endpoint {
         redundancy: Redundancy::Auto,
         lifetime: LINK_LIFETIME,
         links_max: 100_000,
+        memory_max: 64 << 20,
         handshakes: Handshakes::default(),
         idle: Duration::from_hours(24),
         shared_idle: Duration::from_mins(10),

@@ -299,6 +299,8 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         new_password_file: Option<PathBuf>,
     },
+    /// Show what a realm can be made to hold in memory, by whom, and which setting says so.
+    Limits(Limits),
     /// Give the realm a new key from its next start on; the old one vouches for it.
     Rotatekey(Rotatekey),
     /// Show what this is: two realms, three people and a bad link, on this machine.
@@ -409,6 +411,13 @@ pub struct Rotatekey {
     /// The store's directory, instead of the configured one.
     #[arg(long, value_name = "DIR", env = "MERPATI_DATA")]
     pub data: Option<PathBuf>,
+}
+
+#[derive(Debug, PartialEq, Eq, Args)]
+pub struct Limits {
+    /// The realm's configuration; without it config.toml, and without that the defaults.
+    #[arg(long, value_name = "FILE", env = "MERPATI_CONFIG")]
+    pub config: Option<PathBuf>,
 }
 
 #[derive(Debug, PartialEq, Eq, Args)]

@@ -4,6 +4,7 @@ mod args;
 mod ask;
 mod demo;
 mod groups;
+mod limits;
 mod output;
 mod passwords;
 mod realms;
@@ -73,6 +74,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
     let Cli { global, command } = cli;
     match command {
         Command::Serve(args) => serve::serve(&args, output.json),
+        Command::Limits(args) => limits::limits(&args, output.json),
         Command::Rotatekey(args) => serve::rotate_key(&args, output.json),
         Command::Demo(args) => demo::demo(&args),
         Command::Shell => shell::shell(&global, output),
@@ -187,6 +189,7 @@ async fn once(global: &Global, output: Output, command: Command) -> Result<(), F
         | Command::Shell
         | Command::Fingerprint
         | Command::Completions { .. }
+        | Command::Limits(_)
         | Command::Rotatekey(_) => Err(Failure::usage("this command does not talk to a realm")),
     }
 }

@@ -50,7 +50,7 @@ pub fn rotate_key(args: &Rotatekey, json: bool) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-fn load(file: Option<&Path>, data: Option<&Path>) -> Result<Config, Failure> {
+pub fn load(file: Option<&Path>, data: Option<&Path>) -> Result<Config, Failure> {
     let mut config = match file {
         Some(path) => Config::load(path),
         None if Path::new(CONFIG_FILE).exists() => Config::load(Path::new(CONFIG_FILE)),

@@ -146,6 +146,7 @@ impl Client {
             redundancy: self.options.traits.redundancy,
             lifetime: self.options.lifetime,
             links_max: 1,
+            memory_max: usize::MAX,
             handshakes: endpoint::Handshakes::default(),
             idle: Duration::MAX,
             shared_idle: Duration::MAX,

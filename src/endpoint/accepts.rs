@@ -2,17 +2,14 @@
 //! in number and in time; what is forgotten is harmless, because commands take effect once anyway.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 use blake2::{Blake2s256, Digest};
 
-use super::LinkId;
+use super::{
+    LinkId,
+    limits::{ACCEPT_LIFETIME, ACCEPTS_MAX},
+};
 use crate::link::Time;
-
-/// Inits remembered.
-pub const ACCEPTS_MAX: usize = 4096;
-/// How long an Init is remembered: a repeat of it may be on its way for a minute, and have left late.
-pub const ACCEPT_LIFETIME: Duration = Duration::from_mins(3);
 
 /// Stands for the bytes of one Init.
 pub(super) type InitHash = [u8; 16];

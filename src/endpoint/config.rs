@@ -30,6 +30,9 @@ pub struct Config {
     pub lifetime: Duration,
     /// Links at once.
     pub links_max: usize,
+    /// Bytes that the links which others open may hold for them, all together: answers and entries on their way,
+    /// messages that come in parts.
+    pub memory_max: usize,
     /// How many handshakes begin without a cookie.
     pub handshakes: Handshakes,
     /// A proven link that has been silent for so long is forgotten by its responder.

@@ -2,6 +2,7 @@
 //! curve's worth of work and a place in the table, so when there are many, each has to return a cookie first, which
 //! costs a hash and no memory.
 
+use super::limits::HANDSHAKE_SUBNETS;
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -16,8 +17,6 @@ use crate::{
     wire::{Cookie, HandshakeId},
 };
 
-/// Places in which subnets are counted.
-pub const SUBNETS_COUNTED: usize = 4096;
 /// A secret is used for so long, and good for as long again.
 const SECRET_LIFETIME: Duration = Duration::from_mins(2);
 /// With a cookie, so many times as many are let in from one subnet.
@@ -62,8 +61,8 @@ impl Gate {
             secrets: [secret(), secret()],
             renewed: Time(0),
             all: Allowance::default(),
-            strangers: Allowances::new(SUBNETS_COUNTED, rng),
-            proven: Allowances::new(SUBNETS_COUNTED, rng),
+            strangers: Allowances::new(HANDSHAKE_SUBNETS, rng),
+            proven: Allowances::new(HANDSHAKE_SUBNETS, rng),
         }
     }
 

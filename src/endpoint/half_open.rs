@@ -2,11 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::LinkId;
+use super::{LinkId, limits::HALF_OPEN_MAX};
 use crate::link::Time;
-
-/// Half-open links, of which no cookie has shown that their opener receives where they say they are.
-pub const HALF_OPEN_MAX: usize = 1024;
 
 /// The half-open links, oldest first.
 #[derive(Debug, Default)]

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use rand::Rng as _;
 
 use super::{
-    ASSEMBLED_AT_ONCE, ASSEMBLING_MAX, Endpoint, Event, LINKS_PER_KEY_MAX, LinkId,
+    Endpoint, Event, LinkId,
     accepts::{Accepts, Known},
+    limits::{ASSEMBLING_MAX, LINKS_PER_KEY_MAX},
     slot::{Accepting, Role, Slot, Stage},
 };
 use crate::{
     crypto::{MESSAGE_1_OVERHEAD, Responder, mac1, same},
-    link::{INIT_PAYLOAD_MIN, Ignored, Link, Time},
+    link::{INIT_PAYLOAD_MIN, Ignored, Link, Time, limits::ASSEMBLIES_MAX},
     wire::{
         ConnectionId, Cookie, Frame, Frames, HandshakeId, Hello, HelloReply, INIT_OVERHEAD, Init,
         LinkPacket, PROTOCOL_VERSION, Packet, Protection, ResetToken, crc_holds,
@@ -323,7 +324,7 @@ impl Endpoint {
         let was_proven = slot.link.is_proven();
         let held = slot.link.assembling();
         let left = ASSEMBLING_MAX.saturating_sub(self.assembling.saturating_sub(held));
-        let own = ASSEMBLED_AT_ONCE.saturating_mul(self.config.max_message);
+        let own = ASSEMBLIES_MAX.saturating_mul(self.config.max_message);
         slot.link.set_assembly_room(left.min(own));
         let outcome = slot.link.handle_packet(now, packet, datagram);
         self.assembling = self.assembling.saturating_sub(held) + slot.link.assembling();

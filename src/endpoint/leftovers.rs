@@ -11,6 +11,7 @@ impl Endpoint {
             ("plain links", self.by_plain.len()),
             ("keys", self.by_peer.len()),
             ("dialed links", self.dialed.len()),
+            ("bytes held for others", self.memory.total()),
             ("half-open links", self.half_open.len()),
             ("accepts", self.accepts.len()),
             ("questions", self.asking.len()),

@@ -17,6 +17,8 @@ mod identity;
 mod incoming;
 #[cfg(test)]
 mod leftovers;
+pub mod limits;
+mod memory;
 mod outgoing;
 mod renewal;
 mod reset;
@@ -32,21 +34,20 @@ use std::{
 };
 
 use accepts::Accepts;
-pub use accepts::{ACCEPT_LIFETIME, ACCEPTS_MAX};
 pub use config::Config;
 pub use event::Event;
 use gate::Gate;
 pub use gate::Handshakes;
-pub use half_open::HALF_OPEN_MAX;
 use half_open::HalfOpen;
 use hello::Asking;
 pub use identity::Identity;
 use identity::OwnKey;
+use limits::ASKING_MAX;
+use memory::Memory;
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
 pub use renewal::LINK_LIFETIME;
 use reset::Resets;
 use schedule::Schedule;
-pub use slot::UNPROVEN_LIFETIME;
 use slot::{Role, Slot, Stage};
 
 use crate::{
@@ -55,15 +56,6 @@ use crate::{
     link::{self, DATAGRAM_MIN, Jitter, Link, Silence, Time, Urgency, earliest},
     wire::{CloseReason, ConnectionId, OperationNumber, Welcome},
 };
-
-/// Links of one device key that are kept; the one least recently heard makes room for another.
-const LINKS_PER_KEY_MAX: usize = 8;
-/// Questions on their way at once.
-const ASKING_MAX: usize = 16;
-/// Bytes held of messages that are being put together, on all links together (LINK-13).
-pub const ASSEMBLING_MAX: usize = 16 << 20;
-/// Messages of the longest kind that one link may have put together at once.
-const ASSEMBLED_AT_ONCE: usize = 2;
 
 /// Names a link at this endpoint. A responder's is also the connection id it chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +82,7 @@ pub struct Endpoint {
     /// Links that this side opened to realms, to share them, by the realm's key.
     dialed: BTreeMap<PublicKey, LinkId>,
     half_open: HalfOpen,
+    memory: Memory,
     accepts: Accepts,
     resets: Resets,
     gate: Gate,
@@ -120,6 +113,7 @@ impl Endpoint {
             by_peer: BTreeMap::new(),
             dialed: BTreeMap::new(),
             half_open: HalfOpen::default(),
+            memory: Memory::default(),
             accepts: Accepts::default(),
             asking: Vec::new(),
             schedule: Schedule::default(),
@@ -445,6 +439,27 @@ impl Endpoint {
             self.end(id, None);
         } else {
             self.schedule.set(id, slot.timeout(&self.config));
+            self.count_memory(id);
+        }
+    }
+
+    /// Counts what a link holds for its other side. Where all hold too much, the one that holds most ends: its
+    /// initiator hears of it by a Reset, opens another, and asks again.
+    fn count_memory(&mut self, id: LinkId) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        if slot.role == Role::Initiator {
+            return;
+        }
+        let before = core::mem::replace(&mut slot.memory, slot.link.memory());
+        if slot.memory != before {
+            self.memory.change(id, before, slot.memory);
+            while self.memory.total() > self.config.memory_max
+                && let Some(largest) = self.memory.largest()
+            {
+                self.end(largest, None);
+            }
         }
     }
 
@@ -556,6 +571,7 @@ impl Endpoint {
             self.accepts.forget(&accepting.init);
         }
         self.half_open.close(slot.opened, id);
+        self.memory.change(id, slot.memory, 0);
         self.assembling = self.assembling.saturating_sub(slot.link.assembling());
         self.end_renewal(slot.renewal);
         self.schedule.forget(id);

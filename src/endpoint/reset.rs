@@ -2,6 +2,7 @@
 //! the connection id under a key that only the realm can make, so it is the same after a restart,
 //! and nobody else can send one.
 
+use super::limits::RESET_SUBNETS;
 use std::net::IpAddr;
 
 use rand_core::CryptoRng;
@@ -15,8 +16,6 @@ use crate::{
 
 /// Resets to one subnet.
 const PER_SUBNET: Frequency = Frequency::per_second(10);
-/// Places in which subnets are counted.
-pub const SUBNETS_COUNTED: usize = 1024;
 
 /// Makes reset tokens, and says how often one may be sent.
 #[derive(Debug)]
@@ -29,7 +28,7 @@ impl Resets {
     pub fn new(identity: &SecretKey, rng: &mut impl CryptoRng) -> Self {
         Self {
             tokens: MacKey::derive(identity, "reset tokens"),
-            sent: Allowances::new(SUBNETS_COUNTED, rng),
+            sent: Allowances::new(RESET_SUBNETS, rng),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Config, LinkId, accepts::InitHash, dial::Dial};
+use super::{Config, LinkId, accepts::InitHash, dial::Dial, limits::UNPROVEN_LIFETIME};
 use crate::{
     crypto::{PublicKey, Responder},
     link::{Link, Time, earliest},
@@ -11,9 +11,6 @@ use crate::{
 
 /// How long an Accept waits for the answers to early data (HS-5).
 const ACCEPT_PATIENCE: Duration = Duration::from_millis(50);
-/// How long a link may take to show that the other side is where it says it is.
-/// Round trips take up to a minute, and some are lost.
-pub const UNPROVEN_LIFETIME: Duration = Duration::from_mins(3);
 /// How long an initiator without any request to make goes on with a handshake.
 const DIAL_PATIENCE: Duration = Duration::from_mins(3);
 
@@ -100,10 +97,18 @@ pub(super) struct Slot {
     pub left: Option<(SocketAddr, Time)>,
     /// Requests that came early, where those wait until the link is proven.
     pub held: Vec<(u64, Vec<u8>)>,
+    /// Bytes that it holds for the other side.
+    pub memory: usize,
     /// When a responder's Accept left.
     pub accepted: Option<Time>,
     pub heard: Option<Time>,
 }
+
+/// Memory of a link that does nothing, in bytes: itself, and its places in the tables.
+pub const LINK_BYTES: usize = size_of::<(LinkId, Slot)>()
+    + 2 * size_of::<(SocketAddr, LinkId)>()
+    + 2 * size_of::<(PublicKey, LinkId)>()
+    + 2 * size_of::<(Time, LinkId)>();
 
 impl Slot {
     pub fn new(
@@ -128,6 +133,7 @@ impl Slot {
             renewal: Renewal::default(),
             left: None,
             held: Vec::new(),
+            memory: 0,
             accepted: None,
             heard: None,
         }

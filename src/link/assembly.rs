@@ -2,21 +2,13 @@
 //! fills: by the length it has declared, in gaps, in messages at once and in time.
 
 use alloc::{collections::BTreeMap, vec, vec::Vec};
-use core::time::Duration;
 
 use super::{
+    limits::{ASSEMBLIES_MAX, ASSEMBLY_PATIENCE, PIECES_MAX},
     ranges::Ranges,
     time::{Time, earliest},
 };
 use crate::wire::PartOf;
-
-/// Messages of one link that are put together at once.
-pub const ASSEMBLIES_MAX: usize = 2;
-/// Pieces in which a message may lie here before it is whole.
-const PIECES_MAX: usize = 64;
-/// A request of which no more comes for so long is forgotten; if it is still wanted, its sender asks it anew as a
-/// whole. An event or a reply never is: its sender takes for arrived what was acknowledged.
-pub const ASSEMBLY_PATIENCE: Duration = Duration::from_mins(15);
 
 #[derive(Clone, Debug)]
 struct Assembly {

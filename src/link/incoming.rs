@@ -4,15 +4,13 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{
-    Event, Ignored, Keys, Link, Opening, Received, State, Time, replies::Arrival, rtt::DELAY_MAX,
+    Event, Ignored, Keys, Link, Opening, Received, State, Time, limits::ASKING_KEPT,
+    replies::Arrival, rtt::DELAY_MAX,
 };
 use crate::wire::{
     AckFrame, CloseReason, Frame, Frames, LinkPacket, Open, PacketNumber, PartOf, Protection,
     Welcome, crc_holds,
 };
-
-/// Packets remembered for what they ask: as many as an acknowledgement tells of.
-const ASKING_KEPT: usize = 64;
 
 impl Link {
     /// Takes in the payload of a handshake message, which arrived authentic.

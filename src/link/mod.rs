@@ -17,6 +17,7 @@ mod event;
 mod incoming;
 mod keepalive;
 mod kind;
+pub mod limits;
 mod pace;
 mod packing;
 mod parts;
@@ -40,18 +41,17 @@ pub use event::{Event, Ignored};
 use keepalive::Keepalive;
 pub use keepalive::Silence;
 pub use kind::{Kind, Redundancy, Traits, UnknownKind, UnknownRedundancy};
+use limits::{REPLIES_KEPT, STRANGER_REPLIES_KEPT};
 use pace::Pace;
 use packing::Controls;
 pub use packing::INIT_PAYLOAD_MIN;
 use parts::{Message, Parts};
 use path::PathSize;
-pub use pushes::{PUSHES_AT_ONCE, Urgency};
+pub use pushes::Urgency;
 use pushes::{Pushed, Pushes};
-pub use received::{REPLAY_WINDOW, Received};
+pub use received::Received;
 use replies::{Arrival, Replies};
-pub use replies::{REPLIES_KEPT, REPLY_KEPT_BYTES, WORKING_MAX};
 pub use requests::Asked;
-pub use requests::REQUEST_SPAN;
 use requests::Requests;
 pub use rtt::Rtt;
 use sent::{Item, Sent, SentPacket};
@@ -389,9 +389,20 @@ impl Link {
         self.assemblies.set_room(room);
     }
 
+    /// Bytes that it holds for the other side, about: replies and entries that have not arrived, replies that are
+    /// kept, messages that come in parts, and what is remembered of packets.
+    pub fn memory(&self) -> usize {
+        self.replies.memory() + self.pushes.memory() + self.assemblies.held() + self.sent.memory()
+    }
+
     /// Answers the other side's request `number`.
     pub fn reply(&mut self, number: u64, bytes: Vec<u8>) {
-        self.replies.reply(number, bytes);
+        let kept = if self.trusted {
+            REPLIES_KEPT
+        } else {
+            STRANGER_REPLIES_KEPT
+        };
+        self.replies.reply(number, bytes, kept);
         if !self.replies.is_working() {
             self.work_due = None;
         }

@@ -4,7 +4,7 @@
 use alloc::{collections::VecDeque, vec::Vec};
 use core::ops::Range;
 
-use super::{assembly::ASSEMBLIES_MAX, cut::Cut};
+use super::{cut::Cut, limits::ASSEMBLIES_MAX};
 use crate::wire::PartOf;
 
 /// Names a message among those of one direction.

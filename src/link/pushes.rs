@@ -5,12 +5,11 @@ use alloc::{collections::BTreeMap, vec::Vec};
 
 use super::{
     backoff::Jitter,
+    limits::PUSHES_AT_ONCE,
     rtt::Rtt,
     time::{Time, earliest},
 };
 
-/// Events of one kind that may be on their way at once.
-pub const PUSHES_AT_ONCE: usize = 32;
 const PUSHES_MAX: u64 = PUSHES_AT_ONCE as u64;
 /// An event is sent so often without anything being heard; then it waits until something is.
 const REPEATS_MAX: u32 = 8;
@@ -45,6 +44,7 @@ impl Urgency {
 
 #[derive(Clone, Debug)]
 struct Push {
+    len: usize,
     bytes: Vec<u8>,
     queued: bool,
     repeats: u32,
@@ -74,6 +74,7 @@ impl Pushes {
         let number = *next * 2 + urgency.low_bit();
         *next += 1;
         let push = Push {
+            len: bytes.len(),
             bytes,
             queued: true,
             repeats: 0,
@@ -87,6 +88,15 @@ impl Pushes {
     /// True when none is on its way.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// Memory of all that have not arrived, in bytes.
+    pub fn memory(&self) -> usize {
+        let each = self
+            .pending
+            .values()
+            .map(|push| size_of::<Push>() + push.len);
+        each.sum()
     }
 
     /// True when one of that kind should leave.

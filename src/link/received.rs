@@ -1,13 +1,12 @@
 //! What has arrived: the replay window and the acknowledgement made from it (LINK-3, LINK-5).
 
 use super::{
+    limits::REPLAY_WINDOW,
     rtt::{DELAY_MAX, Rtt},
     time::Time,
 };
 use crate::wire::{AckFrame, PacketNumber};
 
-/// Packet numbers remembered behind the largest; whatever is older counts as seen.
-pub const REPLAY_WINDOW: u64 = 1024;
 const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
 /// The loss is estimated over about so many packets.
 const LOSS_OVER: u32 = 16;

@@ -1,14 +1,14 @@
 //! What becomes of what was sent: it has arrived, or is lost and leaves again; and long messages that come
 //! in parts (LINK-6, LINK-13).
 
-use super::{Assembled, Event, Item, Link, Message, SentPacket, Time, parts};
+use super::{
+    Assembled, Event, Item, Link, Message, SentPacket, Time, limits::ASSEMBLED_KEPT, parts,
+};
 use crate::{
     faults::{Fault, is_planted},
     wire::{Frame, PartOf},
 };
 
-/// Messages that were put together and are remembered.
-const ASSEMBLED_KEPT: usize = 32;
 /// After so many timeouts in a row, what is known of the path may be true no more.
 const FORGET_AFTER: u32 = 3;
 

@@ -8,17 +8,11 @@ use alloc::{
 
 use super::{
     backoff::Jitter,
+    limits::{REPLIES_HELD_MAX, REPLY_KEPT_BYTES, WORKING_MAX},
     requests::COPY_GAP,
     rtt::Rtt,
     time::{Time, earliest},
 };
-
-/// Replies kept to be sent again.
-pub const REPLIES_KEPT: usize = 128;
-/// Replies longer than this are not kept: they come from reads, which may as well be done again.
-pub const REPLY_KEPT_BYTES: usize = 64;
-/// Requests of one link worked on at once; further ones are left for the sender to repeat.
-pub const WORKING_MAX: usize = 128;
 
 /// A reply that has left so often and is asked for again is announced.
 const LOST_AFTER: u32 = 2;
@@ -30,6 +24,7 @@ const COPIED_TOGETHER: usize = 4;
 #[derive(Clone, Debug)]
 struct Reply {
     number: u64,
+    len: usize,
     bytes: Vec<u8>,
     queued: bool,
     /// The other side knows that its request has arrived and does not repeat it soon: it is for this
@@ -87,21 +82,36 @@ impl Replies {
             reply.announced |= reply.times_sent >= LOST_AFTER;
             return Arrival::Known;
         }
-        if self.working.len() >= WORKING_MAX {
+        if self.working.len() >= WORKING_MAX || self.held() >= REPLIES_HELD_MAX {
             return Arrival::Refused;
         }
         self.working.insert(number, false);
         Arrival::New
     }
 
-    /// The reply to a request that is being worked on. False when no such request is.
-    pub fn reply(&mut self, number: u64, bytes: Vec<u8>) -> bool {
+    /// Bytes of long replies that have not arrived yet, as far as is known.
+    pub fn held(&self) -> usize {
+        let long = self.replies.iter().map(|reply| reply.len);
+        long.filter(|len| *len > REPLY_KEPT_BYTES).sum()
+    }
+
+    /// Memory of all replies, in bytes.
+    pub fn memory(&self) -> usize {
+        let each = self
+            .replies
+            .iter()
+            .map(|reply| size_of::<Reply>() + reply.len);
+        each.sum()
+    }
+
+    /// The reply to a request that is being worked on; so many are kept at most. False when no such request is.
+    pub fn reply(&mut self, number: u64, bytes: Vec<u8>, kept: usize) -> bool {
         let Some(announced) = self.working.remove(&number) else {
             return false;
         };
         // The oldest that has left makes room; one that still has to leave is never dropped, and
         // there are at most as many of those as requests in work.
-        if self.replies.len() >= REPLIES_KEPT
+        if self.replies.len() >= kept
             && let Some(at) = self
                 .replies
                 .iter()
@@ -111,6 +121,7 @@ impl Replies {
         }
         self.replies.push_back(Reply {
             number,
+            len: bytes.len(),
             bytes,
             queued: true,
             announced,
@@ -270,7 +281,10 @@ impl Replies {
 mod tests {
     use alloc::vec;
 
-    use super::*;
+    use super::{
+        super::limits::{REPLIES_KEPT, STRANGER_REPLIES_KEPT},
+        *,
+    };
 
     /// LINK-9
     #[test]
@@ -278,8 +292,8 @@ mod tests {
         let mut replies = Replies::default();
         assert_eq!(replies.arrive(7), Arrival::New);
         assert_eq!(replies.arrive(7), Arrival::Known);
-        assert!(replies.reply(7, vec![1]));
-        assert!(!replies.reply(7, vec![2]));
+        assert!(replies.reply(7, vec![1], REPLIES_KEPT));
+        assert!(!replies.reply(7, vec![2], REPLIES_KEPT));
         replies.sent(Time(0), &[7], &Rtt::default(), &mut Jitter::new(1), false);
         assert!(!replies.has_queued());
         assert_eq!(replies.arrive(7), Arrival::Known);
@@ -291,7 +305,7 @@ mod tests {
         let mut replies = Replies::default();
         for number in 0..300 {
             replies.arrive(number);
-            replies.reply(number, vec![0]);
+            replies.reply(number, vec![0], REPLIES_KEPT);
             replies.sent(
                 Time(0),
                 &[number],
@@ -308,11 +322,36 @@ mod tests {
         assert_eq!(replies.arrive(5000), Arrival::Refused);
     }
 
+    /// LINK-9: who asks for much and never says that it has arrived is answered no more.
+    #[test]
+    fn long_replies_that_do_not_arrive_hold_further_requests_up() {
+        let mut replies = Replies::default();
+        let mut number = 0;
+        while replies.arrive(number) == Arrival::New {
+            replies.announce();
+            replies.reply(number, vec![0; 60_000], REPLIES_KEPT);
+            replies.cut_next(1000);
+            number += 1;
+        }
+        assert_eq!(number, 5, "{} bytes", replies.held());
+        replies.arrived_whole(0);
+        assert_eq!(replies.arrive(number), Arrival::New);
+        // Of a stranger little is kept.
+        let mut replies = Replies::default();
+        for number in 0..100 {
+            replies.arrive(number);
+            replies.reply(number, vec![0], STRANGER_REPLIES_KEPT);
+            let (rtt, mut jitter) = (Rtt::default(), Jitter::new(1));
+            replies.sent(Time(0), &[number], &rtt, &mut jitter, false);
+        }
+        assert_eq!(replies.replies.len(), STRANGER_REPLIES_KEPT);
+    }
+
     #[test]
     fn long_replies_are_not_kept() {
         let mut replies = Replies::default();
         replies.arrive(1);
-        replies.reply(1, vec![0; REPLY_KEPT_BYTES + 1]);
+        replies.reply(1, vec![0; REPLY_KEPT_BYTES + 1], REPLIES_KEPT);
         replies.sent(Time(0), &[1], &Rtt::default(), &mut Jitter::new(1), false);
         assert_eq!(replies.arrive(1), Arrival::New);
     }
@@ -325,7 +364,7 @@ mod tests {
             let mut replies = Replies::default();
             for number in 0..count {
                 replies.arrive(number);
-                replies.reply(number, vec![1]);
+                replies.reply(number, vec![1], REPLIES_KEPT);
             }
             let mut left = 0;
             let mut now = Time(0);
@@ -352,7 +391,7 @@ mod tests {
         for number in 0..4 {
             replies.arrive(number);
             replies.announce();
-            replies.reply(number, vec![1; 400]);
+            replies.reply(number, vec![1; 400], REPLIES_KEPT);
         }
         let numbers = [0, 1, 2, 3];
         replies.sent(Time(0), &numbers, &rtt, &mut Jitter::new(1), true);
@@ -380,7 +419,7 @@ mod tests {
         let (mut replies, rtt, mut jitter) = (Replies::default(), Rtt::default(), Jitter::new(1));
         replies.arrive(7);
         replies.announce();
-        replies.reply(7, vec![1]);
+        replies.reply(7, vec![1], REPLIES_KEPT);
         for _ in 0..3 {
             assert!(replies.has_queued() && replies.is_announced(7));
             replies.sent(Time(0), &[7], &rtt, &mut jitter, false);
@@ -394,7 +433,7 @@ mod tests {
         // Who never acknowledges is not sent the same for ever.
         replies.arrive(8);
         replies.announce();
-        replies.reply(8, vec![1]);
+        replies.reply(8, vec![1], REPLIES_KEPT);
         let mut sent = 0;
         while replies.has_queued() {
             replies.sent(Time(0), &[8], &rtt, &mut jitter, false);

@@ -5,14 +5,12 @@ use core::time::Duration;
 
 use super::{
     backoff::{Jitter, RTO_MAX},
+    limits::REQUEST_SPAN,
     rtt::Rtt,
     time::{Time, earliest},
 };
 use crate::faults::{Fault, is_planted};
 
-/// The newest request may be so far ahead of the oldest unanswered one: as far as the other side
-/// remembers replies (LINK-9).
-pub const REQUEST_SPAN: u64 = 128;
 /// Where much is lost, so many repeats more wait no longer than the first.
 const LOSSY_PATIENCE: u32 = 5;
 /// The copy of what leaves twice follows after this part of a round trip.

@@ -4,16 +4,17 @@
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
-use super::{pace::Stamp, parts::Message, rtt::Rtt, time::Time};
+use super::{
+    limits::{GIVEN_UP_MAX, SENT_MAX},
+    pace::Stamp,
+    parts::Message,
+    rtt::Rtt,
+    time::Time,
+};
 use crate::wire::{AckFrame, PacketNumber};
 
 /// A packet is lost when one sent so many later has arrived.
 const PACKET_THRESHOLD: u64 = 3;
-/// Packets remembered; the oldest is forgotten for a newer one, and what it carried then waits for
-/// its own timeout.
-const SENT_MAX: usize = 256;
-/// Packets given up that are remembered.
-const GIVEN_UP_MAX: usize = 64;
 
 /// Something that a packet carries and that is sent again until it has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,9 @@ pub struct SentPacket {
     pub stamp: Option<Stamp>,
 }
 
+/// Memory of a packet that is remembered, in bytes, with a few things in it.
+const SENT_BYTES: usize = size_of::<SentPacket>() + 4 * size_of::<Item>();
+
 /// The packets on their way.
 #[derive(Clone, Debug, Default)]
 pub struct Sent {
@@ -70,6 +74,11 @@ impl Sent {
     /// The largest number that the peer is known to have received.
     pub const fn acknowledged(&self) -> Option<PacketNumber> {
         self.acknowledged
+    }
+
+    /// Memory of what is remembered, in bytes, about.
+    pub fn memory(&self) -> usize {
+        (self.packets.len() + self.given_up.len()) * SENT_BYTES
     }
 
     /// Remembers a packet.

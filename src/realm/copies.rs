@@ -11,7 +11,7 @@ use crate::{
     store::{Batch, Expected, Store, Version},
     wire::{
         Answer, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position, RealmId,
-        Refusal, SessionRef, Username,
+        SessionRef, Username,
     },
 };
 
@@ -179,7 +179,7 @@ impl<S: Store> Realm<S> {
         let request = PeerRequest::Grown { group };
         let answer = self.network.ask_patiently(peer, request.to_bytes()).await;
         answer.is_some_and(|answer| match Answer::parse(&answer) {
-            Ok(Answer::Refused(refusal)) => is_final(refusal),
+            Ok(Answer::Refused(refusal)) => refusal.is_final(),
             parsed => parsed == Ok(Answer::Done),
         })
     }
@@ -267,7 +267,7 @@ impl<S: Store> Realm<S> {
             let page = match Answer::parse(&answer) {
                 Ok(Answer::Page(page)) => page,
                 // The group is gone, or nobody here is in it any more: the copy stays as it is.
-                Ok(Answer::Refused(refusal)) if is_final(refusal) => {
+                Ok(Answer::Refused(refusal)) if refusal.is_final() => {
                     return Ok(Some((Vec::new(), false)));
                 }
                 _ => return Ok(None),
@@ -295,9 +295,4 @@ impl<S: Store> Realm<S> {
             (after, offset) = (last.position.0.saturating_sub(1), have);
         }
     }
-}
-
-/// True when asking again would bring the same answer. A peer that is busy, or whose disk fails, may do better later.
-fn is_final(refusal: Refusal) -> bool {
-    !refusal.is_transient() && refusal.code != ErrorCode::Internal
 }

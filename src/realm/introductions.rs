@@ -2,7 +2,8 @@
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Outcome, Realm,
-    peers::{PEERS_MAX, Peer, Peering},
+    limits::PEERS_MAX,
+    peers::{Peer, Peering},
     records::{self, PeerName, PeerRecord, Record as _},
 };
 use crate::{

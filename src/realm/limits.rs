@@ -22,6 +22,17 @@ pub const ACCOUNTS_COUNTED: usize = 16_384;
 /// Places in which subnets, or realms, are counted, for each kind of work.
 pub const SUBNETS_COUNTED: usize = 4096;
 
+/// Memory in which one password is hashed at a time, in KiB.
+pub const PASSWORD_KIB: u32 = 19 * 1024;
+/// Passwords that may wait for a thread.
+pub const PASSWORDS_WAITING: usize = 64;
+/// Errands that may wait to be taken.
+pub const ERRANDS_MAX: usize = 1024;
+/// Peers that a realm has at most: whoever introduces himself to an open one then is refused.
+pub const PEERS_MAX: usize = 256;
+/// No further entry is read at once after so many bytes.
+pub const WATCH_READ_BYTES: usize = 8 << 10;
+
 /// The bounds within which a realm works.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

@@ -12,7 +12,7 @@ mod groups;
 mod hosting;
 mod incoming;
 mod introductions;
-mod limits;
+pub mod limits;
 mod mail;
 mod moderation;
 mod network;
@@ -80,6 +80,8 @@ pub struct Caller {
     pub own: Option<PublicKey>,
     /// The command came in a handshake's first message, which may have been recorded by anyone.
     pub early: bool,
+    /// The number of the command, where it has one: the realm sees to it.
+    pub operation: OperationNumber,
     /// The longest answer that fits one datagram, in bytes.
     pub room: usize,
     /// The longest that can travel at all.
@@ -177,6 +179,15 @@ struct Work<'a> {
     queued: Option<(RealmId, QueuedRecord)>,
     /// Who has come to be in a group.
     joined: Option<Username>,
+}
+
+impl Work<'_> {
+    /// Nothing of it is to be done.
+    fn forget(&mut self) {
+        self.batch = Batch::new();
+        self.hints.clear();
+        (self.queued, self.joined) = (None, None);
+    }
 }
 
 impl<S: Store> Realm<S> {
@@ -341,6 +352,10 @@ impl<S: Store> Realm<S> {
     ) -> Result<Vec<u8>, Failure> {
         let owner = self.owner(caller, request.command.session());
         let fingerprint = fingerprint(request);
+        let caller = &Caller {
+            operation: number,
+            ..*caller
+        };
         let mut work = Work {
             caller,
             request,
@@ -366,7 +381,14 @@ impl<S: Store> Realm<S> {
                 },
             };
             work.batch = Batch::new();
-            let answer = self.decide(&mut work).await?;
+            let answer = match self.decide(&mut work).await {
+                Err(Failure::Refused(refusal)) if self.is_remembered(&work, refusal).await? => {
+                    self.note(request.command.name(), &refusal.into());
+                    work.forget();
+                    Answer::Refused(refusal)
+                }
+                decided => decided?,
+            };
             let bytes = answer.to_bytes();
             if let Some(operation) = operation {
                 let recorded = match answer {
@@ -467,6 +489,19 @@ impl<S: Store> Realm<S> {
     }
 
     /// Whose operation numbers a command counts among; nobody's when a plain link opens a session.
+    /// EXACT-6: true when a refusal is written down like what is done. The command may have travelled early, and then
+    /// anybody can send it again: what its sender was told would not happen must not happen later. Of who has no
+    /// session nothing is written; their numbers end with the next session they open.
+    async fn is_remembered(&self, work: &Work<'_>, refusal: Refusal) -> Result<bool, Failure> {
+        let command = &work.request.command;
+        match command.session() {
+            Some(session) if refusal.is_final() && !command.carries_password() => {
+                Ok(self.find_session(work.caller, session).await?.is_some())
+            }
+            _ => Ok(false),
+        }
+    }
+
     fn owner(&self, caller: &Caller, session: Option<SessionRef>) -> Option<Owner> {
         match (caller.device, session) {
             (Some(device), _) => Some(Owner::Device(device)),

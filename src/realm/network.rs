@@ -8,14 +8,11 @@ use std::{
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::peers::Peer;
+use super::{limits::ERRANDS_MAX, peers::Peer};
 use crate::{
     crypto::PublicKey,
     wire::{GroupName, RealmId},
 };
-
-/// Errands that may wait to be taken.
-const ERRANDS_MAX: usize = 1024;
 
 /// How long to ask who is at an address: a round trip may take a minute.
 const WHO_PATIENCE: Duration = Duration::from_secs(75);

@@ -17,14 +17,11 @@ use argon2::{
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use super::limits::{PASSWORD_KIB, PASSWORDS_WAITING};
 use crate::wire::{ErrorCode, Refusal};
 
-/// Memory of one hash, in KiB.
-const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
-/// Passwords that may wait for a thread.
-const QUEUE_MAX: usize = 64;
 /// What a client is asked to wait when the queue is full: about what the queue takes, in milliseconds.
 const BUSY_MS: u64 = 1000;
 
@@ -73,7 +70,7 @@ impl Passwords {
         if threads == 0 {
             return Ok(Self { queue: Queue::Here });
         }
-        let (queue, jobs) = sync_channel(QUEUE_MAX);
+        let (queue, jobs) = sync_channel(PASSWORDS_WAITING);
         let jobs = Arc::new(Mutex::new(jobs));
         for _ in 0..threads.max(1) {
             let jobs = Arc::clone(&jobs);
@@ -132,7 +129,7 @@ impl Passwords {
 }
 
 fn work(jobs: &Mutex<Receiver<Job>>) {
-    let Some(mut hasher) = Hasher::new(MEMORY_KIB, PASSES) else {
+    let Some(mut hasher) = Hasher::new(PASSWORD_KIB, PASSES) else {
         return;
     };
     stand_back();
@@ -272,7 +269,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_answers_busy() {
         let passwords = Passwords::start(1).unwrap();
-        let attempts: Vec<_> = (0..QUEUE_MAX + 8)
+        let attempts: Vec<_> = (0..PASSWORDS_WAITING + 8)
             .map(|_| {
                 let (answer, answered) = oneshot::channel();
                 (passwords.submit(b"x", Work::Verify(None, answer)), answered)

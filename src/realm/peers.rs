@@ -2,6 +2,7 @@
 
 use super::{
     Caller, Failure, Outcome, Realm, Work,
+    limits::PEERS_MAX,
     records::{self, PeerName, PeerRecord, Record as _, SessionRecord},
     sessions::Current,
 };
@@ -13,9 +14,6 @@ use crate::{
         Sent, SessionRef, Text,
     },
 };
-
-/// Peers that a realm has at most: whoever introduces himself to an open one then is refused.
-pub(super) const PEERS_MAX: usize = 256;
 
 /// Which realms may peer with this one unasked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -82,7 +82,8 @@ records! {
     /// A user.
     AccountRecord { full_name: String, country: String, password: String, created: u32 }
     /// A session. `used` is kept to about an hour, and so is `last`, which is the same in the realm's running time.
-    SessionRecord { user: String, device: Option<[u8; 32]>, created: u32, used: u32, last: u32, operator: bool }
+    /// `since` is the number of the command that opened it.
+    SessionRecord { user: String, device: Option<[u8; 32]>, created: u32, used: u32, last: u32, operator: bool, since: u64 }
     /// Points to a session.
     SessionLink { session: SessionHash }
     /// For how many seconds the realm has been running in all.

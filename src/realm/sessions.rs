@@ -69,6 +69,19 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         session: SessionRef,
     ) -> Result<Current, Failure> {
+        let found = self.find_session(caller, session).await?;
+        let current = found.ok_or(ErrorCode::NoSession)?;
+        self.limiter.command(caller.now, &current.user)?;
+        self.use_session(current, caller.now).await
+    }
+
+    /// The session that a command names, if there is one. A number from before it was opened is none of its own: who
+    /// was told then that there is no session must not be obeyed now (EXACT-6).
+    pub(super) async fn find_session(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+    ) -> Result<Option<Current>, Failure> {
         let found = match (session, &caller.device) {
             (SessionRef::Bound, Some(device)) => self.bound_session(device, caller.now).await?,
             (SessionRef::Bound, None) => None,
@@ -78,9 +91,8 @@ impl<S: Store> Realm<S> {
                     .await?
             }
         };
-        let current = found.ok_or(ErrorCode::NoSession)?;
-        self.limiter.command(caller.now, &current.user)?;
-        self.use_session(current, caller.now).await
+        let OperationNumber(number) = caller.operation;
+        Ok(found.filter(|current| number == 0 || number > current.record.since))
     }
 
     /// Writes down that a session is in use, if that is not known.
@@ -167,6 +179,8 @@ impl<S: Store> Realm<S> {
             used: now.wall,
             last: now.running,
             operator: false,
+            // Over a plain link the session counts its own.
+            since: work.caller.device.map_or(0, |_| work.caller.operation.0),
         };
         self.make_room(work, user).await?;
         let link = SessionLink { session: hash }.to_value()?;

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     Caller, Failure, Moment, Realm,
+    limits::WATCH_READ_BYTES,
     reading::entry,
     records::{self, CopyMemberRecord, CopyRecord, GroupLink, Place, Record as _, SessionHash},
     sessions::Current,
@@ -22,8 +23,6 @@ use crate::{
 const MAILBOXES_MAX: usize = 1000;
 /// Entries of one mailbox that are read at once.
 const READ_ENTRIES: usize = 8;
-/// No further entry is read at once after so many bytes.
-const READ_BYTES: usize = 32 << 10;
 
 /// Who has come to be in a group, for those who watch.
 pub type Joins = Subscribers;
@@ -338,7 +337,7 @@ impl<S: Store> Watch<S> {
             }
             let limit = PageLimit {
                 entries: READ_ENTRIES,
-                bytes: READ_BYTES,
+                bytes: WATCH_READ_BYTES,
             };
             let after = Position(watched.position);
             let page = self

@@ -3,6 +3,7 @@
 
 use rand::CryptoRng;
 
+use super::limits::{LINKS_COUNTED, SUBNETS_COUNTED};
 use crate::{
     allowance::{Allowances, Frequency, Subnet},
     endpoint::LinkId,
@@ -10,10 +11,6 @@ use crate::{
     wire::Refusal,
 };
 
-/// Places in which links are counted.
-pub const LINKS_COUNTED: usize = 16_384;
-/// Places in which subnets are counted.
-pub const SUBNETS_COUNTED: usize = 4096;
 /// What a client is asked to wait when too many commands are in work, in milliseconds.
 const BUSY_MS: u64 = 500;
 

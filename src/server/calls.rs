@@ -195,6 +195,7 @@ mod tests {
             redundancy: Redundancy::Auto,
             lifetime: endpoint::LINK_LIFETIME,
             links_max: 10,
+            memory_max: usize::MAX,
             handshakes: endpoint::Handshakes::default(),
             idle: Duration::MAX,
             shared_idle: Duration::from_hours(1),

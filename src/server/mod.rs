@@ -9,6 +9,8 @@ mod clock;
 pub mod config;
 mod done;
 mod keys;
+mod limits;
+mod memory;
 mod peering;
 pub mod unit;
 mod watches;
@@ -26,6 +28,8 @@ pub(crate) use admission::{Admission, WorkLimits};
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
 use config::{ListenConfig, PeerConfig, RegistrationConfig, Security, host_and_port};
+use limits::{CALLS_MAX, SOCKET_BUFFER_BYTES};
+pub use memory::{Holder, Holding, holdings};
 pub(crate) use peering::{Way, keep_in_touch};
 use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
@@ -40,13 +44,8 @@ use crate::{
     wire::{Protection, RealmId},
 };
 
-/// Questions to other realms that may wait for one listener.
-const CALLS_MAX: usize = 256;
 /// Bytes of a command around the message that it carries, at most.
 const AROUND_MESSAGE: usize = 1024;
-/// Bytes the kernel may hold for a listener in each direction: a burst must not be lost while a
-/// worker is busy.
-const SOCKET_BUFFER_BYTES: usize = 1 << 20;
 
 /// Why a server could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -360,6 +359,7 @@ fn bind(
         redundancy: traits.redundancy,
         lifetime: config.link.lifetime.0,
         links_max: config.limits.links,
+        memory_max: usize::try_from(config.limits.link_memory.0).unwrap_or(usize::MAX),
         handshakes: config.limits.handshakes(),
         idle: config.link.idle.0,
         shared_idle: config.link.peer_idle.0,

@@ -11,16 +11,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{clock::Clock, done::Done};
+use super::{clock::Clock, done::Done, limits::WATCHED_AT_ONCE};
 use crate::{
     endpoint::{Endpoint, LinkId},
-    link::{PUSHES_AT_ONCE, Time, Urgency},
+    link::{Time, Urgency},
     realm::{Push, Watch},
     store::Store,
 };
-
-/// What one link may have on its way, of each kind.
-const AT_ONCE: usize = PUSHES_AT_ONCE / 2;
 
 /// Room for what is on its way.
 #[derive(Debug)]
@@ -79,8 +76,8 @@ impl Watches {
         let before = before.unwrap_or_default();
         let credit = Arc::new(Credit {
             gate: Semaphore::new(usize::from(before.is_empty())),
-            live: Semaphore::new(AT_ONCE),
-            backlog: Semaphore::new(AT_ONCE),
+            live: Semaphore::new(WATCHED_AT_ONCE),
+            backlog: Semaphore::new(WATCHED_AT_ONCE),
             returned: Notify::new(),
         });
         let work = tokio::spawn(carry(link, watch, clock, Arc::clone(&credit), done));
@@ -170,7 +167,7 @@ async fn carry<S: Store>(
     };
     loop {
         let backlog = credit.backlog.available_permits();
-        let next = watch.next(clock.now(), backlog > 0, backlog < AT_ONCE);
+        let next = watch.next(clock.now(), backlog > 0, backlog < WATCHED_AT_ONCE);
         let push = tokio::select! {
             biased;
             push = next => push,

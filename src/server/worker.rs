@@ -15,6 +15,7 @@ use super::{
     calls::{Call, Calls},
     clock::Clock,
     done::{Done, Then},
+    limits::LONGEST_ANSWER,
     watches::Watches,
 };
 use crate::{
@@ -28,14 +29,12 @@ use crate::{
     wire::{Answer, CloseReason, Command, OperationNumber, Refusal, Request},
 };
 
-/// The longest answer, in bytes, to who can put one together (LINK-13).
-const LONGEST_ANSWER: usize = 65 << 10;
 /// Datagrams taken in before answers and timers get their turn.
 const RECEIVE_BURST: usize = 64;
 /// Datagrams sent before what arrives gets its turn.
 const TRANSMIT_BURST: usize = 256;
 /// The longest datagram there is.
-const DATAGRAM_BYTES_MAX: usize = 65_535;
+pub const DATAGRAM_BYTES_MAX: usize = 65_535;
 /// How long a server that stops waits for what is in work.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -268,6 +267,7 @@ impl<S: Store> Worker<S> {
             device: self.endpoint.peer(link),
             own: self.endpoint.own(link),
             early,
+            operation: OperationNumber(0),
             room: self.endpoint.message_max(link),
             longest: if self.endpoint.is_trusted(link) {
                 LONGEST_ANSWER

@@ -64,6 +64,7 @@ impl Site {
             redundancy: Redundancy::Auto,
             lifetime: self.lifetime,
             links_max: 1000,
+            memory_max: 1 << 26,
             handshakes: endpoint::Handshakes::default(),
             idle: IDLE,
             shared_idle: PEER_IDLE,

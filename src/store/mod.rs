@@ -17,7 +17,7 @@ use std::future::Future;
 
 pub use batch::{Batch, Change, Expected};
 #[cfg(feature = "embedded")]
-pub use embedded::{Embedded, OpenError};
+pub use embedded::{CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, WRITES_WAITING};
 pub use subscribe::{Subscribers, Subscription};
 
 pub use crate::wire::Position;

@@ -122,6 +122,11 @@ impl Refusal {
     pub const fn is_transient(self) -> bool {
         matches!(self.code, ErrorCode::Busy | ErrorCode::RateLimited)
     }
+
+    /// True when asking again would bring the same answer: the realm was neither too busy nor in trouble.
+    pub const fn is_final(self) -> bool {
+        !self.is_transient() && !matches!(self.code, ErrorCode::Internal)
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -32,6 +32,7 @@ fn realm(n: u8, protection: Protection) -> Endpoint {
         redundancy: Redundancy::Auto,
         lifetime: LINK_LIFETIME,
         links_max: 100,
+        memory_max: 64 << 20,
         handshakes: Handshakes::default(),
         idle: Duration::from_hours(1),
         shared_idle: Duration::from_mins(10),

@@ -70,3 +70,44 @@ fn what_is_put_together_is_let_go_with_its_link() {
         assert_eq!(held(&pair.server), 0, "{ends}");
     }
 }
+
+/// LINK-23: whoever asks for much and never takes it loses their link, before anybody who does take it.
+#[test]
+fn who_holds_most_goes_when_memory_is_short() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.server.config.memory_max = 100_000;
+    let small = pair.connect();
+    pair.ask(small, false);
+    pair.settle(|_| false);
+    let known: Vec<_> = pair.server.slots.keys().copied().collect();
+    let mut hogs = vec![];
+    for _ in 0..4 {
+        let hog = pair.connect();
+        pair.ask(hog, false);
+        pair.settle(|_| false);
+        let ids = pair.server.slots.keys().copied();
+        let mut new = ids.filter(|id| !known.contains(id) && hogs.iter().all(|(_, hog)| hog != id));
+        let id = new.next().unwrap();
+        pair.server.trust(id);
+        hogs.push((hog, id));
+    }
+    // Answers of 30,000 bytes each, which never arrive.
+    for _ in 0..2 {
+        for (hog, id) in &hogs {
+            let number = pair.ask(*hog, false);
+            let mut out = vec![];
+            while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+                let from = client_address();
+                pair.server.handle_datagram(pair.now, from, &out);
+            }
+            pair.server.reply(pair.now, *id, number, vec![7; 30_000]);
+            assert!(pair.server.memory.total() <= 100_000);
+        }
+    }
+    assert!(pair.server.links() < 5, "{}", pair.server.links());
+    pair.ask(small, false);
+    assert!(replies(&pair.settle(|_| false)) > 0);
+    pair.now = pair.now + Duration::from_hours(3);
+    pair.server.handle_timeout(pair.now);
+    assert_eq!((pair.server.links(), pair.server.memory.total()), (0, 0));
+}

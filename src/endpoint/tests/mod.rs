@@ -7,7 +7,7 @@ mod realms;
 mod renewal;
 mod roaming;
 
-use super::*;
+use super::{limits::*, *};
 use crate::{
     crypto::SecretKey,
     link::Redundancy,
@@ -50,6 +50,7 @@ fn config(accept: Option<Protection>) -> Config {
         redundancy: Redundancy::Auto,
         lifetime: LINK_LIFETIME,
         links_max: 100,
+        memory_max: 1 << 26,
         handshakes: Handshakes::default(),
         idle: Duration::from_hours(1),
         shared_idle: Duration::from_hours(1),

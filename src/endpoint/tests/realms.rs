@@ -38,6 +38,7 @@ fn endpoint(n: u8, seed: u64) -> Endpoint {
         redundancy: Redundancy::Auto,
         lifetime: LIFETIME,
         links_max: 100,
+        memory_max: 1 << 26,
         handshakes: Handshakes::default(),
         idle: Duration::from_hours(1),
         shared_idle: IDLE,

@@ -98,6 +98,7 @@ impl Fixture {
             subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
             own: None,
             early: false,
+            operation: OperationNumber(0),
             room: 1100,
             longest: 1100,
             now: self.now,

@@ -84,8 +84,8 @@ async fn what_waits_is_counted() {
         batch.append(records::queue(beta), vec![1]);
     }
     fixture.realm.store.commit(batch).await.unwrap();
-    let sendrealm = |from: &str| Command::SendRealm {
-        operation: OperationNumber(2),
+    let sendrealm = |operation, from: &str| Command::SendRealm {
+        operation: OperationNumber(operation),
         session: SessionRef::Bound,
         src_address: Text(""),
         src_port: crate::wire::Port(0),
@@ -94,9 +94,9 @@ async fn what_waits_is_counted() {
         to: "bob".parse().unwrap(),
         message: Body(b"x"),
     };
-    let answer = fixture.ask(device(1), sendrealm("ann")).await;
+    let answer = fixture.ask(device(1), sendrealm(2, "ann")).await;
     assert_eq!(answer, refused(ErrorCode::QueueFull));
-    let answer = fixture.ask(device(1), sendrealm("bob")).await;
+    let answer = fixture.ask(device(1), sendrealm(3, "bob")).await;
     assert_eq!(answer, refused(ErrorCode::NotYou));
 }
 

@@ -10,6 +10,8 @@ use crate::{
     server::{WorkLimits, unit::Size},
 };
 
+/// The least that links may hold all together, in bytes: some answers of the longest.
+const LINK_MEMORY_MIN: u64 = 1 << 20;
 /// The longest message that may be configured, in bytes.
 const MESSAGE_MAX: u64 = 16 << 20;
 
@@ -26,6 +28,9 @@ pub struct LimitsConfig {
     /// Links of one listener at once.
     #[serde(deserialize_with = "positive")]
     pub links: usize,
+    /// What the links of one listener hold for their other sides, all together.
+    #[serde(deserialize_with = "memory")]
+    pub link_memory: Size,
     /// Handshakes that one listener lets begin without a cookie, in all.
     #[serde(deserialize_with = "frequency")]
     pub handshakes: Frequency,
@@ -96,6 +101,7 @@ impl Default for LimitsConfig {
             max_message: Size(realm.max_message as u64),
             sessions: realm.sessions_max,
             links: 100_000,
+            link_memory: Size(64 << 20),
             handshakes: Handshakes::default().all,
             handshakes_per_subnet: Handshakes::default().per_subnet,
             commands: 4096,
@@ -117,6 +123,10 @@ fn frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Frequency, D:
 
 fn message<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
     between(Size::deserialize(deserializer)?, 1, MESSAGE_MAX)
+}
+
+fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
+    between(Size::deserialize(deserializer)?, LINK_MEMORY_MIN, u64::MAX)
 }
 
 fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {

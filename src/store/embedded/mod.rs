@@ -23,8 +23,12 @@ use super::{
     Subscribers, Subscription, Versioned,
 };
 
+/// Memory for what was read lately, in bytes.
+pub const CACHE_BYTES: u64 = 32 << 20;
+/// Memory for what was written lately, until it is sorted into files, in bytes.
+pub const MEMTABLE_BYTES: u64 = 64 << 20;
 /// Batches that may wait for the writer; whoever comes then waits to be let in.
-const QUEUE_MAX: usize = 1024;
+pub const WRITES_WAITING: usize = 1024;
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -103,14 +107,17 @@ impl Embedded {
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
         let database = Database::builder(directory.join("store"))
+            .cache_size(CACHE_BYTES)
             .open()
             .map_err(engine)?;
         let data = database
-            .keyspace("data", KeyspaceCreateOptions::default)
+            .keyspace("data", || {
+                KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
+            })
             .map_err(engine)?;
         check_format(directory, &database, &data)?;
         let subscribers = Arc::<Subscribers>::default();
-        let (queue, jobs) = mpsc::channel(QUEUE_MAX);
+        let (queue, jobs) = mpsc::channel(WRITES_WAITING);
         let writer =
             Writer::new(database, data.clone(), Arc::clone(&subscribers), room).map_err(engine)?;
         let writer = thread::Builder::new()

@@ -1,0 +1,83 @@
+//! `merpati limits`: what a realm can be made to hold in memory.
+
+use std::io::Write as _;
+
+use merpati::server::{Holder, Holding, holdings};
+use serde_json::json;
+
+use super::{args::Limits, output::Failure, serve};
+
+/// Prints the table.
+pub fn limits(args: &Limits, json: bool) -> Result<(), Failure> {
+    let config = serve::load(args.config.as_deref(), None)?;
+    let holdings = holdings(&config);
+    let mut out = std::io::stdout().lock();
+    if json {
+        for holding in &holdings {
+            let object = json!({
+                "by": holding.by.name(),
+                "what": holding.what,
+                "count": holding.count,
+                "bytes": holding.each,
+                "total": holding.total(),
+                "setting": holding.setting,
+            });
+            writeln!(out, "{object}")?;
+        }
+    } else {
+        writeln!(
+            out,
+            "What this realm can be made to hold in memory, at most:"
+        )?;
+        for by in Holder::ALL {
+            let theirs = || holdings.iter().filter(|holding| holding.by == by);
+            writeln!(out, "\n{:<46} {:>23}", explain(by), size(sum(theirs())))?;
+            for holding in theirs() {
+                let count = format!("{} × {}", holding.count, size(holding.each));
+                let setting = holding.setting.unwrap_or_default();
+                let total = size(holding.total());
+                writeln!(
+                    out,
+                    "  {:<32} {count:>22} {total:>12}  {setting}",
+                    holding.what
+                )?;
+            }
+        }
+        writeln!(
+            out,
+            "\nThe last column names the setting in [limits] that changes a row. Users come near theirs only by asking \
+             for much on every link and never saying that it has arrived."
+        )?;
+    }
+    Ok(out.flush()?)
+}
+
+fn sum<'a>(holdings: impl Iterator<Item = &'a Holding>) -> usize {
+    holdings.fold(0, |sum, holding| sum.saturating_add(holding.total()))
+}
+
+const fn explain(by: Holder) -> &'static str {
+    match by {
+        Holder::Nobody => "In any case",
+        Holder::Strangers => "By strangers, from whatever address",
+        Holder::Devices => "By whoever receives at their address",
+        Holder::Users => "By whoever has an account",
+        Holder::Peers => "By the realms that are peers",
+    }
+}
+
+/// A size as people read it.
+fn size(bytes: usize) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut whole, mut rest, mut unit) = (bytes, 0, 0);
+    while whole >= 1024 && unit + 1 < units.len() {
+        (rest, whole) = (whole % 1024, whole / 1024);
+        unit += 1;
+    }
+    let unit = units.get(unit).copied().unwrap_or_default();
+    if rest == 0 || whole >= 100 {
+        format!("{whole} {unit}")
+    } else {
+        format!("{whole}.{} {unit}", rest * 10 / 1024)
+    }
+}

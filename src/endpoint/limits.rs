@@ -1,0 +1,25 @@
+//! All that others can make an endpoint hold, at most. Each bound is enforced in the file whose business it is.
+
+use std::time::Duration;
+
+pub use super::slot::LINK_BYTES;
+
+/// Inits remembered.
+pub const ACCEPTS_MAX: usize = 4096;
+/// How long an Init is remembered: a repeat of it may be on its way for a minute, and have left late.
+pub const ACCEPT_LIFETIME: Duration = Duration::from_mins(3);
+/// Half-open links, of which no cookie has shown that their opener receives where they say they are.
+pub const HALF_OPEN_MAX: usize = 1024;
+/// How long a link may take to show that the other side is where it says it is.
+/// Round trips take up to a minute, and some are lost.
+pub const UNPROVEN_LIFETIME: Duration = Duration::from_mins(3);
+/// Links of one device key that are kept; the one least recently heard makes room for another.
+pub const LINKS_PER_KEY_MAX: usize = 8;
+/// Questions on their way at once.
+pub const ASKING_MAX: usize = 16;
+/// Bytes held of messages that are being put together, on all links together (LINK-13).
+pub const ASSEMBLING_MAX: usize = 16 << 20;
+/// Places in which the subnets that begin handshakes are counted.
+pub const HANDSHAKE_SUBNETS: usize = 4096;
+/// Places in which the subnets that are sent Resets are counted.
+pub const RESET_SUBNETS: usize = 1024;

@@ -1,0 +1,226 @@
+//! What a realm can be made to hold in memory, by whom, and the setting that says how much: the table that
+//! `merpati limits` prints. Each row is a bound that the code keeps; together they are the most there can be.
+
+use super::{
+    Config,
+    limits::{LINKS_COUNTED, LONGEST_ANSWER, SOCKET_BUFFER_BYTES, SUBNETS_COUNTED},
+    worker::DATAGRAM_BYTES_MAX,
+};
+use crate::{
+    allowance::{Allowances, Guesses},
+    endpoint::limits::{ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS},
+    realm::limits::{
+        ACCOUNTS_COUNTED, ERRANDS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
+        SUBNETS_COUNTED as REALM_SUBNETS, WATCH_READ_BYTES,
+    },
+    store::{CACHE_BYTES, MEMTABLE_BYTES, WRITES_WAITING},
+    wire::PASSWORD_MAX,
+};
+
+/// What is around a message in a request, and around a request in work, in bytes: about as much as that takes.
+const AROUND: usize = 4 << 10;
+/// What is around something small.
+const AROUND_SMALL: usize = 256;
+/// The store sorts one table into files while it fills the next.
+const MEMTABLES: usize = 2;
+
+/// Who makes a realm hold something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody: it is held in any case.
+    Nobody,
+    /// Whoever can send a datagram, from whatever address.
+    Strangers,
+    /// Whoever has shown that they receive where they are; a device's key is enough.
+    Devices,
+    /// Whoever has an account.
+    Users,
+    /// The realms that are peers.
+    Peers,
+}
+
+impl Holder {
+    /// All of them, in the order of how little it takes to be one.
+    pub const ALL: [Self; 5] = [
+        Self::Nobody,
+        Self::Strangers,
+        Self::Devices,
+        Self::Users,
+        Self::Peers,
+    ];
+
+    /// Who that is, in a few words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "always",
+            Self::Strangers => "strangers",
+            Self::Devices => "devices",
+            Self::Users => "users",
+            Self::Peers => "peers",
+        }
+    }
+}
+
+/// Something that is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// What it is.
+    pub what: &'static str,
+    /// Who can make the realm hold it.
+    pub by: Holder,
+    /// How many there can be, on all listeners.
+    pub count: usize,
+    /// Bytes that each takes, at most.
+    pub each: usize,
+    /// The setting that changes it.
+    pub setting: Option<&'static str>,
+}
+
+impl Holding {
+    /// Bytes in all, at most.
+    pub const fn total(&self) -> usize {
+        self.count.saturating_mul(self.each)
+    }
+}
+
+fn holding(
+    by: Holder,
+    what: &'static str,
+    (count, each): (usize, usize),
+    setting: Option<&'static str>,
+) -> Holding {
+    Holding {
+        what,
+        by,
+        count,
+        each,
+        setting,
+    }
+}
+
+fn bytes(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+/// Everything that a realm with this configuration can be made to hold.
+pub fn holdings(config: &Config) -> Vec<Holding> {
+    let listeners = config.listeners().len();
+    let message = bytes(config.limits.max_message.0).saturating_add(AROUND);
+    [
+        always(listeners),
+        by_strangers(listeners, config.link.traits().max_datagram),
+        by_devices(config, listeners, message),
+        by_users(config, listeners, message),
+        vec![holding(
+            Holder::Peers,
+            "what is asked of other realms",
+            (ERRANDS_MAX, message),
+            None,
+        )],
+    ]
+    .concat()
+}
+
+fn always(listeners: usize) -> Vec<Holding> {
+    let counted = 2 * HANDSHAKE_SUBNETS + RESET_SUBNETS + LINKS_COUNTED + SUBNETS_COUNTED;
+    let counted = listeners * counted + ACCOUNTS_COUNTED + 3 * REALM_SUBNETS;
+    let of = |what, amount| holding(Holder::Nobody, what, amount, None);
+    vec![
+        of("what the store has read lately", (1, bytes(CACHE_BYTES))),
+        of(
+            "what the store has written lately",
+            (MEMTABLES, bytes(MEMTABLE_BYTES)),
+        ),
+        of(
+            "counts of who does what how often",
+            (counted, Allowances::PLACE_BYTES),
+        ),
+        of(
+            "counts of wrong passwords",
+            (ACCOUNTS_COUNTED, Guesses::PLACE_BYTES),
+        ),
+    ]
+}
+
+fn by_strangers(listeners: usize, datagram: usize) -> Vec<Holding> {
+    let sockets = 2 * SOCKET_BUFFER_BYTES + DATAGRAM_BYTES_MAX;
+    let of = |what, each, bytes| holding(Holder::Strangers, what, (listeners * each, bytes), None);
+    vec![
+        of("datagrams that wait in sockets", 1, sockets),
+        of("links that have begun", HALF_OPEN_MAX, LINK_BYTES),
+        of(
+            "answers to handshakes",
+            ACCEPTS_MAX,
+            datagram + AROUND_SMALL,
+        ),
+    ]
+}
+
+fn by_devices(config: &Config, listeners: usize, message: usize) -> Vec<Holding> {
+    let limits = config.limits;
+    let of = |what, amount, setting| holding(Holder::Devices, what, amount, setting);
+    let threads = config.realm_limits().password_threads;
+    let hash = bytes(u64::from(PASSWORD_KIB) << 10);
+    let waiting = PASSWORD_MAX + AROUND_SMALL;
+    let links = limits.links.saturating_mul(listeners);
+    let commands = limits.commands.saturating_mul(listeners);
+    let command = message.saturating_add(LONGEST_ANSWER);
+    vec![
+        of(
+            "passwords that are hashed",
+            (threads, hash),
+            Some("password_threads"),
+        ),
+        of("passwords that wait", (PASSWORDS_WAITING, waiting), None),
+        of("links", (links, LINK_BYTES), Some("links")),
+        of("commands in work", (commands, command), Some("commands")),
+    ]
+}
+
+fn by_users(config: &Config, listeners: usize, message: usize) -> Vec<Holding> {
+    let limits = config.limits;
+    let of = |what, amount, setting| holding(Holder::Users, what, amount, setting);
+    let links = limits.links.saturating_mul(listeners);
+    let ahead = message.saturating_add(WATCH_READ_BYTES);
+    vec![
+        of(
+            "what links hold for them",
+            (listeners, bytes(limits.link_memory.0)),
+            Some("link_memory"),
+        ),
+        of(
+            "what watches have read ahead",
+            (links, ahead),
+            Some("links"),
+        ),
+        of(
+            "changes that wait for the disk",
+            (WRITES_WAITING, message),
+            None,
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The settings do what the table says of them, and the defaults leave strangers little.
+    #[test]
+    fn the_settings_bound_what_is_held() {
+        let mut config = Config::default();
+        let of = |config: &Config, by| -> usize {
+            let theirs = holdings(config).into_iter().filter(|one| one.by == by);
+            theirs.map(|one| one.total()).sum()
+        };
+        assert!(of(&config, Holder::Strangers) < 16 << 20);
+        for (by, setting) in [(Holder::Devices, "links"), (Holder::Users, "links")] {
+            let all = holdings(&config);
+            let mut named = all.iter().filter(|one| one.by == by);
+            assert!(named.any(|one| one.setting == Some(setting)), "{by:?}");
+        }
+        let before = of(&config, Holder::Users);
+        config.limits.links = 1000;
+        assert!(of(&config, Holder::Users) < before / 10);
+    }
+}
