@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::LinkId;
+use super::{Endpoint, LinkId, slot::Role};
 
 /// Links that hold less are not worth ending.
 const WORTH_ENDING: usize = 1 << 10;
@@ -35,5 +35,27 @@ impl Memory {
     /// The link that holds most.
     pub fn largest(&self) -> Option<LinkId> {
         self.large.last().map(|(_, link)| *link)
+    }
+}
+
+impl Endpoint {
+    /// Counts what a link holds for its other side. Where all hold too much, the one that holds most ends: its
+    /// initiator hears of it by a Reset, opens another, and asks again.
+    pub(super) fn count_memory(&mut self, id: LinkId) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        if slot.role == Role::Initiator {
+            return;
+        }
+        let before = core::mem::replace(&mut slot.memory, slot.link.memory());
+        if slot.memory != before {
+            self.memory.change(id, before, slot.memory);
+            while self.memory.total() > self.config.memory_max
+                && let Some(largest) = self.memory.largest()
+            {
+                self.end(largest, None);
+            }
+        }
     }
 }

@@ -443,26 +443,6 @@ impl Endpoint {
         }
     }
 
-    /// Counts what a link holds for its other side. Where all hold too much, the one that holds most ends: its
-    /// initiator hears of it by a Reset, opens another, and asks again.
-    fn count_memory(&mut self, id: LinkId) {
-        let Some(slot) = self.slots.get_mut(&id) else {
-            return;
-        };
-        if slot.role == Role::Initiator {
-            return;
-        }
-        let before = core::mem::replace(&mut slot.memory, slot.link.memory());
-        if slot.memory != before {
-            self.memory.change(id, before, slot.memory);
-            while self.memory.total() > self.config.memory_max
-                && let Some(largest) = self.memory.largest()
-            {
-                self.end(largest, None);
-            }
-        }
-    }
-
     fn pass_on(&mut self, now: Time, link: LinkId, event: link::Event) {
         let Some(slot) = self.slots.get_mut(&link) else {
             return;
