@@ -248,14 +248,6 @@ fn local_trouble_is_named_with_its_file() {
     assert!(text.contains("state is damaged"), "{text}");
     let run = home.run("ann", &["auth", "ann", "--password-file", "missing"]);
     assert_eq!(run.error(5), "local");
-    // A second server on the same directory would undo the first one's work.
-    let mut serve = program();
-    serve
-        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
-        .arg(realm.data());
-    let run = finished(&mut serve);
-    assert_eq!(run.code, Some(5));
-    assert!(run.err.contains("stop it first"), "{run:?}");
     let other = tempfile::tempdir().unwrap();
     let address = realm.address.to_string();
     let mut serve = program();

@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 
-use support::{Home, Realm, Run};
+use support::{Home, Realm, Run, copy_directory};
 
 /// Two realms, each with an operator who is also a user: ann in alpha, bob in beta.
 struct Pair {
@@ -746,18 +746,6 @@ fn an_operator_is_told_why_a_peer_is_not_reached() {
         (&peer["state"], &peer["queued"]),
         (&"waiting".into(), &1.into())
     );
-}
-
-fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_directory(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// A `[[peer]]` table does what `addrealm` does, at every start.

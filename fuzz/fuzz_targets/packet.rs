@@ -1,9 +1,3 @@
-//! Any datagram is taken apart without harm.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use merpati::wire::Packet;
-
-fuzz_target!(|datagram: &[u8]| {
-    let _ = Packet::parse(datagram);
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| merpati_fuzz::targets::wire::packet(input));

@@ -10,4 +10,5 @@ mod links;
 mod loops;
 mod replay;
 mod secrets;
+mod storage;
 mod stranger;

@@ -284,3 +284,16 @@ pub fn finished(command: &mut Command) -> Run {
         err: String::from_utf8(output.stderr).unwrap(),
     }
 }
+
+/// Copies all of a directory.
+pub fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

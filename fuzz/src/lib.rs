@@ -1,0 +1,9 @@
+//! What the fuzzer does with an input. `cargo fuzz run <target>` fuzzes one target, `fuzz/campaign` all of them.
+
+#[path = "../../src/cli/args.rs"]
+#[allow(dead_code)]
+mod args;
+#[path = "../../src/cli/shell/line.rs"]
+#[allow(dead_code)]
+mod shell_line;
+pub mod targets;

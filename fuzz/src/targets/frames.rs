@@ -1,0 +1,156 @@
+//! Frames as a hostile party would write them: each is well-formed, and says what it likes.
+
+use arbitrary::Arbitrary;
+use merpati::wire::{
+    AckFrame, CloseReason, ConnectionId, Frame, LinkName, Open, OperationNumber, PacketNumber,
+    PartOf, VARINT_MAX, Welcome,
+};
+
+/// One frame. Small numbers come often, so that they meet what there is.
+#[derive(Arbitrary, Debug)]
+pub enum Forged {
+    Padding,
+    Ping,
+    Ack {
+        largest: Number,
+        delay: Number,
+        bitmap: u64,
+    },
+    Request {
+        number: Number,
+        len: u8,
+    },
+    Reply {
+        number: Number,
+        len: u8,
+    },
+    Event {
+        number: Number,
+        len: u8,
+    },
+    Part {
+        of: u8,
+        number: Number,
+        total: Number,
+        offset: Number,
+        len: u8,
+    },
+    Challenge([u8; 8]),
+    Response([u8; 8]),
+    Close(Number),
+    Open {
+        max_datagram: Number,
+        name: Option<u32>,
+    },
+    Welcome {
+        max_datagram: Number,
+        known: bool,
+        highest: Number,
+        moved: bool,
+    },
+    Raw(u8, u8),
+}
+
+/// A number that a frame may carry.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum Number {
+    Small(u8),
+    Medium(u16),
+    Any(u64),
+}
+
+impl Number {
+    /// The number; at most what a varint holds.
+    pub fn get(self) -> u64 {
+        match self {
+            Self::Small(n) => n.into(),
+            Self::Medium(n) => n.into(),
+            Self::Any(n) => n.min(VARINT_MAX),
+        }
+    }
+}
+
+/// The bytes of `frames`, as far as they fit a packet.
+pub fn bytes(frames: &[Forged]) -> Vec<u8> {
+    let filling = [7; 255];
+    let filled = |len: u8| filling.get(..usize::from(len)).unwrap_or_default();
+    let mut out = Vec::new();
+    for (at, forged) in frames.iter().enumerate() {
+        let frame = match forged {
+            Forged::Padding => Frame::Padding,
+            Forged::Ping => Frame::Ping,
+            Forged::Ack {
+                largest,
+                delay,
+                bitmap,
+            } => Frame::Ack(AckFrame {
+                largest: PacketNumber(largest.get()),
+                delay_ms: delay.get(),
+                bitmap: *bitmap,
+            }),
+            Forged::Request { number, len } => Frame::Request {
+                number: number.get(),
+                command: filled(*len),
+            },
+            Forged::Reply { number, len } => Frame::Reply {
+                number: number.get(),
+                answer: filled(*len),
+            },
+            Forged::Event { number, len } => Frame::Event {
+                number: number.get(),
+                event: filled(*len),
+            },
+            Forged::Part {
+                of,
+                number,
+                total,
+                offset,
+                len,
+            } => Frame::Part {
+                of: match of % 3 {
+                    0 => PartOf::Request,
+                    1 => PartOf::Reply,
+                    _ => PartOf::Event,
+                },
+                number: number.get(),
+                total: total.get(),
+                offset: offset.get(),
+                bytes: filled(*len),
+            },
+            Forged::Challenge(data) => Frame::PathChallenge(*data),
+            Forged::Response(data) => Frame::PathResponse(*data),
+            Forged::Close(reason) => Frame::Close(match reason.get() {
+                0 => CloseReason::Done,
+                1 => CloseReason::Violation,
+                2 => CloseReason::Shutdown,
+                3 => CloseReason::Replaced,
+                n => CloseReason::Other(n),
+            }),
+            Forged::Open { max_datagram, name } => Frame::Open(Open {
+                max_datagram: max_datagram.get(),
+                name: name.map(|connection| LinkName {
+                    connection: ConnectionId(connection),
+                    token: [9; 16],
+                }),
+            }),
+            Forged::Welcome {
+                max_datagram,
+                known,
+                highest,
+                moved,
+            } => Frame::Welcome(Welcome {
+                token: [8; 16],
+                max_datagram: max_datagram.get(),
+                known: *known,
+                highest: OperationNumber(highest.get()),
+                successor: moved.then_some([5; 32]),
+            }),
+            Forged::Raw(a, b) => {
+                out.extend_from_slice(&[*a, *b]);
+                continue;
+            }
+        };
+        frame.emit(at + 1 == frames.len(), &mut out);
+    }
+    out
+}

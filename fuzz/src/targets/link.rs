@@ -1,0 +1,427 @@
+//! Two links and a bad network between them, or one and a hostile other side that has the keys.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use arbitrary::{Arbitrary, Unstructured};
+use merpati::{
+    crypto::{SealKey, SessionKeys},
+    link::{
+        Config, Event, Link, Redundancy, Silence, Time, Urgency,
+        limits::{REPLY_KEPT_BYTES, REQUEST_SPAN},
+    },
+    wire::{ConnectionId, Packet, PacketNumber, Protection, link_header},
+};
+
+use super::frames::{self, Forged};
+
+/// The longest message that a link puts together.
+const MESSAGE_MAX: usize = 4000;
+/// Steps of one run.
+const STEPS_MAX: usize = 200;
+/// Datagrams that a link may have to send without time passing.
+const TRANSMIT_MAX: usize = 1000;
+
+#[derive(Arbitrary, Debug)]
+enum Step {
+    /// One side asks.
+    Ask {
+        client: bool,
+        len: u16,
+        seconds: u8,
+    },
+    /// One side answers the oldest request it has.
+    Answer {
+        client: bool,
+        len: u16,
+    },
+    /// The server pushes.
+    Push {
+        live: bool,
+        len: u16,
+    },
+    /// What one side has to send is carried.
+    Carry {
+        client: bool,
+        fate: Fate,
+    },
+    /// What was carried before is carried again.
+    Again {
+        client: bool,
+        which: u16,
+    },
+    /// Time passes.
+    Wait {
+        milliseconds: u16,
+    },
+    /// A long time passes.
+    Sleep {
+        seconds: u16,
+    },
+    /// The way stays open from now on.
+    KeepAlive(bool),
+    /// Nobody takes what is pushed.
+    Hold(bool),
+    /// The client has shown up elsewhere.
+    Move,
+    /// The other side is hostile: an authentic packet with these frames arrives.
+    Forge {
+        client: bool,
+        frames: Vec<Forged>,
+    },
+    Close {
+        client: bool,
+    },
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Fate {
+    Arrives,
+    Twice,
+    IsLost,
+    IsBent { at: u16, bit: u8 },
+    IsLate,
+}
+
+struct Side {
+    link: Link,
+    keys: SessionKeys,
+    /// What it has sent.
+    sent: Vec<Vec<u8>>,
+    late: Vec<Vec<u8>>,
+    /// What it asked, by number, and whether that was answered.
+    asked: BTreeMap<u64, (Vec<u8>, bool)>,
+    /// Requests that it has been told of and not answered.
+    open: Vec<(u64, Vec<u8>)>,
+    /// Requests that it has been told of, and those of them whose replies were too long to be kept.
+    heard: BTreeSet<u64>,
+    redone: BTreeSet<u64>,
+    /// What it has been pushed: live, and waiting.
+    pushed: [Vec<Vec<u8>>; 2],
+    is_closed: bool,
+}
+
+impl Side {
+    fn new(link: Link, keys: SessionKeys) -> Self {
+        Self {
+            link,
+            keys,
+            sent: Vec::new(),
+            late: Vec::new(),
+            asked: BTreeMap::new(),
+            open: Vec::new(),
+            heard: BTreeSet::new(),
+            redone: BTreeSet::new(),
+            pushed: [Vec::new(), Vec::new()],
+            is_closed: false,
+        }
+    }
+}
+
+struct World {
+    now: Time,
+    client: Side,
+    server: Side,
+    /// What the server has pushed: live, and waiting.
+    pushed: [Vec<Vec<u8>>; 2],
+    /// Someone did what no honest party does: nothing is known any more but that nobody may come to harm.
+    is_hostile: bool,
+    forged: u64,
+    made: u8,
+}
+
+fn keys() -> (SessionKeys, SessionKeys) {
+    let (up, down) = (SealKey::new([1; 32]), SealKey::new([2; 32]));
+    let client = SessionKeys {
+        seal: up.clone(),
+        open: down.clone(),
+    };
+    let server = SessionKeys {
+        seal: down,
+        open: up,
+    };
+    (client, server)
+}
+
+impl World {
+    fn new(seed: u64, redundancy: u8) -> Self {
+        let config = Config {
+            max_datagram: 1200,
+            max_message: MESSAGE_MAX,
+            rate: None,
+            redundancy: match redundancy % 3 {
+                0 => Redundancy::Auto,
+                1 => Redundancy::Off,
+                _ => Redundancy::On,
+            },
+            rtt: Some(Duration::from_millis(60)),
+            seed,
+        };
+        let (up, down) = keys();
+        let mut client = Link::initiate(config, None);
+        client.establish(up.clone(), Some(ConnectionId(9)));
+        let mut server = Link::respond(config, 100);
+        server.establish(down.clone(), None);
+        server.trust();
+        server.set_assembly_room(2 * MESSAGE_MAX);
+        client.set_assembly_room(2 * MESSAGE_MAX);
+        Self {
+            now: Time(1_000_000),
+            client: Side::new(client, up),
+            server: Side::new(server, down),
+            pushed: [Vec::new(), Vec::new()],
+            is_hostile: false,
+            forged: 0,
+            made: 0,
+        }
+    }
+
+    /// Bytes that are like no others.
+    fn bytes(&mut self, len: u16) -> Vec<u8> {
+        self.made = self.made.wrapping_add(1);
+        let len = usize::from(len) % (MESSAGE_MAX + 100);
+        (0..len).map(|at| (at % 251) as u8 ^ self.made).collect()
+    }
+
+    fn sides(&mut self, client: bool) -> (&mut Side, &mut Side) {
+        if client {
+            (&mut self.client, &mut self.server)
+        } else {
+            (&mut self.server, &mut self.client)
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        let now = self.now;
+        match step {
+            Step::Ask {
+                client,
+                len,
+                seconds,
+            } => {
+                let bytes = self.bytes(len);
+                let deadline = now + Duration::from_secs(seconds.into());
+                let (side, _) = self.sides(client);
+                if let Some(number) = side.link.request(bytes.clone(), deadline, false) {
+                    side.asked.insert(number, (bytes, false));
+                }
+            }
+            Step::Answer { client, len } => {
+                let mut bytes = self.bytes(len);
+                let (side, _) = self.sides(client);
+                if !side.open.is_empty() {
+                    let (number, _) = side.open.remove(0);
+                    bytes.extend_from_slice(&number.to_be_bytes());
+                    if bytes.len() > REPLY_KEPT_BYTES {
+                        side.redone.insert(number);
+                    }
+                    side.link.reply(number, bytes);
+                }
+            }
+            Step::Push { live, len } => {
+                let bytes = self.bytes(len);
+                let urgency = if live {
+                    Urgency::Live
+                } else {
+                    Urgency::Backlog
+                };
+                if self.server.link.push(bytes.clone(), urgency).is_some() {
+                    self.pushed[usize::from(!live)].push(bytes);
+                }
+            }
+            Step::Carry { client, fate } => self.carry(client, fate),
+            Step::Again { client, which } => {
+                let (side, _) = self.sides(client);
+                let datagram = match side.sent.len() {
+                    0 => return,
+                    len => side.sent[usize::from(which) % len].clone(),
+                };
+                self.deliver(client, &datagram);
+            }
+            Step::Wait { milliseconds } => self.wait(Duration::from_millis(milliseconds.into())),
+            Step::Sleep { seconds } => self.wait(Duration::from_secs(seconds.into())),
+            Step::KeepAlive(on) => {
+                let silence = Silence::fixed(Duration::from_secs(30));
+                self.client.link.keep_alive(on.then_some(silence));
+            }
+            Step::Hold(held) => self.client.link.hold_pushes(held),
+            Step::Move => self.server.link.path_moved(100, [3; 8]),
+            Step::Forge { client, frames } => self.forge(client, &frames),
+            Step::Close { client } => {
+                let (side, _) = self.sides(client);
+                side.link.close(merpati::wire::CloseReason::Done);
+            }
+        }
+        self.tell(true);
+        self.tell(false);
+    }
+
+    fn carry(&mut self, client: bool, fate: Fate) {
+        let now = self.now;
+        let (side, _) = self.sides(client);
+        let mut datagrams = std::mem::take(&mut side.late);
+        let mut out = Vec::new();
+        while side.link.poll_transmit(now, &mut out) {
+            assert!(out.len() <= 1200, "{} bytes", out.len());
+            datagrams.push(out.clone());
+            assert!(datagrams.len() < TRANSMIT_MAX, "it sends without end");
+        }
+        side.sent.extend(datagrams.iter().cloned());
+        for mut datagram in datagrams {
+            match fate {
+                Fate::Arrives => self.deliver(client, &datagram),
+                Fate::Twice => {
+                    self.deliver(client, &datagram);
+                    self.deliver(client, &datagram);
+                }
+                Fate::IsLost => {}
+                Fate::IsBent { at, bit } => {
+                    let at = usize::from(at) % datagram.len();
+                    datagram[at] ^= 1 << (bit % 8);
+                    self.deliver(client, &datagram);
+                }
+                Fate::IsLate => {
+                    let (side, _) = self.sides(client);
+                    side.late.push(datagram);
+                }
+            }
+        }
+    }
+
+    /// Hands a datagram of one side to the other.
+    fn deliver(&mut self, client: bool, datagram: &[u8]) {
+        let now = self.now;
+        let (_, other) = self.sides(client);
+        if let Ok(Packet::Link(packet)) = Packet::parse(datagram) {
+            let _ = other.link.handle_packet(now, &packet, datagram);
+        }
+    }
+
+    fn forge(&mut self, client: bool, frames: &[Forged]) {
+        self.is_hostile = true;
+        self.forged += 1;
+        // Far from the numbers that the honest party uses.
+        let number = PacketNumber((1 << 20) + self.forged);
+        let (side, _) = self.sides(client);
+        let connection = client.then_some(ConnectionId(9));
+        let mut packet = Vec::new();
+        link_header(Protection::Sealed, connection, number, None, &mut packet);
+        let header_len = packet.len();
+        packet.extend_from_slice(&frames::bytes(frames));
+        side.keys.seal.seal(number.0, header_len, &mut packet);
+        self.deliver(client, &packet);
+    }
+
+    fn wait(&mut self, span: Duration) {
+        self.now = self.now + span;
+        let now = self.now;
+        for side in [&mut self.client, &mut self.server] {
+            side.link.handle_timeout(now);
+        }
+    }
+
+    /// Takes out what one side has to tell, and checks it.
+    fn tell(&mut self, client: bool) {
+        let is_hostile = self.is_hostile;
+        let pushed = self.pushed.clone();
+        let (side, other) = self.sides(client);
+        assert!(side.link.assembling() <= 2 * MESSAGE_MAX);
+        while let Some(event) = side.link.poll_event() {
+            // What waits for a reply outlives the link: its owner asks on another.
+            let may_not = !matches!(event, Event::Expired { .. });
+            assert!(
+                !(side.is_closed && may_not),
+                "it tells {event:?} after its end"
+            );
+            match event {
+                Event::Request { number, bytes, .. } => {
+                    assert!(side.open.len() <= 2 * REQUEST_SPAN as usize + 2);
+                    if !is_hostile {
+                        let (asked, _) = &other.asked[&number];
+                        assert_eq!(*asked, bytes);
+                        // A long reply is not kept: the request is done again (LINK-9).
+                        let is_new = side.heard.insert(number);
+                        assert!(
+                            is_new || side.redone.contains(&number),
+                            "request {number} came twice"
+                        );
+                    }
+                    side.open.push((number, bytes));
+                }
+                Event::Reply { number, bytes } => {
+                    let asked = side.asked.get_mut(&number);
+                    let (_, answered) = asked.expect("a reply to what was asked");
+                    assert!(!*answered, "two replies to {number}");
+                    *answered = true;
+                    if !is_hostile {
+                        assert!(bytes.ends_with(&number.to_be_bytes()));
+                    }
+                }
+                Event::Expired { number } => {
+                    assert!(side.asked.contains_key(&number));
+                }
+                Event::Pushed { bytes } if !is_hostile => {
+                    // Each kind in its order, and each once.
+                    let kind = (0..2).find(|kind| {
+                        let at = side.pushed[*kind].len();
+                        pushed[*kind].get(at) == Some(&bytes)
+                    });
+                    let kind = kind.expect("what was pushed, in its order");
+                    side.pushed[kind].push(bytes);
+                }
+                Event::Oversized { number, .. } => {
+                    side.link.reply(number, number.to_be_bytes().to_vec());
+                }
+                Event::Closed(_) => side.is_closed = true,
+                Event::Pushed { .. }
+                | Event::Opened { .. }
+                | Event::Welcome(_)
+                | Event::Delivered { .. } => {}
+            }
+        }
+    }
+
+    /// Nothing is due again and again at the same moment.
+    fn rests(&mut self) {
+        let now = self.now;
+        for client in [true, false] {
+            self.carry(client, Fate::IsLost);
+            let (side, _) = self.sides(client);
+            for _ in 0..100 {
+                if side.link.poll_timeout().is_none_or(|due| due > now) {
+                    break;
+                }
+                side.link.handle_timeout(now);
+                let mut out = Vec::new();
+                while side.link.poll_transmit(now, &mut out) {}
+            }
+            let due = side.link.poll_timeout();
+            assert!(
+                // Whoever holds a dead link ends it.
+                side.link.is_dead() || due.is_none_or(|due| due > now),
+                "the {} never rests: {due:?} at {now:?}",
+                if client { "client" } else { "server" }
+            );
+        }
+    }
+}
+
+/// A sequence of what may happen to two links.
+pub fn link(input: &[u8]) {
+    let mut input = Unstructured::new(input);
+    let Ok((seed, redundancy)) = input.arbitrary() else {
+        return;
+    };
+    let mut world = World::new(seed, redundancy);
+    for _ in 0..STEPS_MAX {
+        let Ok(step) = input.arbitrary() else { break };
+        super::trace(&step);
+        world.take(step);
+        if input.is_empty() {
+            break;
+        }
+    }
+    world.rests();
+}
