@@ -11,10 +11,7 @@ use std::{
 
 use merpati::{client::CallError, wire::Username};
 
-use crate::{
-    memory,
-    support::{Home, PASSWORD, Realm},
-};
+use crate::support::{Home, PASSWORD, Realm};
 
 /// How long things took.
 #[derive(Default)]
@@ -125,7 +122,7 @@ pub fn guesses(home: &Home, realm: &Realm, count: usize) -> (Samples, u64) {
         let (over, highest) = (Arc::clone(&is_over), Arc::clone(&most));
         scope.spawn(move || {
             while !over.load(Ordering::Relaxed) {
-                highest.fetch_max(memory(realm), Ordering::Relaxed);
+                highest.fetch_max(realm.memory(), Ordering::Relaxed);
                 thread::sleep(Duration::from_millis(5));
             }
         });

@@ -17,7 +17,7 @@ mod logins;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use flood::{Flood, junk, spoofed};
 use logins::{Samples, commands, guesses, logins};
@@ -33,15 +33,6 @@ fn row(what: &str, measured: &str, wanted: &str) {
 
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-/// Memory that a process has for itself, in bytes.
-fn memory(realm: &Realm) -> u64 {
-    let path = format!("/proc/{}/status", realm.process_id());
-    let status = fs::read_to_string(path).unwrap();
-    let line = status.lines().find(|line| line.starts_with("RssAnon:"));
-    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
-    kib.parse::<u64>().unwrap() << 10
 }
 
 /// A realm that counts nobody's logins: else there would be nothing to measure.
@@ -77,7 +68,7 @@ fn spoofed_handshakes(count: u64) {
     home.register("ann", &realm.connect);
     let wanted = (count / 2000).max(10) as usize;
     let idle = logins(&home, &realm, wanted, "idle");
-    let before = memory(&realm);
+    let before = realm.memory();
     let flood = Flood::start(&realm, HANDSHAKES_A_SECOND, count, spoofed(&realm));
     let mut under = Samples::default();
     let mut most = before;
@@ -85,7 +76,7 @@ fn spoofed_handshakes(count: u64) {
     while !flood.is_over() {
         round += 1;
         under.extend(logins(&home, &realm, 5, &format!("flood{round}")));
-        most = most.max(memory(&realm));
+        most = most.max(realm.memory());
     }
     let sent = flood.end();
     row(
@@ -110,11 +101,11 @@ fn junk_datagrams(span: Duration) {
         Duration::from_secs(1),
         Duration::from_secs(1),
     );
-    let before = memory(&realm);
+    let before = realm.memory();
     let flood = Flood::start(&realm, JUNK_A_SECOND, u64::MAX, junk(&realm));
     // Served: answered within the time that a user would wait.
     let served = commands(&home, &realm, span, Duration::from_secs(1));
-    let most = memory(&realm);
+    let most = realm.memory();
     let rate = flood.end() as f64 / span.as_secs_f64();
     row(
         &format!("junk, {rate:.0} datagrams a second"),
@@ -134,7 +125,7 @@ fn login_flood(count: usize) {
     home.register("ann", &realm.connect);
     let span = Duration::from_millis(10 * count as u64).max(Duration::from_secs(1));
     let idle = commands(&home, &realm, span, Duration::from_mins(1));
-    let before = memory(&realm);
+    let before = realm.memory();
     let (under, most) = guesses(&home, &realm, count);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     row(

@@ -1,9 +1,14 @@
 //! What somebody does who has opened a link and keeps to no rule on it.
 
-use merpati::wire::{AckFrame, CloseReason, Frame, PacketNumber, PartOf, emit_varint};
+use std::net::Ipv4Addr;
+
+use merpati::wire::{
+    AckFrame, CloseReason, ConnectionId, Frame, PacketNumber, PartOf, Protection, append_crc,
+    emit_varint, link_header,
+};
 
 use crate::{
-    stranger::{Intruder, frames},
+    stranger::{Intruder, OPEN, Stranger, frames},
     support::{Home, Realm},
 };
 
@@ -97,6 +102,77 @@ fn lengths_that_overflow_are_refused() {
     }
     home.run("ann", &["send", "ann", "still here"]).ok();
     assert!(!realm.log().contains("panicked"), "{}", realm.log());
+}
+
+/// LINK-13: reassembly exhaustion: nothing that comes in parts is put together for who has not logged in, whatever
+/// lengths they declare.
+#[test]
+fn who_is_not_logged_in_sends_nothing_in_parts() {
+    let realm = Realm::start();
+    Home::new().register("ann", &realm.connect);
+    let before = realm.memory();
+    for _ in 0..20 {
+        let mut intruder = Intruder::to(&realm);
+        for number in 0..100 {
+            intruder.send(&[Frame::Part {
+                of: PartOf::Request,
+                number,
+                total: 16_000,
+                offset: number * 100,
+                bytes: &[1; 1000],
+            }]);
+        }
+        intruder.answers();
+    }
+    // Twenty links, and nothing of the 32 MB that were declared.
+    let grown = realm.memory().saturating_sub(before);
+    assert!(grown < 2 << 20, "{grown} bytes");
+}
+
+/// HS-13, LINK-11: hash flooding, and floods of links: whatever connection ids strangers choose, few links of theirs
+/// are there at once, and who comes then gets in.
+#[test]
+fn crafted_connection_ids_crowd_nobody_out() {
+    let home = Home::new();
+    let path = home.directory.path().join("realm.toml");
+    std::fs::write(
+        &path,
+        "[limits]\nlinks = 500\n[[listen]]\naddress = \"127.0.0.1:0\"\nsecurity = \"plain\"\n",
+    )
+    .unwrap();
+    let realm = Realm::start_with(&["--config", path.to_str().unwrap()]);
+    let mut stranger = Stranger::at(Ipv4Addr::LOCALHOST, &realm);
+    let before = realm.memory();
+    for n in 0..5000_u32 {
+        // Alike in all the bits that a table might look at.
+        let connection = Some(ConnectionId(n.rotate_left(19)));
+        let mut packet = Vec::new();
+        let number = PacketNumber(0);
+        link_header(Protection::Plain, connection, number, None, &mut packet);
+        for _ in 0..60 {
+            Frame::Padding.emit(false, &mut packet);
+        }
+        OPEN.emit(true, &mut packet);
+        append_crc(&mut packet);
+        stranger.send(&packet);
+        if n % 100 == 0 {
+            stranger.answers();
+        }
+    }
+    assert!(stranger.came <= stranger.sent);
+    let grown = realm.memory().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes");
+    let server = realm.announced["connect"].as_str().unwrap();
+    let register = [
+        "register",
+        "Ann",
+        "id",
+        "ann",
+        "--password-file",
+        "password",
+    ];
+    let options = ["--server", server, "--plain"];
+    home.run("ann", &[&options[..], &register].concat()).ok();
 }
 
 /// LINK-9: who asks without end keeps the realm at a hundred and a few of them.

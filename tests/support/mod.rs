@@ -86,6 +86,14 @@ impl Realm {
         self.process.id()
     }
 
+    /// Memory that the process has for itself, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:"));
+        let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+        kib.parse::<u64>().unwrap() << 10
+    }
+
     /// Ends the process as a power cut would.
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
