@@ -66,8 +66,23 @@ pub fn logins(home: &Home, realm: &Realm, count: usize, name: &str) -> Samples {
     samples
 }
 
-/// Messages of a user who is logged in, one after another; one that takes longer than `patience` counts as so long.
-pub fn commands(home: &Home, realm: &Realm, span: Duration, patience: Duration) -> Samples {
+/// What a user who is logged in does.
+#[derive(Clone, Copy, PartialEq)]
+pub enum What {
+    /// Writes messages, which are stored.
+    Write,
+    /// Asks something that leaves nothing behind.
+    Ask,
+}
+
+/// Commands of a user who is logged in, one after another; one that takes longer than `patience` counts as twice that.
+pub fn commands(
+    home: &Home,
+    realm: &Realm,
+    span: Duration,
+    patience: Duration,
+    what: What,
+) -> Samples {
     let client = home.client("ann", &realm.connect);
     let ann: Username = "ann".parse().unwrap();
     let mut samples = Samples::default();
@@ -76,14 +91,21 @@ pub fn commands(home: &Home, realm: &Realm, span: Duration, patience: Duration) 
         let started = Instant::now();
         while started.elapsed() < span {
             let begun = Instant::now();
-            let sent = tokio::time::timeout(patience, client.send(ann, "a message")).await;
-            samples.0.push(match sent {
-                Ok(sent) => {
-                    sent.unwrap();
-                    begun.elapsed()
+            let done = async {
+                match what {
+                    What::Write => client.send(ann, "a message").await.map(drop),
+                    What::Ask => client.whoami().await.map(drop),
                 }
-                Err(_) => patience * 2,
-            });
+            };
+            samples
+                .0
+                .push(match tokio::time::timeout(patience, done).await {
+                    Ok(done) => {
+                        done.unwrap();
+                        begun.elapsed()
+                    }
+                    Err(_) => patience * 2,
+                });
         }
     });
     samples
@@ -128,7 +150,13 @@ pub fn guesses(home: &Home, realm: &Realm, count: usize) -> (Samples, u64) {
         });
         while !is_over.load(Ordering::Relaxed) {
             let span = Duration::from_millis(200);
-            samples.extend(commands(home, realm, span, Duration::from_mins(1)));
+            samples.extend(commands(
+                home,
+                realm,
+                span,
+                Duration::from_mins(1),
+                What::Write,
+            ));
         }
     });
     (samples, most.load(Ordering::Relaxed))

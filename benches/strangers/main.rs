@@ -2,7 +2,8 @@
 //! what they send.
 //!
 //! `cargo bench --bench strangers` prints a table: what was measured beside what must hold. It takes some minutes
-//! and wants the machine for itself; `-- --quick` does a hundredth of it, to see that it works.
+//! and wants the machine for itself. `-- --quick` does a hundredth of it, to see that it works; `-- --only handshakes`, or
+//! `amplification`, `junk`, `logins` or `names`, one row.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -17,10 +18,13 @@ mod logins;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use std::time::Duration;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use flood::{Flood, junk, spoofed};
-use logins::{Samples, commands, guesses, logins};
+use logins::{Samples, What, commands, guesses, logins};
 use support::{Home, Realm};
 
 /// Spoofed handshakes and junk, a second.
@@ -35,10 +39,20 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// A realm that counts nobody's logins: else there would be nothing to measure.
+/// How long a process has had a processor.
+fn processor(realm: &Realm) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", realm.process_id())).unwrap();
+    // After the name, which may hold anything: user and system time are the 12th and 13th, in hundredths.
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let times = fields.split(' ').skip(11).take(2);
+    let ticks: u64 = times.map(|time| time.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// A realm that counts nobody's logins, and lets one machine begin many: else there would be nothing to measure.
 fn realm(home: &Home) -> Realm {
     home.realm_as(
-        "[limits]\nlogins_per_subnet = \"unlimited\"\nregistrations_per_subnet = \"unlimited\"\n\
+        "[limits]\nhandshakes_per_subnet = \"100/s\"\nlogins_per_subnet = \"unlimited\"\nregistrations_per_subnet = \"unlimited\"\n\
          commands_per_link = \"unlimited\"\ncommands_per_account = \"unlimited\"\n\
          commands_per_subnet = \"unlimited\"",
     )
@@ -51,15 +65,31 @@ fn ratio(under: &Samples, idle: &Samples) -> String {
 }
 
 fn main() {
-    let is_quick = std::env::args().any(|argument| argument == "--quick");
-    let part = if is_quick { 100 } else { 1 };
+    let arguments: Vec<String> = std::env::args().collect();
+    let part = if arguments.iter().any(|one| one == "--quick") {
+        100
+    } else {
+        1
+    };
+    let only = arguments.iter().skip_while(|one| *one != "--only").nth(1);
+    let is_wanted = |name| only.is_none_or(|only| only == name);
     println!("| what strangers do | measured | must hold |");
     println!("| --- | --- | --- |");
-    amplification::measure(10_000_000 / part);
-    spoofed_handshakes(1_000_000 / part);
-    junk_datagrams(Duration::from_secs(30) / part.try_into().unwrap_or(1));
-    login_flood(2000 / part as usize);
-    user_names(40 / (part as usize).min(10));
+    if is_wanted("amplification") {
+        amplification::measure(10_000_000 / part);
+    }
+    if is_wanted("handshakes") {
+        spoofed_handshakes(1_000_000 / part);
+    }
+    if is_wanted("junk") {
+        junk_datagrams(Duration::from_secs(30) / part as u32);
+    }
+    if is_wanted("logins") {
+        login_flood(2000 / part as usize);
+    }
+    if is_wanted("names") {
+        user_names(40 / (part as usize).min(10));
+    }
 }
 
 fn spoofed_handshakes(count: u64) {
@@ -67,10 +97,15 @@ fn spoofed_handshakes(count: u64) {
     let realm = realm(&home);
     home.register("ann", &realm.connect);
     let wanted = (count / 2000).max(10) as usize;
+    logins(&home, &realm, 3, "first");
+    let empty = realm.memory();
     let idle = logins(&home, &realm, wanted, "idle");
+    // What logins leave behind by themselves is not the flood's.
+    let each = realm.memory().saturating_sub(empty) / wanted as u64;
     let before = realm.memory();
     let flood = Flood::start(&realm, HANDSHAKES_A_SECOND, count, spoofed(&realm));
     let mut under = Samples::default();
+    let (busy, began) = (processor(&realm), Instant::now());
     let mut most = before;
     let mut round = 0;
     while !flood.is_over() {
@@ -78,14 +113,16 @@ fn spoofed_handshakes(count: u64) {
         under.extend(logins(&home, &realm, 5, &format!("flood{round}")));
         most = most.max(realm.memory());
     }
+    let busy = (processor(&realm) - busy).as_secs_f64() / began.elapsed().as_secs_f64();
     let sent = flood.end();
     row(
         &format!("{sent} spoofed handshakes, {HANDSHAKES_A_SECOND} a second"),
         &format!(
-            "{:+.1} MiB; a login's p99 {} ({} logins)",
-            mib(most) - mib(before),
+            "{:+.1} MiB; a login's p99 {} ({} logins); {:.0} % of a processor",
+            mib(most) - mib(before) - mib(each * under.len() as u64),
             ratio(&under, &idle),
-            under.len()
+            under.len(),
+            100.0 * busy
         ),
         "≤ 4 MiB; ≤ 2 ×",
     );
@@ -100,11 +137,12 @@ fn junk_datagrams(span: Duration) {
         &realm,
         Duration::from_secs(1),
         Duration::from_secs(1),
+        What::Ask,
     );
     let before = realm.memory();
     let flood = Flood::start(&realm, JUNK_A_SECOND, u64::MAX, junk(&realm));
     // Served: answered within the time that a user would wait.
-    let served = commands(&home, &realm, span, Duration::from_secs(1));
+    let served = commands(&home, &realm, span, Duration::from_secs(1), What::Ask);
     let most = realm.memory();
     let rate = flood.end() as f64 / span.as_secs_f64();
     row(
@@ -124,7 +162,7 @@ fn login_flood(count: usize) {
     let realm = realm(&home);
     home.register("ann", &realm.connect);
     let span = Duration::from_millis(10 * count as u64).max(Duration::from_secs(1));
-    let idle = commands(&home, &realm, span, Duration::from_mins(1));
+    let idle = commands(&home, &realm, span, Duration::from_mins(1), What::Write);
     let before = realm.memory();
     let (under, most) = guesses(&home, &realm, count);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

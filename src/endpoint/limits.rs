@@ -9,7 +9,7 @@ pub const ACCEPTS_MAX: usize = 4096;
 /// How long an Init is remembered: a repeat of it may be on its way for a minute, and have left late.
 pub const ACCEPT_LIFETIME: Duration = Duration::from_mins(3);
 /// Half-open links, of which no cookie has shown that their opener receives where they say they are.
-pub const HALF_OPEN_MAX: usize = 1024;
+pub const HALF_OPEN_MAX: usize = 512;
 /// How long a link may take to show that the other side is where it says it is.
 /// Round trips take up to a minute, and some are lost.
 pub const UNPROVEN_LIFETIME: Duration = Duration::from_mins(3);

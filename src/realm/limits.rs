@@ -50,13 +50,19 @@ pub struct Limits {
     pub rates: Rates,
 }
 
+/// Half the processors: the other half is for those who are logged in, whatever a flood of logins wants.
+fn password_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).max(1)
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_message: 16 << 10,
             session_ttl: Duration::from_hours(30 * 24),
             sessions_max: 16,
-            password_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            password_threads: password_threads(),
             hide_groups: false,
             rates: Rates::default(),
         }

@@ -27,7 +27,7 @@ const BUSY_MS: u64 = 1000;
 
 /// How much less than other threads the hashing ones are given, from 0 to 19.
 #[cfg(target_os = "linux")]
-const NICENESS: i32 = 5;
+const NICENESS: i32 = 10;
 
 /// A salt, fresh for every password.
 pub type Salt = [u8; 16];

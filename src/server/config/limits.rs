@@ -58,7 +58,7 @@ pub struct LimitsConfig {
     /// Groups' passwords tried or set from one subnet, or tried by one realm.
     #[serde(deserialize_with = "frequency")]
     pub joins_per_subnet: Frequency,
-    /// Passwords hashed at once, each in 19 MiB; 0 stands for the number of processors.
+    /// Passwords hashed at once, each in 19 MiB; 0 stands for half the processors.
     pub password_threads: usize,
 }
 
