@@ -113,7 +113,7 @@ fn spoofed_handshakes(count: u64) {
         under.extend(logins(&home, &realm, 5, &format!("flood{round}")));
         most = most.max(realm.memory());
     }
-    let busy = (processor(&realm) - busy).as_secs_f64() / began.elapsed().as_secs_f64();
+    let busy = processor(&realm).saturating_sub(busy).as_secs_f64() / began.elapsed().as_secs_f64();
     let sent = flood.end();
     row(
         &format!("{sent} spoofed handshakes, {HANDSHAKES_A_SECOND} a second"),
