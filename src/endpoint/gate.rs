@@ -2,7 +2,6 @@
 //! curve's worth of work and a place in the table, so when there are many, each has to return a cookie first, which
 //! costs a hash and no memory.
 
-use super::limits::HANDSHAKE_SUBNETS;
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -10,6 +9,7 @@ use std::{
 
 use rand_core::CryptoRng;
 
+use super::limits::HANDSHAKE_SUBNETS;
 use crate::{
     allowance::{Allowance, Allowances, Frequency, Subnet},
     crypto::{MacKey, SecretKey, same},

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use super::{Endpoint, LinkId, slot::Role};
 
-/// Links that hold less are not worth ending.
-const WORTH_ENDING: usize = 1 << 10;
+/// Links that hold less are not worth ending, in bytes.
+pub const WORTH_ENDING: usize = 1 << 10;
 
 /// The links by how much they hold.
 #[derive(Debug, Default)]

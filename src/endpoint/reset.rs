@@ -2,11 +2,11 @@
 //! the connection id under a key that only the realm can make, so it is the same after a restart,
 //! and nobody else can send one.
 
-use super::limits::RESET_SUBNETS;
 use std::net::IpAddr;
 
 use rand_core::CryptoRng;
 
+use super::limits::RESET_SUBNETS;
 use crate::{
     allowance::{Allowances, Frequency, Subnet},
     crypto::{MacKey, SecretKey},

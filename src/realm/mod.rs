@@ -488,7 +488,6 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Whose operation numbers a command counts among; nobody's when a plain link opens a session.
     /// EXACT-6: true when a refusal is written down like what is done. The command may have travelled early, and then
     /// anybody can send it again: what its sender was told would not happen must not happen later. Of who has no
     /// session nothing is written; their numbers end with the next session they open.
@@ -502,6 +501,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
+    /// Whose operation numbers a command counts among; nobody's when a plain link opens a session.
     fn owner(&self, caller: &Caller, session: Option<SessionRef>) -> Option<Owner> {
         match (caller.device, session) {
             (Some(device), _) => Some(Owner::Device(device)),

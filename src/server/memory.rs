@@ -8,7 +8,9 @@ use super::{
 };
 use crate::{
     allowance::{Allowances, Guesses},
-    endpoint::limits::{ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS},
+    endpoint::limits::{
+        ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS, WORTH_ENDING,
+    },
     realm::limits::{
         ACCOUNTS_COUNTED, ERRANDS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
         SUBNETS_COUNTED as REALM_SUBNETS, WATCH_READ_BYTES,
@@ -172,7 +174,7 @@ fn by_devices(config: &Config, listeners: usize, message: usize) -> Vec<Holding>
             Some("password_threads"),
         ),
         of("passwords that wait", (PASSWORDS_WAITING, waiting), None),
-        of("links", (links, LINK_BYTES), Some("links")),
+        of("links", (links, LINK_BYTES + WORTH_ENDING), Some("links")),
         of("commands in work", (commands, command), Some("commands")),
     ]
 }

@@ -2,12 +2,14 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use merpati::wire::SessionId;
+use serde_json::Value;
 
 use crate::support::{Home, PASSWORD, Realm, finished, program, watch::Watch};
 
@@ -79,6 +81,14 @@ fn no_secret_is_shown_by_ps() {
     }
 }
 
+/// What a server says once it serves.
+fn announced(serve: &mut Child) -> Value {
+    let mut line = String::new();
+    let mut out = BufReader::new(serve.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
 /// All files of a directory, those of the store aside, which lies in a private one.
 fn assert_private(directory: &Path) {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o77;
@@ -119,10 +129,7 @@ fn files_with_secrets_are_private() {
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut serve = serve.spawn().unwrap();
-    let mut line = String::new();
-    let mut out = std::io::BufReader::new(serve.stdout.take().unwrap());
-    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
-    let announced: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let announced = announced(&mut serve);
     let mut register = Command::new("sh");
     register
         .current_dir(home.directory.path())
@@ -167,9 +174,7 @@ fn a_crash_leaves_no_core() {
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut serve = serve.spawn().unwrap();
-    let mut line = String::new();
-    let mut out = std::io::BufReader::new(serve.stdout.take().unwrap());
-    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    announced(&mut serve);
     let id = serve.id().to_string();
     let asked = Command::new("kill").args(["-ABRT", &id]).status().unwrap();
     assert!(asked.success());

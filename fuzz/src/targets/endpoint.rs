@@ -463,14 +463,7 @@ impl World {
 fn run(protection: Protection, input: &[u8]) {
     let mut input = Unstructured::new(input);
     let mut world = World::new(protection);
-    for _ in 0..STEPS_MAX {
-        let Ok(step) = input.arbitrary() else { break };
-        super::trace(&step);
-        world.take(step);
-        if input.is_empty() {
-            break;
-        }
-    }
+    super::steps(&mut input, STEPS_MAX, |step| world.take(step));
     world.rests();
 }
 

@@ -415,13 +415,6 @@ pub fn link(input: &[u8]) {
         return;
     };
     let mut world = World::new(seed, redundancy);
-    for _ in 0..STEPS_MAX {
-        let Ok(step) = input.arbitrary() else { break };
-        super::trace(&step);
-        world.take(step);
-        if input.is_empty() {
-            break;
-        }
-    }
+    super::steps(&mut input, STEPS_MAX, |step| world.take(step));
     world.rests();
 }

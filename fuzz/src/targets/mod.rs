@@ -3,6 +3,8 @@
 
 use std::{fmt::Debug, sync::LazyLock};
 
+use arbitrary::{Arbitrary, Unstructured};
+
 pub mod endpoint;
 pub mod frames;
 pub mod handshake;
@@ -32,8 +34,20 @@ pub const TARGETS: &[(&str, Target)] = &[
 /// With `MERPATI_TRACE=1` each step of a sequence is told.
 static IS_TRACED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("MERPATI_TRACE").is_some());
 
-fn trace(step: &impl Debug) {
-    if *IS_TRACED {
-        eprintln!("{step:?}");
+/// Hands out the steps that `input` stands for, so many at most.
+fn steps<'a, Step: Arbitrary<'a> + Debug>(
+    input: &mut Unstructured<'a>,
+    most: usize,
+    mut take: impl FnMut(Step),
+) {
+    for _ in 0..most {
+        let Ok(step) = input.arbitrary() else { return };
+        if *IS_TRACED {
+            eprintln!("{step:?}");
+        }
+        take(step);
+        if input.is_empty() {
+            return;
+        }
     }
 }
