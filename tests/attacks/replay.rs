@@ -123,7 +123,8 @@ fn a_session_that_is_replayed_has_no_effect() {
     let datagrams = session(&home, &realm, &relay);
     let sealed = |datagram: &&Vec<u8>| matches!(Packet::parse(datagram), Ok(Packet::Link(packet)) if packet.protection == Protection::Sealed);
     let kinds = (datagrams.len(), datagrams.iter().filter(sealed).count());
-    assert!(kinds.0 > 40 && kinds.1 > 20, "{kinds:?} are replayed");
+    // Each of the seventeen commands and the watch shakes hands; how much else goes in a datagram is a matter of time.
+    assert!(kinds.0 > 18 && kinds.1 > 9, "{kinds:?} are replayed");
     let before = state(&home);
     // From where they came, and from elsewhere; the links of some are still there.
     for (machine, at_once) in [(1, 1), (2, 64)] {
