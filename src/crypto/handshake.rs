@@ -70,7 +70,10 @@ impl CryptoResolver for Primitives {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        DefaultResolver.resolve_dh(choice)
+        let dh = DefaultResolver.resolve_dh(choice)?;
+        #[cfg(all(test, feature = "std"))]
+        let dh: Box<dyn Dh> = Box::new(super::known::Known(dh));
+        Some(dh)
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {

@@ -11,6 +11,8 @@ mod handshake;
 #[cfg(feature = "std")]
 mod identity;
 mod key;
+#[cfg(all(test, feature = "std"))]
+pub(crate) mod known;
 mod mac;
 mod seal;
 
