@@ -3,6 +3,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::bench::Mix;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use merpati::{
@@ -305,6 +306,8 @@ pub enum Command {
     Rotatekey(Rotatekey),
     /// Show what this is: two realms, three people and a bad link, on this machine.
     Demo(Demo),
+    /// Measure a realm: what a command takes in time, bytes and processor, beside a bare echo.
+    Bench(Bench),
     /// Type commands one after another.
     Shell,
     /// Show the fingerprints of this device and of the realm, for two people to compare.
@@ -401,6 +404,57 @@ fn loss(text: &str) -> Result<f64, String> {
         Ok(loss) if (0.0..=0.8).contains(&loss) => Ok(loss),
         _ => Err("write a number from 0 to 0.8, as in 0.3".into()),
     }
+}
+
+#[derive(Debug, PartialEq, Eq, Args)]
+pub struct Bench {
+    /// The connection string of the realm; one without a key is spoken to without encryption. Without it a realm is
+    /// started for this on this machine, and is gone afterwards. A realm keeps the accounts that are made there.
+    #[arg(value_name = "STRING")]
+    pub realm: Option<ConnectionString>,
+    /// Connections at once, each with an account of its own.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub connections: u16,
+    /// Commands that each connection keeps in flight.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=128))]
+    pub in_flight: u16,
+    /// The size of a message.
+    #[arg(long, value_name = "SIZE", default_value = "20B", value_parser = message_size)]
+    pub size: usize,
+    /// What is asked, in which shares: send, sendgroup, inbox, unread, whoami.
+    #[arg(long, value_name = "MIX", default_value = "send")]
+    pub mix: Mix,
+    /// How long.
+    #[arg(long, value_name = "SPAN", default_value = "5s", value_parser = bench_span)]
+    pub time: Duration,
+    /// How many commands at most.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Where the realm that is started for this keeps its store; on the disk that is to be measured.
+    #[arg(long, value_name = "DIR", conflicts_with = "realm")]
+    pub data: Option<PathBuf>,
+    /// The process of the realm, if it runs on this machine: what it uses is told too.
+    #[arg(long, value_name = "PID", requires = "realm")]
+    pub pid: Option<u32>,
+    /// Draw how long commands take.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
+fn message_size(text: &str) -> Result<usize, String> {
+    let size = parse_size(text).map_err(|error| error.to_string())?;
+    match usize::try_from(size) {
+        Ok(size) if size <= 64 << 10 => Ok(size),
+        _ => Err("a message has at most 64KiB".into()),
+    }
+}
+
+fn bench_span(text: &str) -> Result<Duration, String> {
+    let span = parse_span(text).map_err(|error| error.to_string())?;
+    if span < Duration::from_millis(100) || span > Duration::from_hours(24) {
+        return Err("write a span from \"100ms\" to \"24h\"".into());
+    }
+    Ok(span)
 }
 
 #[derive(Debug, PartialEq, Eq, Args)]

@@ -2,6 +2,7 @@
 
 mod args;
 mod ask;
+mod bench;
 mod demo;
 mod groups;
 mod limits;
@@ -77,6 +78,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Limits(args) => limits::limits(&args, output.json),
         Command::Rotatekey(args) => serve::rotate_key(&args, output.json),
         Command::Demo(args) => demo::demo(&args),
+        Command::Bench(args) => bench::bench(&global, &args, output),
         Command::Shell => shell::shell(&global, output),
         Command::Fingerprint => ask::fingerprint(&global, output),
         Command::Completions { shell } => {
@@ -186,6 +188,7 @@ async fn once(global: &Global, output: Output, command: Command) -> Result<(), F
         }
         Command::Serve(_)
         | Command::Demo(_)
+        | Command::Bench(_)
         | Command::Shell
         | Command::Fingerprint
         | Command::Completions { .. }

@@ -334,6 +334,11 @@ impl Endpoint {
         self.slots.get(&link)?.link.rtt()
     }
 
+    /// How often a request has left again on `link`.
+    pub fn repeats(&self, link: LinkId) -> u64 {
+        self.slots.get(&link).map_or(0, |slot| slot.link.repeats())
+    }
+
     /// Lets time pass.
     pub fn handle_timeout(&mut self, now: Time) {
         self.accepts.expire(now);

@@ -303,6 +303,11 @@ impl Link {
         !self.requests.is_empty()
     }
 
+    /// How often a request has left again.
+    pub const fn repeats(&self) -> u64 {
+        self.requests.resent()
+    }
+
     /// The round-trip time, once there is an estimate.
     pub const fn rtt(&self) -> Option<Duration> {
         self.rtt.smoothed()

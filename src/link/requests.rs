@@ -87,6 +87,8 @@ pub struct Requests {
     pending: BTreeMap<u64, Pending>,
     /// Timeouts since the peer was last heard.
     repeats: u32,
+    /// How often one has left again.
+    resent: u64,
 }
 
 impl Requests {
@@ -95,6 +97,11 @@ impl Requests {
         self.pending
             .first_key_value()
             .is_none_or(|(oldest, _)| self.next < oldest + REQUEST_SPAN)
+    }
+
+    /// How often one has left again.
+    pub const fn resent(&self) -> u64 {
+        self.resent
     }
 
     /// Takes a request in; gives its number.
@@ -244,6 +251,7 @@ impl Requests {
         for number in numbers {
             if let Some(pending) = self.pending.get_mut(number) {
                 pending.queued = false;
+                self.resent += u64::from(pending.times_sent > 0);
                 if core::mem::take(&mut pending.is_copy) {
                     continue;
                 }

@@ -1,0 +1,258 @@
+//! One connection of a load: a socket, a link, and the commands that are in flight on it.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use merpati::{
+    client::Traits,
+    crypto::PublicKey,
+    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId},
+    link::Time,
+    wire::{Answer, ErrorCode, OperationNumber},
+};
+use rand::Rng;
+use tokio::net::UdpSocket;
+
+use super::{Failure, crowd::Device};
+
+/// How long a command may take before it counts as unanswered.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest answer that is put together from parts, in bytes.
+const LONGEST_ANSWER: usize = 65 << 10;
+
+/// What went one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub datagrams: u64,
+    pub bytes: u64,
+}
+
+impl Traffic {
+    fn add(&mut self, bytes: usize) {
+        self.datagrams += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+/// What became of a command.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome {
+    /// It was answered, after so long.
+    Done(Duration),
+    Refused(ErrorCode),
+    Unanswered,
+}
+
+pub struct Connection {
+    socket: UdpSocket,
+    endpoint: Endpoint,
+    link: LinkId,
+    started: Instant,
+    is_open: bool,
+    in_flight: BTreeMap<u64, Instant>,
+    next_operation: u64,
+    buffer: Vec<u8>,
+    out: Vec<u8>,
+    pub sent: Traffic,
+    pub received: Traffic,
+}
+
+impl Connection {
+    /// Begins a link of `device` to the realm `key` at `address`.
+    pub async fn begin(
+        rng: &mut impl Rng,
+        device: &Device,
+        address: SocketAddr,
+        key: Option<PublicKey>,
+    ) -> Result<Self, Failure> {
+        let socket = UdpSocket::bind((unspecified(address), 0)).await?;
+        socket.connect(address).await?;
+        let mut seed = [0; 32];
+        rng.fill_bytes(&mut seed);
+        let mut endpoint = Endpoint::new(config(), &device.key.clone().into(), seed);
+        let link = match key {
+            Some(key) => endpoint.connect(Time(0), address, key, None),
+            None => endpoint.connect_plain(Time(0), address, None),
+        };
+        Ok(Self {
+            socket,
+            endpoint,
+            link,
+            started: Instant::now(),
+            is_open: false,
+            in_flight: BTreeMap::new(),
+            next_operation: device.highest + 1,
+            buffer: vec![0; 65_535],
+            out: Vec::new(),
+            sent: Traffic::default(),
+            received: Traffic::default(),
+        })
+    }
+
+    pub const fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// The highest operation number that was used.
+    pub const fn highest(&self) -> u64 {
+        self.next_operation - 1
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// How often a command has been sent again.
+    pub fn repeats(&self) -> u64 {
+        self.endpoint.repeats(self.link)
+    }
+
+    /// Forgets what has been sent so far, and what has come.
+    pub fn reset_traffic(&mut self) {
+        (self.sent, self.received) = (Traffic::default(), Traffic::default());
+    }
+
+    pub fn take_operation(&mut self) -> OperationNumber {
+        self.next_operation += 1;
+        OperationNumber(self.next_operation - 1)
+    }
+
+    /// Asks. False when the link takes no more at present.
+    pub fn ask(&mut self, command: Vec<u8>) -> bool {
+        let now = self.now();
+        let number = self
+            .endpoint
+            .request(now, self.link, command, now + PATIENCE, false);
+        number.is_some_and(|number| {
+            self.in_flight.insert(number, Instant::now());
+            true
+        })
+    }
+
+    /// Sends what is to be sent, waits until something has come or is due, and tells what became of commands.
+    pub async fn step(&mut self, told: &mut Vec<Outcome>) -> Result<(), Failure> {
+        self.take_events(told)?;
+        self.transmit().await;
+        if !told.is_empty() || self.endpoint.has_events() {
+            return self.take_events(told);
+        }
+        let due = self.endpoint.poll_timeout();
+        let due = due.map(|at| self.started + Duration::from_micros(at.0));
+        tokio::select! {
+            ready = self.socket.readable() => match ready {
+                Ok(()) => self.receive(),
+                Err(error) => return Err(error.into()),
+            },
+            () = sleep_until(due) => {}
+        }
+        let now = self.now();
+        self.endpoint.handle_timeout(now);
+        self.take_events(told)
+    }
+
+    /// Ends the link.
+    pub async fn close(&mut self) {
+        let now = self.now();
+        self.endpoint.close_all(now);
+        self.transmit().await;
+    }
+
+    async fn transmit(&mut self) {
+        loop {
+            let now = self.now();
+            if self.endpoint.poll_transmit(now, &mut self.out).is_none() {
+                return;
+            }
+            self.sent.add(self.out.len());
+            // As good as lost on the way.
+            let _ = self.socket.send(&self.out).await;
+        }
+    }
+
+    fn receive(&mut self) {
+        loop {
+            match self.socket.try_recv_from(&mut self.buffer) {
+                Ok((len, from)) => {
+                    let now = self.now();
+                    self.received.add(len);
+                    let datagram = self.buffer.get(..len).unwrap_or_default();
+                    self.endpoint.handle_datagram(now, from, datagram);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // What the network says of an earlier datagram.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn take_events(&mut self, told: &mut Vec<Outcome>) -> Result<(), Failure> {
+        while let Some(event) = self.endpoint.poll_event() {
+            match event {
+                Event::Opened { welcome, .. } => {
+                    self.is_open = true;
+                    self.next_operation = self.next_operation.max(welcome.highest.0 + 1);
+                }
+                Event::Reply { number, bytes, .. } => {
+                    let Some(asked) = self.in_flight.remove(&number) else {
+                        continue;
+                    };
+                    told.push(match Answer::parse(&bytes) {
+                        Ok(Answer::Refused(refusal)) => Outcome::Refused(refusal.code),
+                        _ => Outcome::Done(asked.elapsed()),
+                    });
+                }
+                Event::Expired { number, .. } => {
+                    self.in_flight.remove(&number);
+                    told.push(Outcome::Unanswered);
+                }
+                Event::Closed { .. } => {
+                    return Err(Failure::local("the realm has ended a link of the load"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+fn config() -> Config {
+    let traits = Traits::default();
+    Config {
+        accept: None,
+        hello: None,
+        early_data: false,
+        max_datagram: traits.max_datagram,
+        max_message: LONGEST_ANSWER,
+        rate: None,
+        redundancy: traits.redundancy,
+        lifetime: LINK_LIFETIME,
+        links_max: 1,
+        memory_max: usize::MAX,
+        handshakes: Handshakes::default(),
+        idle: Duration::MAX,
+        shared_idle: Duration::MAX,
+    }
+}
+
+/// Any address of the kind that `address` is of.
+pub fn unspecified(address: SocketAddr) -> std::net::IpAddr {
+    match address {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

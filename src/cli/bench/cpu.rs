@@ -1,0 +1,66 @@
+//! How much of the processors something has used.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::Failure;
+
+/// Another process of this machine.
+#[derive(Debug)]
+pub struct Process {
+    stat: PathBuf,
+}
+
+impl Process {
+    /// The process `pid`.
+    pub fn find(pid: u32) -> Result<Self, Failure> {
+        let process = Self {
+            stat: PathBuf::from(format!("/proc/{pid}/stat")),
+        };
+        process.used()?;
+        Ok(process)
+    }
+
+    /// What all its threads have used so far, there and in the kernel.
+    pub fn used(&self) -> Result<Duration, Failure> {
+        let unseen = |why: &str| {
+            let path = self.stat.display();
+            Failure::local(format!(
+                "cannot see what the realm's process uses in {path}: {why}; leave --pid out to do without"
+            ))
+        };
+        let text = fs::read_to_string(&self.stat).map_err(|error| unseen(&error.to_string()))?;
+        parse(&text).ok_or_else(|| unseen("it is not written as expected"))
+    }
+}
+
+/// utime and stime of `/proc/PID/stat`, proc(5), which count a hundredth of a second.
+fn parse(stat: &str) -> Option<Duration> {
+    // The name of a program may hold anything, parentheses too.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some(Duration::from_millis((ticks()? + ticks()?) * 10))
+}
+
+/// What the calling thread has used so far.
+pub fn of_this_thread() -> Duration {
+    let used = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(used.tv_sec).unwrap_or_default();
+    Duration::from_secs(seconds)
+        + Duration::from_nanos(u64::try_from(used.tv_nsec).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_process_is_found_behind_whatever_it_is_called() {
+        let stat = "7 (a) b) c) S 1 7 7 0 -1 4194560 1 0 0 0 250 31 9 9 20 0 3 0 100 1 1";
+        assert_eq!(parse(stat), Some(Duration::from_millis(2810)));
+        assert_eq!(parse("nonsense"), None);
+        assert_eq!(parse("7 (a) S 1"), None);
+    }
+}

@@ -1,0 +1,147 @@
+//! What the machine can do at all: datagrams of the same size, to an echo that does nothing else, and back.
+
+use std::{
+    cell::RefCell,
+    net::{SocketAddr, UdpSocket},
+    rc::Rc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use tokio::task::JoinSet;
+
+use super::{
+    Failure, Plan,
+    connection::unspecified,
+    cpu,
+    load::{Load, histogram},
+};
+
+/// How long it is measured.
+const SPAN: Duration = Duration::from_secs(2);
+/// An echo that does not come within this time was lost.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What the echo has come to.
+#[derive(Debug)]
+pub struct Echo {
+    pub done: u64,
+    pub took: Duration,
+    pub latency: Histogram<u64>,
+    /// What the echo's thread has used.
+    pub used: Duration,
+}
+
+/// Measures an echo with as many datagrams in flight as the load had commands.
+pub async fn run(plan: Plan, load: &Load) -> Result<Echo, Failure> {
+    let socket = UdpSocket::bind((unspecified_loopback(load.address), 0))?;
+    let address = socket.local_addr()?;
+    let answer = mean(load.received.bytes, load.received.datagrams);
+    let (told, used) = std::sync::mpsc::channel();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = thread::Builder::new().name("echo".into()).spawn(move || {
+        let served = serve(socket, answer, stopped);
+        // Nobody waits for it when the measuring has failed.
+        let _ = told.send(served.map(|()| cpu::of_this_thread()));
+    })?;
+    let latency = Rc::new(RefCell::new(histogram()?));
+    let begun = Instant::now();
+    let mut asking = JoinSet::new();
+    for _ in 0..plan.connections {
+        let question = vec![0x55; mean(load.sent.bytes, load.sent.datagrams)];
+        let latency = Rc::clone(&latency);
+        asking.spawn_local(ask(
+            address,
+            question,
+            plan.in_flight,
+            begun + SPAN,
+            latency,
+        ));
+    }
+    while let Some(asked) = asking.join_next().await {
+        asked.map_err(Failure::local)??;
+    }
+    let took = begun.elapsed();
+    drop(stop);
+    let used = used.recv().map_err(Failure::local)??;
+    // It has said all it has to say.
+    let _ = serving.join();
+    let latency = latency.borrow().clone();
+    Ok(Echo {
+        done: latency.len(),
+        took,
+        latency,
+        used,
+    })
+}
+
+fn mean(bytes: u64, datagrams: u64) -> usize {
+    usize::try_from(bytes / datagrams.max(1))
+        .unwrap_or_default()
+        .max(1)
+}
+
+fn unspecified_loopback(like: SocketAddr) -> std::net::IpAddr {
+    match unspecified(like) {
+        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+/// The echo: a tokio socket and nothing else.
+fn serve(
+    socket: UdpSocket,
+    answer: usize,
+    stopped: tokio::sync::oneshot::Receiver<()>,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        socket.set_nonblocking(true)?;
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        let mut buffer = vec![0; 65_535];
+        tokio::pin!(stopped);
+        loop {
+            tokio::select! {
+                _ = &mut stopped => return Ok(()),
+                came = socket.recv_from(&mut buffer) => {
+                    let (_, from) = came?;
+                    socket.send_to(buffer.get(..answer).unwrap_or_default(), from).await?;
+                }
+            }
+        }
+    })
+}
+
+async fn ask(
+    echo: SocketAddr,
+    question: Vec<u8>,
+    in_flight: usize,
+    until: Instant,
+    latency: Rc<RefCell<Histogram<u64>>>,
+) -> Result<(), Failure> {
+    let socket = tokio::net::UdpSocket::bind((unspecified(echo), 0)).await?;
+    socket.connect(echo).await?;
+    let mut buffer = vec![0; 65_535];
+    // They come back in the order in which they left.
+    let mut left = std::collections::VecDeque::new();
+    while Instant::now() < until {
+        while left.len() < in_flight {
+            socket.send(&question).await?;
+            left.push_back(Instant::now());
+        }
+        match tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await {
+            Ok(came) => {
+                came?;
+                if let Some(begun) = left.pop_front() {
+                    let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    latency.borrow_mut().saturating_record(took);
+                }
+            }
+            Err(_) => left.clear(),
+        }
+    }
+    Ok(())
+}

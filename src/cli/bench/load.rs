@@ -1,0 +1,251 @@
+//! The load: every connection keeps its commands in flight until the time is over or there have been enough.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    net::{SocketAddr, ToSocketAddrs as _},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use indicatif::ProgressBar;
+use merpati::{
+    client::system_rng,
+    crypto::ConnectionString,
+    wire::{GroupName, OperationNumber, Username},
+};
+use tokio::task::JoinSet;
+
+use super::{
+    Failure, Plan,
+    connection::{Connection, Outcome, Traffic},
+    cpu::Process,
+    crowd::Device,
+};
+
+/// How long the links may take to open, all together and for each.
+const OPENING: Duration = Duration::from_secs(30);
+/// The longest that is told apart, in microseconds.
+const LONGEST_US: u64 = 60_000_000;
+/// How often the bar moves.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What a load has come to.
+#[derive(Debug)]
+pub struct Load {
+    pub address: SocketAddr,
+    pub done: u64,
+    pub refused: BTreeMap<&'static str, u64>,
+    pub unanswered: u64,
+    pub took: Duration,
+    /// Of what was answered, in microseconds.
+    pub latency: Histogram<u64>,
+    pub sent: Traffic,
+    pub received: Traffic,
+    pub repeats: u64,
+    /// What the realm's process has used, where it can be seen.
+    pub used: Option<Duration>,
+    /// The highest operation number of each device.
+    pub highest: Vec<u64>,
+}
+
+/// What all connections share.
+struct Shared {
+    plan: Plan,
+    asked: Cell<u64>,
+    until: Cell<Option<Instant>>,
+    tally: RefCell<Tally>,
+}
+
+struct Tally {
+    done: u64,
+    refused: BTreeMap<&'static str, u64>,
+    unanswered: u64,
+    latency: Histogram<u64>,
+}
+
+impl Shared {
+    /// The number of the next command, if there is to be one.
+    fn take(&self) -> Option<u64> {
+        let is_over = self.until.get().is_none_or(|until| Instant::now() >= until);
+        let asked = self.asked.get();
+        (!is_over && asked < self.plan.count).then(|| {
+            self.asked.set(asked + 1);
+            asked
+        })
+    }
+
+    fn note(&self, outcome: Outcome) {
+        let mut tally = self.tally.borrow_mut();
+        match outcome {
+            Outcome::Done(took) => {
+                tally.done += 1;
+                let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                tally.latency.saturating_record(took);
+            }
+            Outcome::Refused(code) => *tally.refused.entry(code.name()).or_default() += 1,
+            Outcome::Unanswered => tally.unanswered += 1,
+        }
+    }
+}
+
+/// An empty histogram.
+pub fn histogram() -> Result<Histogram<u64>, Failure> {
+    Histogram::new_with_bounds(1, LONGEST_US, 3).map_err(Failure::local)
+}
+
+/// Loads the realm.
+pub async fn run(
+    realm: &ConnectionString,
+    devices: &[Device],
+    plan: Plan,
+    process: Option<&Process>,
+    bar: &ProgressBar,
+) -> Result<Load, Failure> {
+    let address = (realm.host.as_str(), realm.port)
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| Failure::local(format!("{} has no address", realm.host)))?;
+    let mut connections = open(realm, devices, address).await?;
+    let shared = Rc::new(Shared {
+        plan,
+        asked: Cell::new(0),
+        until: Cell::new(None),
+        tally: RefCell::new(Tally {
+            done: 0,
+            refused: BTreeMap::new(),
+            unanswered: 0,
+            latency: histogram()?,
+        }),
+    });
+    let before = process.map(Process::used).transpose()?;
+    let begun = Instant::now();
+    shared.until.set(Some(begun + plan.span));
+    let mut driving = JoinSet::new();
+    for (n, connection) in connections.drain(..).enumerate() {
+        // Each writes to the next.
+        let to = devices
+            .get((n + 1) % devices.len())
+            .map(|device| (device.user, device.group));
+        if let Some((to, group)) = to {
+            let shared = Rc::clone(&shared);
+            driving.spawn_local(async move { (n, drive(connection, shared, to, group).await) });
+        }
+    }
+    let (mut sent, mut received, mut repeats) = (Traffic::default(), Traffic::default(), 0);
+    let mut ended = Vec::new();
+    let mut highest = vec![0; devices.len()];
+    loop {
+        tokio::select! {
+            next = driving.join_next() => {
+                let Some(next) = next else { break };
+                let (n, connection) = next.map_err(Failure::local)?;
+                let connection = connection?;
+                sent = sum(sent, connection.sent);
+                received = sum(received, connection.received);
+                repeats += connection.repeats();
+                if let Some(place) = highest.get_mut(n) {
+                    *place = connection.highest();
+                }
+                ended.push(connection);
+            }
+            () = tokio::time::sleep(TICK) => show(bar, begun.elapsed(), shared.tally.borrow().done),
+        }
+    }
+    let took = begun.elapsed();
+    let after = process.map(Process::used).transpose()?;
+    for connection in &mut ended {
+        connection.close().await;
+    }
+    let tally = shared.tally.borrow();
+    Ok(Load {
+        address,
+        done: tally.done,
+        refused: tally.refused.clone(),
+        unanswered: tally.unanswered,
+        took,
+        latency: tally.latency.clone(),
+        sent,
+        received,
+        repeats,
+        used: before
+            .zip(after)
+            .map(|(before, after)| after.saturating_sub(before)),
+        highest,
+    })
+}
+
+fn show(bar: &ProgressBar, elapsed: Duration, done: u64) {
+    bar.set_position(elapsed.as_millis().try_into().unwrap_or(u64::MAX));
+    bar.set_message(format!("{done} commands"));
+}
+
+fn sum(a: Traffic, b: Traffic) -> Traffic {
+    Traffic {
+        datagrams: a.datagrams + b.datagrams,
+        bytes: a.bytes + b.bytes,
+    }
+}
+
+/// Opens a link for each device.
+async fn open(
+    realm: &ConnectionString,
+    devices: &[Device],
+    address: SocketAddr,
+) -> Result<Vec<Connection>, Failure> {
+    let mut rng = system_rng()?;
+    let mut connections = Vec::with_capacity(devices.len());
+    let mut told = Vec::new();
+    for device in devices {
+        let mut connection = Connection::begin(&mut rng, device, address, realm.key).await?;
+        let opening = async {
+            while !connection.is_open() {
+                connection.step(&mut told).await?;
+            }
+            Ok::<_, Failure>(())
+        };
+        tokio::time::timeout(OPENING, opening)
+            .await
+            .map_err(|_| Failure::local(format!("the realm at {address} does not answer")))??;
+        connection.reset_traffic();
+        connections.push(connection);
+    }
+    Ok(connections)
+}
+
+/// Drives one connection until there is no more to ask, and all is answered.
+async fn drive(
+    mut connection: Connection,
+    shared: Rc<Shared>,
+    to: Username,
+    group: GroupName,
+) -> Result<Connection, Failure> {
+    let message = vec![b'x'; shared.plan.size];
+    let mut told = Vec::new();
+    loop {
+        while connection.in_flight() < shared.plan.in_flight
+            && let Some(n) = shared.take()
+        {
+            let kind = shared.plan.mix.kind(n);
+            let operation = if kind.is_numbered() {
+                connection.take_operation()
+            } else {
+                OperationNumber(0)
+            };
+            let command = kind.command(operation, to, group, &message).to_bytes();
+            if !connection.ask(command) {
+                return Err(Failure::local(
+                    "a link takes no more commands; ask for fewer --in-flight",
+                ));
+            }
+        }
+        if connection.in_flight() == 0 {
+            return Ok(connection);
+        }
+        connection.step(&mut told).await?;
+        for outcome in told.drain(..) {
+            shared.note(outcome);
+        }
+    }
+}

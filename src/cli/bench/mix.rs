@@ -1,0 +1,173 @@
+//! Which commands a load is made of, and how often each comes.
+
+use std::{fmt, str::FromStr};
+
+use merpati::wire::{
+    Body, Command, GroupName, OperationNumber, Options, Request, SessionRef, Username,
+};
+
+/// A kind of command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Send,
+    SendGroup,
+    Inbox,
+    Unread,
+    WhoAmI,
+}
+
+impl Kind {
+    const ALL: [Self; 5] = [
+        Self::Send,
+        Self::SendGroup,
+        Self::Inbox,
+        Self::Unread,
+        Self::WhoAmI,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Send => "send",
+            Self::SendGroup => "sendgroup",
+            Self::Inbox => "inbox",
+            Self::Unread => "unread",
+            Self::WhoAmI => "whoami",
+        }
+    }
+
+    /// True when it changes something, and so has a number.
+    pub const fn is_numbered(self) -> bool {
+        matches!(self, Self::Send | Self::SendGroup)
+    }
+
+    /// The command: a message goes to `to`, or to `group`.
+    pub fn command(
+        self,
+        operation: OperationNumber,
+        to: Username,
+        group: GroupName,
+        message: &[u8],
+    ) -> Request<'_> {
+        let session = SessionRef::Bound;
+        let command = match self {
+            Self::Send => Command::Send {
+                operation,
+                session,
+                to,
+                message: Body(message),
+            },
+            Self::SendGroup => Command::SendGroup {
+                operation,
+                session,
+                group,
+                message: Body(message),
+            },
+            Self::Inbox => Command::Inbox { session },
+            Self::Unread => Command::Unread { session },
+            Self::WhoAmI => Command::WhoAmI { session },
+        };
+        let options = match self {
+            // The same page each time: nothing is confirmed.
+            Self::Inbox => Options {
+                after: Some(0),
+                limit: Some(10),
+                ..Options::NONE
+            },
+            _ => Options::NONE,
+        };
+        Request { options, command }
+    }
+}
+
+/// How many of each kind come in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mix([u16; Kind::ALL.len()]);
+
+impl Mix {
+    /// The kind of command number `n`.
+    pub fn kind(&self, n: u64) -> Kind {
+        let whole: u64 = self.0.iter().map(|share| u64::from(*share)).sum();
+        let mut at = n % whole.max(1);
+        for (kind, share) in Kind::ALL.into_iter().zip(self.0) {
+            match at.checked_sub(u64::from(share)) {
+                Some(rest) => at = rest,
+                None => return kind,
+            }
+        }
+        Kind::Send
+    }
+
+    /// True when there are messages to a group.
+    pub fn needs_group(&self) -> bool {
+        Kind::ALL
+            .into_iter()
+            .zip(self.0)
+            .any(|(kind, share)| kind == Kind::SendGroup && share > 0)
+    }
+}
+
+impl fmt::Display for Mix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let some = Kind::ALL
+            .into_iter()
+            .zip(self.0)
+            .filter(|(_, share)| *share > 0);
+        for (at, (kind, share)) in some.enumerate() {
+            let comma = if at > 0 { "," } else { "" };
+            write!(f, "{comma}{}={share}", kind.name())?;
+        }
+        Ok(())
+    }
+}
+
+/// A text that is no mix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "write send, sendgroup, inbox, unread or whoami, each with its share from 1 to 1000, as in send=8,unread=1"
+)]
+pub struct InvalidMix;
+
+impl FromStr for Mix {
+    type Err = InvalidMix;
+
+    fn from_str(text: &str) -> Result<Self, InvalidMix> {
+        let mut shares = [0; Kind::ALL.len()];
+        for one in text.split(',') {
+            let (name, share) = one.split_once('=').unwrap_or((one, "1"));
+            let mut places = Kind::ALL.into_iter().zip(&mut shares);
+            let (_, place) = places
+                .find(|(kind, _)| kind.name() == name)
+                .ok_or(InvalidMix)?;
+            *place = match share.parse() {
+                Ok(share @ 1..=1000) if *place == 0 => share,
+                _ => return Err(InvalidMix),
+            };
+        }
+        Ok(Self(shares))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mix_is_read_as_it_is_shown_and_comes_in_its_shares() {
+        let mix: Mix = "unread,send=8".parse().unwrap();
+        assert_eq!(mix.to_string(), "send=8,unread=1");
+        assert_eq!(mix.to_string().parse(), Ok(mix));
+        let sends = (0..90).filter(|n| mix.kind(*n) == Kind::Send).count();
+        assert_eq!(sends, 80);
+        for wrong in [
+            "",
+            "send=0",
+            "send=1001",
+            "fetch",
+            "send,send=2",
+            "send=x",
+            "send,",
+        ] {
+            assert_eq!(wrong.parse::<Mix>(), Err(InvalidMix), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `merpati bench`: what a realm takes for a command, in time, bytes and processor; beside a bare echo of the same
+//! datagrams, on the same machine and in the same run.
+//!
+//! Without a connection string it starts a realm of its own, in a process of its own, and measures that.
+
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "what is counted here is far below the 2^52 from which on that would be seen"
+)]
+
+mod connection;
+mod cpu;
+mod crowd;
+mod echo;
+mod load;
+mod mix;
+mod own;
+mod picture;
+mod report;
+
+use std::{path::Path, time::Duration};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use merpati::{client::default_home, crypto::ConnectionString};
+pub use mix::Mix;
+use report::Report;
+use tokio::task::LocalSet;
+
+use super::{
+    args::{self, Global},
+    output::{Failure, Output},
+};
+use cpu::Process;
+use own::OwnRealm;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Connections at once.
+    pub connections: usize,
+    /// Commands that each of them keeps in flight.
+    pub in_flight: usize,
+    /// Bytes of a message.
+    pub size: usize,
+    pub mix: Mix,
+    /// What ends it: whichever comes first.
+    pub span: Duration,
+    pub count: u64,
+}
+
+/// Measures a realm.
+pub fn bench(global: &Global, args: &args::Bench, output: Output) -> Result<(), Failure> {
+    let plan = Plan {
+        connections: usize::from(args.connections),
+        in_flight: usize::from(args.in_flight),
+        size: args.size,
+        mix: args.mix,
+        span: args.time,
+        count: args.count.unwrap_or(u64::MAX),
+    };
+    let own = match &args.realm {
+        Some(_) => None,
+        None => Some(OwnRealm::start(args.data.as_deref())?),
+    };
+    let (realm, home) = match (&args.realm, &own) {
+        (Some(realm), _) => (realm.clone(), bench_home(global, realm)?),
+        (None, Some(own)) => (own.realm.clone(), own.home()),
+        (None, None) => return Err(Failure::local("there is no realm")),
+    };
+    let pid = own.as_ref().map(OwnRealm::pid).or(args.pid);
+    let process = pid.map(Process::find).transpose()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let report = LocalSet::new().block_on(&runtime, measure(&realm, &home, plan, process))?;
+    let report = Report {
+        sync: own.as_ref().map(OwnRealm::sync_time).transpose()?,
+        is_own: own.is_some(),
+        ..report
+    };
+    if let Some(file) = &args.svg {
+        picture::draw(&report, file)?;
+    }
+    report.print(output.json)
+}
+
+/// Where the accounts stand that were made at a realm for this.
+fn bench_home(global: &Global, realm: &ConnectionString) -> Result<std::path::PathBuf, Failure> {
+    let home = match &global.home {
+        Some(home) => home.clone(),
+        None => default_home()?,
+    };
+    let who = realm
+        .key
+        .map_or_else(|| realm.port.to_string(), |key| key.short());
+    Ok(home.join("bench").join(who))
+}
+
+async fn measure(
+    realm: &ConnectionString,
+    home: &Path,
+    plan: Plan,
+    process: Option<Process>,
+) -> Result<Report, Failure> {
+    let bar = progress(plan.connections as u64, "accounts");
+    let devices = crowd::gather(realm, home, plan, &bar).await?;
+    bar.finish_and_clear();
+    let bar = progress(plan.span.as_millis().try_into().unwrap_or(u64::MAX), "load");
+    let load = load::run(realm, &devices, plan, process.as_ref(), &bar).await?;
+    bar.finish_and_clear();
+    crowd::remember(home, &devices, &load.highest)?;
+    let echo = echo::run(plan, &load).await?;
+    Ok(Report {
+        plan,
+        load,
+        echo,
+        sync: None,
+        is_own: false,
+    })
+}
+
+/// A bar on standard error, where that is a terminal.
+fn progress(whole: u64, what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(whole);
+    if let Ok(style) = ProgressStyle::with_template("{prefix:9} {bar:40} {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(what);
+    bar
+}

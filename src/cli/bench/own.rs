@@ -1,0 +1,132 @@
+//! A realm to be measured, in a process of its own, which is gone when it has been.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use merpati::{client::system_rng, crypto::ConnectionString};
+use rand::Rng as _;
+
+use super::Failure;
+
+/// So many syncs are timed.
+const SYNCS: usize = 200;
+/// Bytes that are written before each of them: about what a message is on the disk.
+const SYNCED: [u8; 300] = [0x5a; 300];
+
+/// The realm, and its directory.
+#[derive(Debug)]
+pub struct OwnRealm {
+    child: Child,
+    directory: PathBuf,
+    pub realm: ConnectionString,
+}
+
+impl OwnRealm {
+    /// Starts one whose store is in a fresh directory in `place`, or where temporary files are kept.
+    pub fn start(place: Option<&Path>) -> Result<Self, Failure> {
+        let name = format!("merpati-bench-{:08x}", system_rng()?.next_u32());
+        let directory = place
+            .map_or_else(std::env::temp_dir, PathBuf::from)
+            .join(name);
+        fs::create_dir_all(&directory)?;
+        let started = Self::serve(&directory);
+        if started.is_err() {
+            // What it said is on standard error; nothing in there is of use to anybody.
+            let _ = fs::remove_dir_all(&directory);
+        }
+        let (child, realm) = started?;
+        Ok(Self {
+            child,
+            directory,
+            realm,
+        })
+    }
+
+    fn serve(directory: &Path) -> Result<(Child, ConnectionString), Failure> {
+        let config = directory.join("config.toml");
+        // Nothing holds the load off: what is measured is the work.
+        let limits = [
+            "handshakes",
+            "handshakes_per_subnet",
+            "commands_per_link",
+            "commands_per_account",
+            "commands_per_subnet",
+            "registrations_per_subnet",
+            "joins_per_subnet",
+        ]
+        .map(|limit| format!("{limit} = \"unlimited\"\n"))
+        .concat();
+        fs::write(&config, format!("[limits]\n{limits}"))?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args([
+                "serve",
+                "--json",
+                "--listen",
+                "127.0.0.1:0",
+                "--log",
+                "warn",
+            ])
+            .arg("--config")
+            .arg(&config)
+            .arg("--data")
+            .arg(directory.join("data"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let realm = Self::told(&mut child);
+        if realm.is_err() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        Ok((child, realm?))
+    }
+
+    /// What it says once it serves.
+    fn told(child: &mut Child) -> Result<ConnectionString, Failure> {
+        let failed = || Failure::local("the realm to be measured does not start");
+        let out = child.stdout.take().ok_or_else(failed)?;
+        let mut line = String::new();
+        BufReader::new(out).read_line(&mut line)?;
+        let told: serde_json::Value = serde_json::from_str(&line).map_err(|_| failed())?;
+        let connect = told.get("connect").and_then(|text| text.as_str());
+        connect.ok_or_else(failed)?.parse().map_err(Failure::local)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where its users are kept.
+    pub fn home(&self) -> PathBuf {
+        self.directory.join("users")
+    }
+
+    /// How long its disk takes to have a little more for good: the median of many.
+    pub fn sync_time(&self) -> Result<Duration, Failure> {
+        let mut file = File::create(self.directory.join("synced"))?;
+        let mut took = Vec::with_capacity(SYNCS);
+        for _ in 0..SYNCS {
+            file.write_all(&SYNCED)?;
+            let begun = Instant::now();
+            file.sync_data()?;
+            took.push(begun.elapsed());
+        }
+        took.sort_unstable();
+        Ok(took.get(SYNCS / 2).copied().unwrap_or_default())
+    }
+}
+
+impl Drop for OwnRealm {
+    fn drop(&mut self) {
+        // Nothing in there is to be kept, and what cannot be removed is in the place for temporary files.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}

@@ -1,0 +1,139 @@
+//! The picture: how many commands take how long, beside the bare echo.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use hdrhistogram::Histogram;
+
+use super::{Failure, report::Report};
+
+const WIDTH: f64 = 640.0;
+const HEIGHT: f64 = 400.0;
+const LEFT: f64 = 70.0;
+const RIGHT: f64 = 620.0;
+const TOP: f64 = 40.0;
+const BOTTOM: f64 = 330.0;
+/// The axis goes to this many nines.
+const NINES: f64 = 4.0;
+/// Points a line is drawn by.
+const POINTS: u32 = 200;
+
+/// Draws the report into `file`.
+pub fn draw(report: &Report, file: &Path) -> Result<(), Failure> {
+    let lines = [
+        ("the realm", "#0b7285", &report.load.latency),
+        ("bare echo", "#adb5bd", &report.echo.latency),
+    ];
+    let lowest = lines.iter().map(|(.., line)| line.min().max(1)).min();
+    let highest = lines.iter().map(|(.., line)| line.max()).max();
+    let decades = Decades {
+        from: log(lowest.unwrap_or(1)).floor(),
+        to: log(highest.unwrap_or(10)).ceil(),
+    };
+    let svg = picture(report, &lines, &decades).map_err(Failure::local)?;
+    fs::write(file, svg).map_err(|error| {
+        Failure::local(format!(
+            "cannot write the picture {}: {error}",
+            file.display()
+        ))
+    })
+}
+
+/// The powers of ten of microseconds between which everything lies.
+struct Decades {
+    from: f64,
+    to: f64,
+}
+
+impl Decades {
+    fn y(&self, micros: u64) -> f64 {
+        let part = (log(micros.max(1)) - self.from) / (self.to - self.from).max(1.0);
+        BOTTOM - part * (BOTTOM - TOP)
+    }
+}
+
+fn log(micros: u64) -> f64 {
+    (micros as f64).log10()
+}
+
+/// Where so many nines stand.
+fn x(nines: f64) -> f64 {
+    LEFT + nines / NINES * (RIGHT - LEFT)
+}
+
+fn picture(
+    report: &Report,
+    lines: &[(&str, &str, &Histogram<u64>)],
+    decades: &Decades,
+) -> Result<String, std::fmt::Error> {
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
+         font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"{LEFT}\" y=\"22\">{} \
+         connections, {} in flight each, {} of {} bytes</text>\n",
+        report.plan.connections, report.plan.in_flight, report.plan.mix, report.plan.size
+    );
+    let mut decade = decades.from;
+    while decade <= decades.to {
+        let y = BOTTOM
+            - (decade - decades.from) / (decades.to - decades.from).max(1.0) * (BOTTOM - TOP);
+        writeln!(
+            svg,
+            "<line x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{RIGHT}\" y2=\"{y:.1}\" stroke=\"#e9ecef\"/><text x=\"{:.1}\" \
+             y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            LEFT - 8.0,
+            y + 4.0,
+            power(decade)
+        )?;
+        decade += 1.0;
+    }
+    for (nines, name) in [
+        (0.0, "0 %"),
+        (1.0, "90 %"),
+        (2.0, "99 %"),
+        (3.0, "99.9 %"),
+        (4.0, "99.99 %"),
+    ] {
+        let x = x(nines);
+        writeln!(
+            svg,
+            "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{name}</text>",
+            BOTTOM + 20.0
+        )?;
+    }
+    for (at, (name, colour, histogram)) in lines.iter().enumerate() {
+        let points: Vec<String> = (0..=POINTS)
+            .map(|point| {
+                let nines = f64::from(point) / f64::from(POINTS) * NINES;
+                let quantile = 1.0 - 10.0_f64.powf(-nines);
+                let y = decades.y(histogram.value_at_quantile(quantile));
+                format!("{:.1},{y:.1}", x(nines))
+            })
+            .collect();
+        let points = points.join(" ");
+        writeln!(
+            svg,
+            "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/><text x=\"{:.1}\" \
+             y=\"{:.1}\" fill=\"{colour}\">{name}</text>",
+            LEFT + 10.0,
+            TOP + 16.0 * (at as f64 + 1.0)
+        )?;
+    }
+    writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">so many commands take no longer</text>\n</svg>",
+        f64::midpoint(LEFT, RIGHT),
+        BOTTOM + 46.0
+    )?;
+    Ok(svg)
+}
+
+/// A power of ten of microseconds, as people read it.
+fn power(decade: f64) -> String {
+    let name = |value: f64, unit: &str| format!("{value:.0} {unit}");
+    if decade < 3.0 {
+        name(10.0_f64.powf(decade), "µs")
+    } else if decade < 6.0 {
+        name(10.0_f64.powf(decade - 3.0), "ms")
+    } else {
+        name(10.0_f64.powf(decade - 6.0), "s")
+    }
+}
