@@ -4,6 +4,9 @@
 #[path = "../src/cli/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod args;
+#[path = "../src/cli/mix.rs"]
+#[allow(dead_code, missing_docs)]
+mod mix;
 #[path = "../src/cli/shell/line.rs"]
 #[allow(dead_code, missing_docs)]
 mod shell_line;

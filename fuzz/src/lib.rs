@@ -3,6 +3,9 @@
 #[path = "../../src/cli/args.rs"]
 #[allow(dead_code)]
 mod args;
+#[path = "../../src/cli/mix.rs"]
+#[allow(dead_code)]
+mod mix;
 #[path = "../../src/cli/shell/line.rs"]
 #[allow(dead_code)]
 mod shell_line;

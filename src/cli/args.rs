@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::bench::Mix;
+use super::mix::Mix;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use merpati::{

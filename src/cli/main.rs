@@ -6,6 +6,7 @@ mod bench;
 mod demo;
 mod groups;
 mod limits;
+mod mix;
 mod output;
 mod passwords;
 mod realms;

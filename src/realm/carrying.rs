@@ -328,7 +328,10 @@ impl<S: Store> Realm<S> {
             && let Some(owner) = Owner::from_bytes(&operation.owner)
         {
             let key = records::operation(&owner, operation.number);
-            if let Some((record, version)) = self.record::<OperationRecord>(&key).await? {
+            let found = self.record::<OperationRecord>(&key).await?;
+            if let Some((record, version)) =
+                found.filter(|(record, _)| record.number == operation.number)
+            {
                 let record = OperationRecord {
                     answer: RecordedAnswer::Bytes(verdict.clone()),
                     ..record

@@ -3,7 +3,7 @@
 use blake2::{Blake2s256, Digest};
 
 use super::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Known, Outcome, Realm,
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Known, Realm,
     network::GroupWork,
     peers::Peer,
     records::{self, AccountRecord, EntryRecord, Owner, Place, Record as _, RecordedAnswer},
@@ -141,7 +141,7 @@ impl<S: Store> Realm<S> {
         let hash: [u8; 32] = Blake2s256::digest(request).into();
         let fingerprint = hash.first_chunk().copied().unwrap_or_default();
         for _ in 0..ATTEMPTS_MAX {
-            let operation = match self.look_up(owner, sequence, fingerprint).await? {
+            let mut operation = match self.look_up(owner, sequence, fingerprint).await? {
                 Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
                 Known::Done(RecordedAnswer::Session) => return Err(ErrorCode::Internal.into()),
                 Known::New(operation) => operation,
@@ -157,7 +157,8 @@ impl<S: Store> Realm<S> {
             };
             let bytes = answer.to_bytes();
             operation.record(RecordedAnswer::Bytes(bytes.clone()), &mut batch)?;
-            if let Outcome::Durable = self.commit(batch).await? {
+            let placed = self.commit_operation(&mut operation, batch).await?;
+            if placed.is_some() {
                 if let To::Group(group) = delivery.to {
                     self.tell_all(&realms, group);
                 }
@@ -170,7 +171,7 @@ impl<S: Store> Realm<S> {
     /// Sees to it that a message that has not been delivered never is; else the answer it had.
     async fn withdraw(&self, owner: Owner, sequence: OperationNumber) -> Result<Vec<u8>, Failure> {
         for _ in 0..ATTEMPTS_MAX {
-            let operation = match self.look_up_any(owner, sequence, None).await? {
+            let mut operation = match self.look_up_any(owner, sequence, None).await? {
                 Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
                 Known::Done(RecordedAnswer::Session) => return Err(ErrorCode::Internal.into()),
                 Known::New(operation) => operation,
@@ -178,7 +179,8 @@ impl<S: Store> Realm<S> {
             let mut batch = Batch::new();
             let bytes = Answer::Done.to_bytes();
             operation.record(RecordedAnswer::Bytes(bytes.clone()), &mut batch)?;
-            if let Outcome::Durable = self.commit(batch).await? {
+            let placed = self.commit_operation(&mut operation, batch).await?;
+            if placed.is_some() {
                 return Ok(bytes);
             }
         }

@@ -11,6 +11,7 @@ use std::{
 
 use rand::CryptoRng;
 
+pub use super::windows::{OWNER_BYTES, OWNERS_MAX};
 use super::{Caller, Failure, Moment};
 use crate::{
     allowance::{Allowances, Frequency, Guesses},

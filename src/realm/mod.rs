@@ -23,8 +23,10 @@ mod peers;
 mod reading;
 mod records;
 mod sessions;
+mod storing;
 mod verdicts;
 mod watching;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -48,17 +50,18 @@ use self::{
     outgoing::is_queued,
     passwords::Passwords,
     records::{Owner, QueuedRecord, Record as _, RecordedAnswer, RunningRecord},
+    storing::Outcome,
     verdicts::Verdicts,
     watching::{Joins, joins_of},
+    windows::Windows,
 };
 use crate::{
     allowance::Subnet,
     crypto::{MacKey, PublicKey, SecretKey},
-    faults::{Fault, is_planted},
-    store::{Batch, CommitError, Key, Store, StoreError, Version},
+    store::{Batch, Store, StoreError},
     wire::{
-        Answer, Command, ErrorCode, GroupName, OperationNumber, PeerRequest, Position, RealmId,
-        Refusal, Request, SessionRef, Username,
+        Answer, Command, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId, Refusal,
+        Request, SessionRef, Username,
     },
 };
 
@@ -124,6 +127,7 @@ pub struct Realm<S> {
     expiries: Expiries,
     joins: Joins,
     passwords: Passwords,
+    windows: Windows,
     /// Makes session ids.
     session_ids: MacKey,
     /// Makes what stands for them in the store.
@@ -211,6 +215,7 @@ impl<S: Store> Realm<S> {
             expiries: Expiries::default(),
             joins: Joins::default(),
             passwords: Passwords::start(limits.password_threads)?,
+            windows: Windows::default(),
             limits,
             session_ids: MacKey::derive(lasting, "session ids"),
             session_hashes: MacKey::derive(lasting, "session hashes"),
@@ -365,9 +370,12 @@ impl<S: Store> Realm<S> {
             queued: None,
             joined: None,
         };
+        let mut operation = None;
         for _ in 0..ATTEMPTS_MAX {
-            let operation = match owner {
+            let fresh = operation.take();
+            operation = match owner {
                 None => None,
+                Some(_) if fresh.is_some() => fresh,
                 Some(owner) => match self.look_up(owner, number, fingerprint).await? {
                     Known::New(operation) => Some(operation),
                     Known::Done(answer) => {
@@ -390,7 +398,7 @@ impl<S: Store> Realm<S> {
                 decided => decided?,
             };
             let bytes = answer.to_bytes();
-            if let Some(operation) = operation {
+            if let Some(operation) = &operation {
                 let recorded = match answer {
                     Answer::Session(_) => RecordedAnswer::Session,
                     _ => RecordedAnswer::Bytes(bytes.clone()),
@@ -401,7 +409,14 @@ impl<S: Store> Realm<S> {
             let waits = owner.filter(|_| is_queued);
             let wait = waits.map(|owner| (owner, self.verdicts.expect(&owner, number.0)));
             // On a conflict, what the decision relied on has changed: it is made anew.
-            if let Some(positions) = self.commit_placed(core::mem::take(&mut work.batch)).await? {
+            let batch = core::mem::take(&mut work.batch);
+            let placed = match &mut operation {
+                Some(operation) => self.commit_operation(operation, batch).await?,
+                None => self.commit_placed(batch).await?,
+            };
+            if let Some(positions) = placed {
+                // Whoever comes with the same number has an answer from now on.
+                drop(operation);
                 if let (Some((realm, queued)), Some(position)) = (&work.queued, positions.first()) {
                     self.expiries.note(*realm, position.0, queued);
                 }
@@ -510,39 +525,6 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    async fn commit(&self, batch: Batch) -> Result<Outcome, Failure> {
-        Ok(match self.commit_placed(batch).await? {
-            Some(_) => Outcome::Durable,
-            None => Outcome::Conflict,
-        })
-    }
-
-    /// Commits; where the entries stand that were appended, or nothing on a conflict.
-    async fn commit_placed(&self, batch: Batch) -> Result<Option<Vec<Position>>, Failure> {
-        let committing = self.store.commit(batch);
-        let committed = if is_planted(Fault::AnswerBeforeCommit) {
-            tokio::select! {
-                biased;
-                committed = committing => committed,
-                () = tokio::task::yield_now() => return Ok(Some(Vec::new())),
-            }
-        } else {
-            committing.await
-        };
-        match committed {
-            Ok(committed) => Ok(Some(committed.positions)),
-            Err(CommitError::Conflict) if is_planted(Fault::IgnoreConflict) => Ok(Some(Vec::new())),
-            Err(CommitError::Conflict) => Ok(None),
-            Err(CommitError::Full) if is_planted(Fault::IgnoreFullDisk) => Ok(Some(Vec::new())),
-            Err(CommitError::Full) => {
-                tracing::warn!("the disk is full: writing commands are answered `busy`");
-                Err(Refusal::busy(DISK_FULL_MS).into())
-            }
-            Err(CommitError::Refused(reason)) => Err(StoreError::Damaged(reason).into()),
-            Err(CommitError::Store(error)) => Err(error.into()),
-        }
-    }
-
     /// Waits until the store fails. From then on nothing can be written: only starting anew helps.
     pub async fn failed(&self) -> StoreError {
         let mut failed = self.failed.subscribe();
@@ -573,18 +555,4 @@ impl<S: Store> Realm<S> {
             .fill_bytes(&mut bytes);
         bytes
     }
-
-    /// The record under `key` and its version.
-    async fn record<R: records::Record>(&self, key: &Key) -> Result<Option<(R, Version)>, Failure> {
-        match self.store.get(key).await? {
-            Some(found) => Ok(Some((R::from_value(&found.value)?, found.version))),
-            None => Ok(None),
-        }
-    }
-}
-
-/// How a commit ended that did not fail.
-enum Outcome {
-    Durable,
-    Conflict,
 }

@@ -1,27 +1,21 @@
 //! Exactly once (EXACT-1 … EXACT-6): what was answered to a device's numbered commands is written in
 //! the same commit as their effect, so a repeat, whenever it comes, is answered and not done again.
 //!
-//! Each operation is a key of its own, expected absent: commands of one device that are under way
-//! together do not get in each other's way. What bounds them is a ceiling that moves in steps.
-
-use std::ops::Range;
+//! Each operation is a key of its own: commands of one device that are under way together do not get in each other's
+//! way. What bounds them is that a number's key is that of the one [`WINDOW`] before it.
 
 use blake2::{Blake2s256, Digest};
 
 use super::{
     Failure, Realm,
-    records::{self, OperationRecord, Owner, Record, RecordedAnswer, WindowRecord},
+    records::{self, OperationRecord, Owner, Record, RecordedAnswer},
+    windows::{Reservation, Turn, WINDOW},
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, Store, Versioned},
+    store::{Batch, Position, Store},
     wire::{Command, ErrorCode, OperationNumber, Request},
 };
-
-/// So many numbers below the highest are told apart; older ones count as done (EXACT-3).
-pub const WINDOW: u64 = 256;
-/// The ceiling moves by so many numbers at a time.
-const STEP: u64 = 64;
 
 /// What tells whether two commands are the same: the first 8 bytes of a BLAKE2s over the command
 /// without its passwords and its number (EXACT-5).
@@ -31,21 +25,18 @@ pub fn fingerprint(request: &Request<'_>) -> [u8; 8] {
     hash.first_chunk().copied().unwrap_or_default()
 }
 
-/// A command's number, found to be new.
+/// A command's number, found to be new; nobody else carries out one of that number meanwhile.
 #[derive(Debug)]
-pub struct Operation {
-    owner: Owner,
-    number: u64,
+pub struct Operation<'a> {
+    reservation: Reservation<'a>,
     fingerprint: [u8; 8],
-    window: Option<Versioned>,
-    ceiling: u64,
 }
 
 /// What is known of a number.
 #[derive(Debug)]
-pub enum Known {
+pub enum Known<'a> {
     /// Nothing: do it.
-    New(Operation),
+    New(Operation<'a>),
     /// It was done, and this was answered.
     Done(RecordedAnswer),
 }
@@ -57,7 +48,7 @@ impl<S: Store> Realm<S> {
         owner: Owner,
         number: OperationNumber,
         fingerprint: [u8; 8],
-    ) -> Result<Known, Failure> {
+    ) -> Result<Known<'_>, Failure> {
         self.look_up_any(owner, number, Some(fingerprint)).await
     }
 
@@ -67,94 +58,106 @@ impl<S: Store> Realm<S> {
         owner: Owner,
         number: OperationNumber,
         fingerprint: Option<[u8; 8]>,
-    ) -> Result<Known, Failure> {
+    ) -> Result<Known<'_>, Failure> {
         let number = number.0;
         if number == 0 {
             return Err(ErrorCode::BadRequest.into());
         }
-        if let Some(found) = self.store.get(&records::operation(&owner, number)).await? {
-            let record = OperationRecord::from_value(&found.value)?;
-            return if fingerprint.is_none_or(|wanted| record.fingerprint == wanted) {
-                Ok(Known::Done(record.answer))
-            } else {
-                Err(ErrorCode::NumberReused.into())
-            };
+        loop {
+            match self.windows.take(owner, number) {
+                Turn::New(reservation) => {
+                    return Ok(Known::New(Operation {
+                        reservation,
+                        fingerprint: fingerprint.unwrap_or_default(),
+                    }));
+                }
+                Turn::Used => {
+                    // Only what came so much later can stand in its place.
+                    let record = self.recorded(&owner, number).await?;
+                    let record = record.ok_or(ErrorCode::AlreadyDone)?;
+                    return if fingerprint.is_none_or(|wanted| record.fingerprint == wanted) {
+                        Ok(Known::Done(record.answer))
+                    } else {
+                        Err(ErrorCode::NumberReused.into())
+                    };
+                }
+                Turn::Old => return Err(ErrorCode::AlreadyDone.into()),
+                Turn::Wait(ended) => ended.await,
+                Turn::Unread(forgotten) => self.read_window(owner, forgotten).await?,
+            }
         }
-        let window = self.store.get(&records::window(&owner)).await?;
-        let ceiling = match &window {
-            Some(found) => WindowRecord::from_value(&found.value)?.ceiling,
-            None => 0,
-        };
-        if number < kept(ceiling).start {
-            return Err(ErrorCode::AlreadyDone.into());
+    }
+
+    /// What is written of a number.
+    async fn recorded(
+        &self,
+        owner: &Owner,
+        number: u64,
+    ) -> Result<Option<OperationRecord>, Failure> {
+        let found = self
+            .record::<OperationRecord>(&records::operation(owner, number))
+            .await?;
+        Ok(found
+            .map(|(record, _)| record)
+            .filter(|record| record.number == number))
+    }
+
+    /// Reads which numbers of `owner` are used.
+    async fn read_window(&self, owner: Owner, forgotten: u64) -> Result<(), Failure> {
+        let limit = usize::try_from(WINDOW).unwrap_or(usize::MAX);
+        let kept = self
+            .store
+            .list(&records::operations(&owner), None, limit)
+            .await?;
+        let mut numbers = Vec::with_capacity(kept.len());
+        for (_, found) in kept {
+            numbers.push(OperationRecord::from_value(&found.value)?.number);
         }
-        Ok(Known::New(Operation {
-            owner,
-            number,
-            fingerprint: fingerprint.unwrap_or_default(),
-            window,
-            ceiling,
-        }))
+        self.windows.fill(owner, numbers.into_iter(), forgotten);
+        Ok(())
     }
 
     /// The highest number that `owner` has used; 0 when none.
     pub(super) async fn highest(&self, owner: &Owner) -> Result<OperationNumber, Failure> {
-        let Some(found) = self.store.get(&records::window(owner)).await? else {
-            return Ok(OperationNumber(0));
-        };
-        let ceiling = WindowRecord::from_value(&found.value)?.ceiling;
-        let below = records::operation(owner, ceiling.saturating_sub(STEP));
-        let limit = usize::try_from(STEP).unwrap_or(usize::MAX);
-        let newest = self
-            .store
-            .list(&records::operations(owner), Some(&below), limit)
-            .await?;
-        Ok(OperationNumber(newest.last().map_or(
-            ceiling.saturating_sub(STEP),
-            |(key, _): &(Key, Versioned)| records::operation_number(key),
-        )))
+        loop {
+            match self.windows.highest(owner) {
+                Ok(highest) => return Ok(OperationNumber(highest)),
+                Err(forgotten) => self.read_window(*owner, forgotten).await?,
+            }
+        }
+    }
+
+    /// Commits what a numbered command does. As [`Realm::commit_placed`].
+    pub(super) async fn commit_operation(
+        &self,
+        operation: &mut Operation<'_>,
+        batch: Batch,
+    ) -> Result<Option<Vec<Position>>, Failure> {
+        operation.reservation.begin_commit();
+        let outcome = self.commit_placed(batch).await;
+        match &outcome {
+            Ok(placed) => operation.reservation.settle(placed.is_some()),
+            Err(Failure::Refused(_)) => operation.reservation.settle(false),
+            // Whether it stands, only the store can tell.
+            Err(Failure::Store(_)) => {}
+        }
+        outcome
     }
 }
 
-/// The numbers whose operations are kept under a ceiling.
-const fn kept(ceiling: u64) -> Range<u64> {
-    ceiling.saturating_sub(WINDOW + STEP) + 1..ceiling + 1
-}
-
-impl Operation {
+impl Operation<'_> {
     /// Adds to `batch` that the command was done and answered with `answer`.
     pub fn record(&self, answer: RecordedAnswer, batch: &mut Batch) -> Result<(), Failure> {
         if is_planted(Fault::ForgetAnswer) {
             return Ok(());
         }
-        let key = records::operation(&self.owner, self.number);
+        let Reservation { owner, number, .. } = &self.reservation;
         let record = OperationRecord {
+            number: *number,
             fingerprint: self.fingerprint,
             answer,
         };
-        batch
-            .expect(key.clone(), Expected::Absent)
-            .put(key, record.to_value()?);
-        if self.number > self.ceiling {
-            self.raise_ceiling(batch)?;
-        }
-        Ok(())
-    }
-
-    fn raise_ceiling(&self, batch: &mut Batch) -> Result<(), Failure> {
-        let ceiling = self.number.div_ceil(STEP).saturating_mul(STEP);
-        let key = records::window(&self.owner);
-        let expected = self
-            .window
-            .as_ref()
-            .map_or(Expected::Absent, |found| Expected::At(found.version));
-        batch
-            .expect(key.clone(), expected)
-            .put(key, WindowRecord { ceiling }.to_value()?);
-        let (old, new) = (kept(self.ceiling), kept(ceiling));
-        for number in old.start..old.end.min(new.start) {
-            batch.delete(records::operation(&self.owner, number));
-        }
+        batch.put(records::operation(owner, *number), record.to_value()?);
         Ok(())
     }
 }

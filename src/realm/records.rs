@@ -8,8 +8,7 @@
 //! s/ session hash 16             session
 //! h/ user / handle               session hash: a user's sessions by their public names
 //! d/ device key 32               hash of the session bound to the device
-//! w/ owner                       ceiling of the operation numbers used
-//! o/ owner / number 8            operation: what was answered
+//! o/ owner / slot 1              operation: what was answered to the last command whose number ends so
 //! c/ user / owner / mailbox      position up to which one device has confirmed
 //! c/ user / / mailbox            position up to which any device has
 //! g/ group                       group
@@ -34,6 +33,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::windows::slot;
 use crate::{
     crypto::PublicKey,
     store::{Key, Log, Prefix, StoreError},
@@ -88,10 +88,8 @@ records! {
     SessionLink { session: SessionHash }
     /// For how many seconds the realm has been running in all.
     RunningRecord { seconds: u32 }
-    /// The operation numbers used by one owner lie at or below the ceiling.
-    WindowRecord { ceiling: u64 }
     /// A command that was carried out.
-    OperationRecord { fingerprint: [u8; 8], answer: RecordedAnswer }
+    OperationRecord { number: u64, fingerprint: [u8; 8], answer: RecordedAnswer }
     /// How far a mailbox has been read.
     CursorRecord { position: u64 }
     /// A group. The owner is a member like any other.
@@ -146,7 +144,7 @@ pub enum RecordedAnswer {
 }
 
 /// Whose operation numbers are meant: those of a device, or on a plain link those of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
     /// A device that proved its key.
     Device(PublicKey),
@@ -213,21 +211,12 @@ pub fn device(key_of: &PublicKey) -> Key {
     key(&[b"d/", &key_of.0])
 }
 
-pub fn window(owner: &Owner) -> Key {
-    key(&[b"w/", owner.bytes()])
-}
-
 pub fn operation(owner: &Owner, number: u64) -> Key {
-    key(&[b"o/", owner.bytes(), b"/", &number.to_be_bytes()])
+    key(&[b"o/", owner.bytes(), b"/", &[slot(number)]])
 }
 
 pub fn operations(owner: &Owner) -> Prefix {
     Prefix([b"o/", owner.bytes(), b"/"].concat())
-}
-
-/// The number in an operation's key.
-pub fn operation_number(key: &Key) -> u64 {
-    u64::from_be_bytes(key.0.last_chunk().copied().unwrap_or_default())
 }
 
 /// Where a mailbox is kept.

@@ -12,10 +12,10 @@ use crate::{
         ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS, WORTH_ENDING,
     },
     realm::limits::{
-        ACCOUNTS_COUNTED, ERRANDS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
+        ACCOUNTS_COUNTED, ERRANDS_MAX, OWNER_BYTES, OWNERS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
         SUBNETS_COUNTED as REALM_SUBNETS, WATCH_READ_BYTES,
     },
-    store::{CACHE_BYTES, MEMTABLE_BYTES, WRITES_WAITING},
+    store::{CACHE_BYTES, MEMTABLE_BYTES, VALUES_BYTES, WRITES_WAITING},
     wire::PASSWORD_MAX,
 };
 
@@ -129,6 +129,7 @@ fn always(listeners: usize) -> Vec<Holding> {
     let of = |what, amount| holding(Holder::Nobody, what, amount, None);
     vec![
         of("what the store has read lately", (1, bytes(CACHE_BYTES))),
+        of("what is asked of the store all the time", (1, VALUES_BYTES)),
         of(
             "what the store has written lately",
             (MEMTABLES, bytes(MEMTABLE_BYTES)),
@@ -175,6 +176,11 @@ fn by_devices(config: &Config, listeners: usize, message: usize) -> Vec<Holding>
         ),
         of("passwords that wait", (PASSWORDS_WAITING, waiting), None),
         of("links", (links, LINK_BYTES + WORTH_ENDING), Some("links")),
+        of(
+            "which of their commands are done",
+            (OWNERS_MAX, OWNER_BYTES),
+            None,
+        ),
         of("commands in work", (commands, command), Some("commands")),
     ]
 }

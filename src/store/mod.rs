@@ -17,7 +17,9 @@ use std::future::Future;
 
 pub use batch::{Batch, Change, Expected};
 #[cfg(feature = "embedded")]
-pub use embedded::{CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, WRITES_WAITING};
+pub use embedded::{
+    CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, VALUES_BYTES, WRITES_WAITING,
+};
 pub use subscribe::{Subscribers, Subscription};
 
 pub use crate::wire::Position;

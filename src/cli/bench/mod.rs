@@ -13,7 +13,6 @@ mod cpu;
 mod crowd;
 mod echo;
 mod load;
-mod mix;
 mod own;
 mod picture;
 mod report;
@@ -22,12 +21,12 @@ use std::{path::Path, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use merpati::{client::default_home, crypto::ConnectionString};
-pub use mix::Mix;
 use report::Report;
 use tokio::task::LocalSet;
 
 use super::{
     args::{self, Global},
+    mix::Mix,
     output::{Failure, Output},
 };
 use cpu::Process;

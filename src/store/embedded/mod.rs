@@ -3,6 +3,7 @@
 //! One thread writes ([`writer`]): it takes all batches that wait, applies them in order, syncs once
 //! and answers them all. Reading goes on beside it, and sees nothing that is not on the disk yet.
 
+mod cache;
 mod layout;
 mod writer;
 
@@ -14,6 +15,8 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use cache::Cache;
+pub use cache::VALUES_BYTES;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use tokio::sync::{mpsc, oneshot};
 use writer::{Job, Room, Writer};
@@ -74,6 +77,7 @@ pub struct Embedded {
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
     data: Keyspace,
+    cache: Arc<Cache>,
     subscribers: Arc<Subscribers>,
     _lock: File,
 }
@@ -118,8 +122,16 @@ impl Embedded {
         check_format(directory, &database, &data)?;
         let subscribers = Arc::<Subscribers>::default();
         let (queue, jobs) = mpsc::channel(WRITES_WAITING);
-        let writer =
-            Writer::new(database, data.clone(), Arc::clone(&subscribers), room).map_err(engine)?;
+        let stored = data.get(layout::VERSION_KEY).map_err(engine)?;
+        let version = stored.map_or(0, |stored| layout::number(&stored));
+        let cache = Arc::new(Cache::new(version));
+        let writer = Writer::new(
+            (database, data.clone()),
+            version,
+            Arc::clone(&cache),
+            Arc::clone(&subscribers),
+            room,
+        );
         let writer = thread::Builder::new()
             .name("store writer".into())
             .spawn(move || writer.run(jobs))
@@ -128,6 +140,7 @@ impl Embedded {
             queue: Some(queue),
             writer: Some(writer),
             data,
+            cache,
             subscribers,
             _lock: lock,
         })
@@ -173,8 +186,14 @@ impl Drop for Embedded {
 // time than handing them to another thread and back.
 impl Store for Embedded {
     async fn get(&self, key: &Key) -> Result<Option<Versioned>, StoreError> {
+        if let Some(known) = self.cache.get(key) {
+            return Ok(known);
+        }
+        let committed = self.cache.committed();
         let stored = self.data.get(layout::key(key))?;
-        Ok(stored.and_then(|stored| layout::parse_value(&stored)))
+        let value = stored.and_then(|stored| layout::parse_value(&stored));
+        self.cache.bring(key, value.as_ref(), committed);
+        Ok(value)
     }
 
     async fn list(

@@ -14,8 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     super::{
         Batch, Change, CommitError, Committed, Expected, Key, Log, NAME_BYTES_MAX, Position,
-        StoreError, Subscribers, Version,
+        StoreError, Subscribers, Version, Versioned,
     },
+    cache::Cache,
     layout,
 };
 
@@ -41,6 +42,7 @@ pub struct Job {
 pub struct Writer {
     database: Database,
     data: Keyspace,
+    cache: Arc<Cache>,
     subscribers: Arc<Subscribers>,
     version: u64,
     ends: HashMap<Log, u64>,
@@ -90,28 +92,27 @@ impl Room {
 /// The changes of one group, and what they make of the keys they touch.
 struct Group {
     writes: OwnedWriteBatch,
-    versions: HashMap<Key, Option<Version>>,
+    values: HashMap<Key, (Version, Option<Versioned>)>,
     grown: Vec<Log>,
 }
 
 impl Writer {
     pub fn new(
-        database: Database,
-        data: Keyspace,
+        (database, data): (Database, Keyspace),
+        version: u64,
+        cache: Arc<Cache>,
         subscribers: Arc<Subscribers>,
         room: Room,
-    ) -> fjall::Result<Self> {
-        let version = data
-            .get(layout::VERSION_KEY)?
-            .map_or(0, |stored| layout::number(&stored));
-        Ok(Self {
+    ) -> Self {
+        Self {
             database,
             data,
+            cache,
             subscribers,
             version,
             ends: HashMap::new(),
             room,
-        })
+        }
     }
 
     /// Writes until nobody is left who could ask.
@@ -129,7 +130,7 @@ impl Writer {
                 .batch()
                 // Synced before it is visible: what is read is on the disk.
                 .durability(Some(PersistMode::SyncData)),
-            versions: HashMap::new(),
+            values: HashMap::new(),
             grown: Vec::new(),
         };
         let has_room = self.room.is_there();
@@ -153,6 +154,11 @@ impl Writer {
         if failed.is_some() {
             // What was remembered may not have happened.
             self.ends.clear();
+        } else {
+            for (key, (version, value)) in group.values {
+                self.cache.changed(&key, version, value);
+            }
+            self.cache.note_committed(self.version);
         }
         for (answer, decided) in answers {
             let outcome = match (&failed, decided) {
@@ -199,11 +205,12 @@ impl Writer {
                 Change::Put(key, value) => {
                     let stored = layout::value(version, &value);
                     group.writes.insert(&self.data, layout::key(&key), stored);
-                    group.versions.insert(key, Some(version));
+                    let value = Versioned { version, value };
+                    group.values.insert(key, (version, Some(value)));
                 }
                 Change::Delete(key) => {
                     group.writes.remove(&self.data, layout::key(&key));
-                    group.versions.insert(key, None);
+                    group.values.insert(key, (version, None));
                 }
                 Change::Append(log, entry) => {
                     let position = Position(self.end_of(&log)? + 1);
@@ -221,8 +228,11 @@ impl Writer {
     }
 
     fn version_of(&self, key: &Key, group: &Group) -> Result<Option<Version>, StoreError> {
-        if let Some(version) = group.versions.get(key) {
-            return Ok(*version);
+        if let Some((_, value)) = group.values.get(key) {
+            return Ok(value.as_ref().map(|value| value.version));
+        }
+        if let Some(known) = self.cache.version(key) {
+            return Ok(known);
         }
         let stored = self.data.get(layout::key(key))?;
         Ok(stored

@@ -1,0 +1,64 @@
+//! How the realm reads and writes its store: records instead of bytes, refusals instead of errors.
+
+use super::{DISK_FULL_MS, Failure, Realm, records::Record};
+use crate::{
+    faults::{Fault, is_planted},
+    store::{Batch, CommitError, Key, Position, Store, StoreError, Version},
+    wire::Refusal,
+};
+
+/// How a commit ended that did not fail.
+pub(super) enum Outcome {
+    Durable,
+    Conflict,
+}
+
+impl<S: Store> Realm<S> {
+    /// Commits.
+    pub(super) async fn commit(&self, batch: Batch) -> Result<Outcome, Failure> {
+        Ok(match self.commit_placed(batch).await? {
+            Some(_) => Outcome::Durable,
+            None => Outcome::Conflict,
+        })
+    }
+
+    /// Commits; where the entries stand that were appended, or nothing on a conflict.
+    pub(super) async fn commit_placed(
+        &self,
+        batch: Batch,
+    ) -> Result<Option<Vec<Position>>, Failure> {
+        let committing = self.store.commit(batch);
+        let committed = if is_planted(Fault::AnswerBeforeCommit) {
+            tokio::select! {
+                biased;
+                committed = committing => committed,
+                () = tokio::task::yield_now() => return Ok(Some(Vec::new())),
+            }
+        } else {
+            committing.await
+        };
+        match committed {
+            Ok(committed) => Ok(Some(committed.positions)),
+            Err(CommitError::Conflict) if is_planted(Fault::IgnoreConflict) => Ok(Some(Vec::new())),
+            Err(CommitError::Conflict) => Ok(None),
+            Err(CommitError::Full) if is_planted(Fault::IgnoreFullDisk) => Ok(Some(Vec::new())),
+            Err(CommitError::Full) => {
+                tracing::warn!("the disk is full: writing commands are answered `busy`");
+                Err(Refusal::busy(DISK_FULL_MS).into())
+            }
+            Err(CommitError::Refused(reason)) => Err(StoreError::Damaged(reason).into()),
+            Err(CommitError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    /// The record under `key` and its version.
+    pub(super) async fn record<R: Record>(
+        &self,
+        key: &Key,
+    ) -> Result<Option<(R, Version)>, Failure> {
+        match self.store.get(key).await? {
+            Some(found) => Ok(Some((R::from_value(&found.value)?, found.version))),
+            None => Ok(None),
+        }
+    }
+}

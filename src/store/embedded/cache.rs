@@ -1,0 +1,216 @@
+//! The values that are asked for all the time, in memory: sessions, accounts, who is in which group.
+//!
+//! Readers bring in what they have looked up, the writer tells what has changed once it is on the disk; so what is
+//! found here is what stands there. What the writer changes and nobody has asked for is not brought in.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::super::{Key, NAME_BYTES_MAX, Version, Versioned};
+
+/// Memory for them, in bytes.
+pub const VALUES_BYTES: usize = 16 << 20;
+/// So many parts, each with a lock of its own, so that workers seldom wait for each other.
+const PARTS: usize = 16;
+/// What a value takes besides its bytes and its key's, about.
+const AROUND: usize = 96;
+/// Larger ones are not kept: they would push out many that are small.
+const VALUE_BYTES_MAX: usize = 4096;
+
+/// What stands under some keys.
+#[derive(Debug)]
+pub struct Cache {
+    hasher: RandomState,
+    parts: [Mutex<Part>; PARTS],
+    /// The last version that is on the disk.
+    committed: AtomicU64,
+}
+
+/// The younger half of a part's values, and the older. What is found among the older moves to the younger; when those
+/// fill their half, the older ones go.
+#[derive(Debug, Default)]
+struct Part {
+    young: HashMap<Key, Option<Versioned>>,
+    old: HashMap<Key, Option<Versioned>>,
+    young_bytes: usize,
+    /// The last version by which something changed that is not here.
+    missed: u64,
+}
+
+impl Part {
+    fn find(&mut self, key: &Key) -> Option<&mut Option<Versioned>> {
+        if !self.young.contains_key(key) {
+            let (key, value) = self.old.remove_entry(key)?;
+            self.insert(key, value);
+        }
+        self.young.get_mut(key)
+    }
+
+    fn insert(&mut self, key: Key, value: Option<Versioned>) {
+        self.young_bytes += bytes(&key, value.as_ref());
+        if self.young_bytes > VALUES_BYTES / PARTS / 2 {
+            self.young_bytes = bytes(&key, value.as_ref());
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+}
+
+fn bytes(key: &Key, value: Option<&Versioned>) -> usize {
+    key.0.len() + value.map_or(0, |value| value.value.len()) + AROUND
+}
+
+impl Cache {
+    /// An empty one, of a store whose last version is `committed`.
+    pub fn new(committed: u64) -> Self {
+        const { assert!(VALUES_BYTES / PARTS / 2 > VALUE_BYTES_MAX + NAME_BYTES_MAX + AROUND) };
+        Self {
+            hasher: RandomState::new(),
+            parts: std::array::from_fn(|_| Mutex::default()),
+            committed: AtomicU64::new(committed),
+        }
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the remainder of a division by the number of parts"
+    )]
+    fn part(&self, key: &Key) -> MutexGuard<'_, Part> {
+        let hash = self.hasher.hash_one(key);
+        let at = usize::try_from(hash % PARTS as u64).unwrap_or_default();
+        self.parts[at]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What stands under `key`, if that is known: a value, or none.
+    pub fn get(&self, key: &Key) -> Option<Option<Versioned>> {
+        self.part(key).find(key).map(|value| value.clone())
+    }
+
+    /// Which of `key`'s values is the present one, if that is known.
+    pub fn version(&self, key: &Key) -> Option<Option<Version>> {
+        let mut part = self.part(key);
+        let value = part.find(key)?;
+        Some(value.as_ref().map(|value| value.version))
+    }
+
+    /// To be asked before a value is looked up that is to be brought in.
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// Brings in what a reader has found on the disk, where nothing can have changed since it asked for `committed`.
+    pub fn bring(&self, key: &Key, value: Option<&Versioned>, committed: u64) {
+        if value.is_some_and(|value| value.value.len() > VALUE_BYTES_MAX) {
+            return;
+        }
+        let mut part = self.part(key);
+        if part.missed <= committed && part.find(key).is_none() {
+            part.insert(key.clone(), value.cloned());
+        }
+    }
+
+    /// Takes in what has been written; it is on the disk.
+    pub fn changed(&self, key: &Key, version: Version, value: Option<Versioned>) {
+        let mut part = self.part(key);
+        let is_small = value
+            .as_ref()
+            .is_none_or(|value| value.value.len() <= VALUE_BYTES_MAX);
+        match part.find(key) {
+            Some(known) if is_small => *known = value,
+            known => {
+                if known.is_some() {
+                    part.young.remove(key);
+                }
+                part.missed = part.missed.max(version.0);
+            }
+        }
+    }
+
+    /// All up to this version is on the disk, and has been taken in.
+    pub fn note_committed(&self, version: u64) {
+        self.committed.store(version, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u32) -> Key {
+        Key(n.to_be_bytes().to_vec())
+    }
+
+    fn value(version: u64, len: usize) -> Versioned {
+        Versioned {
+            version: Version(version),
+            value: vec![7; len],
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_what_was_written_last() {
+        let cache = Cache::new(3);
+        assert_eq!(cache.get(&key(1)), None);
+        cache.bring(&key(1), Some(&value(2, 9)), cache.committed());
+        cache.bring(&key(2), None, cache.committed());
+        assert_eq!(cache.get(&key(1)), Some(Some(value(2, 9))));
+        assert_eq!(cache.version(&key(1)), Some(Some(Version(2))));
+        assert_eq!(cache.get(&key(2)), Some(None));
+        cache.changed(&key(1), Version(4), Some(value(4, 1)));
+        cache.changed(&key(2), Version(4), Some(value(4, 2)));
+        cache.changed(&key(1), Version(5), None);
+        cache.note_committed(5);
+        assert_eq!(cache.get(&key(1)), Some(None));
+        assert_eq!(cache.get(&key(2)), Some(Some(value(4, 2))));
+        // What has grown too large is not known any more, and not half known either.
+        let large = value(6, VALUE_BYTES_MAX + 1);
+        cache.changed(&key(2), Version(6), Some(large.clone()));
+        cache.note_committed(6);
+        cache.bring(&key(2), Some(&large), cache.committed());
+        assert_eq!(cache.get(&key(2)), None);
+    }
+
+    /// A reader looks on the disk, then the value changes, and only then does the reader bring in what it has seen.
+    #[test]
+    fn a_reader_who_is_late_brings_nothing_in() {
+        let cache = Cache::new(3);
+        let asked = cache.committed();
+        cache.changed(&key(1), Version(4), Some(value(4, 1)));
+        cache.note_committed(4);
+        cache.bring(&key(1), Some(&value(2, 9)), asked);
+        assert_eq!(cache.get(&key(1)), None);
+        cache.bring(&key(1), Some(&value(4, 1)), cache.committed());
+        assert_eq!(cache.get(&key(1)), Some(Some(value(4, 1))));
+    }
+
+    #[test]
+    fn it_is_bounded_and_keeps_what_is_asked_for() {
+        let cache = Cache::new(0);
+        let count = u32::try_from(3 * VALUES_BYTES / 1000).unwrap();
+        cache.bring(&key(0), Some(&value(1, 5)), 0);
+        for n in 1..count {
+            cache.bring(&key(n), Some(&value(1, 1000)), 0);
+            assert_eq!(cache.version(&key(0)), Some(Some(Version(1))), "{n}");
+        }
+        let kept: usize = cache
+            .parts
+            .iter()
+            .map(|part| {
+                let part = part.lock().unwrap();
+                let all = part.young.iter().chain(&part.old);
+                all.map(|(key, value)| bytes(key, value.as_ref()))
+                    .sum::<usize>()
+            })
+            .sum();
+        assert!(kept <= VALUES_BYTES, "{kept}");
+        assert_eq!(cache.get(&key(1)), None);
+    }
+}
