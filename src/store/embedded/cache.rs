@@ -32,6 +32,15 @@ pub struct Cache {
     committed: AtomicU64,
 }
 
+/// What is known of a key.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Lookup<T> {
+    /// What stands there, or that nothing does.
+    Known(Option<T>),
+    /// The disk has to be asked.
+    Unknown,
+}
+
 /// The younger half of a part's values, and the older. What is found among the older moves to the younger; when those
 /// fill their half, the older ones go.
 #[derive(Debug, Default)]
@@ -50,6 +59,12 @@ impl Part {
             self.insert(key, value);
         }
         self.young.get_mut(key)
+    }
+
+    fn forget(&mut self, key: &Key, version: Version) {
+        self.young.remove(key);
+        self.old.remove(key);
+        self.missed = self.missed.max(version.0);
     }
 
     fn insert(&mut self, key: Key, value: Option<Versioned>) {
@@ -89,16 +104,20 @@ impl Cache {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What stands under `key`, if that is known: a value, or none.
-    pub fn get(&self, key: &Key) -> Option<Option<Versioned>> {
-        self.part(key).find(key).map(|value| value.clone())
+    /// What stands under `key`.
+    pub fn get(&self, key: &Key) -> Lookup<Versioned> {
+        match self.part(key).find(key) {
+            Some(value) => Lookup::Known(value.clone()),
+            None => Lookup::Unknown,
+        }
     }
 
-    /// Which of `key`'s values is the present one, if that is known.
-    pub fn version(&self, key: &Key) -> Option<Option<Version>> {
-        let mut part = self.part(key);
-        let value = part.find(key)?;
-        Some(value.as_ref().map(|value| value.version))
+    /// Which of `key`'s values is the present one.
+    pub fn version(&self, key: &Key) -> Lookup<Version> {
+        match self.part(key).find(key) {
+            Some(value) => Lookup::Known(value.as_ref().map(|value| value.version)),
+            None => Lookup::Unknown,
+        }
     }
 
     /// To be asked before a value is looked up that is to be brought in.
@@ -125,13 +144,13 @@ impl Cache {
             .is_none_or(|value| value.value.len() <= VALUE_BYTES_MAX);
         match part.find(key) {
             Some(known) if is_small => *known = value,
-            known => {
-                if known.is_some() {
-                    part.young.remove(key);
-                }
-                part.missed = part.missed.max(version.0);
-            }
+            _ => part.forget(key, version),
         }
+    }
+
+    /// Only the disk can tell whether what was written stands.
+    pub fn forget(&self, key: &Key, version: Version) {
+        self.part(key).forget(key, version);
     }
 
     /// All up to this version is on the disk, and has been taken in.
@@ -158,24 +177,24 @@ mod tests {
     #[test]
     fn what_is_known_is_what_was_written_last() {
         let cache = Cache::new(3);
-        assert_eq!(cache.get(&key(1)), None);
+        assert_eq!(cache.get(&key(1)), Lookup::Unknown);
         cache.bring(&key(1), Some(&value(2, 9)), cache.committed());
         cache.bring(&key(2), None, cache.committed());
-        assert_eq!(cache.get(&key(1)), Some(Some(value(2, 9))));
-        assert_eq!(cache.version(&key(1)), Some(Some(Version(2))));
-        assert_eq!(cache.get(&key(2)), Some(None));
+        assert_eq!(cache.get(&key(1)), Lookup::Known(Some(value(2, 9))));
+        assert_eq!(cache.version(&key(1)), Lookup::Known(Some(Version(2))));
+        assert_eq!(cache.get(&key(2)), Lookup::Known(None));
         cache.changed(&key(1), Version(4), Some(value(4, 1)));
         cache.changed(&key(2), Version(4), Some(value(4, 2)));
         cache.changed(&key(1), Version(5), None);
         cache.note_committed(5);
-        assert_eq!(cache.get(&key(1)), Some(None));
-        assert_eq!(cache.get(&key(2)), Some(Some(value(4, 2))));
+        assert_eq!(cache.get(&key(1)), Lookup::Known(None));
+        assert_eq!(cache.get(&key(2)), Lookup::Known(Some(value(4, 2))));
         // What has grown too large is not known any more, and not half known either.
         let large = value(6, VALUE_BYTES_MAX + 1);
         cache.changed(&key(2), Version(6), Some(large.clone()));
         cache.note_committed(6);
         cache.bring(&key(2), Some(&large), cache.committed());
-        assert_eq!(cache.get(&key(2)), None);
+        assert_eq!(cache.get(&key(2)), Lookup::Unknown);
     }
 
     /// A reader looks on the disk, then the value changes, and only then does the reader bring in what it has seen.
@@ -186,9 +205,9 @@ mod tests {
         cache.changed(&key(1), Version(4), Some(value(4, 1)));
         cache.note_committed(4);
         cache.bring(&key(1), Some(&value(2, 9)), asked);
-        assert_eq!(cache.get(&key(1)), None);
+        assert_eq!(cache.get(&key(1)), Lookup::Unknown);
         cache.bring(&key(1), Some(&value(4, 1)), cache.committed());
-        assert_eq!(cache.get(&key(1)), Some(Some(value(4, 1))));
+        assert_eq!(cache.get(&key(1)), Lookup::Known(Some(value(4, 1))));
     }
 
     #[test]
@@ -198,7 +217,11 @@ mod tests {
         cache.bring(&key(0), Some(&value(1, 5)), 0);
         for n in 1..count {
             cache.bring(&key(n), Some(&value(1, 1000)), 0);
-            assert_eq!(cache.version(&key(0)), Some(Some(Version(1))), "{n}");
+            assert_eq!(
+                cache.version(&key(0)),
+                Lookup::Known(Some(Version(1))),
+                "{n}"
+            );
         }
         let kept: usize = cache
             .parts
@@ -211,6 +234,6 @@ mod tests {
             })
             .sum();
         assert!(kept <= VALUES_BYTES, "{kept}");
-        assert_eq!(cache.get(&key(1)), None);
+        assert_eq!(cache.get(&key(1)), Lookup::Unknown);
     }
 }

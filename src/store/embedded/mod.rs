@@ -15,8 +15,8 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use cache::Cache;
 pub use cache::VALUES_BYTES;
+use cache::{Cache, Lookup};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use tokio::sync::{mpsc, oneshot};
 use writer::{Job, Room, Writer};
@@ -186,7 +186,7 @@ impl Drop for Embedded {
 // time than handing them to another thread and back.
 impl Store for Embedded {
     async fn get(&self, key: &Key) -> Result<Option<Versioned>, StoreError> {
-        if let Some(known) = self.cache.get(key) {
+        if let Lookup::Known(known) = self.cache.get(key) {
             return Ok(known);
         }
         let committed = self.cache.committed();

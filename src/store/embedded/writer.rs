@@ -16,7 +16,7 @@ use super::{
         Batch, Change, CommitError, Committed, Expected, Key, Log, NAME_BYTES_MAX, Position,
         StoreError, Subscribers, Version, Versioned,
     },
-    cache::Cache,
+    cache::{Cache, Lookup},
     layout,
 };
 
@@ -154,6 +154,9 @@ impl Writer {
         if failed.is_some() {
             // What was remembered may not have happened.
             self.ends.clear();
+            for (key, (version, _)) in &group.values {
+                self.cache.forget(key, *version);
+            }
         } else {
             for (key, (version, value)) in group.values {
                 self.cache.changed(&key, version, value);
@@ -231,7 +234,7 @@ impl Writer {
         if let Some((_, value)) = group.values.get(key) {
             return Ok(value.as_ref().map(|value| value.version));
         }
-        if let Some(known) = self.cache.version(key) {
+        if let Lookup::Known(known) = self.cache.version(key) {
             return Ok(known);
         }
         let stored = self.data.get(layout::key(key))?;
