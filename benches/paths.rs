@@ -190,7 +190,7 @@ impl Run {
 fn hand_in(link: &mut Link, now: Time, datagram: &[u8]) {
     if let Ok(Packet::Link(packet)) = Packet::parse(datagram) {
         // What is not taken is as good as lost.
-        let _ = link.handle_packet(now, &packet, datagram);
+        let _ = link.handle_packet(now, &packet, datagram, &mut Vec::new());
     }
 }
 

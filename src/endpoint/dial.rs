@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
+use rand::Rng as _;
 use rand_core::CryptoRng;
 
+use super::{Endpoint, LinkId, slot::Stage};
 use crate::{
     crypto::{
         HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, PublicKey, SecretKey, SessionKeys, mac1,
     },
     link::{Link, Time},
-    wire::{Cookie, HandshakeId, INIT_OVERHEAD, Init},
+    wire::{ConnectionId, Cookie, HandshakeId, INIT_OVERHEAD, Init},
 };
 
 /// Cookies shown in one handshake at most.
@@ -108,5 +110,29 @@ impl Dial {
     /// How long the round trip took, if it is certain which Init was answered.
     pub fn round_trip(&self, now: Time) -> Option<Duration> {
         (self.sent == 1).then(|| now - self.first_sent)
+    }
+}
+
+impl Endpoint {
+    /// The other side knows nothing of this link any more: opens it anew. What has no reply yet is
+    /// asked again.
+    pub(super) fn dial_again(&mut self, now: Time, id: LinkId) {
+        let Some(mut slot) = self.slots.remove(&id) else {
+            return;
+        };
+        self.assembling = self.assembling.saturating_sub(slot.link.assembling());
+        let name = slot.is_shared.then(|| self.name_of(id));
+        slot.link = slot.link.restart(name);
+        slot.opened = now;
+        slot.token = None;
+        if slot.peer.is_some() {
+            slot.stage = Stage::Calling;
+        } else {
+            let remote = ConnectionId(self.rng.next_u32());
+            slot.link.establish_plain(Some(remote));
+            slot.remote = Some(remote);
+        }
+        self.slots.insert(id, slot);
+        self.touch(now, id);
     }
 }

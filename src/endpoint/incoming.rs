@@ -326,7 +326,9 @@ impl Endpoint {
         let left = ASSEMBLING_MAX.saturating_sub(self.assembling.saturating_sub(held));
         let own = ASSEMBLIES_MAX.saturating_mul(self.config.max_message);
         slot.link.set_assembly_room(left.min(own));
-        let outcome = slot.link.handle_packet(now, packet, datagram);
+        let outcome = slot
+            .link
+            .handle_packet(now, packet, datagram, &mut self.opened);
         self.assembling = self.assembling.saturating_sub(held) + slot.link.assembling();
         match outcome {
             Ok(()) => {

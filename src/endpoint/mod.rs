@@ -14,6 +14,7 @@ mod gate;
 mod half_open;
 mod hello;
 mod identity;
+mod ids;
 mod incoming;
 #[cfg(test)]
 mod leftovers;
@@ -42,6 +43,7 @@ use half_open::HalfOpen;
 use hello::Asking;
 pub use identity::Identity;
 use identity::OwnKey;
+use ids::ById;
 use limits::ASKING_MAX;
 use memory::Memory;
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
@@ -71,7 +73,7 @@ pub struct Endpoint {
     keys: Vec<OwnKey>,
     rng: StdRng,
     jitter: Jitter,
-    slots: BTreeMap<LinkId, Slot>,
+    slots: ById<Box<Slot>>,
     /// Links by the address of the other side, where that is how it names them: in packets without a
     /// connection id, and in Resets.
     by_address: BTreeSet<(SocketAddr, LinkId)>,
@@ -90,6 +92,8 @@ pub struct Endpoint {
     schedule: Schedule,
     /// Bytes held of messages that are being put together, on all links.
     assembling: usize,
+    /// Room in which packets are opened.
+    opened: Vec<u8>,
     outbox: VecDeque<(SocketAddr, Vec<u8>)>,
     events: VecDeque<Event>,
 }
@@ -107,7 +111,7 @@ impl Endpoint {
             admitting: true,
             keys: identity.keys(),
             rng,
-            slots: BTreeMap::new(),
+            slots: ById::default(),
             by_address: BTreeSet::new(),
             by_plain: BTreeMap::new(),
             by_peer: BTreeMap::new(),
@@ -118,6 +122,7 @@ impl Endpoint {
             asking: Vec::new(),
             schedule: Schedule::default(),
             assembling: 0,
+            opened: Vec::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -191,6 +196,7 @@ impl Endpoint {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.reply(number, bytes);
             self.touch(now, link);
+            self.count_memory(link);
         }
     }
 
@@ -205,6 +211,7 @@ impl Endpoint {
     ) -> Option<u64> {
         let number = self.slots.get_mut(&link)?.link.push(event, urgency);
         self.touch(now, link);
+        self.count_memory(link);
         number
     }
 
@@ -270,7 +277,10 @@ impl Endpoint {
     /// Ends all links, and lets nobody in any more.
     pub fn close_all(&mut self, now: Time) {
         self.stop_admitting();
-        for link in self.slots.keys().copied().collect::<Vec<_>>() {
+        let mut links: Vec<LinkId> = self.slots.keys().copied().collect();
+        // In an order that does not depend on the table.
+        links.sort_unstable();
+        for link in links {
             self.close(now, link, CloseReason::Shutdown);
         }
     }
@@ -370,7 +380,8 @@ impl Endpoint {
         }
     }
 
-    /// When [`Endpoint::handle_timeout`] and [`Endpoint::poll_transmit`] want to be called next.
+    /// When [`Endpoint::handle_timeout`] and [`Endpoint::poll_transmit`] want to be called next: at once while there may
+    /// be something to transmit.
     pub fn poll_timeout(&self) -> Option<Time> {
         let asking = self.asking.iter().map(Asking::timeout).min();
         earliest(
@@ -417,18 +428,27 @@ impl Endpoint {
         if slot.role == Role::Initiator {
             self.by_address.insert((slot.address, id));
         }
-        self.slots.insert(id, slot);
+        self.slots.insert(id, Box::new(slot));
         self.schedule.wake(id);
     }
 
-    /// Something has happened on a link: passes on what it tells, and looks at it again soon.
+    /// Something has happened on a link: passes on what it tells. Its timer is set when it has sent what it has to send.
     fn touch(&mut self, now: Time, id: LinkId) {
         self.schedule.wake(id);
-        self.settle(now, id);
+        self.tell(now, id);
     }
 
-    /// Passes on what a link tells, and sets its timer.
+    /// A link has nothing to send at present: sets its timer, and counts what it holds.
     fn settle(&mut self, now: Time, id: LinkId) {
+        self.tell(now, id);
+        if let Some(slot) = self.slots.get(&id) {
+            self.schedule.set(id, slot.timeout(&self.config));
+            self.count_memory(id);
+        }
+    }
+
+    /// Passes on what a link tells.
+    fn tell(&mut self, now: Time, id: LinkId) {
         self.settle_path(now, id);
         while let Some(event) = self
             .slots
@@ -437,14 +457,12 @@ impl Endpoint {
         {
             self.pass_on(now, id, event);
         }
-        let Some(slot) = self.slots.get(&id) else {
-            return;
-        };
-        if slot.link.is_closed() {
+        if self
+            .slots
+            .get(&id)
+            .is_some_and(|slot| slot.link.is_closed())
+        {
             self.end(id, None);
-        } else {
-            self.schedule.set(id, slot.timeout(&self.config));
-            self.count_memory(id);
         }
     }
 
@@ -522,28 +540,6 @@ impl Endpoint {
             }
         };
         self.events.push_back(event);
-    }
-
-    /// The other side knows nothing of this link any more: opens it anew. What has no reply yet is
-    /// asked again.
-    fn dial_again(&mut self, now: Time, id: LinkId) {
-        let Some(mut slot) = self.slots.remove(&id) else {
-            return;
-        };
-        self.assembling = self.assembling.saturating_sub(slot.link.assembling());
-        let name = slot.is_shared.then(|| self.name_of(id));
-        slot.link = slot.link.restart(name);
-        slot.opened = now;
-        slot.token = None;
-        if slot.peer.is_some() {
-            slot.stage = Stage::Calling;
-        } else {
-            let remote = ConnectionId(self.rng.next_u32());
-            slot.link.establish_plain(Some(remote));
-            slot.remote = Some(remote);
-        }
-        self.slots.insert(id, slot);
-        self.touch(now, id);
     }
 
     /// Forgets a link.

@@ -1,20 +1,23 @@
 //! When which link wants to be looked at again, and which may have something to send.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     time::Duration,
 };
 
-use super::LinkId;
+use super::{
+    LinkId,
+    ids::{ById, Ids},
+};
 use crate::link::Time;
 
 /// The timers of all links, and the queue of those that may want to send.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     timers: BTreeSet<(Time, LinkId)>,
-    set: BTreeMap<LinkId, Time>,
+    set: ById<Time>,
     ready: VecDeque<LinkId>,
-    queued: BTreeSet<LinkId>,
+    queued: Ids,
 }
 
 impl Schedule {
@@ -32,9 +35,12 @@ impl Schedule {
         }
     }
 
-    /// The earliest timer.
+    /// The earliest timer; at once when a link may have something to send.
     pub fn timeout(&self) -> Option<Time> {
-        self.timers.first().map(|(at, _)| *at)
+        match self.ready.front() {
+            Some(_) => Some(Time(0)),
+            None => self.timers.first().map(|(at, _)| *at),
+        }
     }
 
     /// The links whose time has come; their timers are cleared.

@@ -11,6 +11,8 @@ use crate::{
 
 /// How long an Accept waits for the answers to early data (HS-5).
 const ACCEPT_PATIENCE: Duration = Duration::from_millis(50);
+/// A silence is measured to so small a part of what is allowed.
+const GRAINS: u128 = 256;
 /// How long an initiator without any request to make goes on with a handshake.
 const DIAL_PATIENCE: Duration = Duration::from_mins(3);
 
@@ -163,7 +165,10 @@ impl Slot {
             (Role::Responder, _) if !self.link.is_proven() && !self.link.has_moved() => {
                 Some(self.opened + UNPROVEN_LIFETIME)
             }
-            (Role::Responder, _) => Some(self.heard.unwrap_or(self.opened) + config.idle),
+            (Role::Responder, _) => Some(end_of_silence(
+                self.heard.unwrap_or(self.opened),
+                config.idle,
+            )),
         }
     }
 
@@ -183,4 +188,14 @@ impl Slot {
             _ => false,
         }
     }
+}
+
+/// When a link that was heard last at `heard` has been silent for `idle`, or a little longer: so that the time is not
+/// another after each packet.
+fn end_of_silence(heard: Time, idle: Duration) -> Time {
+    let grain = u64::try_from(idle.as_micros() / GRAINS)
+        .unwrap_or(u64::MAX)
+        .max(1);
+    let end = heard + idle;
+    Time(end.0.checked_next_multiple_of(grain).unwrap_or(u64::MAX))
 }

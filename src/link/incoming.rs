@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{
-    Event, Ignored, Keys, Link, Opening, Received, State, Time, limits::ASKING_KEPT,
+    Asking, Event, Ignored, Keys, Link, Opening, Received, State, Time, limits::ASKING_KEPT,
     replies::Arrival, rtt::DELAY_MAX,
 };
 use crate::wire::{
@@ -19,24 +19,26 @@ impl Link {
         self.handle_frames(now, frames, true)
     }
 
-    /// Takes in a packet of this link.
+    /// Takes in a packet of this link. It is opened in `opened`, which may hold anything before.
     pub fn handle_packet(
         &mut self,
         now: Time,
         packet: &LinkPacket<'_>,
         datagram: &[u8],
+        opened: &mut Vec<u8>,
     ) -> Result<(), Ignored> {
         let State::Open(keys) = &self.state else {
             return Err(Ignored::NotOpen);
         };
         let number = packet.number(self.received.largest());
-        let mut body = packet.body.to_vec();
+        opened.clear();
+        opened.extend_from_slice(packet.body);
         let payload = match (keys, packet.protection) {
             (Keys::Sealed(keys), Protection::Sealed) => keys
                 .open
-                .open(number.0, packet.header, &mut body)
+                .open(number.0, packet.header, opened)
                 .map_err(|_| Ignored::NotAuthentic)?,
-            (Keys::Plain, Protection::Plain) if crc_holds(datagram) => body
+            (Keys::Plain, Protection::Plain) if crc_holds(datagram) => opened
                 .split_last_chunk::<4>()
                 .map_or(&[][..], |(payload, _)| payload),
             _ => return Err(Ignored::NotAuthentic),
@@ -111,7 +113,7 @@ impl Link {
 
     /// Remembers a packet that carries requests and nothing else that is acknowledged.
     fn note_asking<'a>(&mut self, number: PacketNumber, frames: impl Iterator<Item = Frame<'a>>) {
-        let mut requests = Vec::new();
+        let mut requests = Asking::new();
         for frame in frames {
             match frame {
                 Frame::Request { number, .. } => requests.push(number),

@@ -55,6 +55,7 @@ pub use requests::Asked;
 use requests::Requests;
 pub use rtt::Rtt;
 use sent::{Item, Sent, SentPacket};
+use smallvec::SmallVec;
 pub use time::Time;
 pub(crate) use time::earliest;
 
@@ -106,6 +107,9 @@ pub struct Config {
     pub seed: u64,
 }
 
+/// The requests that a packet carried: mostly one or two.
+type Asking = SmallVec<[u64; 2]>;
+
 /// One conversation between two keys.
 #[derive(Clone, Debug)]
 pub struct Link {
@@ -122,7 +126,7 @@ pub struct Link {
     requests: Requests,
     replies: Replies,
     /// The packets that came lately with nothing but requests to be acknowledged, and with which.
-    asking: VecDeque<(PacketNumber, Vec<u64>)>,
+    asking: VecDeque<(PacketNumber, Asking)>,
     controls: Controls,
     parts: Parts,
     pushes: Pushes,

@@ -4,6 +4,8 @@
 use alloc::vec::Vec;
 use core::{ops::Range, time::Duration};
 
+use smallvec::SmallVec;
+
 use super::{
     Keys, Link, Redundancy, State, Time, Urgency,
     backoff::interval,
@@ -103,27 +105,32 @@ enum Carrier {
     Bulk,
 }
 
+/// Numbers of what a packet carries: mostly few.
+type Numbers = SmallVec<[u64; 8]>;
+
 /// What a packet carries.
 struct Packed {
     /// Its acknowledgement measures the round trip.
     measures: bool,
-    replies: Vec<u64>,
-    requests: Vec<u64>,
-    pushes: Vec<u64>,
+    replies: Numbers,
+    requests: Numbers,
+    pushes: Numbers,
     parts: Vec<(Message, Range<u64>)>,
 }
 
 /// Frames written one after another into a bounded space; the last loses its length.
-struct Packer<'a> {
-    out: Vec<u8>,
+struct Packer<'a, 'out> {
+    /// Empty at first.
+    out: &'out mut Vec<u8>,
     room: usize,
     last: Option<(usize, Frame<'a>)>,
 }
 
-impl<'a> Packer<'a> {
-    const fn new(room: usize) -> Self {
+impl<'a, 'out> Packer<'a, 'out> {
+    fn new(room: usize, out: &'out mut Vec<u8>) -> Self {
+        out.clear();
         Self {
-            out: Vec::new(),
+            out,
             room,
             last: None,
         }
@@ -141,11 +148,11 @@ impl<'a> Packer<'a> {
             None => undo,
             Some((start, last)) => {
                 self.out.truncate(start);
-                last.emit(false, &mut self.out);
+                last.emit(false, self.out);
                 self.out.len()
             }
         };
-        frame.emit(true, &mut self.out);
+        frame.emit(true, self.out);
         if self.out.len() <= self.room {
             self.last = Some((start, frame));
             return true;
@@ -154,7 +161,7 @@ impl<'a> Packer<'a> {
             None => self.out.truncate(undo),
             Some((start, last)) => {
                 self.out.truncate(start);
-                last.emit(true, &mut self.out);
+                last.emit(true, self.out);
             }
         }
         false
@@ -165,12 +172,16 @@ impl Link {
     /// The payload of a handshake's first message: the opening, and the requests that may travel
     /// there.
     pub fn init_payload(&mut self, now: Time, room: usize) -> Vec<u8> {
-        self.pack(now, room, Carrier::Init).0
+        let mut payload = Vec::new();
+        self.pack(now, room, Carrier::Init, &mut payload);
+        payload
     }
 
     /// The payload of a handshake's second message: the welcome, and the replies there are.
     pub fn accept_payload(&mut self, now: Time, room: usize) -> Vec<u8> {
-        self.pack(now, room, Carrier::Accept).0
+        let mut payload = Vec::new();
+        self.pack(now, room, Carrier::Accept, &mut payload);
+        payload
     }
 
     /// Writes the next datagram into `out`, which is emptied first. False when there is none.
@@ -207,13 +218,14 @@ impl Link {
             return false;
         }
         let carrier = if bulk { Carrier::Bulk } else { Carrier::Packet };
-        let (frames, items) = self.pack(now, room, carrier);
-        if frames.is_empty() {
+        let items = self.pack(now, room, carrier, out);
+        if out.is_empty() {
             return false;
         }
         let Some(number) = self.take_number() else {
             return false;
         };
+        let frames_len = out.len();
         link_header(
             protection,
             self.remote,
@@ -221,8 +233,9 @@ impl Link {
             self.sent.acknowledged(),
             out,
         );
-        let header_len = out.len();
-        out.extend_from_slice(&frames);
+        // How long the header is, only the packet's number tells: it is written behind the frames, and goes before them.
+        let header_len = out.len() - frames_len;
+        out.rotate_right(header_len);
         match &self.state {
             State::Open(Keys::Sealed(keys)) => keys.seal.seal(number.0, header_len, out),
             _ => append_crc(out),
@@ -343,12 +356,11 @@ impl Link {
         needed <= room
     }
 
-    /// Packs frames in the order of their urgency; gives them, and what among them is sent again until it
-    /// has arrived.
-    fn pack(&mut self, now: Time, room: usize, carrier: Carrier) -> (Vec<u8>, Vec<Item>) {
+    /// Packs frames in the order of their urgency into `out`; gives what among them is sent again until it has arrived.
+    fn pack(&mut self, now: Time, room: usize, carrier: Carrier, out: &mut Vec<u8>) -> Vec<Item> {
         let is_packet = matches!(carrier, Carrier::Packet | Carrier::Bulk);
         let ack = is_packet.then(|| self.acknowledgement(now)).flatten();
-        let mut packer = Packer::new(room);
+        let mut packer = Packer::new(room, out);
         if let Some(open) = self.controls.open.filter(|_| carrier != Carrier::Accept) {
             packer.push(Frame::Open(open));
         }
@@ -367,7 +379,7 @@ impl Link {
         for control in controls.into_iter().flatten() {
             packer.push(control);
         }
-        let mut replies = Vec::new();
+        let mut replies = Numbers::new();
         // What is asked again says nothing of the round trip by its reply; the number of its packet does.
         let measures = is_packet && self.requests.has_repeats();
         let pings = is_packet && (self.controls.ping || self.replies.has_announced());
@@ -379,7 +391,7 @@ impl Link {
                 replies.push(number);
             }
         }
-        let mut requests = Vec::new();
+        let mut requests = Numbers::new();
         if carrier != Carrier::Accept {
             for (number, command) in self.requests.queued(carrier == Carrier::Init) {
                 if packer.push(Frame::Request { number, command }) {
@@ -387,7 +399,7 @@ impl Link {
                 }
             }
         }
-        let mut pushes = Vec::new();
+        let mut pushes = Numbers::new();
         if is_packet {
             self.pack_pushes(Urgency::Live, &mut packer, &mut pushes);
         }
@@ -403,7 +415,7 @@ impl Link {
         if confirm && packer.out.is_empty() {
             packer.push(Frame::Padding);
         }
-        let mut frames = packer.out;
+        let frames = packer.out;
         let least = match carrier {
             Carrier::Packet | Carrier::Bulk => self.frames_min(!requests.is_empty()),
             Carrier::Init => INIT_PAYLOAD_MIN,
@@ -420,7 +432,7 @@ impl Link {
         };
         let items = self.items(&packed);
         self.note_packed(now, carrier, &packed, frames.len());
-        (frames, items)
+        items
     }
 
     /// The acknowledgement that is owed, if one is.
@@ -484,7 +496,12 @@ impl Link {
     }
 
     /// Adds the events of one kind that should leave, as far as they fit.
-    fn pack_pushes<'a>(&'a self, urgency: Urgency, packer: &mut Packer<'a>, left: &mut Vec<u64>) {
+    fn pack_pushes<'a>(
+        &'a self,
+        urgency: Urgency,
+        packer: &mut Packer<'a, '_>,
+        left: &mut Numbers,
+    ) {
         for (number, event) in self.pushes.queued(urgency) {
             if !packer.push(Frame::Event { number, event }) {
                 return;
@@ -494,7 +511,7 @@ impl Link {
     }
 
     /// Fills what room is left with parts of long messages.
-    fn pack_parts<'a>(&'a self, packer: &mut Packer<'a>) -> Vec<(Message, Range<u64>)> {
+    fn pack_parts<'a>(&'a self, packer: &mut Packer<'a, '_>) -> Vec<(Message, Range<u64>)> {
         let mut parts = Vec::new();
         for (message, cut) in self.parts.queued() {
             let room = packer.room_left().saturating_sub(PART_FRAME_MAX);

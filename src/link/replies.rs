@@ -1,10 +1,7 @@
 //! The other side's requests, and our replies: a request being worked on is not started twice, and a
 //! reply that was lost is sent again from memory (LINK-9).
 
-use alloc::{
-    collections::{BTreeMap, VecDeque},
-    vec::Vec,
-};
+use alloc::{collections::VecDeque, vec::Vec};
 
 use super::{
     backoff::Jitter,
@@ -55,8 +52,15 @@ impl Reply {
 #[derive(Clone, Debug, Default)]
 pub struct Replies {
     /// Requests being worked on, and whether the other side knows that they have arrived.
-    working: BTreeMap<u64, bool>,
-    replies: VecDeque<Reply>,
+    working: Vec<(u64, bool)>,
+    /// All requests from this number on are new.
+    next: u64,
+    /// Replies that have to leave, or that this side sees to.
+    active: Vec<Reply>,
+    /// Replies that have left, in case they are asked for again; the oldest first.
+    kept: VecDeque<Reply>,
+    /// Bytes of those.
+    kept_bytes: usize,
 }
 
 /// What to do with a request that has arrived.
@@ -73,53 +77,81 @@ pub enum Arrival {
 impl Replies {
     /// A request has arrived.
     pub fn arrive(&mut self, number: u64) -> Arrival {
-        if self.working.contains_key(&number) {
-            return Arrival::Known;
-        }
-        if let Some(reply) = self.replies.iter_mut().find(|reply| reply.number == number) {
-            reply.queue(false);
-            // It has been lost more than once: its sender sees to it from here on.
-            reply.announced |= reply.times_sent >= LOST_AFTER;
-            return Arrival::Known;
+        if number < self.next {
+            if self.is_worked_on(number) {
+                return Arrival::Known;
+            }
+            if let Some(reply) = self.wake(number) {
+                reply.queue(false);
+                // It has been lost more than once: its sender sees to it from here on.
+                reply.announced |= reply.times_sent >= LOST_AFTER;
+                return Arrival::Known;
+            }
         }
         if self.working.len() >= WORKING_MAX || self.held() >= REPLIES_HELD_MAX {
             return Arrival::Refused;
         }
-        self.working.insert(number, false);
+        self.next = self.next.max(number.saturating_add(1));
+        self.working.push((number, false));
         Arrival::New
+    }
+
+    fn is_worked_on(&self, number: u64) -> bool {
+        self.working.iter().any(|(working, _)| *working == number)
+    }
+
+    /// The reply to `number`, which is to be active from now on.
+    fn wake(&mut self, number: u64) -> Option<&mut Reply> {
+        let is_it = |reply: &Reply| reply.number == number;
+        if let Some(at) = self.kept.iter().position(is_it)
+            && let Some(reply) = self.kept.remove(at)
+        {
+            self.kept_bytes -= reply.len;
+            self.active.push(reply);
+        }
+        self.active.iter_mut().find(|reply| is_it(reply))
+    }
+
+    /// Keeps those of the active replies that nothing is to be done about any more, and that are small.
+    fn settle(&mut self) {
+        let is_idle = |reply: &mut Reply| {
+            !reply.queued && !reply.cut && reply.again.is_none() && reply.copy.is_none()
+        };
+        for reply in self.active.extract_if(.., is_idle) {
+            if reply.bytes.len() <= REPLY_KEPT_BYTES {
+                self.kept_bytes += reply.len;
+                self.kept.push_back(reply);
+            }
+        }
     }
 
     /// Bytes of long replies that have not arrived yet, as far as is known.
     pub fn held(&self) -> usize {
-        let long = self.replies.iter().map(|reply| reply.len);
+        let long = self.active.iter().map(|reply| reply.len);
         long.filter(|len| *len > REPLY_KEPT_BYTES).sum()
     }
 
     /// Memory of all replies, in bytes.
     pub fn memory(&self) -> usize {
-        let each = self
-            .replies
-            .iter()
-            .map(|reply| size_of::<Reply>() + reply.len);
-        each.sum()
+        let active: usize = self.active.iter().map(|reply| reply.len).sum();
+        (self.active.len() + self.kept.len()) * size_of::<Reply>() + active + self.kept_bytes
     }
 
     /// The reply to a request that is being worked on; so many are kept at most. False when no such request is.
     pub fn reply(&mut self, number: u64, bytes: Vec<u8>, kept: usize) -> bool {
-        let Some(announced) = self.working.remove(&number) else {
+        let mut working = self.working.iter();
+        let Some(at) = working.position(|(working, _)| *working == number) else {
             return false;
         };
+        let (_, announced) = self.working.swap_remove(at);
         // The oldest that has left makes room; one that still has to leave is never dropped, and
         // there are at most as many of those as requests in work.
-        if self.replies.len() >= kept
-            && let Some(at) = self
-                .replies
-                .iter()
-                .position(|reply| !reply.queued && !reply.cut && reply.again.is_none())
+        if self.active.len() + self.kept.len() >= kept
+            && let Some(oldest) = self.kept.pop_front()
         {
-            self.replies.remove(at);
+            self.kept_bytes -= oldest.len;
         }
-        self.replies.push_back(Reply {
+        self.active.push(Reply {
             number,
             len: bytes.len(),
             bytes,
@@ -142,12 +174,12 @@ impl Replies {
 
     /// True when a reply should leave.
     pub fn has_queued(&self) -> bool {
-        self.replies.iter().any(|reply| reply.queued)
+        self.active.iter().any(|reply| reply.queued)
     }
 
     /// The replies that should leave, oldest first.
     pub fn queued(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.replies
+        self.active
             .iter()
             .filter(|reply| reply.queued)
             .inspect(|reply| debug_assert!(!reply.cut, "it leaves in parts"))
@@ -157,34 +189,33 @@ impl Replies {
     /// True when the reply to `number` has left, and the other side may miss it without either side noticing.
     pub fn may_be_missed(&self, number: u64) -> bool {
         let sure = |reply: &Reply| reply.queued || reply.cut || reply.announced;
-        let mut replies = self.replies.iter();
-        !self.working.contains_key(&number)
-            && !replies.any(|reply| reply.number == number && sure(reply))
+        let mut replies = self.active.iter().chain(&self.kept);
+        !self.is_worked_on(number) && !replies.any(|reply| reply.number == number && sure(reply))
     }
 
     /// The other side is told that all its requests have arrived.
     pub fn announce(&mut self) {
-        for announced in self.working.values_mut() {
+        for (_, announced) in &mut self.working {
             *announced = true;
         }
     }
 
     /// True when a reply that should leave is to be acknowledged.
     pub fn has_announced(&self) -> bool {
-        let mut replies = self.replies.iter();
+        let mut replies = self.active.iter();
         replies.any(|reply| reply.queued && reply.announced)
     }
 
-    /// True when the reply to `number` is to be acknowledged.
+    /// True when the reply to `number`, which should leave, is to be acknowledged.
     pub fn is_announced(&self, number: u64) -> bool {
-        let mut replies = self.replies.iter();
+        let mut replies = self.active.iter();
         replies.any(|reply| reply.number == number && reply.announced)
     }
 
     /// The first reply that should leave and is longer than `max`: its number and its bytes, which leave in
     /// parts from now on.
     pub fn cut_next(&mut self, max: usize) -> Option<(u64, Vec<u8>)> {
-        let mut replies = self.replies.iter_mut();
+        let mut replies = self.active.iter_mut();
         let reply = replies.find(|reply| reply.queued && reply.bytes.len() > max)?;
         (reply.cut, reply.queued) = (true, false);
         (reply.again, reply.copy) = (None, None);
@@ -193,14 +224,14 @@ impl Replies {
 
     /// All parts of the reply to `number` have arrived.
     pub fn arrived_whole(&mut self, number: u64) {
-        self.replies
+        self.active
             .retain(|reply| reply.number != number || !reply.cut);
     }
 
     /// True when the request `number` is being worked on, or its reply is remembered.
     pub fn knows(&self, number: u64) -> bool {
-        let mut replies = self.replies.iter();
-        self.working.contains_key(&number) || replies.any(|reply| reply.number == number)
+        let mut replies = self.active.iter().chain(&self.kept);
+        self.is_worked_on(number) || replies.any(|reply| reply.number == number)
     }
 
     /// Notes that `numbers` have left.
@@ -214,50 +245,51 @@ impl Replies {
     ) {
         let gap = rtt.smoothed().map(|smoothed| smoothed / COPY_GAP);
         let gap = gap.filter(|_| lossy && numbers.len() >= COPIED_TOGETHER);
-        self.replies.retain_mut(|reply| {
+        for reply in &mut self.active {
             if !numbers.contains(&reply.number) {
-                return true;
+                continue;
             }
             reply.queued = false;
             if core::mem::take(&mut reply.is_copy) {
-                return reply.again.is_some() || reply.bytes.len() <= REPLY_KEPT_BYTES;
+                continue;
             }
             reply.copy = gap.map(|gap| now + gap);
             reply.times_sent = reply.times_sent.saturating_add(1);
-            if reply.announced && reply.repeats < REPEATS_MAX {
+            reply.again = if reply.announced && reply.repeats < REPEATS_MAX {
                 let allowance = rtt.allowance(reply.bytes.len());
-                reply.again = Some(now + rtt.repeat_after(reply.repeats, jitter) + allowance);
+                let wait = rtt.repeat_after(reply.repeats, jitter) + allowance;
                 reply.repeats += 1;
-                return true;
-            }
-            reply.again = None;
-            reply.copy.is_some() || reply.bytes.len() <= REPLY_KEPT_BYTES
-        });
+                Some(now + wait)
+            } else {
+                None
+            };
+        }
+        self.settle();
     }
 
     /// The reply to `number` has arrived.
     pub fn acknowledge(&mut self, number: u64) {
-        self.replies.retain_mut(|reply| {
-            if reply.number != number {
-                return true;
-            }
+        // One that leaves in parts has arrived by the packet that carried it whole: nothing of it is left here.
+        self.active
+            .retain(|reply| reply.number != number || !reply.cut);
+        if let Some(reply) = self.wake(number) {
             (reply.announced, reply.queued, reply.again) = (false, false, None);
             (reply.copy, reply.is_copy) = (None, false);
-            !reply.cut && reply.bytes.len() <= REPLY_KEPT_BYTES
-        });
+            self.settle();
+        }
     }
 
     /// The packet that carried the reply to `number` is lost.
     pub fn lose(&mut self, number: u64) {
-        let mut replies = self.replies.iter_mut();
-        if let Some(reply) = replies.find(|reply| reply.number == number && reply.announced) {
+        if let Some(reply) = self.wake(number).filter(|reply| reply.announced) {
             reply.queue(false);
         }
+        self.settle();
     }
 
     /// When a reply is to be sent again.
     pub fn timeout(&self) -> Option<Time> {
-        let waiting = self.replies.iter().filter(|reply| !reply.queued);
+        let waiting = self.active.iter().filter(|reply| !reply.queued);
         waiting.fold(None, |soonest, reply| {
             earliest(soonest, earliest(reply.again, reply.copy))
         })
@@ -265,7 +297,7 @@ impl Replies {
 
     /// Lets time pass: queues what is due again.
     pub fn expire(&mut self, now: Time) {
-        for reply in &mut self.replies {
+        for reply in &mut self.active {
             if !reply.queued && reply.copy.is_some_and(|copy| copy <= now) {
                 reply.copy = None;
                 reply.queue(true);
@@ -314,7 +346,7 @@ mod tests {
                 false,
             );
         }
-        assert_eq!(replies.replies.len(), REPLIES_KEPT);
+        assert_eq!(replies.kept.len(), REPLIES_KEPT);
         for number in 1000..1300 {
             replies.arrive(number);
         }
@@ -344,7 +376,7 @@ mod tests {
             let (rtt, mut jitter) = (Rtt::default(), Jitter::new(1));
             replies.sent(Time(0), &[number], &rtt, &mut jitter, false);
         }
-        assert_eq!(replies.replies.len(), STRANGER_REPLIES_KEPT);
+        assert_eq!(replies.kept.len(), STRANGER_REPLIES_KEPT);
     }
 
     #[test]

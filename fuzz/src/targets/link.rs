@@ -295,7 +295,9 @@ impl World {
         let now = self.now;
         let (_, other) = self.sides(client);
         if let Ok(Packet::Link(packet)) = Packet::parse(datagram) {
-            let _ = other.link.handle_packet(now, &packet, datagram);
+            let _ = other
+                .link
+                .handle_packet(now, &packet, datagram, &mut Vec::new());
         }
     }
 

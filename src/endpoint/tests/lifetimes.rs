@@ -4,6 +4,8 @@ use super::{roaming::in_use, *};
 
 /// Lets a side wait, alone.
 fn wait(pair: &mut Pair, seconds: u64) {
+    let mut lost = vec![];
+    while pair.server.poll_transmit(pair.now, &mut lost).is_some() {}
     pair.now = pair.now + Duration::from_secs(seconds);
     pair.server.handle_timeout(pair.now);
 }

@@ -232,9 +232,9 @@ fn opening_at_the_same_time_ends_with_one_link() {
         assert!(realms.agree(), "seed {seed}");
         if loss == 0.0 {
             // What is unproven is not asked on, and goes by itself.
-            let is_proven = |slot: &&Slot| slot.link.is_proven();
             for side in &realms.sides {
-                let proven = side.endpoint.slots.values().filter(is_proven).count();
+                let proven = side.endpoint.slots.values();
+                let proven = proven.filter(|slot| slot.link.is_proven()).count();
                 assert_eq!(proven, 1, "seed {seed}");
             }
         }

@@ -28,7 +28,7 @@ fn transmit(link: &mut Link, now: Time) -> Option<Vec<u8>> {
 
 fn deliver(link: &mut Link, now: Time, datagram: &[u8]) -> Result<(), Ignored> {
     match Packet::parse(datagram) {
-        Ok(Packet::Link(packet)) => link.handle_packet(now, &packet, datagram),
+        Ok(Packet::Link(packet)) => link.handle_packet(now, &packet, datagram, &mut Vec::new()),
         other => panic!("not a link's packet: {other:?}"),
     }
 }
