@@ -3,6 +3,7 @@
 //! One thread writes ([`writer`]): it takes all batches that wait, applies them in order, syncs once
 //! and answers them all. Reading goes on beside it, and sees nothing that is not on the disk yet.
 
+mod answers;
 mod cache;
 mod layout;
 mod writer;
@@ -15,9 +16,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use answers::Desks;
 pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, compaction::Leveled};
 use tokio::sync::{mpsc, oneshot};
 use writer::{Job, Room, Writer};
 
@@ -28,8 +30,11 @@ use super::{
 
 /// Memory for what was read lately, in bytes.
 pub const CACHE_BYTES: u64 = 32 << 20;
-/// Memory for what was written lately, until it is sorted into files, in bytes.
-pub const MEMTABLE_BYTES: u64 = 64 << 20;
+/// Files of what was written lately, before they are merged with what is older: each time all of that is written anew.
+const FRESH_FILES: u8 = 8;
+/// Memory for what was written lately, until it is sorted into files, in bytes. What is larger than the processor's
+/// cache takes twice as long to sort in.
+pub const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Batches that may wait for the writer; whoever comes then waits to be let in.
 pub const WRITES_WAITING: usize = 1024;
 
@@ -78,6 +83,7 @@ pub struct Embedded {
     writer: Option<JoinHandle<()>>,
     data: Keyspace,
     cache: Arc<Cache>,
+    desks: Desks,
     subscribers: Arc<Subscribers>,
     _lock: File,
 }
@@ -112,11 +118,17 @@ impl Embedded {
         }
         let database = Database::builder(directory.join("store"))
             .cache_size(CACHE_BYTES)
+            // Of several, one would keep a processor busy with handing work to the others.
+            .worker_threads(1)
             .open()
             .map_err(engine)?;
         let data = database
             .keyspace("data", || {
-                KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
+                KeyspaceCreateOptions::default()
+                    .max_memtable_size(MEMTABLE_BYTES)
+                    .compaction_strategy(Arc::new(
+                        Leveled::default().with_l0_threshold(FRESH_FILES),
+                    ))
             })
             .map_err(engine)?;
         check_format(directory, &database, &data)?;
@@ -141,6 +153,7 @@ impl Embedded {
             writer: Some(writer),
             data,
             cache,
+            desks: Desks::default(),
             subscribers,
             _lock: lock,
         })
@@ -242,7 +255,11 @@ impl Store for Embedded {
         let (answer, answered) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
         queue
-            .send(Job { batch, answer })
+            .send(Job {
+                batch,
+                answer,
+                desk: self.desks.here(),
+            })
             .await
             .map_err(|_| StoreError::Closed)?;
         answered.await.map_err(|_| StoreError::Closed)?

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,7 @@ use super::{
         Batch, Change, CommitError, Committed, Expected, Key, Log, NAME_BYTES_MAX, Position,
         StoreError, Subscribers, Version, Versioned,
     },
+    answers::{Answer, Desk, Outcome},
     cache::{Cache, Lookup},
     layout,
 };
@@ -35,7 +37,9 @@ const ROOM_LIFETIME: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Job {
     pub batch: Batch,
-    pub answer: oneshot::Sender<Result<Committed, CommitError>>,
+    pub answer: oneshot::Sender<Outcome>,
+    /// Where the answer is given out.
+    pub desk: Desk,
 }
 
 /// The writer's state.
@@ -96,6 +100,40 @@ struct Group {
     grown: Vec<Log>,
 }
 
+/// Tells everybody what has become of their batch, all at one desk together.
+fn give_out(answers: Vec<(Desk, Answer)>, failed: Option<&StoreError>) {
+    let mut desks: Vec<(Desk, Vec<Answer>)> = Vec::new();
+    for (desk, mut answer) in answers {
+        if let (Some(error), Ok(_)) = (failed, &answer.outcome) {
+            answer.outcome = Err(error.clone().into());
+        }
+        match desks.iter_mut().find(|(known, _)| known.is(&desk)) {
+            Some((_, theirs)) => theirs.push(answer),
+            None => desks.push((desk, vec![answer])),
+        }
+    }
+    for (desk, answers) in desks {
+        desk.give_out(answers);
+    }
+}
+
+/// Adds what comes while others have their turn on the processor: where they have work, several batches share the sync,
+/// and where they have none this takes no time.
+fn gather(jobs: &mut mpsc::Receiver<Job>, group: &mut Vec<Job>) {
+    loop {
+        let before = group.len();
+        thread::yield_now();
+        while group.len() < GROUP_MAX
+            && let Ok(job) = jobs.try_recv()
+        {
+            group.push(job);
+        }
+        if group.len() == before || group.len() >= GROUP_MAX {
+            return;
+        }
+    }
+}
+
 impl Writer {
     pub fn new(
         (database, data): (Database, Keyspace),
@@ -119,6 +157,7 @@ impl Writer {
     pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut group = Vec::with_capacity(GROUP_MAX);
         while jobs.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
+            gather(&mut jobs, &mut group);
             self.commit_group(&mut group);
         }
     }
@@ -136,7 +175,12 @@ impl Writer {
         let has_room = self.room.is_there();
         let mut answers = Vec::with_capacity(jobs.len());
         let mut failed = None;
-        for Job { batch, answer } in jobs.drain(..) {
+        for Job {
+            batch,
+            answer: to,
+            desk,
+        } in jobs.drain(..)
+        {
             let decided = if has_room {
                 self.apply(batch, &mut group)
             } else {
@@ -146,7 +190,13 @@ impl Writer {
             if let Err(CommitError::Store(error)) = &decided {
                 failed = Some(error.clone());
             }
-            answers.push((answer, decided));
+            answers.push((
+                desk,
+                Answer {
+                    to,
+                    outcome: decided,
+                },
+            ));
         }
         if failed.is_none() {
             failed = self.write(group.writes).err();
@@ -163,14 +213,7 @@ impl Writer {
             }
             self.cache.note_committed(self.version);
         }
-        for (answer, decided) in answers {
-            let outcome = match (&failed, decided) {
-                (Some(error), Ok(_)) => Err(error.clone().into()),
-                (_, decided) => decided,
-            };
-            // Whoever asked may be gone; the effect stands all the same.
-            let _ = answer.send(outcome);
-        }
+        give_out(answers, failed.as_ref());
         for log in &group.grown {
             self.subscribers.notify(log);
         }

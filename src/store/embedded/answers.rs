@@ -1,0 +1,87 @@
+//! Tells those who wait for their commits. Waking another thread costs more than writing a message, so all who wait on
+//! one thread are told together: by a task there, which is woken once for a group.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    thread::{self, ThreadId},
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+
+use super::super::{CommitError, Committed};
+
+/// What has become of a batch.
+pub type Outcome = Result<Committed, CommitError>;
+
+/// Somebody who waits, and what they are to be told.
+#[derive(Debug)]
+pub struct Answer {
+    pub to: oneshot::Sender<Outcome>,
+    pub outcome: Outcome,
+}
+
+impl Answer {
+    fn give(self) {
+        // Whoever asked may be gone; the effect stands all the same.
+        let _ = self.to.send(self.outcome);
+    }
+}
+
+/// Where answers for one thread are given out.
+#[derive(Clone, Debug)]
+pub struct Desk(Option<mpsc::UnboundedSender<Vec<Answer>>>);
+
+impl Desk {
+    /// True when both are the same thread's.
+    pub fn is(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => one.same_channel(other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// Gives these answers out.
+    pub fn give_out(&self, answers: Vec<Answer>) {
+        let left = match &self.0 {
+            Some(desk) => desk.send(answers).map_err(|unsent| unsent.0).err(),
+            None => Some(answers),
+        };
+        // Nobody is there to do it: then here.
+        left.into_iter().flatten().for_each(Answer::give);
+    }
+}
+
+/// The desks of all threads that commit.
+#[derive(Debug, Default)]
+pub struct Desks(Mutex<HashMap<ThreadId, Desk>>);
+
+impl Desks {
+    /// The desk of the calling thread.
+    pub fn here(&self) -> Desk {
+        let mut desks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_open = |desk: &Desk| desk.0.as_ref().is_some_and(|desk| !desk.is_closed());
+        let here = thread::current().id();
+        if let Some(desk) = desks.get(&here).filter(|desk| is_open(desk)) {
+            return desk.clone();
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return Desk(None);
+        };
+        let (desk, mut brought) = mpsc::unbounded_channel::<Vec<Answer>>();
+        runtime.spawn(async move {
+            while let Some(answers) = brought.recv().await {
+                answers.into_iter().for_each(Answer::give);
+            }
+        });
+        // Those of threads and runtimes that are gone go with them.
+        desks.retain(|_, desk| is_open(desk));
+        let desk = Desk(Some(desk));
+        desks.insert(here, desk.clone());
+        desk
+    }
+}
