@@ -273,7 +273,7 @@ impl<S: Store> Realm<S> {
     /// Carries a command out and gives the answer's bytes. Whatever the bytes are, there is an answer.
     pub async fn handle(&self, caller: &Caller, command: &[u8]) -> Vec<u8> {
         let (name, outcome) = if PeerRequest::is_one(command) {
-            ("peer", self.peer_request(caller, command).await)
+            ("peer", Box::pin(self.peer_request(caller, command)).await)
         } else if let Ok(request) = Request::parse(command) {
             let outcome = self.execute(caller, &request).await;
             (request.command.name(), outcome)
@@ -303,7 +303,7 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::Unsupported.into());
         }
         match request.command.operation() {
-            None => Ok(self.read(caller, request).await?.to_bytes()),
+            None => Ok(Box::pin(self.read(caller, request)).await?.to_bytes()),
             Some(number) => self.change(caller, request, number).await,
         }
     }
@@ -382,7 +382,7 @@ impl<S: Store> Realm<S> {
                         let answer = self.recall(&work, answer)?;
                         if is_queued(&request.command, &answer) {
                             let wait = self.verdicts.join(&owner, number.0);
-                            return self.verdict(&work, owner, wait, answer).await;
+                            return Box::pin(self.verdict(&work, owner, wait, answer)).await;
                         }
                         return Ok(answer);
                     }
@@ -436,7 +436,9 @@ impl<S: Store> Realm<S> {
                     _ => {}
                 }
                 return match wait {
-                    Some((owner, wait)) => self.verdict(&work, owner, Some(wait), bytes).await,
+                    Some((owner, wait)) => {
+                        Box::pin(self.verdict(&work, owner, Some(wait), bytes)).await
+                    }
                     None => Ok(bytes),
                 };
             }
@@ -447,11 +449,18 @@ impl<S: Store> Realm<S> {
     /// Decides about a command that changes something: what is to be written, and the answer.
     async fn decide(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
         match work.request.command {
+            Command::Send { .. } => self.send(work).await,
+            Command::SendGroup { .. } => self.sendgroup(work).await,
+            // Seldom, and large: apart, so that messages need not carry its room about.
+            _ => Box::pin(self.decide_other(work)).await,
+        }
+    }
+
+    async fn decide_other(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+        match work.request.command {
             Command::Register { .. } => self.register(work).await,
             Command::Auth { .. } => self.auth(work).await,
             Command::Logout { session, .. } => self.logout(work, session).await,
-            Command::Send { .. } => self.send(work).await,
-            Command::SendGroup { .. } => self.sendgroup(work).await,
             Command::SendRealm { .. } => self.sendrealm(work).await,
             Command::SendGroupRealm { .. } => self.sendgrouprealm(work).await,
             Command::JoinGroupRealm { .. } => self.joingrouprealm(work).await,

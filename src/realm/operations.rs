@@ -83,7 +83,7 @@ impl<S: Store> Realm<S> {
                 }
                 Turn::Old => return Err(ErrorCode::AlreadyDone.into()),
                 Turn::Wait(ended) => ended.await,
-                Turn::Unread(forgotten) => self.read_window(owner, forgotten).await?,
+                Turn::Unread(forgotten) => Box::pin(self.read_window(owner, forgotten)).await?,
             }
         }
     }

@@ -8,7 +8,7 @@
 //! s/ session hash 16             session
 //! h/ user / handle               session hash: a user's sessions by their public names
 //! d/ device key 32               hash of the session bound to the device
-//! o/ owner / slot 1              operation: what was answered to the last command whose number ends so
+//! o/ owner 16 slot 1             operation: what was answered to the last command whose number ends so
 //! c/ user / owner / mailbox      position up to which one device has confirmed
 //! c/ user / / mailbox            position up to which any device has
 //! g/ group                       group
@@ -31,6 +31,7 @@
 //! A group's epoch is drawn when it is made: should it be deleted and another made under its name,
 //! nothing of the old one is the new one's.
 
+use blake2::{Blake2s256, Digest as _};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::windows::slot;
@@ -43,6 +44,9 @@ use crate::{
 /// The format of all records so far.
 const FORMAT: u8 = 1;
 
+/// Most records take no more, in bytes.
+const RECORD_BYTES: usize = 96;
+
 /// What stands for a session id in the store, which never sees the id itself.
 pub type SessionHash = [u8; 16];
 
@@ -50,7 +54,9 @@ pub type SessionHash = [u8; 16];
 pub trait Record: Serialize + DeserializeOwned {
     /// The bytes to keep.
     fn to_value(&self) -> Result<Vec<u8>, StoreError> {
-        postcard::to_extend(self, vec![FORMAT])
+        let mut value = Vec::with_capacity(RECORD_BYTES);
+        value.push(FORMAT);
+        postcard::to_extend(self, value)
             .map_err(|error| StoreError::Damaged(format!("it cannot be written: {error}")))
     }
 
@@ -69,10 +75,10 @@ pub trait Record: Serialize + DeserializeOwned {
 }
 
 macro_rules! records {
-    ($($(#[$doc:meta])* $Name:ident { $($field:ident: $Type:ty),* $(,)? })*) => { $(
+    ($($(#[$doc:meta])* $Name:ident { $($(#[$how:meta])* $field:ident: $Type:ty),* $(,)? })*) => { $(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub struct $Name { $(pub $field: $Type),* }
+        pub struct $Name { $($(#[$how])* pub $field: $Type),* }
 
         impl Record for $Name {}
     )* };
@@ -109,7 +115,7 @@ records! {
     /// A message on its way to another realm. `source`: by which of this realm's addresses, if not the peering's;
     /// `set_aside`: it has made way for others, because the peer would not take it; `lifetime`: for how many seconds it
     /// is worth delivering.
-    QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool, lifetime: u32 }
+    QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, #[serde(with = "serde_bytes")] body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool, lifetime: u32 }
     /// A message has been given back to its sender before its turn in the queue.
     ReturnedRecord {}
     /// This realm's copy of a group that lives in another, up to a position there. `known_as` is this
@@ -120,7 +126,7 @@ records! {
     /// The command that queued a message, which the other realm's verdict answers.
     QueuedOperation { owner: Vec<u8>, number: u64 }
     /// A message in a mailbox.
-    EntryRecord { time: u32, content: u8, user: String, realm: Option<String>, body: Vec<u8> }
+    EntryRecord { time: u32, content: u8, user: String, realm: Option<String>, #[serde(with = "serde_bytes")] body: Vec<u8> }
 }
 
 /// What waits for another realm.
@@ -138,7 +144,7 @@ pub enum QueuedKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RecordedAnswer {
     /// These bytes.
-    Bytes(Vec<u8>),
+    Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
     /// A session id, which is made again rather than kept.
     Session,
 }
@@ -170,6 +176,19 @@ impl Owner {
             Self::Device(key) => &key.0,
             Self::Session(hash) => hash,
             Self::Peer(queue) => queue,
+        }
+    }
+
+    /// What stands for it in the keys of operations, which are written all the time: the store compares those that are
+    /// short in half the time. Nobody can find a second one with the same.
+    pub fn short(&self) -> [u8; 16] {
+        match self {
+            Self::Device(PublicKey(bytes)) => bytes.first_chunk().copied().unwrap_or_default(),
+            Self::Session(hash) => *hash,
+            Self::Peer(queue) => {
+                let hash: [u8; 32] = Blake2s256::digest(queue).into();
+                hash.first_chunk().copied().unwrap_or_default()
+            }
         }
     }
 
@@ -212,11 +231,11 @@ pub fn device(key_of: &PublicKey) -> Key {
 }
 
 pub fn operation(owner: &Owner, number: u64) -> Key {
-    key(&[b"o/", owner.bytes(), b"/", &[slot(number)]])
+    key(&[b"o/", &owner.short(), &[slot(number)]])
 }
 
 pub fn operations(owner: &Owner) -> Prefix {
-    Prefix([b"o/", owner.bytes(), b"/"].concat())
+    Prefix([&b"o/"[..], &owner.short()].concat())
 }
 
 /// Where a mailbox is kept.

@@ -102,7 +102,8 @@ impl<S: Store> Realm<S> {
         now: Moment,
     ) -> Result<Current, Failure> {
         if now.running.saturating_sub(current.record.last) >= USED_GRAIN {
-            return self.touch(current, now).await;
+            // Seldom, and large: apart.
+            return Box::pin(self.touch(current, now)).await;
         }
         Ok(current)
     }

@@ -278,11 +278,17 @@ impl<S: Store> Worker<S> {
         };
         let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
         self.in_work += 1;
-        tokio::spawn(async move {
+        let carrying_out = async move {
             let answer = realm.handle(&caller, &bytes).await;
-            let then = follow_up(&realm, &caller, &bytes, &answer).await;
+            let then = if Answer::is_refusal(&answer) {
+                Then::Nothing
+            } else {
+                follow_up(&realm, &caller, &bytes).await
+            };
             let _ = done.send(Done::Answer(link, number, answer, then));
-        });
+        };
+        // In a place of its own: as a part of the task it would be moved about.
+        tokio::spawn(Box::pin(carrying_out));
     }
 
     /// Takes in what tasks have found out: the first, and whatever else waits.
@@ -350,15 +356,7 @@ impl<S: Store> Worker<S> {
 }
 
 /// What a command that was answered brings with it.
-async fn follow_up<S: Store>(
-    realm: &Arc<Realm<S>>,
-    caller: &Caller,
-    command: &[u8],
-    answer: &[u8],
-) -> Then<S> {
-    if Answer::is_refusal(answer) {
-        return Then::Nothing;
-    }
+async fn follow_up<S: Store>(realm: &Arc<Realm<S>>, caller: &Caller, command: &[u8]) -> Then<S> {
     match Request::parse(command).map(|request| request.command) {
         Ok(Command::Watch { .. }) => match realm.watch(caller, command).await {
             Some(watch) => Then::Watch(Box::new(watch)),
