@@ -14,17 +14,19 @@ mod serve;
 mod shell;
 mod watch;
 
-use std::{alloc::System, process::ExitCode};
+use std::process::ExitCode;
 
 use args::{Cli, Command, Global, PasswordSource};
 use clap::{CommandFactory as _, Parser as _};
 use merpati::wire::Mailbox;
+use mimalloc::MiMalloc;
 use output::{Failure, Output, USAGE};
 use zeroizing_alloc::ZeroAlloc;
 
-/// All memory is wiped when it is given back: passwords and keys pass through buffers of others, too.
+/// All memory is wiped when it is given back: passwords and keys pass through buffers of others, too. What one thread
+/// took and another gives back is the usual case in a realm, and what this allocator is good at.
 #[global_allocator]
-static WIPING: ZeroAlloc<System> = ZeroAlloc(System);
+static WIPING: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 fn main() -> ExitCode {
     leave_no_core();

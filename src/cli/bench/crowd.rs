@@ -79,7 +79,7 @@ async fn device(
     let client = Client::open(profile, options)?;
     let mut state = client.profile().load()?;
     if state.session.is_none() {
-        let user = format!("bench-{:016x}", rng.next_u64());
+        let user = format!("b{:08x}", rng.next_u32());
         let user = user.parse().map_err(Failure::local)?;
         // Nobody has to know it: the device's key is enough.
         let password = format!("{:032x}", rng.next_u64());

@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 use merpati::{
     client::system_rng,
     crypto::ConnectionString,
-    wire::{GroupName, OperationNumber, Username},
+    wire::{Command, GroupName, OperationNumber, Request, SessionRef, Username},
 };
 use tokio::task::JoinSet;
 
@@ -203,6 +203,16 @@ async fn open(
             while !connection.is_open() {
                 connection.step(&mut told).await?;
             }
+            // A realm keeps few links that have not been used yet.
+            let who = Command::WhoAmI {
+                session: SessionRef::Bound,
+            };
+            connection.ask(Request::from(who).to_bytes());
+            while connection.in_flight() > 0 {
+                told.clear();
+                connection.step(&mut told).await?;
+            }
+            told.clear();
             Ok::<_, Failure>(())
         };
         tokio::time::timeout(OPENING, opening)
