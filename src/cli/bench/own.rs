@@ -33,7 +33,10 @@ impl OwnRealm {
         let directory = place
             .map_or_else(std::env::temp_dir, PathBuf::from)
             .join(name);
-        fs::create_dir_all(&directory)?;
+        fs::create_dir_all(&directory).map_err(|error| {
+            let shown = directory.display();
+            Failure::local(format!("cannot make the directory {shown}: {error}"))
+        })?;
         let started = Self::serve(&directory);
         if started.is_err() {
             // What it said is on standard error; nothing in there is of use to anybody.
