@@ -29,8 +29,8 @@ impl Endpoint {
         let Some(slot) = self.slots.get(&id) else {
             return;
         };
-        // Before a link is proven its address is that of its Init; and a realm is where it was called.
-        if slot.role != Role::Responder || !(slot.link.is_proven() || slot.link.has_moved()) {
+        // A realm is where it was called.
+        if slot.role != Role::Responder {
             return;
         }
         let newest = slot.link.largest_received();

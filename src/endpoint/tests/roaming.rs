@@ -48,6 +48,27 @@ fn a_client_that_moves_again_and_again_loses_nothing() {
     }
 }
 
+/// LINK-18. Found by a test with real processes: whoever moved right after a handshake whose Init had brought all there
+/// was to ask was not heard for three minutes.
+#[test]
+fn a_client_that_moves_before_its_first_packet_is_heard() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, true);
+    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert!(
+        pair.server
+            .slots
+            .values()
+            .all(|slot| !slot.link.is_proven())
+    );
+    pair.from = elsewhere(1);
+    pair.ask(link, false);
+    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(address(&pair), elsewhere(1));
+    assert!(pair.server.slots.values().all(|slot| slot.link.is_proven()));
+}
+
 /// LINK-18: until a new address has answered, it gets no more than three times what it sent.
 #[test]
 fn a_new_address_gets_little_until_it_answers() {
