@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use merpati::{
     crypto::{Initiator, SecretKey, mac1},
-    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME},
+    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, Place},
     link::{Redundancy, Time},
     wire::{
         ConnectionId, Frame, HandshakeId, Hello, Init, Open, OperationNumber, Packet, PacketNumber,
@@ -21,6 +21,7 @@ fn realm() -> SecretKey {
 
 fn endpoint(protection: Protection) -> Endpoint {
     let config = Config {
+        place: Place::ALONE,
         accept: Some(protection),
         hello: Some("alpha".parse().unwrap()),
         early_data: true,

@@ -140,6 +140,7 @@ impl Client {
             accept: None,
             hello: None,
             early_data: self.options.early_data,
+            place: endpoint::Place::ALONE,
             max_datagram: self.options.traits.max_datagram,
             max_message: LONGEST_ANSWER,
             rate: self.options.traits.rate,

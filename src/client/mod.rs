@@ -31,6 +31,7 @@
 
 mod calls;
 mod connection;
+mod direct;
 mod driver;
 mod error;
 mod finishing;
@@ -48,6 +49,7 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use connection::Connection;
+pub use direct::{Direct, Outcome, Traffic};
 pub use error::{CallError, ProfileError};
 pub use message::Message;
 #[cfg(test)]

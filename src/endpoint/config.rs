@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Handshakes;
+use super::{Handshakes, Place};
 use crate::{
     link::Redundancy,
     wire::{Protection, RealmId},
@@ -18,6 +18,8 @@ pub struct Config {
     /// Requests may travel in a handshake's first message. Else those that come there wait until the link is
     /// proven.
     pub early_data: bool,
+    /// Which of several endpoints behind one address it is.
+    pub place: Place,
     /// The largest datagram taken and sent, in bytes; at least [`crate::link::DATAGRAM_MIN`].
     pub max_datagram: usize,
     /// The longest message that is put together from parts, in bytes.

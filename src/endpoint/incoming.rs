@@ -21,23 +21,28 @@ use crate::{
 
 impl Endpoint {
     /// Takes in a datagram that came from `from`. Whatever it is, it never does more harm than being
-    /// ignored.
-    pub fn handle_datagram(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
-        match Packet::parse(datagram) {
-            Ok(Packet::Link(packet)) => self.handle_link_packet(now, from, &packet, datagram),
-            Ok(Packet::Init(init)) => self.handle_init(now, from, &init, datagram),
-            Ok(Packet::Accept { handshake, noise }) => self.handle_accept(now, handshake, noise),
-            Ok(Packet::Reset { connection, token }) => {
+    /// ignored. Of several endpoints behind one address, gives the number of the one that it belongs to, if that is
+    /// not this one.
+    pub fn handle_datagram(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) -> Option<u32> {
+        // What is not a packet is noise.
+        let packet = Packet::parse(datagram).ok()?;
+        if let Some(other) = self.elsewhere(from, &packet) {
+            return Some(other);
+        }
+        match packet {
+            Packet::Link(packet) => self.handle_link_packet(now, from, &packet, datagram),
+            Packet::Init(init) => return self.handle_init(now, from, &init, datagram),
+            Packet::Accept { handshake, noise } => self.handle_accept(now, handshake, noise),
+            Packet::Reset { connection, token } => {
                 self.handle_reset(now, from, connection, &token);
             }
-            Ok(Packet::Hello(hello)) => self.handle_hello(from, hello),
-            Ok(Packet::HelloReply(reply)) => self.handle_hello_reply(from, reply),
-            Ok(Packet::Retry { handshake, cookie }) => {
+            Packet::Hello(hello) => self.handle_hello(from, hello),
+            Packet::HelloReply(reply) => self.handle_hello_reply(from, reply),
+            Packet::Retry { handshake, cookie } => {
                 self.handle_retry(now, from, handshake, &cookie);
             }
-            // What is not a packet is noise.
-            Err(_) => {}
         }
+        None
     }
 
     fn handle_hello(&mut self, from: SocketAddr, hello: Hello) {
@@ -70,19 +75,22 @@ impl Endpoint {
 
     /// HS-3: what proves nothing costs nothing. The MAC is checked before the table, the table
     /// before the curve.
-    fn handle_init(&mut self, now: Time, from: SocketAddr, init: &Init<'_>, datagram: &[u8]) {
+    fn handle_init(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        init: &Init<'_>,
+        datagram: &[u8],
+    ) -> Option<u32> {
         if !self.admitting
             || self.config.accept != Some(Protection::Sealed)
             || init.version != PROTOCOL_VERSION
             || datagram.len() < INIT_OVERHEAD + MESSAGE_1_OVERHEAD + INIT_PAYLOAD_MIN
         {
-            return;
+            return None;
         }
         let mut keys = self.keys.iter();
-        let Some(own) = keys.position(|key| same(&mac1(&key.public, init.covered), &init.mac1))
-        else {
-            return;
-        };
+        let own = keys.position(|key| same(&mac1(&key.public, init.covered), &init.mac1))?;
         let hash = Accepts::hash(datagram);
         match self.accepts.look_up(&hash) {
             Known::Answered(accept, link) => {
@@ -92,9 +100,9 @@ impl Endpoint {
                     slot.accepted = None;
                 }
                 self.outbox.push_back((from, accept));
-                return;
+                return None;
             }
-            Known::Awaiting => return,
+            Known::Awaiting => return None,
             Known::No => {}
         }
         // HS-12: what follows costs; whoever begins many has to be where they say they are.
@@ -106,20 +114,21 @@ impl Endpoint {
             let mut retry = Vec::new();
             Packet::emit_retry(init.handshake, &cookie, &mut retry);
             self.outbox.push_back((from, retry));
-            return;
+            return None;
         }
-        let Some(secret) = self.keys.get(own).map(|key| key.secret.clone()) else {
-            return;
-        };
+        let secret = self.keys.get(own).map(|key| key.secret.clone())?;
         let Ok((responder, payload)) = Responder::read(&mut self.rng, &secret, init.noise) else {
-            return;
+            return None;
         };
+        if self.of_first.contains(&responder.peer) {
+            return Some(0);
+        }
         if !self.make_room() {
-            return;
+            return None;
         }
         let mut link = Link::respond(self.link_config(None), 0);
         if link.handle_early(now, &payload).is_err() || !link.is_asked() {
-            return;
+            return None;
         }
         let peer = Some(responder.peer);
         let accepting = Accepting::new(now, responder, init.handshake, hash, datagram.len());
@@ -136,6 +145,7 @@ impl Endpoint {
             self.end(forgotten, None);
         }
         self.touch(now, id);
+        None
     }
 
     /// Gives a link that a stranger opens its place. There are only so many half-open ones: one may have to go.
@@ -259,7 +269,7 @@ impl Endpoint {
     }
 
     /// The links that the other side, at `address`, names by that address or by an id of its own.
-    fn named_by(&self, address: SocketAddr) -> impl Iterator<Item = LinkId> {
+    pub(super) fn named_by(&self, address: SocketAddr) -> impl Iterator<Item = LinkId> {
         self.by_address
             .range((address, LinkId(0))..=(address, LinkId(u32::MAX)))
             .map(|(_, id)| *id)

@@ -21,6 +21,7 @@ mod leftovers;
 pub mod limits;
 mod memory;
 mod outgoing;
+mod place;
 mod renewal;
 mod reset;
 mod roaming;
@@ -46,6 +47,7 @@ use identity::OwnKey;
 use ids::ById;
 use limits::ASKING_MAX;
 use memory::Memory;
+pub use place::Place;
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
 pub use renewal::LINK_LIFETIME;
 use reset::Resets;
@@ -83,6 +85,8 @@ pub struct Endpoint {
     by_peer: BTreeMap<PublicKey, Vec<LinkId>>,
     /// Links that this side opened to realms, to share them, by the realm's key.
     dialed: BTreeMap<PublicKey, LinkId>,
+    /// Keys whose handshakes belong to the first of several endpoints.
+    of_first: BTreeSet<PublicKey>,
     half_open: HalfOpen,
     memory: Memory,
     accepts: Accepts,
@@ -116,6 +120,7 @@ impl Endpoint {
             by_plain: BTreeMap::new(),
             by_peer: BTreeMap::new(),
             dialed: BTreeMap::new(),
+            of_first: BTreeSet::new(),
             half_open: HalfOpen::default(),
             memory: Memory::default(),
             accepts: Accepts::default(),

@@ -119,7 +119,7 @@ impl Endpoint {
     /// A link id that is free.
     pub(super) fn free_id(&mut self) -> LinkId {
         let mut id = LinkId(self.rng.next_u32());
-        while self.slots.contains_key(&id) {
+        while self.slots.contains_key(&id) || !self.config.place.may_give(id) {
             id = LinkId(self.rng.next_u32());
         }
         id

@@ -81,6 +81,12 @@ impl Peer {
         PublicKey(self.record.key)
     }
 
+    /// All keys that it has had.
+    pub fn keys(&self) -> impl Iterator<Item = PublicKey> {
+        let former = self.record.former.iter();
+        former.copied().map(PublicKey).chain([self.key()])
+    }
+
     /// The key it had when it became a peer: what was noted of its messages goes by it.
     pub(super) fn first_key(&self) -> PublicKey {
         PublicKey(*self.record.former.last().unwrap_or(&self.record.key))

@@ -189,6 +189,7 @@ mod tests {
             accept: None,
             hello: None,
             early_data: true,
+            place: endpoint::Place::ALONE,
             max_datagram: 1200,
             max_message: 20_000,
             rate: None,

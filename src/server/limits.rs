@@ -12,6 +12,10 @@ pub const LONGEST_ANSWER: usize = 65 << 10;
 pub const WATCHED_AT_ONCE: usize = PUSHES_AT_ONCE / 2;
 /// Questions to other realms that may wait for one listener.
 pub const CALLS_MAX: usize = 256;
-/// Bytes the kernel may hold for a listener in each direction: a burst must not be lost while a
+/// Datagrams that may wait for the worker that they belong to.
+pub const HANDED_MAX: usize = 256;
+/// Workers of one listener, at most.
+pub const WORKERS_MAX: usize = 64;
+/// Bytes the kernel may hold for a worker in each direction: a burst must not be lost while a
 /// worker is busy.
 pub const SOCKET_BUFFER_BYTES: usize = 1 << 20;

@@ -3,7 +3,7 @@
 
 use super::{
     Config,
-    limits::{LINKS_COUNTED, LONGEST_ANSWER, SOCKET_BUFFER_BYTES, SUBNETS_COUNTED},
+    limits::{HANDED_MAX, LINKS_COUNTED, LONGEST_ANSWER, SOCKET_BUFFER_BYTES, SUBNETS_COUNTED},
     worker::DATAGRAM_BYTES_MAX,
 };
 use crate::{
@@ -107,10 +107,11 @@ fn bytes(count: u64) -> usize {
 /// Everything that a realm with this configuration can be made to hold.
 pub fn holdings(config: &Config) -> Vec<Holding> {
     let listeners = config.listeners().len();
+    let workers = listeners.saturating_mul(config.limits.workers());
     let message = bytes(config.limits.max_message.0).saturating_add(AROUND);
     [
-        always(listeners),
-        by_strangers(listeners, config.link.traits().max_datagram),
+        always(listeners, workers),
+        by_strangers(workers, config.link.traits().max_datagram),
         by_devices(config, listeners, message),
         by_users(config, listeners, message),
         vec![holding(
@@ -123,9 +124,10 @@ pub fn holdings(config: &Config) -> Vec<Holding> {
     .concat()
 }
 
-fn always(listeners: usize) -> Vec<Holding> {
-    let counted = 2 * HANDSHAKE_SUBNETS + RESET_SUBNETS + LINKS_COUNTED + SUBNETS_COUNTED;
-    let counted = listeners * counted + ACCOUNTS_COUNTED + 3 * REALM_SUBNETS;
+fn always(listeners: usize, workers: usize) -> Vec<Holding> {
+    let counted = workers * (2 * HANDSHAKE_SUBNETS + RESET_SUBNETS)
+        + listeners * (LINKS_COUNTED + SUBNETS_COUNTED);
+    let counted = counted + ACCOUNTS_COUNTED + 3 * REALM_SUBNETS;
     let of = |what, amount| holding(Holder::Nobody, what, amount, None);
     vec![
         of("what the store has read lately", (1, bytes(CACHE_BYTES))),
@@ -145,11 +147,16 @@ fn always(listeners: usize) -> Vec<Holding> {
     ]
 }
 
-fn by_strangers(listeners: usize, datagram: usize) -> Vec<Holding> {
+fn by_strangers(workers: usize, datagram: usize) -> Vec<Holding> {
     let sockets = 2 * SOCKET_BUFFER_BYTES + DATAGRAM_BYTES_MAX;
-    let of = |what, each, bytes| holding(Holder::Strangers, what, (listeners * each, bytes), None);
+    let of = |what, each, bytes| holding(Holder::Strangers, what, (workers * each, bytes), None);
     vec![
         of("datagrams that wait in sockets", 1, sockets),
+        of(
+            "datagrams that came to another worker",
+            HANDED_MAX,
+            datagram + AROUND_SMALL,
+        ),
         of("links that have begun", HALF_OPEN_MAX, LINK_BYTES),
         of(
             "answers to handshakes",

@@ -4,12 +4,14 @@
 //! that whoever holds a [`Server`] knows its addresses; [`Server::run`] serves until told to stop.
 
 mod admission;
+mod beside;
 mod calls;
 mod clock;
 pub mod config;
 mod done;
 mod keys;
 mod limits;
+mod listener;
 mod memory;
 mod peering;
 pub mod unit;
@@ -18,17 +20,19 @@ mod worker;
 
 use std::{
     fs, io,
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
 };
 
 pub(crate) use admission::{Admission, WorkLimits};
+pub(crate) use beside::Beside;
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
-use config::{ListenConfig, PeerConfig, RegistrationConfig, Security, host_and_port};
-use limits::{CALLS_MAX, SOCKET_BUFFER_BYTES};
+use config::{PeerConfig, RegistrationConfig, Security};
+use limits::CALLS_MAX;
+use listener::Listener;
 pub use memory::{Holder, Holding, holdings};
 pub(crate) use peering::{Way, keep_in_touch};
 use rand::Rng as _;
@@ -37,15 +41,11 @@ pub(crate) use worker::Worker;
 
 use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
-    endpoint::{self, Identity},
     host::{Host, Socket},
     realm::{Errand, Network, Own, Realm, Registration},
     store::{Embedded, OpenError, StoreError},
-    wire::{Protection, RealmId},
+    wire::RealmId,
 };
-
-/// Bytes of a command around the message that it carries, at most.
-const AROUND_MESSAGE: usize = 1024;
 
 /// Why a server could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -114,14 +114,6 @@ pub struct Server {
     seed: u64,
 }
 
-#[derive(Debug)]
-struct Listener {
-    socket: UdpSocket,
-    address: SocketAddr,
-    config: ListenConfig,
-    endpoint: endpoint::Endpoint,
-}
-
 impl Server {
     /// Opens the store, loads or makes the realm's key, and binds the sockets.
     pub fn start(config: &Config) -> Result<Self, ServerError> {
@@ -134,7 +126,7 @@ impl Server {
         let listeners = config
             .listeners()
             .into_iter()
-            .map(|listen| bind(config, listen, id, &identity, &mut rng))
+            .map(|listen| Listener::bind(config, listen, id, &identity, &mut rng))
             .collect::<Result<Vec<Listener>, _>>()?;
         let own = Own {
             id,
@@ -227,7 +219,8 @@ impl Server {
         }
         let mut ways = Vec::new();
         let mut rng = Host::Real.rng()?;
-        let mut workers = Vec::with_capacity(self.listeners.len());
+        let mut workers = Vec::new();
+        let (known, realms) = watch::channel(Vec::new());
         for listener in self.listeners {
             let (calls, to_call) = mpsc::channel(CALLS_MAX);
             if listener.config.security == Security::Sealed {
@@ -237,27 +230,33 @@ impl Server {
                     calls,
                 });
             }
-            let realm = Arc::clone(&self.realm);
-            let admission = Admission::new(self.work, &mut rng);
-            let mut worker = Worker::new(listener.endpoint, realm, admission, clock.clone());
-            let socket = listener.socket;
-            let told_to_stop = told_to_stop.clone();
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            let name = format!("listener {}", listener.address);
-            let work = move || {
-                runtime.block_on(async {
-                    let socket = Socket::from_std(socket)?;
-                    worker.run(socket, to_call, told_to_stop).await
-                })
-            };
-            workers.push(thread::Builder::new().name(name).spawn(work)?);
+            let admission = Arc::new(Admission::new(self.work, &mut rng));
+            let beside = Beside::each(listener.workers.len(), &realms);
+            // Only the first worker asks others.
+            let mut to_call = Some(to_call);
+            for ((socket, endpoint), beside) in listener.workers.into_iter().zip(beside) {
+                let realm = Arc::clone(&self.realm);
+                let admission = Arc::clone(&admission);
+                let mut worker = Worker::new(endpoint, realm, admission, beside, clock.clone());
+                let told_to_stop = told_to_stop.clone();
+                let to_call = to_call.take().unwrap_or_else(|| mpsc::channel(1).1);
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                let name = format!("listener {}", listener.address);
+                let work = move || {
+                    runtime.block_on(async {
+                        let socket = Socket::from_std(socket)?;
+                        worker.run(socket, to_call, told_to_stop).await
+                    })
+                };
+                workers.push(thread::Builder::new().name(name).spawn(work)?);
+            }
         }
         let outcome = tokio::select! {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
-            () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, clock.clone(), self.seed) => Ok(()),
+            () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, known, clock.clone(), self.seed) => Ok(()),
             () = clock.write_down(&self.realm) => Ok(()),
         };
         tracing::info!("stopping");
@@ -271,18 +270,6 @@ impl Server {
         let _ = joined.await;
         tracing::info!("stopped");
         outcome
-    }
-}
-
-impl Listener {
-    /// The host and port at which others reach it.
-    fn reached_at(&self) -> (String, u16) {
-        let advertised = self.config.advertise.as_deref();
-        let place = advertised.and_then(|text| host_and_port(text).ok());
-        place.unwrap_or_else(|| {
-            let ip = reachable(self.address.ip());
-            (ip.to_string(), self.address.port())
-        })
     }
 }
 
@@ -311,72 +298,4 @@ fn default_id(key: &PublicKey) -> RealmId {
         reason = "it is made of small letters and digits, which every name may have"
     )]
     text.parse().expect("a fingerprint makes a name")
-}
-
-fn bind(
-    config: &Config,
-    listen: ListenConfig,
-    id: RealmId,
-    identity: &Identity,
-    rng: &mut rand::rngs::StdRng,
-) -> Result<Listener, ServerError> {
-    let failed = |source| ServerError::Bind {
-        address: listen.address,
-        source,
-    };
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(listen.address),
-        socket2::Type::DGRAM,
-        Some(socket2::Protocol::UDP),
-    )
-    .map_err(failed)?;
-    // The kernel may give less; that costs repeats, not messages.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-    if listen.address.is_ipv6() {
-        // One listener, one kind of address, whatever the system's default is.
-        socket.set_only_v6(true).map_err(failed)?;
-    }
-    socket.set_nonblocking(true).map_err(failed)?;
-    socket.bind(&listen.address.into()).map_err(failed)?;
-    let socket = UdpSocket::from(socket);
-    let address = socket.local_addr().map_err(failed)?;
-    let accept = match listen.security {
-        Security::Sealed => Protection::Sealed,
-        Security::Plain => Protection::Plain,
-    };
-    let mut seed = [0; 32];
-    rng.fill_bytes(&mut seed);
-    let traits = config.link.traits();
-    let endpoint_config = endpoint::Config {
-        accept: Some(accept),
-        hello: config.realm.hello.then_some(id),
-        early_data: config.link.early_data,
-        max_datagram: traits.max_datagram,
-        max_message: usize::try_from(config.limits.max_message.0).unwrap_or(usize::MAX)
-            + AROUND_MESSAGE,
-        rate: traits.rate,
-        redundancy: traits.redundancy,
-        lifetime: config.link.lifetime.0,
-        links_max: config.limits.links,
-        memory_max: usize::try_from(config.limits.link_memory.0).unwrap_or(usize::MAX),
-        handshakes: config.limits.handshakes(),
-        idle: config.link.idle.0,
-        shared_idle: config.link.peer_idle.0,
-    };
-    Ok(Listener {
-        socket,
-        address,
-        config: listen,
-        endpoint: endpoint::Endpoint::new(endpoint_config, identity, seed),
-    })
-}
-
-/// An address that a client on this machine can use for a listener on all addresses.
-fn reachable(ip: std::net::IpAddr) -> std::net::IpAddr {
-    match ip {
-        std::net::IpAddr::V4(v4) if v4.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
-        std::net::IpAddr::V6(v6) if v6.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    }
 }

@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
 };
 
 use super::{calls::Call, clock::Clock};
 use crate::{
+    crypto::PublicKey,
     faults::{Fault, is_planted},
     realm::{Carried, Errand, GroupWork, Peer, ReadOutcome, Realm},
     store::Store,
@@ -38,6 +39,7 @@ pub async fn keep_in_touch<S: Store>(
     realm: Arc<Realm<S>>,
     ways: Vec<Way>,
     mut errands: mpsc::Receiver<Errand>,
+    known: watch::Sender<Vec<PublicKey>>,
     clock: Clock,
     seed: u64,
 ) {
@@ -48,6 +50,7 @@ pub async fn keep_in_touch<S: Store>(
     loop {
         let peers = realm.peers().await;
         carriers.retain(|id, _| peers.iter().any(|peer| peer.realm == *id));
+        known.send_replace(peers.iter().flat_map(Peer::keys).collect());
         for peer in &peers {
             let id = peer.realm;
             carriers.entry(id).or_insert_with(|| {

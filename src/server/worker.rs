@@ -1,4 +1,4 @@
-//! One listener's thread: its socket, its endpoint, and the commands in work on its links.
+//! One of a listener's threads: its socket, its endpoint, and the commands in work on its links.
 //!
 //! What arrives goes to the endpoint; the requests it gives out go to the realm, each as a task of its
 //! own, and what the realm asks of others leaves by the same socket. The answers come back through a queue and leave as the endpoint says. No locks on the way.
@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{
     admission::Admission,
+    beside::{Beside, Handed},
     calls::{Call, Calls},
     clock::Clock,
     done::{Done, Then},
@@ -38,11 +39,12 @@ pub const DATAGRAM_BYTES_MAX: usize = 65_535;
 /// How long a server that stops waits for what is in work.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
-/// One listener.
+/// One worker of a listener.
 pub struct Worker<S> {
     endpoint: Endpoint,
     realm: Arc<Realm<S>>,
-    admission: Admission,
+    admission: Arc<Admission>,
+    beside: Beside,
     clock: Clock,
     started: Instant,
     in_work: usize,
@@ -56,7 +58,8 @@ impl<S: Store> Worker<S> {
     pub fn new(
         endpoint: Endpoint,
         realm: Arc<Realm<S>>,
-        admission: Admission,
+        admission: Arc<Admission>,
+        beside: Beside,
         clock: Clock,
     ) -> Self {
         // As many answers can wait in it as commands may be in work.
@@ -65,6 +68,7 @@ impl<S: Store> Worker<S> {
             endpoint,
             realm,
             admission,
+            beside,
             clock,
             started: Instant::now(),
             in_work: 0,
@@ -114,6 +118,11 @@ impl<S: Store> Worker<S> {
                     self.receive(&socket, &mut buffer);
                 }
                 Some(done) = self.finished.recv() => self.finish(done),
+                Some(handed) = self.beside.handed.recv() => self.take_over(handed),
+                Ok(()) = self.beside.realms.changed() => {
+                    let realms = self.beside.realms.borrow_and_update().clone();
+                    self.endpoint.leave_to_first(realms);
+                }
                 Some(call) = to_call.recv() => {
                     let now = self.now();
                     self.calls.begin(now, &mut self.endpoint, call);
@@ -149,12 +158,28 @@ impl<S: Store> Worker<S> {
                 Ok((len, from)) => {
                     let now = self.now();
                     let datagram = buffer.get(..len).unwrap_or_default();
-                    self.endpoint.handle_datagram(now, from, datagram);
+                    if let Some(other) = self.endpoint.handle_datagram(now, from, datagram) {
+                        self.beside.hand_over(other, from, datagram);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // What a network says of an earlier datagram is no reason to stop listening.
                 Err(error) => tracing::debug!(%error, "receiving"),
             }
+        }
+    }
+
+    /// Takes in what came to another worker and belongs to this one: the first, and what else waits.
+    fn take_over(&mut self, first: Handed) {
+        let mut next = Some(first);
+        for _ in 0..RECEIVE_BURST {
+            let Some(Handed { from, bytes }) = next else {
+                return;
+            };
+            let now = self.now();
+            // Should it not belong here either, it is noise.
+            let _ = self.endpoint.handle_datagram(now, from, &bytes);
+            next = self.beside.handed.try_recv().ok();
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
     host::{Host, Socket},
     link::Redundancy,
     realm::{Limits, Network, Own, Peering, Realm, Registration},
-    server::{Admission, Clock, Way, WorkLimits, Worker, keep_in_touch},
+    server::{Admission, Beside, Clock, Way, WorkLimits, Worker, keep_in_touch},
     wire::{Protection, RealmId},
 };
 
@@ -58,6 +58,7 @@ impl Site {
             accept: Some(Protection::Sealed),
             hello: Some(self.id),
             early_data: self.early_data,
+            place: endpoint::Place::ALONE,
             max_datagram: 1200,
             max_message: MESSAGE_MAX + 1024,
             rate: None,
@@ -132,9 +133,17 @@ impl Site {
             per_link: Frequency::per_second(500),
             per_subnet: Frequency::per_second(2000),
         };
-        let admission = Admission::new(limits, &mut machine.rng());
+        let admission = Arc::new(Admission::new(limits, &mut machine.rng()));
+        let (known, realms) = watch::channel(Vec::new());
+        let beside = Beside::each(1, &realms).remove(0);
         let endpoint = self.endpoint(&machine);
-        let mut worker = Worker::new(endpoint, Arc::clone(&realm), admission, clock.clone());
+        let mut worker = Worker::new(
+            endpoint,
+            Arc::clone(&realm),
+            admission,
+            beside,
+            clock.clone(),
+        );
         let seed = machine.rng().next_u64();
         {
             let socket = Socket::Simulated(socket);
@@ -150,7 +159,7 @@ impl Site {
                     machine.note(|| "has stopped".into());
                     return Vec::new();
                 }
-                () = keep_in_touch(Arc::clone(&realm), ways, errands, clock.clone(), seed) => {}
+                () = keep_in_touch(Arc::clone(&realm), ways, errands, known, clock.clone(), seed) => {}
                 () = clock.write_down(&realm) => {}
             }
         }

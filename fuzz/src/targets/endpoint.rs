@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use arbitrary::{Arbitrary, Unstructured};
 use merpati::{
     crypto::{SecretKey, mac1},
-    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId},
+    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Place},
     link::{Redundancy, Time},
     wire::{
         CloseReason, ConnectionId, HandshakeId, Hello, Init, OperationNumber, PacketNumber,
@@ -148,6 +148,7 @@ fn config(accept: Option<Protection>) -> Config {
         accept,
         hello: accept.is_some().then(|| "alpha".parse().expect("a name")),
         early_data: true,
+        place: Place::ALONE,
         max_datagram: 1200,
         max_message: MESSAGE_MAX,
         rate: None,

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     rc::Rc,
     thread,
     time::{Duration, Instant},
@@ -12,9 +12,7 @@ use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
 use super::{
-    Failure, Plan,
-    connection::unspecified,
-    cpu,
+    Failure, Plan, cpu,
     load::{Load, histogram},
 };
 
@@ -35,7 +33,7 @@ pub struct Echo {
 
 /// Measures an echo with as many datagrams in flight as the load had commands.
 pub async fn run(plan: Plan, load: &Load) -> Result<Echo, Failure> {
-    let socket = UdpSocket::bind((unspecified_loopback(load.address), 0))?;
+    let socket = UdpSocket::bind((loopback(load.address), 0))?;
     let address = socket.local_addr()?;
     let answer = mean(load.received.bytes, load.received.datagrams);
     let (told, used) = std::sync::mpsc::channel();
@@ -82,10 +80,11 @@ fn mean(bytes: u64, datagrams: u64) -> usize {
         .max(1)
 }
 
-fn unspecified_loopback(like: SocketAddr) -> std::net::IpAddr {
-    match unspecified(like) {
-        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+/// This machine, by an address of the kind that `like` is of.
+fn loopback(like: SocketAddr) -> IpAddr {
+    match like {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     }
 }
 
@@ -122,7 +121,7 @@ async fn ask(
     until: Instant,
     latency: Rc<RefCell<Histogram<u64>>>,
 ) -> Result<(), Failure> {
-    let socket = tokio::net::UdpSocket::bind((unspecified(echo), 0)).await?;
+    let socket = tokio::net::UdpSocket::bind((loopback(echo), 0)).await?;
     socket.connect(echo).await?;
     let mut buffer = vec![0; 65_535];
     // They come back in the order in which they left.

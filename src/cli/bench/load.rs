@@ -11,18 +11,13 @@ use std::{
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
 use merpati::{
-    client::system_rng,
+    client::{Direct, Outcome, Traffic},
     crypto::ConnectionString,
     wire::{Command, GroupName, OperationNumber, Request, SessionRef, Username},
 };
 use tokio::task::JoinSet;
 
-use super::{
-    Failure, Plan,
-    connection::{Connection, Outcome, Traffic},
-    cpu::Process,
-    crowd::Device,
-};
+use super::{Failure, Plan, cpu::Process, crowd::Device};
 
 /// How long the links may take to open, all together and for each.
 const OPENING: Duration = Duration::from_secs(30);
@@ -146,7 +141,7 @@ pub async fn run(
                 received = sum(received, connection.received);
                 repeats += connection.repeats();
                 if let Some(place) = highest.get_mut(n) {
-                    *place = connection.highest();
+                    *place = connection.highest().0;
                 }
                 ended.push(connection);
             }
@@ -193,12 +188,17 @@ async fn open(
     realm: &ConnectionString,
     devices: &[Device],
     address: SocketAddr,
-) -> Result<Vec<Connection>, Failure> {
-    let mut rng = system_rng()?;
+) -> Result<Vec<Direct>, Failure> {
     let mut connections = Vec::with_capacity(devices.len());
     let mut told = Vec::new();
     for device in devices {
-        let mut connection = Connection::begin(&mut rng, device, address, realm.key).await?;
+        let mut connection = Direct::begin(
+            &device.key,
+            OperationNumber(device.highest),
+            address,
+            realm.key,
+        )
+        .await?;
         let opening = async {
             while !connection.is_open() {
                 connection.step(&mut told).await?;
@@ -226,11 +226,11 @@ async fn open(
 
 /// Drives one connection until there is no more to ask, and all is answered.
 async fn drive(
-    mut connection: Connection,
+    mut connection: Direct,
     shared: Rc<Shared>,
     to: Username,
     group: GroupName,
-) -> Result<Connection, Failure> {
+) -> Result<Direct, Failure> {
     let message = vec![b'x'; shared.plan.size];
     let mut told = Vec::new();
     loop {

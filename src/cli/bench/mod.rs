@@ -8,7 +8,6 @@
     reason = "what is counted here is far below the 2^52 from which on that would be seen"
 )]
 
-mod connection;
 mod cpu;
 mod crowd;
 mod echo;

@@ -1,4 +1,4 @@
-//! What noise on the way does to a handshake.
+//! What noise on the way does.
 
 use super::*;
 
@@ -38,4 +38,29 @@ fn no_bent_bit_of_an_accept_leads_a_link_astray() {
         assert!(told.iter().any(is_reply), "bit {bit}");
         bit += 1;
     }
+}
+
+/// WIRE-7, WIRE-10: whatever comes, of whatever length, does no harm.
+#[test]
+fn noise_of_any_length_is_ignored() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, true);
+    pair.settle(|_| false);
+    for len in [0, 1, 2, 21, 84, 1200, 65_507] {
+        for first in 0..=u8::MAX {
+            let mut noise = vec![first; len];
+            if let Some(last) = noise.last_mut() {
+                *last = len.to_be_bytes()[7];
+            }
+            pair.server
+                .handle_datagram(pair.now, client_address(), &noise);
+            pair.client
+                .handle_datagram(pair.now, server_address(), &noise);
+        }
+    }
+    while pair.server.poll_transmit(pair.now, &mut vec![]).is_some() {}
+    assert!(pair.server.poll_event().is_none());
+    pair.ask(link, true);
+    assert_eq!(replies(&pair.settle(|_| false)), 1);
 }

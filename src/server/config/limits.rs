@@ -7,7 +7,7 @@ use crate::{
     allowance::Frequency,
     endpoint::Handshakes,
     realm::{self, Rates},
-    server::{WorkLimits, unit::Size},
+    server::{WorkLimits, limits::WORKERS_MAX, unit::Size},
 };
 
 /// The least that links may hold all together, in bytes: some answers of the longest.
@@ -58,11 +58,24 @@ pub struct LimitsConfig {
     /// Groups' passwords tried or set from one subnet, or tried by one realm.
     #[serde(deserialize_with = "frequency")]
     pub joins_per_subnet: Frequency,
+    /// Threads that carry packets for each listener; 0 stands for as many as there are processors.
+    #[serde(deserialize_with = "workers")]
+    pub workers: usize,
     /// Passwords hashed at once, each in 19 MiB; 0 stands for half the processors.
     pub password_threads: usize,
 }
 
 impl LimitsConfig {
+    /// Workers of each listener.
+    pub fn workers(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(WORKERS_MAX),
+            workers => workers,
+        }
+    }
+
     /// How many handshakes begin without a cookie.
     pub const fn handshakes(&self) -> Handshakes {
         Handshakes {
@@ -76,7 +89,7 @@ impl LimitsConfig {
     /// What one listener takes up.
     pub(crate) fn work(&self) -> WorkLimits {
         WorkLimits {
-            commands_max: self.commands,
+            commands_max: self.commands.div_ceil(self.workers()),
             max_message: usize::try_from(self.max_message.0).unwrap_or(usize::MAX),
             per_link: self.commands_per_link,
             per_subnet: self.commands_per_subnet,
@@ -111,6 +124,7 @@ impl Default for LimitsConfig {
             registrations_per_subnet: realm.rates.registrations,
             logins_per_subnet: realm.rates.logins,
             joins_per_subnet: realm.rates.joins,
+            workers: 0,
             password_threads: 0,
         }
     }
@@ -119,6 +133,15 @@ impl Default for LimitsConfig {
 fn frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Frequency, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(de::Error::custom)
+}
+
+fn workers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    match usize::deserialize(deserializer)? {
+        workers if workers <= WORKERS_MAX => Ok(workers),
+        _ => Err(de::Error::custom(format!(
+            "write a number from 0 to {WORKERS_MAX}"
+        ))),
+    }
 }
 
 fn message<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {

@@ -1,23 +1,23 @@
-//! One connection of a load: a socket, a link, and the commands that are in flight on it.
+//! A link without a profile: nothing is remembered of it, no command is numbered or finished for its caller. For programs
+//! that measure a realm, and for tests of one.
 
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use merpati::{
-    client::Traits,
-    crypto::PublicKey,
-    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId},
+use rand::Rng as _;
+use tokio::net::UdpSocket;
+
+use super::{Traits, system_rng};
+use crate::{
+    crypto::{PublicKey, SecretKey},
+    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Place},
     link::Time,
     wire::{Answer, ErrorCode, OperationNumber},
 };
-use rand::Rng;
-use tokio::net::UdpSocket;
-
-use super::{Failure, crowd::Device};
 
 /// How long a command may take before it counts as unanswered.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,7 +27,9 @@ const LONGEST_ANSWER: usize = 65 << 10;
 /// What went one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
+    /// How many.
     pub datagrams: u64,
+    /// Their bytes, those of UDP and IP aside.
     pub bytes: u64,
 }
 
@@ -43,11 +45,15 @@ impl Traffic {
 pub enum Outcome {
     /// It was answered, after so long.
     Done(Duration),
+    /// It was refused.
     Refused(ErrorCode),
+    /// No answer has come in half a minute.
     Unanswered,
 }
 
-pub struct Connection {
+/// A link to a realm, and the commands that are in flight on it.
+#[derive(Debug)]
+pub struct Direct {
     socket: UdpSocket,
     endpoint: Endpoint,
     link: LinkId,
@@ -57,24 +63,34 @@ pub struct Connection {
     next_operation: u64,
     buffer: Vec<u8>,
     out: Vec<u8>,
+    /// What has left.
     pub sent: Traffic,
+    /// What has come.
     pub received: Traffic,
 }
 
-impl Connection {
-    /// Begins a link of `device` to the realm `key` at `address`.
+impl Direct {
+    /// Begins a link of a device to the realm at `address` whose key is `realm`; without one the link is not protected.
+    /// `highest` is the highest operation number that the device has used.
+    ///
+    /// # Errors
+    /// When the system gives no socket, or no randomness.
     pub async fn begin(
-        rng: &mut impl Rng,
-        device: &Device,
+        device: &SecretKey,
+        highest: OperationNumber,
         address: SocketAddr,
-        key: Option<PublicKey>,
-    ) -> Result<Self, Failure> {
-        let socket = UdpSocket::bind((unspecified(address), 0)).await?;
+        realm: Option<PublicKey>,
+    ) -> io::Result<Self> {
+        let any: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect(address).await?;
         let mut seed = [0; 32];
-        rng.fill_bytes(&mut seed);
-        let mut endpoint = Endpoint::new(config(), &device.key.clone().into(), seed);
-        let link = match key {
+        system_rng()?.fill_bytes(&mut seed);
+        let mut endpoint = Endpoint::new(config(), &device.clone().into(), seed);
+        let link = match realm {
             Some(key) => endpoint.connect(Time(0), address, key, None),
             None => endpoint.connect_plain(Time(0), address, None),
         };
@@ -85,7 +101,7 @@ impl Connection {
             started: Instant::now(),
             is_open: false,
             in_flight: BTreeMap::new(),
-            next_operation: device.highest + 1,
+            next_operation: highest.0 + 1,
             buffer: vec![0; 65_535],
             out: Vec::new(),
             sent: Traffic::default(),
@@ -93,15 +109,17 @@ impl Connection {
         })
     }
 
+    /// True when the realm has let the device in.
     pub const fn is_open(&self) -> bool {
         self.is_open
     }
 
     /// The highest operation number that was used.
-    pub const fn highest(&self) -> u64 {
-        self.next_operation - 1
+    pub const fn highest(&self) -> OperationNumber {
+        OperationNumber(self.next_operation - 1)
     }
 
+    /// Commands that have not been answered yet.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
@@ -116,7 +134,8 @@ impl Connection {
         (self.sent, self.received) = (Traffic::default(), Traffic::default());
     }
 
-    pub fn take_operation(&mut self) -> OperationNumber {
+    /// A number that no command has yet.
+    pub const fn take_operation(&mut self) -> OperationNumber {
         self.next_operation += 1;
         OperationNumber(self.next_operation - 1)
     }
@@ -134,7 +153,7 @@ impl Connection {
     }
 
     /// Sends what is to be sent, waits until something has come or is due, and tells what became of commands.
-    pub async fn step(&mut self, told: &mut Vec<Outcome>) -> Result<(), Failure> {
+    pub async fn step(&mut self, told: &mut Vec<Outcome>) -> io::Result<()> {
         self.take_events(told)?;
         self.transmit().await;
         if !told.is_empty() || self.endpoint.has_events() {
@@ -145,7 +164,7 @@ impl Connection {
         tokio::select! {
             ready = self.socket.readable() => match ready {
                 Ok(()) => self.receive(),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             },
             () = sleep_until(due) => {}
         }
@@ -189,7 +208,7 @@ impl Connection {
         }
     }
 
-    fn take_events(&mut self, told: &mut Vec<Outcome>) -> Result<(), Failure> {
+    fn take_events(&mut self, told: &mut Vec<Outcome>) -> io::Result<()> {
         while let Some(event) = self.endpoint.poll_event() {
             match event {
                 Event::Opened { welcome, .. } => {
@@ -210,7 +229,7 @@ impl Connection {
                     told.push(Outcome::Unanswered);
                 }
                 Event::Closed { .. } => {
-                    return Err(Failure::local("the realm has ended a link of the load"));
+                    return Err(io::ErrorKind::ConnectionReset.into());
                 }
                 _ => {}
             }
@@ -229,6 +248,7 @@ fn config() -> Config {
         accept: None,
         hello: None,
         early_data: false,
+        place: Place::ALONE,
         max_datagram: traits.max_datagram,
         max_message: LONGEST_ANSWER,
         rate: None,
@@ -239,14 +259,6 @@ fn config() -> Config {
         handshakes: Handshakes::default(),
         idle: Duration::MAX,
         shared_idle: Duration::MAX,
-    }
-}
-
-/// Any address of the kind that `address` is of.
-pub fn unspecified(address: SocketAddr) -> std::net::IpAddr {
-    match address {
-        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 

@@ -1,0 +1,80 @@
+//! Several endpoints behind one address, each with links of its own: which of them a datagram belongs to.
+//!
+//! The network decides which of them a datagram comes to, by where it came from; and so a link's packets come to the
+//! endpoint that let it in, until its client moves. The id of a link names its endpoint, and the first one does all
+//! that concerns other realms: it dials them, and keeps the links that they open.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use super::{Endpoint, LinkId};
+use crate::{
+    crypto::PublicKey,
+    wire::{ConnectionId, LinkPacket, Packet, Protection},
+};
+
+/// Which of several endpoints behind one address this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    own: u32,
+    of: u32,
+}
+
+impl Place {
+    /// It is alone.
+    pub const ALONE: Self = Self { own: 0, of: 1 };
+
+    /// Number `own`, from 0 on, of so many. None if there is no such number.
+    pub fn new(own: u32, of: u32) -> Option<Self> {
+        (own < of).then_some(Self { own, of })
+    }
+
+    /// Its number, from 0 on.
+    pub const fn own(self) -> u32 {
+        self.own
+    }
+
+    /// The number of the one whose links have ids such as this.
+    const fn of_id(self, id: u32) -> u32 {
+        match id.checked_rem(self.of) {
+            Some(number) => number,
+            None => 0,
+        }
+    }
+
+    /// True when a link of its own may have this id.
+    pub(super) const fn may_give(self, id: LinkId) -> bool {
+        self.of_id(id.0) == self.own
+    }
+}
+
+impl Endpoint {
+    /// From now on handshakes with these keys, those of other realms, belong to the first endpoint.
+    pub fn leave_to_first(&mut self, realms: impl IntoIterator<Item = PublicKey>) {
+        self.of_first = BTreeSet::new();
+        if self.config.place.own > 0 {
+            self.of_first.extend(realms);
+        }
+    }
+
+    /// The number of the endpoint that a packet belongs to, if it is not this one.
+    pub(super) fn elsewhere(&self, from: SocketAddr, packet: &Packet<'_>) -> Option<u32> {
+        let place = self.config.place;
+        let owner = match packet {
+            // Ids on plain links are their initiators' choice.
+            Packet::Link(LinkPacket {
+                protection: Protection::Sealed,
+                connection: Some(ConnectionId(id)),
+                ..
+            }) => place.of_id(*id),
+            // What answers the first one, which is the only one that asks. A link that another realm has opened before
+            // it was known is wherever it came to.
+            Packet::Accept { .. } | Packet::Retry { .. } | Packet::HelloReply(_) => 0,
+            Packet::Reset { .. }
+            | Packet::Link(LinkPacket {
+                connection: None, ..
+            }) if self.named_by(from).next().is_none() => 0,
+            _ => place.own,
+        };
+        (owner != place.own).then_some(owner)
+    }
+}

@@ -1,0 +1,48 @@
+//! The workers of one listener, side by side: what comes to one of them and belongs to another is handed over.
+
+use std::net::SocketAddr;
+
+use tokio::sync::{mpsc, watch};
+
+use super::limits::HANDED_MAX;
+use crate::crypto::PublicKey;
+
+/// A datagram that came to another worker.
+#[derive(Debug)]
+pub struct Handed {
+    pub from: SocketAddr,
+    pub bytes: Vec<u8>,
+}
+
+/// What one worker has of the others.
+#[derive(Debug)]
+pub struct Beside {
+    /// By their numbers, this one among them.
+    workers: Vec<mpsc::Sender<Handed>>,
+    pub handed: mpsc::Receiver<Handed>,
+    /// The keys of the realms that are peers: the first worker's.
+    pub realms: watch::Receiver<Vec<PublicKey>>,
+}
+
+impl Beside {
+    /// For each of so many workers.
+    pub fn each(count: usize, realms: &watch::Receiver<Vec<PublicKey>>) -> Vec<Self> {
+        let (workers, handed): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| mpsc::channel(HANDED_MAX)).unzip();
+        let each = handed.into_iter().map(|handed| Self {
+            workers: workers.clone(),
+            handed,
+            realms: realms.clone(),
+        });
+        each.collect()
+    }
+
+    /// Hands a datagram over. When the other has too much to do, it is as good as lost on the way.
+    pub fn hand_over(&self, to: u32, from: SocketAddr, datagram: &[u8]) {
+        let worker = usize::try_from(to).ok().and_then(|to| self.workers.get(to));
+        if let Some(worker) = worker {
+            let bytes = datagram.to_vec();
+            let _ = worker.try_send(Handed { from, bytes });
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A listener: an address, and for each of its workers a socket there and an endpoint.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+};
+
+use rand::Rng as _;
+
+use super::{
+    Config, ServerError,
+    config::{ListenConfig, Security, host_and_port},
+    limits::SOCKET_BUFFER_BYTES,
+};
+use crate::{
+    endpoint::{self, Identity},
+    wire::{Protection, RealmId},
+};
+
+/// Bytes of a command around the message that it carries, at most.
+const AROUND_MESSAGE: usize = 1024;
+
+/// A listener that is bound.
+#[derive(Debug)]
+pub struct Listener {
+    pub address: SocketAddr,
+    pub config: ListenConfig,
+    /// What each of its workers begins with.
+    pub workers: Vec<(UdpSocket, endpoint::Endpoint)>,
+}
+
+impl Listener {
+    /// Binds a listener's sockets.
+    pub fn bind(
+        config: &Config,
+        listen: ListenConfig,
+        id: RealmId,
+        identity: &Identity,
+        rng: &mut rand::rngs::StdRng,
+    ) -> Result<Listener, ServerError> {
+        let failed = |source| ServerError::Bind {
+            address: listen.address,
+            source,
+        };
+        let count = config.limits.workers();
+        // Sockets that share an address do not mind others that do: first it has to be nobody else's.
+        let first = socket(listen.address, false).map_err(failed)?;
+        let address = first.local_addr().map_err(failed)?;
+        let sockets = if count == 1 {
+            vec![first]
+        } else {
+            drop(first);
+            let shared = (0..count).map(|_| socket(address, true));
+            shared.collect::<Result<_, _>>().map_err(failed)?
+        };
+        let workers = sockets.into_iter().enumerate().map(|(own, socket)| {
+            let place =
+                |of| endpoint::Place::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);
+            let place = place(count).unwrap_or(endpoint::Place::ALONE);
+            let config = endpoint_config(config, &listen, id, place, count);
+            let mut seed = [0; 32];
+            rng.fill_bytes(&mut seed);
+            (socket, endpoint::Endpoint::new(config, identity, seed))
+        });
+        Ok(Listener {
+            address,
+            workers: workers.collect(),
+            config: listen,
+        })
+    }
+
+    /// The host and port at which others reach it.
+    pub fn reached_at(&self) -> (String, u16) {
+        let advertised = self.config.advertise.as_deref();
+        let place = advertised.and_then(|text| host_and_port(text).ok());
+        place.unwrap_or_else(|| {
+            let ip = reachable(self.address.ip());
+            (ip.to_string(), self.address.port())
+        })
+    }
+}
+
+/// A socket at an address, which others of this process may share.
+fn socket(address: SocketAddr, shares: bool) -> io::Result<UdpSocket> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::DGRAM,
+        Some(socket2::Protocol::UDP),
+    )?;
+    // The kernel may give less; that costs repeats, not messages.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    if address.is_ipv6() {
+        // One listener, one kind of address, whatever the system's default is.
+        socket.set_only_v6(true)?;
+    }
+    if shares {
+        share(&socket)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Has the kernel spread what comes over all sockets of an address.
+#[cfg(all(
+    unix,
+    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
+))]
+fn share(socket: &socket2::Socket) -> io::Result<()> {
+    socket.set_reuse_port(true)
+}
+
+#[cfg(not(all(
+    unix,
+    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
+)))]
+fn share(_: &socket2::Socket) -> io::Result<()> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system has no sockets that share an address; set workers = 1",
+    ))
+}
+
+/// What one of `count` workers of a listener is told.
+fn endpoint_config(
+    config: &Config,
+    listen: &ListenConfig,
+    id: RealmId,
+    place: endpoint::Place,
+    count: usize,
+) -> endpoint::Config {
+    let accept = match listen.security {
+        Security::Sealed => Protection::Sealed,
+        Security::Plain => Protection::Plain,
+    };
+    let traits = config.link.traits();
+    let memory = usize::try_from(config.limits.link_memory.0).unwrap_or(usize::MAX);
+    endpoint::Config {
+        accept: Some(accept),
+        hello: config.realm.hello.then_some(id),
+        early_data: config.link.early_data,
+        place,
+        max_datagram: traits.max_datagram,
+        max_message: usize::try_from(config.limits.max_message.0).unwrap_or(usize::MAX)
+            + AROUND_MESSAGE,
+        rate: traits.rate,
+        redundancy: traits.redundancy,
+        lifetime: config.link.lifetime.0,
+        links_max: config.limits.links.div_ceil(count),
+        memory_max: memory / count,
+        handshakes: config.limits.handshakes(),
+        idle: config.link.idle.0,
+        shared_idle: config.link.peer_idle.0,
+    }
+}
+
+/// An address that a client on this machine can use for a listener on all addresses.
+fn reachable(ip: std::net::IpAddr) -> std::net::IpAddr {
+    match ip {
+        std::net::IpAddr::V4(v4) if v4.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(v6) if v6.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
