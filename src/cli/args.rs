@@ -7,7 +7,7 @@ use super::mix::Mix;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use merpati::{
-    client::{DATAGRAM_MIN, Kind, Redundancy},
+    client::{DATAGRAM_MIN, Kind, Meter, Redundancy},
     crypto::{ConnectionString, PublicKey},
     server::unit::{parse_rate, parse_size, parse_span},
     wire::{GroupName, Handle, RealmId, Role, Sender, SessionId, Username},
@@ -76,6 +76,9 @@ pub struct Global {
     /// Name a session in full, instead of the profile's own.
     #[arg(long, global = true, value_name = "ID", value_parser = session_id)]
     pub session: Option<SessionId>,
+    /// Counts what is spent.
+    #[arg(skip)]
+    pub meter: Meter,
 }
 
 fn datagram(text: &str) -> Result<usize, String> {
@@ -308,6 +311,12 @@ pub enum Command {
     Demo(Demo),
     /// Measure a realm: what a command takes in time, bytes and processor, beside a bare echo.
     Bench(Bench),
+    /// Tell what the last run of this profile has spent, in bytes and datagrams, and all of them together.
+    Cost {
+        /// Begin to count anew.
+        #[arg(long)]
+        reset: bool,
+    },
     /// Type commands one after another.
     Shell,
     /// Show the fingerprints of this device and of the realm, for two people to compare.

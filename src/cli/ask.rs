@@ -53,6 +53,7 @@ fn open(
         session: session.or(global.session),
         early_data: !global.no_early_data,
         traits,
+        meter: global.meter.clone(),
         ..Options::default()
     };
     Ok(Client::open(profile(global)?, options)?)

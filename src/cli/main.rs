@@ -3,6 +3,7 @@
 mod args;
 mod ask;
 mod bench;
+mod cost;
 mod demo;
 mod groups;
 mod limits;
@@ -17,7 +18,7 @@ mod watch;
 use std::process::ExitCode;
 
 use args::{Cli, Command, Global, PasswordSource};
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 use merpati::wire::Mailbox;
 use mimalloc::MiMalloc;
 use output::{Failure, Output, USAGE};
@@ -30,14 +31,21 @@ static WIPING: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 fn main() -> ExitCode {
     leave_no_core();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let name = matches.subcommand_name().unwrap_or_default().to_owned();
+        Cli::from_arg_matches(&matches).map(|cli| (cli, name))
+    });
+    let (cli, name) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return wrong_usage(&error),
     };
     let output = Output {
         json: cli.global.json,
     };
-    match run(cli, output) {
+    let global = cli.global.clone();
+    let outcome = run(cli, output);
+    cost::note(&global, &name);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);
@@ -82,6 +90,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Rotatekey(args) => serve::rotate_key(&args, output.json),
         Command::Demo(args) => demo::demo(&args),
         Command::Bench(args) => bench::bench(&global, &args, output),
+        Command::Cost { reset } => cost::cost(&global, output, reset),
         Command::Shell => shell::shell(&global, output),
         Command::Fingerprint => ask::fingerprint(&global, output),
         Command::Completions { shell } => {
@@ -192,6 +201,7 @@ async fn once(global: &Global, output: Output, command: Command) -> Result<(), F
         Command::Serve(_)
         | Command::Demo(_)
         | Command::Bench(_)
+        | Command::Cost { .. }
         | Command::Shell
         | Command::Fingerprint
         | Command::Completions { .. }

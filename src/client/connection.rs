@@ -157,7 +157,8 @@ impl Client {
             _ if state.plain => None,
             Some(key) => Some(key),
             None if self.options.trust => {
-                let found = ask_who(&socket, &mut endpoint, address, deadline)
+                let meter = &self.options.meter;
+                let found = ask_who((&socket, meter), &mut endpoint, address, deadline)
                     .await
                     .map_err(|error| CallError::Unreachable {
                         address,
@@ -192,6 +193,7 @@ impl Client {
                 target,
                 (self.host.clone(), socket),
                 endpoint,
+                self.options.meter.clone(),
                 tell,
                 keepalive,
             )

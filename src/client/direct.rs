@@ -11,7 +11,7 @@ use std::{
 use rand::Rng as _;
 use tokio::net::UdpSocket;
 
-use super::{Traits, system_rng};
+use super::{Traffic, Traits, system_rng};
 use crate::{
     crypto::{PublicKey, SecretKey},
     endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Place},
@@ -23,22 +23,6 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest answer that is put together from parts, in bytes.
 const LONGEST_ANSWER: usize = 65 << 10;
-
-/// What went one way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// How many.
-    pub datagrams: u64,
-    /// Their bytes, those of UDP and IP aside.
-    pub bytes: u64,
-}
-
-impl Traffic {
-    fn add(&mut self, bytes: usize) {
-        self.datagrams += 1;
-        self.bytes += bytes as u64;
-    }
-}
 
 /// What became of a command.
 #[derive(Clone, Copy, Debug)]
@@ -186,7 +170,7 @@ impl Direct {
             if self.endpoint.poll_transmit(now, &mut self.out).is_none() {
                 return;
             }
-            self.sent.add(self.out.len());
+            self.sent.add_datagram(self.out.len());
             // As good as lost on the way.
             let _ = self.socket.send(&self.out).await;
         }
@@ -197,7 +181,7 @@ impl Direct {
             match self.socket.try_recv_from(&mut self.buffer) {
                 Ok((len, from)) => {
                     let now = self.now();
-                    self.received.add(len);
+                    self.received.add_datagram(len);
                     let datagram = self.buffer.get(..len).unwrap_or_default();
                     self.endpoint.handle_datagram(now, from, datagram);
                 }

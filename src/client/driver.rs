@@ -14,6 +14,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::Meter;
 use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
@@ -94,6 +95,7 @@ pub struct Driver {
     host: Host,
     socket: Socket,
     endpoint: Endpoint,
+    meter: Meter,
     started: Instant,
     link: Option<LinkId>,
     waiting: VecDeque<Ask>,
@@ -120,6 +122,7 @@ impl Driver {
         target: Target,
         (host, socket): (Host, Socket),
         endpoint: Endpoint,
+        meter: Meter,
         status: watch::Sender<Status>,
         keepalive: Option<Silence>,
     ) -> Self {
@@ -128,6 +131,7 @@ impl Driver {
             host,
             socket,
             endpoint,
+            meter,
             started: Instant::now(),
             link: None,
             waiting: VecDeque::new(),
@@ -395,6 +399,7 @@ impl Driver {
             if self.endpoint.poll_transmit(now, &mut datagram).is_none() {
                 return;
             }
+            self.meter.up(datagram.len());
             if let Err(error) = self.socket.send(&datagram).await {
                 self.note(&error);
                 self.rebind().await;
@@ -406,6 +411,7 @@ impl Driver {
         loop {
             match self.socket.try_recv_from(buffer) {
                 Ok((len, _)) => {
+                    self.meter.down(len);
                     let now = self.now();
                     let datagram = buffer.get(..len).unwrap_or_default();
                     self.endpoint
@@ -494,7 +500,7 @@ async fn sleep_until(at: Option<Instant>) {
 
 /// Asks whoever is at `address` who they are.
 pub async fn ask_who(
-    socket: &Socket,
+    (socket, meter): (&Socket, &Meter),
     endpoint: &mut Endpoint,
     address: SocketAddr,
     deadline: Instant,
@@ -513,6 +519,7 @@ pub async fn ask_who(
             .is_some()
         {
             // As good as lost on the way: it is sent again.
+            meter.up(datagram.len());
             let _ = socket.send(&datagram).await;
         }
         let again = endpoint
@@ -530,6 +537,7 @@ pub async fn ask_who(
         }
         match socket.try_recv_from(&mut buffer) {
             Ok((len, _)) => {
+                meter.down(len);
                 let datagram = buffer.get(..len).unwrap_or_default();
                 endpoint.handle_datagram(time(Instant::now()), address, datagram);
             }

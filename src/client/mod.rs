@@ -36,6 +36,7 @@ mod driver;
 mod error;
 mod finishing;
 mod message;
+mod meter;
 mod profile;
 mod watching;
 
@@ -49,9 +50,10 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use connection::Connection;
-pub use direct::{Direct, Outcome, Traffic};
+pub use direct::{Direct, Outcome};
 pub use error::{CallError, ProfileError};
 pub use message::Message;
+pub use meter::{Meter, Spending, Spent, Traffic};
 #[cfg(test)]
 pub(crate) use profile::Memory;
 pub use profile::{Profile, Shown, State, Unfinished, default_home};
@@ -95,6 +97,8 @@ pub struct Options {
     pub lifetime: Duration,
     /// What the link begins with.
     pub traits: Traits,
+    /// Counts what is spent.
+    pub meter: Meter,
 }
 
 impl Default for Options {
@@ -108,6 +112,7 @@ impl Default for Options {
             early_data: true,
             lifetime: LINK_LIFETIME,
             traits: Traits::default(),
+            meter: Meter::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! device.key   the device's secret key
 //! state        where and who the realm is, the session, the operation counter, what is unfinished
+//! spent        what its runs have spent
 //! lock         held while the state is being changed
 //! in-use       held, shared, by every process that uses the profile
 //! ```
@@ -22,7 +23,7 @@ use etcetera::BaseStrategy as _;
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 
-use super::ProfileError;
+use super::{ProfileError, Spending, Spent};
 use crate::{
     crypto::{SecretKey, load_or_create_identity, write_private},
     wire::{Entry, Fragment, Mailbox, Options, RealmId},
@@ -241,6 +242,39 @@ impl Profile {
             self.store(&bytes)?;
         }
         Ok(result)
+    }
+
+    /// Notes what a run that is over has spent.
+    pub fn note_spent(&self, command: &str, spent: Spent) -> Result<(), ProfileError> {
+        let _lock = lock(&self.directory)?;
+        let mut spending = self.spending()?;
+        spending.add(command, spent);
+        let bytes = postcard::to_extend(&spending, vec![FORMAT])
+            .map_err(|_| ProfileError::Damaged(self.directory.join("spent")))?;
+        write_private(&self.directory.join("spent"), &bytes)
+            .map_err(|source| self.io("spent", source))
+    }
+
+    /// What all runs have spent, since that was last forgotten.
+    pub fn spending(&self) -> Result<Spending, ProfileError> {
+        let path = self.directory.join("spent");
+        match fs::read(&path) {
+            Ok(bytes) => match bytes.split_first() {
+                Some((&FORMAT, spending)) => postcard::from_bytes(spending).ok(),
+                _ => None,
+            }
+            .ok_or(ProfileError::Damaged(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Spending::default()),
+            Err(source) => Err(self.io("spent", source)),
+        }
+    }
+
+    /// Forgets what has been spent.
+    pub fn forget_spending(&self) -> Result<(), ProfileError> {
+        match fs::remove_file(self.directory.join("spent")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.io("spent", error)),
+            _ => Ok(()),
+        }
     }
 
     fn store(&self, bytes: &[u8]) -> Result<(), ProfileError> {

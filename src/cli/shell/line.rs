@@ -123,6 +123,7 @@ pub const COMMANDS: &[(&str, &str, &str)] = &[
     ),
     ("unread", "[sessionid]", "tell how much you have not read"),
     ("whoami", "[sessionid]", "tell who you are"),
+    ("cost", "", "tell what this session has spent so far"),
     ("sessions", "[sessionid]", "list your sessions"),
     ("revoke", "[sessionid] <handle>", "end one of your sessions"),
     ("passwd", "[sessionid]", "change your password"),
@@ -187,6 +188,7 @@ pub enum Line {
     Watch,
     Unread,
     Whoami,
+    Cost,
     Sessions,
     Revoke(Handle),
     Passwd,
@@ -292,6 +294,7 @@ pub fn parse(text: &str) -> Result<(Option<SessionId>, Line), String> {
         ("watch", []) => Line::Watch,
         ("unread", []) => Line::Unread,
         ("whoami", []) => Line::Whoami,
+        ("cost", []) => Line::Cost,
         ("sessions", []) => Line::Sessions,
         ("revoke", [handle]) => Line::Revoke(handle.parse().map_err(|error| {
             format!("{handle:?} is not a handle, as `sessions` lists them: {error}")

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     args::{Command, Global, PasswordSource},
-    ask, groups,
+    ask, cost, groups,
     output::{Failure, Output},
     passwords, realms, watch,
 };
@@ -140,6 +140,10 @@ fn carry_out(
             &named
         }
     };
+    if line == Line::Cost {
+        cost::so_far(global, output)?;
+        return Ok(true);
+    }
     runtime.block_on(execute(client, output, line))?;
     Ok(true)
 }
@@ -149,7 +153,7 @@ async fn execute(client: &Client, output: Output, line: Line) -> Result<(), Fail
     let ask_for = |what| passwords::password(&PasswordSource::default(), what);
     let ask_twice = |what| passwords::new_password(&PasswordSource::default(), what);
     match line {
-        Line::Nothing | Line::Exit => Ok(()),
+        Line::Nothing | Line::Cost | Line::Exit => Ok(()),
         Line::Auth(username, password) => {
             let password = password.map_or_else(|| ask_for("Password"), |p| Ok(p.into()))?;
             ask::auth(client, output, username, &password).await

@@ -1,0 +1,85 @@
+//! `merpati cost`: what talking to the realm has cost, counted at the socket.
+
+use merpati::client::{Spent, Traffic};
+use serde_json::{Value, json};
+
+use super::{
+    args::Global,
+    ask,
+    output::{Failure, Output},
+};
+
+/// Notes what a run that is over has spent. What it was about is done either way.
+pub fn note(global: &Global, command: &str) {
+    let spent = global.meter.spent();
+    if spent == Spent::default() {
+        return;
+    }
+    let noted = ask::profile(global).and_then(|profile| Ok(profile.note_spent(command, spent)?));
+    if let Err(failure) = noted {
+        eprintln!(
+            "merpati: what this has cost cannot be noted: {}",
+            failure.message
+        );
+    }
+}
+
+/// Tells what the last run and all of them have spent.
+pub fn cost(global: &Global, output: Output, reset: bool) -> Result<(), Failure> {
+    let profile = ask::profile(global)?;
+    let spending = profile.spending()?;
+    let object = json!({
+        "ok": true,
+        "command": spending.command,
+        "last": of(spending.last),
+        "runs": spending.runs,
+        "total": of(spending.total),
+    });
+    let text = match spending.runs {
+        0 => "nothing has been spent yet".into(),
+        1 => format!("{}: {}", spending.command, shown(spending.last)),
+        runs => format!(
+            "{}: {}\n{runs} runs: {}",
+            spending.command,
+            shown(spending.last),
+            shown(spending.total)
+        ),
+    };
+    output.item(&object, &text)?;
+    if reset {
+        profile.forget_spending()?;
+    }
+    Ok(())
+}
+
+/// Tells what a session that goes on has spent so far.
+pub fn so_far(global: &Global, output: Output) -> Result<(), Failure> {
+    let spent = global.meter.spent();
+    let object = json!({ "ok": true, "last": of(spent) });
+    output.item(&object, &format!("this session: {}", shown(spent)))
+}
+
+fn of(spent: Spent) -> Value {
+    let way = |traffic: Traffic| json!({ "bytes": traffic.bytes, "datagrams": traffic.datagrams });
+    json!({
+        "up": way(spent.up),
+        "down": way(spent.down),
+        "bytes_with_headers": spent.bytes_with_headers(),
+    })
+}
+
+fn shown(spent: Spent) -> String {
+    let way = |traffic: Traffic| {
+        let plural = if traffic.datagrams == 1 { "" } else { "s" };
+        format!(
+            "{} bytes in {} datagram{plural}",
+            traffic.bytes, traffic.datagrams
+        )
+    };
+    format!(
+        "{} up, {} down; {} bytes with the headers of UDP and IPv4",
+        way(spent.up),
+        way(spent.down),
+        spent.bytes_with_headers()
+    )
+}
