@@ -1,0 +1,597 @@
+//! What each command costs on the wire: `spec/bytes.md`, made by letting two endpoints talk, and held to every byte.
+//! It is made anew with `MERPATI_WRITE_BYTES=1 cargo test --test bytes`.
+
+#![allow(clippy::too_many_lines, reason = "it is a table")]
+
+use std::{fmt::Write as _, fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use data_encoding::HEXLOWER;
+use merpati::{
+    crypto::SecretKey,
+    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Place},
+    link::{Redundancy, Time},
+    wire::{
+        Account, Answer, Body, Command, Cursors, DeviceSession, Entry, Mailbox, Member,
+        OperationNumber, Options, Page, Password, Peer, Port, Position, Protection, Request, Role,
+        Sender, Sent, SessionId, SessionRef, Text, Unread,
+    },
+};
+
+const RTT: Duration = Duration::from_millis(60);
+/// Exchanges before the one that is counted.
+const BEFORE: usize = 20;
+
+fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(name: &str) -> T {
+    name.parse().unwrap()
+}
+
+/// Bytes up and down, and datagrams of both.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Cost {
+    up: usize,
+    down: usize,
+    datagrams: usize,
+}
+
+/// A client and a realm that answers each request in one way.
+struct Talk {
+    now: Time,
+    client: Endpoint,
+    realm: Endpoint,
+    key: Option<SecretKey>,
+    answer: Vec<u8>,
+}
+
+fn endpoint(accept: Option<Protection>, key: &SecretKey) -> Endpoint {
+    let config = Config {
+        accept,
+        hello: None,
+        early_data: true,
+        place: Place::ALONE,
+        max_datagram: 1200,
+        max_message: 20_000,
+        rate: None,
+        redundancy: Redundancy::Auto,
+        lifetime: LINK_LIFETIME,
+        links_max: 10,
+        memory_max: 1 << 20,
+        handshakes: Handshakes::default(),
+        idle: Duration::from_hours(1),
+        shared_idle: Duration::from_hours(1),
+    };
+    Endpoint::new(config, &key.clone().into(), [7; 32])
+}
+
+fn at(last: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, last], 6377))
+}
+
+impl Talk {
+    fn new(protection: Protection, answer: &Answer) -> Self {
+        let (device, realm) = (
+            SecretKey::from_bytes([1; 32]),
+            SecretKey::from_bytes([2; 32]),
+        );
+        Self {
+            now: Time(1_000_000),
+            client: endpoint(None, &device),
+            realm: endpoint(Some(protection), &realm),
+            key: (protection == Protection::Sealed).then_some(realm),
+            answer: answer.to_bytes(),
+        }
+    }
+
+    fn connect(&mut self) -> LinkId {
+        match &self.key {
+            Some(key) => self
+                .client
+                .connect(self.now, at(2), key.public(), Some(RTT)),
+            None => self.client.connect_plain(self.now, at(2), Some(RTT)),
+        }
+    }
+
+    /// Asks, and lets both talk until nothing is on its way any more.
+    fn exchange(&mut self, link: LinkId, request: &[u8], early: bool) -> Cost {
+        let deadline = self.now + Duration::from_secs(30);
+        let asked = self
+            .client
+            .request(self.now, link, request.to_vec(), deadline, early);
+        assert!(asked.is_some());
+        let (mut cost, mut is_answered, mut out) = (Cost::default(), false, vec![]);
+        loop {
+            let (mut up, mut down) = (vec![], vec![]);
+            while self.client.poll_transmit(self.now, &mut out).is_some() {
+                up.push(out.clone());
+            }
+            while self.realm.poll_transmit(self.now, &mut out).is_some() {
+                down.push(out.clone());
+            }
+            if up.is_empty() && down.is_empty() {
+                assert!(is_answered, "no answer came");
+                return cost;
+            }
+            self.now = self.now + RTT / 2;
+            cost.datagrams += up.len() + down.len();
+            for datagram in up {
+                cost.up += datagram.len();
+                self.realm.handle_datagram(self.now, at(1), &datagram);
+            }
+            for datagram in down {
+                cost.down += datagram.len();
+                self.client.handle_datagram(self.now, at(2), &datagram);
+            }
+            while let Some(event) = self.realm.poll_event() {
+                match event {
+                    Event::Incoming { link, .. } => {
+                        self.realm
+                            .welcome(self.now, link, true, OperationNumber(1000));
+                    }
+                    Event::Request { link, number, .. } => {
+                        self.realm
+                            .reply(self.now, link, number, self.answer.clone());
+                    }
+                    _ => {}
+                }
+            }
+            while let Some(event) = self.client.poll_event() {
+                is_answered |= matches!(event, Event::Reply { .. });
+            }
+        }
+    }
+}
+
+/// What a command costs on a link that is open, and from nothing.
+fn costs(protection: Protection, request: &Request<'_>, answer: &Answer) -> [Cost; 2] {
+    let bytes = request.to_bytes();
+    let mut talk = Talk::new(protection, answer);
+    let link = talk.connect();
+    let nothing = talk.exchange(link, &bytes, !request.command.carries_password());
+    for _ in 0..BEFORE {
+        talk.exchange(link, &bytes, false);
+    }
+    [talk.exchange(link, &bytes, false), nothing]
+}
+
+/// Every command with what is usually said, and what is usually answered.
+fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
+    let operation = OperationNumber(1000);
+    let (password, code) = (Password(b"correct horse"), Password(b"0123456789abcdef"));
+    let message = Body(b"twenty bytes of text");
+    let (src_address, src_port) = (Text(""), Port(0));
+    let (ann, bob, cats, beta) = (name("anna"), name("bobby"), name("cats"), name("beta"));
+    let who = |user: &str| Sender {
+        user: name(user),
+        realm: None,
+    };
+    let page = |from: Sender| {
+        Answer::Page(Page {
+            more: false,
+            entries: vec![Entry {
+                position: Position(1000),
+                time: 1_800_000_000,
+                content: 0,
+                fragment: None,
+                from,
+                body: message.0.to_vec(),
+            }],
+        })
+    };
+    let after = Options {
+        after: Some(999),
+        ..Options::NONE
+    };
+    let read = |command| Request {
+        options: after,
+        command,
+    };
+    let of_beta = || Sender {
+        user: name("bobby"),
+        realm: Some(name("beta")),
+    };
+    let stored = || Answer::Sent(Sent::Stored);
+    let delivered = || Answer::Sent(Sent::Delivered);
+    vec![
+        (
+            Command::Register {
+                operation,
+                full_name: Text("Anna Example"),
+                country: Text("id"),
+                username: ann,
+                password,
+            }
+            .into(),
+            Answer::Session(SessionId([3; 16])),
+        ),
+        (
+            Command::Auth {
+                operation,
+                username: ann,
+                password,
+            }
+            .into(),
+            Answer::Session(SessionId([3; 16])),
+        ),
+        (
+            Command::Send {
+                operation,
+                session,
+                to: bob,
+                message,
+            }
+            .into(),
+            stored(),
+        ),
+        (read(Command::Inbox { session }), page(who("bobby"))),
+        (
+            Command::AddGroup {
+                operation,
+                session,
+                group: cats,
+                password,
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::JoinGroup {
+                operation,
+                session,
+                group: cats,
+                password,
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::SendGroup {
+                operation,
+                session,
+                group: cats,
+                message,
+            }
+            .into(),
+            stored(),
+        ),
+        (
+            read(Command::InboxGroup {
+                session,
+                group: cats,
+            }),
+            page(who("bobby")),
+        ),
+        (Command::Logout { operation, session }.into(), Answer::Done),
+        (
+            Command::AddRealm {
+                operation,
+                session,
+                realm: beta,
+                address: Text("beta.example"),
+                port: Port(6377),
+                src_address,
+                src_port,
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::SendRealm {
+                operation,
+                session,
+                src_address,
+                src_port,
+                realm: beta,
+                from: ann,
+                to: bob,
+                message,
+            }
+            .into(),
+            delivered(),
+        ),
+        (
+            read(Command::InboxRealm {
+                session,
+                realm: beta,
+            }),
+            page(of_beta()),
+        ),
+        (
+            Command::JoinGroupRealm {
+                operation,
+                session,
+                src_address,
+                src_port,
+                realm: beta,
+                group: cats,
+                password,
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::SendGroupRealm {
+                operation,
+                session,
+                src_address,
+                src_port,
+                realm: beta,
+                group: cats,
+                message,
+            }
+            .into(),
+            delivered(),
+        ),
+        (
+            read(Command::InboxGroupRealm {
+                session,
+                realm: beta,
+                group: cats,
+            }),
+            page(of_beta()),
+        ),
+        (
+            Command::LeaveGroupRealm {
+                operation,
+                session,
+                realm: beta,
+                group: cats,
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::RemoveRealm {
+                operation,
+                session,
+                realm: beta,
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::Realms { session }.into(),
+            Answer::Realms(vec![Peer {
+                realm: beta,
+                address: "beta.example:6377".into(),
+                state: 1,
+                queued: 0,
+                age: 0,
+                heard: 1_800_000_000,
+            }]),
+        ),
+        (
+            Command::Watch {
+                session,
+                cursors: Cursors(vec![(Mailbox::Private, Position(1000))]),
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (Command::Unwatch { session }.into(), Answer::Done),
+        (
+            Command::Unread { session }.into(),
+            Answer::Unread(vec![Unread {
+                mailbox: Mailbox::Private,
+                count: 3,
+            }]),
+        ),
+        (
+            Command::Groups { session }.into(),
+            Answer::Names {
+                more: false,
+                names: vec!["cats".into()],
+            },
+        ),
+        (
+            Command::Members {
+                session,
+                group: cats,
+            }
+            .into(),
+            Answer::Members {
+                more: false,
+                members: ["anna", "bobby"]
+                    .map(|user| Member {
+                        who: who(user),
+                        role: Role::Member,
+                    })
+                    .into(),
+            },
+        ),
+        (
+            Command::LeaveGroup {
+                operation,
+                session,
+                group: cats,
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::Kick {
+                operation,
+                session,
+                group: cats,
+                user: who("bobby"),
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::Ban {
+                operation,
+                session,
+                group: cats,
+                user: who("bobby"),
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::Unban {
+                operation,
+                session,
+                group: cats,
+                user: who("bobby"),
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::SetRole {
+                operation,
+                session,
+                group: cats,
+                user: bob,
+                role: Role::Moderator,
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::GroupPasswd {
+                operation,
+                session,
+                group: cats,
+                password,
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::DelGroup {
+                operation,
+                session,
+                group: cats,
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::WhoAmI { session }.into(),
+            Answer::Account(Account {
+                operator: false,
+                username: ann,
+                full_name: "Anna Example".into(),
+                country: "id".into(),
+            }),
+        ),
+        (
+            Command::Sessions { session }.into(),
+            Answer::Sessions(vec![DeviceSession {
+                handle: name("ab12cd"),
+                created: 1_800_000_000,
+                used: 1_800_000_000,
+                current: true,
+                device: true,
+            }]),
+        ),
+        (
+            Command::Revoke {
+                operation,
+                session,
+                handle: name("ab12cd"),
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::Passwd {
+                operation,
+                session,
+                old: password,
+                new: password,
+            }
+            .into(),
+            Answer::Done,
+        ),
+        (
+            Command::Claim {
+                operation,
+                session,
+                code,
+            }
+            .into(),
+            Answer::Done,
+        ),
+    ]
+}
+
+const HEAD: &str = "\
+# What each command costs
+
+UDP payload bytes to the realm + from it, and datagrams in both directions where they are not two; the headers of UDP
+and IPv4 are 28 bytes more for each datagram. *On an open link* is what a command costs there again and again; *from
+nothing* includes the handshake, in whose first packet the command travels unless it carries a password. On a plain link
+a command names its session in full, 16 bytes.
+
+Names are of four or five letters, messages of twenty bytes, passwords of thirteen; operation numbers and positions
+are about a thousand; what is read is one message, one group, one session. Each further letter is a byte. Made by
+`MERPATI_WRITE_BYTES=1 cargo test --test bytes`, which otherwise holds it to every byte.
+
+| command | sealed, on an open link | sealed, from nothing | plain, on an open link | plain, from nothing |
+| --- | --- | --- | --- | --- |
+";
+
+fn cell(cost: Cost) -> String {
+    let datagrams = match cost.datagrams {
+        2 => String::new(),
+        more => format!(" ({more})"),
+    };
+    format!("{} + {}{datagrams}", cost.up, cost.down)
+}
+
+fn table() -> (String, Vec<(&'static str, [Cost; 4])>) {
+    let (mut text, mut rows) = (HEAD.to_owned(), vec![]);
+    let named = SessionRef::Named(SessionId([3; 16]));
+    let plain = commands(named);
+    for ((request, answer), (named, _)) in commands(SessionRef::Bound).iter().zip(&plain) {
+        let [open, nothing] = costs(Protection::Sealed, request, answer);
+        let [plain, plain_nothing] = costs(Protection::Plain, named, answer);
+        let name = request.command.name();
+        let all = [open, nothing, plain, plain_nothing];
+        let cells = all.map(cell).join(" | ");
+        writeln!(text, "| `{name}` | {cells} |").unwrap();
+        rows.push((name, all));
+    }
+    (text, rows)
+}
+
+/// SIZE-1, SIZE-2: and what `spec/bytes.md` says of every other command.
+#[test]
+fn each_command_costs_what_the_ledger_says() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("spec/bytes.md");
+    let (text, rows) = table();
+    if std::env::var_os("MERPATI_WRITE_BYTES").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    let (_, [open, nothing, plain, _]) = rows.iter().find(|(name, _)| *name == "send").unwrap();
+    assert!(open.up + open.down <= 80 && open.datagrams == 2, "{open:?}");
+    assert!(
+        nothing.up + nothing.down <= 260 && nothing.datagrams == 2,
+        "{nothing:?}"
+    );
+    for (name, all) in &rows {
+        let [open, _, plain, _] = all;
+        assert_eq!((open.datagrams, plain.datagrams), (2, 2), "{name}");
+    }
+    // Twelve bytes less of a check each way, and sixteen more of a session.
+    assert_eq!(open.up + open.down - 2 * 12 + 16, plain.up + plain.down);
+}
+
+/// Whatever command there is, the ledger has it.
+#[test]
+fn no_command_is_left_out() {
+    let vectors = include_str!("../spec/vectors/commands.json");
+    let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
+    let known: Vec<_> = commands(SessionRef::Bound)
+        .iter()
+        .map(|(request, _)| request.command.name())
+        .collect();
+    for vector in vectors["valid"].as_array().unwrap() {
+        let bytes = HEXLOWER.decode(vector["hex"].as_str().unwrap().as_bytes());
+        let bytes = bytes.unwrap();
+        let name = Request::parse(&bytes).unwrap().command.name();
+        assert!(known.contains(&name), "{name}");
+    }
+}
