@@ -1,9 +1,6 @@
 //! When which link wants to be looked at again, and which may have something to send.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeSet, VecDeque};
 
 use super::{
     LinkId,
@@ -45,16 +42,13 @@ impl Schedule {
 
     /// The links whose time has come; their timers are cleared.
     pub fn due(&mut self, now: Time) -> Vec<LinkId> {
-        let later = self
-            .timers
-            .split_off(&(now + Duration::from_micros(1), LinkId(0)));
-        let due = core::mem::replace(&mut self.timers, later);
-        due.into_iter()
-            .map(|(_, link)| {
-                self.set.remove(&link);
-                link
-            })
-            .collect()
+        let mut due = Vec::new();
+        while let Some((_, link)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.pop_first();
+            self.set.remove(&link);
+            due.push(link);
+        }
+        due
     }
 
     /// `link` may have something to send.

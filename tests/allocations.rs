@@ -1,0 +1,133 @@
+//! What a packet costs in memory that is taken and given back: on a link that goes on, nothing but the command.
+
+use std::{net::SocketAddr, time::Duration};
+
+use merpati::{
+    crypto::SecretKey,
+    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Place},
+    link::{Redundancy, Time},
+    wire::{OperationNumber, Protection},
+};
+
+#[global_allocator]
+static COUNTING: dhat::Alloc = dhat::Alloc;
+
+const RTT: Duration = Duration::from_millis(60);
+
+fn endpoint(accept: Option<Protection>, key: u8) -> Endpoint {
+    let config = Config {
+        accept,
+        hello: None,
+        early_data: true,
+        place: Place::ALONE,
+        max_datagram: 1200,
+        max_message: 20_000,
+        rate: None,
+        redundancy: Redundancy::Auto,
+        lifetime: LINK_LIFETIME,
+        links_max: 10,
+        memory_max: 1 << 20,
+        handshakes: Handshakes::default(),
+        idle: Duration::from_hours(1),
+        shared_idle: Duration::from_hours(1),
+    };
+    Endpoint::new(config, &SecretKey::from_bytes([key; 32]).into(), [key; 32])
+}
+
+fn at(last: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, last], 6377))
+}
+
+/// A client, a realm, and what lies between.
+struct Talk {
+    now: Time,
+    client: Endpoint,
+    realm: Endpoint,
+    link: LinkId,
+    answer: Vec<Vec<u8>>,
+    out: Vec<u8>,
+    /// Blocks taken while the realm was at work.
+    taken: u64,
+}
+
+impl Talk {
+    /// Counts what `work` takes.
+    fn at_realm<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let before = dhat::HeapStats::get().total_blocks;
+        let done = work(self);
+        self.taken += dhat::HeapStats::get().total_blocks - before;
+        done
+    }
+
+    /// One command, and what the realm does with it.
+    fn exchange(&mut self) {
+        let deadline = self.now + Duration::from_secs(30);
+        let asked = vec![7; 30];
+        self.client
+            .request(self.now, self.link, asked, deadline, false)
+            .unwrap();
+        let mut is_answered = false;
+        while !is_answered {
+            while self.client.poll_transmit(self.now, &mut self.out).is_some() {
+                self.at_realm(|talk| {
+                    talk.realm.handle_datagram(talk.now, at(1), &talk.out);
+                });
+            }
+            self.now = self.now + RTT / 2;
+            while let Some(event) = self.at_realm(|talk| talk.realm.poll_event()) {
+                match event {
+                    Event::Incoming { link, .. } => {
+                        let highest = OperationNumber(0);
+                        self.realm.welcome(self.now, link, true, highest);
+                    }
+                    Event::Request { link, number, .. } => {
+                        let answer = self.answer.pop().unwrap();
+                        self.at_realm(|talk| talk.realm.reply(talk.now, link, number, answer));
+                    }
+                    _ => {}
+                }
+            }
+            while self
+                .at_realm(|talk| talk.realm.poll_transmit(talk.now, &mut talk.out))
+                .is_some()
+            {
+                self.client.handle_datagram(self.now, at(2), &self.out);
+            }
+            self.now = self.now + RTT / 2;
+            while let Some(event) = self.client.poll_event() {
+                is_answered |= matches!(event, Event::Reply { .. });
+            }
+            self.at_realm(|talk| {
+                talk.realm.handle_timeout(talk.now);
+                talk.realm.poll_timeout()
+            });
+        }
+    }
+}
+
+#[test]
+fn a_packet_takes_no_memory_but_its_command() {
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let mut client = endpoint(None, 1);
+    let key = SecretKey::from_bytes([2; 32]).public();
+    let link = client.connect(Time(0), at(2), key, Some(RTT));
+    let mut talk = Talk {
+        now: Time(0),
+        client,
+        realm: endpoint(Some(Protection::Sealed), 2),
+        link,
+        answer: vec![vec![1]; 2000],
+        out: Vec::with_capacity(1500),
+        taken: 0,
+    };
+    // Until all that is kept of a link has its size.
+    for _ in 0..1000 {
+        talk.exchange();
+    }
+    talk.taken = 0;
+    for _ in 0..1000 {
+        talk.exchange();
+    }
+    println!("{} blocks for 1000 exchanges", talk.taken);
+    assert_eq!(talk.taken, 1000, "one a command: the command");
+}
