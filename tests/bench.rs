@@ -29,6 +29,7 @@ fn a_realm_of_its_own_is_measured_and_gone() {
         "--count=200",
         "--time=1m",
         "--mix=send=3,sendgroup,inbox,unread,whoami",
+        "--workers=3",
         "--data",
         place.path().to_str().unwrap(),
         "--svg",

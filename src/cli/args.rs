@@ -442,6 +442,9 @@ pub struct Bench {
     /// Where the realm that is started for this keeps its store; on the disk that is to be measured.
     #[arg(long, value_name = "DIR", conflicts_with = "realm")]
     pub data: Option<PathBuf>,
+    /// Workers of the realm that is started for this; 0 for as many as there are processors.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=64), conflicts_with = "realm")]
+    pub workers: u16,
     /// The process of the realm, if it runs on this machine: what it uses is told too.
     #[arg(long, value_name = "PID", requires = "realm")]
     pub pid: Option<u32>,

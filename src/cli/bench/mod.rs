@@ -58,7 +58,7 @@ pub fn bench(global: &Global, args: &args::Bench, output: Output) -> Result<(), 
     };
     let own = match &args.realm {
         Some(_) => None,
-        None => Some(OwnRealm::start(args.data.as_deref())?),
+        None => Some(OwnRealm::start(args.data.as_deref(), args.workers)?),
     };
     let (realm, home) = match (&args.realm, &own) {
         (Some(realm), _) => (realm.clone(), bench_home(global, realm)?),

@@ -28,7 +28,7 @@ pub struct OwnRealm {
 
 impl OwnRealm {
     /// Starts one whose store is in a fresh directory in `place`, or where temporary files are kept.
-    pub fn start(place: Option<&Path>) -> Result<Self, Failure> {
+    pub fn start(place: Option<&Path>, workers: u16) -> Result<Self, Failure> {
         let name = format!("merpati-bench-{:08x}", system_rng()?.next_u32());
         let directory = place
             .map_or_else(std::env::temp_dir, PathBuf::from)
@@ -37,7 +37,7 @@ impl OwnRealm {
             let shown = directory.display();
             Failure::local(format!("cannot make the directory {shown}: {error}"))
         })?;
-        let started = Self::serve(&directory);
+        let started = Self::serve(&directory, workers);
         if started.is_err() {
             // What it said is on standard error; nothing in there is of use to anybody.
             let _ = fs::remove_dir_all(&directory);
@@ -50,7 +50,7 @@ impl OwnRealm {
         })
     }
 
-    fn serve(directory: &Path) -> Result<(Child, ConnectionString), Failure> {
+    fn serve(directory: &Path, workers: u16) -> Result<(Child, ConnectionString), Failure> {
         let config = directory.join("config.toml");
         // Nothing holds the load off: what is measured is the work.
         let limits = [
@@ -64,7 +64,7 @@ impl OwnRealm {
         ]
         .map(|limit| format!("{limit} = \"unlimited\"\n"))
         .concat();
-        fs::write(&config, format!("[limits]\n{limits}"))?;
+        fs::write(&config, format!("[limits]\nworkers = {workers}\n{limits}"))?;
         let mut child = Command::new(std::env::current_exe()?)
             .args([
                 "serve",
