@@ -105,7 +105,8 @@ fn replay(realm: &Realm, from: Ipv4Addr, datagrams: &[Vec<u8>], at_once: usize) 
             stranger.send(datagram);
         }
         for answer in stranger.answers() {
-            let is_harmless = some.iter().any(|sent| is_harmless(sent, &answer));
+            // A worker that did not let the device in begins with its Init anew, and answers a little later.
+            let is_harmless = datagrams.iter().any(|sent| is_harmless(sent, &answer));
             assert!(is_harmless, "{answer:02x?} comes back");
         }
     }
