@@ -86,7 +86,7 @@ impl<S: Store> Worker<S> {
         mut to_call: mpsc::Receiver<Call>,
         mut told_to_stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
-        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+        let (mut buffer, mut handed) = (vec![0; DATAGRAM_BYTES_MAX], Vec::new());
         let mut stop_by = None;
         loop {
             self.pass_on();
@@ -118,7 +118,9 @@ impl<S: Store> Worker<S> {
                     self.receive(&socket, &mut buffer);
                 }
                 Some(done) = self.finished.recv() => self.finish(done),
-                Some(handed) = self.beside.handed.recv() => self.take_over(handed),
+                _ = self.beside.handed.recv_many(&mut handed, RECEIVE_BURST) => {
+                    handed.drain(..).for_each(|one| self.take_over(&one));
+                }
                 Ok(()) = self.beside.realms.changed() => {
                     let realms = self.beside.realms.borrow_and_update().clone();
                     self.endpoint.leave_to_first(realms);
@@ -169,18 +171,13 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// Takes in what came to another worker and belongs to this one: the first, and what else waits.
-    fn take_over(&mut self, first: Handed) {
-        let mut next = Some(first);
-        for _ in 0..RECEIVE_BURST {
-            let Some(Handed { from, bytes }) = next else {
-                return;
-            };
-            let now = self.now();
-            // Should it not belong here either, it is noise.
-            let _ = self.endpoint.handle_datagram(now, from, &bytes);
-            next = self.beside.handed.try_recv().ok();
-        }
+    /// Takes in what came to another worker and belongs to this one.
+    fn take_over(&mut self, handed: &Handed) {
+        let now = self.now();
+        // Should it not belong here either, it is noise.
+        let _ = self
+            .endpoint
+            .handle_datagram(now, handed.from, &handed.bytes);
     }
 
     /// Sends what the endpoint has to send, but not for ever. True when nothing is left.
