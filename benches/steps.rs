@@ -8,8 +8,8 @@ use std::{hint::black_box, net::SocketAddr, time::Duration};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use merpati::{
     crypto::{Initiator, Responder, SealKey, SecretKey},
-    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Place},
-    link::{Redundancy, Time},
+    endpoint::{Config, Endpoint, Event, LinkId},
+    link::Time,
     store::{Batch, Embedded, Key, Log, Store as _},
     wire::{
         Answer, Body, Command, ConnectionId, Frame, Frames, OperationNumber, Packet, PacketNumber,
@@ -121,19 +121,7 @@ fn at(last: u8) -> SocketAddr {
 fn endpoint(accept: Option<Protection>, key: u8) -> Endpoint {
     let config = Config {
         accept,
-        hello: None,
-        early_data: true,
-        place: Place::ALONE,
-        max_datagram: 1200,
-        max_message: 20_000,
-        rate: None,
-        redundancy: Redundancy::Auto,
-        lifetime: LINK_LIFETIME,
-        links_max: 10,
-        memory_max: 1 << 20,
-        handshakes: Handshakes::default(),
-        idle: Duration::from_hours(1),
-        shared_idle: Duration::from_hours(1),
+        ..Config::default()
     };
     Endpoint::new(config, &SecretKey::from_bytes([key; 32]).into(), [key; 32])
 }

@@ -4,8 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use merpati::{
     crypto::SecretKey,
-    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Place},
-    link::{Redundancy, Time},
+    endpoint::{Config, Endpoint, Event, LinkId},
+    link::Time,
     wire::{OperationNumber, Protection},
 };
 
@@ -17,19 +17,7 @@ const RTT: Duration = Duration::from_millis(60);
 fn endpoint(accept: Option<Protection>, key: u8) -> Endpoint {
     let config = Config {
         accept,
-        hello: None,
-        early_data: true,
-        place: Place::ALONE,
-        max_datagram: 1200,
-        max_message: 20_000,
-        rate: None,
-        redundancy: Redundancy::Auto,
-        lifetime: LINK_LIFETIME,
-        links_max: 10,
-        memory_max: 1 << 20,
-        handshakes: Handshakes::default(),
-        idle: Duration::from_hours(1),
-        shared_idle: Duration::from_hours(1),
+        ..Config::default()
     };
     Endpoint::new(config, &SecretKey::from_bytes([key; 32]).into(), [key; 32])
 }

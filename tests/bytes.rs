@@ -8,8 +8,8 @@ use std::{fmt::Write as _, fs, net::SocketAddr, path::PathBuf, time::Duration};
 use data_encoding::HEXLOWER;
 use merpati::{
     crypto::SecretKey,
-    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Place},
-    link::{Redundancy, Time},
+    endpoint::{Config, Endpoint, Event, LinkId},
+    link::Time,
     wire::{
         Account, Answer, Body, Command, Cursors, DeviceSession, Entry, Mailbox, Member,
         OperationNumber, Options, Page, Password, Peer, Port, Position, Protection, Request, Role,
@@ -45,19 +45,7 @@ struct Talk {
 fn endpoint(accept: Option<Protection>, key: &SecretKey) -> Endpoint {
     let config = Config {
         accept,
-        hello: None,
-        early_data: true,
-        place: Place::ALONE,
-        max_datagram: 1200,
-        max_message: 20_000,
-        rate: None,
-        redundancy: Redundancy::Auto,
-        lifetime: LINK_LIFETIME,
-        links_max: 10,
-        memory_max: 1 << 20,
-        handshakes: Handshakes::default(),
-        idle: Duration::from_hours(1),
-        shared_idle: Duration::from_hours(1),
+        ..Config::default()
     };
     Endpoint::new(config, &key.clone().into(), [7; 32])
 }

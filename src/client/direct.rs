@@ -11,18 +11,16 @@ use std::{
 use rand::Rng as _;
 use tokio::net::UdpSocket;
 
-use super::{Traffic, Traits, system_rng};
+use super::{Traffic, system_rng};
 use crate::{
     crypto::{PublicKey, SecretKey},
-    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Place},
+    endpoint::{Config, Endpoint, Event, LinkId},
     link::Time,
     wire::{Answer, ErrorCode, OperationNumber},
 };
 
 /// How long a command may take before it counts as unanswered.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest answer that is put together from parts, in bytes.
-const LONGEST_ANSWER: usize = 65 << 10;
 
 /// What became of a command.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +71,7 @@ impl Direct {
         socket.connect(address).await?;
         let mut seed = [0; 32];
         system_rng()?.fill_bytes(&mut seed);
-        let mut endpoint = Endpoint::new(config(), &device.clone().into(), seed);
+        let mut endpoint = Endpoint::new(Config::default(), &device.clone().into(), seed);
         let link = match realm {
             Some(key) => endpoint.connect(Time(0), address, key, None),
             None => endpoint.connect_plain(Time(0), address, None),
@@ -223,26 +221,6 @@ impl Direct {
 
     fn now(&self) -> Time {
         Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
-    }
-}
-
-fn config() -> Config {
-    let traits = Traits::default();
-    Config {
-        accept: None,
-        hello: None,
-        early_data: false,
-        place: Place::ALONE,
-        max_datagram: traits.max_datagram,
-        max_message: LONGEST_ANSWER,
-        rate: None,
-        redundancy: traits.redundancy,
-        lifetime: LINK_LIFETIME,
-        links_max: 1,
-        memory_max: usize::MAX,
-        handshakes: Handshakes::default(),
-        idle: Duration::MAX,
-        shared_idle: Duration::MAX,
     }
 }
 

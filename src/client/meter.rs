@@ -1,7 +1,7 @@
 //! What talking to a realm has cost: the datagrams that have left and come, counted where they do.
 
 use std::{
-    ops::{Add, Sub},
+    ops::Add,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -41,17 +41,6 @@ impl Add for Traffic {
     }
 }
 
-impl Sub for Traffic {
-    type Output = Self;
-
-    fn sub(self, before: Self) -> Self {
-        Self {
-            datagrams: self.datagrams.saturating_sub(before.datagrams),
-            bytes: self.bytes.saturating_sub(before.bytes),
-        }
-    }
-}
-
 /// What went both ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
@@ -76,17 +65,6 @@ impl Add for Spent {
         Self {
             up: self.up + other.up,
             down: self.down + other.down,
-        }
-    }
-}
-
-impl Sub for Spent {
-    type Output = Self;
-
-    fn sub(self, before: Self) -> Self {
-        Self {
-            up: self.up - before.up,
-            down: self.down - before.down,
         }
     }
 }

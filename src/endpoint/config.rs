@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Handshakes, Place};
+use super::{Handshakes, LINK_LIFETIME, Place};
 use crate::{
-    link::Redundancy,
+    link::{DATAGRAM_DEFAULT, Redundancy},
     wire::{Protection, RealmId},
 };
 
@@ -41,4 +41,26 @@ pub struct Config {
     pub idle: Duration,
     /// A link that this side opened to a realm and that has been silent for so long is closed.
     pub shared_idle: Duration,
+}
+
+/// A client's: it lets nobody in, and nothing bounds it but the links it opens.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            accept: None,
+            hello: None,
+            early_data: true,
+            place: Place::ALONE,
+            max_datagram: DATAGRAM_DEFAULT,
+            max_message: 65 << 10,
+            rate: None,
+            redundancy: Redundancy::Auto,
+            lifetime: LINK_LIFETIME,
+            links_max: usize::MAX,
+            memory_max: usize::MAX,
+            handshakes: Handshakes::default(),
+            idle: Duration::MAX,
+            shared_idle: Duration::MAX,
+        }
+    }
 }

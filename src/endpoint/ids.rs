@@ -26,7 +26,7 @@ impl Hasher for IdHasher {
     /// For keys that are no ids; there are none.
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.0 = (self.0.rotate_left(8) ^ u64::from(*byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.write_u32((*byte).into());
         }
     }
 
