@@ -122,7 +122,7 @@ impl Endpoint {
         };
         self.assembling = self.assembling.saturating_sub(slot.link.assembling());
         let name = slot.is_shared.then(|| self.name_of(id));
-        slot.link = slot.link.restart(name);
+        slot.link = slot.link.into_awake().restart(name).into();
         slot.opened = now;
         slot.token = None;
         if slot.peer.is_some() {

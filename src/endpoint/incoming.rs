@@ -331,6 +331,7 @@ impl Endpoint {
         let Some(slot) = self.slots.get_mut(&id) else {
             return false;
         };
+        let was_resting = slot.link.is_resting();
         let was_proven = slot.link.is_proven();
         let held = slot.link.assembling();
         let left = ASSEMBLING_MAX.saturating_sub(self.assembling.saturating_sub(held));
@@ -340,6 +341,10 @@ impl Endpoint {
             .link
             .handle_packet(now, packet, datagram, &mut self.opened);
         self.assembling = self.assembling.saturating_sub(held) + slot.link.assembling();
+        if was_resting {
+            // Perhaps for nothing: then it rests again.
+            self.schedule.wake(id);
+        }
         match outcome {
             Ok(()) => {
                 slot.heard = Some(now);

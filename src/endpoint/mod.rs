@@ -24,6 +24,7 @@ mod outgoing;
 mod place;
 mod renewal;
 mod reset;
+mod rest;
 mod roaming;
 mod schedule;
 mod shared;
@@ -370,7 +371,7 @@ impl Endpoint {
                 } else {
                     self.end(id, None);
                 }
-            } else {
+            } else if !self.lay_to_rest(now, id) {
                 self.touch(now, id);
             }
         }

@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Config, LinkId, accepts::InitHash, dial::Dial, limits::UNPROVEN_LIFETIME};
+use super::{
+    Config, LinkId, accepts::InitHash, dial::Dial, limits::UNPROVEN_LIFETIME, rest::MayRest,
+};
 use crate::{
     crypto::{PublicKey, Responder},
     link::{Link, Time, earliest},
@@ -80,7 +82,7 @@ pub(super) struct Renewal {
 /// One link's place.
 #[derive(Debug)]
 pub(super) struct Slot {
-    pub link: Link,
+    pub link: MayRest,
     pub role: Role,
     pub address: SocketAddr,
     /// The other side's key; none on a plain link.
@@ -122,7 +124,7 @@ impl Slot {
         stage: Stage,
     ) -> Self {
         Self {
-            link,
+            link: link.into(),
             role,
             address,
             peer,
@@ -150,7 +152,11 @@ impl Slot {
         };
         let proof = self.left.map(|(_, until)| until);
         let stage = earliest(stage, proof);
-        earliest(earliest(stage, self.link.poll_timeout()), self.end(config))
+        let rest = earliest(self.rests_at(), self.end(config));
+        if self.link.is_resting() {
+            return earliest(stage, rest);
+        }
+        earliest(earliest(stage, self.link.poll_timeout()), rest)
     }
 
     /// When the link ends unless something comes.
@@ -162,7 +168,7 @@ impl Slot {
             (Role::Initiator, Stage::Open) => None,
             (Role::Initiator, _) if self.link.is_waiting() => None,
             (Role::Initiator, _) => Some(self.opened + DIAL_PATIENCE),
-            (Role::Responder, _) if !self.link.is_proven() && !self.link.has_moved() => {
+            (Role::Responder, _) if !self.link.is_resting() && self.is_unproven() => {
                 Some(self.opened + UNPROVEN_LIFETIME)
             }
             (Role::Responder, _) => Some(end_of_silence(
@@ -170,6 +176,11 @@ impl Slot {
                 config.idle,
             )),
         }
+    }
+
+    /// True when the other side has never shown that it receives what is sent to it.
+    fn is_unproven(&self) -> bool {
+        !self.link.is_proven() && !self.link.has_moved()
     }
 
     /// True when the link's time is over.

@@ -43,6 +43,11 @@ impl Assemblies {
         }
     }
 
+    /// True when no message is being put together.
+    pub fn is_empty(&self) -> bool {
+        self.by_message.is_empty()
+    }
+
     /// Bytes held at present.
     pub fn held(&self) -> usize {
         self.by_message.values().map(|one| one.bytes.len()).sum()

@@ -82,7 +82,7 @@ impl Controls {
         self.challenge.is_some_and(|challenge| challenge == *data)
     }
 
-    const fn has_queued(&self) -> bool {
+    pub const fn has_queued(&self) -> bool {
         self.welcome.is_some()
             || self.response.is_some()
             || self.close.is_some()

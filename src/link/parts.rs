@@ -17,6 +17,11 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// True when none is on its way.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
     /// Takes a message in: a reply before requests, both before events, which are backlog.
     pub fn push(&mut self, message: Message, bytes: Vec<u8>) {
         let rank = |of: PartOf| match of {

@@ -43,6 +43,14 @@ impl Default for PathSize {
 }
 
 impl PathSize {
+    /// A path that carries datagrams of this size, and of which nothing else is known.
+    pub fn woken(size: usize) -> Self {
+        Self {
+            size,
+            ..Self::default()
+        }
+    }
+
     /// The largest datagram to send, where both sides take at most `max`.
     pub fn size(&self, max: usize) -> usize {
         self.size.min(max)

@@ -53,17 +53,44 @@ struct Push {
     cut: bool,
 }
 
+/// The next number of each kind of events.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Next([u64; 2]);
+
+impl Next {
+    const fn of(&mut self, urgency: Urgency) -> &mut u64 {
+        let [backlog, live] = &mut self.0;
+        match urgency {
+            Urgency::Live => live,
+            Urgency::Backlog => backlog,
+        }
+    }
+}
+
 /// The events of this side that have not arrived yet.
 #[derive(Clone, Debug, Default)]
 pub struct Pushes {
-    next: BTreeMap<Urgency, u64>,
+    next: Next,
     pending: BTreeMap<u64, Push>,
 }
 
 impl Pushes {
+    /// The next number of each kind.
+    pub const fn next(&self) -> Next {
+        self.next
+    }
+
+    /// None on their way, of a link that has rested.
+    pub fn woken(next: Next) -> Self {
+        Self {
+            next,
+            ..Self::default()
+        }
+    }
+
     /// Takes an event in; gives its number. None when too many of its kind are on their way.
     pub fn push(&mut self, bytes: Vec<u8>, urgency: Urgency) -> Option<u64> {
-        let next = self.next.entry(urgency).or_insert(0);
+        let next = self.next.of(urgency);
         let oldest = self
             .pending
             .keys()
@@ -175,11 +202,29 @@ impl Pushes {
 /// The events of the other side: put in order, each once.
 #[derive(Clone, Debug, Default)]
 pub struct Pushed {
-    next: BTreeMap<Urgency, u64>,
+    next: Next,
     early: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Pushed {
+    /// True when none has come before its turn.
+    pub fn is_in_order(&self) -> bool {
+        self.early.is_empty()
+    }
+
+    /// The next number of each kind.
+    pub const fn next_in_order(&self) -> Next {
+        self.next
+    }
+
+    /// None before its turn, of a link that has rested.
+    pub fn woken(next: Next) -> Self {
+        Self {
+            next,
+            ..Self::default()
+        }
+    }
+
     /// True when an event can be taken in. One that cannot is as good as lost on the way.
     pub fn takes(&self, number: u64) -> bool {
         number / 2 < self.next(Urgency::of(number)) + PUSHES_MAX
@@ -191,7 +236,8 @@ impl Pushed {
     }
 
     fn next(&self, urgency: Urgency) -> u64 {
-        self.next.get(&urgency).copied().unwrap_or(0)
+        let mut next = self.next;
+        *next.of(urgency)
     }
 
     /// Takes an event in that is new; gives those that are in order now.
@@ -199,7 +245,7 @@ impl Pushed {
         let urgency = Urgency::of(number);
         self.early.insert(number, event);
         let mut in_order = Vec::new();
-        let next = self.next.entry(urgency).or_insert(0);
+        let next = self.next.of(urgency);
         while let Some(event) = self.early.remove(&(*next * 2 + urgency.low_bit())) {
             in_order.push(event);
             *next += 1;

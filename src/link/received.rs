@@ -31,7 +31,52 @@ pub struct Received {
     loss: u32,
 }
 
+/// What remains of that while a link rests.
+#[derive(Clone, Copy, Debug)]
+pub struct Resting {
+    largest: Option<PacketNumber>,
+    /// Bit `n` stands for the packet so many before the largest: as far back as an acknowledgement can tell.
+    recent: u128,
+    loss: u32,
+}
+
 impl Received {
+    /// True when no acknowledgement is owed.
+    pub const fn may_rest(&self) -> bool {
+        self.due.is_none()
+    }
+
+    /// What remains while the link rests.
+    pub fn rest(&self) -> Resting {
+        let largest = self.largest.map_or(0, |largest| largest.0);
+        let bits = (0..u128::BITS).filter(|n| {
+            let number = largest.checked_sub((*n).into());
+            number.is_some_and(|number| self.bit(PacketNumber(number)))
+        });
+        Resting {
+            largest: self.largest,
+            recent: bits.fold(0, |recent, n| recent | 1 << n),
+            loss: self.loss,
+        }
+    }
+
+    /// The same, awake. What came before what is remembered counts as seen.
+    pub fn woken(resting: Resting) -> Self {
+        let mut received = Self {
+            largest: resting.largest,
+            seen: [u64::MAX; WORDS],
+            loss: resting.loss,
+            ..Self::default()
+        };
+        let largest = resting.largest.map_or(0, |largest| largest.0);
+        for n in 0..u128::BITS {
+            if let Some(number) = largest.checked_sub(n.into()) {
+                received.set_bit(PacketNumber(number), resting.recent >> n & 1 == 1);
+            }
+        }
+        received
+    }
+
     /// The largest packet number received.
     pub const fn largest(&self) -> Option<PacketNumber> {
         self.largest
@@ -199,6 +244,31 @@ mod tests {
                 for number in (0..3000).step_by(7) {
                     let near = ack.largest.0 <= number + 64;
                     prop_assert_eq!(ack.covers(PacketNumber(number)), near && model.contains(&number));
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// LINK-24, LINK-3, LINK-5: against one that never rests.
+        #[test]
+        fn a_rest_changes_nothing_but_what_is_old(steps in prop::collection::vec((0u64..2000, any::<bool>()), 1..100)) {
+            let (mut rested, mut other) = (Received::default(), Received::default());
+            for (number, rests) in steps {
+                if rests {
+                    rested = Received::woken(rested.rest());
+                }
+                let number = PacketNumber(number);
+                prop_assert!(other.is_new(number) || !rested.is_new(number));
+                let largest = other.largest().map_or(0, |largest| largest.0);
+                if largest < number.0 + u64::from(u128::BITS) {
+                    prop_assert_eq!(rested.is_new(number), other.is_new(number));
+                }
+                if rested.is_new(number) {
+                    rested.record(Time(0), number);
+                    other.record(Time(0), number);
+                    let acks = [&mut rested, &mut other].map(|one| one.acknowledge(Time(0), |_| false));
+                    prop_assert_eq!(acks[0].as_ref(), acks[1].as_ref());
                 }
             }
         }

@@ -75,6 +75,24 @@ pub enum Arrival {
 }
 
 impl Replies {
+    /// True when no request is worked on, and no reply has to leave any more.
+    pub fn may_rest(&self) -> bool {
+        self.working.is_empty() && self.active.is_empty()
+    }
+
+    /// All requests from this number on are new.
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// No replies, of a link that has rested.
+    pub fn woken(next: u64) -> Self {
+        Self {
+            next,
+            ..Self::default()
+        }
+    }
+
     /// A request has arrived.
     pub fn arrive(&mut self, number: u64) -> Arrival {
         if number < self.next {

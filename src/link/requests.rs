@@ -91,7 +91,31 @@ pub struct Requests {
     resent: u64,
 }
 
+/// What remains of them while a link rests.
+#[derive(Clone, Copy, Debug)]
+pub struct Resting {
+    next: u64,
+    resent: u64,
+}
+
 impl Requests {
+    /// What remains while the link rests, if none waits for a reply.
+    pub const fn rest(&self) -> Resting {
+        Resting {
+            next: self.next,
+            resent: self.resent,
+        }
+    }
+
+    /// The same, awake.
+    pub fn woken(resting: Resting) -> Self {
+        Self {
+            next: resting.next,
+            resent: resting.resent,
+            ..Self::default()
+        }
+    }
+
     /// True when another request may be made now.
     pub fn has_room(&self) -> bool {
         self.pending

@@ -76,6 +76,16 @@ impl Sent {
         self.acknowledged
     }
 
+    /// The same, of a link that has rested.
+    pub const fn set_acknowledged(&mut self, largest: Option<PacketNumber>) {
+        self.acknowledged = largest;
+    }
+
+    /// True when nothing is on its way.
+    pub fn may_rest(&self) -> bool {
+        self.packets.is_empty()
+    }
+
     /// Memory of what is remembered, in bytes, about.
     pub fn memory(&self) -> usize {
         (self.packets.len() + self.given_up.len()) * SENT_BYTES

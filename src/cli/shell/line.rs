@@ -1,7 +1,9 @@
 //! One line of the shell: the command table's own syntax, with or without the session id, and with or
 //! without the password, which is asked for when it is left out.
 
-use clap::Parser as _;
+use std::cell::RefCell;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
 use merpati::wire::{GroupName, Handle, Mailbox, RealmId, SessionId, Username};
 
 use crate::args::{Cli, Command, Inbox};
@@ -288,8 +290,9 @@ pub fn parse(text: &str) -> Result<(Option<SessionId>, Line), String> {
             let all = ["merpati", name]
                 .into_iter()
                 .chain(arguments.iter().copied());
-            let cli = Cli::try_parse_from(all).map_err(|_| usage(name))?;
-            Line::Other(Box::new(cli.command))
+            Line::Other(Box::new(
+                on_the_command_line(all).ok_or_else(|| usage(name))?,
+            ))
         }
         ("watch", []) => Line::Watch,
         ("unread", []) => Line::Unread,
@@ -305,6 +308,16 @@ pub fn parse(text: &str) -> Result<(Option<SessionId>, Line), String> {
         _ => return Err(usage(name)),
     };
     Ok((session, line))
+}
+
+/// What `arguments` ask for if they are given to the program itself.
+fn on_the_command_line<'a>(arguments: impl Iterator<Item = &'a str>) -> Option<Command> {
+    thread_local! {
+        /// Made once: to describe all arguments anew for each line takes longer than anything else in it.
+        static PARSER: RefCell<clap::Command> = RefCell::new(Cli::command());
+    }
+    let matches = PARSER.with_borrow_mut(|parser| parser.try_get_matches_from_mut(arguments));
+    Some(Cli::from_arg_matches(&matches.ok()?).ok()?.command)
 }
 
 fn user(text: &str) -> Result<Username, String> {

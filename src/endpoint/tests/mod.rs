@@ -6,6 +6,7 @@ mod noise;
 mod place;
 mod realms;
 mod renewal;
+mod rest;
 mod roaming;
 
 use super::{limits::*, *};

@@ -1,0 +1,109 @@
+//! Links that rest. Of one that has been silent for long only what it takes to go on is kept (`link::Resting`): most of
+//! the links of a realm are silent most of the time. Whoever wants anything of such a link wakes it.
+
+use core::{
+    cell::OnceCell,
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
+
+use super::{
+    Endpoint, LinkId,
+    slot::{Role, Slot, Stage},
+};
+use crate::link::{Link, Resting, Time};
+
+/// A link that has been silent for so long may rest: no packet is on its way for longer.
+const RESTS_AFTER: Duration = Duration::from_mins(3);
+/// A silence is measured to so much.
+const GRAIN: Duration = Duration::from_secs(30);
+
+/// A link, awake or at rest.
+#[derive(Debug)]
+pub(super) enum MayRest {
+    Awake(Box<Link>),
+    /// With the link as it looks to who only looks.
+    Resting(Box<Resting>, OnceCell<Box<Link>>),
+}
+
+impl MayRest {
+    /// True while nothing of it has changed since it was laid to rest.
+    pub const fn is_resting(&self) -> bool {
+        matches!(self, Self::Resting(..))
+    }
+
+    /// The link itself, awake.
+    pub fn into_awake(self) -> Link {
+        match self {
+            Self::Awake(link) => *link,
+            Self::Resting(resting, _) => resting.wake(),
+        }
+    }
+}
+
+impl From<Link> for MayRest {
+    fn from(link: Link) -> Self {
+        Self::Awake(Box::new(link))
+    }
+}
+
+impl Deref for MayRest {
+    type Target = Link;
+
+    fn deref(&self) -> &Link {
+        match self {
+            Self::Awake(link) => link,
+            Self::Resting(resting, woken) => woken.get_or_init(|| Box::new(resting.wake())),
+        }
+    }
+}
+
+impl DerefMut for MayRest {
+    #[expect(clippy::unreachable, reason = "it has just been woken")]
+    fn deref_mut(&mut self) -> &mut Link {
+        if let Self::Resting(resting, _) = self {
+            *self = resting.wake().into();
+        }
+        match self {
+            Self::Awake(link) => link,
+            Self::Resting(..) => unreachable!(),
+        }
+    }
+}
+
+impl Slot {
+    /// When the link may be laid to rest, if it may.
+    pub fn rests_at(&self) -> Option<Time> {
+        let may_rest = self.role == Role::Responder
+            && matches!(self.stage, Stage::Open)
+            && !self.link.is_resting()
+            && self.left.is_none()
+            && self.held.is_empty()
+            && self.link.may_rest();
+        // To the grain, so that it is not another moment after each packet.
+        let grain = u64::try_from(GRAIN.as_micros()).unwrap_or(u64::MAX);
+        let at = (self.heard.unwrap_or(self.opened) + RESTS_AFTER).0;
+        may_rest.then(|| Time(at.checked_next_multiple_of(grain).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Endpoint {
+    /// Lays a link to rest if its time has come; what it kept for the other side is kept no more. False if it is not
+    /// the time.
+    pub(super) fn lay_to_rest(&mut self, now: Time, id: LinkId) -> bool {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return false;
+        };
+        if slot.rests_at().is_none_or(|at| at > now) {
+            return false;
+        }
+        let Some(resting) = slot.link.rest() else {
+            return false;
+        };
+        slot.link = MayRest::Resting(Box::new(resting), OnceCell::new());
+        let before = core::mem::take(&mut slot.memory);
+        self.schedule.set(id, slot.timeout(&self.config));
+        self.memory.change(id, before, 0);
+        true
+    }
+}
