@@ -11,11 +11,12 @@ use crate::{
     endpoint::limits::{
         ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS, WORTH_ENDING,
     },
+    host::BATCH,
     realm::limits::{
         ACCOUNTS_COUNTED, ERRANDS_MAX, OWNER_BYTES, OWNERS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
         SUBNETS_COUNTED as REALM_SUBNETS, WATCH_READ_BYTES,
     },
-    store::{CACHE_BYTES, MEMTABLE_BYTES, VALUES_BYTES, WRITES_WAITING},
+    store::{BEHIND_BYTES, CACHE_BYTES, MEMTABLE_BYTES, VALUES_BYTES, WRITES_WAITING},
     wire::PASSWORD_MAX,
 };
 
@@ -133,6 +134,10 @@ fn always(listeners: usize, workers: usize) -> Vec<Holding> {
         of("what the store has read lately", (1, bytes(CACHE_BYTES))),
         of("what is asked of the store all the time", (1, VALUES_BYTES)),
         of(
+            "what the store has written, and not to its place yet",
+            (1, BEHIND_BYTES),
+        ),
+        of(
             "what the store has written lately",
             (MEMTABLES, bytes(MEMTABLE_BYTES)),
         ),
@@ -148,7 +153,7 @@ fn always(listeners: usize, workers: usize) -> Vec<Holding> {
 }
 
 fn by_strangers(workers: usize, datagram: usize) -> Vec<Holding> {
-    let sockets = 2 * SOCKET_BUFFER_BYTES + DATAGRAM_BYTES_MAX;
+    let sockets = 2 * SOCKET_BUFFER_BYTES + BATCH * (DATAGRAM_BYTES_MAX + 1);
     let of = |what, each, bytes| holding(Holder::Strangers, what, (workers * each, bytes), None);
     vec![
         of("datagrams that wait in sockets", 1, sockets),

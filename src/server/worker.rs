@@ -23,19 +23,19 @@ use crate::{
     allowance::Subnet,
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
-    host::Socket,
+    host::{Arrived, Leaving, Socket},
     link::{Time, earliest},
     realm::{Caller, Greeting, Realm},
     store::Store,
     wire::{Answer, CloseReason, Command, OperationNumber, Refusal, Request},
 };
 
-/// Datagrams taken in before answers and timers get their turn.
-const RECEIVE_BURST: usize = 64;
-/// Datagrams sent before what arrives gets its turn.
-const TRANSMIT_BURST: usize = 256;
-/// The longest datagram there is.
-pub const DATAGRAM_BYTES_MAX: usize = 65_535;
+/// Batches of datagrams taken in before answers and timers get their turn.
+const RECEIVE_BURST: usize = 2;
+/// Batches of datagrams sent before what arrives gets its turn.
+const TRANSMIT_BURST: usize = 8;
+/// The longest datagram that a worker takes in, in bytes: no party may send longer ones (LINK-10).
+pub const DATAGRAM_BYTES_MAX: usize = 9000;
 /// How long a server that stops waits for what is in work.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -86,12 +86,13 @@ impl<S: Store> Worker<S> {
         mut to_call: mpsc::Receiver<Call>,
         mut told_to_stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
-        let (mut buffer, mut handed) = (vec![0; DATAGRAM_BYTES_MAX], Vec::new());
+        let (mut arrived, mut leaving) = (Arrived::new(DATAGRAM_BYTES_MAX), Leaving::default());
+        let mut handed = Vec::new();
         let mut stop_by = None;
         loop {
             self.pass_on();
             self.calls.tidy(&mut self.endpoint);
-            let idle = self.transmit(&socket).await;
+            let idle = self.transmit(&socket, &mut leaving).await;
             if self.endpoint.has_events() {
                 continue;
             }
@@ -100,7 +101,7 @@ impl<S: Store> Worker<S> {
                 && (self.in_work == 0 || Instant::now() >= stop_by)
             {
                 self.endpoint.close_all(self.now());
-                self.transmit(&socket).await;
+                self.transmit(&socket, &mut leaving).await;
                 return Ok(());
             }
             let next = self.next_timeout(stop_by);
@@ -115,7 +116,7 @@ impl<S: Store> Worker<S> {
                     let now = self.now();
                     self.endpoint.handle_timeout(now);
                     self.calls.handle_timeout(now, &mut self.endpoint);
-                    self.receive(&socket, &mut buffer);
+                    self.receive(&socket, &mut arrived);
                 }
                 Some(done) = self.finished.recv() => self.finish(done),
                 _ = self.beside.handed.recv_many(&mut handed, RECEIVE_BURST) => {
@@ -134,10 +135,10 @@ impl<S: Store> Worker<S> {
                         // Something that was sent did not get through; it is sent again.
                         tracing::debug!(%error, "the network says");
                     }
-                    self.receive(&socket, &mut buffer);
+                    self.receive(&socket, &mut arrived);
                 }
                 // There is more to send: only let what has arrived have its turn.
-                () = std::future::ready(()), if !idle => self.receive(&socket, &mut buffer),
+                () = std::future::ready(()), if !idle => self.receive(&socket, &mut arrived),
             }
         }
     }
@@ -154,19 +155,22 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    fn receive(&mut self, socket: &Socket, buffer: &mut [u8]) {
+    fn receive(&mut self, socket: &Socket, arrived: &mut Arrived) {
         for _ in 0..RECEIVE_BURST {
-            match socket.try_recv_from(buffer) {
-                Ok((len, from)) => {
-                    let now = self.now();
-                    let datagram = buffer.get(..len).unwrap_or_default();
-                    if let Some(other) = self.endpoint.handle_datagram(now, from, datagram) {
-                        self.beside.hand_over(other, from, datagram);
-                    }
-                }
+            match socket.try_recv_many(arrived) {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // What a network says of an earlier datagram is no reason to stop listening.
-                Err(error) => tracing::debug!(%error, "receiving"),
+                Err(error) => {
+                    tracing::debug!(%error, "receiving");
+                    continue;
+                }
+            }
+            let now = self.now();
+            for (datagram, from) in arrived.iter() {
+                if let Some(other) = self.endpoint.handle_datagram(now, from, datagram) {
+                    self.beside.hand_over(other, from, datagram);
+                }
             }
         }
     }
@@ -181,16 +185,17 @@ impl<S: Store> Worker<S> {
     }
 
     /// Sends what the endpoint has to send, but not for ever. True when nothing is left.
-    async fn transmit(&mut self, socket: &Socket) -> bool {
-        let mut datagram = Vec::new();
+    async fn transmit(&mut self, socket: &Socket, leaving: &mut Leaving) -> bool {
         for _ in 0..TRANSMIT_BURST {
             let now = self.now();
-            let Some(to) = self.endpoint.poll_transmit(now, &mut datagram) else {
+            while !leaving.is_full()
+                && leaving.add(|datagram| self.endpoint.poll_transmit(now, datagram))
+            {}
+            let is_all = !leaving.is_full();
+            let refused = |error| tracing::debug!(%error, "sending");
+            socket.send_many(leaving, refused).await;
+            if is_all {
                 return true;
-            };
-            if let Err(error) = socket.send_to(&datagram, to).await {
-                // As good as lost on the way: it is sent again like anything that is.
-                tracing::debug!(%error, "sending");
             }
         }
         false

@@ -18,7 +18,7 @@ use std::future::Future;
 pub use batch::{Batch, Change, Expected};
 #[cfg(feature = "embedded")]
 pub use embedded::{
-    CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, VALUES_BYTES, WRITES_WAITING,
+    BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, VALUES_BYTES, WRITES_WAITING,
 };
 pub use subscribe::{Subscribers, Subscription};
 

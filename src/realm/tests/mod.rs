@@ -1,6 +1,7 @@
 //! The rules, over a real store in a temporary directory.
 
 mod copying;
+mod fill;
 mod groups;
 mod limits;
 mod once;

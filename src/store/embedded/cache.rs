@@ -12,7 +12,10 @@ use std::{
     },
 };
 
-use super::super::{Key, NAME_BYTES_MAX, Version, Versioned};
+use super::{
+    super::{Key, NAME_BYTES_MAX, Version, Versioned},
+    behind::Latest,
+};
 
 /// Memory for them, in bytes.
 pub const VALUES_BYTES: usize = 16 << 20;
@@ -137,14 +140,13 @@ impl Cache {
     }
 
     /// Takes in what has been written; it is on the disk.
-    pub fn changed(&self, key: &Key, version: Version, value: Option<Versioned>) {
+    pub fn changed(&self, key: &Key, latest: &Latest) {
         let mut part = self.part(key);
-        let is_small = value
-            .as_ref()
-            .is_none_or(|value| value.value.len() <= VALUE_BYTES_MAX);
+        let value = latest.value.as_ref();
+        let is_small = value.is_none_or(|value| value.len() <= VALUE_BYTES_MAX);
         match part.find(key) {
-            Some(known) if is_small => *known = value,
-            _ => part.forget(key, version),
+            Some(known) if is_small => *known = latest.versioned(),
+            _ => part.forget(key, latest.version),
         }
     }
 
@@ -168,9 +170,13 @@ mod tests {
     }
 
     fn value(version: u64, len: usize) -> Versioned {
-        Versioned {
+        latest(version, Some(len)).versioned().unwrap()
+    }
+
+    fn latest(version: u64, len: Option<usize>) -> Latest {
+        Latest {
             version: Version(version),
-            value: vec![7; len],
+            value: len.map(|len| vec![7; len]),
         }
     }
 
@@ -183,17 +189,17 @@ mod tests {
         assert_eq!(cache.get(&key(1)), Lookup::Known(Some(value(2, 9))));
         assert_eq!(cache.version(&key(1)), Lookup::Known(Some(Version(2))));
         assert_eq!(cache.get(&key(2)), Lookup::Known(None));
-        cache.changed(&key(1), Version(4), Some(value(4, 1)));
-        cache.changed(&key(2), Version(4), Some(value(4, 2)));
-        cache.changed(&key(1), Version(5), None);
+        cache.changed(&key(1), &latest(4, Some(1)));
+        cache.changed(&key(2), &latest(4, Some(2)));
+        cache.changed(&key(1), &latest(5, None));
         cache.note_committed(5);
         assert_eq!(cache.get(&key(1)), Lookup::Known(None));
         assert_eq!(cache.get(&key(2)), Lookup::Known(Some(value(4, 2))));
         // What has grown too large is not known any more, and not half known either.
-        let large = value(6, VALUE_BYTES_MAX + 1);
-        cache.changed(&key(2), Version(6), Some(large.clone()));
+        let large = latest(6, Some(VALUE_BYTES_MAX + 1));
+        cache.changed(&key(2), &large);
         cache.note_committed(6);
-        cache.bring(&key(2), Some(&large), cache.committed());
+        cache.bring(&key(2), large.versioned().as_ref(), cache.committed());
         assert_eq!(cache.get(&key(2)), Lookup::Unknown);
     }
 
@@ -202,7 +208,7 @@ mod tests {
     fn a_reader_who_is_late_brings_nothing_in() {
         let cache = Cache::new(3);
         let asked = cache.committed();
-        cache.changed(&key(1), Version(4), Some(value(4, 1)));
+        cache.changed(&key(1), &latest(4, Some(1)));
         cache.note_committed(4);
         cache.bring(&key(1), Some(&value(2, 9)), asked);
         assert_eq!(cache.get(&key(1)), Lookup::Unknown);

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! f                                format number 4
-//! v                                the last version given out, 8
+//! v                                version 8: what was put up to it stands under its own key
+//! g place in the ring 2            what a group has put: key length 1, key, version 8, value length + 1 or 0 if it
+//!                                  was deleted 4, value; and so on
 //! k key                            version 8, value
 //! l name length 1, name, position 8     entry
 //! t name length 1, name            position 8: the log's entries below it are gone
@@ -10,10 +12,13 @@
 //!
 //! Keys are emitted in one order only, so a prefix of the keyspace is a kind, a log, a range of keys.
 
-use super::super::{Key, Log, Position, Prefix, Version, Versioned};
+use super::{
+    super::{Key, Log, Position, Prefix, Version, Versioned},
+    behind::Latest,
+};
 
 /// The layout this release writes. A newer one is refused, an older one is read.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 pub const FORMAT_KEY: &[u8] = b"f";
 pub const VERSION_KEY: &[u8] = b"v";
@@ -41,6 +46,47 @@ pub fn parse_value(stored: &[u8]) -> Option<Versioned> {
         version: Version(u64::from_be_bytes(*version)),
         value: value.to_vec(),
     })
+}
+
+/// What all rows of groups begin with.
+pub const ROW_PREFIX: &[u8] = b"g";
+
+pub fn row_key(at: u16) -> Vec<u8> {
+    [ROW_PREFIX, &at.to_be_bytes()].concat()
+}
+
+/// Adds what has become of a key to the row of its group.
+pub fn add_to_row(row: &mut Vec<u8>, key: &Key, latest: &Latest) {
+    row.push(u8::try_from(key.0.len()).unwrap_or(u8::MAX));
+    row.extend_from_slice(&key.0);
+    row.extend_from_slice(&latest.version.0.to_be_bytes());
+    let value = latest.value.as_deref();
+    let len = value.map_or(0, |value| {
+        u32::try_from(value.len() + 1).unwrap_or(u32::MAX)
+    });
+    row.extend_from_slice(&len.to_be_bytes());
+    row.extend_from_slice(value.unwrap_or_default());
+}
+
+/// A row's place in the ring, and what it says. None if it is damaged.
+pub fn parse_row(key: &[u8], row: &[u8]) -> Option<(u16, Vec<(Key, Latest)>)> {
+    let at = key.strip_prefix(ROW_PREFIX)?.try_into().ok()?;
+    let mut values = Vec::new();
+    let mut rest = row;
+    while let Some((len, after)) = rest.split_first() {
+        let (key, after) = after.split_at_checked((*len).into())?;
+        let (version, after) = after.split_first_chunk()?;
+        let (len, after) = after.split_first_chunk()?;
+        let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
+        let (value, after) = after.split_at_checked(len.saturating_sub(1))?;
+        let latest = Latest {
+            version: Version(u64::from_be_bytes(*version)),
+            value: (len > 0).then(|| value.to_vec()),
+        };
+        values.push((Key(key.to_vec()), latest));
+        rest = after;
+    }
+    Some((u16::from_be_bytes(at), values))
 }
 
 fn named(kind: u8, log: &Log) -> Vec<u8> {

@@ -4,6 +4,7 @@
 //! and answers them all. Reading goes on beside it, and sees nothing that is not on the disk yet.
 
 mod answers;
+mod behind;
 mod cache;
 mod layout;
 mod writer;
@@ -17,6 +18,8 @@ use std::{
 };
 
 use answers::Desks;
+pub use behind::BEHIND_BYTES;
+use behind::{Behind, Bounds, Rows};
 pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, compaction::Leveled};
@@ -25,7 +28,7 @@ use writer::{Job, Room, Writer};
 
 use super::{
     Batch, CommitError, Committed, Key, Log, Page, PageLimit, Position, Prefix, Store, StoreError,
-    Subscribers, Subscription, Versioned,
+    Subscribers, Subscription, Version, Versioned,
 };
 
 /// Memory for what was read lately, in bytes.
@@ -83,6 +86,7 @@ pub struct Embedded {
     writer: Option<JoinHandle<()>>,
     data: Keyspace,
     cache: Arc<Cache>,
+    behind: Arc<Behind>,
     desks: Desks,
     subscribers: Arc<Subscribers>,
     _lock: File,
@@ -97,10 +101,10 @@ impl std::fmt::Debug for Embedded {
 impl Embedded {
     /// Opens the store in `directory`, which is made if it is missing.
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
-        Self::open_with(directory, Room::of(directory))
+        Self::open_with(directory, Room::of(directory), Bounds::default())
     }
 
-    fn open_with(directory: &Path, room: Room) -> Result<Self, OpenError> {
+    fn open_with(directory: &Path, room: Room, bounds: Bounds) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io {
             path: directory.into(),
             source,
@@ -135,12 +139,20 @@ impl Embedded {
         let subscribers = Arc::<Subscribers>::default();
         let (queue, jobs) = mpsc::channel(WRITES_WAITING);
         let stored = data.get(layout::VERSION_KEY).map_err(engine)?;
-        let version = stored.map_or(0, |stored| layout::number(&stored));
+        let placed = Version(stored.map_or(0, |stored| layout::number(&stored)));
+        let (rows, behind) =
+            read_rows(&data, placed, bounds).map_err(|error| OpenError::Engine {
+                path: directory.into(),
+                reason: error.to_string(),
+            })?;
+        let behind = Arc::new(behind);
+        let version = rows.last().unwrap_or(placed).0;
         let cache = Arc::new(Cache::new(version));
         let writer = Writer::new(
             (database, data.clone()),
             version,
             Arc::clone(&cache),
+            (rows, Arc::clone(&behind)),
             Arc::clone(&subscribers),
             room,
         );
@@ -153,6 +165,7 @@ impl Embedded {
             writer: Some(writer),
             data,
             cache,
+            behind,
             desks: Desks::default(),
             subscribers,
             _lock: lock,
@@ -160,29 +173,43 @@ impl Embedded {
     }
 }
 
-/// Refuses a store that a newer release wrote; marks a new one.
+/// What the rows of the last groups say, of which those up to `placed` count no more.
+fn read_rows(
+    data: &Keyspace,
+    placed: Version,
+    bounds: Bounds,
+) -> Result<(Rows, Behind), StoreError> {
+    let rows = data.prefix(layout::ROW_PREFIX).map(|guard| {
+        let (key, row) = guard.into_inner()?;
+        Ok((key.to_vec(), row.to_vec()))
+    });
+    Rows::read(rows, placed, bounds)
+}
+
+/// Refuses a store that a newer release wrote; marks a new one, and one that an older release wrote: from now on that
+/// would miss what is in rows.
 fn check_format(directory: &Path, database: &Database, data: &Keyspace) -> Result<(), OpenError> {
     let engine = |error: fjall::Error| OpenError::Engine {
         path: directory.into(),
         reason: error.to_string(),
     };
-    match data.get(layout::FORMAT_KEY).map_err(engine)? {
-        Some(stored) => {
-            let found = u32::from_be_bytes(stored.first_chunk().copied().unwrap_or([0xff; 4]));
-            if found > layout::FORMAT {
-                return Err(OpenError::Newer {
-                    path: directory.into(),
-                    found,
-                });
-            }
-        }
-        None => {
+    let stored = data.get(layout::FORMAT_KEY).map_err(engine)?;
+    let found = stored.map(|stored| {
+        let number = stored.first_chunk().copied();
+        number.map_or(u32::MAX, u32::from_be_bytes)
+    });
+    match found {
+        Some(found) if found > layout::FORMAT => Err(OpenError::Newer {
+            path: directory.into(),
+            found,
+        }),
+        Some(layout::FORMAT) => Ok(()),
+        Some(_) | None => {
             let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
             batch.insert(data, layout::FORMAT_KEY, layout::FORMAT.to_be_bytes());
-            batch.commit().map_err(engine)?;
+            batch.commit().map_err(engine)
         }
     }
-    Ok(())
 }
 
 impl Drop for Embedded {
@@ -203,8 +230,13 @@ impl Store for Embedded {
             return Ok(known);
         }
         let committed = self.cache.committed();
-        let stored = self.data.get(layout::key(key))?;
-        let value = stored.and_then(|stored| layout::parse_value(&stored));
+        let value = match self.behind.get(key) {
+            Lookup::Known(known) => known,
+            Lookup::Unknown => {
+                let stored = self.data.get(layout::key(key))?;
+                stored.and_then(|stored| layout::parse_value(&stored))
+            }
+        };
         self.cache.bring(key, value.as_ref(), committed);
         Ok(value)
     }
@@ -215,22 +247,22 @@ impl Store for Embedded {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<(Key, Versioned)>, StoreError> {
+        let after = after.filter(|after| after.0 >= prefix.0);
+        let behind = self.behind.list(prefix, after);
         let prefix = layout::prefix(prefix);
         let from = after.map_or_else(
             || prefix.clone(),
             |after| [&layout::key(after)[..], &[0]].concat(),
         );
-        let mut found = Vec::new();
-        for guard in self.data.range(from..).take(limit) {
-            let (key, stored) = guard.into_inner()?;
-            if !key.starts_with(&prefix) {
-                break;
-            }
-            if let Some(value) = layout::parse_value(&stored) {
-                found.push((layout::parse_key(&key), value));
-            }
-        }
-        Ok(found)
+        let placed = self.data.range(from..).map_while(|guard| {
+            let found = guard.into_inner().map(|(key, stored)| {
+                let value = layout::parse_value(&stored);
+                key.starts_with(&prefix)
+                    .then(|| (layout::parse_key(&key), value))
+            });
+            found.transpose()
+        });
+        behind::merge(behind, &mut placed.fuse(), limit).map_err(StoreError::from)
     }
 
     async fn read(&self, log: &Log, after: Position, limit: PageLimit) -> Result<Page, StoreError> {
@@ -281,9 +313,15 @@ impl Store for Embedded {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use proptest::prelude::*;
 
     use super::*;
+    use crate::store::Expected;
 
     /// A full disk refuses what is to be written, goes on serving what is there, and writes again as
     /// soon as there is room.
@@ -293,7 +331,7 @@ mod tests {
         let full = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&full);
         let room = Room::scripted(move || !seen.load(Ordering::SeqCst));
-        let store = Embedded::open_with(directory.path(), room).unwrap();
+        let store = Embedded::open_with(directory.path(), room, Bounds::default()).unwrap();
         let key = Key(b"a".to_vec());
         let put = |value: &[u8]| {
             let mut batch = Batch::new();
@@ -307,5 +345,136 @@ mod tests {
         full.store(false, Ordering::SeqCst);
         put(b"3").await.unwrap();
         assert_eq!(store.get(&key).await.unwrap().unwrap().value, b"3");
+    }
+
+    /// Before format 2 each value stood in its place at once.
+    #[tokio::test]
+    async fn a_store_of_the_first_format_is_read_and_then_written_in_this_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let raw = || {
+            let builder = Database::builder(directory.path().join("store"));
+            let database = builder.open().unwrap();
+            let data = database.keyspace("data", KeyspaceCreateOptions::default);
+            (database, data.unwrap())
+        };
+        let (database, data) = raw();
+        let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
+        batch.insert(&data, layout::FORMAT_KEY, 1u32.to_be_bytes());
+        batch.insert(&data, layout::VERSION_KEY, 7u64.to_be_bytes());
+        let value = layout::value(Version(7), b"old");
+        batch.insert(&data, layout::key(&key(1)), value);
+        batch.commit().unwrap();
+        drop((database, data));
+        for (version, value) in [(7, "old"), (8, "new"), (9, "new")] {
+            let store = Embedded::open(directory.path()).unwrap();
+            let found = store.get(&key(1)).await.unwrap().unwrap();
+            assert_eq!(
+                (found.version.0, &*found.value),
+                (version, value.as_bytes())
+            );
+            let mut batch = Batch::new();
+            batch.expect(key(1), Expected::At(found.version));
+            batch.put(key(1), b"new".to_vec());
+            store.commit(batch).await.unwrap();
+        }
+        let (_database, data) = raw();
+        let format = data.get(layout::FORMAT_KEY).unwrap().unwrap();
+        assert_eq!(format.first_chunk(), Some(&layout::FORMAT.to_be_bytes()));
+    }
+
+    /// What a test does to a store.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put(u8, u16),
+        Delete(u8),
+        List(u8, Option<u8>, usize),
+        Open,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            8 => (0u8..60, 0u16..300).prop_map(|(key, len)| Step::Put(key, len)),
+            3 => (0u8..60).prop_map(Step::Delete),
+            2 => (0u8..4, prop::option::of(0u8..60), 0usize..40).prop_map(|(prefix, after, limit)| Step::List(prefix, after, limit)),
+            1 => Just(Step::Open),
+        ];
+        prop::collection::vec(step, 1..150)
+    }
+
+    /// Keys under some prefixes.
+    fn key(n: u8) -> Key {
+        Key(vec![b'a' + n / 16, n])
+    }
+
+    async fn follow(steps: Vec<Step>, bounds: Bounds) {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || {
+            let room = Room::of(directory.path());
+            Embedded::open_with(directory.path(), room, bounds).unwrap()
+        };
+        let mut store = open();
+        let mut model: BTreeMap<Key, Vec<u8>> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Put(n, len) => {
+                    let value = vec![n; len.into()];
+                    let mut batch = Batch::new();
+                    batch.put(key(n), value.clone());
+                    // A second key in the same group, with a version that is asked for.
+                    let other = store.get(&key(n ^ 1)).await.unwrap();
+                    if let Some(other) = other {
+                        batch.expect(key(n ^ 1), Expected::At(other.version));
+                        batch.put(key(n ^ 1), vec![0]);
+                        model.insert(key(n ^ 1), vec![0]);
+                    }
+                    model.insert(key(n), value);
+                    store.commit(batch).await.unwrap();
+                }
+                Step::Delete(n) => {
+                    let mut batch = Batch::new();
+                    batch.delete(key(n));
+                    store.commit(batch).await.unwrap();
+                    model.remove(&key(n));
+                }
+                Step::List(prefix, after, limit) => {
+                    let prefix = Prefix(vec![b'a' + prefix]);
+                    let after = after.map(key);
+                    let found = store.list(&prefix, after.as_ref(), limit).await.unwrap();
+                    let found: Vec<_> = found
+                        .into_iter()
+                        .map(|(key, value)| (key, value.value))
+                        .collect();
+                    let expected: Vec<_> = model
+                        .iter()
+                        .filter(|(key, _)| key.0.starts_with(&prefix.0))
+                        .filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after))
+                        .take(limit)
+                        .map(|(key, value)| (key.clone(), value.clone()))
+                        .collect();
+                    assert_eq!(found, expected);
+                }
+                Step::Open => {
+                    drop(store);
+                    store = open();
+                }
+            }
+        }
+        for n in 0..60 {
+            let found = store.get(&key(n)).await.unwrap();
+            assert_eq!(found.map(|found| found.value).as_ref(), model.get(&key(n)));
+        }
+        let (rows, held) = (bounds.rows, store.behind.list(&Prefix(vec![]), None).len());
+        assert!(held <= 60, "{held} values behind, {rows} rows");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        /// However little may be behind, what was put is found, in its place or on its way there, also after a start.
+        #[test]
+        fn what_is_behind_is_found_as_if_it_were_in_its_place(steps in steps(), rows in 2usize..12, bytes in 300usize..5000) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(follow(steps, Bounds { rows, bytes }));
+        }
     }
 }

@@ -15,9 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     super::{
         Batch, Change, CommitError, Committed, Expected, Key, Log, NAME_BYTES_MAX, Position,
-        StoreError, Subscribers, Version, Versioned,
+        StoreError, Subscribers, Version,
     },
     answers::{Answer, Desk, Outcome},
+    behind::{Behind, Latest, Rows, Sweep},
     cache::{Cache, Lookup},
     layout,
 };
@@ -47,6 +48,8 @@ pub struct Writer {
     database: Database,
     data: Keyspace,
     cache: Arc<Cache>,
+    behind: Arc<Behind>,
+    rows: Rows,
     subscribers: Arc<Subscribers>,
     version: u64,
     ends: HashMap<Log, u64>,
@@ -96,7 +99,7 @@ impl Room {
 /// The changes of one group, and what they make of the keys they touch.
 struct Group {
     writes: OwnedWriteBatch,
-    values: HashMap<Key, (Version, Option<Versioned>)>,
+    values: HashMap<Key, Latest>,
     grown: Vec<Log>,
 }
 
@@ -139,6 +142,7 @@ impl Writer {
         (database, data): (Database, Keyspace),
         version: u64,
         cache: Arc<Cache>,
+        (rows, behind): (Rows, Arc<Behind>),
         subscribers: Arc<Subscribers>,
         room: Room,
     ) -> Self {
@@ -146,6 +150,8 @@ impl Writer {
             database,
             data,
             cache,
+            behind,
+            rows,
             subscribers,
             version,
             ends: HashMap::new(),
@@ -164,11 +170,7 @@ impl Writer {
 
     fn commit_group(&mut self, jobs: &mut Vec<Job>) {
         let mut group = Group {
-            writes: self
-                .database
-                .batch()
-                // Synced before it is visible: what is read is on the disk.
-                .durability(Some(PersistMode::SyncData)),
+            writes: self.database.batch(),
             values: HashMap::new(),
             grown: Vec::new(),
         };
@@ -198,19 +200,24 @@ impl Writer {
                 },
             ));
         }
+        let sweep = self.rows.sweep(&self.behind);
         if failed.is_none() {
-            failed = self.write(group.writes).err();
+            failed = self.write(&mut group, &sweep).err();
         }
         if failed.is_some() {
             // What was remembered may not have happened.
             self.ends.clear();
-            for (key, (version, _)) in &group.values {
-                self.cache.forget(key, *version);
+            self.rows.failed();
+            for (key, latest) in &group.values {
+                self.cache.forget(key, latest.version);
             }
         } else {
-            for (key, (version, value)) in group.values {
-                self.cache.changed(&key, version, value);
+            for (key, latest) in &group.values {
+                self.cache.changed(key, latest);
             }
+            let version = Version(self.version);
+            let put = group.values.into_iter();
+            self.rows.committed(&self.behind, version, put, &sweep);
             self.cache.note_committed(self.version);
         }
         give_out(answers, failed.as_ref());
@@ -219,11 +226,33 @@ impl Writer {
         }
     }
 
-    fn write(&self, mut writes: OwnedWriteBatch) -> Result<(), StoreError> {
+    /// Writes what a group changes, and what it brings to its place.
+    fn write(&self, group: &mut Group, sweep: &Sweep) -> Result<(), StoreError> {
+        let mut writes = core::mem::replace(&mut group.writes, self.database.batch())
+            // Synced before it is visible: what is read is on the disk.
+            .durability(Some(PersistMode::SyncData));
+        if !group.values.is_empty() {
+            let mut row = Vec::new();
+            for (key, latest) in &group.values {
+                layout::add_to_row(&mut row, key, latest);
+            }
+            writes.insert(&self.data, layout::row_key(self.rows.next()), row);
+        }
+        for (key, latest) in &sweep.placed {
+            match &latest.value {
+                Some(value) => {
+                    let stored = layout::value(latest.version, value);
+                    writes.insert(&self.data, layout::key(key), stored);
+                }
+                None => writes.remove(&self.data, layout::key(key)),
+            }
+        }
+        if let Some(done) = sweep.done {
+            writes.insert(&self.data, layout::VERSION_KEY, done.0.to_be_bytes());
+        }
         if writes.is_empty() {
             return Ok(());
         }
-        writes.insert(&self.data, layout::VERSION_KEY, self.version.to_be_bytes());
         Ok(writes.commit()?)
     }
 
@@ -249,14 +278,12 @@ impl Writer {
         for change in batch.changes {
             match change {
                 Change::Put(key, value) => {
-                    let stored = layout::value(version, &value);
-                    group.writes.insert(&self.data, layout::key(&key), stored);
-                    let value = Versioned { version, value };
-                    group.values.insert(key, (version, Some(value)));
+                    let value = Some(value);
+                    group.values.insert(key, Latest { version, value });
                 }
                 Change::Delete(key) => {
-                    group.writes.remove(&self.data, layout::key(&key));
-                    group.values.insert(key, (version, None));
+                    let value = None;
+                    group.values.insert(key, Latest { version, value });
                 }
                 Change::Append(log, entry) => {
                     let position = Position(self.end_of(&log)? + 1);
@@ -274,10 +301,13 @@ impl Writer {
     }
 
     fn version_of(&self, key: &Key, group: &Group) -> Result<Option<Version>, StoreError> {
-        if let Some((_, value)) = group.values.get(key) {
-            return Ok(value.as_ref().map(|value| value.version));
+        if let Some(latest) = group.values.get(key) {
+            return Ok(latest.value.as_ref().map(|_| latest.version));
         }
         if let Lookup::Known(known) = self.cache.version(key) {
+            return Ok(known);
+        }
+        if let Lookup::Known(known) = self.behind.version(key) {
             return Ok(known);
         }
         let stored = self.data.get(layout::key(key))?;

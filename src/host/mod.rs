@@ -1,11 +1,16 @@
 //! What a process has of the machine it runs on: sockets, the time of day, randomness. Everything else it knows
 //! of the world comes through these, so that tests can run it in a world of their own.
 
+#[cfg(feature = "embedded")]
+mod batch;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+#[cfg(feature = "embedded")]
+pub use batch::{Arrived, BATCH, Leaving};
 use rand::{SeedableRng as _, TryRng as _, rngs::StdRng, rngs::SysRng};
 use tokio::{io::Interest, net::UdpSocket};
 
@@ -102,6 +107,7 @@ impl Socket {
     }
 
     /// Takes in a datagram and where it came from; `WouldBlock` when nothing has arrived.
+    #[cfg(feature = "client")]
     pub fn try_recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         match self {
             Self::Real(socket) => socket.try_recv_from(buffer),
@@ -110,14 +116,61 @@ impl Socket {
         }
     }
 
-    /// Sends a datagram to `to`.
+    /// Takes in datagrams that have arrived, several at a time; `WouldBlock` when none has.
     #[cfg(feature = "embedded")]
-    pub async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+    pub fn try_recv_many(&self, arrived: &mut Arrived) -> io::Result<()> {
         match self {
-            Self::Real(socket) => socket.send_to(datagram, to).await.map(drop),
+            #[cfg(target_os = "linux")]
+            Self::Real(socket) => socket.try_io(Interest::READABLE, || {
+                batch::kernel::receive(socket, arrived)
+            }),
+            #[cfg(not(target_os = "linux"))]
+            Self::Real(socket) => arrived.fill(|room| socket.try_recv_from(room)),
             #[cfg(all(test, feature = "client", feature = "embedded"))]
-            Self::Simulated(socket) => socket.send_to(datagram, to).await,
+            Self::Simulated(socket) => arrived.fill(|room| socket.try_recv_from(room)),
         }
+    }
+
+    /// Sends all that is to leave. What the system refuses is told of, and as good as lost on the way.
+    #[cfg(feature = "embedded")]
+    pub async fn send_many(&self, leaving: &mut Leaving, mut refused: impl FnMut(io::Error)) {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Real(socket) => {
+                let mut left = 0;
+                while leaving.iter().nth(left).is_some() {
+                    let sent = socket
+                        .async_io(Interest::WRITABLE, || {
+                            batch::kernel::send(socket, leaving, left)
+                        })
+                        .await;
+                    left += match sent {
+                        Ok(count) => count.max(1),
+                        Err(error) => {
+                            refused(error);
+                            1
+                        }
+                    };
+                }
+            }
+            #[cfg(not(target_os = "linux"))]
+            Self::Real(socket) => {
+                for (datagram, to) in leaving.iter() {
+                    if let Err(error) = socket.send_to(datagram, to).await {
+                        refused(error);
+                    }
+                }
+            }
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(socket) => {
+                for (datagram, to) in leaving.iter() {
+                    if let Err(error) = socket.send_to(datagram, to).await {
+                        refused(error);
+                    }
+                }
+            }
+        }
+        leaving.clear();
     }
 
     /// Sends a datagram to where the socket is connected to.

@@ -1,0 +1,302 @@
+//! How small a realm is, and how fast it is there: memory of links that are idle, start, restart.
+//!
+//! `cargo bench --bench size` prints a table: what was measured beside what must hold. It takes some fifteen minutes, most
+//! of them handshakes. `-- --quick` does a hundredth of it, to see that it works; `-- --only links`, or `tables`,
+//! `start`, `restart` or `light`, one row.
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "figures are for reading"
+)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use merpati::{
+    client::{Direct, system_rng},
+    crypto::{PublicKey, SecretKey},
+    endpoint::{Config, Endpoint, Event, Handshakes},
+    link::Time,
+    wire::{Command, OperationNumber, Protection, Request, SessionRef},
+};
+use support::{Home, Realm, finished, program};
+use tokio::task::JoinSet;
+
+/// As the program has it: memory that is free goes back to the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Links of a realm in a process of its own.
+const LINKS: usize = 100_000;
+/// Links in tables, without sockets.
+const IN_TABLES: usize = 1_000_000;
+/// Messages in the store of a realm that is started again.
+const MESSAGES: usize = 1_000_000;
+/// After so long all links are at rest.
+const UNTIL_REST: Duration = Duration::from_secs(230);
+/// Links that are opened at once.
+const AT_ONCE: usize = 32;
+/// Starts of which the middle one counts.
+const STARTS: usize = 11;
+
+fn row(what: &str, measured: &str, wanted: &str) {
+    println!("| {what} | {measured} | {wanted} |");
+}
+
+fn command() -> Vec<u8> {
+    let session = SessionRef::Bound;
+    Request::from(Command::WhoAmI { session }).to_bytes()
+}
+
+fn device() -> SecretKey {
+    SecretKey::generate(&mut system_rng().unwrap())
+}
+
+/// A device opens a link, asks something, has its answer, and is never heard again.
+async fn open(address: SocketAddr, realm: PublicKey) {
+    let none = OperationNumber(0);
+    let mut link = Direct::begin(&device(), none, address, Some(realm))
+        .await
+        .unwrap();
+    assert!(link.ask(command()));
+    let mut told = Vec::new();
+    while told.is_empty() {
+        link.step(&mut told).await.unwrap();
+    }
+}
+
+fn open_many(realm: &Realm, count: usize) {
+    let (address, key) = (realm.address, realm.connect.split_once('#').unwrap().1);
+    let key: PublicKey = key.parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut open_now = JoinSet::new();
+        for _ in 0..count {
+            if open_now.len() == AT_ONCE {
+                open_now.join_next().await.unwrap().unwrap();
+            }
+            open_now.spawn(open(address, key));
+        }
+        open_now.join_all().await;
+    });
+}
+
+/// Memory that each link of a realm takes while nothing comes on it.
+fn links(count: usize) {
+    let home = Home::new();
+    let realm = home.realm_as(
+        "[limits]\nlinks = 200000\nhandshakes = \"unlimited\"\nhandshakes_per_subnet = \"unlimited\"\n\
+         commands_per_subnet = \"unlimited\"",
+    );
+    // What it takes once, whoever comes.
+    open_many(&realm, count / 100);
+    let before = realm.memory();
+    open_many(&realm, count);
+    let each = |now: u64| now.saturating_sub(before) / count as u64;
+    let busy = each(realm.memory());
+    thread::sleep(UNTIL_REST);
+    let idle = each(realm.memory());
+    row(
+        &format!("an idle link of {count}, of a real realm, in memory"),
+        &format!("{idle} bytes (just opened: {busy})"),
+        "≤ 1024",
+    );
+}
+
+/// Memory of this process, in bytes.
+fn memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:"));
+    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+    kib.parse::<u64>().unwrap() << 10
+}
+
+/// Carries what both sides have to send until there is nothing, and lets the server answer all.
+fn settle(now: Time, from: SocketAddr, client: &mut Endpoint, server: &mut Endpoint) {
+    let realm = SocketAddr::from(([10, 0, 0, 1], 6377));
+    let mut out = Vec::new();
+    loop {
+        let mut is_quiet = true;
+        while client.poll_transmit(now, &mut out).is_some() {
+            server.handle_datagram(now, from, &out);
+            is_quiet = false;
+        }
+        while let Some(event) = server.poll_event() {
+            match event {
+                Event::Incoming { link, .. } => server.welcome(now, link, true, OperationNumber(0)),
+                Event::Request { link, number, .. } => server.reply(now, link, number, vec![0; 8]),
+                _ => {}
+            }
+        }
+        while server.poll_transmit(now, &mut out).is_some() {
+            client.handle_datagram(now, realm, &out);
+            is_quiet = false;
+        }
+        if is_quiet {
+            return;
+        }
+    }
+}
+
+/// So many links of an endpoint, each with a device of its own at an address of its own.
+fn endpoint_with(count: usize) -> Endpoint {
+    let key = device();
+    let unlimited = Handshakes {
+        all: "unlimited".parse().unwrap(),
+        per_subnet: "unlimited".parse().unwrap(),
+    };
+    let config = Config {
+        accept: Some(Protection::Sealed),
+        handshakes: unlimited,
+        ..Config::default()
+    };
+    let mut server = Endpoint::new(config, &key.clone().into(), [1; 32]);
+    for n in 0..count {
+        let now = Time(1_000_000 + n as u64);
+        let [_, a, b, c] = (n as u32).to_be_bytes();
+        let from = SocketAddr::from(([11, a, b, c], 1000));
+        let mut client = Endpoint::new(Config::default(), &device().into(), [2; 32]);
+        let realm = SocketAddr::from(([10, 0, 0, 1], 6377));
+        let link = client.connect(now, realm, key.public(), None);
+        let deadline = now + Duration::from_mins(1);
+        client.request(now, link, command(), deadline, false);
+        settle(now, from, &mut client, &mut server);
+    }
+    assert_eq!(server.links(), count);
+    server
+}
+
+/// The same without sockets, in one table for each processor.
+fn tables(count: usize) {
+    let before = memory();
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let tables: Vec<Endpoint> = thread::scope(|scope| {
+        let table = || scope.spawn(|| endpoint_with(count / threads));
+        let tables: Vec<_> = (0..threads).map(|_| table()).collect();
+        tables.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let each = || memory().saturating_sub(before) / count as u64;
+    let busy = each();
+    let later = Time(1_000_000 + count as u64) + UNTIL_REST;
+    let mut out = Vec::new();
+    let tables: Vec<Endpoint> = tables
+        .into_iter()
+        .map(|mut one| {
+            one.handle_timeout(later);
+            assert!(one.poll_transmit(later, &mut out).is_none());
+            one
+        })
+        .collect();
+    let idle = each();
+    drop(tables);
+    row(
+        &format!("the same of {count}, in tables alone"),
+        &format!("{idle} bytes (just opened: {busy})"),
+        "≤ 1024",
+    );
+}
+
+/// The program of a device: `examples/light.rs`, as small as it gets.
+fn light() {
+    let arguments =
+        "build --quiet --profile light --no-default-features --features client --example light";
+    let cargo = env!("CARGO");
+    let built = std::process::Command::new(cargo)
+        .args(arguments.split(' '))
+        .status()
+        .unwrap();
+    assert!(built.success());
+    let program = std::env::current_exe().unwrap();
+    // target/release/deps/size-…
+    let target = program.ancestors().nth(3).unwrap();
+    let bytes = fs::metadata(target.join("light/examples/light"))
+        .unwrap()
+        .len();
+    row(
+        "a light client",
+        &format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20)),
+        "≤ 1 MiB",
+    );
+}
+
+/// Starts with nothing there yet.
+fn start(times: usize) {
+    let mut took: Vec<Duration> = (0..times)
+        .map(|_| {
+            let begun = Instant::now();
+            let realm = Realm::start();
+            let took = begun.elapsed();
+            drop(realm);
+            took
+        })
+        .collect();
+    took.sort_unstable();
+    let middle = took.get(times / 2).copied().unwrap_or_default();
+    let worst = took.last().copied().unwrap_or_default();
+    row(
+        "a start in an empty directory",
+        &format!("{middle:.1?} (the slowest of {times}: {worst:.1?})"),
+        "≤ 50 ms",
+    );
+}
+
+/// A realm with so many messages is killed, and started again.
+fn restart(count: usize) {
+    let home = Home::new();
+    let mut realm = home.realm_as(
+        "[limits]\nhandshakes = \"unlimited\"\nhandshakes_per_subnet = \"unlimited\"\n\
+         registrations_per_subnet = \"unlimited\"\nlogins_per_subnet = \"unlimited\"\n\
+         commands_per_link = \"unlimited\"\ncommands_per_account = \"unlimited\"\n\
+         commands_per_subnet = \"unlimited\"",
+    );
+    let count_text = count.to_string();
+    let load = ["bench", "--json", "--connections", "64", "--in-flight", "8"];
+    let bounds = ["--time", "1h", "--count", &count_text, &realm.connect];
+    let run = finished(program().args(load).args(bounds));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    realm.kill();
+    let begun = Instant::now();
+    realm.start_again();
+    let took = begun.elapsed();
+    row(
+        &format!("a start after kill -9, with {count} messages"),
+        &format!("{took:.1?}"),
+        "≤ 1 s",
+    );
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let is_quick = arguments.iter().any(|one| one == "--quick");
+    let part = if is_quick { 100 } else { 1 };
+    let only = arguments.iter().skip_while(|one| *one != "--only").nth(1);
+    let is_wanted = |name| only.is_none_or(|only| only == name);
+    println!("| what | measured | must hold |");
+    println!("| --- | --- | --- |");
+    if is_wanted("start") {
+        start(STARTS);
+    }
+    if is_wanted("restart") {
+        restart(MESSAGES / part);
+    }
+    if is_wanted("light") {
+        light();
+    }
+    if is_wanted("tables") {
+        tables(IN_TABLES / part);
+    }
+    if is_wanted("links") {
+        links(LINKS / part);
+    }
+}
