@@ -9,6 +9,8 @@ use std::{
 
 /// Each layer, and what it may import.
 const LAYERS: &[(&str, &[&str])] = &[
+    // The machine, or in tests a simulated one.
+    ("host", &["simulation"]),
     ("wire", &[]),
     ("crypto", &["wire"]),
     ("link", &["crypto", "wire"]),
@@ -17,14 +19,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("realm", &["store", "crypto", "wire"]),
     (
         "server",
-        &["endpoint", "realm", "store", "link", "crypto", "wire"],
+        &[
+            "endpoint", "realm", "store", "link", "crypto", "wire", "host",
+        ],
     ),
-    ("client", &["endpoint", "link", "crypto", "wire"]),
+    ("client", &["endpoint", "link", "crypto", "wire", "host"]),
     // Only in tests.
     (
         "simulation",
         &[
-            "client", "server", "endpoint", "realm", "store", "link", "crypto", "wire",
+            "client", "server", "endpoint", "realm", "store", "link", "crypto", "wire", "host",
         ],
     ),
     ("cli", &["client", "server", "crypto", "wire"]),

@@ -1,0 +1,48 @@
+//! The light client (`examples/light.rs`), against a realm in another process.
+
+mod support;
+
+use std::process::Command;
+
+use support::{Home, PASSWORD, Realm, Run, finished};
+
+/// Builds it, if that has not been done, and gives a way to run it.
+fn light() -> impl Fn(&[&str]) -> Run {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--example", "light"])
+        .status()
+        .unwrap();
+    assert!(built.success());
+    let program = std::env::current_exe().unwrap();
+    // target/debug/deps/light-…
+    let program = program
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join("examples")
+        .join("light");
+    move |arguments| finished(Command::new(&program).args(arguments))
+}
+
+#[test]
+fn a_message_goes_from_one_small_device_to_another() {
+    let (realm, home, light) = (Realm::start(), Home::new(), light());
+    let [ann, bob] = ["ann", "bob"].map(|name| home.profile(name).to_str().unwrap().to_string());
+    for (home, name) in [(&ann, "ann"), (&bob, "bob")] {
+        let run = light(&[home, "register", &realm.connect, name, PASSWORD]);
+        assert_eq!(run.code, Some(0), "{run:?}");
+    }
+    for text in ["hello", "there"] {
+        let run = light(&[&ann, "send", "bob", text]);
+        assert_eq!(run.code, Some(0), "{run:?}");
+    }
+    // What was shown is not shown again.
+    for shown in ["ann: hello\nann: there\n", ""] {
+        let run = light(&[&bob, "read"]);
+        assert_eq!((run.code, &*run.out), (Some(0), shown), "{run:?}");
+    }
+    let run = light(&[&ann, "send", "nobody", "hello"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.err.contains("light: "), "{run:?}");
+    assert!(light(&[]).err.contains("it is written"));
+}
