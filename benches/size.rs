@@ -16,6 +16,7 @@ mod support;
 use std::{
     fs,
     net::SocketAddr,
+    sync::Barrier,
     thread,
     time::{Duration, Instant},
 };
@@ -177,29 +178,43 @@ fn endpoint_with(count: usize) -> Endpoint {
     server
 }
 
-/// The same without sockets, in one table for each processor.
+/// Time passes until then; what is sent goes nowhere.
+fn pass(endpoint: &mut Endpoint, until: Time) {
+    let mut out = Vec::new();
+    while let Some(due) = endpoint.poll_timeout().filter(|due| *due <= until) {
+        endpoint.handle_timeout(due);
+        while endpoint.poll_transmit(due, &mut out).is_some() {}
+        while endpoint.poll_event().is_some() {}
+    }
+}
+
+/// The same without sockets, in one table for each processor, filled and kept by a thread of its own as a worker is.
 fn tables(count: usize) {
     let before = memory();
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let tables: Vec<Endpoint> = thread::scope(|scope| {
-        let table = || scope.spawn(|| endpoint_with(count / threads));
-        let tables: Vec<_> = (0..threads).map(|_| table()).collect();
-        tables.into_iter().map(|one| one.join().unwrap()).collect()
-    });
+    let count = count / threads * threads;
     let each = || memory().saturating_sub(before) / count as u64;
-    let busy = each();
     let later = Time(1_000_000 + count as u64) + UNTIL_REST;
-    let mut out = Vec::new();
-    let tables: Vec<Endpoint> = tables
-        .into_iter()
-        .map(|mut one| {
-            one.handle_timeout(later);
-            assert!(one.poll_transmit(later, &mut out).is_none());
-            one
-        })
-        .collect();
-    let idle = each();
-    drop(tables);
+    // All wait for one another before each look, and after it.
+    let look = Barrier::new(threads + 1);
+    let [mut busy, mut idle] = [0; 2];
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut table = endpoint_with(count / threads);
+                look.wait();
+                look.wait();
+                pass(&mut table, later);
+                look.wait();
+                look.wait();
+            });
+        }
+        for seen in [&mut busy, &mut idle] {
+            look.wait();
+            *seen = each();
+            look.wait();
+        }
+    });
     row(
         &format!("the same of {count}, in tables alone"),
         &format!("{idle} bytes (just opened: {busy})"),

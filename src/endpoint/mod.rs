@@ -54,6 +54,7 @@ pub use renewal::LINK_LIFETIME;
 use reset::Resets;
 use schedule::Schedule;
 use slot::{Role, Slot, Stage};
+use smallvec::SmallVec;
 
 use crate::{
     crypto::PublicKey,
@@ -83,7 +84,7 @@ pub struct Endpoint {
     /// Plain links that others opened, by the connection id that they chose.
     by_plain: BTreeMap<(SocketAddr, ConnectionId), LinkId>,
     /// Proven links that others opened, by their key.
-    by_peer: BTreeMap<PublicKey, Vec<LinkId>>,
+    by_peer: BTreeMap<PublicKey, SmallVec<[LinkId; 2]>>,
     /// Links that this side opened to realms, to share them, by the realm's key.
     dialed: BTreeMap<PublicKey, LinkId>,
     /// Keys whose handshakes belong to the first of several endpoints.

@@ -34,7 +34,11 @@ impl Endpoint {
             return;
         }
         let newest = slot.link.largest_received();
-        let is_known = |slot: &Slot| slot.left.is_some_and(|(address, _)| address == from);
+        let is_known = |slot: &Slot| {
+            slot.left
+                .as_deref()
+                .is_some_and(|(address, _)| *address == from)
+        };
         let goes_back = is_known(slot);
         if !self.hand_in(now, id, packet, datagram) {
             return;
@@ -56,8 +60,11 @@ impl Endpoint {
         } else {
             let patience = (slot.link.timeout() * PROOF_TIMEOUTS).max(PROOF_PATIENCE);
             // The last address that was proven, however often it moves on before it proves another.
-            let proven = slot.left.map_or(slot.address, |(address, _)| address);
-            slot.left = Some((proven, now + patience));
+            let proven = slot
+                .left
+                .as_deref()
+                .map_or(slot.address, |(address, _)| *address);
+            slot.left = Some(Box::new((proven, now + patience)));
             slot.address = from;
             slot.link.path_moved(datagram.len(), data);
         }
@@ -72,7 +79,7 @@ impl Endpoint {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        let Some((old, until)) = slot.left else {
+        let Some((old, until)) = slot.left.as_deref().copied() else {
             return;
         };
         if !slot.link.has_moved() {

@@ -98,7 +98,7 @@ pub(super) struct Slot {
     pub opened: Time,
     pub renewal: Renewal,
     /// The address it has left and until when it may return there, while its new one is not proven.
-    pub left: Option<(SocketAddr, Time)>,
+    pub left: Option<Box<(SocketAddr, Time)>>,
     /// Requests that came early, where those wait until the link is proven.
     pub held: Vec<(u64, Vec<u8>)>,
     /// Bytes that it holds for the other side.
@@ -150,7 +150,7 @@ impl Slot {
             Stage::Dialing(dial) => Some(dial.timeout()),
             Stage::Accepting(accepting) => accepting.welcomed.then_some(accepting.due),
         };
-        let proof = self.left.map(|(_, until)| until);
+        let proof = self.left.as_deref().map(|(_, until)| *until);
         let stage = earliest(stage, proof);
         let rest = earliest(self.rests_at(), self.end(config));
         if self.link.is_resting() {

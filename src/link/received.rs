@@ -35,8 +35,9 @@ pub struct Received {
 #[derive(Clone, Copy, Debug)]
 pub struct Resting {
     largest: Option<PacketNumber>,
-    /// Bit `n` stands for the packet so many before the largest: as far back as an acknowledgement can tell.
-    recent: u128,
+    /// Bit `n` of the `m`th stands for the packet `64 m + n` before the largest: as far back as an acknowledgement can
+    /// tell.
+    recent: [u64; 2],
     loss: u32,
 }
 
@@ -49,13 +50,17 @@ impl Received {
     /// What remains while the link rests.
     pub fn rest(&self) -> Resting {
         let largest = self.largest.map_or(0, |largest| largest.0);
-        let bits = (0..u128::BITS).filter(|n| {
-            let number = largest.checked_sub((*n).into());
-            number.is_some_and(|number| self.bit(PacketNumber(number)))
-        });
+        let mut recent = [0; 2];
+        for (bits, from) in recent.iter_mut().zip([0, 64]) {
+            for n in 0..64 {
+                let number = largest.checked_sub(from + n);
+                let has_come = number.is_some_and(|number| self.bit(PacketNumber(number)));
+                *bits |= u64::from(has_come) << n;
+            }
+        }
         Resting {
             largest: self.largest,
-            recent: bits.fold(0, |recent, n| recent | 1 << n),
+            recent,
             loss: self.loss,
         }
     }
@@ -69,9 +74,11 @@ impl Received {
             ..Self::default()
         };
         let largest = resting.largest.map_or(0, |largest| largest.0);
-        for n in 0..u128::BITS {
-            if let Some(number) = largest.checked_sub(n.into()) {
-                received.set_bit(PacketNumber(number), resting.recent >> n & 1 == 1);
+        for (bits, from) in resting.recent.into_iter().zip([0, 64]) {
+            for n in 0..64 {
+                if let Some(number) = largest.checked_sub(from + n) {
+                    received.set_bit(PacketNumber(number), bits >> n & 1 == 1);
+                }
             }
         }
         received
@@ -261,7 +268,7 @@ mod tests {
                 let number = PacketNumber(number);
                 prop_assert!(other.is_new(number) || !rested.is_new(number));
                 let largest = other.largest().map_or(0, |largest| largest.0);
-                if largest < number.0 + u64::from(u128::BITS) {
+                if largest < number.0 + 128 {
                     prop_assert_eq!(rested.is_new(number), other.is_new(number));
                 }
                 if rested.is_new(number) {

@@ -5,29 +5,34 @@
 //! worked on again, which its number makes harmless), which messages came in parts, how fast long ones may leave, and
 //! which packets came more than 128 before the latest: those count as seen.
 
+use alloc::boxed::Box;
+
 use super::{
-    Config, Keys, Link, Opening, State,
+    Config, Keys, Link, Opening, Redundancy, State,
     backoff::Jitter,
     path::PathSize,
     pushes::{self, Pushed, Pushes},
     received::{self, Received},
     replies::Replies,
     requests::{self, Requests},
-    rtt::Rtt,
+    rtt::{self, Rtt},
 };
-use crate::wire::{ConnectionId, PacketNumber};
+use crate::wire::{ConnectionId, PacketNumber, Welcome};
 
 /// What remains of a link at rest.
 #[derive(Clone, Debug)]
 pub struct Resting {
     keys: Keys,
-    config: Config,
+    max_datagram: usize,
+    max_message: usize,
+    rate: Option<u64>,
+    redundancy: Redundancy,
     peer_max_datagram: usize,
     remote: Option<ConnectionId>,
     next_number: u64,
     received: received::Resting,
     acknowledged: Option<PacketNumber>,
-    rtt: Rtt,
+    rtt: rtt::Resting,
     requests: requests::Resting,
     /// All requests of the other side from this number on are new.
     replies_next: u64,
@@ -36,7 +41,8 @@ pub struct Resting {
     path: usize,
     trusted: bool,
     is_holding: bool,
-    opening: Opening,
+    /// What was answered to the other side's opening; none on a link that this side opened.
+    given: Option<Box<Welcome>>,
     jitter: Jitter,
 }
 
@@ -44,6 +50,7 @@ impl Link {
     /// True when the link has nothing to do and waits for nothing.
     pub fn may_rest(&self) -> bool {
         self.is_open()
+            && matches!(self.opening, Opening::Given(_) | Opening::Welcomed)
             && self.is_idle()
             && self.is_proven()
             && !self.has_moved
@@ -69,13 +76,16 @@ impl Link {
         };
         self.may_rest().then(|| Resting {
             keys: keys.clone(),
-            config: self.config,
+            max_datagram: self.config.max_datagram,
+            max_message: self.config.max_message,
+            rate: self.config.rate,
+            redundancy: self.config.redundancy,
             peer_max_datagram: self.peer_max_datagram,
             remote: self.remote,
             next_number: self.next_number,
             received: self.received.rest(),
             acknowledged: self.sent.acknowledged(),
-            rtt: self.rtt.clone(),
+            rtt: self.rtt.rest(),
             requests: self.requests.rest(),
             replies_next: self.replies.next(),
             pushes: self.pushes.next(),
@@ -83,7 +93,11 @@ impl Link {
             path: self.path.size(usize::MAX),
             trusted: self.trusted,
             is_holding: self.is_holding,
-            opening: self.opening,
+            given: match self.opening {
+                // A handshake's opening cannot come again; a plain link's may.
+                Opening::Given(welcome) if matches!(keys, Keys::Plain) => Some(Box::new(welcome)),
+                _ => None,
+            },
             jitter: self.jitter.clone(),
         })
     }
@@ -92,14 +106,21 @@ impl Link {
 impl Resting {
     /// The link, awake.
     pub fn wake(&self) -> Link {
-        let mut link = Link::new(self.config);
+        let mut link = Link::new(Config {
+            max_datagram: self.max_datagram,
+            max_message: self.max_message,
+            rate: self.rate,
+            redundancy: self.redundancy,
+            rtt: None,
+            seed: 0,
+        });
         link.state = State::Open(self.keys.clone());
         link.peer_max_datagram = self.peer_max_datagram;
         link.remote = self.remote;
         link.next_number = self.next_number;
         link.received = Received::woken(self.received);
         link.sent.set_acknowledged(self.acknowledged);
-        link.rtt = self.rtt.clone();
+        link.rtt = Rtt::woken(self.rtt, self.rate);
         link.requests = Requests::woken(self.requests);
         link.replies = Replies::woken(self.replies_next);
         link.pushes = Pushes::woken(self.pushes);
@@ -107,7 +128,10 @@ impl Resting {
         link.path = PathSize::woken(self.path);
         link.trusted = self.trusted;
         link.is_holding = self.is_holding;
-        link.opening = self.opening;
+        link.opening = match &self.given {
+            Some(welcome) => Opening::Given(**welcome),
+            None => Opening::Welcomed,
+        };
         link.jitter = self.jitter.clone();
         link
     }

@@ -43,7 +43,54 @@ pub struct Rtt {
 /// The longest a peer may hold an acknowledgement back (LINK-5).
 pub(crate) const DELAY_MAX: Duration = Duration::from_millis(200);
 
+/// What remains of it while a link rests: spans in microseconds, at most an hour.
+#[derive(Clone, Copy, Debug)]
+pub struct Resting {
+    measured: bool,
+    smoothed: Option<u32>,
+    others: [u32; 5],
+}
+
+fn to_micros(span: Duration) -> u32 {
+    u32::try_from(span.as_micros()).unwrap_or(u32::MAX)
+}
+
+const fn from_micros(micros: u32) -> Duration {
+    Duration::from_micros(micros as u64)
+}
+
 impl Rtt {
+    /// What remains while the link rests.
+    pub fn rest(&self) -> Resting {
+        let others = [
+            self.variation,
+            self.min,
+            self.base,
+            self.latest,
+            self.peer_delay,
+        ];
+        Resting {
+            measured: self.measured,
+            smoothed: self.smoothed.map(to_micros),
+            others: others.map(to_micros),
+        }
+    }
+
+    /// The same, awake, on a path that is known to carry `rate` at most.
+    pub fn woken(resting: Resting, rate: Option<u64>) -> Self {
+        let [variation, min, base, latest, peer_delay] = resting.others.map(from_micros);
+        Self {
+            measured: resting.measured,
+            rate,
+            smoothed: resting.smoothed.map(from_micros),
+            variation,
+            min,
+            base,
+            latest,
+            peer_delay,
+        }
+    }
+
     /// An estimate to begin with, remembered from an earlier link to the same peer.
     pub fn remembered(rtt: Duration) -> Self {
         Self {
