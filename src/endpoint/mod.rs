@@ -31,7 +31,7 @@ mod shared;
 mod slot;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     time::Duration,
 };
@@ -83,8 +83,9 @@ pub struct Endpoint {
     by_address: BTreeSet<(SocketAddr, LinkId)>,
     /// Plain links that others opened, by the connection id that they chose.
     by_plain: BTreeMap<(SocketAddr, ConnectionId), LinkId>,
-    /// Proven links that others opened, by their key.
-    by_peer: BTreeMap<PublicKey, SmallVec<[LinkId; 2]>>,
+    /// Proven links that others opened, by their key. One table, and not nodes that would lie among what comes and goes and
+    /// keep its memory from being given back.
+    by_peer: HashMap<PublicKey, SmallVec<[LinkId; 2]>>,
     /// Links that this side opened to realms, to share them, by the realm's key.
     dialed: BTreeMap<PublicKey, LinkId>,
     /// Keys whose handshakes belong to the first of several endpoints.
@@ -120,7 +121,7 @@ impl Endpoint {
             slots: ById::default(),
             by_address: BTreeSet::new(),
             by_plain: BTreeMap::new(),
-            by_peer: BTreeMap::new(),
+            by_peer: HashMap::new(),
             dialed: BTreeMap::new(),
             of_first: BTreeSet::new(),
             half_open: HalfOpen::default(),

@@ -128,8 +128,9 @@ async fn ask(
     let mut left = std::collections::VecDeque::new();
     while Instant::now() < until {
         while left.len() < in_flight {
-            socket.send(&question).await?;
+            // As a command's time begins before it is sent.
             left.push_back(Instant::now());
+            socket.send(&question).await?;
         }
         match tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await {
             Ok(came) => {

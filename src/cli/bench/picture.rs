@@ -93,9 +93,11 @@ fn picture(
         (4.0, "99.99 %"),
     ] {
         let x = x(nines);
+        // The last one ends where the picture does.
+        let anchor = if nines < NINES { "middle" } else { "end" };
         writeln!(
             svg,
-            "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{name}</text>",
+            "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{name}</text>",
             BOTTOM + 20.0
         )?;
     }

@@ -5,7 +5,7 @@ use std::{env, sync::Arc};
 use super::*;
 
 /// Users who write at the same time.
-const AT_ONCE: u32 = 256;
+const AT_ONCE: u32 = 1024;
 
 fn number(name: &str, unless_given: u32) -> u32 {
     env::var(name).map_or(unless_given, |text| text.parse().unwrap())
