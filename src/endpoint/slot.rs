@@ -110,6 +110,7 @@ pub(super) struct Slot {
 
 /// Memory of a link that does nothing, in bytes: itself, and its places in the tables.
 pub const LINK_BYTES: usize = size_of::<(LinkId, Slot)>()
+    + size_of::<Link>()
     + 2 * size_of::<(SocketAddr, LinkId)>()
     + 2 * size_of::<(PublicKey, LinkId)>()
     + 2 * size_of::<(Time, LinkId)>();

@@ -3,8 +3,11 @@
 
 use alloc::{collections::BTreeMap, vec, vec::Vec};
 
+use smallvec::SmallVec;
+
 use super::{
     limits::{ASSEMBLIES_MAX, ASSEMBLY_PATIENCE, PIECES_MAX},
+    parts::Message,
     ranges::Ranges,
     time::{Time, earliest},
 };
@@ -24,6 +27,10 @@ pub struct Assemblies {
     /// Bytes that may be put together at once.
     room: usize,
 }
+
+/// The messages that one packet begins, and how long they are.
+#[derive(Debug, Default)]
+pub struct Begun(SmallVec<[(Message, usize); ASSEMBLIES_MAX]>);
 
 /// What became of a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,19 +65,32 @@ impl Assemblies {
         self.room = room;
     }
 
-    /// True when a part can be taken in. One that cannot is as good as lost on the way.
-    pub fn takes(&self, of: PartOf, number: u64, total: u64, offset: u64, len: usize) -> bool {
-        match self.by_message.get(&(of, number)) {
-            Some(known) => {
-                let part = offset..offset + len as u64;
-                known.bytes.len() as u64 == total && known.arrived.count_with(&part) <= PIECES_MAX
-            }
-            None => {
-                let total = usize::try_from(total).unwrap_or(usize::MAX);
-                self.by_message.len() < ASSEMBLIES_MAX
-                    && self.held().saturating_add(total) <= self.room
-            }
+    /// True when a part can be taken in beside what else its packet begins, which it joins. One that cannot is as good
+    /// as lost on the way.
+    pub fn takes(
+        &self,
+        begun: &mut Begun,
+        message: Message,
+        total: u64,
+        offset: u64,
+        len: usize,
+    ) -> bool {
+        if let Some(known) = self.by_message.get(&message) {
+            let part = offset..offset + len as u64;
+            return known.bytes.len() as u64 == total
+                && known.arrived.count_with(&part) <= PIECES_MAX;
         }
+        let total = usize::try_from(total).unwrap_or(usize::MAX);
+        if let Some((_, of_known)) = begun.0.iter().find(|(known, _)| *known == message) {
+            return *of_known == total;
+        }
+        let others: usize = begun.0.iter().map(|(_, total)| total).sum();
+        let fits = self.by_message.len() + begun.0.len() < ASSEMBLIES_MAX
+            && self.held().saturating_add(others).saturating_add(total) <= self.room;
+        if fits {
+            begun.0.push((message, total));
+        }
+        fits
     }
 
     /// Takes in a part for which [`Assemblies::takes`] holds.
@@ -137,13 +157,35 @@ mod tests {
         Assemblies::new(1000)
     }
 
+    /// As the only part of its packet.
+    fn takes(all: &Assemblies, message: Message, total: u64, offset: u64, len: usize) -> bool {
+        all.takes(&mut Begun::default(), message, total, offset, len)
+    }
+
+    /// LINK-13: found by the fuzzer: each of several messages that began in one packet had room, but not all of them.
+    #[test]
+    fn the_bounds_hold_for_all_that_one_packet_begins() {
+        let all = assemblies();
+        let mut begun = Begun::default();
+        let mut takes = |number, total, offset| {
+            let message = (PartOf::Request, number);
+            all.takes(&mut begun, message, total, offset, 1)
+        };
+        assert!(takes(1, 400, 0));
+        assert!(takes(1, 400, 7), "more of it");
+        assert!(!takes(1, 300, 7), "another length");
+        assert!(!takes(2, 601, 0), "too much together");
+        assert!(takes(2, 600, 0));
+        assert!(!takes(3, 0, 0), "too many");
+    }
+
     /// LINK-13
     #[test]
     fn parts_in_any_order_and_repeated_make_the_message() {
         let mut all = assemblies();
         let message = (PartOf::Request, 7);
         for (offset, part) in [(6, &b"world"[..]), (0, b"hel"), (6, b"world")] {
-            assert!(all.takes(message.0, 7, 11, offset, part.len()));
+            assert!(takes(&all, message, 11, offset, part.len()));
             let taken = all.take(Time(0), message, 11, offset, part);
             assert_eq!(taken, Assembled::Partly);
         }
@@ -157,33 +199,36 @@ mod tests {
     #[test]
     fn memory_has_an_end() {
         let mut all = assemblies();
-        assert!(!all.takes(PartOf::Request, 1, 1001, 0, 10), "too long");
-        assert!(!all.takes(PartOf::Request, 1, u64::MAX, 0, 10));
+        assert!(!takes(&all, (PartOf::Request, 1), 1001, 0, 10), "too long");
+        assert!(!takes(&all, (PartOf::Request, 1), u64::MAX, 0, 10));
         all.take(Time(0), (PartOf::Request, 1), 400, 0, b"x");
-        assert!(!all.takes(PartOf::Request, 1, 401, 0, 1), "another length");
         assert!(
-            !all.takes(PartOf::Request, 2, 601, 0, 1),
+            !takes(&all, (PartOf::Request, 1), 401, 0, 1),
+            "another length"
+        );
+        assert!(
+            !takes(&all, (PartOf::Request, 2), 601, 0, 1),
             "too much together"
         );
         all.take(Time(5), (PartOf::Event, 1), 400, 0, b"x");
-        assert!(!all.takes(PartOf::Reply, 3, 10, 0, 1), "too many");
+        assert!(!takes(&all, (PartOf::Reply, 3), 10, 0, 1), "too many");
         for piece in 1..64 {
-            assert!(all.takes(PartOf::Request, 1, 400, piece * 2, 1));
+            assert!(takes(&all, (PartOf::Request, 1), 400, piece * 2, 1));
             all.take(Time(0), (PartOf::Request, 1), 400, piece * 2, b"x");
         }
         assert!(
-            !all.takes(PartOf::Request, 1, 400, 200, 1),
+            !takes(&all, (PartOf::Request, 1), 400, 200, 1),
             "too many pieces"
         );
         assert!(
-            all.takes(PartOf::Request, 1, 400, 1, 1),
+            takes(&all, (PartOf::Request, 1), 400, 1, 1),
             "one that closes a gap"
         );
         let end = all.timeout().unwrap();
         assert_eq!(end, Time(0) + ASSEMBLY_PATIENCE);
         all.expire(end);
         assert_eq!(all.held(), 400);
-        assert!(all.takes(PartOf::Reply, 3, 10, 0, 1));
+        assert!(takes(&all, (PartOf::Reply, 3), 10, 0, 1));
         // Found by the simulator: with round trips of two minutes the parts of an event came further apart than that,
         // were forgotten, and never sent again.
         assert_eq!(all.timeout(), None);

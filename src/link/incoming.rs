@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{
-    Asking, Event, Ignored, Keys, Link, Opening, Received, State, Time, limits::ASKING_KEPT,
-    replies::Arrival, rtt::DELAY_MAX,
+    Asking, Event, Ignored, Keys, Link, Opening, Received, State, Time, assembly::Begun,
+    limits::ASKING_KEPT, replies::Arrival, rtt::DELAY_MAX,
 };
 use crate::wire::{
     AckFrame, CloseReason, Frame, Frames, LinkPacket, Open, PacketNumber, PartOf, Protection,
@@ -54,7 +54,11 @@ impl Link {
             self.add_credit(datagram.len());
         }
         let frames = Frames::checked(payload).map_err(|_| self.violate())?;
-        if !frames.clone().all(|frame| self.has_room_for(&frame)) {
+        let mut begun = Begun::default();
+        if !frames
+            .clone()
+            .all(|frame| self.has_room_for(&frame, &mut begun))
+        {
             // As good as lost on the way: its sender sends it again, and more slowly.
             return Err(Ignored::NoRoom);
         }

@@ -2,7 +2,8 @@
 //! in parts (LINK-6, LINK-13).
 
 use super::{
-    Assembled, Event, Item, Link, Message, SentPacket, Time, limits::ASSEMBLED_KEPT, parts,
+    Assembled, Event, Item, Link, Message, SentPacket, Time, assembly::Begun,
+    limits::ASSEMBLED_KEPT, parts,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -86,8 +87,8 @@ impl Link {
         }
     }
 
-    /// True when a frame can be taken in.
-    pub(super) fn has_room_for(&self, frame: &Frame<'_>) -> bool {
+    /// True when a frame can be taken in, beside what others of its packet begin.
+    pub(super) fn has_room_for(&self, frame: &Frame<'_>, begun: &mut Begun) -> bool {
         match frame {
             Frame::Part {
                 of,
@@ -99,7 +100,7 @@ impl Link {
                 !self.is_assembled(*of, *number, *total)
                     || self
                         .assemblies
-                        .takes(*of, *number, *total, *offset, bytes.len())
+                        .takes(begun, (*of, *number), *total, *offset, bytes.len())
             }
             Frame::Event { number, .. } => self.takes_event(*number),
             _ => true,
@@ -134,6 +135,16 @@ impl Link {
             return;
         }
         if offset > 0 && is_planted(Fault::DropParts) {
+            return;
+        }
+        let mut begun = Begun::default();
+        let message = (of, number);
+        let len = bytes.len();
+        if !self
+            .assemblies
+            .takes(&mut begun, message, total, offset, len)
+        {
+            // It had no place when its packet came: only what went before it there has made one.
             return;
         }
         if of == PartOf::Reply {

@@ -133,10 +133,7 @@ fn always(listeners: usize, workers: usize) -> Vec<Holding> {
     vec![
         of("what the store has read lately", (1, bytes(CACHE_BYTES))),
         of("what is asked of the store all the time", (1, VALUES_BYTES)),
-        of(
-            "what the store has written, and not to its place yet",
-            (1, BEHIND_BYTES),
-        ),
+        of("what is not in its place yet", (1, BEHIND_BYTES)),
         of(
             "what the store has written lately",
             (MEMTABLES, bytes(MEMTABLE_BYTES)),
