@@ -83,8 +83,7 @@ pub struct Endpoint {
     by_address: BTreeSet<(SocketAddr, LinkId)>,
     /// Plain links that others opened, by the connection id that they chose.
     by_plain: BTreeMap<(SocketAddr, ConnectionId), LinkId>,
-    /// Proven links that others opened, by their key. One table, and not nodes that would lie among what comes and goes and
-    /// keep its memory from being given back.
+    /// Proven links that others opened, by their key.
     by_peer: HashMap<PublicKey, SmallVec<[LinkId; 2]>>,
     /// Links that this side opened to realms, to share them, by the realm's key.
     dialed: BTreeMap<PublicKey, LinkId>,

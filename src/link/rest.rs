@@ -1,5 +1,5 @@
 //! A link at rest: nothing of it is on its way, and none of its machines has anything to do. What it takes to go on as
-//! if it had never rested is a third of a link; a realm holds many that are silent most of the time.
+//! if it had never rested is a fraction of a link; a realm holds many that are silent most of the time.
 //!
 //! Forgotten are: replies that were kept in case they are asked for again (whoever asks after so long has the command
 //! worked on again, which its number makes harmless), which messages came in parts, how fast long ones may leave, and

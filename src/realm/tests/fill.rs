@@ -29,16 +29,7 @@ struct Realmful {
 
 impl Realmful {
     async fn ask(&self, n: u32, command: Command<'_>) {
-        let caller = Caller {
-            device: Some(device_of(n)),
-            subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
-            own: None,
-            early: false,
-            operation: OperationNumber(0),
-            room: 1100,
-            longest: 1100,
-            now: MOMENT,
-        };
+        let caller = caller(Some(device_of(n)), MOMENT);
         let bytes = Request::from(command).to_bytes();
         let answer = self.realm.handle(&caller, &bytes).await;
         assert!(!Answer::is_refusal(&answer), "{answer:?}");

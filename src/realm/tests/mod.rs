@@ -94,16 +94,7 @@ impl Fixture {
     }
 
     fn caller(&self, device: Option<PublicKey>) -> Caller {
-        Caller {
-            device,
-            subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
-            own: None,
-            early: false,
-            operation: OperationNumber(0),
-            room: 1100,
-            longest: 1100,
-            now: self.now,
-        }
+        caller(device, self.now)
     }
 
     async fn ask(&self, device: Option<PublicKey>, request: impl Into<Request<'_>>) -> Answer {
@@ -137,6 +128,19 @@ impl Fixture {
             .into_iter()
             .map(|entry| String::from_utf8(entry.body).unwrap())
             .collect()
+    }
+}
+
+fn caller(device: Option<PublicKey>, now: Moment) -> Caller {
+    Caller {
+        device,
+        subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
+        own: None,
+        early: false,
+        operation: OperationNumber(0),
+        room: 1100,
+        longest: 1100,
+        now,
     }
 }
 
