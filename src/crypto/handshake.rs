@@ -71,8 +71,8 @@ impl CryptoResolver for Primitives {
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
         let dh = DefaultResolver.resolve_dh(choice)?;
-        #[cfg(all(test, feature = "std"))]
-        let dh: Box<dyn Dh> = Box::new(super::known::Known(dh));
+        #[cfg(all(any(test, fuzzing), feature = "std"))]
+        let dh: Box<dyn Dh> = Box::new(super::known::Known::new(dh));
         Some(dh)
     }
 

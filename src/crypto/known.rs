@@ -1,8 +1,12 @@
-//! Remembers shared secrets in tests: a simulation computes each of them twice or more, and did little else.
+//! Remembers what X25519 came to, in simulations and fuzzers: they compute the same again and again, and did little
+//! else. What is remembered is what was computed; no result differs.
 
 use alloc::boxed::Box;
 use core::cell::RefCell;
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
 
 use snow::{
     Error,
@@ -11,63 +15,108 @@ use snow::{
 
 type Key = [u8; 32];
 
+/// Results that a thread remembers; at more it begins anew.
+const KNOWN_MAX: usize = 20_000;
+
 thread_local! {
-    /// By both public keys, the smaller one first: both sides find what either has computed.
-    static KNOWN: RefCell<Option<HashMap<(Key, Key), Key>>> = const { RefCell::new(None) };
+    /// Shared secrets, by both public keys, the smaller one first: both sides find what either has computed.
+    static SHARED: RefCell<HashMap<(Key, Key), Key>> = RefCell::default();
+    /// Public keys, by their secret ones.
+    static PUBLIC: RefCell<HashMap<Key, Key>> = RefCell::default();
 }
 
-/// From now on this thread remembers, until it begins anew.
-pub fn begin() {
-    KNOWN.set(Some(HashMap::new()));
+fn remember<K: Eq + core::hash::Hash>(known: &mut HashMap<K, Key>, of: K, is: Key) {
+    if known.len() >= KNOWN_MAX {
+        known.clear();
+    }
+    known.insert(of, is);
+}
+
+/// The public half of `secret`, for which `compute` is asked once.
+pub fn public(secret: &Key, compute: impl FnOnce() -> Key) -> Key {
+    PUBLIC.with_borrow_mut(|known| {
+        known.get(secret).copied().unwrap_or_else(|| {
+            let public = compute();
+            remember(known, *secret, public);
+            public
+        })
+    })
 }
 
 /// X25519 that remembers.
-pub struct Known(pub Box<dyn Dh>);
+pub struct Known {
+    real: Mutex<Box<dyn Dh>>,
+    name: &'static str,
+    secret: Key,
+    public: Key,
+}
+
+impl Known {
+    /// Asks `real` for what is not known yet.
+    pub fn new(real: Box<dyn Dh>) -> Self {
+        Self {
+            name: real.name(),
+            real: Mutex::new(real),
+            secret: [0; 32],
+            public: [0; 32],
+        }
+    }
+}
+
+fn key(bytes: &[u8]) -> Result<Key, Error> {
+    bytes.first_chunk().copied().ok_or(Error::Dh)
+}
 
 impl Dh for Known {
     fn name(&self) -> &'static str {
-        self.0.name()
+        self.name
     }
 
     fn pub_len(&self) -> usize {
-        self.0.pub_len()
+        self.public.len()
     }
 
     fn priv_len(&self) -> usize {
-        self.0.priv_len()
+        self.secret.len()
     }
 
     fn set(&mut self, privkey: &[u8]) {
-        self.0.set(privkey);
+        self.secret.copy_from_slice(privkey);
+        self.public = public(&self.secret, || {
+            let real = self.real.get_mut().unwrap_or_else(PoisonError::into_inner);
+            real.set(privkey);
+            key(real.pubkey()).unwrap_or_default()
+        });
     }
 
     fn generate(&mut self, rng: &mut dyn Random) -> Result<(), Error> {
-        self.0.generate(rng)
+        let mut secret = [0; 32];
+        rng.try_fill_bytes(&mut secret)?;
+        self.set(&secret);
+        Ok(())
     }
 
     fn pubkey(&self) -> &[u8] {
-        self.0.pubkey()
+        &self.public
     }
 
     fn privkey(&self) -> &[u8] {
-        self.0.privkey()
+        &self.secret
     }
 
     fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let key = |bytes: &[u8]| bytes.first_chunk().copied().ok_or(Error::Dh);
-        let (ours, theirs) = (key(self.pubkey())?, key(pubkey)?);
+        let (ours, theirs) = (self.public, key(pubkey)?);
         let pair = (ours.min(theirs), ours.max(theirs));
-        KNOWN.with_borrow_mut(|known| {
-            let Some(known) = known else {
-                return self.0.dh(pubkey, out);
-            };
+        let out = out.first_chunk_mut().ok_or(Error::Dh)?;
+        SHARED.with_borrow_mut(|known| {
             if let Some(shared) = known.get(&pair) {
-                let out = out.first_chunk_mut().ok_or(Error::Dh)?;
                 *out = *shared;
                 return Ok(());
             }
-            self.0.dh(pubkey, out)?;
-            known.insert(pair, key(out)?);
+            let mut real = self.real.lock().unwrap_or_else(PoisonError::into_inner);
+            real.set(&self.secret);
+            real.dh(pubkey, out)?;
+            remember(known, pair, *out);
             Ok(())
         })
     }

@@ -11,8 +11,8 @@ mod handshake;
 #[cfg(feature = "std")]
 mod identity;
 mod key;
-#[cfg(all(test, feature = "std"))]
-pub(crate) mod known;
+#[cfg(all(any(test, fuzzing), feature = "std"))]
+mod known;
 mod mac;
 mod seal;
 

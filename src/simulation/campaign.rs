@@ -50,7 +50,6 @@ fn run(seed: u64, is_traced: bool) -> (Outcome, String) {
     watch_for_panics();
     PANICS.with_borrow_mut(Vec::clear);
     crate::crypto::audit::begin();
-    crate::crypto::known::begin();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -23,6 +24,14 @@ const MESSAGE_MAX: usize = 4000;
 const STEPS_MAX: usize = 200;
 /// Datagrams that a link may have to send without time passing.
 const TRANSMIT_MAX: usize = 1000;
+
+/// What messages are cut from: it goes on differently from each of the first 256 bytes.
+static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let high = (0..MESSAGE_MAX + 400).map(|at| (at / 251) as u8);
+    high.enumerate()
+        .map(|(at, high)| (at % 251) as u8 ^ high)
+        .collect()
+});
 
 #[derive(Arbitrary, Debug)]
 enum Step {
@@ -182,7 +191,7 @@ impl World {
     fn bytes(&mut self, len: u16) -> Vec<u8> {
         self.made = self.made.wrapping_add(1);
         let len = usize::from(len) % (MESSAGE_MAX + 100);
-        (0..len).map(|at| (at % 251) as u8 ^ self.made).collect()
+        PATTERN[self.made.into()..][..len].to_vec()
     }
 
     fn sides(&mut self, client: bool) -> (&mut Side, &mut Side) {
@@ -327,7 +336,7 @@ impl World {
     /// Takes out what one side has to tell, and checks it.
     fn tell(&mut self, client: bool) {
         let is_hostile = self.is_hostile;
-        let pushed = self.pushed.clone();
+        let pushed = std::mem::take(&mut self.pushed);
         let (side, other) = self.sides(client);
         assert!(side.link.assembling() <= 2 * MESSAGE_MAX);
         while let Some(event) = side.link.poll_event() {
@@ -383,6 +392,7 @@ impl World {
                 | Event::Delivered { .. } => {}
             }
         }
+        self.pushed = pushed;
     }
 
     /// Nothing is due again and again at the same moment.
