@@ -253,6 +253,12 @@ impl<S: Store> Realm<S> {
         }
     }
 
+    /// Gives back memory of who has not been heard of since this was called the last time but one.
+    pub fn age(&self) {
+        self.windows.age();
+        self.store.age();
+    }
+
     /// Writes down for how many seconds the realm has been running in all.
     pub async fn note_running(&self, seconds: u32) {
         let written = async {

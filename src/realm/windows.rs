@@ -16,7 +16,8 @@ use crate::faults::{Fault, is_planted};
 
 /// So many numbers up to the highest are told apart; older ones count as done (EXACT-3).
 pub const WINDOW: u64 = 256;
-/// Owners whose numbers are remembered; half of them are forgotten at once, those unused for longest.
+/// Owners whose numbers are remembered; half of them are forgotten at once, those unused for longest. So are those
+/// unused for long ([`Windows::age`]).
 pub const OWNERS_MAX: usize = 1 << 16;
 /// Memory of one owner's numbers, in bytes, about.
 pub const OWNER_BYTES: usize = size_of::<(Owner, Window)>() + 2 * size_of::<Working>();
@@ -109,19 +110,24 @@ impl Table {
 
     fn insert(&mut self, owner: Owner, window: Window) {
         if self.young.len() >= OWNERS_MAX / 2 {
-            // Those in work are what nothing else tells.
-            let is_working = |window: &Window| !window.working.is_empty();
-            let young = std::mem::take(&mut self.young);
-            let (kept, aged) = young
-                .into_iter()
-                .partition(|(_, window)| is_working(window));
-            let gone = std::mem::replace(&mut self.old, aged);
-            self.young = kept;
-            let kept = gone.into_iter().filter(|(_, window)| is_working(window));
-            self.young.extend(kept);
-            self.forgotten += 1;
+            self.age();
         }
         self.young.insert(owner, window);
+    }
+
+    /// The younger ones are the older ones now, and those are forgotten.
+    fn age(&mut self) {
+        // Those in work are what nothing else tells.
+        let is_working = |window: &Window| !window.working.is_empty();
+        let young = std::mem::take(&mut self.young);
+        let (kept, aged) = young
+            .into_iter()
+            .partition(|(_, window)| is_working(window));
+        let gone = std::mem::replace(&mut self.old, aged);
+        self.young = kept;
+        let kept = gone.into_iter().filter(|(_, window)| is_working(window));
+        self.young.extend(kept);
+        self.forgotten += 1;
     }
 }
 
@@ -147,6 +153,11 @@ pub enum Turn<'a> {
 impl Windows {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets whose numbers nobody has used since this was called the last time but one.
+    pub fn age(&self) {
+        self.table().age();
     }
 
     /// Asks for a number.
@@ -384,6 +395,16 @@ mod tests {
         assert!(matches!(windows.take(owner(1), 2), Turn::Wait(_)));
         windows.fill(owner(2), [9].into_iter(), before);
         assert!(matches!(windows.take(owner(2), 9), Turn::Unread(_)));
+        // So are those unused for long.
+        for _ in 0..2 {
+            windows.age();
+        }
+        let count = {
+            let table = windows.table();
+            table.young.len() + table.old.len()
+        };
+        assert_eq!(count, 1);
+        assert!(matches!(windows.take(owner(1), 2), Turn::Wait(_)));
         drop(working);
     }
 }

@@ -11,6 +11,8 @@ use crate::{
     store::Store,
 };
 
+/// What nobody has asked for for twice as long is not kept in memory.
+const AGES_EVERY: Duration = Duration::from_secs(90);
 /// How often the running time is written down; a crash makes the realm younger by so much at most.
 const WRITE_EVERY: Duration = Duration::from_mins(10);
 
@@ -44,11 +46,17 @@ impl Clock {
         }
     }
 
-    /// Writes down how long the realm has been running, again and again.
-    pub async fn write_down<S: Store>(self, realm: &Realm<S>) {
+    /// Lets the realm know that time passes: it forgets what nobody asks for, and writes down how long it has been
+    /// running.
+    pub async fn tick<S: Store>(self, realm: &Realm<S>) {
+        let mut written = Instant::now();
         loop {
-            tokio::time::sleep(WRITE_EVERY).await;
-            realm.note_running(self.now().running).await;
+            tokio::time::sleep(AGES_EVERY).await;
+            realm.age();
+            if written.elapsed() + AGES_EVERY > WRITE_EVERY {
+                written = Instant::now();
+                realm.note_running(self.now().running).await;
+            }
         }
     }
 }

@@ -257,7 +257,7 @@ impl Server {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
             () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, known, clock.clone(), self.seed) => Ok(()),
-            () = clock.write_down(&self.realm) => Ok(()),
+            () = clock.tick(&self.realm) => Ok(()),
         };
         tracing::info!("stopping");
         stopping.send_replace(true);

@@ -160,7 +160,7 @@ impl Site {
                     return Vec::new();
                 }
                 () = keep_in_touch(Arc::clone(&realm), ways, errands, known, clock.clone(), seed) => {}
-                () = clock.write_down(&realm) => {}
+                () = clock.tick(&realm) => {}
             }
         }
         worker.leftovers()

@@ -139,4 +139,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Wakes when one of `logs` has grown.
     fn subscribe(&self, logs: &[Log]) -> Subscription;
+
+    /// Gives back memory of what nobody has asked for since this was called the last time but one.
+    fn age(&self) {}
 }

@@ -53,6 +53,8 @@ struct Part {
     young_bytes: usize,
     /// The last version by which something changed that is not here.
     missed: u64,
+    /// The last by which something changed that is, or was.
+    noted: u64,
 }
 
 impl Part {
@@ -73,10 +75,17 @@ impl Part {
     fn insert(&mut self, key: Key, value: Option<Versioned>) {
         self.young_bytes += bytes(&key, value.as_ref());
         if self.young_bytes > VALUES_BYTES / PARTS / 2 {
+            self.age();
             self.young_bytes = bytes(&key, value.as_ref());
-            self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(key, value);
+    }
+
+    fn age(&mut self) {
+        // Whoever began to look before what goes now was changed must not bring in how it was.
+        self.missed = self.missed.max(self.noted);
+        self.young_bytes = 0;
+        self.old = std::mem::take(&mut self.young);
     }
 }
 
@@ -92,6 +101,14 @@ impl Cache {
             hasher: RandomState::new(),
             parts: std::array::from_fn(|_| Mutex::default()),
             committed: AtomicU64::new(committed),
+        }
+    }
+
+    /// Forgets what nobody has asked for since this was called the last time but one.
+    pub fn age(&self) {
+        for part in &self.parts {
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            part.age();
         }
     }
 
@@ -144,6 +161,7 @@ impl Cache {
         let mut part = self.part(key);
         let value = latest.value.as_ref();
         let is_small = value.is_none_or(|value| value.len() <= VALUE_BYTES_MAX);
+        part.noted = part.noted.max(latest.version.0);
         match part.find(key) {
             Some(known) if is_small => *known = latest.versioned(),
             _ => part.forget(key, latest.version),
@@ -214,6 +232,25 @@ mod tests {
         assert_eq!(cache.get(&key(1)), Lookup::Unknown);
         cache.bring(&key(1), Some(&value(4, 1)), cache.committed());
         assert_eq!(cache.get(&key(1)), Lookup::Known(Some(value(4, 1))));
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_forgotten() {
+        let cache = Cache::new(3);
+        let before = cache.committed();
+        for n in 1..3 {
+            cache.bring(&key(n), Some(&value(2, 9)), before);
+        }
+        cache.changed(&key(2), &latest(4, Some(1)));
+        cache.note_committed(4);
+        for _ in 0..2 {
+            cache.age();
+            assert_eq!(cache.get(&key(1)), Lookup::Known(Some(value(2, 9))));
+        }
+        assert_eq!(cache.get(&key(2)), Lookup::Unknown);
+        // Who has looked before it was changed, and comes only now.
+        cache.bring(&key(2), Some(&value(2, 9)), before);
+        assert_eq!(cache.get(&key(2)), Lookup::Unknown);
     }
 
     #[test]

@@ -309,6 +309,10 @@ impl Store for Embedded {
     fn subscribe(&self, logs: &[Log]) -> Subscription {
         self.subscribers.subscribe(logs)
     }
+
+    fn age(&self) {
+        self.cache.age();
+    }
 }
 
 #[cfg(test)]
