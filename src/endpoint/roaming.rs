@@ -40,6 +40,7 @@ impl Endpoint {
                 .is_some_and(|(address, _)| *address == from)
         };
         let goes_back = is_known(slot);
+        let was_proven = slot.link.is_proven();
         if !self.hand_in(now, id, packet, datagram) {
             return;
         }
@@ -59,12 +60,11 @@ impl Endpoint {
             slot.link.path_proven();
         } else {
             let patience = (slot.link.timeout() * PROOF_TIMEOUTS).max(PROOF_PATIENCE);
-            // The last address that was proven, however often it moves on before it proves another.
-            let proven = slot
-                .left
-                .as_deref()
-                .map_or(slot.address, |(address, _)| *address);
-            slot.left = Some(Box::new((proven, now + patience)));
+            // The last address that was proven, however often it moves on before it proves another. An Init proves
+            // none: whoever has seen it can send it from anywhere.
+            let left = slot.left.as_deref().map(|(address, _)| *address);
+            let proven = left.or(was_proven.then_some(slot.address));
+            slot.left = proven.map(|address| Box::new((address, now + patience)));
             slot.address = from;
             slot.link.path_moved(datagram.len(), data);
         }

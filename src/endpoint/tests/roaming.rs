@@ -105,6 +105,65 @@ fn a_new_address_gets_little_until_it_answers() {
     assert!(pair.server.slots.values().all(|slot| slot.link.is_proven()));
 }
 
+/// LINK-18. Found by a fuzzer: where an Init came from had not been proven when the first packet came from
+/// elsewhere, and yet everything went there once that address did not answer.
+#[test]
+fn where_an_init_came_from_is_nothing_to_go_back_to() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    let mut init = vec![];
+    pair.client.poll_transmit(pair.now, &mut init).unwrap();
+    // Someone who has seen the Init is faster than it, and pretends to be somebody else.
+    let stranger = elsewhere(1);
+    pair.server.handle_datagram(pair.now, stranger, &init);
+    pair.serve(&mut vec![]);
+    let send = |pair: &mut Pair| {
+        let (mut out, mut all) = (vec![], vec![]);
+        while let Some(to) = pair.server.poll_transmit(pair.now, &mut out) {
+            *pair.sent_to.entry(to).or_default() += out.len();
+            all.push((to, out.clone()));
+        }
+        all
+    };
+    send(&mut pair);
+    pair.server
+        .handle_datagram(pair.now, client_address(), &init);
+    for (to, datagram) in send(&mut pair) {
+        if to == client_address() {
+            pair.client
+                .handle_datagram(pair.now, server_address(), &datagram);
+        }
+    }
+    pair.ask(link, false);
+    let mut request = vec![];
+    pair.client.poll_transmit(pair.now, &mut request).unwrap();
+    pair.server
+        .handle_datagram(pair.now, client_address(), &request);
+    pair.serve(&mut vec![]);
+    let id = *pair.server.slots.keys().next().unwrap();
+    for _ in 0..10 {
+        pair.server.push(pair.now, id, vec![7; 300], Urgency::Live);
+    }
+    // Nothing reaches the client for a while.
+    for _ in 0..60 {
+        send(&mut pair);
+        pair.now = pair.now + Duration::from_secs(1);
+        pair.server.handle_timeout(pair.now);
+    }
+    let got = pair.sent_to.get(&stranger).copied().unwrap_or(0);
+    assert!(
+        (1..=init.len()).contains(&got),
+        "{got} bytes for {}",
+        init.len()
+    );
+    assert_eq!(address(&pair), client_address());
+    // And then everything does.
+    pair.ask(link, false);
+    let told = pair.settle(|_| false);
+    assert!(replies(&told) >= 1, "{told:?}");
+    assert!(pair.server.slots.values().all(|slot| slot.link.is_proven()));
+}
+
 /// LINK-18: a packet that came before, or that another has overtaken, moves nothing.
 #[test]
 fn a_replayed_packet_moves_nothing() {
