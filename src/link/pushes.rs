@@ -58,6 +58,17 @@ struct Push {
 pub struct Next([u64; 2]);
 
 impl Next {
+    /// What remains of them while a link rests.
+    pub fn rest(self) -> Option<[u32; 2]> {
+        let [backlog, live] = self.0;
+        Some([backlog.try_into().ok()?, live.try_into().ok()?])
+    }
+
+    /// The same, of a link that has rested.
+    pub fn woken(resting: [u32; 2]) -> Self {
+        Self(resting.map(u64::from))
+    }
+
     const fn of(&mut self, urgency: Urgency) -> &mut u64 {
         let [backlog, live] = &mut self.0;
         match urgency {

@@ -34,7 +34,7 @@ pub struct Received {
 /// What remains of that while a link rests.
 #[derive(Clone, Copy, Debug)]
 pub struct Resting {
-    largest: Option<PacketNumber>,
+    largest: Option<u32>,
     /// Bit `n` of the `m`th stands for the packet `64 m + n` before the largest: as far back as an acknowledgement can
     /// tell.
     recent: [u64; 2],
@@ -42,13 +42,14 @@ pub struct Resting {
 }
 
 impl Received {
-    /// True when no acknowledgement is owed.
-    pub const fn may_rest(&self) -> bool {
-        self.due.is_none()
+    /// True when no acknowledgement is owed, and no number is too large to be kept small.
+    pub fn may_rest(&self) -> bool {
+        let largest = self.largest.map(|largest| u32::try_from(largest.0));
+        self.due.is_none() && largest.is_none_or(|largest| largest.is_ok())
     }
 
     /// What remains while the link rests.
-    pub fn rest(&self) -> Resting {
+    pub fn rest(&self) -> Option<Resting> {
         let largest = self.largest.map_or(0, |largest| largest.0);
         let mut recent = [0; 2];
         for (bits, from) in recent.iter_mut().zip([0, 64]) {
@@ -58,22 +59,24 @@ impl Received {
                 *bits |= u64::from(has_come) << n;
             }
         }
-        Resting {
-            largest: self.largest,
+        let small = u32::try_from(largest).ok()?;
+        Some(Resting {
+            largest: self.largest.is_some().then_some(small),
             recent,
             loss: self.loss,
-        }
+        })
     }
 
     /// The same, awake. What came before what is remembered counts as seen.
     pub fn woken(resting: Resting) -> Self {
+        let largest = resting.largest.map(u64::from);
         let mut received = Self {
-            largest: resting.largest,
+            largest: largest.map(PacketNumber),
             seen: [u64::MAX; WORDS],
             loss: resting.loss,
             ..Self::default()
         };
-        let largest = resting.largest.map_or(0, |largest| largest.0);
+        let largest = largest.unwrap_or_default();
         for (bits, from) in resting.recent.into_iter().zip([0, 64]) {
             for n in 0..64 {
                 if let Some(number) = largest.checked_sub(from + n) {
@@ -263,7 +266,7 @@ mod tests {
             let (mut rested, mut other) = (Received::default(), Received::default());
             for (number, rests) in steps {
                 if rests {
-                    rested = Received::woken(rested.rest());
+                    rested = Received::woken(rested.rest().unwrap());
                 }
                 let number = PacketNumber(number);
                 prop_assert!(other.is_new(number) || !rested.is_new(number));

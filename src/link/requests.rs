@@ -94,24 +94,24 @@ pub struct Requests {
 /// What remains of them while a link rests.
 #[derive(Clone, Copy, Debug)]
 pub struct Resting {
-    next: u64,
-    resent: u64,
+    next: u32,
+    resent: u32,
 }
 
 impl Requests {
     /// What remains while the link rests, if none waits for a reply.
-    pub const fn rest(&self) -> Resting {
-        Resting {
-            next: self.next,
-            resent: self.resent,
-        }
+    pub fn rest(&self) -> Option<Resting> {
+        Some(Resting {
+            next: self.next.try_into().ok()?,
+            resent: self.resent.try_into().ok()?,
+        })
     }
 
     /// The same, awake.
     pub fn woken(resting: Resting) -> Self {
         Self {
-            next: resting.next,
-            resent: resting.resent,
+            next: resting.next.into(),
+            resent: resting.resent.into(),
             ..Self::default()
         }
     }

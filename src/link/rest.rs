@@ -4,8 +4,11 @@
 //! Forgotten are: replies that were kept in case they are asked for again (whoever asks after so long has the command
 //! worked on again, which its number makes harmless), which messages came in parts, how fast long ones may leave, and
 //! which packets came more than 128 before the latest: those count as seen.
+//!
+//! Numbers are kept small: a link that has counted beyond 2^32 does not rest.
 
 use alloc::boxed::Box;
+use core::num::NonZeroU64;
 
 use super::{
     Config, Keys, Link, Opening, Redundancy, State,
@@ -17,33 +20,49 @@ use super::{
     requests::{self, Requests},
     rtt::{self, Rtt},
 };
-use crate::wire::{ConnectionId, PacketNumber, Welcome};
+use crate::{
+    crypto::SessionKeys,
+    wire::{ConnectionId, PacketNumber, Welcome},
+};
 
 /// What remains of a link at rest.
 #[derive(Clone, Debug)]
 pub struct Resting {
-    keys: Keys,
-    max_datagram: usize,
-    max_message: usize,
-    rate: Option<u64>,
+    protection: Protection,
+    numbers: Numbers,
+    rate: Option<NonZeroU64>,
     redundancy: Redundancy,
-    peer_max_datagram: usize,
     remote: Option<ConnectionId>,
-    next_number: u64,
     received: received::Resting,
-    acknowledged: Option<PacketNumber>,
     rtt: rtt::Resting,
-    requests: requests::Resting,
-    /// All requests of the other side from this number on are new.
-    replies_next: u64,
-    pushes: pushes::Next,
-    pushed: pushes::Next,
-    path: usize,
     trusted: bool,
     is_holding: bool,
-    /// What was answered to the other side's opening; none on a link that this side opened.
-    given: Option<Box<Welcome>>,
     jitter: Jitter,
+}
+
+/// How far it has counted, and its limits.
+#[derive(Clone, Copy, Debug)]
+struct Numbers {
+    next: u32,
+    acknowledged: Option<u32>,
+    requests: requests::Resting,
+    /// All requests of the other side from this number on are new.
+    replies_next: u32,
+    pushes: [u32; 2],
+    pushed: [u32; 2],
+    max_message: u32,
+    max_datagram: u16,
+    peer_max_datagram: u16,
+    path: u16,
+}
+
+/// What its packets are protected by.
+#[derive(Clone, Debug)]
+enum Protection {
+    Sealed(SessionKeys),
+    /// With what was answered to the other side's opening, which may come again; a handshake cannot. None on a link
+    /// that this side opened.
+    Plain(Option<Box<Welcome>>),
 }
 
 impl Link {
@@ -67,37 +86,48 @@ impl Link {
             && self.received.may_rest()
             && self.sent.may_rest()
             && !self.controls.has_queued()
+            && self.numbers().is_some()
+    }
+
+    /// Its numbers, if they are small.
+    fn numbers(&self) -> Option<Numbers> {
+        let acknowledged = self.sent.acknowledged().map(|number| number.0.try_into());
+        Some(Numbers {
+            next: self.next_number.try_into().ok()?,
+            acknowledged: acknowledged.transpose().ok()?,
+            requests: self.requests.rest()?,
+            replies_next: self.replies.next().try_into().ok()?,
+            pushes: self.pushes.next().rest()?,
+            pushed: self.pushed.next_in_order().rest()?,
+            max_message: self.config.max_message.try_into().ok()?,
+            max_datagram: self.config.max_datagram.try_into().ok()?,
+            // What exceeds this side's own limit says nothing.
+            peer_max_datagram: self.datagram_max().try_into().ok()?,
+            path: self.path.size(usize::from(u16::MAX)).try_into().ok()?,
+        })
     }
 
     /// What remains of the link while it rests. None if it may not.
     pub fn rest(&self) -> Option<Resting> {
-        let State::Open(keys) = &self.state else {
-            return None;
+        let protection = match &self.state {
+            _ if !self.may_rest() => return None,
+            State::Open(Keys::Sealed(keys)) => Protection::Sealed(keys.clone()),
+            State::Open(Keys::Plain) => Protection::Plain(match self.opening {
+                Opening::Given(welcome) => Some(Box::new(welcome)),
+                _ => None,
+            }),
+            _ => return None,
         };
-        self.may_rest().then(|| Resting {
-            keys: keys.clone(),
-            max_datagram: self.config.max_datagram,
-            max_message: self.config.max_message,
-            rate: self.config.rate,
+        Some(Resting {
+            protection,
+            numbers: self.numbers()?,
+            rate: self.config.rate.and_then(NonZeroU64::new),
             redundancy: self.config.redundancy,
-            peer_max_datagram: self.peer_max_datagram,
             remote: self.remote,
-            next_number: self.next_number,
-            received: self.received.rest(),
-            acknowledged: self.sent.acknowledged(),
+            received: self.received.rest()?,
             rtt: self.rtt.rest(),
-            requests: self.requests.rest(),
-            replies_next: self.replies.next(),
-            pushes: self.pushes.next(),
-            pushed: self.pushed.next_in_order(),
-            path: self.path.size(usize::MAX),
             trusted: self.trusted,
             is_holding: self.is_holding,
-            given: match self.opening {
-                // A handshake's opening cannot come again; a plain link's may.
-                Opening::Given(welcome) if matches!(keys, Keys::Plain) => Some(Box::new(welcome)),
-                _ => None,
-            },
             jitter: self.jitter.clone(),
         })
     }
@@ -106,32 +136,39 @@ impl Link {
 impl Resting {
     /// The link, awake.
     pub fn wake(&self) -> Link {
+        let rate = self.rate.map(NonZeroU64::get);
+        let numbers = self.numbers;
+        let acknowledged = numbers.acknowledged.map(u64::from);
         let mut link = Link::new(Config {
-            max_datagram: self.max_datagram,
-            max_message: self.max_message,
-            rate: self.rate,
+            max_datagram: numbers.max_datagram.into(),
+            max_message: usize::try_from(numbers.max_message).unwrap_or(usize::MAX),
+            rate,
             redundancy: self.redundancy,
             rtt: None,
             seed: 0,
         });
-        link.state = State::Open(self.keys.clone());
-        link.peer_max_datagram = self.peer_max_datagram;
+        let (keys, opening) = match &self.protection {
+            Protection::Sealed(keys) => (Keys::Sealed(keys.clone()), Opening::Welcomed),
+            Protection::Plain(given) => {
+                let given = given.as_deref().copied();
+                (Keys::Plain, given.map_or(Opening::Welcomed, Opening::Given))
+            }
+        };
+        link.state = State::Open(keys);
+        link.opening = opening;
+        link.peer_max_datagram = numbers.peer_max_datagram.into();
         link.remote = self.remote;
-        link.next_number = self.next_number;
+        link.next_number = numbers.next.into();
         link.received = Received::woken(self.received);
-        link.sent.set_acknowledged(self.acknowledged);
-        link.rtt = Rtt::woken(self.rtt, self.rate);
-        link.requests = Requests::woken(self.requests);
-        link.replies = Replies::woken(self.replies_next);
-        link.pushes = Pushes::woken(self.pushes);
-        link.pushed = Pushed::woken(self.pushed);
-        link.path = PathSize::woken(self.path);
+        link.sent.set_acknowledged(acknowledged.map(PacketNumber));
+        link.rtt = Rtt::woken(self.rtt, rate);
+        link.requests = Requests::woken(numbers.requests);
+        link.replies = Replies::woken(numbers.replies_next.into());
+        link.pushes = Pushes::woken(pushes::Next::woken(numbers.pushes));
+        link.pushed = Pushed::woken(pushes::Next::woken(numbers.pushed));
+        link.path = PathSize::woken(numbers.path.into());
         link.trusted = self.trusted;
         link.is_holding = self.is_holding;
-        link.opening = match &self.given {
-            Some(welcome) => Opening::Given(**welcome),
-            None => Opening::Welcomed,
-        };
         link.jitter = self.jitter.clone();
         link
     }
