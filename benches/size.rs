@@ -152,8 +152,8 @@ fn settle(now: Time, from: SocketAddr, client: &mut Endpoint, server: &mut Endpo
     }
 }
 
-/// So many links of an endpoint, each with a device of its own at an address of its own.
-fn endpoint_with(count: usize) -> Endpoint {
+/// An endpoint, and its key.
+fn endpoint() -> (Endpoint, PublicKey) {
     let key = device();
     let unlimited = Handshakes {
         all: "unlimited".parse().unwrap(),
@@ -164,20 +164,25 @@ fn endpoint_with(count: usize) -> Endpoint {
         handshakes: unlimited,
         ..Config::default()
     };
-    let mut server = Endpoint::new(config, &key.clone().into(), [1; 32]);
-    for n in 0..count {
-        let now = Time(1_000_000 + n as u64);
+    let public = key.public();
+    (Endpoint::new(config, &key.into(), [1; 32]), public)
+}
+
+/// Opens so many links more, each of a device of its own at an address of its own.
+fn open_in(server: &mut Endpoint, key: PublicKey, begin: Time, count: usize) {
+    let all = server.links() + count;
+    for n in server.links()..all {
+        let now = begin + Duration::from_micros(n as u64);
         let [_, a, b, c] = (n as u32).to_be_bytes();
         let from = SocketAddr::from(([11, a, b, c], 1000));
         let mut client = Endpoint::new(Config::default(), &device().into(), [2; 32]);
         let realm = SocketAddr::from(([10, 0, 0, 1], 6377));
-        let link = client.connect(now, realm, key.public(), None);
+        let link = client.connect(now, realm, key, None);
         let deadline = now + Duration::from_mins(1);
         client.request(now, link, command(), deadline, false);
-        settle(now, from, &mut client, &mut server);
+        settle(now, from, &mut client, server);
     }
-    assert_eq!(server.links(), count);
-    server
+    assert_eq!(server.links(), all);
 }
 
 /// Time passes until then; what is sent goes nowhere.
@@ -196,17 +201,22 @@ fn tables(count: usize) {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let count = count / threads * threads;
     let each = || memory().saturating_sub(before) / count as u64;
-    let later = Time(1_000_000 + count as u64) + UNTIL_REST;
+    let begin = Time(1_000_000);
+    let later = begin + Duration::from_micros(count as u64) + UNTIL_REST;
     // All wait for one another before each look, and after it.
     let look = Barrier::new(threads + 1);
     let [mut busy, mut idle] = [0; 2];
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let mut table = endpoint_with(count / threads);
+                let (mut table, key) = endpoint();
+                open_in(&mut table, key, begin, count / threads);
                 look.wait();
                 look.wait();
                 pass(&mut table, later);
+                // Others come; memory that has become free is given back on the way, after a second.
+                thread::sleep(Duration::from_secs(2));
+                open_in(&mut table, key, later, count / threads / 100);
                 look.wait();
                 look.wait();
             });
