@@ -230,7 +230,11 @@ impl World {
                 }
             }
             Step::Push { live, len } => {
-                let bytes = self.bytes(len);
+                let mut bytes = self.bytes(len);
+                // Which kind it is of can be seen from what is in it, if anything is.
+                if live || !bytes.is_empty() {
+                    bytes.insert(0, live.into());
+                }
                 let urgency = if live {
                     Urgency::Live
                 } else {
@@ -375,11 +379,13 @@ impl World {
                 }
                 Event::Pushed { bytes } if !is_hostile => {
                     // Each kind in its order, and each once.
-                    let kind = (0..2).find(|kind| {
-                        let at = side.pushed[*kind].len();
-                        pushed[*kind].get(at) == Some(&bytes)
-                    });
-                    let kind = kind.expect("what was pushed, in its order");
+                    let kind = usize::from(bytes.first() != Some(&1));
+                    let at = side.pushed[kind].len();
+                    assert_eq!(
+                        pushed[kind].get(at),
+                        Some(&bytes),
+                        "push {at} of kind {kind}"
+                    );
                     side.pushed[kind].push(bytes);
                 }
                 Event::Oversized { number, .. } => {
