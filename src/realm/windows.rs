@@ -17,7 +17,7 @@ use crate::faults::{Fault, is_planted};
 /// So many numbers up to the highest are told apart; older ones count as done (EXACT-3).
 pub const WINDOW: u64 = 256;
 /// Owners whose numbers are remembered; half of them are forgotten at once, those unused for longest. So are those
-/// unused for long ([`Windows::age`]).
+/// unused for long.
 pub const OWNERS_MAX: usize = 1 << 16;
 /// Memory of one owner's numbers, in bytes, about.
 pub const OWNER_BYTES: usize = size_of::<(Owner, Window)>() + 2 * size_of::<Working>();
