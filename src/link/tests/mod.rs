@@ -410,3 +410,27 @@ fn a_challenge_says_that_the_way_did_not_hold() {
         assert_eq!(silence.as_millis(), expected);
     }
 }
+
+/// LINK-24: what a link at rest counts is kept small, and nothing is cut.
+#[test]
+fn a_link_that_has_counted_far_does_not_rest() {
+    let mut pair = Pair::new();
+    pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    pair.settle();
+    let Some(Event::Request { number, .. }) = pair.server.poll_event() else {
+        panic!("it was asked")
+    };
+    pair.server.reply(number, b"reply".to_vec());
+    pair.settle();
+    events(&mut pair.client);
+    pair.advance(60_000);
+    pair.settle();
+    let link = &mut pair.server;
+    link.opening = Opening::Welcomed;
+    assert!(link.may_rest() && link.rest().is_some());
+    link.next_number = u64::from(u32::MAX);
+    let woken = link.rest().map(|resting| resting.wake().next_number);
+    assert_eq!(woken, Some(link.next_number));
+    link.next_number += 1;
+    assert!(!link.may_rest() && link.rest().is_none());
+}
