@@ -221,10 +221,10 @@ fn store(criterion: &mut Criterion) {
         let mut batch = Batch::new();
         batch
             .put(
-                Key(format!("o/0123456789abcde{}", n % 256).into()),
+                Key(format!("o/0123456789abcde{}", n % 256).into_bytes().into()),
                 vec![7; 20],
             )
-            .append(Log(b"p/bobby".to_vec()), vec![7; 40]);
+            .append(Log(b"p/bobby"[..].into()), vec![7; 40]);
         batch
     };
     for size in [1, 8, 64, 512] {

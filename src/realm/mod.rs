@@ -421,8 +421,6 @@ impl<S: Store> Realm<S> {
                 None => self.commit_placed(batch).await?,
             };
             if let Some(positions) = placed {
-                // Whoever comes with the same number has an answer from now on.
-                drop(operation);
                 if let (Some((realm, queued)), Some(position)) = (&work.queued, positions.first()) {
                     self.expiries.note(*realm, position.0, queued);
                 }

@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::windows::slot;
 use crate::{
     crypto::PublicKey,
-    store::{Key, Log, Prefix, StoreError},
+    store::{Key, Log, NameBytes, Prefix, StoreError},
     wire::{GroupName, Handle, RealmId, Sender, Username},
 };
 
@@ -201,8 +201,16 @@ impl Owner {
     }
 }
 
+fn name(parts: &[&[u8]]) -> NameBytes {
+    let mut name = NameBytes::new();
+    for part in parts {
+        name.extend_from_slice(part);
+    }
+    name
+}
+
 fn key(parts: &[&[u8]]) -> Key {
-    Key(parts.concat())
+    Key(name(parts))
 }
 
 pub fn account(user: Username) -> Key {
@@ -223,7 +231,7 @@ pub fn handle(user: Username, handle: Handle) -> Key {
 }
 
 pub fn handles(user: Username) -> Prefix {
-    Prefix([b"h/", user.as_str().as_bytes(), b"/"].concat())
+    Prefix(name(&[b"h/", user.as_str().as_bytes(), b"/"]))
 }
 
 pub fn device(key_of: &PublicKey) -> Key {
@@ -235,7 +243,7 @@ pub fn operation(owner: &Owner, number: u64) -> Key {
 }
 
 pub fn operations(owner: &Owner) -> Prefix {
-    Prefix([&b"o/"[..], &owner.short()].concat())
+    Prefix(name(&[b"o/", &owner.short()]))
 }
 
 /// Where a mailbox is kept.
@@ -243,15 +251,15 @@ pub fn operations(owner: &Owner) -> Prefix {
 pub struct Place {
     pub log: Log,
     /// Names the mailbox among a user's cursors.
-    name: Vec<u8>,
+    name: NameBytes,
 }
 
 impl Place {
     /// A user's private messages.
     pub fn private(user: Username) -> Self {
         Self {
-            log: Log([b"p/", user.as_str().as_bytes()].concat()),
-            name: b"p".to_vec(),
+            log: Log(name(&[b"p/", user.as_str().as_bytes()])),
+            name: name(&[b"p"]),
         }
     }
 
@@ -259,14 +267,14 @@ impl Place {
     pub fn from_realm(user: Username, realm: RealmId) -> Self {
         let realm = realm.as_str().as_bytes();
         Self {
-            log: Log([b"f/", user.as_str().as_bytes(), b"/", realm].concat()),
-            name: [b"f/", realm].concat(),
+            log: Log(name(&[b"f/", user.as_str().as_bytes(), b"/", realm])),
+            name: name(&[b"f/", realm]),
         }
     }
 
     /// A group's messages.
     pub fn group(group: GroupName, epoch: u64) -> Self {
-        let name = [b"g/", group.as_str().as_bytes(), b"/", &epoch.to_be_bytes()].concat();
+        let name = name(&[b"g/", group.as_str().as_bytes(), b"/", &epoch.to_be_bytes()]);
         Self {
             log: Log(name.clone()),
             name,
@@ -289,7 +297,7 @@ impl Place {
 }
 
 pub fn copies(realm: RealmId) -> Prefix {
-    Prefix([b"x/", realm.as_str().as_bytes(), b"/"].concat())
+    Prefix(name(&[b"x/", realm.as_str().as_bytes(), b"/"]))
 }
 
 pub fn copy(realm: RealmId, group: GroupName) -> Key {
@@ -317,22 +325,16 @@ pub fn cursor(user: Username, owner: Option<&Owner>, place: &Place) -> Key {
 /// How far a user has read all mailboxes on one device, or on any.
 pub fn cursors(user: Username, owner: Option<&Owner>) -> Prefix {
     let owner = owner.map_or(&[][..], Owner::bytes);
-    Prefix([b"c/", user.as_str().as_bytes(), b"/", owner, b"/"].concat())
+    Prefix(name(&[b"c/", user.as_str().as_bytes(), b"/", owner, b"/"]))
 }
 
 pub fn group(name: GroupName) -> Key {
     key(&[b"g/", name.as_str().as_bytes()])
 }
 
-fn of_group(kind: &[u8], group: GroupName, epoch: u64) -> Vec<u8> {
-    [
-        kind,
-        group.as_str().as_bytes(),
-        b"/",
-        &epoch.to_be_bytes(),
-        b"/",
-    ]
-    .concat()
+fn of_group(kind: &[u8], group: GroupName, epoch: u64) -> NameBytes {
+    let epoch = epoch.to_be_bytes();
+    name(&[kind, group.as_str().as_bytes(), b"/", &epoch, b"/"])
 }
 
 pub fn members(group: GroupName, epoch: u64) -> Prefix {
@@ -353,7 +355,7 @@ pub fn ban(group: GroupName, epoch: u64, who: &Sender) -> Key {
 }
 
 pub fn joined(user: Username) -> Prefix {
-    Prefix([b"j/", user.as_str().as_bytes(), b"/"].concat())
+    Prefix(name(&[b"j/", user.as_str().as_bytes(), b"/"]))
 }
 
 pub fn joined_group(user: Username, group: GroupName) -> Key {
@@ -369,7 +371,7 @@ pub fn running() -> Key {
 }
 
 pub fn peers() -> Prefix {
-    Prefix(b"r/".to_vec())
+    Prefix(name(&[b"r/"]))
 }
 
 pub fn peer_name(key_of: &PublicKey) -> Key {
@@ -390,7 +392,7 @@ pub fn returned(realm: RealmId, position: u64) -> Key {
 }
 
 pub fn queue(realm: RealmId) -> Log {
-    Log([b"q/", realm.as_str().as_bytes()].concat())
+    Log(name(&[b"q/", realm.as_str().as_bytes()]))
 }
 
 /// The name at the end of a key, behind its prefix.

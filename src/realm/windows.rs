@@ -5,7 +5,7 @@
 //! look-up. Who comes with a number that is in work already waits until that is over.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -100,19 +100,13 @@ struct Table {
 
 impl Table {
     fn find(&mut self, owner: &Owner) -> Option<&mut Window> {
-        if !self.young.contains_key(owner)
-            && let Some(window) = self.old.remove(owner)
-        {
-            self.insert(*owner, window);
-        }
-        self.young.get_mut(owner)
-    }
-
-    fn insert(&mut self, owner: Owner, window: Window) {
         if self.young.len() >= OWNERS_MAX / 2 {
             self.age();
         }
-        self.young.insert(owner, window);
+        match self.young.entry(*owner) {
+            Entry::Occupied(window) => Some(window.into_mut()),
+            Entry::Vacant(place) => Some(place.insert(self.old.remove(owner)?)),
+        }
     }
 
     /// The younger ones are the older ones now, and those are forgotten.
@@ -163,9 +157,9 @@ impl Windows {
     /// Asks for a number.
     pub fn take(&self, owner: Owner, number: u64) -> Turn<'_> {
         let mut table = self.table();
-        let forgotten = table.forgotten;
+        let table = &mut *table;
         let Some(window) = table.find(&owner).filter(|window| !window.is_stale) else {
-            return Turn::Unread(forgotten);
+            return Turn::Unread(table.forgotten);
         };
         // One whose record would stand in the same place also has to end first.
         let in_the_way = |working: &&mut Working| slot(working.number) == slot(number);
@@ -188,6 +182,7 @@ impl Windows {
             owner,
             number,
             is_committing: false,
+            is_over: false,
         })
     }
 
@@ -214,7 +209,7 @@ impl Windows {
             None => {
                 let mut fresh = Window::default();
                 fresh.take_in(numbers);
-                table.insert(owner, fresh);
+                table.young.insert(owner, fresh);
             }
         }
     }
@@ -227,6 +222,7 @@ pub struct Reservation<'a> {
     pub owner: Owner,
     pub number: u64,
     is_committing: bool,
+    is_over: bool,
 }
 
 impl Reservation<'_> {
@@ -235,24 +231,25 @@ impl Reservation<'_> {
         self.is_committing = true;
     }
 
-    /// It is known whether it stands.
+    /// It is known whether it stands; if so, whoever waits for the number has an answer from now on.
     pub fn settle(&mut self, stands: bool) {
         self.is_committing = false;
-        if stands
-            && !is_planted(Fault::ForgetAnswer)
-            && let Some(window) = self.windows.table().find(&self.owner)
-        {
-            window.note_used(self.number);
+        if stands {
+            self.end(true);
         }
     }
-}
 
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
+    fn end(&mut self, is_used: bool) {
+        if core::mem::replace(&mut self.is_over, true) {
+            return;
+        }
         let mut table = self.windows.table();
         let Some(window) = table.find(&self.owner) else {
             return;
         };
+        if is_used && !is_planted(Fault::ForgetAnswer) {
+            window.note_used(self.number);
+        }
         window.is_stale |= self.is_committing;
         let mine = |working: &Working| working.number == self.number;
         if let Some(at) = window.working.iter().position(mine)
@@ -260,6 +257,12 @@ impl Drop for Reservation<'_> {
         {
             ended.notify_waiters();
         }
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.end(false);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is to be written together, and what it relies on.
 
+use bytes::Bytes;
+
 use super::{Key, Log, NAME_BYTES_MAX, Position, Version};
 
 /// How a key must stand for a batch to take effect.
@@ -15,7 +17,7 @@ pub enum Expected {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Writes a value.
-    Put(Key, Vec<u8>),
+    Put(Key, Bytes),
     /// Removes a key.
     Delete(Key),
     /// Adds an entry at the end of a log.
@@ -46,8 +48,8 @@ impl Batch {
     }
 
     /// Writes `value` under `key`.
-    pub fn put(&mut self, key: Key, value: Vec<u8>) -> &mut Self {
-        self.changes.push(Change::Put(key, value));
+    pub fn put(&mut self, key: Key, value: impl Into<Bytes>) -> &mut Self {
+        self.changes.push(Change::Put(key, value.into()));
         self
     }
 

@@ -16,10 +16,12 @@ mod tests;
 use std::future::Future;
 
 pub use batch::{Batch, Change, Expected};
+use bytes::Bytes;
 #[cfg(feature = "embedded")]
 pub use embedded::{
     BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, VALUES_BYTES, WRITES_WAITING,
 };
+use smallvec::SmallVec;
 pub use subscribe::{Subscribers, Subscription};
 
 pub use crate::wire::Position;
@@ -27,17 +29,20 @@ pub use crate::wire::Position;
 /// The longest key, prefix or log name, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 
+/// What keys, prefixes and logs are called. Nearly all are in place, so that comparing them leads nowhere else in memory.
+pub type NameBytes = SmallVec<[u8; 36]>;
+
 /// Names a value. At most [`NAME_BYTES_MAX`] bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(pub Vec<u8>);
+pub struct Key(pub NameBytes);
 
 /// What the keys of one kind begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Prefix(pub Vec<u8>);
+pub struct Prefix(pub NameBytes);
 
 /// Names a log. At most [`NAME_BYTES_MAX`] bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Log(pub Vec<u8>);
+pub struct Log(pub NameBytes);
 
 /// Tells one value of a key from those before and after it: each commit has a higher one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +54,7 @@ pub struct Versioned {
     /// To be named in [`Batch::expect`].
     pub version: Version,
     /// The value.
-    pub value: Vec<u8>,
+    pub value: Bytes,
 }
 
 /// How much of a log to read.

@@ -41,11 +41,11 @@ fn simulated() -> simulation::Disk {
 }
 
 fn key(name: &str) -> Key {
-    Key(name.as_bytes().to_vec())
+    Key(name.as_bytes().into())
 }
 
 fn log(name: &str) -> Log {
-    Log(name.as_bytes().to_vec())
+    Log(name.as_bytes().into())
 }
 
 const ALL: PageLimit = PageLimit {
@@ -96,6 +96,7 @@ suite! {
     a_log_gives_positions_without_gaps
     pages_end_where_they_are_told_to
     a_trimmed_log_never_gives_a_position_out_again
+    a_batch_may_append_to_any_number_of_logs
     everything_survives_a_restart
     a_subscriber_wakes_when_its_log_has_grown
     names_that_are_too_long_are_refused
@@ -110,7 +111,7 @@ mod suite {
         let mut last = Version(0);
         for value in ["one", "two", ""] {
             let mut batch = Batch::new();
-            batch.put(key("a"), value.into());
+            batch.put(key("a"), value);
             let committed = store.commit(batch).await.unwrap();
             let found = store.get(&key("a")).await.unwrap().unwrap();
             assert_eq!(found.value, value.as_bytes());
@@ -143,7 +144,7 @@ mod suite {
             store.commit(batch).await,
             Err(CommitError::Conflict)
         ));
-        assert_eq!(store.get(&key("a")).await.unwrap().unwrap().value, b"1");
+        assert_eq!(store.get(&key("a")).await.unwrap().unwrap().value, "1");
         assert!(store.get(&key("b")).await.unwrap().is_some());
         assert_eq!(values(&store, "l").await, [(1, "x".into())]);
     }
@@ -187,7 +188,7 @@ mod suite {
                 for _ in 0..20 {
                     loop {
                         let found = store.get(&key("count")).await.unwrap().unwrap();
-                        let count = u64::from_be_bytes(found.value.try_into().unwrap());
+                        let count = u64::from_be_bytes(found.value[..].try_into().unwrap());
                         let mut batch = Batch::new();
                         batch
                             .expect(key("count"), Expected::At(found.version))
@@ -204,7 +205,7 @@ mod suite {
         }
         let conflicts: u32 = tasks.join_all().await.into_iter().sum();
         let found = store.get(&key("count")).await.unwrap().unwrap();
-        assert_eq!(found.value, 320u64.to_be_bytes());
+        assert_eq!(found.value, 320u64.to_be_bytes()[..]);
         assert!(conflicts > 0, "they did meet");
     }
 
@@ -212,18 +213,18 @@ mod suite {
         let store = engine.open();
         let mut batch = Batch::new();
         for name in ["b/2", "a/1", "b/1", "b/10", "c/1", "b"] {
-            batch.put(key(name), name.into());
+            batch.put(key(name), name);
         }
         store.commit(batch).await.unwrap();
         let list = async |prefix: &str, after: Option<&str>, limit| {
-            let prefix = Prefix(prefix.as_bytes().to_vec());
+            let prefix = Prefix(prefix.as_bytes().into());
             let found = store
                 .list(&prefix, after.map(key).as_ref(), limit)
                 .await
                 .unwrap();
             found
                 .into_iter()
-                .map(|(key, _)| String::from_utf8(key.0).unwrap())
+                .map(|(key, _)| String::from_utf8(key.0.to_vec()).unwrap())
                 .collect::<Vec<_>>()
         };
         assert_eq!(list("b/", None, 9).await, ["b/1", "b/10", "b/2"]);
@@ -319,13 +320,27 @@ mod suite {
         assert_eq!(store.commit(batch).await.unwrap().positions, [Position(4)]);
     }
 
+    /// However many ends of logs an engine keeps in mind, it must not forget those that only this batch has moved.
+    pub async fn a_batch_may_append_to_any_number_of_logs(engine: &impl Engine) {
+        let store = engine.open();
+        let mut batch = Batch::new();
+        for name in (0..70_000).chain([0]) {
+            batch.append(log(&name.to_string()), b"entry".to_vec());
+        }
+        let committed = store.commit(batch).await.unwrap();
+        let first = Position(1);
+        assert!(committed.positions[..70_000].iter().all(|at| *at == first));
+        assert_eq!(committed.positions[70_000], Position(2));
+        assert_eq!(store.last(&log("0")).await.unwrap(), Position(2));
+    }
+
     pub async fn everything_survives_a_restart(engine: &impl Engine) {
         let mut last = Version(0);
         for round in 1..=3 {
             let store = engine.open();
             let mut batch = Batch::new();
             batch
-                .put(key("a"), round.to_string().into())
+                .put(key("a"), round.to_string())
                 .append(log("l"), round.to_string().into());
             let committed = store.commit(batch).await.unwrap();
             assert_eq!(committed.positions, [Position(round)]);
@@ -333,7 +348,7 @@ mod suite {
             last = committed.version;
         }
         let store = engine.open();
-        assert_eq!(store.get(&key("a")).await.unwrap().unwrap().value, b"3");
+        assert_eq!(store.get(&key("a")).await.unwrap().unwrap().value, "3");
         assert_eq!(values(&store, "l").await.len(), 3);
     }
 
@@ -398,7 +413,7 @@ fn the_engine_does_what_a_simple_model_does() {
                         continue;
                     };
                     let store = store.as_ref().unwrap();
-                    let (name_key, name_log) = (Key(vec![name]), Log(vec![name]));
+                    let (name_key, name_log) = (Key([name][..].into()), Log([name][..].into()));
                     let mut batch = Batch::new();
                     match kind {
                         0 => batch.put(name_key.clone(), vec![value]),
@@ -426,10 +441,13 @@ fn the_engine_does_what_a_simple_model_does() {
                     }
                 }
                 let store = store.as_ref().unwrap();
-                let listed = store.list(&Prefix(vec![]), None, 99).await.unwrap();
+                let listed = store
+                    .list(&Prefix(NameBytes::new()), None, 99)
+                    .await
+                    .unwrap();
                 let listed: BTreeMap<_, _> = listed
                     .into_iter()
-                    .map(|(k, v)| (k, (v.version, v.value)))
+                    .map(|(k, v)| (k, (v.version, v.value.to_vec())))
                     .collect();
                 assert_eq!(listed, keys);
                 for (log, entries) in logs {

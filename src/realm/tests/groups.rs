@@ -410,7 +410,7 @@ async fn an_owner_that_leaves_is_followed_and_the_last_one_takes_the_group_along
     let all = realm
         .realm
         .store
-        .list(&crate::store::Prefix(b"m/".to_vec()), None, 99)
+        .list(&crate::store::Prefix(b"m/"[..].into()), None, 99)
         .await
         .unwrap();
     assert!(all.is_empty(), "no member is left over");

@@ -133,7 +133,11 @@ async fn a_session_id_is_not_in_the_store() {
     let all = realm
         .realm
         .store
-        .list(&crate::store::Prefix(vec![]), None, 9999)
+        .list(
+            &crate::store::Prefix(crate::store::NameBytes::new()),
+            None,
+            9999,
+        )
         .await
         .unwrap();
     for id in ids {

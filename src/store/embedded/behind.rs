@@ -11,6 +11,8 @@ use std::{
     sync::{PoisonError, RwLock, RwLockReadGuard},
 };
 
+use bytes::Bytes;
+
 use super::{
     super::{Key, Prefix, StoreError, Version, Versioned},
     cache::Lookup,
@@ -54,7 +56,7 @@ impl Bounds {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Latest {
     pub version: Version,
-    pub value: Option<Vec<u8>>,
+    pub value: Option<Bytes>,
 }
 
 impl Latest {
@@ -74,7 +76,7 @@ struct Values {
 }
 
 fn bytes(key: &Key, latest: &Latest) -> usize {
-    key.0.len() + latest.value.as_ref().map_or(0, Vec::len) + AROUND
+    key.0.len() + latest.value.as_ref().map_or(0, Bytes::len) + AROUND
 }
 
 impl Values {

@@ -4,13 +4,14 @@
 //! found here is what stands there. What the writer changes and nobody has asked for is not brought in.
 
 use std::{
-    collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
+
+use hashbrown::HashTable;
 
 use super::{
     super::{Key, NAME_BYTES_MAX, Version, Versioned},
@@ -44,12 +45,33 @@ pub enum Lookup<T> {
     Unknown,
 }
 
+/// A key and its hash, which is made once for all that is asked of it.
+#[derive(Clone, Copy)]
+struct Hashed<'a> {
+    key: &'a Key,
+    hash: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    hash: u64,
+    key: Key,
+    value: Option<Versioned>,
+}
+
+impl Known {
+    fn bytes(&self) -> usize {
+        let value = self.value.as_ref().map_or(0, |value| value.value.len());
+        self.key.0.len() + value + AROUND
+    }
+}
+
 /// The younger half of a part's values, and the older. What is found among the older moves to the younger; when those
 /// fill their half, the older ones go.
 #[derive(Debug, Default)]
 struct Part {
-    young: HashMap<Key, Option<Versioned>>,
-    old: HashMap<Key, Option<Versioned>>,
+    young: HashTable<Known>,
+    old: HashTable<Known>,
     young_bytes: usize,
     /// The last version by which something changed that is not here.
     missed: u64,
@@ -57,28 +79,39 @@ struct Part {
     noted: u64,
 }
 
+/// Takes one out.
+fn take(table: &mut HashTable<Known>, Hashed { key, hash }: Hashed<'_>) -> Option<Known> {
+    let found = table.find_entry(hash, |known| known.key == *key).ok()?;
+    Some(found.remove().0)
+}
+
 impl Part {
-    fn find(&mut self, key: &Key) -> Option<&mut Option<Versioned>> {
-        if !self.young.contains_key(key) {
-            let (key, value) = self.old.remove_entry(key)?;
-            self.insert(key, value);
+    fn find(&mut self, hashed: Hashed<'_>) -> Option<&mut Option<Versioned>> {
+        let Hashed { key, hash } = hashed;
+        if self.young.find(hash, |known| known.key == *key).is_none() {
+            let known = take(&mut self.old, hashed)?;
+            self.insert(known);
         }
-        self.young.get_mut(key)
+        let known = self.young.find_mut(hash, |known| known.key == *key)?;
+        Some(&mut known.value)
     }
 
-    fn forget(&mut self, key: &Key, version: Version) {
-        self.young.remove(key);
-        self.old.remove(key);
+    fn forget(&mut self, hashed: Hashed<'_>, version: Version) {
+        // It is in one of them at most.
+        if take(&mut self.young, hashed).is_none() {
+            take(&mut self.old, hashed);
+        }
         self.missed = self.missed.max(version.0);
     }
 
-    fn insert(&mut self, key: Key, value: Option<Versioned>) {
-        self.young_bytes += bytes(&key, value.as_ref());
+    fn insert(&mut self, known: Known) {
+        self.young_bytes += known.bytes();
         if self.young_bytes > VALUES_BYTES / PARTS / 2 {
             self.age();
-            self.young_bytes = bytes(&key, value.as_ref());
+            self.young_bytes = known.bytes();
         }
-        self.young.insert(key, value);
+        self.young
+            .insert_unique(known.hash, known, |known| known.hash);
     }
 
     fn age(&mut self) {
@@ -87,10 +120,6 @@ impl Part {
         self.young_bytes = 0;
         self.old = std::mem::take(&mut self.young);
     }
-}
-
-fn bytes(key: &Key, value: Option<&Versioned>) -> usize {
-    key.0.len() + value.map_or(0, |value| value.value.len()) + AROUND
 }
 
 impl Cache {
@@ -116,17 +145,20 @@ impl Cache {
         clippy::indexing_slicing,
         reason = "the remainder of a division by the number of parts"
     )]
-    fn part(&self, key: &Key) -> MutexGuard<'_, Part> {
+    fn part<'a>(&self, key: &'a Key) -> (MutexGuard<'_, Part>, Hashed<'a>) {
         let hash = self.hasher.hash_one(key);
-        let at = usize::try_from(hash % PARTS as u64).unwrap_or_default();
-        self.parts[at]
+        // Not by the bits by which a table goes.
+        let at = usize::try_from((hash >> 32) % PARTS as u64).unwrap_or_default();
+        let part = self.parts[at]
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner);
+        (part, Hashed { key, hash })
     }
 
     /// What stands under `key`.
     pub fn get(&self, key: &Key) -> Lookup<Versioned> {
-        match self.part(key).find(key) {
+        let (mut part, hashed) = self.part(key);
+        match part.find(hashed) {
             Some(value) => Lookup::Known(value.clone()),
             None => Lookup::Unknown,
         }
@@ -134,7 +166,8 @@ impl Cache {
 
     /// Which of `key`'s values is the present one.
     pub fn version(&self, key: &Key) -> Lookup<Version> {
-        match self.part(key).find(key) {
+        let (mut part, hashed) = self.part(key);
+        match part.find(hashed) {
             Some(value) => Lookup::Known(value.as_ref().map(|value| value.version)),
             None => Lookup::Unknown,
         }
@@ -150,27 +183,33 @@ impl Cache {
         if value.is_some_and(|value| value.value.len() > VALUE_BYTES_MAX) {
             return;
         }
-        let mut part = self.part(key);
-        if part.missed <= committed && part.find(key).is_none() {
-            part.insert(key.clone(), value.cloned());
+        let (mut part, hashed) = self.part(key);
+        if part.missed <= committed && part.find(hashed).is_none() {
+            part.insert(Known {
+                hash: hashed.hash,
+                key: key.clone(),
+                value: value.cloned(),
+            });
         }
     }
 
     /// Takes in what has been written; it is on the disk.
     pub fn changed(&self, key: &Key, latest: &Latest) {
-        let mut part = self.part(key);
+        let (mut part, hashed) = self.part(key);
         let value = latest.value.as_ref();
         let is_small = value.is_none_or(|value| value.len() <= VALUE_BYTES_MAX);
         part.noted = part.noted.max(latest.version.0);
-        match part.find(key) {
+        match part.find(hashed) {
             Some(known) if is_small => *known = latest.versioned(),
-            _ => part.forget(key, latest.version),
+            Some(_) => part.forget(hashed, latest.version),
+            None => part.missed = part.missed.max(latest.version.0),
         }
     }
 
     /// Only the disk can tell whether what was written stands.
     pub fn forget(&self, key: &Key, version: Version) {
-        self.part(key).forget(key, version);
+        let (mut part, hashed) = self.part(key);
+        part.forget(hashed, version);
     }
 
     /// All up to this version is on the disk, and has been taken in.
@@ -184,7 +223,7 @@ mod tests {
     use super::*;
 
     fn key(n: u32) -> Key {
-        Key(n.to_be_bytes().to_vec())
+        Key(n.to_be_bytes()[..].into())
     }
 
     fn value(version: u64, len: usize) -> Versioned {
@@ -194,7 +233,7 @@ mod tests {
     fn latest(version: u64, len: Option<usize>) -> Latest {
         Latest {
             version: Version(version),
-            value: len.map(|len| vec![7; len]),
+            value: len.map(|len| vec![7; len].into()),
         }
     }
 
@@ -272,8 +311,7 @@ mod tests {
             .map(|part| {
                 let part = part.lock().unwrap();
                 let all = part.young.iter().chain(&part.old);
-                all.map(|(key, value)| bytes(key, value.as_ref()))
-                    .sum::<usize>()
+                all.map(Known::bytes).sum::<usize>()
             })
             .sum();
         assert!(kept <= VALUES_BYTES, "{kept}");

@@ -12,6 +12,9 @@
 //!
 //! Keys are emitted in one order only, so a prefix of the keyspace is a kind, a log, a range of keys.
 
+use bytes::Bytes;
+use smallvec::SmallVec;
+
 use super::{
     super::{Key, Log, Position, Prefix, Version, Versioned},
     behind::Latest,
@@ -23,36 +26,54 @@ pub const FORMAT: u32 = 2;
 pub const FORMAT_KEY: &[u8] = b"f";
 pub const VERSION_KEY: &[u8] = b"v";
 
-pub fn key(key: &Key) -> Vec<u8> {
-    [b"k", key.0.as_slice()].concat()
+/// The key of a record; nearly all are in place.
+pub type Place = SmallVec<[u8; 48]>;
+
+fn place(parts: &[&[u8]]) -> Place {
+    let mut place = Place::new();
+    for part in parts {
+        place.extend_from_slice(part);
+    }
+    place
 }
 
-pub fn prefix(prefix: &Prefix) -> Vec<u8> {
-    [b"k", prefix.0.as_slice()].concat()
+pub fn key(key: &Key) -> Place {
+    place(&[b"k", &key.0])
+}
+
+pub fn prefix(prefix: &Prefix) -> Place {
+    place(&[b"k", &prefix.0])
+}
+
+/// The first place after that of `key`.
+pub fn after(key: &Key) -> Place {
+    place(&[b"k", &key.0, &[0]])
 }
 
 /// The key that a keyspace key stands for.
 pub fn parse_key(stored: &[u8]) -> Key {
-    Key(stored.get(1..).unwrap_or_default().to_vec())
+    Key(stored.get(1..).unwrap_or_default().into())
 }
 
-pub fn value(version: Version, value: &[u8]) -> Vec<u8> {
-    [&version.0.to_be_bytes(), value].concat()
+/// Adds what stands under a key of its own.
+pub fn add_value(stored: &mut Vec<u8>, version: Version, value: &[u8]) {
+    stored.extend_from_slice(&version.0.to_be_bytes());
+    stored.extend_from_slice(value);
 }
 
 pub fn parse_value(stored: &[u8]) -> Option<Versioned> {
     let (version, value) = stored.split_first_chunk()?;
     Some(Versioned {
         version: Version(u64::from_be_bytes(*version)),
-        value: value.to_vec(),
+        value: Bytes::copy_from_slice(value),
     })
 }
 
 /// What all rows of groups begin with.
 pub const ROW_PREFIX: &[u8] = b"g";
 
-pub fn row_key(at: u16) -> Vec<u8> {
-    [ROW_PREFIX, &at.to_be_bytes()].concat()
+pub fn row_key(at: u16) -> Place {
+    place(&[ROW_PREFIX, &at.to_be_bytes()])
 }
 
 /// Adds what has become of a key to the row of its group.
@@ -81,28 +102,25 @@ pub fn parse_row(key: &[u8], row: &[u8]) -> Option<(u16, Vec<(Key, Latest)>)> {
         let (value, after) = after.split_at_checked(len.saturating_sub(1))?;
         let latest = Latest {
             version: Version(u64::from_be_bytes(*version)),
-            value: (len > 0).then(|| value.to_vec()),
+            value: (len > 0).then(|| Bytes::copy_from_slice(value)),
         };
-        values.push((Key(key.to_vec()), latest));
+        values.push((Key(key.into()), latest));
         rest = after;
     }
     Some((u16::from_be_bytes(at), values))
 }
 
-fn named(kind: u8, log: &Log) -> Vec<u8> {
-    let mut out = Vec::with_capacity(2 + log.0.len() + 8);
-    out.push(kind);
-    out.push(u8::try_from(log.0.len()).unwrap_or(u8::MAX));
-    out.extend_from_slice(&log.0);
-    out
+fn named(kind: u8, log: &Log) -> Place {
+    let len = u8::try_from(log.0.len()).unwrap_or(u8::MAX);
+    place(&[&[kind, len], &log.0])
 }
 
 /// What all entries of `log` begin with.
-pub fn log(log: &Log) -> Vec<u8> {
+pub fn log(log: &Log) -> Place {
     named(b'l', log)
 }
 
-pub fn entry(log: &Log, position: Position) -> Vec<u8> {
+pub fn entry(log: &Log, position: Position) -> Place {
     let mut out = named(b'l', log);
     out.extend_from_slice(&position.0.to_be_bytes());
     out
@@ -114,7 +132,7 @@ pub fn parse_entry_position(stored: &[u8]) -> Position {
     Position(u64::from_be_bytes(position))
 }
 
-pub fn trimmed(log: &Log) -> Vec<u8> {
+pub fn trimmed(log: &Log) -> Place {
     named(b't', log)
 }
 

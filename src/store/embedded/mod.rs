@@ -247,13 +247,10 @@ impl Store for Embedded {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<(Key, Versioned)>, StoreError> {
-        let after = after.filter(|after| after.0 >= prefix.0);
+        let after = after.filter(|after| after.0.as_slice() >= prefix.0.as_slice());
         let behind = self.behind.list(prefix, after);
         let prefix = layout::prefix(prefix);
-        let from = after.map_or_else(
-            || prefix.clone(),
-            |after| [&layout::key(after)[..], &[0]].concat(),
-        );
+        let from = after.map_or_else(|| prefix.clone(), layout::after);
         let placed = self.data.range(from..).map_while(|guard| {
             let found = guard.into_inner().map(|(key, stored)| {
                 let value = layout::parse_value(&stored);
@@ -325,7 +322,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::Expected;
+    use crate::store::{Expected, NameBytes};
 
     /// A full disk refuses what is to be written, goes on serving what is there, and writes again as
     /// soon as there is room.
@@ -336,7 +333,7 @@ mod tests {
         let seen = Arc::clone(&full);
         let room = Room::scripted(move || !seen.load(Ordering::SeqCst));
         let store = Embedded::open_with(directory.path(), room, Bounds::default()).unwrap();
-        let key = Key(b"a".to_vec());
+        let key = Key(b"a"[..].into());
         let put = |value: &[u8]| {
             let mut batch = Batch::new();
             batch.put(key.clone(), value.to_vec());
@@ -345,10 +342,10 @@ mod tests {
         put(b"1").await.unwrap();
         full.store(true, Ordering::SeqCst);
         assert!(matches!(put(b"2").await, Err(CommitError::Full)));
-        assert_eq!(store.get(&key).await.unwrap().unwrap().value, b"1");
+        assert_eq!(store.get(&key).await.unwrap().unwrap().value, "1");
         full.store(false, Ordering::SeqCst);
         put(b"3").await.unwrap();
-        assert_eq!(store.get(&key).await.unwrap().unwrap().value, b"3");
+        assert_eq!(store.get(&key).await.unwrap().unwrap().value, "3");
     }
 
     /// Before format 2 each value stood in its place at once.
@@ -365,8 +362,9 @@ mod tests {
         let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
         batch.insert(&data, layout::FORMAT_KEY, 1u32.to_be_bytes());
         batch.insert(&data, layout::VERSION_KEY, 7u64.to_be_bytes());
-        let value = layout::value(Version(7), b"old");
-        batch.insert(&data, layout::key(&key(1)), value);
+        let mut value = Vec::new();
+        layout::add_value(&mut value, Version(7), b"old");
+        batch.insert(&data, &layout::key(&key(1))[..], value);
         batch.commit().unwrap();
         drop((database, data));
         for (version, value) in [(7, "old"), (8, "new"), (9, "new")] {
@@ -407,7 +405,7 @@ mod tests {
 
     /// Keys under some prefixes.
     fn key(n: u8) -> Key {
-        Key(vec![b'a' + n / 16, n])
+        Key([b'a' + n / 16, n][..].into())
     }
 
     async fn follow(steps: Vec<Step>, bounds: Bounds) {
@@ -441,12 +439,12 @@ mod tests {
                     model.remove(&key(n));
                 }
                 Step::List(prefix, after, limit) => {
-                    let prefix = Prefix(vec![b'a' + prefix]);
+                    let prefix = Prefix([b'a' + prefix][..].into());
                     let after = after.map(key);
                     let found = store.list(&prefix, after.as_ref(), limit).await.unwrap();
                     let found: Vec<_> = found
                         .into_iter()
-                        .map(|(key, value)| (key, value.value))
+                        .map(|(key, value)| (key, value.value.to_vec()))
                         .collect();
                     let expected: Vec<_> = model
                         .iter()
@@ -465,9 +463,13 @@ mod tests {
         }
         for n in 0..60 {
             let found = store.get(&key(n)).await.unwrap();
-            assert_eq!(found.map(|found| found.value).as_ref(), model.get(&key(n)));
+            assert_eq!(
+                found.map(|found| found.value.to_vec()).as_ref(),
+                model.get(&key(n))
+            );
         }
-        let (rows, held) = (bounds.rows, store.behind.list(&Prefix(vec![]), None).len());
+        let all = Prefix(NameBytes::new());
+        let (rows, held) = (bounds.rows, store.behind.list(&all, None).len());
         assert!(held <= 60, "{held} values behind, {rows} rows");
     }
 

@@ -2,7 +2,7 @@
 //! so an idle store commits at once, and a busy disk is asked once for many.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -25,7 +25,7 @@ use super::{
 
 /// Batches that share one sync.
 const GROUP_MAX: usize = 512;
-/// Logs whose end is remembered, so that appending needs no look-up.
+/// Logs whose end is remembered from one group to the next, so that appending needs no look-up.
 const ENDS_MAX: usize = 65_536;
 /// Entries that one batch trims; the rest of a longer trim goes when the log is trimmed next.
 const TRIM_MAX: usize = 10_000;
@@ -171,9 +171,13 @@ impl Writer {
     fn commit_group(&mut self, jobs: &mut Vec<Job>) {
         let mut group = Group {
             writes: self.database.batch(),
-            values: HashMap::new(),
-            grown: Vec::new(),
+            values: HashMap::with_capacity(jobs.len()),
+            grown: Vec::with_capacity(jobs.len()),
         };
+        // Only between groups: of what a group appends the disk does not know yet.
+        if self.ends.len() >= ENDS_MAX {
+            self.ends.clear();
+        }
         let has_room = self.room.is_there();
         let mut answers = Vec::with_capacity(jobs.len());
         let mut failed = None;
@@ -236,15 +240,18 @@ impl Writer {
             for (key, latest) in &group.values {
                 layout::add_to_row(&mut row, key, latest);
             }
-            writes.insert(&self.data, layout::row_key(self.rows.next()), row);
+            writes.insert(&self.data, &layout::row_key(self.rows.next())[..], row);
         }
+        let mut stored = Vec::new();
         for (key, latest) in &sweep.placed {
+            let place = &layout::key(key)[..];
             match &latest.value {
                 Some(value) => {
-                    let stored = layout::value(latest.version, value);
-                    writes.insert(&self.data, layout::key(key), stored);
+                    stored.clear();
+                    layout::add_value(&mut stored, latest.version, value);
+                    writes.insert(&self.data, place, &stored[..]);
                 }
-                None => writes.remove(&self.data, layout::key(key)),
+                None => writes.remove(&self.data, place),
             }
         }
         if let Some(done) = sweep.done {
@@ -286,11 +293,11 @@ impl Writer {
                     group.values.insert(key, Latest { version, value });
                 }
                 Change::Append(log, entry) => {
-                    let position = Position(self.end_of(&log)? + 1);
-                    group
-                        .writes
-                        .insert(&self.data, layout::entry(&log, position), entry);
-                    self.ends.insert(log.clone(), position.0);
+                    let end = self.end_of(&log)?;
+                    *end += 1;
+                    let position = Position(*end);
+                    let place = &layout::entry(&log, position)[..];
+                    group.writes.insert(&self.data, place, entry);
                     positions.push(position);
                     group.grown.push(log);
                 }
@@ -317,29 +324,15 @@ impl Writer {
     }
 
     /// The last position given out in `log`; 0 when there was none.
-    fn end_of(&mut self, log: &Log) -> Result<u64, StoreError> {
-        if let Some(end) = self.ends.get(log) {
-            return Ok(*end);
-        }
-        let last = match self.data.prefix(layout::log(log)).next_back() {
-            Some(guard) => layout::parse_entry_position(&guard.key()?).0,
-            None => 0,
-        };
-        // A log that was trimmed to nothing goes on where it was.
-        let trimmed = self
-            .data
-            .get(layout::trimmed(log))?
-            .map_or(0, |stored| layout::number(&stored).saturating_sub(1));
-        if self.ends.len() >= ENDS_MAX {
-            self.ends.clear();
-        }
-        let end = last.max(trimmed);
-        self.ends.insert(log.clone(), end);
-        Ok(end)
+    fn end_of(&mut self, log: &Log) -> Result<&mut u64, StoreError> {
+        Ok(match self.ends.entry(log.clone()) {
+            Entry::Occupied(end) => end.into_mut(),
+            Entry::Vacant(place) => place.insert(find_end(&self.data, log)?),
+        })
     }
 
     fn trim(&mut self, log: &Log, below: Position, group: &mut Group) -> Result<(), StoreError> {
-        let below = Position(below.0.min(self.end_of(log)? + 1));
+        let below = Position(below.0.min(*self.end_of(log)? + 1));
         let from = layout::entry(log, Position(0));
         for guard in self
             .data
@@ -350,9 +343,22 @@ impl Writer {
         }
         group
             .writes
-            .insert(&self.data, layout::trimmed(log), below.0.to_be_bytes());
+            .insert(&self.data, &layout::trimmed(log)[..], below.0.to_be_bytes());
         Ok(())
     }
+}
+
+/// The last position given out in `log`, as the disk has it.
+fn find_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
+    let last = match data.prefix(layout::log(log)).next_back() {
+        Some(guard) => layout::parse_entry_position(&guard.key()?).0,
+        None => 0,
+    };
+    // A log that was trimmed to nothing goes on where it was.
+    let trimmed = data
+        .get(layout::trimmed(log))?
+        .map_or(0, |stored| layout::number(&stored).saturating_sub(1));
+    Ok(last.max(trimmed))
 }
 
 /// True unless the disk says that it has too little room left.
