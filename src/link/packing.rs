@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use super::{
     Keys, Link, Redundancy, State, Time, Urgency,
     backoff::interval,
+    limits::ASKING_KEPT,
     parts::Message,
     requests::Lossy,
     sent::{Item, SentPacket},
@@ -440,13 +441,15 @@ impl Link {
         if !self.received.is_owing() {
             return None;
         }
-        let (asking, replies) = (&self.asking, &self.replies);
-        let is_answered = |number| {
-            let mut asking = asking.iter();
-            asking.any(|(asked, requests)| {
-                *asked == number && requests.iter().all(|one| replies.may_be_missed(*one))
-            })
-        };
+        // Looked up once for all packets: many may be asked about, and each may have asked for many replies.
+        let unmissable = self.replies.unmissable();
+        let may_be_missed = |request: &u64| unmissable.binary_search(request).is_err();
+        let asking = self.asking.iter();
+        let answered = asking.filter(|(_, requests)| requests.iter().all(may_be_missed));
+        let mut answered: SmallVec<[PacketNumber; ASKING_KEPT]> =
+            answered.map(|(number, _)| *number).collect();
+        answered.sort_unstable();
+        let is_answered = |number| answered.binary_search(&number).is_ok();
         let ack = self.received.acknowledge(now, is_answered)?;
         self.replies.announce();
         Some(ack)

@@ -3,9 +3,11 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
+use smallvec::SmallVec;
+
 use super::{
     backoff::Jitter,
-    limits::{REPLIES_HELD_MAX, REPLY_KEPT_BYTES, WORKING_MAX},
+    limits::{ASKING_KEPT, REPLIES_HELD_MAX, REPLY_KEPT_BYTES, WORKING_MAX},
     requests::COPY_GAP,
     rtt::Rtt,
     time::{Time, earliest},
@@ -61,6 +63,8 @@ pub struct Replies {
     kept: VecDeque<Reply>,
     /// Bytes of those.
     kept_bytes: usize,
+    /// How many of those have been announced.
+    kept_announced: usize,
 }
 
 /// What to do with a request that has arrived.
@@ -124,10 +128,15 @@ impl Replies {
         if let Some(at) = self.kept.iter().position(is_it)
             && let Some(reply) = self.kept.remove(at)
         {
-            self.kept_bytes -= reply.len;
+            self.keeps_no_more(&reply);
             self.active.push(reply);
         }
         self.active.iter_mut().find(|reply| is_it(reply))
+    }
+
+    const fn keeps_no_more(&mut self, reply: &Reply) {
+        self.kept_bytes -= reply.len;
+        self.kept_announced -= reply.announced as usize;
     }
 
     /// Keeps those of the active replies that nothing is to be done about any more, and that are small.
@@ -138,6 +147,7 @@ impl Replies {
         for reply in self.active.extract_if(.., is_idle) {
             if reply.bytes.len() <= REPLY_KEPT_BYTES {
                 self.kept_bytes += reply.len;
+                self.kept_announced += usize::from(reply.announced);
                 self.kept.push_back(reply);
             }
         }
@@ -167,7 +177,7 @@ impl Replies {
         if self.active.len() + self.kept.len() >= kept
             && let Some(oldest) = self.kept.pop_front()
         {
-            self.kept_bytes -= oldest.len;
+            self.keeps_no_more(&oldest);
         }
         self.active.push(Reply {
             number,
@@ -204,11 +214,21 @@ impl Replies {
             .map(|reply| (reply.number, reply.bytes.as_slice()))
     }
 
-    /// True when the reply to `number` has left, and the other side may miss it without either side noticing.
-    pub fn may_be_missed(&self, number: u64) -> bool {
-        let sure = |reply: &Reply| reply.queued || reply.cut || reply.announced;
-        let mut replies = self.active.iter().chain(&self.kept);
-        !self.is_worked_on(number) && !replies.any(|reply| reply.number == number && sure(reply))
+    /// The requests, in order, whose replies nobody can miss without one side noticing: they have yet to leave, or
+    /// this side sees to it that they arrive.
+    pub fn unmissable(&self) -> SmallVec<[u64; ASKING_KEPT]> {
+        let working = self.working.iter().map(|(number, _)| *number);
+        // Seldom are there any among the kept ones, which are many.
+        let kept = (self.kept_announced > 0).then_some(&self.kept);
+        let is_sure = |reply: &&Reply| reply.queued || reply.cut || reply.announced;
+        let sure = self
+            .active
+            .iter()
+            .chain(kept.into_iter().flatten())
+            .filter(is_sure);
+        let mut numbers: SmallVec<_> = working.chain(sure.map(|reply| reply.number)).collect();
+        numbers.sort_unstable();
+        numbers
     }
 
     /// The other side is told that all its requests have arrived.
@@ -330,6 +350,8 @@ impl Replies {
 #[cfg(test)]
 mod tests {
     use alloc::vec;
+
+    use proptest::prelude::*;
 
     use super::{
         super::limits::{REPLIES_KEPT, STRANGER_REPLIES_KEPT},
@@ -461,6 +483,39 @@ mod tests {
         // Should the first packet have arrived after all, that is the end of it.
         replies.acknowledge(3);
         assert!(!replies.knows(3) && replies.knows(2));
+    }
+
+    proptest! {
+        /// LINK-5: against a look at each of them. Numbers are few, so that they meet.
+        #[test]
+        fn who_can_be_missed_is_told_at_one_look(steps in prop::collection::vec((0u8..9, 0u64..24), 1..200)) {
+            let (mut replies, rtt, mut jitter) = (Replies::default(), Rtt::default(), Jitter::new(1));
+            for (at, (step, number)) in steps.into_iter().enumerate() {
+                let now = Time(at as u64 * 1_000_000);
+                match step {
+                    0 => { replies.arrive(number); }
+                    1 | 2 => { replies.reply(number, vec![1; 20], 12); }
+                    3 | 4 => {
+                        let numbers: Vec<_> = replies.queued().map(|(number, _)| number).collect();
+                        replies.sent(now, &numbers, &rtt, &mut jitter, false);
+                    }
+                    5 => replies.announce(),
+                    6 => replies.acknowledge(number),
+                    7 => replies.lose(number),
+                    8 if number == 0 => { replies.cut_next(10); }
+                    _ => replies.expire(now),
+                }
+                let unmissable = replies.unmissable();
+                let sure = |reply: &Reply| reply.queued || reply.cut || reply.announced;
+                for number in 0..24 {
+                    let mut all = replies.active.iter().chain(&replies.kept);
+                    let expected = replies.is_worked_on(number)
+                        || all.any(|reply| reply.number == number && sure(reply));
+                    prop_assert_eq!(unmissable.binary_search(&number).is_ok(), expected);
+                }
+                prop_assert_eq!(replies.kept_bytes, 20 * replies.kept.len());
+            }
+        }
     }
 
     /// LINK-12: who was told that its request has arrived does not ask again soon.

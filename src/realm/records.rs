@@ -214,7 +214,7 @@ fn key(parts: &[&[u8]]) -> Key {
 }
 
 pub fn account(user: Username) -> Key {
-    key(&[b"u/", user.as_str().as_bytes()])
+    key(&[b"u/", user.as_bytes()])
 }
 
 pub fn session(hash: &SessionHash) -> Key {
@@ -222,16 +222,11 @@ pub fn session(hash: &SessionHash) -> Key {
 }
 
 pub fn handle(user: Username, handle: Handle) -> Key {
-    key(&[
-        b"h/",
-        user.as_str().as_bytes(),
-        b"/",
-        handle.as_str().as_bytes(),
-    ])
+    key(&[b"h/", user.as_bytes(), b"/", handle.as_bytes()])
 }
 
 pub fn handles(user: Username) -> Prefix {
-    Prefix(name(&[b"h/", user.as_str().as_bytes(), b"/"]))
+    Prefix(name(&[b"h/", user.as_bytes(), b"/"]))
 }
 
 pub fn device(key_of: &PublicKey) -> Key {
@@ -258,23 +253,23 @@ impl Place {
     /// A user's private messages.
     pub fn private(user: Username) -> Self {
         Self {
-            log: Log(name(&[b"p/", user.as_str().as_bytes()])),
+            log: Log(name(&[b"p/", user.as_bytes()])),
             name: name(&[b"p"]),
         }
     }
 
     /// A user's private messages from one realm.
     pub fn from_realm(user: Username, realm: RealmId) -> Self {
-        let realm = realm.as_str().as_bytes();
+        let realm = realm.as_bytes();
         Self {
-            log: Log(name(&[b"f/", user.as_str().as_bytes(), b"/", realm])),
+            log: Log(name(&[b"f/", user.as_bytes(), b"/", realm])),
             name: name(&[b"f/", realm]),
         }
     }
 
     /// A group's messages.
     pub fn group(group: GroupName, epoch: u64) -> Self {
-        let name = name(&[b"g/", group.as_str().as_bytes(), b"/", &epoch.to_be_bytes()]);
+        let name = name(&[b"g/", group.as_bytes(), b"/", &epoch.to_be_bytes()]);
         Self {
             log: Log(name.clone()),
             name,
@@ -286,7 +281,7 @@ impl Place {
     /// This realm's copy of a group that lives in another.
     pub fn copy(realm: RealmId, group: GroupName, epoch: u64) -> Self {
         let Prefix(mut name) = copies(realm);
-        name.extend_from_slice(group.as_str().as_bytes());
+        name.extend_from_slice(group.as_bytes());
         name.push(b'/');
         name.extend_from_slice(&epoch.to_be_bytes());
         Self {
@@ -297,21 +292,21 @@ impl Place {
 }
 
 pub fn copies(realm: RealmId) -> Prefix {
-    Prefix(name(&[b"x/", realm.as_str().as_bytes(), b"/"]))
+    Prefix(name(&[b"x/", realm.as_bytes(), b"/"]))
 }
 
 pub fn copy(realm: RealmId, group: GroupName) -> Key {
-    key(&[&copies(realm).0, group.as_str().as_bytes()])
+    key(&[&copies(realm).0, group.as_bytes()])
 }
 
 pub fn copy_member(realm: RealmId, group: GroupName, user: Username) -> Key {
     key(&[
         b"y/",
-        realm.as_str().as_bytes(),
+        realm.as_bytes(),
         b"/",
-        group.as_str().as_bytes(),
+        group.as_bytes(),
         b"/",
-        user.as_str().as_bytes(),
+        user.as_bytes(),
     ])
 }
 
@@ -325,16 +320,16 @@ pub fn cursor(user: Username, owner: Option<&Owner>, place: &Place) -> Key {
 /// How far a user has read all mailboxes on one device, or on any.
 pub fn cursors(user: Username, owner: Option<&Owner>) -> Prefix {
     let owner = owner.map_or(&[][..], Owner::bytes);
-    Prefix(name(&[b"c/", user.as_str().as_bytes(), b"/", owner, b"/"]))
+    Prefix(name(&[b"c/", user.as_bytes(), b"/", owner, b"/"]))
 }
 
 pub fn group(name: GroupName) -> Key {
-    key(&[b"g/", name.as_str().as_bytes()])
+    key(&[b"g/", name.as_bytes()])
 }
 
 fn of_group(kind: &[u8], group: GroupName, epoch: u64) -> NameBytes {
     let epoch = epoch.to_be_bytes();
-    name(&[kind, group.as_str().as_bytes(), b"/", &epoch, b"/"])
+    name(&[kind, group.as_bytes(), b"/", &epoch, b"/"])
 }
 
 pub fn members(group: GroupName, epoch: u64) -> Prefix {
@@ -355,15 +350,15 @@ pub fn ban(group: GroupName, epoch: u64, who: &Sender) -> Key {
 }
 
 pub fn joined(user: Username) -> Prefix {
-    Prefix(name(&[b"j/", user.as_str().as_bytes(), b"/"]))
+    Prefix(name(&[b"j/", user.as_bytes(), b"/"]))
 }
 
 pub fn joined_group(user: Username, group: GroupName) -> Key {
-    key(&[&joined(user).0, group.as_str().as_bytes()])
+    key(&[&joined(user).0, group.as_bytes()])
 }
 
 pub fn peer(realm: RealmId) -> Key {
-    key(&[b"r/", realm.as_str().as_bytes()])
+    key(&[b"r/", realm.as_bytes()])
 }
 
 pub fn running() -> Key {
@@ -379,20 +374,15 @@ pub fn peer_name(key_of: &PublicKey) -> Key {
 }
 
 pub fn settled(realm: RealmId) -> Key {
-    key(&[b"v/", realm.as_str().as_bytes()])
+    key(&[b"v/", realm.as_bytes()])
 }
 
 pub fn returned(realm: RealmId, position: u64) -> Key {
-    key(&[
-        b"t/",
-        realm.as_str().as_bytes(),
-        b"/",
-        &position.to_be_bytes(),
-    ])
+    key(&[b"t/", realm.as_bytes(), b"/", &position.to_be_bytes()])
 }
 
 pub fn queue(realm: RealmId) -> Log {
-    Log(name(&[b"q/", realm.as_str().as_bytes()]))
+    Log(name(&[b"q/", realm.as_bytes()]))
 }
 
 /// The name at the end of a key, behind its prefix.

@@ -57,7 +57,7 @@ impl<S: Store> Realm<S> {
             Some(device) => SessionId(self.session_ids.mac16(&[
                 &device.0,
                 &number.to_be_bytes(),
-                user.as_str().as_bytes(),
+                user.as_bytes(),
             ])),
             None => SessionId(self.random()),
         }

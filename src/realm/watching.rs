@@ -29,7 +29,7 @@ pub type Joins = Subscribers;
 
 /// The log that stands for a user's memberships among [`Joins`].
 pub fn joins_of(user: Username) -> Log {
-    Log(user.as_str().as_bytes().into())
+    Log(user.as_bytes().into())
 }
 
 /// One mailbox that is watched.

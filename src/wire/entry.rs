@@ -155,7 +155,7 @@ impl<'a> Field<'a> for Sender {
         } else {
             len
         });
-        out.put_slice(self.user.as_str().as_bytes());
+        out.put_slice(self.user.as_bytes());
         if let Some(realm) = &self.realm {
             realm.emit(out);
         }

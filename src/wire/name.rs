@@ -58,11 +58,12 @@ impl Name {
         })
     }
 
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
     fn as_str(&self) -> &str {
-        self.bytes
-            .get(..usize::from(self.len))
-            .and_then(|bytes| core::str::from_utf8(bytes).ok())
-            .unwrap_or("")
+        core::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
     fn parse(input: &[u8]) -> Parsed<'_, Self> {
@@ -76,14 +77,14 @@ impl Name {
             .ok()
             .and_then(|text| Self::fold(text).ok())
         {
-            Some(name) if name.as_str().as_bytes() == bytes => Ok(name),
+            Some(name) if name.as_bytes() == bytes => Ok(name),
             _ => Malformed::error("name"),
         }
     }
 
     fn emit(&self, out: &mut impl BufMut) {
         out.put_u8(self.len);
-        out.put_slice(self.as_str().as_bytes());
+        out.put_slice(self.as_bytes());
     }
 }
 
@@ -97,6 +98,11 @@ macro_rules! names {
             /// The name's text.
             pub fn as_str(&self) -> &str {
                 self.0.as_str()
+            }
+
+            /// The bytes of its text.
+            pub fn as_bytes(&self) -> &[u8] {
+                self.0.as_bytes()
             }
         }
 
@@ -123,7 +129,7 @@ macro_rules! names {
             }
 
             fn emit_last(&self, out: &mut impl BufMut) {
-                out.put_slice(self.as_str().as_bytes());
+                out.put_slice(self.as_bytes());
             }
         }
 

@@ -2,7 +2,6 @@
 //! one thread are told together: by a task there, which is woken once for a group.
 
 use std::{
-    collections::HashMap,
     sync::{Mutex, PoisonError},
     thread::{self, ThreadId},
 };
@@ -56,9 +55,9 @@ impl Desk {
     }
 }
 
-/// The desks of all threads that commit.
+/// The desks of all threads that commit, which are few.
 #[derive(Debug, Default)]
-pub struct Desks(Mutex<HashMap<ThreadId, Desk>>);
+pub struct Desks(Mutex<Vec<(ThreadId, Desk)>>);
 
 impl Desks {
     /// The desk of the calling thread.
@@ -66,7 +65,8 @@ impl Desks {
         let mut desks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_open = |desk: &Desk| desk.0.as_ref().is_some_and(|desk| !desk.is_closed());
         let here = thread::current().id();
-        if let Some(desk) = desks.get(&here).filter(|desk| is_open(desk)) {
+        let mut open = desks.iter().filter(|(_, desk)| is_open(desk));
+        if let Some((_, desk)) = open.find(|(thread, _)| *thread == here) {
             return desk.clone();
         }
         let Ok(runtime) = Handle::try_current() else {
@@ -79,9 +79,9 @@ impl Desks {
             }
         });
         // Those of threads and runtimes that are gone go with them.
-        desks.retain(|_, desk| is_open(desk));
+        desks.retain(|(_, desk)| is_open(desk));
         let desk = Desk(Some(desk));
-        desks.insert(here, desk.clone());
+        desks.push((here, desk.clone()));
         desk
     }
 }
