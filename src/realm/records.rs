@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::windows::slot;
 use crate::{
     crypto::PublicKey,
-    store::{Key, Log, NameBytes, Prefix, StoreError},
+    store::{Key, Log, NameBytes, Prefix, StoreError, concat},
     wire::{GroupName, Handle, RealmId, Sender, Username},
 };
 
@@ -201,16 +201,8 @@ impl Owner {
     }
 }
 
-fn name(parts: &[&[u8]]) -> NameBytes {
-    let mut name = NameBytes::new();
-    for part in parts {
-        name.extend_from_slice(part);
-    }
-    name
-}
-
 fn key(parts: &[&[u8]]) -> Key {
-    Key(name(parts))
+    Key(concat(parts))
 }
 
 pub fn account(user: Username) -> Key {
@@ -226,7 +218,7 @@ pub fn handle(user: Username, handle: Handle) -> Key {
 }
 
 pub fn handles(user: Username) -> Prefix {
-    Prefix(name(&[b"h/", user.as_bytes(), b"/"]))
+    Prefix(concat(&[b"h/", user.as_bytes(), b"/"]))
 }
 
 pub fn device(key_of: &PublicKey) -> Key {
@@ -238,7 +230,7 @@ pub fn operation(owner: &Owner, number: u64) -> Key {
 }
 
 pub fn operations(owner: &Owner) -> Prefix {
-    Prefix(name(&[b"o/", &owner.short()]))
+    Prefix(concat(&[b"o/", &owner.short()]))
 }
 
 /// Where a mailbox is kept.
@@ -253,8 +245,8 @@ impl Place {
     /// A user's private messages.
     pub fn private(user: Username) -> Self {
         Self {
-            log: Log(name(&[b"p/", user.as_bytes()])),
-            name: name(&[b"p"]),
+            log: Log(concat(&[b"p/", user.as_bytes()])),
+            name: concat(&[b"p"]),
         }
     }
 
@@ -262,14 +254,14 @@ impl Place {
     pub fn from_realm(user: Username, realm: RealmId) -> Self {
         let realm = realm.as_bytes();
         Self {
-            log: Log(name(&[b"f/", user.as_bytes(), b"/", realm])),
-            name: name(&[b"f/", realm]),
+            log: Log(concat(&[b"f/", user.as_bytes(), b"/", realm])),
+            name: concat(&[b"f/", realm]),
         }
     }
 
     /// A group's messages.
     pub fn group(group: GroupName, epoch: u64) -> Self {
-        let name = name(&[b"g/", group.as_bytes(), b"/", &epoch.to_be_bytes()]);
+        let name = concat(&[b"g/", group.as_bytes(), b"/", &epoch.to_be_bytes()]);
         Self {
             log: Log(name.clone()),
             name,
@@ -292,7 +284,7 @@ impl Place {
 }
 
 pub fn copies(realm: RealmId) -> Prefix {
-    Prefix(name(&[b"x/", realm.as_bytes(), b"/"]))
+    Prefix(concat(&[b"x/", realm.as_bytes(), b"/"]))
 }
 
 pub fn copy(realm: RealmId, group: GroupName) -> Key {
@@ -320,7 +312,7 @@ pub fn cursor(user: Username, owner: Option<&Owner>, place: &Place) -> Key {
 /// How far a user has read all mailboxes on one device, or on any.
 pub fn cursors(user: Username, owner: Option<&Owner>) -> Prefix {
     let owner = owner.map_or(&[][..], Owner::bytes);
-    Prefix(name(&[b"c/", user.as_bytes(), b"/", owner, b"/"]))
+    Prefix(concat(&[b"c/", user.as_bytes(), b"/", owner, b"/"]))
 }
 
 pub fn group(name: GroupName) -> Key {
@@ -329,7 +321,7 @@ pub fn group(name: GroupName) -> Key {
 
 fn of_group(kind: &[u8], group: GroupName, epoch: u64) -> NameBytes {
     let epoch = epoch.to_be_bytes();
-    name(&[kind, group.as_bytes(), b"/", &epoch, b"/"])
+    concat(&[kind, group.as_bytes(), b"/", &epoch, b"/"])
 }
 
 pub fn members(group: GroupName, epoch: u64) -> Prefix {
@@ -350,7 +342,7 @@ pub fn ban(group: GroupName, epoch: u64, who: &Sender) -> Key {
 }
 
 pub fn joined(user: Username) -> Prefix {
-    Prefix(name(&[b"j/", user.as_bytes(), b"/"]))
+    Prefix(concat(&[b"j/", user.as_bytes(), b"/"]))
 }
 
 pub fn joined_group(user: Username, group: GroupName) -> Key {
@@ -366,7 +358,7 @@ pub fn running() -> Key {
 }
 
 pub fn peers() -> Prefix {
-    Prefix(name(&[b"r/"]))
+    Prefix(concat(&[b"r/"]))
 }
 
 pub fn peer_name(key_of: &PublicKey) -> Key {
@@ -382,7 +374,7 @@ pub fn returned(realm: RealmId, position: u64) -> Key {
 }
 
 pub fn queue(realm: RealmId) -> Log {
-    Log(name(&[b"q/", realm.as_bytes()]))
+    Log(concat(&[b"q/", realm.as_bytes()]))
 }
 
 /// The name at the end of a key, behind its prefix.

@@ -13,7 +13,10 @@ mod subscribe;
 #[cfg(all(test, feature = "client", feature = "embedded"))]
 mod tests;
 
-use std::future::Future;
+use std::{
+    future::Future,
+    hash::{Hash, Hasher},
+};
 
 pub use batch::{Batch, Change, Expected};
 use bytes::Bytes;
@@ -32,8 +35,22 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// What keys, prefixes and logs are called. Nearly all are in place, so that comparing them leads nowhere else in memory.
 pub type NameBytes = SmallVec<[u8; 36]>;
 
+/// Some bytes one after another, in place if there is room for them.
+pub fn concat<const N: usize>(parts: &[&[u8]]) -> SmallVec<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut len = 0;
+    for part in parts {
+        let Some(place) = bytes.get_mut(len..len + part.len()) else {
+            return parts.concat().into();
+        };
+        place.copy_from_slice(part);
+        len += part.len();
+    }
+    SmallVec::from_buf_and_len(bytes, len)
+}
+
 /// Names a value. At most [`NAME_BYTES_MAX`] bytes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(pub NameBytes);
 
 /// What the keys of one kind begin with.
@@ -41,8 +58,21 @@ pub struct Key(pub NameBytes);
 pub struct Prefix(pub NameBytes);
 
 /// Names a log. At most [`NAME_BYTES_MAX`] bytes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Log(pub NameBytes);
+
+// Nothing is hashed beside them, so their lengths need not be.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
+    }
+}
+
+impl Hash for Log {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
+    }
+}
 
 /// Tells one value of a key from those before and after it: each commit has a higher one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

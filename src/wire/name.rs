@@ -40,16 +40,28 @@ impl Name {
         if text.is_empty() {
             return Err(InvalidName::Empty);
         }
+        Self::fold_bytes(text.as_bytes()).map_err(|at| {
+            // All before it are of one byte.
+            let mut rest = text.get(at..).unwrap_or_default().chars();
+            match rest.next() {
+                Some(character) if at < NAME_MAX => InvalidName::Character(character),
+                _ => InvalidName::TooLong(text.len()),
+            }
+        })
+    }
+
+    /// The same of bytes; where they stop being a name, if they do. Nothing is a name here too.
+    fn fold_bytes(text: &[u8]) -> Result<Self, usize> {
         let mut bytes = [0; NAME_MAX];
-        for (at, character) in text.chars().enumerate() {
-            let folded = character.to_ascii_lowercase();
-            let fits = folded.is_ascii_lowercase()
-                || folded.is_ascii_digit()
-                || (at > 0 && matches!(folded, '.' | '_' | '-'));
-            let Some(byte) = u8::try_from(folded).ok().filter(|_| fits) else {
-                return Err(InvalidName::Character(character));
-            };
-            *bytes.get_mut(at).ok_or(InvalidName::TooLong(text.len()))? = byte;
+        let mut places = bytes.iter_mut();
+        for (at, byte) in text.iter().enumerate() {
+            let folded = byte.to_ascii_lowercase();
+            let fits = matches!(folded, b'a'..=b'z' | b'0'..=b'9')
+                || (at > 0 && matches!(folded, b'.' | b'_' | b'-'));
+            match places.next() {
+                Some(place) if fits => *place = folded,
+                _ => return Err(at),
+            }
         }
         // At most NAME_MAX bytes were written, so the length fits a byte.
         Ok(Self {
@@ -73,11 +85,8 @@ impl Name {
 
     /// A name as it stands on the wire, where capital letters are not folded but refused.
     fn exact(bytes: &[u8]) -> Result<Self, nom::Err<Malformed>> {
-        match core::str::from_utf8(bytes)
-            .ok()
-            .and_then(|text| Self::fold(text).ok())
-        {
-            Some(name) if name.as_bytes() == bytes => Ok(name),
+        match Self::fold_bytes(bytes) {
+            Ok(name) if !bytes.is_empty() && name.as_bytes() == bytes => Ok(name),
             _ => Malformed::error("name"),
         }
     }

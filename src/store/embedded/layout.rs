@@ -16,7 +16,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{
-    super::{Key, Log, Position, Prefix, Version, Versioned},
+    super::{Key, Log, Position, Prefix, Version, Versioned, concat},
     behind::Latest,
 };
 
@@ -29,25 +29,17 @@ pub const VERSION_KEY: &[u8] = b"v";
 /// The key of a record; nearly all are in place.
 pub type Place = SmallVec<[u8; 48]>;
 
-fn place(parts: &[&[u8]]) -> Place {
-    let mut place = Place::new();
-    for part in parts {
-        place.extend_from_slice(part);
-    }
-    place
-}
-
 pub fn key(key: &Key) -> Place {
-    place(&[b"k", &key.0])
+    concat(&[b"k", &key.0])
 }
 
 pub fn prefix(prefix: &Prefix) -> Place {
-    place(&[b"k", &prefix.0])
+    concat(&[b"k", &prefix.0])
 }
 
 /// The first place after that of `key`.
 pub fn after(key: &Key) -> Place {
-    place(&[b"k", &key.0, &[0]])
+    concat(&[b"k", &key.0, &[0]])
 }
 
 /// The key that a keyspace key stands for.
@@ -73,7 +65,7 @@ pub fn parse_value(stored: &[u8]) -> Option<Versioned> {
 pub const ROW_PREFIX: &[u8] = b"g";
 
 pub fn row_key(at: u16) -> Place {
-    place(&[ROW_PREFIX, &at.to_be_bytes()])
+    concat(&[ROW_PREFIX, &at.to_be_bytes()])
 }
 
 /// Adds what has become of a key to the row of its group.
@@ -112,7 +104,7 @@ pub fn parse_row(key: &[u8], row: &[u8]) -> Option<(u16, Vec<(Key, Latest)>)> {
 
 fn named(kind: u8, log: &Log) -> Place {
     let len = u8::try_from(log.0.len()).unwrap_or(u8::MAX);
-    place(&[&[kind, len], &log.0])
+    concat(&[&[kind, len], &log.0])
 }
 
 /// What all entries of `log` begin with.
