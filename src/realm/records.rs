@@ -45,7 +45,7 @@ use crate::{
 const FORMAT: u8 = 1;
 
 /// Most records take no more, in bytes.
-const RECORD_BYTES: usize = 96;
+const RECORD_BYTES: usize = 64;
 
 /// What stands for a session id in the store, which never sees the id itself.
 pub type SessionHash = [u8; 16];

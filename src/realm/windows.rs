@@ -189,10 +189,9 @@ impl Windows {
     /// The highest number used, if that is remembered.
     pub fn highest(&self, owner: &Owner) -> Result<u64, u64> {
         let mut table = self.table();
-        let forgotten = table.forgotten;
         match table.find(owner).filter(|window| !window.is_stale) {
             Some(window) => Ok(window.highest),
-            None => Err(forgotten),
+            None => Err(table.forgotten),
         }
     }
 

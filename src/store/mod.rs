@@ -36,7 +36,7 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub type NameBytes = SmallVec<[u8; 36]>;
 
 /// Some bytes one after another, in place if there is room for them.
-pub fn concat<const N: usize>(parts: &[&[u8]]) -> SmallVec<[u8; N]> {
+pub(crate) fn concat<const N: usize>(parts: &[&[u8]]) -> SmallVec<[u8; N]> {
     let mut bytes = [0; N];
     let mut len = 0;
     for part in parts {

@@ -393,6 +393,23 @@ mod suite {
 
 /// Random batches against a model that forgets nothing, with restarts in between.
 #[test]
+fn bytes_one_after_another_come_whole_whether_there_is_room_for_them_or_not() {
+    for lens in [
+        [0, 0, 0],
+        [1, 2, 3],
+        [12, 12, 12],
+        [12, 12, 13],
+        [36, 1, 0],
+        [200, 0, 55],
+    ] {
+        let parts = lens.map(|len| vec![u8::try_from(len).unwrap(); len]);
+        let parts: [&[u8]; 3] = core::array::from_fn(|at| &parts[at][..]);
+        let put_together: NameBytes = concat(&parts);
+        assert_eq!(put_together.to_vec(), parts.concat());
+    }
+}
+
+#[test]
 fn the_engine_does_what_a_simple_model_does() {
     let step = prop_oneof![
         4 => (0u8..4, 0u8..5, any::<u8>()).prop_map(Some),

@@ -24,8 +24,8 @@ use super::{
 pub const BEHIND_BYTES: usize = 8 << 20;
 /// Rows of groups at most, and so what is read at a start.
 const ROWS: usize = 4096;
-/// What a value takes besides its bytes and its key's, about.
-const AROUND: usize = 96;
+/// What a value takes besides its bytes and its key's, about: its place in the tree, and what is around its bytes.
+const AROUND: usize = 160;
 /// Values that one group brings to their places at least, while any are brought there.
 const SWEPT_MIN: usize = 16;
 

@@ -22,8 +22,8 @@ use super::{
 pub const VALUES_BYTES: usize = 16 << 20;
 /// So many parts, each with a lock of its own, so that workers seldom wait for each other.
 const PARTS: usize = 16;
-/// What a value takes besides its bytes and its key's, about.
-const AROUND: usize = 96;
+/// What a value takes besides its bytes and its key's, about: its place in the table, and what is around its bytes.
+const AROUND: usize = 160;
 /// Larger ones are not kept: they would push out many that are small.
 const VALUE_BYTES_MAX: usize = 4096;
 
