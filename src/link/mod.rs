@@ -31,6 +31,7 @@ mod requests;
 mod rest;
 mod rtt;
 mod sent;
+mod sorted;
 mod time;
 
 use alloc::{collections::VecDeque, vec::Vec};

@@ -9,10 +9,10 @@ use smallvec::SmallVec;
 use super::{
     Keys, Link, Redundancy, State, Time, Urgency,
     backoff::interval,
-    limits::ASKING_KEPT,
     parts::Message,
     requests::Lossy,
     sent::{Item, SentPacket},
+    sorted::sorted,
 };
 use crate::{
     crypto::TAG_LEN,
@@ -446,9 +446,7 @@ impl Link {
         let may_be_missed = |request: &u64| unmissable.binary_search(request).is_err();
         let asking = self.asking.iter();
         let answered = asking.filter(|(_, requests)| requests.iter().all(may_be_missed));
-        let mut answered: SmallVec<[PacketNumber; ASKING_KEPT]> =
-            answered.map(|(number, _)| *number).collect();
-        answered.sort_unstable();
+        let answered = sorted(answered.map(|(number, _)| *number));
         let is_answered = |number| answered.binary_search(&number).is_ok();
         let ack = self.received.acknowledge(now, is_answered)?;
         self.replies.announce();

@@ -3,13 +3,12 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use smallvec::SmallVec;
-
 use super::{
     backoff::Jitter,
-    limits::{ASKING_KEPT, REPLIES_HELD_MAX, REPLY_KEPT_BYTES, WORKING_MAX},
+    limits::{REPLIES_HELD_MAX, REPLY_KEPT_BYTES, WORKING_MAX},
     requests::COPY_GAP,
     rtt::Rtt,
+    sorted::{Sorted, sorted},
     time::{Time, earliest},
 };
 
@@ -216,7 +215,7 @@ impl Replies {
 
     /// The requests, in order, whose replies nobody can miss without one side noticing: they have yet to leave, or
     /// this side sees to it that they arrive.
-    pub fn unmissable(&self) -> SmallVec<[u64; ASKING_KEPT]> {
+    pub fn unmissable(&self) -> Sorted<u64> {
         let working = self.working.iter().map(|(number, _)| *number);
         // Seldom are there any among the kept ones, which are many.
         let kept = (self.kept_announced > 0).then_some(&self.kept);
@@ -226,9 +225,7 @@ impl Replies {
             .iter()
             .chain(kept.into_iter().flatten())
             .filter(is_sure);
-        let mut numbers: SmallVec<_> = working.chain(sure.map(|reply| reply.number)).collect();
-        numbers.sort_unstable();
-        numbers
+        sorted(working.chain(sure.map(|reply| reply.number)))
     }
 
     /// The other side is told that all its requests have arrived.
