@@ -107,8 +107,11 @@ fn links(count: usize) {
     let each = |now: u64| now.saturating_sub(before) / count as u64;
     let busy = each(realm.memory());
     thread::sleep(UNTIL_REST);
-    // Others go on; memory that has become free is given back on the way.
-    open_many(&realm, count / 100);
+    // Others go on for a while; memory that has become free is given back on the way.
+    for _ in 0..20 {
+        open_many(&realm, count / 2000);
+        thread::sleep(Duration::from_secs(1));
+    }
     let idle = each(realm.memory());
     row(
         &format!("an idle link of {count}, of a real realm, in memory"),
