@@ -34,7 +34,6 @@
 use blake2::{Blake2s256, Digest as _};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::windows::slot;
 use crate::{
     crypto::PublicKey,
     store::{Key, Log, NameBytes, Prefix, StoreError, concat},
@@ -223,6 +222,11 @@ pub fn handles(user: Username) -> Prefix {
 
 pub fn device(key_of: &PublicKey) -> Key {
     key(&[b"d/", &key_of.0])
+}
+
+/// Where what is written of a number stands among its owner's: in the place of the one 256 before it.
+pub const fn slot(number: u64) -> u8 {
+    number.to_be_bytes()[7]
 }
 
 pub fn operation(owner: &Owner, number: u64) -> Key {

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::{Notify, futures::OwnedNotified};
 
-use super::records::Owner;
+use super::records::{Owner, slot};
 use crate::faults::{Fault, is_planted};
 
 /// So many numbers up to the highest are told apart; older ones count as done (EXACT-3).
@@ -23,11 +23,6 @@ pub const OWNERS_MAX: usize = 1 << 16;
 pub const OWNER_BYTES: usize = size_of::<(Owner, Window)>() + 2 * size_of::<Working>();
 
 const WORDS: usize = (WINDOW / 64) as usize;
-
-/// Where what is written of a number stands among its owner's: in the place of the one so many before it.
-pub const fn slot(number: u64) -> u8 {
-    number.to_be_bytes()[7]
-}
 
 /// The numbers of one owner.
 #[derive(Debug, Default)]

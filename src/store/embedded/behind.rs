@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::{
     super::{Key, Prefix, StoreError, Version, Versioned},
     cache::Lookup,
-    layout,
+    layout::{self, Latest},
 };
 
 /// Memory of the values that are behind, in bytes: from half of it on they are written to their places, and a group
@@ -49,23 +49,6 @@ impl Bounds {
     /// The place in the ring after `at`.
     fn after(self, at: u16) -> u16 {
         u16::try_from((usize::from(at) + 1) % self.rows).unwrap_or(0)
-    }
-}
-
-/// What has become of a key: a value, or none any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Latest {
-    pub version: Version,
-    pub value: Option<Bytes>,
-}
-
-impl Latest {
-    /// The value, if there is one.
-    pub fn versioned(&self) -> Option<Versioned> {
-        self.value.as_ref().map(|value| Versioned {
-            version: self.version,
-            value: value.clone(),
-        })
     }
 }
 

@@ -15,7 +15,7 @@ use hashbrown::HashTable;
 
 use super::{
     super::{Key, NAME_BYTES_MAX, Version, Versioned},
-    behind::Latest,
+    layout::Latest,
 };
 
 /// Memory for them, in bytes.

@@ -15,16 +15,30 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{
-    super::{Key, Log, Position, Prefix, Version, Versioned, concat},
-    behind::Latest,
-};
+use super::super::{Key, Log, Position, Prefix, Version, Versioned, concat};
 
 /// The layout this release writes. A newer one is refused, an older one is read.
 pub const FORMAT: u32 = 2;
 
 pub const FORMAT_KEY: &[u8] = b"f";
 pub const VERSION_KEY: &[u8] = b"v";
+
+/// What has become of a key: a value, or none any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Latest {
+    pub version: Version,
+    pub value: Option<Bytes>,
+}
+
+impl Latest {
+    /// The value, if there is one.
+    pub fn versioned(&self) -> Option<Versioned> {
+        self.value.as_ref().map(|value| Versioned {
+            version: self.version,
+            value: value.clone(),
+        })
+    }
+}
 
 /// The key of a record; nearly all are in place.
 pub type Place = SmallVec<[u8; 48]>;

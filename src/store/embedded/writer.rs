@@ -18,9 +18,9 @@ use super::{
         StoreError, Subscribers, Version,
     },
     answers::{Answer, Desk, Outcome},
-    behind::{Behind, Latest, Rows, Sweep},
+    behind::{Behind, Rows, Sweep},
     cache::{Cache, Lookup},
-    layout,
+    layout::{self, Latest},
 };
 
 /// Batches that share one sync.
