@@ -391,7 +391,6 @@ mod suite {
     }
 }
 
-/// Random batches against a model that forgets nothing, with restarts in between.
 #[test]
 fn bytes_one_after_another_come_whole_whether_there_is_room_for_them_or_not() {
     for lens in [
@@ -409,6 +408,7 @@ fn bytes_one_after_another_come_whole_whether_there_is_room_for_them_or_not() {
     }
 }
 
+/// Random batches against a model that forgets nothing, with restarts in between.
 #[test]
 fn the_engine_does_what_a_simple_model_does() {
     let step = prop_oneof![
