@@ -43,7 +43,7 @@ const IN_TABLES: usize = 1_000_000;
 const MESSAGES: usize = 1_000_000;
 /// After so long all links are at rest: three minutes and the grain they are counted in, and for those whose answer took so
 /// long that they were told to wait for it, as long as it is sent to a device that says nothing more.
-const UNTIL_REST: Duration = Duration::from_secs(420);
+const UNTIL_REST: Duration = Duration::from_mins(7);
 /// Links that are opened at once.
 const AT_ONCE: usize = 32;
 /// Starts of which the middle one counts.
