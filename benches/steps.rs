@@ -12,8 +12,8 @@ use merpati::{
     link::Time,
     store::{Batch, Embedded, Key, Log, Store as _},
     wire::{
-        Answer, Body, Command, ConnectionId, Frame, Frames, OperationNumber, Packet, PacketNumber,
-        Protection, Request, Sent, SessionRef, link_header,
+        Answer, Body, Command, ConnectionId, Frame, Frames, Operation, OperationNumber, Packet,
+        PacketNumber, Protection, Request, Sent, SessionRef, link_header,
     },
 };
 use rand::{SeedableRng as _, rngs::ChaCha20Rng};
@@ -22,7 +22,7 @@ const TEXT: &[u8] = b"twenty bytes of text";
 
 fn send() -> Request<'static> {
     let command = Command::Send {
-        operation: OperationNumber(1000),
+        operation: Operation::new(1000, [0; 2]),
         session: SessionRef::Bound,
         to: "bobby".parse().expect("it is a name"),
         message: Body(TEXT),

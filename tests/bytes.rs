@@ -11,7 +11,7 @@ use merpati::{
     endpoint::{Config, Endpoint, Event, LinkId},
     link::Time,
     wire::{
-        Account, Answer, Body, Command, Cursors, DeviceSession, Entry, Mailbox, Member,
+        Account, Answer, Body, Command, Cursors, DeviceSession, Entry, Mailbox, Member, Operation,
         OperationNumber, Options, Page, Password, Peer, Port, Position, Protection, Request, Role,
         Sender, Sent, SessionId, SessionRef, Text, Unread,
     },
@@ -142,7 +142,7 @@ fn costs(protection: Protection, request: &Request<'_>, answer: &Answer) -> [Cos
 
 /// Every command with what is usually said, and what is usually answered.
 fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
-    let operation = OperationNumber(1000);
+    let operation = Operation::new(1000, *b"qz");
     let (password, code) = (Password(b"correct horse"), Password(b"0123456789abcdef"));
     let message = Body(b"twenty bytes of text");
     let (src_address, src_port) = (Text(""), Port(0));
@@ -160,6 +160,7 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
                 content: 0,
                 fragment: None,
                 from,
+                read: false,
                 body: message.0.to_vec(),
             }],
         })
@@ -356,7 +357,11 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
         ),
         (Command::Unwatch { session }.into(), Answer::Done),
         (
-            Command::Unread { session }.into(),
+            Command::Unread {
+                session,
+                cursors: Cursors::default(),
+            }
+            .into(),
             Answer::Unread(vec![Unread {
                 mailbox: Mailbox::Private,
                 count: 3,

@@ -12,7 +12,7 @@ use merpati::{
     wire::{
         Account, AckFrame, Answer, Body, CloseReason, Command, ConnectionId, Cursors,
         DeviceSession, Entry, ErrorCode, Event, Fragment, Frame, Frames, HandshakeId, Hello,
-        HelloReply, Init, LinkName, Mailbox, Member, Open, OperationNumber, Options,
+        HelloReply, Init, LinkName, Mailbox, Member, Open, Operation, OperationNumber, Options,
         PROTOCOL_VERSION, Packet, PacketNumber, Page, PartOf, Password, Peer, PeerRequest, Port,
         Position, Protection, Refusal, RegistrationCode, Request, Role, Sender, Sent, SessionId,
         SessionRef, Text, Unread, Welcome, append_crc, link_header,
@@ -260,7 +260,7 @@ fn frames() {
 /// WIRE-3, WIRE-4, WIRE-12, WIRE-13
 #[test]
 fn commands() {
-    let (operation, session) = (OperationNumber(9), SessionRef::Bound);
+    let (operation, session) = (Operation::new(9, *b"qz"), SessionRef::Bound);
     let named = SessionRef::Named(SessionId([3; 16]));
     let (password, message) = (Password(b"correct horse"), Body(b"hello"));
     let (src_address, src_port) = (Text("192.0.2.1"), Port(6377));
@@ -273,7 +273,7 @@ fn commands() {
     ]);
     let cases = [
         (
-            json!({ "operation": 9, "username": "ann", "password": "correct horse" }),
+            json!({ "operation": 9, "salt": "717a", "username": "ann", "password": "correct horse" }),
             Command::Auth {
                 operation,
                 username: user("ann"),
@@ -281,11 +281,11 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound" }),
             Command::Logout { operation, session },
         ),
         (
-            json!({ "operation": 9, "full_name": "Ann Ött", "country": "id", "username": "ann", "password": "correct horse" }),
+            json!({ "operation": 9, "salt": "717a", "full_name": "Ann Ött", "country": "id", "username": "ann", "password": "correct horse" }),
             Command::Register {
                 operation,
                 full_name: Text("Ann Ött"),
@@ -295,7 +295,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": hex(&[3; 16]), "to": "bob", "message": "hello" }),
+            json!({ "operation": 9, "salt": "717a", "session": hex(&[3; 16]), "to": "bob", "message": "hello" }),
             Command::Send {
                 operation,
                 session: named,
@@ -305,7 +305,7 @@ fn commands() {
         ),
         (json!({ "session": "bound" }), Command::Inbox { session }),
         (
-            json!({ "operation": 9, "session": "bound", "group": "cats", "password": "correct horse" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "password": "correct horse" }),
             Command::AddGroup {
                 operation,
                 session,
@@ -314,7 +314,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "group": "cats", "password": "correct horse" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "password": "correct horse" }),
             Command::JoinGroup {
                 operation,
                 session,
@@ -323,7 +323,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "group": "cats", "message": "hello" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "message": "hello" }),
             Command::SendGroup {
                 operation,
                 session,
@@ -339,7 +339,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "realm": "beta", "address": "beta.example", "port": 6378, "src_address": "192.0.2.1", "src_port": 6377 }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "realm": "beta", "address": "beta.example", "port": 6378, "src_address": "192.0.2.1", "src_port": 6377 }),
             Command::AddRealm {
                 operation,
                 session,
@@ -351,7 +351,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "src_address": "192.0.2.1", "src_port": 6377, "realm": "beta", "group": "cats", "message": "hello" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "src_address": "192.0.2.1", "src_port": 6377, "realm": "beta", "group": "cats", "message": "hello" }),
             Command::SendGroupRealm {
                 operation,
                 session,
@@ -371,7 +371,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "src_address": "192.0.2.1", "src_port": 6377, "realm": "beta", "from": "ann", "to": "bob", "message": "hello" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "src_address": "192.0.2.1", "src_port": 6377, "realm": "beta", "from": "ann", "to": "bob", "message": "hello" }),
             Command::SendRealm {
                 operation,
                 session,
@@ -391,7 +391,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "src_address": "192.0.2.1", "src_port": 6377, "realm": "beta", "group": "cats", "password": "correct horse" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "src_address": "192.0.2.1", "src_port": 6377, "realm": "beta", "group": "cats", "password": "correct horse" }),
             Command::JoinGroupRealm {
                 operation,
                 session,
@@ -408,7 +408,7 @@ fn commands() {
         ),
         (json!({ "session": "bound" }), Command::Unwatch { session }),
         (
-            json!({ "operation": 9, "session": "bound", "group": "cats" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats" }),
             Command::LeaveGroup {
                 operation,
                 session,
@@ -425,7 +425,7 @@ fn commands() {
         ),
         (json!({ "session": "bound" }), Command::Realms { session }),
         (
-            json!({ "operation": 9, "session": "bound", "realm": "beta" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "realm": "beta" }),
             Command::RemoveRealm {
                 operation,
                 session,
@@ -434,7 +434,7 @@ fn commands() {
         ),
         (json!({ "session": "bound" }), Command::Sessions { session }),
         (
-            json!({ "operation": 9, "session": "bound", "handle": "ab12cd" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "handle": "ab12cd" }),
             Command::Revoke {
                 operation,
                 session,
@@ -442,7 +442,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "old": "correct horse", "new": "battery staple" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "old": "correct horse", "new": "battery staple" }),
             Command::Passwd {
                 operation,
                 session,
@@ -451,9 +451,15 @@ fn commands() {
             },
         ),
         (json!({ "session": "bound" }), Command::WhoAmI { session }),
-        (json!({ "session": "bound" }), Command::Unread { session }),
         (
-            json!({ "operation": 9, "session": "bound", "code": "correct horse" }),
+            json!({ "session": "bound", "cursors": [] }),
+            Command::Unread {
+                session,
+                cursors: Cursors::default(),
+            },
+        ),
+        (
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "code": "correct horse" }),
             Command::Claim {
                 operation,
                 session,
@@ -461,7 +467,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "group": "cats", "user": "bob" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "user": "bob" }),
             Command::Kick {
                 operation,
                 session,
@@ -470,7 +476,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "group": "cats", "user": "bob" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "user": "bob" }),
             Command::Ban {
                 operation,
                 session,
@@ -479,7 +485,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "group": "cats", "user": "bob" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "user": "bob" }),
             Command::Unban {
                 operation,
                 session,
@@ -488,7 +494,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "group": "cats", "user": "bob", "role": 1 }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "user": "bob", "role": 1 }),
             Command::SetRole {
                 operation,
                 session,
@@ -498,7 +504,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "group": "cats", "password": "correct horse" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats", "password": "correct horse" }),
             Command::GroupPasswd {
                 operation,
                 session,
@@ -507,7 +513,7 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "group": "cats" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "group": "cats" }),
             Command::DelGroup {
                 operation,
                 session,
@@ -515,13 +521,17 @@ fn commands() {
             },
         ),
         (
-            json!({ "operation": 9, "session": "bound", "realm": "beta", "group": "cats" }),
+            json!({ "operation": 9, "salt": "717a", "session": "bound", "realm": "beta", "group": "cats" }),
             Command::LeaveGroupRealm {
                 operation,
                 session,
                 realm: user("beta"),
                 group: user("cats"),
             },
+        ),
+        (
+            json!({ "operation": 9, "salt": "717a", "session": "bound" }),
+            Command::Void { operation, session },
         ),
     ];
     assert_eq!(cases.len(), merpati::wire::COMMANDS.len());
@@ -547,6 +557,16 @@ fn commands() {
     };
     assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
     good.push(valid("inbox with optional fields", &json!({ "session": "bound", "after": 70, "limit": 5, "bytes": 400, "offset": 100, "urgent": true }), &request.to_bytes()));
+    let cursors = vec![
+        (Mailbox::Private, Position(70)),
+        (Mailbox::Group(user("cats")), Position(3)),
+    ];
+    let request = Request::from(Command::Unread {
+        session,
+        cursors: Cursors(cursors),
+    });
+    assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
+    good.push(valid("unread with cursors", &json!({ "session": "bound", "cursors": [[{ "private": {} }, 70], [{ "group": "cats" }, 3]] }), &request.to_bytes()));
     let request = Request {
         options: Options {
             code: Some(RegistrationCode([0xab; 10])),
@@ -561,21 +581,26 @@ fn commands() {
         },
     };
     assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
-    good.push(valid("register with a code", &json!({ "operation": 9, "full_name": "Ann Example", "country": "id", "username": "ann", "password": "correct horse", "code": "ab".repeat(10) }), &request.to_bytes()));
+    good.push(valid("register with a code", &json!({ "operation": 9, "salt": "717a", "full_name": "Ann Example", "country": "id", "username": "ann", "password": "correct horse", "code": "ab".repeat(10) }), &request.to_bytes()));
     let bad: &[(&str, &[u8])] = &[
         ("no command", &[]),
         ("an opcode that is not known", &[0x7f]),
-        ("a capital letter in a name", b"\x01\x09\x03Annpassword"),
+        ("a capital letter in a name", b"\x01\x09qz\x03Annpassword"),
         (
             "a name of 33 bytes",
-            b"\x01\x09\x21aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaapassword",
+            b"\x01\x09qz\x21aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaapassword",
         ),
         ("a name that begins with a dot", b"\x09\x00.cats"),
         ("bytes left over", &[0x05, 0, 0]),
         ("a session of 15 bytes", b"\x05\x0faaaaaaaaaaaaaaa"),
         (
             "a control character in a text",
-            b"\x03\x09\x01\x07\x02id\x03annpassword",
+            b"\x03\x09qz\x01\x07\x02id\x03annpassword",
+        ),
+        ("a salt of one byte", &[0x24, 0x09, 0x71]),
+        (
+            "a cursor's mailbox marked as read",
+            &[0x1b, 0x00, 0x80, 0x46],
         ),
         ("optional fields without their end", &[0x85, 0x01, 1, 5]),
         (
@@ -716,11 +741,12 @@ fn entry() -> Entry {
             user: user("ann"),
             realm: None,
         },
+        read: false,
         body: b"hello".to_vec(),
     }
 }
 
-/// WIRE-14, WIRE-15, ERR-1
+/// WIRE-14, WIRE-15, ERR-1, READ-8
 #[test]
 fn answers() {
     let away = Entry {
@@ -770,6 +796,26 @@ fn answers() {
             { "position": 70, "time": 1_800_000_000, "content": 0, "offset": 1000, "total": 1005, "user": "ann", "realm": "beta", "body": "hello" },
         ] }),
             Answer::Page(page),
+        ),
+        (
+            "page, of which the first entry has been read on another device",
+            json!({ "more": false, "read_up_to": 70, "entries": [
+            { "position": 70, "time": 1_800_000_000, "content": 0, "user": "ann", "body": "hello" },
+            { "position": 71, "time": 1_800_000_000, "content": 0, "user": "ann", "body": "hello" },
+        ] }),
+            Answer::Page(Page {
+                more: false,
+                entries: vec![
+                    Entry {
+                        read: true,
+                        ..entry()
+                    },
+                    Entry {
+                        position: Position(71),
+                        ..entry()
+                    },
+                ],
+            }),
         ),
         (
             "account",
@@ -837,6 +883,22 @@ fn answers() {
             json!({ "retry_after_ms": 500 }),
             Answer::Refused(Refusal::busy(500)),
         ),
+        (
+            "number-reused",
+            json!({ "highest": 70 }),
+            Answer::Refused(Refusal::number(
+                ErrorCode::NumberReused,
+                OperationNumber(70),
+            )),
+        ),
+        (
+            "already-done",
+            json!({ "highest": 400 }),
+            Answer::Refused(Refusal::number(
+                ErrorCode::AlreadyDone,
+                OperationNumber(400),
+            )),
+        ),
     ];
     cases.extend(
         ErrorCode::ALL
@@ -861,11 +923,22 @@ fn answers() {
     }
     .emit(&mut event);
     good.push(valid("an event", &json!({ "group": "cats", "position": 70, "time": 1_800_000_000, "content": 0, "user": "ann", "body": "hello" }), &event));
+    let mut event = vec![];
+    Event {
+        mailbox: Mailbox::Private,
+        entry: Entry {
+            read: true,
+            ..entry()
+        },
+    }
+    .emit(&mut event);
+    good.push(valid("an event that another device has read", &json!({ "private": {}, "read": true, "position": 70, "time": 1_800_000_000, "content": 0, "user": "ann", "body": "hello" }), &event));
     let bad: &[(&str, &[u8])] = &[
         ("no answer", &[]),
         ("a kind that is not known", &[0x3f]),
         ("an error that is not known", &[0x7f]),
         ("bytes left over", &[0x00, 0x00]),
+        ("a page with a flag that is not known", &[0x05, 0x04]),
         (
             "a session id of 15 bytes",
             &[4, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],

@@ -3,7 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use merpati::wire::{
-    Body, Command, GroupName, OperationNumber, Options, Request, SessionRef, Username,
+    Body, Command, Cursors, GroupName, Operation, OperationNumber, Options, Request, SessionRef,
+    Username,
 };
 
 /// A kind of command.
@@ -49,6 +50,10 @@ impl Kind {
         message: &[u8],
     ) -> Request<'_> {
         let session = SessionRef::Bound;
+        let operation = Operation {
+            number: operation,
+            ..Operation::UNNUMBERED
+        };
         let command = match self {
             Self::Send => Command::Send {
                 operation,
@@ -63,7 +68,10 @@ impl Kind {
                 message: Body(message),
             },
             Self::Inbox => Command::Inbox { session },
-            Self::Unread => Command::Unread { session },
+            Self::Unread => Command::Unread {
+                session,
+                cursors: Cursors::default(),
+            },
             Self::WhoAmI => Command::WhoAmI { session },
         };
         let options = match self {

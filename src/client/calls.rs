@@ -4,14 +4,14 @@ use super::{CallError, Client, Message};
 use crate::crypto::PublicKey;
 use crate::wire::{
     Account, Answer, Body, Command, DeviceSession, Entry, GroupName, Handle, Mailbox, Member,
-    OperationNumber, Options, Page, Password, Peer, Port, RealmId, RegistrationCode, Role, Sender,
-    Sent, SessionId, SessionRef, Text, Username,
+    Operation, Options, Page, Password, Peer, Port, RealmId, RegistrationCode, Role, Sender, Sent,
+    SessionId, SessionRef, Text, Username,
 };
 
 /// Stands for the first of the realm's own addresses.
 const OWN_ADDRESS: (&str, u16) = ("", 0);
 /// Filled in by [`Client::call`].
-const UNNUMBERED: OperationNumber = OperationNumber(0);
+const UNNUMBERED: Operation = Operation::UNNUMBERED;
 
 impl Client {
     /// Makes an account and opens a session. `full_name` and `country` are 1 to 64 bytes, the

@@ -211,7 +211,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<Answer, CallError> {
         if let Some(place) = request.command.operation_mut() {
-            *place = number.number;
+            place.number = number.number;
         }
         let Number { number, is_fresh } = *number;
         let number = number.0;

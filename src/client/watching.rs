@@ -47,7 +47,13 @@ impl Client {
     pub async fn unread_counts(&self) -> Result<Vec<Unread>, CallError> {
         let session = self.session()?;
         match self
-            .call(Options::NONE, Command::Unread { session })
+            .call(
+                Options::NONE,
+                Command::Unread {
+                    session,
+                    cursors: Cursors::default(),
+                },
+            )
             .await?
         {
             Answer::Unread(counts) => Ok(counts),

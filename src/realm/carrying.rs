@@ -156,7 +156,9 @@ impl<S: Store> Realm<S> {
                 self.network.heard(peer.realm, now.wall);
                 return Carried::Busy;
             }
-            Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::Internal => {
+            Some(Answer::Refused(refusal))
+                if refusal.is_unknown() || refusal.code == ErrorCode::Internal =>
+            {
                 self.network.heard(peer.realm, now.wall);
                 return Carried::Refused;
             }

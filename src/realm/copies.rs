@@ -11,7 +11,7 @@ use crate::{
     store::{Batch, Expected, Store, Version},
     wire::{
         Answer, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position, RealmId,
-        SessionRef, Username,
+        Refusal, SessionRef, Username,
     },
 };
 
@@ -142,7 +142,15 @@ impl<S: Store> Realm<S> {
         let answer = self.network.ask(peer, request.to_bytes()).await;
         let answer = answer.ok_or(ErrorCode::RealmUnreachable)?;
         self.network.reached(peer.realm);
-        Answer::parse(&answer).map_err(|_| ErrorCode::Internal.into())
+        let answer = Answer::parse(&answer).map_err(|_| ErrorCode::Internal)?;
+        Ok(match answer {
+            // Of numbers a client is told only by its own realm: these would be taken for its own.
+            Answer::Refused(Refusal {
+                code: ErrorCode::AlreadyDone | ErrorCode::NumberReused | ErrorCode::Unknown,
+                ..
+            }) => Answer::Refused(ErrorCode::Internal.into()),
+            answer => answer,
+        })
     }
 
     pub(super) async fn inboxgrouprealm(

@@ -141,7 +141,30 @@ pub struct Realm<S> {
 #[derive(Debug)]
 enum Failure {
     Refused(Refusal),
+    /// The store failed before anything was written.
     Store(StoreError),
+    /// The store failed while writing, or before it could tell whether the command had been carried out: whether it
+    /// was, is not known.
+    Unknown(StoreError),
+}
+
+impl Failure {
+    /// The same where it leaves open whether the command was carried out before.
+    fn in_doubt(self) -> Self {
+        match self {
+            Self::Store(error) => Self::Unknown(error),
+            other => other,
+        }
+    }
+
+    /// What is answered; `is_numbered`: the same number finds out what is not known now.
+    fn refusal(self, is_numbered: bool) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Unknown(_) if is_numbered => ErrorCode::Unknown.into(),
+            Self::Store(_) | Self::Unknown(_) => ErrorCode::Internal.into(),
+        }
+    }
 }
 
 impl From<ErrorCode> for Failure {
@@ -183,6 +206,8 @@ struct Work<'a> {
     queued: Option<(RealmId, QueuedRecord)>,
     /// Who has come to be in a group.
     joined: Option<Username>,
+    /// Its number is not written down: nothing can be done under it any more.
+    is_unrecorded: bool,
 }
 
 impl Work<'_> {
@@ -278,9 +303,11 @@ impl<S: Store> Realm<S> {
 
     /// Carries a command out and gives the answer's bytes. Whatever the bytes are, there is an answer.
     pub async fn handle(&self, caller: &Caller, command: &[u8]) -> Vec<u8> {
+        let mut is_numbered = false;
         let (name, outcome) = if PeerRequest::is_one(command) {
             ("peer", Box::pin(self.peer_request(caller, command)).await)
         } else if let Ok(request) = Request::parse(command) {
+            is_numbered = request.command.operation().is_some();
             let outcome = self.execute(caller, &request).await;
             (request.command.name(), outcome)
         } else {
@@ -291,11 +318,7 @@ impl<S: Store> Realm<S> {
             Ok(_) => Answer::Refused(Refusal::too_large(caller.longest as u64)).to_bytes(),
             Err(failure) => {
                 self.note(name, &failure);
-                let refusal = match failure {
-                    Failure::Refused(refusal) => refusal,
-                    Failure::Store(_) => ErrorCode::Internal.into(),
-                };
-                Answer::Refused(refusal).to_bytes()
+                Answer::Refused(failure.refusal(is_numbered)).to_bytes()
             }
         }
     }
@@ -310,7 +333,7 @@ impl<S: Store> Realm<S> {
         }
         match request.command.operation() {
             None => Ok(Box::pin(self.read(caller, request)).await?.to_bytes()),
-            Some(number) => self.change(caller, request, number).await,
+            Some(operation) => self.change(caller, request, operation.number).await,
         }
     }
 
@@ -349,7 +372,10 @@ impl<S: Store> Realm<S> {
                 self.session(caller, session).await?;
                 Ok(Answer::Done)
             }
-            Command::Unread { session } => self.unread(caller, session).await,
+            Command::Unread {
+                session,
+                ref cursors,
+            } => self.unread(caller, session, cursors).await,
             _ => Err(ErrorCode::Unsupported.into()),
         }
     }
@@ -375,6 +401,7 @@ impl<S: Store> Realm<S> {
             hints: Vec::new(),
             queued: None,
             joined: None,
+            is_unrecorded: false,
         };
         let mut operation = None;
         for _ in 0..ATTEMPTS_MAX {
@@ -382,7 +409,7 @@ impl<S: Store> Realm<S> {
             operation = match owner {
                 None => None,
                 Some(_) if fresh.is_some() => fresh,
-                Some(owner) => match self.look_up(owner, number, fingerprint).await? {
+                Some(owner) => match self.look_up_command(owner, number, fingerprint).await? {
                     Known::New(operation) => Some(operation),
                     Known::Done(answer) => {
                         let answer = self.recall(&work, answer)?;
@@ -404,7 +431,7 @@ impl<S: Store> Realm<S> {
                 decided => decided?,
             };
             let bytes = answer.to_bytes();
-            if let Some(operation) = &operation {
+            if let Some(operation) = operation.as_ref().filter(|_| !work.is_unrecorded) {
                 let recorded = match answer {
                     Answer::Session(_) => RecordedAnswer::Session,
                     _ => RecordedAnswer::Bytes(bytes.clone()),
@@ -498,6 +525,7 @@ impl<S: Store> Realm<S> {
                 session, handle, ..
             } => self.revoke(work, session, handle).await,
             Command::Passwd { .. } => self.passwd(work).await,
+            Command::Void { session, .. } => self.void(work, session).await,
             _ => Err(ErrorCode::Unsupported.into()),
         }
     }
@@ -551,7 +579,7 @@ impl<S: Store> Realm<S> {
     fn note(&self, command: &str, failure: &Failure) {
         match failure {
             Failure::Refused(refusal) => tracing::debug!(command, code = %refusal.code, "refused"),
-            Failure::Store(error) => {
+            Failure::Store(error) | Failure::Unknown(error) => {
                 tracing::error!(command, %error, "a command failed");
                 if matches!(error, StoreError::Failed(_)) {
                     self.failed.send_replace(Some(error.clone()));

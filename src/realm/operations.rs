@@ -7,18 +7,18 @@
 use blake2::{Blake2s256, Digest};
 
 use super::{
-    Failure, Realm,
+    Failure, Realm, Work,
     records::{self, OperationRecord, Owner, Record, RecordedAnswer},
     windows::{Reservation, Turn, WINDOW},
 };
 use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Position, Store},
-    wire::{Command, ErrorCode, OperationNumber, Request},
+    wire::{Answer, Command, ErrorCode, OperationNumber, Refusal, Request, SessionRef},
 };
 
 /// What tells whether two commands are the same: the first 8 bytes of a BLAKE2s over the command
-/// without its passwords and its number (EXACT-5).
+/// without its passwords and its number, but with its salt (EXACT-5, EXACT-10).
 pub fn fingerprint(request: &Request<'_>) -> [u8; 8] {
     let kept = request.without_secrets().to_bytes();
     let hash: [u8; 32] = Blake2s256::digest(kept).into();
@@ -52,6 +52,23 @@ impl<S: Store> Realm<S> {
         self.look_up_any(owner, number, Some(fingerprint)).await
     }
 
+    /// As [`Realm::look_up`], for a client: a number that cannot be used is refused with the highest that is used, so
+    /// that the client goes above it in one step (EXACT-8).
+    pub(super) async fn look_up_command(
+        &self,
+        owner: Owner,
+        number: OperationNumber,
+        fingerprint: [u8; 8],
+    ) -> Result<Known<'_>, Failure> {
+        match self.look_up(owner, number, fingerprint).await {
+            Err(Failure::Refused(Refusal {
+                code: code @ (ErrorCode::AlreadyDone | ErrorCode::NumberReused),
+                ..
+            })) => Err(Refusal::number(code, self.highest(&owner).await?).into()),
+            known => known,
+        }
+    }
+
     /// Looks a command's number up, whatever the command was if no fingerprint is given.
     pub(super) async fn look_up_any(
         &self,
@@ -73,7 +90,8 @@ impl<S: Store> Realm<S> {
                 }
                 Turn::Used => {
                     // Only what came so much later can stand in its place.
-                    let record = self.recorded(&owner, number).await?;
+                    let record = self.recorded(&owner, number).await;
+                    let record = record.map_err(Failure::in_doubt)?;
                     let record = record.ok_or(ErrorCode::AlreadyDone)?;
                     return if fingerprint.is_none_or(|wanted| record.fingerprint == wanted) {
                         Ok(Known::Done(record.answer))
@@ -83,7 +101,10 @@ impl<S: Store> Realm<S> {
                 }
                 Turn::Old => return Err(ErrorCode::AlreadyDone.into()),
                 Turn::Wait(ended) => ended.await,
-                Turn::Unread(forgotten) => Box::pin(self.read_window(owner, forgotten)).await?,
+                Turn::Unread(forgotten) => {
+                    let read = Box::pin(self.read_window(owner, forgotten)).await;
+                    read.map_err(Failure::in_doubt)?;
+                }
             }
         }
     }
@@ -137,11 +158,37 @@ impl<S: Store> Realm<S> {
         let outcome = self.commit_placed(batch).await;
         match &outcome {
             Ok(placed) => operation.reservation.settle(placed.is_some()),
-            Err(Failure::Refused(_)) => operation.reservation.settle(false),
+            Err(Failure::Refused(_) | Failure::Store(_)) => operation.reservation.settle(false),
             // Whether it stands, only the store can tell.
-            Err(Failure::Store(_)) => {}
+            Err(Failure::Unknown(_)) => {}
         }
         outcome
+    }
+
+    /// Uses a number up (EXACT-11). Needs no session: the number is the device's, whoever is logged in on it.
+    pub(super) async fn void(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+    ) -> Result<Answer, Failure> {
+        let caller = work.caller;
+        match (&caller.device, session) {
+            (Some(device), _) => {
+                let highest = self.highest(&Owner::Device(*device)).await?;
+                if highest.0 == 0 && self.bound_session(device, caller.now).await?.is_none() {
+                    // Strangers have keys without number: what is written of them is limited like new accounts.
+                    self.limiter.registration(caller)?;
+                }
+            }
+            (None, SessionRef::Named(id)) => {
+                let hash = self.session_hash(&id);
+                let found = self.load_session(hash, None, caller.now).await?;
+                // A session that has ended never comes back: its numbers need no record to be dead.
+                work.is_unrecorded = found.is_none();
+            }
+            (None, SessionRef::Bound) => return Err(ErrorCode::NoSession.into()),
+        }
+        Ok(Answer::Done)
     }
 }
 

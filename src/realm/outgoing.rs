@@ -116,7 +116,7 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::QueueFull.into());
         }
         let owner = self.owner(work.caller, work.request.command.session());
-        let number = work.request.command.operation().unwrap_or_default().0;
+        let number = work.caller.operation.0;
         let queued = QueuedRecord {
             queued: work.caller.now.running,
             content,
@@ -181,9 +181,9 @@ impl<S: Store> Realm<S> {
             return Ok(verdict);
         }
         // It may have come just before or after.
-        let number = work.request.command.operation().unwrap_or_default();
+        let number = work.caller.operation;
         match self
-            .look_up(owner, number, fingerprint(work.request))
+            .look_up_command(owner, number, fingerprint(work.request))
             .await?
         {
             Known::Done(RecordedAnswer::Bytes(answer)) => Ok(answer),

@@ -180,8 +180,9 @@ impl<S: Store> Realm<S> {
         if page.entries.first().is_some_and(|(at, _)| at.0 == position) {
             current.rely_on(&mut batch);
             // A conflict or a full disk: the reader confirms again with its next read.
-            if let Err(Failure::Store(error)) = self.commit(batch).await {
-                return Err(error.into());
+            match self.commit(batch).await {
+                Err(failure @ (Failure::Store(_) | Failure::Unknown(_))) => return Err(failure),
+                Ok(_) | Err(Failure::Refused(_)) => {}
             }
         }
         Ok(())
@@ -205,6 +206,7 @@ pub(super) fn entry(position: Position, value: &[u8]) -> Result<Entry, Failure> 
                 .transpose()
                 .map_err(name)?,
         },
+        read: false,
         body: record.body,
     })
 }

@@ -52,7 +52,7 @@ impl<S: Store> Realm<S> {
     /// The id of the session that a command opens. A device's is made from its key and the command's
     /// number, so that a repeat is told the same one, though only a hash of it is kept (SES-2).
     pub(super) fn session_id(&self, work: &Work<'_>, user: Username) -> SessionId {
-        let OperationNumber(number) = work.request.command.operation().unwrap_or_default();
+        let OperationNumber(number) = work.caller.operation;
         match &work.caller.device {
             Some(device) => SessionId(self.session_ids.mac16(&[
                 &device.0,

@@ -47,7 +47,8 @@ impl<S: Store> Realm<S> {
                 Err(Refusal::busy(DISK_FULL_MS).into())
             }
             Err(CommitError::Refused(reason)) => Err(StoreError::Damaged(reason).into()),
-            Err(CommitError::Store(error)) => Err(error.into()),
+            // It may have been written before the engine failed.
+            Err(CommitError::Store(error)) => Err(Failure::Unknown(error)),
         }
     }
 

@@ -79,21 +79,30 @@ impl<S: Store> Realm<S> {
         cursors: &Cursors,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
-        for (mailbox, position) in &cursors.0 {
-            if let Some(place) = self.place_of(current.user, mailbox).await? {
-                let owner = current.owner();
-                self.confirm(&current, &owner, &place, position.0).await?;
-            }
-        }
+        self.confirm_all(&current, cursors).await?;
         Ok(Answer::Done)
     }
 
+    /// Confirms what a reader names (READ-3).
+    async fn confirm_all(&self, current: &Current, cursors: &Cursors) -> Result<(), Failure> {
+        let owner = current.owner();
+        for (mailbox, position) in &cursors.0 {
+            if let Some(place) = self.place_of(current.user, mailbox).await? {
+                self.confirm(current, &owner, &place, position.0).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what the device has not confirmed; what it has up to the cursors is confirmed before.
     pub(super) async fn unread(
         &self,
         caller: &Caller,
         session: SessionRef,
+        cursors: &Cursors,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
+        self.confirm_all(&current, cursors).await?;
         let owner = current.owner();
         let mut counts = Vec::new();
         for (mailbox, place) in self.mailboxes_of(current.user).await? {

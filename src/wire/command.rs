@@ -10,8 +10,8 @@ use bytes::BufMut;
 use nom::number::complete::be_u8;
 
 use super::{
-    Body, Field, GroupName, Handle, Mailbox, Malformed, OperationNumber, Options, Password, Port,
-    Position, RealmId, Role, Sender, SessionRef, Text, Username, all, parse_varint,
+    Body, Field, GroupName, Handle, Mailbox, Malformed, Operation, OperationNumber, Options,
+    Password, Port, Position, RealmId, Role, Sender, SessionRef, Text, Username, all, parse_varint,
 };
 
 /// Added to an opcode whose command carries optional fields.
@@ -69,41 +69,41 @@ macro_rules! commands {
 
 commands! {
     /// Opens a session.
-    1 Auth "auth" { operation: OperationNumber, username: Username; password: Password<'a> }
+    1 Auth "auth" { operation: Operation, username: Username; password: Password<'a> }
     /// Ends a session.
-    2 Logout "logout" { operation: OperationNumber; session: SessionRef }
+    2 Logout "logout" { operation: Operation; session: SessionRef }
     /// Makes an account and opens a session.
-    3 Register "register" { operation: OperationNumber, full_name: Text<'a>, country: Text<'a>, username: Username; password: Password<'a> }
+    3 Register "register" { operation: Operation, full_name: Text<'a>, country: Text<'a>, username: Username; password: Password<'a> }
     /// Writes to a user.
-    4 Send "send" { operation: OperationNumber, session: SessionRef, to: Username; message: Body<'a> }
+    4 Send "send" { operation: Operation, session: SessionRef, to: Username; message: Body<'a> }
     /// Reads the private messages.
     5 Inbox "inbox" { ; session: SessionRef }
     /// Makes a group.
-    6 AddGroup "addgroup" { operation: OperationNumber, session: SessionRef, group: GroupName; password: Password<'a> }
+    6 AddGroup "addgroup" { operation: Operation, session: SessionRef, group: GroupName; password: Password<'a> }
     /// Joins a group.
-    7 JoinGroup "joingroup" { operation: OperationNumber, session: SessionRef, group: GroupName; password: Password<'a> }
+    7 JoinGroup "joingroup" { operation: Operation, session: SessionRef, group: GroupName; password: Password<'a> }
     /// Writes to a group.
-    8 SendGroup "sendgroup" { operation: OperationNumber, session: SessionRef, group: GroupName; message: Body<'a> }
+    8 SendGroup "sendgroup" { operation: Operation, session: SessionRef, group: GroupName; message: Body<'a> }
     /// Reads a group's messages.
     9 InboxGroup "inboxgroup" { session: SessionRef; group: GroupName }
     /// Peers with another realm.
-    10 AddRealm "addrealm" { operation: OperationNumber, session: SessionRef, realm: RealmId, address: Text<'a>, port: Port, src_address: Text<'a>; src_port: Port }
+    10 AddRealm "addrealm" { operation: Operation, session: SessionRef, realm: RealmId, address: Text<'a>, port: Port, src_address: Text<'a>; src_port: Port }
     /// Writes to a group of another realm.
-    11 SendGroupRealm "sendgrouprealm" { operation: OperationNumber, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; message: Body<'a> }
+    11 SendGroupRealm "sendgrouprealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; message: Body<'a> }
     /// Reads this realm's copy of a group of another realm.
     12 InboxGroupRealm "inboxgrouprealm" { session: SessionRef, realm: RealmId; group: GroupName }
     /// Writes to a user of another realm.
-    13 SendRealm "sendrealm" { operation: OperationNumber, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, from: Username, to: Username; message: Body<'a> }
+    13 SendRealm "sendrealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, from: Username, to: Username; message: Body<'a> }
     /// Reads the private messages from another realm.
     14 InboxRealm "inboxrealm" { session: SessionRef; realm: RealmId }
     /// Joins a group of another realm.
-    15 JoinGroupRealm "joingrouprealm" { operation: OperationNumber, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; password: Password<'a> }
+    15 JoinGroupRealm "joingrouprealm" { operation: Operation, session: SessionRef, src_address: Text<'a>, src_port: Port, realm: RealmId, group: GroupName; password: Password<'a> }
     /// Asks for new entries to be pushed, from the given cursors on.
     16 Watch "watch" { session: SessionRef; cursors: Cursors }
     /// Ends the pushing.
     17 Unwatch "unwatch" { ; session: SessionRef }
     /// Leaves a group.
-    18 LeaveGroup "leavegroup" { operation: OperationNumber, session: SessionRef; group: GroupName }
+    18 LeaveGroup "leavegroup" { operation: Operation, session: SessionRef; group: GroupName }
     /// Lists the groups one is in.
     19 Groups "groups" { ; session: SessionRef }
     /// Lists a group's members.
@@ -111,36 +111,38 @@ commands! {
     /// Lists the peers.
     21 Realms "realms" { ; session: SessionRef }
     /// Ends a peering.
-    22 RemoveRealm "removerealm" { operation: OperationNumber, session: SessionRef; realm: RealmId }
+    22 RemoveRealm "removerealm" { operation: Operation, session: SessionRef; realm: RealmId }
     /// Lists one's own sessions.
     23 Sessions "sessions" { ; session: SessionRef }
     /// Ends one of one's own sessions.
-    24 Revoke "revoke" { operation: OperationNumber, session: SessionRef; handle: Handle }
+    24 Revoke "revoke" { operation: Operation, session: SessionRef; handle: Handle }
     /// Changes one's own password; all other sessions end.
-    25 Passwd "passwd" { operation: OperationNumber, session: SessionRef, old: Password<'a>; new: Password<'a> }
+    25 Passwd "passwd" { operation: Operation, session: SessionRef, old: Password<'a>; new: Password<'a> }
     /// Tells who one is.
     26 WhoAmI "whoami" { ; session: SessionRef }
     /// Counts what has not been read.
-    27 Unread "unread" { ; session: SessionRef }
+    27 Unread "unread" { session: SessionRef; cursors: Cursors }
     /// Makes the session an operator's.
-    28 Claim "claim" { operation: OperationNumber, session: SessionRef; code: Password<'a> }
+    28 Claim "claim" { operation: Operation, session: SessionRef; code: Password<'a> }
     /// Removes a member from a group.
-    29 Kick "kick" { operation: OperationNumber, session: SessionRef, group: GroupName; user: Sender }
+    29 Kick "kick" { operation: Operation, session: SessionRef, group: GroupName; user: Sender }
     /// Removes a user from a group, who cannot join again.
-    30 Ban "ban" { operation: OperationNumber, session: SessionRef, group: GroupName; user: Sender }
+    30 Ban "ban" { operation: Operation, session: SessionRef, group: GroupName; user: Sender }
     /// Lets a banned user join again.
-    31 Unban "unban" { operation: OperationNumber, session: SessionRef, group: GroupName; user: Sender }
+    31 Unban "unban" { operation: Operation, session: SessionRef, group: GroupName; user: Sender }
     /// Gives a member another role in a group.
-    32 SetRole "role" { operation: OperationNumber, session: SessionRef, group: GroupName, user: Username; role: Role }
+    32 SetRole "role" { operation: Operation, session: SessionRef, group: GroupName, user: Username; role: Role }
     /// Changes a group's password.
-    33 GroupPasswd "grouppasswd" { operation: OperationNumber, session: SessionRef, group: GroupName; password: Password<'a> }
+    33 GroupPasswd "grouppasswd" { operation: Operation, session: SessionRef, group: GroupName; password: Password<'a> }
     /// Deletes a group and its messages.
-    34 DelGroup "delgroup" { operation: OperationNumber, session: SessionRef; group: GroupName }
+    34 DelGroup "delgroup" { operation: Operation, session: SessionRef; group: GroupName }
     /// Leaves a group of another realm.
-    35 LeaveGroupRealm "leavegrouprealm" { operation: OperationNumber, session: SessionRef, realm: RealmId; group: GroupName }
+    35 LeaveGroupRealm "leavegrouprealm" { operation: Operation, session: SessionRef, realm: RealmId; group: GroupName }
+    /// Uses its number up and changes nothing else: a command sent before under that number has no effect any more.
+    36 Void "void" { operation: Operation; session: SessionRef }
 }
 
-/// Where a watcher stands in each mailbox.
+/// How far a reader has read each mailbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursors(pub Vec<(Mailbox, Position)>);
 
@@ -203,8 +205,8 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// The same without what is secret in it, and numbered 0: what tells whether two are the same (EXACT-5)
-    /// without keeping a secret.
+    /// The same without what is secret in it, and numbered 0, but with its salt: what tells whether two are the same
+    /// (EXACT-5) without keeping a secret.
     #[must_use]
     pub fn without_secrets(&self) -> Self {
         Self {
@@ -236,13 +238,13 @@ impl<'a> Request<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// The operation number, for a command that changes something.
-    pub fn operation(&self) -> Option<OperationNumber> {
+    /// The operation, for a command that changes something.
+    pub fn operation(&self) -> Option<Operation> {
         self.clone().operation_mut().copied()
     }
 
-    /// The operation number's place, for a command that changes something.
-    pub fn operation_mut(&mut self) -> Option<&mut OperationNumber> {
+    /// The operation, to be filled in, for a command that changes something.
+    pub fn operation_mut(&mut self) -> Option<&mut Operation> {
         match self {
             Self::Auth { operation, .. }
             | Self::Logout { operation, .. }
@@ -266,7 +268,8 @@ impl<'a> Command<'a> {
             | Self::SetRole { operation, .. }
             | Self::GroupPasswd { operation, .. }
             | Self::DelGroup { operation, .. }
-            | Self::LeaveGroupRealm { operation, .. } => Some(operation),
+            | Self::LeaveGroupRealm { operation, .. }
+            | Self::Void { operation, .. } => Some(operation),
             Self::Inbox { .. }
             | Self::InboxGroup { .. }
             | Self::InboxGroupRealm { .. }
@@ -302,7 +305,7 @@ impl<'a> Command<'a> {
         self.clone().passwords_mut()[0].is_some()
     }
 
-    /// The same command with its passwords emptied and its operation number 0.
+    /// The same command with its passwords emptied and its operation number 0. The salt stays.
     #[must_use]
     fn without_secrets(&self) -> Self {
         let mut command = self.clone();
@@ -310,7 +313,7 @@ impl<'a> Command<'a> {
             *password = Password(b"");
         }
         if let Some(operation) = command.operation_mut() {
-            *operation = OperationNumber(0);
+            operation.number = OperationNumber(0);
         }
         command
     }
@@ -343,7 +346,7 @@ impl<'a> Command<'a> {
             | Self::Revoke { session, .. }
             | Self::Passwd { session, .. }
             | Self::WhoAmI { session }
-            | Self::Unread { session }
+            | Self::Unread { session, .. }
             | Self::Claim { session, .. }
             | Self::Kick { session, .. }
             | Self::Ban { session, .. }
@@ -351,7 +354,8 @@ impl<'a> Command<'a> {
             | Self::SetRole { session, .. }
             | Self::GroupPasswd { session, .. }
             | Self::DelGroup { session, .. }
-            | Self::LeaveGroupRealm { session, .. } => Some(*session),
+            | Self::LeaveGroupRealm { session, .. }
+            | Self::Void { session, .. } => Some(*session),
         }
     }
 }
@@ -361,6 +365,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// EXACT-11: `void` needs nothing but its number and the session.
+    #[test]
+    fn a_void_takes_five_bytes() {
+        let command = Command::Void {
+            operation: Operation::new(9, *b"qz"),
+            session: SessionRef::Bound,
+        };
+        assert_eq!(Request::from(command).to_bytes(), b"\x24\x09qz\x00");
+    }
+
+    /// WATCH-5: without cursors `unread` is what it was before it could carry any.
+    #[test]
+    fn unread_without_cursors_takes_two_bytes() {
+        let command = Command::Unread {
+            session: SessionRef::Bound,
+            cursors: Cursors::default(),
+        };
+        assert_eq!(Request::from(command).to_bytes(), [27, 0]);
+    }
 
     /// WIRE-12: the fourteen keep the numbers of the command table.
     #[test]
@@ -374,30 +398,30 @@ mod tests {
     #[test]
     fn a_short_send_is_short() {
         let command = Command::Send {
-            operation: OperationNumber(9),
+            operation: Operation::new(9, *b"qz"),
             session: SessionRef::Bound,
             to: "bob".parse().unwrap(),
             message: Body(b"twenty bytes of text"),
         };
-        assert_eq!(Request::from(command).to_bytes().len(), 1 + 1 + 1 + 4 + 20);
+        assert_eq!(Request::from(command).to_bytes().len(), 1 + 3 + 1 + 4 + 20);
     }
 
     #[test]
     fn secrets_are_taken_out() {
         let command = Command::Auth {
-            operation: OperationNumber(9),
+            operation: Operation::new(9, *b"qz"),
             username: "bob".parse().unwrap(),
             password: Password(b"correct horse"),
         };
         assert!(command.carries_password());
         let bytes = Request::from(command.without_secrets()).to_bytes();
-        assert_eq!(bytes, b"\x01\x00\x03bob");
+        assert_eq!(bytes, b"\x01\x00qz\x03bob");
     }
 
     proptest! {
         /// WIRE-12: whatever parses is written back and read as the same command.
         #[test]
-        fn what_parses_is_written_back(code in 1u8..=35, options: bool, bytes: Vec<u8>) {
+        fn what_parses_is_written_back(code in 1u8..=36, options: bool, bytes: Vec<u8>) {
             let mut input = vec![code | if options { HAS_OPTIONS } else { 0 }];
             input.extend_from_slice(&bytes);
             if let Ok(request) = Request::parse(&input) {

@@ -5,7 +5,9 @@
 //! entry     position varint, time 4 (seconds since 1970), content type 1 (high bit: fragment),
 //!           [offset varint, total varint], sender, body
 //! sender    flags and length 1 (high bit: a realm follows), user, [realm]
-//! page      more 1, entries, each with the length of its body
+//! page      flags 1 (bit 0: more follows, bit 1: "read up to" follows), [read up to varint],
+//!           entries, each with the length of its body
+//! event     mailbox (high bit of its kind: read on another device), entry
 //! ```
 
 use alloc::{string::ToString as _, vec::Vec};
@@ -15,6 +17,7 @@ use bytes::BufMut;
 use nom::{
     Parser,
     bytes::complete::take,
+    combinator::cond,
     multi::length_data,
     number::complete::{be_u8, be_u32},
 };
@@ -31,6 +34,11 @@ pub const CONTENT_NOTICE: u8 = 1;
 
 const FRAGMENT: u8 = 0x80;
 const FROM_REALM: u8 = 0x80;
+/// In the kind of an event's mailbox: the entry has been read on another device.
+const EVENT_READ: u8 = 0x80;
+const PAGE_MORE: u8 = 0x01;
+/// A page says up to which position its entries have been read on another device.
+const PAGE_READ_UP_TO: u8 = 0x02;
 
 /// One of a session's mailboxes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,9 +85,9 @@ impl core::str::FromStr for Mailbox {
     }
 }
 
-impl<'a> Field<'a> for Mailbox {
-    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
-        let (input, kind) = be_u8(input)?;
+impl Mailbox {
+    /// Reads what follows the kind.
+    fn parse_kind(kind: u8, input: &[u8]) -> Parsed<'_, Self> {
         match kind {
             0 => Ok((input, Self::Private)),
             1 => RealmId::parse(input).map(|(rest, realm)| (rest, Self::Realm(realm))),
@@ -92,23 +100,35 @@ impl<'a> Field<'a> for Mailbox {
         }
     }
 
-    fn emit(&self, out: &mut impl BufMut) {
+    /// Writes the mailbox, with `flag` set in its kind.
+    fn emit_flagged(&self, flag: u8, out: &mut impl BufMut) {
         match self {
-            Self::Private => out.put_u8(0),
+            Self::Private => out.put_u8(flag),
             Self::Realm(realm) => {
-                out.put_u8(1);
+                out.put_u8(1 | flag);
                 realm.emit(out);
             }
             Self::Group(group) => {
-                out.put_u8(2);
+                out.put_u8(2 | flag);
                 group.emit(out);
             }
             Self::RealmGroup(realm, group) => {
-                out.put_u8(3);
+                out.put_u8(3 | flag);
                 realm.emit(out);
                 group.emit(out);
             }
         }
+    }
+}
+
+impl<'a> Field<'a> for Mailbox {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        let (input, kind) = be_u8(input)?;
+        Self::parse_kind(kind, input)
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        self.emit_flagged(0, out);
     }
 }
 
@@ -211,6 +231,8 @@ pub struct Entry {
     pub fragment: Option<Fragment>,
     /// Who wrote it.
     pub from: Sender,
+    /// Another device of the reader has read it. In a page the entries read are the oldest ones.
+    pub read: bool,
     /// What was written.
     pub body: Vec<u8>,
 }
@@ -246,6 +268,7 @@ impl Entry {
                 content: first & !FRAGMENT,
                 fragment,
                 from,
+                read: false,
                 body: Vec::new(),
             },
         ))
@@ -317,14 +340,17 @@ impl Event {
     /// # Errors
     /// When the bytes are not one.
     pub fn parse(input: &[u8]) -> Result<Self, Malformed> {
-        let (input, mailbox) = Mailbox::parse(input)?;
-        let (_, entry) = Entry::parse_last(input)?;
+        let (input, kind) = be_u8::<_, Malformed>(input)?;
+        let (input, mailbox) = Mailbox::parse_kind(kind & !EVENT_READ, input)?;
+        let (_, mut entry) = Entry::parse_last(input)?;
+        entry.read = kind & EVENT_READ != 0;
         Ok(Self { mailbox, entry })
     }
 
     /// Writes the event.
     pub fn emit(&self, out: &mut impl BufMut) {
-        self.mailbox.emit(out);
+        let flag = if self.entry.read { EVENT_READ } else { 0 };
+        self.mailbox.emit_flagged(flag, out);
         self.entry.emit_last(out);
     }
 }
@@ -349,7 +375,13 @@ impl Page {
         let cut = if offset > 0 { 2 * 4 } else { 0 };
         let body = (entry.body.len() as u64).saturating_sub(offset);
         let body_len = usize::try_from(body).unwrap_or(usize::MAX);
-        Self::HEAD + head.len() + cut + varint_len(body) + body_len
+        Self::HEAD + read_up_to_len(entry) + head.len() + cut + varint_len(body) + body_len
+    }
+
+    /// The position up to which another device has read the entries.
+    fn read_up_to(&self) -> Option<Position> {
+        let read = self.entries.iter().rev().find(|entry| entry.read);
+        read.map(|entry| entry.position)
     }
 
     /// Fills a page of at most `limit` entries and `bytes` bytes from `entries`, oldest first, of
@@ -363,6 +395,7 @@ impl Page {
     ) -> Self {
         let mut page = Self::default();
         let mut room = bytes.saturating_sub(Self::HEAD);
+        let mut read_up_to = 0;
         for (at, mut entry) in entries.into_iter().enumerate() {
             if at == limit {
                 page.more = true;
@@ -373,16 +406,20 @@ impl Page {
             }
             let mut head = Vec::new();
             entry.emit_head(&mut head);
-            let needed = head.len() + varint_len(entry.body.len() as u64) + entry.body.len();
+            // The field "read up to" grows with the last entry that has been read.
+            let grown = read_up_to_len(&entry).saturating_sub(read_up_to);
+            let needed =
+                grown + head.len() + varint_len(entry.body.len() as u64) + entry.body.len();
             if needed <= room {
                 room -= needed;
+                read_up_to += grown;
                 page.entries.push(entry);
                 continue;
             }
             page.more = true;
             if at == 0 {
                 // Room for the longest fragment fields and body length there can be.
-                entry.cut_back(room.saturating_sub(head.len() + 3 * 4).max(1));
+                entry.cut_back(room.saturating_sub(grown + head.len() + 3 * 4).max(1));
                 page.entries.push(entry);
             }
             break;
@@ -391,25 +428,41 @@ impl Page {
     }
 
     pub(crate) fn parse(input: &[u8]) -> Parsed<'_, Self> {
-        let (input, more) = be_u8(input)?;
-        let (input, entries) = all(Entry::parse)(input)?;
-        match more {
-            0 | 1 => Ok((
-                input,
-                Self {
-                    more: more == 1,
-                    entries,
-                },
-            )),
-            _ => Malformed::error("page"),
+        let (input, flags) = be_u8(input)?;
+        if flags & !(PAGE_MORE | PAGE_READ_UP_TO) != 0 {
+            return Malformed::error("page: flags this version does not know");
         }
+        let has_read = flags & PAGE_READ_UP_TO != 0;
+        let (input, read_up_to) = cond(has_read, Position::parse).parse(input)?;
+        let (input, mut entries) = all(Entry::parse)(input)?;
+        for entry in &mut entries {
+            entry.read = read_up_to.is_some_and(|read_up_to| entry.position <= read_up_to);
+        }
+        let more = flags & PAGE_MORE != 0;
+        Ok((input, Self { more, entries }))
     }
 
     pub(crate) fn emit(&self, out: &mut impl BufMut) {
-        out.put_u8(self.more.into());
+        let more = if self.more { PAGE_MORE } else { 0 };
+        match self.read_up_to() {
+            None => out.put_u8(more),
+            Some(read_up_to) => {
+                out.put_u8(more | PAGE_READ_UP_TO);
+                read_up_to.emit(out);
+            }
+        }
         for entry in &self.entries {
             entry.emit(out);
         }
+    }
+}
+
+/// Bytes of a page's field "read up to" where this is the last entry that has been read.
+const fn read_up_to_len(entry: &Entry) -> usize {
+    if entry.read {
+        varint_len(entry.position.0)
+    } else {
+        0
     }
 }
 
@@ -452,6 +505,7 @@ mod tests {
             content: CONTENT_TEXT,
             fragment: None,
             from,
+            read: false,
             body,
         }
     }
@@ -468,13 +522,55 @@ mod tests {
         assert_eq!(Event::parse(&out).unwrap().entry, entry(9, 20));
     }
 
+    /// READ-8: that an entry has been read on another device costs a live event nothing, and a page the position.
+    #[test]
+    fn what_another_device_has_read_is_marked() {
+        let read = Entry {
+            read: true,
+            ..entry(9, 20)
+        };
+        for mailbox in [
+            Mailbox::Private,
+            Mailbox::RealmGroup("beta".parse().unwrap(), "cats".parse().unwrap()),
+        ] {
+            let (mut plain, mut marked) = (vec![], vec![]);
+            let event = Event {
+                mailbox,
+                entry: entry(9, 20),
+            };
+            event.emit(&mut plain);
+            let event = Event {
+                mailbox,
+                entry: read.clone(),
+            };
+            event.emit(&mut marked);
+            assert_eq!(marked.len(), plain.len());
+            assert_eq!(Event::parse(&marked), Ok(event));
+        }
+        let page = Page {
+            more: false,
+            entries: vec![read, entry(10, 3)],
+        };
+        let mut bytes = vec![];
+        page.emit(&mut bytes);
+        assert_eq!(bytes.first_chunk(), Some(&[PAGE_READ_UP_TO, 9]));
+        assert_eq!(Page::parse(&bytes).unwrap().1, page);
+        assert!(Page::parse(&[4]).is_err());
+        assert!(Event::parse(&[0x84]).is_err());
+    }
+
     proptest! {
         /// READ-4: pages of any size, taken one after another, give every byte of every entry once.
         #[test]
         fn pages_together_give_the_whole_mailbox(
-            lens in prop::collection::vec(0usize..300, 0..8), bytes in 40usize..400, limit in 1usize..4,
+            lens in prop::collection::vec(0usize..300, 0..8), bytes in 48usize..400, limit in 1usize..4,
+            first in prop_oneof![Just(1u64), 60u64..70, Just(1 << 20)], read in 0u64..8,
         ) {
-            let all: Vec<_> = lens.iter().enumerate().map(|(at, len)| entry(at as u64 + 1, *len)).collect();
+            let all: Vec<_> = lens
+                .iter()
+                .enumerate()
+                .map(|(at, len)| Entry { read: (at as u64) < read, ..entry(at as u64 + first, *len) })
+                .collect();
             let (mut after, mut offset, mut bodies) = (0, 0, vec![vec![]; lens.len()]);
             loop {
                 let rest = all.iter().filter(|entry| entry.position.0 > after).cloned();
@@ -484,7 +580,7 @@ mod tests {
                 prop_assert!(wire.len() <= bytes, "{} bytes in a page of {}", wire.len(), bytes);
                 prop_assert_eq!(&Page::parse(&wire).unwrap().1, &page);
                 for entry in &page.entries {
-                    bodies[usize::try_from(entry.position.0).unwrap() - 1].extend_from_slice(&entry.body);
+                    bodies[usize::try_from(entry.position.0 - first).unwrap()].extend_from_slice(&entry.body);
                     offset = match entry.fragment {
                         Some(f) if f.offset + (entry.body.len() as u64) < f.total => f.offset + entry.body.len() as u64,
                         _ => { after = entry.position.0; 0 }

@@ -5,7 +5,7 @@ use core::{fmt, time::Duration};
 use bytes::BufMut;
 use nom::number::complete::be_u8;
 
-use super::{Field, Malformed, Parsed, emit_varint, parse_varint};
+use super::{Field, Malformed, OperationNumber, Parsed, emit_varint, parse_varint};
 
 macro_rules! error_codes {
     ($($code:literal $Name:ident $name:literal $sentence:literal)*) => {
@@ -68,6 +68,7 @@ error_codes! {
     26 Expired "expired" "The message was not delivered within the time it was worth."
     27 RegistrationClosed "registration-closed" "This realm makes no new accounts."
     28 WrongCode "wrong-code" "This realm asks for a registration code; its operator has it, and `register --code-file` takes it."
+    29 Unknown "unknown" "Whether that was done is not known; ask again with the same number."
 }
 
 impl fmt::Display for ErrorCode {
@@ -81,7 +82,8 @@ impl fmt::Display for ErrorCode {
 pub struct Refusal {
     /// Why.
     pub code: ErrorCode,
-    /// `too-large`: the limit in bytes. `busy`, `rate-limited`: milliseconds to wait. Otherwise absent.
+    /// `too-large`: the limit in bytes. `busy`, `rate-limited`: milliseconds to wait. `already-done`, `number-reused`:
+    /// the highest operation number that the realm has seen from the device. Otherwise absent.
     pub detail: Option<u64>,
 }
 
@@ -118,6 +120,14 @@ impl Refusal {
         }
     }
 
+    /// Refuses a command because of its number; `highest` is the highest that the realm has seen from its owner.
+    pub const fn number(code: ErrorCode, highest: OperationNumber) -> Self {
+        Self {
+            code,
+            detail: Some(highest.0),
+        }
+    }
+
     /// True when the same command, with the same operation number, may succeed a little later.
     pub const fn is_transient(self) -> bool {
         matches!(self.code, ErrorCode::Busy | ErrorCode::RateLimited)
@@ -125,7 +135,23 @@ impl Refusal {
 
     /// True when asking again would bring the same answer: the realm was neither too busy nor in trouble.
     pub const fn is_final(self) -> bool {
-        !self.is_transient() && !matches!(self.code, ErrorCode::Internal)
+        !self.is_transient() && !self.is_unknown() && !matches!(self.code, ErrorCode::Internal)
+    }
+
+    /// True when the command may have taken effect or may not: the realm could not see how its commit ended. The same
+    /// command with the same number finds out.
+    pub const fn is_unknown(self) -> bool {
+        matches!(self.code, ErrorCode::Unknown)
+    }
+
+    /// The highest operation number that the realm has seen from the device, where the refusal tells it.
+    pub const fn highest(self) -> Option<OperationNumber> {
+        match (self.code, self.detail) {
+            (ErrorCode::AlreadyDone | ErrorCode::NumberReused, Some(highest)) => {
+                Some(OperationNumber(highest))
+            }
+            _ => None,
+        }
     }
 }
 

@@ -77,6 +77,41 @@ macro_rules! varint_fields {
 
 varint_fields! { OperationNumber Position }
 
+/// The operation of a command that changes something: its number, and a salt (EXACT-10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Operation {
+    /// The device's number for the command.
+    pub number: OperationNumber,
+    /// Two random bytes, drawn once for each thing that a client attempts and sent again with each repeat. They are
+    /// part of what the realm compares, so two copies of one device never mean the same operation.
+    pub salt: [u8; 2],
+}
+
+impl Operation {
+    /// The operation of a command that has no number yet, or never gets one.
+    pub const UNNUMBERED: Self = Self::new(0, [0; 2]);
+
+    /// An operation with this number and salt.
+    pub const fn new(number: u64, salt: [u8; 2]) -> Self {
+        Self {
+            number: OperationNumber(number),
+            salt,
+        }
+    }
+}
+
+impl<'a> Field<'a> for Operation {
+    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
+        let (rest, (number, salt)) = (OperationNumber::parse, array).parse(input)?;
+        Ok((rest, Self { number, salt }))
+    }
+
+    fn emit(&self, out: &mut impl BufMut) {
+        self.number.emit(out);
+        out.put_slice(&self.salt);
+    }
+}
+
 /// A UDP port; 0 where none is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port(pub u16);

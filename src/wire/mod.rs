@@ -25,8 +25,8 @@ pub use command::{COMMANDS, Command, Cursors, Request};
 pub use entry::{CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Mailbox, Page, Sender};
 pub use error::{ErrorCode, Refusal};
 pub use field::{
-    Body, Field, OperationNumber, PASSWORD_MAX, PASSWORD_MIN, Password, Port, Position, Role,
-    SessionId, SessionRef, Text,
+    Body, Field, Operation, OperationNumber, PASSWORD_MAX, PASSWORD_MIN, Password, Port, Position,
+    Role, SessionId, SessionRef, Text,
 };
 pub(crate) use frame::PADDING;
 pub use frame::{AckFrame, CloseReason, Frame, Frames, PartOf};

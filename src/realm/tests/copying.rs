@@ -23,6 +23,7 @@ fn piece(offset: u64, text: &str) -> Answer {
         content: crate::wire::CONTENT_TEXT,
         fragment: Some(Fragment { offset, total: 12 }),
         from: "bob".parse().unwrap(),
+        read: false,
         body: text.as_bytes().to_vec(),
     };
     Answer::Page(Page {
@@ -47,7 +48,7 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
             .await
     );
     let join = Command::JoinGroupRealm {
-        operation: OperationNumber(2),
+        operation: op(2),
         session: SessionRef::Bound,
         src_address: Text(""),
         src_port: crate::wire::Port(0),
@@ -146,7 +147,7 @@ async fn who_joins_while_a_message_is_written_hears_of_it() {
     let crew = "crew".parse().unwrap();
     let realm = &fixture.realm;
     let add = Command::AddGroup {
-        operation: OperationNumber(2),
+        operation: op(2),
         session: SessionRef::Bound,
         group: crew,
         password: Password(b""),
@@ -160,7 +161,7 @@ async fn who_joins_while_a_message_is_written_hears_of_it() {
         assert!(realm.list_peer(id, key, place, None).await);
         let text = format!("message {n}");
         let post = Command::SendGroup {
-            operation: OperationNumber(u64::from(n)),
+            operation: op(u64::from(n)),
             session: SessionRef::Bound,
             group: crew,
             message: Body(text.as_bytes()),

@@ -9,10 +9,6 @@ fn cats() -> GroupName {
 
 const SESSION: SessionRef = SessionRef::Bound;
 
-fn op(number: u64) -> OperationNumber {
-    OperationNumber(number)
-}
-
 fn add(number: u64, password: &str) -> Command<'_> {
     Command::AddGroup {
         operation: op(number),

@@ -103,7 +103,7 @@ async fn who_guesses_the_old_password_waits_too() {
     let fixture = Fixture::new();
     fixture.register(device(1), "ann").await;
     let passwd = |operation| Command::Passwd {
-        operation: OperationNumber(operation),
+        operation: op(operation),
         session: SessionRef::Bound,
         old: Password(b"battery staple"),
         new: Password(b"something else"),
@@ -126,14 +126,14 @@ async fn who_guesses_a_groups_password_waits_ever_longer() {
     }
     let cats: GroupName = "cats".parse().unwrap();
     let add = Command::AddGroup {
-        operation: OperationNumber(2),
+        operation: op(2),
         session: SessionRef::Bound,
         group: cats,
         password: Password(b"meow"),
     };
     assert_eq!(fixture.ask(device(1), add).await, Answer::Done);
     let join = |operation, password: &'static str| Command::JoinGroup {
-        operation: OperationNumber(operation),
+        operation: op(operation),
         session: SessionRef::Bound,
         group: cats,
         password: Password(password.as_bytes()),
@@ -185,7 +185,7 @@ async fn a_subnet_has_its_allowance_of_each_kind_of_work() {
     let mut made = vec![];
     for n in 0..6_u8 {
         let add = Command::AddGroup {
-            operation: OperationNumber(u64::from(n) + 2),
+            operation: op(u64::from(n) + 2),
             session: SessionRef::Bound,
             group: format!("group{n}").parse().unwrap(),
             // One without a password costs nothing.

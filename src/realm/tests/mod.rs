@@ -1,6 +1,7 @@
 //! The rules, over a real store in a temporary directory.
 
 mod copying;
+mod doubt;
 mod fill;
 mod groups;
 mod limits;
@@ -15,7 +16,8 @@ use super::*;
 use crate::{
     store::Embedded,
     wire::{
-        Body, Field, Options, Page, Password, Position, RegistrationCode, Sent, SessionId, Text,
+        Body, Field, Operation, Options, Page, Password, Position, RegistrationCode, Sent,
+        SessionId, Text,
     },
 };
 
@@ -47,6 +49,10 @@ fn open(directory: &TempDir) -> Realm<Embedded> {
 
 fn open_with(directory: &TempDir, change: impl FnOnce(&mut Own, &mut Limits)) -> Realm<Embedded> {
     let store = Embedded::open(directory.path()).unwrap();
+    realm_over(store, change)
+}
+
+fn realm_over<S: Store>(store: S, change: impl FnOnce(&mut Own, &mut Limits)) -> Realm<S> {
     let mut limits = Limits {
         sessions_max: 3,
         max_message: 1000,
@@ -144,6 +150,16 @@ fn caller(device: Option<PublicKey>, now: Moment) -> Caller {
     }
 }
 
+/// An operation with the salt that one client draws in all of these tests.
+const fn op(number: u64) -> Operation {
+    Operation::new(number, *b"qz")
+}
+
+/// A refusal because of the number, which tells the highest.
+const fn refused_number(code: ErrorCode, highest: u64) -> Answer {
+    Answer::Refused(Refusal::number(code, OperationNumber(highest)))
+}
+
 fn session_in(answer: &Answer) -> SessionId {
     match answer {
         Answer::Session(id) => *id,
@@ -157,7 +173,7 @@ fn refused(code: ErrorCode) -> Answer {
 
 fn register(operation: u64, user: &str) -> Command<'static> {
     Command::Register {
-        operation: OperationNumber(operation),
+        operation: op(operation),
         full_name: Text("Some One"),
         country: Text("id"),
         username: user.parse().unwrap(),
@@ -167,7 +183,7 @@ fn register(operation: u64, user: &str) -> Command<'static> {
 
 fn auth<'a>(operation: u64, user: &str, password: &'a str) -> Command<'a> {
     Command::Auth {
-        operation: OperationNumber(operation),
+        operation: op(operation),
         username: user.parse().unwrap(),
         password: Password(password.as_bytes()),
     }
@@ -175,7 +191,7 @@ fn auth<'a>(operation: u64, user: &str, password: &'a str) -> Command<'a> {
 
 fn send<'a>(operation: u64, to: &str, text: &'a str) -> Command<'a> {
     Command::Send {
-        operation: OperationNumber(operation),
+        operation: op(operation),
         session: SessionRef::Bound,
         to: to.parse().unwrap(),
         message: Body(text.as_bytes()),
@@ -184,7 +200,7 @@ fn send<'a>(operation: u64, to: &str, text: &'a str) -> Command<'a> {
 
 fn logout(operation: u64) -> Command<'static> {
     Command::Logout {
-        operation: OperationNumber(operation),
+        operation: op(operation),
         session: SessionRef::Bound,
     }
 }

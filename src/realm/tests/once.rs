@@ -39,7 +39,7 @@ async fn the_window_moves_on() {
     );
     assert_eq!(
         realm.ask(device(1), send(244, "ann", "x")).await,
-        refused(ErrorCode::AlreadyDone)
+        refused_number(ErrorCode::AlreadyDone, 500)
     );
     let owner = Owner::Device(PublicKey([1; 32]));
     let kept = realm
@@ -72,13 +72,131 @@ async fn a_number_with_another_command_is_refused() {
     assert_eq!(realm.ask(device(1), send(2, "ann", "one")).await, STORED);
     assert_eq!(
         realm.ask(device(1), send(2, "ann", "two")).await,
-        refused(ErrorCode::NumberReused)
+        refused_number(ErrorCode::NumberReused, 2)
     );
     assert_eq!(realm.texts(device(1)).await, ["one"]);
     assert_eq!(
         realm.ask(device(1), send(0, "ann", "x")).await,
         refused(ErrorCode::BadRequest)
     );
+}
+
+/// EXACT-8: what refuses a number tells the highest, so that a client goes above it in one step.
+#[tokio::test]
+async fn a_refused_number_is_told_the_highest() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    assert_eq!(realm.ask(device(1), send(700, "ann", "x")).await, STORED);
+    let used = realm.ask(device(1), send(700, "ann", "y")).await;
+    assert_eq!(used, refused_number(ErrorCode::NumberReused, 700));
+    let old = realm.ask(device(1), send(400, "ann", "y")).await;
+    assert_eq!(old, refused_number(ErrorCode::AlreadyDone, 700));
+}
+
+/// EXACT-10: the same text from the other copy of a device is another message, never a repeat of the first.
+#[tokio::test]
+async fn equal_texts_of_two_copies_of_a_device_are_two_operations() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    let salted = |salt| {
+        let mut command = send(2, "ann", "same");
+        *command.operation_mut().unwrap() = Operation::new(2, salt);
+        command
+    };
+    assert_eq!(realm.ask(device(1), salted([1, 2])).await, STORED);
+    assert_eq!(realm.ask(device(1), salted([1, 2])).await, STORED);
+    let other = realm.ask(device(1), salted([1, 3])).await;
+    assert_eq!(other, refused_number(ErrorCode::NumberReused, 2));
+    assert_eq!(realm.texts(device(1)).await, ["same"]);
+}
+
+fn void(operation: u64) -> Command<'static> {
+    Command::Void {
+        operation: op(operation),
+        session: SessionRef::Bound,
+    }
+}
+
+/// EXACT-11: a number that was voided is used up: the command that was under way under it has no effect any more, also
+/// after a restart; one that was carried out before is not undone.
+#[tokio::test]
+async fn a_voided_number_is_used_up() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    assert_eq!(realm.ask(device(1), send(2, "ann", "done")).await, STORED);
+    assert_eq!(realm.ask(device(1), void(3)).await, Answer::Done);
+    let done = realm.ask(device(1), void(2)).await;
+    assert_eq!(done, refused_number(ErrorCode::NumberReused, 3));
+    let realm = realm.restart();
+    assert_eq!(realm.ask(device(1), void(3)).await, Answer::Done);
+    let late = realm.ask(device(1), send(3, "ann", "late")).await;
+    assert_eq!(late, refused_number(ErrorCode::NumberReused, 3));
+    assert_eq!(realm.texts(device(1)).await, ["done"]);
+}
+
+/// EXACT-11, EXACT-6: the number is the device's, whatever has become of its session meanwhile.
+#[tokio::test]
+async fn a_number_can_be_voided_without_its_session() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    assert_eq!(realm.ask(device(1), logout(2)).await, Answer::Done);
+    assert_eq!(realm.ask(device(1), void(3)).await, Answer::Done);
+    session_in(&realm.ask(device(1), register(5, "bob")).await);
+    // From before the session, in another account, and recorded nevertheless.
+    assert_eq!(realm.ask(device(1), void(4)).await, Answer::Done);
+    for number in [3, 4] {
+        let late = realm.ask(device(1), send(number, "ann", "late")).await;
+        assert_eq!(late, refused_number(ErrorCode::NumberReused, 5), "{number}");
+    }
+    assert_eq!(
+        realm.ask(device(1), void(0)).await,
+        refused(ErrorCode::BadRequest)
+    );
+}
+
+/// EXACT-11: on a plain link the number is the session's. Of one that has ended nothing is written: it never comes back.
+#[tokio::test]
+async fn a_number_of_a_plain_session_can_be_voided() {
+    let realm = Fixture::new();
+    let id = realm.register(PLAIN, "ann").await;
+    let named = |operation, id| Command::Void {
+        operation: op(operation),
+        session: SessionRef::Named(id),
+    };
+    assert_eq!(realm.ask(PLAIN, named(1, id)).await, Answer::Done);
+    let late = Command::Send {
+        operation: op(1),
+        session: SessionRef::Named(id),
+        to: "ann".parse().unwrap(),
+        message: Body(b"late"),
+    };
+    let answer = realm.ask(PLAIN, late).await;
+    assert_eq!(answer, refused_number(ErrorCode::NumberReused, 1));
+    let nobody = SessionId([7; 16]);
+    assert_eq!(realm.ask(PLAIN, named(1, nobody)).await, Answer::Done);
+    let owner = records::Owner::Session(realm.realm.session_hash(&nobody));
+    let operations = records::operations(&owner);
+    let kept = realm.realm.store.list(&operations, None, 9).await.unwrap();
+    assert!(kept.is_empty());
+    assert_eq!(
+        realm.ask(PLAIN, void(1)).await,
+        refused(ErrorCode::NoSession)
+    );
+}
+
+/// EXACT-11: keys cost nothing, so strangers void only as often as they may make accounts.
+#[tokio::test]
+async fn strangers_fill_no_disk_with_voids() {
+    let realm = Fixture::new();
+    let mut refused = 0;
+    for n in 1..=200 {
+        match realm.ask(device(n), void(1)).await {
+            Answer::Done => assert_eq!(realm.ask(device(n), void(2)).await, Answer::Done),
+            Answer::Refused(refusal) if refusal.is_transient() => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(refused >= 100, "{refused}");
 }
 
 /// EXACT-6. Found by the simulator: a message was refused, because there was no such user; when there was, somebody
@@ -101,14 +219,14 @@ async fn a_number_from_before_a_session_is_none_of_its_own() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     let logout = Command::Logout {
-        operation: OperationNumber(2),
+        operation: op(2),
         session: SessionRef::Bound,
     };
     assert_eq!(realm.ask(device(1), logout).await, Answer::Done);
     let refusal = refused(ErrorCode::NoSession);
     assert_eq!(realm.ask(device(1), send(3, "ann", "hi")).await, refusal);
     let auth = Command::Auth {
-        operation: OperationNumber(4),
+        operation: op(4),
         username: "ann".parse().unwrap(),
         password: Password(b"correct horse"),
     };
@@ -131,14 +249,14 @@ async fn a_wrong_password_is_not_remembered() {
     realm.register(device(1), "ann").await;
     realm.register(device(2), "bob").await;
     let group = |operation| Command::AddGroup {
-        operation: OperationNumber(operation),
+        operation: op(operation),
         session: SessionRef::Bound,
         group: "cats".parse().unwrap(),
         password: Password(b"purr"),
     };
     assert_eq!(realm.ask(device(1), group(2)).await, Answer::Done);
     let join = |password| Command::JoinGroup {
-        operation: OperationNumber(2),
+        operation: op(2),
         session: SessionRef::Bound,
         group: "cats".parse().unwrap(),
         password: Password(password),

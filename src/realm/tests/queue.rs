@@ -7,7 +7,7 @@ use super::{
 
 fn sendrealm(number: u64, text: &str) -> Command<'_> {
     Command::SendRealm {
-        operation: OperationNumber(number),
+        operation: op(number),
         session: SessionRef::Bound,
         src_address: Text(""),
         src_port: crate::wire::Port(0),
@@ -85,7 +85,7 @@ async fn what_waits_is_counted() {
     }
     fixture.realm.store.commit(batch).await.unwrap();
     let sendrealm = |operation, from: &str| Command::SendRealm {
-        operation: OperationNumber(operation),
+        operation: op(operation),
         session: SessionRef::Bound,
         src_address: Text(""),
         src_port: crate::wire::Port(0),

@@ -48,7 +48,7 @@ async fn what_is_over_a_limit_has_its_own_error() {
         Answer::Refused(Refusal::too_large(1000))
     );
     let named = |name: &'static str, password: &'static [u8]| Command::Register {
-        operation: OperationNumber(9),
+        operation: op(9),
         full_name: Text(name),
         country: Text("id"),
         username: "bob".parse().unwrap(),
@@ -68,7 +68,7 @@ async fn what_is_over_a_limit_has_its_own_error() {
         Answer::Refused(Refusal::too_large(128))
     );
     let invalid = Command::Send {
-        operation: OperationNumber(9),
+        operation: op(9),
         session: SessionRef::Bound,
         to: "ann".parse().unwrap(),
         message: Body(b"\xff\xfe"),
@@ -103,7 +103,7 @@ async fn a_session_belongs_to_its_device() {
     ));
     assert_eq!(realm.ask(PLAIN, whoami(SessionRef::Bound)).await, none);
     let send = |operation| Command::Send {
-        operation: OperationNumber(operation),
+        operation: op(operation),
         session: named,
         to: "bob".parse().unwrap(),
         message: Body(b"note"),
@@ -220,7 +220,7 @@ async fn sessions_are_listed_and_revoked_and_have_an_end() {
         [false, true, false]
     );
     let revoke = |operation, handle| Command::Revoke {
-        operation: OperationNumber(operation),
+        operation: op(operation),
         session: SessionRef::Bound,
         handle,
     };
@@ -253,7 +253,7 @@ async fn a_new_password_ends_the_other_sessions() {
     realm.register(device(1), "ann").await;
     session_in(&realm.ask(device(2), auth(1, "ann", "correct horse")).await);
     let passwd = |operation, old: &'static str| Command::Passwd {
-        operation: OperationNumber(operation),
+        operation: op(operation),
         session: SessionRef::Bound,
         old: Password(old.as_bytes()),
         new: Password(b"battery staple"),

@@ -1,0 +1,107 @@
+//! A store that fails while it writes: what is answered then.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::*;
+use crate::store::{
+    CommitError, Committed, Key, Log, Page, PageLimit, Position, Prefix, Subscription, Versioned,
+};
+
+const SOUND: u8 = 0;
+/// Commits are written, and reported as failed.
+const WRITES_UNSEEN: u8 = 1;
+/// Nothing can be read.
+const CANNOT_READ: u8 = 2;
+
+struct Faulty {
+    inner: Embedded,
+    fault: AtomicU8,
+}
+
+impl Faulty {
+    fn can_read(&self) -> Result<(), StoreError> {
+        match self.fault.load(Ordering::Relaxed) {
+            CANNOT_READ => Err(StoreError::Failed("a bad sector".into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Store for Faulty {
+    async fn get(&self, key: &Key) -> Result<Option<Versioned>, StoreError> {
+        self.can_read()?;
+        self.inner.get(key).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Versioned)>, StoreError> {
+        self.can_read()?;
+        self.inner.list(prefix, after, limit).await
+    }
+
+    async fn read(&self, log: &Log, after: Position, limit: PageLimit) -> Result<Page, StoreError> {
+        self.can_read()?;
+        self.inner.read(log, after, limit).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
+        let committed = self.inner.commit(batch).await;
+        match self.fault.load(Ordering::Relaxed) {
+            WRITES_UNSEEN => Err(StoreError::Failed("the sync failed".into()).into()),
+            _ => committed,
+        }
+    }
+
+    async fn last(&self, log: &Log) -> Result<Position, StoreError> {
+        self.can_read()?;
+        self.inner.last(log).await
+    }
+
+    fn subscribe(&self, logs: &[Log]) -> Subscription {
+        self.inner.subscribe(logs)
+    }
+}
+
+/// ERR-1, EXACT-6: where a commit failed that may have been written, or the store cannot tell whether the number is
+/// used, the outcome is unknown; it was `internal`, which says that nothing was done. The same number finds out.
+#[tokio::test]
+async fn a_failed_commit_is_answered_unknown() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Faulty {
+        inner: Embedded::open(directory.path()).unwrap(),
+        fault: AtomicU8::new(SOUND),
+    };
+    let realm = realm_over(store, |_, _| {});
+    let ask = async |command: Command<'_>| {
+        let bytes = Request::from(command).to_bytes();
+        let answer = realm.handle(&caller(device(1), MOMENT), &bytes).await;
+        Answer::parse(&answer).unwrap()
+    };
+    let set = |fault| realm.store.fault.store(fault, Ordering::Relaxed);
+    session_in(&ask(register(1, "ann")).await);
+    set(WRITES_UNSEEN);
+    let unknown = ask(send(2, "ann", "once")).await;
+    assert_eq!(unknown, refused(ErrorCode::Unknown));
+    let Answer::Refused(refusal) = unknown else {
+        panic!("it is refused")
+    };
+    assert!(refusal.is_unknown() && !refusal.is_final() && !refusal.is_transient());
+    // Whether the number is used cannot be read: it may be.
+    set(CANNOT_READ);
+    assert_eq!(
+        ask(send(2, "ann", "once")).await,
+        refused(ErrorCode::Unknown)
+    );
+    // What changes nothing has certainly changed nothing.
+    let session = SessionRef::Bound;
+    let read = ask(Command::Inbox { session }).await;
+    assert_eq!(read, refused(ErrorCode::Internal));
+    set(SOUND);
+    assert_eq!(ask(send(2, "ann", "once")).await, STORED);
+    let log = records::Place::private("ann".parse().unwrap()).log;
+    assert_eq!(realm.store.last(&log).await.unwrap(), Position(1));
+}
