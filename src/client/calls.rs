@@ -1,589 +1,602 @@
-//! The commands as calls.
+//! Asking: a read is asked until its deadline; a command that changes something becomes an entry of the outbox, which the
+//! [carrier](super::carrier) sends, and whoever asked waits for what becomes of it.
 
-use super::{CallError, Client, Message};
-use crate::crypto::PublicKey;
+use std::time::Duration;
+
+use rand::Rng as _;
+use tokio::time::Instant;
+
+use super::{
+    CallError, Client, End, EntryId, Notice, Receipt, Shared,
+    lock,
+    outbox::{self, Added, Aim, Left, New, Outcome, Reason, Waiting},
+    state::{self, Account},
+};
 use crate::wire::{
-    Account, Answer, Body, Command, DeviceSession, Entry, GroupName, Handle, Mailbox, Member,
-    Operation, Options, Page, Password, Peer, Port, RealmId, RegistrationCode, Role, Sender, Sent,
-    SessionId, SessionRef, Text, Username,
+    Answer, Command, ErrorCode, Operation, OperationNumber, Options, Refusal, Request, Sent,
 };
 
-/// Stands for the first of the realm's own addresses.
-const OWN_ADDRESS: (&str, u16) = ("", 0);
-/// Filled in by [`Client::call`].
-const UNNUMBERED: Operation = Operation::UNNUMBERED;
+/// How often a number that turns out to be used is replaced, before giving up.
+const RENUMBERED_MAX: u32 = 16;
+/// What is waited for a realm that is busy and does not say for how long.
+pub const BUSY_WAIT: Duration = Duration::from_millis(500);
+/// A wait that a person should hear of.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
+/// How often whoever waits for an entry looks whether another process has settled it, at first and at last.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+/// Whoever waits for an entry has a little longer than its attempt, which then has something to say.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// An entry of the outbox, for people and programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxEntry {
+    /// Names it in this profile.
+    pub id: EntryId,
+    /// What it does: the command and to whom.
+    pub what: String,
+    /// The connection string of the realm that it is for.
+    pub realm: String,
+    /// Whose it is.
+    pub username: String,
+    /// When it was typed, in seconds since 1970.
+    pub created: u64,
+    /// How it stands.
+    pub state: OutboxState,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Bytes of its command.
+    pub bytes: u32,
+}
+
+/// How an entry of the outbox stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutboxState {
+    /// Nothing of it has left this machine.
+    Kept,
+    /// It may have been done: its answer has not come.
+    Unknown,
+    /// It is being taken back.
+    Cancelling,
+}
+
+/// What came of taking an entry back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// It has certainly not been done, and never will be.
+    Cancelled,
+    /// It turned out to be done or refused before.
+    Ended(End),
+    /// It is not known: the realm has not been reached; it is asked as soon as it is.
+    Asked,
+    /// There is no such entry.
+    NoSuchEntry,
+}
+
+/// Whoever asked has stopped waiting: what is begun goes on, or is taken back, as was wished.
+struct Waits<'a> {
+    shared: &'a Shared,
+    id: EntryId,
+    keep: bool,
+    is_over: bool,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.troubles).remove(&self.id);
+        lock(&self.shared.waited).remove(&self.id);
+        if !self.is_over {
+            let (id, keep) = (self.id, self.keep);
+            // What cannot be written now ends with its time.
+            let _ = self.shared.profile.write(|records| outbox::stop_waiting(records, id, keep));
+        }
+    }
+}
 
 impl Client {
-    /// Makes an account and opens a session. `full_name` and `country` are 1 to 64 bytes, the
-    /// password 8 to 128.
-    pub async fn register(
+    /// Asks the realm with any command and options. The operation is filled in.
+    pub async fn call(&self, options: Options, command: Command<'_>) -> Result<Answer, CallError> {
+        self.call_entry(options, command).await.map(|(answer, _)| answer)
+    }
+
+    /// Asks with a message.
+    pub(super) async fn call_message(
         &self,
-        full_name: &str,
-        country: &str,
-        username: Username,
-        password: &[u8],
-    ) -> Result<SessionId, CallError> {
-        self.register_with(None, (full_name, country), username, password)
-            .await
-    }
-
-    /// The same on a realm that may ask for a code.
-    pub async fn register_with(
-        &self,
-        code: Option<RegistrationCode>,
-        (full_name, country): (&str, &str),
-        username: Username,
-        password: &[u8],
-    ) -> Result<SessionId, CallError> {
-        let options = Options {
-            code,
-            ..Options::NONE
-        };
-        let command = Command::Register {
-            operation: UNNUMBERED,
-            full_name: Text(full_name),
-            country: Text(country),
-            username,
-            password: Password(password),
-        };
-        session(self.call(options, command).await?)
-    }
-
-    /// Opens a session.
-    pub async fn auth(&self, username: Username, password: &[u8]) -> Result<SessionId, CallError> {
-        let command = Command::Auth {
-            operation: UNNUMBERED,
-            username,
-            password: Password(password),
-        };
-        session(self.call(Options::NONE, command).await?)
-    }
-
-    /// Ends the session.
-    pub async fn logout(&self) -> Result<(), CallError> {
-        let command = Command::Logout {
-            operation: UNNUMBERED,
-            session: self.session()?,
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Writes to a user. `Ok` means that the message is in the recipient's mailbox for good.
-    pub async fn send(
-        &self,
-        to: Username,
-        message: impl Into<Message<'_>>,
-    ) -> Result<Sent, CallError> {
-        let message = message.into();
-        let command = Command::Send {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            to,
-            message: Body(message.body),
-        };
-        match self.call(message.options(), command).await? {
-            Answer::Sent(sent) => Ok(sent),
-            other => Err(unexpected(&other)),
+        options: Options,
+        command: Command<'_>,
+    ) -> Result<Receipt, CallError> {
+        match self.call_entry(options, command).await? {
+            (Answer::Sent(state), id) => Ok(Receipt { state, id }),
+            (other, _) => Err(super::commands::unexpected(&other)),
         }
     }
 
-    /// Reads one page of a mailbox, as `options` say: `after` confirms everything up to there, `offset`
-    /// takes up a long entry in its middle, `limit` and `bytes` bound the page.
-    pub async fn read(&self, mailbox: Mailbox, options: Options) -> Result<Page, CallError> {
-        let session = self.session()?;
-        let command = match mailbox {
-            Mailbox::Private => Command::Inbox { session },
-            Mailbox::Realm(realm) => Command::InboxRealm { session, realm },
-            Mailbox::Group(group) => Command::InboxGroup { session, group },
-            Mailbox::RealmGroup(realm, group) => Command::InboxGroupRealm {
-                session,
-                realm,
-                group,
+    async fn call_entry(
+        &self,
+        options: Options,
+        command: Command<'_>,
+    ) -> Result<(Answer, EntryId), CallError> {
+        let deadline = self.shared.deadline();
+        let mut request = Request { options, command };
+        self.shared.check_target()?;
+        self.start_carrier();
+        let is_plain = self.shared.state()?.plain;
+        let is_unnumbered = matches!(request.command, Command::Auth { .. } | Command::Register { .. });
+        let Some(operation) = request.command.operation_mut() else {
+            let early = self.shared.may_be_early(&request)?;
+            let answer = self.shared.ask_patiently(&request, early, deadline).await?;
+            return accepted(answer).map(|answer| (answer, EntryId(0)));
+        };
+        *operation = self.shared.salted()?;
+        if is_plain && is_unnumbered {
+            // EXACT-1: the link's memory of replies stands in for a number.
+            let answer = self.shared.ask_patiently(&request, false, deadline).await?;
+            self.shared.learn(&request, &answer)?;
+            return accepted(answer).map(|answer| (answer, EntryId(0)));
+        }
+        if request.command.carries_password() {
+            self.call_secret(&mut request, deadline).await
+        } else {
+            self.call_kept(&request, deadline).await
+        }
+    }
+
+    /// Adds a command to the outbox, and waits for what becomes of it.
+    async fn call_kept(
+        &self,
+        request: &Request<'_>,
+        deadline: Instant,
+    ) -> Result<(Answer, EntryId), CallError> {
+        let shared = &*self.shared;
+        let id = match shared.add(request, self.sending.token.as_ref(), deadline)? {
+            Added::Entry(id) => id,
+            Added::Done(id, outcome) => return shared.end_of(outcome).map(|answer| (answer, id)),
+            Added::TokenReused => return Err(CallError::TokenReused),
+            Added::Full(bytes) => return Err(CallError::OutboxFull { bytes }),
+            Added::TokensFull => return Err(CallError::TokensFull),
+        };
+        let mut waits = Waits {
+            shared,
+            id,
+            keep: self.sending.keep,
+            is_over: false,
+        };
+        lock(&shared.waited).insert(id, Instant::now());
+        shared.added.notify_one();
+        let outcome = shared.settled(id, deadline).await?;
+        waits.is_over = true;
+        let outcome = match outcome {
+            Some(outcome) => outcome,
+            None => match shared.stop_waiting(id, self.sending.keep)? {
+                Left::Settled(outcome) => outcome,
+                left => return Err(shared.unsettled(id, &left)),
             },
         };
-        match self.call(options, command).await? {
-            Answer::Page(page) => Ok(page),
-            other => Err(unexpected(&other)),
-        }
+        shared.end_of(outcome).map(|answer| (answer, id))
     }
 
-    /// All of a mailbox after what was last [`Client::shown`], each entry whole.
-    pub async fn unread(&self, mailbox: Mailbox) -> Result<Vec<Entry>, CallError> {
-        let after = self.profile().load()?.reading(&mailbox).after;
-        self.read_whole(mailbox, after, usize::MAX).await
-    }
-
-    /// At most `limit` entries of a mailbox after `after` (where the realm says, if that is `None`),
-    /// each of them whole.
-    pub async fn read_whole(
+    /// Asks with a command that carries a password, which is never written down: it is tried until the deadline, and if its
+    /// outcome is not known then, its number is used up as soon as the realm is reached (EXACT-11).
+    async fn call_secret(
         &self,
-        mailbox: Mailbox,
-        after: Option<u64>,
-        limit: usize,
-    ) -> Result<Vec<Entry>, CallError> {
-        let mut entries: Vec<Entry> = Vec::new();
-        let (mut after, mut offset) = (after, None);
-        loop {
-            let left = limit - entries.len().min(limit) + usize::from(offset.is_some());
-            let options = Options {
-                after,
-                offset,
-                limit: Some(u64::try_from(left).unwrap_or(u64::MAX).min(100)),
-                ..Options::NONE
+        request: &mut Request<'_>,
+        deadline: Instant,
+    ) -> Result<(Answer, EntryId), CallError> {
+        let shared = &*self.shared;
+        let id = match shared.add(request, None, deadline)? {
+            Added::Entry(id) => id,
+            Added::Full(bytes) => return Err(CallError::OutboxFull { bytes }),
+            Added::Done(..) | Added::TokenReused | Added::TokensFull => return Err(CallError::TokenReused),
+        };
+        let mut waits = Waits {
+            shared,
+            id,
+            keep: false,
+            is_over: false,
+        };
+        // What was begun before it and is about the same thing goes first. A login needs not wait: what another user began
+        // stays theirs (EXACT-6).
+        let is_login = matches!(request.command, Command::Auth { .. } | Command::Register { .. });
+        shared.added.notify_one();
+        if !is_login {
+            shared.unblocked(id, deadline).await?;
+        }
+        for _ in 0..RENUMBERED_MAX {
+            let Some(number) = shared.number(id)? else {
+                return Err(CallError::OutcomeUnknown {
+                    waited: shared.options.deadline,
+                });
             };
-            let page = self.read(mailbox, options).await?;
-            for piece in page.entries {
-                match entries.last_mut() {
-                    // The rest of an entry whose beginning the page before brought.
-                    Some(last) if last.position == piece.position => {
-                        last.body.extend_from_slice(&piece.body);
-                    }
-                    _ => entries.push(piece),
-                }
+            if let Some(operation) = request.command.operation_mut() {
+                operation.number = number;
             }
-            let Some(last) = entries.last_mut() else {
-                return Ok(entries);
-            };
-            let have = last.body.len() as u64;
-            offset = last
-                .fragment
-                .filter(|fragment| have < fragment.total)
-                .map(|_| have);
-            after = match offset {
-                // What is only half here is not confirmed.
-                Some(_) => after.max(last.position.0.checked_sub(1)),
-                None => {
-                    last.fragment = None;
-                    Some(last.position.0)
+            let outcome = shared.ask_patiently(request, false, deadline).await;
+            let answer = match outcome {
+                Ok(answer) => answer,
+                Err(error) => {
+                    waits.is_over = true;
+                    return Err(shared.give_up(id, error)?);
                 }
             };
-            if offset.is_none() && (!page.more || entries.len() >= limit) {
-                return Ok(entries);
+            if let Answer::Refused(refusal) = &answer
+                && is_used_up(*refusal, true)
+            {
+                shared.renumber(id, *refusal)?;
+                continue;
             }
-            // The next page confirms this one, which nobody has been shown: should this run end before, the next
-            // one must know where to begin.
-            if let Some(first) = entries.first() {
-                let begins = first.position.0.saturating_sub(1);
-                self.profile()
-                    .update(|state| state.note_beginning(&mailbox, begins))?;
+            shared.learn(request, &answer)?;
+            let answered = Outcome::Answer(answer.to_bytes());
+            shared.profile.write(|records| {
+                outbox::settle(records, id, &answered)?;
+                outbox::take_done(records, id)
+            })?;
+            waits.is_over = true;
+            shared.settled.notify_waiters();
+            shared.added.notify_one();
+            return accepted(answer).map(|answer| (answer, id));
+        }
+        Err(CallError::Refused(ErrorCode::NumberReused.into()))
+    }
+
+    /// What is in the outbox: everything, in the order in which it was typed.
+    pub fn outbox(&self) -> Result<Vec<OutboxEntry>, CallError> {
+        Ok(self.shared.profile.read(|records| {
+            let mut entries = Vec::new();
+            for (id, entry) in outbox::list(records)? {
+                let realm = state::load(records, entry.account.realm)?.server;
+                entries.push(OutboxEntry {
+                    id,
+                    what: entry.what,
+                    realm,
+                    username: entry.account.username,
+                    created: entry.created,
+                    state: match entry.aim {
+                        Aim::Cancel(_) => OutboxState::Cancelling,
+                        Aim::Do if entry.left => OutboxState::Unknown,
+                        Aim::Do => OutboxState::Kept,
+                    },
+                    attempts: entry.attempts,
+                    bytes: entry.bytes,
+                });
             }
+            Ok(entries)
+        })?)
+    }
+
+    /// Waits until an entry is settled, or, without one, all of the account's are; false when that takes longer than the
+    /// deadline.
+    pub async fn outbox_wait(&self, id: Option<EntryId>) -> Result<bool, CallError> {
+        let deadline = self.shared.deadline();
+        self.shared.check_target()?;
+        self.start_carrier();
+        let account = self.shared.account()?;
+        self.shared
+            .until(deadline, |records| {
+                let waits = match id {
+                    Some(id) => outbox::find(records, id)?.is_some(),
+                    None => outbox::list(records)?.iter().any(|(_, entry)| entry.account == account),
+                };
+                Ok((!waits).then_some(()))
+            })
+            .await
+            .map(|settled| settled.is_some())
+    }
+
+    /// Takes an entry back. What has not left this machine is certainly not done. Of what has, the realm says whether it was
+    /// done, if it is reached within the deadline.
+    pub async fn outbox_cancel(&self, id: EntryId) -> Result<Withdrawn, CallError> {
+        let deadline = self.shared.deadline();
+        match self.shared.profile.write(|records| outbox::cancel(records, id))? {
+            outbox::Cancelled::Certainly => return Ok(Withdrawn::Cancelled),
+            outbox::Cancelled::NoSuchEntry => return Ok(Withdrawn::NoSuchEntry),
+            outbox::Cancelled::Asked => {}
         }
+        self.shared.check_target()?;
+        self.start_carrier();
+        self.shared.added.notify_one();
+        Ok(match self.shared.settled(id, deadline).await? {
+            None => Withdrawn::Asked,
+            Some(outcome) => match end(&outcome) {
+                End::Cancelled => Withdrawn::Cancelled,
+                end => Withdrawn::Ended(end),
+            },
+        })
     }
 
-    /// Notes that `entry`, or the piece of one that it is, has been shown to its reader: the next read
-    /// goes on after it, and tells the realm that it arrived.
-    pub fn shown(&self, mailbox: &Mailbox, entry: &Entry) -> Result<(), CallError> {
-        Ok(self
-            .profile()
-            .update(|state| state.note_shown(mailbox, entry))?)
-    }
-
-    /// Makes a group, whose owner the session's user is. The password is at most 128 bytes; an empty
-    /// one lets everybody join.
-    pub async fn addgroup(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
-        let command = Command::AddGroup {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            group,
-            password: Password(password),
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Joins a group.
-    pub async fn joingroup(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
-        let command = Command::JoinGroup {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            group,
-            password: Password(password),
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Writes to a group.
-    pub async fn sendgroup(
-        &self,
-        group: GroupName,
-        message: impl Into<Message<'_>>,
-    ) -> Result<Sent, CallError> {
-        let message = message.into();
-        let command = Command::SendGroup {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            group,
-            message: Body(message.body),
-        };
-        match self.call(message.options(), command).await? {
-            Answer::Sent(sent) => Ok(sent),
-            other => Err(unexpected(&other)),
+    /// Gives what is in the outbox the time to go, while it goes: until nothing is left, nothing has come of it for
+    /// `patience`, or `limit` is over.
+    pub async fn drain(&self, patience: Duration, limit: Duration) -> Result<(), CallError> {
+        if !self.shared.is_carrier() {
+            return Ok(());
         }
-    }
-
-    /// Leaves a group. An owner is followed by the moderator, else the member, of longest standing;
-    /// with the last member the group ends.
-    pub async fn leavegroup(&self, group: GroupName) -> Result<(), CallError> {
-        let command = Command::LeaveGroup {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            group,
+        let account = self.shared.account()?;
+        let end = Instant::now() + limit;
+        let left = || {
+            self.shared.profile.read(|records| {
+                let entries = outbox::list(records)?;
+                Ok(entries.iter().filter(|(_, entry)| entry.account == account).count())
+            })
         };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// The groups that the session's user is in, in the order of their names.
-    pub async fn groups(&self) -> Result<Vec<String>, CallError> {
-        let mut all = Vec::new();
-        loop {
-            let command = Command::Groups {
-                session: self.session()?,
-            };
-            match self.call(skip(all.len()), command).await? {
-                Answer::Names { more, names } => {
-                    let came = names.len();
-                    all.extend(names);
-                    if !more || came == 0 {
-                        return Ok(all);
-                    }
-                }
-                other => return Err(unexpected(&other)),
+        let mut before = left()?;
+        while before > 0 {
+            let settled = self.shared.settled.notified();
+            let until = (Instant::now() + patience).min(end);
+            if tokio::time::timeout_at(until, settled).await.is_err() {
+                return Ok(());
             }
+            before = left()?;
         }
-    }
-
-    /// A group's members, in the order of their names.
-    pub async fn members(&self, group: GroupName) -> Result<Vec<Member>, CallError> {
-        let mut all = Vec::new();
-        loop {
-            let command = Command::Members {
-                session: self.session()?,
-                group,
-            };
-            match self.call(skip(all.len()), command).await? {
-                Answer::Members { more, members } => {
-                    let came = members.len();
-                    all.extend(members);
-                    if !more || came == 0 {
-                        return Ok(all);
-                    }
-                }
-                other => return Err(unexpected(&other)),
-            }
-        }
-    }
-
-    /// Removes a member from a group: a moderator may remove members, the owner anybody else.
-    pub async fn kick(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
-        let command = Command::Kick {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            group,
-            user,
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Keeps a user out of a group, from where they are removed if they are in it.
-    pub async fn ban(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
-        let command = Command::Ban {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            group,
-            user,
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Lets a banned user join again.
-    pub async fn unban(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
-        let command = Command::Unban {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            group,
-            user,
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Gives a member another role. Naming another owner makes the former one a moderator.
-    pub async fn set_role(
-        &self,
-        group: GroupName,
-        user: Username,
-        role: Role,
-    ) -> Result<(), CallError> {
-        let command = Command::SetRole {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            group,
-            user,
-            role,
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Changes a group's password.
-    pub async fn grouppasswd(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
-        let command = Command::GroupPasswd {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            group,
-            password: Password(password),
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Deletes a group and its messages.
-    pub async fn delgroup(&self, group: GroupName) -> Result<(), CallError> {
-        let command = Command::DelGroup {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            group,
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Makes the session an operator's, with the code from the realm's `operator-code` file.
-    pub async fn claim(&self, code: &[u8]) -> Result<(), CallError> {
-        let command = Command::Claim {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            code: Password(code),
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Peers the realm with another one, which is at `address` and has `key`; without a key, whoever is
-    /// there is taken at their word. `source` is the address of this realm at which the other is to reach
-    /// it, its first where none is given. True when the other realm has accepted; until then it is asked
-    /// again.
-    pub async fn addrealm(
-        &self,
-        realm: RealmId,
-        address: (&str, u16),
-        source: Option<(&str, u16)>,
-        key: Option<PublicKey>,
-    ) -> Result<bool, CallError> {
-        let source = source.unwrap_or(OWN_ADDRESS);
-        let command = Command::AddRealm {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            realm,
-            address: Text(address.0),
-            port: Port(address.1),
-            src_address: Text(source.0),
-            src_port: Port(source.1),
-        };
-        let options = Options {
-            key: key.map(|key| key.0),
-            ..Options::NONE
-        };
-        match self.call(options, command).await? {
-            Answer::Done => Ok(true),
-            Answer::Sent(Sent::Queued) => Ok(false),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Ends a peering. Refused with `queue-full` while messages wait for the peer.
-    pub async fn removerealm(&self, realm: RealmId) -> Result<(), CallError> {
-        let command = Command::RemoveRealm {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            realm,
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// The realm's peers.
-    pub async fn realms(&self) -> Result<Vec<Peer>, CallError> {
-        let command = Command::Realms {
-            session: self.session()?,
-        };
-        match self.call(Options::NONE, command).await? {
-            Answer::Realms(peers) => Ok(peers),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Writes to a user of another realm. `Delivered`: it is in the recipient's mailbox there;
-    /// `Queued`: it is on its way, and comes back as a notice should it fail for good.
-    pub async fn sendrealm(
-        &self,
-        source: Option<(&str, u16)>,
-        realm: RealmId,
-        from: Username,
-        to: Username,
-        message: impl Into<Message<'_>>,
-    ) -> Result<Sent, CallError> {
-        let message = message.into();
-        let source = source.unwrap_or(OWN_ADDRESS);
-        let command = Command::SendRealm {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            src_address: Text(source.0),
-            src_port: Port(source.1),
-            realm,
-            from,
-            to,
-            message: Body(message.body),
-        };
-        match self.call(message.options(), command).await? {
-            Answer::Sent(sent) => Ok(sent),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Joins a group of another realm, which has to be reached for it.
-    pub async fn joingrouprealm(
-        &self,
-        source: Option<(&str, u16)>,
-        realm: RealmId,
-        group: GroupName,
-        password: &[u8],
-    ) -> Result<(), CallError> {
-        let source = source.unwrap_or(OWN_ADDRESS);
-        let command = Command::JoinGroupRealm {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            src_address: Text(source.0),
-            src_port: Port(source.1),
-            realm,
-            group,
-            password: Password(password),
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Writes to a group of another realm.
-    pub async fn sendgrouprealm(
-        &self,
-        source: Option<(&str, u16)>,
-        realm: RealmId,
-        group: GroupName,
-        message: impl Into<Message<'_>>,
-    ) -> Result<Sent, CallError> {
-        let message = message.into();
-        let source = source.unwrap_or(OWN_ADDRESS);
-        let command = Command::SendGroupRealm {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            src_address: Text(source.0),
-            src_port: Port(source.1),
-            realm,
-            group,
-            message: Body(message.body),
-        };
-        match self.call(message.options(), command).await? {
-            Answer::Sent(sent) => Ok(sent),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Leaves a group of another realm, which has to be reached for it.
-    pub async fn leavegrouprealm(&self, realm: RealmId, group: GroupName) -> Result<(), CallError> {
-        let command = Command::LeaveGroupRealm {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            realm,
-            group,
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Who the session's user is.
-    pub async fn whoami(&self) -> Result<Account, CallError> {
-        let command = Command::WhoAmI {
-            session: self.session()?,
-        };
-        match self.call(Options::NONE, command).await? {
-            Answer::Account(account) => Ok(account),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// The user's sessions.
-    pub async fn sessions(&self) -> Result<Vec<DeviceSession>, CallError> {
-        let command = Command::Sessions {
-            session: self.session()?,
-        };
-        match self.call(Options::NONE, command).await? {
-            Answer::Sessions(sessions) => Ok(sessions),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Ends one of the user's sessions.
-    pub async fn revoke(&self, handle: Handle) -> Result<(), CallError> {
-        let command = Command::Revoke {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            handle,
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// Changes the password; all the user's other sessions end.
-    pub async fn passwd(&self, old: &[u8], new: &[u8]) -> Result<(), CallError> {
-        let command = Command::Passwd {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            old: Password(old),
-            new: Password(new),
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// How commands name their session: in full where one was given or the link proves no device.
-    pub(super) fn session(&self) -> Result<SessionRef, CallError> {
-        if let Some(id) = self.options.session {
-            return Ok(SessionRef::Named(id));
-        }
-        let state = self.profile().load()?;
-        match state.session {
-            _ if !state.plain => Ok(SessionRef::Bound),
-            Some(id) => Ok(SessionRef::Named(SessionId(id))),
-            None => Err(CallError::NotLoggedIn),
-        }
+        Ok(())
     }
 }
 
-/// The next page of a list, of which `have` names are here.
-fn skip(have: usize) -> Options {
-    Options {
-        offset: (have > 0).then_some(have as u64),
-        ..Options::NONE
+impl Shared {
+    /// Refuses what could never leave, before anything is written down.
+    fn check_target(&self) -> Result<(), CallError> {
+        let (_, server) = self.target()?;
+        let state = self.state()?;
+        let has_key = state.connection_string().is_some_and(|known| known.key.is_some()) || server.key.is_some();
+        if has_key || state.plain || self.options.trust {
+            Ok(())
+        } else {
+            Err(CallError::NoKey)
+        }
+    }
+
+    /// An operation that nobody else has: not numbered yet, with a salt of its own (EXACT-10).
+    pub(super) fn salted(&self) -> Result<Operation, CallError> {
+        let mut salt = [0; 2];
+        self.host.rng()?.fill_bytes(&mut salt);
+        Ok(Operation {
+            number: OperationNumber(0),
+            salt,
+        })
+    }
+
+    fn add(
+        &self,
+        request: &Request<'_>,
+        token: Option<&outbox::Token>,
+        deadline: Instant,
+    ) -> Result<Added, CallError> {
+        let now = self.host.time_of_day();
+        let span = deadline.saturating_duration_since(Instant::now()) + GRACE;
+        let new = New {
+            account: self.account()?,
+            request,
+            token,
+            waiting: Waiting::new(now, span),
+            now,
+        };
+        Ok(self.profile.write(|records| outbox::add(records, &new))?)
+    }
+
+    /// Waits until the records say something, or for the deadline.
+    async fn until<T>(
+        &self,
+        deadline: Instant,
+        look: impl Fn(&dyn super::store::Records) -> Result<Option<T>, super::ProfileError>,
+    ) -> Result<Option<T>, CallError> {
+        let mut pause = LOOK_AGAIN.0;
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            // Whatever happens from here on wakes it.
+            settled.as_mut().enable();
+            if let Some(found) = self.profile.read(&look)? {
+                return Ok(Some(found));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            // What this process sends wakes it; what others do has to be looked for.
+            let again = if self.is_carrier() { LOOK_AGAIN.1 } else { pause };
+            tokio::select! {
+                biased;
+                () = settled => {}
+                () = tokio::time::sleep_until(deadline.min(Instant::now() + again)) => {
+                    pause = (pause * 2).min(LOOK_AGAIN.1);
+                }
+            }
+        }
+    }
+
+    /// Waits for what becomes of an entry; none when that is not known at the deadline.
+    async fn settled(&self, id: EntryId, deadline: Instant) -> Result<Option<Outcome>, CallError> {
+        let end = deadline + GRACE;
+        let look = |records: &dyn super::store::Records| {
+            let is_failed = lock(&self.troubles).get(&id).is_some_and(CallError::is_final);
+            Ok((is_failed || outbox::is_done(records, id)?).then_some(()))
+        };
+        match self.until(end, look).await? {
+            None => Ok(None),
+            Some(()) => Ok(self.profile.write(|records| outbox::take_done(records, id))?),
+        }
+    }
+
+    /// Waits until nothing is before an entry.
+    async fn unblocked(&self, id: EntryId, deadline: Instant) -> Result<(), CallError> {
+        let free = |records: &dyn super::store::Records| Ok((!outbox::is_blocked(records, id)?).then_some(()));
+        match self.until(deadline, free).await? {
+            Some(()) => Ok(()),
+            None => Err(CallError::Behind {
+                waited: self.options.deadline,
+            }),
+        }
+    }
+
+    fn stop_waiting(&self, id: EntryId, keep: bool) -> Result<Left, CallError> {
+        let is_elsewhere = lock(&self.troubles).get(&id).is_some_and(CallError::is_final);
+        let left = self.profile.write(|records| {
+            if is_elsewhere && outbox::find(records, id)?.is_some_and(|entry| entry.attempts <= 1) {
+                // Whoever is there could not read it.
+                outbox::note_left(records, id, false)?;
+            }
+            outbox::stop_waiting(records, id, keep && !is_elsewhere)
+        })?;
+        self.added.notify_one();
+        Ok(left)
+    }
+
+    /// What to say of an entry that is not settled when its deadline has passed.
+    fn unsettled(&self, id: EntryId, left: &Left) -> CallError {
+        let waited = self.options.deadline;
+        let trouble = lock(&self.troubles).remove(&id);
+        match (left, trouble) {
+            (Left::NotDone, Some(trouble)) => trouble,
+            (Left::NotDone, None) => CallError::Behind { waited },
+            (Left::Kept | Left::KeptUnknown, trouble) => CallError::Kept {
+                id,
+                is_unknown: *left == Left::KeptUnknown,
+                waited,
+                why: trouble.map(|trouble| trouble.to_string()),
+            },
+            (Left::Unknown | Left::Settled(_), _) => CallError::OutcomeUnknown { waited },
+        }
+    }
+
+    /// Gives a command with a password up: what to say.
+    fn give_up(&self, id: EntryId, error: CallError) -> Result<CallError, CallError> {
+        if !error.may_have_left() {
+            self.profile.write(|records| outbox::note_left(records, id, false))?;
+        }
+        let left = self.stop_waiting(id, false)?;
+        Ok(match left {
+            Left::NotDone => error,
+            _ => CallError::OutcomeUnknown {
+                waited: self.options.deadline,
+            },
+        })
+    }
+
+    /// A number for an entry that whoever has its password sends.
+    fn number(&self, id: EntryId) -> Result<Option<OperationNumber>, CallError> {
+        let now = self.host.time_of_day();
+        let picked = self.profile.write(|records| outbox::begin_secret(records, id, now))?;
+        Ok(picked.map(|picked| picked.number))
+    }
+
+    pub(super) fn renumber(&self, id: EntryId, refusal: Refusal) -> Result<(), CallError> {
+        let (realm, _) = self.target()?;
+        let highest = OperationNumber(refusal.detail.unwrap_or(0));
+        Ok(self.profile.write(|records| outbox::renumber(records, (id, realm), highest))?)
+    }
+
+    /// What an answer says about who is logged in.
+    pub(super) fn learn(&self, request: &Request<'_>, answer: &Answer) -> Result<(), CallError> {
+        let (realm, _) = self.target()?;
+        let learn = |state: &mut super::State| state.learn(&request.command, answer);
+        Ok(self.profile.write(|records| state::update(records, realm, learn))?)
+    }
+
+    /// What to say of an entry that is settled.
+    fn end_of(&self, outcome: Outcome) -> Result<Answer, CallError> {
+        match end(&outcome) {
+            End::Done(answer) => Ok(answer),
+            End::Refused(refusal) => Err(CallError::Refused(refusal)),
+            End::Cancelled => Err(CallError::Cancelled),
+            End::Expired => Err(CallError::Refused(ErrorCode::Expired.into())),
+            End::Unknown => Err(CallError::OutcomeUnknown {
+                waited: self.options.deadline,
+            }),
+        }
+    }
+
+    /// What became of entries for which nobody waits any more.
+    pub(super) fn untold(&self) -> Result<Vec<Notice>, CallError> {
+        let account = self.account()?;
+        if !self.profile.read(outbox::has_done)? {
+            return Ok(Vec::new());
+        }
+        let now = self.host.time_of_day();
+        let untold = self.profile.write(|records| outbox::take_untold(records, &account, now))?;
+        Ok(untold
+            .into_iter()
+            .map(|(id, done)| Notice::Finished {
+                id,
+                what: done.what,
+                end: end(&done.outcome),
+            })
+            .collect())
+    }
+
+    /// Asks, and asks again while the realm says that it is busy and there is time.
+    pub(super) async fn ask_patiently(
+        &self,
+        request: &Request<'_>,
+        early: bool,
+        deadline: Instant,
+    ) -> Result<Answer, CallError> {
+        let bytes = request.to_bytes();
+        loop {
+            let answer = self.ask_once(bytes.clone(), early, deadline).await?;
+            let Answer::Refused(refusal) = &answer else {
+                return Ok(answer);
+            };
+            if !refusal.is_transient() && !refusal.is_unknown() {
+                return Ok(answer);
+            }
+            let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
+            if Instant::now() + wait >= deadline {
+                return Err(if request.command.operation().is_some() {
+                    CallError::Busy(*refusal)
+                } else {
+                    CallError::Refused(*refusal)
+                });
+            }
+            if wait >= WORTH_TELLING {
+                self.note(Notice::AskedToWait(*refusal));
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Asks, and reads the answer.
+    pub(super) async fn ask_once(
+        &self,
+        bytes: Vec<u8>,
+        early: bool,
+        deadline: Instant,
+    ) -> Result<Answer, CallError> {
+        let answer = self.ask(bytes, early, deadline).await?;
+        self.note_heard().await?;
+        Answer::parse(&answer).map_err(|error| CallError::Misunderstood(error.to_string()))
+    }
+
+    /// Only a device that the realm knows has anything to gain by sending early, and a password has
+    /// something to lose (HS-7).
+    pub(super) fn may_be_early(&self, request: &Request<'_>) -> Result<bool, CallError> {
+        let is_known = self.state()?.session.is_some();
+        Ok(is_known && !request.command.carries_password())
     }
 }
 
-fn session(answer: Answer) -> Result<SessionId, CallError> {
+fn accepted(answer: Answer) -> Result<Answer, CallError> {
     match answer {
-        Answer::Session(id) => Ok(id),
-        other => Err(unexpected(&other)),
+        Answer::Refused(refusal) => Err(CallError::Refused(refusal)),
+        answer => Ok(answer),
     }
 }
 
-fn done(answer: &Answer) -> Result<(), CallError> {
-    match answer {
-        Answer::Done => Ok(()),
-        other => Err(unexpected(other)),
+/// What became of an entry.
+fn end(outcome: &Outcome) -> End {
+    match outcome {
+        Outcome::Answer(bytes) => match Answer::parse(bytes) {
+            Ok(Answer::Refused(refusal)) => End::Refused(refusal),
+            Ok(answer) => End::Done(answer),
+            Err(_) => End::Unknown,
+        },
+        Outcome::NotDone(Reason::Cancelled | Reason::NotKept) => End::Cancelled,
+        Outcome::NotDone(Reason::Expired) => End::Expired,
+        Outcome::Unknown => End::Unknown,
     }
 }
 
-fn unexpected(answer: &Answer) -> CallError {
-    let kind = match answer {
-        Answer::Done => "done",
-        Answer::Sent(_) => "a delivery state",
-        Answer::Session(_) => "a session",
-        Answer::Page(_) => "a page",
-        Answer::Account(_) => "an account",
-        Answer::Sessions(_) => "sessions",
-        Answer::Names { .. } => "names",
-        Answer::Members { .. } => "members",
-        Answer::Joined { .. } => "a membership",
-        Answer::Realms(_) => "realms",
-        Answer::Unread(_) => "counts",
-        Answer::Refused(_) => "a refusal",
-    };
-    CallError::Misunderstood(format!("{kind} was not asked for"))
+/// True when a number has been used for another command, so that this one has not been done.
+pub const fn is_used_up(refusal: Refusal, is_first: bool) -> bool {
+    match refusal.code {
+        ErrorCode::NumberReused => true,
+        // A number that this profile gives out for the first time and the realm says is long done.
+        ErrorCode::AlreadyDone => is_first,
+        _ => false,
+    }
 }

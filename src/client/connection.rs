@@ -1,6 +1,6 @@
 //! Getting from a connection string to a link that can be asked.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use rand::Rng as _;
 use tokio::{
@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    CallError, Client, Notice,
+    CallError, Notice, Shared, state,
     driver::{Ask, AskError, Driver, Job, Status, Target, Told, ask_who},
 };
 use crate::{
@@ -33,7 +33,7 @@ pub struct Connection {
     pinned: Option<PublicKey>,
 }
 
-impl Client {
+impl Shared {
     /// Asks the realm; the answer's bytes.
     pub(super) async fn ask(
         &self,
@@ -106,11 +106,44 @@ impl Client {
             status.and_then(|status| status.successor)
         };
         if let (Some(from), Some(to)) = (pinned, successor)
-            && self.profile.update(|state| state.follow(from, to))?
+            && self.followed(from, to)?
         {
             self.note(Notice::KeyFollowed { from, to });
         }
         Ok(())
+    }
+
+    fn followed(&self, from: PublicKey, to: PublicKey) -> Result<bool, CallError> {
+        let (realm, _) = self.target()?;
+        Ok(self
+            .profile
+            .write(|records| state::update(records, realm, |state| state.follow(from, to)))?)
+    }
+
+    /// The realm has been heard from: it is who it should be, and remembered from now on, as was wished.
+    pub(super) async fn note_heard(&self) -> Result<(), CallError> {
+        if self.is_heard.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (realm, server) = self.target()?;
+        let rtt = self.rtt().await;
+        let highest = self.highest().await.0;
+        let remember = self.options.remember && self.options.server.is_some();
+        Ok(self.profile.write(|records| {
+            state::update(records, realm, |state| {
+                if let Some(known) = state.connection_string() {
+                    let at = ConnectionString { key: known.key.or(server.key), ..server.clone() };
+                    state.server = at.to_string();
+                }
+                state.is_heard = true;
+                state.highest = state.highest.max(highest);
+                state.rtt_us = rtt.and_then(|rtt| u64::try_from(rtt.as_micros()).ok()).or(state.rtt_us);
+            })?;
+            if remember || state::remembered(records)?.is_none() {
+                state::remember(records, realm)?;
+            }
+            Ok(())
+        })?)
     }
 
     /// The highest operation number that the realm is known to have seen from this device.
@@ -129,9 +162,11 @@ impl Client {
     }
 
     async fn connect(&self, deadline: Instant) -> Result<Connection, CallError> {
-        let state = self.profile.load()?;
-        let server = state.server.as_deref().ok_or(CallError::NoServer)?;
-        let server: ConnectionString = server.parse().map_err(|_| CallError::NoServer)?;
+        let state = self.state()?;
+        let (realm, server) = self.target()?;
+        // The key may have been followed, or accepted, since.
+        let key = state.connection_string().and_then(|known| known.key).or(server.key);
+        let server = ConnectionString { key, ..server.clone() };
         let (socket, address) = dial(&self.host, &server).await?;
         let mut rng = self.host.rng()?;
         let mut seed = [0; 32];
@@ -169,8 +204,9 @@ impl Client {
                     key: Some(found),
                     ..server
                 };
-                self.profile
-                    .update(|state| state.server = Some(server.to_string()))?;
+                self.profile.write(|records| {
+                    state::update(records, realm, |state| state.server = server.to_string())
+                })?;
                 self.note(Notice::Trusted(found));
                 Some(found)
             }

@@ -2,6 +2,10 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::{
+    EntryId,
+    outbox::{OUTBOX_BYTES_MAX, TOKENS_MAX},
+};
 use crate::{
     crypto::{IdentityError, PublicKey},
     wire::Refusal,
@@ -13,8 +17,7 @@ pub enum CallError {
     /// The realm refused the command; it has changed nothing.
     #[error("{0}")]
     Refused(Refusal),
-    /// Nothing was heard from the realm. A command that changes something is kept, and finished by
-    /// the next call of this profile.
+    /// Nothing was heard from the realm: what was asked has certainly not been done.
     #[error("{}", unreachable(.address, .waited, *.refused))]
     Unreachable {
         /// Where the realm should be.
@@ -24,20 +27,56 @@ pub enum CallError {
         /// The machine there says that nothing listens on the port.
         refused: bool,
     },
-    /// The realm was heard, but not its answer. Whether the command took effect is not known; it is
-    /// kept, and the next call of this profile finds out and finishes it.
+    /// It has not been done, because what was begun before it and is about the same thing is not finished.
     #[error(
-        "no answer within {waited:?}; whether the command took effect is not known: run it again, \
-         it will not be done twice"
+        "not done: something begun before it is not finished, and was not within {waited:?}; `merpati outbox` shows it"
+    )]
+    Behind {
+        /// How long it was tried.
+        waited: Duration,
+    },
+    /// It could not be finished before its deadline. It is kept in the outbox, and goes on whenever the profile is used.
+    #[error("{}", kept(*.id, *.is_unknown, .waited, .why.as_deref()))]
+    Kept {
+        /// Its entry.
+        id: EntryId,
+        /// Some of it has left: it may have been done. Otherwise it certainly has not, so far.
+        is_unknown: bool,
+        /// How long it was tried.
+        waited: Duration,
+        /// What is known of the reason.
+        why: Option<String>,
+    },
+    /// Whether the command took effect is not known, and it is not kept.
+    #[error(
+        "no answer within {waited:?}: whether it was done is not known. It is not kept: it carried a password, or was not \
+         to be. Look before you repeat it"
     )]
     OutcomeUnknown {
         /// How long it was tried.
         waited: Duration,
     },
-    /// The realm asks to wait for longer than there is time. An answer before that may have been lost, so whether the
-    /// command took effect is not known; it is kept, and finished by the next call of this profile.
-    #[error("{0} Then run it again: it will not be done twice")]
+    /// The realm asks to wait for longer than there is time.
+    #[error("{0} There was no time left to wait")]
     Busy(Refusal),
+    /// It was taken back before it was done.
+    #[error("it was taken back, and has not been done")]
+    Cancelled,
+    /// The token names another command.
+    #[error("this --id was used for another command before; give each command an --id of its own")]
+    TokenReused,
+    /// The outbox remembers no more tokens.
+    #[error("the outbox remembers {TOKENS_MAX} --id tokens, and the oldest is not 30 days old yet; send without --id")]
+    TokensFull,
+    /// The outbox is full.
+    #[error(
+        "the outbox holds {bytes} bytes of {OUTBOX_BYTES_MAX} that wait for their realm: not done, and not kept. `merpati \
+         outbox` lists them, `outbox wait` waits, `outbox cancel` takes one back"
+    )]
+    OutboxFull {
+        /// Bytes in it.
+        bytes: u64,
+    },
     /// The realm's address cannot be found.
     #[error(
         "cannot find {host}: {source}; check the name in the connection string, and the network"
@@ -85,6 +124,35 @@ pub enum CallError {
     /// The system gives no socket or no randomness.
     #[error("the system refuses what a client needs: {0}")]
     System(#[from] io::Error),
+}
+
+impl CallError {
+    /// True when bytes of the command itself may have left this machine.
+    pub(super) const fn may_have_left(&self) -> bool {
+        !matches!(
+            self,
+            Self::Unreachable { .. } | Self::Resolve { .. } | Self::NoKey | Self::NoServer | Self::NotLoggedIn | Self::Behind { .. }
+        )
+    }
+
+    /// True when trying on is of no use.
+    pub(super) const fn is_final(&self) -> bool {
+        matches!(self, Self::KeyChanged { .. } | Self::NoKey | Self::NoServer)
+    }
+}
+
+fn kept(id: EntryId, is_unknown: bool, waited: &Duration, why: Option<&str>) -> String {
+    let what = if is_unknown {
+        format!("no answer within {waited:?}: whether it was done is not known yet")
+    } else {
+        format!("not done within {waited:?}")
+    };
+    let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+    format!(
+        "{what}{why}. It is kept as number {} of the outbox and goes on whenever merpati runs: do not repeat it. `merpati \
+         outbox wait {0}` waits for it, `merpati outbox cancel {0}` takes it back",
+        id.0
+    )
 }
 
 fn unreachable(address: &SocketAddr, waited: &Duration, refused: bool) -> String {

@@ -2,7 +2,17 @@
 
 use core::time::Duration;
 
-use crate::wire::Options;
+use super::EntryId;
+use crate::wire::{Options, Sent};
+
+/// What a message has become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Where it is.
+    pub state: Sent,
+    /// Its entry in the outbox, by which it was sent.
+    pub id: EntryId,
+}
 
 /// A message, and what is to be done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

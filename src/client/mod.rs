@@ -30,42 +30,56 @@
 //! The futures need a tokio runtime with its timers and I/O enabled; one thread is enough.
 
 mod calls;
+mod carrier;
+mod commands;
 mod connection;
 mod direct;
 mod driver;
 mod error;
-mod finishing;
 mod message;
 mod meter;
+mod outbox;
 mod profile;
+mod reading;
+mod state;
+mod store;
 mod watching;
 
 use std::{
+    collections::BTreeMap,
     io,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use rand::rngs::StdRng;
-use tokio::time::Instant;
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 use connection::Connection;
 pub use direct::{Direct, Outcome};
 pub use error::{CallError, ProfileError};
-pub use message::Message;
+pub use message::{Message, Receipt};
 pub use meter::{Meter, Spending, Spent, Traffic};
+pub use outbox::{EntryId, Token};
+pub use calls::{OutboxEntry, OutboxState, Withdrawn};
+pub use profile::{Profile, default_home};
+pub use state::State;
 #[cfg(test)]
-pub(crate) use profile::Memory;
-pub use profile::{Profile, Shown, State, Unfinished, default_home};
+pub(crate) use store::Memory;
 pub use watching::Watching;
 
 pub use crate::link::{DATAGRAM_MIN, Kind, Redundancy, Silence, Traits};
+
+use state::{Account, RealmNumber};
 
 use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::LINK_LIFETIME,
     host::Host,
-    wire::{Answer, Refusal, SessionId},
+    wire::{Refusal, SessionId},
 };
 
 /// How long a call goes on trying unless told otherwise.
@@ -79,8 +93,11 @@ pub fn system_rng() -> io::Result<StdRng> {
 /// How a client behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The realm; without it the one that the profile knows.
+    /// The realm; without it the one that the profile remembers.
     pub server: Option<ConnectionString>,
+    /// The realm is remembered once it has been heard from, and commands are for it from then on. Where none is
+    /// remembered yet it is in any case.
+    pub remember: bool,
     /// Accept the key of whoever answers first, where the connection string names none.
     pub trust: bool,
     /// Do without encryption, for a realm that listens so. Whoever can see or send packets on the way
@@ -105,6 +122,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             server: None,
+            remember: true,
             trust: false,
             plain: false,
             deadline: DEADLINE_DEFAULT,
@@ -129,51 +147,97 @@ pub enum Notice {
         /// The key it is known by from now on.
         to: PublicKey,
     },
-    /// A command that an earlier run began is finished.
+    /// It is known what became of a command for which nobody waited any more.
     Finished {
-        /// The command's name.
-        command: &'static str,
-        /// What the realm answered.
-        answer: Answer,
+        /// Its entry in the outbox.
+        id: EntryId,
+        /// What it did, for people.
+        what: String,
+        /// What became of it.
+        end: End,
     },
     /// The realm asks to come again later, and the call does.
     AskedToWait(Refusal),
-    /// A command that an earlier run began can be finished only with its password: run it again.
-    NeedsPassword {
-        /// The command's name.
-        command: &'static str,
-    },
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was done.
+    Done(crate::wire::Answer),
+    /// The realm refused.
+    Refused(Refusal),
+    /// It was taken back, and has not been done.
+    Cancelled,
+    /// It could not be delivered in the time that it was worth, and has not been done.
+    Expired,
+    /// It may have been done or not: the realm keeps no record of it any more.
+    Unknown,
+}
+
+/// What is to become of commands that change something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sending {
+    /// A command that could not be finished when its deadline has passed is kept in the outbox, and finished later.
+    pub keep: bool,
+    /// A command that is asked for again under the same token is the same command.
+    pub token: Option<Token>,
+}
+
+impl Default for Sending {
+    fn default() -> Self {
+        Self {
+            keep: true,
+            token: None,
+        }
+    }
 }
 
 /// Speaks for one profile. Calls may be made at the same time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Client {
+    shared: Arc<Shared>,
+    carrier: Arc<Carrier>,
+    sending: Sending,
+}
+
+/// What calls and the carrier share.
+#[derive(Debug)]
+struct Shared {
     host: Host,
     profile: Profile,
     options: Options,
+    /// Which realm commands are for, and how to reach it.
+    target: Option<(RealmNumber, ConnectionString)>,
     connection: tokio::sync::Mutex<Option<Connection>>,
-    /// Held by the call that finishes what was begun; others wait, so that nothing overtakes it.
-    finishing: tokio::sync::Mutex<()>,
-    /// Commands begun and not finished, which nobody is working on.
-    orphans: Mutex<Vec<Orphan>>,
     notices: Mutex<Vec<Notice>>,
+    /// Something in the outbox has changed: for the carrier, and for who waits.
+    added: Notify,
+    settled: Notify,
+    /// This process is the one that sends what is in the outbox.
+    is_carrier: AtomicBool,
+    /// The realm has been heard, and that is written down.
+    is_heard: AtomicBool,
+    /// Why entries that this process has tried are not done yet.
+    troubles: Mutex<BTreeMap<EntryId, CallError>>,
+    /// Entries that this process waits for, and since when.
+    waited: Mutex<BTreeMap<EntryId, Instant>>,
 }
 
-/// A command begun and not finished.
-#[derive(Clone, Debug)]
-struct Orphan {
-    begun: Unfinished,
-    /// It was said that its password is needed; once is enough.
-    noted: bool,
-}
+/// The task that sends what is in the outbox. It ends with the last client that shares it.
+#[derive(Debug, Default)]
+struct Carrier(Mutex<Option<JoinHandle<()>>>);
 
-impl From<Unfinished> for Orphan {
-    fn from(begun: Unfinished) -> Self {
-        Self {
-            begun,
-            noted: false,
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        if let Some(task) = lock(&self.0).take() {
+            task.abort();
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Client {
@@ -182,43 +246,92 @@ impl Client {
         Self::open_on(Host::Real, profile, options)
     }
 
-    pub(crate) fn open_on(
-        host: Host,
-        mut profile: Profile,
-        options: Options,
-    ) -> Result<Self, CallError> {
-        if let Some(server) = &options.server {
-            profile.update(|state| state.move_to(server, options.plain))?;
-        }
-        let orphans = profile.take_orphans().into_iter().map(Orphan::from);
+    pub(crate) fn open_on(host: Host, profile: Profile, options: Options) -> Result<Self, CallError> {
+        let target = match &options.server {
+            Some(server) => Some(profile.write(|records| state::find_or_add(records, server, options.plain))?),
+            None => profile.read(|records| {
+                let Some(realm) = state::remembered(records)? else {
+                    return Ok(None);
+                };
+                let server = state::load(records, realm)?.connection_string();
+                Ok(server.map(|server| (realm, server)))
+            })?,
+        };
         Ok(Self {
-            host,
-            profile,
-            options,
-            connection: tokio::sync::Mutex::new(None),
-            finishing: tokio::sync::Mutex::new(()),
-            orphans: Mutex::new(orphans.collect()),
-            notices: Mutex::new(Vec::new()),
+            shared: Arc::new(Shared {
+                host,
+                profile,
+                options,
+                target,
+                connection: tokio::sync::Mutex::new(None),
+                notices: Mutex::new(Vec::new()),
+                added: Notify::new(),
+                settled: Notify::new(),
+                is_carrier: AtomicBool::new(false),
+                is_heard: AtomicBool::new(false),
+                troubles: Mutex::new(BTreeMap::new()),
+                waited: Mutex::new(BTreeMap::new()),
+            }),
+            carrier: Arc::default(),
+            sending: Sending::default(),
         })
     }
 
+    /// The same client, with other wishes for the commands that are asked for through it.
+    #[must_use]
+    pub fn with(&self, sending: Sending) -> Self {
+        Self {
+            sending,
+            ..self.clone()
+        }
+    }
+
     /// The profile.
-    pub const fn profile(&self) -> &Profile {
-        &self.profile
+    pub fn profile(&self) -> &Profile {
+        &self.shared.profile
+    }
+
+    /// What is known of the realm that this client's commands are for.
+    pub fn state(&self) -> Result<State, CallError> {
+        self.shared.state()
     }
 
     /// What happened beside the answers, since this was last asked.
     pub fn take_notices(&self) -> Vec<Notice> {
-        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut notices)
+        let mut notices = std::mem::take(&mut *lock(&self.shared.notices));
+        // What cannot be read now is told by the next run.
+        notices.extend(self.shared.untold().unwrap_or_default());
+        notices
     }
+}
 
+impl Shared {
     fn note(&self, notice: Notice) {
-        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
-        notices.push(notice);
+        lock(&self.notices).push(notice);
     }
 
     fn deadline(&self) -> Instant {
         Instant::now() + self.options.deadline
+    }
+
+    fn target(&self) -> Result<(RealmNumber, &ConnectionString), CallError> {
+        let (realm, server) = self.target.as_ref().ok_or(CallError::NoServer)?;
+        Ok((*realm, server))
+    }
+
+    fn state(&self) -> Result<State, CallError> {
+        let (realm, _) = self.target()?;
+        Ok(self.profile.read(|records| state::load(records, realm))?)
+    }
+
+    /// Who is logged in, or was last.
+    fn account(&self) -> Result<Account, CallError> {
+        let (realm, _) = self.target()?;
+        let username = self.state()?.username.unwrap_or_default();
+        Ok(Account { realm, username })
+    }
+
+    fn is_carrier(&self) -> bool {
+        self.is_carrier.load(Ordering::Relaxed)
     }
 }

@@ -1,16 +1,13 @@
-//! What a client remembers between runs: one account on one realm, in a directory of its own.
+//! A profile's directory: who the device is, and what is remembered between runs.
 //!
 //! ```text
 //! device.key   the device's secret key
-//! state        where and who the realm is, the session, the operation counter, what is unfinished
-//! spent        what its runs have spent
-//! lock         held while the state is being changed
-//! in-use       held, shared, by every process that uses the profile
+//! profile.db   everything else, in one database; a light client has a small file instead, `records`
+//! carrier      held by the one process that sends what is in the outbox
 //! ```
 //!
-//! The state is changed by reading, changing and replacing the file under the lock, so several
-//! processes may use one profile. Whoever holds `in-use` alone knows that what is unfinished there was
-//! cut off, and is nobody's work any more.
+//! Several processes may use one profile, and a profile may be copied, restored and used on two machines: what is sent and
+//! what is shown stays exactly once (EXACT-8, EXACT-10).
 
 use std::{
     collections::BTreeMap,
@@ -21,16 +18,18 @@ use std::{
 
 use etcetera::BaseStrategy as _;
 use rand_core::CryptoRng;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::{ProfileError, Spending, Spent};
-use crate::{
-    crypto::{SecretKey, load_or_create_identity, write_private},
-    wire::{Entry, Fragment, Mailbox, Options, RealmId},
+use super::{
+    ProfileError, Spending, Spent,
+    outbox::{self, Outcome},
+    state::{self, Account, Cursor, State},
+    store::{self, Records, Store},
 };
-
-/// The format of the state file so far.
-const FORMAT: u8 = 1;
+use crate::{
+    crypto::{ConnectionString, SecretKey, load_or_create_identity},
+    wire::{RealmId, Request},
+};
 
 /// The directory in which profiles are kept by default: `merpati` in the user's XDG data directory.
 pub fn default_home() -> Result<PathBuf, ProfileError> {
@@ -38,117 +37,11 @@ pub fn default_home() -> Result<PathBuf, ProfileError> {
     Ok(strategy.data_dir().join("merpati"))
 }
 
-/// A command that was begun and whose answer has not been seen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unfinished {
-    /// Its operation number.
-    pub number: u64,
-    /// The command without its passwords and its number.
-    pub command: Vec<u8>,
-    /// A password is missing in it: it can be finished only by whoever gives it again.
-    pub needs_password: bool,
-}
-
-/// What is remembered.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    /// The realm's connection string.
-    pub server: Option<String>,
-    /// The link is not protected.
-    pub plain: bool,
-    /// The user who is logged in, or was last.
-    pub username: Option<String>,
-    /// The session.
-    pub session: Option<[u8; 16]>,
-    /// The round-trip time, in microseconds.
-    pub rtt_us: Option<u64>,
-    /// The highest operation number used.
-    pub highest: u64,
-    /// Commands whose answer has not been seen.
-    pub unfinished: Vec<Unfinished>,
-    /// How far each mailbox has been shown.
-    pub shown: BTreeMap<String, Shown>,
-    /// Keys that the realm had before, each of which has vouched for the next.
-    pub former: Vec<[u8; 32]>,
-}
-
-/// How far a mailbox has been shown to its reader.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shown {
-    /// The last message shown whole.
-    pub position: u64,
-    /// Bytes shown of the one after it.
-    pub offset: u64,
-}
-
-impl State {
-    /// Where reading goes on in `mailbox`: after what was shown last.
-    pub fn reading(&self, mailbox: &Mailbox) -> Options {
-        let Some(shown) = self.shown.get(&mailbox.to_string()) else {
-            return Options::NONE;
-        };
-        Options {
-            after: Some(shown.position),
-            offset: (shown.offset > 0).then_some(shown.offset),
-            ..Options::NONE
-        }
-    }
-
-    /// Notes that nothing after `position` has been shown yet, unless it is known what has.
-    pub(super) fn note_beginning(&mut self, mailbox: &Mailbox, position: u64) {
-        let shown = Shown {
-            position,
-            offset: 0,
-        };
-        self.shown.entry(mailbox.to_string()).or_insert(shown);
-    }
-
-    /// Notes that `entry`, or the piece of one that it is, has been shown.
-    pub fn note_shown(&mut self, mailbox: &Mailbox, entry: &Entry) {
-        let shown = self.shown.entry(mailbox.to_string()).or_default();
-        let position = entry.position.0;
-        match entry.fragment {
-            Some(Fragment { offset, total }) if offset + (entry.body.len() as u64) < total => {
-                let before = position.saturating_sub(1);
-                if before >= shown.position {
-                    *shown = Shown {
-                        position: before,
-                        offset: offset + entry.body.len() as u64,
-                    };
-                }
-            }
-            _ if position > shown.position => {
-                *shown = Shown {
-                    position,
-                    offset: 0,
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        match bytes.split_first() {
-            Some((&FORMAT, state)) => postcard::from_bytes(state).ok(),
-            _ => None,
-        }
-    }
-}
-
-/// What a simulated machine keeps of a profile's state.
-#[cfg(test)]
-pub(crate) type Memory = std::sync::Arc<std::sync::Mutex<Vec<u8>>>;
-
 /// A profile's directory.
 #[derive(Debug)]
 pub struct Profile {
     directory: PathBuf,
-    /// Held as long as the profile is in use.
-    in_use: Option<File>,
-    /// What would be the state file, on a simulated machine.
-    #[cfg(test)]
-    memory: Option<Memory>,
-    orphans: Vec<Unfinished>,
+    store: Box<dyn Store>,
     key: SecretKey,
 }
 
@@ -160,41 +53,33 @@ impl Profile {
             .map_err(|error| ProfileError::Name(name.into(), error))?;
         let directory = home.join(name.as_str());
         make_directory(&directory)?;
+        adopt(home);
+        adopt(&directory);
         // One of two processes that start together makes the key, and the other finds it.
-        let lock = lock(&directory)?;
-        let key = load_or_create_identity(&directory.join("device.key"), rng)?;
-        let in_use = open_file(&directory.join("in-use"))?;
-        let mut profile = Self {
-            in_use: None,
-            #[cfg(test)]
-            memory: None,
+        let path = directory.join("lock");
+        let lock = open_lock(&path)?;
+        lock.lock().map_err(|source| ProfileError::Io { path, source })?;
+        let key_file = directory.join("device.key");
+        let key = load_or_create_identity(&key_file, rng)?;
+        adopt(&key_file);
+        let profile = Self {
+            store: store::open(&directory)?,
             directory,
-            orphans: Vec::new(),
             key,
         };
-        if in_use.try_lock().is_ok() {
-            profile.orphans = profile.load()?.unfinished;
-        }
-        in_use
-            .lock_shared()
-            .map_err(|source| profile.io("in-use", source))?;
-        profile.in_use = Some(in_use);
+        profile.take_over()?;
         drop(lock);
         Ok(profile)
     }
 
-    /// A profile whose state is kept in memory, by whoever runs a simulated machine.
+    /// A profile whose records are kept in memory, by whoever runs a simulated machine.
     #[cfg(test)]
-    pub(crate) fn in_memory(key: SecretKey, memory: Memory) -> Result<Self, ProfileError> {
-        let mut profile = Self {
+    pub(crate) fn in_memory(key: SecretKey, memory: store::Memory) -> Self {
+        Self {
             directory: PathBuf::from("memory"),
-            in_use: None,
-            memory: Some(memory),
-            orphans: Vec::new(),
+            store: Box::new(memory),
             key,
-        };
-        profile.orphans = profile.load()?.unfinished;
-        Ok(profile)
+        }
     }
 
     /// The device's key.
@@ -207,91 +92,131 @@ impl Profile {
         &self.directory
     }
 
-    /// Commands that an earlier run began and did not finish.
-    pub fn take_orphans(&mut self) -> Vec<Unfinished> {
-        std::mem::take(&mut self.orphans)
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.store
     }
 
-    /// The state as it is now.
+    pub(super) fn read<T>(
+        &self,
+        work: impl FnOnce(&dyn Records) -> Result<T, ProfileError>,
+    ) -> Result<T, ProfileError> {
+        store::read(&*self.store, work)
+    }
+
+    pub(super) fn write<T>(
+        &self,
+        work: impl FnOnce(&mut dyn Records) -> Result<T, ProfileError>,
+    ) -> Result<T, ProfileError> {
+        store::write(&*self.store, work)
+    }
+
+    /// What is known of the realm that commands are for.
     pub fn load(&self) -> Result<State, ProfileError> {
-        #[cfg(test)]
-        if let Some(memory) = &self.memory {
-            let bytes = memory.lock().unwrap();
-            return Ok(State::parse(&bytes).unwrap_or_default());
-        }
-        let path = self.directory.join("state");
-        match fs::read(&path) {
-            Ok(bytes) => State::parse(&bytes).ok_or(ProfileError::Damaged(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::default()),
-            Err(source) => Err(self.io("state", source)),
-        }
-    }
-
-    /// Changes the state; on the disk when it returns.
-    pub fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, ProfileError> {
-        let _lock = match self.in_use {
-            Some(_) => Some(lock(&self.directory)?),
-            None => None,
-        };
-        let before = self.load()?;
-        let mut state = before.clone();
-        let result = change(&mut state);
-        if state != before {
-            let bytes = postcard::to_extend(&state, vec![FORMAT])
-                .map_err(|_| ProfileError::Damaged(self.directory.join("state")))?;
-            self.store(&bytes)?;
-        }
-        Ok(result)
+        self.read(|records| match state::remembered(records)? {
+            Some(realm) => state::load(records, realm),
+            None => Ok(State::default()),
+        })
     }
 
     /// Notes what a run that is over has spent.
     pub fn note_spent(&self, command: &str, spent: Spent) -> Result<(), ProfileError> {
-        let _lock = lock(&self.directory)?;
-        let mut spending = self.spending()?;
-        spending.add(command, spent);
-        let bytes = postcard::to_extend(&spending, vec![FORMAT])
-            .map_err(|_| ProfileError::Damaged(self.directory.join("spent")))?;
-        write_private(&self.directory.join("spent"), &bytes)
-            .map_err(|source| self.io("spent", source))
+        self.write(|records| {
+            let mut spending = state::spending(records);
+            spending.add(command, spent);
+            state::save_spending(records, &spending)
+        })
     }
 
     /// What all runs have spent, since that was last forgotten.
     pub fn spending(&self) -> Result<Spending, ProfileError> {
-        let path = self.directory.join("spent");
-        match fs::read(&path) {
-            Ok(bytes) => match bytes.split_first() {
-                Some((&FORMAT, spending)) => postcard::from_bytes(spending).ok(),
-                _ => None,
-            }
-            .ok_or(ProfileError::Damaged(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Spending::default()),
-            Err(source) => Err(self.io("spent", source)),
-        }
+        self.read(|records| Ok(state::spending(records)))
     }
 
     /// Forgets what has been spent.
     pub fn forget_spending(&self) -> Result<(), ProfileError> {
-        match fs::remove_file(self.directory.join("spent")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.io("spent", error)),
-            _ => Ok(()),
+        self.write(|records| state::save_spending(records, &Spending::default()))
+    }
+
+    /// Takes over what a version before the outbox has written.
+    fn take_over(&self) -> Result<(), ProfileError> {
+        let path = self.directory.join("state");
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(ProfileError::Io { path, source }),
+        };
+        let former = Former::parse(&bytes).ok_or_else(|| ProfileError::Damaged(path.clone()))?;
+        self.write(|records| former.take_over(records))?;
+        // Kept under another name, should its user go back.
+        let kept = self.directory.join("state.taken-over");
+        fs::rename(&path, kept).map_err(|source| ProfileError::Io { path, source })
+    }
+}
+
+/// What a profile was before the outbox: one record in one file.
+#[derive(Deserialize)]
+struct Former {
+    server: Option<String>,
+    plain: bool,
+    username: Option<String>,
+    session: Option<[u8; 16]>,
+    rtt_us: Option<u64>,
+    highest: u64,
+    unfinished: Vec<FormerUnfinished>,
+    shown: BTreeMap<String, (u64, u64)>,
+    former: Vec<[u8; 32]>,
+}
+
+#[derive(Deserialize)]
+struct FormerUnfinished {
+    _number: u64,
+    command: Vec<u8>,
+    _needs_password: bool,
+}
+
+impl Former {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        match bytes.split_first() {
+            Some((1, state)) => postcard::from_bytes(state).ok(),
+            _ => None,
         }
     }
 
-    fn store(&self, bytes: &[u8]) -> Result<(), ProfileError> {
-        #[cfg(test)]
-        if let Some(memory) = &self.memory {
-            *memory.lock().unwrap() = bytes.to_vec();
+    fn take_over(self, records: &mut dyn Records) -> Result<(), ProfileError> {
+        let Some(server) = self.server.and_then(|server| server.parse::<ConnectionString>().ok()) else {
             return Ok(());
+        };
+        let (realm, _) = state::find_or_add(records, &server, self.plain)?;
+        let account = Account {
+            realm,
+            username: self.username.clone().unwrap_or_default(),
+        };
+        state::update(records, realm, |state| {
+            state.username = self.username;
+            state.session = self.session;
+            state.rtt_us = self.rtt_us;
+            state.highest = state.highest.max(self.highest);
+            state.former = self.former;
+            state.is_heard = true;
+        })?;
+        state::remember(records, realm)?;
+        for (name, (position, offset)) in self.shown {
+            if let Ok(mailbox) = name.parse() {
+                let cursor = Cursor {
+                    position,
+                    offset,
+                    confirmed: 0,
+                };
+                state::set_cursor(records, &account, &mailbox, cursor)?;
+            }
         }
-        write_private(&self.directory.join("state"), bytes)
-            .map_err(|source| self.io("state", source))
-    }
-
-    fn io(&self, file: &str, source: io::Error) -> ProfileError {
-        ProfileError::Io {
-            path: self.directory.join(file),
-            source,
+        for unfinished in self.unfinished {
+            // It was numbered as that version did: whether it was done cannot be found out any more.
+            let what = Request::parse(&unfinished.command)
+                .map_or_else(|_| "command".into(), |request| outbox::describe(&request));
+            outbox::add_done(records, &account, what, Outcome::Unknown)?;
         }
+        Ok(())
     }
 }
 
@@ -309,20 +234,38 @@ fn make_directory(path: &Path) -> Result<(), ProfileError> {
     })
 }
 
-fn open_file(path: &Path) -> Result<File, ProfileError> {
-    File::create(path).map_err(|source| ProfileError::Io {
+/// Opens a file of the profile's, which only its owner can read; makes it if it is not there.
+pub(super) fn open_lock(path: &Path) -> Result<File, ProfileError> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    let file = options.open(path).map_err(|source| ProfileError::Io {
         path: path.into(),
         source,
-    })
+    })?;
+    adopt(path);
+    Ok(file)
 }
 
-/// The lock on the state; held only while a file of a few hundred bytes is replaced.
-fn lock(directory: &Path) -> Result<File, ProfileError> {
-    let path = directory.join("lock");
-    let file = open_file(&path)?;
-    file.lock()
-        .map_err(|source| ProfileError::Io { path, source })?;
-    Ok(file)
+/// What the superuser makes in somebody's directory is that somebody's: else one command run by the superuser would lock
+/// its owner out of the profile.
+fn adopt(path: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt as _, chown};
+        let parent = path.parent().unwrap_or(path);
+        if let (Ok(own), Ok(parent)) = (fs::metadata(path), fs::metadata(parent))
+            && own.uid() == 0
+            && parent.uid() != 0
+        {
+            // Whoever may not has nothing to give.
+            let _ = chown(path, Some(parent.uid()), Some(parent.gid()));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -331,56 +274,66 @@ mod tests {
 
     use super::*;
 
-    fn open(home: &Path) -> Profile {
-        Profile::open(home, "default", &mut ChaCha20Rng::seed_from_u64(1)).unwrap()
-    }
-
-    fn unfinished(number: u64) -> Unfinished {
-        Unfinished {
-            number,
-            command: vec![4],
-            needs_password: false,
-        }
+    fn open(home: &Path) -> Result<Profile, ProfileError> {
+        Profile::open(home, "default", &mut ChaCha20Rng::seed_from_u64(1))
     }
 
     #[test]
-    fn what_is_changed_is_found_by_the_next_run() {
+    fn profile_keeps_its_key_and_its_state() {
         let home = tempfile::tempdir().unwrap();
-        let profile = open(home.path());
-        profile.update(|state| state.highest = 7).unwrap();
+        let profile = open(home.path()).unwrap();
+        let server = "merpati://127.0.0.1:6377".parse().unwrap();
+        profile
+            .write(|records| {
+                let (realm, _) = state::find_or_add(records, &server, true)?;
+                state::update(records, realm, |state| state.highest = 7)?;
+                state::remember(records, realm)
+            })
+            .unwrap();
         let key = profile.key().public();
         drop(profile);
-        let profile = open(home.path());
+        let profile = open(home.path()).unwrap();
         assert_eq!(profile.load().unwrap().highest, 7);
         assert_eq!(profile.key().public(), key);
-    }
-
-    /// Only what nobody is working on any more is taken up.
-    #[test]
-    fn what_another_process_has_under_way_is_left_to_it() {
-        let home = tempfile::tempdir().unwrap();
-        let first = open(home.path());
-        first
-            .update(|state| state.unfinished.push(unfinished(1)))
-            .unwrap();
-        let mut second = open(home.path());
-        assert!(second.take_orphans().is_empty());
-        drop((first, second));
-        assert_eq!(open(home.path()).take_orphans(), [unfinished(1)]);
-    }
-
-    #[test]
-    fn a_damaged_state_is_not_overwritten() {
-        let home = tempfile::tempdir().unwrap();
-        let profile = open(home.path());
-        fs::write(profile.directory().join("state"), b"\x07what").unwrap();
-        assert!(matches!(
-            profile.update(|state| state.highest = 1),
-            Err(ProfileError::Damaged(_))
-        ));
-        let error =
-            Profile::open(home.path(), "../x", &mut ChaCha20Rng::seed_from_u64(1)).unwrap_err();
+        let error = Profile::open(home.path(), "../x", &mut ChaCha20Rng::seed_from_u64(1)).unwrap_err();
         assert!(error.to_string().contains("not a name"), "{error}");
+    }
+
+    #[test]
+    fn profile_of_before_is_taken_over() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("default");
+        make_directory(&directory).unwrap();
+        let shown = BTreeMap::from([("private".to_string(), (12_u64, 3_u64))]);
+        let session = Some([5_u8; 16]);
+        let unfinished = vec![(9_u64, vec![4_u8, 0, 0], false)];
+        let server = "merpati://127.0.0.1:6377#Qn6PtzrA4MTkMefWTqR5ItrFiP3dtbrW9K-6OMuE0xo";
+        let former = (Some(server), false, Some("ann"), session, Some(5_u64), 9_u64, unfinished, shown, Vec::<[u8; 32]>::new());
+        fs::write(directory.join("state"), postcard::to_extend(&former, vec![1]).unwrap()).unwrap();
+        for _ in 0..2 {
+            let profile = open(home.path()).unwrap();
+            let state = profile.load().unwrap();
+            assert_eq!((state.highest, state.session), (9, session));
+            let account = Account {
+                realm: state::RealmNumber(0),
+                username: "ann".into(),
+            };
+            let cursor = profile.read(|records| state::cursor(records, &account, &crate::wire::Mailbox::Private));
+            assert_eq!(cursor.unwrap().map(|cursor| (cursor.position, cursor.offset)), Some((12, 3)));
+        }
+        assert!(!directory.join("state").exists());
+    }
+
+    #[test]
+    fn damaged_profile_is_not_believed() {
+        let home = tempfile::tempdir().unwrap();
+        let profile = open(home.path()).unwrap();
+        let file = if cfg!(feature = "sqlite") { "profile.db" } else { "records" };
+        drop(profile);
+        let path = home.path().join("default").join(file);
+        fs::write(&path, [7; 8192]).unwrap();
+        let outcome = open(home.path()).and_then(|profile| profile.load());
+        assert!(matches!(outcome, Err(ProfileError::Damaged(_))), "{outcome:?}");
     }
 
     #[cfg(unix)]
@@ -388,11 +341,13 @@ mod tests {
     fn nobody_else_can_read_a_profile() {
         use std::os::unix::fs::PermissionsExt;
         let home = tempfile::tempdir().unwrap();
-        let profile = open(home.path());
-        profile.update(|state| state.highest = 1).unwrap();
-        for (file, mode) in [("device.key", 0o600), ("state", 0o600), (".", 0o700)] {
-            let metadata = fs::metadata(profile.directory().join(file)).unwrap();
-            assert_eq!(metadata.permissions().mode() & 0o777, mode, "{file}");
+        let profile = open(home.path()).unwrap();
+        for file in fs::read_dir(profile.directory()).unwrap() {
+            let file = file.unwrap();
+            let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{:?}", file.file_name());
         }
+        let directory = fs::metadata(profile.directory()).unwrap();
+        assert_eq!(directory.permissions().mode() & 0o777, 0o700);
     }
 }

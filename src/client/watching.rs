@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tokio::sync::mpsc;
 
-use super::{CallError, Client, driver::Told};
-use crate::wire::{Answer, Command, Cursors, Entry, Event, Mailbox, Options, Position, Unread};
+use super::{CallError, Client, driver::Told, state::Account};
+use crate::wire::{Answer, Command, Cursors, Entry, Event, Mailbox, Options, Position};
 
 /// Messages that wait to be taken; then the realm waits too.
 const WAITING_MAX: usize = 64;
@@ -14,8 +14,11 @@ const WAITING_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Watching<'a> {
     client: &'a Client,
+    /// Whose mailboxes these are, whoever logs in meanwhile.
+    account: Account,
     told: mpsc::Receiver<Told>,
-    cursors: BTreeMap<String, (Mailbox, u64)>,
+    /// How far each mailbox has been given out.
+    given: BTreeMap<Mailbox, u64>,
 }
 
 impl Client {
@@ -24,48 +27,27 @@ impl Client {
     /// # Errors
     /// As any call.
     pub async fn watch(&self) -> Result<Watching<'_>, CallError> {
-        let state = self.profile.load()?;
-        let cursors = state.shown.iter().filter_map(|(name, shown)| {
-            let mailbox = name.parse().ok()?;
-            Some((name.clone(), (mailbox, shown.position)))
-        });
         let (tell, told) = mpsc::channel(WAITING_MAX);
-        let watching = Watching {
+        let mut watching = Watching {
+            account: self.shared.account()?,
             client: self,
             told,
-            cursors: cursors.collect(),
+            given: BTreeMap::new(),
         };
-        self.tell_pushed(tell).await?;
+        self.shared.tell_pushed(tell).await?;
         watching.ask().await?;
         Ok(watching)
-    }
-
-    /// How many messages in each mailbox this device has not confirmed yet; those with none are left out.
-    ///
-    /// # Errors
-    /// As any call.
-    pub async fn unread_counts(&self) -> Result<Vec<Unread>, CallError> {
-        let session = self.session()?;
-        match self
-            .call(
-                Options::NONE,
-                Command::Unread {
-                    session,
-                    cursors: Cursors::default(),
-                },
-            )
-            .await?
-        {
-            Answer::Unread(counts) => Ok(counts),
-            Answer::Refused(refusal) => Err(CallError::Refused(refusal)),
-            other => Err(CallError::Misunderstood(format!("{other:?}"))),
-        }
     }
 }
 
 impl Watching<'_> {
-    async fn ask(&self) -> Result<(), CallError> {
-        let cursors = self.cursors.values();
+    /// Asks to be told of everything behind what has been given out here, or shown by another process of the profile.
+    async fn ask(&mut self) -> Result<(), CallError> {
+        for (mailbox, cursor) in self.client.shared.cursors(&self.account)? {
+            let given = self.given.entry(mailbox).or_default();
+            *given = (*given).max(cursor.position);
+        }
+        let cursors = self.given.iter();
         let cursors = cursors.map(|(mailbox, position)| (*mailbox, Position(*position)));
         let command = Command::Watch {
             session: self.client.session()?,
@@ -73,13 +55,18 @@ impl Watching<'_> {
         };
         match self.client.call(Options::NONE, command).await? {
             Answer::Done => Ok(()),
-            Answer::Refused(refusal) => Err(CallError::Refused(refusal)),
-            other => Err(CallError::Misunderstood(format!("{other:?}"))),
+            other => Err(super::commands::unexpected(&other)),
         }
     }
 
+    /// Notes that `entry` has been shown to its reader, who is the one whose mailboxes are watched.
+    pub fn shown(&self, mailbox: &Mailbox, entry: &Entry) -> Result<(), CallError> {
+        let entries = std::slice::from_ref(entry);
+        self.client.shared.shown(&self.account, mailbox, entries)
+    }
+
     /// The next message, as soon as there is one, and its mailbox. Each comes once, those of one mailbox in their
-    /// order, whatever happens to the link meanwhile. To be told to [`Client::shown`] once it is shown.
+    /// order, whatever happens to the link meanwhile. To be told to [`Watching::shown`] once it is shown.
     ///
     /// # Errors
     /// When the realm refuses, as it does once the session has ended, or cannot be reached again.
@@ -90,13 +77,7 @@ impl Watching<'_> {
                     let event = Event::parse(&bytes)
                         .map_err(|error| CallError::Misunderstood(error.to_string()))?;
                     let Event { mailbox, entry } = event;
-                    let position = entry.position.0;
-                    let known = self
-                        .cursors
-                        .entry(mailbox.to_string())
-                        .or_insert((mailbox, 0));
-                    if position > known.1 {
-                        known.1 = position;
+                    if self.is_new(&mailbox, &entry)? {
                         return Ok((mailbox, entry));
                     }
                 }
@@ -105,10 +86,22 @@ impl Watching<'_> {
                 None => {
                     let (tell, told) = mpsc::channel(WAITING_MAX);
                     self.told = told;
-                    self.client.tell_pushed(tell).await?;
+                    self.client.shared.tell_pushed(tell).await?;
                     self.ask().await?;
                 }
             }
         }
+    }
+
+    /// True when an entry was neither given out here nor shown by another process of the profile.
+    fn is_new(&mut self, mailbox: &Mailbox, entry: &Entry) -> Result<bool, CallError> {
+        let position = entry.position.0;
+        let shared = &self.client.shared;
+        let account = &self.account;
+        let shown = shared.profile.read(|records| super::state::cursor(records, account, mailbox))?;
+        let given = self.given.entry(*mailbox).or_default();
+        let known = shown.map_or(*given, |shown| shown.position.max(*given));
+        *given = known.max(position);
+        Ok(position > known)
     }
 }

@@ -70,7 +70,6 @@ impl Host {
     }
 
     /// The time of day, since 1970. A clock before 1970 counts as 1970.
-    #[cfg(feature = "embedded")]
     pub fn time_of_day(&self) -> std::time::Duration {
         match self {
             Self::Real => std::time::UNIX_EPOCH.elapsed().unwrap_or_default(),

@@ -1,0 +1,285 @@
+//! The carrier: of all processes of a profile the one that sends what is in the outbox, whoever put it there.
+//!
+//! That there is one saves bytes and keeps the order; that nothing is done twice does not depend on it. A process whose
+//! entry the carrier does not take up, because it is suspended, say, sends it itself: under the same number it is the same
+//! operation.
+
+use std::time::Duration;
+
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{
+    CallError, Client, EntryId, Shared,
+    calls::{BUSY_WAIT, is_used_up},
+    lock,
+    outbox::{self, Aim, Outcome, Picked, Reason},
+    state,
+    store::Carrying,
+};
+use crate::{
+    faults::{Fault, is_planted},
+    wire::{Answer, Command, ErrorCode, Operation, Refusal, Request, SessionId, SessionRef},
+};
+
+/// How often an idle process looks whether others of the profile have put something in the outbox, at first and at last.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// An attempt for which nobody waits is begun anew after so long.
+const ATTEMPT: Duration = Duration::from_mins(1);
+/// What is waited after an attempt that failed at once, at first and at last.
+const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// The carrier takes an entry up within so long, or whoever waits for it sends it.
+const TAKEN_UP: Duration = Duration::from_millis(500);
+
+impl Client {
+    /// Sees to it that what is in the outbox is sent.
+    pub(super) fn start_carrier(&self) {
+        let mut task = lock(&self.carrier.0);
+        if task.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+            let shared = std::sync::Arc::clone(&self.shared);
+            *task = Some(tokio::spawn(async move {
+                let mut carrying = Carries::default();
+                // A profile that cannot be used is told by whoever asks.
+                while carrying.turn(&shared).await.is_ok() {}
+            }));
+        }
+    }
+}
+
+/// What the carrier has in hand.
+#[derive(Debug, Default)]
+struct Carries {
+    role: Option<Box<dyn Carrying>>,
+    on_the_way: Vec<EntryId>,
+    attempts: JoinSet<EntryId>,
+    pause: Duration,
+    version: u64,
+}
+
+impl Carries {
+    /// Sends what is due, and waits until something happens.
+    async fn turn(&mut self, shared: &std::sync::Arc<Shared>) -> Result<(), CallError> {
+        if self.role.is_none() {
+            self.role = shared.profile.store().try_carry()?;
+            shared
+                .is_carrier
+                .store(self.role.is_some(), std::sync::atomic::Ordering::Relaxed);
+        }
+        let next = match self.role {
+            Some(_) => self.send_due(shared)?,
+            None => self.send_own(shared)?,
+        };
+        let version = shared.profile.store().version()?;
+        self.pause = if version == self.version {
+            (self.pause * 2).clamp(LOOK_AGAIN.0, LOOK_AGAIN.1)
+        } else {
+            LOOK_AGAIN.0
+        };
+        self.version = version;
+        let pause = next.map_or(self.pause, |next| next.min(self.pause));
+        tokio::select! {
+            biased;
+            Some(ended) = self.attempts.join_next() => {
+                if let Ok(id) = ended {
+                    self.on_the_way.retain(|other| *other != id);
+                }
+            }
+            () = shared.added.notified() => self.pause = LOOK_AGAIN.0,
+            () = tokio::time::sleep(pause) => {}
+        }
+        Ok(())
+    }
+
+    /// Sends what is due of the account; how long to wait for more.
+    fn send_due(&mut self, shared: &std::sync::Arc<Shared>) -> Result<Option<Duration>, CallError> {
+        let now = shared.host.time_of_day();
+        let account = shared.account()?;
+        let on_the_way = &self.on_the_way;
+        let is_known = shared.state()?.session.is_some();
+        if !shared.profile.read(|records| outbox::has_entries(records))? {
+            return Ok(None);
+        }
+        let due = shared
+            .profile
+            .write(|records| outbox::pick(records, &account, now, (on_the_way, is_known)))?;
+        for picked in due.picked {
+            self.begin(shared, picked);
+        }
+        if due.has_settled {
+            shared.settled.notify_waiters();
+        }
+        Ok(due.next.map(|next| next.saturating_sub(now)))
+    }
+
+    /// Sends what this process waits for and the carrier does not take up.
+    fn send_own(&mut self, shared: &std::sync::Arc<Shared>) -> Result<Option<Duration>, CallError> {
+        let now = shared.host.time_of_day();
+        let own = lock(&shared.waited).clone();
+        for (id, since) in own {
+            if since.elapsed() < TAKEN_UP || self.on_the_way.contains(&id) {
+                continue;
+            }
+            let picked = shared.profile.write(|records| outbox::pick_one(records, id, now))?;
+            if let Some(picked) = picked {
+                self.begin(shared, picked);
+            }
+        }
+        Ok(None)
+    }
+
+    fn begin(&mut self, shared: &std::sync::Arc<Shared>, picked: Picked) {
+        let id = picked.id;
+        self.on_the_way.push(id);
+        let shared = std::sync::Arc::clone(shared);
+        self.attempts.spawn(async move {
+            // What cannot be written down now is asked again.
+            let _ = shared.attempt(&picked).await;
+            shared.settled.notify_waiters();
+            id
+        });
+    }
+}
+
+impl Shared {
+    /// One attempt to settle an entry.
+    async fn attempt(&self, picked: &Picked) -> Result<(), CallError> {
+        let begun = Instant::now();
+        let deadline = begun + picked.waited.unwrap_or(ATTEMPT);
+        let outcome = match (picked.aim, &picked.body) {
+            (Aim::Do, Some(body)) => self.deliver(picked, body, deadline).await,
+            (Aim::Cancel(reason), _) => self.withdraw(picked, reason, deadline).await,
+            (Aim::Do, None) => return Ok(()),
+        };
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let id = picked.id;
+                let left = picked.left || error.may_have_left();
+                let wait = begun.elapsed() < AFTER_FAILURE.0;
+                let wait = wait.then(|| self.pause_after(picked.attempts));
+                lock(&self.troubles).insert(id, error);
+                Ok(self.profile.write(|records| {
+                    outbox::change(records, id, |entry| {
+                        entry.left = left;
+                        if let Some(until) = wait {
+                            entry.wait_until(until);
+                        }
+                    })
+                })?)
+            }
+        }
+    }
+
+    /// Until when to wait after an attempt that failed at once.
+    fn pause_after(&self, attempts: u32) -> Duration {
+        let wait = AFTER_FAILURE.0 * 2_u32.pow(attempts.min(6));
+        self.host.time_of_day() + wait.min(AFTER_FAILURE.1)
+    }
+
+    /// Asks the realm to do what an entry says.
+    async fn deliver(&self, picked: &Picked, body: &[u8], deadline: Instant) -> Result<(), CallError> {
+        let Ok(mut request) = Request::parse(body) else {
+            return self.settle(picked.id, &Outcome::Unknown);
+        };
+        if let Some(operation) = request.command.operation_mut() {
+            operation.number = picked.number;
+            if is_planted(Fault::FinishUnderFreshNumber) && !picked.is_first {
+                *operation = self.salted()?;
+                operation.number = picked.number;
+            }
+        }
+        let early = self.may_be_early(&request)?;
+        let answer = self.ask_once(request.to_bytes(), early, deadline).await?;
+        let Answer::Refused(refusal) = answer else {
+            self.learn(&request, &answer)?;
+            return self.settle(picked.id, &Outcome::Answer(answer.to_bytes()));
+        };
+        match refusal.code {
+            _ if is_used_up(refusal, picked.is_first) => self.renumber(picked.id, refusal),
+            ErrorCode::AlreadyDone => self.settle(picked.id, &Outcome::Unknown),
+            _ if refusal.is_transient() || !refusal.is_final() => self.wait(picked, refusal),
+            ErrorCode::NoSession if picked.waited.is_none() => self.hold(picked),
+            _ => self.settle(picked.id, &Outcome::Answer(Answer::Refused(refusal).to_bytes())),
+        }
+    }
+
+    /// The realm asks to come again later, or does not know whether it was done.
+    fn wait(&self, picked: &Picked, refusal: Refusal) -> Result<(), CallError> {
+        let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
+        let until = self.host.time_of_day() + wait;
+        if picked.waited.is_some() && wait >= Duration::from_secs(1) {
+            self.note(super::Notice::AskedToWait(refusal));
+        }
+        lock(&self.troubles).insert(picked.id, CallError::Busy(refusal));
+        Ok(self.profile.write(|records| {
+            outbox::change(records, picked.id, |entry| entry.wait_until(until))
+        })?)
+    }
+
+    /// Nobody is logged in: what nobody waits for is kept until its user is again.
+    fn hold(&self, picked: &Picked) -> Result<(), CallError> {
+        let (realm, _) = self.target()?;
+        Ok(self.profile.write(|records| {
+            state::update(records, realm, |state| state.session = None)?;
+            // It has not been done, and under this number it never will be (EXACT-6).
+            outbox::renumber(records, (picked.id, realm), picked.number)
+        })?)
+    }
+
+    /// Uses the number of an entry up, so that it is not done any more; or learns that it was.
+    async fn withdraw(&self, picked: &Picked, reason: Reason, deadline: Instant) -> Result<(), CallError> {
+        let state = self.state()?;
+        let session = match state.session {
+            Some(id) if state.plain => SessionRef::Named(SessionId(id)),
+            None if state.plain => return self.settle(picked.id, &Outcome::Unknown),
+            _ => SessionRef::Bound,
+        };
+        // Always the same salt: a repeat is the same command.
+        let operation = Operation::new(picked.number.0, [0; 2]);
+        let void = Request::from(Command::Void { operation, session });
+        let early = self.may_be_early(&void)?;
+        let answer = self.ask_once(void.to_bytes(), early, deadline).await?;
+        let refusal = match answer {
+            Answer::Refused(refusal) => refusal,
+            _ => {
+                self.learn_account(picked, deadline).await?;
+                return self.settle(picked.id, &Outcome::NotDone(reason));
+            }
+        };
+        match (refusal.code, &picked.body) {
+            // Done, or refused: the realm says which.
+            (ErrorCode::NumberReused, Some(body)) => self.deliver(picked, body, deadline).await,
+            (ErrorCode::NumberReused | ErrorCode::AlreadyDone, _) => {
+                self.learn_account(picked, deadline).await?;
+                self.settle(picked.id, &Outcome::Unknown)
+            }
+            _ => self.wait(picked, refusal),
+        }
+    }
+
+    /// A login of which it was not known what became: who is logged in now?
+    async fn learn_account(&self, picked: &Picked, deadline: Instant) -> Result<(), CallError> {
+        if picked.body.is_some() || self.state()?.plain {
+            return Ok(());
+        }
+        let session = SessionRef::Bound;
+        let who = Request::from(Command::WhoAmI { session });
+        let answer = self.ask_once(who.to_bytes(), true, deadline).await?;
+        let (realm, _) = self.target()?;
+        Ok(self.profile.write(|records| {
+            state::update(records, realm, |state| match &answer {
+                Answer::Account(account) => {
+                    state.username = Some(account.username.as_str().into());
+                    // Its id was in an answer that is lost; on a sealed link nobody needs it.
+                    state.session.get_or_insert_default();
+                }
+                Answer::Refused(refusal) if refusal.code == ErrorCode::NoSession => state.session = None,
+                _ => {}
+            })
+        })?)
+    }
+
+    fn settle(&self, id: EntryId, outcome: &Outcome) -> Result<(), CallError> {
+        lock(&self.troubles).remove(&id);
+        Ok(self.profile.write(|records| outbox::settle(records, id, outcome))?)
+    }
+}

@@ -1,0 +1,486 @@
+//! The commands as calls. Those that read mailboxes are in `reading`.
+
+use super::{CallError, Client, Message, Receipt};
+use crate::crypto::PublicKey;
+use crate::wire::{
+    Account, Answer, Body, Command, DeviceSession, GroupName, Handle, Member,
+    Operation, Options, Password, Peer, Port, RealmId, RegistrationCode, Role, Sender, Sent,
+    SessionId, SessionRef, Text, Username,
+};
+
+/// Stands for the first of the realm's own addresses.
+const OWN_ADDRESS: (&str, u16) = ("", 0);
+/// Filled in by [`Client::call`].
+const UNNUMBERED: Operation = Operation::UNNUMBERED;
+
+impl Client {
+    /// Makes an account and opens a session. `full_name` and `country` are 1 to 64 bytes, the
+    /// password 8 to 128.
+    pub async fn register(
+        &self,
+        full_name: &str,
+        country: &str,
+        username: Username,
+        password: &[u8],
+    ) -> Result<SessionId, CallError> {
+        self.register_with(None, (full_name, country), username, password)
+            .await
+    }
+
+    /// The same on a realm that may ask for a code.
+    pub async fn register_with(
+        &self,
+        code: Option<RegistrationCode>,
+        (full_name, country): (&str, &str),
+        username: Username,
+        password: &[u8],
+    ) -> Result<SessionId, CallError> {
+        let options = Options {
+            code,
+            ..Options::NONE
+        };
+        let command = Command::Register {
+            operation: UNNUMBERED,
+            full_name: Text(full_name),
+            country: Text(country),
+            username,
+            password: Password(password),
+        };
+        session(self.call(options, command).await?)
+    }
+
+    /// Opens a session.
+    pub async fn auth(&self, username: Username, password: &[u8]) -> Result<SessionId, CallError> {
+        let command = Command::Auth {
+            operation: UNNUMBERED,
+            username,
+            password: Password(password),
+        };
+        session(self.call(Options::NONE, command).await?)
+    }
+
+    /// Ends the session.
+    pub async fn logout(&self) -> Result<(), CallError> {
+        let command = Command::Logout {
+            operation: UNNUMBERED,
+            session: self.session()?,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Writes to a user. `Ok` means that the message is in the recipient's mailbox for good.
+    pub async fn send(
+        &self,
+        to: Username,
+        message: impl Into<Message<'_>>,
+    ) -> Result<Receipt, CallError> {
+        let message = message.into();
+        let command = Command::Send {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            to,
+            message: Body(message.body),
+        };
+        self.call_message(message.options(), command).await
+    }
+
+    /// Makes a group, whose owner the session's user is. The password is at most 128 bytes; an empty
+    /// one lets everybody join.
+    pub async fn addgroup(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
+        let command = Command::AddGroup {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            password: Password(password),
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Joins a group.
+    pub async fn joingroup(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
+        let command = Command::JoinGroup {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            password: Password(password),
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Writes to a group.
+    pub async fn sendgroup(
+        &self,
+        group: GroupName,
+        message: impl Into<Message<'_>>,
+    ) -> Result<Receipt, CallError> {
+        let message = message.into();
+        let command = Command::SendGroup {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            message: Body(message.body),
+        };
+        self.call_message(message.options(), command).await
+    }
+
+    /// Leaves a group. An owner is followed by the moderator, else the member, of longest standing;
+    /// with the last member the group ends.
+    pub async fn leavegroup(&self, group: GroupName) -> Result<(), CallError> {
+        let command = Command::LeaveGroup {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// The groups that the session's user is in, in the order of their names.
+    pub async fn groups(&self) -> Result<Vec<String>, CallError> {
+        let mut all = Vec::new();
+        loop {
+            let command = Command::Groups {
+                session: self.session()?,
+            };
+            match self.call(skip(all.len()), command).await? {
+                Answer::Names { more, names } => {
+                    let came = names.len();
+                    all.extend(names);
+                    if !more || came == 0 {
+                        return Ok(all);
+                    }
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// A group's members, in the order of their names.
+    pub async fn members(&self, group: GroupName) -> Result<Vec<Member>, CallError> {
+        let mut all = Vec::new();
+        loop {
+            let command = Command::Members {
+                session: self.session()?,
+                group,
+            };
+            match self.call(skip(all.len()), command).await? {
+                Answer::Members { more, members } => {
+                    let came = members.len();
+                    all.extend(members);
+                    if !more || came == 0 {
+                        return Ok(all);
+                    }
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// Removes a member from a group: a moderator may remove members, the owner anybody else.
+    pub async fn kick(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
+        let command = Command::Kick {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            user,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Keeps a user out of a group, from where they are removed if they are in it.
+    pub async fn ban(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
+        let command = Command::Ban {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            user,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Lets a banned user join again.
+    pub async fn unban(&self, group: GroupName, user: Sender) -> Result<(), CallError> {
+        let command = Command::Unban {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            user,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Gives a member another role. Naming another owner makes the former one a moderator.
+    pub async fn set_role(
+        &self,
+        group: GroupName,
+        user: Username,
+        role: Role,
+    ) -> Result<(), CallError> {
+        let command = Command::SetRole {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            user,
+            role,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Changes a group's password.
+    pub async fn grouppasswd(&self, group: GroupName, password: &[u8]) -> Result<(), CallError> {
+        let command = Command::GroupPasswd {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+            password: Password(password),
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Deletes a group and its messages.
+    pub async fn delgroup(&self, group: GroupName) -> Result<(), CallError> {
+        let command = Command::DelGroup {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            group,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Makes the session an operator's, with the code from the realm's `operator-code` file.
+    pub async fn claim(&self, code: &[u8]) -> Result<(), CallError> {
+        let command = Command::Claim {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            code: Password(code),
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Peers the realm with another one, which is at `address` and has `key`; without a key, whoever is
+    /// there is taken at their word. `source` is the address of this realm at which the other is to reach
+    /// it, its first where none is given. True when the other realm has accepted; until then it is asked
+    /// again.
+    pub async fn addrealm(
+        &self,
+        realm: RealmId,
+        address: (&str, u16),
+        source: Option<(&str, u16)>,
+        key: Option<PublicKey>,
+    ) -> Result<bool, CallError> {
+        let source = source.unwrap_or(OWN_ADDRESS);
+        let command = Command::AddRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            realm,
+            address: Text(address.0),
+            port: Port(address.1),
+            src_address: Text(source.0),
+            src_port: Port(source.1),
+        };
+        let options = Options {
+            key: key.map(|key| key.0),
+            ..Options::NONE
+        };
+        match self.call(options, command).await? {
+            Answer::Done => Ok(true),
+            Answer::Sent(Sent::Queued) => Ok(false),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends a peering. Refused with `queue-full` while messages wait for the peer.
+    pub async fn removerealm(&self, realm: RealmId) -> Result<(), CallError> {
+        let command = Command::RemoveRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            realm,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// The realm's peers.
+    pub async fn realms(&self) -> Result<Vec<Peer>, CallError> {
+        let command = Command::Realms {
+            session: self.session()?,
+        };
+        match self.call(Options::NONE, command).await? {
+            Answer::Realms(peers) => Ok(peers),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Writes to a user of another realm. `Delivered`: it is in the recipient's mailbox there;
+    /// `Queued`: it is on its way, and comes back as a notice should it fail for good.
+    pub async fn sendrealm(
+        &self,
+        source: Option<(&str, u16)>,
+        realm: RealmId,
+        from: Username,
+        to: Username,
+        message: impl Into<Message<'_>>,
+    ) -> Result<Receipt, CallError> {
+        let message = message.into();
+        let source = source.unwrap_or(OWN_ADDRESS);
+        let command = Command::SendRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            src_address: Text(source.0),
+            src_port: Port(source.1),
+            realm,
+            from,
+            to,
+            message: Body(message.body),
+        };
+        self.call_message(message.options(), command).await
+    }
+
+    /// Joins a group of another realm, which has to be reached for it.
+    pub async fn joingrouprealm(
+        &self,
+        source: Option<(&str, u16)>,
+        realm: RealmId,
+        group: GroupName,
+        password: &[u8],
+    ) -> Result<(), CallError> {
+        let source = source.unwrap_or(OWN_ADDRESS);
+        let command = Command::JoinGroupRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            src_address: Text(source.0),
+            src_port: Port(source.1),
+            realm,
+            group,
+            password: Password(password),
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Writes to a group of another realm.
+    pub async fn sendgrouprealm(
+        &self,
+        source: Option<(&str, u16)>,
+        realm: RealmId,
+        group: GroupName,
+        message: impl Into<Message<'_>>,
+    ) -> Result<Receipt, CallError> {
+        let message = message.into();
+        let source = source.unwrap_or(OWN_ADDRESS);
+        let command = Command::SendGroupRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            src_address: Text(source.0),
+            src_port: Port(source.1),
+            realm,
+            group,
+            message: Body(message.body),
+        };
+        self.call_message(message.options(), command).await
+    }
+
+    /// Leaves a group of another realm, which has to be reached for it.
+    pub async fn leavegrouprealm(&self, realm: RealmId, group: GroupName) -> Result<(), CallError> {
+        let command = Command::LeaveGroupRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            realm,
+            group,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Who the session's user is.
+    pub async fn whoami(&self) -> Result<Account, CallError> {
+        let command = Command::WhoAmI {
+            session: self.session()?,
+        };
+        match self.call(Options::NONE, command).await? {
+            Answer::Account(account) => Ok(account),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The user's sessions.
+    pub async fn sessions(&self) -> Result<Vec<DeviceSession>, CallError> {
+        let command = Command::Sessions {
+            session: self.session()?,
+        };
+        match self.call(Options::NONE, command).await? {
+            Answer::Sessions(sessions) => Ok(sessions),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends one of the user's sessions.
+    pub async fn revoke(&self, handle: Handle) -> Result<(), CallError> {
+        let command = Command::Revoke {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            handle,
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Changes the password; all the user's other sessions end.
+    pub async fn passwd(&self, old: &[u8], new: &[u8]) -> Result<(), CallError> {
+        let command = Command::Passwd {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            old: Password(old),
+            new: Password(new),
+        };
+        done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// How commands name their session: in full where one was given or the link proves no device.
+    pub(super) fn session(&self) -> Result<SessionRef, CallError> {
+        if let Some(id) = self.shared.options.session {
+            return Ok(SessionRef::Named(id));
+        }
+        let state = self.state()?;
+        match state.session {
+            _ if !state.plain => Ok(SessionRef::Bound),
+            Some(id) => Ok(SessionRef::Named(SessionId(id))),
+            None => Err(CallError::NotLoggedIn),
+        }
+    }
+}
+
+/// The next page of a list, of which `have` names are here.
+fn skip(have: usize) -> Options {
+    Options {
+        offset: (have > 0).then_some(have as u64),
+        ..Options::NONE
+    }
+}
+
+fn session(answer: Answer) -> Result<SessionId, CallError> {
+    match answer {
+        Answer::Session(id) => Ok(id),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn done(answer: &Answer) -> Result<(), CallError> {
+    match answer {
+        Answer::Done => Ok(()),
+        other => Err(unexpected(other)),
+    }
+}
+
+pub(super) fn unexpected(answer: &Answer) -> CallError {
+    let kind = match answer {
+        Answer::Done => "done",
+        Answer::Sent(_) => "a delivery state",
+        Answer::Session(_) => "a session",
+        Answer::Page(_) => "a page",
+        Answer::Account(_) => "an account",
+        Answer::Sessions(_) => "sessions",
+        Answer::Names { .. } => "names",
+        Answer::Members { .. } => "members",
+        Answer::Joined { .. } => "a membership",
+        Answer::Realms(_) => "realms",
+        Answer::Unread(_) => "counts",
+        Answer::Refused(_) => "a refusal",
+    };
+    CallError::Misunderstood(format!("{kind} was not asked for"))
+}

@@ -1,0 +1,248 @@
+//! Which entries are to be sent next, and under which numbers.
+
+use std::time::Duration;
+
+use super::{
+    Aim, Before, ENTRY_LIFETIME, Entry, EntryId, Outcome, Reason, Scope, body, entry_key, list, millis, settle,
+};
+use crate::{
+    client::{
+        ProfileError,
+        outbox::body_key,
+        state::{self, Account},
+        store::{self, Records},
+    },
+    wire::{OperationNumber, Request},
+};
+
+/// The realm tells so many numbers up to the highest apart (EXACT-3): no number is given out that is so far above one that
+/// is not settled (EXACT-12).
+const WINDOW: u64 = 256;
+/// Entries that are on their way at once.
+const ON_THE_WAY_MAX: usize = 64;
+
+/// An entry to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picked {
+    /// The entry.
+    pub id: EntryId,
+    /// Its number.
+    pub number: OperationNumber,
+    /// Its command, not numbered; none where it carried a password.
+    pub body: Option<Vec<u8>>,
+    /// What is to be done with it.
+    pub aim: Aim,
+    /// It is the first time that anything of it leaves.
+    pub is_first: bool,
+    /// Bytes of it may have left before.
+    pub left: bool,
+    /// How often it was begun before.
+    pub attempts: u32,
+    /// For how long somebody waits for it; none for nobody.
+    pub waited: Option<Duration>,
+}
+
+/// What is due.
+#[derive(Debug, Default)]
+pub struct Due {
+    /// To be sent now.
+    pub picked: Vec<Picked>,
+    /// When to look again, if nothing changes before, since 1970.
+    pub next: Option<Duration>,
+    /// Something has been settled.
+    pub has_settled: bool,
+}
+
+/// True when an entry has to wait for one that was typed before it.
+pub fn is_blocked(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
+    let entries = list(records)?;
+    let Some((_, own)) = entries.iter().find(|(other, _)| *other == id) else {
+        return Ok(false);
+    };
+    let mut before = Before::default();
+    for (other, entry) in &entries {
+        if *other < id && entry.is_before(own) {
+            before.add(entry.scope(records)?);
+        }
+    }
+    Ok(before.meets(own.scope(records)?))
+}
+
+/// Picks what is to be sent of `account`'s entries, except those that are `on_the_way`, and gives it numbers. Where nobody
+/// is logged in, only what somebody waits for.
+pub fn pick(
+    records: &mut dyn Records,
+    account: &Account,
+    now: Duration,
+    (on_the_way, is_logged_in): (&[EntryId], bool),
+) -> Result<Due, ProfileError> {
+    let mut due = Due::default();
+    let entries = list(records)?;
+    let same_realm = |entry: &Entry| entry.account.realm == account.realm;
+    let in_use = entries.iter().filter(|(_, entry)| same_realm(entry));
+    let mut lowest = in_use.filter_map(|(_, entry)| entry.number).min();
+    let mut before = Before::default();
+    for (id, mut entry) in entries {
+        let scope = entry.scope(records)?;
+        // Whoever logs in keeps all of the realm's entries waiting. Those of other users wait for theirs to log in.
+        let is_login = entry.is_secret && scope == Scope::Account;
+        if !same_realm(&entry) || (entry.account != *account && !is_login) {
+            continue;
+        }
+        let is_blocked = before.meets(scope);
+        before.add(scope);
+        if on_the_way.contains(&id) {
+            continue;
+        }
+        if entry.end_if_over(now) && !entry.left {
+            let Aim::Cancel(reason) = entry.aim else {
+                continue;
+            };
+            settle(records, id, &Outcome::NotDone(reason))?;
+            due.has_settled = true;
+            continue;
+        }
+        let is_held = !is_logged_in && !entry.waiting.is_on(now);
+        let is_for_others = (entry.is_secret || is_held) && entry.aim == Aim::Do;
+        let later = entry.next_look();
+        if is_for_others || (is_blocked && entry.aim == Aim::Do) || later > millis(now) {
+            let later = Duration::from_millis(later.max(millis(now) + 1));
+            if later.as_millis() < u128::from(u64::MAX) && !is_blocked {
+                due.next = Some(due.next.map_or(later, |next| next.min(later)));
+            }
+            continue;
+        }
+        if due.picked.len() + on_the_way.len() >= ON_THE_WAY_MAX {
+            break;
+        }
+        if let Some(picked) = begin(records, (id, &mut entry), now, &mut lowest)? {
+            due.picked.push(picked);
+        }
+    }
+    Ok(due)
+}
+
+/// Picks one entry that another process should have taken up and has not, if nothing is before it.
+pub fn pick_one(
+    records: &mut dyn Records,
+    id: EntryId,
+    now: Duration,
+) -> Result<Option<Picked>, ProfileError> {
+    match super::find(records, id)? {
+        Some(entry) if entry.attempts == 0 && !entry.is_secret && !is_blocked(records, id)? => {
+            begin_secret(records, id, now)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Writes down that an entry leaves that whoever has it sends.
+pub fn begin_secret(
+    records: &mut dyn Records,
+    id: EntryId,
+    now: Duration,
+) -> Result<Option<Picked>, ProfileError> {
+    let entries = list(records)?;
+    let Some((_, entry)) = entries.iter().find(|(other, _)| *other == id) else {
+        return Ok(None);
+    };
+    let mut entry = entry.clone();
+    let same_realm = entries.iter().filter(|(_, other)| other.account.realm == entry.account.realm);
+    let mut lowest = same_realm.filter_map(|(_, other)| other.number).min();
+    begin(records, (id, &mut entry), now, &mut lowest)
+}
+
+/// Writes down that an entry leaves, under a number, if there is one for it.
+fn begin(
+    records: &mut dyn Records,
+    (id, entry): (EntryId, &mut Entry),
+    now: Duration,
+    lowest: &mut Option<u64>,
+) -> Result<Option<Picked>, ProfileError> {
+    let realm = entry.account.realm;
+    let number = match entry.number {
+        Some(number) => number,
+        None => {
+            let number = state::load(records, realm)?.highest + 1;
+            if lowest.is_some_and(|lowest| number >= lowest + WINDOW) {
+                return Ok(None);
+            }
+            state::update(records, realm, |state| state.highest = number)?;
+            shorten_ttl(records, id, entry, now)?;
+            number
+        }
+    };
+    *lowest = Some(lowest.map_or(number, |lowest| lowest.min(number)));
+    let (left, attempts) = (entry.left, entry.attempts);
+    entry.number = Some(number);
+    // From here on it may leave, whatever becomes of this process.
+    entry.left = true;
+    entry.attempts = attempts.saturating_add(1);
+    store::put(records, &entry_key(id), entry)?;
+    let waited = entry.waiting.is_on(now);
+    let until = Duration::from_millis(entry.waiting.until);
+    Ok(Some(Picked {
+        id,
+        number: OperationNumber(number),
+        body: body(records, id)?,
+        aim: entry.aim,
+        is_first: attempts == 0,
+        left,
+        attempts,
+        waited: waited.then(|| until.saturating_sub(now)),
+    }))
+}
+
+/// What a message is worth counts from when it was typed: what it has waited here is gone. Only before it has a number,
+/// because the realm compares all of a command.
+fn shorten_ttl(
+    records: &mut dyn Records,
+    id: EntryId,
+    entry: &Entry,
+    now: Duration,
+) -> Result<(), ProfileError> {
+    let (Some(expires), Some(bytes)) = (entry.expires, body(records, id)?) else {
+        return Ok(());
+    };
+    let Ok(mut request) = Request::parse(&bytes) else {
+        return Err(records.damaged());
+    };
+    request.options.ttl = Some(expires.saturating_sub(now.as_secs()).max(1));
+    store::put(records, &body_key(id), &request.to_bytes())
+}
+
+impl Entry {
+    fn scope(&self, records: &dyn Records) -> Result<Scope, ProfileError> {
+        Scope::from_text(&self.scope).ok_or_else(|| records.damaged())
+    }
+
+    /// True when this entry, typed before `other`, may be about something of the same account.
+    fn is_before(&self, other: &Self) -> bool {
+        self.account == other.account
+    }
+
+    /// Nothing is tried before `time`, since 1970.
+    pub fn wait_until(&mut self, time: Duration) {
+        self.not_before = millis(time);
+    }
+
+    /// Ends an entry that nobody can do any more, or that is worth nothing any more. True when it is not to be done.
+    fn end_if_over(&mut self, now: Duration) -> bool {
+        let lifetime = self.created.saturating_add(ENTRY_LIFETIME.as_secs());
+        let over = self.expires.unwrap_or(u64::MAX).min(lifetime) <= now.as_secs();
+        match self.aim {
+            Aim::Do if self.is_secret && !self.waiting.is_on(now) => self.aim = Aim::Cancel(Reason::NotKept),
+            Aim::Do if over => self.aim = Aim::Cancel(Reason::Expired),
+            Aim::Do | Aim::Cancel(_) => {}
+        }
+        self.aim != Aim::Do
+    }
+
+    /// When it is worth looking at the entry again, in milliseconds since 1970.
+    fn next_look(&self) -> u64 {
+        if self.is_secret && self.aim == Aim::Do {
+            return self.waiting.until;
+        }
+        self.not_before
+    }
+}

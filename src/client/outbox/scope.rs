@@ -1,0 +1,175 @@
+//! What a command is about: two commands about the same thing take effect in the order in which they were typed, others
+//! do not wait for each other.
+
+use std::{collections::BTreeSet, fmt};
+
+use crate::wire::{Command, GroupName, RealmId, Request, Sender, Username};
+
+/// What a command is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// The account: meets everything.
+    Account,
+    /// A user.
+    User(Username),
+    /// A group.
+    Group(GroupName),
+    /// Another realm: meets all that is there.
+    Realm(RealmId),
+    /// A user of another realm.
+    RealmUser(RealmId, Username),
+    /// A group of another realm.
+    RealmGroup(RealmId, GroupName),
+}
+
+impl Scope {
+    /// What `command` is about.
+    pub const fn of(command: &Command<'_>) -> Self {
+        match *command {
+            Command::Send { to, .. } => Self::User(to),
+            Command::AddGroup { group, .. }
+            | Command::JoinGroup { group, .. }
+            | Command::SendGroup { group, .. }
+            | Command::InboxGroup { group, .. }
+            | Command::LeaveGroup { group, .. }
+            | Command::Members { group, .. }
+            | Command::Kick { group, .. }
+            | Command::Ban { group, .. }
+            | Command::Unban { group, .. }
+            | Command::SetRole { group, .. }
+            | Command::GroupPasswd { group, .. }
+            | Command::DelGroup { group, .. } => Self::Group(group),
+            Command::AddRealm { realm, .. }
+            | Command::RemoveRealm { realm, .. }
+            | Command::InboxRealm { realm, .. } => Self::Realm(realm),
+            Command::SendRealm { realm, to, .. } => Self::RealmUser(realm, to),
+            Command::JoinGroupRealm { realm, group, .. }
+            | Command::SendGroupRealm { realm, group, .. }
+            | Command::InboxGroupRealm { realm, group, .. }
+            | Command::LeaveGroupRealm { realm, group, .. } => Self::RealmGroup(realm, group),
+            Command::Auth { .. }
+            | Command::Register { .. }
+            | Command::Logout { .. }
+            | Command::Revoke { .. }
+            | Command::Passwd { .. }
+            | Command::Claim { .. }
+            | Command::Void { .. }
+            | Command::Inbox { .. }
+            | Command::Watch { .. }
+            | Command::Unwatch { .. }
+            | Command::Groups { .. }
+            | Command::Realms { .. }
+            | Command::Sessions { .. }
+            | Command::WhoAmI { .. }
+            | Command::Unread { .. } => Self::Account,
+        }
+    }
+
+    /// The scope as the outbox keeps it. Names hold no `/`.
+    pub fn to_text(self) -> String {
+        match self {
+            Self::Account => "a".into(),
+            Self::User(user) => format!("u/{user}"),
+            Self::Group(group) => format!("g/{group}"),
+            Self::Realm(realm) => format!("r/{realm}"),
+            Self::RealmUser(realm, user) => format!("ru/{realm}/{user}"),
+            Self::RealmGroup(realm, group) => format!("rg/{realm}/{group}"),
+        }
+    }
+
+    /// Reads what [`Scope::to_text`] wrote.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let mut parts = text.split('/');
+        let (kind, first, second) = (parts.next()?, parts.next(), parts.next());
+        Some(match (kind, first, second) {
+            ("a", None, None) => Self::Account,
+            ("u", Some(user), None) => Self::User(user.parse().ok()?),
+            ("g", Some(group), None) => Self::Group(group.parse().ok()?),
+            ("r", Some(realm), None) => Self::Realm(realm.parse().ok()?),
+            ("ru", Some(realm), Some(user)) => Self::RealmUser(realm.parse().ok()?, user.parse().ok()?),
+            ("rg", Some(realm), Some(group)) => Self::RealmGroup(realm.parse().ok()?, group.parse().ok()?),
+            _ => return None,
+        })
+    }
+
+    const fn realm(self) -> Option<RealmId> {
+        match self {
+            Self::Realm(realm) | Self::RealmUser(realm, _) | Self::RealmGroup(realm, _) => Some(realm),
+            Self::Account | Self::User(_) | Self::Group(_) => None,
+        }
+    }
+}
+
+/// What a command does and to whom, for people: never what a message says.
+pub fn describe(request: &Request<'_>) -> String {
+    let name = request.command.name();
+    match Scope::of(&request.command) {
+        Scope::Account => name.into(),
+        scope => format!("{name} {scope}"),
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Account => f.write_str("account"),
+            Self::User(user) => user.fmt(f),
+            Self::Group(group) => group.fmt(f),
+            Self::Realm(realm) => realm.fmt(f),
+            Self::RealmUser(realm, user) => Sender { user, realm: Some(realm) }.fmt(f),
+            Self::RealmGroup(realm, group) => write!(f, "{group}@{realm}"),
+        }
+    }
+}
+
+/// What commands before one are about.
+#[derive(Debug, Default)]
+pub struct Before(BTreeSet<Scope>);
+
+impl Before {
+    /// A command about `scope` is not done yet.
+    pub fn add(&mut self, scope: Scope) {
+        self.0.insert(scope);
+    }
+
+    /// True when one of them is about the same thing as one about `scope`.
+    pub fn meets(&self, scope: Scope) -> bool {
+        let same_realm = |before: &Scope| before.realm() == scope.realm();
+        match scope {
+            Scope::Account => !self.0.is_empty(),
+            Scope::Realm(_) => self.0.contains(&Scope::Account) || self.0.iter().any(same_realm),
+            _ => {
+                self.0.contains(&Scope::Account)
+                    || self.0.contains(&scope)
+                    || scope.realm().is_some_and(|realm| self.0.contains(&Scope::Realm(realm)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_about_the_same_thing_waits() {
+        let user = |name: &str| Scope::User(name.parse().unwrap());
+        let (beta, gamma) = ("beta".parse().unwrap(), "gamma".parse().unwrap());
+        let group = Scope::RealmGroup(beta, "devs".parse().unwrap());
+        for scope in [user("bob"), group, Scope::Account, Scope::Realm(beta)] {
+            assert_eq!(Scope::from_text(&scope.to_text()), Some(scope));
+        }
+        let mut before = Before::default();
+        assert!(!before.meets(Scope::Account));
+        before.add(user("bob"));
+        before.add(group);
+        assert!(before.meets(user("bob")) && !before.meets(user("cid")));
+        assert!(before.meets(group) && before.meets(Scope::Realm(beta)));
+        assert!(!before.meets(Scope::Realm(gamma)));
+        assert!(before.meets(Scope::Account));
+        before.add(Scope::Realm(gamma));
+        assert!(before.meets(Scope::RealmUser(gamma, "cid".parse().unwrap())));
+        before.add(Scope::Account);
+        assert!(before.meets(user("cid")));
+    }
+}

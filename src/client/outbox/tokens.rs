@@ -1,0 +1,166 @@
+//! Tokens: a script that repeats a command under the same token means the same command, however often it runs.
+
+use std::time::Duration;
+
+use blake2::{Blake2s256, Digest as _};
+use serde::{Deserialize, Serialize};
+
+use super::{Added, EntryId, New, Outcome, take_done};
+use crate::{
+    client::{
+        ProfileError,
+        state::Account,
+        store::{self, Records},
+    },
+    wire::{Operation, Request},
+};
+
+/// So many tokens are remembered at least, and each for [`TOKEN_LIFETIME`] at least.
+pub const TOKENS_MIN: u64 = 10_000;
+/// See [`TOKENS_MIN`].
+pub const TOKEN_LIFETIME: Duration = Duration::from_hours(30 * 24);
+/// So many tokens fit: about 16 MiB. Beyond, a command with a token is refused until the oldest are old enough to go.
+pub const TOKENS_MAX: u64 = 100_000;
+/// Old tokens that go when one is added.
+const FORGOTTEN_AT_ONCE: usize = 4;
+
+/// Names a command for whoever may repeat it: 1 to 128 bytes of text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token(String);
+
+/// What is kept of a token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept {
+    /// Of the command, without what differs between two attempts to do the same.
+    fingerprint: [u8; 8],
+    id: EntryId,
+    outcome: Option<Outcome>,
+}
+
+impl std::str::FromStr for Token {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.len() {
+            0 => Err("a token is not empty".into()),
+            1..=128 => Ok(Self(text.into())),
+            len => Err(format!("a token has at most 128 bytes, this one has {len}")),
+        }
+    }
+}
+
+impl Token {
+    pub(super) fn hash(&self) -> [u8; 16] {
+        let hash: [u8; 32] = Blake2s256::digest(self.0.as_bytes()).into();
+        hash.first_chunk().copied().unwrap_or_default()
+    }
+
+    /// What is known of the token: nothing, or what became of it.
+    pub(super) fn find(
+        &self,
+        records: &mut dyn Records,
+        account: &Account,
+        request: &Request<'_>,
+    ) -> Result<Option<Added>, ProfileError> {
+        let Some(kept) = store::get::<Kept>(records, &key(account, self.hash()))? else {
+            return Ok(None);
+        };
+        if kept.fingerprint != fingerprint(request) {
+            return Ok(Some(Added::TokenReused));
+        }
+        let Kept { id, outcome, .. } = kept;
+        Ok(Some(match outcome {
+            None => Added::Entry(id),
+            Some(outcome) => {
+                // Whoever asks again is told, so nobody else needs to be.
+                take_done(records, id)?;
+                Added::Done(id, outcome)
+            }
+        }))
+    }
+
+    /// Remembers that the token is for an entry. False when as many are remembered as fit.
+    pub(super) fn remember(
+        &self,
+        records: &mut dyn Records,
+        tokens: &mut u64,
+        id: EntryId,
+        new: &New<'_>,
+    ) -> Result<bool, ProfileError> {
+        forget_old(records, tokens, new.now)?;
+        if *tokens >= TOKENS_MAX {
+            return Ok(false);
+        }
+        let key = key(&new.account, self.hash());
+        let kept = Kept {
+            fingerprint: fingerprint(new.request),
+            id,
+            outcome: None,
+        };
+        store::put(records, &key, &kept)?;
+        store::put(records, &age_key(new.now, &key), &())?;
+        *tokens += 1;
+        Ok(true)
+    }
+}
+
+fn key(account: &Account, hash: [u8; 16]) -> Vec<u8> {
+    let realm = account.realm.0.to_be_bytes();
+    [b"t/", realm.as_slice(), account.username.as_bytes(), b"/", &hash].concat()
+}
+
+fn age_key(now: Duration, token: &[u8]) -> Vec<u8> {
+    [b"a/", now.as_secs().to_be_bytes().as_slice(), token].concat()
+}
+
+/// Tells two commands apart, whatever their numbers and salts are.
+fn fingerprint(request: &Request<'_>) -> [u8; 8] {
+    let mut request = request.clone();
+    if let Some(operation) = request.command.operation_mut() {
+        *operation = Operation::UNNUMBERED;
+    }
+    let hash: [u8; 32] = Blake2s256::digest(request.to_bytes()).into();
+    hash.first_chunk().copied().unwrap_or_default()
+}
+
+/// Notes what became of the entry that has a token.
+pub(super) fn settle(
+    records: &mut dyn Records,
+    account: &Account,
+    hash: [u8; 16],
+    outcome: &Outcome,
+) -> Result<(), ProfileError> {
+    let key = key(account, hash);
+    match store::get::<Kept>(records, &key)? {
+        Some(kept) => store::put(
+            records,
+            &key,
+            &Kept {
+                outcome: Some(outcome.clone()),
+                ..kept
+            },
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Forgets a few of the oldest tokens, if there are more than have to be remembered.
+fn forget_old(records: &mut dyn Records, tokens: &mut u64, now: Duration) -> Result<(), ProfileError> {
+    if *tokens < TOKENS_MIN {
+        return Ok(());
+    }
+    for (age, _) in records.scan(b"a/", b"", FORGOTTEN_AT_ONCE)? {
+        let Some((time, token)) = age.get(2..).and_then(|rest| rest.split_first_chunk()) else {
+            return Err(records.damaged());
+        };
+        let is_old = u64::from_be_bytes(*time).saturating_add(TOKEN_LIFETIME.as_secs()) <= now.as_secs();
+        let kept = store::get::<Kept>(records, token)?;
+        if !is_old || kept.is_some_and(|kept| kept.outcome.is_none()) {
+            return Ok(());
+        }
+        records.delete(token)?;
+        records.delete(&age)?;
+        *tokens = tokens.saturating_sub(1);
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! Reading mailboxes, and noting what has been shown. A cursor belongs to an account: what is shown while another user logs
+//! in, in another window, is noted for the one whose it is.
+
+use super::{CallError, Client, Shared, commands::unexpected, state::{self, Account}};
+use crate::wire::{
+    Answer, Command, Cursors, Entry, Mailbox, Options, Page, Position, Unread,
+};
+
+/// Entries on a page that is asked for.
+const PAGE_ENTRIES: u64 = 100;
+
+impl Client {
+    /// Reads one page of a mailbox, as `options` say: `after` confirms everything up to there, `offset`
+    /// takes up a long entry in its middle, `limit` and `bytes` bound the page.
+    pub async fn read(&self, mailbox: Mailbox, options: Options) -> Result<Page, CallError> {
+        let account = self.shared.account()?;
+        let session = self.session()?;
+        let command = match mailbox {
+            Mailbox::Private => Command::Inbox { session },
+            Mailbox::Realm(realm) => Command::InboxRealm { session, realm },
+            Mailbox::Group(group) => Command::InboxGroup { session, group },
+            Mailbox::RealmGroup(realm, group) => Command::InboxGroupRealm {
+                session,
+                realm,
+                group,
+            },
+        };
+        match self.call(options, command).await? {
+            Answer::Page(page) => {
+                if let Some(after) = options.after {
+                    self.shared.confirmed(&account, &mailbox, after)?;
+                }
+                Ok(page)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Where reading goes on in `mailbox`: after what was [`Client::shown`] last. No options when nothing was.
+    pub fn reading(&self, mailbox: &Mailbox) -> Result<Options, CallError> {
+        let account = self.shared.account()?;
+        let cursor = self.shared.profile.read(|records| state::cursor(records, &account, mailbox))?;
+        Ok(cursor.map_or(Options::NONE, state::Cursor::reading))
+    }
+
+    /// All of a mailbox after what was last [`Client::shown`], each entry whole.
+    pub async fn unread(&self, mailbox: Mailbox) -> Result<Vec<Entry>, CallError> {
+        let after = self.reading(&mailbox)?.after;
+        self.read_whole(mailbox, after, usize::MAX).await
+    }
+
+    /// At most `limit` entries of a mailbox after `after` (where the realm says, if that is `None`),
+    /// each of them whole.
+    pub async fn read_whole(
+        &self,
+        mailbox: Mailbox,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, CallError> {
+        let account = self.shared.account()?;
+        let mut entries: Vec<Entry> = Vec::new();
+        let (mut after, mut offset) = (after, None);
+        loop {
+            let left = limit - entries.len().min(limit) + usize::from(offset.is_some());
+            let options = Options {
+                after,
+                offset,
+                limit: Some(u64::try_from(left).unwrap_or(u64::MAX).min(PAGE_ENTRIES)),
+                ..Options::NONE
+            };
+            let page = self.read(mailbox, options).await?;
+            for piece in page.entries {
+                match entries.last_mut() {
+                    // The rest of an entry whose beginning the page before brought.
+                    Some(last) if last.position == piece.position => {
+                        last.body.extend_from_slice(&piece.body);
+                    }
+                    _ => entries.push(piece),
+                }
+            }
+            let Some(last) = entries.last_mut() else {
+                return Ok(entries);
+            };
+            let have = last.body.len() as u64;
+            offset = last
+                .fragment
+                .filter(|fragment| have < fragment.total)
+                .map(|_| have);
+            after = match offset {
+                // What is only half here is not confirmed.
+                Some(_) => after.max(last.position.0.checked_sub(1)),
+                None => {
+                    last.fragment = None;
+                    Some(last.position.0)
+                }
+            };
+            if offset.is_none() && (!page.more || entries.len() >= limit) {
+                return Ok(entries);
+            }
+            // The next page confirms this one, which nobody has been shown: should this run end before, the next
+            // one must know where to begin.
+            if let Some(first) = entries.first() {
+                let begins = first.position.0.saturating_sub(1);
+                self.shared
+                    .profile
+                    .write(|records| state::begin_reading(records, &account, &mailbox, begins))?;
+            }
+        }
+    }
+
+    /// Notes that `entry`, or the piece of one that it is, has been shown to its reader: the next read
+    /// goes on after it, and tells the realm that it arrived.
+    pub fn shown(&self, mailbox: &Mailbox, entry: &Entry) -> Result<(), CallError> {
+        self.all_shown(mailbox, std::slice::from_ref(entry))
+    }
+
+    /// The same for several, in one go.
+    pub fn all_shown(&self, mailbox: &Mailbox, entries: &[Entry]) -> Result<(), CallError> {
+        let account = self.shared.account()?;
+        self.shared.shown(&account, mailbox, entries)
+    }
+
+    /// How many messages in each mailbox have not been shown on this device; those with none are left out.
+    ///
+    /// # Errors
+    /// As any call.
+    pub async fn unread_counts(&self) -> Result<Vec<Unread>, CallError> {
+        let session = self.session()?;
+        let account = self.shared.account()?;
+        // What has been shown since the realm was last told.
+        let cursors: Vec<_> = self
+            .shared
+            .cursors(&account)?
+            .into_iter()
+            .filter(|(_, cursor)| cursor.position > cursor.confirmed)
+            .map(|(mailbox, cursor)| (mailbox, Position(cursor.position)))
+            .collect();
+        let command = Command::Unread {
+            session,
+            cursors: Cursors(cursors.clone()),
+        };
+        match self.call(Options::NONE, command).await? {
+            Answer::Unread(counts) => {
+                for (mailbox, position) in cursors {
+                    self.shared.confirmed(&account, &mailbox, position.0)?;
+                }
+                Ok(counts)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn shown(
+        &self,
+        account: &Account,
+        mailbox: &Mailbox,
+        entries: &[Entry],
+    ) -> Result<(), CallError> {
+        Ok(self
+            .profile
+            .write(|records| state::show(records, account, mailbox, entries.iter()))?)
+    }
+
+    pub(super) fn confirmed(
+        &self,
+        account: &Account,
+        mailbox: &Mailbox,
+        position: u64,
+    ) -> Result<(), CallError> {
+        let cursor = self.profile.read(|records| state::cursor(records, account, mailbox))?;
+        if cursor.is_none_or(|cursor| cursor.confirmed >= position) {
+            return Ok(());
+        }
+        Ok(self
+            .profile
+            .write(|records| state::confirm(records, account, mailbox, position))?)
+    }
+
+    pub(super) fn cursors(&self, account: &Account) -> Result<Vec<(Mailbox, state::Cursor)>, CallError> {
+        Ok(self.profile.read(|records| state::cursors(records, account))?)
+    }
+}

@@ -1,0 +1,355 @@
+//! What a profile knows of realms, of its accounts there, and of what their reader has been shown.
+//!
+//! ```text
+//! n                          the realm that commands are for, and how many realms are known
+//! r/ realm 4                 where and who a realm is, who is logged in, the operation counter
+//! c/ realm 4 user / mailbox  how far a mailbox of an account has been shown
+//! s                          what runs have spent
+//! ```
+//!
+//! Everything belongs to a realm's key, and what concerns an account also to its user: a profile that speaks to another
+//! realm, or logs in as another user, finds the state of both again, and never takes that of one for the other's.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ProfileError, Spending,
+    store::{self, Pair, Records},
+};
+use crate::{
+    crypto::{ConnectionString, PublicKey},
+    wire::{Answer, Command, Entry, Fragment, Mailbox, Options, SessionId, SessionRef},
+};
+
+/// Realms that a profile knows at most. Those that were never heard from go first.
+const REALMS_MAX: usize = 256;
+
+/// Names a realm within a profile, whatever its key and address are now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RealmNumber(pub u32);
+
+/// Which realm commands are for.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Current {
+    realm: Option<RealmNumber>,
+    next: u32,
+}
+
+/// What is remembered of a realm.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The realm's connection string.
+    pub server: String,
+    /// The link is not protected.
+    pub plain: bool,
+    /// The user who is logged in, or was last.
+    pub username: Option<String>,
+    /// The session.
+    pub session: Option<[u8; 16]>,
+    /// The round-trip time, in microseconds.
+    pub rtt_us: Option<u64>,
+    /// The highest operation number used.
+    pub highest: u64,
+    /// Keys that the realm had before, each of which has vouched for the next.
+    pub former: Vec<[u8; 32]>,
+    /// The life of its store that was last heard of.
+    pub life: Option<[u8; 4]>,
+    /// It has been heard from.
+    pub is_heard: bool,
+}
+
+/// A user on a realm.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Account {
+    /// The realm.
+    pub realm: RealmNumber,
+    /// The user; empty before one has logged in.
+    pub username: String,
+}
+
+/// How far a mailbox has been shown to its reader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The last message shown whole.
+    pub position: u64,
+    /// Bytes shown of the one after it.
+    pub offset: u64,
+    /// The realm knows that all up to here has been shown.
+    pub confirmed: u64,
+}
+
+impl Cursor {
+    /// Where reading goes on: after what was shown last.
+    pub fn reading(self) -> Options {
+        Options {
+            after: Some(self.position),
+            offset: (self.offset > 0).then_some(self.offset),
+            ..Options::NONE
+        }
+    }
+
+    /// Notes that `entry`, or the piece of one that it is, has been shown.
+    fn show(&mut self, entry: &Entry) {
+        let position = entry.position.0;
+        match entry.fragment {
+            Some(Fragment { offset, total }) if offset + (entry.body.len() as u64) < total => {
+                let before = position.saturating_sub(1);
+                if before >= self.position {
+                    self.position = before;
+                    self.offset = offset + entry.body.len() as u64;
+                }
+            }
+            _ if position > self.position => (self.position, self.offset) = (position, 0),
+            _ => {}
+        }
+    }
+}
+
+fn realm_key(realm: RealmNumber) -> Vec<u8> {
+    [b"r/".as_slice(), &realm.0.to_be_bytes()].concat()
+}
+
+fn cursors_key(account: &Account) -> Vec<u8> {
+    [b"c/".as_slice(), &account.realm.0.to_be_bytes(), account.username.as_bytes(), b"/"].concat()
+}
+
+fn cursor_key(account: &Account, mailbox: &Mailbox) -> Vec<u8> {
+    let mut key = cursors_key(account);
+    key.extend_from_slice(mailbox.to_string().as_bytes());
+    key
+}
+
+fn current(records: &dyn Records) -> Result<Current, ProfileError> {
+    Ok(store::get(records, b"n")?.unwrap_or_default())
+}
+
+/// The realm that commands are for unless another is named.
+pub fn remembered(records: &dyn Records) -> Result<Option<RealmNumber>, ProfileError> {
+    Ok(current(records)?.realm)
+}
+
+/// From now on commands are for `realm` unless another is named.
+pub fn remember(records: &mut dyn Records, realm: RealmNumber) -> Result<(), ProfileError> {
+    let now = current(records)?;
+    if now.realm == Some(realm) {
+        return Ok(());
+    }
+    store::put(records, b"n", &Current { realm: Some(realm), ..now })
+}
+
+/// What is known of a realm.
+pub fn load(records: &dyn Records, realm: RealmNumber) -> Result<State, ProfileError> {
+    Ok(store::get(records, &realm_key(realm))?.unwrap_or_default())
+}
+
+/// Writes down what is known of a realm.
+pub fn save(records: &mut dyn Records, realm: RealmNumber, state: &State) -> Result<(), ProfileError> {
+    store::put(records, &realm_key(realm), state)
+}
+
+/// Changes what is known of a realm.
+pub fn update<T>(
+    records: &mut dyn Records,
+    realm: RealmNumber,
+    change: impl FnOnce(&mut State) -> T,
+) -> Result<T, ProfileError> {
+    let before = load(records, realm)?;
+    let mut state = before.clone();
+    let result = change(&mut state);
+    if state != before {
+        save(records, realm, &state)?;
+    }
+    Ok(result)
+}
+
+/// All realms that are known.
+pub fn realms(records: &dyn Records) -> Result<Vec<(RealmNumber, State)>, ProfileError> {
+    let found = records.scan(b"r/", b"", REALMS_MAX)?;
+    let one = |(key, value): &Pair| {
+        let state = store::parse(records, key, value)?;
+        let number = key.get(2..).and_then(|number| number.try_into().ok()).ok_or_else(|| records.damaged())?;
+        Ok((RealmNumber(u32::from_be_bytes(number)), state))
+    };
+    found.iter().map(one).collect()
+}
+
+/// The realm that a connection string names, and the string to reach it by: with the key that is known, where it names none
+/// or one that the realm had before. A realm that was not known gets a number.
+pub fn find_or_add(
+    records: &mut dyn Records,
+    server: &ConnectionString,
+    plain: bool,
+) -> Result<(RealmNumber, ConnectionString), ProfileError> {
+    let known = realms(records)?;
+    for (number, state) in &known {
+        if let Some(server) = state.same_realm(server, plain) {
+            return Ok((*number, server));
+        }
+    }
+    for (number, state) in &known {
+        if !state.is_heard && known.len() > REALMS_MAX / 2 {
+            records.delete(&realm_key(*number))?;
+        }
+    }
+    let now = current(records)?;
+    let number = RealmNumber(now.next);
+    store::put(records, b"n", &Current { next: now.next + 1, ..now })?;
+    let state = State {
+        server: server.to_string(),
+        plain,
+        ..State::default()
+    };
+    save(records, number, &state)?;
+    Ok((number, server.clone()))
+}
+
+impl State {
+    /// The realm's connection string.
+    pub fn connection_string(&self) -> Option<ConnectionString> {
+        self.server.parse().ok()
+    }
+
+    /// How to reach this realm by `server`, if that names it.
+    fn same_realm(&self, server: &ConnectionString, plain: bool) -> Option<ConnectionString> {
+        let known = self.connection_string()?;
+        let is_same_place = (&known.host, known.port) == (&server.host, server.port);
+        let is_same = match (server.key, known.key) {
+            _ if self.plain || plain => self.plain == plain && is_same_place,
+            (Some(key), Some(known)) => key == known || self.former.contains(&key.0),
+            // A key once known is not given up for a string that names none.
+            (None, _) => is_same_place,
+            (Some(_), None) => false,
+        };
+        is_same.then(|| ConnectionString {
+            key: known.key,
+            ..server.clone()
+        })
+    }
+
+    /// The realm's key `from` has vouched for `to`. False when that was known already.
+    pub fn follow(&mut self, from: PublicKey, to: PublicKey) -> bool {
+        let Some(server) = self.connection_string().filter(|known| known.key == Some(from)) else {
+            return false;
+        };
+        self.server = ConnectionString { key: Some(to), ..server }.to_string();
+        self.former.push(from.0);
+        true
+    }
+
+    /// What an answer says about who is logged in.
+    pub fn learn(&mut self, command: &Command<'_>, answer: &Answer) {
+        match (command, answer) {
+            (Command::Auth { username, .. } | Command::Register { username, .. }, Answer::Session(SessionId(id))) => {
+                self.username = Some(username.as_str().into());
+                self.session = Some(*id);
+            }
+            (Command::Logout { session, .. }, Answer::Done) => {
+                let ended = match session {
+                    SessionRef::Bound => true,
+                    SessionRef::Named(SessionId(id)) => self.session == Some(*id),
+                };
+                if ended {
+                    self.session = None;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// How far a mailbox has been shown; nothing when that is not known.
+pub fn cursor(
+    records: &dyn Records,
+    account: &Account,
+    mailbox: &Mailbox,
+) -> Result<Option<Cursor>, ProfileError> {
+    store::get(records, &cursor_key(account, mailbox))
+}
+
+/// Sets how far a mailbox has been shown.
+pub fn set_cursor(
+    records: &mut dyn Records,
+    account: &Account,
+    mailbox: &Mailbox,
+    cursor: Cursor,
+) -> Result<(), ProfileError> {
+    store::put(records, &cursor_key(account, mailbox), &cursor)
+}
+
+/// How far all mailboxes of an account have been shown.
+pub fn cursors(records: &dyn Records, account: &Account) -> Result<Vec<(Mailbox, Cursor)>, ProfileError> {
+    let prefix = cursors_key(account);
+    let mut found = Vec::new();
+    for (key, value) in records.scan(&prefix, b"", usize::MAX)? {
+        let name = key.get(prefix.len()..).and_then(|name| core::str::from_utf8(name).ok());
+        if let Some(mailbox) = name.and_then(|name| name.parse().ok()) {
+            found.push((mailbox, store::parse(records, &key, &value)?));
+        }
+    }
+    Ok(found)
+}
+
+/// Notes that nothing after `position` has been shown yet, unless it is known what has.
+pub fn begin_reading(
+    records: &mut dyn Records,
+    account: &Account,
+    mailbox: &Mailbox,
+    position: u64,
+) -> Result<(), ProfileError> {
+    if cursor(records, account, mailbox)?.is_some() {
+        return Ok(());
+    }
+    let cursor = Cursor { position, ..Cursor::default() };
+    set_cursor(records, account, mailbox, cursor)
+}
+
+/// Notes that `entries`, or the pieces that they are, have been shown.
+pub fn show<'a>(
+    records: &mut dyn Records,
+    account: &Account,
+    mailbox: &Mailbox,
+    entries: impl Iterator<Item = &'a Entry>,
+) -> Result<(), ProfileError> {
+    let before = cursor(records, account, mailbox)?;
+    let mut cursor = before.unwrap_or_default();
+    entries.for_each(|entry| cursor.show(entry));
+    if before == Some(cursor) {
+        return Ok(());
+    }
+    set_cursor(records, account, mailbox, cursor)
+}
+
+/// Notes that the realm knows that all up to `position` has been shown.
+pub fn confirm(
+    records: &mut dyn Records,
+    account: &Account,
+    mailbox: &Mailbox,
+    position: u64,
+) -> Result<(), ProfileError> {
+    match cursor(records, account, mailbox)? {
+        Some(cursor) if cursor.confirmed < position => {
+            let cursor = Cursor { confirmed: position, ..cursor };
+            set_cursor(records, account, mailbox, cursor)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Forgets how far mailboxes have been shown: the positions of a realm that was restored mean other messages.
+pub fn forget_cursors(records: &mut dyn Records, realm: RealmNumber) -> Result<(), ProfileError> {
+    let prefix = [b"c/".as_slice(), &realm.0.to_be_bytes()].concat();
+    for (key, _) in records.scan(&prefix, b"", usize::MAX)? {
+        records.delete(&key)?;
+    }
+    Ok(())
+}
+
+/// What runs have spent. What cannot be read is as good as forgotten: it is of no other use.
+pub fn spending(records: &dyn Records) -> Spending {
+    store::get(records, b"s").ok().flatten().unwrap_or_default()
+}
+
+/// Writes down what runs have spent.
+pub fn save_spending(records: &mut dyn Records, spending: &Spending) -> Result<(), ProfileError> {
+    store::put(records, b"s", spending)
+}

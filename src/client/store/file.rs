@@ -1,0 +1,120 @@
+//! The light client's store: all records in one small file, which is replaced as a whole under a lock. A database would be
+//! larger than the client.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use super::{Carrying, Pair, Records, Store, Work, memory::Table};
+use crate::{
+    client::{ProfileError, profile::open_lock},
+    crypto::write_private,
+};
+
+/// The records in a directory.
+#[derive(Debug)]
+pub struct FileStore {
+    directory: PathBuf,
+    /// Changes of this process's own, which are no news.
+    own: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Locked(#[expect(dead_code, reason = "the lock ends with the file")] File);
+
+impl Carrying for Locked {}
+
+struct Open<'a> {
+    table: Table,
+    is_changed: bool,
+    store: &'a FileStore,
+}
+
+impl FileStore {
+    pub fn open(directory: &Path) -> Result<Self, ProfileError> {
+        Ok(Self { directory: directory.into(), own: AtomicU64::new(0) })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join("records")
+    }
+
+    fn io(&self, source: io::Error) -> ProfileError {
+        ProfileError::Io { path: self.path(), source }
+    }
+
+    /// The records, and which replacement of the file they come from.
+    fn load(&self) -> Result<(u64, Table), ProfileError> {
+        match fs::read(self.path()) {
+            Ok(bytes) => {
+                let damaged = || ProfileError::Damaged(self.path());
+                let (sum, content) = bytes.split_first_chunk().ok_or_else(damaged)?;
+                if *sum != crc32fast::hash(content).to_be_bytes() {
+                    return Err(damaged());
+                }
+                let (version, table) = postcard::from_bytes(content).map_err(|_| damaged())?;
+                Ok((version, Table(table)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((0, Table::default())),
+            Err(source) => Err(self.io(source)),
+        }
+    }
+}
+
+impl Store for FileStore {
+    fn write(&self, work: Work<'_>) -> Result<(), ProfileError> {
+        let lock = open_lock(&self.directory.join("lock"))?;
+        lock.lock().map_err(|source| self.io(source))?;
+        let (version, table) = self.load()?;
+        let mut open = Open { table, is_changed: false, store: self };
+        work(&mut open)?;
+        if open.is_changed {
+            let content = postcard::to_stdvec(&(version + 1, &open.table.0))
+                .map_err(|_| ProfileError::Damaged(self.path()))?;
+            let mut bytes = crc32fast::hash(&content).to_be_bytes().to_vec();
+            bytes.extend_from_slice(&content);
+            write_private(&self.path(), &bytes).map_err(|source| self.io(source))?;
+            self.own.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn version(&self) -> Result<u64, ProfileError> {
+        Ok(self.load()?.0.wrapping_sub(self.own.load(Ordering::Relaxed)))
+    }
+
+    fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
+        let lock = open_lock(&self.directory.join("carrier"))?;
+        Ok(match lock.try_lock() {
+            Ok(()) => Some(Box::new(Locked(lock))),
+            Err(_) => None,
+        })
+    }
+}
+
+impl Records for Open<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ProfileError> {
+        self.table.get(key)
+    }
+
+    fn scan(&self, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, ProfileError> {
+        self.table.scan(prefix, after, limit)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), ProfileError> {
+        self.is_changed = true;
+        self.table.put(key, value)
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), ProfileError> {
+        self.is_changed = true;
+        self.table.delete(key)
+    }
+
+    fn damaged(&self) -> ProfileError {
+        ProfileError::Damaged(self.store.path())
+    }
+}

@@ -1,0 +1,235 @@
+//! Where a profile keeps its records: keys and values in transactions, shared by all processes of the profile.
+//!
+//! The interface is narrow, so that the program can use a database ([`sqlite`](self)), a light client one small file, and
+//! a simulated machine its memory. What the records mean is the business of `state` and `outbox`, which are written once,
+//! against [`Records`].
+//!
+//! Every value is a format number, one byte, a CRC-32 of key and value, four bytes, and a `postcard` record: a value that
+//! was bent on the disk, or stands under another's key, is an error and never believed.
+
+#[cfg(not(feature = "sqlite"))]
+mod file;
+#[cfg(any(test, not(feature = "sqlite")))]
+mod memory;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+#[cfg(not(feature = "sqlite"))]
+use file::FileStore;
+#[cfg(test)]
+pub use memory::Memory;
+#[cfg(feature = "sqlite")]
+use sqlite::SqliteStore;
+
+use super::ProfileError;
+
+/// The format of the values so far.
+const FORMAT: u8 = 1;
+/// Bytes of a value before its record.
+const HEAD: usize = 5;
+
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
+/// The records of a profile, within a transaction.
+pub trait Records {
+    /// The value of a key.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ProfileError>;
+    /// Keys that begin with `prefix` and are greater than `after`, with their values, in order, at most `limit`.
+    fn scan(&self, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, ProfileError>;
+    /// Gives a key a value.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), ProfileError>;
+    /// Removes a key.
+    fn delete(&mut self, key: &[u8]) -> Result<(), ProfileError>;
+    /// The error for a value that makes no sense.
+    fn damaged(&self) -> ProfileError;
+}
+
+/// Work in a transaction.
+pub type Work<'a> = &'a mut dyn FnMut(&mut dyn Records) -> Result<(), ProfileError>;
+
+/// Keeps the records of one profile.
+pub trait Store: fmt::Debug + Send + Sync {
+    /// Does all of `work` or nothing, alone among all processes of the profile; durable when it returns. Work that fails
+    /// changes nothing.
+    fn write(&self, work: Work<'_>) -> Result<(), ProfileError>;
+
+    /// Does `work`, which only reads, on one state of the records.
+    fn read(&self, work: Work<'_>) -> Result<(), ProfileError> {
+        self.write(work)
+    }
+
+    /// A number that changes when another process has changed something.
+    fn version(&self) -> Result<u64, ProfileError>;
+
+    /// The role of the one process that sends what is in the outbox, unless another has it. Held until it is dropped.
+    fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError>;
+}
+
+/// The role of the process that sends what is in the outbox, held until it is dropped or the process ends.
+pub trait Carrying: fmt::Debug + Send + Sync {}
+
+/// Opens the store in a profile's directory.
+pub fn open(directory: &Path) -> Result<Box<dyn Store>, ProfileError> {
+    #[cfg(feature = "sqlite")]
+    return Ok(Box::new(SqliteStore::open(directory)?));
+    #[cfg(not(feature = "sqlite"))]
+    return Ok(Box::new(FileStore::open(directory)?));
+}
+
+/// A transaction that gives a result.
+pub fn write<T>(
+    store: &dyn Store,
+    work: impl FnOnce(&mut dyn Records) -> Result<T, ProfileError>,
+) -> Result<T, ProfileError> {
+    let (mut work, mut result) = (Some(work), None);
+    store.write(&mut |records| {
+        if let Some(work) = work.take() {
+            result = Some(work(records)?);
+        }
+        Ok(())
+    })?;
+    result.ok_or_else(nothing_done)
+}
+
+/// A transaction that only reads, and gives a result.
+pub fn read<T>(
+    store: &dyn Store,
+    work: impl FnOnce(&dyn Records) -> Result<T, ProfileError>,
+) -> Result<T, ProfileError> {
+    let (mut work, mut result) = (Some(work), None);
+    store.read(&mut |records| {
+        if let Some(work) = work.take() {
+            result = Some(work(records)?);
+        }
+        Ok(())
+    })?;
+    result.ok_or_else(nothing_done)
+}
+
+/// Every store runs the work it is given.
+fn nothing_done() -> ProfileError {
+    ProfileError::Io {
+        path: PathBuf::new(),
+        source: io::Error::other("the transaction did nothing"),
+    }
+}
+
+fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(record);
+    hasher.finalize().to_be_bytes()
+}
+
+fn open_value<'a>(records: &dyn Records, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], ProfileError> {
+    match value.split_at_checked(HEAD) {
+        Some(([FORMAT, sum @ ..], record)) if *sum == checksum(key, record) => Ok(record),
+        _ => Err(records.damaged()),
+    }
+}
+
+/// The record under a key.
+pub fn get<T: DeserializeOwned>(records: &dyn Records, key: &[u8]) -> Result<Option<T>, ProfileError> {
+    match records.get(key)? {
+        Some(value) => parse(records, key, &value).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads a value that a scan has given.
+pub fn parse<T: DeserializeOwned>(records: &dyn Records, key: &[u8], value: &[u8]) -> Result<T, ProfileError> {
+    let record = open_value(records, key, value)?;
+    postcard::from_bytes(record).map_err(|_| records.damaged())
+}
+
+/// Puts a record under a key.
+pub fn put<T: Serialize>(records: &mut dyn Records, key: &[u8], record: &T) -> Result<(), ProfileError> {
+    let record = postcard::to_stdvec(record).map_err(|_| records.damaged())?;
+    let mut value = Vec::with_capacity(HEAD + record.len());
+    value.push(FORMAT);
+    value.extend_from_slice(&checksum(key, &record));
+    value.extend_from_slice(&record);
+    records.put(key, &value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What every store promises.
+    fn suite(store: &dyn Store, again: &dyn Store) {
+        write(store, |records| {
+            put(records, b"a/1", &1_u32)?;
+            put(records, b"a/2", &2_u32)?;
+            put(records, b"b/1", &3_u32)
+        })
+        .unwrap();
+        let found = read(again, |records| {
+            assert_eq!(get::<u32>(records, b"a/2")?, Some(2));
+            records.scan(b"a/", b"a/1", 10)
+        });
+        assert_eq!(found.unwrap().len(), 1);
+        // Work that fails changes nothing.
+        let failed = write(again, |records| {
+            put(records, b"a/1", &9_u32)?;
+            records.delete(b"a/2")?;
+            Err::<(), _>(records.damaged())
+        });
+        assert!(failed.is_err());
+        let before = again.version().unwrap();
+        write(store, |records| {
+            assert_eq!(get::<u32>(records, b"a/1")?, Some(1));
+            assert_eq!(get::<u32>(records, b"a/2")?, Some(2));
+            records.delete(b"a/2")
+        })
+        .unwrap();
+        assert_ne!(again.version().unwrap(), before, "another process sees a change");
+        let carrying = store.try_carry().unwrap();
+        assert!(carrying.is_some());
+        assert!(again.try_carry().unwrap().is_none(), "one carries at a time");
+        drop(carrying);
+        assert!(again.try_carry().unwrap().is_some());
+    }
+
+    #[test]
+    fn memory_keeps_its_promises() {
+        let memory = Memory::default();
+        suite(&memory.clone(), &memory.clone());
+    }
+
+    #[test]
+    fn directory_keeps_its_promises() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path()).unwrap();
+        suite(&*store, &*open(directory.path()).unwrap());
+        drop(store);
+        let found = read(&*open(directory.path()).unwrap(), |records| get::<u32>(records, b"b/1"));
+        assert_eq!(found.unwrap(), Some(3));
+    }
+
+    #[test]
+    fn a_bent_or_misplaced_value_is_not_believed() {
+        let memory = Memory::default();
+        let outcome = write(&memory, |records| {
+            put(records, b"k", &7_u32)?;
+            let mut value = records.get(b"k")?.unwrap_or_default();
+            records.put(b"other", &value)?;
+            assert!(get::<u32>(records, b"other").is_err());
+            if let Some(last) = value.last_mut() {
+                *last ^= 1;
+            }
+            records.put(b"k", &value)?;
+            assert!(get::<u32>(records, b"k").is_err());
+            Ok(())
+        });
+        outcome.unwrap();
+    }
+}

@@ -1,0 +1,172 @@
+//! The program's store: one table in a SQLite database. Several processes, transactions and crashes in their midst are
+//! what SQLite is made for.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, params};
+
+use super::{Carrying, Pair, Records, Store, Work};
+use crate::client::{ProfileError, profile::open_lock};
+
+/// For how long a process waits for the others of its profile to be done with a transaction, which takes milliseconds.
+const BUSY: Duration = Duration::from_secs(20);
+
+/// The records in a directory's database.
+#[derive(Debug)]
+pub struct SqliteStore {
+    directory: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+#[derive(Debug)]
+struct Locked(#[expect(dead_code, reason = "the lock ends with the file")] File);
+
+impl Carrying for Locked {}
+
+/// The database within a transaction.
+struct Open<'a> {
+    connection: &'a Connection,
+    path: PathBuf,
+}
+
+impl SqliteStore {
+    pub fn open(directory: &Path) -> Result<Self, ProfileError> {
+        let path = directory.join("profile.db");
+        // Made by us, so that nobody else can ever read it; what SQLite puts beside it gets the same mode and owner.
+        drop(open_lock(&path)?);
+        let made = || {
+            let connection = Connection::open(&path)?;
+            connection.busy_timeout(BUSY)?;
+            // An answer `ok` means durable, here as on the realm.
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.execute_batch(
+                "CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+            )?;
+            Ok(connection)
+        };
+        let connection = made().map_err(|error| failed(&path, &error))?;
+        Ok(Self {
+            directory: directory.into(),
+            connection: Mutex::new(connection),
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join("profile.db")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn transact(&self, behavior: TransactionBehavior, work: Work<'_>) -> Result<(), ProfileError> {
+        let path = self.path();
+        let mut connection = self.lock();
+        let transaction = connection
+            .transaction_with_behavior(behavior)
+            .map_err(|error| failed(&path, &error))?;
+        // What is dropped before it is committed is undone.
+        work(&mut Open {
+            connection: &transaction,
+            path: path.clone(),
+        })?;
+        transaction.commit().map_err(|error| failed(&path, &error))
+    }
+}
+
+impl Store for SqliteStore {
+    fn write(&self, work: Work<'_>) -> Result<(), ProfileError> {
+        self.transact(TransactionBehavior::Immediate, work)
+    }
+
+    fn read(&self, work: Work<'_>) -> Result<(), ProfileError> {
+        self.transact(TransactionBehavior::Deferred, work)
+    }
+
+    fn version(&self) -> Result<u64, ProfileError> {
+        let version = self.lock().pragma_query_value(None, "data_version", |row| row.get::<_, u32>(0));
+        version.map(u64::from).map_err(|error| failed(&self.path(), &error))
+    }
+
+    fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
+        let lock = open_lock(&self.directory.join("carrier"))?;
+        Ok(match lock.try_lock() {
+            Ok(()) => Some(Box::new(Locked(lock))),
+            Err(_) => None,
+        })
+    }
+}
+
+impl Open<'_> {
+    fn failed(&self, error: &rusqlite::Error) -> ProfileError {
+        failed(&self.path, error)
+    }
+}
+
+impl Records for Open<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ProfileError> {
+        let value = || {
+            let mut select = self.connection.prepare_cached("SELECT value FROM records WHERE key = ?1")?;
+            select.query_row([key], |row| row.get(0)).optional()
+        };
+        value().map_err(|error| self.failed(&error))
+    }
+
+    fn scan(&self, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, ProfileError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let pairs = || {
+            let mut select = self.connection.prepare_cached(
+                "SELECT key, value FROM records WHERE key > ?1 AND key >= ?2 ORDER BY key LIMIT ?3",
+            )?;
+            let mut rows = select.query(params![after, prefix, limit])?;
+            let mut pairs = Vec::new();
+            while let Some(row) = rows.next()? {
+                let key: Vec<u8> = row.get(0)?;
+                if !key.starts_with(prefix) {
+                    break;
+                }
+                pairs.push((key, row.get(1)?));
+            }
+            Ok(pairs)
+        };
+        pairs().map_err(|error| self.failed(&error))
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), ProfileError> {
+        let put = || {
+            let mut insert = self
+                .connection
+                .prepare_cached("INSERT OR REPLACE INTO records (key, value) VALUES (?1, ?2)")?;
+            insert.execute([key, value])
+        };
+        put().map(drop).map_err(|error| self.failed(&error))
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), ProfileError> {
+        let delete = || {
+            let mut delete = self.connection.prepare_cached("DELETE FROM records WHERE key = ?1")?;
+            delete.execute([key])
+        };
+        delete().map(drop).map_err(|error| self.failed(&error))
+    }
+
+    fn damaged(&self) -> ProfileError {
+        ProfileError::Damaged(self.path.clone())
+    }
+}
+
+fn failed(path: &Path, error: &rusqlite::Error) -> ProfileError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ProfileError::Damaged(path.into()),
+        _ => ProfileError::Io {
+            path: path.into(),
+            source: std::io::Error::other(error.to_string()),
+        },
+    }
+}
