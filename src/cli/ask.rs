@@ -158,11 +158,7 @@ pub async fn inbox(
     mailbox: Mailbox,
     args: &Inbox,
 ) -> Result<(), Failure> {
-    let reading = client
-        .profile()
-        .load()
-        .map_err(Failure::from)?
-        .reading(&mailbox);
+    let reading = client.reading(&mailbox)?;
     let options = wire::Options {
         after: args.after.or(reading.after),
         offset: args
@@ -224,10 +220,7 @@ pub async fn passwd(client: &Client, output: Output, old: &str, new: &str) -> Re
 pub fn fingerprint(global: &Global, output: Output) -> Result<(), Failure> {
     let profile = profile(global)?;
     let state = profile.load()?;
-    let server = global
-        .server
-        .clone()
-        .or_else(|| state.server.as_deref()?.parse().ok());
+    let server = global.server.clone().or_else(|| state.connection_string());
     let realm = server.and_then(|server: ConnectionString| server.key);
     let device = profile.key().public();
     let object = json!({

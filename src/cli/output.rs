@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use merpati::{
-    client::{CallError, Notice},
+    client::{CallError, End, Notice},
     wire::{Account, Answer, CONTENT_NOTICE, CONTENT_TEXT, DeviceSession, Entry, Refusal},
 };
 use serde_json::{Value, json};
@@ -30,8 +30,10 @@ pub struct Failure {
 pub const REFUSED: u8 = 1;
 /// Wrong usage.
 pub const USAGE: u8 = 2;
-const UNREACHABLE: u8 = 3;
-const UNKNOWN: u8 = 4;
+/// Not done and not kept, for certain.
+pub const NOT_DONE: u8 = 3;
+/// Kept, or not known: the state says which.
+pub const KEPT_OR_UNKNOWN: u8 = 4;
 /// Trouble on this machine.
 pub const LOCAL: u8 = 5;
 
@@ -66,12 +68,19 @@ impl From<CallError> for Failure {
             CallError::Misunderstood(_) => ("misunderstood", REFUSED),
             CallError::NoKey => ("no-key", USAGE),
             CallError::NoServer => ("no-server", USAGE),
-            CallError::Unreachable { .. } | CallError::Resolve { .. } => {
-                ("unreachable", UNREACHABLE)
-            }
-            CallError::KeyChanged { .. } => ("key-changed", UNREACHABLE),
-            CallError::Busy(refusal) => (refusal.code.name(), UNKNOWN),
-            CallError::OutcomeUnknown { .. } => ("outcome-unknown", UNKNOWN),
+            CallError::Unreachable { .. }
+            | CallError::Resolve { .. }
+            | CallError::Behind { .. } => ("unreachable", NOT_DONE),
+            CallError::KeyChanged { .. } => ("key-changed", NOT_DONE),
+            CallError::Cancelled => ("cancelled", NOT_DONE),
+            CallError::Busy(refusal) => (refusal.code.name(), KEPT_OR_UNKNOWN),
+            CallError::Kept { is_unknown, .. } => (
+                if *is_unknown { "unknown" } else { "kept" },
+                KEPT_OR_UNKNOWN,
+            ),
+            CallError::OutcomeUnknown { .. } => ("unknown", KEPT_OR_UNKNOWN),
+            CallError::TokenReused => ("id-reused", USAGE),
+            CallError::TokensFull | CallError::OutboxFull { .. } => ("outbox-full", LOCAL),
             CallError::Profile(_) | CallError::System(_) => ("local", LOCAL),
         };
         let detail = match &error {
@@ -99,6 +108,20 @@ impl From<merpati::client::ProfileError> for Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::local(error)
+    }
+}
+
+/// What became of a command, for people.
+pub fn ended(end: &End) -> String {
+    match end {
+        End::Done(Answer::Sent(sent)) => sent.name().into(),
+        End::Done(_) => "done".into(),
+        End::Refused(refusal) => format!("refused. {refusal}"),
+        End::Cancelled => "not done; it was taken back".into(),
+        End::Expired => "not done; it could not be delivered in the time that it was worth".into(),
+        End::Unknown => {
+            "whether it was done is not known, and will not be: look before you repeat it".into()
+        }
     }
 }
 
@@ -171,19 +194,10 @@ impl Output {
                 from.fingerprint(),
                 to.fingerprint()
             ),
-            Notice::Finished { command, answer } => match answer {
-                Answer::Refused(refusal) => {
-                    format!("finished an earlier `{command}`: refused. {refusal}")
-                }
-                Answer::Sent(sent) => format!("finished an earlier `{command}`: {}", sent.name()),
-                _ => format!("finished an earlier `{command}`: done"),
-            },
+            Notice::Finished { what, end, .. } => format!("`{what}` of before: {}", ended(end)),
             Notice::AskedToWait(refusal) => {
                 format!("{refusal} It is tried again then; Ctrl-C stops it")
             }
-            Notice::NeedsPassword { command } => format!(
-                "an earlier `{command}` was cut off; run it again to learn whether it took effect"
-            ),
         };
         Self::aside(&text);
     }

@@ -142,7 +142,7 @@ pub fn source(address: &str, port: &str) -> Result<Option<(String, u16)>, Failur
 
 /// The user whose session the profile has.
 pub fn own_name(client: &Client) -> Result<Username, Failure> {
-    let state = client.profile().load()?;
+    let state = client.state()?;
     let name = state.username.and_then(|name| name.parse().ok());
     name.ok_or_else(|| merpati::client::CallError::NotLoggedIn.into())
 }

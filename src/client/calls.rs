@@ -7,13 +7,12 @@ use rand::Rng as _;
 use tokio::time::Instant;
 
 use super::{
-    CallError, Client, End, EntryId, Notice, Receipt, Shared,
-    lock,
+    CallError, Client, End, EntryId, Notice, Receipt, Shared, lock,
     outbox::{self, Added, Aim, Left, New, Outcome, Reason, Waiting},
-    state::{self, Account},
+    state,
 };
 use crate::wire::{
-    Answer, Command, ErrorCode, Operation, OperationNumber, Options, Refusal, Request, Sent,
+    Answer, Command, ErrorCode, Operation, OperationNumber, Options, Refusal, Request,
 };
 
 /// How often a number that turns out to be used is replaced, before giving up.
@@ -87,7 +86,10 @@ impl Drop for Waits<'_> {
         if !self.is_over {
             let (id, keep) = (self.id, self.keep);
             // What cannot be written now ends with its time.
-            let _ = self.shared.profile.write(|records| outbox::stop_waiting(records, id, keep));
+            let _ = self
+                .shared
+                .profile
+                .write(|records| outbox::stop_waiting(records, id, keep));
         }
     }
 }
@@ -95,7 +97,9 @@ impl Drop for Waits<'_> {
 impl Client {
     /// Asks the realm with any command and options. The operation is filled in.
     pub async fn call(&self, options: Options, command: Command<'_>) -> Result<Answer, CallError> {
-        self.call_entry(options, command).await.map(|(answer, _)| answer)
+        self.call_entry(options, command)
+            .await
+            .map(|(answer, _)| answer)
     }
 
     /// Asks with a message.
@@ -120,7 +124,10 @@ impl Client {
         self.shared.check_target()?;
         self.start_carrier();
         let is_plain = self.shared.state()?.plain;
-        let is_unnumbered = matches!(request.command, Command::Auth { .. } | Command::Register { .. });
+        let is_unnumbered = matches!(
+            request.command,
+            Command::Auth { .. } | Command::Register { .. }
+        );
         let Some(operation) = request.command.operation_mut() else {
             let early = self.shared.may_be_early(&request)?;
             let answer = self.shared.ask_patiently(&request, early, deadline).await?;
@@ -185,7 +192,9 @@ impl Client {
         let id = match shared.add(request, None, deadline)? {
             Added::Entry(id) => id,
             Added::Full(bytes) => return Err(CallError::OutboxFull { bytes }),
-            Added::Done(..) | Added::TokenReused | Added::TokensFull => return Err(CallError::TokenReused),
+            Added::Done(..) | Added::TokenReused | Added::TokensFull => {
+                return Err(CallError::TokenReused);
+            }
         };
         let mut waits = Waits {
             shared,
@@ -195,7 +204,10 @@ impl Client {
         };
         // What was begun before it and is about the same thing goes first. A login needs not wait: what another user began
         // stays theirs (EXACT-6).
-        let is_login = matches!(request.command, Command::Auth { .. } | Command::Register { .. });
+        let is_login = matches!(
+            request.command,
+            Command::Auth { .. } | Command::Register { .. }
+        );
         shared.added.notify_one();
         if !is_login {
             shared.unblocked(id, deadline).await?;
@@ -273,7 +285,9 @@ impl Client {
             .until(deadline, |records| {
                 let waits = match id {
                     Some(id) => outbox::find(records, id)?.is_some(),
-                    None => outbox::list(records)?.iter().any(|(_, entry)| entry.account == account),
+                    None => outbox::list(records)?
+                        .iter()
+                        .any(|(_, entry)| entry.account == account),
                 };
                 Ok((!waits).then_some(()))
             })
@@ -285,7 +299,11 @@ impl Client {
     /// done, if it is reached within the deadline.
     pub async fn outbox_cancel(&self, id: EntryId) -> Result<Withdrawn, CallError> {
         let deadline = self.shared.deadline();
-        match self.shared.profile.write(|records| outbox::cancel(records, id))? {
+        match self
+            .shared
+            .profile
+            .write(|records| outbox::cancel(records, id))?
+        {
             outbox::Cancelled::Certainly => return Ok(Withdrawn::Cancelled),
             outbox::Cancelled::NoSuchEntry => return Ok(Withdrawn::NoSuchEntry),
             outbox::Cancelled::Asked => {}
@@ -313,7 +331,10 @@ impl Client {
         let left = || {
             self.shared.profile.read(|records| {
                 let entries = outbox::list(records)?;
-                Ok(entries.iter().filter(|(_, entry)| entry.account == account).count())
+                Ok(entries
+                    .iter()
+                    .filter(|(_, entry)| entry.account == account)
+                    .count())
             })
         };
         let mut before = left()?;
@@ -334,7 +355,10 @@ impl Shared {
     fn check_target(&self) -> Result<(), CallError> {
         let (_, server) = self.target()?;
         let state = self.state()?;
-        let has_key = state.connection_string().is_some_and(|known| known.key.is_some()) || server.key.is_some();
+        let has_key = state
+            .connection_string()
+            .is_some_and(|known| known.key.is_some())
+            || server.key.is_some();
         if has_key || state.plain || self.options.trust {
             Ok(())
         } else {
@@ -389,7 +413,11 @@ impl Shared {
                 return Ok(None);
             }
             // What this process sends wakes it; what others do has to be looked for.
-            let again = if self.is_carrier() { LOOK_AGAIN.1 } else { pause };
+            let again = if self.is_carrier() {
+                LOOK_AGAIN.1
+            } else {
+                pause
+            };
             tokio::select! {
                 biased;
                 () = settled => {}
@@ -404,18 +432,24 @@ impl Shared {
     async fn settled(&self, id: EntryId, deadline: Instant) -> Result<Option<Outcome>, CallError> {
         let end = deadline + GRACE;
         let look = |records: &dyn super::store::Records| {
-            let is_failed = lock(&self.troubles).get(&id).is_some_and(CallError::is_final);
+            let is_failed = lock(&self.troubles)
+                .get(&id)
+                .is_some_and(CallError::is_final);
             Ok((is_failed || outbox::is_done(records, id)?).then_some(()))
         };
         match self.until(end, look).await? {
             None => Ok(None),
-            Some(()) => Ok(self.profile.write(|records| outbox::take_done(records, id))?),
+            Some(()) => Ok(self
+                .profile
+                .write(|records| outbox::take_done(records, id))?),
         }
     }
 
     /// Waits until nothing is before an entry.
     async fn unblocked(&self, id: EntryId, deadline: Instant) -> Result<(), CallError> {
-        let free = |records: &dyn super::store::Records| Ok((!outbox::is_blocked(records, id)?).then_some(()));
+        let free = |records: &dyn super::store::Records| {
+            Ok((!outbox::is_blocked(records, id)?).then_some(()))
+        };
         match self.until(deadline, free).await? {
             Some(()) => Ok(()),
             None => Err(CallError::Behind {
@@ -425,7 +459,9 @@ impl Shared {
     }
 
     fn stop_waiting(&self, id: EntryId, keep: bool) -> Result<Left, CallError> {
-        let is_elsewhere = lock(&self.troubles).get(&id).is_some_and(CallError::is_final);
+        let is_elsewhere = lock(&self.troubles)
+            .get(&id)
+            .is_some_and(CallError::is_final);
         let left = self.profile.write(|records| {
             if is_elsewhere && outbox::find(records, id)?.is_some_and(|entry| entry.attempts <= 1) {
                 // Whoever is there could not read it.
@@ -457,7 +493,8 @@ impl Shared {
     /// Gives a command with a password up: what to say.
     fn give_up(&self, id: EntryId, error: CallError) -> Result<CallError, CallError> {
         if !error.may_have_left() {
-            self.profile.write(|records| outbox::note_left(records, id, false))?;
+            self.profile
+                .write(|records| outbox::note_left(records, id, false))?;
         }
         let left = self.stop_waiting(id, false)?;
         Ok(match left {
@@ -471,21 +508,27 @@ impl Shared {
     /// A number for an entry that whoever has its password sends.
     fn number(&self, id: EntryId) -> Result<Option<OperationNumber>, CallError> {
         let now = self.host.time_of_day();
-        let picked = self.profile.write(|records| outbox::begin_secret(records, id, now))?;
+        let picked = self
+            .profile
+            .write(|records| outbox::begin_secret(records, id, now))?;
         Ok(picked.map(|picked| picked.number))
     }
 
     pub(super) fn renumber(&self, id: EntryId, refusal: Refusal) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         let highest = OperationNumber(refusal.detail.unwrap_or(0));
-        Ok(self.profile.write(|records| outbox::renumber(records, (id, realm), highest))?)
+        Ok(self
+            .profile
+            .write(|records| outbox::renumber(records, (id, realm), highest))?)
     }
 
     /// What an answer says about who is logged in.
     pub(super) fn learn(&self, request: &Request<'_>, answer: &Answer) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         let learn = |state: &mut super::State| state.learn(&request.command, answer);
-        Ok(self.profile.write(|records| state::update(records, realm, learn))?)
+        Ok(self
+            .profile
+            .write(|records| state::update(records, realm, learn))?)
     }
 
     /// What to say of an entry that is settled.
@@ -508,7 +551,9 @@ impl Shared {
             return Ok(Vec::new());
         }
         let now = self.host.time_of_day();
-        let untold = self.profile.write(|records| outbox::take_untold(records, &account, now))?;
+        let untold = self
+            .profile
+            .write(|records| outbox::take_untold(records, &account, now))?;
         Ok(untold
             .into_iter()
             .map(|(id, done)| Notice::Finished {

@@ -34,7 +34,10 @@ impl Client {
     /// Sees to it that what is in the outbox is sent.
     pub(super) fn start_carrier(&self) {
         let mut task = lock(&self.carrier.0);
-        if task.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+        if task
+            .as_ref()
+            .is_none_or(tokio::task::JoinHandle::is_finished)
+        {
             let shared = std::sync::Arc::clone(&self.shared);
             *task = Some(tokio::spawn(async move {
                 let mut carrying = Carries::default();
@@ -95,7 +98,10 @@ impl Carries {
         let account = shared.account()?;
         let on_the_way = &self.on_the_way;
         let is_known = shared.state()?.session.is_some();
-        if !shared.profile.read(|records| outbox::has_entries(records))? {
+        if !shared
+            .profile
+            .read(|records| outbox::has_entries(records))?
+        {
             return Ok(None);
         }
         let due = shared
@@ -118,7 +124,9 @@ impl Carries {
             if since.elapsed() < TAKEN_UP || self.on_the_way.contains(&id) {
                 continue;
             }
-            let picked = shared.profile.write(|records| outbox::pick_one(records, id, now))?;
+            let picked = shared
+                .profile
+                .write(|records| outbox::pick_one(records, id, now))?;
             if let Some(picked) = picked {
                 self.begin(shared, picked);
             }
@@ -176,7 +184,12 @@ impl Shared {
     }
 
     /// Asks the realm to do what an entry says.
-    async fn deliver(&self, picked: &Picked, body: &[u8], deadline: Instant) -> Result<(), CallError> {
+    async fn deliver(
+        &self,
+        picked: &Picked,
+        body: &[u8],
+        deadline: Instant,
+    ) -> Result<(), CallError> {
         let Ok(mut request) = Request::parse(body) else {
             return self.settle(picked.id, &Outcome::Unknown);
         };
@@ -198,7 +211,10 @@ impl Shared {
             ErrorCode::AlreadyDone => self.settle(picked.id, &Outcome::Unknown),
             _ if refusal.is_transient() || !refusal.is_final() => self.wait(picked, refusal),
             ErrorCode::NoSession if picked.waited.is_none() => self.hold(picked),
-            _ => self.settle(picked.id, &Outcome::Answer(Answer::Refused(refusal).to_bytes())),
+            _ => self.settle(
+                picked.id,
+                &Outcome::Answer(Answer::Refused(refusal).to_bytes()),
+            ),
         }
     }
 
@@ -210,9 +226,9 @@ impl Shared {
             self.note(super::Notice::AskedToWait(refusal));
         }
         lock(&self.troubles).insert(picked.id, CallError::Busy(refusal));
-        Ok(self.profile.write(|records| {
-            outbox::change(records, picked.id, |entry| entry.wait_until(until))
-        })?)
+        Ok(self
+            .profile
+            .write(|records| outbox::change(records, picked.id, |entry| entry.wait_until(until)))?)
     }
 
     /// Nobody is logged in: what nobody waits for is kept until its user is again.
@@ -226,7 +242,12 @@ impl Shared {
     }
 
     /// Uses the number of an entry up, so that it is not done any more; or learns that it was.
-    async fn withdraw(&self, picked: &Picked, reason: Reason, deadline: Instant) -> Result<(), CallError> {
+    async fn withdraw(
+        &self,
+        picked: &Picked,
+        reason: Reason,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
         let state = self.state()?;
         let session = match state.session {
             Some(id) if state.plain => SessionRef::Named(SessionId(id)),
@@ -272,7 +293,9 @@ impl Shared {
                     // Its id was in an answer that is lost; on a sealed link nobody needs it.
                     state.session.get_or_insert_default();
                 }
-                Answer::Refused(refusal) if refusal.code == ErrorCode::NoSession => state.session = None,
+                Answer::Refused(refusal) if refusal.code == ErrorCode::NoSession => {
+                    state.session = None
+                }
                 _ => {}
             })
         })?)
@@ -280,6 +303,8 @@ impl Shared {
 
     fn settle(&self, id: EntryId, outcome: &Outcome) -> Result<(), CallError> {
         lock(&self.troubles).remove(&id);
-        Ok(self.profile.write(|records| outbox::settle(records, id, outcome))?)
+        Ok(self
+            .profile
+            .write(|records| outbox::settle(records, id, outcome))?)
     }
 }

@@ -3,9 +3,9 @@
 use super::{CallError, Client, Message, Receipt};
 use crate::crypto::PublicKey;
 use crate::wire::{
-    Account, Answer, Body, Command, DeviceSession, GroupName, Handle, Member,
-    Operation, Options, Password, Peer, Port, RealmId, RegistrationCode, Role, Sender, Sent,
-    SessionId, SessionRef, Text, Username,
+    Account, Answer, Body, Command, DeviceSession, GroupName, Handle, Member, Operation, Options,
+    Password, Peer, Port, RealmId, RegistrationCode, Role, Sender, Sent, SessionId, SessionRef,
+    Text, Username,
 };
 
 /// Stands for the first of the realm's own addresses.

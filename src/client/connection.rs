@@ -9,8 +9,9 @@ use tokio::{
 };
 
 use super::{
-    CallError, Notice, Shared, state,
+    CallError, Notice, Shared,
     driver::{Ask, AskError, Driver, Job, Status, Target, Told, ask_who},
+    state,
 };
 use crate::{
     crypto::{ConnectionString, PublicKey},
@@ -132,12 +133,17 @@ impl Shared {
         Ok(self.profile.write(|records| {
             state::update(records, realm, |state| {
                 if let Some(known) = state.connection_string() {
-                    let at = ConnectionString { key: known.key.or(server.key), ..server.clone() };
+                    let at = ConnectionString {
+                        key: known.key.or(server.key),
+                        ..server.clone()
+                    };
                     state.server = at.to_string();
                 }
                 state.is_heard = true;
                 state.highest = state.highest.max(highest);
-                state.rtt_us = rtt.and_then(|rtt| u64::try_from(rtt.as_micros()).ok()).or(state.rtt_us);
+                state.rtt_us = rtt
+                    .and_then(|rtt| u64::try_from(rtt.as_micros()).ok())
+                    .or(state.rtt_us);
             })?;
             if remember || state::remembered(records)?.is_none() {
                 state::remember(records, realm)?;
@@ -165,8 +171,14 @@ impl Shared {
         let state = self.state()?;
         let (realm, server) = self.target()?;
         // The key may have been followed, or accepted, since.
-        let key = state.connection_string().and_then(|known| known.key).or(server.key);
-        let server = ConnectionString { key, ..server.clone() };
+        let key = state
+            .connection_string()
+            .and_then(|known| known.key)
+            .or(server.key);
+        let server = ConnectionString {
+            key,
+            ..server.clone()
+        };
         let (socket, address) = dial(&self.host, &server).await?;
         let mut rng = self.host.rng()?;
         let mut seed = [0; 32];

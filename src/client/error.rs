@@ -66,7 +66,9 @@ pub enum CallError {
     #[error("this --id was used for another command before; give each command an --id of its own")]
     TokenReused,
     /// The outbox remembers no more tokens.
-    #[error("the outbox remembers {TOKENS_MAX} --id tokens, and the oldest is not 30 days old yet; send without --id")]
+    #[error(
+        "the outbox remembers {TOKENS_MAX} --id tokens, and the oldest is not 30 days old yet; send without --id"
+    )]
     TokensFull,
     /// The outbox is full.
     #[error(
@@ -131,7 +133,12 @@ impl CallError {
     pub(super) const fn may_have_left(&self) -> bool {
         !matches!(
             self,
-            Self::Unreachable { .. } | Self::Resolve { .. } | Self::NoKey | Self::NoServer | Self::NotLoggedIn | Self::Behind { .. }
+            Self::Unreachable { .. }
+                | Self::Resolve { .. }
+                | Self::NoKey
+                | Self::NoServer
+                | Self::NotLoggedIn
+                | Self::Behind { .. }
         )
     }
 

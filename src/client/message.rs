@@ -14,6 +14,13 @@ pub struct Receipt {
     pub id: EntryId,
 }
 
+impl Receipt {
+    /// The state's name, as scripts see it.
+    pub const fn name(&self) -> &'static str {
+        self.state.name()
+    }
+}
+
 /// A message, and what is to be done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {

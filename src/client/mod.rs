@@ -58,13 +58,13 @@ use std::{
 use rand::rngs::StdRng;
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
+pub use calls::{OutboxEntry, OutboxState, Withdrawn};
 use connection::Connection;
 pub use direct::{Direct, Outcome};
 pub use error::{CallError, ProfileError};
 pub use message::{Message, Receipt};
 pub use meter::{Meter, Spending, Spent, Traffic};
 pub use outbox::{EntryId, Token};
-pub use calls::{OutboxEntry, OutboxState, Withdrawn};
 pub use profile::{Profile, default_home};
 pub use state::State;
 #[cfg(test)]
@@ -246,9 +246,15 @@ impl Client {
         Self::open_on(Host::Real, profile, options)
     }
 
-    pub(crate) fn open_on(host: Host, profile: Profile, options: Options) -> Result<Self, CallError> {
+    pub(crate) fn open_on(
+        host: Host,
+        profile: Profile,
+        options: Options,
+    ) -> Result<Self, CallError> {
         let target = match &options.server {
-            Some(server) => Some(profile.write(|records| state::find_or_add(records, server, options.plain))?),
+            Some(server) => {
+                Some(profile.write(|records| state::find_or_add(records, server, options.plain))?)
+            }
             None => profile.read(|records| {
                 let Some(realm) = state::remembered(records)? else {
                     return Ok(None);

@@ -58,7 +58,8 @@ impl Profile {
         // One of two processes that start together makes the key, and the other finds it.
         let path = directory.join("lock");
         let lock = open_lock(&path)?;
-        lock.lock().map_err(|source| ProfileError::Io { path, source })?;
+        lock.lock()
+            .map_err(|source| ProfileError::Io { path, source })?;
         let key_file = directory.join("device.key");
         let key = load_or_create_identity(&key_file, rng)?;
         adopt(&key_file);
@@ -115,6 +116,16 @@ impl Profile {
         self.read(|records| match state::remembered(records)? {
             Some(realm) => state::load(records, realm),
             None => Ok(State::default()),
+        })
+    }
+
+    /// Notes that operation numbers up to `highest` have been used otherwise with the realm that commands are for.
+    pub fn note_highest(&self, highest: u64) -> Result<(), ProfileError> {
+        self.write(|records| match state::remembered(records)? {
+            Some(realm) => state::update(records, realm, |state| {
+                state.highest = state.highest.max(highest)
+            }),
+            None => Ok(()),
         })
     }
 
@@ -183,7 +194,10 @@ impl Former {
     }
 
     fn take_over(self, records: &mut dyn Records) -> Result<(), ProfileError> {
-        let Some(server) = self.server.and_then(|server| server.parse::<ConnectionString>().ok()) else {
+        let Some(server) = self
+            .server
+            .and_then(|server| server.parse::<ConnectionString>().ok())
+        else {
             return Ok(());
         };
         let (realm, _) = state::find_or_add(records, &server, self.plain)?;
@@ -295,7 +309,8 @@ mod tests {
         let profile = open(home.path()).unwrap();
         assert_eq!(profile.load().unwrap().highest, 7);
         assert_eq!(profile.key().public(), key);
-        let error = Profile::open(home.path(), "../x", &mut ChaCha20Rng::seed_from_u64(1)).unwrap_err();
+        let error =
+            Profile::open(home.path(), "../x", &mut ChaCha20Rng::seed_from_u64(1)).unwrap_err();
         assert!(error.to_string().contains("not a name"), "{error}");
     }
 
@@ -308,8 +323,22 @@ mod tests {
         let session = Some([5_u8; 16]);
         let unfinished = vec![(9_u64, vec![4_u8, 0, 0], false)];
         let server = "merpati://127.0.0.1:6377#Qn6PtzrA4MTkMefWTqR5ItrFiP3dtbrW9K-6OMuE0xo";
-        let former = (Some(server), false, Some("ann"), session, Some(5_u64), 9_u64, unfinished, shown, Vec::<[u8; 32]>::new());
-        fs::write(directory.join("state"), postcard::to_extend(&former, vec![1]).unwrap()).unwrap();
+        let former = (
+            Some(server),
+            false,
+            Some("ann"),
+            session,
+            Some(5_u64),
+            9_u64,
+            unfinished,
+            shown,
+            Vec::<[u8; 32]>::new(),
+        );
+        fs::write(
+            directory.join("state"),
+            postcard::to_extend(&former, vec![1]).unwrap(),
+        )
+        .unwrap();
         for _ in 0..2 {
             let profile = open(home.path()).unwrap();
             let state = profile.load().unwrap();
@@ -318,8 +347,14 @@ mod tests {
                 realm: state::RealmNumber(0),
                 username: "ann".into(),
             };
-            let cursor = profile.read(|records| state::cursor(records, &account, &crate::wire::Mailbox::Private));
-            assert_eq!(cursor.unwrap().map(|cursor| (cursor.position, cursor.offset)), Some((12, 3)));
+            let cursor = profile
+                .read(|records| state::cursor(records, &account, &crate::wire::Mailbox::Private));
+            assert_eq!(
+                cursor
+                    .unwrap()
+                    .map(|cursor| (cursor.position, cursor.offset)),
+                Some((12, 3))
+            );
         }
         assert!(!directory.join("state").exists());
     }
@@ -328,12 +363,19 @@ mod tests {
     fn damaged_profile_is_not_believed() {
         let home = tempfile::tempdir().unwrap();
         let profile = open(home.path()).unwrap();
-        let file = if cfg!(feature = "sqlite") { "profile.db" } else { "records" };
+        let file = if cfg!(feature = "sqlite") {
+            "profile.db"
+        } else {
+            "records"
+        };
         drop(profile);
         let path = home.path().join("default").join(file);
         fs::write(&path, [7; 8192]).unwrap();
         let outcome = open(home.path()).and_then(|profile| profile.load());
-        assert!(matches!(outcome, Err(ProfileError::Damaged(_))), "{outcome:?}");
+        assert!(
+            matches!(outcome, Err(ProfileError::Damaged(_))),
+            "{outcome:?}"
+        );
     }
 
     #[cfg(unix)]

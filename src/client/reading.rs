@@ -1,10 +1,12 @@
 //! Reading mailboxes, and noting what has been shown. A cursor belongs to an account: what is shown while another user logs
 //! in, in another window, is noted for the one whose it is.
 
-use super::{CallError, Client, Shared, commands::unexpected, state::{self, Account}};
-use crate::wire::{
-    Answer, Command, Cursors, Entry, Mailbox, Options, Page, Position, Unread,
+use super::{
+    CallError, Client, Shared,
+    commands::unexpected,
+    state::{self, Account},
 };
+use crate::wire::{Answer, Command, Cursors, Entry, Mailbox, Options, Page, Position, Unread};
 
 /// Entries on a page that is asked for.
 const PAGE_ENTRIES: u64 = 100;
@@ -39,7 +41,10 @@ impl Client {
     /// Where reading goes on in `mailbox`: after what was [`Client::shown`] last. No options when nothing was.
     pub fn reading(&self, mailbox: &Mailbox) -> Result<Options, CallError> {
         let account = self.shared.account()?;
-        let cursor = self.shared.profile.read(|records| state::cursor(records, &account, mailbox))?;
+        let cursor = self
+            .shared
+            .profile
+            .read(|records| state::cursor(records, &account, mailbox))?;
         Ok(cursor.map_or(Options::NONE, state::Cursor::reading))
     }
 
@@ -169,7 +174,9 @@ impl Shared {
         mailbox: &Mailbox,
         position: u64,
     ) -> Result<(), CallError> {
-        let cursor = self.profile.read(|records| state::cursor(records, account, mailbox))?;
+        let cursor = self
+            .profile
+            .read(|records| state::cursor(records, account, mailbox))?;
         if cursor.is_none_or(|cursor| cursor.confirmed >= position) {
             return Ok(());
         }
@@ -178,7 +185,12 @@ impl Shared {
             .write(|records| state::confirm(records, account, mailbox, position))?)
     }
 
-    pub(super) fn cursors(&self, account: &Account) -> Result<Vec<(Mailbox, state::Cursor)>, CallError> {
-        Ok(self.profile.read(|records| state::cursors(records, account))?)
+    pub(super) fn cursors(
+        &self,
+        account: &Account,
+    ) -> Result<Vec<(Mailbox, state::Cursor)>, CallError> {
+        Ok(self
+            .profile
+            .read(|records| state::cursors(records, account))?)
     }
 }

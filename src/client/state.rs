@@ -110,7 +110,13 @@ fn realm_key(realm: RealmNumber) -> Vec<u8> {
 }
 
 fn cursors_key(account: &Account) -> Vec<u8> {
-    [b"c/".as_slice(), &account.realm.0.to_be_bytes(), account.username.as_bytes(), b"/"].concat()
+    [
+        b"c/".as_slice(),
+        &account.realm.0.to_be_bytes(),
+        account.username.as_bytes(),
+        b"/",
+    ]
+    .concat()
 }
 
 fn cursor_key(account: &Account, mailbox: &Mailbox) -> Vec<u8> {
@@ -134,7 +140,14 @@ pub fn remember(records: &mut dyn Records, realm: RealmNumber) -> Result<(), Pro
     if now.realm == Some(realm) {
         return Ok(());
     }
-    store::put(records, b"n", &Current { realm: Some(realm), ..now })
+    store::put(
+        records,
+        b"n",
+        &Current {
+            realm: Some(realm),
+            ..now
+        },
+    )
 }
 
 /// What is known of a realm.
@@ -143,7 +156,11 @@ pub fn load(records: &dyn Records, realm: RealmNumber) -> Result<State, ProfileE
 }
 
 /// Writes down what is known of a realm.
-pub fn save(records: &mut dyn Records, realm: RealmNumber, state: &State) -> Result<(), ProfileError> {
+pub fn save(
+    records: &mut dyn Records,
+    realm: RealmNumber,
+    state: &State,
+) -> Result<(), ProfileError> {
     store::put(records, &realm_key(realm), state)
 }
 
@@ -167,7 +184,10 @@ pub fn realms(records: &dyn Records) -> Result<Vec<(RealmNumber, State)>, Profil
     let found = records.scan(b"r/", b"", REALMS_MAX)?;
     let one = |(key, value): &Pair| {
         let state = store::parse(records, key, value)?;
-        let number = key.get(2..).and_then(|number| number.try_into().ok()).ok_or_else(|| records.damaged())?;
+        let number = key
+            .get(2..)
+            .and_then(|number| number.try_into().ok())
+            .ok_or_else(|| records.damaged())?;
         Ok((RealmNumber(u32::from_be_bytes(number)), state))
     };
     found.iter().map(one).collect()
@@ -193,7 +213,14 @@ pub fn find_or_add(
     }
     let now = current(records)?;
     let number = RealmNumber(now.next);
-    store::put(records, b"n", &Current { next: now.next + 1, ..now })?;
+    store::put(
+        records,
+        b"n",
+        &Current {
+            next: now.next + 1,
+            ..now
+        },
+    )?;
     let state = State {
         server: server.to_string(),
         plain,
@@ -228,10 +255,17 @@ impl State {
 
     /// The realm's key `from` has vouched for `to`. False when that was known already.
     pub fn follow(&mut self, from: PublicKey, to: PublicKey) -> bool {
-        let Some(server) = self.connection_string().filter(|known| known.key == Some(from)) else {
+        let Some(server) = self
+            .connection_string()
+            .filter(|known| known.key == Some(from))
+        else {
             return false;
         };
-        self.server = ConnectionString { key: Some(to), ..server }.to_string();
+        self.server = ConnectionString {
+            key: Some(to),
+            ..server
+        }
+        .to_string();
         self.former.push(from.0);
         true
     }
@@ -239,7 +273,10 @@ impl State {
     /// What an answer says about who is logged in.
     pub fn learn(&mut self, command: &Command<'_>, answer: &Answer) {
         match (command, answer) {
-            (Command::Auth { username, .. } | Command::Register { username, .. }, Answer::Session(SessionId(id))) => {
+            (
+                Command::Auth { username, .. } | Command::Register { username, .. },
+                Answer::Session(SessionId(id)),
+            ) => {
                 self.username = Some(username.as_str().into());
                 self.session = Some(*id);
             }
@@ -277,11 +314,16 @@ pub fn set_cursor(
 }
 
 /// How far all mailboxes of an account have been shown.
-pub fn cursors(records: &dyn Records, account: &Account) -> Result<Vec<(Mailbox, Cursor)>, ProfileError> {
+pub fn cursors(
+    records: &dyn Records,
+    account: &Account,
+) -> Result<Vec<(Mailbox, Cursor)>, ProfileError> {
     let prefix = cursors_key(account);
     let mut found = Vec::new();
     for (key, value) in records.scan(&prefix, b"", usize::MAX)? {
-        let name = key.get(prefix.len()..).and_then(|name| core::str::from_utf8(name).ok());
+        let name = key
+            .get(prefix.len()..)
+            .and_then(|name| core::str::from_utf8(name).ok());
         if let Some(mailbox) = name.and_then(|name| name.parse().ok()) {
             found.push((mailbox, store::parse(records, &key, &value)?));
         }
@@ -299,7 +341,10 @@ pub fn begin_reading(
     if cursor(records, account, mailbox)?.is_some() {
         return Ok(());
     }
-    let cursor = Cursor { position, ..Cursor::default() };
+    let cursor = Cursor {
+        position,
+        ..Cursor::default()
+    };
     set_cursor(records, account, mailbox, cursor)
 }
 
@@ -328,7 +373,10 @@ pub fn confirm(
 ) -> Result<(), ProfileError> {
     match cursor(records, account, mailbox)? {
         Some(cursor) if cursor.confirmed < position => {
-            let cursor = Cursor { confirmed: position, ..cursor };
+            let cursor = Cursor {
+                confirmed: position,
+                ..cursor
+            };
             set_cursor(records, account, mailbox, cursor)
         }
         _ => Ok(()),

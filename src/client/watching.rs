@@ -98,7 +98,9 @@ impl Watching<'_> {
         let position = entry.position.0;
         let shared = &self.client.shared;
         let account = &self.account;
-        let shown = shared.profile.read(|records| super::state::cursor(records, account, mailbox))?;
+        let shown = shared
+            .profile
+            .read(|records| super::state::cursor(records, account, mailbox))?;
         let given = self.given.entry(*mailbox).or_default();
         let known = shown.map_or(*given, |shown| shown.position.max(*given));
         *given = known.max(position);

@@ -11,7 +11,7 @@ use super::{
     site::MESSAGE_MAX,
 };
 use crate::{
-    client::{CallError, Client, Memory, Message, Notice, Options, Profile, Traits},
+    client::{CallError, Client, End, Memory, Message, Notice, Options, Profile, Traits},
     crypto::SecretKey,
     host::Host,
     wire::{Answer, Entry, ErrorCode, GroupName, Mailbox, RealmId, Username},
@@ -77,7 +77,7 @@ impl Person {
 
     /// The person's device starts.
     pub fn client(&self, machine: &Machine) -> Client {
-        self.client_with(machine, self.key.clone(), Memory::clone(&self.memory))
+        self.client_with(machine, self.key.clone(), self.memory.clone())
     }
 
     /// Another device of the person's, which knows nothing yet.
@@ -103,7 +103,7 @@ impl Person {
             ..Options::default()
         };
         let host = Host::Simulated(machine.clone());
-        Client::open_on(host, profile.expect("memory"), options).expect("memory")
+        Client::open_on(host, profile, options).expect("memory")
     }
 
     /// Goes on where the person was, to the end.
@@ -335,7 +335,7 @@ impl Person {
         for notice in client.take_notices() {
             machine.note(|| format!("{notice:?}"));
             if let Notice::Finished {
-                answer: Answer::Sent(_),
+                end: End::Done(Answer::Sent(_)),
                 ..
             } = notice
             {

@@ -25,7 +25,7 @@ use super::{
     trace::Trace,
 };
 use crate::{
-    client::{Client, Traits},
+    client::{Client, Memory, Traits},
     crypto::SecretKey,
     wire::{CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox},
 };
@@ -301,7 +301,7 @@ impl World {
             number,
             population: Arc::clone(&self.population),
             key: SecretKey::generate(rng),
-            memory: Arc::default(),
+            memory: Memory::default(),
             traits: Traits {
                 rate,
                 ..Traits::default()

@@ -77,7 +77,7 @@ async fn device(
         ..Options::default()
     };
     let client = Client::open(profile, options)?;
-    let mut state = client.profile().load()?;
+    let mut state = client.state()?;
     if state.session.is_none() {
         let user = format!("b{:08x}", rng.next_u32());
         let user = user.parse().map_err(Failure::local)?;
@@ -87,7 +87,7 @@ async fn device(
             .register("Merpati bench", "none", user, password.as_bytes())
             .await
             .map_err(explain)?;
-        state = client.profile().load()?;
+        state = client.state()?;
     }
     let user = state.username.unwrap_or_default();
     let user: Username = user.parse().map_err(Failure::local)?;
@@ -105,7 +105,7 @@ async fn device(
             _ => {}
         }
     }
-    let highest = client.profile().load()?.highest;
+    let highest = client.state()?.highest;
     Ok(Device {
         user,
         group,
@@ -130,7 +130,7 @@ fn first(home: &Path, n: usize, user: Username) -> Result<GroupName, Failure> {
 pub fn remember(home: &Path, devices: &[Device], highest: &[u64]) -> Result<(), Failure> {
     for (n, (_, highest)) in devices.iter().zip(highest).enumerate() {
         let profile = Profile::open(home, &n.to_string(), &mut system_rng()?)?;
-        profile.update(|state| state.highest = state.highest.max(*highest))?;
+        profile.note_highest(*highest)?;
     }
     Ok(())
 }

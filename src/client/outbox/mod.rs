@@ -197,7 +197,8 @@ fn done_key(id: EntryId) -> Vec<u8> {
 
 fn id_in(records: &dyn Records, key: &[u8]) -> Result<EntryId, ProfileError> {
     let id = key.get(2..).and_then(|id| id.try_into().ok());
-    id.map(|id| EntryId(u64::from_be_bytes(id))).ok_or_else(|| records.damaged())
+    id.map(|id| EntryId(u64::from_be_bytes(id)))
+        .ok_or_else(|| records.damaged())
 }
 
 fn counters(records: &dyn Records) -> Result<Counters, ProfileError> {
@@ -213,7 +214,11 @@ pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileErr
         return Ok(known);
     }
     let is_secret = new.request.command.carries_password();
-    let body = if is_secret { Vec::new() } else { new.request.to_bytes() };
+    let body = if is_secret {
+        Vec::new()
+    } else {
+        new.request.to_bytes()
+    };
     let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
     if counters.bytes + u64::from(bytes) > OUTBOX_BYTES_MAX {
         return Ok(Added::Full(counters.bytes));
@@ -237,7 +242,11 @@ pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileErr
         left: false,
         attempts: 0,
         created,
-        expires: new.request.options.ttl.map(|ttl| created.saturating_add(ttl)),
+        expires: new
+            .request
+            .options
+            .ttl
+            .map(|ttl| created.saturating_add(ttl)),
         not_before: 0,
         waiting: new.waiting,
         aim: Aim::Do,
@@ -284,7 +293,11 @@ pub fn change(
 }
 
 /// Writes down what became of an entry. What is settled already stays as it is.
-pub fn settle(records: &mut dyn Records, id: EntryId, outcome: &Outcome) -> Result<(), ProfileError> {
+pub fn settle(
+    records: &mut dyn Records,
+    id: EntryId,
+    outcome: &Outcome,
+) -> Result<(), ProfileError> {
     let Some(entry) = find(records, id)? else {
         return Ok(());
     };
@@ -386,7 +399,11 @@ pub enum Left {
 }
 
 /// Nobody waits for an entry any more.
-pub fn stop_waiting(records: &mut dyn Records, id: EntryId, keep: bool) -> Result<Left, ProfileError> {
+pub fn stop_waiting(
+    records: &mut dyn Records,
+    id: EntryId,
+    keep: bool,
+) -> Result<Left, ProfileError> {
     if let Some(outcome) = take_done(records, id)? {
         return Ok(Left::Settled(outcome));
     }
@@ -453,7 +470,9 @@ pub fn renumber(
     (id, realm): (EntryId, RealmNumber),
     highest: OperationNumber,
 ) -> Result<(), ProfileError> {
-    state::update(records, realm, |state| state.highest = state.highest.max(highest.0))?;
+    state::update(records, realm, |state| {
+        state.highest = state.highest.max(highest.0)
+    })?;
     change(records, id, |entry| {
         (entry.number, entry.left, entry.attempts) = (None, false, 0);
     })

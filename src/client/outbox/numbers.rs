@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Aim, Before, ENTRY_LIFETIME, Entry, EntryId, Outcome, Reason, Scope, body, entry_key, list, millis, settle,
+    Aim, Before, ENTRY_LIFETIME, Entry, EntryId, Outcome, Reason, Scope, body, entry_key, list,
+    millis, settle,
 };
 use crate::{
     client::{
@@ -147,7 +148,9 @@ pub fn begin_secret(
         return Ok(None);
     };
     let mut entry = entry.clone();
-    let same_realm = entries.iter().filter(|(_, other)| other.account.realm == entry.account.realm);
+    let same_realm = entries
+        .iter()
+        .filter(|(_, other)| other.account.realm == entry.account.realm);
     let mut lowest = same_realm.filter_map(|(_, other)| other.number).min();
     begin(records, (id, &mut entry), now, &mut lowest)
 }
@@ -231,7 +234,9 @@ impl Entry {
         let lifetime = self.created.saturating_add(ENTRY_LIFETIME.as_secs());
         let over = self.expires.unwrap_or(u64::MAX).min(lifetime) <= now.as_secs();
         match self.aim {
-            Aim::Do if self.is_secret && !self.waiting.is_on(now) => self.aim = Aim::Cancel(Reason::NotKept),
+            Aim::Do if self.is_secret && !self.waiting.is_on(now) => {
+                self.aim = Aim::Cancel(Reason::NotKept)
+            }
             Aim::Do if over => self.aim = Aim::Cancel(Reason::Expired),
             Aim::Do | Aim::Cancel(_) => {}
         }

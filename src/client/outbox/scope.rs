@@ -86,15 +86,21 @@ impl Scope {
             ("u", Some(user), None) => Self::User(user.parse().ok()?),
             ("g", Some(group), None) => Self::Group(group.parse().ok()?),
             ("r", Some(realm), None) => Self::Realm(realm.parse().ok()?),
-            ("ru", Some(realm), Some(user)) => Self::RealmUser(realm.parse().ok()?, user.parse().ok()?),
-            ("rg", Some(realm), Some(group)) => Self::RealmGroup(realm.parse().ok()?, group.parse().ok()?),
+            ("ru", Some(realm), Some(user)) => {
+                Self::RealmUser(realm.parse().ok()?, user.parse().ok()?)
+            }
+            ("rg", Some(realm), Some(group)) => {
+                Self::RealmGroup(realm.parse().ok()?, group.parse().ok()?)
+            }
             _ => return None,
         })
     }
 
     const fn realm(self) -> Option<RealmId> {
         match self {
-            Self::Realm(realm) | Self::RealmUser(realm, _) | Self::RealmGroup(realm, _) => Some(realm),
+            Self::Realm(realm) | Self::RealmUser(realm, _) | Self::RealmGroup(realm, _) => {
+                Some(realm)
+            }
             Self::Account | Self::User(_) | Self::Group(_) => None,
         }
     }
@@ -116,7 +122,11 @@ impl fmt::Display for Scope {
             Self::User(user) => user.fmt(f),
             Self::Group(group) => group.fmt(f),
             Self::Realm(realm) => realm.fmt(f),
-            Self::RealmUser(realm, user) => Sender { user, realm: Some(realm) }.fmt(f),
+            Self::RealmUser(realm, user) => Sender {
+                user,
+                realm: Some(realm),
+            }
+            .fmt(f),
             Self::RealmGroup(realm, group) => write!(f, "{group}@{realm}"),
         }
     }
@@ -141,7 +151,9 @@ impl Before {
             _ => {
                 self.0.contains(&Scope::Account)
                     || self.0.contains(&scope)
-                    || scope.realm().is_some_and(|realm| self.0.contains(&Scope::Realm(realm)))
+                    || scope
+                        .realm()
+                        .is_some_and(|realm| self.0.contains(&Scope::Realm(realm)))
             }
         }
     }

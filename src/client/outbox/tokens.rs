@@ -106,7 +106,14 @@ impl Token {
 
 fn key(account: &Account, hash: [u8; 16]) -> Vec<u8> {
     let realm = account.realm.0.to_be_bytes();
-    [b"t/", realm.as_slice(), account.username.as_bytes(), b"/", &hash].concat()
+    [
+        b"t/",
+        realm.as_slice(),
+        account.username.as_bytes(),
+        b"/",
+        &hash,
+    ]
+    .concat()
 }
 
 fn age_key(now: Duration, token: &[u8]) -> Vec<u8> {
@@ -145,7 +152,11 @@ pub(super) fn settle(
 }
 
 /// Forgets a few of the oldest tokens, if there are more than have to be remembered.
-fn forget_old(records: &mut dyn Records, tokens: &mut u64, now: Duration) -> Result<(), ProfileError> {
+fn forget_old(
+    records: &mut dyn Records,
+    tokens: &mut u64,
+    now: Duration,
+) -> Result<(), ProfileError> {
     if *tokens < TOKENS_MIN {
         return Ok(());
     }
@@ -153,7 +164,8 @@ fn forget_old(records: &mut dyn Records, tokens: &mut u64, now: Duration) -> Res
         let Some((time, token)) = age.get(2..).and_then(|rest| rest.split_first_chunk()) else {
             return Err(records.damaged());
         };
-        let is_old = u64::from_be_bytes(*time).saturating_add(TOKEN_LIFETIME.as_secs()) <= now.as_secs();
+        let is_old =
+            u64::from_be_bytes(*time).saturating_add(TOKEN_LIFETIME.as_secs()) <= now.as_secs();
         let kept = store::get::<Kept>(records, token)?;
         if !is_old || kept.is_some_and(|kept| kept.outcome.is_none()) {
             return Ok(());

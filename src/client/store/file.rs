@@ -35,7 +35,10 @@ struct Open<'a> {
 
 impl FileStore {
     pub fn open(directory: &Path) -> Result<Self, ProfileError> {
-        Ok(Self { directory: directory.into(), own: AtomicU64::new(0) })
+        Ok(Self {
+            directory: directory.into(),
+            own: AtomicU64::new(0),
+        })
     }
 
     fn path(&self) -> PathBuf {
@@ -43,7 +46,10 @@ impl FileStore {
     }
 
     fn io(&self, source: io::Error) -> ProfileError {
-        ProfileError::Io { path: self.path(), source }
+        ProfileError::Io {
+            path: self.path(),
+            source,
+        }
     }
 
     /// The records, and which replacement of the file they come from.
@@ -69,7 +75,11 @@ impl Store for FileStore {
         let lock = open_lock(&self.directory.join("lock"))?;
         lock.lock().map_err(|source| self.io(source))?;
         let (version, table) = self.load()?;
-        let mut open = Open { table, is_changed: false, store: self };
+        let mut open = Open {
+            table,
+            is_changed: false,
+            store: self,
+        };
         work(&mut open)?;
         if open.is_changed {
             let content = postcard::to_stdvec(&(version + 1, &open.table.0))
@@ -83,7 +93,10 @@ impl Store for FileStore {
     }
 
     fn version(&self) -> Result<u64, ProfileError> {
-        Ok(self.load()?.0.wrapping_sub(self.own.load(Ordering::Relaxed)))
+        Ok(self
+            .load()?
+            .0
+            .wrapping_sub(self.own.load(Ordering::Relaxed)))
     }
 
     fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError> {

@@ -19,10 +19,18 @@ impl Records for Table {
     }
 
     fn scan(&self, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<Pair>, ProfileError> {
-        let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
+        let from = if after < prefix {
+            Bound::Included(prefix)
+        } else {
+            Bound::Excluded(after)
+        };
         let found = self.0.range::<[u8], _>((from, Bound::Unbounded));
-        let found = found.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
-        Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
+        let found = found
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .take(limit);
+        Ok(found
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect())
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), ProfileError> {
@@ -52,70 +60,70 @@ mod shared {
         ProfileError, Table,
     };
 
-/// The records of a simulated machine's profile. Its clones are the same records, as other processes of the profile see
-/// them.
-#[derive(Clone, Debug, Default)]
-pub struct Memory(Arc<Shared>);
+    /// The records of a simulated machine's profile. Its clones are the same records, as other processes of the profile see
+    /// them.
+    #[derive(Clone, Debug, Default)]
+    pub struct Memory(Arc<Shared>);
 
-#[derive(Debug, Default)]
-struct Shared {
-    table: Mutex<(u64, Table)>,
-    is_carried: AtomicBool,
-}
-
-impl Memory {
-    /// The same records, for a machine of their own: what a backup has.
-    pub fn copy(&self) -> Self {
-        let copy = Self::default();
-        copy.restore(self);
-        copy
+    #[derive(Debug, Default)]
+    struct Shared {
+        table: Mutex<(u64, Table)>,
+        is_carried: AtomicBool,
     }
 
-    /// Takes what `backup` has.
-    pub fn restore(&self, backup: &Self) {
-        let table = backup.lock().1.clone();
-        let mut own = self.lock();
-        *own = (own.0 + 1, table);
-    }
-}
+    impl Memory {
+        /// The same records, for a machine of their own: what a backup has.
+        pub fn copy(&self) -> Self {
+            let copy = Self::default();
+            copy.restore(self);
+            copy
+        }
 
-impl Memory {
-    fn lock(&self) -> MutexGuard<'_, (u64, Table)> {
-        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[derive(Debug)]
-struct Held(Arc<Shared>);
-
-impl Carrying for Held {}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.is_carried.store(false, Ordering::Release);
-    }
-}
-
-impl Store for Memory {
-    fn write(&self, work: Work<'_>) -> Result<(), ProfileError> {
-        let mut own = self.lock();
-        let mut table = own.1.clone();
-        work(&mut table)?;
-        if table.0 != own.1.0 {
+        /// Takes what `backup` has.
+        pub fn restore(&self, backup: &Self) {
+            let table = backup.lock().1.clone();
+            let mut own = self.lock();
             *own = (own.0 + 1, table);
         }
-        Ok(())
     }
 
-    fn version(&self) -> Result<u64, ProfileError> {
-        Ok(self.lock().0)
-    }
-
-    fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
-        if self.0.is_carried.swap(true, Ordering::AcqRel) {
-            return Ok(None);
+    impl Memory {
+        fn lock(&self) -> MutexGuard<'_, (u64, Table)> {
+            self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
         }
-        Ok(Some(Box::new(Held(Arc::clone(&self.0)))))
     }
-}
+
+    #[derive(Debug)]
+    struct Held(Arc<Shared>);
+
+    impl Carrying for Held {}
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.is_carried.store(false, Ordering::Release);
+        }
+    }
+
+    impl Store for Memory {
+        fn write(&self, work: Work<'_>) -> Result<(), ProfileError> {
+            let mut own = self.lock();
+            let mut table = own.1.clone();
+            work(&mut table)?;
+            if table.0 != own.1.0 {
+                *own = (own.0 + 1, table);
+            }
+            Ok(())
+        }
+
+        fn version(&self) -> Result<u64, ProfileError> {
+            Ok(self.lock().0)
+        }
+
+        fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
+            if self.0.is_carried.swap(true, Ordering::AcqRel) {
+                return Ok(None);
+            }
+            Ok(Some(Box::new(Held(Arc::clone(&self.0)))))
+        }
+    }
 }

@@ -129,7 +129,11 @@ fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
     hasher.finalize().to_be_bytes()
 }
 
-fn open_value<'a>(records: &dyn Records, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], ProfileError> {
+fn open_value<'a>(
+    records: &dyn Records,
+    key: &[u8],
+    value: &'a [u8],
+) -> Result<&'a [u8], ProfileError> {
     match value.split_at_checked(HEAD) {
         Some(([FORMAT, sum @ ..], record)) if *sum == checksum(key, record) => Ok(record),
         _ => Err(records.damaged()),
@@ -137,7 +141,10 @@ fn open_value<'a>(records: &dyn Records, key: &[u8], value: &'a [u8]) -> Result<
 }
 
 /// The record under a key.
-pub fn get<T: DeserializeOwned>(records: &dyn Records, key: &[u8]) -> Result<Option<T>, ProfileError> {
+pub fn get<T: DeserializeOwned>(
+    records: &dyn Records,
+    key: &[u8],
+) -> Result<Option<T>, ProfileError> {
     match records.get(key)? {
         Some(value) => parse(records, key, &value).map(Some),
         None => Ok(None),
@@ -145,13 +152,21 @@ pub fn get<T: DeserializeOwned>(records: &dyn Records, key: &[u8]) -> Result<Opt
 }
 
 /// Reads a value that a scan has given.
-pub fn parse<T: DeserializeOwned>(records: &dyn Records, key: &[u8], value: &[u8]) -> Result<T, ProfileError> {
+pub fn parse<T: DeserializeOwned>(
+    records: &dyn Records,
+    key: &[u8],
+    value: &[u8],
+) -> Result<T, ProfileError> {
     let record = open_value(records, key, value)?;
     postcard::from_bytes(record).map_err(|_| records.damaged())
 }
 
 /// Puts a record under a key.
-pub fn put<T: Serialize>(records: &mut dyn Records, key: &[u8], record: &T) -> Result<(), ProfileError> {
+pub fn put<T: Serialize>(
+    records: &mut dyn Records,
+    key: &[u8],
+    record: &T,
+) -> Result<(), ProfileError> {
     let record = postcard::to_stdvec(record).map_err(|_| records.damaged())?;
     let mut value = Vec::with_capacity(HEAD + record.len());
     value.push(FORMAT);
@@ -191,10 +206,17 @@ mod tests {
             records.delete(b"a/2")
         })
         .unwrap();
-        assert_ne!(again.version().unwrap(), before, "another process sees a change");
+        assert_ne!(
+            again.version().unwrap(),
+            before,
+            "another process sees a change"
+        );
         let carrying = store.try_carry().unwrap();
         assert!(carrying.is_some());
-        assert!(again.try_carry().unwrap().is_none(), "one carries at a time");
+        assert!(
+            again.try_carry().unwrap().is_none(),
+            "one carries at a time"
+        );
         drop(carrying);
         assert!(again.try_carry().unwrap().is_some());
     }
@@ -211,7 +233,9 @@ mod tests {
         let store = open(directory.path()).unwrap();
         suite(&*store, &*open(directory.path()).unwrap());
         drop(store);
-        let found = read(&*open(directory.path()).unwrap(), |records| get::<u32>(records, b"b/1"));
+        let found = read(&*open(directory.path()).unwrap(), |records| {
+            get::<u32>(records, b"b/1")
+        });
         assert_eq!(found.unwrap(), Some(3));
     }
 

@@ -62,7 +62,9 @@ impl SqliteStore {
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn transact(&self, behavior: TransactionBehavior, work: Work<'_>) -> Result<(), ProfileError> {
@@ -90,8 +92,12 @@ impl Store for SqliteStore {
     }
 
     fn version(&self) -> Result<u64, ProfileError> {
-        let version = self.lock().pragma_query_value(None, "data_version", |row| row.get::<_, u32>(0));
-        version.map(u64::from).map_err(|error| failed(&self.path(), &error))
+        let version = self
+            .lock()
+            .pragma_query_value(None, "data_version", |row| row.get::<_, u32>(0));
+        version
+            .map(u64::from)
+            .map_err(|error| failed(&self.path(), &error))
     }
 
     fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
@@ -112,7 +118,9 @@ impl Open<'_> {
 impl Records for Open<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ProfileError> {
         let value = || {
-            let mut select = self.connection.prepare_cached("SELECT value FROM records WHERE key = ?1")?;
+            let mut select = self
+                .connection
+                .prepare_cached("SELECT value FROM records WHERE key = ?1")?;
             select.query_row([key], |row| row.get(0)).optional()
         };
         value().map_err(|error| self.failed(&error))
@@ -150,7 +158,9 @@ impl Records for Open<'_> {
 
     fn delete(&mut self, key: &[u8]) -> Result<(), ProfileError> {
         let delete = || {
-            let mut delete = self.connection.prepare_cached("DELETE FROM records WHERE key = ?1")?;
+            let mut delete = self
+                .connection
+                .prepare_cached("DELETE FROM records WHERE key = ?1")?;
             delete.execute([key])
         };
         delete().map(drop).map_err(|error| self.failed(&error))
@@ -163,7 +173,9 @@ impl Records for Open<'_> {
 
 fn failed(path: &Path, error: &rusqlite::Error) -> ProfileError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ProfileError::Damaged(path.into()),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            ProfileError::Damaged(path.into())
+        }
         _ => ProfileError::Io {
             path: path.into(),
             source: std::io::Error::other(error.to_string()),

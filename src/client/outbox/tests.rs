@@ -1,0 +1,253 @@
+use super::*;
+use crate::{
+    client::store::{Memory, Store, write},
+    wire::{Body, Command, Operation, Password, SessionRef},
+};
+
+const NOW: Duration = Duration::from_secs(1_000_000);
+const SPAN: Duration = Duration::from_secs(10);
+
+fn account(name: &str) -> Account {
+    Account {
+        realm: RealmNumber(0),
+        username: name.into(),
+    }
+}
+
+fn send<'a>(to: &str, text: &'a str) -> Request<'a> {
+    Request::from(Command::Send {
+        operation: Operation::new(0, [1, 2]),
+        session: SessionRef::Bound,
+        to: to.parse().unwrap(),
+        message: Body(text.as_bytes()),
+    })
+}
+
+fn join(group: &str) -> Request<'static> {
+    Request::from(Command::JoinGroup {
+        operation: Operation::UNNUMBERED,
+        session: SessionRef::Bound,
+        group: group.parse().unwrap(),
+        password: Password(b"battery staple"),
+    })
+}
+
+/// An outbox in memory.
+#[derive(Default)]
+struct Box(Memory);
+
+impl Box {
+    fn write<T>(&self, work: impl FnOnce(&mut dyn Records) -> Result<T, ProfileError>) -> T {
+        write(&self.0 as &dyn Store, work).unwrap()
+    }
+
+    fn add_with(&self, request: &Request<'_>, token: Option<&str>) -> Added {
+        let token = token.map(|token| token.parse().unwrap());
+        let new = New {
+            account: account("ann"),
+            request,
+            token: token.as_ref(),
+            waiting: Waiting::new(NOW, SPAN),
+            now: NOW,
+        };
+        self.write(|records| add(records, &new))
+    }
+
+    fn add(&self, request: &Request<'_>) -> EntryId {
+        match self.add_with(request, None) {
+            Added::Entry(id) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn pick_at(&self, now: Duration, on_the_way: &[EntryId]) -> Vec<Picked> {
+        self.write(|records| pick(records, &account("ann"), now, (on_the_way, true)))
+            .picked
+    }
+
+    fn ids(&self, on_the_way: &[EntryId]) -> Vec<EntryId> {
+        self.pick_at(NOW, on_the_way)
+            .iter()
+            .map(|picked| picked.id)
+            .collect()
+    }
+
+    fn settle(&self, id: EntryId) {
+        self.write(|records| settle(records, id, &Outcome::Answer(vec![0])));
+    }
+}
+
+/// EXACT-7
+#[test]
+fn outbox_keeps_the_order_of_a_conversation_and_nothing_else_waits() {
+    let outbox = Box::default();
+    let first = outbox.add(&send("bob", "one"));
+    let second = outbox.add(&send("bob", "two"));
+    let other = outbox.add(&send("cid", "three"));
+    assert_eq!(outbox.ids(&[]), [first, other]);
+    assert_eq!(outbox.ids(&[first, other]), []);
+    outbox.settle(first);
+    assert_eq!(outbox.ids(&[other]), [second]);
+}
+
+/// EXACT-7: what must come first does, also where only whoever has the password can do it.
+#[test]
+fn outbox_lets_a_join_go_before_what_is_written_to_the_group() {
+    let outbox = Box::default();
+    let join = outbox.add(&join("devs"));
+    let write = Request::from(Command::SendGroup {
+        operation: Operation::UNNUMBERED,
+        session: SessionRef::Bound,
+        group: "devs".parse().unwrap(),
+        message: Body(b"hello"),
+    });
+    let write = outbox.add(&write);
+    assert_eq!(outbox.ids(&[]), []);
+    // Nobody has the password any more: its number is used up, and then the group's turn has come.
+    let picked = outbox
+        .write(|records| begin_secret(records, join, NOW))
+        .unwrap();
+    assert_eq!(picked.number.0, 1);
+    let later = NOW + SPAN * 2;
+    let picked = outbox.pick_at(later, &[]);
+    assert_eq!(
+        (picked[0].id, picked[0].aim),
+        (join, Aim::Cancel(Reason::NotKept))
+    );
+    assert!(picked[0].body.is_none(), "no password is written down");
+    outbox.settle(join);
+    assert_eq!(outbox.pick_at(later, &[])[0].id, write);
+}
+
+/// EXACT-12: no number is given out that is 256 above one that is not settled.
+#[test]
+fn outbox_gives_no_number_out_that_the_realm_would_forget() {
+    let outbox = Box::default();
+    let stuck = outbox.add(&send("bob", "stuck"));
+    assert_eq!(outbox.ids(&[]), [stuck]);
+    for n in 0..300 {
+        let id = outbox.add(&send(&format!("u{n}"), "text"));
+        match outbox.ids(&[stuck]).as_slice() {
+            [picked] => {
+                assert!(n < 255);
+                assert_eq!(*picked, id);
+                outbox.settle(id);
+            }
+            [] => assert!(n >= 255),
+            more => panic!("{more:?}"),
+        }
+    }
+    outbox.settle(stuck);
+    assert_eq!(outbox.ids(&[]).len(), 45);
+}
+
+#[test]
+fn outbox_says_what_is_certain_when_nobody_waits_any_more() {
+    let outbox = Box::default();
+    let stop = |id, keep| outbox.write(|records| stop_waiting(records, id, keep));
+    let unsent = outbox.add(&send("bob", "a"));
+    assert_eq!(stop(unsent, true), Left::Kept);
+    assert_eq!(stop(unsent, false), Left::NotDone);
+    let sent = outbox.add(&send("bob", "b"));
+    outbox.ids(&[]);
+    assert_eq!(stop(sent, true), Left::KeptUnknown);
+    assert_eq!(stop(sent, false), Left::Unknown);
+    // What is not wanted any more is not sent again: its number is used up.
+    assert_eq!(
+        outbox.pick_at(NOW, &[])[0].aim,
+        Aim::Cancel(Reason::NotKept)
+    );
+    let settled = outbox.add(&send("cid", "c"));
+    outbox.settle(settled);
+    assert_eq!(stop(settled, true), Left::Settled(Outcome::Answer(vec![0])));
+}
+
+#[test]
+fn outbox_cancels_what_has_not_left_for_certain() {
+    let outbox = Box::default();
+    let cancelled = |id| outbox.write(|records| cancel(records, id));
+    let id = outbox.add(&send("bob", "a"));
+    assert_eq!(cancelled(id), Cancelled::Certainly);
+    assert_eq!(cancelled(id), Cancelled::NoSuchEntry);
+    let id = outbox.add(&send("bob", "b"));
+    outbox.ids(&[]);
+    assert_eq!(cancelled(id), Cancelled::Asked);
+    assert_eq!(
+        outbox.pick_at(NOW, &[])[0].aim,
+        Aim::Cancel(Reason::Cancelled)
+    );
+}
+
+#[test]
+fn outbox_token_makes_a_repeat_the_same_command() {
+    let outbox = Box::default();
+    let Added::Entry(id) = outbox.add_with(&send("bob", "a"), Some("t1")) else {
+        panic!("not added");
+    };
+    // The salt of another attempt does not make it another command.
+    let mut again = send("bob", "a");
+    *again.command.operation_mut().unwrap() = Operation::new(0, [9, 9]);
+    assert_eq!(outbox.add_with(&again, Some("t1")), Added::Entry(id));
+    assert_eq!(
+        outbox.add_with(&send("bob", "b"), Some("t1")),
+        Added::TokenReused
+    );
+    outbox.settle(id);
+    let done = Added::Done(id, Outcome::Answer(vec![0]));
+    assert_eq!(outbox.add_with(&again, Some("t1")), done);
+    assert_eq!(outbox.add_with(&again, Some("t1")), done);
+    assert_ne!(
+        outbox.add(&send("bob", "a")),
+        id,
+        "without a token it is another"
+    );
+}
+
+#[test]
+fn outbox_ttl_counts_while_an_entry_waits() {
+    let outbox = Box::default();
+    let mut request = send("bob", "a");
+    request.options.ttl = Some(100);
+    let first = outbox.add(&request);
+    let picked = outbox.pick_at(NOW + Duration::from_secs(40), &[]);
+    let body = picked[0].body.clone().unwrap();
+    assert_eq!(Request::parse(&body).unwrap().options.ttl, Some(60));
+    outbox.settle(first);
+    let second = outbox.add(&request);
+    assert!(
+        outbox
+            .pick_at(NOW + Duration::from_secs(100), &[])
+            .is_empty()
+    );
+    let outcome = outbox.write(|records| take_done(records, second));
+    assert_eq!(outcome, Some(Outcome::NotDone(Reason::Expired)));
+}
+
+#[test]
+fn outbox_is_bounded_in_bytes() {
+    let outbox = Box::default();
+    let text = "x".repeat(1 << 20);
+    for _ in 0..15 {
+        outbox.add(&send("bob", &text));
+    }
+    assert!(matches!(
+        outbox.add_with(&send("bob", &text), None),
+        Added::Full(_)
+    ));
+    outbox.add(&send("bob", "short"));
+}
+
+#[test]
+fn outbox_leaves_entries_of_another_account_alone() {
+    let outbox = Box::default();
+    let id = outbox.add(&send("bob", "a"));
+    let other = outbox.write(|records| pick(records, &account("cid"), NOW, (&[], true)));
+    assert!(other.picked.is_empty());
+    assert_eq!(outbox.ids(&[]), [id]);
+    // Where nobody is logged in, what nobody waits for is held.
+    outbox.settle(id);
+    let held = outbox.add(&send("bob", "b"));
+    outbox.write(|records| stop_waiting(records, held, true));
+    let nobody = outbox.write(|records| pick(records, &account("ann"), NOW, (&[], false)));
+    assert!(nobody.picked.is_empty());
+}
