@@ -21,8 +21,6 @@ const RENUMBERED_MAX: u32 = 16;
 pub const BUSY_WAIT: Duration = Duration::from_millis(500);
 /// A wait that a person should hear of.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
-/// How often whoever waits for an entry looks whether another process has settled it, at first and at last.
-const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 /// Whoever waits for an entry has a little longer than its attempt, which then has something to say.
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -400,7 +398,6 @@ impl Shared {
         deadline: Instant,
         look: impl Fn(&dyn super::store::Records) -> Result<Option<T>, super::ProfileError>,
     ) -> Result<Option<T>, CallError> {
-        let mut pause = LOOK_AGAIN.0;
         loop {
             let settled = self.settled.notified();
             tokio::pin!(settled);
@@ -412,18 +409,11 @@ impl Shared {
             if Instant::now() >= deadline {
                 return Ok(None);
             }
-            // What this process sends wakes it; what others do has to be looked for.
-            let again = if self.is_carrier() {
-                LOOK_AGAIN.1
-            } else {
-                pause
-            };
             tokio::select! {
                 biased;
                 () = settled => {}
-                () = tokio::time::sleep_until(deadline.min(Instant::now() + again)) => {
-                    pause = (pause * 2).min(LOOK_AGAIN.1);
-                }
+                () = self.profile.store().changed(), if !self.is_carrier() => {}
+                () = tokio::time::sleep_until(deadline) => {}
             }
         }
     }

@@ -4,9 +4,12 @@
 //! entry the carrier does not take up, because it is suspended, say, sends it itself: under the same number it is the same
 //! operation.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::Instant,
+};
 
 use super::{
     CallError, Client, EntryId, Shared,
@@ -21,10 +24,10 @@ use crate::{
     wire::{Answer, Command, ErrorCode, Operation, Refusal, Request, SessionId, SessionRef},
 };
 
-/// How often an idle process looks whether others of the profile have put something in the outbox, at first and at last.
-const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// An attempt for which nobody waits is begun anew after so long.
-const ATTEMPT: Duration = Duration::from_mins(1);
+/// How often an idle carrier looks at the outbox, should the system not have told of a change.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
+/// An attempt for which nobody waits is begun anew after so long: longer than any round trip, several times.
+const ATTEMPT: Duration = Duration::from_mins(30);
 /// What is waited after an attempt that failed at once, at first and at last.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// The carrier takes an entry up within so long, or whoever waits for it sends it.
@@ -52,10 +55,8 @@ impl Client {
 #[derive(Debug, Default)]
 struct Carries {
     role: Option<Box<dyn Carrying>>,
-    on_the_way: Vec<EntryId>,
+    on_the_way: BTreeMap<EntryId, (Aim, AbortHandle)>,
     attempts: JoinSet<EntryId>,
-    pause: Duration,
-    version: u64,
 }
 
 impl Carries {
@@ -71,22 +72,20 @@ impl Carries {
             Some(_) => self.send_due(shared)?,
             None => self.send_own(shared)?,
         };
-        let version = shared.profile.store().version()?;
-        self.pause = if version == self.version {
-            (self.pause * 2).clamp(LOOK_AGAIN.0, LOOK_AGAIN.1)
-        } else {
-            LOOK_AGAIN.0
+        let pause = match self.role {
+            Some(_) => next.unwrap_or(LOOK_AGAIN),
+            // The carrier may end at any time, and what it does not take up is to be sent.
+            None => TAKEN_UP,
         };
-        self.version = version;
-        let pause = next.map_or(self.pause, |next| next.min(self.pause));
         tokio::select! {
             biased;
             Some(ended) = self.attempts.join_next() => {
                 if let Ok(id) = ended {
-                    self.on_the_way.retain(|other| *other != id);
+                    self.on_the_way.remove(&id);
                 }
             }
-            () = shared.added.notified() => self.pause = LOOK_AGAIN.0,
+            () = shared.added.notified() => {}
+            () = shared.profile.store().changed() => {}
             () = tokio::time::sleep(pause) => {}
         }
         Ok(())
@@ -96,7 +95,11 @@ impl Carries {
     fn send_due(&mut self, shared: &std::sync::Arc<Shared>) -> Result<Option<Duration>, CallError> {
         let now = shared.host.time_of_day();
         let account = shared.account()?;
-        let on_the_way = &self.on_the_way;
+        let on_the_way = self
+            .on_the_way
+            .iter()
+            .map(|(id, (aim, _))| (*id, *aim))
+            .collect();
         let is_known = shared.state()?.session.is_some();
         if !shared
             .profile
@@ -106,7 +109,7 @@ impl Carries {
         }
         let due = shared
             .profile
-            .write(|records| outbox::pick(records, &account, now, (on_the_way, is_known)))?;
+            .write(|records| outbox::pick(records, &account, now, (&on_the_way, is_known)))?;
         for picked in due.picked {
             self.begin(shared, picked);
         }
@@ -121,7 +124,7 @@ impl Carries {
         let now = shared.host.time_of_day();
         let own = lock(&shared.waited).clone();
         for (id, since) in own {
-            if since.elapsed() < TAKEN_UP || self.on_the_way.contains(&id) {
+            if since.elapsed() < TAKEN_UP || self.on_the_way.contains_key(&id) {
                 continue;
             }
             let picked = shared
@@ -135,15 +138,18 @@ impl Carries {
     }
 
     fn begin(&mut self, shared: &std::sync::Arc<Shared>, picked: Picked) {
-        let id = picked.id;
-        self.on_the_way.push(id);
+        let (id, aim) = (picked.id, picked.aim);
         let shared = std::sync::Arc::clone(shared);
-        self.attempts.spawn(async move {
+        let attempt = self.attempts.spawn(async move {
             // What cannot be written down now is asked again.
             let _ = shared.attempt(&picked).await;
             shared.settled.notify_waiters();
             id
         });
+        // One that was begun with another aim is of no use any more.
+        if let Some((_, before)) = self.on_the_way.insert(id, (aim, attempt)) {
+            before.abort();
+        }
     }
 }
 
@@ -270,23 +276,31 @@ impl Shared {
             // Done, or refused: the realm says which.
             (ErrorCode::NumberReused, Some(body)) => self.deliver(picked, body, deadline).await,
             (ErrorCode::NumberReused | ErrorCode::AlreadyDone, _) => {
-                self.learn_account(picked, deadline).await?;
-                self.settle(picked.id, &Outcome::Unknown)
+                let outcome = match self.learn_account(picked, deadline).await? {
+                    Some(account) => Outcome::Answer(account.to_bytes()),
+                    None => Outcome::Unknown,
+                };
+                self.settle(picked.id, &outcome)
             }
             _ => self.wait(picked, refusal),
         }
     }
 
-    /// A login of which it was not known what became: who is logged in now?
-    async fn learn_account(&self, picked: &Picked, deadline: Instant) -> Result<(), CallError> {
-        if picked.body.is_some() || self.state()?.plain {
-            return Ok(());
+    /// A command with a password of which it was not known what became: who is logged in now? The answer, if it was a
+    /// login.
+    async fn learn_account(
+        &self,
+        picked: &Picked,
+        deadline: Instant,
+    ) -> Result<Option<Answer>, CallError> {
+        if !picked.is_login || self.state()?.plain {
+            return Ok(None);
         }
         let session = SessionRef::Bound;
         let who = Request::from(Command::WhoAmI { session });
         let answer = self.ask_once(who.to_bytes(), true, deadline).await?;
         let (realm, _) = self.target()?;
-        Ok(self.profile.write(|records| {
+        self.profile.write(|records| {
             state::update(records, realm, |state| match &answer {
                 Answer::Account(account) => {
                     state.username = Some(account.username.as_str().into());
@@ -294,11 +308,12 @@ impl Shared {
                     state.session.get_or_insert_default();
                 }
                 Answer::Refused(refusal) if refusal.code == ErrorCode::NoSession => {
-                    state.session = None
+                    state.session = None;
                 }
                 _ => {}
             })
-        })?)
+        })?;
+        Ok(matches!(answer, Answer::Account(_)).then_some(answer))
     }
 
     fn settle(&self, id: EntryId, outcome: &Outcome) -> Result<(), CallError> {

@@ -3,9 +3,9 @@
 use super::{CallError, Client, Message, Receipt};
 use crate::crypto::PublicKey;
 use crate::wire::{
-    Account, Answer, Body, Command, DeviceSession, GroupName, Handle, Member, Operation, Options,
-    Password, Peer, Port, RealmId, RegistrationCode, Role, Sender, Sent, SessionId, SessionRef,
-    Text, Username,
+    Account, Answer, Body, Command, DeviceSession, ErrorCode, GroupName, Handle, Member, Operation,
+    Options, Password, Peer, Port, RealmId, RegistrationCode, Role, Sender, Sent, SessionId,
+    SessionRef, Text, Username,
 };
 
 /// Stands for the first of the realm's own addresses.
@@ -46,7 +46,22 @@ impl Client {
             username,
             password: Password(password),
         };
-        session(self.call(options, command).await?)
+        let taken = match self.call(options, command).await {
+            Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::UsernameTaken => refusal,
+            outcome => return session(outcome?),
+        };
+        // Taken by this very device maybe, whose answer was lost: then the same password opens it.
+        if self
+            .whoami()
+            .await
+            .is_ok_and(|own| own.username == username)
+        {
+            match self.auth(username, password).await {
+                Err(CallError::Refused(_)) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(CallError::Refused(taken))
     }
 
     /// Opens a session.

@@ -1,6 +1,6 @@
 //! Which entries are to be sent next, and under which numbers.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Aim, Before, ENTRY_LIFETIME, Entry, EntryId, Outcome, Reason, Scope, body, entry_key, list,
@@ -33,6 +33,8 @@ pub struct Picked {
     pub body: Option<Vec<u8>>,
     /// What is to be done with it.
     pub aim: Aim,
+    /// It logs somebody in, with a password that is not here.
+    pub is_login: bool,
     /// It is the first time that anything of it leaves.
     pub is_first: bool,
     /// Bytes of it may have left before.
@@ -54,28 +56,31 @@ pub struct Due {
     pub has_settled: bool,
 }
 
-/// True when an entry has to wait for one that was typed before it.
+/// True when an entry has to wait for one that was typed before it. A login waits for logins only, lest an earlier one that
+/// was delayed undoes it; what other users began stays theirs (EXACT-6).
 pub fn is_blocked(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
     let entries = list(records)?;
     let Some((_, own)) = entries.iter().find(|(other, _)| *other == id) else {
         return Ok(false);
     };
+    let is_login = own.is_login(records)?;
     let mut before = Before::default();
-    for (other, entry) in &entries {
-        if *other < id && entry.is_before(own) {
+    for (_, entry) in entries.iter().take_while(|(other, _)| *other < id) {
+        let logs_in = entry.account.realm == own.account.realm && entry.is_login(records)?;
+        if logs_in || (!is_login && entry.account == own.account) {
             before.add(entry.scope(records)?);
         }
     }
     Ok(before.meets(own.scope(records)?))
 }
 
-/// Picks what is to be sent of `account`'s entries, except those that are `on_the_way`, and gives it numbers. Where nobody
+/// Picks what is to be sent of `account`'s entries, except those that are `on_the_way` with the same aim, and gives it numbers. Where nobody
 /// is logged in, only what somebody waits for.
 pub fn pick(
     records: &mut dyn Records,
     account: &Account,
     now: Duration,
-    (on_the_way, is_logged_in): (&[EntryId], bool),
+    (on_the_way, is_logged_in): (&BTreeMap<EntryId, Aim>, bool),
 ) -> Result<Due, ProfileError> {
     let mut due = Due::default();
     let entries = list(records)?;
@@ -86,13 +91,13 @@ pub fn pick(
     for (id, mut entry) in entries {
         let scope = entry.scope(records)?;
         // Whoever logs in keeps all of the realm's entries waiting. Those of other users wait for theirs to log in.
-        let is_login = entry.is_secret && scope == Scope::Account;
+        let is_login = entry.is_login(records)?;
         if !same_realm(&entry) || (entry.account != *account && !is_login) {
             continue;
         }
         let is_blocked = before.meets(scope);
         before.add(scope);
-        if on_the_way.contains(&id) {
+        if on_the_way.get(&id) == Some(&entry.aim) {
             continue;
         }
         if entry.end_if_over(now) && !entry.left {
@@ -176,6 +181,7 @@ fn begin(
         }
     };
     *lowest = Some(lowest.map_or(number, |lowest| lowest.min(number)));
+    let is_login = entry.is_login(records)?;
     let (left, attempts) = (entry.left, entry.attempts);
     entry.number = Some(number);
     // From here on it may leave, whatever becomes of this process.
@@ -189,6 +195,7 @@ fn begin(
         number: OperationNumber(number),
         body: body(records, id)?,
         aim: entry.aim,
+        is_login,
         is_first: attempts == 0,
         left,
         attempts,
@@ -219,9 +226,9 @@ impl Entry {
         Scope::from_text(&self.scope).ok_or_else(|| records.damaged())
     }
 
-    /// True when this entry, typed before `other`, may be about something of the same account.
-    fn is_before(&self, other: &Self) -> bool {
-        self.account == other.account
+    /// It logs somebody in, or changes who may: with a password, about the account.
+    fn is_login(&self, records: &dyn Records) -> Result<bool, ProfileError> {
+        Ok(self.is_secret && self.scope(records)? == Scope::Account)
     }
 
     /// Nothing is tried before `time`, since 1970.

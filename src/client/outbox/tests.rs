@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::{
     client::store::{Memory, Store, write},
@@ -61,7 +63,8 @@ impl Box {
     }
 
     fn pick_at(&self, now: Duration, on_the_way: &[EntryId]) -> Vec<Picked> {
-        self.write(|records| pick(records, &account("ann"), now, (on_the_way, true)))
+        let on_the_way = on_the_way.iter().map(|id| (*id, Aim::Do)).collect();
+        self.write(|records| pick(records, &account("ann"), now, (&on_the_way, true)))
             .picked
     }
 
@@ -241,13 +244,15 @@ fn outbox_is_bounded_in_bytes() {
 fn outbox_leaves_entries_of_another_account_alone() {
     let outbox = Box::default();
     let id = outbox.add(&send("bob", "a"));
-    let other = outbox.write(|records| pick(records, &account("cid"), NOW, (&[], true)));
+    let other =
+        outbox.write(|records| pick(records, &account("cid"), NOW, (&BTreeMap::new(), true)));
     assert!(other.picked.is_empty());
     assert_eq!(outbox.ids(&[]), [id]);
     // Where nobody is logged in, what nobody waits for is held.
     outbox.settle(id);
     let held = outbox.add(&send("bob", "b"));
     outbox.write(|records| stop_waiting(records, held, true));
-    let nobody = outbox.write(|records| pick(records, &account("ann"), NOW, (&[], false)));
+    let nobody =
+        outbox.write(|records| pick(records, &account("ann"), NOW, (&BTreeMap::new(), false)));
     assert!(nobody.picked.is_empty());
 }

@@ -5,10 +5,10 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    pin::Pin,
 };
 
-use super::{Carrying, Pair, Records, Store, Work, memory::Table};
+use super::{Carrying, LOOK_AGAIN, Pair, Records, Store, Work, memory::Table};
 use crate::{
     client::{ProfileError, profile::open_lock},
     crypto::write_private,
@@ -18,8 +18,6 @@ use crate::{
 #[derive(Debug)]
 pub struct FileStore {
     directory: PathBuf,
-    /// Changes of this process's own, which are no news.
-    own: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -37,7 +35,6 @@ impl FileStore {
     pub fn open(directory: &Path) -> Result<Self, ProfileError> {
         Ok(Self {
             directory: directory.into(),
-            own: AtomicU64::new(0),
         })
     }
 
@@ -52,8 +49,7 @@ impl FileStore {
         }
     }
 
-    /// The records, and which replacement of the file they come from.
-    fn load(&self) -> Result<(u64, Table), ProfileError> {
+    fn load(&self) -> Result<Table, ProfileError> {
         match fs::read(self.path()) {
             Ok(bytes) => {
                 let damaged = || ProfileError::Damaged(self.path());
@@ -61,10 +57,9 @@ impl FileStore {
                 if *sum != crc32fast::hash(content).to_be_bytes() {
                     return Err(damaged());
                 }
-                let (version, table) = postcard::from_bytes(content).map_err(|_| damaged())?;
-                Ok((version, Table(table)))
+                Ok(Table(postcard::from_bytes(content).map_err(|_| damaged())?))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((0, Table::default())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Table::default()),
             Err(source) => Err(self.io(source)),
         }
     }
@@ -74,7 +69,7 @@ impl Store for FileStore {
     fn write(&self, work: Work<'_>) -> Result<(), ProfileError> {
         let lock = open_lock(&self.directory.join("lock"))?;
         lock.lock().map_err(|source| self.io(source))?;
-        let (version, table) = self.load()?;
+        let table = self.load()?;
         let mut open = Open {
             table,
             is_changed: false,
@@ -82,21 +77,17 @@ impl Store for FileStore {
         };
         work(&mut open)?;
         if open.is_changed {
-            let content = postcard::to_stdvec(&(version + 1, &open.table.0))
+            let content = postcard::to_stdvec(&open.table.0)
                 .map_err(|_| ProfileError::Damaged(self.path()))?;
             let mut bytes = crc32fast::hash(&content).to_be_bytes().to_vec();
             bytes.extend_from_slice(&content);
             write_private(&self.path(), &bytes).map_err(|source| self.io(source))?;
-            self.own.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    fn version(&self) -> Result<u64, ProfileError> {
-        Ok(self
-            .load()?
-            .0
-            .wrapping_sub(self.own.load(Ordering::Relaxed)))
+    fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(tokio::time::sleep(LOOK_AGAIN))
     }
 
     fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError> {

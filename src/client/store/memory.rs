@@ -50,10 +50,15 @@ impl Records for Table {
 
 #[cfg(test)]
 mod shared {
-    use std::sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+    use std::{
+        pin::Pin,
+        sync::{
+            Arc, Mutex, MutexGuard, PoisonError,
+            atomic::{AtomicBool, AtomicU64, Ordering},
+        },
     };
+
+    use tokio::sync::watch;
 
     use super::{
         super::{Carrying, Store, Work},
@@ -63,11 +68,16 @@ mod shared {
     /// The records of a simulated machine's profile. Its clones are the same records, as other processes of the profile see
     /// them.
     #[derive(Clone, Debug, Default)]
-    pub struct Memory(Arc<Shared>);
+    pub struct Memory {
+        shared: Arc<Shared>,
+        /// The change that this process has seen.
+        seen: Arc<AtomicU64>,
+    }
 
     #[derive(Debug, Default)]
     struct Shared {
-        table: Mutex<(u64, Table)>,
+        table: Mutex<Table>,
+        changes: watch::Sender<u64>,
         is_carried: AtomicBool,
     }
 
@@ -81,15 +91,18 @@ mod shared {
 
         /// Takes what `backup` has.
         pub fn restore(&self, backup: &Self) {
-            let table = backup.lock().1.clone();
-            let mut own = self.lock();
-            *own = (own.0 + 1, table);
+            let table = backup.lock().clone();
+            *self.lock() = table;
+            self.shared.changes.send_modify(|changes| *changes += 1);
         }
     }
 
     impl Memory {
-        fn lock(&self) -> MutexGuard<'_, (u64, Table)> {
-            self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+        fn lock(&self) -> MutexGuard<'_, Table> {
+            self.shared
+                .table
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
         }
     }
 
@@ -107,23 +120,31 @@ mod shared {
     impl Store for Memory {
         fn write(&self, work: Work<'_>) -> Result<(), ProfileError> {
             let mut own = self.lock();
-            let mut table = own.1.clone();
+            let mut table = own.clone();
             work(&mut table)?;
-            if table.0 != own.1.0 {
-                *own = (own.0 + 1, table);
+            if table.0 != own.0 {
+                *own = table;
+                self.shared.changes.send_modify(|changes| *changes += 1);
             }
             Ok(())
         }
 
-        fn version(&self) -> Result<u64, ProfileError> {
-            Ok(self.lock().0)
+        fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            let mut changes = self.shared.changes.subscribe();
+            Box::pin(async move {
+                let seen = self.seen.load(Ordering::Acquire);
+                // The sender lives as long as this.
+                if let Ok(now) = changes.wait_for(|now| *now != seen).await {
+                    self.seen.store(*now, Ordering::Release);
+                }
+            })
         }
 
         fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
-            if self.0.is_carried.swap(true, Ordering::AcqRel) {
+            if self.shared.is_carried.swap(true, Ordering::AcqRel) {
                 return Ok(None);
             }
-            Ok(Some(Box::new(Held(Arc::clone(&self.0)))))
+            Ok(Some(Box::new(Held(Arc::clone(&self.shared)))))
         }
     }
 }

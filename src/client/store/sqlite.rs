@@ -4,13 +4,19 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    pin::Pin,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, params};
 
-use super::{Carrying, Pair, Records, Store, Work};
+#[cfg(target_os = "linux")]
+use rustix::fs::inotify;
+#[cfg(target_os = "linux")]
+use tokio::net::unix::pipe::Receiver;
+
+use super::{Carrying, LOOK_AGAIN, Pair, Records, Store, Work};
 use crate::client::{ProfileError, profile::open_lock};
 
 /// For how long a process waits for the others of its profile to be done with a transaction, which takes milliseconds.
@@ -21,6 +27,33 @@ const BUSY: Duration = Duration::from_secs(20);
 pub struct SqliteStore {
     directory: PathBuf,
     connection: Mutex<Connection>,
+    #[cfg(target_os = "linux")]
+    watcher: OnceLock<Option<Watcher>>,
+}
+
+/// What tells that a process of the profile has written something: the kernel, of the files in its directory. Its
+/// events are read like a pipe's bytes; what they say is of no interest.
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+struct Watcher(Receiver);
+
+#[cfg(target_os = "linux")]
+impl Watcher {
+    /// None where the system gives none: changes are looked for then.
+    fn new(directory: &Path) -> Option<Self> {
+        let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
+        let events = inotify::init(flags).ok()?;
+        inotify::add_watch(&events, directory, inotify::WatchFlags::MODIFY).ok()?;
+        Receiver::from_owned_fd_unchecked(events).ok().map(Self)
+    }
+
+    async fn changed(&self) {
+        if self.0.readable().await.is_err() {
+            return tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        let mut events = [0; 4096];
+        while self.0.try_read(&mut events).is_ok_and(|len| len > 0) {}
+    }
 }
 
 #[derive(Debug)]
@@ -54,6 +87,8 @@ impl SqliteStore {
         Ok(Self {
             directory: directory.into(),
             connection: Mutex::new(connection),
+            #[cfg(target_os = "linux")]
+            watcher: OnceLock::new(),
         })
     }
 
@@ -91,13 +126,12 @@ impl Store for SqliteStore {
         self.transact(TransactionBehavior::Deferred, work)
     }
 
-    fn version(&self) -> Result<u64, ProfileError> {
-        let version = self
-            .lock()
-            .pragma_query_value(None, "data_version", |row| row.get::<_, u32>(0));
-        version
-            .map(u64::from)
-            .map_err(|error| failed(&self.path(), &error))
+    fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        #[cfg(target_os = "linux")]
+        if let Some(watcher) = self.watcher.get_or_init(|| Watcher::new(&self.directory)) {
+            return Box::pin(watcher.changed());
+        }
+        Box::pin(tokio::time::sleep(LOOK_AGAIN))
     }
 
     fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
