@@ -91,8 +91,19 @@ impl<S: Store> Realm<S> {
         let offset = options.offset.unwrap_or(0);
         let read_up_to = self.read_elsewhere(current.user, &owner, place).await?;
         let start = (Position(after), offset);
-        let page = self.page(place, start, read_up_to, limit, room).await?;
+        let mut page = self.page(place, start, read_up_to, limit, room).await?;
+        if page.entries.is_empty() && self.is_ahead(place, after).await? {
+            let confirmed = self.confirmed(current.user, &owner, place).await?;
+            let start = (Position(confirmed), 0);
+            page = self.page(place, start, read_up_to, limit, room).await?;
+        }
         Ok(Answer::Page(page))
+    }
+
+    /// True when a cursor is above all that the mailbox has ever had (READ-6): it is from a later life of the realm, which
+    /// was restored from an older copy since.
+    pub(super) async fn is_ahead(&self, place: &Place, cursor: u64) -> Result<bool, Failure> {
+        Ok(cursor > 0 && cursor > self.store.last(&place.log).await?.0)
     }
 
     /// At most `limit` entries after a position, of which the first is taken up at an offset, in an answer of at most

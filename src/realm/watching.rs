@@ -276,8 +276,10 @@ impl<S: Store> Watch<S> {
             }
             let mut cursors = self.cursors.0.iter();
             let position = match cursors.find(|(named, _)| *named == mailbox) {
-                Some((_, position)) => position.0.max(place.floor),
-                None => self.realm.confirmed(self.user, &owner, &place).await?,
+                Some((_, Position(named))) if !self.realm.is_ahead(&place, *named).await? => {
+                    (*named).max(place.floor)
+                }
+                _ => self.realm.confirmed(self.user, &owner, &place).await?,
             };
             self.mailboxes.push(Watched {
                 mailbox,

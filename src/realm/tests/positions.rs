@@ -528,3 +528,26 @@ async fn cursors_of_watch_and_unread_are_confirmed() {
     let realm = realm.restart();
     assert_eq!(realm.unread(1, Mailbox::Private, &[]).await, 0);
 }
+
+/// READ-6, WATCH-1: a cursor from before the realm was restored from an older copy hides nothing.
+#[tokio::test]
+async fn a_watch_with_a_cursor_that_is_ahead_shows_what_is_there() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    realm
+        .all_done(1, [send(2, "ann", "one"), send(3, "ann", "two")])
+        .await;
+    assert_eq!(realm.read(1, INBOX, Some(1)).await, [at(2, "two")]);
+    assert_eq!(realm.read(1, INBOX, Some(20)).await, [at(2, "two")]);
+    let caller = realm.caller(device(1));
+    let inner = Arc::new(realm.realm);
+    let bytes = Request::from(Command::Watch {
+        session: SESSION,
+        cursors: Cursors(vec![(Mailbox::Private, Position(20))]),
+    })
+    .to_bytes();
+    let mut watch = inner.watch(&caller, &bytes).await.unwrap();
+    let push = watch.next(MOMENT, true, false).await.unwrap();
+    let event = Event::parse(&push.bytes).unwrap();
+    assert_eq!(event.entry.position, Position(2));
+}
