@@ -249,6 +249,7 @@ fn commands(session: SessionRef) -> Vec<(Request<'static>, Answer)> {
             page(who("bobby")),
         ),
         (Command::Logout { operation, session }.into(), Answer::Done),
+        (Command::Void { operation, session }.into(), Answer::Done),
         (
             Command::AddRealm {
                 operation,

@@ -4,7 +4,9 @@ use std::io::{self, Write as _};
 
 use merpati::{
     client::{CallError, End, Notice},
-    wire::{Account, Answer, CONTENT_NOTICE, CONTENT_TEXT, DeviceSession, Entry, Refusal},
+    wire::{
+        Account, Answer, CONTENT_NOTICE, CONTENT_TEXT, DeviceSession, Entry, ErrorCode, Refusal,
+    },
 };
 use serde_json::{Value, json};
 
@@ -127,10 +129,11 @@ pub fn ended(end: &End) -> String {
 }
 
 fn detail(refusal: Refusal) -> Option<(&'static str, u64)> {
-    let name = if refusal.is_transient() {
-        "retry_after_ms"
-    } else {
-        "limit"
+    let name = match refusal.code {
+        _ if refusal.is_transient() => "retry_after_ms",
+        ErrorCode::TooLarge => "limit",
+        // The highest operation number is the client's business.
+        _ => return None,
     };
     refusal.detail.map(|detail| (name, detail))
 }

@@ -133,11 +133,9 @@ impl<S: Store> Realm<S> {
             .expect(key.clone(), Expected::At(version))
             .put(key, account.to_value()?);
         // Whoever knew the old password is out (ACC-4).
-        for session in self.sessions_of(current.user).await? {
-            if session.hash != current.hash {
-                self.end_session(&session, &mut work.batch).await?;
-            }
-        }
+        let mut others = self.sessions_of(current.user).await?;
+        others.retain(|session| session.hash != current.hash);
+        self.end_sessions(&others, None, &mut work.batch).await?;
         Ok(Answer::Done)
     }
 

@@ -25,6 +25,13 @@ pub struct Copy {
     version: Version,
 }
 
+impl Copy {
+    /// Where its messages are.
+    pub(super) fn place(&self, realm: RealmId, group: GroupName) -> Place {
+        Place::copy(realm, group, &self.record)
+    }
+}
+
 /// What came of reading a group from where it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
@@ -54,10 +61,14 @@ impl<S: Store> Realm<S> {
         user: Username,
     ) -> Result<Copy, Failure> {
         let copy = self.find_copy(realm, group).await?;
-        let copy = copy.ok_or(ErrorCode::NoSuchGroup)?;
+        // Whether the group exists is for its own realm to say.
+        let copy = copy.ok_or(ErrorCode::NotAMember)?;
         let key = records::copy_member(realm, group, user);
         let member = self.record::<CopyMemberRecord>(&key).await?;
-        member.ok_or(ErrorCode::NotAMember)?;
+        // Whoever was in a group that has ended is not in the one made after it.
+        member
+            .filter(|(member, _)| member.is_of(&copy.record))
+            .ok_or(ErrorCode::NotAMember)?;
         Ok(copy)
     }
 
@@ -91,17 +102,36 @@ impl<S: Store> Realm<S> {
         current.rely_on(&mut work.batch);
         let member = CopyMemberRecord {
             joined: work.caller.now.wall,
+            epoch: Some(epoch),
         };
         let key = records::copy(realm, group);
         let copy = self.find_copy(realm, group).await?;
-        let position = match &copy {
-            Some(copy) if copy.record.epoch == epoch => copy.record.position,
-            _ => 0,
-        };
-        let record = CopyRecord {
-            epoch,
-            known_as: known_as.as_str().into(),
-            position,
+        let known_as = known_as.as_str().into();
+        let record = match &copy {
+            Some(copy) if copy.record.epoch == epoch => CopyRecord {
+                known_as,
+                ..copy.record.clone()
+            },
+            // Made again there: it is read from its beginning, behind what the former one left here (READ-6).
+            Some(copy) => {
+                let log = copy.place(realm, group).log;
+                let floor = self.store.last(&log).await?.0;
+                work.batch.trim(log, Position(floor + 1));
+                CopyRecord {
+                    epoch,
+                    known_as,
+                    position: 0,
+                    log: copy.record.log,
+                    floor,
+                }
+            }
+            None => CopyRecord {
+                epoch,
+                known_as,
+                position: 0,
+                log: epoch,
+                floor: 0,
+            },
         };
         let expected = copy.map_or(Expected::Absent, |copy| Expected::At(copy.version));
         work.batch
@@ -162,7 +192,7 @@ impl<S: Store> Realm<S> {
         let current = self.session(caller, session).await?;
         self.peer(realm).await?;
         let copy = self.copy_for(realm, group, current.user).await?;
-        let place = Place::copy(realm, group, copy.record.epoch);
+        let place = copy.place(realm, group);
         self.read_page(caller, &current, &place, options).await
     }
 
@@ -221,7 +251,7 @@ impl<S: Store> Realm<S> {
         let Some(last) = entries.last().map(|entry| entry.position.0) else {
             return Ok(Some(ReadOutcome::Equal));
         };
-        let place = Place::copy(peer.realm, group, copy.record.epoch);
+        let place = copy.place(peer.realm, group);
         let mut batch = Batch::new();
         for entry in entries {
             let realm = match entry.from.realm {

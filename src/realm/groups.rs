@@ -2,7 +2,9 @@
 
 use super::{
     Caller, Failure, Guess, Hashed, Moment, Realm, Work,
-    records::{self, BanRecord, GroupLink, GroupRecord, MemberRecord, Place, Record as _},
+    records::{
+        self, BanRecord, GroupLink, GroupLogRecord, GroupRecord, MemberRecord, Place, Record as _,
+    },
     sessions::Current,
 };
 use crate::{
@@ -31,7 +33,7 @@ pub struct Group {
 impl Group {
     /// Where its messages are.
     pub fn place(&self) -> Place {
-        Place::group(self.name, self.record.epoch)
+        Place::group(self.name, &self.record)
     }
 
     /// Makes a batch depend on the group being as it is.
@@ -160,13 +162,25 @@ impl<S: Store> Realm<S> {
         if self.find_group(name).await?.is_some() {
             return Err(ErrorCode::GroupExists.into());
         }
+        let epoch = u64::from_be_bytes(self.random());
+        // READ-6: the log of the groups that had the name before goes on, so that no cursor is ahead of it.
+        let former_key = records::former_log(name);
+        let former = self.record::<GroupLogRecord>(&former_key).await?;
+        let (log, expected) = former.map_or((epoch, Expected::Absent), |(former, version)| {
+            (former.log, Expected::At(version))
+        });
+        let floor = self.store.last(&records::group_log(name, log)).await?;
         let record = GroupRecord {
             owner: current.user.as_str().into(),
             password: self.group_password(&password, work).await?,
             created: work.caller.now.wall,
-            epoch: u64::from_be_bytes(self.random()),
+            epoch,
             realms: Vec::new(),
+            log,
+            floor: floor.0,
         };
+        // Whoever made one and deleted it meanwhile has moved the end of the log.
+        work.batch.expect(former_key, expected);
         current.rely_on(&mut work.batch);
         let key = records::group(name);
         work.batch
@@ -343,8 +357,12 @@ impl<S: Store> Realm<S> {
         group: &Group,
         batch: &mut Batch,
     ) -> Result<(), Failure> {
+        let former = GroupLogRecord {
+            log: group.record.log,
+        };
         batch
             .delete(records::group(group.name))
+            .put(records::former_log(group.name), former.to_value()?)
             .trim(group.place().log, Position(u64::MAX));
         // Whoever is left over in a very large group is a member of an epoch that is over.
         for (who, _) in self.members_of(group, MEMBERS_AT_ONCE).await? {

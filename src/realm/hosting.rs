@@ -156,7 +156,7 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         peer: &Peer,
         (name, epoch): (GroupName, u64),
-        (after, offset): (Position, u64),
+        start: (Position, u64),
     ) -> Result<Answer, Failure> {
         let group = self.group(name).await?;
         if group.record.epoch != epoch {
@@ -165,14 +165,9 @@ impl<S: Store> Realm<S> {
         if !group.realms().any(|realm| realm == peer.realm) {
             return Err(ErrorCode::NotAMember.into());
         }
+        let room = (caller.room, caller.longest);
         let page = self
-            .page(
-                &group.place(),
-                after,
-                offset,
-                PAGE_ENTRIES,
-                (caller.room, caller.longest),
-            )
+            .page(&group.place(), start, 0, PAGE_ENTRIES, room)
             .await?;
         Ok(Answer::Page(page))
     }

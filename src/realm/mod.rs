@@ -7,7 +7,9 @@
 mod accounts;
 mod carrying;
 mod copies;
+mod cursors;
 mod expiry;
+mod failure;
 mod groups;
 mod hosting;
 mod incoming;
@@ -46,6 +48,7 @@ use tokio::sync::watch;
 
 use self::{
     expiry::Expiries,
+    failure::Failure,
     operations::{Known, fingerprint, options_fit},
     outgoing::is_queued,
     passwords::Passwords,
@@ -135,54 +138,6 @@ pub struct Realm<S> {
     rng: Mutex<StdRng>,
     /// Set for good when the store fails.
     failed: watch::Sender<Option<StoreError>>,
-}
-
-/// Why a command ends without its effect.
-#[derive(Debug)]
-enum Failure {
-    Refused(Refusal),
-    /// The store failed before anything was written.
-    Store(StoreError),
-    /// The store failed while writing, or before it could tell whether the command had been carried out: whether it
-    /// was, is not known.
-    Unknown(StoreError),
-}
-
-impl Failure {
-    /// The same where it leaves open whether the command was carried out before.
-    fn in_doubt(self) -> Self {
-        match self {
-            Self::Store(error) => Self::Unknown(error),
-            other => other,
-        }
-    }
-
-    /// What is answered; `is_numbered`: the same number finds out what is not known now.
-    fn refusal(self, is_numbered: bool) -> Refusal {
-        match self {
-            Self::Refused(refusal) => refusal,
-            Self::Unknown(_) if is_numbered => ErrorCode::Unknown.into(),
-            Self::Store(_) | Self::Unknown(_) => ErrorCode::Internal.into(),
-        }
-    }
-}
-
-impl From<ErrorCode> for Failure {
-    fn from(code: ErrorCode) -> Self {
-        Self::Refused(code.into())
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
 }
 
 /// What hashing has found out so far, so that deciding anew does not hash anew.

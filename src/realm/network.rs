@@ -19,6 +19,12 @@ const WHO_PATIENCE: Duration = Duration::from_secs(75);
 /// A peer that has not answered for so long is shown as one that does not.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
 
+/// How the link to a peer stands, as `realms` tells it.
+pub(super) const STATE_IDLE: u8 = 0;
+pub(super) const STATE_OPEN: u8 = 1;
+pub(super) const STATE_TRYING: u8 = 2;
+const STATE_NOT_ACCEPTED: u8 = 3;
+
 /// Something to be asked of another realm.
 #[derive(Debug)]
 pub enum Errand {
@@ -230,10 +236,10 @@ impl Network {
         self.standing(peer.realm, |standing| {
             let is_accepted = peer.is_introduced() && !standing.is_refused;
             let state = match (is_accepted, standing.is_trying) {
-                (false, _) => 3,
-                (true, true) => 2,
-                (true, false) if standing.heard > 0 => 1,
-                (true, false) => 0,
+                (false, _) => STATE_NOT_ACCEPTED,
+                (true, true) => STATE_TRYING,
+                (true, false) if standing.heard > 0 => STATE_OPEN,
+                (true, false) => STATE_IDLE,
             };
             (state, standing.heard)
         })

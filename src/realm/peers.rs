@@ -3,6 +3,7 @@
 use super::{
     Caller, Failure, Outcome, Realm, Work,
     limits::PEERS_MAX,
+    network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
     records::{self, PeerName, PeerRecord, Record as _, SessionRecord},
     sessions::Current,
 };
@@ -406,11 +407,15 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         session: SessionRef,
     ) -> Result<Answer, Failure> {
-        self.operator(caller, session).await?;
+        let current = self.session(caller, session).await?;
         let mut states = Vec::new();
         for peer in self.list_peers().await? {
-            let (address, port) = peer.address();
             let (state, heard) = self.network.state_of(&peer);
+            if !current.record.operator {
+                states.extend(shown_to_users(&peer, state));
+                continue;
+            }
+            let (address, port) = peer.address();
             let oldest = self.next_outgoing(peer.realm).await;
             let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
             states.push(PeerState {
@@ -424,4 +429,22 @@ impl<S: Store> Realm<S> {
         }
         Ok(Answer::Realms(states))
     }
+}
+
+/// What users see of a peer: that they can write to it, and whether it answers. Nothing of one that has not accepted the
+/// peering.
+fn shown_to_users(peer: &Peer, state: u8) -> Option<PeerState> {
+    let state = match state {
+        STATE_IDLE | STATE_OPEN => STATE_OPEN,
+        STATE_TRYING => STATE_TRYING,
+        _ => return None,
+    };
+    Some(PeerState {
+        realm: peer.realm,
+        address: String::new(),
+        state,
+        queued: 0,
+        age: 0,
+        heard: 0,
+    })
 }

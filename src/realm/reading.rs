@@ -2,14 +2,13 @@
 
 use super::{
     Caller, Failure, Realm,
-    records::{self, CursorRecord, EntryRecord, Owner, Place, Record as _},
+    records::{EntryRecord, Place, Record as _},
     sessions::Current,
 };
 use crate::{
-    store::{Batch, PageLimit, Store},
+    store::{PageLimit, Store},
     wire::{
         Answer, Entry, ErrorCode, GroupName, Options, Page, Position, RealmId, Sender, SessionRef,
-        Username,
     },
 };
 
@@ -90,23 +89,40 @@ impl<S: Store> Realm<S> {
             .clamp(1, PAGE_ENTRIES_MAX);
         let limit = usize::try_from(limit).unwrap_or(1);
         let offset = options.offset.unwrap_or(0);
-        let page = self
-            .page(place, Position(after), offset, limit, room)
-            .await?;
+        let read_up_to = self.read_elsewhere(current.user, &owner, place).await?;
+        let start = (Position(after), offset);
+        let mut page = self.page(place, start, read_up_to, limit, room).await?;
+        if page.entries.is_empty() && self.is_ahead(place, after).await? {
+            let confirmed = self.confirmed(current.user, &owner, place).await?;
+            let start = (Position(confirmed), 0);
+            page = self.page(place, start, read_up_to, limit, room).await?;
+        }
         Ok(Answer::Page(page))
     }
 
-    /// At most `limit` entries after a position, in an answer of at most `room` bytes, or one entry in at
-    /// most `longest`.
+    /// True when a cursor is above all that the mailbox has ever had (READ-6): it is from a later life of the realm, which
+    /// was restored from an older copy since.
+    pub(super) async fn is_ahead(&self, place: &Place, cursor: u64) -> Result<bool, Failure> {
+        Ok(cursor > 0 && cursor > self.store.last(&place.log).await?.0)
+    }
+
+    /// At most `limit` entries after a position, of which the first is taken up at an offset, in an answer of at most
+    /// `room` bytes, or one entry in at most `longest`. Those up to `read_up_to` are marked as read (READ-8).
     pub(super) async fn page(
         &self,
         place: &Place,
-        after: Position,
-        offset: u64,
+        (after, offset): (Position, u64),
+        read_up_to: u64,
         limit: usize,
         (room, longest): (usize, usize),
     ) -> Result<Page, Failure> {
         let bytes = room.saturating_sub(ANSWER_HEAD);
+        // What is below the floor is none of the mailbox's, and so is an offset into it (READ-6).
+        let (after, offset) = if after.0 < place.floor {
+            (Position(place.floor), 0)
+        } else {
+            (after, offset)
+        };
         // One more of each tells whether others follow.
         let wanted = PageLimit {
             entries: limit + 1,
@@ -116,7 +132,7 @@ impl<S: Store> Realm<S> {
         let entries = found
             .entries
             .iter()
-            .map(|(position, value)| entry(*position, value))
+            .map(|(position, value)| entry(*position, value, read_up_to))
             .collect::<Result<Vec<_>, _>>()?;
         let read_to_end = entries.len();
         let first = entries
@@ -127,70 +143,10 @@ impl<S: Store> Realm<S> {
         page.more |= found.more && page.entries.len() == read_to_end;
         Ok(page)
     }
-
-    /// Where a device's reading begins when it does not say: where it has confirmed, or, before it
-    /// has, where any of the user's devices has (READ-2).
-    pub(super) async fn confirmed(
-        &self,
-        user: Username,
-        owner: &Owner,
-        place: &Place,
-    ) -> Result<u64, Failure> {
-        for key in [
-            records::cursor(user, Some(owner), place),
-            records::cursor(user, None, place),
-        ] {
-            if let Some((cursor, _)) = self.record::<CursorRecord>(&key).await? {
-                return Ok(cursor.position);
-            }
-        }
-        Ok(0)
-    }
-
-    /// Writes down that a device has everything up to `position`, which only ever grows. A position
-    /// that no entry has confirms nothing: it would hide what is still to come (READ-3).
-    pub(super) async fn confirm(
-        &self,
-        current: &Current,
-        owner: &Owner,
-        place: &Place,
-        position: u64,
-    ) -> Result<(), Failure> {
-        let Some(before) = position.checked_sub(1) else {
-            return Ok(());
-        };
-        let mut batch = Batch::new();
-        for key in [
-            records::cursor(current.user, Some(owner), place),
-            records::cursor(current.user, None, place),
-        ] {
-            let known = self.record::<CursorRecord>(&key).await?;
-            if known.is_none_or(|(cursor, _)| cursor.position < position) {
-                batch.put(key, CursorRecord { position }.to_value()?);
-            }
-        }
-        if batch == Batch::new() {
-            return Ok(());
-        }
-        let limit = PageLimit {
-            entries: 1,
-            bytes: 1,
-        };
-        let page = self.store.read(&place.log, Position(before), limit).await?;
-        if page.entries.first().is_some_and(|(at, _)| at.0 == position) {
-            current.rely_on(&mut batch);
-            // A conflict or a full disk: the reader confirms again with its next read.
-            match self.commit(batch).await {
-                Err(failure @ (Failure::Store(_) | Failure::Unknown(_))) => return Err(failure),
-                Ok(_) | Err(Failure::Refused(_)) => {}
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A kept message as it travels.
-pub(super) fn entry(position: Position, value: &[u8]) -> Result<Entry, Failure> {
+pub(super) fn entry(position: Position, value: &[u8], read_up_to: u64) -> Result<Entry, Failure> {
     let record = EntryRecord::from_value(value)?;
     let name = |_| Failure::from(ErrorCode::Internal);
     Ok(Entry {
@@ -206,7 +162,7 @@ pub(super) fn entry(position: Position, value: &[u8]) -> Result<Entry, Failure> 
                 .transpose()
                 .map_err(name)?,
         },
-        read: false,
+        read: position.0 <= read_up_to,
         body: record.body,
     })
 }

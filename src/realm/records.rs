@@ -10,6 +10,7 @@
 //! d/ device key 32               hash of the session bound to the device
 //! o/ owner 16 slot 1             operation: what was answered to the last command whose number ends so
 //! c/ user / owner / mailbox      position up to which one device has confirmed
+//! c/ user / owner /              the device has had cursors of its own since it was linked (READ-7)
 //! c/ user / / mailbox            position up to which any device has
 //! g/ group                       group
 //! m/ group / epoch 8 / user      member; user@realm for one of another realm
@@ -24,12 +25,13 @@
 //! log p/ user                    the user's private messages
 //! log f/ user / realm            the user's private messages from one realm
 //! log q/ realm                   the queue to a peer
-//! log x/ realm / group / epoch 8 the copied messages
-//! log g/ group / epoch 8         the group's messages
+//! l/ group                       names the log of the groups that have had that name, while there is none
+//! log x/ realm / group / log 8   the copied messages
+//! log g/ group / log 8           the group's messages
 //! ```
 //!
-//! A group's epoch is drawn when it is made: should it be deleted and another made under its name,
-//! nothing of the old one is the new one's.
+//! A group's epoch is drawn when it is made: should it be deleted and another made under its name, nothing of the old one
+//! is the new one's. Only the log is, because no position may be used twice: the new one begins behind a floor (READ-6).
 
 use blake2::{Blake2s256, Digest as _};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -40,8 +42,10 @@ use crate::{
     wire::{GroupName, Handle, RealmId, Sender, Username},
 };
 
-/// The format of all records so far.
+/// The format of all records that have not changed so far.
 const FORMAT: u8 = 1;
+/// The format of those that have changed once.
+const FORMAT_2: u8 = 2;
 
 /// Most records take no more, in bytes.
 const RECORD_BYTES: usize = 64;
@@ -51,10 +55,18 @@ pub type SessionHash = [u8; 16];
 
 /// Something that can be kept in the store.
 pub trait Record: Serialize + DeserializeOwned {
+    /// The format in which it is written.
+    const FORMAT: u8 = FORMAT;
+
+    /// Reads a record of format 1, where that is not the format in which it is written.
+    fn from_first_format(record: &[u8]) -> Result<Self, StoreError> {
+        parse(record)
+    }
+
     /// The bytes to keep.
     fn to_value(&self) -> Result<Vec<u8>, StoreError> {
         let mut value = Vec::with_capacity(RECORD_BYTES);
-        value.push(FORMAT);
+        value.push(Self::FORMAT);
         postcard::to_extend(self, value)
             .map_err(|error| StoreError::Damaged(format!("it cannot be written: {error}")))
     }
@@ -62,15 +74,18 @@ pub trait Record: Serialize + DeserializeOwned {
     /// Reads what [`Record::to_value`] wrote.
     fn from_value(value: &[u8]) -> Result<Self, StoreError> {
         match value.split_first() {
-            Some((&FORMAT, record)) => {
-                postcard::from_bytes(record).map_err(|error| StoreError::Damaged(error.to_string()))
-            }
+            Some((format, record)) if *format == Self::FORMAT => parse(record),
+            Some((&FORMAT, record)) => Self::from_first_format(record),
             Some((format, _)) => Err(StoreError::Damaged(format!(
                 "its format {format} is that of a newer merpati"
             ))),
             None => Err(StoreError::Damaged("it is empty".into())),
         }
     }
+}
+
+fn parse<R: DeserializeOwned>(record: &[u8]) -> Result<R, StoreError> {
+    postcard::from_bytes(record).map_err(|error| StoreError::Damaged(error.to_string()))
 }
 
 macro_rules! records {
@@ -97,8 +112,10 @@ records! {
     OperationRecord { number: u64, fingerprint: [u8; 8], answer: RecordedAnswer }
     /// How far a mailbox has been read.
     CursorRecord { position: u64 }
-    /// A group. The owner is a member like any other.
-    GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64, realms: Vec<String> }
+    /// A device reads a user's mailboxes with cursors of its own.
+    LinkedRecord {}
+    /// Names the log of the groups that have had a name, of which there is none now.
+    GroupLogRecord { log: u64 }
     /// A member of a group.
     MemberRecord { moderator: bool, joined: u32 }
     /// Points from a user to a group.
@@ -117,15 +134,54 @@ records! {
     QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, #[serde(with = "serde_bytes")] body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool, lifetime: u32 }
     /// A message has been given back to its sender before its turn in the queue.
     ReturnedRecord {}
-    /// This realm's copy of a group that lives in another, up to a position there. `known_as` is this
-    /// realm's name there.
-    CopyRecord { epoch: u64, known_as: String, position: u64 }
-    /// A user of this realm is in a group of another.
-    CopyMemberRecord { joined: u32 }
     /// The command that queued a message, which the other realm's verdict answers.
     QueuedOperation { owner: Vec<u8>, number: u64 }
     /// A message in a mailbox.
     EntryRecord { time: u32, content: u8, user: String, realm: Option<String>, #[serde(with = "serde_bytes")] body: Vec<u8> }
+}
+
+macro_rules! changed_records {
+    ($(
+        $(#[$doc:meta])*
+        $Name:ident { $($field:ident: $Type:ty),* ; $($added:ident: $Added:ty = ($old:ident) $value:expr),* } was $First:ident
+    )*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct $Name { $(pub $field: $Type,)* $(pub $added: $Added),* }
+
+        /// The same in format 1.
+        #[derive(Serialize, Deserialize)]
+        struct $First { $($field: $Type),* }
+
+        impl Record for $Name {
+            const FORMAT: u8 = FORMAT_2;
+
+            fn from_first_format(record: &[u8]) -> Result<Self, StoreError> {
+                let first: $First = parse(record)?;
+                $(let $added = { let $old = &first; $value };)*
+                Ok(Self { $($field: first.$field,)* $($added),* })
+            }
+        }
+    )* };
+}
+
+changed_records! {
+    /// A group. The owner is a member like any other. `log` names its log, which it has from the groups of that name
+    /// before it; its own entries stand behind the position `floor`.
+    GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64, realms: Vec<String>; log: u64 = (old) old.epoch, floor: u64 = (_old) 0 } was FirstGroupRecord
+    /// This realm's copy of a group that lives in another, up to a position there. `known_as` is this realm's name
+    /// there. `log` names the copy's log, which stays when the group is made again; the entries of the group that there
+    /// is now stand behind the position `floor`.
+    CopyRecord { epoch: u64, known_as: String, position: u64; log: u64 = (old) old.epoch, floor: u64 = (_old) 0 } was FirstCopyRecord
+    /// A user of this realm is in a group of another, of that epoch if that is written.
+    CopyMemberRecord { joined: u32; epoch: Option<u64> = (_old) None } was FirstCopyMemberRecord
+}
+
+impl CopyMemberRecord {
+    /// True when the membership is of the group that is copied.
+    pub fn is_of(&self, copy: &CopyRecord) -> bool {
+        self.epoch.is_none_or(|epoch| epoch == copy.epoch)
+    }
 }
 
 /// What waits for another realm.
@@ -241,6 +297,8 @@ pub fn operations(owner: &Owner) -> Prefix {
 #[derive(Clone, Debug)]
 pub struct Place {
     pub log: Log,
+    /// Entries up to this position are none of the mailbox's: they belonged to one of that name before it (READ-6).
+    pub floor: u64,
     /// Names the mailbox among a user's cursors.
     name: NameBytes,
 }
@@ -250,6 +308,7 @@ impl Place {
     pub fn private(user: Username) -> Self {
         Self {
             log: Log(concat(&[b"p/", user.as_bytes()])),
+            floor: 0,
             name: concat(&[b"p"]),
         }
     }
@@ -259,32 +318,42 @@ impl Place {
         let realm = realm.as_bytes();
         Self {
             log: Log(concat(&[b"f/", user.as_bytes(), b"/", realm])),
+            floor: 0,
             name: concat(&[b"f/", realm]),
         }
     }
 
     /// A group's messages.
-    pub fn group(group: GroupName, epoch: u64) -> Self {
-        let name = concat(&[b"g/", group.as_bytes(), b"/", &epoch.to_be_bytes()]);
+    pub fn group(group: GroupName, record: &GroupRecord) -> Self {
+        let log = group_log(group, record.log);
+        Self {
+            name: log.0.clone(),
+            log,
+            floor: record.floor,
+        }
+    }
+
+    /// This realm's copy of a group that lives in another.
+    pub fn copy(realm: RealmId, group: GroupName, record: &CopyRecord) -> Self {
+        let Prefix(mut name) = copies(realm);
+        name.extend_from_slice(group.as_bytes());
+        name.push(b'/');
+        name.extend_from_slice(&record.log.to_be_bytes());
         Self {
             log: Log(name.clone()),
+            floor: record.floor,
             name,
         }
     }
 }
 
-impl Place {
-    /// This realm's copy of a group that lives in another.
-    pub fn copy(realm: RealmId, group: GroupName, epoch: u64) -> Self {
-        let Prefix(mut name) = copies(realm);
-        name.extend_from_slice(group.as_bytes());
-        name.push(b'/');
-        name.extend_from_slice(&epoch.to_be_bytes());
-        Self {
-            log: Log(name.clone()),
-            name,
-        }
-    }
+/// The log of the groups of one name.
+pub fn group_log(group: GroupName, log: u64) -> Log {
+    Log(concat(&[b"g/", group.as_bytes(), b"/", &log.to_be_bytes()]))
+}
+
+pub fn former_log(group: GroupName) -> Key {
+    key(&[b"l/", group.as_bytes()])
 }
 
 pub fn copies(realm: RealmId) -> Prefix {
@@ -317,6 +386,26 @@ pub fn cursor(user: Username, owner: Option<&Owner>, place: &Place) -> Key {
 pub fn cursors(user: Username, owner: Option<&Owner>) -> Prefix {
     let owner = owner.map_or(&[][..], Owner::bytes);
     Prefix(concat(&[b"c/", user.as_bytes(), b"/", owner, b"/"]))
+}
+
+/// Says that a device has cursors of its own for each mailbox of a user, and goes with them.
+pub fn linked(user: Username, owner: &Owner) -> Key {
+    let Prefix(name) = cursors(user, Some(owner));
+    Key(name)
+}
+
+/// The cursor of a device that belongs to what `any` is the cursor of any device for. None where `any` is another key
+/// that begins alike: the key of a device may begin with a slash.
+pub fn own_cursor(user: Username, owner: &Owner, any: &Key) -> Option<Key> {
+    let Prefix(prefix) = cursors(user, None);
+    let mailbox = any.0.strip_prefix(prefix.as_slice())?;
+    let is_mailbox = mailbox == b"p"
+        || [b"f/", b"g/", b"x/"]
+            .iter()
+            .any(|kind| mailbox.starts_with(*kind));
+    let Prefix(mut key) = cursors(user, Some(owner));
+    key.extend_from_slice(mailbox);
+    is_mailbox.then_some(Key(key))
 }
 
 pub fn group(name: GroupName) -> Key {

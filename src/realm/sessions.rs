@@ -15,8 +15,6 @@ use crate::{
 
 /// A session's last use is written down when it is so many seconds behind.
 const USED_GRAIN: u32 = 3600;
-/// Cursors of one device that go with its session; what is left of a longer list is harmless.
-const CURSORS_MAX: usize = 1000;
 /// More sessions than any limit allows: what one user's list is read in.
 const SESSIONS_LISTED_MAX: usize = 1000;
 
@@ -183,7 +181,12 @@ impl<S: Store> Realm<S> {
             // Over a plain link the session counts its own.
             since: work.caller.device.map_or(0, |_| work.caller.operation.0),
         };
-        self.make_room(work, user).await?;
+        let owner = match &work.caller.device {
+            Some(device) => Owner::Device(*device),
+            None => Owner::Session(hash),
+        };
+        self.make_room(work, user, &owner).await?;
+        self.link(user, &owner, &mut work.batch).await?;
         let link = SessionLink { session: hash }.to_value()?;
         work.batch
             .put(records::session(&hash), record.to_value()?)
@@ -195,14 +198,18 @@ impl<S: Store> Realm<S> {
     }
 
     /// Ends the sessions unused for longest until there is room for one more.
-    async fn make_room(&self, work: &mut Work<'_>, user: Username) -> Result<(), Failure> {
+    async fn make_room(
+        &self,
+        work: &mut Work<'_>,
+        user: Username,
+        staying: &Owner,
+    ) -> Result<(), Failure> {
         let mut all = self.sessions_of(user).await?;
         all.sort_by_key(|current| current.record.last);
         let surplus = (all.len() + 1).saturating_sub(self.limits.sessions_max.max(1));
-        for current in all.into_iter().take(surplus) {
-            self.end_session(&current, &mut work.batch).await?;
-        }
-        Ok(())
+        all.truncate(surplus);
+        self.end_sessions(&all, Some(staying), &mut work.batch)
+            .await
     }
 
     /// All of a user's sessions that are still there.
@@ -226,31 +233,46 @@ impl<S: Store> Realm<S> {
         Ok(all)
     }
 
-    /// Adds to `batch` that a session ends: the session, its handle, its device's binding and cursor.
-    pub(super) async fn end_session(
+    /// Adds to `batch` that sessions of one user end: the sessions, their handles and their devices' bindings; and the
+    /// cursors of devices that have no other session and are not `staying`.
+    pub(super) async fn end_sessions(
         &self,
-        current: &Current,
+        ending: &[Current],
+        staying: Option<&Owner>,
         batch: &mut Batch,
     ) -> Result<(), Failure> {
+        let Some(user) = ending.first().map(|current| current.user) else {
+            return Ok(());
+        };
+        let all = self.sessions_of(user).await?;
+        let is_ending = |current: &Current| ending.iter().any(|other| other.hash == current.hash);
+        let left = all.iter().filter(|current| !is_ending(current));
+        let mut reading: Vec<Owner> = left.map(Current::owner).collect();
+        reading.extend(staying);
+        for current in ending {
+            self.end_session(current, batch).await?;
+            let owner = current.owner();
+            if !reading.contains(&owner) {
+                self.unlink(user, &owner, batch).await?;
+                // Once is enough.
+                reading.push(owner);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to `batch` that a session ends: the session, its handle and its device's binding.
+    async fn end_session(&self, current: &Current, batch: &mut Batch) -> Result<(), Failure> {
         batch
             .delete(records::session(&current.hash))
             .delete(records::handle(current.user, handle_of(&current.hash)?));
-        let owner = match current.record.device {
-            None => Owner::Session(current.hash),
-            Some(bytes) => {
-                let device = PublicKey(bytes);
-                let key = records::device(&device);
-                if let Some((link, version)) = self.record::<SessionLink>(&key).await?
-                    && link.session == current.hash
-                {
-                    batch.expect(key.clone(), Expected::At(version)).delete(key);
-                }
-                Owner::Device(device)
+        if let Some(bytes) = current.record.device {
+            let key = records::device(&PublicKey(bytes));
+            if let Some((link, version)) = self.record::<SessionLink>(&key).await?
+                && link.session == current.hash
+            {
+                batch.expect(key.clone(), Expected::At(version)).delete(key);
             }
-        };
-        let cursors = records::cursors(current.user, Some(&owner));
-        for (key, _) in self.store.list(&cursors, None, CURSORS_MAX).await? {
-            batch.delete(key);
         }
         Ok(())
     }
@@ -262,7 +284,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         let current = self.session(work.caller, session).await?;
         current.rely_on(&mut work.batch);
-        self.end_session(&current, &mut work.batch).await?;
+        self.end_sessions(&[current], None, &mut work.batch).await?;
         Ok(Answer::Done)
     }
 
@@ -303,7 +325,7 @@ impl<S: Store> Realm<S> {
         if meant.hash != current.hash {
             meant.rely_on(&mut work.batch);
         }
-        self.end_session(&meant, &mut work.batch).await?;
+        self.end_sessions(&[meant], None, &mut work.batch).await?;
         Ok(Answer::Done)
     }
 

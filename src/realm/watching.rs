@@ -7,7 +7,7 @@ use super::{
     Caller, Failure, Moment, Realm,
     limits::WATCH_READ_BYTES,
     reading::entry,
-    records::{self, CopyMemberRecord, CopyRecord, GroupLink, Place, Record as _, SessionHash},
+    records::{self, Place, SessionHash},
     sessions::Current,
 };
 use crate::{
@@ -179,25 +179,21 @@ impl<S: Store> Realm<S> {
         realm: RealmId,
         group: GroupName,
     ) -> Result<Option<Place>, Failure> {
-        let key = records::copy_member(realm, group, user);
-        if self.record::<CopyMemberRecord>(&key).await?.is_none() {
-            return Ok(None);
+        match self.copy_for(realm, group, user).await {
+            Ok(copy) => Ok(Some(copy.place(realm, group))),
+            Err(Failure::Refused(_)) => Ok(None),
+            Err(failure) => Err(failure),
         }
-        let copy = self
-            .record::<CopyRecord>(&records::copy(realm, group))
-            .await?;
-        Ok(copy.map(|(copy, _)| Place::copy(realm, group, copy.epoch)))
     }
 
     /// All mailboxes of a user. Private messages from one realm are among the private ones.
     async fn mailboxes_of(&self, user: Username) -> Result<Vec<(Mailbox, Place)>, Failure> {
         let mut all = vec![(Mailbox::Private, Place::private(user))];
         let prefix = records::joined(user);
-        for (key, link) in self.store.list(&prefix, None, MAILBOXES_MAX).await? {
+        for (key, _) in self.store.list(&prefix, None, MAILBOXES_MAX).await? {
+            // A group that is gone may have left a trace.
             if let Some(group) = records::name_in::<GroupName>(&key, &prefix)
                 && let Some(place) = self.joined_place(user, group).await?
-                && let GroupLink { epoch } = GroupLink::from_value(&link.value)?
-                && place.log == Place::group(group, epoch).log
             {
                 all.push((Mailbox::Group(group), place));
             }
@@ -270,13 +266,20 @@ impl<S: Store> Watch<S> {
             let same =
                 |watched: &Watched| watched.mailbox == mailbox && watched.place.log == place.log;
             if let Some(at) = known.iter().position(same) {
-                self.mailboxes.push(known.swap_remove(at));
+                let mut watched = known.swap_remove(at);
+                // Made again: of the one before it nothing is pushed any more.
+                watched.read.retain(|entry| entry.position.0 > place.floor);
+                watched.position = watched.position.max(place.floor);
+                watched.place = place;
+                self.mailboxes.push(watched);
                 continue;
             }
             let mut cursors = self.cursors.0.iter();
             let position = match cursors.find(|(named, _)| *named == mailbox) {
-                Some((_, position)) => position.0,
-                None => self.realm.confirmed(self.user, &owner, &place).await?,
+                Some((_, Position(named))) if !self.realm.is_ahead(&place, *named).await? => {
+                    (*named).max(place.floor)
+                }
+                _ => self.realm.confirmed(self.user, &owner, &place).await?,
             };
             self.mailboxes.push(Watched {
                 mailbox,
@@ -341,23 +344,22 @@ impl<S: Store> Watch<S> {
             return Ok(None);
         };
         if watched.read.is_empty() {
-            if !watched.has_grown || !self.may_read(&watched.mailbox).await? {
+            if !watched.has_grown {
                 return Ok(None);
             }
+            let Some((place, read_up_to)) = self.readable(&watched.mailbox).await? else {
+                return Ok(None);
+            };
             let limit = PageLimit {
                 entries: READ_ENTRIES,
                 bytes: WATCH_READ_BYTES,
             };
-            let after = Position(watched.position);
-            let page = self
-                .realm
-                .store
-                .read(&watched.place.log, after, limit)
-                .await?;
+            let after = Position(watched.position.max(place.floor));
+            let page = self.realm.store.read(&place.log, after, limit).await?;
             let entries = page
                 .entries
                 .iter()
-                .map(|(position, value)| entry(*position, value))
+                .map(|(position, value)| entry(*position, value, read_up_to))
                 .collect::<Result<_, _>>()?;
             if let Some(watched) = self.mailboxes.get_mut(at) {
                 watched.has_grown = page.more;
@@ -385,12 +387,15 @@ impl<S: Store> Watch<S> {
         }))
     }
 
-    /// True when the session is there and the mailbox is still its user's.
-    async fn may_read(&self, mailbox: &Mailbox) -> Result<bool, Failure> {
-        if self.current().await.is_none() {
-            return Err(ErrorCode::NoSession.into());
-        }
-        let place = self.realm.place_of(self.user, mailbox).await?;
-        Ok(place.is_some())
+    /// Where a mailbox is, as long as the session is there and the mailbox is still its user's; and up to where another
+    /// device has read it.
+    async fn readable(&self, mailbox: &Mailbox) -> Result<Option<(Place, u64)>, Failure> {
+        let current = self.current().await.ok_or(ErrorCode::NoSession)?;
+        let Some(place) = self.realm.place_of(self.user, mailbox).await? else {
+            return Ok(None);
+        };
+        let owner = current.owner();
+        let read_up_to = self.realm.read_elsewhere(self.user, &owner, &place).await?;
+        Ok(Some((place, read_up_to)))
     }
 }

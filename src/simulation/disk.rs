@@ -278,8 +278,7 @@ impl Store for SimulatedStore {
         self.machine.moment().await;
         let contents = self.disk.contents.lock().unwrap();
         let entries = contents.logs.get(log);
-        let last = entries.and_then(|entries| entries.by_position.last_key_value());
-        Ok(Position(last.map_or(0, |(position, _)| *position)))
+        Ok(Position(entries.map_or(0, |entries| entries.last)))
     }
 
     fn subscribe(&self, logs: &[Log]) -> Subscription {

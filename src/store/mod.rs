@@ -169,7 +169,7 @@ pub trait Store: Send + Sync + 'static {
     /// All of it or nothing, durable when it returns.
     fn commit(&self, batch: Batch) -> impl Future<Output = Result<Committed, CommitError>> + Send;
 
-    /// The position of the last entry of `log`; 0 when it is empty.
+    /// The last position given out in `log`, also when its entries were trimmed; 0 when there was none.
     fn last(&self, log: &Log) -> impl Future<Output = Result<Position, StoreError>> + Send;
 
     /// Wakes when one of `logs` has grown.

@@ -313,8 +313,10 @@ mod suite {
         assert_eq!(values(&store, "l").await, [(3, "c".into())]);
         trim(1_000).await;
         assert!(values(&store, "l").await.is_empty());
+        assert_eq!(store.last(&log("l")).await.unwrap(), Position(3));
         drop(store);
         let store = engine.open();
+        assert_eq!(store.last(&log("l")).await.unwrap(), Position(3));
         let mut batch = Batch::new();
         batch.append(log("l"), b"d".to_vec());
         assert_eq!(store.commit(batch).await.unwrap().positions, [Position(4)]);

@@ -114,6 +114,8 @@ async fn a_peer_that_fails_is_asked_and_told_again() {
         epoch: 1,
         known_as: "alpha".into(),
         position: 0,
+        log: 1,
+        floor: 0,
     };
     let mut batch = crate::store::Batch::new();
     batch.put(records::copy(beta, group), copy.to_value().unwrap());

@@ -7,6 +7,7 @@ mod groups;
 mod limits;
 mod once;
 mod peers;
+mod positions;
 mod queue;
 mod rules;
 

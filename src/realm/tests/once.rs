@@ -81,6 +81,28 @@ async fn a_number_with_another_command_is_refused() {
     );
 }
 
+/// EXACT-12: a number that is at most 255 below the highest can still be used and asked for; one that is 256 below cannot
+/// be told apart from one that was used.
+#[tokio::test]
+async fn a_number_in_use_is_less_than_256_below_the_highest() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    assert_eq!(realm.ask(device(1), send(3, "ann", "x")).await, STORED);
+    assert_eq!(
+        realm.ask(device(1), send(2 + 255, "ann", "x")).await,
+        STORED
+    );
+    assert_eq!(realm.ask(device(1), send(2, "ann", "in use")).await, STORED);
+    assert_eq!(
+        realm.ask(device(1), send(2 + 256, "ann", "x")).await,
+        STORED
+    );
+    assert_eq!(realm.ask(device(1), send(3, "ann", "x")).await, STORED);
+    let too_old = realm.ask(device(1), send(2, "ann", "in use")).await;
+    assert_eq!(too_old, refused_number(ErrorCode::AlreadyDone, 258));
+    assert_eq!(realm.texts(device(1)).await.len(), 4);
+}
+
 /// EXACT-8: what refuses a number tells the highest, so that a client goes above it in one step.
 #[tokio::test]
 async fn a_refused_number_is_told_the_highest() {

@@ -238,3 +238,91 @@ async fn a_peer_changes_its_key() {
     peer(&fixture, 50, "beta").await;
     assert_eq!(fixture.realm.peers().await[0].key(), PublicKey([51; 32]));
 }
+
+/// PEER-18: users see which realms they can write to, and nothing else of them.
+#[tokio::test]
+async fn users_see_the_names_of_peers() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    let inner = &realm.realm;
+    for (n, name) in [(50, "beta"), (51, "gamma")] {
+        let place = ("192.0.2.9".to_string(), 6377);
+        let name = name.parse().unwrap();
+        assert!(inner.list_peer(name, PublicKey([n; 32]), place, None).await);
+    }
+    let peer = inner.peers().await.remove(0);
+    let record = records::PeerRecord {
+        introduced: true,
+        ..peer.record.clone()
+    };
+    let mut batch = Batch::new();
+    batch.put(records::peer(peer.realm), record.to_value().unwrap());
+    inner.commit(batch).await.unwrap();
+    let realms = Command::Realms {
+        session: SessionRef::Bound,
+    };
+    let seen = crate::wire::Peer {
+        realm: "beta".parse().unwrap(),
+        address: String::new(),
+        state: 1,
+        queued: 0,
+        age: 0,
+        heard: 0,
+    };
+    let answer = realm.ask(device(1), realms.clone()).await;
+    assert_eq!(answer, Answer::Realms(vec![seen]), "gamma has not accepted");
+    let claim = Command::Claim {
+        operation: op(2),
+        session: SessionRef::Bound,
+        code: Password(b"open sesame"),
+    };
+    assert_eq!(realm.ask(device(1), claim).await, Answer::Done);
+    match realm.ask(device(1), realms).await {
+        Answer::Realms(peers) => {
+            assert_eq!(peers.len(), 2);
+            assert_eq!(peers[0].address, "192.0.2.9:6377");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// PEER-9: whether a group of another realm exists is for that realm to say: who is not in it is told that.
+#[tokio::test]
+async fn a_group_of_another_realm_that_one_is_not_in_is_not_denied() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    let beta = "beta".parse().unwrap();
+    let place = ("192.0.2.9".to_string(), 6377);
+    let inner = &realm.realm;
+    assert!(
+        inner
+            .list_peer(beta, PublicKey([50; 32]), place, None)
+            .await
+    );
+    let commands = [
+        Command::SendGroupRealm {
+            operation: op(2),
+            session: SessionRef::Bound,
+            src_address: Text(""),
+            src_port: crate::wire::Port(0),
+            realm: beta,
+            group: "cats".parse().unwrap(),
+            message: Body(b"x"),
+        },
+        Command::InboxGroupRealm {
+            session: SessionRef::Bound,
+            realm: beta,
+            group: "cats".parse().unwrap(),
+        },
+        Command::LeaveGroupRealm {
+            operation: op(3),
+            session: SessionRef::Bound,
+            realm: beta,
+            group: "cats".parse().unwrap(),
+        },
+    ];
+    for command in commands {
+        let answer = realm.ask(device(1), command).await;
+        assert_eq!(answer, refused(ErrorCode::NotAMember));
+    }
+}

@@ -299,7 +299,7 @@ impl Store for Embedded {
         let to = layout::entry(log, Position(u64::MAX));
         match self.data.range(from..=to).next_back() {
             Some(guard) => Ok(layout::parse_entry_position(&guard.key()?)),
-            None => Ok(Position(0)),
+            None => Ok(Position(writer::trimmed_end(&self.data, log)?)),
         }
     }
 

@@ -354,11 +354,13 @@ fn find_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
         Some(guard) => layout::parse_entry_position(&guard.key()?).0,
         None => 0,
     };
-    // A log that was trimmed to nothing goes on where it was.
-    let trimmed = data
-        .get(layout::trimmed(log))?
-        .map_or(0, |stored| layout::number(&stored).saturating_sub(1));
-    Ok(last.max(trimmed))
+    Ok(last.max(trimmed_end(data, log)?))
+}
+
+/// The last position of `log` that was trimmed: a log that was trimmed to nothing goes on behind it.
+pub fn trimmed_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
+    let below = data.get(layout::trimmed(log))?;
+    Ok(below.map_or(0, |stored| layout::number(&stored).saturating_sub(1)))
 }
 
 /// True unless the disk says that it has too little room left.

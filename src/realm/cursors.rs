@@ -1,0 +1,173 @@
+//! Cursors (READ-2, READ-3, READ-7, READ-8): how far each device has confirmed each mailbox, and how far any device of
+//! the user has.
+
+use super::{
+    ATTEMPTS_MAX, Failure, Realm,
+    records::{self, CursorRecord, LinkedRecord, Owner, Place, Record as _},
+    sessions::Current,
+    storing::Outcome,
+};
+use crate::{
+    store::{Batch, Expected, Key, PageLimit, Position, Store},
+    wire::{ErrorCode, Username},
+};
+
+/// Cursors that are listed at once.
+const CURSORS_AT_ONCE: usize = 1000;
+/// Cursors of one user that a new device takes over, and of one device that go with its last session. What is left of a
+/// longer list hides nothing: the device is shown more than it needs.
+const CURSORS_MAX: usize = 10_000;
+
+impl<S: Store> Realm<S> {
+    /// Where a device's reading begins when it does not say (READ-2): after what it has confirmed.
+    pub(super) async fn confirmed(
+        &self,
+        user: Username,
+        owner: &Owner,
+        place: &Place,
+    ) -> Result<u64, Failure> {
+        let own = records::cursor(user, Some(owner), place);
+        if let Some((cursor, _)) = self.record::<CursorRecord>(&own).await? {
+            return Ok(cursor.position.max(place.floor));
+        }
+        let linked = records::linked(user, owner);
+        if self.record::<LinkedRecord>(&linked).await?.is_some() {
+            return Ok(place.floor);
+        }
+        // Its session was opened before devices had cursors from their first day on.
+        let any = self.any_cursor(user, place).await?;
+        Ok(any.max(place.floor))
+    }
+
+    /// Up to where any device of the user has confirmed a mailbox.
+    async fn any_cursor(&self, user: Username, place: &Place) -> Result<u64, Failure> {
+        let any = records::cursor(user, None, place);
+        let found = self.record::<CursorRecord>(&any).await?;
+        Ok(found.map_or(0, |(cursor, _)| cursor.position))
+    }
+
+    /// Up to where entries are marked as read (READ-8): what any device of the user has confirmed, if that is more than
+    /// this one has. 0 where nothing is marked.
+    pub(super) async fn read_elsewhere(
+        &self,
+        user: Username,
+        owner: &Owner,
+        place: &Place,
+    ) -> Result<u64, Failure> {
+        let any = self.any_cursor(user, place).await?;
+        if any > place.floor && any > self.confirmed(user, owner, place).await? {
+            Ok(any)
+        } else {
+            Ok(0)
+        }
+    }
+
+    /// Confirms that a device has everything up to `position`, which only ever grows. A position that no entry has
+    /// confirms nothing: it would hide what is still to come (READ-3).
+    pub(super) async fn confirm(
+        &self,
+        current: &Current,
+        owner: &Owner,
+        place: &Place,
+        position: u64,
+    ) -> Result<(), Failure> {
+        let Some(before) = position.checked_sub(1).filter(|_| position > place.floor) else {
+            return Ok(());
+        };
+        let mut current = current.clone();
+        for _ in 0..ATTEMPTS_MAX {
+            let mut batch = Batch::new();
+            for of in [Some(owner), None] {
+                let key = records::cursor(current.user, of, place);
+                let known = self.record::<CursorRecord>(&key).await?;
+                if known
+                    .as_ref()
+                    .is_none_or(|(cursor, _)| cursor.position < position)
+                {
+                    let expected =
+                        known.map_or(Expected::Absent, |(_, version)| Expected::At(version));
+                    batch
+                        .expect(key.clone(), expected)
+                        .put(key, CursorRecord { position }.to_value()?);
+                }
+            }
+            if batch == Batch::new() {
+                return Ok(());
+            }
+            let one = PageLimit {
+                entries: 1,
+                bytes: 1,
+            };
+            let page = self.store.read(&place.log, Position(before), one).await?;
+            if page.entries.first().is_none_or(|(at, _)| at.0 != position) {
+                return Ok(());
+            }
+            current.rely_on(&mut batch);
+            match self.commit(batch).await {
+                Ok(Outcome::Durable) => return Ok(()),
+                // Another command of the device has confirmed something, or touched the session.
+                Ok(Outcome::Conflict) => {
+                    let key = records::session(&current.hash);
+                    let found = self.record(&key).await?;
+                    (current.record, current.version) = found.ok_or(ErrorCode::NoSession)?;
+                }
+                // A full disk must not keep anybody from reading: the reader confirms again with its next read.
+                Err(Failure::Refused(_)) => return Ok(()),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to `batch` that a device begins to read a user's mailboxes: from its first day on after what any device of
+    /// the user has confirmed by then, and later moved by nothing but what it confirms itself (READ-7).
+    pub(super) async fn link(
+        &self,
+        user: Username,
+        owner: &Owner,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let linked = records::linked(user, owner);
+        if self.record::<LinkedRecord>(&linked).await?.is_some() {
+            return Ok(());
+        }
+        batch.put(linked, LinkedRecord {}.to_value()?);
+        let prefix = records::cursors(user, None);
+        let mut after: Option<Key> = None;
+        for _ in 0..CURSORS_MAX / CURSORS_AT_ONCE {
+            let found = self
+                .store
+                .list(&prefix, after.as_ref(), CURSORS_AT_ONCE)
+                .await?;
+            let is_last = found.len() < CURSORS_AT_ONCE;
+            after = found.last().map(|(key, _)| key.clone());
+            for (key, cursor) in found {
+                let Some(own) = records::own_cursor(user, owner, &key) else {
+                    continue;
+                };
+                // What it has confirmed in a session of before stays its own.
+                if self.store.get(&own).await?.is_none() {
+                    batch.put(own, cursor.value);
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to `batch` that a device has no session of the user any more: its cursors go.
+    pub(super) async fn unlink(
+        &self,
+        user: Username,
+        owner: &Owner,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let prefix = records::cursors(user, Some(owner));
+        for (key, _) in self.store.list(&prefix, None, CURSORS_MAX).await? {
+            batch.delete(key);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! Why a command ends without its effect, and what is answered then.
+
+use crate::{
+    store::StoreError,
+    wire::{ErrorCode, Refusal},
+};
+
+/// Why a command ends without its effect.
+#[derive(Debug)]
+pub enum Failure {
+    Refused(Refusal),
+    /// The store failed before anything was written.
+    Store(StoreError),
+    /// The store failed while writing, or before it could tell whether the command had been carried out: whether it
+    /// was, is not known.
+    Unknown(StoreError),
+}
+
+impl Failure {
+    /// The same where it leaves open whether the command was carried out before.
+    pub fn in_doubt(self) -> Self {
+        match self {
+            Self::Store(error) => Self::Unknown(error),
+            other => other,
+        }
+    }
+
+    /// What is answered; `is_numbered`: the same number finds out what is not known now.
+    pub fn refusal(self, is_numbered: bool) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Unknown(_) if is_numbered => ErrorCode::Unknown.into(),
+            Self::Store(_) | Self::Unknown(_) => ErrorCode::Internal.into(),
+        }
+    }
+}
+
+impl From<ErrorCode> for Failure {
+    fn from(code: ErrorCode) -> Self {
+        Self::Refused(code.into())
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

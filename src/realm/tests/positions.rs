@@ -1,0 +1,553 @@
+//! Positions and cursors: what begins anew, and each device's own reading.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::wire::{Cursors, Entry, Event, GroupName, Mailbox};
+
+const SESSION: SessionRef = SessionRef::Bound;
+
+fn cats() -> GroupName {
+    "cats".parse().unwrap()
+}
+
+fn add(number: u64) -> Command<'static> {
+    Command::AddGroup {
+        operation: op(number),
+        session: SESSION,
+        group: cats(),
+        password: Password(b""),
+    }
+}
+
+fn join(number: u64) -> Command<'static> {
+    Command::JoinGroup {
+        operation: op(number),
+        session: SESSION,
+        group: cats(),
+        password: Password(b""),
+    }
+}
+
+fn post(number: u64, text: &str) -> Command<'_> {
+    Command::SendGroup {
+        operation: op(number),
+        session: SESSION,
+        group: cats(),
+        message: Body(text.as_bytes()),
+    }
+}
+
+fn del(number: u64) -> Command<'static> {
+    Command::DelGroup {
+        operation: op(number),
+        session: SESSION,
+        group: cats(),
+    }
+}
+
+const INBOX: Command<'static> = Command::Inbox { session: SESSION };
+
+fn inboxgroup() -> Command<'static> {
+    Command::InboxGroup {
+        session: SESSION,
+        group: cats(),
+    }
+}
+
+impl Fixture {
+    async fn all_done(&self, n: u8, commands: impl IntoIterator<Item = Command<'_>>) {
+        for command in commands {
+            let answer = self.ask(device(n), command.clone()).await;
+            let is_done = matches!(answer, Answer::Done | STORED | Answer::Session(_));
+            assert!(is_done, "{command:?}: {answer:?}");
+        }
+    }
+
+    /// Reads with `command` on a device: positions and texts.
+    async fn read(&self, n: u8, command: Command<'_>, after: Option<u64>) -> Vec<(u64, String)> {
+        let page = self.read_page(n, command, after).await;
+        let text = |entry: Entry| String::from_utf8(entry.body).unwrap();
+        let entries = page.entries.into_iter();
+        entries
+            .map(|entry| (entry.position.0, text(entry)))
+            .collect()
+    }
+
+    async fn read_page(&self, n: u8, command: Command<'_>, after: Option<u64>) -> Page {
+        let options = Options {
+            after,
+            ..Options::NONE
+        };
+        match self.ask(device(n), Request { options, command }).await {
+            Answer::Page(page) => page,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What `unread` counts of one mailbox on a device.
+    async fn unread(&self, n: u8, mailbox: Mailbox, cursors: &[(Mailbox, u64)]) -> u64 {
+        let cursors = cursors
+            .iter()
+            .map(|(mailbox, at)| (*mailbox, Position(*at)));
+        let cursors = Cursors(cursors.collect());
+        let session = SESSION;
+        match self
+            .ask(device(n), Command::Unread { session, cursors })
+            .await
+        {
+            Answer::Unread(counts) => counts
+                .iter()
+                .find(|unread| unread.mailbox == mailbox)
+                .map_or(0, |unread| unread.count),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn at(position: u64, text: &str) -> (u64, String) {
+    (position, text.into())
+}
+
+/// READ-6, GRP-7: a group made again under its name goes on behind the positions of the former ones, so that no cursor
+/// of theirs hides anything; and of the former ones nothing is seen. `unread` said 3 and `inboxgroup` showed nothing.
+#[tokio::test]
+async fn a_group_made_again_is_shown_from_its_beginning() {
+    let mut realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    realm.register(device(2), "bob").await;
+    realm
+        .all_done(1, [add(2), post(3, "old 1"), post(4, "old 2")])
+        .await;
+    realm.all_done(2, [join(2)]).await;
+    assert!(realm.read(2, inboxgroup(), Some(2)).await.is_empty());
+    let mailbox = Mailbox::Group(cats());
+    for (round, floor) in [(0, 2), (1, 5)] {
+        let number = 5 + 10 * round;
+        realm.all_done(1, [del(number), add(number + 1)]).await;
+        realm = realm.restart();
+        realm.all_done(2, [join(3 + round)]).await;
+        assert_eq!(realm.unread(2, mailbox, &[]).await, 0);
+        let posts = ["new 1", "new 2", "new 3"];
+        let posts = (number + 2..)
+            .zip(posts)
+            .map(|(number, text)| post(number, text));
+        realm.all_done(1, posts).await;
+        assert_eq!(realm.unread(2, mailbox, &[]).await, 3);
+        let shown = [
+            at(floor + 1, "new 1"),
+            at(floor + 2, "new 2"),
+            at(floor + 3, "new 3"),
+        ];
+        for after in [None, Some(0), Some(1), Some(floor)] {
+            assert_eq!(realm.read(2, inboxgroup(), after).await, shown, "{after:?}");
+        }
+        // To have confirmed what the former one had confirms nothing.
+        assert_eq!(realm.unread(2, mailbox, &[(mailbox, floor)]).await, 3);
+        assert_eq!(realm.unread(2, mailbox, &[(mailbox, floor + 3)]).await, 0);
+    }
+}
+
+/// READ-6: a very large group leaves entries behind when it is deleted; they are none of the next one's.
+#[tokio::test]
+async fn what_a_deleted_group_leaves_behind_is_not_seen() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    realm.all_done(1, [add(2), post(3, "old 1")]).await;
+    let group = realm.realm.group(cats()).await.unwrap();
+    let log = group.place().log;
+    let entry = realm.realm.store.read(
+        &log,
+        Position(0),
+        crate::store::PageLimit {
+            entries: 1,
+            bytes: 1,
+        },
+    );
+    let (_, entry) = entry.await.unwrap().entries.remove(0);
+    realm.all_done(1, [del(4)]).await;
+    let mut batch = Batch::new();
+    batch.append(log, entry);
+    realm.realm.commit(batch).await.unwrap();
+    realm.all_done(1, [add(5), post(6, "new")]).await;
+    assert_eq!(realm.read(1, inboxgroup(), Some(0)).await, [at(3, "new")]);
+    assert_eq!(realm.unread(1, Mailbox::Group(cats()), &[]).await, 1);
+}
+
+/// READ-6: groups and copies that a realm of before has written are read as they are.
+#[test]
+fn records_of_before_are_read() {
+    use records::{CopyMemberRecord, CopyRecord, GroupRecord, Record as _};
+    #[derive(serde::Serialize)]
+    struct Group(&'static str, Option<String>, u32, u64, Vec<String>);
+    let before = |record: &[u8]| [&[1], record].concat();
+    let group = postcard::to_stdvec(&Group("ann", None, 7, 99, vec!["beta".into()])).unwrap();
+    let group = GroupRecord::from_value(&before(&group)).unwrap();
+    assert_eq!(
+        (group.owner.as_str(), group.log, group.floor),
+        ("ann", 99, 0)
+    );
+    let copy = postcard::to_stdvec(&(98u64, "alpha", 12u64)).unwrap();
+    let copy = CopyRecord::from_value(&before(&copy)).unwrap();
+    assert_eq!(
+        (copy.epoch, copy.position, copy.log, copy.floor),
+        (98, 12, 98, 0)
+    );
+    let member = postcard::to_stdvec(&7u32).unwrap();
+    let member = CopyMemberRecord::from_value(&before(&member)).unwrap();
+    assert!(member.is_of(&copy));
+    assert_eq!(
+        GroupRecord::from_value(&group.to_value().unwrap()).unwrap(),
+        group
+    );
+    assert!(GroupRecord::from_value(&[3, 1]).is_err());
+    // Nothing else has a second format.
+    assert!(records::GroupLogRecord::from_value(&[2, 1]).is_err());
+}
+
+/// READ-6: the copy of a group of another realm that was made again there goes on behind the former one's positions;
+/// whoever was in the former one only is not in this one.
+#[tokio::test]
+async fn a_copy_of_a_group_made_again_is_shown_from_its_beginning() {
+    let mut fixture = Fixture::new();
+    let (network, errands) = Network::new();
+    let errands = tokio::sync::Mutex::new(errands);
+    fixture.realm.network = network;
+    fixture.register(device(1), "ann").await;
+    fixture.register(device(2), "bob").await;
+    let (beta, crew): (RealmId, GroupName) = ("beta".parse().unwrap(), "crew".parse().unwrap());
+    let place = ("192.0.2.9".to_string(), 6377);
+    let realm = &fixture.realm;
+    assert!(
+        realm
+            .list_peer(beta, PublicKey([50; 32]), place, None)
+            .await
+    );
+    let peer = realm.peers().await.remove(0);
+    let join = |number| Command::JoinGroupRealm {
+        operation: op(number),
+        session: SESSION,
+        src_address: Text(""),
+        src_port: crate::wire::Port(0),
+        realm: beta,
+        group: crew,
+        password: Password(b""),
+    };
+    let read = Command::InboxGroupRealm {
+        session: SESSION,
+        realm: beta,
+        group: crew,
+    };
+    let mailbox = Mailbox::RealmGroup(beta, crew);
+    let joins = async |n, number, epoch| {
+        let known_as = "alpha".parse().unwrap();
+        let joined = Answer::Joined { epoch, known_as };
+        let (answer, ()) = tokio::join!(
+            fixture.ask(device(n), join(number)),
+            answer_with(&errands, joined)
+        );
+        assert_eq!(answer, Answer::Done);
+    };
+    joins(1, 2, 7).await;
+    joins(2, 2, 7).await;
+    let reads = async |texts: &[(u64, &str)]| {
+        let entry = |(position, text): &(u64, &str)| Entry {
+            position: Position(*position),
+            time: 0,
+            content: 0,
+            fragment: None,
+            from: "cat".parse().unwrap(),
+            read: false,
+            body: text.as_bytes().to_vec(),
+        };
+        let page = Page {
+            more: false,
+            entries: texts.iter().map(entry).collect(),
+        };
+        let (outcome, ()) = tokio::join!(
+            realm.read_copy(&peer, crew),
+            answer_with(&errands, Answer::Page(page))
+        );
+        assert_eq!(outcome, ReadOutcome::Equal);
+    };
+    reads(&[(1, "old 1"), (2, "old 2")]).await;
+    assert!(fixture.read(1, read.clone(), Some(2)).await.is_empty());
+    joins(1, 3, 8).await;
+    assert_eq!(fixture.unread(1, mailbox, &[]).await, 0);
+    reads(&[(3, "new")]).await;
+    for after in [None, Some(0), Some(2)] {
+        let shown = fixture.read(1, read.clone(), after).await;
+        assert_eq!(shown, [at(3, "new")], "{after:?}");
+    }
+    assert_eq!(fixture.unread(1, mailbox, &[]).await, 1);
+    let not_in = fixture.ask(device(2), read).await;
+    assert_eq!(not_in, refused(ErrorCode::NotAMember));
+    assert_eq!(fixture.unread(2, mailbox, &[]).await, 0);
+}
+
+async fn answer_with(errands: &tokio::sync::Mutex<mpsc::Receiver<Errand>>, answer: Answer) {
+    match errands.lock().await.recv().await {
+        Some(Errand::Ask { answer: told, .. }) => told.send(answer.to_bytes()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// READ-2, READ-7: from the day it is linked a device's reading is its own, in mailboxes of which it has confirmed
+/// nothing as well: what another device reads is shown to it all the same. It was hidden.
+#[tokio::test]
+async fn what_another_device_reads_is_not_hidden() {
+    let mut realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    realm.all_done(1, [send(2, "ann", "early")]).await;
+    assert!(realm.read(1, INBOX, Some(1)).await.is_empty());
+    realm.all_done(2, [auth(1, "ann", "correct horse")]).await;
+    realm
+        .all_done(1, [send(3, "ann", "later"), add(4), post(5, "meow")])
+        .await;
+    assert!(realm.read(1, INBOX, Some(2)).await.is_empty());
+    assert!(realm.read(1, inboxgroup(), Some(1)).await.is_empty());
+    for _ in 0..2 {
+        assert_eq!(realm.read(2, INBOX, None).await, [at(2, "later")]);
+        assert_eq!(realm.read(2, inboxgroup(), None).await, [at(1, "meow")]);
+        assert_eq!(realm.unread(2, Mailbox::Private, &[]).await, 1);
+        realm = realm.restart();
+    }
+    // Logged in again it goes on where it was.
+    realm.all_done(2, [auth(2, "ann", "correct horse")]).await;
+    assert_eq!(realm.read(2, INBOX, None).await, [at(2, "later")]);
+    assert!(realm.read(2, INBOX, Some(2)).await.is_empty());
+    assert_eq!(realm.unread(2, Mailbox::Private, &[]).await, 0);
+    // With its last session its reading ends.
+    realm.all_done(2, [logout(3)]).await;
+    let owner = Owner::Device(PublicKey([2; 32]));
+    let prefix = records::cursors("ann".parse().unwrap(), Some(&owner));
+    let left = async || {
+        realm
+            .realm
+            .store
+            .list(&prefix, None, 9)
+            .await
+            .unwrap()
+            .len()
+    };
+    assert_ne!(left().await, 0, "an older session of the device is left");
+    let sessions = realm
+        .realm
+        .sessions_of("ann".parse().unwrap())
+        .await
+        .unwrap();
+    let older = sessions.iter().find(|session| session.owner() == owner);
+    let mut batch = Batch::new();
+    let older = std::slice::from_ref(older.unwrap());
+    realm
+        .realm
+        .end_sessions(older, None, &mut batch)
+        .await
+        .unwrap();
+    realm.realm.commit(batch).await.unwrap();
+    assert_eq!(left().await, 0);
+    realm.all_done(2, [auth(4, "ann", "correct horse")]).await;
+    assert!(
+        realm.read(2, inboxgroup(), None).await.is_empty(),
+        "linked anew"
+    );
+}
+
+/// READ-7: making room for a new session of a device takes none of its reading away.
+#[tokio::test]
+async fn a_device_that_logs_in_again_and_again_keeps_its_reading() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    realm
+        .all_done(1, [send(2, "ann", "one"), send(3, "ann", "two")])
+        .await;
+    realm.all_done(2, [auth(1, "ann", "correct horse")]).await;
+    assert!(realm.read(1, INBOX, Some(2)).await.is_empty());
+    for number in 2..8 {
+        realm
+            .all_done(2, [auth(number, "ann", "correct horse")])
+            .await;
+        let shown = realm.read(2, INBOX, None).await;
+        assert_eq!(shown, [at(1, "one"), at(2, "two")], "{number}");
+    }
+}
+
+/// READ-7: the cursors of more groups than are listed at once are taken over, and a device whose key begins with a slash
+/// is none of the user's mailboxes.
+#[tokio::test]
+async fn a_new_device_takes_over_any_number_of_cursors() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    realm.register(device(b'/'), "bob").await;
+    realm
+        .all_done(b'/', [auth(2, "ann", "correct horse")])
+        .await;
+    let user = "ann".parse().unwrap();
+    let mut batch = Batch::new();
+    let place = |n: u64| {
+        let record = records::GroupRecord {
+            owner: String::new(),
+            password: None,
+            created: 0,
+            epoch: n,
+            realms: Vec::new(),
+            log: n,
+            floor: 0,
+        };
+        records::Place::group(cats(), &record)
+    };
+    for position in 0..2500 {
+        let value = records::CursorRecord { position }.to_value().unwrap();
+        batch.put(records::cursor(user, None, &place(position)), value);
+    }
+    realm.realm.commit(batch).await.unwrap();
+    realm.all_done(2, [auth(1, "ann", "correct horse")]).await;
+    let owner = Owner::Device(PublicKey([2; 32]));
+    let prefix = records::cursors(user, Some(&owner));
+    let own = realm.realm.store.list(&prefix, None, 9999).await.unwrap();
+    assert_eq!(own.len(), 1 + 2500);
+    for n in [0, 999, 1000, 2499] {
+        let at = realm
+            .realm
+            .confirmed(user, &owner, &place(n))
+            .await
+            .unwrap();
+        assert_eq!(at, n);
+    }
+}
+
+/// READ-8: what another device has read is marked on a page, and what this one has read itself is not.
+#[tokio::test]
+async fn what_another_device_has_read_is_marked() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    realm.all_done(2, [auth(1, "ann", "correct horse")]).await;
+    let sends = (2..6).map(|number| send(number, "ann", "x"));
+    realm.all_done(1, sends).await;
+    let marked = async |n, after| {
+        let page = realm.read_page(n, INBOX, after).await;
+        let entries = page.entries.iter();
+        entries.map(|entry| entry.read).collect::<Vec<_>>()
+    };
+    assert_eq!(marked(1, None).await, [false; 4]);
+    assert_eq!(marked(1, Some(2)).await, [false; 2]);
+    assert_eq!(marked(1, Some(0)).await, [false; 4], "its own reading");
+    assert_eq!(marked(2, None).await, [true, true, false, false]);
+    assert_eq!(marked(2, Some(1)).await, [true, false, false]);
+    assert_eq!(marked(2, Some(3)).await, [false]);
+    assert_eq!(marked(2, Some(0)).await, [false; 4]);
+}
+
+/// READ-8, READ-6, WATCH-1: events are marked as pages are, and a watch shows of a group made again what is its own.
+#[tokio::test]
+async fn a_watch_marks_what_another_device_has_read() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    realm.all_done(2, [auth(1, "ann", "correct horse")]).await;
+    realm
+        .all_done(1, [send(2, "ann", "one"), send(3, "ann", "two")])
+        .await;
+    realm.all_done(1, [add(4), post(5, "old")]).await;
+    assert_eq!(realm.read(1, INBOX, Some(1)).await.len(), 1);
+    let caller = realm.caller(device(2));
+    let inner = Arc::new(realm.realm);
+    let bytes = Request::from(Command::Watch {
+        session: SESSION,
+        cursors: Cursors::default(),
+    })
+    .to_bytes();
+    let mut watch = inner.watch(&caller, &bytes).await.unwrap();
+    let mut shown = async || {
+        let push = watch.next(MOMENT, true, false).await.unwrap();
+        let event = Event::parse(&push.bytes).unwrap();
+        let text = String::from_utf8(event.entry.body).unwrap();
+        (text, event.entry.position.0, event.entry.read)
+    };
+    let mut backlog = [shown().await, shown().await, shown().await];
+    backlog.sort();
+    let is = |text: &str, position, read| (text.to_string(), position, read);
+    let expected = [is("old", 1, false), is("one", 1, true), is("two", 2, false)];
+    assert_eq!(backlog, expected);
+    let ask = async |command: Command<'_>| {
+        let caller = super::caller(device(1), MOMENT);
+        let bytes = Request::from(command).to_bytes();
+        Answer::parse(&inner.handle(&caller, &bytes).await).unwrap()
+    };
+    assert_eq!(ask(del(6)).await, Answer::Done);
+    assert_eq!(ask(add(7)).await, Answer::Done);
+    assert_eq!(ask(post(8, "new")).await, STORED);
+    assert_eq!(shown().await, is("new", 2, false));
+}
+
+/// WATCH-1, WATCH-5: what `watch` and `unread` name is confirmed for good before they are answered, also where the
+/// session is noted as used at the same moment.
+#[tokio::test]
+async fn cursors_of_watch_and_unread_are_confirmed() {
+    let mut realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    let sends = (2..6).map(|number| send(number, "ann", "x"));
+    realm.all_done(1, sends).await;
+    assert_eq!(realm.unread(1, Mailbox::Private, &[]).await, 4);
+    assert_eq!(
+        realm
+            .unread(1, Mailbox::Private, &[(Mailbox::Private, 2)])
+            .await,
+        2
+    );
+    assert_eq!(
+        realm
+            .unread(1, Mailbox::Private, &[(Mailbox::Private, 99)])
+            .await,
+        2
+    );
+    realm = realm.restart();
+    assert_eq!(realm.unread(1, Mailbox::Private, &[]).await, 2);
+    let caller = realm.caller(device(1));
+    let current = realm.realm.session(&caller, SESSION).await.unwrap();
+    // Somebody else notes its use meanwhile.
+    let mut batch = Batch::new();
+    let record = current.record.to_value().unwrap();
+    batch.put(records::session(&current.hash), record);
+    realm.realm.commit(batch).await.unwrap();
+    let place = records::Place::private("ann".parse().unwrap());
+    let owner = current.owner();
+    let confirmed = realm.realm.confirm(&current, &owner, &place, 3).await;
+    confirmed.unwrap();
+    assert_eq!(realm.unread(1, Mailbox::Private, &[]).await, 1);
+    realm
+        .all_done(
+            1,
+            [Command::Watch {
+                session: SESSION,
+                cursors: Cursors(vec![(Mailbox::Private, Position(4))]),
+            }],
+        )
+        .await;
+    let realm = realm.restart();
+    assert_eq!(realm.unread(1, Mailbox::Private, &[]).await, 0);
+}
+
+/// READ-6, WATCH-1: a cursor from before the realm was restored from an older copy hides nothing.
+#[tokio::test]
+async fn a_watch_with_a_cursor_that_is_ahead_shows_what_is_there() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    realm
+        .all_done(1, [send(2, "ann", "one"), send(3, "ann", "two")])
+        .await;
+    assert_eq!(realm.read(1, INBOX, Some(1)).await, [at(2, "two")]);
+    assert_eq!(realm.read(1, INBOX, Some(20)).await, [at(2, "two")]);
+    let caller = realm.caller(device(1));
+    let inner = Arc::new(realm.realm);
+    let bytes = Request::from(Command::Watch {
+        session: SESSION,
+        cursors: Cursors(vec![(Mailbox::Private, Position(20))]),
+    })
+    .to_bytes();
+    let mut watch = inner.watch(&caller, &bytes).await.unwrap();
+    let push = watch.next(MOMENT, true, false).await.unwrap();
+    let event = Event::parse(&push.bytes).unwrap();
+    assert_eq!(event.entry.position, Position(2));
+}
