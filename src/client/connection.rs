@@ -16,7 +16,7 @@ use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::{self, Endpoint},
     host::{Host, Socket},
-    wire::OperationNumber,
+    wire::{Life, OperationNumber},
 };
 
 /// The longest answer that is put together from parts, in bytes (LINK-13).
@@ -98,14 +98,19 @@ impl Client {
         }
     }
 
-    /// Remembers the realm's new key, if the one it was known by has vouched for it.
+    /// Remembers the life of the realm's store, and the realm's new key, if the one it was known by has vouched for it.
     async fn follow(&self, pinned: Option<PublicKey>) -> Result<(), CallError> {
-        let successor = {
+        let status = {
             let connection = self.connection.lock().await;
-            let status = connection.as_ref().map(|open| *open.status.borrow());
-            status.and_then(|status| status.successor)
-        };
-        if let (Some(from), Some(to)) = (pinned, successor)
+            connection.as_ref().map(|open| *open.status.borrow())
+        }
+        .unwrap_or_default();
+        let (life, is_life_unknown) = (status.life, status.is_life_unknown);
+        if life.is_some() || is_life_unknown {
+            self.profile
+                .update(|state| state.learn_life(life, is_life_unknown))?;
+        }
+        if let (Some(from), Some(to)) = (pinned, status.successor)
             && self.profile.update(|state| state.follow(from, to))?
         {
             self.note(Notice::KeyFollowed { from, to });
@@ -183,6 +188,7 @@ impl Client {
                 .rtt_us
                 .map(Duration::from_micros)
                 .or(self.options.traits.rtt),
+            life: state.life.map(Life),
         };
         let (jobs, taken) = mpsc::channel(ASKS_MAX);
         let (tell, status) = watch::channel(Status::default());

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::{ProfileError, Spending, Spent};
 use crate::{
     crypto::{SecretKey, load_or_create_identity, write_private},
-    wire::{Entry, Fragment, Mailbox, Options, RealmId},
+    wire::{Entry, Fragment, Life, Mailbox, Options, RealmId},
 };
 
 /// The format of the state file so far.
@@ -70,6 +70,8 @@ pub struct State {
     pub shown: BTreeMap<String, Shown>,
     /// Keys that the realm had before, each of which has vouched for the next.
     pub former: Vec<[u8; 32]>,
+    /// The life of the realm's store that was heard of last (HS-14).
+    pub life: Option<[u8; 4]>,
 }
 
 /// How far a mailbox has been shown to its reader.
@@ -127,9 +129,26 @@ impl State {
         }
     }
 
+    /// Notes the life that the realm has told. If the realm did not know the one that was claimed, it was restored from
+    /// a backup, and what has been shown is known by positions of a store that is lost (READ-6).
+    pub(super) fn learn_life(&mut self, life: Option<Life>, is_life_unknown: bool) {
+        let life = life.map(|life| life.0);
+        if self.life == life {
+            // Another process of this profile was told before.
+            return;
+        }
+        self.life = life;
+        if is_life_unknown {
+            self.shown.clear();
+        }
+    }
+
     fn parse(bytes: &[u8]) -> Option<Self> {
         match bytes.split_first() {
-            Some((&FORMAT, state)) => postcard::from_bytes(state).ok(),
+            Some((&FORMAT, state)) => postcard::from_bytes(state)
+                // As it was written before there were lives.
+                .or_else(|_| postcard::from_bytes(&[state, &[0]].concat()))
+                .ok(),
             _ => None,
         }
     }

@@ -94,6 +94,7 @@ impl Watching<'_> {
                         return Ok((mailbox, entry));
                     }
                 }
+                Some(Told::CursorsLost) => self.cursors.clear(),
                 // The realm knows nothing of what the link before this one was for.
                 Some(Told::Opened) => self.ask().await?,
                 None => {

@@ -18,6 +18,7 @@ mod ids;
 mod incoming;
 #[cfg(test)]
 mod leftovers;
+mod life;
 pub mod limits;
 mod memory;
 mod outgoing;
@@ -252,12 +253,15 @@ impl Endpoint {
             // A former key vouches for the one there is now.
             let current = self.keys.first().map(|key| key.public.0);
             let successor = current.filter(|_| slot.own > 0);
+            let life = slot.life_beside(successor.as_ref(), highest);
             slot.link.welcome(Welcome {
                 token,
                 max_datagram,
                 known,
                 highest,
                 successor,
+                life,
+                is_life_unknown: slot.is_life_unknown,
             });
             if let Stage::Accepting(accepting) = &mut slot.stage {
                 accepting.welcomed = true;
@@ -479,6 +483,7 @@ impl Endpoint {
         };
         let event = match event {
             link::Event::Opened { name } => {
+                let claim = slot.life_claim(name.as_ref());
                 if let Some(name) = name.filter(|_| slot.peer.is_some()) {
                     slot.remote = Some(name.connection);
                     slot.token = Some(name.token);
@@ -488,10 +493,12 @@ impl Endpoint {
                     link,
                     peer: slot.peer,
                     address: slot.address,
+                    claim,
                 }
             }
             link::Event::Welcome(welcome) => {
                 slot.token = Some(welcome.token);
+                slot.learn_life(&welcome);
                 self.events.push_back(Event::Opened { link, welcome });
                 self.renewed(now, link);
                 return;

@@ -6,7 +6,7 @@ use super::{Endpoint, LinkId, dial::Dial, slot::Stage};
 use crate::{
     crypto::MESSAGE_2_OVERHEAD,
     link::Time,
-    wire::{ACCEPT_HEADER, CloseReason, Packet},
+    wire::{ACCEPT_HEADER, CloseReason, Life, Packet},
 };
 
 /// Bytes of the connection id that an Accept's payload begins with.
@@ -49,7 +49,8 @@ impl Endpoint {
             let Some(own) = self.keys.get(slot.own) else {
                 return false;
             };
-            match Dial::begin(now, &mut self.rng, &own.secret, realm, &mut slot.link, max) {
+            let link = (&mut *slot.link, slot.life.unwrap_or(Life::NONE));
+            match Dial::begin(now, &mut self.rng, &own.secret, realm, link, max) {
                 Ok(dial) => slot.stage = Stage::Dialing(Box::new(dial)),
                 // The realm's key is not a point on the curve: nobody can have it.
                 Err(_) => slot.link.close(CloseReason::Violation),

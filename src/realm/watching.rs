@@ -80,7 +80,9 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
         for (mailbox, position) in &cursors.0 {
-            if let Some(place) = self.place_of(current.user, mailbox).await? {
+            if caller.believed(Some(position.0)).is_some()
+                && let Some(place) = self.place_of(current.user, mailbox).await?
+            {
                 let owner = current.owner();
                 self.confirm(&current, &owner, &place, position.0).await?;
             }
@@ -266,8 +268,10 @@ impl<S: Store> Watch<S> {
             }
             let mut cursors = self.cursors.0.iter();
             let position = match cursors.find(|(named, _)| *named == mailbox) {
-                Some((_, position)) => position.0,
-                None => self.realm.confirmed(self.user, &owner, &place).await?,
+                Some((_, position)) if self.caller.believed(Some(position.0)).is_some() => {
+                    position.0
+                }
+                _ => self.realm.confirmed(self.user, &owner, &place).await?,
             };
             self.mailboxes.push(Watched {
                 mailbox,

@@ -207,6 +207,7 @@ impl Server {
     /// Serves until `stop` ends; then answers what is in work, closes the links and comes back.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let clock = Clock::start(Host::Real, &self.realm).await;
+        self.realm.begin_life().await;
         let (stopping, told_to_stop) = watch::channel(false);
         for peer in &self.peers {
             if !self

@@ -140,6 +140,7 @@ fn caller(device: Option<PublicKey>, now: Moment) -> Caller {
         operation: OperationNumber(0),
         room: 1100,
         longest: 1100,
+        trusts_cursors: true,
         now,
     }
 }
