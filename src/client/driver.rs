@@ -55,7 +55,7 @@ pub enum Told {
     Pushed(Vec<u8>),
     /// The link is a new one: what was asked of the realm for the one before is to be asked again.
     Opened,
-    /// The realm was restored from a backup: positions that are remembered are those of a lost store (READ-6).
+    /// The realm was restored from a backup: positions that are remembered are those of a lost store (READ-7).
     CursorsLost,
 }
 
@@ -122,7 +122,7 @@ pub struct Driver {
     /// The link is open; and the watcher came before it was, so that its opening is no news.
     is_open: bool,
     is_expected: bool,
-    /// A link on which no cursor is believed (READ-6).
+    /// A link on which no cursor is believed (READ-7).
     outdated: Option<LinkId>,
     /// What the watcher has not taken yet.
     pushed: VecDeque<Told>,

@@ -130,7 +130,7 @@ impl State {
     }
 
     /// Notes the life that the realm has told. If the realm did not know the one that was claimed, it was restored from
-    /// a backup, and what has been shown is known by positions of a store that is lost (READ-6).
+    /// a backup, and what has been shown is known by positions of a store that is lost (READ-7).
     pub(super) fn learn_life(&mut self, life: Option<Life>, is_life_unknown: bool) {
         let life = life.map(|life| life.0);
         if self.life == life {

@@ -1,4 +1,4 @@
-//! The lives of the store (HS-14, READ-6).
+//! The lives of the store (HS-14, READ-7).
 //!
 //! A store that is restored from a backup gives out positions again that the lost store gave to other entries. A
 //! client that remembers a cursor from the lost store would never be shown those. So each opening of the store by a
@@ -20,7 +20,7 @@ const LIVES_MAX: usize = 1024;
 
 /// The lives that the store knows, the current one first.
 #[derive(Debug)]
-pub(super) struct Lives(Vec<Life>);
+pub(super) struct Lives(pub(super) Vec<Life>);
 
 /// What a device that opens a link is told about the life that it claims.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct LifeNews {
 }
 
 impl Caller {
-    /// A cursor that the caller names, if it is to be believed (READ-6). 0 is always: it is no memory of the caller's
+    /// A cursor that the caller names, if it is to be believed (READ-7). 0 is always: it is no memory of the caller's
     /// but asks for the beginning, and confirms nothing.
     pub(super) const fn believed(&self, cursor: Option<u64>) -> Option<u64> {
         match cursor {

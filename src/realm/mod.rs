@@ -92,7 +92,7 @@ pub struct Caller {
     pub room: usize,
     /// The longest that can travel at all.
     pub longest: usize,
-    /// The positions that it remembers are of this store: it claimed no life that the store does not know (READ-6).
+    /// The positions that it remembers are of this store: it claimed no life that the store does not know (READ-7).
     pub trusts_cursors: bool,
     /// When.
     pub now: Moment,

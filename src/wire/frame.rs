@@ -377,7 +377,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::wire::{ConnectionId, LinkName, OperationNumber};
+    use crate::wire::{ConnectionId, Life, LinkName, OperationNumber};
 
     #[test]
     fn an_acknowledgement_is_three_to_twelve_bytes() {

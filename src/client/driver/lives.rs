@@ -5,7 +5,7 @@ use super::{Driver, LinkId, Welcome};
 use crate::wire::CloseReason;
 
 impl Driver {
-    /// READ-6: on a link whose claim is unknown no cursor is believed, also none that is learnt from now on. What has
+    /// READ-7: on a link whose claim is unknown no cursor is believed, also none that is learnt from now on. What has
     /// been asked is answered there; for the rest there will be another link.
     pub(super) fn learn_life(&mut self, link: LinkId, welcome: &Welcome) {
         let Welcome {

@@ -4,6 +4,7 @@ mod copying;
 mod fill;
 mod groups;
 mod limits;
+mod lives;
 mod once;
 mod peers;
 mod queue;
