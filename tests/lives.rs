@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use support::{
     Home, PASSWORD, Realm, copy_directory,
@@ -27,7 +27,11 @@ struct Restorable {
 
 impl Restorable {
     fn new() -> Self {
-        let (realm, home) = (Realm::start(), Home::new());
+        Self::with(&[])
+    }
+
+    fn with(options: &[&str]) -> Self {
+        let (realm, home) = (Realm::start_with(options), Home::new());
         for name in ["ann", "bob"] {
             home.register(name, &realm.connect);
         }
@@ -44,22 +48,20 @@ impl Restorable {
         self.home.run("bob", &["inbox"]).texts()
     }
 
+    fn backup(&self) -> PathBuf {
+        self.realm.directory.path().join("backup")
+    }
+
     fn back_up(&mut self) {
         assert_eq!(self.realm.stop(), Some(0));
-        copy_directory(
-            &self.realm.data(),
-            &self.realm.directory.path().join("backup"),
-        );
+        copy_directory(&self.realm.data(), &self.backup());
         self.realm.start_again();
     }
 
     fn restore(&mut self) {
         assert_eq!(self.realm.stop(), Some(0));
         fs::remove_dir_all(self.realm.data()).unwrap();
-        copy_directory(
-            &self.realm.directory.path().join("backup"),
-            &self.realm.data(),
-        );
+        copy_directory(&self.backup(), &self.realm.data());
         self.realm.start_again();
     }
 }
@@ -130,6 +132,22 @@ fn restored_store_shows_new_entries_to_a_watch() {
     at.send(16..=17);
     assert_eq!(watch.texts(2), numbered(16..=17));
     watch.stop();
+    assert!(at.inbox().is_empty());
+}
+
+/// READ-7: a copy of a store in use knows the life in which it was made, unless its operator says what it is.
+#[test]
+fn restored_snapshot_of_a_running_store_shows_new_entries() {
+    let mut at = Restorable::with(&["--restored"]);
+    at.send(1..=8);
+    assert_eq!(at.inbox(), numbered(1..=8));
+    assert!(at.inbox().is_empty());
+    copy_directory(&at.realm.data(), &at.backup());
+    at.send(9..=10);
+    assert_eq!(at.inbox(), numbered(9..=10));
+    at.restore();
+    at.send(11..=13);
+    assert_eq!(at.inbox(), numbered(11..=13));
     assert!(at.inbox().is_empty());
 }
 

@@ -46,12 +46,16 @@ impl<S: Store> Realm<S> {
     /// Begins a life of the store, once for each opening of the store and before anybody is let in. Without this, no
     /// claim is looked at.
     ///
+    /// `is_restored`: the store was copied while it was in use, and so may know the life from which others remember
+    /// what the copy does not hold. All former lives are forgotten, and no cursor from before is believed.
+    ///
     /// A life that cannot be written, as on a full disk, is begun all the same: after the next start it is unknown,
     /// and what was confirmed last is shown again.
-    pub async fn begin_life(&self) {
+    pub async fn begin_life(&self, is_restored: bool) {
         let begun = async {
             let found = self.record::<LivesRecord>(&records::lives()).await?;
-            let former = found.map_or_else(Vec::new, |(record, _)| record.lives);
+            let former = found.filter(|_| !is_restored);
+            let former = former.map_or_else(Vec::new, |(record, _)| record.lives);
             let life = self.fresh_life(&former);
             let mut lives = vec![life];
             lives.extend(former);

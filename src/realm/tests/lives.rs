@@ -31,7 +31,7 @@ fn news(life: Option<Life>, is_unknown: bool) -> LifeNews {
 impl Fixture {
     async fn begin(self) -> (Self, Life) {
         let fixture = self.restart();
-        fixture.realm.begin_life().await;
+        fixture.realm.begin_life(false).await;
         let Lives(lives) = fixture.realm.lives.get().unwrap();
         let current = lives[0];
         (fixture, current)
@@ -59,6 +59,11 @@ async fn life_claims_are_compared_with_all_lives_of_the_store() {
     assert_eq!(fixture.judge(Life::NONE), news(Some(second), false));
     assert_eq!(fixture.judge(Life([1; 4])), news(Some(second), true));
     assert_eq!(fixture.realm.judge_claim(None), news(None, false));
+    // A store that was copied while in use knows the life in which it was.
+    let fixture = fixture.restart();
+    fixture.realm.begin_life(true).await;
+    assert!(fixture.judge(second).is_unknown && fixture.judge(first).is_unknown);
+    assert!(!fixture.judge(Life::NONE).is_unknown);
 }
 
 /// HS-14: the oldest lives make way.
