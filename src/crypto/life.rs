@@ -61,6 +61,8 @@ impl LifeClaim {
 
 #[cfg(test)]
 mod tests {
+    use alloc::format;
+
     use rand::{SeedableRng, rngs::ChaCha20Rng};
 
     use super::*;
@@ -85,6 +87,6 @@ mod tests {
         // The same device claims the same life: nothing shows that.
         let (again, _) = handshake();
         assert_ne!(again.tag(life), ours.tag(life));
-        assert!(!format!("{claim:?}").contains("["), "the key is not shown");
+        assert!(!format!("{claim:?}").contains('['), "the key is not shown");
     }
 }

@@ -2,8 +2,8 @@
 
 use arbitrary::Arbitrary;
 use merpati::wire::{
-    AckFrame, CloseReason, ConnectionId, Frame, LinkName, Open, OperationNumber, PacketNumber,
-    PartOf, VARINT_MAX, Welcome,
+    AckFrame, CloseReason, ConnectionId, Frame, Life, LinkName, Open, OperationNumber,
+    PacketNumber, PartOf, VARINT_MAX, Welcome,
 };
 
 /// One frame. Small numbers come often, so that they meet what there is.
