@@ -19,7 +19,7 @@ impl Endpoint {
     /// link is transmitted; without it, and for `None`, they claim to know no life.
     pub fn claim_life(&mut self, link: LinkId, life: Option<Life>) {
         if let Some(slot) = self.slots.get_mut(&link) {
-            slot.life = life;
+            slot.life = life.unwrap_or(Life::NONE);
         }
     }
 
@@ -27,7 +27,8 @@ impl Endpoint {
     /// before [`Endpoint::welcome`].
     pub fn tell_life(&mut self, link: LinkId, life: Option<Life>, is_unknown: bool) {
         if let Some(slot) = self.slots.get_mut(&link) {
-            (slot.life, slot.is_life_unknown) = (life, is_unknown);
+            slot.life = life.unwrap_or(Life::NONE);
+            slot.is_life_unknown = is_unknown;
         }
     }
 
@@ -58,13 +59,13 @@ impl Slot {
         highest: OperationNumber,
     ) -> Option<Life> {
         let has_room = successor.is_none() || varint_len(highest.0) < HIGHEST_BYTES_MAX;
-        self.life.filter(|_| has_room)
+        Some(self.life).filter(|life| has_room && *life != Life::NONE)
     }
 
     /// The realm has told its life: later handshakes of the link claim that.
-    pub(super) const fn learn_life(&mut self, welcome: &Welcome) {
+    pub(super) fn learn_life(&mut self, welcome: &Welcome) {
         if welcome.life.is_some() || welcome.is_life_unknown {
-            self.life = welcome.life;
+            self.life = welcome.life.unwrap_or(Life::NONE);
         }
     }
 }

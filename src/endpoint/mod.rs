@@ -347,7 +347,7 @@ impl Endpoint {
     pub fn own(&self, link: LinkId) -> Option<PublicKey> {
         let slot = self.slots.get(&link)?;
         slot.peer?;
-        self.keys.get(slot.own).map(|key| key.public)
+        self.keys.get(usize::from(slot.own)).map(|key| key.public)
     }
 
     /// The round-trip time of `link`, once there is an estimate.
@@ -423,9 +423,10 @@ impl Endpoint {
     }
 
     /// The place of one of this side's keys; that of the current one if it is none of them.
-    fn own_key(&self, public: &PublicKey) -> usize {
-        let mut keys = self.keys.iter();
-        keys.position(|key| key.public == *public).unwrap_or(0)
+    fn own_key(&self, public: &PublicKey) -> u16 {
+        let mut keys = (0..).zip(&self.keys);
+        let found = keys.find(|(_, key)| key.public == *public);
+        found.map_or(0, |(own, _)| own)
     }
 
     /// Gives a link its place, under a random id that is free.

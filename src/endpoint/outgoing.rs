@@ -6,7 +6,7 @@ use super::{Endpoint, LinkId, dial::Dial, slot::Stage};
 use crate::{
     crypto::MESSAGE_2_OVERHEAD,
     link::Time,
-    wire::{ACCEPT_HEADER, CloseReason, Life, Packet},
+    wire::{ACCEPT_HEADER, CloseReason, Packet},
 };
 
 /// Bytes of the connection id that an Accept's payload begins with.
@@ -46,10 +46,10 @@ impl Endpoint {
             && let Some(realm) = &slot.peer
         {
             let max = self.config.max_datagram;
-            let Some(own) = self.keys.get(slot.own) else {
+            let Some(own) = self.keys.get(usize::from(slot.own)) else {
                 return false;
             };
-            let link = (&mut *slot.link, slot.life.unwrap_or(Life::NONE));
+            let link = (&mut *slot.link, slot.life);
             match Dial::begin(now, &mut self.rng, &own.secret, realm, link, max) {
                 Ok(dial) => slot.stage = Stage::Dialing(Box::new(dial)),
                 // The realm's key is not a point on the curve: nobody can have it.

@@ -54,11 +54,9 @@ impl<S: Store> Realm<S> {
     pub async fn begin_life(&self, is_restored: bool) {
         let begun = async {
             let found = self.record::<LivesRecord>(&records::lives()).await?;
-            let former = found.filter(|_| !is_restored);
-            let former = former.map_or_else(Vec::new, |(record, _)| record.lives);
-            let life = self.fresh_life(&former);
-            let mut lives = vec![life];
-            lives.extend(former);
+            let former = found.map_or_else(Vec::new, |(record, _)| record.lives);
+            let mut lives = vec![self.fresh_life(&former)];
+            lives.extend(former.into_iter().filter(|_| !is_restored));
             lives.truncate(LIVES_MAX);
             let mut batch = Batch::new();
             let record = LivesRecord { lives };
