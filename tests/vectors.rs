@@ -8,14 +8,14 @@ use std::{convert::Infallible, fs, path::PathBuf};
 
 use data_encoding::HEXLOWER;
 use merpati::{
-    crypto::{Initiator, Responder, SecretKey, mac1},
+    crypto::{Initiator, LifeClaim, Responder, SecretKey, mac1},
     wire::{
         Account, AckFrame, Answer, Body, CloseReason, Command, ConnectionId, Cursors,
         DeviceSession, Entry, ErrorCode, Event, Fragment, Frame, Frames, HandshakeId, Hello,
-        HelloReply, Init, LinkName, Mailbox, Member, Open, Operation, OperationNumber, Options,
-        PROTOCOL_VERSION, Packet, PacketNumber, Page, PartOf, Password, Peer, PeerRequest, Port,
-        Position, Protection, Refusal, RegistrationCode, Request, Role, Sender, Sent, SessionId,
-        SessionRef, Text, Unread, Welcome, append_crc, link_header,
+        HelloReply, Init, Life, LinkName, Mailbox, Member, Open, Operation, OperationNumber,
+        Options, PROTOCOL_VERSION, Packet, PacketNumber, Page, PartOf, Password, Peer, PeerRequest,
+        Port, Position, Protection, Refusal, RegistrationCode, Request, Role, Sender, Sent,
+        SessionId, SessionRef, Text, Unread, Welcome, append_crc, link_header,
     },
 };
 use serde_json::{Value, json};
@@ -138,6 +138,8 @@ fn frames() {
         known: true,
         highest: OperationNumber(70),
         successor: None,
+        life: None,
+        is_life_unknown: false,
     };
     let cases = [
         ("padding", json!({}), Frame::Padding),
@@ -230,6 +232,26 @@ fn frames() {
                 ..welcome
             }),
         ),
+        (
+            "welcome after a restart: another life was claimed, which the store knows",
+            json!({ "token": hex(&[8; 16]), "max_datagram": 1200, "known": true, "highest": 70,
+                    "life": hex(&[5, 6, 7, 8]) }),
+            Frame::Welcome(Welcome {
+                life: Some(Life([5, 6, 7, 8])),
+                ..welcome
+            }),
+        ),
+        (
+            "welcome of a restored store, under a former key: the life that was claimed is unknown",
+            json!({ "token": hex(&[8; 16]), "max_datagram": 1200, "known": true, "highest": 70,
+                    "successor": hex(&[9; 32]), "life": hex(&[5, 6, 7, 8]), "life_unknown": true }),
+            Frame::Welcome(Welcome {
+                successor: Some([9; 32]),
+                life: Some(Life([5, 6, 7, 8])),
+                is_life_unknown: true,
+                ..welcome
+            }),
+        ),
     ];
     let good = cases.iter().map(|(name, value, frame)| {
         let (mut last, mut inner) = (vec![], vec![]);
@@ -240,11 +262,14 @@ fn frames() {
         json!({ "name": name, "value": value, "hex": hex(&last), "hex_where_others_follow": hex(&inner) })
     });
     let good: Vec<_> = good.collect();
+    // A token, 1200, the flags 0x10, and no number.
+    let unknown_flags = [&[0x21][..], &[8; 16], &[0x44, 0xb0, 0x10, 0]].concat();
     let bad: &[(&str, &[u8])] = &[
         ("a kind that is not known", &[0x3f]),
         ("a length beyond the end", &[0x05, 1, 9, 1]),
         ("a part beyond its message", &[0x0a, 0, 1, 3, 2, 1, 1]),
         ("a part of nothing known", &[0x0a, 3, 1, 3, 0, 1]),
+        ("a welcome with flags that are not known", &unknown_flags),
         ("an acknowledgement without its bitmap", &[0x12, 9, 0, 1]),
         ("a varint that ends too early", &[0x0e, 0x40]),
         ("a good frame before a bad one", &[0x01, 0x3f]),
@@ -974,7 +999,7 @@ impl rand_core::TryRng for Fixed {
 
 impl rand_core::TryCryptoRng for Fixed {}
 
-/// HS-1, HS-2, HS-3, HS-9: a whole handshake with fixed keys, and the first sealed packet.
+/// HS-1, HS-2, HS-3, HS-9, HS-14: a whole handshake with fixed keys, and the first sealed packet.
 #[test]
 fn handshake() {
     let (device, realm) = (
@@ -999,8 +1024,13 @@ fn handshake() {
     .emit(true, &mut early);
     let (mut initiator, one) =
         Initiator::start(&mut Fixed(ours), &device, &realm.public(), &early).unwrap();
+    let life = Life([5, 6, 7, 8]);
+    let (none, claims) = (
+        initiator.life_key.tag(Life::NONE),
+        initiator.life_key.tag(life),
+    );
     let mut init = vec![];
-    Init::emit_covered(HandshakeId(0x0102_0304), false, &one, &mut init);
+    Init::emit_covered(claims, false, &one, &mut init);
     let mac = mac1(&realm.public(), &init);
     init.extend_from_slice(&mac);
     let Ok(Packet::Init(parsed)) = Packet::parse(&init) else {
@@ -1009,18 +1039,22 @@ fn handshake() {
     assert_eq!((parsed.mac1, parsed.noise), (mac, &one[..]));
     let (responder, payload) = Responder::read(&mut Fixed(theirs), &realm, parsed.noise).unwrap();
     assert_eq!((payload, responder.peer), (early.clone(), device.public()));
+    let claim = LifeClaim::new(responder.life_key.clone(), parsed.handshake);
+    assert!(claim.is_for(life) && !claim.is_for(Life::NONE));
     let welcome = Welcome {
         token: [8; 16],
         max_datagram: 1200,
         known: false,
         highest: OperationNumber(0),
         successor: None,
+        life: None,
+        is_life_unknown: false,
     };
     let mut answer = 0x0506_0708_u32.to_be_bytes().to_vec();
     Frame::Welcome(welcome).emit(false, &mut answer);
     let (_, two) = responder.finish(&answer).unwrap();
     let mut accept = vec![];
-    Packet::emit_accept(HandshakeId(0x0102_0304), &two, &mut accept);
+    Packet::emit_accept(claims, &two, &mut accept);
     let (keys, payload) = initiator.finish(&two).unwrap();
     assert_eq!(payload, answer);
     let mut sealed = vec![];
@@ -1046,6 +1080,9 @@ fn handshake() {
             "initiator_ephemeral_secret": hex(&ours),
             "responder_ephemeral_secret": hex(&theirs),
             "early_payload": hex(&early),
+            "life": hex(&life.0),
+            "handshake_id_that_claims_the_life": hex(&claims.0.to_be_bytes()),
+            "handshake_id_that_claims_none": hex(&none.0.to_be_bytes()),
             "init": hex(&init),
             "accept_payload": hex(&answer),
             "accept": hex(&accept),

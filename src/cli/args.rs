@@ -502,6 +502,10 @@ pub struct Serve {
         value_delimiter = ','
     )]
     pub listen: Vec<SocketAddr>,
+    /// The store is a copy of one that was in use, as a snapshot is: give this at the first start from the copy, so that
+    /// clients do not go on from positions that only the lost store had.
+    #[arg(long)]
+    pub restored: bool,
     /// What to write to standard error: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", env = "MERPATI_LOG", value_parser = ["error", "warn", "info", "debug", "trace"])]
     pub log: Option<String>,

@@ -22,6 +22,7 @@ pub fn serve(args: &Serve, json: bool) -> Result<(), Failure> {
     let config = config(args)?;
     start_log(&config, args.log.as_deref())?;
     let server = Server::start(&config).map_err(Failure::local)?;
+    let server = server.restored(args.restored);
     announce(&server, json)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -17,7 +17,7 @@ use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::{self, Endpoint},
     host::{Host, Socket},
-    wire::OperationNumber,
+    wire::{Life, OperationNumber},
 };
 
 /// The longest answer that is put together from parts, in bytes (LINK-13).
@@ -99,19 +99,50 @@ impl Shared {
         }
     }
 
-    /// Remembers the realm's new key, if the one it was known by has vouched for it.
+    /// Remembers the life of the realm's store, and the realm's new key, if the one it was known by has vouched for it.
     async fn follow(&self, pinned: Option<PublicKey>) -> Result<(), CallError> {
-        let successor = {
+        let status = {
             let connection = self.connection.lock().await;
-            let status = connection.as_ref().map(|open| *open.status.borrow());
-            status.and_then(|status| status.successor)
-        };
-        if let (Some(from), Some(to)) = (pinned, successor)
+            connection.as_ref().map(|open| *open.status.borrow())
+        }
+        .unwrap_or_default();
+        self.learn_life().await?;
+        if let (Some(from), Some(to)) = (pinned, status.successor)
             && self.followed(from, to)?
         {
             self.note(Notice::KeyFollowed { from, to });
         }
         Ok(())
+    }
+
+    /// Remembers the life of the realm's store. If the realm did not know the one that was claimed, it was restored from a
+    /// backup, and what has been shown is known by positions of a store that is lost (READ-9).
+    pub(super) async fn learn_life(&self) -> Result<(), CallError> {
+        let status = {
+            let connection = self.connection.lock().await;
+            connection.as_ref().map(|open| *open.status.borrow())
+        };
+        let Some(Status {
+            life,
+            is_life_unknown,
+            ..
+        }) = status
+        else {
+            return Ok(());
+        };
+        let (realm, _) = self.target()?;
+        let life = life.map(|life| life.0);
+        if (life.is_none() && !is_life_unknown) || self.state()?.life == life {
+            // Another process of this profile was told before.
+            return Ok(());
+        }
+        Ok(self.profile.write(|records| {
+            state::update(records, realm, |state| state.life = life)?;
+            if is_life_unknown {
+                state::forget_cursors(records, realm)?;
+            }
+            Ok(())
+        })?)
     }
 
     fn followed(&self, from: PublicKey, to: PublicKey) -> Result<bool, CallError> {
@@ -231,6 +262,7 @@ impl Shared {
                 .rtt_us
                 .map(Duration::from_micros)
                 .or(self.options.traits.rtt),
+            life: state.life.map(Life),
         };
         let (jobs, taken) = mpsc::channel(ASKS_MAX);
         let (tell, status) = watch::channel(Status::default());

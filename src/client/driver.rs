@@ -2,6 +2,8 @@
 //! something to ask, opens it again when it has ended, and gives every question an answer or says why
 //! there is none.
 
+mod lives;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
@@ -20,7 +22,7 @@ use crate::{
     endpoint::{Endpoint, Event, LinkId},
     host::{Host, Socket},
     link::{Silence, Time},
-    wire::{CloseReason, OperationNumber, Welcome},
+    wire::{CloseReason, Life, OperationNumber, Welcome},
 };
 
 /// When nothing was heard for so long, the realm is asked who it is: its key may have changed.
@@ -53,6 +55,8 @@ pub enum Told {
     Pushed(Vec<u8>),
     /// The link is a new one: what was asked of the realm for the one before is to be asked again.
     Opened,
+    /// The realm was restored from a backup: positions that are remembered are those of a lost store (READ-9).
+    CursorsLost,
 }
 
 /// Why a question has no answer.
@@ -78,6 +82,10 @@ pub struct Status {
     pub rtt: Option<Duration>,
     /// The realm goes by this key now; the one it was known by has vouched for it.
     pub successor: Option<PublicKey>,
+    /// The life of the realm's store, if the realm has told it.
+    pub life: Option<Life>,
+    /// The realm does not know the life that the link claimed.
+    pub is_life_unknown: bool,
 }
 
 /// Whom to talk to.
@@ -88,6 +96,8 @@ pub struct Target {
     pub key: Option<PublicKey>,
     /// What is remembered of the path.
     pub rtt: Option<Duration>,
+    /// The life of the realm's store that is remembered.
+    pub life: Option<Life>,
 }
 
 pub struct Driver {
@@ -112,6 +122,8 @@ pub struct Driver {
     /// The link is open; and the watcher came before it was, so that its opening is no news.
     is_open: bool,
     is_expected: bool,
+    /// A link on which no cursor is believed (READ-9).
+    outdated: Option<LinkId>,
     /// What the watcher has not taken yet.
     pushed: VecDeque<Told>,
     keepalive: Option<Silence>,
@@ -145,6 +157,7 @@ impl Driver {
             watcher: None,
             is_open: false,
             is_expected: false,
+            outdated: None,
             pushed: VecDeque::new(),
             keepalive,
         }
@@ -193,6 +206,9 @@ impl Driver {
 
     /// Puts the waiting questions on the link, as far as it takes them.
     fn ask_waiting(&mut self) {
+        if self.waits_for_outdated() {
+            return;
+        }
         while let Some(ask) = self.waiting.pop_front() {
             if ask.answer.is_closed() {
                 // A watch that nobody wants any more must not begin on a later link. What changes something is asked
@@ -219,12 +235,13 @@ impl Driver {
     }
 
     fn open(&mut self, now: Time) -> LinkId {
-        let Target { address, key, rtt } = self.target;
-        let rtt = self.status.borrow().rtt.or(rtt);
+        let Target { address, key, .. } = self.target;
+        let rtt = self.status.borrow().rtt.or(self.target.rtt);
         let link = match key {
             Some(key) => self.endpoint.connect(now, address, key, rtt),
             None => self.endpoint.connect_plain(now, address, rtt),
         };
+        self.endpoint.claim_life(link, self.target.life);
         if !self.heard && key.is_some() {
             self.doubt = Some(Instant::now() + DOUBT);
         }
@@ -335,6 +352,9 @@ impl Driver {
         self.link = Some(link);
         self.heard();
         self.is_open = true;
+        if self.watcher.is_some() && welcome.is_life_unknown {
+            self.pushed.push_back(Told::CursorsLost);
+        }
         if self.watcher.is_some() && !std::mem::take(&mut self.is_expected) {
             self.pushed.push_back(Told::Opened);
             self.tell();
@@ -343,6 +363,7 @@ impl Driver {
             status.highest = status.highest.max(welcome.highest);
             status.successor = welcome.successor.map(PublicKey);
         });
+        self.learn_life(link, welcome);
     }
 
     fn heard(&mut self) {

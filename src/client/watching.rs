@@ -81,6 +81,10 @@ impl Watching<'_> {
                         return Ok((mailbox, entry));
                     }
                 }
+                Some(Told::CursorsLost) => {
+                    self.client.shared.learn_life().await?;
+                    self.given.clear();
+                }
                 // The realm knows nothing of what the link before this one was for.
                 Some(Told::Opened) => self.ask().await?,
                 None => {

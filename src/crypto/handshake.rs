@@ -12,7 +12,7 @@ use snow::{
 };
 use zeroize::Zeroizing;
 
-use super::{PublicKey, SealKey, SecretKey};
+use super::{LifeKey, PublicKey, SealKey, SecretKey};
 
 /// Bytes that Noise message 1 has around its payload.
 pub const MESSAGE_1_OVERHEAD: usize = 96;
@@ -106,6 +106,8 @@ fn build(
 #[derive(Debug)]
 pub struct Initiator {
     noise: HandshakeState,
+    /// Keys the claim that the Init makes.
+    pub life_key: LifeKey,
 }
 
 impl Initiator {
@@ -119,7 +121,8 @@ impl Initiator {
     ) -> Result<(Self, Vec<u8>), HandshakeFailed> {
         let mut noise = build(rng, secret, Some(realm))?;
         let message = write(&mut noise, payload, MESSAGE_1_OVERHEAD)?;
-        Ok((Self { noise }, message))
+        let life_key = life_key(&mut noise);
+        Ok((Self { noise, life_key }, message))
     }
 
     /// Ends the handshake with Noise message 2: the keys, and the payload it carried. A message that
@@ -143,6 +146,8 @@ pub struct Responder {
     noise: HandshakeState,
     /// The initiator's key.
     pub peer: PublicKey,
+    /// Keys the claim that the Init makes.
+    pub life_key: LifeKey,
 }
 
 impl Responder {
@@ -160,6 +165,7 @@ impl Responder {
             .ok_or(HandshakeFailed)?;
         Ok((
             Self {
+                life_key: life_key(&mut noise),
                 noise,
                 peer: PublicKey(peer),
             },
@@ -179,6 +185,12 @@ impl Responder {
             message,
         ))
     }
+}
+
+/// The first output of Noise's `Split()` on the state after message 1, which the handshake does not use: what is
+/// mixed in for message 2 and the keys of the link is a shared secret each, never nothing.
+fn life_key(noise: &mut HandshakeState) -> LifeKey {
+    LifeKey::new(noise.dangerously_get_raw_split().0)
 }
 
 fn write(

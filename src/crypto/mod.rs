@@ -13,6 +13,7 @@ mod identity;
 mod key;
 #[cfg(all(any(test, fuzzing), feature = "std"))]
 mod known;
+mod life;
 mod mac;
 mod seal;
 
@@ -23,6 +24,7 @@ pub use handshake::{
 #[cfg(feature = "std")]
 pub use identity::{IdentityError, load_or_create_identity, refuse_exposed, write_private};
 pub use key::{InvalidKey, PublicKey, SecretKey};
+pub use life::{LifeClaim, LifeKey};
 pub use mac::{Mac, MacKey, mac1};
 pub use seal::{OpenFailed, SealKey, TAG_LEN};
 

@@ -12,7 +12,7 @@ use crate::{
         HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, PublicKey, SecretKey, SessionKeys, mac1,
     },
     link::{Link, Time},
-    wire::{ConnectionId, Cookie, HandshakeId, INIT_OVERHEAD, Init},
+    wire::{ConnectionId, Cookie, HandshakeId, INIT_OVERHEAD, Init, Life},
 };
 
 /// Cookies shown in one handshake at most.
@@ -33,21 +33,21 @@ pub(super) struct Dial {
 }
 
 impl Dial {
-    /// Makes the Init, with what `link` may send early in it.
+    /// Makes the Init, with what `link` may send early in it. Its handshake id claims `life`.
     pub fn begin(
         now: Time,
         rng: &mut impl CryptoRng,
         identity: &SecretKey,
         realm: &PublicKey,
-        link: &mut Link,
+        (link, life): (&mut Link, Life),
         max_datagram: usize,
     ) -> Result<Self, HandshakeFailed> {
-        let handshake = HandshakeId(rng.next_u32());
         // With a cookie it has to fit as well.
         let around = INIT_OVERHEAD + MESSAGE_1_OVERHEAD + size_of::<Cookie>();
         let room = max_datagram.saturating_sub(around);
         let payload = link.init_payload(now, room);
         let (initiator, noise) = Initiator::start(rng, identity, realm, &payload)?;
+        let handshake = initiator.life_key.tag(life);
         let mut init = Vec::with_capacity(INIT_OVERHEAD + noise.len());
         Init::emit_covered(handshake, false, &noise, &mut init);
         let mac = mac1(realm, &init);

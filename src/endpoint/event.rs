@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::LinkId;
 use crate::{
-    crypto::PublicKey,
+    crypto::{LifeClaim, PublicKey},
     wire::{CloseReason, HelloReply, Welcome},
 };
 
@@ -19,6 +19,9 @@ pub enum Event {
         peer: Option<PublicKey>,
         /// Where it comes from.
         address: SocketAddr,
+        /// The life of this side's store that it claims to know; none on plain links and on links of realms. What is
+        /// made of it is for [`super::Endpoint::tell_life`].
+        claim: Option<LifeClaim>,
     },
     /// A link that this side opened is open; again after the other side has restarted.
     Opened {

@@ -134,7 +134,7 @@ impl Endpoint {
         let accepting = Accepting::new(now, responder, init.handshake, hash, datagram.len());
         let stage = Stage::Accepting(Box::new(accepting));
         let mut slot = Slot::new(now, link, Role::Responder, from, peer, stage);
-        slot.own = own;
+        slot.own = u16::try_from(own).ok()?;
         let id = self.open_half(now, slot, has_shown);
         if let Some(forgotten) = self.accepts.insert(now, hash, id)
             && self

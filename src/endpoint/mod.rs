@@ -18,6 +18,7 @@ mod ids;
 mod incoming;
 #[cfg(test)]
 mod leftovers;
+mod life;
 pub mod limits;
 mod memory;
 mod outgoing;
@@ -252,12 +253,15 @@ impl Endpoint {
             // A former key vouches for the one there is now.
             let current = self.keys.first().map(|key| key.public.0);
             let successor = current.filter(|_| slot.own > 0);
+            let life = slot.life_beside(successor.as_ref(), highest);
             slot.link.welcome(Welcome {
                 token,
                 max_datagram,
                 known,
                 highest,
                 successor,
+                life,
+                is_life_unknown: slot.is_life_unknown,
             });
             if let Stage::Accepting(accepting) = &mut slot.stage {
                 accepting.welcomed = true;
@@ -343,7 +347,7 @@ impl Endpoint {
     pub fn own(&self, link: LinkId) -> Option<PublicKey> {
         let slot = self.slots.get(&link)?;
         slot.peer?;
-        self.keys.get(slot.own).map(|key| key.public)
+        self.keys.get(usize::from(slot.own)).map(|key| key.public)
     }
 
     /// The round-trip time of `link`, once there is an estimate.
@@ -419,9 +423,10 @@ impl Endpoint {
     }
 
     /// The place of one of this side's keys; that of the current one if it is none of them.
-    fn own_key(&self, public: &PublicKey) -> usize {
-        let mut keys = self.keys.iter();
-        keys.position(|key| key.public == *public).unwrap_or(0)
+    fn own_key(&self, public: &PublicKey) -> u16 {
+        let mut keys = (0..).zip(&self.keys);
+        let found = keys.find(|(_, key)| key.public == *public);
+        found.map_or(0, |(own, _)| own)
     }
 
     /// Gives a link its place, under a random id that is free.
@@ -479,6 +484,7 @@ impl Endpoint {
         };
         let event = match event {
             link::Event::Opened { name } => {
+                let claim = slot.life_claim(name.as_ref());
                 if let Some(name) = name.filter(|_| slot.peer.is_some()) {
                     slot.remote = Some(name.connection);
                     slot.token = Some(name.token);
@@ -488,10 +494,12 @@ impl Endpoint {
                     link,
                     peer: slot.peer,
                     address: slot.address,
+                    claim,
                 }
             }
             link::Event::Welcome(welcome) => {
                 slot.token = Some(welcome.token);
+                slot.learn_life(&welcome);
                 self.events.push_back(Event::Opened { link, welcome });
                 self.renewed(now, link);
                 return;

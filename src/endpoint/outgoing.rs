@@ -46,10 +46,11 @@ impl Endpoint {
             && let Some(realm) = &slot.peer
         {
             let max = self.config.max_datagram;
-            let Some(own) = self.keys.get(slot.own) else {
+            let Some(own) = self.keys.get(usize::from(slot.own)) else {
                 return false;
             };
-            match Dial::begin(now, &mut self.rng, &own.secret, realm, &mut slot.link, max) {
+            let link = (&mut *slot.link, slot.life);
+            match Dial::begin(now, &mut self.rng, &own.secret, realm, link, max) {
                 Ok(dial) => slot.stage = Stage::Dialing(Box::new(dial)),
                 // The realm's key is not a point on the curve: nobody can have it.
                 Err(_) => slot.link.close(CloseReason::Violation),

@@ -42,11 +42,11 @@ impl Endpoint {
             return;
         };
         let (address, peer) = (slot.address, slot.peer);
-        let (own, is_shared, rtt) = (slot.own, slot.is_shared, slot.link.rtt());
+        let (own, is_shared, rtt, life) = (slot.own, slot.is_shared, slot.link.rtt(), slot.life);
         let name = is_shared.then(|| self.name_of(id));
         let link = Link::initiate(self.link_config(rtt), name);
         let mut fresh = Slot::new(now, link, Role::Initiator, address, peer, Stage::Calling);
-        (fresh.own, fresh.is_shared) = (own, is_shared);
+        (fresh.own, fresh.is_shared, fresh.life) = (own, is_shared, life);
         fresh.renewal.replaces = Some(old);
         if let Some(slot) = self.slots.get_mut(&old) {
             slot.renewal.replaced_by = Some(id);

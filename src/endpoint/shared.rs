@@ -83,13 +83,7 @@ impl Endpoint {
         }
     }
 
-    fn dial_realm(
-        &mut self,
-        now: Time,
-        own: usize,
-        peer: PublicKey,
-        address: SocketAddr,
-    ) -> LinkId {
+    fn dial_realm(&mut self, now: Time, own: u16, peer: PublicKey, address: SocketAddr) -> LinkId {
         let id = self.free_id();
         let link = Link::initiate(self.link_config(None), Some(self.name_of(id)));
         let mut slot = Slot::new(
@@ -126,7 +120,7 @@ impl Endpoint {
     }
 
     /// A proven link that the holder of `peer` has opened to this side's key `own`, the latest.
-    fn accepted_from(&self, own: usize, peer: &PublicKey) -> Option<LinkId> {
+    fn accepted_from(&self, own: u16, peer: &PublicKey) -> Option<LinkId> {
         let links = self.by_peer.get(peer)?;
         let usable = |id: &&LinkId| {
             self.slots
@@ -137,8 +131,9 @@ impl Endpoint {
     }
 
     /// Of two links that both sides have opened, true when the one of this side stays.
-    fn ours_stays(&self, own: usize, peer: &PublicKey) -> bool {
-        self.keys.get(own).is_some_and(|key| key.public < *peer)
+    fn ours_stays(&self, own: u16, peer: &PublicKey) -> bool {
+        let own = self.keys.get(usize::from(own));
+        own.is_some_and(|key| key.public < *peer)
     }
 
     /// The holder of `peer` has opened a link that has just proven genuine: only one stays.

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     crypto::{PublicKey, Responder},
     link::{Link, Time, earliest},
-    wire::{ConnectionId, HandshakeId, ResetToken},
+    wire::{ConnectionId, HandshakeId, Life, ResetToken},
 };
 
 /// How long an Accept waits for the answers to early data (HS-5).
@@ -88,8 +88,8 @@ pub(super) struct Slot {
     /// The other side's key; none on a plain link.
     pub peer: Option<PublicKey>,
     pub stage: Stage,
-    /// Which of this side's keys the link is with.
-    pub own: usize,
+    /// Which of this side's keys the link is with; a realm has a few.
+    pub own: u16,
     /// This side opened it to a realm, which may ask on it too.
     pub is_shared: bool,
     /// How the other side knows the link, and the token that its Reset must carry.
@@ -106,6 +106,10 @@ pub(super) struct Slot {
     /// When a responder's Accept left.
     pub accepted: Option<Time>,
     pub heard: Option<Time>,
+    /// An initiator's: the life that its handshakes claim. A responder's: the life that its WELCOME tells, if any.
+    pub life: Life,
+    /// A responder's: the life that the initiator claimed is unknown.
+    pub is_life_unknown: bool,
 }
 
 /// Memory of a link that does nothing, in bytes: itself, and its places in the tables.
@@ -141,6 +145,8 @@ impl Slot {
             memory: 0,
             accepted: None,
             heard: None,
+            life: Life::NONE,
+            is_life_unknown: false,
         }
     }
 

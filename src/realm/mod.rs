@@ -15,6 +15,7 @@ mod hosting;
 mod incoming;
 mod introductions;
 pub mod limits;
+mod lives;
 mod mail;
 mod moderation;
 mod network;
@@ -33,12 +34,13 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub use carrying::{Carried, Outgoing};
 pub use copies::ReadOutcome;
 use limits::{Guess, Limiter};
 pub use limits::{Limits, Rates};
+pub use lives::LifeNews;
 pub use network::{Errand, GroupWork, Network};
 pub use peers::{Own, Peer, Peering, Registration};
 pub use watching::{Push, Watch};
@@ -49,6 +51,7 @@ use tokio::sync::watch;
 use self::{
     expiry::Expiries,
     failure::Failure,
+    lives::Lives,
     operations::{Known, fingerprint, options_fit},
     outgoing::is_queued,
     passwords::Passwords,
@@ -92,6 +95,8 @@ pub struct Caller {
     pub room: usize,
     /// The longest that can travel at all.
     pub longest: usize,
+    /// The positions that it remembers are of this store: it claimed no life that the store does not know (READ-9).
+    pub trusts_cursors: bool,
     /// When.
     pub now: Moment,
 }
@@ -120,6 +125,7 @@ pub struct Greeting {
 #[derive(Debug)]
 pub struct Realm<S> {
     store: S,
+    lives: OnceLock<Lives>,
     own: Own,
     limits: Limits,
     limiter: Limiter,
@@ -189,6 +195,7 @@ impl<S: Store> Realm<S> {
         Ok(Self {
             limiter: Limiter::new(limits.rates, &mut rng),
             store,
+            lives: OnceLock::new(),
             own,
             network,
             verdicts: Verdicts::default(),

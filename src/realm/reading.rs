@@ -66,7 +66,8 @@ impl<S: Store> Realm<S> {
         options: &Options,
     ) -> Result<Answer, Failure> {
         let owner = current.owner();
-        let after = match options.after {
+        let believed = caller.believed(options.after);
+        let after = match believed {
             Some(after) => {
                 self.confirm(current, &owner, place, after).await?;
                 after
@@ -88,7 +89,8 @@ impl<S: Store> Realm<S> {
             .unwrap_or(PAGE_ENTRIES_MAX)
             .clamp(1, PAGE_ENTRIES_MAX);
         let limit = usize::try_from(limit).unwrap_or(1);
-        let offset = options.offset.unwrap_or(0);
+        let offset = options.offset.filter(|_| believed == options.after);
+        let offset = offset.unwrap_or(0);
         let read_up_to = self.read_elsewhere(current.user, &owner, place).await?;
         let start = (Position(after), offset);
         let mut page = self.page(place, start, read_up_to, limit, room).await?;

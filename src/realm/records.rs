@@ -18,6 +18,7 @@
 //! b/ group / epoch 8 / user      banned
 //! r/ realm                       peer
 //! k/ key 32                      the name under which a key is known
+//! l/                             the lives of the store
 //! v/ realm                       position up to which the queue to a peer is settled
 //! t/ realm / position 8          the message there was given back before its turn
 //! x/ realm / group               this realm's copy of a group that lives in another
@@ -108,6 +109,8 @@ records! {
     SessionLink { session: SessionHash }
     /// For how many seconds the realm has been running in all.
     RunningRecord { seconds: u32 }
+    /// The lives of the store, the current one first.
+    LivesRecord { lives: Vec<[u8; 4]> }
     /// A command that was carried out.
     OperationRecord { number: u64, fingerprint: [u8; 8], answer: RecordedAnswer }
     /// How far a mailbox has been read.
@@ -448,6 +451,10 @@ pub fn peer(realm: RealmId) -> Key {
 
 pub fn running() -> Key {
     key(&[b"t/"])
+}
+
+pub fn lives() -> Key {
+    key(&[b"l/"])
 }
 
 pub fn peers() -> Prefix {

@@ -79,15 +79,22 @@ impl<S: Store> Realm<S> {
         cursors: &Cursors,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
-        self.confirm_all(&current, cursors).await?;
+        self.confirm_all(caller, &current, cursors).await?;
         Ok(Answer::Done)
     }
 
     /// Confirms what a reader names (READ-3).
-    async fn confirm_all(&self, current: &Current, cursors: &Cursors) -> Result<(), Failure> {
+    async fn confirm_all(
+        &self,
+        caller: &Caller,
+        current: &Current,
+        cursors: &Cursors,
+    ) -> Result<(), Failure> {
         let owner = current.owner();
         for (mailbox, position) in &cursors.0 {
-            if let Some(place) = self.place_of(current.user, mailbox).await? {
+            if caller.believed(Some(position.0)).is_some()
+                && let Some(place) = self.place_of(current.user, mailbox).await?
+            {
                 self.confirm(current, &owner, &place, position.0).await?;
             }
         }
@@ -102,7 +109,7 @@ impl<S: Store> Realm<S> {
         cursors: &Cursors,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
-        self.confirm_all(&current, cursors).await?;
+        self.confirm_all(caller, &current, cursors).await?;
         let owner = current.owner();
         let mut counts = Vec::new();
         for (mailbox, place) in self.mailboxes_of(current.user).await? {
@@ -276,7 +283,10 @@ impl<S: Store> Watch<S> {
             }
             let mut cursors = self.cursors.0.iter();
             let position = match cursors.find(|(named, _)| *named == mailbox) {
-                Some((_, Position(named))) if !self.realm.is_ahead(&place, *named).await? => {
+                Some((_, Position(named)))
+                    if self.caller.believed(Some(*named)).is_some()
+                        && !self.realm.is_ahead(&place, *named).await? =>
+                {
                     (*named).max(place.floor)
                 }
                 _ => self.realm.confirmed(self.user, &owner, &place).await?,

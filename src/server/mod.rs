@@ -112,6 +112,7 @@ pub struct Server {
     peers: Vec<PeerConfig>,
     work: WorkLimits,
     seed: u64,
+    is_restored: bool,
 }
 
 impl Server {
@@ -158,7 +159,16 @@ impl Server {
             peers: config.peer.clone(),
             work: config.limits.work(),
             seed: rng.next_u64(),
+            is_restored: false,
         })
+    }
+
+    /// Says that the store was copied from one that was in use, as by a snapshot: positions that clients remember are
+    /// not believed (READ-9).
+    #[must_use]
+    pub const fn restored(mut self, is_restored: bool) -> Self {
+        self.is_restored = is_restored;
+        self
     }
 
     /// How the realm introduces itself.
@@ -207,6 +217,7 @@ impl Server {
     /// Serves until `stop` ends; then answers what is in work, closes the links and comes back.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let clock = Clock::start(Host::Real, &self.realm).await;
+        self.realm.begin_life(self.is_restored).await;
         let (stopping, told_to_stop) = watch::channel(false);
         for peer in &self.peers {
             if !self

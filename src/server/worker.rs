@@ -25,7 +25,7 @@ use crate::{
     endpoint::{Endpoint, Event, LinkId},
     host::{Arrived, Leaving, Socket},
     link::{Time, earliest},
-    realm::{Caller, Greeting, Realm},
+    realm::{Caller, Greeting, LifeNews, Realm},
     store::Store,
     wire::{Answer, CloseReason, Command, OperationNumber, Refusal, Request},
 };
@@ -209,8 +209,12 @@ impl<S: Store> Worker<S> {
                     link,
                     peer,
                     address,
+                    claim,
                 } => {
                     tracing::debug!(link = link.0, %address, "a link opens");
+                    // Before the greeting, which waits for the store: early requests do not wait for that.
+                    let LifeNews { life, is_unknown } = self.realm.judge_claim(claim.as_ref());
+                    self.endpoint.tell_life(link, life, is_unknown);
                     self.greet(link, peer);
                 }
                 Event::Request {
@@ -301,6 +305,7 @@ impl<S: Store> Worker<S> {
             } else {
                 self.endpoint.message_max(link)
             },
+            trusts_cursors: !self.endpoint.is_life_unknown(link),
             now: self.clock.now(),
         };
         let (realm, done) = (Arc::clone(&self.realm), self.done.clone());

@@ -111,6 +111,7 @@ impl Site {
         let realm = Realm::new(store, &self.key, own, limits, network, seed);
         let realm = Arc::new(realm.expect("nothing can be missing"));
         let clock = Clock::start(host, &realm).await;
+        realm.begin_life(false).await;
         for peer in &self.neighbours {
             let address = (peer.address.ip().to_string(), peer.address.port());
             if !realm.list_peer(peer.realm, peer.key, address, None).await {

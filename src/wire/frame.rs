@@ -377,7 +377,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::wire::{ConnectionId, LinkName, OperationNumber};
+    use crate::wire::{ConnectionId, Life, LinkName, OperationNumber};
 
     #[test]
     fn an_acknowledgement_is_three_to_twelve_bytes() {
@@ -471,6 +471,8 @@ mod tests {
                 known: bits % 2 == 0,
                 highest: OperationNumber(*b),
                 successor: (bits % 3 == 0).then_some([9; 32]),
+                life: (bits % 5 == 0).then_some(Life([7; 4])),
+                is_life_unknown: bits % 7 == 0,
             }),
         }
     }

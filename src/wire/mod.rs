@@ -32,7 +32,7 @@ pub(crate) use frame::PADDING;
 pub use frame::{AckFrame, CloseReason, Frame, Frames, PartOf};
 pub use name::{GroupName, Handle, InvalidName, NAME_MAX, RealmId, Username};
 pub use number::PacketNumber;
-pub use opening::{LinkName, Open, Welcome};
+pub use opening::{Life, LinkName, Open, Welcome};
 pub use option::Options;
 pub use packet::{
     ACCEPT_HEADER, ANSWER_BYTES_MAX, ConnectionId, Cookie, HandshakeId, Hello, HelloReply,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! OPEN     max_datagram varint, flags 1, [connection id 4, token 16]
-//! WELCOME  token 16, max_datagram varint, flags 1, highest operation varint, [successor 32]
+//! WELCOME  token 16, max_datagram varint, flags 1, highest operation varint, [successor 32], [life 4]
 //! ```
 
 use bytes::BufMut;
@@ -21,6 +21,20 @@ use super::{
 const OPEN_HAS_NAME: u8 = 0x01;
 const WELCOME_KNOWN: u8 = 0x01;
 const WELCOME_HAS_SUCCESSOR: u8 = 0x02;
+const WELCOME_LIFE_UNKNOWN: u8 = 0x04;
+const WELCOME_HAS_LIFE: u8 = 0x08;
+const WELCOME_FLAGS: u8 =
+    WELCOME_KNOWN | WELCOME_HAS_SUCCESSOR | WELCOME_LIFE_UNKNOWN | WELCOME_HAS_LIFE;
+
+/// Names one life of a realm's store (HS-14): the time from one opening of the store to the next. Random, so that
+/// a store that is restored from a backup never gives a life a name that the lost store gave to one of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life(pub [u8; 4]);
+
+impl Life {
+    /// What a client claims that knows no life yet; no life is named so.
+    pub const NONE: Self = Self([0; 4]);
+}
 
 /// What an initiator says of itself, first in its Init or in its first plain packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +67,11 @@ pub struct Welcome {
     pub highest: OperationNumber,
     /// The realm's new key, where the link was opened to a former one, which hereby vouches for it.
     pub successor: Option<[u8; 32]>,
+    /// The store's current life, where the initiator did not claim it.
+    pub life: Option<Life>,
+    /// The store knows nothing of the life that the initiator claimed: the cursors that the initiator remembers
+    /// belong to a store that is lost.
+    pub is_life_unknown: bool,
 }
 
 impl Open {
@@ -88,11 +107,15 @@ impl Welcome {
     pub(super) fn parse(input: &[u8]) -> Parsed<'_, Self> {
         let (input, (token, max_datagram, flags, highest)) =
             (array, parse_varint, be_u8, parse_varint).parse(input)?;
-        if flags & !(WELCOME_KNOWN | WELCOME_HAS_SUCCESSOR) != 0 {
+        if flags & !WELCOME_FLAGS != 0 {
             return Malformed::error("welcome: flags this version does not know");
         }
         let known = flags & WELCOME_KNOWN != 0;
-        let (input, successor) = cond(flags & WELCOME_HAS_SUCCESSOR != 0, array).parse(input)?;
+        let (input, (successor, life)) = (
+            cond(flags & WELCOME_HAS_SUCCESSOR != 0, array),
+            cond(flags & WELCOME_HAS_LIFE != 0, array),
+        )
+            .parse(input)?;
         Ok((
             input,
             Self {
@@ -101,6 +124,8 @@ impl Welcome {
                 known,
                 highest: OperationNumber(highest),
                 successor,
+                life: life.map(Life),
+                is_life_unknown: flags & WELCOME_LIFE_UNKNOWN != 0,
             },
         ))
     }
@@ -109,12 +134,20 @@ impl Welcome {
         out.put_u8(WELCOME);
         out.put_slice(&self.token);
         emit_varint(self.max_datagram, out);
-        let known = if self.known { WELCOME_KNOWN } else { 0 };
-        let has_successor = self.successor.map_or(0, |_| WELCOME_HAS_SUCCESSOR);
-        out.put_u8(known | has_successor);
+        let flags = [
+            (self.known, WELCOME_KNOWN),
+            (self.successor.is_some(), WELCOME_HAS_SUCCESSOR),
+            (self.is_life_unknown, WELCOME_LIFE_UNKNOWN),
+            (self.life.is_some(), WELCOME_HAS_LIFE),
+        ];
+        let set = flags.iter().filter(|(is_set, _)| *is_set);
+        out.put_u8(set.fold(0, |flags, (_, flag)| flags | flag));
         emit_varint(self.highest.0, out);
         if let Some(successor) = &self.successor {
             out.put_slice(successor);
+        }
+        if let Some(Life(life)) = &self.life {
+            out.put_slice(life);
         }
     }
 }

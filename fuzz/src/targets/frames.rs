@@ -2,8 +2,8 @@
 
 use arbitrary::Arbitrary;
 use merpati::wire::{
-    AckFrame, CloseReason, ConnectionId, Frame, LinkName, Open, OperationNumber, PacketNumber,
-    PartOf, VARINT_MAX, Welcome,
+    AckFrame, CloseReason, ConnectionId, Frame, Life, LinkName, Open, OperationNumber,
+    PacketNumber, PartOf, VARINT_MAX, Welcome,
 };
 
 /// One frame. Small numbers come often, so that they meet what there is.
@@ -144,6 +144,8 @@ pub fn bytes(frames: &[Forged]) -> Vec<u8> {
                 known: *known,
                 highest: OperationNumber(highest.get()),
                 successor: moved.then_some([5; 32]),
+                life: known.then_some(Life([6; 4])),
+                is_life_unknown: *moved,
             }),
             Forged::Raw(a, b) => {
                 out.extend_from_slice(&[*a, *b]);

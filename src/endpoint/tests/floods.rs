@@ -4,7 +4,7 @@ use super::*;
 use crate::allowance::Frequency;
 
 /// A pair whose server begins `per_subnet` handshakes a second without a cookie, and four times as many at once.
-fn strict(per_subnet: u32) -> Pair {
+pub(super) fn strict(per_subnet: u32) -> Pair {
     let mut pair = Pair::new(Protection::Sealed);
     let config = Config {
         handshakes: Handshakes {

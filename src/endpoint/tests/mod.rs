@@ -2,6 +2,7 @@
 
 mod floods;
 mod lifetimes;
+mod lives;
 mod noise;
 mod place;
 mod realms;

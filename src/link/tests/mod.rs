@@ -347,6 +347,8 @@ fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
         known: false,
         highest: OperationNumber(0),
         successor: None,
+        life: None,
+        is_life_unknown: false,
     };
     server.welcome(welcome);
     server.challenge([3; 8]);

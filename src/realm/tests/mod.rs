@@ -5,6 +5,7 @@ mod doubt;
 mod fill;
 mod groups;
 mod limits;
+mod lives;
 mod once;
 mod peers;
 mod positions;
@@ -147,6 +148,7 @@ fn caller(device: Option<PublicKey>, now: Moment) -> Caller {
         operation: OperationNumber(0),
         room: 1100,
         longest: 1100,
+        trusts_cursors: true,
         now,
     }
 }

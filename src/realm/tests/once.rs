@@ -295,6 +295,7 @@ async fn commands_under_way_together_do_not_disturb_each_other() {
     fixture.register(device(1), "ann").await;
     let realm = std::sync::Arc::new(fixture.realm);
     let caller = Caller {
+        trusts_cursors: true,
         own: None,
         subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
         device: device(1),

@@ -1,0 +1,71 @@
+//! The lives of a realm's store as they travel (HS-14): which one an Init claims, and what WELCOME answers. Whether a
+//! store had a life is for others to know.
+
+use super::{
+    Endpoint, LinkId,
+    slot::{Slot, Stage},
+};
+use crate::{
+    crypto::LifeClaim,
+    wire::{Life, LinkName, OperationNumber, Welcome, varint_len},
+};
+
+/// A WELCOME with a successor and an operation number of so many bytes has no room for a life: the Accept would be
+/// longer than the shortest Init (WIRE-11).
+const HIGHEST_BYTES_MAX: usize = 8;
+
+impl Endpoint {
+    /// Has the handshakes of `link` claim `life`, until the realm tells another. To be called before anything of the
+    /// link is transmitted; without it, and for `None`, they claim to know no life.
+    pub fn claim_life(&mut self, link: LinkId, life: Option<Life>) {
+        if let Some(slot) = self.slots.get_mut(&link) {
+            slot.life = life.unwrap_or(Life::NONE);
+        }
+    }
+
+    /// Has the WELCOME of `link` tell `life`, and whether the life that its other side claimed is unknown. To be called
+    /// before [`Endpoint::welcome`].
+    pub fn tell_life(&mut self, link: LinkId, life: Option<Life>, is_unknown: bool) {
+        if let Some(slot) = self.slots.get_mut(&link) {
+            slot.life = life.unwrap_or(Life::NONE);
+            slot.is_life_unknown = is_unknown;
+        }
+    }
+
+    /// True when the other side of `link` claimed a life that is unknown here, as [`Endpoint::tell_life`] was told.
+    pub fn is_life_unknown(&self, link: LinkId) -> bool {
+        self.slots
+            .get(&link)
+            .is_some_and(|slot| slot.is_life_unknown)
+    }
+}
+
+impl Slot {
+    /// The claim of a link that others open. Realms, which name their links, and plain links make none.
+    pub(super) fn life_claim(&self, name: Option<&LinkName>) -> Option<LifeClaim> {
+        match &self.stage {
+            Stage::Accepting(accepting) if name.is_none() => {
+                let key = accepting.responder.life_key.clone();
+                Some(LifeClaim::new(key, accepting.handshake))
+            }
+            _ => None,
+        }
+    }
+
+    /// The life to be told beside a successor and an operation number.
+    pub(super) fn life_beside(
+        &self,
+        successor: Option<&[u8; 32]>,
+        highest: OperationNumber,
+    ) -> Option<Life> {
+        let has_room = successor.is_none() || varint_len(highest.0) < HIGHEST_BYTES_MAX;
+        Some(self.life).filter(|life| has_room && *life != Life::NONE)
+    }
+
+    /// The realm has told its life: later handshakes of the link claim that.
+    pub(super) fn learn_life(&mut self, welcome: &Welcome) {
+        if welcome.life.is_some() || welcome.is_life_unknown {
+            self.life = welcome.life.unwrap_or(Life::NONE);
+        }
+    }
+}

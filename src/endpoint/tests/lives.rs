@@ -1,0 +1,176 @@
+//! The life that an Init claims, and what WELCOME answers (HS-14).
+
+use super::{floods::strict, *};
+use crate::{
+    crypto::LifeClaim,
+    wire::{Life, varint_len},
+};
+
+const OLD: Life = Life([1, 2, 3, 4]);
+const NEW: Life = Life([5, 6, 7, 8]);
+
+impl Pair {
+    /// Carries the Init of `link`, which the server answers with `life` and `is_unknown`; what was claimed, and what
+    /// the client is told.
+    fn greet(
+        &mut self,
+        life: Option<Life>,
+        is_unknown: bool,
+        highest: u64,
+    ) -> (LifeClaim, Welcome) {
+        let mut out = vec![];
+        self.client.poll_transmit(self.now, &mut out).unwrap();
+        let init = out.len();
+        self.server.handle_datagram(self.now, self.from, &out);
+        let Some(Event::Incoming { link, claim, .. }) = self.server.poll_event() else {
+            panic!("no link was opened")
+        };
+        assert!(!self.server.is_life_unknown(link));
+        self.server.tell_life(link, life, is_unknown);
+        assert_eq!(self.server.is_life_unknown(link), is_unknown);
+        self.server
+            .welcome(self.now, link, true, OperationNumber(highest));
+        let mut told = vec![];
+        self.serve(&mut told);
+        told.extend(self.settle(|_| false));
+        assert!(self.carried[0].1.len() <= init, "WIRE-11");
+        self.carried.clear();
+        let welcome = told.iter().find_map(|event| match event {
+            Event::Opened { welcome, .. } => Some(*welcome),
+            _ => None,
+        });
+        (claim.unwrap(), welcome.unwrap())
+    }
+}
+
+/// HS-14
+#[test]
+fn life_claimed_and_told() {
+    let mut pair = Pair::new(Protection::Sealed);
+    for (claims, tells, is_unknown) in [
+        (None, Some(NEW), false),
+        (Some(OLD), Some(NEW), false),
+        (Some(OLD), Some(NEW), true),
+        (Some(NEW), None, false),
+    ] {
+        let link = pair.connect();
+        pair.client.claim_life(link, claims);
+        let (claim, welcome) = pair.greet(tells, is_unknown, 9);
+        for life in [Life::NONE, OLD, NEW] {
+            assert_eq!(claim.is_for(life), life == claims.unwrap_or(Life::NONE));
+        }
+        assert_eq!((welcome.life, welcome.is_life_unknown), (tells, is_unknown));
+    }
+}
+
+/// HS-14: the handshake that follows on one link claims what was told on it, and so does one that replaces it.
+#[test]
+fn life_told_is_claimed_by_later_handshakes() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.client.claim_life(link, Some(OLD));
+    pair.greet(Some(NEW), true, 9);
+    let begun = pair.now;
+    pair.server = server(Protection::Sealed);
+    let restarted = pair.ask(link, true);
+    // The Reset, and what the link did not know to be lost.
+    let mut out = vec![];
+    pair.client.poll_transmit(pair.now, &mut out).unwrap();
+    pair.server.handle_datagram(pair.now, pair.from, &out);
+    pair.server.poll_transmit(pair.now, &mut out).unwrap();
+    pair.client
+        .handle_datagram(pair.now, server_address(), &out);
+    let (claim, welcome) = pair.greet(None, false, 9);
+    assert!(claim.is_for(NEW), "request {restarted} is asked again");
+    assert_eq!((welcome.life, welcome.is_life_unknown), (None, false));
+
+    pair.now = begun + LINK_LIFETIME + RTT;
+    pair.ask(link, true);
+    let told = pair.settle(|_| false);
+    let claims = told.iter().filter_map(|event| match event {
+        Event::Incoming { claim, .. } => claim.as_ref(),
+        _ => None,
+    });
+    assert_eq!(claims.filter(|claim| claim.is_for(NEW)).count(), 1);
+}
+
+/// HS-12, HS-14: the Init that shows a cookie has the handshake id of the one before.
+#[test]
+fn life_claim_survives_a_retry() {
+    let mut pair = strict(1);
+    let mut claimed = 0;
+    for _ in 0..6 {
+        let begun = pair.now;
+        let link = pair.connect();
+        pair.client.claim_life(link, Some(OLD));
+        pair.ask(link, true);
+        for event in pair.settle(|_| false) {
+            if let Event::Incoming { claim, .. } = event {
+                claimed += usize::from(claim.is_some_and(|claim| claim.is_for(OLD)));
+            }
+        }
+        pair.now = begun;
+    }
+    let shown = pair.carried.iter().filter(
+        |(_, bytes)| matches!(Packet::parse(bytes), Ok(Packet::Init(init)) if init.cookie.is_some()),
+    );
+    assert_eq!((claimed, shown.count()), (6, 2));
+}
+
+/// HS-14: handshakes of one device that claim the same have different ids.
+#[test]
+fn life_claims_have_different_handshake_ids() {
+    let mut pair = Pair::new(Protection::Sealed);
+    for _ in 0..15 {
+        let link = pair.connect();
+        pair.client.claim_life(link, Some(OLD));
+        pair.settle(|_| false);
+    }
+    let ids = pair
+        .carried
+        .iter()
+        .filter_map(|(_, bytes)| match Packet::parse(bytes) {
+            Ok(Packet::Init(init)) => Some(init.handshake.0),
+            _ => None,
+        });
+    let ids: Vec<u32> = ids.collect();
+    assert_eq!(ids.len(), 15);
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 15);
+}
+
+/// HS-14, WIRE-11: beside a successor and the longest operation number there is no room for a life.
+#[test]
+fn life_is_left_out_where_the_accept_would_be_too_long() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let identity = Identity {
+        current: SecretKey::from_bytes([9; 32]),
+        former: vec![realm_key()],
+        lasting: realm_key(),
+    };
+    pair.server = Endpoint::new(config(Some(Protection::Sealed)), &identity, [4; 32]);
+    for (highest, life) in [((1 << 30) - 1, Some(NEW)), (1 << 30, None)] {
+        assert_eq!(varint_len(highest) < 8, life.is_some());
+        pair.connect();
+        let (_, welcome) = pair.greet(Some(NEW), true, highest);
+        assert!(welcome.successor.is_some());
+        assert_eq!((welcome.life, welcome.is_life_unknown), (life, true));
+    }
+}
+
+/// HS-14: realms that open links claim nothing; neither do plain links.
+#[test]
+fn life_is_not_claimed_by_realms_and_plain_links() {
+    for protection in [Protection::Sealed, Protection::Plain] {
+        let mut pair = Pair::new(protection);
+        let own = SecretKey::from_bytes([1; 32]).public();
+        let (now, to) = (pair.now, server_address());
+        let link = match protection {
+            Protection::Sealed => pair.client.link_with(now, &own, pair.realm, to),
+            Protection::Plain => pair.client.connect_plain(now, to, None),
+        };
+        pair.ask(link, true);
+        let told = pair.settle(|_| false);
+        let claims_none = |event: &Event| matches!(event, Event::Incoming { claim: None, .. });
+        assert!(told.iter().any(claims_none), "{told:?}");
+    }
+}

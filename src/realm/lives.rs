@@ -1,0 +1,102 @@
+//! The lives of the store (HS-14, READ-9).
+//!
+//! A store that is restored from a backup gives out positions again that the lost store gave to other entries. A
+//! client that remembers a cursor from the lost store would never be shown those. So each opening of the store by a
+//! server is a *life* with a random name, which is kept in the store: a restored store does not know the lives that
+//! began after its backup, and believes no cursor of a client that remembers one of them.
+
+use super::{
+    Caller, Failure, Realm,
+    records::{self, LivesRecord, Record as _},
+};
+use crate::{
+    crypto::LifeClaim,
+    store::{Batch, Store},
+    wire::Life,
+};
+
+/// Lives that are kept, the current one included. Of a client that was away for longer no cursor is believed.
+const LIVES_MAX: usize = 1024;
+
+/// The lives that the store knows, the current one first.
+#[derive(Debug)]
+pub(super) struct Lives(pub(super) Vec<Life>);
+
+/// What a device that opens a link is told about the life that it claims.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LifeNews {
+    /// The current life, where another was claimed.
+    pub life: Option<Life>,
+    /// The store knows nothing of the life that was claimed: cursors of the device are not to be believed.
+    pub is_unknown: bool,
+}
+
+impl Caller {
+    /// A cursor that the caller names, if it is to be believed (READ-9). 0 is always: it is no memory of the caller's
+    /// but asks for the beginning, and confirms nothing.
+    pub(super) const fn believed(&self, cursor: Option<u64>) -> Option<u64> {
+        match cursor {
+            Some(position) if self.trusts_cursors || position == 0 => cursor,
+            _ => None,
+        }
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// Begins a life of the store, once for each opening of the store and before anybody is let in. Without this, no
+    /// claim is looked at.
+    ///
+    /// `is_restored`: the store was copied while it was in use, and so may know the life from which others remember
+    /// what the copy does not hold. All former lives are forgotten, and no cursor from before is believed.
+    ///
+    /// A life that cannot be written, as on a full disk, is begun all the same: after the next start it is unknown,
+    /// and what was confirmed last is shown again.
+    pub async fn begin_life(&self, is_restored: bool) {
+        let begun = async {
+            let found = self.record::<LivesRecord>(&records::lives()).await?;
+            let former = found.map_or_else(Vec::new, |(record, _)| record.lives);
+            let mut lives = vec![self.fresh_life(&former)];
+            lives.extend(former.into_iter().filter(|_| !is_restored));
+            lives.truncate(LIVES_MAX);
+            let mut batch = Batch::new();
+            let record = LivesRecord { lives };
+            batch.put(records::lives(), record.to_value()?);
+            let written = self.commit(batch).await;
+            Ok::<_, Failure>((record.lives, written.err()))
+        };
+        let (lives, failure) = match begun.await {
+            Ok(begun) => begun,
+            Err(failure) => (vec![self.fresh_life(&[])], Some(failure)),
+        };
+        if let Some(failure) = failure {
+            self.note("begin life", &failure);
+        }
+        let lives = Lives(lives.into_iter().map(Life).collect());
+        // A second call would be a mistake of the server's; the first life goes on.
+        let _ = self.lives.set(lives);
+    }
+
+    /// What a device is told that makes `claim`. None claims nothing: it has a plain link, or is a realm.
+    pub fn judge_claim(&self, claim: Option<&LifeClaim>) -> LifeNews {
+        let (Some(Lives(lives)), Some(claim)) = (self.lives.get(), claim) else {
+            return LifeNews::default();
+        };
+        let Some(current) = lives.first().filter(|current| !claim.is_for(**current)) else {
+            return LifeNews::default();
+        };
+        let is_known = claim.is_for(Life::NONE) || lives.iter().any(|life| claim.is_for(*life));
+        LifeNews {
+            life: Some(*current),
+            is_unknown: !is_known,
+        }
+    }
+
+    fn fresh_life(&self, former: &[[u8; 4]]) -> [u8; 4] {
+        loop {
+            let life = self.random();
+            if life != Life::NONE.0 && !former.contains(&life) {
+                return life;
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The lives of the store, and the cursors of those who remember another store (HS-14, READ-9).
+
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    crypto::{Initiator, LifeClaim, Responder},
+    realm::{
+        lives::Lives,
+        records::{LivesRecord, Record as _, lives},
+    },
+    wire::{Cursors, Event, Life, Mailbox},
+};
+
+/// What a device claims that remembers `life`.
+fn claim(life: Life) -> LifeClaim {
+    let mut rng = StdRng::seed_from_u64(5);
+    let (device, realm) = (
+        SecretKey::from_bytes([1; 32]),
+        SecretKey::from_bytes([2; 32]),
+    );
+    let (ours, one) = Initiator::start(&mut rng, &device, &realm.public(), b"").unwrap();
+    let (theirs, _) = Responder::read(&mut rng, &realm, &one).unwrap();
+    LifeClaim::new(theirs.life_key, ours.life_key.tag(life))
+}
+
+fn news(life: Option<Life>, is_unknown: bool) -> LifeNews {
+    LifeNews { life, is_unknown }
+}
+
+impl Fixture {
+    async fn begin(self) -> (Self, Life) {
+        let fixture = self.restart();
+        fixture.realm.begin_life(false).await;
+        let Lives(lives) = fixture.realm.lives.get().unwrap();
+        let current = lives[0];
+        (fixture, current)
+    }
+
+    fn judge(&self, life: Life) -> LifeNews {
+        self.realm.judge_claim(Some(&claim(life)))
+    }
+}
+
+/// HS-14
+#[tokio::test]
+async fn life_claims_are_compared_with_all_lives_of_the_store() {
+    let fixture = Fixture::new();
+    assert_eq!(
+        fixture.judge(Life([1; 4])),
+        news(None, false),
+        "no life has begun"
+    );
+    let (fixture, first) = fixture.begin().await;
+    let (fixture, second) = fixture.begin().await;
+    assert_ne!(first, second);
+    assert_eq!(fixture.judge(second), news(None, false));
+    assert_eq!(fixture.judge(first), news(Some(second), false));
+    assert_eq!(fixture.judge(Life::NONE), news(Some(second), false));
+    assert_eq!(fixture.judge(Life([1; 4])), news(Some(second), true));
+    assert_eq!(fixture.realm.judge_claim(None), news(None, false));
+    // A store that was copied while in use knows the life in which it was.
+    let fixture = fixture.restart();
+    fixture.realm.begin_life(true).await;
+    assert!(fixture.judge(second).is_unknown && fixture.judge(first).is_unknown);
+    assert!(!fixture.judge(Life::NONE).is_unknown);
+}
+
+/// HS-14: the oldest lives make way.
+#[tokio::test]
+async fn life_records_are_bounded() {
+    let fixture = Fixture::new();
+    let former: Vec<[u8; 4]> = (1..=1024_u32).map(u32::to_be_bytes).collect();
+    let mut batch = Batch::new();
+    let record = LivesRecord { lives: former };
+    batch.put(lives(), record.to_value().unwrap());
+    fixture.realm.store.commit(batch).await.unwrap();
+    let (fixture, current) = fixture.begin().await;
+    let Lives(kept) = fixture.realm.lives.get().unwrap();
+    assert_eq!(kept.len(), 1024);
+    let life = |n: u32| Life(n.to_be_bytes());
+    assert_eq!(fixture.judge(life(1)), news(Some(current), false));
+    assert_eq!(fixture.judge(life(1023)), news(Some(current), false));
+    assert_eq!(fixture.judge(life(1024)), news(Some(current), true));
+}
+
+/// Asks from a link whose claim was unknown.
+async fn ask_unknown(fixture: &Fixture, options: Options, command: Command<'_>) -> Answer {
+    let caller = Caller {
+        trusts_cursors: false,
+        ..fixture.caller(device(2))
+    };
+    let bytes = Request { options, command }.to_bytes();
+    Answer::parse(&fixture.realm.handle(&caller, &bytes).await).unwrap()
+}
+
+async fn positions(fixture: &Fixture, after: Option<u64>, offset: Option<u64>) -> Vec<u64> {
+    let options = Options {
+        after,
+        offset,
+        ..Options::NONE
+    };
+    let command = Command::Inbox {
+        session: SessionRef::Bound,
+    };
+    match ask_unknown(fixture, options, command).await {
+        Answer::Page(page) => {
+            assert!(page.entries.iter().all(|entry| entry.fragment.is_none()));
+            let entries = page.entries.iter();
+            entries.map(|entry| entry.position.0).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// bob, who has confirmed 2 of the 5 messages that ann has sent.
+async fn with_messages() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    fixture.register(device(2), "bob").await;
+    for number in 2..=6 {
+        let sent = fixture.ask(device(1), send(number, "bob", "x")).await;
+        assert_eq!(sent, STORED);
+    }
+    let confirms = Options {
+        after: Some(2),
+        ..Options::NONE
+    };
+    assert_eq!(fixture.inbox(device(2), confirms).await.entries.len(), 3);
+    fixture
+}
+
+/// READ-9
+#[tokio::test]
+async fn life_unknown_makes_reading_begin_at_what_is_confirmed() {
+    let fixture = with_messages().await;
+    assert_eq!(positions(&fixture, Some(5), None).await, [3, 4, 5]);
+    assert_eq!(positions(&fixture, Some(4), Some(1)).await, [3, 4, 5]);
+    assert_eq!(positions(&fixture, Some(0), None).await, [1, 2, 3, 4, 5]);
+    // Nothing was confirmed by it.
+    assert_eq!(positions(&fixture, None, None).await, [3, 4, 5]);
+    let unread = ask_unknown(
+        &fixture,
+        Options::NONE,
+        Command::Unread {
+            session: SessionRef::Bound,
+            cursors: Cursors::default(),
+        },
+    );
+    let Answer::Unread(counts) = unread.await else {
+        panic!("no counts")
+    };
+    assert_eq!(counts[0].count, 3);
+}
+
+/// READ-9, WATCH-1
+#[tokio::test]
+async fn life_unknown_makes_watching_begin_at_what_is_confirmed() {
+    let fixture = with_messages().await;
+    let watch = |position| Command::Watch {
+        session: SessionRef::Bound,
+        cursors: Cursors(vec![(Mailbox::Private, Position(position))]),
+    };
+    assert_eq!(
+        ask_unknown(&fixture, Options::NONE, watch(5)).await,
+        Answer::Done
+    );
+    assert_eq!(positions(&fixture, None, None).await, [3, 4, 5]);
+    let trusting = fixture.caller(device(2));
+    let distrusting = Caller {
+        trusts_cursors: false,
+        ..trusting
+    };
+    let realm = Arc::new(fixture.realm);
+    for (caller, named, first) in [(distrusting, 5, 3), (distrusting, 0, 1), (trusting, 4, 5)] {
+        let command = Request::from(watch(named)).to_bytes();
+        let mut watch = realm.watch(&caller, &command).await.unwrap();
+        let push = watch.next(MOMENT, true, false).await.unwrap();
+        let pushed = Event::parse(&push.bytes).unwrap();
+        assert_eq!(pushed.entry.position, Position(first), "{named}");
+    }
+}
