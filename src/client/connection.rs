@@ -1,6 +1,6 @@
 //! Getting from a connection string to a link that can be asked.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use rand::Rng as _;
 use tokio::{
@@ -10,13 +10,15 @@ use tokio::{
 
 use super::{
     CallError, Client, Notice,
-    driver::{Ask, AskError, Driver, Job, Status, Target, Told, ask_who},
+    ask::{Ask, AskError, Job, Status, Target, Told},
+    driver::Driver,
+    route::Route,
+    who::ask_who,
 };
 use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::{self, Endpoint},
-    host::{Host, Socket},
-    wire::OperationNumber,
+    wire::{OperationNumber, Request},
 };
 
 /// The longest answer that is put together from parts, in bytes (LINK-13).
@@ -29,7 +31,16 @@ const ASKS_MAX: usize = 64;
 pub struct Connection {
     jobs: mpsc::Sender<Job>,
     status: watch::Receiver<Status>,
-    address: SocketAddr,
+    /// The host of the connection string.
+    host: String,
+    pinned: Option<PublicKey>,
+}
+
+/// What a call knows of the driver at work.
+struct Reach {
+    jobs: mpsc::Sender<Job>,
+    status: watch::Receiver<Status>,
+    host: String,
     pinned: Option<PublicKey>,
 }
 
@@ -42,49 +53,69 @@ impl Client {
         deadline: Instant,
     ) -> Result<Vec<u8>, CallError> {
         let (answer, answered) = oneshot::channel();
-        let (jobs, address, pinned) = self.connected(deadline).await?;
+        let reach = self.connected(deadline).await?;
         let waited = self.options.deadline;
         let lost = || CallError::OutcomeUnknown { waited };
+        let changes =
+            Request::parse(&bytes).is_ok_and(|request| request.command.operation().is_some());
         let ask = Ask {
             bytes,
             deadline,
-            early,
+            early: early && self.options.early_data,
             answer,
+            left: false,
         };
-        jobs.send(Job::Ask(ask)).await.map_err(|_| lost())?;
+        reach.jobs.send(Job::Ask(ask)).await.map_err(|_| lost())?;
         let outcome = answered.await.map_err(|_| lost())?;
-        self.follow(pinned).await?;
+        self.follow(reach.pinned).await?;
+        let address = reach.status.borrow().address;
         outcome.map_err(|error| match error {
-            AskError::Expired { heard: true, .. } => lost(),
-            AskError::Expired { refused, .. } => CallError::Unreachable {
+            // What changes nothing and was not heard of can be asked again.
+            AskError::Expired { heard, left, .. } if left && (changes || heard) => lost(),
+            error => self.failed(error, reach.host, address, reach.pinned),
+        })
+    }
+
+    /// The error for a question that has certainly not taken effect.
+    fn failed(
+        &self,
+        error: AskError,
+        host: String,
+        address: Option<SocketAddr>,
+        pinned: Option<PublicKey>,
+    ) -> CallError {
+        let no_route = |cause| CallError::Resolve {
+            host,
+            source: io::Error::other(cause),
+        };
+        let waited = self.options.deadline;
+        match (error, address, pinned) {
+            (AskError::Expired { refused, .. }, Some(address), _) => CallError::Unreachable {
                 address,
                 waited,
                 refused,
             },
-            AskError::KeyChanged(found) => match pinned {
-                Some(pinned) => CallError::KeyChanged {
-                    address,
-                    pinned,
-                    found,
-                },
-                None => CallError::NoKey,
+            (AskError::KeyChanged(found), Some(address), Some(pinned)) => CallError::KeyChanged {
+                address,
+                pinned,
+                found,
             },
-        })
+            (AskError::KeyChanged(_), ..) => CallError::NoKey,
+            (AskError::NoRoute(cause), ..) => no_route(cause),
+            (AskError::Expired { .. }, None, _) => no_route("it has no address".into()),
+        }
     }
 
     /// From now on `tell` is told what the realm pushes.
     pub(super) async fn tell_pushed(&self, tell: mpsc::Sender<Told>) -> Result<(), CallError> {
-        let (jobs, ..) = self.connected(self.deadline()).await?;
+        let jobs = self.connected(self.deadline()).await?.jobs;
         let waited = self.options.deadline;
         let lost = |_| CallError::OutcomeUnknown { waited };
         jobs.send(Job::Tell(tell)).await.map_err(lost)
     }
 
     /// The driver at work, and whom it talks to; one is begun if there is none.
-    async fn connected(
-        &self,
-        deadline: Instant,
-    ) -> Result<(mpsc::Sender<Job>, SocketAddr, Option<PublicKey>), CallError> {
+    async fn connected(&self, deadline: Instant) -> Result<Reach, CallError> {
         let mut connection = self.connection.lock().await;
         if connection
             .as_ref()
@@ -93,18 +124,19 @@ impl Client {
             *connection = Some(self.connect(deadline).await?);
         }
         match connection.as_ref() {
-            Some(open) => Ok((open.jobs.clone(), open.address, open.pinned)),
+            Some(open) => Ok(Reach {
+                jobs: open.jobs.clone(),
+                status: open.status.clone(),
+                host: open.host.clone(),
+                pinned: open.pinned,
+            }),
             None => Err(CallError::NoServer),
         }
     }
 
     /// Remembers the realm's new key, if the one it was known by has vouched for it.
     async fn follow(&self, pinned: Option<PublicKey>) -> Result<(), CallError> {
-        let successor = {
-            let connection = self.connection.lock().await;
-            let status = connection.as_ref().map(|open| *open.status.borrow());
-            status.and_then(|status| status.successor)
-        };
+        let successor = self.link_status().await.successor;
         if let (Some(from), Some(to)) = (pinned, successor)
             && self.profile.update(|state| state.follow(from, to))?
         {
@@ -113,26 +145,32 @@ impl Client {
         Ok(())
     }
 
+    /// What is known of the link to the realm.
+    pub async fn link_status(&self) -> Status {
+        let connection = self.connection.lock().await;
+        let status = connection.as_ref().map(|open| *open.status.borrow());
+        status.unwrap_or_default()
+    }
+
     /// The highest operation number that the realm is known to have seen from this device.
     pub(super) async fn highest(&self) -> OperationNumber {
-        let connection = self.connection.lock().await;
-        connection
-            .as_ref()
-            .map_or(OperationNumber(0), |open| open.status.borrow().highest)
+        self.link_status().await.highest
     }
 
     /// The round-trip time, once it is known.
     pub(super) async fn rtt(&self) -> Option<Duration> {
-        let connection = self.connection.lock().await;
-        let status = connection.as_ref().map(|open| *open.status.borrow());
-        status.and_then(|status| status.rtt)
+        self.link_status().await.rtt
     }
 
     async fn connect(&self, deadline: Instant) -> Result<Connection, CallError> {
         let state = self.profile.load()?;
         let server = state.server.as_deref().ok_or(CallError::NoServer)?;
         let server: ConnectionString = server.parse().map_err(|_| CallError::NoServer)?;
-        let (socket, address) = dial(&self.host, &server).await?;
+        let remembered = state.rtt_us.map(Duration::from_micros);
+        let rtt = remembered.or(self.options.traits.rtt);
+        let host = server.host.clone();
+        let meter = self.options.meter.clone();
+        let mut route = Route::new(self.host.clone(), meter, (host.clone(), server.port), rtt);
         let mut rng = self.host.rng()?;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
@@ -157,14 +195,9 @@ impl Client {
             _ if state.plain => None,
             Some(key) => Some(key),
             None if self.options.trust => {
-                let meter = &self.options.meter;
-                let found = ask_who((&socket, meter), &mut endpoint, address, deadline)
+                let found = ask_who(&mut route, &mut endpoint, deadline)
                     .await
-                    .map_err(|error| CallError::Unreachable {
-                        address,
-                        waited: self.options.deadline,
-                        refused: matches!(error, AskError::Expired { refused: true, .. }),
-                    })?;
+                    .map_err(|error| self.failed(error, host.clone(), route.address(), None))?;
                 let server = ConnectionString {
                     key: Some(found),
                     ..server
@@ -176,57 +209,18 @@ impl Client {
             }
             None => return Err(CallError::NoKey),
         };
-        let target = Target {
-            address,
-            key: pinned,
-            rtt: state
-                .rtt_us
-                .map(Duration::from_micros)
-                .or(self.options.traits.rtt),
-        };
+        let target = Target { key: pinned, rtt };
         let (jobs, taken) = mpsc::channel(ASKS_MAX);
         let (tell, status) = watch::channel(Status::default());
         let silence = self.options.traits.keepalive;
         let keepalive = Some(silence).filter(|silence| !silence.first.is_zero());
-        tokio::spawn(
-            Driver::new(
-                target,
-                (self.host.clone(), socket),
-                endpoint,
-                self.options.meter.clone(),
-                tell,
-                keepalive,
-            )
-            .run(taken),
-        );
+        let driver = Driver::new(target, route, endpoint, tell, keepalive);
+        tokio::spawn(driver.run(taken));
         Ok(Connection {
             jobs,
             status,
-            address,
+            host,
             pinned,
         })
     }
-}
-
-/// Finds the realm's address, and a socket that has a way there.
-async fn dial(host: &Host, server: &ConnectionString) -> Result<(Socket, SocketAddr), CallError> {
-    let failed = |source| CallError::Resolve {
-        host: server.host.clone(),
-        source,
-    };
-    let mut addresses: Vec<SocketAddr> =
-        tokio::net::lookup_host((server.host.as_str(), server.port))
-            .await
-            .map_err(failed)?
-            .collect();
-    // Realms listen on IPv4 unless told otherwise. Where there is no way by IPv4, the next is taken.
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
-        match host.connect(address).await {
-            Ok(socket) => return Ok((socket, address)),
-            Err(error) => last = error,
-        }
-    }
-    Err(failed(last))
 }

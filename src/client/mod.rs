@@ -29,6 +29,7 @@
 //!
 //! The futures need a tokio runtime with its timers and I/O enabled; one thread is enough.
 
+mod ask;
 mod calls;
 mod connection;
 mod direct;
@@ -38,7 +39,10 @@ mod finishing;
 mod message;
 mod meter;
 mod profile;
+mod route;
+mod watchdog;
 mod watching;
+mod who;
 
 use std::{
     io,
@@ -49,6 +53,7 @@ use std::{
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
+pub use ask::Status as LinkStatus;
 use connection::Connection;
 pub use direct::{Direct, Outcome};
 pub use error::{CallError, ProfileError};
@@ -57,7 +62,7 @@ pub use meter::{Meter, Spending, Spent, Traffic};
 #[cfg(test)]
 pub(crate) use profile::Memory;
 pub use profile::{Profile, Shown, State, Unfinished, default_home};
-pub use watching::Watching;
+pub use watching::{WatchEvent, Watching};
 
 pub use crate::link::{DATAGRAM_MIN, Kind, Redundancy, Silence, Traits};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::mpsc;
 
-use super::{CallError, Client, driver::Told};
+use super::{CallError, Client, ask::Told};
 use crate::wire::{Answer, Command, Cursors, Entry, Event, Mailbox, Options, Position, Unread};
 
 /// Messages that wait to be taken; then the realm waits too.
@@ -16,6 +16,18 @@ pub struct Watching<'a> {
     client: &'a Client,
     told: mpsc::Receiver<Told>,
     cursors: BTreeMap<String, (Mailbox, u64)>,
+}
+
+/// What a watch sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchEvent {
+    /// A message, and its mailbox.
+    Message(Mailbox, Entry),
+    /// The realm is out of reach: a keepalive was not answered for 10 s, or the link does not open for 5 s. The watch
+    /// goes on trying.
+    OutOfReach,
+    /// The realm is back.
+    Back,
 }
 
 impl Client {
@@ -79,6 +91,18 @@ impl Watching<'_> {
     /// When the realm refuses, as it does once the session has ended, or cannot be reached again.
     pub async fn next(&mut self) -> Result<(Mailbox, Entry), CallError> {
         loop {
+            if let WatchEvent::Message(mailbox, entry) = self.next_event().await? {
+                return Ok((mailbox, entry));
+            }
+        }
+    }
+
+    /// The next message as by [`Watching::next`], or that the realm is out of reach or back.
+    ///
+    /// # Errors
+    /// As [`Watching::next`].
+    pub async fn next_event(&mut self) -> Result<WatchEvent, CallError> {
+        loop {
             match self.told.recv().await {
                 Some(Told::Pushed(bytes)) => {
                     let event = Event::parse(&bytes)
@@ -91,9 +115,11 @@ impl Watching<'_> {
                         .or_insert((mailbox, 0));
                     if position > known.1 {
                         known.1 = position;
-                        return Ok((mailbox, entry));
+                        return Ok(WatchEvent::Message(mailbox, entry));
                     }
                 }
+                Some(Told::Silent) => return Ok(WatchEvent::OutOfReach),
+                Some(Told::Heard) => return Ok(WatchEvent::Back),
                 // The realm knows nothing of what the link before this one was for.
                 Some(Told::Opened) => self.ask().await?,
                 None => {
