@@ -174,7 +174,10 @@ impl Driver {
             };
             let deadline = self.time(ask.deadline);
             let bytes = ask.bytes.clone();
-            match self.endpoint.request(now, link, bytes, deadline, ask.early) {
+            // The realm pushes nothing before this side has sent a packet on the open link; an answer to early data
+            // calls for none.
+            let early = ask.early && !(self.watcher.is_some() && self.is_expected);
+            match self.endpoint.request(now, link, bytes, deadline, early) {
                 Some(number) => {
                     self.asked.insert(number, ask);
                 }
