@@ -173,10 +173,6 @@ impl Machine {
         self.0.network.resolve(name, port)
     }
 
-    pub fn network(&self) -> &Network {
-        &self.0.network
-    }
-
     pub fn rng(&self) -> StdRng {
         let mut seed = [0; 32];
         self.0.rng.lock().unwrap().fill_bytes(&mut seed);
