@@ -184,6 +184,7 @@ fn answer_with_junk(socket: Socket) {
     });
 }
 
+/// HS-15: also when the first candidate answers with what is not authentic.
 #[tokio::test(start_paused = true)]
 async fn route_dead_first_address_next_one_is_taken() {
     let setting = Setting::new(&[DEAD, LIVE]);
@@ -203,7 +204,7 @@ async fn route_dead_first_address_next_one_is_taken() {
     assert!(setting.network.sent() - before <= 4);
 }
 
-/// With one address nothing is sent twice.
+/// HS-15: a first address that answers costs nothing more.
 #[tokio::test(start_paused = true)]
 async fn route_live_first_address_costs_no_datagram_more() {
     let mut sent = vec![];
@@ -215,6 +216,7 @@ async fn route_live_first_address_costs_no_datagram_more() {
     assert_eq!(sent[0], sent[1]);
 }
 
+/// HS-16
 #[tokio::test(start_paused = true)]
 async fn route_unknown_name_is_waited_for_until_the_deadline() {
     let setting = Setting::new(&[]);
@@ -244,6 +246,7 @@ async fn route_unknown_name_is_waited_for_until_the_deadline() {
     );
 }
 
+/// HS-16
 #[tokio::test(start_paused = true)]
 async fn route_missing_network_is_waited_for() {
     let setting = Setting::new(&[LIVE]);
@@ -270,7 +273,7 @@ async fn route_missing_network_is_waited_for() {
     );
 }
 
-/// A command of which nothing has left is said not to be done, and is not done.
+/// HS-17: a command of which nothing has left is said not to be done, and is not done.
 #[tokio::test(start_paused = true)]
 async fn route_nothing_left_is_unreachable_and_never_done() {
     let setting = Setting::new(&[LIVE]);
@@ -296,7 +299,7 @@ async fn route_nothing_left_is_unreachable_and_never_done() {
     assert!(texts(&setting.other_device().await).await.is_empty());
 }
 
-/// Early data takes effect with the first datagram: whether it has is not known when no answer comes.
+/// HS-17: early data takes effect with the first datagram: whether it has is not known when no answer comes.
 #[tokio::test(start_paused = true)]
 async fn route_early_data_without_answer_is_unknown() {
     let setting = Setting::new(&[LIVE]);
@@ -319,7 +322,7 @@ async fn route_early_data_without_answer_is_unknown() {
     );
 }
 
-/// A watch finds its realm at another address, and tells meanwhile that it is out of reach.
+/// HS-16: a watch finds its realm at another address, and tells meanwhile that it is out of reach.
 #[tokio::test(start_paused = true)]
 async fn route_moved_realm_is_found_by_a_watch() {
     let setting = Setting::new(&[LIVE]);
