@@ -362,7 +362,8 @@ impl Driver {
             // It is told that it has not left, so that it must not leave any more: neither with a copy of the last
             // datagram nor as early data of an Init that is sent again.
             self.route.forget_last();
-            if let Some(link) = self.link.filter(|link| !self.endpoint.is_open(*link)) {
+            let opening = self.link.filter(|link| !self.endpoint.is_open(*link));
+            if let Some(link) = opening.filter(|_| ask.early) {
                 let now = self.now();
                 self.endpoint.close(now, link, CloseReason::Done);
             }

@@ -84,11 +84,25 @@ impl Watching<'_> {
         }
     }
 
+    /// Asks on a link that was opened anew. A watch that has begun goes on however long its realm is away.
+    async fn ask_again(&self) -> Result<(), CallError> {
+        loop {
+            match self.ask().await {
+                Err(
+                    CallError::Unreachable { .. }
+                    | CallError::OutcomeUnknown { .. }
+                    | CallError::Resolve { .. },
+                ) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// The next message, as soon as there is one, and its mailbox. Each comes once, those of one mailbox in their
     /// order, whatever happens to the link meanwhile. To be told to [`Client::shown`] once it is shown.
     ///
     /// # Errors
-    /// When the realm refuses, as it does once the session has ended, or cannot be reached again.
+    /// When the realm refuses, as it does once the session has ended.
     pub async fn next(&mut self) -> Result<(Mailbox, Entry), CallError> {
         loop {
             if let WatchEvent::Message(mailbox, entry) = self.next_event().await? {
@@ -121,7 +135,7 @@ impl Watching<'_> {
                 Some(Told::Silent) => return Ok(WatchEvent::OutOfReach),
                 Some(Told::Heard) => return Ok(WatchEvent::Back),
                 // The realm knows nothing of what the link before this one was for.
-                Some(Told::Opened) => self.ask().await?,
+                Some(Told::Opened) => self.ask_again().await?,
                 None => {
                     let (tell, told) = mpsc::channel(WAITING_MAX);
                     self.told = told;
