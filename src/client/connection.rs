@@ -1,6 +1,6 @@
 //! Getting from a connection string to a link that can be asked.
 
-use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
+use std::{io, net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use rand::Rng as _;
 use tokio::{
@@ -10,14 +10,16 @@ use tokio::{
 
 use super::{
     CallError, Notice, Shared,
-    driver::{Ask, AskError, Driver, Job, Status, Target, Told, ask_who},
+    ask::{Ask, AskError, Job, Status, Target, Told},
+    driver::Driver,
+    route::Route,
     state,
+    who::ask_who,
 };
 use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::{self, Endpoint},
-    host::{Host, Socket},
-    wire::{Life, OperationNumber},
+    wire::{Life, OperationNumber, Request},
 };
 
 /// The longest answer that is put together from parts, in bytes (LINK-13).
@@ -30,7 +32,16 @@ const ASKS_MAX: usize = 64;
 pub struct Connection {
     jobs: mpsc::Sender<Job>,
     status: watch::Receiver<Status>,
-    address: SocketAddr,
+    /// The host of the connection string.
+    host: String,
+    pinned: Option<PublicKey>,
+}
+
+/// What a call knows of the driver at work.
+struct Reach {
+    jobs: mpsc::Sender<Job>,
+    status: watch::Receiver<Status>,
+    host: String,
     pinned: Option<PublicKey>,
 }
 
@@ -43,49 +54,69 @@ impl Shared {
         deadline: Instant,
     ) -> Result<Vec<u8>, CallError> {
         let (answer, answered) = oneshot::channel();
-        let (jobs, address, pinned) = self.connected(deadline).await?;
+        let reach = self.connected(deadline).await?;
         let waited = self.options.deadline;
         let lost = || CallError::OutcomeUnknown { waited };
+        let changes =
+            Request::parse(&bytes).is_ok_and(|request| request.command.operation().is_some());
         let ask = Ask {
             bytes,
             deadline,
-            early,
+            early: early && self.options.early_data,
             answer,
+            left: false,
         };
-        jobs.send(Job::Ask(ask)).await.map_err(|_| lost())?;
+        reach.jobs.send(Job::Ask(ask)).await.map_err(|_| lost())?;
         let outcome = answered.await.map_err(|_| lost())?;
-        self.follow(pinned).await?;
+        self.follow(reach.pinned).await?;
+        let address = reach.status.borrow().address;
         outcome.map_err(|error| match error {
-            AskError::Expired { heard: true, .. } => lost(),
-            AskError::Expired { refused, .. } => CallError::Unreachable {
+            // What changes nothing and was not heard of can be asked again.
+            AskError::Expired { heard, left, .. } if left && (changes || heard) => lost(),
+            error => self.failed(error, reach.host, address, reach.pinned),
+        })
+    }
+
+    /// The error for a question that has certainly not taken effect.
+    fn failed(
+        &self,
+        error: AskError,
+        host: String,
+        address: Option<SocketAddr>,
+        pinned: Option<PublicKey>,
+    ) -> CallError {
+        let no_route = |cause| CallError::Resolve {
+            host,
+            source: io::Error::other(cause),
+        };
+        let waited = self.options.deadline;
+        match (error, address, pinned) {
+            (AskError::Expired { refused, .. }, Some(address), _) => CallError::Unreachable {
                 address,
                 waited,
                 refused,
             },
-            AskError::KeyChanged(found) => match pinned {
-                Some(pinned) => CallError::KeyChanged {
-                    address,
-                    pinned,
-                    found,
-                },
-                None => CallError::NoKey,
+            (AskError::KeyChanged(found), Some(address), Some(pinned)) => CallError::KeyChanged {
+                address,
+                pinned,
+                found,
             },
-        })
+            (AskError::KeyChanged(_), ..) => CallError::NoKey,
+            (AskError::NoRoute(cause), ..) => no_route(cause),
+            (AskError::Expired { .. }, None, _) => no_route("it has no address".into()),
+        }
     }
 
     /// From now on `tell` is told what the realm pushes.
     pub(super) async fn tell_pushed(&self, tell: mpsc::Sender<Told>) -> Result<(), CallError> {
-        let (jobs, ..) = self.connected(self.deadline()).await?;
+        let jobs = self.connected(self.deadline()).await?.jobs;
         let waited = self.options.deadline;
         let lost = |_| CallError::OutcomeUnknown { waited };
         jobs.send(Job::Tell(tell)).await.map_err(lost)
     }
 
     /// The driver at work, and whom it talks to; one is begun if there is none.
-    async fn connected(
-        &self,
-        deadline: Instant,
-    ) -> Result<(mpsc::Sender<Job>, SocketAddr, Option<PublicKey>), CallError> {
+    async fn connected(&self, deadline: Instant) -> Result<Reach, CallError> {
         let mut connection = self.connection.lock().await;
         if connection
             .as_ref()
@@ -94,20 +125,21 @@ impl Shared {
             *connection = Some(self.connect(deadline).await?);
         }
         match connection.as_ref() {
-            Some(open) => Ok((open.jobs.clone(), open.address, open.pinned)),
+            Some(open) => Ok(Reach {
+                jobs: open.jobs.clone(),
+                status: open.status.clone(),
+                host: open.host.clone(),
+                pinned: open.pinned,
+            }),
             None => Err(CallError::NoServer),
         }
     }
 
-    /// Remembers the life of the realm's store, and the realm's new key, if the one it was known by has vouched for it.
+    /// Remembers the realm's new key, if the one it was known by has vouched for it.
     async fn follow(&self, pinned: Option<PublicKey>) -> Result<(), CallError> {
-        let status = {
-            let connection = self.connection.lock().await;
-            connection.as_ref().map(|open| *open.status.borrow())
-        }
-        .unwrap_or_default();
         self.learn_life().await?;
-        if let (Some(from), Some(to)) = (pinned, status.successor)
+        let successor = self.link_status().await.successor;
+        if let (Some(from), Some(to)) = (pinned, successor)
             && self.followed(from, to)?
         {
             self.note(Notice::KeyFollowed { from, to });
@@ -118,18 +150,11 @@ impl Shared {
     /// Remembers the life of the realm's store. If the realm did not know the one that was claimed, it was restored from a
     /// backup, and what has been shown is known by positions of a store that is lost (READ-9).
     pub(super) async fn learn_life(&self) -> Result<(), CallError> {
-        let status = {
-            let connection = self.connection.lock().await;
-            connection.as_ref().map(|open| *open.status.borrow())
-        };
-        let Some(Status {
+        let Status {
             life,
             is_life_unknown,
             ..
-        }) = status
-        else {
-            return Ok(());
-        };
+        } = self.link_status().await;
         let (realm, _) = self.target()?;
         let life = life.map(|life| life.0);
         if (life.is_none() && !is_life_unknown) || self.state()?.life == life {
@@ -183,19 +208,21 @@ impl Shared {
         })?)
     }
 
+    /// What is known of the link to the realm.
+    pub async fn link_status(&self) -> Status {
+        let connection = self.connection.lock().await;
+        let status = connection.as_ref().map(|open| *open.status.borrow());
+        status.unwrap_or_default()
+    }
+
     /// The highest operation number that the realm is known to have seen from this device.
     pub(super) async fn highest(&self) -> OperationNumber {
-        let connection = self.connection.lock().await;
-        connection
-            .as_ref()
-            .map_or(OperationNumber(0), |open| open.status.borrow().highest)
+        self.link_status().await.highest
     }
 
     /// The round-trip time, once it is known.
     pub(super) async fn rtt(&self) -> Option<Duration> {
-        let connection = self.connection.lock().await;
-        let status = connection.as_ref().map(|open| *open.status.borrow());
-        status.and_then(|status| status.rtt)
+        self.link_status().await.rtt
     }
 
     async fn connect(&self, deadline: Instant) -> Result<Connection, CallError> {
@@ -210,7 +237,11 @@ impl Shared {
             key,
             ..server.clone()
         };
-        let (socket, address) = dial(&self.host, &server).await?;
+        let remembered = state.rtt_us.map(Duration::from_micros);
+        let rtt = remembered.or(self.options.traits.rtt);
+        let host = server.host.clone();
+        let meter = self.options.meter.clone();
+        let mut route = Route::new(self.host.clone(), meter, (host.clone(), server.port), rtt);
         let mut rng = self.host.rng()?;
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
@@ -235,14 +266,9 @@ impl Shared {
             _ if state.plain => None,
             Some(key) => Some(key),
             None if self.options.trust => {
-                let meter = &self.options.meter;
-                let found = ask_who((&socket, meter), &mut endpoint, address, deadline)
+                let found = ask_who(&mut route, &mut endpoint, deadline)
                     .await
-                    .map_err(|error| CallError::Unreachable {
-                        address,
-                        waited: self.options.deadline,
-                        refused: matches!(error, AskError::Expired { refused: true, .. }),
-                    })?;
+                    .map_err(|error| self.failed(error, host.clone(), route.address(), None))?;
                 let server = ConnectionString {
                     key: Some(found),
                     ..server
@@ -256,57 +282,21 @@ impl Shared {
             None => return Err(CallError::NoKey),
         };
         let target = Target {
-            address,
             key: pinned,
-            rtt: state
-                .rtt_us
-                .map(Duration::from_micros)
-                .or(self.options.traits.rtt),
+            rtt,
             life: state.life.map(Life),
         };
         let (jobs, taken) = mpsc::channel(ASKS_MAX);
         let (tell, status) = watch::channel(Status::default());
         let silence = self.options.traits.keepalive;
         let keepalive = Some(silence).filter(|silence| !silence.first.is_zero());
-        tokio::spawn(
-            Driver::new(
-                target,
-                (self.host.clone(), socket),
-                endpoint,
-                self.options.meter.clone(),
-                tell,
-                keepalive,
-            )
-            .run(taken),
-        );
+        let driver = Driver::new(target, route, endpoint, tell, keepalive);
+        tokio::spawn(driver.run(taken));
         Ok(Connection {
             jobs,
             status,
-            address,
+            host,
             pinned,
         })
     }
-}
-
-/// Finds the realm's address, and a socket that has a way there.
-async fn dial(host: &Host, server: &ConnectionString) -> Result<(Socket, SocketAddr), CallError> {
-    let failed = |source| CallError::Resolve {
-        host: server.host.clone(),
-        source,
-    };
-    let mut addresses: Vec<SocketAddr> =
-        tokio::net::lookup_host((server.host.as_str(), server.port))
-            .await
-            .map_err(failed)?
-            .collect();
-    // Realms listen on IPv4 unless told otherwise. Where there is no way by IPv4, the next is taken.
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
-        match host.connect(address).await {
-            Ok(socket) => return Ok((socket, address)),
-            Err(error) => last = error,
-        }
-    }
-    Err(failed(last))
 }

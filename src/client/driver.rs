@@ -6,118 +6,49 @@ mod lives;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::Instant,
 };
 
-use super::Meter;
+use super::{
+    ask::{Ask, AskError, Job, Status, Target, Told},
+    route::{Ready, Route},
+    watchdog::{Due, Watchdog},
+};
 use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
-    host::{Host, Socket},
     link::{Silence, Time},
-    wire::{CloseReason, Life, OperationNumber, Welcome},
+    wire::{CloseReason, Welcome},
 };
 
 /// When nothing was heard for so long, the realm is asked who it is: its key may have changed.
 const DOUBT: Duration = Duration::from_secs(10);
-/// A socket that cannot send is replaced so often at most.
-const REBIND_EVERY: Duration = Duration::from_secs(1);
 /// A datagram longer than this is no realm's.
-const DATAGRAM_BYTES_MAX: usize = 65_535;
-
-/// A question.
-pub struct Ask {
-    pub bytes: Vec<u8>,
-    pub deadline: Instant,
-    pub early: bool,
-    pub answer: oneshot::Sender<Result<Vec<u8>, AskError>>,
-}
-
-/// What there is to do.
-pub enum Job {
-    /// Ask something.
-    Ask(Ask),
-    /// Tell what is pushed.
-    Tell(mpsc::Sender<Told>),
-}
-
-/// What is told to who watches.
-#[derive(Debug)]
-pub enum Told {
-    /// The realm has pushed this.
-    Pushed(Vec<u8>),
-    /// The link is a new one: what was asked of the realm for the one before is to be asked again.
-    Opened,
-    /// The realm was restored from a backup: positions that are remembered are those of a lost store (READ-9).
-    CursorsLost,
-}
-
-/// Why a question has no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AskError {
-    /// Its deadline is over.
-    Expired {
-        /// Something was heard from the realm.
-        heard: bool,
-        /// The machine there says that nothing listens on the port.
-        refused: bool,
-    },
-    /// Whoever answers has another key.
-    KeyChanged(PublicKey),
-}
-
-/// What is known of the link.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// The highest operation number that the realm has seen from this device.
-    pub highest: OperationNumber,
-    /// The round-trip time.
-    pub rtt: Option<Duration>,
-    /// The realm goes by this key now; the one it was known by has vouched for it.
-    pub successor: Option<PublicKey>,
-    /// The life of the realm's store, if the realm has told it.
-    pub life: Option<Life>,
-    /// The realm does not know the life that the link claimed.
-    pub is_life_unknown: bool,
-}
-
-/// Whom to talk to.
-#[derive(Clone, Copy, Debug)]
-pub struct Target {
-    pub address: SocketAddr,
-    /// None for a plain link.
-    pub key: Option<PublicKey>,
-    /// What is remembered of the path.
-    pub rtt: Option<Duration>,
-    /// The life of the realm's store that is remembered.
-    pub life: Option<Life>,
-}
+pub const DATAGRAM_BYTES_MAX: usize = 65_535;
+/// The endpoint knows the realm by this address, whichever candidate of the route is active.
+pub const REALM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 pub struct Driver {
     target: Target,
-    host: Host,
-    socket: Socket,
+    route: Route,
     endpoint: Endpoint,
-    meter: Meter,
+    watchdog: Watchdog,
     started: Instant,
     link: Option<LinkId>,
     waiting: VecDeque<Ask>,
     asked: BTreeMap<u64, Ask>,
     status: watch::Sender<Status>,
     heard: bool,
-    refused: bool,
     /// When to ask who is there, while nothing is heard.
     doubt: Option<Instant>,
     /// Who is there goes by this key, and may still answer to the one that is known, until then.
     changed: Option<(PublicKey, Instant)>,
-    rebound: Option<Instant>,
     watcher: Option<mpsc::Sender<Told>>,
     /// The link is open; and the watcher came before it was, so that its opening is no news.
     is_open: bool,
@@ -132,28 +63,24 @@ pub struct Driver {
 impl Driver {
     pub fn new(
         target: Target,
-        (host, socket): (Host, Socket),
+        route: Route,
         endpoint: Endpoint,
-        meter: Meter,
         status: watch::Sender<Status>,
         keepalive: Option<Silence>,
     ) -> Self {
         Self {
             target,
-            host,
-            socket,
+            route,
             endpoint,
-            meter,
+            watchdog: Watchdog::default(),
             started: Instant::now(),
             link: None,
             waiting: VecDeque::new(),
             asked: BTreeMap::new(),
             status,
             heard: false,
-            refused: false,
             doubt: None,
             changed: None,
-            rebound: None,
             watcher: None,
             is_open: false,
             is_expected: false,
@@ -176,32 +103,65 @@ impl Driver {
     pub async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         loop {
+            if self.is_wanted() && self.route.advance().await {
+                self.note_left();
+            }
             self.ask_waiting();
             self.take_events();
             self.transmit().await;
             if self.endpoint.has_events() {
                 continue;
             }
+            self.observe();
             let timeout = self.next_timeout();
             tokio::select! {
                 biased;
                 () = sleep_until(timeout) => {
                     self.handle_timeout();
-                    self.receive(&mut buffer);
+                    for which in 0..self.route.candidates() {
+                        self.receive(which, &mut buffer);
+                    }
                 }
                 job = jobs.recv() => match job {
                     Some(Job::Ask(ask)) => self.waiting.push_back(ask),
                     Some(Job::Tell(watcher)) => self.begin_telling(watcher),
                     None => return,
                 },
-                ready = self.socket.readable() => match ready {
-                    Ok(()) => self.receive(&mut buffer),
-                    Err(error) => self.note(&error),
+                ready = self.route.wait() => match ready {
+                    Ready::Readable(which) => self.receive(which, &mut buffer),
+                    Ready::Resolved(found) => self.resolved(found).await,
                 },
                 () = room_for(self.watcher.as_ref()), if !self.pushed.is_empty() => self.tell(),
                 () = watched_no_more(self.watcher.as_ref()) => self.end_telling(),
             }
         }
+    }
+
+    /// True when somebody wants something of the realm.
+    fn is_wanted(&self) -> bool {
+        self.watcher.is_some() || !self.asked.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// Takes in the outcome of a name look-up.
+    async fn resolved(&mut self, found: std::io::Result<Vec<SocketAddr>>) {
+        if self.route.resolved(found).await {
+            self.note_left();
+        }
+        let address = self.route.address();
+        self.status.send_modify(|status| status.address = address);
+        if self.watcher.is_some() {
+            let now = self.now();
+            self.link_or_open(now);
+        }
+    }
+
+    /// The link that there is, or else a new one. None without an address: what is to be sent waits for one, so that
+    /// it leaves as soon as there is one.
+    fn link_or_open(&mut self, now: Time) -> Option<LinkId> {
+        if self.link.is_none() && self.route.is_ready() {
+            self.open(now);
+        }
+        self.link
     }
 
     /// Puts the waiting questions on the link, as far as it takes them.
@@ -216,13 +176,16 @@ impl Driver {
                 continue;
             }
             let now = self.now();
-            let link = match self.link {
-                Some(link) => link,
-                None => self.open(now),
+            let Some(link) = self.link_or_open(now) else {
+                self.waiting.push_front(ask);
+                return;
             };
             let deadline = self.time(ask.deadline);
             let bytes = ask.bytes.clone();
-            match self.endpoint.request(now, link, bytes, deadline, ask.early) {
+            // The realm pushes nothing before this side has sent a packet on the open link; an answer to early data
+            // calls for none.
+            let early = ask.early && !(self.watcher.is_some() && self.is_expected);
+            match self.endpoint.request(now, link, bytes, deadline, early) {
                 Some(number) => {
                     self.asked.insert(number, ask);
                 }
@@ -234,14 +197,14 @@ impl Driver {
         }
     }
 
-    fn open(&mut self, now: Time) -> LinkId {
-        let Target { address, key, .. } = self.target;
-        let rtt = self.status.borrow().rtt.or(self.target.rtt);
+    fn open(&mut self, now: Time) {
+        let Target { key, rtt, life } = self.target;
+        let rtt = self.status.borrow().rtt.or(rtt);
         let link = match key {
-            Some(key) => self.endpoint.connect(now, address, key, rtt),
-            None => self.endpoint.connect_plain(now, address, rtt),
+            Some(key) => self.endpoint.connect(now, REALM, key, rtt),
+            None => self.endpoint.connect_plain(now, REALM, rtt),
         };
-        self.endpoint.claim_life(link, self.target.life);
+        self.endpoint.claim_life(link, life);
         if !self.heard && key.is_some() {
             self.doubt = Some(Instant::now() + DOUBT);
         }
@@ -249,7 +212,6 @@ impl Driver {
             self.endpoint.keep_alive(now, link, self.keepalive);
         }
         self.link = Some(link);
-        link
     }
 
     fn begin_telling(&mut self, watcher: mpsc::Sender<Told>) {
@@ -261,11 +223,9 @@ impl Driver {
         self.watcher = Some(watcher);
         self.is_expected = !self.is_open;
         self.pushed.clear();
-        let link = match self.link {
-            Some(link) => link,
-            None => self.open(now),
-        };
-        self.endpoint.keep_alive(now, link, self.keepalive);
+        if let Some(link) = self.link_or_open(now) {
+            self.endpoint.keep_alive(now, link, self.keepalive);
+        }
     }
 
     /// The link ends with the watch: what is still pushed on it could be taken for part of a later one (WATCH-3).
@@ -309,7 +269,7 @@ impl Driver {
                 }
                 Event::Expired { number, heard, .. } => {
                     self.heard |= heard;
-                    self.settle(number, Err(self.why_silent()));
+                    self.expired(number);
                 }
                 // One that has been replaced, or that was to replace another.
                 Event::Closed { link, .. } if self.link != Some(link) => {}
@@ -320,9 +280,9 @@ impl Driver {
                     self.waiting
                         .extend(std::mem::take(&mut self.asked).into_values());
                     self.ask_waiting();
-                    if self.watcher.is_some() && self.link.is_none() {
+                    if self.watcher.is_some() {
                         let now = self.now();
-                        self.open(now);
+                        self.link_or_open(now);
                     }
                 }
                 Event::Hello { reply, .. } => self.doubts_answered(PublicKey(reply.key)),
@@ -356,10 +316,10 @@ impl Driver {
             self.pushed.push_back(Told::CursorsLost);
         }
         if self.watcher.is_some() && !std::mem::take(&mut self.is_expected) {
-            self.pushed.push_back(Told::Opened);
-            self.tell();
+            self.tell_state(Told::Opened);
         }
         self.status.send_modify(|status| {
+            status.opened += 1;
             status.highest = status.highest.max(welcome.highest);
             status.successor = welcome.successor.map(PublicKey);
         });
@@ -370,7 +330,7 @@ impl Driver {
         self.heard = true;
         self.doubt = None;
         self.changed = None;
-        self.endpoint.stop_asking(self.target.address);
+        self.endpoint.stop_asking(REALM);
         let rtt = self.link.and_then(|link| self.endpoint.rtt(link));
         self.status
             .send_modify(|status| status.rtt = rtt.or(status.rtt));
@@ -393,22 +353,54 @@ impl Driver {
         }
     }
 
-    /// Why nothing is heard.
-    fn why_silent(&self) -> AskError {
+    /// Why a question that may have left, or not, has no answer.
+    fn why_silent(&self, left: bool) -> AskError {
         match self.changed {
             Some((found, _)) => AskError::KeyChanged(found),
+            None if !self.route.is_ready() => AskError::NoRoute(self.route.cause()),
             None => AskError::Expired {
                 heard: self.heard,
-                refused: self.refused,
+                refused: self.route.is_refused(),
+                left,
             },
+        }
+    }
+
+    /// The deadline of a question is over.
+    fn expired(&mut self, number: u64) {
+        let Some(ask) = self.asked.remove(&number) else {
+            return;
+        };
+        if !ask.left {
+            // It is told that it has not left, so that it must not leave any more: neither with a copy of the last
+            // datagram nor as early data of an Init that is sent again.
+            self.route.forget_last();
+            let opening = self.link.filter(|link| !self.endpoint.is_open(*link));
+            if let Some(link) = opening.filter(|_| ask.early) {
+                let now = self.now();
+                self.endpoint.close(now, link, CloseReason::Done);
+            }
+        }
+        let why = self.why_silent(ask.left);
+        let _ = ask.answer.send(Err(why));
+    }
+
+    /// A datagram has left: it may have carried the questions that may travel at present.
+    fn note_left(&mut self) {
+        let link = self.link;
+        let is_open = link.is_some_and(|link| self.endpoint.is_open(link));
+        let is_plain = self.target.key.is_none();
+        for ask in self.asked.values_mut() {
+            ask.left |= ask.early || is_open || is_plain;
         }
     }
 
     /// Whoever is there does not answer to the key that is known.
     fn give_up(&mut self) {
-        let why = self.why_silent();
         let asked = std::mem::take(&mut self.asked).into_values();
-        for ask in asked.chain(self.waiting.drain(..)) {
+        let all: Vec<_> = asked.chain(self.waiting.drain(..)).collect();
+        for ask in all {
+            let why = self.why_silent(ask.left);
             let _ = ask.answer.send(Err(why));
         }
     }
@@ -420,47 +412,65 @@ impl Driver {
             if self.endpoint.poll_transmit(now, &mut datagram).is_none() {
                 return;
             }
-            self.meter.up(datagram.len());
-            if let Err(error) = self.socket.send(&datagram).await {
-                self.note(&error);
-                self.rebind().await;
+            if self.route.send(&datagram).await {
+                self.note_left();
             }
         }
     }
 
-    fn receive(&mut self, buffer: &mut [u8]) {
-        loop {
-            match self.socket.try_recv_from(buffer) {
-                Ok((len, _)) => {
-                    self.meter.down(len);
-                    let now = self.now();
-                    let datagram = buffer.get(..len).unwrap_or_default();
-                    self.endpoint
-                        .handle_datagram(now, self.target.address, datagram);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => self.note(&error),
+    fn receive(&mut self, which: usize, buffer: &mut [u8]) {
+        let mut which = which;
+        while let Some(len) = self.route.try_recv(which, buffer) {
+            let now = self.now();
+            let datagram = buffer.get(..len).unwrap_or_default();
+            let link = self.link;
+            let before = link.and_then(|link| self.endpoint.heard(link));
+            self.endpoint.handle_datagram(now, REALM, datagram);
+            let heard = link.and_then(|link| self.endpoint.heard(link));
+            if heard > before {
+                self.route.heard(which);
+                self.watchdog.heard();
+                which = 0;
             }
         }
     }
 
-    /// A socket is tied to the address that this machine had when it was made; where that is gone, as after a
-    /// change of networks, another is needed. The link goes on over it.
-    async fn rebind(&mut self) {
-        if self.rebound.is_some_and(|at| at.elapsed() < REBIND_EVERY) {
+    /// Notices silence, and its end.
+    fn observe(&mut self) {
+        let now = Instant::now();
+        let link = self.link;
+        let is_open = link.is_some_and(|link| self.endpoint.is_open(link));
+        let awaits_sign = link.is_some_and(|link| self.endpoint.awaits_sign(link));
+        let due = match (self.watcher.is_some(), self.asked.is_empty()) {
+            (true, _) if !is_open => Due::Opening,
+            (true, _) if awaits_sign => Due::Keepalive,
+            (_, false) => Due::Answer,
+            (_, true) => Due::Nothing,
+        };
+        if self.watchdog.observe(now, due) {
+            self.tell_state(Told::Heard);
+        }
+        let address = self.route.address();
+        self.status.send_if_modified(|status| {
+            let is_changed = (status.open, status.address) != (is_open, address);
+            (status.open, status.address) = (is_open, address);
+            is_changed
+        });
+    }
+
+    /// Tells the watcher of the link's state. Only the latest of each kind is kept for one that is slow.
+    fn tell_state(&mut self, told: Told) {
+        if self.watcher.is_none() {
             return;
         }
-        self.rebound = Some(Instant::now());
-        // Without a network at present, what could not be sent is sent again later.
-        if let Ok(socket) = self.host.connect(self.target.address).await {
-            self.socket = socket;
-        }
-    }
-
-    /// What the network says of a datagram is a hint for people, and no reason to stop: a realm that
-    /// is being restarted looks the same.
-    fn note(&mut self, error: &io::Error) {
-        self.refused |= error.kind() == io::ErrorKind::ConnectionRefused;
+        let is_opening = matches!(told, Told::Opened);
+        self.pushed.retain(|waiting| match waiting {
+            Told::Pushed(_) | Told::CursorsLost => true,
+            Told::Opened => !is_opening,
+            Told::Silent | Told::Heard => is_opening,
+        });
+        self.pushed.push_back(told);
+        self.tell();
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -471,7 +481,9 @@ impl Driver {
         let waiting = self.waiting.iter().map(|ask| ask.deadline);
         let changed = self.changed.map(|(_, until)| until);
         let doubts = self.doubt.into_iter().chain(changed);
-        protocol.into_iter().chain(doubts).chain(waiting).min()
+        let route = self.route.timeout().filter(|_| self.is_wanted());
+        let all = protocol.into_iter().chain(doubts).chain(waiting);
+        all.chain(route).chain(self.watchdog.timeout()).min()
     }
 
     fn handle_timeout(&mut self) {
@@ -479,18 +491,24 @@ impl Driver {
         self.endpoint.handle_timeout(self.time(now));
         if self.doubt.is_some_and(|doubt| doubt <= now) {
             self.doubt = None;
-            self.endpoint.ask_hello(self.time(now), self.target.address);
+            self.endpoint.ask_hello(self.time(now), REALM);
         }
         if self.changed.is_some_and(|(_, until)| until <= now) {
             self.give_up();
             self.changed = None;
         }
-        let expired = self.why_silent();
+        if self.watchdog.take_look_up(now) {
+            self.route.look_up(now);
+        }
+        if self.watchdog.take_silence(now) {
+            self.tell_state(Told::Silent);
+        }
         let (late, waiting): (VecDeque<_>, _) =
             self.waiting.drain(..).partition(|ask| ask.deadline <= now);
         self.waiting = waiting;
         for ask in late {
-            let _ = ask.answer.send(Err(expired));
+            let why = self.why_silent(ask.left);
+            let _ = ask.answer.send(Err(why));
         }
     }
 }
@@ -512,62 +530,9 @@ async fn watched_no_more(watcher: Option<&mpsc::Sender<Told>>) {
     }
 }
 
-async fn sleep_until(at: Option<Instant>) {
+pub async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Asks whoever is at `address` who they are.
-pub async fn ask_who(
-    (socket, meter): (&Socket, &Meter),
-    endpoint: &mut Endpoint,
-    address: SocketAddr,
-    deadline: Instant,
-) -> Result<PublicKey, AskError> {
-    let started = Instant::now();
-    let time = |at: Instant| {
-        let since = at.saturating_duration_since(started);
-        Time(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
-    };
-    let (mut buffer, mut datagram) = (vec![0; DATAGRAM_BYTES_MAX], Vec::new());
-    let mut refused = false;
-    endpoint.ask_hello(time(started), address);
-    loop {
-        while endpoint
-            .poll_transmit(time(Instant::now()), &mut datagram)
-            .is_some()
-        {
-            // As good as lost on the way: it is sent again.
-            meter.up(datagram.len());
-            let _ = socket.send(&datagram).await;
-        }
-        let again = endpoint
-            .poll_timeout()
-            .map(|at| started + Duration::from_micros(at.0));
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep_until(deadline) => {
-                return Err(AskError::Expired { heard: false, refused });
-            }
-            () = sleep_until(again) => {}
-            ready = socket.readable() => if let Err(error) = ready {
-                refused |= error.kind() == io::ErrorKind::ConnectionRefused;
-            }
-        }
-        match socket.try_recv_from(&mut buffer) {
-            Ok((len, _)) => {
-                meter.down(len);
-                let datagram = buffer.get(..len).unwrap_or_default();
-                endpoint.handle_datagram(time(Instant::now()), address, datagram);
-            }
-            Err(error) => refused |= error.kind() == io::ErrorKind::ConnectionRefused,
-        }
-        while let Some(event) = endpoint.poll_event() {
-            if let Event::Hello { reply, .. } = event {
-                return Ok(PublicKey(reply.key));
-            }
-        }
     }
 }

@@ -29,6 +29,7 @@
 //!
 //! The futures need a tokio runtime with its timers and I/O enabled; one thread is enough.
 
+mod ask;
 mod calls;
 mod carrier;
 mod commands;
@@ -41,9 +42,12 @@ mod meter;
 mod outbox;
 mod profile;
 mod reading;
+mod route;
 mod state;
 mod store;
+mod watchdog;
 mod watching;
+mod who;
 
 use std::{
     collections::BTreeMap,
@@ -58,6 +62,7 @@ use std::{
 use rand::rngs::StdRng;
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
+pub use ask::Status as LinkStatus;
 pub use calls::{OutboxEntry, OutboxState, Withdrawn};
 use connection::Connection;
 pub use direct::{Direct, Outcome};
@@ -69,7 +74,7 @@ pub use profile::{Profile, default_home};
 pub use state::State;
 #[cfg(test)]
 pub(crate) use store::Memory;
-pub use watching::Watching;
+pub use watching::{WatchEvent, Watching};
 
 pub use crate::link::{DATAGRAM_MIN, Kind, Redundancy, Silence, Traits};
 
@@ -300,6 +305,11 @@ impl Client {
     /// What is known of the realm that this client's commands are for.
     pub fn state(&self) -> Result<State, CallError> {
         self.shared.state()
+    }
+
+    /// What is known of the link to the realm.
+    pub async fn link_status(&self) -> LinkStatus {
+        self.shared.link_status().await
     }
 
     /// What happened beside the answers, since this was last asked.

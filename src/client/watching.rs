@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::mpsc;
 
-use super::{CallError, Client, driver::Told, state::Account};
+use super::{CallError, Client, ask::Told, state::Account};
 use crate::wire::{Answer, Command, Cursors, Entry, Event, Mailbox, Options, Position};
 
 /// Messages that wait to be taken; then the realm waits too.
@@ -19,6 +19,18 @@ pub struct Watching<'a> {
     told: mpsc::Receiver<Told>,
     /// How far each mailbox has been given out.
     given: BTreeMap<Mailbox, u64>,
+}
+
+/// What a watch sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchEvent {
+    /// A message, and its mailbox.
+    Message(Mailbox, Entry),
+    /// The realm is out of reach: a keepalive was not answered for 10 s, or the link does not open for 5 s. The watch
+    /// goes on trying.
+    OutOfReach,
+    /// The realm is back.
+    Back,
 }
 
 impl Client {
@@ -65,12 +77,38 @@ impl Watching<'_> {
         self.client.shared.shown(&self.account, mailbox, entries)
     }
 
+    /// Asks on a link that was opened anew. A watch that has begun goes on however long its realm is away.
+    async fn ask_again(&mut self) -> Result<(), CallError> {
+        loop {
+            match self.ask().await {
+                Err(
+                    CallError::Unreachable { .. }
+                    | CallError::OutcomeUnknown { .. }
+                    | CallError::Resolve { .. },
+                ) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// The next message, as soon as there is one, and its mailbox. Each comes once, those of one mailbox in their
     /// order, whatever happens to the link meanwhile. To be told to [`Watching::shown`] once it is shown.
     ///
     /// # Errors
-    /// When the realm refuses, as it does once the session has ended, or cannot be reached again.
+    /// When the realm refuses, as it does once the session has ended.
     pub async fn next(&mut self) -> Result<(Mailbox, Entry), CallError> {
+        loop {
+            if let WatchEvent::Message(mailbox, entry) = self.next_event().await? {
+                return Ok((mailbox, entry));
+            }
+        }
+    }
+
+    /// The next message as by [`Watching::next`], or that the realm is out of reach or back.
+    ///
+    /// # Errors
+    /// As [`Watching::next`].
+    pub async fn next_event(&mut self) -> Result<WatchEvent, CallError> {
         loop {
             match self.told.recv().await {
                 Some(Told::Pushed(bytes)) => {
@@ -78,15 +116,17 @@ impl Watching<'_> {
                         .map_err(|error| CallError::Misunderstood(error.to_string()))?;
                     let Event { mailbox, entry } = event;
                     if self.is_new(&mailbox, &entry)? {
-                        return Ok((mailbox, entry));
+                        return Ok(WatchEvent::Message(mailbox, entry));
                     }
                 }
                 Some(Told::CursorsLost) => {
                     self.client.shared.learn_life().await?;
                     self.given.clear();
                 }
+                Some(Told::Silent) => return Ok(WatchEvent::OutOfReach),
+                Some(Told::Heard) => return Ok(WatchEvent::Back),
                 // The realm knows nothing of what the link before this one was for.
-                Some(Told::Opened) => self.ask().await?,
+                Some(Told::Opened) => self.ask_again().await?,
                 None => {
                     let (tell, told) = mpsc::channel(WAITING_MAX);
                     self.told = told;

@@ -74,6 +74,18 @@ impl Endpoint {
         self.slots.get(&link)?.heard
     }
 
+    /// True when the other side has let this side in and packets can be exchanged.
+    pub fn is_open(&self, link: LinkId) -> bool {
+        let slot = self.slots.get(&link);
+        slot.is_some_and(|slot| matches!(slot.stage, Stage::Open) && slot.link.is_welcomed())
+    }
+
+    /// True while a keepalive on `link` is unanswered.
+    pub fn awaits_sign(&self, link: LinkId) -> bool {
+        let slot = self.slots.get(&link);
+        slot.is_some_and(|slot| slot.link.awaits_sign())
+    }
+
     /// Asks a request no more.
     pub fn give_up(&mut self, now: Time, link: LinkId, number: u64) {
         if let Some(slot) = self.slots.get_mut(&link) {

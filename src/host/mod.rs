@@ -36,6 +36,16 @@ pub enum Socket {
 }
 
 impl Host {
+    /// The addresses of a name, each with the port.
+    #[cfg(feature = "client")]
+    pub async fn resolve(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            Self::Real => Ok(tokio::net::lookup_host((name, port)).await?.collect()),
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(machine) => machine.resolve(name, port).await,
+        }
+    }
+
     /// A socket that has a way to `address`, and takes in what comes from there only.
     #[cfg(feature = "client")]
     pub async fn connect(&self, address: SocketAddr) -> io::Result<Socket> {

@@ -85,6 +85,11 @@ impl Keepalive {
         self.unanswered >= UNANSWERED_MAX
     }
 
+    /// True while a sign of life is unanswered.
+    pub const fn awaits(&self) -> bool {
+        self.unanswered > 0
+    }
+
     /// True when a sign of life is due; `timeout` is how long its answer may take.
     pub fn expire(&mut self, now: Time, timeout: Duration) -> bool {
         let due = *self.due.get_or_insert(now + self.silence);

@@ -442,6 +442,11 @@ impl Link {
         self.keepalive.is_some_and(|keepalive| keepalive.is_dead())
     }
 
+    /// True while a keepalive is unanswered.
+    pub fn awaits_sign(&self) -> bool {
+        self.keepalive.is_some_and(|keepalive| keepalive.awaits())
+    }
+
     /// Answers the other side's opening.
     pub fn welcome(&mut self, welcome: Welcome) {
         self.opening = Opening::Given(welcome);

@@ -1,12 +1,18 @@
 //! Keeps a realm in touch with its peers: carries the realm's errands to the listeners, and each peer's queue
 //! to the peer, in order, again and again until it is empty (PEER-5).
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{JoinHandle, JoinSet},
+    time::Instant,
 };
 
 use super::{calls::Call, clock::Clock};
@@ -24,6 +30,16 @@ const BACKOFF_MIN: Duration = Duration::from_secs(2);
 const BACKOFF_MAX: Duration = Duration::from_mins(15);
 /// How long the wait for a whole errand may take, name look-up included.
 const ERRAND_PATIENCE: Duration = Duration::from_secs(12);
+
+/// How long the addresses of a name that has several are probed.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the address that answered a probe is used before it is probed again.
+const PROBE_AGAIN: Duration = Duration::from_mins(5);
+/// Addresses of a name that are probed; further ones are ignored.
+const CANDIDATES_MAX: usize = 8;
+
+/// By host and port of the peers whose name has several addresses: the one that answered last, and when.
+type Probed = Arc<Mutex<BTreeMap<(String, u16), (Instant, SocketAddr)>>>;
 
 /// A listener that asks other realms, and how they reach it.
 #[derive(Clone, Debug)]
@@ -45,6 +61,7 @@ pub async fn keep_in_touch<S: Store>(
 ) {
     let mut carriers: BTreeMap<RealmId, Carrier> = BTreeMap::new();
     let mut tasks = JoinSet::new();
+    let probed = Probed::default();
     let mut is_start = true;
     tasks.spawn(give_back(Arc::clone(&realm), clock.clone()));
     loop {
@@ -71,7 +88,7 @@ pub async fn keep_in_touch<S: Store>(
                 errand = errands.recv() => match errand {
                     Some(errand) => {
                         let ways = ways.clone();
-                        let running = run(errand, ways);
+                        let running = run(errand, ways, Arc::clone(&probed));
                         tasks.spawn(async move {
                             let _ = tokio::time::timeout(ERRAND_PATIENCE, running).await;
                         });
@@ -118,14 +135,15 @@ impl Drop for Carrier {
 }
 
 /// Runs an errand: finds the address, and hands the question to the listener it is to leave by.
-async fn run(errand: Errand, ways: Vec<Way>) {
+async fn run(errand: Errand, ways: Vec<Way>, probed: Probed) {
     match errand {
         Errand::Who {
             address,
             port,
             answer,
         } => {
-            if let Some((way, address)) = find(&address, port, &ways, None).await {
+            if let Some((way, address)) = find((&address, port), &ways, (None, None), &probed).await
+            {
                 let _ = way.calls.send(Call::Who(address, answer)).await;
             }
         }
@@ -138,7 +156,8 @@ async fn run(errand: Errand, ways: Vec<Way>) {
             let (host, port) = peer.address();
             let (name, number) = peer.source();
             let source = (name.to_string(), number);
-            if let Some((way, address)) = find(host, port, &ways, Some(&source)).await {
+            let wanted = (Some(&source), Some(peer.key()));
+            if let Some((way, address)) = find((host, port), &ways, wanted, &probed).await {
                 let call = Call::Ask {
                     own: peer.knows(),
                     key: peer.key(),
@@ -153,32 +172,85 @@ async fn run(errand: Errand, ways: Vec<Way>) {
     }
 }
 
-/// Finds an address of `host`, and a way there: the one whose source is named, or else the first that leads
-/// to an address of that kind.
+/// Finds an address of `host`, and a way there: the one whose source is named, or else the first that leads to an
+/// address of that kind. Of several addresses the first that answers is taken, if possible one that goes by `key`.
 async fn find<'a>(
-    host: &str,
-    port: u16,
+    (host, port): (&str, u16),
     ways: &'a [Way],
-    source: Option<&(String, u16)>,
+    (source, key): (Option<&(String, u16)>, Option<PublicKey>),
+    probed: &Probed,
 ) -> Option<(&'a Way, SocketAddr)> {
     let found: Vec<_> = match tokio::net::lookup_host((host, port)).await {
-        Ok(found) => found.collect(),
+        Ok(found) => found.take(CANDIDATES_MAX).collect(),
         Err(error) => {
             tracing::warn!(host, %error, "a peer's name does not resolve; it is tried again");
             return None;
         }
     };
     let named = ways.iter().filter(|way| Some(&way.source) == source);
-    let mut pairs = named.chain(ways).filter_map(|way| {
-        let mut fitting = found.iter();
-        let address = fitting.find(|address| address.is_ipv6() == way.is_ipv6)?;
-        Some((way, *address))
-    });
-    let pair = pairs.next();
-    if pair.is_none() {
-        tracing::warn!(host, addresses = ?found, "no listener of this realm leads to a peer's address: give [[listen]] one of its kind");
+    let mut pairs: Vec<(&Way, SocketAddr)> = Vec::new();
+    for way in named.chain(ways) {
+        for address in &found {
+            let is_new = pairs.iter().all(|(_, known)| known != address);
+            if is_new && address.is_ipv6() == way.is_ipv6 {
+                pairs.push((way, *address));
+            }
+        }
     }
-    pair
+    let Some(first) = pairs.first().copied() else {
+        tracing::warn!(host, addresses = ?found, "no listener of this realm leads to a peer's address: give [[listen]] one of its kind");
+        return None;
+    };
+    if pairs.len() == 1 {
+        return Some(first);
+    }
+    let name = (host.to_string(), port);
+    let known = {
+        let mut probed = probed.lock().unwrap_or_else(PoisonError::into_inner);
+        probed.retain(|_, (at, _)| at.elapsed() < PROBE_AGAIN);
+        probed.get(&name).map(|(_, address)| *address)
+    };
+    if let Some(pair) = pairs.iter().find(|(_, address)| Some(*address) == known) {
+        return Some(*pair);
+    }
+    let Some(pair) = probe(&pairs, key).await else {
+        return Some(first);
+    };
+    let mut probed = probed.lock().unwrap_or_else(PoisonError::into_inner);
+    probed.insert(name, (Instant::now(), pair.1));
+    Some(pair)
+}
+
+/// Asks at all addresses who is there. The first that goes by `key` wins, or else the first that answers.
+async fn probe<'a>(
+    pairs: &[(&'a Way, SocketAddr)],
+    key: Option<PublicKey>,
+) -> Option<(&'a Way, SocketAddr)> {
+    let mut replies = JoinSet::new();
+    for (which, (way, address)) in pairs.iter().enumerate() {
+        let (calls, address) = (way.calls.clone(), *address);
+        replies.spawn(async move {
+            let (answer, answered) = oneshot::channel();
+            calls.send(Call::Who(address, answer)).await.ok()?;
+            Some((which, answered.await.ok()?))
+        });
+    }
+    let mut first = None;
+    let collecting = async {
+        while let Some(reply) = replies.join_next().await {
+            let Ok(Some((which, found))) = reply else {
+                continue;
+            };
+            if key.is_none_or(|key| key == found) {
+                first = Some(which);
+                return;
+            }
+            // A peer that has a new key goes by that one in its reply.
+            first.get_or_insert(which);
+        }
+    };
+    let _ = tokio::time::timeout(PROBE_TIMEOUT, collecting).await;
+    pairs.get(first?).copied()
 }
 
 /// Carries one peer's queue.

@@ -164,7 +164,13 @@ impl Machine {
     /// A socket of the machine's, somewhere, for a conversation with `address`.
     pub async fn connect(&self, address: SocketAddr) -> io::Result<Socket> {
         self.moment().await;
-        Ok(self.0.network.connect(self.clone(), address))
+        self.0.network.connect(self.clone(), address)
+    }
+
+    /// The addresses of a name.
+    pub async fn resolve(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        self.moment().await;
+        self.0.network.resolve(name, port)
     }
 
     pub fn rng(&self) -> StdRng {

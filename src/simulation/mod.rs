@@ -15,6 +15,7 @@ mod machine;
 mod network;
 mod person;
 mod plan;
+mod routes;
 mod site;
 mod trace;
 mod world;

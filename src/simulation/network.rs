@@ -5,7 +5,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -92,6 +92,9 @@ struct State {
     overheard: VecDeque<(SocketAddr, Vec<u8>)>,
     addresses: u32,
     sent: u64,
+    names: BTreeMap<String, Vec<SocketAddr>>,
+    /// No machine has a route to anywhere.
+    is_down: bool,
 }
 
 /// The network.
@@ -112,6 +115,8 @@ impl Network {
             overheard: VecDeque::new(),
             addresses: 0,
             sent: 0,
+            names: BTreeMap::new(),
+            is_down: false,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -173,14 +178,40 @@ impl Network {
         Ok(Socket::open(self, &mut state, machine, address, None))
     }
 
-    pub(super) fn connect(&self, machine: Machine, peer: SocketAddr) -> Socket {
+    pub(super) fn connect(&self, machine: Machine, peer: SocketAddr) -> io::Result<Socket> {
         let mut state = self.state.lock().unwrap();
+        if state.is_down {
+            return Err(io::ErrorKind::NetworkUnreachable.into());
+        }
         let address = state.fresh_address();
-        Socket::open(self, &mut state, machine, address, Some(peer))
+        Ok(Socket::open(self, &mut state, machine, address, Some(peer)))
     }
 
-    fn send(&self, from: &Inbox, to: SocketAddr, bytes: &[u8]) {
+    /// Gives a name its addresses.
+    pub fn set_name(&self, name: &str, addresses: &[SocketAddr]) {
         let mut state = self.state.lock().unwrap();
+        state.names.insert(name.into(), addresses.to_vec());
+    }
+
+    /// Takes all routes away, or gives them back.
+    pub fn set_down(&self, is_down: bool) {
+        self.state.lock().unwrap().is_down = is_down;
+    }
+
+    pub(super) fn resolve(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(address) = name.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let state = self.state.lock().unwrap();
+        let found = state.names.get(name).cloned();
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such name"))
+    }
+
+    fn send(&self, from: &Inbox, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap();
+        if state.is_down {
+            return Err(io::ErrorKind::NetworkUnreachable.into());
+        }
         state.sent += 1;
         assert!(
             state.sent < DATAGRAMS_MAX,
@@ -229,6 +260,7 @@ impl Network {
             state.overheard.pop_front();
         }
         state.overheard.push_back((to, bytes.to_vec()));
+        Ok(())
     }
 }
 
@@ -408,8 +440,7 @@ impl Socket {
 
     pub async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
         self.machine.moment().await;
-        self.network.send(&self.inbox, to, datagram);
-        Ok(())
+        self.network.send(&self.inbox, to, datagram)
     }
 
     pub async fn send(&self, datagram: &[u8]) -> io::Result<()> {

@@ -1,0 +1,96 @@
+//! What a client asks of its [`super::driver::Driver`], and what the driver says.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    crypto::PublicKey,
+    wire::{Life, OperationNumber},
+};
+
+/// A question.
+pub struct Ask {
+    pub bytes: Vec<u8>,
+    pub deadline: Instant,
+    pub early: bool,
+    pub answer: oneshot::Sender<Result<Vec<u8>, AskError>>,
+    /// It may have left this machine.
+    pub left: bool,
+}
+
+/// What there is to do.
+pub enum Job {
+    /// Ask something.
+    Ask(Ask),
+    /// Tell what is pushed.
+    Tell(mpsc::Sender<Told>),
+}
+
+/// What is told to who watches.
+#[derive(Debug)]
+pub enum Told {
+    /// The realm has pushed this.
+    Pushed(Vec<u8>),
+    /// The link is a new one: what was asked of the realm for the one before is to be asked again.
+    Opened,
+    /// The realm was restored from a backup: positions that are remembered are those of a lost store (READ-9).
+    CursorsLost,
+    /// The realm is out of reach: a keepalive has not been answered, or the link does not open.
+    Silent,
+    /// The realm is back.
+    Heard,
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AskError {
+    /// Its deadline is over.
+    Expired {
+        /// Something was heard from the realm.
+        heard: bool,
+        /// The machine there says that nothing listens on the port.
+        refused: bool,
+        /// False only if it is certain that no byte of the question has left this machine.
+        left: bool,
+    },
+    /// Its deadline is over, and there was no address to send to: for this reason.
+    NoRoute(String),
+    /// Whoever answers has another key.
+    KeyChanged(PublicKey),
+}
+
+/// What is known of the link to a realm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The highest operation number that the realm has seen from this device.
+    pub highest: OperationNumber,
+    /// The round-trip time.
+    pub rtt: Option<Duration>,
+    /// The realm goes by this key now; the one it was known by has vouched for it.
+    pub successor: Option<PublicKey>,
+    /// The life of the realm's store, if the realm has told it.
+    pub life: Option<Life>,
+    /// The realm does not know the life that the link claimed.
+    pub is_life_unknown: bool,
+    /// The address in use.
+    pub address: Option<SocketAddr>,
+    /// The link is open.
+    pub open: bool,
+    /// How many links have been opened so far.
+    pub opened: u64,
+}
+
+/// Whom to talk to.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// None for a plain link.
+    pub key: Option<PublicKey>,
+    /// What is remembered of the path.
+    pub rtt: Option<Duration>,
+    /// The life of the realm's store that is remembered.
+    pub life: Option<Life>,
+}

@@ -1,0 +1,397 @@
+//! The route to a realm: resolves its name, sends to the candidate addresses and keeps the one that answers first.
+//!
+//! Happy eyeballs (RFC 8305) for UDP. A handshake does not depend on addresses, so each candidate is sent the same
+//! datagrams: the first candidate at once, the next one when nothing was heard for 250 ms or two round trips, and so on.
+//! The candidate from which the first authentic datagram comes becomes the active one, and the others are dropped.
+
+use std::{
+    collections::VecDeque,
+    future::{Future, pending, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::Meter;
+use crate::host::{Host, Socket};
+
+/// The delay between two candidates is at least this long.
+const STAGGER_MIN: Duration = Duration::from_millis(250);
+/// The delay before the first repetition of a name look-up; it doubles with each further one.
+const BACKOFF_MIN: Duration = Duration::from_millis(250);
+/// The longest delay between two name look-ups.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A socket that cannot send is replaced at most this often.
+const REBIND_INTERVAL: Duration = Duration::from_secs(1);
+/// Addresses of a name that are tried; further ones are ignored.
+const CANDIDATES_MAX: usize = 8;
+
+type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
+/// What [`Route::wait`] waited for.
+pub enum Ready {
+    /// The name look-up has ended; to be handed to [`Route::resolved`].
+    Resolved(io::Result<Vec<SocketAddr>>),
+    /// The candidate with this index may have received a datagram.
+    Readable(usize),
+}
+
+/// A candidate in use. Its socket is connected, so that ICMP errors are seen.
+struct Candidate {
+    address: SocketAddr,
+    socket: Socket,
+    rebound: Option<Instant>,
+}
+
+/// The route to one realm.
+pub struct Route {
+    host: Host,
+    meter: Meter,
+    name: String,
+    port: u16,
+    /// The candidates to which datagrams go. The active one is the first; it is the only one once something was heard.
+    candidates: Vec<Candidate>,
+    untried: VecDeque<SocketAddr>,
+    /// When the next untried candidate is added.
+    add_at: Option<Instant>,
+    stagger: Duration,
+    /// The last datagram, which each new candidate is sent first.
+    last: Vec<u8>,
+    /// The system took the last datagram for no candidate.
+    is_stuck: bool,
+    resolving: Option<Resolving>,
+    resolve_at: Option<Instant>,
+    backoff: Duration,
+    /// A host answered that nothing listens on the port.
+    refused: bool,
+    /// Why there is no candidate.
+    cause: Option<String>,
+}
+
+impl Route {
+    /// A route to port `port` of the host `name`, whose round-trip time was `rtt` when it was used last. Nothing is
+    /// resolved before [`Route::advance`].
+    pub fn new(
+        host: Host,
+        meter: Meter,
+        (name, port): (String, u16),
+        rtt: Option<Duration>,
+    ) -> Self {
+        Self {
+            host,
+            meter,
+            name,
+            port,
+            candidates: Vec::new(),
+            untried: VecDeque::new(),
+            add_at: None,
+            stagger: STAGGER_MIN.max(rtt.unwrap_or_default() * 2),
+            last: Vec::new(),
+            is_stuck: false,
+            resolving: None,
+            resolve_at: Some(Instant::now()),
+            backoff: BACKOFF_MIN,
+            refused: false,
+            cause: None,
+        }
+    }
+
+    /// True when there is an address to send to.
+    pub fn is_ready(&self) -> bool {
+        !self.candidates.is_empty()
+    }
+
+    /// The address of the active candidate.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.candidates.first().map(|active| active.address)
+    }
+
+    /// Candidates in use.
+    pub fn candidates(&self) -> usize {
+        self.candidates.len()
+    }
+
+    /// A host answered that nothing listens on the port.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Why there is no candidate.
+    pub fn cause(&self) -> String {
+        let cause = self.cause.as_deref();
+        cause
+            .unwrap_or("the name look-up has not been answered")
+            .into()
+    }
+
+    /// Resolves the name again, as its addresses may have changed.
+    pub fn look_up(&mut self, now: Instant) {
+        self.resolve_at.get_or_insert(now);
+    }
+
+    /// When [`Route::advance`] wants to be called next.
+    pub fn timeout(&self) -> Option<Instant> {
+        let resolve = self.resolve_at.filter(|_| self.resolving.is_none());
+        resolve.into_iter().chain(self.add_at).min()
+    }
+
+    /// Does what is due: begins a name look-up, or adds a candidate. True when a datagram left.
+    pub async fn advance(&mut self) -> bool {
+        let now = Instant::now();
+        if self.resolving.is_none() && self.resolve_at.is_some_and(|at| at <= now) {
+            self.resolve_at = None;
+            let (host, name, port) = (self.host.clone(), self.name.clone(), self.port);
+            self.resolving = Some(Box::pin(async move { host.resolve(&name, port).await }));
+        }
+        if self.add_at.is_some_and(|at| at <= now) {
+            return self.add_candidate(now).await;
+        }
+        false
+    }
+
+    /// Waits for a name look-up to end, or for something to arrive.
+    pub async fn wait(&mut self) -> Ready {
+        tokio::select! {
+            biased;
+            found = resolution(&mut self.resolving) => Ready::Resolved(found),
+            (which, ready) = readable(&self.candidates) => {
+                if let Err(error) = ready {
+                    self.note(which, &error);
+                }
+                Ready::Readable(which)
+            }
+        }
+    }
+
+    /// Takes in the outcome of a name look-up. True when a datagram left.
+    pub async fn resolved(&mut self, found: io::Result<Vec<SocketAddr>>) -> bool {
+        let now = Instant::now();
+        let mut addresses = match found {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                self.failed(now, error.to_string());
+                return false;
+            }
+        };
+        // Realms listen on IPv4 unless told otherwise.
+        addresses.sort_by_key(SocketAddr::is_ipv6);
+        let mut active = true;
+        // The active candidate stays until another one answers: the name server may be wrong.
+        self.candidates
+            .retain(|known| std::mem::take(&mut active) || addresses.contains(&known.address));
+        self.untried.clear();
+        for address in addresses.into_iter().take(CANDIDATES_MAX) {
+            let mut known = self.candidates.iter().map(|known| known.address);
+            if !known.any(|known| known == address) && !self.untried.contains(&address) {
+                self.untried.push_back(address);
+            }
+        }
+        let left = if self.is_stuck && self.rebind(0).await {
+            self.send_last(0).await
+        } else {
+            false
+        };
+        if !self.is_ready() {
+            self.cause = Some("the name has no address".into());
+        }
+        if !left || !self.is_ready() {
+            return self.add_candidate(now).await || left;
+        }
+        self.add_at = (!self.untried.is_empty()).then(|| now + self.stagger);
+        left
+    }
+
+    /// Sends a datagram to all candidates in use. True when the system took it for one of them.
+    pub async fn send(&mut self, datagram: &[u8]) -> bool {
+        self.last.clear();
+        self.last.extend_from_slice(datagram);
+        self.is_stuck = false;
+        let mut left = false;
+        for which in 0..self.candidates.len() {
+            left |= self.send_last(which).await;
+        }
+        self.is_stuck &= !left;
+        left
+    }
+
+    /// No later candidate is sent the last datagram any more.
+    pub fn forget_last(&mut self) {
+        self.last.clear();
+        self.is_stuck = false;
+    }
+
+    /// Takes in a datagram from a candidate; `None` when nothing more has arrived.
+    pub fn try_recv(&mut self, which: usize, buffer: &mut [u8]) -> Option<usize> {
+        loop {
+            let candidate = self.candidates.get(which)?;
+            match candidate.socket.try_recv_from(buffer) {
+                Ok((len, _)) => {
+                    self.meter.down(len);
+                    return Some(len);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) => self.note(which, &error),
+            }
+        }
+    }
+
+    /// An authentic datagram came from a candidate: it becomes the active one, and the others are dropped.
+    pub fn heard(&mut self, which: usize) {
+        if which < self.candidates.len() {
+            self.candidates.swap(0, which);
+        }
+        self.candidates.truncate(1);
+        self.untried.clear();
+        self.add_at = None;
+        self.backoff = BACKOFF_MIN;
+    }
+
+    /// Adds the next candidate to which there is a route, and sends it the last datagram. True when that left.
+    async fn add_candidate(&mut self, now: Instant) -> bool {
+        let mut left = false;
+        self.add_at = None;
+        while let Some(address) = self.untried.pop_front() {
+            match self.host.connect(address).await {
+                Ok(socket) => {
+                    self.candidates.push(Candidate {
+                        address,
+                        socket,
+                        rebound: None,
+                    });
+                    if !self.last.is_empty() {
+                        left = self.send_last(self.candidates.len() - 1).await;
+                    }
+                    self.add_at = (!self.untried.is_empty()).then(|| now + self.stagger);
+                    break;
+                }
+                Err(error) => self.cause = Some(error.to_string()),
+            }
+        }
+        if !self.is_ready() || self.is_stuck {
+            self.retry(now);
+        }
+        left
+    }
+
+    async fn send_last(&mut self, which: usize) -> bool {
+        let Some(candidate) = self.candidates.get(which) else {
+            return false;
+        };
+        self.meter.up(self.last.len());
+        let mut sent = candidate.socket.send(&self.last).await;
+        if let Err(error) = &sent
+            && error.kind() == io::ErrorKind::ConnectionRefused
+        {
+            // That was said of an earlier datagram, and this one has not left.
+            sent = candidate.socket.send(&self.last).await;
+            self.refused = true;
+        }
+        match sent {
+            Ok(()) => {
+                self.is_stuck = false;
+                true
+            }
+            Err(error) => {
+                self.is_stuck |= is_unreachable(&error);
+                self.note(which, &error);
+                self.rebind(which).await;
+                false
+            }
+        }
+    }
+
+    /// Replaces a candidate's socket. A socket is tied to the address that this machine had when it was made; where
+    /// that address is gone, as after a change of networks, another socket is needed.
+    async fn rebind(&mut self, which: usize) -> bool {
+        let Some(candidate) = self.candidates.get_mut(which) else {
+            return false;
+        };
+        let now = Instant::now();
+        if candidate
+            .rebound
+            .is_some_and(|at| now - at < REBIND_INTERVAL)
+        {
+            return false;
+        }
+        candidate.rebound = Some(now);
+        match self.host.connect(candidate.address).await {
+            Ok(socket) => {
+                candidate.socket = socket;
+                true
+            }
+            // Without a network at present, what could not be sent is sent again later.
+            Err(_) => false,
+        }
+    }
+
+    /// Takes in what the network says of a datagram. It is a hint only: a realm that is being restarted looks the
+    /// same.
+    fn note(&mut self, which: usize, error: &io::Error) {
+        let now = Instant::now();
+        self.refused |= error.kind() == io::ErrorKind::ConnectionRefused;
+        if self.add_at.is_some() {
+            self.add_at = Some(now);
+        } else if which == 0 && is_unreachable(error) {
+            self.retry(now);
+        }
+    }
+
+    fn failed(&mut self, now: Instant, cause: String) {
+        self.cause = Some(cause);
+        if !self.is_ready() || self.is_stuck {
+            self.retry(now);
+        }
+    }
+
+    /// Resolves again later, and later each time.
+    fn retry(&mut self, now: Instant) {
+        if self.resolve_at.is_none() && self.resolving.is_none() {
+            self.resolve_at = Some(now + self.backoff);
+            self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+}
+
+/// True when there is no way to the host at present, as opposed to a datagram that is too long.
+fn is_unreachable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::AddrNotAvailable
+    )
+}
+
+async fn resolution(resolving: &mut Option<Resolving>) -> io::Result<Vec<SocketAddr>> {
+    match resolving {
+        Some(running) => {
+            let found = running.await;
+            *resolving = None;
+            found
+        }
+        None => pending().await,
+    }
+}
+
+async fn readable(candidates: &[Candidate]) -> (usize, io::Result<()>) {
+    if let [only] = candidates {
+        return (0, only.socket.readable().await);
+    }
+    let waits = candidates.iter();
+    let waits = waits.map(|candidate| Box::pin(candidate.socket.readable()));
+    let mut waits: Vec<_> = waits.collect();
+    poll_fn(|context| {
+        for (which, wait) in waits.iter_mut().enumerate() {
+            if let Poll::Ready(ready) = wait.as_mut().poll(context) {
+                return Poll::Ready((which, ready));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,73 @@
+//! Asking who is at the end of a route, for a client that trusts the key of whoever answers first (HS-6).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    ask::AskError,
+    driver::{DATAGRAM_BYTES_MAX, REALM, sleep_until},
+    route::{Ready, Route},
+};
+use crate::{
+    crypto::PublicKey,
+    endpoint::{Endpoint, Event},
+    link::Time,
+};
+
+/// Asks whoever is at the end of the route who they are.
+pub async fn ask_who(
+    route: &mut Route,
+    endpoint: &mut Endpoint,
+    deadline: Instant,
+) -> Result<PublicKey, AskError> {
+    let started = Instant::now();
+    let time = |at: Instant| {
+        let since = at.saturating_duration_since(started);
+        Time(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    };
+    let (mut buffer, mut datagram) = (vec![0; DATAGRAM_BYTES_MAX], Vec::new());
+    let mut is_asking = false;
+    loop {
+        route.advance().await;
+        if route.is_ready() && !std::mem::replace(&mut is_asking, true) {
+            endpoint.ask_hello(time(Instant::now()), REALM);
+        }
+        while endpoint
+            .poll_transmit(time(Instant::now()), &mut datagram)
+            .is_some()
+        {
+            // As good as lost on the way: it is sent again.
+            route.send(&datagram).await;
+        }
+        let again = endpoint
+            .poll_timeout()
+            .map(|at| started + Duration::from_micros(at.0));
+        let again = again.into_iter().chain(route.timeout()).min();
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(deadline) => {
+                return Err(if route.is_ready() {
+                    let refused = route.is_refused();
+                    AskError::Expired { heard: false, refused, left: true }
+                } else {
+                    AskError::NoRoute(route.cause())
+                });
+            }
+            () = sleep_until(again) => {}
+            ready = route.wait() => match ready {
+                Ready::Readable(which) => {
+                    while let Some(len) = route.try_recv(which, &mut buffer) {
+                        let datagram = buffer.get(..len).unwrap_or_default();
+                        endpoint.handle_datagram(time(Instant::now()), REALM, datagram);
+                        if let Some(Event::Hello { reply, .. }) = endpoint.poll_event() {
+                            route.heard(which);
+                            return Ok(PublicKey(reply.key));
+                        }
+                    }
+                }
+                Ready::Resolved(found) => drop(route.resolved(found).await),
+            },
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! How a client finds its realm: names with several, changing or no addresses, and networks that are not there yet.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{SeedableRng as _, rngs::StdRng};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+
+use super::{
+    REALM_PORT,
+    disk::Disk,
+    machine::{Machine, WallClock},
+    network::{Network, Socket, Weather},
+    site::Site,
+    trace::Trace,
+};
+use crate::{
+    client::{CallError, Client, Memory, Options, Profile, Silence, Traits, WatchEvent},
+    crypto::{ConnectionString, SecretKey},
+    endpoint::LINK_LIFETIME,
+    host::Host,
+    wire::Mailbox,
+};
+
+const NAME: &str = "realm.test";
+const LIVE: SocketAddr = address(1);
+const DEAD: SocketAddr = address(2);
+const OTHER: SocketAddr = address(3);
+
+const fn address(last: u8) -> SocketAddr {
+    let ip = std::net::Ipv4Addr::new(10, 0, 0, last);
+    SocketAddr::new(std::net::IpAddr::V4(ip), REALM_PORT)
+}
+
+fn rng(seed: u64) -> StdRng {
+    StdRng::seed_from_u64(seed)
+}
+
+/// A network with one realm, and clients with one profile.
+struct Setting {
+    network: Network,
+    site: Site,
+    serving: Mutex<Option<(Machine, JoinHandle<()>)>>,
+    memory: Memory,
+    deadline: Duration,
+    machines: AtomicU64,
+}
+
+impl Setting {
+    fn new(addresses: &[SocketAddr]) -> Self {
+        let weather = Weather {
+            delay: Duration::from_millis(20),
+            ..Weather::CALM
+        };
+        let network = Network::new(rng(1), weather, Trace::start(false));
+        if !addresses.is_empty() {
+            network.set_name(NAME, addresses);
+        }
+        let site = Site {
+            id: "alpha".parse().unwrap(),
+            address: LIVE,
+            key: SecretKey::from_bytes([7; 32]),
+            disk: Disk::new(rng(2)),
+            neighbours: Vec::new(),
+            early_data: true,
+            lifetime: LINK_LIFETIME,
+        };
+        let setting = Self {
+            network,
+            site,
+            serving: Mutex::default(),
+            memory: Memory::default(),
+            deadline: Duration::from_secs(30),
+            machines: AtomicU64::new(3),
+        };
+        setting.serve_at(LIVE);
+        setting
+    }
+
+    fn machine(&self, name: &str) -> Machine {
+        let wall = Arc::new(WallClock::new());
+        let trace = Trace::start(false);
+        // No two processes make the same keys.
+        let seed = self.machines.fetch_add(1, Ordering::Relaxed);
+        Machine::start(name, self.network.clone(), wall, trace, rng(seed), None)
+    }
+
+    /// The realm serves at `address`, and no more where it did before.
+    fn serve_at(&self, address: SocketAddr) {
+        self.stop();
+        let machine = self.machine("alpha");
+        let site = Site {
+            address,
+            ..self.site.clone()
+        };
+        let (stop, stopping) = watch::channel(false);
+        let process = machine.clone();
+        let serving = tokio::spawn(async move {
+            let _stop = stop;
+            site.serve(process, stopping, std::future::pending()).await;
+        });
+        *self.serving.lock().unwrap() = Some((machine, serving));
+    }
+
+    fn stop(&self) {
+        if let Some((machine, serving)) = self.serving.lock().unwrap().take() {
+            machine.kill();
+            serving.abort();
+        }
+    }
+
+    fn client(&self) -> Client {
+        self.client_of([8; 32], &self.memory)
+    }
+
+    /// A device that has begun nothing.
+    async fn other_device(&self) -> Client {
+        let client = self.client_of([9; 32], &Memory::default());
+        let name = "ann".parse().unwrap();
+        client.auth(name, b"correct horse").await.unwrap();
+        client
+    }
+
+    fn client_of(&self, key: [u8; 32], memory: &Memory) -> Client {
+        let profile = Profile::in_memory(SecretKey::from_bytes(key), memory.clone());
+        let server = ConnectionString {
+            host: NAME.into(),
+            port: REALM_PORT,
+            key: Some(self.site.key.public()),
+        };
+        let options = Options {
+            server: Some(server),
+            deadline: self.deadline,
+            traits: Traits {
+                keepalive: Silence::fixed(Duration::from_secs(5)),
+                ..Traits::default()
+            },
+            ..Options::default()
+        };
+        let host = Host::Simulated(self.machine("client"));
+        Client::open_on(host, profile, options).unwrap()
+    }
+
+    async fn registered(&self) -> Client {
+        let client = self.client();
+        let name = "ann".parse().unwrap();
+        client
+            .register("A", "id", name, b"correct horse")
+            .await
+            .unwrap();
+        client
+    }
+
+    async fn send(&self, client: &Client, text: &str) -> Result<(), CallError> {
+        let to = "ann".parse().unwrap();
+        client.send(to, text.as_bytes()).await.map(drop)
+    }
+}
+
+async fn texts(client: &Client) -> Vec<String> {
+    let entries = client.read_whole(Mailbox::Private, Some(0), usize::MAX);
+    let texts = entries.await.unwrap().into_iter().map(|entry| entry.body);
+    texts.map(|body| String::from_utf8(body).unwrap()).collect()
+}
+
+/// Answers each datagram with one that is not authentic.
+fn answer_with_junk(socket: Socket) {
+    tokio::spawn(async move {
+        let mut buffer = [0; 2000];
+        loop {
+            socket.readable().await.unwrap();
+            while let Ok((len, from)) = socket.try_recv_from(&mut buffer) {
+                let mut junk = buffer[..len].to_vec();
+                junk[0] = 0x04;
+                socket.send_to(&junk, from).await.unwrap();
+            }
+        }
+    });
+}
+
+/// HS-15: also when the first candidate answers with what is not authentic.
+#[tokio::test(start_paused = true)]
+async fn route_dead_first_address_next_one_is_taken() {
+    let setting = Setting::new(&[DEAD, LIVE]);
+    let dead = setting.machine("dead");
+    answer_with_junk(dead.bind(DEAD).unwrap());
+    let begun = Instant::now();
+    let client = setting.registered().await;
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(250), "{took:?}");
+    assert!(took < Duration::from_millis(500), "{took:?}");
+    let status = client.link_status().await;
+    assert_eq!((status.address, status.open), (Some(LIVE), true));
+    assert_eq!(status.opened, 1);
+    // The other candidate is dropped: it gets nothing any more.
+    let before = setting.network.sent();
+    setting.send(&client, "one").await.unwrap();
+    assert!(setting.network.sent() - before <= 4);
+}
+
+/// HS-15: a first address that answers costs nothing more.
+#[tokio::test(start_paused = true)]
+async fn route_live_first_address_costs_no_datagram_more() {
+    let mut sent = vec![];
+    for addresses in [vec![LIVE], vec![LIVE, DEAD]] {
+        let setting = Setting::new(&addresses);
+        setting.registered().await;
+        sent.push(setting.network.sent());
+    }
+    assert_eq!(sent[0], sent[1]);
+}
+
+/// HS-16
+#[tokio::test(start_paused = true)]
+async fn route_unknown_name_is_waited_for_until_the_deadline() {
+    let setting = Setting::new(&[]);
+    let client = setting.client();
+    let begun = Instant::now();
+    let name = "ann".parse().unwrap();
+    let failed = client.register("A", "id", name, b"correct horse").await;
+    let Err(CallError::Resolve { host, source }) = failed else {
+        panic!("{failed:?}")
+    };
+    assert_eq!(
+        (host.as_str(), source.to_string().as_str()),
+        (NAME, "no such name")
+    );
+    assert_eq!(begun.elapsed(), setting.deadline);
+    let network = setting.network.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        network.set_name(NAME, &[LIVE]);
+    });
+    let begun = Instant::now();
+    setting.registered().await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+/// HS-16
+#[tokio::test(start_paused = true)]
+async fn route_missing_network_is_waited_for() {
+    let setting = Setting::new(&[LIVE]);
+    setting.network.set_down(true);
+    let network = setting.network.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        network.set_down(false);
+    });
+    let client = setting.registered().await;
+    // The network is lost while the link is open: what is not sent is sent as soon as it is back.
+    setting.network.set_down(true);
+    let network = setting.network.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        network.set_down(false);
+    });
+    let begun = Instant::now();
+    setting.send(&client, "one").await.unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+/// HS-17: a command of which nothing has left is said not to be done, and is not done.
+#[tokio::test(start_paused = true)]
+async fn route_nothing_left_is_unreachable_and_never_done() {
+    let setting = Setting::new(&[LIVE]);
+    let first = setting.registered().await;
+    drop(first);
+    let client = setting.client();
+    client.whoami().await.unwrap();
+    setting.network.set_down(true);
+    let outcome = setting.send(&client, "never").await;
+    assert!(
+        matches!(outcome, Err(CallError::Unreachable { .. })),
+        "{outcome:?}"
+    );
+    // Early data that has not left does not leave with the Init of a later command either.
+    let early = setting.client();
+    let outcome = setting.send(&early, "never").await;
+    assert!(
+        matches!(outcome, Err(CallError::Resolve { .. })),
+        "{outcome:?}"
+    );
+    setting.network.set_down(false);
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    assert!(texts(&setting.other_device().await).await.is_empty());
+}
+
+/// HS-17: early data takes effect with the first datagram: whether it has is not known when no answer comes.
+#[tokio::test(start_paused = true)]
+async fn route_early_data_without_answer_is_unknown() {
+    let setting = Setting::new(&[LIVE]);
+    drop(setting.registered().await);
+    setting.network.cut("alpha", "client", true);
+    let client = setting.client();
+    let outcome = setting.send(&client, "perhaps").await;
+    assert!(
+        matches!(outcome, Err(CallError::OutcomeUnknown { .. })),
+        "{outcome:?}"
+    );
+    // What changes nothing can be asked again.
+    let outcome = client.whoami().await;
+    assert!(
+        matches!(
+            outcome,
+            Err(CallError::OutcomeUnknown { .. } | CallError::Unreachable { .. })
+        ),
+        "{outcome:?}"
+    );
+}
+
+/// HS-16: a watch finds its realm at another address, and tells meanwhile that it is out of reach.
+#[tokio::test(start_paused = true)]
+async fn route_moved_realm_is_found_by_a_watch() {
+    let setting = Setting::new(&[LIVE]);
+    let client = setting.registered().await;
+    let mut watching = client.watch().await.unwrap();
+    setting.serve_at(OTHER);
+    assert_eq!(watching.next_event().await.unwrap(), WatchEvent::OutOfReach);
+    setting.network.set_name(NAME, &[OTHER]);
+    let begun = Instant::now();
+    assert_eq!(watching.next_event().await.unwrap(), WatchEvent::Back);
+    assert!(
+        begun.elapsed() < Duration::from_mins(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    setting.send(&client, "two").await.unwrap();
+    let (_, entry) = watching.next().await.unwrap();
+    assert_eq!(entry.body, b"two");
+    assert_eq!(client.link_status().await.address, Some(OTHER));
+}
+
+/// A watch that begins without a network goes on.
+#[tokio::test(start_paused = true)]
+async fn route_watch_without_network_begins_when_it_is_there() {
+    let setting = Setting::new(&[LIVE]);
+    drop(setting.registered().await);
+    setting.network.set_down(true);
+    let network = setting.network.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        network.set_down(false);
+    });
+    let client = setting.client();
+    let mut watching = client.watch().await.unwrap();
+    let other = setting.other_device().await;
+    setting.send(&other, "hello").await.unwrap();
+    let (_, entry) = watching.next().await.unwrap();
+    assert_eq!(entry.body, b"hello");
+}

@@ -1,0 +1,288 @@
+//! Names with several, changing or no addresses, and networks that are not there yet, with real processes. What needs
+//! several machines runs in network namespaces, which take root and `ip`; without them those tests say so and pass.
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Lines},
+    net::ToSocketAddrs as _,
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use support::{
+    Home, Realm, Run, finished, program,
+    relay::{Relay, Way},
+};
+
+fn ip(arguments: &str) -> bool {
+    let mut command = Command::new("ip");
+    let output = command.args(arguments.split_whitespace()).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+/// Two machines, `s` and `c`, on one network. Removed when dropped.
+struct Machines {
+    prefix: String,
+}
+
+impl Machines {
+    /// None where this user can make no network namespaces.
+    fn start() -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("mt{}x{number}", std::process::id());
+        let machines = Self { prefix };
+        let (s, c) = (machines.name("s"), machines.name("c"));
+        let peer = format!("link add e0 netns {s} type veth peer name e0 netns {c}");
+        if !(ip(&format!("netns add {s}")) && ip(&format!("netns add {c}")) && ip(&peer)) {
+            eprintln!("SKIPPED: no network namespaces here; run this as root, with iproute2");
+            return None;
+        }
+        for (machine, host) in [(&s, 1), (&c, 9)] {
+            assert!(ip(&format!("-n {machine} link set lo up")));
+            assert!(ip(&format!("-n {machine} link set e0 up")));
+            assert!(ip(&format!(
+                "-n {machine} addr add 10.7.0.{host}/24 dev e0"
+            )));
+            assert!(ip(&format!(
+                "-n {machine} addr add fd00:7::{host}/64 dev e0 nodad"
+            )));
+        }
+        machines.set_hosts(&[]);
+        Some(machines)
+    }
+
+    fn name(&self, machine: &str) -> String {
+        format!("{}{machine}", self.prefix)
+    }
+
+    /// What `realm.test` stands for at the client.
+    fn set_hosts(&self, addresses: &[&str]) {
+        let directory = format!("/etc/netns/{}", self.name("c"));
+        fs::create_dir_all(&directory).unwrap();
+        let lines = addresses.iter().map(|ip| format!("{ip} realm.test\n"));
+        let lines: String = lines.collect();
+        // Replaced, not written anew: a process may be reading it.
+        let text = format!("127.0.0.1 localhost\n{lines}");
+        fs::write(format!("{directory}/hosts"), text).unwrap();
+        fs::write(format!("{directory}/resolv.conf"), "").unwrap();
+    }
+
+    fn set_link(&self, state: &str) {
+        assert!(ip(&format!("-n {} link set e0 {state}", self.name("c"))));
+    }
+
+    /// A command as it runs on a machine.
+    fn on(&self, machine: &str, command: &Command) -> Command {
+        let mut there = Command::new("ip");
+        there.args(["netns", "exec", &self.name(machine)]);
+        there.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => there.env(name, value),
+                None => there.env_remove(name),
+            };
+        }
+        if let Some(directory) = command.get_current_dir() {
+            there.current_dir(directory);
+        }
+        there.stdin(Stdio::null());
+        there
+    }
+
+    /// A run of the client at machine `c`.
+    fn run(&self, home: &Home, profile: &str, arguments: &[&str]) -> Run {
+        finished(&mut self.on("c", &home.command(profile, arguments)))
+    }
+
+    fn register(&self, home: &Home, profile: &str, connect: &str) -> Run {
+        let arguments = [
+            &["--server", connect, "--deadline", "20s"][..],
+            &["register", "Some One", "id", profile],
+            &["--password-file", "password"],
+        ];
+        self.run(home, profile, &arguments.concat())
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        for machine in ["s", "c"] {
+            let name = self.name(machine);
+            ip(&format!("netns del {name}"));
+            let _ = fs::remove_dir_all(format!("/etc/netns/{name}"));
+        }
+    }
+}
+
+/// A process whose output is read line by line. Killed when dropped.
+struct Running {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut process = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, lines }
+    }
+
+    fn next(&mut self) -> Value {
+        let line = self.lines.next().expect("it goes on").unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A realm at machine `machine`, and the key in its connection string.
+fn serve(machines: &Machines, machine: &str, data: &str, listen: &str) -> (Running, String) {
+    let mut command = program();
+    command.args(["serve", "--json", "--data", data, "--listen", listen]);
+    let mut realm = Running::start(machines.on(machine, &command));
+    let announced = realm.next();
+    let connect = announced["connect"].as_str().unwrap();
+    let (_, key) = connect.split_once('#').unwrap();
+    (realm, key.into())
+}
+
+fn data(home: &Home, name: &str) -> String {
+    home.directory.path().join(name).to_str().unwrap().into()
+}
+
+/// HS-15: a dead first address, and a realm that is on IPv6 alone.
+#[test]
+fn address_dead_first_address_next_one_is_taken() {
+    let Some(machines) = Machines::start() else {
+        return;
+    };
+    let home = Home::new();
+    for (listen, addresses) in [
+        ("10.7.0.1:6377", ["10.7.0.8", "10.7.0.1"]),
+        ("[fd00:7::1]:6377", ["fd00:7::1", "10.7.0.1"]),
+    ] {
+        machines.set_hosts(&addresses);
+        let profile = if listen.starts_with('[') {
+            "six"
+        } else {
+            "four"
+        };
+        let (_realm, key) = serve(&machines, "s", &data(&home, profile), listen);
+        let connect = format!("merpati://realm.test:6377#{key}");
+        machines.register(&home, profile, &connect).ok();
+    }
+}
+
+/// HS-16: the deadline says how long to go on trying, also without a route or while the name is unknown.
+#[test]
+fn address_missing_network_is_waited_for() {
+    let Some(machines) = Machines::start() else {
+        return;
+    };
+    let home = Home::new();
+    machines.set_hosts(&["10.7.0.1"]);
+    let (_realm, key) = serve(&machines, "s", &data(&home, "data"), "10.7.0.1:6377");
+    let connect = format!("merpati://realm.test:6377#{key}");
+    machines.register(&home, "ann", &connect).ok();
+    let send = ["--deadline", "30s", "send", "ann", "hello"];
+    machines.set_link("down");
+    thread::scope(|scope| {
+        let sent = scope.spawn(|| machines.run(&home, "ann", &send));
+        // So long that the first attempts fail; it succeeds whenever the network comes back.
+        thread::sleep(Duration::from_secs(1));
+        machines.set_link("up");
+        sent.join().unwrap().ok();
+    });
+    machines.set_hosts(&[]);
+    thread::scope(|scope| {
+        let sent = scope.spawn(|| machines.run(&home, "ann", &send));
+        thread::sleep(Duration::from_secs(1));
+        machines.set_hosts(&["10.7.0.1"]);
+        sent.join().unwrap().ok();
+    });
+    machines.set_hosts(&[]);
+    let begun = Instant::now();
+    let run = machines.run(&home, "ann", &["--deadline", "2s", "whoami"]);
+    assert_eq!(run.error(3), "unreachable");
+    assert!(run.out.contains("cannot find realm.test"), "{run:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+}
+
+/// HS-16: a watch finds the realm whose name has moved.
+#[test]
+fn address_moved_realm_is_found_by_a_watch() {
+    let Some(machines) = Machines::start() else {
+        return;
+    };
+    let home = Home::new();
+    machines.set_hosts(&["10.7.0.1"]);
+    let data = data(&home, "data");
+    let (realm, key) = serve(&machines, "s", &data, "10.7.0.1:6377");
+    let connect = format!("merpati://realm.test:6377#{key}");
+    machines.register(&home, "ann", &connect).ok();
+    machines.register(&home, "bob", &connect).ok();
+    let watch = home.command("bob", &["watch", "--keepalive", "1s"]);
+    let mut watch = Running::start(machines.on("c", &watch));
+    machines.run(&home, "ann", &["send", "bob", "one"]).ok();
+    assert_eq!(watch.next()["text"], "one");
+    drop(realm);
+    assert!(ip(&format!(
+        "-n {} addr add 10.7.0.2/24 dev e0",
+        machines.name("s")
+    )));
+    let (_realm, _) = serve(&machines, "s", &data, "10.7.0.2:6377");
+    machines.set_hosts(&["10.7.0.2"]);
+    machines.run(&home, "ann", &["send", "bob", "two"]).ok();
+    assert_eq!(watch.next()["text"], "two");
+}
+
+/// HS-15. Needs no namespaces: `localhost` has an address of each family on most machines.
+#[test]
+fn address_realm_on_ipv6_alone_is_found_by_a_name_with_both() {
+    let addresses = ("localhost", 1).to_socket_addrs();
+    let addresses: Vec<_> = addresses.map(Iterator::collect).unwrap_or_default();
+    let has = |is_ipv6| addresses.iter().any(|a| a.is_ipv6() == is_ipv6);
+    if !has(true) || !has(false) {
+        eprintln!("SKIPPED: localhost has no address of both families here: {addresses:?}");
+        return;
+    }
+    let home = Home::new();
+    let mut command = program();
+    let data = data(&home, "data");
+    command.args(["serve", "--json", "--data", &data, "--listen", "[::1]:0"]);
+    let mut realm = Running::start(command);
+    let announced = realm.next();
+    let connect = announced["connect"].as_str().unwrap();
+    let (place, key) = connect.split_once('#').unwrap();
+    let (_, port) = place.rsplit_once(':').unwrap();
+    home.register("ann", &format!("merpati://localhost:{port}#{key}"));
+}
+
+/// HS-17: early data takes effect with the first datagram: when the answers are lost, it is not known whether it has.
+#[test]
+fn address_lost_answers_are_an_unknown_outcome() {
+    let realm = Realm::start();
+    let relay = Relay::to(realm.address);
+    let home = Home::new();
+    home.register("ann", &realm.connect_through(relay.address));
+    relay.lose(|way, _| way == Way::ToClient);
+    let run = home.run("ann", &["--deadline", "2s", "send", "ann", "hello"]);
+    assert_eq!(run.error(4), "outcome-unknown");
+    relay.lose(|_, _| false);
+    assert_eq!(home.texts("ann"), ["hello"]);
+}
