@@ -238,6 +238,19 @@ fn address_missing_network_is_waited_for() {
     assert_eq!(run.error(3), "unreachable");
     assert!(run.out.contains("cannot find realm.test"), "{run:?}");
     assert!(begun.elapsed() >= Duration::from_secs(2));
+    // A name server that does not answer holds nobody up: a realm ignores what it is asked on port 53.
+    let (_silent, _) = serve(&machines, "s", &data(&home, "silent"), "10.7.0.1:53");
+    let resolver = format!("/etc/netns/{}/resolv.conf", machines.name("c"));
+    fs::write(resolver, "nameserver 10.7.0.1\n").unwrap();
+    let begun = Instant::now();
+    let run = machines.run(&home, "ann", &["--deadline", "1s", "whoami"]);
+    assert_eq!(run.error(3), "unreachable");
+    assert!(run.out.contains("has not been answered"), "{run:?}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 /// HS-16: a watch finds the realm whose name has moved.
