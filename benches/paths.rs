@@ -108,6 +108,8 @@ impl Run {
             known: true,
             highest: OperationNumber(0),
             successor: None,
+            life: None,
+            is_life_unknown: false,
         });
         let mut run = Self {
             now: Time(0),

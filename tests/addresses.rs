@@ -152,8 +152,25 @@ impl Drop for Running {
 
 /// A realm at machine `machine`, and the key in its connection string.
 fn serve(machines: &Machines, machine: &str, data: &str, listen: &str) -> (Running, String) {
+    serve_as(
+        machines,
+        machine,
+        (data, "[realm]\nid = \"alpha\"\n"),
+        listen,
+    )
+}
+
+fn serve_as(
+    machines: &Machines,
+    machine: &str,
+    (data, config): (&str, &str),
+    listen: &str,
+) -> (Running, String) {
+    let file = format!("{data}.toml");
+    fs::write(&file, config).unwrap();
     let mut command = program();
     command.args(["serve", "--json", "--data", data, "--listen", listen]);
+    command.args(["--config", &file]);
     let mut realm = Running::start(machines.on(machine, &command));
     let announced = realm.next();
     let connect = announced["connect"].as_str().unwrap();
@@ -221,6 +238,19 @@ fn address_missing_network_is_waited_for() {
     assert_eq!(run.error(3), "unreachable");
     assert!(run.out.contains("cannot find realm.test"), "{run:?}");
     assert!(begun.elapsed() >= Duration::from_secs(2));
+    // A name server that does not answer holds nobody up: a realm ignores what it is asked on port 53.
+    let (_silent, _) = serve(&machines, "s", &data(&home, "silent"), "10.7.0.1:53");
+    let resolver = format!("/etc/netns/{}/resolv.conf", machines.name("c"));
+    fs::write(resolver, "nameserver 10.7.0.1\n").unwrap();
+    let begun = Instant::now();
+    let run = machines.run(&home, "ann", &["--deadline", "1s", "whoami"]);
+    assert_eq!(run.error(3), "unreachable");
+    assert!(run.out.contains("has not been answered"), "{run:?}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 /// HS-16: a watch finds the realm whose name has moved.
@@ -249,6 +279,32 @@ fn address_moved_realm_is_found_by_a_watch() {
     machines.set_hosts(&["10.7.0.2"]);
     machines.run(&home, "ann", &["send", "bob", "two"]).ok();
     assert_eq!(watch.next()["text"], "two");
+}
+
+/// PEER-5: a peer whose name has a dead address before the live one gets what is written to it.
+#[test]
+fn address_dead_first_address_of_a_peer_next_one_is_taken() {
+    let Some(machines) = Machines::start() else {
+        return;
+    };
+    let home = Home::new();
+    machines.set_hosts(&["10.7.0.8", "10.7.0.1"]);
+    let (alpha, beta) = (data(&home, "alpha"), data(&home, "beta"));
+    let config = "[realm]\nid = \"beta\"\npeering = \"open\"\n";
+    let (_alpha, own) = serve(&machines, "c", &alpha, "10.7.0.9:6377");
+    let (_beta, key) = serve_as(&machines, "s", (&beta, config), "10.7.0.1:6378");
+    let connect = format!("merpati://10.7.0.9:6377#{own}");
+    machines.register(&home, "ann", &connect).ok();
+    let connect = format!("merpati://10.7.0.1:6378#{key}");
+    machines.register(&home, "bob", &connect).ok();
+    let code = format!("{alpha}/operator-code");
+    let ann = |arguments: &[&str]| machines.run(&home, "ann", arguments).ok();
+    ann(&["claim", "--password-file", &code]);
+    ann(&["addrealm", "beta", "realm.test", "6378", "--key", &key]);
+    ann(&["sendrealm", "beta", "bob", "hello"]);
+    let watch = home.command("bob", &["watch"]);
+    let mut watch = Running::start(machines.on("c", &watch));
+    assert_eq!(watch.next()["text"], "hello");
 }
 
 /// HS-15. Needs no namespaces: `localhost` has an address of each family on most machines.

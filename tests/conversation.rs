@@ -116,7 +116,7 @@ fn a_client_killed_while_the_realm_is_away_sends_on_its_next_run() {
     home.register("ann", &realm.connect);
     realm.kill();
     let run = home.run("ann", &["--deadline", "100ms", "send", "ann", "later"]);
-    assert_eq!(run.error(3), "unreachable");
+    assert_eq!(run.error(4), "outcome-unknown");
     realm.start_again();
     // The same command again is the same message: people repeat what seems not to have worked.
     home.run("ann", &["send", "ann", "later"]).ok();

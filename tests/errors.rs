@@ -201,6 +201,8 @@ fn an_unreachable_realm_is_said_to_be_one() {
             "--server",
             "merpati://no.such.host.invalid",
             "--trust",
+            "--deadline",
+            "1s",
             "whoami",
         ],
     );

@@ -6,6 +6,7 @@ mod support;
 
 use std::{fs, path::PathBuf};
 
+use merpati::wire::Mailbox;
 use support::{
     Home, PASSWORD, Realm, copy_directory,
     relay::{Carried, Relay},
@@ -149,6 +150,44 @@ fn restored_snapshot_of_a_running_store_shows_new_entries() {
     at.send(11..=13);
     assert_eq!(at.inbox(), numbered(11..=13));
     assert!(at.inbox().is_empty());
+}
+
+/// READ-7: a client that outlives the restore leaves the link on which its positions are not believed, and turns pages
+/// on another.
+#[tokio::test]
+async fn restored_store_shows_new_entries_to_a_client_that_was_connected() {
+    /// More than one page.
+    const MANY: u32 = 130;
+    let mut at = Restorable::new();
+    let [ann, bob] = ["ann", "bob"].map(|name| at.home.client(name, &at.realm.connect));
+    let send = async |numbers: std::ops::RangeInclusive<u32>| {
+        for text in numbered(numbers) {
+            let sent = ann.send("bob".parse().unwrap(), text.as_bytes());
+            sent.await.unwrap();
+        }
+    };
+    let read = async || {
+        let entries = bob.unread(Mailbox::Private).await.unwrap();
+        for entry in &entries {
+            bob.shown(&Mailbox::Private, entry).unwrap();
+        }
+        let texts = entries.into_iter().map(|entry| entry.body);
+        texts
+            .map(|body| String::from_utf8(body).unwrap())
+            .collect::<Vec<_>>()
+    };
+    send(1..=8).await;
+    assert_eq!(read().await, numbered(1..=8));
+    assert!(read().await.is_empty());
+    at.back_up();
+    send(9..=10).await;
+    assert_eq!(read().await, numbered(9..=10));
+    at.restore();
+    send(11..=MANY).await;
+    assert_eq!(read().await, numbered(11..=MANY));
+    assert!(read().await.is_empty());
+    send(MANY + 1..=MANY + 2).await;
+    assert_eq!(read().await, numbered(MANY + 1..=MANY + 2));
 }
 
 fn bytes(carried: &[Carried]) -> usize {

@@ -9,6 +9,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+#[cfg(feature = "client")]
+use std::net::ToSocketAddrs as _;
+
 #[cfg(feature = "embedded")]
 pub use batch::{Arrived, BATCH, Leaving};
 use rand::{SeedableRng as _, TryRng as _, rngs::StdRng, rngs::SysRng};
@@ -40,7 +43,7 @@ impl Host {
     #[cfg(feature = "client")]
     pub async fn resolve(&self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         match self {
-            Self::Real => Ok(tokio::net::lookup_host((name, port)).await?.collect()),
+            Self::Real => resolve(name, port).await,
             #[cfg(all(test, feature = "client", feature = "embedded"))]
             Self::Simulated(machine) => machine.resolve(name, port).await,
         }
@@ -87,6 +90,24 @@ impl Host {
             Self::Simulated(machine) => machine.time_of_day(),
         }
     }
+}
+
+/// Resolves in a thread of its own: a name server may not answer for long, and a runtime that ends waits for the
+/// blocking threads that it has made itself.
+#[cfg(feature = "client")]
+async fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let name = name.to_string();
+    std::thread::Builder::new().spawn(move || {
+        let found = (name.as_str(), port).to_socket_addrs();
+        // Whoever asked may have stopped waiting.
+        let _ = answer.send(found.map(Iterator::collect));
+    })?;
+    let found = answered.await;
+    found.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
 }
 
 impl Socket {
