@@ -22,7 +22,7 @@ pub const BUSY_WAIT: Duration = Duration::from_millis(500);
 /// A wait that a person should hear of.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
 /// Whoever waits for an entry has a little longer than its attempt, which then has something to say.
-const GRACE: Duration = Duration::from_millis(300);
+pub const GRACE: Duration = Duration::from_millis(300);
 
 /// An entry of the outbox, for people and programs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     CallError, Client, EntryId, Shared,
-    calls::{BUSY_WAIT, is_used_up},
+    calls::{BUSY_WAIT, GRACE, is_used_up},
     lock,
     outbox::{self, Aim, Outcome, Picked, Reason},
     state,
@@ -157,7 +157,8 @@ impl Shared {
     /// One attempt to settle an entry.
     async fn attempt(&self, picked: &Picked) -> Result<(), CallError> {
         let begun = Instant::now();
-        let deadline = begun + picked.waited.unwrap_or(ATTEMPT);
+        let waited = picked.waited.map(|waited| waited.saturating_sub(GRACE));
+        let deadline = begun + waited.unwrap_or(ATTEMPT);
         let outcome = match (picked.aim, &picked.body) {
             (Aim::Do, Some(body)) => self.deliver(picked, body, deadline).await,
             (Aim::Cancel(reason), _) => self.withdraw(picked, reason, deadline).await,

@@ -155,19 +155,13 @@ impl Shared {
             is_life_unknown,
             ..
         } = self.link_status().await;
-        let (realm, _) = self.target()?;
-        let life = life.map(|life| life.0);
-        if (life.is_none() && !is_life_unknown) || self.state()?.life == life {
-            // Another process of this profile was told before.
+        if life.is_none() && !is_life_unknown {
             return Ok(());
         }
-        Ok(self.profile.write(|records| {
-            state::update(records, realm, |state| state.life = life)?;
-            if is_life_unknown {
-                state::forget_cursors(records, realm)?;
-            }
-            Ok(())
-        })?)
+        let (realm, _) = self.target()?;
+        Ok(self
+            .profile
+            .write(|records| state::learn_life(records, realm, life, is_life_unknown))?)
     }
 
     fn followed(&self, from: PublicKey, to: PublicKey) -> Result<bool, CallError> {

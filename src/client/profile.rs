@@ -359,37 +359,6 @@ mod tests {
         assert!(!directory.join("state").exists());
     }
 
-    /// READ-7: what was shown is forgotten once for each restore, whichever process hears of it first.
-    #[test]
-    fn life_unknown_forgets_what_was_shown_once() {
-        let mut state = State::default();
-        let (first, second) = (Some(Life([1; 4])), Some(Life([2; 4])));
-        state.learn_life(first, false);
-        state.note_beginning(&Mailbox::Private, 10);
-        // Told again, and an ordinary restart.
-        state.learn_life(first, true);
-        state.learn_life(second, false);
-        assert_eq!(state.reading(&Mailbox::Private).after, Some(10));
-        state.learn_life(first, true);
-        assert_eq!(state.reading(&Mailbox::Private).after, None);
-        state.note_beginning(&Mailbox::Private, 3);
-        state.learn_life(first, true);
-        assert_eq!(state.reading(&Mailbox::Private).after, Some(3));
-        state.learn_life(None, true);
-        assert_eq!((state.life, state.shown.len()), (None, 0));
-    }
-
-    #[test]
-    fn state_from_before_lives_is_read() {
-        let state = State {
-            highest: 7,
-            ..State::default()
-        };
-        let mut bytes = postcard::to_extend(&state, vec![FORMAT]).unwrap();
-        assert_eq!(bytes.pop(), Some(0), "no life");
-        assert_eq!(State::parse(&bytes), Some(state));
-    }
-
     #[test]
     fn damaged_profile_is_not_believed() {
         let home = tempfile::tempdir().unwrap();

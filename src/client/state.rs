@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     crypto::{ConnectionString, PublicKey},
-    wire::{Answer, Command, Entry, Fragment, Mailbox, Options, SessionId, SessionRef},
+    wire::{Answer, Command, Entry, Fragment, Life, Mailbox, Options, SessionId, SessionRef},
 };
 
 /// Realms that a profile knows at most. Those that were never heard from go first.
@@ -383,8 +383,29 @@ pub fn confirm(
     }
 }
 
-/// Forgets how far mailboxes have been shown: the positions of a realm that was restored mean other messages.
-pub fn forget_cursors(records: &mut dyn Records, realm: RealmNumber) -> Result<(), ProfileError> {
+/// Notes the life that a realm has told. If the realm did not know the one that was claimed, it was restored from a backup,
+/// and what has been shown is known by positions of a store that is lost (READ-9).
+pub fn learn_life(
+    records: &mut dyn Records,
+    realm: RealmNumber,
+    life: Option<Life>,
+    is_unknown: bool,
+) -> Result<(), ProfileError> {
+    let state = load(records, realm)?;
+    let life = life.map(|life| life.0);
+    if state.life == life {
+        // Another process of this profile was told before.
+        return Ok(());
+    }
+    save(records, realm, &State { life, ..state })?;
+    if is_unknown {
+        forget_cursors(records, realm)?;
+    }
+    Ok(())
+}
+
+/// Forgets how far mailboxes have been shown.
+fn forget_cursors(records: &mut dyn Records, realm: RealmNumber) -> Result<(), ProfileError> {
     let prefix = [b"c/".as_slice(), &realm.0.to_be_bytes()].concat();
     for (key, _) in records.scan(&prefix, b"", usize::MAX)? {
         records.delete(&key)?;
@@ -400,4 +421,65 @@ pub fn spending(records: &dyn Records) -> Spending {
 /// Writes down what runs have spent.
 pub fn save_spending(records: &mut dyn Records, spending: &Spending) -> Result<(), ProfileError> {
     store::put(records, b"s", spending)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::store::{Memory, write};
+
+    /// READ-9: what was shown is forgotten once for each restore, whichever process hears of it first.
+    #[test]
+    fn life_unknown_forgets_what_was_shown_once() {
+        let account = Account {
+            realm: RealmNumber(0),
+            username: "ann".into(),
+        };
+        let mailbox = Mailbox::Private;
+        let (first, second) = (Some(Life([1; 4])), Some(Life([2; 4])));
+        let outcome = write(&Memory::default(), |records| {
+            let learn = |records: &mut dyn Records, life, is_unknown| {
+                learn_life(records, account.realm, life, is_unknown)
+            };
+            let begin = |records: &mut dyn Records, position| {
+                begin_reading(records, &account, &mailbox, position)
+            };
+            let shown = |records: &dyn Records| {
+                cursor(records, &account, &mailbox).map(|cursor| cursor.map(|c| c.position))
+            };
+            learn(records, first, false)?;
+            begin(records, 10)?;
+            // Told again, and an ordinary restart.
+            learn(records, first, true)?;
+            learn(records, second, false)?;
+            assert_eq!(shown(records)?, Some(10));
+            learn(records, first, true)?;
+            assert_eq!(shown(records)?, None);
+            begin(records, 3)?;
+            learn(records, first, true)?;
+            assert_eq!(shown(records)?, Some(3));
+            learn(records, None, true)?;
+            assert_eq!(shown(records)?, None);
+            Ok(())
+        });
+        outcome.unwrap();
+    }
+
+    #[test]
+    fn realm_is_found_by_its_key_wherever_it_is() {
+        let key = "Qn6PtzrA4MTkMefWTqR5ItrFiP3dtbrW9K-6OMuE0xo";
+        let at = |place: &str, key: &str| format!("merpati://{place}{key}").parse().unwrap();
+        let key = format!("#{key}");
+        let outcome = write(&Memory::default(), |records| {
+            let (first, _) = find_or_add(records, &at("a:1", &key), false)?;
+            assert_eq!(find_or_add(records, &at("b:2", &key), false)?.0, first);
+            // A key once known is not given up for a string that names none.
+            let (same, server) = find_or_add(records, &at("a:1", ""), false)?;
+            assert!(same == first && server.key.is_some());
+            assert_ne!(find_or_add(records, &at("c:3", ""), false)?.0, first);
+            assert_ne!(find_or_add(records, &at("a:1", ""), true)?.0, first);
+            Ok(())
+        });
+        outcome.unwrap();
+    }
 }

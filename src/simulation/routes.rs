@@ -21,7 +21,7 @@ use super::{
     trace::Trace,
 };
 use crate::{
-    client::{CallError, Client, Memory, Options, Profile, Silence, Traits, WatchEvent},
+    client::{CallError, Client, Memory, Options, Profile, Sending, Silence, Traits, WatchEvent},
     crypto::{ConnectionString, SecretKey},
     endpoint::LINK_LIFETIME,
     host::Host,
@@ -58,7 +58,9 @@ impl Setting {
             delay: Duration::from_millis(20),
             ..Weather::CALM
         };
-        let network = Network::new(rng(1), weather, Trace::start(false));
+        let trace = Trace::start(true);
+        let network = Network::new(rng(1), weather, trace.clone());
+        TR.with_borrow_mut(|t| t.push(trace));
         if !addresses.is_empty() {
             network.set_name(NAME, addresses);
         }
@@ -210,8 +212,11 @@ async fn route_live_first_address_costs_no_datagram_more() {
     let mut sent = vec![];
     for addresses in [vec![LIVE], vec![LIVE, DEAD]] {
         let setting = Setting::new(&addresses);
+        // The realm serves from here on.
         setting.registered().await;
-        sent.push(setting.network.sent());
+        let before = setting.network.sent();
+        setting.other_device().await;
+        sent.push(setting.network.sent() - before);
     }
     assert_eq!(sent[0], sent[1]);
 }
@@ -282,14 +287,20 @@ async fn route_nothing_left_is_unreachable_and_never_done() {
     let client = setting.client();
     client.whoami().await.unwrap();
     setting.network.set_down(true);
-    let outcome = setting.send(&client, "never").await;
+    let unkept = |client: &Client| {
+        client.with(Sending {
+            keep: false,
+            ..Sending::default()
+        })
+    };
+    let outcome = setting.send(&unkept(&client), "never").await;
     assert!(
         matches!(outcome, Err(CallError::Unreachable { .. })),
         "{outcome:?}"
     );
     // Early data that has not left does not leave with the Init of a later command either.
     let early = setting.client();
-    let outcome = setting.send(&early, "never").await;
+    let outcome = setting.send(&unkept(&early), "never").await;
     assert!(
         matches!(outcome, Err(CallError::Resolve { .. })),
         "{outcome:?}"
@@ -308,7 +319,13 @@ async fn route_early_data_without_answer_is_unknown() {
     let client = setting.client();
     let outcome = setting.send(&client, "perhaps").await;
     assert!(
-        matches!(outcome, Err(CallError::OutcomeUnknown { .. })),
+        matches!(
+            outcome,
+            Err(CallError::Kept {
+                is_unknown: true,
+                ..
+            })
+        ),
         "{outcome:?}"
     );
     // What changes nothing can be asked again.
