@@ -60,7 +60,6 @@ impl Setting {
         };
         let trace = Trace::start(true);
         let network = Network::new(rng(1), weather, trace.clone());
-        TR.with_borrow_mut(|t| t.push(trace));
         if !addresses.is_empty() {
             network.set_name(NAME, addresses);
         }
