@@ -169,15 +169,17 @@ impl Shared {
             Err(error) => {
                 let id = picked.id;
                 let left = picked.left || error.may_have_left();
-                let wait = begun.elapsed() < AFTER_FAILURE.0;
-                let wait = wait.then(|| self.pause_after(picked.attempts));
+                let until = if begun.elapsed() < AFTER_FAILURE.0 {
+                    self.pause_after(picked.attempts)
+                } else {
+                    // Whoever waits for it has the last word before it is begun anew.
+                    self.host.time_of_day() + GRACE * 2
+                };
                 lock(&self.troubles).insert(id, error);
                 Ok(self.profile.write(|records| {
                     outbox::change(records, id, |entry| {
                         entry.left = left;
-                        if let Some(until) = wait {
-                            entry.wait_until(until);
-                        }
+                        entry.wait_until(until);
                     })
                 })?)
             }

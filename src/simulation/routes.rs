@@ -48,6 +48,8 @@ struct Setting {
     site: Site,
     serving: Mutex<Option<(Machine, JoinHandle<()>)>>,
     memory: Memory,
+    /// All processes are on machines whose clocks are right.
+    wall: Arc<WallClock>,
     deadline: Duration,
     machines: AtomicU64,
 }
@@ -58,7 +60,7 @@ impl Setting {
             delay: Duration::from_millis(20),
             ..Weather::CALM
         };
-        let trace = Trace::start(true);
+        let trace = Trace::start(false);
         let network = Network::new(rng(1), weather, trace.clone());
         if !addresses.is_empty() {
             network.set_name(NAME, addresses);
@@ -77,6 +79,7 @@ impl Setting {
             site,
             serving: Mutex::default(),
             memory: Memory::default(),
+            wall: Arc::new(WallClock::new()),
             deadline: Duration::from_secs(30),
             machines: AtomicU64::new(3),
         };
@@ -85,7 +88,7 @@ impl Setting {
     }
 
     fn machine(&self, name: &str) -> Machine {
-        let wall = Arc::new(WallClock::new());
+        let wall = Arc::clone(&self.wall);
         let trace = Trace::start(false);
         // No two processes make the same keys.
         let seed = self.machines.fetch_add(1, Ordering::Relaxed);

@@ -67,11 +67,11 @@ mod shared {
 
     /// The records of a simulated machine's profile. Its clones are the same records, as other processes of the profile see
     /// them.
-    #[derive(Clone, Debug, Default)]
+    #[derive(Debug, Default)]
     pub struct Memory {
         shared: Arc<Shared>,
         /// The change that this process has seen.
-        seen: Arc<AtomicU64>,
+        seen: AtomicU64,
     }
 
     #[derive(Debug, Default)]
@@ -79,6 +79,16 @@ mod shared {
         table: Mutex<Table>,
         changes: watch::Sender<u64>,
         is_carried: AtomicBool,
+    }
+
+    impl Clone for Memory {
+        /// The same records, for another process.
+        fn clone(&self) -> Self {
+            Self {
+                shared: Arc::clone(&self.shared),
+                seen: AtomicU64::new(0),
+            }
+        }
     }
 
     impl Memory {
