@@ -7,6 +7,9 @@ mod args;
 #[path = "../src/cli/mix.rs"]
 #[allow(dead_code, missing_docs)]
 mod mix;
+#[path = "../src/cli/names.rs"]
+#[allow(dead_code, missing_docs)]
+mod names;
 #[path = "../src/cli/shell/line.rs"]
 #[allow(dead_code, missing_docs)]
 mod shell_line;

@@ -6,6 +6,9 @@ mod args;
 #[path = "../../src/cli/mix.rs"]
 #[allow(dead_code)]
 mod mix;
+#[path = "../../src/cli/names.rs"]
+#[allow(dead_code)]
+mod names;
 #[path = "../../src/cli/shell/line.rs"]
 #[allow(dead_code)]
 mod shell_line;

@@ -3,8 +3,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::mix::Mix;
-use clap::{Args, Parser, Subcommand};
+use super::{
+    mix::Mix,
+    names::{GroupAt, personal},
+};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, builder::Resettable};
 use clap_complete::Shell;
 use merpati::{
     client::{DATAGRAM_MIN, Kind, Meter, Redundancy},
@@ -26,6 +29,21 @@ pub struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 the realm refused; 2 wrong usage; 3 the realm is unreachable; 4 the outcome is \
 unknown (run it again: nothing is done twice); 5 trouble on this machine.";
+
+/// The definition of the command line. An environment variable that is empty counts as unset.
+pub fn definition() -> clap::Command {
+    unset_empty(Cli::command())
+}
+
+fn unset_empty(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &_| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| match arg.get_env() {
+            Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+            _ => arg,
+        })
+        .mut_subcommands(unset_empty)
+}
 
 /// Options of every command that talks to a realm.
 #[derive(Clone, Debug, Args)]
@@ -81,6 +99,32 @@ pub struct Global {
     pub meter: Meter,
 }
 
+impl Global {
+    /// These options, but for those that a line of the shell gives itself, by their names in `given`.
+    pub fn with_line(&self, line: &Self, given: &[String]) -> Self {
+        let mut global = self.clone();
+        for name in given {
+            match name.as_str() {
+                "home" => global.home.clone_from(&line.home),
+                "profile" => global.profile.clone_from(&line.profile),
+                "server" => global.server.clone_from(&line.server),
+                "trust" => global.trust = line.trust,
+                "plain" => global.plain = line.plain,
+                "json" => global.json = line.json,
+                "deadline" => global.deadline = line.deadline,
+                "link" => global.link = line.link,
+                "max_bitrate" => global.max_bitrate = line.max_bitrate,
+                "max_datagram" => global.max_datagram = line.max_datagram,
+                "redundancy" => global.redundancy = line.redundancy,
+                "no_early_data" => global.no_early_data = line.no_early_data,
+                "session" => global.session = line.session,
+                _ => {}
+            }
+        }
+        global
+    }
+}
+
 fn datagram(text: &str) -> Result<usize, String> {
     let size = parse_size(text).map_err(|error| error.to_string())?;
     match usize::try_from(size) {
@@ -106,8 +150,10 @@ pub enum Command {
     /// Make an account, and log in.
     Register {
         /// Your full name.
+        #[arg(value_parser = personal)]
         name: String,
         /// Your country.
+        #[arg(value_parser = personal)]
         country: String,
         /// 1 to 32 of a-z 0-9 . _ -
         username: Username,
@@ -116,6 +162,9 @@ pub enum Command {
         /// Read the registration code from a file, for a realm that asks for one.
         #[arg(long, value_name = "FILE")]
         code_file: Option<PathBuf>,
+        /// Let the profile forget the account that it has, and take this one.
+        #[arg(long)]
+        replace: bool,
     },
     /// Log in.
     Auth {
@@ -127,8 +176,8 @@ pub enum Command {
     Logout,
     /// Write to a user.
     Send {
-        /// The recipient.
-        username_to: Username,
+        /// The recipient; one of another realm as name@realm.
+        username_to: Sender,
         #[command(flatten)]
         message: Message,
     },
@@ -142,24 +191,30 @@ pub enum Command {
     },
     /// Join a group.
     Joingroup {
-        groupname: GroupName,
+        /// The group; one of another realm as group@realm.
+        groupname: GroupAt,
         #[command(flatten)]
         password: GroupPassword,
     },
     /// Write to a group.
     Sendgroup {
-        groupname: GroupName,
+        /// The group; one of another realm as group@realm.
+        groupname: GroupAt,
         #[command(flatten)]
         message: Message,
     },
     /// Read a group's messages: those not shown before, or those after a position.
     Inboxgroup {
-        groupname: GroupName,
+        /// The group; one of another realm as group@realm.
+        groupname: GroupAt,
         #[command(flatten)]
         inbox: Inbox,
     },
     /// Leave a group. With its last member a group ends.
-    Leavegroup { groupname: GroupName },
+    Leavegroup {
+        /// The group; one of another realm as group@realm.
+        groupname: GroupAt,
+    },
     /// List the groups you are in.
     Groups,
     /// List a group's members.
@@ -235,6 +290,9 @@ pub enum Command {
         /// By which of this realm's addresses it is to leave; by default the peering's.
         #[arg(long, value_name = "ADDR:PORT")]
         src: Option<String>,
+        /// The session's user; filled in unless it is given.
+        #[arg(long, hide = true)]
+        from: Option<Username>,
     },
     /// Join a group of another realm.
     Joingrouprealm {
@@ -283,6 +341,10 @@ pub enum Command {
         /// what the kind of link says, and up to two minutes while the way is seen to stay open.
         #[arg(long, value_name = "SPAN", value_parser = parse_span)]
         keepalive: Option<Duration>,
+        /// Confirm only what comes back on standard input: a line `<mailbox> <position>` confirms the messages of that
+        /// mailbox up to that position. The end of standard input ends the watch.
+        #[arg(long)]
+        ack: bool,
     },
     /// Tell how many messages have not been read, mailbox by mailbox.
     Unread,
@@ -393,6 +455,10 @@ pub struct Inbox {
     /// At most so many bytes of answer; a message that is longer comes in pieces.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub bytes: Option<u64>,
+    /// Confirm only what comes back on standard input: a line with a position confirms the messages up to it. Ends when
+    /// all are confirmed, or at the end of standard input.
+    #[arg(long)]
+    pub ack: bool,
 }
 
 #[derive(Debug, PartialEq, Args)]

@@ -4,9 +4,11 @@ use std::io::{self, Write as _};
 
 use merpati::{
     client::{CallError, Notice},
-    wire::{Account, Answer, CONTENT_NOTICE, CONTENT_TEXT, DeviceSession, Entry, Refusal},
+    wire::{Account, Answer, DeviceSession, Refusal},
 };
 use serde_json::{Value, json};
+
+use super::ask::RealmAt;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +25,8 @@ pub struct Failure {
     pub message: String,
     /// What a script may need besides.
     pub detail: Option<(&'static str, u64)>,
+    /// The line of a script that failed.
+    pub line: Option<u64>,
     pub code: u8,
 }
 
@@ -34,15 +38,50 @@ const UNREACHABLE: u8 = 3;
 const UNKNOWN: u8 = 4;
 /// Trouble on this machine.
 pub const LOCAL: u8 = 5;
+/// The reader of standard output has gone: what a program ends with that SIGPIPE ends (128 + 13).
+pub const READER_GONE: u8 = 141;
+
+/// Ctrl-C ended the command: what a program ends with that SIGINT ends (128 + 2).
+const INTERRUPTED: u8 = 130;
 
 impl Failure {
+    /// Ctrl-C ended the command.
+    pub fn interrupted(message: impl Into<String>) -> Self {
+        Self {
+            error: "interrupted",
+            message: message.into(),
+            detail: None,
+            line: None,
+            code: INTERRUPTED,
+        }
+    }
+
     /// Wrong usage.
     pub fn usage(message: impl Into<String>) -> Self {
         Self {
             error: "usage",
             message: message.into(),
             detail: None,
+            line: None,
             code: USAGE,
+        }
+    }
+
+    /// The same failure, of a line of a script.
+    pub fn of_line(mut self, number: u64) -> Self {
+        self.message = format!("line {number}: {}", self.message);
+        self.line = Some(number);
+        self
+    }
+
+    /// The reader of standard output has gone. Nothing is printed about it: nobody is there to read it.
+    pub fn reader_gone() -> Self {
+        Self {
+            error: "reader-gone",
+            message: "the reader of the output has gone".into(),
+            detail: None,
+            line: None,
+            code: READER_GONE,
         }
     }
 
@@ -53,6 +92,7 @@ impl Failure {
             error: "local",
             message: error.to_string(),
             detail: None,
+            line: None,
             code: LOCAL,
         }
     }
@@ -82,6 +122,7 @@ impl From<CallError> for Failure {
             error: name,
             message: error.to_string(),
             detail,
+            line: None,
             code,
         }
     }
@@ -98,7 +139,10 @@ impl From<merpati::client::ProfileError> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::local(error)
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::reader_gone(),
+            _ => Self::local(error),
+        }
     }
 }
 
@@ -138,6 +182,9 @@ impl Output {
 
     /// Prints what went wrong.
     pub fn failure(self, failure: &Failure) {
+        if failure.code == READER_GONE {
+            return;
+        }
         if self.json {
             let mut object = json!({
                 "ok": false,
@@ -147,15 +194,19 @@ impl Output {
             if let Some((name, value)) = failure.detail {
                 object[name] = value.into();
             }
+            if let Some(line) = failure.line {
+                object["line"] = line.into();
+            }
             let _ = print_line(&object.to_string());
         } else {
-            eprintln!("merpati: {}", shown(&failure.message));
+            Self::aside(&shown(&failure.message));
         }
     }
 
     /// Tells a person something beside the result.
     pub fn aside(text: &str) {
-        eprintln!("merpati: {text}");
+        // Whoever closed standard error does not want to hear it.
+        let _ = writeln!(io::stderr().lock(), "merpati: {text}");
     }
 
     /// Tells of what happened beside the answer.
@@ -188,80 +239,16 @@ impl Output {
         Self::aside(&text);
     }
 
-    /// Prints a message.
-    pub fn entry(self, entry: &Entry) -> Result<(), Failure> {
-        self.message(entry, None)
-    }
-
-    /// Prints a message of a group.
-    pub fn entry_of(self, entry: &Entry, group: &str) -> Result<(), Failure> {
-        self.message(entry, Some(group))
-    }
-
-    fn message(self, entry: &Entry, group: Option<&str>) -> Result<(), Failure> {
-        let time = jiff::Timestamp::from_second(entry.time.into()).map_err(Failure::local)?;
-        if self.json {
-            let mut object = json!({
-                "position": entry.position.0,
-                "from": entry.from.user.as_str(),
-                "realm": entry.from.realm.as_ref().map(merpati::wire::RealmId::as_str),
-                "time": time.to_string(),
-            });
-            if let Some(group) = group {
-                object["group"] = group.into();
-            }
-            match core::str::from_utf8(&entry.body) {
-                Ok(text) if entry.content == CONTENT_TEXT => object["text"] = text.into(),
-                Ok(text) if entry.content == CONTENT_NOTICE => {
-                    object["text"] = text.into();
-                    object["notice"] = true.into();
-                }
-                _ => {
-                    object["content"] = entry.content.into();
-                    object["base64"] = data_encoding::BASE64.encode(&entry.body).into();
-                }
-            }
-            if let Some(fragment) = entry.fragment {
-                object["offset"] = fragment.offset.into();
-                object["total"] = fragment.total.into();
-            }
-            return print_line(&object.to_string());
-        }
-        let time = time
-            .to_zoned_datetime(jiff::tz::TimeZone::system())
-            .strftime("%Y-%m-%d %H:%M:%S");
-        let body = if matches!(entry.content, CONTENT_TEXT | CONTENT_NOTICE) {
-            shown(&String::from_utf8_lossy(&entry.body)).replace('\n', "\n    ")
-        } else {
-            let len = entry.body.len();
-            format!(
-                "({len} bytes of content type {}, use --json)",
-                entry.content
-            )
-        };
-        let piece = entry.fragment.map_or_else(String::new, |fragment| {
-            let end = fragment.offset + entry.body.len() as u64;
-            format!(
-                " (bytes {} to {end} of {})",
-                fragment.offset, fragment.total
-            )
-        });
-        let (position, from) = (entry.position, entry.from);
-        let group = group.map_or_else(String::new, |group| format!(" in {group}"));
-        print_line(&format!("{position}  {time}  {from}{group}{piece}: {body}"))
-    }
-
-    /// Prints who one is.
-    pub fn account(self, account: &Account) -> Result<(), Failure> {
-        let object = json!({
-            "username": account.username.as_str(),
-            "name": account.full_name,
-            "country": account.country,
-            "operator": account.operator,
-        });
+    /// Prints who one is, and where.
+    pub fn account(self, account: &Account, realm: RealmAt) -> Result<(), Failure> {
         let operator = if account.operator { ", operator" } else { "" };
         let (name, country) = (shown(&account.full_name), shown(&account.country));
-        let text = format!("{} ({name}, {country}{operator})", account.username);
+        let text = format!("{} ({name}, {country}{operator}){realm}", account.username);
+        let mut object = realm.object;
+        object["username"] = account.username.as_str().into();
+        object["name"] = account.full_name.as_str().into();
+        object["country"] = account.country.as_str().into();
+        object["operator"] = account.operator.into();
         self.result(&object, &text)
     }
 
@@ -296,12 +283,11 @@ impl Output {
     }
 }
 
-/// Prints a line. A reader that has gone away is no reason to complain.
-fn print_line(text: &str) -> Result<(), Failure> {
-    match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+/// Prints a line to standard output.
+pub fn print_line(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
 }
 
 /// Text from elsewhere, fit for a terminal: control characters, with which a message could move the

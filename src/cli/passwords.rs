@@ -43,13 +43,24 @@ pub fn new_password(source: &PasswordSource, what: &str) -> Result<Secret, Failu
             return Err(Failure::usage("the two passwords differ; try again"));
         }
     }
-    let len = password.len();
-    if !(PASSWORD_MIN..=PASSWORD_MAX).contains(&len) {
-        return Err(Failure::usage(format!(
-            "a password has {PASSWORD_MIN} to {PASSWORD_MAX} bytes, this one has {len}"
-        )));
-    }
+    check_new(&password)?;
     Ok(password)
+}
+
+/// Refuses a new password that no realm takes.
+pub fn check_new(password: &str) -> Result<(), Failure> {
+    let len = password.len();
+    if (PASSWORD_MIN..=PASSWORD_MAX).contains(&len) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "a password has {PASSWORD_MIN} to {PASSWORD_MAX} bytes, this one has {len}"
+    )))
+}
+
+/// True when there is a person to ask.
+pub fn can_ask() -> bool {
+    io::stdin().is_terminal()
 }
 
 fn from_file(path: &Path) -> Result<Secret, Failure> {
