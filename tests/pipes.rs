@@ -164,6 +164,9 @@ fn inbox_ack_confirms_what_the_program_names() {
         "m2",
         "what was not named comes again"
     );
+    for _ in 0..2 {
+        next(&mut out);
+    }
     let mut acks = inbox.stdin.take().unwrap();
     acks.write_all(b"3\n4\n5\n").unwrap();
     assert_eq!(

@@ -373,7 +373,7 @@ pub enum Command {
     Demo(Demo),
     /// Measure a realm: what a command takes in time, bytes and processor, beside a bare echo.
     Bench(Bench),
-    /// Tell what the last run of this profile has spent, in bytes and datagrams, and all of them together.
+    /// Tell what this profile has spent: bytes and datagrams, in its last run and in all of them together.
     Cost {
         /// Begin to count anew.
         #[arg(long)]
@@ -381,7 +381,7 @@ pub enum Command {
     },
     /// Type commands one after another.
     Shell,
-    /// Show the fingerprints of this device and of the realm, for two people to compare.
+    /// Show this device's fingerprint and the realm's, for two people to compare.
     Fingerprint,
     /// Print completions for a shell.
     Completions { shell: Shell },
@@ -472,6 +472,9 @@ pub struct Demo {
     /// Repeats a run: the same datagrams are lost, as far as the same are sent.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Show each datagram, and which are lost.
+    #[arg(long, short)]
+    pub verbose: bool,
 }
 
 fn loss(text: &str) -> Result<f64, String> {

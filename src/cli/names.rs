@@ -57,9 +57,9 @@ pub fn about_message(kind: ErrorKind, arguments: &[String]) -> Option<String> {
         .skip(1)
         .find(|argument| argument.len() > 1 && argument.starts_with('-'))?;
     let has_recipient = !after.first()?.starts_with('-');
-    let is_mistaken = matches!(
+    let is_mistaken = !matches!(
         kind,
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::MissingRequiredArgument
+        ErrorKind::UnknownArgument | ErrorKind::ValueValidation
     );
     (has_recipient && is_mistaken).then(|| {
         let before: Vec<&str> = arguments

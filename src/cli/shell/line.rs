@@ -137,6 +137,7 @@ fn split(line: &str) -> Vec<Word<'_>> {
 
 /// Reads a line.
 pub fn parse(line: &str) -> Result<Line, String> {
+    let line = line.trim();
     let mut words = split(line);
     let Some(name) = words.first().map(|word| word.raw) else {
         return Ok(Line::Nothing);
@@ -414,7 +415,11 @@ fn help() -> String {
     let mut rows: Vec<(String, String)> = with_definition(|definition| {
         let commands = definition.get_subcommands();
         let commands = commands.filter(|command| !NOT_IN_SHELL.contains(&command.get_name()));
-        let about = |command: &clap::Command| command.get_about().map(ToString::to_string);
+        // The first clause says it; `help <command>` says the rest.
+        let about = |command: &clap::Command| {
+            let about = command.get_about()?.to_string();
+            Some(about.split([':', ';', ',']).next()?.to_owned())
+        };
         commands
             .map(|command| (written(command), about(command).unwrap_or_default()))
             .collect()
@@ -422,12 +427,12 @@ fn help() -> String {
     let own = ONLY_IN_SHELL.iter();
     rows.extend(own.map(|(usage, about)| ((*usage).to_owned(), (*about).to_owned())));
     let row = |(usage, about): (String, String)| match usage.len() {
-        0..34 => format!("  {usage:<34}{about}\n"),
-        _ => format!("  {usage}\n  {:34}{about}\n", ""),
+        0..28 => format!("  {usage:<28}{about}\n"),
+        _ => format!("  {usage}\n  {:28}{about}\n", ""),
     };
     let rows: String = rows.into_iter().map(row).collect();
-    rows + "A message is the rest of the line and needs no quotes. Options are those of the command\n\
-            line; `help send` tells them."
+    rows + "A message is the rest of the line and needs no quotes. `help send` tells the\n\
+            options of `send`; they are those of the command line."
 }
 
 fn about(name: &str) -> Result<Line, String> {
