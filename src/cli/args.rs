@@ -27,8 +27,8 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 the realm refused; 2 wrong usage; 3 the realm is unreachable; 4 the outcome is \
-unknown (run it again: nothing is done twice); 5 trouble on this machine.";
+Exit codes: 0 done; 1 the realm refused; 2 wrong usage; 3 not done and not kept; 4 kept, or not known \
+yet; 5 trouble on this machine; 141 the reader of the output has gone.";
 
 /// The definition of the command line. An environment variable that is empty counts as unset.
 pub fn definition() -> clap::Command {
@@ -385,6 +385,8 @@ pub enum Command {
     Fingerprint,
     /// Print completions for a shell.
     Completions { shell: Shell },
+    /// Tell the version of this program and of its JSON output.
+    Version,
 }
 
 /// Where a password comes from. Never the command line: `ps` and the shell's history would keep it.

@@ -82,6 +82,7 @@ fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Cost { reset } => cost::cost(&global, output, reset),
         Command::Shell => shell::shell(&global, output),
         Command::Fingerprint => ask::fingerprint(&global, output),
+        Command::Version => output.version(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut args::definition(), "merpati", &mut script);

@@ -30,6 +30,9 @@ pub struct Failure {
     pub code: u8,
 }
 
+/// The version of what `--json` prints; described in `docs/json.md`.
+const SCHEMA: u64 = 1;
+
 /// The realm refused.
 pub const REFUSED: u8 = 1;
 /// Wrong usage.
@@ -237,6 +240,14 @@ impl Output {
             ),
         };
         Self::aside(&text);
+    }
+
+    /// Prints which version this is.
+    pub fn version(self) -> Result<(), Failure> {
+        let version = env!("CARGO_PKG_VERSION");
+        let object = json!({ "version": version, "schema": SCHEMA });
+        let text = format!("merpati {version}, JSON schema {SCHEMA}");
+        self.result(&object, &text)
     }
 
     /// Prints who one is, and where.

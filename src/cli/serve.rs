@@ -107,31 +107,39 @@ fn announce(server: &Server, config: &Config, json: bool) -> Result<(), Failure>
         });
         return print_line(&object.to_string());
     }
-    let mut text = format!(
-        "realm        {}\nlistening    {}\nfingerprint  {fingerprint}\n",
-        server.id(),
-        addresses.join(", ")
-    );
+    let mut lines = vec![
+        format!("realm        {}", server.id()),
+        format!("listening    {}", addresses.join(", ")),
+        format!("fingerprint  {fingerprint}"),
+    ];
     if server.former_keys() > 0 {
-        text += &format!("former keys  {}, still answered\n", server.former_keys());
+        let count = server.former_keys();
+        lines.push(format!("former keys  {count}, still answered"));
     }
     // A line of its own each: with its key a connection string takes most of 80 columns.
-    for string in connect.iter().filter(|_| !reach.is_everywhere) {
-        text += &format!("connect with\n{string}\n");
+    if let Some(string) = connect {
+        let from = if reach.is_everywhere {
+            " from this machine"
+        } else {
+            ""
+        };
+        lines.extend([format!("connect{from} with"), string.to_string()]);
+    }
+    for string in reach.others {
+        lines.extend(["connect from others with".into(), string.to_string()]);
     }
     if reach.is_everywhere {
-        if let Some(string) = connect {
-            text += &format!("connect from this machine with\n{string}\n");
-        }
-        for string in reach.others {
-            text += &format!("connect from others with\n{string}\n");
-        }
-        text += "Others may see this machine at another address or name, for example behind a\n\
-                 router: say which in config.toml, with advertise in [[listen]].\n";
+        lines.push(
+            "Others may see this machine at another address or name, for example behind a\n\
+             router: say which in config.toml, with advertise in [[listen]]."
+                .into(),
+        );
     } else if reach.is_loopback {
-        text += "Only programs on this machine reach it; --listen 0.0.0.0:6377 lets others in.\n";
+        lines.push(
+            "Only programs on this machine reach it; --listen 0.0.0.0:6377 lets others in.".into(),
+        );
     }
-    print_line(text.trim_end())
+    print_line(&lines.join("\n"))
 }
 
 /// From where the first listener can be reached.

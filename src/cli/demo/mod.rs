@@ -27,6 +27,8 @@ use super::{
 const PASSWORD: &[u8] = b"correct horse";
 /// How long one command may be tried, and how long all is waited for at the end.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// When there is a summary of a demonstration that takes longer.
+const SUMMARY_AFTER: Duration = Duration::from_secs(12);
 /// How long is waited before a mailbox is looked at again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -137,7 +139,10 @@ async fn play(directory: &Path, air: Arc<Air>) -> Result<(), Failure> {
         tokio::spawn(alpha.run(std::future::pending())),
         tokio::spawn(beta.run(std::future::pending())),
     ];
-    let outcome = stage.acts(&code, beta_key).await;
+    let outcome = tokio::select! {
+        outcome = stage.acts(&code, beta_key) => outcome,
+        failure = stage.so_far() => Err(failure),
+    };
     for realm in realms {
         realm.abort();
     }
@@ -170,6 +175,22 @@ impl Stage {
         Ok(result)
     }
 
+    /// Sums up once what has happened, should it take long; ends only with a failure.
+    async fn so_far(&self) -> Failure {
+        tokio::time::sleep(SUMMARY_AFTER.saturating_sub(self.air.began.elapsed())).await;
+        let Carried {
+            datagrams, lost, ..
+        } = self.air.carried();
+        let text = format!(
+            "{:>7.1} s  so far {datagrams} datagrams, {lost} of them lost; it goes on until all has arrived",
+            self.air.began.elapsed().as_secs_f64()
+        );
+        match print_line(&text) {
+            Ok(()) => std::future::pending().await,
+            Err(failure) => failure,
+        }
+    }
+
     async fn acts(&self, code: &str, beta_key: merpati::crypto::PublicKey) -> Result<(), Failure> {
         let name = |text: &str| text.parse::<Username>().map_err(Failure::local);
         let realm = |text: &str| text.parse::<RealmId>().map_err(Failure::local);
@@ -185,7 +206,8 @@ impl Stage {
             )
         };
         let what = "ann registers at alpha, bob and cat at beta";
-        self.step(what, call, |_| "registered".into()).await?;
+        let said = |_: &_| "registered".into();
+        Box::pin(self.step(what, call, said)).await?;
         let call = self.ann.claim(code.trim().as_bytes());
         self.step("ann becomes alpha's operator", call, text("done"))
             .await?;

@@ -43,6 +43,7 @@ const NOT_IN_SHELL: &[&str] = &[
     "bench",
     "shell",
     "completions",
+    "version",
 ];
 /// Commands of the shell alone.
 const ONLY_IN_SHELL: &[(&str, &str)] = &[
@@ -368,20 +369,23 @@ fn usage(name: &str) -> Result<String, String> {
 }
 
 fn written(command: &clap::Command) -> String {
-    let mut usage = command.get_name().to_owned();
-    for argument in command.get_positionals() {
+    let positionals = command.get_positionals().map(|argument| {
         let names = argument.get_value_names().unwrap_or_default();
-        let name = names
-            .first()
-            .map_or(argument.get_id().as_str(), |name| name);
-        let name = name.to_lowercase();
-        usage += &if argument.is_required_set() {
-            format!(" <{name}>")
+        let name = names.first();
+        let name = name
+            .map_or(argument.get_id().as_str(), |name| name)
+            .to_lowercase();
+        if argument.is_required_set() {
+            format!("<{name}>")
         } else {
-            format!(" [{name}]")
-        };
-    }
-    usage
+            format!("[{name}]")
+        }
+    });
+    let words: Vec<String> = [command.get_name().to_owned()]
+        .into_iter()
+        .chain(positionals)
+        .collect();
+    words.join(" ")
 }
 
 /// What clap says, in one sentence, and how the command is written.
