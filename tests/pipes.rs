@@ -146,6 +146,23 @@ fn any_command_ends_quietly_with_its_reader() {
     }
 }
 
+/// Also before the realm has heard of it.
+#[test]
+fn unread_counts_nothing_that_was_shown() {
+    let (_realm, home) = setting();
+    let count = || home.run("bob", &["unread"]).objects();
+    say(&home, 3);
+    assert_eq!(count()[0]["count"], 3);
+    assert_eq!(unread(&home), 3);
+    assert!(count().is_empty());
+    say(&home, 2);
+    let run = home.run("bob", &["watch", "--count", "1"]);
+    assert_eq!(run.texts(), ["m0"]);
+    assert_eq!(count()[0]["count"], 1);
+    assert_eq!(unread(&home), 1);
+    assert!(count().is_empty());
+}
+
 #[test]
 fn inbox_ack_confirms_what_the_program_names() {
     let (_realm, home) = setting();

@@ -148,7 +148,9 @@ pub fn check_replaced(profile: &Profile, replace: bool) -> Result<(), Failure> {
     io::stdin().lock().read_line(&mut answer)?;
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::usage(refusal)),
+        _ => Err(Failure::usage(format!(
+            "nothing was done; this profile still has the account {user}"
+        ))),
     }
 }
 

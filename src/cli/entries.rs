@@ -1,11 +1,11 @@
 //! A message as a line: for people on a terminal, or as a JSON object.
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 
 use merpati::wire::{CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox, RealmId};
 use serde_json::json;
 
-use super::output::{Failure, Output, shown};
+use super::output::{Failure, Output, columns, shown};
 
 /// What stands before each further line of a message.
 const INDENT: &str = "    ";
@@ -94,14 +94,7 @@ fn text(mailbox: &Mailbox, entry: &Entry, names_group: bool) -> Result<String, F
         .filter(|_| names_group)
         .map_or_else(String::new, |group| format!(" in {group}"));
     let whole = format!("{position}  {time}  {from}{group}{piece}: {body}");
-    Ok(indented(&whole, width()))
-}
-
-/// The terminal's columns, where standard output is one.
-fn width() -> Option<usize> {
-    let out = io::stdout();
-    let size = terminal_size::terminal_size_of(&out).filter(|_| out.is_terminal());
-    size.map(|(terminal_size::Width(columns), _)| columns.into())
+    Ok(indented(&whole, columns(&io::stdout())))
 }
 
 /// Indents all lines but the first, and breaks those that are wider than `width` between words.

@@ -1,6 +1,6 @@
 //! What is printed: for people on a terminal, one JSON object a line for programs.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
 
 use merpati::{
     client::{CallError, Notice},
@@ -208,8 +208,13 @@ impl Output {
 
     /// Tells a person something beside the result.
     pub fn aside(text: &str) {
+        let text = format!("merpati: {text}");
+        let text = match columns(&io::stderr()) {
+            Some(columns) => textwrap::fill(&text, columns),
+            None => text,
+        };
         // Whoever closed standard error does not want to hear it.
-        let _ = writeln!(io::stderr().lock(), "merpati: {text}");
+        let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
     /// Tells of what happened beside the answer.
@@ -299,6 +304,12 @@ pub fn print_line(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")?;
     Ok(out.flush()?)
+}
+
+/// The terminal's columns, for a stream that is one.
+pub fn columns(stream: &impl IsTerminal) -> Option<usize> {
+    let size = terminal_size::terminal_size().filter(|_| stream.is_terminal());
+    size.map(|(terminal_size::Width(columns), _)| columns.into())
 }
 
 /// Text from elsewhere, fit for a terminal: control characters, with which a message could move the

@@ -149,7 +149,11 @@ pub async fn inbox(
         Output::aside("more follow; run it again");
     }
     if is_empty && !output.json && io::stdout().is_terminal() {
-        Output::aside("nothing new; --after 0 shows everything");
+        Output::aside(match args.after {
+            None => "nothing new; --after 0 shows everything",
+            Some(0) => "there are no messages",
+            Some(_) => "there are no messages after that position",
+        });
     }
     Ok(())
 }

@@ -24,7 +24,15 @@ pub async fn once(
 ) -> Result<(), Failure> {
     match command {
         Command::Claim { .. } => {
-            patiently(client, client.claim(given.password.as_bytes())).await?;
+            let claimed = patiently(client, client.claim(given.password.as_bytes())).await;
+            claimed.map_err(|failure| match failure.error {
+                "wrong-password" => Failure {
+                    message: "the operator code is wrong; it is in the file operator-code of the realm's data directory"
+                        .into(),
+                    ..failure
+                },
+                _ => failure,
+            })?;
             output.result(&json!({}), "you are the realm's operator")
         }
         Command::Addrealm {

@@ -2,7 +2,7 @@
 
 use merpati::{
     client::{Client, Watching},
-    wire::{Entry, Mailbox},
+    wire::{Entry, Mailbox, Options},
 };
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -96,9 +96,29 @@ async fn show(
     Ok(())
 }
 
-/// Tells how much has not been read.
+/// Tells how much has not been read. What has been shown counts as read even before the realm knows: it learns it by
+/// the way from the next reading, so where it still counts some, a reading of nothing tells it first.
 pub async fn unread(client: &Client, output: Output) -> Result<(), Failure> {
-    for unread in patiently(client, client.unread_counts()).await? {
+    let mut counts = patiently(client, client.unread_counts()).await?;
+    let state = client.profile().load()?;
+    let mut has_told = false;
+    for unread in &counts {
+        if let Some(after) = state.reading(&unread.mailbox).after {
+            let options = Options {
+                after: Some(after),
+                limit: Some(1),
+                bytes: Some(1),
+                ..Options::NONE
+            };
+            // Where that fails, what the realm counts is what can be told.
+            let read = patiently(client, client.read(unread.mailbox, options)).await;
+            has_told |= read.is_ok();
+        }
+    }
+    if has_told {
+        counts = patiently(client, client.unread_counts()).await?;
+    }
+    for unread in counts {
         let mailbox = unread.mailbox.to_string();
         let object = json!({ "mailbox": mailbox, "count": unread.count });
         output.item(&object, &format!("{}  {mailbox}", unread.count))?;

@@ -355,11 +355,13 @@ fn definition() -> clap::Command {
             .allow_hyphen_values(true)
             .conflicts_with_all(["password_file", "password_stdin"])
     };
-    WITH_PASSWORD
-        .iter()
-        .fold(args::definition(), |definition, name| {
-            definition.mut_subcommand(*name, |command| command.arg(password()))
-        })
+    args::definition().mut_subcommands(|command| {
+        if WITH_PASSWORD.contains(&command.get_name()) {
+            command.arg(password())
+        } else {
+            command
+        }
+    })
 }
 
 /// How a command is written.
