@@ -4,6 +4,9 @@
 #[path = "../src/cli/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod args;
+#[path = "../src/cli/local_args.rs"]
+#[allow(dead_code, missing_docs)]
+mod local_args;
 #[path = "../src/cli/mix.rs"]
 #[allow(dead_code, missing_docs)]
 mod mix;

@@ -125,6 +125,21 @@ fn message_that_looks_like_option_needs_dashes() {
     assert!(run.out.contains("--ttl"));
 }
 
+#[test]
+fn refusal_says_what_was_meant() {
+    let (_realm, home) = setting();
+    let run = home.run("ann", &["revoke", "nothing"]);
+    assert_eq!(run.error(1), "no-session");
+    assert!(message(&run).contains("no session with the handle nothing"));
+    let run = home.run("ann", &["claim", "--password-file", "wrong"]);
+    assert_eq!(run.error(1), "wrong-password");
+    assert!(message(&run).contains("operator-code"), "{run:?}");
+    let mut serve = program();
+    let run = finished(serve.args(["serve", "--listen", "localhost:1"]));
+    assert_eq!(run.code, Some(2));
+    assert!(run.err.contains("0.0.0.0:6377") && run.err.contains("advertise"));
+}
+
 /// A name of another realm is taken wherever a name is.
 #[test]
 fn name_at_realm_goes_to_that_realm() {

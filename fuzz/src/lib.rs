@@ -3,6 +3,9 @@
 #[path = "../../src/cli/args.rs"]
 #[allow(dead_code)]
 mod args;
+#[path = "../../src/cli/local_args.rs"]
+#[allow(dead_code)]
+mod local_args;
 #[path = "../../src/cli/mix.rs"]
 #[allow(dead_code)]
 mod mix;

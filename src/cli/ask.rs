@@ -212,7 +212,16 @@ pub async fn sessions(client: &Client, output: Output) -> Result<(), Failure> {
 }
 
 pub async fn revoke(client: &Client, output: Output, handle: Handle) -> Result<(), Failure> {
-    patiently(client, client.revoke(handle)).await?;
+    let revoked = patiently(client, client.revoke(handle)).await;
+    revoked.map_err(|failure| match failure.error {
+        "no-session" => Failure {
+            message: format!(
+                "there is no session with the handle {handle}, or you are not logged in; `sessions` lists yours"
+            ),
+            ..failure
+        },
+        _ => failure,
+    })?;
     output.result(&json!({}), "revoked")
 }
 

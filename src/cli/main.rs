@@ -12,6 +12,7 @@ mod given;
 mod groups;
 mod handover;
 mod limits;
+mod local_args;
 mod mix;
 mod names;
 mod output;
