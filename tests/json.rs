@@ -209,11 +209,11 @@ fn shell_and_server_print_what_is_written() {
         .spawn()
         .unwrap();
     let mut input = shell.stdin.take().unwrap();
-    input.write_all(b"whoami\ncost\nsned\n").unwrap();
+    input.write_all(b"whoami\ncost\nhelp\nsned\n").unwrap();
     drop(input);
     let out = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
     let lines = out.lines().map(|line| serde_json::from_str(line).unwrap());
-    for (name, object) in ["account", "cost", "error"].into_iter().zip(lines) {
+    for (name, object) in ["account", "cost", "told", "error"].into_iter().zip(lines) {
         schema.check(name, &object);
     }
     realm.stop();

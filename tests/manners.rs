@@ -264,7 +264,8 @@ fn shell_says_which_line_failed() {
     assert_eq!(run.code, Some(0), "{run:?}");
     assert_eq!(home.texts("ann").last().unwrap(), "it's #1");
     let run = with_input(&home, "ann", &["shell"], b"help\n");
-    assert!(run.out.contains("send <username_to> <message>") && !run.out.contains("sessionid"));
+    let help = run.ok()["text"].as_str().unwrap().to_owned();
+    assert!(help.contains("send <username_to> <message>") && !help.contains("sessionid"));
 }
 
 /// Ctrl-C ends a command of the shell, and says what has become of it.

@@ -167,6 +167,9 @@ fn unread_counts_nothing_that_was_shown() {
 fn inbox_ack_confirms_what_the_program_names() {
     let (_realm, home) = setting();
     say(&home, 5);
+    // Without any acknowledgement all is shown, and nothing confirmed.
+    let run = home.run("bob", &["inbox", "--ack"]);
+    assert_eq!(run.texts().len(), 5);
     let (mut inbox, mut out) = with_pipes(&home, &["inbox", "--ack"]);
     for n in 0..5 {
         assert_eq!(next(&mut out)["text"], format!("m{n}"));

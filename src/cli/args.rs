@@ -456,7 +456,7 @@ pub struct Inbox {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub bytes: Option<u64>,
     /// Confirm only what comes back on standard input: a line with a position confirms the messages up to it. Ends when
-    /// all are confirmed, or at the end of standard input.
+    /// all are confirmed, or at the end of standard input; with none, nothing is confirmed.
     #[arg(long)]
     pub ack: bool,
 }

@@ -19,6 +19,14 @@ pub type Secret = Zeroizing<String>;
 
 /// The password, asked for as `what`.
 pub fn password(source: &PasswordSource, what: &str) -> Result<Secret, Failure> {
+    let password = read(source, what)?;
+    if password.is_empty() {
+        return Err(Failure::usage("no password was given: nothing was done"));
+    }
+    Ok(password)
+}
+
+fn read(source: &PasswordSource, what: &str) -> Result<Secret, Failure> {
     match &source.password_file {
         Some(file) => from_file(file),
         None if source.password_stdin => from_stdin(),
@@ -31,7 +39,7 @@ pub fn group_password(group: &GroupPassword, what: &str) -> Result<Secret, Failu
     if group.no_password {
         return Ok(Secret::default());
     }
-    password(&group.source, what)
+    read(&group.source, what)
 }
 
 /// A password that is to be remembered: a person types it twice.

@@ -159,7 +159,8 @@ pub async fn inbox(
 }
 
 /// Writes the messages that `next` brings, and confirms those that a program acknowledges on standard input. Ends when
-/// there are no more and all are acknowledged, or at the end of standard input.
+/// there are no more and all are acknowledged, or at the end of standard input; what one mailbox holds is written to its
+/// end all the same.
 pub async fn acknowledged(
     client: &Client,
     output: Output,
@@ -169,28 +170,33 @@ pub async fn acknowledged(
     let mut handover = Handover::to_stdout()?;
     let mut acks = Acks::of_stdin();
     let mut unacked = Unacked::default();
-    let mut has_more = true;
-    while has_more || !unacked.0.is_empty() {
+    let (mut has_more, mut has_acks) = (true, true);
+    while has_more || (has_acks && !unacked.0.is_empty()) {
+        let may_write = unacked.0.len() < UNACKED_MAX || !has_acks;
         tokio::select! {
-            ack = acks.next(wanted) => match ack? {
+            ack = acks.next(wanted), if has_acks => match ack? {
                 Some(ack) => unacked.take(client, ack).map_err(|reason| acks.wrong(&reason))?,
+                None if wanted == Wanted::Position => has_acks = false,
                 None => return Ok(()),
             },
-            came = next(), if has_more && unacked.0.len() < UNACKED_MAX => {
+            came = next(), if has_more && may_write => {
                 let Some((mailbox, entry)) = came else {
                     has_more = false;
                     continue;
                 };
                 let line = entries::line(output, &mailbox, &entry, true)?;
-                unacked.0.insert((mailbox, entry.position.0), entry);
+                if has_acks {
+                    unacked.0.insert((mailbox, entry.position.0), entry);
+                }
                 let writing = handover.write(&line);
                 tokio::pin!(writing);
                 // A program may acknowledge while it makes us wait to write.
                 loop {
                     tokio::select! {
                         written = &mut writing => break written?,
-                        ack = acks.next(wanted) => match ack? {
+                        ack = acks.next(wanted), if has_acks => match ack? {
                             Some(ack) => unacked.take(client, ack).map_err(|reason| acks.wrong(&reason))?,
+                            None if wanted == Wanted::Position => has_acks = false,
                             None => return Ok(()),
                         },
                     }

@@ -10,6 +10,7 @@ use rustyline::{
     Completer, Editor, Helper, Highlighter, Hinter, Validator, config::Configurer as _,
     error::ReadlineError, history::DefaultHistory,
 };
+use serde_json::json;
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
@@ -154,7 +155,9 @@ fn carry_out(
         Line::Nothing => Ok(true),
         Line::Exit => Ok(false),
         Line::Cost => cost::so_far(global, output).map(|()| true),
-        Line::Told(text) => output::print_line(&text).map(|()| true),
+        Line::Told(text) => output
+            .result(&json!({ "text": text }), &text)
+            .map(|()| true),
         Line::Command(typed) => run(*typed, global, runtime, client).map(|()| true),
     }
 }
