@@ -65,7 +65,10 @@ impl Given {
                     inline.map_or_else(|| passwords::group_password(password, OF_GROUP), Ok)?;
             }
             Command::Claim { code } => {
-                given.password = passwords::password(code, "The realm's operator code")?;
+                given.password = inline.map_or_else(
+                    || passwords::password(code, "The realm's operator code"),
+                    Ok,
+                )?;
             }
             Command::Passwd {
                 password,

@@ -33,6 +33,7 @@ const WITH_PASSWORD: &[&str] = &[
     "joingroup",
     "joingrouprealm",
     "grouppasswd",
+    "claim",
 ];
 /// Commands that the shell does not take.
 const NOT_IN_SHELL: &[&str] = &[
@@ -355,7 +356,9 @@ fn definition() -> clap::Command {
             .allow_hyphen_values(true)
             .conflicts_with_all(["password_file", "password_stdin"])
     };
-    args::definition().mut_subcommands(|command| {
+    // `help` is the shell's own.
+    let definition = args::definition().disable_help_subcommand(true);
+    definition.mut_subcommands(|command| {
         if WITH_PASSWORD.contains(&command.get_name()) {
             command.arg(password())
         } else {
@@ -450,6 +453,12 @@ fn about(name: &str) -> Result<Line, String> {
     Ok(Line::Told(text.unwrap_or_default().trim_end().to_owned()))
 }
 
+/// True for a line that may have a password somewhere.
+fn has_password(line: &str) -> bool {
+    let names = WITH_PASSWORD.iter().chain(&["passwd"]);
+    names.into_iter().any(|name| line.starts_with(name))
+}
+
 /// The line as the history may keep it: without its password.
 pub fn for_history(line: &str) -> String {
     let line = line.trim();
@@ -459,7 +468,7 @@ pub fn for_history(line: &str) -> String {
             line.get(..end).unwrap_or_default().trim_end().to_owned()
         }
         // What cannot be understood may have a password anywhere.
-        Err(_) if WITH_PASSWORD.iter().any(|name| line.starts_with(name)) => String::new(),
+        Err(_) if has_password(line) => String::new(),
         _ => line.to_owned(),
     }
 }

@@ -128,9 +128,12 @@ fn wrong_line_is_explained() {
 
 #[test]
 fn help_fits_a_terminal_and_names_no_session() {
+    // What was parsed before changes nothing.
+    typed("whoami");
     let Ok(Line::Told(help)) = parse("help") else {
         panic!()
     };
+    assert_eq!(help.matches("\n  help ").count(), 1, "{help}");
     assert!(help.contains("send <username_to> <message>"), "{help}");
     assert!(help.contains("auth <username> [password]") && !help.contains("session_id"));
     let widest = help
@@ -154,6 +157,8 @@ fn history_keeps_no_password() {
         ("joingroup cats meow", "joingroup cats"),
         ("joingroup cats cats", "joingroup cats"),
         ("addgroup c!ts meow", ""),
+        ("claim 1234", "claim"),
+        ("passwd old new", ""),
         ("send bob hi", "send bob hi"),
         ("auth ann", "auth ann"),
     ] {
