@@ -8,7 +8,7 @@ use support::{finished, program};
 fn the_demonstration_loses_and_doubles_nothing() {
     let mut demo = program();
     demo.args(["demo", "--loss", "0.08", "--rtt", "20ms", "--seed", "7"]);
-    let run = finished(&mut demo);
+    let run = finished(demo.arg("--verbose"));
     assert_eq!(run.code, Some(0), "{}{}", run.out, run.err);
     assert!(
         run.out
@@ -21,6 +21,18 @@ fn the_demonstration_loses_and_doubles_nothing() {
         run.out
             .contains("bob's inbox: message 1 to bob | message 2 to bob | message 3 to bob")
     );
+}
+
+#[test]
+fn demo_names_its_seed_and_shows_no_datagrams_unasked() {
+    let mut demo = program();
+    let run = finished(demo.args(["demo", "--loss", "0", "--rtt", "5ms"]));
+    assert_eq!(run.code, Some(0), "{}{}", run.out, run.err);
+    let (_, seed) = run.out.split_once("--seed ").unwrap();
+    assert!(seed.lines().next().unwrap().parse::<u64>().is_ok());
+    assert!(!run.out.contains("sealed"), "{}", run.out);
+    let widest = run.out.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(80), "{}", run.out);
 }
 
 #[test]

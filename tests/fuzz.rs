@@ -4,9 +4,15 @@
 #[path = "../src/cli/args.rs"]
 #[allow(dead_code, missing_docs)]
 mod args;
+#[path = "../src/cli/local_args.rs"]
+#[allow(dead_code, missing_docs)]
+mod local_args;
 #[path = "../src/cli/mix.rs"]
 #[allow(dead_code, missing_docs)]
 mod mix;
+#[path = "../src/cli/names.rs"]
+#[allow(dead_code, missing_docs)]
+mod names;
 #[path = "../src/cli/shell/line.rs"]
 #[allow(dead_code, missing_docs)]
 mod shell_line;

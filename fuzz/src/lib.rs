@@ -3,9 +3,15 @@
 #[path = "../../src/cli/args.rs"]
 #[allow(dead_code)]
 mod args;
+#[path = "../../src/cli/local_args.rs"]
+#[allow(dead_code)]
+mod local_args;
 #[path = "../../src/cli/mix.rs"]
 #[allow(dead_code)]
 mod mix;
+#[path = "../../src/cli/names.rs"]
+#[allow(dead_code)]
+mod names;
 #[path = "../../src/cli/shell/line.rs"]
 #[allow(dead_code)]
 mod shell_line;

@@ -1,13 +1,14 @@
 //! The command line: what there is to say, and what it means. Help, completions and errors come from
 //! this one definition.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use super::mix::Mix;
-use clap::{Args, Parser, Subcommand};
+pub use super::local_args::{Bench, Demo, Limits, Rotatekey, Serve};
+use super::names::{GroupAt, personal};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, builder::Resettable};
 use clap_complete::Shell;
 use merpati::{
-    client::{DATAGRAM_MIN, Kind, Meter, Redundancy},
+    client::{DATAGRAM_MIN, Kind, Meter, Redundancy, Token},
     crypto::{ConnectionString, PublicKey},
     server::unit::{parse_rate, parse_size, parse_span},
     wire::{GroupName, Handle, RealmId, Role, Sender, SessionId, Username},
@@ -24,8 +25,23 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 the realm refused; 2 wrong usage; 3 the realm is unreachable; 4 the outcome is \
-unknown (run it again: nothing is done twice); 5 trouble on this machine.";
+Exit codes: 0 done; 1 the realm refused; 2 wrong usage; 3 not done and not kept; 4 kept, or not known \
+yet; 5 trouble on this machine; 141 the reader of the output has gone.";
+
+/// The definition of the command line. An environment variable that is empty counts as unset.
+pub fn definition() -> clap::Command {
+    unset_empty(Cli::command())
+}
+
+fn unset_empty(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &_| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| match arg.get_env() {
+            Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+            _ => arg,
+        })
+        .mut_subcommands(unset_empty)
+}
 
 /// Options of every command that talks to a realm.
 #[derive(Clone, Debug, Args)]
@@ -76,9 +92,49 @@ pub struct Global {
     /// Name a session in full, instead of the profile's own.
     #[arg(long, global = true, value_name = "ID", value_parser = session_id)]
     pub session: Option<SessionId>,
+    /// Give a command up at its deadline instead of keeping it in the outbox.
+    #[arg(long, global = true)]
+    pub no_keep: bool,
+    /// Name the command: repeated under the same token it is the same command, done once.
+    #[arg(long, global = true, value_name = "TOKEN")]
+    pub id: Option<Token>,
+    /// The realm was named on the command line, not by the environment: it is remembered.
+    #[arg(skip)]
+    pub is_server_typed: bool,
     /// Counts what is spent.
     #[arg(skip)]
     pub meter: Meter,
+}
+
+impl Global {
+    /// These options, but for those that a line of the shell gives itself, by their names in `given`.
+    pub fn with_line(&self, line: &Self, given: &[String]) -> Self {
+        let mut global = self.clone();
+        for name in given {
+            match name.as_str() {
+                "home" => global.home.clone_from(&line.home),
+                "profile" => global.profile.clone_from(&line.profile),
+                "server" => {
+                    global.server.clone_from(&line.server);
+                    global.is_server_typed = true;
+                }
+                "no_keep" => global.no_keep = line.no_keep,
+                "id" => global.id.clone_from(&line.id),
+                "trust" => global.trust = line.trust,
+                "plain" => global.plain = line.plain,
+                "json" => global.json = line.json,
+                "deadline" => global.deadline = line.deadline,
+                "link" => global.link = line.link,
+                "max_bitrate" => global.max_bitrate = line.max_bitrate,
+                "max_datagram" => global.max_datagram = line.max_datagram,
+                "redundancy" => global.redundancy = line.redundancy,
+                "no_early_data" => global.no_early_data = line.no_early_data,
+                "session" => global.session = line.session,
+                _ => {}
+            }
+        }
+        global
+    }
 }
 
 fn datagram(text: &str) -> Result<usize, String> {
@@ -106,8 +162,10 @@ pub enum Command {
     /// Make an account, and log in.
     Register {
         /// Your full name.
+        #[arg(value_parser = personal)]
         name: String,
         /// Your country.
+        #[arg(value_parser = personal)]
         country: String,
         /// 1 to 32 of a-z 0-9 . _ -
         username: Username,
@@ -116,6 +174,9 @@ pub enum Command {
         /// Read the registration code from a file, for a realm that asks for one.
         #[arg(long, value_name = "FILE")]
         code_file: Option<PathBuf>,
+        /// Let the profile forget the account that it has, and take this one.
+        #[arg(long)]
+        replace: bool,
     },
     /// Log in.
     Auth {
@@ -127,8 +188,8 @@ pub enum Command {
     Logout,
     /// Write to a user.
     Send {
-        /// The recipient.
-        username_to: Username,
+        /// The recipient; one of another realm as name@realm.
+        username_to: Sender,
         #[command(flatten)]
         message: Message,
     },
@@ -142,24 +203,30 @@ pub enum Command {
     },
     /// Join a group.
     Joingroup {
-        groupname: GroupName,
+        /// The group; one of another realm as group@realm.
+        groupname: GroupAt,
         #[command(flatten)]
         password: GroupPassword,
     },
     /// Write to a group.
     Sendgroup {
-        groupname: GroupName,
+        /// The group; one of another realm as group@realm.
+        groupname: GroupAt,
         #[command(flatten)]
         message: Message,
     },
     /// Read a group's messages: those not shown before, or those after a position.
     Inboxgroup {
-        groupname: GroupName,
+        /// The group; one of another realm as group@realm.
+        groupname: GroupAt,
         #[command(flatten)]
         inbox: Inbox,
     },
     /// Leave a group. With its last member a group ends.
-    Leavegroup { groupname: GroupName },
+    Leavegroup {
+        /// The group; one of another realm as group@realm.
+        groupname: GroupAt,
+    },
     /// List the groups you are in.
     Groups,
     /// List a group's members.
@@ -235,6 +302,9 @@ pub enum Command {
         /// By which of this realm's addresses it is to leave; by default the peering's.
         #[arg(long, value_name = "ADDR:PORT")]
         src: Option<String>,
+        /// The session's user; filled in unless it is given.
+        #[arg(long, hide = true)]
+        from: Option<Username>,
     },
     /// Join a group of another realm.
     Joingrouprealm {
@@ -283,9 +353,18 @@ pub enum Command {
         /// what the kind of link says, and up to two minutes while the way is seen to stay open.
         #[arg(long, value_name = "SPAN", value_parser = parse_span)]
         keepalive: Option<Duration>,
+        /// Confirm only what comes back on standard input: a line `<mailbox> <position>` confirms the messages of that
+        /// mailbox up to that position. The end of standard input ends the watch.
+        #[arg(long)]
+        ack: bool,
     },
     /// Tell how many messages have not been read, mailbox by mailbox.
     Unread,
+    /// List what was typed and is not finished; wait for it, or take it back.
+    Outbox {
+        #[command(subcommand)]
+        action: Option<OutboxAction>,
+    },
     /// Tell who you are.
     Whoami,
     /// List your sessions.
@@ -311,7 +390,7 @@ pub enum Command {
     Demo(Demo),
     /// Measure a realm: what a command takes in time, bytes and processor, beside a bare echo.
     Bench(Bench),
-    /// Tell what the last run of this profile has spent, in bytes and datagrams, and all of them together.
+    /// Tell what this profile has spent: bytes and datagrams, in its last run and in all of them together.
     Cost {
         /// Begin to count anew.
         #[arg(long)]
@@ -319,10 +398,12 @@ pub enum Command {
     },
     /// Type commands one after another.
     Shell,
-    /// Show the fingerprints of this device and of the realm, for two people to compare.
+    /// Show this device's fingerprint and the realm's, for two people to compare.
     Fingerprint,
     /// Print completions for a shell.
     Completions { shell: Shell },
+    /// Tell the version of this program and of its JSON output.
+    Version,
 }
 
 /// Where a password comes from. Never the command line: `ps` and the shell's history would keep it.
@@ -393,120 +474,23 @@ pub struct Inbox {
     /// At most so many bytes of answer; a message that is longer comes in pieces.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub bytes: Option<u64>,
-}
-
-#[derive(Debug, PartialEq, Args)]
-pub struct Demo {
-    /// The share of datagrams that the link loses each way, from 0 to 0.8.
-    #[arg(long, default_value = "0.3", value_parser = loss)]
-    pub loss: f64,
-    /// How long the link takes there and back.
-    #[arg(long, default_value = "60ms", value_parser = parse_span)]
-    pub rtt: Duration,
-    /// Repeats a run: the same datagrams are lost, as far as the same are sent.
+    /// Confirm only what comes back on standard input: a line with a position confirms the messages up to it. Ends when
+    /// all are confirmed, or at the end of standard input; with none, nothing is confirmed.
     #[arg(long)]
-    pub seed: Option<u64>,
+    pub ack: bool,
 }
 
-fn loss(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(loss) if (0.0..=0.8).contains(&loss) => Ok(loss),
-        _ => Err("write a number from 0 to 0.8, as in 0.3".into()),
-    }
-}
-
-#[derive(Debug, PartialEq, Eq, Args)]
-pub struct Bench {
-    /// The connection string of the realm; one without a key is spoken to without encryption. Without it a realm is
-    /// started for this on this machine, and is gone afterwards. A realm keeps the accounts that are made there.
-    #[arg(value_name = "STRING")]
-    pub realm: Option<ConnectionString>,
-    /// Connections at once, each with an account of its own.
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    pub connections: u16,
-    /// Commands that each connection keeps in flight.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=128))]
-    pub in_flight: u16,
-    /// The size of a message.
-    #[arg(long, value_name = "SIZE", default_value = "20B", value_parser = message_size)]
-    pub size: usize,
-    /// What is asked, in which shares: send, sendgroup, inbox, unread, whoami.
-    #[arg(long, value_name = "MIX", default_value = "send")]
-    pub mix: Mix,
-    /// How long.
-    #[arg(long, value_name = "SPAN", default_value = "5s", value_parser = bench_span)]
-    pub time: Duration,
-    /// How many commands at most.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
-    /// Where the realm that is started for this keeps its store; on the disk that is to be measured.
-    #[arg(long, value_name = "DIR", conflicts_with = "realm")]
-    pub data: Option<PathBuf>,
-    /// Workers of the realm that is started for this; 0 for as many as there are processors.
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=64), conflicts_with = "realm")]
-    pub workers: u16,
-    /// The process of the realm, if it runs on this machine: what it uses is told too.
-    #[arg(long, value_name = "PID", requires = "realm")]
-    pub pid: Option<u32>,
-    /// Draw how long commands take.
-    #[arg(long, value_name = "FILE")]
-    pub svg: Option<PathBuf>,
-}
-
-fn message_size(text: &str) -> Result<usize, String> {
-    let size = parse_size(text).map_err(|error| error.to_string())?;
-    match usize::try_from(size) {
-        Ok(size) if size <= 64 << 10 => Ok(size),
-        _ => Err("a message has at most 64KiB".into()),
-    }
-}
-
-fn bench_span(text: &str) -> Result<Duration, String> {
-    let span = parse_span(text).map_err(|error| error.to_string())?;
-    if span < Duration::from_millis(100) || span > Duration::from_hours(24) {
-        return Err("write a span from \"100ms\" to \"24h\"".into());
-    }
-    Ok(span)
-}
-
-#[derive(Debug, PartialEq, Eq, Args)]
-pub struct Rotatekey {
-    /// The realm's configuration; without it config.toml, and without that the defaults.
-    #[arg(long, value_name = "FILE", env = "MERPATI_CONFIG")]
-    pub config: Option<PathBuf>,
-    /// The store's directory, instead of the configured one.
-    #[arg(long, value_name = "DIR", env = "MERPATI_DATA")]
-    pub data: Option<PathBuf>,
-}
-
-#[derive(Debug, PartialEq, Eq, Args)]
-pub struct Limits {
-    /// The realm's configuration; without it config.toml, and without that the defaults.
-    #[arg(long, value_name = "FILE", env = "MERPATI_CONFIG")]
-    pub config: Option<PathBuf>,
-}
-
-#[derive(Debug, PartialEq, Eq, Args)]
-pub struct Serve {
-    /// The configuration; without it config.toml, and without that the defaults.
-    #[arg(long, value_name = "FILE", env = "MERPATI_CONFIG")]
-    pub config: Option<PathBuf>,
-    /// The store's directory, instead of the configured one.
-    #[arg(long, value_name = "DIR", env = "MERPATI_DATA")]
-    pub data: Option<PathBuf>,
-    /// Listen here, sealed, instead of where the configuration says; port 0 takes any that is free.
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "MERPATI_LISTEN",
-        value_delimiter = ','
-    )]
-    pub listen: Vec<SocketAddr>,
-    /// The store is a copy of one that was in use, as a snapshot is: give this at the first start from the copy, so that
-    /// clients do not go on from positions that only the lost store had.
-    #[arg(long)]
-    pub restored: bool,
-    /// What to write to standard error: error, warn, info, debug or trace.
-    #[arg(long, value_name = "LEVEL", env = "MERPATI_LOG", value_parser = ["error", "warn", "info", "debug", "trace"])]
-    pub log: Option<String>,
+/// What is to become of the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum OutboxAction {
+    /// Wait until an entry is finished, or all are.
+    Wait {
+        /// The entry's number, as `outbox` lists it.
+        number: Option<u64>,
+    },
+    /// Take an entry back.
+    Cancel {
+        /// The entry's number, as `outbox` lists it.
+        number: u64,
+    },
 }

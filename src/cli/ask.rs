@@ -1,26 +1,26 @@
 //! The commands that talk to a realm, each of them once.
 
 use std::{
-    io::{self, IsTerminal as _, Read as _},
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
     time::Duration,
 };
 
 use merpati::{
-    client::{Client, Kind, Message, Options, Profile, Silence, Traits, default_home, system_rng},
+    client::{
+        Client, Kind, Message, Options, Profile, Sending, Silence, Traits, default_home, system_rng,
+    },
     crypto::ConnectionString,
-    wire::{self, Handle, Mailbox, RegistrationCode, SessionId, Username},
+    wire::{Handle, RegistrationCode, SessionId, Username},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
-    args::{Global, Inbox},
+    args::Global,
     output::{Failure, Output},
 };
 
 /// When no answer has come for so long, a person is told that the trying goes on.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The longest message that is read from standard input; no realm takes one nearly as long.
-const STDIN_BYTES_MAX: u64 = 64 << 20;
 
 /// A client for the profile that the options name.
 pub fn client(global: &Global, session: Option<SessionId>) -> Result<Client, Failure> {
@@ -47,6 +47,7 @@ fn open(
     };
     let options = Options {
         server: global.server.clone(),
+        remember: global.is_server_typed,
         trust: global.trust,
         plain: global.plain,
         deadline: global.deadline,
@@ -56,7 +57,11 @@ fn open(
         meter: global.meter.clone(),
         ..Options::default()
     };
-    Ok(Client::open(profile(global)?, options)?)
+    let sending = Sending {
+        keep: !global.no_keep,
+        token: global.id.clone(),
+    };
+    Ok(Client::open(profile(global)?, options)?.with(sending))
 }
 
 /// The profile that the options name.
@@ -80,13 +85,79 @@ pub async fn patiently<T, E: Into<Failure>>(
             let notices = client.take_notices();
             notices.iter().for_each(Output::notice);
             if notices.is_empty() {
-                Output::aside("no answer yet; still trying. Ctrl-C stops it, and nothing is done twice");
+                Output::aside("no answer yet; still trying. Ctrl-C ends the waiting; what changes something is kept and goes on");
             }
             call.await
         }
     };
     client.take_notices().iter().for_each(Output::notice);
     outcome.map_err(Into::into)
+}
+
+/// The realm of a profile, as its connection string names it.
+#[derive(Debug)]
+pub struct RealmAt {
+    /// `server` and `fingerprint`, for programs.
+    pub object: Value,
+    address: Option<String>,
+    fingerprint: Option<String>,
+}
+
+impl RealmAt {
+    pub fn of(profile: &Profile) -> Result<Self, Failure> {
+        let server = profile.load()?.connection_string();
+        let address = server.as_ref().map(|server| match server.host.as_str() {
+            host if host.contains(':') => format!("[{host}]:{}", server.port),
+            host => format!("{host}:{}", server.port),
+        });
+        let key = server.and_then(|server| server.key);
+        let fingerprint = key.map(|key| key.fingerprint());
+        Ok(Self {
+            object: json!({ "server": address, "fingerprint": fingerprint }),
+            address,
+            fingerprint,
+        })
+    }
+}
+
+impl std::fmt::Display for RealmAt {
+    /// ` at host:port, realm fingerprint …`, as far as it is known.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(address) = &self.address {
+            write!(f, " at {address}")?;
+        }
+        match &self.fingerprint {
+            Some(fingerprint) => write!(f, "\nrealm fingerprint {fingerprint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes sure that a person means it when a new account would take the place of the profile's own.
+pub fn check_replaced(profile: &Profile, replace: bool) -> Result<(), Failure> {
+    let Some(user) = profile.load()?.username.filter(|_| !replace) else {
+        return Ok(());
+    };
+    let refusal = format!(
+        "this profile has the account {user} already; pass --profile NAME to make another one beside it, or --replace \
+         to forget {user} here"
+    );
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage(refusal));
+    }
+    Output::aside(&format!(
+        "this profile has the account {user}. A new account takes its place here; {user} itself stays in the realm, and \
+         `--profile NAME` makes one beside it."
+    ));
+    let _ = write!(io::stderr(), "Replace {user} in this profile? [y/N] ");
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::usage(format!(
+            "nothing was done; this profile still has the account {user}"
+        ))),
+    }
 }
 
 pub async fn register(
@@ -98,10 +169,11 @@ pub async fn register(
 ) -> Result<(), Failure> {
     let call = client.register_with(code, (name, country), username, password.as_bytes());
     let session = patiently(client, call).await?;
-    output.result(
-        &json!({ "session": session.to_string() }),
-        &format!("session {session}"),
-    )
+    let mut realm = RealmAt::of(client.profile())?;
+    realm.object["username"] = username.as_str().into();
+    realm.object["session"] = session.to_string().into();
+    let text = format!("registered as {username}{realm}\nsession {session}");
+    output.result(&realm.object, &text)
 }
 
 pub async fn auth(
@@ -111,10 +183,11 @@ pub async fn auth(
     password: &str,
 ) -> Result<(), Failure> {
     let session = patiently(client, client.auth(username, password.as_bytes())).await?;
-    output.result(
-        &json!({ "session": session.to_string() }),
-        &format!("session {session}"),
-    )
+    let mut realm = RealmAt::of(client.profile())?;
+    realm.object["username"] = username.as_str().into();
+    realm.object["session"] = session.to_string().into();
+    let text = format!("logged in as {username}{realm}\nsession {session}");
+    output.result(&realm.object, &text)
 }
 
 pub async fn logout(client: &Client, output: Output) -> Result<(), Failure> {
@@ -129,71 +202,12 @@ pub async fn send(
     message: Message<'_>,
 ) -> Result<(), Failure> {
     let sent = patiently(client, client.send(to, message)).await?;
-    output.result(&json!({ "state": sent.name() }), sent.name())
-}
-
-/// The message as given, or from standard input when it is `-`.
-pub fn message(given: &str) -> Result<String, Failure> {
-    if given != "-" {
-        return Ok(given.into());
-    }
-    let mut text = String::new();
-    let mut input = io::stdin().lock().take(STDIN_BYTES_MAX);
-    match input.read_to_string(&mut text) {
-        Ok(_) if text.ends_with('\n') => {
-            text.pop();
-            Ok(text)
-        }
-        Ok(_) => Ok(text),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(Failure::usage(
-            "the message on standard input is not UTF-8 text",
-        )),
-        Err(error) => Err(error.into()),
-    }
-}
-
-pub async fn inbox(
-    client: &Client,
-    output: Output,
-    mailbox: Mailbox,
-    args: &Inbox,
-) -> Result<(), Failure> {
-    let reading = client.reading(&mailbox)?;
-    let options = wire::Options {
-        after: args.after.or(reading.after),
-        offset: args
-            .offset
-            .or(reading.offset.filter(|_| args.after.is_none())),
-        limit: args.limit,
-        bytes: args.bytes,
-        ..wire::Options::NONE
-    };
-    let piecewise = args.bytes.is_some() || args.offset.is_some();
-    let (entries, more) = if piecewise {
-        let page = patiently(client, client.read(mailbox, options)).await?;
-        (page.entries, page.more)
-    } else {
-        let limit = args.limit.and_then(|n| usize::try_from(n).ok());
-        let call = client.read_whole(mailbox, options.after, limit.unwrap_or(usize::MAX));
-        (patiently(client, call).await?, false)
-    };
-    for entry in &entries {
-        output.entry(entry)?;
-        // Only what has been printed counts as read.
-        client.shown(&mailbox, entry)?;
-    }
-    if more && !output.json {
-        Output::aside("more follow; run it again");
-    }
-    if entries.is_empty() && !output.json && io::stdout().is_terminal() {
-        Output::aside("nothing new; --after 0 shows everything");
-    }
-    Ok(())
+    output.receipt(sent)
 }
 
 pub async fn whoami(client: &Client, output: Output) -> Result<(), Failure> {
     let account = patiently(client, client.whoami()).await?;
-    output.account(&account)
+    output.account(&account, RealmAt::of(client.profile())?)
 }
 
 pub async fn sessions(client: &Client, output: Output) -> Result<(), Failure> {
@@ -204,7 +218,16 @@ pub async fn sessions(client: &Client, output: Output) -> Result<(), Failure> {
 }
 
 pub async fn revoke(client: &Client, output: Output, handle: Handle) -> Result<(), Failure> {
-    patiently(client, client.revoke(handle)).await?;
+    let revoked = patiently(client, client.revoke(handle)).await;
+    revoked.map_err(|failure| match failure.error {
+        "no-session" => Failure {
+            message: format!(
+                "there is no session with the handle {handle}, or you are not logged in; `sessions` lists yours"
+            ),
+            ..failure
+        },
+        _ => failure,
+    })?;
     output.result(&json!({}), "revoked")
 }
 

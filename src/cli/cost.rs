@@ -17,10 +17,10 @@ pub fn note(global: &Global, command: &str) {
     }
     let noted = ask::profile(global).and_then(|profile| Ok(profile.note_spent(command, spent)?));
     if let Err(failure) = noted {
-        eprintln!(
-            "merpati: what this has cost cannot be noted: {}",
+        Output::aside(&format!(
+            "what this has cost cannot be noted: {}",
             failure.message
-        );
+        ));
     }
 }
 

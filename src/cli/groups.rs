@@ -8,43 +8,74 @@ use serde_json::json;
 
 use super::{
     args::Command,
-    ask::{self, patiently},
+    ask::patiently,
+    given::Given,
     output::{Failure, Output},
-    passwords::{self, Secret},
+    reading, realms,
 };
 
-/// The password that a command about groups needs; asked for before anything is sent.
-pub fn password(command: &Command) -> Result<Secret, Failure> {
-    match command {
-        Command::Addgroup { password, .. }
-        | Command::Joingroup { password, .. }
-        | Command::Grouppasswd { password, .. } => {
-            passwords::group_password(password, "The group's password")
-        }
-        _ => Ok(Secret::default()),
-    }
+/// True for the commands of this module.
+pub const fn is_of_groups(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Addgroup { .. }
+            | Command::Joingroup { .. }
+            | Command::Sendgroup { .. }
+            | Command::Inboxgroup { .. }
+            | Command::Leavegroup { .. }
+            | Command::Groups
+            | Command::Members { .. }
+            | Command::Kick { .. }
+            | Command::Ban { .. }
+            | Command::Unban { .. }
+            | Command::Role { .. }
+            | Command::Grouppasswd { .. }
+            | Command::Delgroup { .. }
+    )
 }
 
-/// A command about groups, with the password that [`password`] gave.
+/// A command about groups; one that names a group of another realm goes there.
 pub async fn once(
     client: &Client,
     output: Output,
     command: Command,
-    password: &str,
+    given: &Given,
 ) -> Result<(), Failure> {
+    let password: &str = &given.password;
     match command {
         Command::Addgroup { groupname, .. } => addgroup(client, output, groupname, password).await,
-        Command::Joingroup { groupname, .. } => {
-            joingroup(client, output, groupname, password).await
+        Command::Joingroup { groupname: at, .. } => match at.realm {
+            None => joingroup(client, output, at.group, password).await,
+            Some(realm) => {
+                realms::joingrouprealm(client, output, None, (realm, at.group), password).await
+            }
+        },
+        Command::Sendgroup {
+            groupname: at,
+            message,
+        } => {
+            let message = message.with(&given.text);
+            match at.realm {
+                None => sendgroup(client, output, at.group, message).await,
+                Some(realm) => {
+                    realms::sendgrouprealm(client, output, None, (realm, at.group), message).await
+                }
+            }
         }
-        Command::Sendgroup { groupname, message } => {
-            let text = ask::message(message.given())?;
-            sendgroup(client, output, groupname, message.with(&text)).await
+        Command::Inboxgroup {
+            groupname: at,
+            inbox,
+        } => {
+            let mailbox = match at.realm {
+                None => Mailbox::Group(at.group),
+                Some(realm) => Mailbox::RealmGroup(realm, at.group),
+            };
+            reading::inbox(client, output, mailbox, &inbox).await
         }
-        Command::Inboxgroup { groupname, inbox } => {
-            ask::inbox(client, output, Mailbox::Group(groupname), &inbox).await
-        }
-        Command::Leavegroup { groupname } => leavegroup(client, output, groupname).await,
+        Command::Leavegroup { groupname: at } => match at.realm {
+            None => leavegroup(client, output, at.group).await,
+            Some(realm) => realms::leavegrouprealm(client, output, (realm, at.group)).await,
+        },
         Command::Groups => groups(client, output).await,
         Command::Members { groupname } => members(client, output, groupname).await,
         Command::Kick {
@@ -89,7 +120,7 @@ pub async fn once(
     }
 }
 
-pub async fn addgroup(
+async fn addgroup(
     client: &Client,
     output: Output,
     group: GroupName,
@@ -99,7 +130,7 @@ pub async fn addgroup(
     output.result(&json!({}), "made, and you are its owner")
 }
 
-pub async fn joingroup(
+async fn joingroup(
     client: &Client,
     output: Output,
     group: GroupName,
@@ -109,29 +140,29 @@ pub async fn joingroup(
     output.result(&json!({}), "joined")
 }
 
-pub async fn sendgroup(
+async fn sendgroup(
     client: &Client,
     output: Output,
     group: GroupName,
     message: Message<'_>,
 ) -> Result<(), Failure> {
     let sent = patiently(client, client.sendgroup(group, message)).await?;
-    output.result(&json!({ "state": sent.name() }), sent.name())
+    output.receipt(sent)
 }
 
-pub async fn leavegroup(client: &Client, output: Output, group: GroupName) -> Result<(), Failure> {
+async fn leavegroup(client: &Client, output: Output, group: GroupName) -> Result<(), Failure> {
     patiently(client, client.leavegroup(group)).await?;
     output.result(&json!({}), "left")
 }
 
-pub async fn groups(client: &Client, output: Output) -> Result<(), Failure> {
+async fn groups(client: &Client, output: Output) -> Result<(), Failure> {
     for name in patiently(client, client.groups()).await? {
         output.item(&json!({ "group": name }), &name)?;
     }
     Ok(())
 }
 
-pub async fn members(client: &Client, output: Output, group: GroupName) -> Result<(), Failure> {
+async fn members(client: &Client, output: Output, group: GroupName) -> Result<(), Failure> {
     for member in patiently(client, client.members(group)).await? {
         let object = json!({
             "user": member.who.user.as_str(),

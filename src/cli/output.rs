@@ -1,14 +1,14 @@
 //! What is printed: for people on a terminal, one JSON object a line for programs.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
 
 use merpati::{
-    client::{CallError, End, Notice},
-    wire::{
-        Account, Answer, CONTENT_NOTICE, CONTENT_TEXT, DeviceSession, Entry, ErrorCode, Refusal,
-    },
+    client::{CallError, End, Notice, Receipt},
+    wire::{Account, Answer, DeviceSession, ErrorCode, Refusal},
 };
 use serde_json::{Value, json};
+
+use super::ask::RealmAt;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +25,17 @@ pub struct Failure {
     pub message: String,
     /// What a script may need besides.
     pub detail: Option<(&'static str, u64)>,
+    /// With [`KEPT_OR_UNKNOWN`], which of the two.
+    pub state: Option<&'static str>,
+    /// The number of its entry in the outbox.
+    pub id: Option<u64>,
+    /// The line of a script that failed.
+    pub line: Option<u64>,
     pub code: u8,
 }
+
+/// The version of what `--json` prints; described in `docs/json.md`.
+const SCHEMA: u64 = 1;
 
 /// The realm refused.
 pub const REFUSED: u8 = 1;
@@ -38,27 +47,56 @@ pub const NOT_DONE: u8 = 3;
 pub const KEPT_OR_UNKNOWN: u8 = 4;
 /// Trouble on this machine.
 pub const LOCAL: u8 = 5;
+/// The reader of standard output has gone: what a program ends with that SIGPIPE ends (128 + 13).
+pub const READER_GONE: u8 = 141;
+
+/// Ctrl-C ended the command: what a program ends with that SIGINT ends (128 + 2).
+const INTERRUPTED: u8 = 130;
 
 impl Failure {
-    /// Wrong usage.
-    pub fn usage(message: impl Into<String>) -> Self {
+    /// What ends a command with an exit code.
+    pub fn new(error: &'static str, message: impl Into<String>, code: u8) -> Self {
         Self {
-            error: "usage",
+            error,
             message: message.into(),
             detail: None,
-            code: USAGE,
+            state: None,
+            id: None,
+            line: None,
+            code,
         }
+    }
+
+    /// Ctrl-C ended the command.
+    pub fn interrupted(message: impl Into<String>) -> Self {
+        Self::new("interrupted", message.into(), INTERRUPTED)
+    }
+
+    /// Wrong usage.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new("usage", message.into(), USAGE)
+    }
+
+    /// The same failure, of a line of a script.
+    pub fn of_line(mut self, number: u64) -> Self {
+        self.message = format!("line {number}: {}", self.message);
+        self.line = Some(number);
+        self
+    }
+
+    /// The reader of standard output has gone. Nothing is printed about it: nobody is there to read it.
+    pub fn reader_gone() -> Self {
+        Self::new(
+            "reader-gone",
+            "the reader of the output has gone",
+            READER_GONE,
+        )
     }
 
     /// Trouble on this machine.
     #[expect(clippy::needless_pass_by_value, reason = "so that it fits `map_err`")]
     pub fn local(error: impl ToString) -> Self {
-        Self {
-            error: "local",
-            message: error.to_string(),
-            detail: None,
-            code: LOCAL,
-        }
+        Self::new("local", error.to_string(), LOCAL)
     }
 }
 
@@ -72,7 +110,8 @@ impl From<CallError> for Failure {
             CallError::NoServer => ("no-server", USAGE),
             CallError::Unreachable { .. }
             | CallError::Resolve { .. }
-            | CallError::Behind { .. } => ("unreachable", NOT_DONE),
+            | CallError::Behind { .. }
+            | CallError::NotDone { .. } => ("unreachable", NOT_DONE),
             CallError::KeyChanged { .. } => ("key-changed", NOT_DONE),
             CallError::Cancelled => ("cancelled", NOT_DONE),
             CallError::Busy(refusal) => (refusal.code.name(), KEPT_OR_UNKNOWN),
@@ -89,10 +128,21 @@ impl From<CallError> for Failure {
             CallError::Refused(refusal) | CallError::Busy(refusal) => detail(*refusal),
             _ => None,
         };
+        let (state, id) = match &error {
+            CallError::Kept { id, is_unknown, .. } => (
+                Some(if *is_unknown { "unknown" } else { "kept" }),
+                Some(id.0),
+            ),
+            CallError::OutcomeUnknown { .. } | CallError::Busy(_) => (Some("unknown"), None),
+            _ => (None, None),
+        };
         Self {
             error: name,
             message: error.to_string(),
             detail,
+            state,
+            id,
+            line: None,
             code,
         }
     }
@@ -109,7 +159,10 @@ impl From<merpati::client::ProfileError> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::local(error)
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::reader_gone(),
+            _ => Self::local(error),
+        }
     }
 }
 
@@ -139,6 +192,12 @@ fn detail(refusal: Refusal) -> Option<(&'static str, u64)> {
 }
 
 impl Output {
+    /// Prints what a message has become.
+    pub fn receipt(self, receipt: Receipt) -> Result<(), Failure> {
+        let object = json!({ "state": receipt.name(), "id": receipt.id.0 });
+        self.result(&object, receipt.name())
+    }
+
     /// Prints a result: `object` for programs, `text` for people.
     pub fn result(self, object: &Value, text: &str) -> Result<(), Failure> {
         if self.json {
@@ -165,6 +224,9 @@ impl Output {
 
     /// Prints what went wrong.
     pub fn failure(self, failure: &Failure) {
+        if failure.code == READER_GONE {
+            return;
+        }
         if self.json {
             let mut object = json!({
                 "ok": false,
@@ -174,15 +236,30 @@ impl Output {
             if let Some((name, value)) = failure.detail {
                 object[name] = value.into();
             }
+            if let Some(state) = failure.state {
+                object["state"] = state.into();
+            }
+            if let Some(id) = failure.id {
+                object["id"] = id.into();
+            }
+            if let Some(line) = failure.line {
+                object["line"] = line.into();
+            }
             let _ = print_line(&object.to_string());
         } else {
-            eprintln!("merpati: {}", shown(&failure.message));
+            Self::aside(&shown(&failure.message));
         }
     }
 
     /// Tells a person something beside the result.
     pub fn aside(text: &str) {
-        eprintln!("merpati: {text}");
+        let text = format!("merpati: {text}");
+        let text = match columns(&io::stderr()) {
+            Some(columns) => textwrap::fill(&text, columns),
+            None => text,
+        };
+        // Whoever closed standard error does not want to hear it.
+        let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
     /// Tells of what happened beside the answer.
@@ -206,80 +283,24 @@ impl Output {
         Self::aside(&text);
     }
 
-    /// Prints a message.
-    pub fn entry(self, entry: &Entry) -> Result<(), Failure> {
-        self.message(entry, None)
+    /// Prints which version this is.
+    pub fn version(self) -> Result<(), Failure> {
+        let version = env!("CARGO_PKG_VERSION");
+        let object = json!({ "version": version, "schema": SCHEMA });
+        let text = format!("merpati {version}, JSON schema {SCHEMA}");
+        self.result(&object, &text)
     }
 
-    /// Prints a message of a group.
-    pub fn entry_of(self, entry: &Entry, group: &str) -> Result<(), Failure> {
-        self.message(entry, Some(group))
-    }
-
-    fn message(self, entry: &Entry, group: Option<&str>) -> Result<(), Failure> {
-        let time = jiff::Timestamp::from_second(entry.time.into()).map_err(Failure::local)?;
-        if self.json {
-            let mut object = json!({
-                "position": entry.position.0,
-                "from": entry.from.user.as_str(),
-                "realm": entry.from.realm.as_ref().map(merpati::wire::RealmId::as_str),
-                "time": time.to_string(),
-            });
-            if let Some(group) = group {
-                object["group"] = group.into();
-            }
-            match core::str::from_utf8(&entry.body) {
-                Ok(text) if entry.content == CONTENT_TEXT => object["text"] = text.into(),
-                Ok(text) if entry.content == CONTENT_NOTICE => {
-                    object["text"] = text.into();
-                    object["notice"] = true.into();
-                }
-                _ => {
-                    object["content"] = entry.content.into();
-                    object["base64"] = data_encoding::BASE64.encode(&entry.body).into();
-                }
-            }
-            if let Some(fragment) = entry.fragment {
-                object["offset"] = fragment.offset.into();
-                object["total"] = fragment.total.into();
-            }
-            return print_line(&object.to_string());
-        }
-        let time = time
-            .to_zoned_datetime(jiff::tz::TimeZone::system())
-            .strftime("%Y-%m-%d %H:%M:%S");
-        let body = if matches!(entry.content, CONTENT_TEXT | CONTENT_NOTICE) {
-            shown(&String::from_utf8_lossy(&entry.body)).replace('\n', "\n    ")
-        } else {
-            let len = entry.body.len();
-            format!(
-                "({len} bytes of content type {}, use --json)",
-                entry.content
-            )
-        };
-        let piece = entry.fragment.map_or_else(String::new, |fragment| {
-            let end = fragment.offset + entry.body.len() as u64;
-            format!(
-                " (bytes {} to {end} of {})",
-                fragment.offset, fragment.total
-            )
-        });
-        let (position, from) = (entry.position, entry.from);
-        let group = group.map_or_else(String::new, |group| format!(" in {group}"));
-        print_line(&format!("{position}  {time}  {from}{group}{piece}: {body}"))
-    }
-
-    /// Prints who one is.
-    pub fn account(self, account: &Account) -> Result<(), Failure> {
-        let object = json!({
-            "username": account.username.as_str(),
-            "name": account.full_name,
-            "country": account.country,
-            "operator": account.operator,
-        });
+    /// Prints who one is, and where.
+    pub fn account(self, account: &Account, realm: RealmAt) -> Result<(), Failure> {
         let operator = if account.operator { ", operator" } else { "" };
         let (name, country) = (shown(&account.full_name), shown(&account.country));
-        let text = format!("{} ({name}, {country}{operator})", account.username);
+        let text = format!("{} ({name}, {country}{operator}){realm}", account.username);
+        let mut object = realm.object;
+        object["username"] = account.username.as_str().into();
+        object["name"] = account.full_name.as_str().into();
+        object["country"] = account.country.as_str().into();
+        object["operator"] = account.operator.into();
         self.result(&object, &text)
     }
 
@@ -314,12 +335,17 @@ impl Output {
     }
 }
 
-/// Prints a line. A reader that has gone away is no reason to complain.
-fn print_line(text: &str) -> Result<(), Failure> {
-    match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+/// Prints a line to standard output.
+pub fn print_line(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+/// The terminal's columns, for a stream that is one.
+pub fn columns(stream: &impl IsTerminal) -> Option<usize> {
+    let size = terminal_size::terminal_size().filter(|_| stream.is_terminal());
+    size.map(|(terminal_size::Width(columns), _)| columns.into())
 }
 
 /// Text from elsewhere, fit for a terminal: control characters, with which a message could move the

@@ -19,6 +19,14 @@ pub type Secret = Zeroizing<String>;
 
 /// The password, asked for as `what`.
 pub fn password(source: &PasswordSource, what: &str) -> Result<Secret, Failure> {
+    let password = read(source, what)?;
+    if password.is_empty() {
+        return Err(Failure::usage("no password was given: nothing was done"));
+    }
+    Ok(password)
+}
+
+fn read(source: &PasswordSource, what: &str) -> Result<Secret, Failure> {
     match &source.password_file {
         Some(file) => from_file(file),
         None if source.password_stdin => from_stdin(),
@@ -31,7 +39,7 @@ pub fn group_password(group: &GroupPassword, what: &str) -> Result<Secret, Failu
     if group.no_password {
         return Ok(Secret::default());
     }
-    password(&group.source, what)
+    read(&group.source, what)
 }
 
 /// A password that is to be remembered: a person types it twice.
@@ -43,13 +51,24 @@ pub fn new_password(source: &PasswordSource, what: &str) -> Result<Secret, Failu
             return Err(Failure::usage("the two passwords differ; try again"));
         }
     }
-    let len = password.len();
-    if !(PASSWORD_MIN..=PASSWORD_MAX).contains(&len) {
-        return Err(Failure::usage(format!(
-            "a password has {PASSWORD_MIN} to {PASSWORD_MAX} bytes, this one has {len}"
-        )));
-    }
+    check_new(&password)?;
     Ok(password)
+}
+
+/// Refuses a new password that no realm takes.
+pub fn check_new(password: &str) -> Result<(), Failure> {
+    let len = password.len();
+    if (PASSWORD_MIN..=PASSWORD_MAX).contains(&len) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "a password has {PASSWORD_MIN} to {PASSWORD_MAX} bytes, this one has {len}"
+    )))
+}
+
+/// True when there is a person to ask.
+pub fn can_ask() -> bool {
+    io::stdin().is_terminal()
 }
 
 fn from_file(path: &Path) -> Result<Secret, Failure> {

@@ -9,32 +9,30 @@ use serde_json::json;
 
 use super::{
     args::Command,
-    ask::{self, patiently},
+    ask::patiently,
+    given::Given,
     output::{Failure, Output},
-    passwords::{self, Secret},
+    reading,
 };
 
-/// The code or the password that a command needs; asked for before anything is sent.
-pub fn secret(command: &Command) -> Result<Secret, Failure> {
-    match command {
-        Command::Claim { code } => passwords::password(code, "The realm's operator code"),
-        Command::Joingrouprealm { password, .. } => {
-            passwords::group_password(password, "The group's password")
-        }
-        _ => Ok(Secret::default()),
-    }
-}
-
-/// A command about other realms, with what [`secret`] gave.
+/// A command about other realms.
 pub async fn once(
     client: &Client,
     output: Output,
     command: Command,
-    secret: &str,
+    given: &Given,
 ) -> Result<(), Failure> {
     match command {
         Command::Claim { .. } => {
-            patiently(client, client.claim(secret.as_bytes())).await?;
+            let claimed = patiently(client, client.claim(given.password.as_bytes())).await;
+            claimed.map_err(|failure| match failure.error {
+                "wrong-password" => Failure {
+                    message: "the operator code is wrong; it is in the file operator-code of the realm's data directory"
+                        .into(),
+                    ..failure
+                },
+                _ => failure,
+            })?;
             output.result(&json!({}), "you are the realm's operator")
         }
         Command::Addrealm {
@@ -68,12 +66,12 @@ pub async fn once(
             username_to,
             message,
             src,
+            from,
         } => {
-            let text = ask::message(message.given())?;
             let source = named_source(src.as_deref())?;
-            let user = own_name(client)?;
-            let to = (realm_id, username_to);
-            sendrealm(client, output, source, user, to, message.with(&text)).await
+            let from = from.map_or_else(|| own_name(client), Ok)?;
+            let (to, message) = ((realm_id, username_to), message.with(&given.text));
+            sendrealm(client, output, source, from, to, message).await
         }
         Command::Joingrouprealm {
             realm_id,
@@ -82,10 +80,8 @@ pub async fn once(
             ..
         } => {
             let source = named_source(src.as_deref())?;
-            let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
-            let call = client.joingrouprealm(source, realm_id, groupname, secret.as_bytes());
-            patiently(client, call).await?;
-            output.result(&json!({}), "joined")
+            let group = (realm_id, groupname);
+            joingrouprealm(client, output, source, group, &given.password).await
         }
         Command::Sendgrouprealm {
             realm_id,
@@ -93,9 +89,8 @@ pub async fn once(
             message,
             src,
         } => {
-            let text = ask::message(message.given())?;
             let source = named_source(src.as_deref())?;
-            let (to, message) = ((realm_id, groupname), message.with(&text));
+            let (to, message) = ((realm_id, groupname), message.with(&given.text));
             sendgrouprealm(client, output, source, to, message).await
         }
         Command::Inboxgrouprealm {
@@ -104,19 +99,16 @@ pub async fn once(
             inbox,
         } => {
             let mailbox = Mailbox::RealmGroup(realm_id, groupname);
-            ask::inbox(client, output, mailbox, &inbox).await
+            reading::inbox(client, output, mailbox, &inbox).await
         }
         Command::Leavegrouprealm {
             realm_id,
             groupname,
-        } => {
-            patiently(client, client.leavegrouprealm(realm_id, groupname)).await?;
-            output.result(&json!({}), "left")
-        }
+        } => leavegrouprealm(client, output, (realm_id, groupname)).await,
         Command::Inboxrealm { realm_id, inbox } => {
-            ask::inbox(client, output, Mailbox::Realm(realm_id), &inbox).await
+            reading::inbox(client, output, Mailbox::Realm(realm_id), &inbox).await
         }
-        _ => Err(Failure::usage("this command is not about realms")),
+        _ => Err(Failure::usage("this command does not talk to a realm")),
     }
 }
 
@@ -128,7 +120,7 @@ fn named_source(src: Option<&str>) -> Result<Option<(String, u16)>, Failure> {
 }
 
 /// The source address that two words name; `-` names none.
-pub fn source(address: &str, port: &str) -> Result<Option<(String, u16)>, Failure> {
+fn source(address: &str, port: &str) -> Result<Option<(String, u16)>, Failure> {
     if (address, port) == ("-", "-") {
         return Ok(None);
     }
@@ -158,7 +150,29 @@ pub async fn sendrealm(
     let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
     let call = client.sendrealm(source, realm, from, to, message);
     let sent = patiently(client, call).await?;
-    output.result(&json!({ "state": sent.name() }), sent.name())
+    output.receipt(sent)
+}
+
+pub async fn joingrouprealm(
+    client: &Client,
+    output: Output,
+    source: Option<(String, u16)>,
+    (realm, group): (RealmId, GroupName),
+    password: &str,
+) -> Result<(), Failure> {
+    let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
+    let call = client.joingrouprealm(source, realm, group, password.as_bytes());
+    patiently(client, call).await?;
+    output.result(&json!({}), "joined")
+}
+
+pub async fn leavegrouprealm(
+    client: &Client,
+    output: Output,
+    (realm, group): (RealmId, GroupName),
+) -> Result<(), Failure> {
+    patiently(client, client.leavegrouprealm(realm, group)).await?;
+    output.result(&json!({}), "left")
 }
 
 pub async fn sendgrouprealm(
@@ -171,7 +185,7 @@ pub async fn sendgrouprealm(
     let source = source.as_ref().map(|(host, port)| (host.as_str(), *port));
     let call = client.sendgrouprealm(source, realm, group, message);
     let sent = patiently(client, call).await?;
-    output.result(&json!({ "state": sent.name() }), sent.name())
+    output.receipt(sent)
 }
 
 async fn realms(client: &Client, output: Output) -> Result<(), Failure> {

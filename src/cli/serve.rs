@@ -1,17 +1,20 @@
 //! `merpati serve`.
 
-use std::{io::Write as _, path::Path};
+use std::{net::IpAddr, path::Path};
 
-use merpati::server::{
-    Config, Server,
-    config::{Level, ListenConfig, LogFormat},
+use merpati::{
+    crypto::ConnectionString,
+    server::{
+        Config, Server,
+        config::{Level, ListenConfig, LogFormat},
+    },
 };
 use serde_json::json;
 use tracing_subscriber::filter::EnvFilter;
 
 use super::{
     args::{Rotatekey, Serve},
-    output::Failure,
+    output::{Failure, Output, print_line},
 };
 
 /// The configuration that is read when it is there.
@@ -23,7 +26,7 @@ pub fn serve(args: &Serve, json: bool) -> Result<(), Failure> {
     start_log(&config, args.log.as_deref())?;
     let server = Server::start(&config).map_err(Failure::local)?;
     let server = server.restored(args.restored);
-    announce(&server, json)?;
+    announce(&server, &config, json)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -35,20 +38,14 @@ pub fn rotate_key(args: &Rotatekey, json: bool) -> Result<(), Failure> {
     let config = load(args.config.as_deref(), args.data.as_deref())?;
     let (old, new) = Server::rotate_key(&config.store.path).map_err(Failure::local)?;
     let (old, new) = (old.fingerprint(), new.fingerprint());
-    let mut out = std::io::stdout().lock();
-    if json {
-        let object = json!({ "ok": true, "fingerprint": new, "former": old });
-        writeln!(out, "{object}")?;
-    } else {
-        writeln!(out, "fingerprint  {new}")?;
-        writeln!(out, "formerly     {old}")?;
-        writeln!(
-            out,
-            "The realm goes by its new key from its next start on. It still answers to the old one, which \
-             vouches for the new: clients and peers follow by themselves when they next connect."
-        )?;
-    }
-    Ok(out.flush()?)
+    let object = json!({ "fingerprint": new, "former": old });
+    let text = format!(
+        "fingerprint  {new}\nformerly     {old}\n\
+         The realm goes by its new key from its next start on. It still answers to the\n\
+         old one, which vouches for the new: clients and peers follow by themselves when\n\
+         they next connect."
+    );
+    Output { json }.result(&object, &text)
 }
 
 pub fn load(file: Option<&Path>, data: Option<&Path>) -> Result<Config, Failure> {
@@ -94,31 +91,113 @@ fn start_log(config: &Config, level: Option<&str>) -> Result<(), Failure> {
 }
 
 /// Says that the realm serves, where, and what to give to clients. Scripts wait for this.
-fn announce(server: &Server, json: bool) -> Result<(), Failure> {
-    let connect = server.connection_string().map(|string| string.to_string());
-    let connect = connect.unwrap_or_default();
+fn announce(server: &Server, config: &Config, json: bool) -> Result<(), Failure> {
+    let connect = server.connection_string();
+    let reach = Reach::of(server, config);
     let fingerprint = server.key().fingerprint();
     let addresses: Vec<String> = server.addresses().iter().map(ToString::to_string).collect();
-    let mut out = std::io::stdout().lock();
     if json {
+        let connect = connect.map(|string| string.to_string());
+        let others: Vec<String> = reach.others.iter().map(ToString::to_string).collect();
         let object = json!({
             "realm": server.id().as_str(),
             "listen": addresses,
-            "connect": connect,
+            "connect": connect.unwrap_or_default(),
+            "connect_others": others,
             "fingerprint": fingerprint,
         });
-        writeln!(out, "{object}")?;
-    } else {
-        writeln!(out, "realm        {}", server.id())?;
-        writeln!(out, "listening    {}", addresses.join(", "))?;
-        writeln!(out, "fingerprint  {fingerprint}")?;
-        writeln!(out, "connect      {connect}")?;
-        if server.former_keys() > 0 {
-            let count = server.former_keys();
-            writeln!(out, "former keys  {count}, still answered")?;
+        return print_line(&object.to_string());
+    }
+    let mut lines = vec![
+        format!("realm        {}", server.id()),
+        format!("listening    {}", addresses.join(", ")),
+        format!("fingerprint  {fingerprint}"),
+    ];
+    if server.former_keys() > 0 {
+        let count = server.former_keys();
+        lines.push(format!("former keys  {count}, still answered"));
+    }
+    // A line of its own each: with its key a connection string takes most of 80 columns.
+    if let Some(string) = connect {
+        let from = if reach.is_everywhere {
+            " from this machine"
+        } else {
+            ""
+        };
+        lines.extend([format!("connect{from} with"), string.to_string()]);
+    }
+    for string in reach.others {
+        lines.extend(["connect from others with".into(), string.to_string()]);
+    }
+    if reach.is_everywhere {
+        lines.push(
+            "Others may see this machine at another address or name, for example behind a\n\
+             router: say which in config.toml, with advertise in [[listen]]."
+                .into(),
+        );
+    } else if reach.is_loopback {
+        lines.push(
+            "Only programs on this machine reach it; --listen 0.0.0.0:6377 lets others in.".into(),
+        );
+    }
+    print_line(&lines.join("\n"))
+}
+
+/// From where the first listener can be reached.
+#[derive(Debug, Default)]
+struct Reach {
+    /// It listens on all addresses, and nothing says at which of them others find it.
+    is_everywhere: bool,
+    /// It listens on an address that only this machine has.
+    is_loopback: bool,
+    /// For a listener on all addresses: connection strings with those of this machine's interfaces.
+    others: Vec<ConnectionString>,
+}
+
+impl Reach {
+    fn of(server: &Server, config: &Config) -> Self {
+        let (Some(address), Some(listen)) = (
+            server.addresses().first().copied(),
+            config.listeners().into_iter().next(),
+        ) else {
+            return Self::default();
+        };
+        if listen.advertise.is_some() {
+            return Self::default();
+        }
+        if !address.ip().is_unspecified() {
+            return Self {
+                is_loopback: address.ip().is_loopback(),
+                ..Self::default()
+            };
+        }
+        // Without a list of interfaces there is still the hint.
+        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+        let others = interfaces
+            .iter()
+            .map(if_addrs::Interface::ip)
+            .filter(|ip| ip.is_ipv4() == address.is_ipv4() && is_of_others(*ip))
+            .filter_map(|ip| {
+                let string = server.connection_string()?;
+                Some(ConnectionString {
+                    host: ip.to_string(),
+                    ..string
+                })
+            });
+        Self {
+            is_everywhere: true,
+            is_loopback: false,
+            others: others.collect(),
         }
     }
-    Ok(out.flush()?)
+}
+
+/// True for addresses that mean something on another machine.
+const fn is_of_others(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    }
 }
 
 /// Ends when the process is asked to end.

@@ -1,40 +1,105 @@
 //! `watch` and `unread`.
 
 use merpati::{
-    client::Client,
+    client::{Client, WatchEvent, Watching},
     wire::{Entry, Mailbox},
 };
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use super::{
+    acks::Wanted,
     ask::patiently,
+    handover::Handover,
     output::{Failure, Output},
+    reading::{Shower, acknowledged},
 };
 
+/// Messages that have come and are not shown yet; when so many wait, the realm waits too.
+const WAITING_MAX: usize = 64;
+
 /// Shows messages as they come: so many, or until Ctrl-C.
-pub async fn watch(client: &Client, output: Output, count: Option<u64>) -> Result<(), Failure> {
-    let mut watching = patiently(client, client.watch()).await?;
-    let mut left = count;
-    while left != Some(0) {
-        let (mailbox, entry) = tokio::select! {
-            next = watching.next() => next?,
-            stopped = tokio::signal::ctrl_c() => return Ok(stopped?),
-        };
-        client.take_notices().iter().for_each(Output::notice);
-        show(output, &mailbox, &entry)?;
-        // Only what has been printed counts as read.
-        client.shown(&mailbox, &entry)?;
-        left = left.map(|left| left - 1);
-    }
-    Ok(())
+pub async fn watch(
+    client: &Client,
+    output: Output,
+    count: Option<u64>,
+    ack: bool,
+) -> Result<(), Failure> {
+    // Before anything is asked: nothing is watched that nobody can be shown.
+    let mut shower = Shower::new(client, output, true)?;
+    let watching = patiently(client, client.watch()).await?;
+    let (tell, mut came) = mpsc::channel(WAITING_MAX);
+    let ended = tokio::select! {
+        failure = receive(client, watching, tell) => Err(failure),
+        failure = Handover::reader_gone() => Err(failure),
+        shown = async {
+            if ack {
+                let mut left = count.unwrap_or(u64::MAX);
+                let next = async || {
+                    if left == 0 {
+                        return None;
+                    }
+                    let came = came.recv().await;
+                    left -= 1;
+                    came
+                };
+                acknowledged(client, output, Wanted::MailboxAndPosition, next).await
+            } else {
+                show(&mut shower, &mut came, count).await
+            }
+        } => shown,
+        stopped = tokio::signal::ctrl_c() => Ok(stopped?),
+    };
+    // What was cut off may have been written, and taken, in the meantime.
+    shower.confirm()?;
+    ended
 }
 
-fn show(output: Output, mailbox: &Mailbox, entry: &Entry) -> Result<(), Failure> {
-    match mailbox {
-        Mailbox::Private | Mailbox::Realm(_) => output.entry(entry),
-        Mailbox::Group(group) => output.entry_of(entry, &group.to_string()),
-        Mailbox::RealmGroup(realm, group) => output.entry_of(entry, &format!("{group}@{realm}")),
+/// Takes messages from the realm for as long as they come, and tells people what becomes of the link.
+async fn receive(
+    client: &Client,
+    mut watching: Watching<'_>,
+    tell: mpsc::Sender<(Mailbox, Entry)>,
+) -> Failure {
+    loop {
+        let next = watching.next_event().await;
+        client.take_notices().iter().for_each(Output::notice);
+        match next {
+            Ok(WatchEvent::Message(mailbox, entry)) => {
+                if tell.send((mailbox, entry)).await.is_err() {
+                    // Nobody takes them any more; whoever did ends the watch.
+                    return std::future::pending().await;
+                }
+            }
+            Ok(WatchEvent::OutOfReach) => {
+                Output::aside(
+                    "the realm is out of reach; trying on. What comes meanwhile is shown then",
+                );
+            }
+            Ok(WatchEvent::Back) => Output::aside("the realm is back"),
+            Err(error) => return error.into(),
+        }
     }
+}
+
+/// Shows what comes, in batches as large as what has come.
+async fn show(
+    shower: &mut Shower<'_>,
+    came: &mut mpsc::Receiver<(Mailbox, Entry)>,
+    count: Option<u64>,
+) -> Result<(), Failure> {
+    let mut left = count.unwrap_or(u64::MAX);
+    while left > 0 {
+        let Some((mailbox, entry)) = came.recv().await else {
+            return std::future::pending().await;
+        };
+        shower.show(mailbox, entry).await?;
+        left -= 1;
+        if came.is_empty() || left == 0 {
+            shower.settle().await?;
+        }
+    }
+    Ok(())
 }
 
 /// Tells how much has not been read.

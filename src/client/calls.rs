@@ -469,7 +469,7 @@ impl Shared {
         let trouble = lock(&self.troubles).remove(&id);
         match (left, trouble) {
             (Left::NotDone, Some(trouble)) => trouble,
-            (Left::NotDone, None) => CallError::Behind { waited },
+            (Left::NotDone, None) => CallError::NotDone { waited },
             (Left::Kept | Left::KeptUnknown, trouble) => CallError::Kept {
                 id,
                 is_unknown: *left == Left::KeptUnknown,

@@ -35,6 +35,12 @@ pub enum CallError {
         /// How long it was tried.
         waited: Duration,
     },
+    /// It has not been done before its deadline, and is not kept.
+    #[error("not done within {waited:?}, and not kept")]
+    NotDone {
+        /// How long it was tried.
+        waited: Duration,
+    },
     /// It could not be finished before its deadline. It is kept in the outbox, and goes on whenever the profile is used.
     #[error("{}", kept(*.id, *.is_unknown, .waited, .why.as_deref()))]
     Kept {
@@ -139,6 +145,7 @@ impl CallError {
                 | Self::NoServer
                 | Self::NotLoggedIn
                 | Self::Behind { .. }
+                | Self::NotDone { .. }
         )
     }
 

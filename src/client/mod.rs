@@ -71,6 +71,7 @@ pub use message::{Message, Receipt};
 pub use meter::{Meter, Spending, Spent, Traffic};
 pub use outbox::{EntryId, Token};
 pub use profile::{Profile, default_home};
+pub use reading::Reader;
 pub use state::State;
 #[cfg(test)]
 pub(crate) use store::Memory;

@@ -11,7 +11,40 @@ use crate::wire::{Answer, Command, Cursors, Entry, Mailbox, Options, Page, Posit
 /// Entries on a page that is asked for.
 const PAGE_ENTRIES: u64 = 100;
 
+/// Reads as the user who is logged in when it is made, whoever logs in meanwhile.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    shared: &'a Shared,
+    account: Account,
+}
+
+impl Reader<'_> {
+    /// As [`Client::reading`].
+    pub fn reading(&self, mailbox: &Mailbox) -> Result<Options, CallError> {
+        let account = &self.account;
+        let cursor = self
+            .shared
+            .profile
+            .read(|records| state::cursor(records, account, mailbox))?;
+        Ok(cursor.map_or(Options::NONE, state::Cursor::reading))
+    }
+
+    /// As [`Client::shown`].
+    pub fn shown(&self, mailbox: &Mailbox, entry: &Entry) -> Result<(), CallError> {
+        let entries = std::slice::from_ref(entry);
+        self.shared.shown(&self.account, mailbox, entries)
+    }
+}
+
 impl Client {
+    /// What notes how far mailboxes have been shown, for the user who is logged in now.
+    pub fn reader(&self) -> Result<Reader<'_>, CallError> {
+        Ok(Reader {
+            shared: &self.shared,
+            account: self.shared.account()?,
+        })
+    }
+
     /// Reads one page of a mailbox, as `options` say: `after` confirms everything up to there, `offset`
     /// takes up a long entry in its middle, `limit` and `bytes` bound the page.
     pub async fn read(&self, mailbox: Mailbox, options: Options) -> Result<Page, CallError> {
@@ -40,12 +73,7 @@ impl Client {
 
     /// Where reading goes on in `mailbox`: after what was [`Client::shown`] last. No options when nothing was.
     pub fn reading(&self, mailbox: &Mailbox) -> Result<Options, CallError> {
-        let account = self.shared.account()?;
-        let cursor = self
-            .shared
-            .profile
-            .read(|records| state::cursor(records, &account, mailbox))?;
-        Ok(cursor.map_or(Options::NONE, state::Cursor::reading))
+        self.reader()?.reading(mailbox)
     }
 
     /// All of a mailbox after what was last [`Client::shown`], each entry whole.
@@ -116,13 +144,7 @@ impl Client {
     /// Notes that `entry`, or the piece of one that it is, has been shown to its reader: the next read
     /// goes on after it, and tells the realm that it arrived.
     pub fn shown(&self, mailbox: &Mailbox, entry: &Entry) -> Result<(), CallError> {
-        self.all_shown(mailbox, std::slice::from_ref(entry))
-    }
-
-    /// The same for several, in one go.
-    pub fn all_shown(&self, mailbox: &Mailbox, entries: &[Entry]) -> Result<(), CallError> {
-        let account = self.shared.account()?;
-        self.shared.shown(&account, mailbox, entries)
+        self.reader()?.shown(mailbox, entry)
     }
 
     /// How many messages in each mailbox have not been shown on this device; those with none are left out.

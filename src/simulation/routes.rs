@@ -304,7 +304,7 @@ async fn route_nothing_left_is_unreachable_and_never_done() {
     let early = setting.client();
     let outcome = setting.send(&unkept(&early), "never").await;
     assert!(
-        matches!(outcome, Err(CallError::Resolve { .. })),
+        matches!(outcome, Err(CallError::NotDone { .. })),
         "{outcome:?}"
     );
     setting.network.set_down(false);

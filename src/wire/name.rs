@@ -1,6 +1,7 @@
 //! Names of users, groups and realms: 1–32 bytes of `a-z 0-9 . _ -` that begin with a letter or a
 //! digit (WIRE-3). A value of these types is always valid; they are small and copied freely.
 
+use alloc::{format, string::String};
 use core::{fmt, str::FromStr};
 
 use bytes::BufMut;
@@ -22,9 +23,27 @@ pub enum InvalidName {
     TooLong(usize),
     /// A character that names do not have.
     #[error(
-        "a name is made of a-z 0-9 . _ - and begins with a letter or a digit; {0:?} does not fit there"
+        "a name is made of a-z 0-9 . _ - and begins with a letter or a digit: {} is not allowed there",
+        Self::describe(*.0)
     )]
     Character(char),
+}
+
+impl InvalidName {
+    /// A character as a message may show it: one that cannot be seen, or that drives a terminal, by its name and number.
+    pub fn describe(character: char) -> String {
+        let number = u32::from(character);
+        match character {
+            ' ' => "a space".into(),
+            '\n' => format!("a line end (U+{number:04X})"),
+            '\t' => format!("a tab (U+{number:04X})"),
+            '\0' => format!("NUL (U+{number:04X})"),
+            '\u{1b}' => format!("ESC (U+{number:04X})"),
+            _ if character.is_ascii_graphic() => format!("{character:?}"),
+            _ if character.is_alphabetic() => format!("{character:?} (U+{number:04X})"),
+            _ => format!("U+{number:04X}"),
+        }
+    }
 }
 
 /// The bytes of a name, inline.
@@ -193,6 +212,10 @@ mod tests {
             Err(InvalidName::TooLong(33))
         );
         assert!("a".repeat(32).parse::<Username>().is_ok());
+        let said = |text: &str| format!("{}", text.parse::<Username>().unwrap_err());
+        assert!(said("a\u{1b}b").contains("ESC (U+001B) is not allowed"));
+        assert!(said("a\nb").contains("a line end (U+000A)"));
+        assert!(said("a\u{202e}b").contains(": U+202E"));
     }
 
     /// WIRE-3: a second spelling of a name would be a second account's worth of confusion.

@@ -12,18 +12,23 @@ use std::{
 };
 
 use merpati::{
-    client::{Client, Options, Profile, system_rng},
+    client::{Client, Options, Profile, Traits, system_rng},
     server::{Config, Server},
     wire::{GroupName, Mailbox, RealmId, Username},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use relay::{Air, Carried, Relay};
 
-use super::{args::Demo, output::Failure};
+use super::{
+    args::Demo,
+    output::{Failure, print_line},
+};
 
 const PASSWORD: &[u8] = b"correct horse";
 /// How long one command may be tried, and how long all is waited for at the end.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// When there is a summary of a demonstration that takes longer.
+const SUMMARY_AFTER: Duration = Duration::from_secs(12);
 /// How long is waited before a mailbox is looked at again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -51,22 +56,31 @@ pub fn demo(args: &Demo) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let mut rng = match args.seed {
-        Some(seed) => StdRng::seed_from_u64(seed),
-        None => system_rng()?,
+    // Short enough to be typed again.
+    let seed = match args.seed {
+        Some(seed) => seed,
+        None => u64::from(system_rng()?.next_u32()),
     };
+    let mut rng = StdRng::seed_from_u64(seed);
     let directory = Directory(
         std::env::temp_dir().join(format!("merpati-demo-{:08x}", system_rng()?.next_u32())),
     );
     fs::create_dir_all(&directory.0)?;
     let air_rng = StdRng::seed_from_u64(rng.next_u64());
-    let air = Arc::new(Air::new(args.loss, args.rtt / 2, air_rng));
-    println!(
-        "Two realms, alpha and beta; ann lives in alpha, bob and cat in beta. Every datagram between them all\n\
-         goes through a link that loses {:.0} % each way and takes {:?} there and back.\n",
+    let air = Arc::new(Air::new(args.loss, args.rtt / 2, args.verbose, air_rng));
+    print_line(&format!(
+        "Two realms, alpha and beta; ann lives in alpha, bob and cat in beta. Every\n\
+         datagram between them goes through a link that loses {:.0} % each way and takes\n\
+         {:?} there and back. {}\n\
+         The same losses again: --seed {seed}\n",
         args.loss * 100.0,
         args.rtt,
-    );
+        if args.verbose {
+            "Each is shown."
+        } else {
+            "--verbose shows each of them."
+        },
+    ))?;
     runtime.block_on(play(&directory.0, air))
 }
 
@@ -93,11 +107,15 @@ async fn start(
     Ok((server, relay))
 }
 
-fn client(directory: &Path, name: &str, server: &Server) -> Result<Client, Failure> {
+fn client(directory: &Path, name: &str, server: &Server, rtt: Duration) -> Result<Client, Failure> {
     let profile = Profile::open(&directory.join("profiles"), name, &mut system_rng()?)?;
     let options = Options {
         server: server.connection_string(),
         deadline: PATIENCE,
+        traits: Traits {
+            rtt: Some(rtt),
+            ..Traits::default()
+        },
         ..Options::default()
     };
     Ok(Client::open(profile, options)?)
@@ -106,10 +124,12 @@ fn client(directory: &Path, name: &str, server: &Server) -> Result<Client, Failu
 async fn play(directory: &Path, air: Arc<Air>) -> Result<(), Failure> {
     let (alpha, _front) = start(directory, "alpha", &air).await?;
     let (beta, behind) = start(directory, "beta", &air).await?;
+    // What a client is told of its link, as `--link` does: it need not find out by waiting.
+    let rtt = air.delay * 2;
     let stage = Stage {
-        ann: client(directory, "ann", &alpha)?,
-        bob: client(directory, "bob", &beta)?,
-        cat: client(directory, "cat", &beta)?,
+        ann: client(directory, "ann", &alpha, rtt)?,
+        bob: client(directory, "bob", &beta, rtt)?,
+        cat: client(directory, "cat", &beta, rtt)?,
         beta: behind.address,
         air,
     };
@@ -119,7 +139,10 @@ async fn play(directory: &Path, air: Arc<Air>) -> Result<(), Failure> {
         tokio::spawn(alpha.run(std::future::pending())),
         tokio::spawn(beta.run(std::future::pending())),
     ];
-    let outcome = stage.acts(&code, beta_key).await;
+    let outcome = tokio::select! {
+        outcome = stage.acts(&code, beta_key) => outcome,
+        failure = stage.so_far() => Err(failure),
+    };
     for realm in realms {
         realm.abort();
     }
@@ -135,19 +158,37 @@ impl Stage {
         said: impl FnOnce(&T) -> String,
     ) -> Result<T, Failure> {
         let (before, began) = (self.air.carried(), self.air.began.elapsed());
-        println!("{:>9.3}  {what}", began.as_secs_f64());
+        if self.air.is_shown() {
+            print_line(&format!("{:>9.3}  {what}", began.as_secs_f64()))?;
+        }
         let result = call.await.map_err(Into::into)?;
         let (now, after) = (self.air.began.elapsed(), self.air.carried());
-        println!(
-            "{:>9.3}  ✓ {}   ({:.0} ms, {} datagrams of which {} lost, {} bytes)\n",
+        print_line(&format!(
+            "{:>7.1} s  {what}: {}\n           {:.0} ms, {} datagrams, {} lost, {} bytes",
             now.as_secs_f64(),
             said(&result),
             now.saturating_sub(began).as_secs_f64() * 1000.0,
             after.datagrams - before.datagrams,
             after.lost - before.lost,
             after.bytes - before.bytes,
-        );
+        ))?;
         Ok(result)
+    }
+
+    /// Sums up once what has happened, should it take long; ends only with a failure.
+    async fn so_far(&self) -> Failure {
+        tokio::time::sleep(SUMMARY_AFTER.saturating_sub(self.air.began.elapsed())).await;
+        let Carried {
+            datagrams, lost, ..
+        } = self.air.carried();
+        let text = format!(
+            "{:>7.1} s  so far {datagrams} datagrams, {lost} of them lost; it goes on until all has arrived",
+            self.air.began.elapsed().as_secs_f64()
+        );
+        match print_line(&text) {
+            Ok(()) => std::future::pending().await,
+            Err(failure) => failure,
+        }
     }
 
     async fn acts(&self, code: &str, beta_key: merpati::crypto::PublicKey) -> Result<(), Failure> {
@@ -157,15 +198,16 @@ impl Stage {
         let (alpha, beta) = (realm("alpha")?, realm("beta")?);
         let cats: GroupName = "cats".parse().map_err(Failure::local)?;
         let text = |done: &'static str| move |(): &()| done.to_string();
-        let call = self.ann.register("Ann", "id", ann, PASSWORD);
-        self.step("ann registers at alpha", call, |_| "registered".into())
-            .await?;
-        let call = self.bob.register("Bob", "id", bob, PASSWORD);
-        self.step("bob registers at beta", call, |_| "registered".into())
-            .await?;
-        let call = self.cat.register("Cat", "id", cat, PASSWORD);
-        self.step("cat registers at beta", call, |_| "registered".into())
-            .await?;
+        let call = async {
+            tokio::try_join!(
+                self.ann.register("Ann", "id", ann, PASSWORD),
+                self.bob.register("Bob", "id", bob, PASSWORD),
+                self.cat.register("Cat", "id", cat, PASSWORD),
+            )
+        };
+        let what = "ann registers at alpha, bob and cat at beta";
+        let said = |_: &_| "registered".into();
+        Box::pin(self.step(what, call, said)).await?;
         let call = self.ann.claim(code.trim().as_bytes());
         self.step("ann becomes alpha's operator", call, text("done"))
             .await?;
@@ -206,9 +248,7 @@ impl Stage {
         let call = self.ann.sendgroup(cats, b"hello from alpha");
         self.step("ann writes to the group", call, |sent| sent.name().into())
             .await?;
-        println!(
-            "Now everybody reads until all has arrived; the datagrams of that are counted and not shown.\n"
-        );
+        print_line("\nEverybody reads until all has arrived:")?;
         self.air.hide();
         let wanted = ["message 1 to bob", "message 2 to bob", "message 3 to bob"];
         let mut nothing_wrong = self
@@ -223,7 +263,7 @@ impl Stage {
         let ordered = self
             .until(&self.ann, group, |texts| sorted(texts) == wanted)
             .await?;
-        println!("  the group in alpha: {}", ordered.join(" | "));
+        print_line(&format!("  the group in alpha: {}", ordered.join(" | ")))?;
         // Whoever came first there, the copy has the same order.
         let wanted: Vec<&str> = ordered.iter().map(String::as_str).collect();
         nothing_wrong &= sorted(&ordered) == ["hello from alpha", "hello from beta"];
@@ -237,10 +277,11 @@ impl Stage {
             bytes,
         } = self.air.carried();
         let seconds = self.air.began.elapsed().as_secs_f64();
-        println!("\n{datagrams} datagrams, {lost} of them lost, {bytes} bytes, {seconds:.1} s.");
+        print_line(&format!(
+            "\n{datagrams} datagrams, {lost} of them lost, {bytes} bytes, {seconds:.1} s."
+        ))?;
         if nothing_wrong {
-            println!("Nothing lost, nothing doubled, everything in order.");
-            Ok(())
+            print_line("Nothing lost, nothing doubled, everything in order.")
         } else {
             Err(Failure::local(
                 "something was lost or doubled: please report this, with --seed",
@@ -257,7 +298,7 @@ impl Stage {
         wanted: &[&str],
     ) -> Result<bool, Failure> {
         let texts = self.until(reader, mailbox, |texts| texts == wanted).await?;
-        println!("  {what}: {}", texts.join(" | "));
+        print_line(&format!("  {what}: {}", texts.join(" | ")))?;
         Ok(texts == wanted)
     }
 

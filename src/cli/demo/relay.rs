@@ -12,6 +12,8 @@ use std::{
 use rand::{RngExt as _, rngs::StdRng};
 use tokio::net::UdpSocket;
 
+use crate::output::print_line;
+
 /// The longest datagram there is.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
 
@@ -41,11 +43,11 @@ struct State {
 }
 
 impl Air {
-    pub fn new(loss: f64, delay: Duration, rng: StdRng) -> Self {
+    pub fn new(loss: f64, delay: Duration, is_shown: bool, rng: StdRng) -> Self {
         let state = State {
             rng,
             carried: Carried::default(),
-            is_shown: true,
+            is_shown,
         };
         Self {
             loss,
@@ -61,6 +63,11 @@ impl Air {
 
     pub fn carried(&self) -> Carried {
         self.state().carried
+    }
+
+    /// True while each datagram is shown.
+    pub fn is_shown(&self) -> bool {
+        self.state().is_shown
     }
 
     /// From here on datagrams are counted and not shown.
@@ -85,10 +92,12 @@ impl Air {
             };
             let fate = if is_lost { "  ✗ lost" } else { "" };
             let at = self.began.elapsed().as_secs_f64();
-            println!(
+            let line = format!(
                 "{at:>9.3}      {way:<11} {kind:<7} {:>4} bytes{fate}",
                 datagram.len()
             );
+            // The next step notices a reader that has gone.
+            let _ = print_line(&line);
         }
         !is_lost
     }

@@ -1,524 +1,478 @@
-//! One line of the shell: the command table's own syntax, with or without the session id, and with or
-//! without the password, which is asked for when it is left out.
+//! One line of the shell. It is read by the definition of the command line itself, with three additions of the command
+//! table: a session id may stand first, a password may stand last, and a message needs no quotes.
 
 use std::cell::RefCell;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
-use merpati::wire::{GroupName, Handle, Mailbox, RealmId, SessionId, Username};
+use clap::{Arg, ArgMatches, FromArgMatches as _, error::ErrorKind, parser::ValueSource};
+use merpati::wire::SessionId;
+use zeroize::Zeroizing;
 
-use crate::args::{Cli, Command, Inbox};
+use crate::{
+    args::{self, Cli, Command, Global},
+    names::about_message,
+};
 
-/// The commands, as they are typed, and what they do.
-pub const COMMANDS: &[(&str, &str, &str)] = &[
-    ("auth", "<username> [password]", "log in"),
-    ("logout", "[sessionid]", "log out"),
-    (
-        "register",
-        "<name> <country> <username> [password]",
-        "make an account, and log in",
-    ),
-    (
-        "send",
-        "[sessionid] <username_to> <message>",
-        "write to a user",
-    ),
-    ("inbox", "[sessionid] [after]", "read your private messages"),
-    (
-        "addgroup",
-        "[sessionid] <groupname> [password]",
-        "make a group",
-    ),
-    (
-        "joingroup",
-        "[sessionid] <groupname> [password]",
-        "join a group",
-    ),
-    (
-        "sendgroup",
-        "[sessionid] <groupname> <message>",
-        "write to a group",
-    ),
-    (
-        "inboxgroup",
-        "[sessionid] <groupname> [after]",
-        "read a group's messages",
-    ),
-    ("leavegroup", "[sessionid] <groupname>", "leave a group"),
-    ("groups", "[sessionid]", "list the groups you are in"),
-    (
-        "members",
-        "[sessionid] <groupname>",
-        "list a group's members",
-    ),
-    (
-        "kick",
-        "[sessionid] <groupname> <username>",
-        "remove a member from a group",
-    ),
-    (
-        "ban",
-        "[sessionid] <groupname> <username>",
-        "keep a user out of a group",
-    ),
-    (
-        "unban",
-        "[sessionid] <groupname> <username>",
-        "let a banned user join again",
-    ),
-    (
-        "role",
-        "[sessionid] <groupname> <username> <role>",
-        "member, moderator or owner",
-    ),
-    (
-        "grouppasswd",
-        "[sessionid] <groupname>",
-        "change a group's password",
-    ),
-    (
-        "delgroup",
-        "[sessionid] <groupname>",
-        "delete a group and its messages",
-    ),
-    (
-        "sendrealm",
-        "[sessionid] [src_addr src_port] <realm_id> [from] <username_to> <message>",
-        "write to a user of another realm",
-    ),
-    (
-        "inboxrealm",
-        "[sessionid] <realm_id>",
-        "read your private messages from a realm",
-    ),
-    (
-        "joingrouprealm",
-        "[sessionid] <realm_id> <groupname>",
-        "join a group of another realm",
-    ),
-    (
-        "sendgrouprealm",
-        "[sessionid] [src_addr src_port] <realm_id> <groupname> <message>",
-        "write to a group of another realm",
-    ),
-    (
-        "inboxgrouprealm",
-        "[sessionid] <realm_id> <groupname>",
-        "read a group of another realm",
-    ),
-    (
-        "leavegrouprealm",
-        "[sessionid] <realm_id> <groupname>",
-        "leave a group of another realm",
-    ),
-    ("claim", "[sessionid]", "become the realm's operator"),
-    (
-        "addrealm",
-        "[sessionid] <realm_id> <address> <port> [src_address src_port]",
-        "peer with a realm",
-    ),
-    ("removerealm", "[sessionid] <realm_id>", "end a peering"),
-    ("realms", "[sessionid]", "list the peers"),
-    (
-        "watch",
-        "[sessionid]",
-        "show messages as they come, until Ctrl-C",
-    ),
-    ("unread", "[sessionid]", "tell how much you have not read"),
-    ("whoami", "[sessionid]", "tell who you are"),
-    ("cost", "", "tell what this session has spent so far"),
-    ("sessions", "[sessionid]", "list your sessions"),
-    ("revoke", "[sessionid] <handle>", "end one of your sessions"),
-    ("passwd", "[sessionid]", "change your password"),
-    ("help", "", "show this"),
-    ("exit", "", "leave; Ctrl-D does too"),
+/// Commands whose last argument is the rest of the line, and how many arguments come before it.
+const WITH_REST: &[(&str, usize)] = &[
+    ("send", 1),
+    ("sendgroup", 1),
+    ("sendrealm", 2),
+    ("sendgrouprealm", 2),
+    ("register", 3),
+    ("auth", 1),
+    ("addgroup", 1),
+    ("joingroup", 1),
+    ("joingrouprealm", 2),
+    ("grouppasswd", 1),
 ];
-
-/// The commands that carry a password.
-const WITH_PASSWORD: &[&str] = &["auth", "register", "addgroup", "joingroup"];
-
-/// Commands that are written in the shell as on the command line.
-const AS_ON_THE_COMMAND_LINE: &[&str] = &[
-    "kick",
-    "ban",
-    "unban",
-    "role",
-    "grouppasswd",
-    "delgroup",
-    "claim",
-    "addrealm",
-    "removerealm",
-    "realms",
-    "inboxrealm",
+/// Commands whose last argument is a password, which the command line does not take.
+const WITH_PASSWORD: &[&str] = &[
+    "register",
+    "auth",
+    "addgroup",
+    "joingroup",
     "joingrouprealm",
-    "inboxgrouprealm",
-    "leavegrouprealm",
+    "grouppasswd",
+    "claim",
 ];
+/// Commands that the shell does not take.
+const NOT_IN_SHELL: &[&str] = &[
+    "serve",
+    "limits",
+    "rotatekey",
+    "demo",
+    "bench",
+    "shell",
+    "completions",
+    "version",
+];
+/// Commands of the shell alone.
+const ONLY_IN_SHELL: &[(&str, &str)] = &[
+    ("help [command]", "Show this, or all about one command"),
+    ("exit", "Leave; Ctrl-D does too"),
+];
+/// The name of the argument that a password is.
+const PASSWORD: &str = "inline_password";
+/// Options and arguments before the rest of a line, at most.
+const WORDS_BEFORE_REST_MAX: usize = 12;
 
 /// What a line asks for.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Line {
     Nothing,
-    Auth(Username, Option<String>),
-    Logout,
-    Register {
-        name: String,
-        country: String,
-        username: Username,
-        password: Option<String>,
-    },
-    Send(Username, String),
-    Inbox(Mailbox, Option<u64>),
-    AddGroup(GroupName, Option<String>),
-    JoinGroup(GroupName, Option<String>),
-    SendGroup(GroupName, String),
-    LeaveGroup(GroupName),
-    Groups,
-    Members(GroupName),
-    SendRealm {
-        source: Option<(String, String)>,
-        from: Option<Username>,
-        to: (RealmId, Username),
-        message: String,
-    },
-    SendGroupRealm {
-        source: Option<(String, String)>,
-        to: (RealmId, GroupName),
-        message: String,
-    },
-    /// One of [`AS_ON_THE_COMMAND_LINE`].
-    Other(Box<Command>),
-    Watch,
-    Unread,
-    Whoami,
-    Cost,
-    Sessions,
-    Revoke(Handle),
-    Passwd,
-    Help,
     Exit,
+    /// What the session has spent so far.
+    Cost,
+    /// A text to be shown.
+    Told(String),
+    Command(Box<Typed>),
 }
 
-impl Line {
-    /// What `inbox` is asked.
-    pub fn inbox(after: Option<u64>) -> Inbox {
-        Inbox {
-            after,
-            ..Inbox::default()
-        }
-    }
+/// A command with what belongs to it.
+#[derive(Debug)]
+pub struct Typed {
+    pub command: Command,
+    pub password: Option<Zeroizing<String>>,
+    /// The options of the line, and the names of those that it gives itself.
+    pub global: Global,
+    pub given: Vec<String>,
+    /// Where the password begins in the line, in bytes.
+    password_at: Option<usize>,
 }
 
-/// Splits `text` into words; quotes hold words together. At most `max` words: the last of so many is
-/// the whole rest, so that a message needs no quotes.
-fn words(text: &str, max: usize) -> Result<Vec<String>, String> {
-    let mut words = Vec::new();
-    let mut rest = text.trim();
-    while !rest.is_empty() {
-        if words.len() + 1 == max && !rest.starts_with(['"', '\'']) {
-            words.push(rest.to_string());
-            break;
-        }
-        let (word, after) = match rest.chars().next() {
-            Some(quote @ ('"' | '\'')) => {
-                let inner = rest.get(1..).unwrap_or_default();
-                let (word, after) = inner
-                    .split_once(quote)
-                    .ok_or_else(|| format!("the {quote} is not closed"))?;
-                if words.len() + 1 == max && !after.trim().is_empty() {
-                    // A message that only begins with a quoted word.
-                    (rest, "")
-                } else {
-                    (word, after)
-                }
-            }
-            _ => rest.split_once(char::is_whitespace).unwrap_or((rest, "")),
+/// A word of a line. Quotes and backslashes work as in a POSIX shell, but # begins no comment.
+#[derive(Debug)]
+struct Word<'a> {
+    start: usize,
+    raw: &'a str,
+    /// Without its quotes; `None` where one is not closed.
+    text: Option<String>,
+}
+
+impl<'a> Word<'a> {
+    fn new(line: &'a str, start: usize, end: usize) -> Self {
+        let raw = line.get(start..end).unwrap_or_default();
+        let text = if raw.starts_with('#') {
+            Some(raw.to_owned())
+        } else {
+            let unquoted = shlex::split(raw).filter(|words| words.len() == 1);
+            unquoted.and_then(|words| words.into_iter().next())
         };
-        words.push(word.to_string());
-        rest = after.trim_start();
+        Self { start, raw, text }
     }
-    Ok(words)
+
+    /// The word as the rest of a line: quotes in a sentence are part of it, those around all of it are not.
+    fn as_rest(&self) -> Option<&str> {
+        let quote = self.raw.chars().next().filter(|c| matches!(c, '"' | '\''));
+        match quote {
+            Some(quote) if self.raw.len() > 1 && self.raw.ends_with(quote) => self.text.as_deref(),
+            Some(_) => self.text.as_deref().and(Some(self.raw)),
+            None => Some(self.raw),
+        }
+    }
 }
 
-/// Reads a line: the session it names, and what it asks for.
-pub fn parse(text: &str) -> Result<(Option<SessionId>, Line), String> {
-    let text = text.trim();
-    let (name, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-    let (session, rest) = match name {
-        "auth" | "register" => (None, rest),
-        _ => take_session(rest),
+/// Splits a line at white space outside of quotes.
+fn split(line: &str) -> Vec<Word<'_>> {
+    let (mut words, mut start) = (Vec::new(), None);
+    let (mut quote, mut is_escaped) = (None, false);
+    for (at, c) in line.char_indices() {
+        if start.is_none() && !c.is_whitespace() {
+            start = Some(at);
+        }
+        match quote {
+            _ if is_escaped => is_escaped = false,
+            Some('\'') => quote = quote.filter(|_| c != '\''),
+            Some(_) if c == '"' => quote = None,
+            _ if c == '\\' => is_escaped = true,
+            Some(_) => {}
+            None if matches!(c, '\'' | '"') => quote = Some(c),
+            None if c.is_whitespace() => {
+                words.extend(start.take().map(|start| Word::new(line, start, at)));
+            }
+            None => {}
+        }
+    }
+    words.extend(start.map(|start| Word::new(line, start, line.len())));
+    words
+}
+
+/// Reads a line.
+pub fn parse(line: &str) -> Result<Line, String> {
+    let line = line.trim();
+    let mut words = split(line);
+    let Some(name) = words.first().map(|word| word.raw) else {
+        return Ok(Line::Nothing);
     };
+    match (name, words.len()) {
+        ("exit" | "quit", 1) => return Ok(Line::Exit),
+        ("cost", 1) => return Ok(Line::Cost),
+        ("help", 1) => return Ok(Line::Told(help())),
+        ("help", 2) => return about(words.get(1).map_or("", |word| word.raw)),
+        _ => {}
+    }
+    if NOT_IN_SHELL.contains(&name) {
+        return Err(format!(
+            "`{name}` is not for the shell; give it as `merpati {name}`"
+        ));
+    }
+    usage(name)?;
+    let mut head = vec![name.to_owned()];
+    let session = words.get(1).and_then(|word| word.raw.parse().ok());
+    if let Some(session) = session.filter(|_: &SessionId| !matches!(name, "auth" | "register")) {
+        words.remove(1);
+        head.push(format!("--session={session}"));
+    }
+    let mut arguments = words.get(1..).unwrap_or_default();
+    // What the command table has in another place than the command line.
+    if let Some(count) = take_source(name, arguments, &mut head)? {
+        arguments = arguments.get(count..).unwrap_or_default();
+    }
+    take_position(name, &mut arguments, &mut head);
+    read(line, name, &head, arguments)
+}
+
+/// The source address, its port and, for `sendrealm`, the sender, where the command table has them: in front. How many
+/// words that takes.
+fn take_source(
+    name: &str,
+    arguments: &[Word<'_>],
+    head: &mut Vec<String>,
+) -> Result<Option<usize>, String> {
+    let least = match name {
+        "sendrealm" => 6,
+        "sendgrouprealm" => 5,
+        "joingrouprealm" => 4,
+        _ => return Ok(None),
+    };
+    let [address, port, realm, from, ..] = arguments else {
+        return Ok(None);
+    };
+    let is_port = port.raw == "-" || port.raw.parse::<u16>().is_ok();
+    if arguments.len() < least || !is_port {
+        return Ok(None);
+    }
+    match (address.raw, port.raw) {
+        ("-", "-") => {}
+        (_, "-") | ("-", _) => {
+            return Err("give the source address and its port, or - for both".into());
+        }
+        (address, port) => head.push(format!("--src={address}:{port}")),
+    }
     if name == "sendrealm" {
-        return Ok((session, sendrealm(rest)?));
+        head.push(format!("--from={}", from.raw));
+        head.push(realm.raw.to_owned());
+        return Ok(Some(4));
     }
-    if name == "sendgrouprealm" {
-        return Ok((session, sendgrouprealm(rest)?));
-    }
-    let max = match name {
-        "register" => 4,
-        "auth" | "send" | "addgroup" | "joingroup" | "sendgroup" => 2,
-        _ => usize::MAX,
-    };
-    let words = words(rest, max)?;
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let line = match (name, words.as_slice()) {
-        ("", _) => Line::Nothing,
-        ("auth", [username]) => Line::Auth(user(username)?, None),
-        ("auth", [username, password]) => Line::Auth(user(username)?, Some((*password).into())),
-        ("logout", []) => Line::Logout,
-        ("register", [name, country, username, password @ ..]) => Line::Register {
-            name: (*name).into(),
-            country: (*country).into(),
-            username: user(username)?,
-            password: password.first().map(|password| (*password).into()),
-        },
-        ("send", [to, message]) => Line::Send(user(to)?, (*message).into()),
-        ("inbox", []) => Line::Inbox(Mailbox::Private, None),
-        ("inbox", [after]) => Line::Inbox(Mailbox::Private, Some(position(after)?)),
-        ("inboxgroup", [name]) => Line::Inbox(Mailbox::Group(group(name)?), None),
-        ("inboxgroup", [name, after]) => {
-            Line::Inbox(Mailbox::Group(group(name)?), Some(position(after)?))
-        }
-        ("addgroup", [name]) => Line::AddGroup(group(name)?, None),
-        ("addgroup", [name, password]) => Line::AddGroup(group(name)?, Some((*password).into())),
-        ("joingroup", [name]) => Line::JoinGroup(group(name)?, None),
-        ("joingroup", [name, password]) => Line::JoinGroup(group(name)?, Some((*password).into())),
-        ("sendgroup", [name, message]) => Line::SendGroup(group(name)?, (*message).into()),
-        ("leavegroup", [name]) => Line::LeaveGroup(group(name)?),
-        ("groups", []) => Line::Groups,
-        ("members", [name]) => Line::Members(group(name)?),
-        (name, arguments) if AS_ON_THE_COMMAND_LINE.contains(&name) => {
-            let all = ["merpati", name]
-                .into_iter()
-                .chain(arguments.iter().copied());
-            Line::Other(Box::new(
-                on_the_command_line(all).ok_or_else(|| usage(name))?,
-            ))
-        }
-        ("watch", []) => Line::Watch,
-        ("unread", []) => Line::Unread,
-        ("whoami", []) => Line::Whoami,
-        ("cost", []) => Line::Cost,
-        ("sessions", []) => Line::Sessions,
-        ("revoke", [handle]) => Line::Revoke(handle.parse().map_err(|error| {
-            format!("{handle:?} is not a handle, as `sessions` lists them: {error}")
-        })?),
-        ("passwd", []) => Line::Passwd,
-        ("help", _) => Line::Help,
-        ("exit" | "quit", []) => Line::Exit,
-        _ => return Err(usage(name)),
-    };
-    Ok((session, line))
+    Ok(Some(2))
 }
 
-/// What `arguments` ask for if they are given to the program itself.
-fn on_the_command_line<'a>(arguments: impl Iterator<Item = &'a str>) -> Option<Command> {
+/// `inbox 12` is `inbox --after 12`, and so for its relatives.
+fn take_position(name: &str, arguments: &mut &[Word<'_>], head: &mut Vec<String>) {
+    let names = match name {
+        "inbox" => 0,
+        "inboxgroup" | "inboxrealm" => 1,
+        "inboxgrouprealm" => 2,
+        _ => return,
+    };
+    if let [before @ .., last] = *arguments
+        && before.len() == names
+        && last.raw.chars().all(|c| c.is_ascii_digit())
+    {
+        head.push(format!("--after={}", last.raw));
+        *arguments = before;
+    }
+}
+
+/// Reads what follows a command: its words, or so many words and the rest of the line.
+fn read(line: &str, name: &str, head: &[String], arguments: &[Word<'_>]) -> Result<Line, String> {
+    let rest = WITH_REST.iter().find(|(known, _)| *known == name);
+    // What was taken in front counts among the words before the rest.
+    let before = head.iter().skip(1).filter(|word| !word.starts_with("--"));
+    let least = rest.map_or(usize::MAX, |(_, count)| {
+        count.saturating_sub(before.count())
+    });
+    let text = |(at, word): (usize, &Word<'_>)| {
+        if at < least {
+            word.text.clone()
+        } else {
+            word.as_rest().map(ToOwned::to_owned)
+        }
+    };
+    let whole: Option<Vec<String>> = arguments.iter().enumerate().map(text).collect();
+    let error = match whole.map(|words| attempt(head, &words)) {
+        Some(Ok(typed)) => return Ok(Line::Command(found(typed, arguments))),
+        Some(Err(error)) => {
+            let all: Vec<String> = arguments.iter().map(|word| word.raw.to_owned()).collect();
+            let all = [&[name.to_owned()][..], &all].concat();
+            if let Some(hint) = about_message(error.kind(), &all) {
+                return Err(hint);
+            }
+            match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                    return Ok(Line::Told(error.render().to_string()));
+                }
+                // Too many words, perhaps because the last of them are one.
+                ErrorKind::UnknownArgument if arguments.len() > least => None,
+                _ => Some(error),
+            }
+        }
+        None => None,
+    };
+    if let Some(error) = error {
+        return Err(explained(name, &error));
+    }
+    if rest.is_none() {
+        return Err("a quote is not closed, or a \\ has nothing after it".into());
+    }
+    let dashes = arguments.iter().position(|word| word.raw == "--");
+    let counts = dashes.map(|at| at + 1).into_iter();
+    let mut first = None;
+    for count in counts.chain(least..arguments.len().min(WORDS_BEFORE_REST_MAX)) {
+        let (before, after) = (arguments.get(..count), arguments.get(count));
+        let texts = before
+            .unwrap_or_default()
+            .iter()
+            .map(|word| word.text.clone());
+        let words: Option<Vec<String>> = texts.collect();
+        let (Some(mut words), Some(after)) = (words, after) else {
+            continue;
+        };
+        words.push(
+            line.get(after.start..)
+                .unwrap_or_default()
+                .trim_end()
+                .into(),
+        );
+        match attempt(head, &words) {
+            Ok(mut typed) => {
+                typed.password_at = typed.password.as_ref().map(|_| after.start);
+                return Ok(Line::Command(Box::new(typed)));
+            }
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    match first {
+        Some(error) => Err(explained(name, &error)),
+        None => Err("a quote is not closed, or a \\ has nothing after it".into()),
+    }
+}
+
+/// Notes where the password stands among the words of a line.
+fn found(mut typed: Typed, arguments: &[Word<'_>]) -> Box<Typed> {
+    if let Some(password) = &typed.password {
+        let is_it = |word: &&Word<'_>| word.as_rest() == Some(password.as_str());
+        // Where it cannot be found, all of the line counts as password.
+        let word = arguments.iter().rev().find(is_it);
+        typed.password_at = Some(word.map_or(0, |word| word.start));
+    }
+    Box::new(typed)
+}
+
+/// Reads words by the definition of the command line.
+fn attempt(head: &[String], arguments: &[String]) -> Result<Typed, clap::Error> {
+    let all = ["merpati".to_owned()]
+        .into_iter()
+        .chain(head.iter().cloned())
+        .chain(arguments.iter().cloned());
+    let matches = with_definition(|parser| parser.try_get_matches_from_mut(all))?;
+    let password = matches.subcommand().and_then(|(_, matches)| {
+        let password = matches.try_get_one::<String>(PASSWORD).ok()??;
+        Some(Zeroizing::new(password.clone()))
+    });
+    let given = given(&matches);
+    let Cli { global, command } = Cli::from_arg_matches(&matches)?;
+    Ok(Typed {
+        command,
+        password,
+        global,
+        given,
+        password_at: None,
+    })
+}
+
+/// The names of the options of every command that are given.
+fn given(matches: &ArgMatches) -> Vec<String> {
+    let is_given =
+        |name: &&clap::Id| matches.value_source(name.as_str()) == Some(ValueSource::CommandLine);
+    let names = matches.ids().filter(is_given);
+    names.map(|name| name.as_str().to_owned()).collect()
+}
+
+fn with_definition<T>(read: impl FnOnce(&mut clap::Command) -> T) -> T {
     thread_local! {
         /// Made once: to describe all arguments anew for each line takes longer than anything else in it.
-        static PARSER: RefCell<clap::Command> = RefCell::new(Cli::command());
+        static DEFINITION: RefCell<clap::Command> = RefCell::new(definition());
     }
-    let matches = PARSER.with_borrow_mut(|parser| parser.try_get_matches_from_mut(arguments));
-    Some(Cli::from_arg_matches(&matches.ok()?).ok()?.command)
+    DEFINITION.with_borrow_mut(read)
 }
 
-fn user(text: &str) -> Result<Username, String> {
-    text.parse()
-        .map_err(|error| format!("{text:?} is not a username: {error}"))
+/// The definition of the command line, with the passwords that may be typed in the shell.
+fn definition() -> clap::Command {
+    let password = || {
+        Arg::new(PASSWORD)
+            .value_name("PASSWORD")
+            .help("The password; asked for where it is left out")
+            .allow_hyphen_values(true)
+            .conflicts_with_all(["password_file", "password_stdin"])
+    };
+    // `help` is the shell's own.
+    let definition = args::definition().disable_help_subcommand(true);
+    definition.mut_subcommands(|command| {
+        if WITH_PASSWORD.contains(&command.get_name()) {
+            command.arg(password())
+        } else {
+            command
+        }
+    })
 }
 
-/// `sendrealm` as the command table has it, or without what can be filled in.
-fn sendrealm(rest: &str) -> Result<Line, String> {
-    let whole = words(rest, 6)?;
-    let whole: Vec<&str> = whole.iter().map(String::as_str).collect();
-    if let [address, port, realm, from, to, message] = whole.as_slice()
-        && (*port == "-" || port.parse::<u16>().is_ok())
-    {
-        return Ok(Line::SendRealm {
-            source: Some(((*address).into(), (*port).into())),
-            from: Some(user(from)?),
-            to: (self::realm(realm)?, user(to)?),
-            message: (*message).into(),
-        });
-    }
-    let short = words(rest, 3)?;
-    match short.as_slice() {
-        [realm, to, message] => Ok(Line::SendRealm {
-            source: None,
-            from: None,
-            to: (self::realm(realm)?, user(to)?),
-            message: message.clone(),
-        }),
-        _ => Err(usage("sendrealm")),
-    }
+/// How a command is written.
+fn usage(name: &str) -> Result<String, String> {
+    with_definition(|definition| definition.find_subcommand(name).map(written))
+        .ok_or_else(|| format!("there is no command {name:?}; `help` lists them"))
 }
 
-/// `sendgrouprealm` as the command table has it, or without what can be filled in.
-fn sendgrouprealm(rest: &str) -> Result<Line, String> {
-    let whole = words(rest, 5)?;
-    let whole: Vec<&str> = whole.iter().map(String::as_str).collect();
-    if let [address, port, realm, name, message] = whole.as_slice()
-        && (*port == "-" || port.parse::<u16>().is_ok())
-    {
-        return Ok(Line::SendGroupRealm {
-            source: Some(((*address).into(), (*port).into())),
-            to: (self::realm(realm)?, group(name)?),
-            message: (*message).into(),
-        });
-    }
-    let short = words(rest, 3)?;
-    match short.as_slice() {
-        [realm, name, message] => Ok(Line::SendGroupRealm {
-            source: None,
-            to: (self::realm(realm)?, group(name)?),
-            message: message.clone(),
-        }),
-        _ => Err(usage("sendgrouprealm")),
-    }
+fn written(command: &clap::Command) -> String {
+    let positionals = command.get_positionals().map(|argument| {
+        let names = argument.get_value_names().unwrap_or_default();
+        let name = names.first();
+        let name = name
+            .map_or(argument.get_id().as_str(), |name| name)
+            .to_lowercase();
+        if argument.is_required_set() {
+            format!("<{name}>")
+        } else {
+            format!("[{name}]")
+        }
+    });
+    let words: Vec<String> = [command.get_name().to_owned()]
+        .into_iter()
+        .chain(positionals)
+        .collect();
+    words.join(" ")
 }
 
-fn realm(text: &str) -> Result<RealmId, String> {
-    text.parse()
-        .map_err(|error| format!("{text:?} is not a realm's name: {error}"))
+/// What clap says, in one sentence, and how the command is written.
+fn explained(name: &str, error: &clap::Error) -> String {
+    let rendered = error.render().to_string();
+    let lines = rendered.trim_start_matches("error: ").lines();
+    let what: Vec<&str> = lines
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let usage = usage(name).unwrap_or_default();
+    format!("{}\nit is written: {usage}", what.join(" "))
 }
 
-fn group(text: &str) -> Result<GroupName, String> {
-    text.parse()
-        .map_err(|error| format!("{text:?} is not a group's name: {error}"))
+/// The names of the commands.
+pub fn names() -> Vec<String> {
+    let own = ONLY_IN_SHELL
+        .iter()
+        .filter_map(|(usage, _)| usage.split(' ').next());
+    let mut names: Vec<String> = with_definition(|definition| {
+        let names = definition.get_subcommands().map(clap::Command::get_name);
+        let names = names.filter(|name| !NOT_IN_SHELL.contains(name));
+        names.map(ToOwned::to_owned).collect()
+    });
+    names.extend(own.map(ToOwned::to_owned));
+    names
 }
 
-fn position(text: &str) -> Result<u64, String> {
-    text.parse()
-        .map_err(|_| format!("{text:?} is not a position; write a whole number"))
+/// All commands, as they are typed, and what they do.
+fn help() -> String {
+    let mut rows: Vec<(String, String)> = with_definition(|definition| {
+        let commands = definition.get_subcommands();
+        let commands = commands.filter(|command| !NOT_IN_SHELL.contains(&command.get_name()));
+        // The first clause says it; `help <command>` says the rest.
+        let about = |command: &clap::Command| {
+            let about = command.get_about()?.to_string();
+            Some(about.split([':', ';', ',']).next()?.to_owned())
+        };
+        commands
+            .map(|command| (written(command), about(command).unwrap_or_default()))
+            .collect()
+    });
+    let own = ONLY_IN_SHELL.iter();
+    rows.extend(own.map(|(usage, about)| ((*usage).to_owned(), (*about).to_owned())));
+    let row = |(usage, about): (String, String)| match usage.len() {
+        0..28 => format!("  {usage:<28}{about}\n"),
+        _ => format!("  {usage}\n  {:28}{about}\n", ""),
+    };
+    let rows: String = rows.into_iter().map(row).collect();
+    rows + "A message is the rest of the line and needs no quotes. `help send` tells the\n\
+            options of `send`; they are those of the command line."
 }
 
-/// A session id in front, as the command table has it.
-fn take_session(text: &str) -> (Option<SessionId>, &str) {
-    let text = text.trim_start();
-    let (first, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-    match first.parse() {
-        Ok(id) => (Some(id), rest),
-        Err(_) => (None, text),
-    }
+fn about(name: &str) -> Result<Line, String> {
+    usage(name)?;
+    let text = with_definition(|definition| {
+        let command = definition.find_subcommand_mut(name);
+        command.map(|command| command.render_help().to_string())
+    });
+    Ok(Line::Told(text.unwrap_or_default().trim_end().to_owned()))
 }
 
-fn usage(name: &str) -> String {
-    match COMMANDS.iter().find(|(known, ..)| *known == name) {
-        Some((name, arguments, _)) => format!("it is written: {name} {arguments}"),
-        None => format!("there is no command {name:?}; `help` lists them"),
-    }
+/// True for a line that may have a password somewhere.
+fn has_password(line: &str) -> bool {
+    let names = WITH_PASSWORD.iter().chain(&["passwd"]);
+    names.into_iter().any(|name| line.starts_with(name))
 }
 
 /// The line as the history may keep it: without its password.
-pub fn for_history(text: &str) -> String {
-    let text = text.trim();
-    match parse(text) {
-        Ok((_, Line::Auth(username, Some(_)))) => format!("auth {username}"),
-        Ok((
-            _,
-            Line::Register {
-                name,
-                country,
-                username,
-                password: Some(_),
-            },
-        )) => format!("register \"{name}\" \"{country}\" {username}"),
-        Ok((_, Line::AddGroup(name, Some(_)))) => format!("addgroup {name}"),
-        Ok((_, Line::JoinGroup(name, Some(_)))) => format!("joingroup {name}"),
+pub fn for_history(line: &str) -> String {
+    let line = line.trim();
+    match parse(line) {
+        Ok(Line::Command(typed)) => {
+            let end = typed.password_at.unwrap_or(line.len());
+            line.get(..end).unwrap_or_default().trim_end().to_owned()
+        }
         // What cannot be understood may have a password anywhere.
-        Err(_) if WITH_PASSWORD.iter().any(|name| text.starts_with(name)) => String::new(),
-        _ => text.to_string(),
+        Err(_) if has_password(line) => String::new(),
+        _ => line.to_owned(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(text: &str) -> Line {
-        parse(text).unwrap().1
-    }
-
-    #[test]
-    fn the_command_tables_syntax_holds_with_and_without_the_session() {
-        let id = SessionId([7; 16]);
-        for text in [
-            "send bob hello  there",
-            &format!("send {id} bob hello  there"),
-        ] {
-            let (session, line) = parse(text).unwrap();
-            assert_eq!(
-                line,
-                Line::Send("bob".parse().unwrap(), "hello  there".into())
-            );
-            assert_eq!(session.is_some(), text.contains(&id.to_string()));
-        }
-        assert_eq!(
-            parse(&format!("inbox {id}")).unwrap(),
-            (Some(id), Line::Inbox(Mailbox::Private, None))
-        );
-        assert_eq!(line("inbox 12"), Line::Inbox(Mailbox::Private, Some(12)));
-        assert_eq!(line("  "), Line::Nothing);
-    }
-
-    #[test]
-    fn quotes_hold_words_together_and_a_message_needs_none() {
-        assert_eq!(
-            line("register \"Ann Example\" id ann correct horse"),
-            Line::Register {
-                name: "Ann Example".into(),
-                country: "id".into(),
-                username: "ann".parse().unwrap(),
-                password: Some("correct horse".into()),
-            }
-        );
-        let message = |text| match line(text) {
-            Line::Send(_, message) => message,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(message("send bob it's \"quoted\""), "it's \"quoted\"");
-        assert_eq!(message("send bob \"all of it\""), "all of it");
-        assert_eq!(message("send bob \"so\" he said"), "\"so\" he said");
-        assert!(parse("register \"Ann").unwrap_err().contains("not closed"));
-    }
-
-    #[test]
-    fn what_is_wrong_is_explained() {
-        assert!(parse("sned bob hi").unwrap_err().contains("help"));
-        assert!(parse("send bob").unwrap_err().contains("<message>"));
-        assert!(parse("send b!b hi").unwrap_err().contains("username"));
-        for text in [
-            "sendrealm - - beta ann bob hi there",
-            "sendrealm beta bob hi there",
-        ] {
-            let Line::SendRealm { to, message, .. } = line(text) else {
-                panic!("{text}")
-            };
-            assert_eq!(
-                (to.0.as_str(), to.1.as_str(), &*message),
-                ("beta", "bob", "hi there")
-            );
-        }
-        assert!(parse("kick cats").unwrap_err().contains("<username>"));
-        assert!(parse("role cats bob king").unwrap_err().contains("<role>"));
-        assert!(matches!(line("role cats bob owner"), Line::Other(_)));
-        assert!(parse("inbox many").unwrap_err().contains("whole number"));
-    }
-
-    #[test]
-    fn the_history_keeps_no_password() {
-        for (text, kept) in [
-            ("auth ann correct horse", "auth ann"),
-            (
-                "register \"A B\" id ann secret",
-                "register \"A B\" \"id\" ann",
-            ),
-            ("register \"A B id ann secret", ""),
-            ("auth a!n secret", ""),
-            ("joingroup cats meow", "joingroup cats"),
-            ("addgroup c!ts meow", ""),
-            ("send bob hi", "send bob hi"),
-            ("auth ann", "auth ann"),
-        ] {
-            assert_eq!(for_history(text), kept);
-        }
-    }
-}
+#[path = "line_tests.rs"]
+mod tests;

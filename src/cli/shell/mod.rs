@@ -1,28 +1,30 @@
-//! `merpati shell`: the command table's own syntax, typed one line after another.
+//! `merpati shell`: commands typed one line after another, in the command line's own grammar.
 
 mod line;
 
-use std::io::{IsTerminal as _, stdin};
+use std::io::{BufRead as _, ErrorKind, IsTerminal as _, Read as _, stdin};
 
-use line::{COMMANDS, Line};
+use line::{Line, Typed};
 use merpati::client::Client;
 use rustyline::{
     Completer, Editor, Helper, Highlighter, Hinter, Validator, config::Configurer as _,
     error::ReadlineError, history::DefaultHistory,
 };
+use serde_json::json;
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
 use crate::{
-    args::{Command, Global, PasswordSource},
-    ask, cost, groups,
-    output::{Failure, Output},
-    passwords, realms, watch,
+    args::{Command, Global},
+    ask, commands, cost,
+    given::{self, Given, Typed as Typing},
+    output::{self, Failure, Output, READER_GONE},
 };
 
 /// Lines that the history keeps.
 const HISTORY_MAX: usize = 1000;
-const OF_GROUP: &str = "The group's password (empty for none)";
+/// The longest line of a pipe; longer than any message with its command.
+const LINE_BYTES_MAX: u64 = 128 << 10;
 const PROMPT: &str = "merpati> ";
 
 /// Completes the names of commands.
@@ -44,10 +46,10 @@ impl rustyline::completion::Completer for NameCompleter {
         _: &rustyline::Context<'_>,
     ) -> rustyline::Result<(usize, Vec<String>)> {
         let typed = line.get(..at).unwrap_or_default();
-        let names = COMMANDS
-            .iter()
-            .filter(|(name, ..)| !typed.contains(' ') && name.starts_with(typed))
-            .map(|(name, ..)| format!("{name} "));
+        let names = line::names().into_iter();
+        let names = names
+            .filter(|name| !typed.contains(' ') && name.starts_with(typed))
+            .map(|name| name + " ");
         Ok((0, names.collect()))
     }
 }
@@ -83,7 +85,7 @@ fn interactive(
     let history = client.profile().directory().join("history");
     // There is none before the first time.
     let _ = editor.load_history(&history);
-    println!("`help` lists the commands, `exit` leaves.");
+    output::print_line("`help` lists the commands, `exit` leaves.")?;
     loop {
         let text = match editor.readline(PROMPT) {
             Ok(text) => Zeroizing::new(text),
@@ -99,6 +101,7 @@ fn interactive(
         match carry_out(&text, global, output, runtime, client) {
             Ok(true) => {}
             Ok(false) => return Ok(()),
+            Err(failure) if failure.code == READER_GONE => return Err(failure),
             Err(failure) => output.failure(&failure),
         }
     }
@@ -111,13 +114,33 @@ fn piped(
     runtime: &Runtime,
     client: &Client,
 ) -> Result<(), Failure> {
-    for text in stdin().lines() {
-        let text = Zeroizing::new(text?);
-        if !carry_out(&text, global, output, runtime, client)? {
-            break;
+    let mut number = 0;
+    while let Some(text) = read_line()? {
+        number += 1;
+        match carry_out(&text, global, output, runtime, client) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(failure) => return Err(failure.of_line(number)),
         }
     }
     Ok(())
+}
+
+/// The next line of standard input; it may be a password's too, so nobody else is kept from reading between lines.
+fn read_line() -> Result<Option<Zeroizing<String>>, Failure> {
+    let mut text = Zeroizing::new(String::new());
+    let read = stdin().lock().take(LINE_BYTES_MAX).read_line(&mut text);
+    match read {
+        Ok(0) => Ok(None),
+        Ok(len) if len as u64 == LINE_BYTES_MAX => Err(Failure::usage(format!(
+            "a line has at most {LINE_BYTES_MAX} bytes"
+        ))),
+        Ok(_) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            Err(Failure::usage("a line is not UTF-8 text"))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Carries a line out. False when it asks to leave.
@@ -128,119 +151,63 @@ fn carry_out(
     runtime: &Runtime,
     client: &Client,
 ) -> Result<bool, Failure> {
-    let (session, line) = line::parse(text).map_err(Failure::usage)?;
-    if line == Line::Exit {
-        return Ok(false);
+    match line::parse(text).map_err(Failure::usage)? {
+        Line::Nothing => Ok(true),
+        Line::Exit => Ok(false),
+        Line::Cost => cost::so_far(global, output).map(|()| true),
+        Line::Told(text) => output
+            .result(&json!({ "text": text }), &text)
+            .map(|()| true),
+        Line::Command(typed) => run(*typed, global, runtime, client).map(|()| true),
     }
-    let named;
-    let client = match session {
-        None => client,
-        Some(_) => {
-            named = ask::client(global, session)?;
-            &named
-        }
-    };
-    if line == Line::Cost {
-        cost::so_far(global, output)?;
-        return Ok(true);
-    }
-    runtime.block_on(execute(client, output, line))?;
-    Ok(true)
 }
 
-/// Carries out what a line asks for.
-async fn execute(client: &Client, output: Output, line: Line) -> Result<(), Failure> {
-    let ask_for = |what| passwords::password(&PasswordSource::default(), what);
-    let ask_twice = |what| passwords::new_password(&PasswordSource::default(), what);
-    match line {
-        Line::Nothing | Line::Cost | Line::Exit => Ok(()),
-        Line::Auth(username, password) => {
-            let password = password.map_or_else(|| ask_for("Password"), |p| Ok(p.into()))?;
-            ask::auth(client, output, username, &password).await
+/// Carries a command out, on a client of its own where it gives options of its own.
+fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Result<(), Failure> {
+    let own = global.with_line(&typed.global, &typed.given);
+    let output = Output { json: own.json };
+    let needs_client = typed.given.iter().any(|name| name != "json");
+    let command = typed.command;
+    match &command {
+        Command::Cost { reset } => return cost::cost(&own, output, *reset),
+        Command::Fingerprint => return ask::fingerprint(&own, output),
+        Command::Register { replace, .. } => {
+            ask::check_replaced(&ask::profile(&own)?, *replace)?;
         }
-        Line::Register {
-            name,
-            country,
-            username,
-            password,
-        } => {
-            let password = password.map_or_else(|| ask_twice("Password"), |p| Ok(p.into()))?;
-            ask::register(client, output, None, (&name, &country, username), &password).await
-        }
-        Line::Logout => ask::logout(client, output).await,
-        Line::Send(to, message) => ask::send(client, output, to, message.as_str().into()).await,
-        Line::Inbox(mailbox, after) => {
-            ask::inbox(client, output, mailbox, &Line::inbox(after)).await
-        }
-        Line::AddGroup(group, password) => {
-            let password = password.map_or_else(|| ask_for(OF_GROUP), |p| Ok(p.into()))?;
-            groups::addgroup(client, output, group, &password).await
-        }
-        Line::JoinGroup(group, password) => {
-            let password = password.map_or_else(|| ask_for(OF_GROUP), |p| Ok(p.into()))?;
-            groups::joingroup(client, output, group, &password).await
-        }
-        Line::SendGroup(group, message) => {
-            groups::sendgroup(client, output, group, message.as_str().into()).await
-        }
-        Line::LeaveGroup(group) => groups::leavegroup(client, output, group).await,
-        Line::Groups => groups::groups(client, output).await,
-        Line::SendRealm {
-            source,
-            from,
-            to,
-            message,
-        } => {
-            let source = match source {
-                Some((address, port)) => realms::source(&address, &port)?,
-                None => None,
-            };
-            let from = from.map_or_else(|| realms::own_name(client), Ok)?;
-            realms::sendrealm(client, output, source, from, to, message.as_str().into()).await
-        }
-        Line::SendGroupRealm {
-            source,
-            to,
-            message,
-        } => {
-            let source = match source {
-                Some((address, port)) => realms::source(&address, &port)?,
-                None => None,
-            };
-            realms::sendgrouprealm(client, output, source, to, message.as_str().into()).await
-        }
-        Line::Other(command) => match *command {
-            command @ (Command::Claim { .. }
-            | Command::Addrealm { .. }
-            | Command::Removerealm { .. }
-            | Command::Realms
-            | Command::Inboxrealm { .. }
-            | Command::Joingrouprealm { .. }
-            | Command::Inboxgrouprealm { .. }
-            | Command::Leavegrouprealm { .. }) => {
-                let code = realms::secret(&command)?;
-                realms::once(client, output, command, &code).await
+        _ => {}
+    }
+    if typed.password.is_none() {
+        given::tell_password_rules(&command);
+    }
+    let given = Given::read(&command, Typing::InShell(typed.password))?;
+    let named;
+    let client = if needs_client {
+        named = ask::client(&own, None)?;
+        &named
+    } else {
+        client
+    };
+    let is_watch = matches!(command, Command::Watch { .. });
+    let interrupted = told_when_interrupted(&command);
+    runtime.block_on(async {
+        tokio::select! {
+            outcome = commands::execute(client, output, command, given) => outcome,
+            // A watch ends by itself, once it has confirmed what was taken.
+            stopped = tokio::signal::ctrl_c(), if !is_watch => {
+                stopped?;
+                Err(Failure::interrupted(interrupted))
             }
-            command => {
-                let password = groups::password(&command)?;
-                groups::once(client, output, command, &password).await
-            }
-        },
-        Line::Members(group) => groups::members(client, output, group).await,
-        Line::Watch => watch::watch(client, output, None).await,
-        Line::Unread => watch::unread(client, output).await,
-        Line::Whoami => ask::whoami(client, output).await,
-        Line::Sessions => ask::sessions(client, output).await,
-        Line::Revoke(handle) => ask::revoke(client, output, handle).await,
-        Line::Passwd => {
-            let (old, new) = (ask_for("Old password")?, ask_twice("New password")?);
-            ask::passwd(client, output, &old, &new).await
         }
-        Line::Help => {
-            for (name, arguments, what) in COMMANDS {
-                println!("  {:<60}{what}", format!("{name} {arguments}"));
-            }
-            Ok(())
-        }
+    })
+}
+
+/// What has become of a command that Ctrl-C ends.
+const fn told_when_interrupted(command: &Command) -> &'static str {
+    if !commands::changes(command) {
+        "interrupted"
+    } else if commands::has_password(command) {
+        "interrupted: whether the command took effect is not known; commands with passwords are not kept"
+    } else {
+        "interrupted: the command is kept and goes on; `outbox` shows it"
     }
 }

@@ -18,7 +18,7 @@ pub use limits::LimitsConfig;
 
 use super::unit::{Rate, Size, Span};
 use crate::{
-    crypto::{ConnectionString, DEFAULT_PORT, InvalidConnectionString, PublicKey},
+    crypto::{ConnectionString, DEFAULT_PORT, PublicKey},
     endpoint::LINK_LIFETIME,
     link::{DATAGRAM_MIN, Kind, Redundancy, Traits},
     realm,
@@ -93,6 +93,7 @@ pub struct RealmConfig {
 #[serde(deny_unknown_fields)]
 pub struct ListenConfig {
     /// The UDP address.
+    #[serde(deserialize_with = "socket_address")]
     pub address: SocketAddr,
     /// What clients are told to use instead, as `host` or `host:port`; for realms behind a name or
     /// a translated address.
@@ -434,10 +435,39 @@ fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
     }
 }
 
+/// Why a text is neither `host` nor `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not the address of a host; write host or host:port, as in \"chat.example.org:6377\""
+)]
+pub struct InvalidHost(String);
+
 /// Reads `host` or `host:port`.
-pub fn host_and_port(text: &str) -> Result<(String, u16), InvalidConnectionString> {
-    let place: ConnectionString = format!("merpati://{text}").parse()?;
-    Ok((place.host, place.port))
+pub fn host_and_port(text: &str) -> Result<(String, u16), InvalidHost> {
+    let parsed: Result<ConnectionString, _> = format!("merpati://{text}").parse();
+    match parsed {
+        Ok(ConnectionString {
+            host,
+            port,
+            key: None,
+        }) => Ok((host, port)),
+        _ => Err(InvalidHost(text.into())),
+    }
+}
+
+/// Reads where a realm listens.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{text:?} is not a socket address: write an IP address and a port, as in \"0.0.0.0:6377\"; a name that \
+             clients are to use goes into advertise"
+        )
+    })
+}
+
+fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    listen_address(&text).map_err(de::Error::custom)
 }
 
 fn datagram<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {

@@ -60,7 +60,11 @@ fn what_is_unknown_or_impossible_is_refused_with_its_line_and_what_to_write() {
         ),
         (
             "[[listen]]\naddress = \"localhost\"",
-            &["line 2", "socket address"],
+            &["line 2", "socket address", "0.0.0.0:6377"],
+        ),
+        (
+            "[[listen]]\naddress = \"0.0.0.0:1\"\nadvertise = \"my host\"",
+            &["line 3", "\"my host\"", "host:port"],
         ),
         ("[[listen]]\nsecurity = \"sealed\"", &["line 1", "address"]),
         (

@@ -1,0 +1,244 @@
+//! Hands messages to the reader of standard output and counts those that it has taken.
+//!
+//! A message counts as shown only once the reader has taken it. A terminal or a file takes what is written. A pipe
+//! buffers up to 64 KiB, so bytes in it may never be read: a message in a pipe counts when the reader has read it.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use super::output::Failure;
+
+/// Pauses while a pipe is not drained: they begin short, because most readers take at once, and double.
+const PAUSE_MIN: Duration = Duration::from_micros(200);
+const PAUSE_MAX: Duration = Duration::from_millis(10);
+/// A pipe that is ready for writing takes so many bytes without blocking (`PIPE_BUF` on Linux).
+const CHUNK_BYTES: usize = 4096;
+/// Messages written before the next wait for the reader, at most.
+const BATCH_MAX: usize = 64;
+/// How often an idle command looks whether its reader is still there.
+const IDLE_PAUSE: Duration = Duration::from_millis(500);
+
+/// What standard output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sink {
+    /// What is written is taken: a terminal, a file, a socket, `/dev/null`.
+    Keeps,
+    /// What is written waits for its reader.
+    Pipe,
+    /// Standard output was closed when the program started.
+    Closed,
+}
+
+/// Standard output, and the messages written to it that its reader has not taken yet.
+#[derive(Debug)]
+pub struct Handover {
+    sink: Sink,
+    /// Bytes written so far.
+    written: u64,
+    /// Where each message that is not known to be taken ends, in bytes written.
+    ends: VecDeque<u64>,
+    batch: usize,
+}
+
+impl Handover {
+    /// A hand-over to standard output. Fails if standard output is closed, because nobody would take anything.
+    pub fn to_stdout() -> Result<Self, Failure> {
+        let sink = platform::sink();
+        if sink == Sink::Closed {
+            return Err(Failure::local(
+                "standard output is closed: nobody can take the messages, so none is read; \
+                 send them to > /dev/null to discard them",
+            ));
+        }
+        io::stdout().flush()?;
+        Ok(Self {
+            sink,
+            written: 0,
+            ends: VecDeque::new(),
+            batch: 1,
+        })
+    }
+
+    /// Writes one message. Ends at once with [`Failure::reader_gone`] if the reader has gone.
+    pub async fn write(&mut self, line: &str) -> Result<(), Failure> {
+        match self.sink {
+            Sink::Keeps | Sink::Closed => {
+                let mut out = io::stdout().lock();
+                out.write_all(line.as_bytes())?;
+                out.flush()?;
+            }
+            Sink::Pipe => self.write_to_pipe(line.as_bytes()).await?,
+        }
+        let len = u64::try_from(line.len()).unwrap_or(u64::MAX);
+        if self.sink != Sink::Pipe {
+            self.written = self.written.saturating_add(len);
+        }
+        self.ends.push_back(self.written);
+        Ok(())
+    }
+
+    /// True when as many messages wait as may be written before the next [`Handover::settle`].
+    pub fn is_batch_full(&self) -> bool {
+        self.ends.len() >= self.batch
+    }
+
+    /// Waits until the reader has taken all that was written; then the next batch may be twice as large.
+    pub async fn settle(&mut self) -> Result<(), Failure> {
+        let mut pause = PAUSE_MIN;
+        while self.sink == Sink::Pipe && platform::pending()? > 0 {
+            if platform::is_reader_gone() {
+                return Err(Failure::reader_gone());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        self.batch = (self.batch * 2).min(BATCH_MAX);
+        Ok(())
+    }
+
+    /// How many of the oldest messages have been taken since this was last asked. Each is told once.
+    pub fn taken(&mut self) -> Result<usize, Failure> {
+        let pending = match self.sink {
+            Sink::Pipe => platform::pending()?,
+            Sink::Keeps | Sink::Closed => 0,
+        };
+        let through = self.written.saturating_sub(pending);
+        let mut count = 0;
+        while self.ends.front().is_some_and(|end| *end <= through) {
+            self.ends.pop_front();
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Ends when the reader of standard output has gone.
+    pub async fn reader_gone() -> Failure {
+        while !platform::is_reader_gone() {
+            tokio::time::sleep(IDLE_PAUSE).await;
+        }
+        Failure::reader_gone()
+    }
+
+    /// Writes without ever blocking, so that Ctrl-C and what the realm sends are noticed while a reader is slow.
+    async fn write_to_pipe(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let (mut left, mut pause) = (bytes, PAUSE_MIN);
+        while !left.is_empty() {
+            let chunk = left.get(..CHUNK_BYTES).unwrap_or(left);
+            match platform::write_some(chunk)? {
+                0 => {
+                    if platform::is_reader_gone() {
+                        return Err(Failure::reader_gone());
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+                count => {
+                    left = left.get(count..).unwrap_or_default();
+                    let count = u64::try_from(count).unwrap_or(u64::MAX);
+                    self.written = self.written.saturating_add(count);
+                    pause = PAUSE_MIN;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+mod platform {
+    use std::io;
+
+    use rustix::{
+        event::{PollFd, PollFlags, Timespec, poll},
+        fs::{FileType, OFlags, fcntl_getfl, fstat},
+        io::{Errno, ioctl_fionread},
+    };
+
+    use super::Sink;
+
+    /// What standard output is.
+    pub fn sink() -> Sink {
+        let out = io::stdout();
+        let Ok(stat) = fstat(&out) else {
+            return Sink::Closed;
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Fifo => Sink::Pipe,
+            // Rust opens the null device, for reading and writing, in place of a standard output that was closed.
+            FileType::CharacterDevice
+                if is_null(stat.st_rdev)
+                    && fcntl_getfl(&out).is_ok_and(|flags| flags.contains(OFlags::RDWR)) =>
+            {
+                Sink::Closed
+            }
+            _ => Sink::Keeps,
+        }
+    }
+
+    fn is_null(device: u64) -> bool {
+        rustix::fs::stat("/dev/null").is_ok_and(|null| null.st_rdev == device)
+    }
+
+    /// Bytes in the pipe that its reader has not read.
+    pub fn pending() -> io::Result<u64> {
+        Ok(ioctl_fionread(io::stdout())?)
+    }
+
+    fn events(wanted: PollFlags) -> PollFlags {
+        let out = io::stdout();
+        let mut fds = [PollFd::new(&out, wanted)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        match poll(&mut fds, Some(&now)) {
+            Ok(_) => fds
+                .iter()
+                .fold(PollFlags::empty(), |all, fd| all | fd.revents()),
+            Err(_) => PollFlags::empty(),
+        }
+    }
+
+    /// True when nobody has the other end of standard output open.
+    pub fn is_reader_gone() -> bool {
+        events(PollFlags::empty()).intersects(PollFlags::ERR | PollFlags::HUP)
+    }
+
+    /// Writes what fits without blocking; 0 when nothing does.
+    pub fn write_some(chunk: &[u8]) -> io::Result<usize> {
+        if !events(PollFlags::OUT).contains(PollFlags::OUT) {
+            return Ok(0);
+        }
+        match rustix::io::write(io::stdout(), chunk) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            result => Ok(result?),
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod platform {
+    use std::io;
+
+    use super::Sink;
+
+    pub fn sink() -> Sink {
+        Sink::Keeps
+    }
+
+    pub fn pending() -> io::Result<u64> {
+        Ok(0)
+    }
+
+    pub fn is_reader_gone() -> bool {
+        false
+    }
+
+    pub fn write_some(chunk: &[u8]) -> io::Result<usize> {
+        use std::io::Write as _;
+        io::stdout().write(chunk)
+    }
+}

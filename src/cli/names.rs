@@ -1,0 +1,115 @@
+//! Names and texts as people type them: errors say which rule is broken, and by which character.
+
+use std::str::FromStr;
+
+use clap::error::ErrorKind;
+use merpati::wire::{GroupName, InvalidName, RealmId};
+
+/// The commands that end with a message.
+const WITH_MESSAGE: [&str; 4] = ["send", "sendgroup", "sendrealm", "sendgrouprealm"];
+
+/// A group: one of this realm, or `group@realm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupAt {
+    pub group: GroupName,
+    pub realm: Option<RealmId>,
+}
+
+impl FromStr for GroupAt {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let (group, realm) = match text.split_once('@') {
+            Some((group, realm)) => (group, Some(realm.parse()?)),
+            None => (text, None),
+        };
+        let group = group.parse()?;
+        Ok(Self { group, realm })
+    }
+}
+
+/// A person's full name or country: the realm refuses what is empty or would drive a terminal.
+pub fn personal(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("it may not be empty: give 1 to 64 bytes of text".into());
+    }
+    match text.chars().find(|c| c.is_control()) {
+        Some(c) => Err(format!(
+            "it may have no control characters: {} is not allowed",
+            InvalidName::describe(c)
+        )),
+        None => Ok(text.into()),
+    }
+}
+
+/// A message that begins with a hyphen was taken for an option, or for a call for help.
+pub fn about_message(kind: ErrorKind, arguments: &[String]) -> Option<String> {
+    let at = arguments
+        .iter()
+        .position(|argument| WITH_MESSAGE.contains(&argument.as_str()))?;
+    let after = arguments.get(at + 1..)?;
+    if after.iter().any(|argument| argument == "--") {
+        return None;
+    }
+    // `merpati send --help` asks for help; after a recipient it is a message.
+    let option = after
+        .iter()
+        .skip(1)
+        .find(|argument| argument.len() > 1 && argument.starts_with('-'))?;
+    let has_recipient = !after.first()?.starts_with('-');
+    let is_mistaken = !matches!(
+        kind,
+        ErrorKind::UnknownArgument | ErrorKind::ValueValidation
+    );
+    (has_recipient && is_mistaken).then(|| {
+        let before: Vec<&str> = arguments
+            .iter()
+            .skip(at)
+            .map(String::as_str)
+            .take_while(|argument| argument != option)
+            .collect();
+        format!(
+            "{option:?} was taken for an option: a message that begins with - needs -- before it: merpati {} -- {option}",
+            before.join(" ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_that_looks_like_option_is_told_how_to_be_written() {
+        let hint = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(ToString::to_string).collect();
+            about_message(ErrorKind::DisplayHelp, &words)
+        };
+        assert!(
+            hint("--json send bob --help")
+                .unwrap()
+                .ends_with("merpati send bob -- --help")
+        );
+        assert!(hint("send bob -h").is_some());
+        assert_eq!(hint("send --help"), None);
+        assert_eq!(hint("inbox --help"), None);
+    }
+
+    #[test]
+    fn group_name_may_carry_its_realm() {
+        let devs: GroupAt = "devs@beta".parse().unwrap();
+        assert_eq!(devs.group.as_str(), "devs");
+        assert_eq!(devs.realm.unwrap().as_str(), "beta");
+        assert!("devs@".parse::<GroupAt>().is_err());
+        assert_eq!("devs".parse::<GroupAt>().unwrap().realm, None);
+    }
+
+    #[test]
+    fn control_character_is_named() {
+        let error = personal("Ann\u{1b}[2J").unwrap_err();
+        assert!(error.contains("ESC (U+001B) is not allowed"), "{error}");
+        let error = personal("Ann\nB").unwrap_err();
+        assert!(error.contains("a line end (U+000A)"), "{error}");
+        assert_eq!(personal("Ann Ü"), Ok("Ann Ü".into()));
+    }
+}

@@ -1,0 +1,206 @@
+//! `inbox` and its relatives: messages are shown and, once the reader of the output has taken them, confirmed.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::{self, IsTerminal as _},
+};
+
+use merpati::{
+    client::{Client, Reader},
+    wire::{self, Entry, Mailbox},
+};
+
+use super::{
+    acks::{Ack, Acks, Wanted},
+    args::Inbox,
+    ask::patiently,
+    entries,
+    handover::Handover,
+    output::{Failure, Output},
+};
+
+/// Messages that a program may leave unacknowledged before it gets no more.
+const UNACKED_MAX: usize = 1024;
+
+/// Writes messages and confirms those that the reader has taken.
+#[derive(Debug)]
+pub struct Shower<'a> {
+    reader: Reader<'a>,
+    output: Output,
+    names_group: bool,
+    handover: Handover,
+    /// Written, and not known to be taken.
+    waiting: VecDeque<(Mailbox, Entry)>,
+}
+
+impl<'a> Shower<'a> {
+    /// Fails if standard output is closed.
+    pub fn new(client: &'a Client, output: Output, names_group: bool) -> Result<Self, Failure> {
+        Ok(Self {
+            reader: client.reader()?,
+            output,
+            names_group,
+            handover: Handover::to_stdout()?,
+            waiting: VecDeque::new(),
+        })
+    }
+
+    /// Writes a message; after as many as make a batch it waits until the reader has taken them.
+    pub async fn show(&mut self, mailbox: Mailbox, entry: Entry) -> Result<(), Failure> {
+        let line = entries::line(self.output, &mailbox, &entry, self.names_group)?;
+        self.waiting.push_back((mailbox, entry));
+        let written = self.handover.write(&line).await;
+        match written {
+            Ok(()) if self.handover.is_batch_full() => self.settle().await,
+            Ok(()) => Ok(()),
+            Err(failure) => self.confirm().and(Err(failure)),
+        }
+    }
+
+    /// Waits until the reader has taken everything, and confirms what it has taken, whether or not it stays.
+    pub async fn settle(&mut self) -> Result<(), Failure> {
+        let settled = self.handover.settle().await;
+        self.confirm()?;
+        settled
+    }
+
+    /// Confirms what the reader has taken by now.
+    pub fn confirm(&mut self) -> Result<(), Failure> {
+        let taken = self.handover.taken()?;
+        for (mailbox, entry) in self.waiting.drain(..taken.min(self.waiting.len())) {
+            self.reader.shown(&mailbox, &entry)?;
+        }
+        Ok(())
+    }
+}
+
+/// Messages that were written and that a program has not acknowledged yet.
+#[derive(Debug, Default)]
+struct Unacked(BTreeMap<(Mailbox, u64), Entry>);
+
+impl Unacked {
+    /// Confirms what `ack` names and what came before it in the same mailbox.
+    fn take(&mut self, reader: &Reader<'_>, ack: Ack) -> Result<(), String> {
+        let Ack { mailbox, position } = ack;
+        let is_named = |key: &(Mailbox, u64)| mailbox.is_none_or(|mailbox| mailbox == key.0);
+        let named = self
+            .0
+            .iter()
+            .find(|(key, _)| is_named(key) && key.1 == position);
+        let Some(((mailbox, _), entry)) = named else {
+            let mailbox = mailbox.map_or_else(String::new, |mailbox| format!(" of {mailbox}"));
+            return Err(format!(
+                "position {position}{mailbox} does not wait to be confirmed; write the position of an entry that was \
+                 printed here"
+            ));
+        };
+        reader
+            .shown(mailbox, entry)
+            .map_err(|error| error.to_string())?;
+        self.0.retain(|key, _| !is_named(key) || key.1 > position);
+        Ok(())
+    }
+}
+
+/// Reads a mailbox: what was not shown before, or what `args` say.
+pub async fn inbox(
+    client: &Client,
+    output: Output,
+    mailbox: Mailbox,
+    args: &Inbox,
+) -> Result<(), Failure> {
+    // Before anything is asked: nothing is read that nobody can be shown.
+    let mut shower = Shower::new(client, output, false)?;
+    let reading = shower.reader.reading(&mailbox)?;
+    let options = wire::Options {
+        after: args.after.or(reading.after),
+        offset: args
+            .offset
+            .or(reading.offset.filter(|_| args.after.is_none())),
+        limit: args.limit,
+        bytes: args.bytes,
+        ..wire::Options::NONE
+    };
+    let piecewise = args.bytes.is_some() || args.offset.is_some();
+    let (entries, more) = if piecewise {
+        let page = patiently(client, client.read(mailbox, options)).await?;
+        (page.entries, page.more)
+    } else {
+        let limit = args.limit.and_then(|n| usize::try_from(n).ok());
+        let call = client.read_whole(mailbox, options.after, limit.unwrap_or(usize::MAX));
+        (patiently(client, call).await?, false)
+    };
+    let is_empty = entries.is_empty();
+    if args.ack {
+        let mut entries = entries.into_iter();
+        let next = async || entries.next().map(|entry| (mailbox, entry));
+        acknowledged(client, output, Wanted::Position, next).await?;
+    } else {
+        for entry in entries {
+            shower.show(mailbox, entry).await?;
+        }
+        shower.settle().await?;
+    }
+    if more && !output.json {
+        Output::aside("more follow; run it again");
+    }
+    if is_empty && !output.json && io::stdout().is_terminal() {
+        Output::aside(match args.after {
+            None => "nothing new; --after 0 shows everything",
+            Some(0) => "there are no messages",
+            Some(_) => "there are no messages after that position",
+        });
+    }
+    Ok(())
+}
+
+/// Writes the messages that `next` brings, and confirms those that a program acknowledges on standard input. Ends when
+/// there are no more and all are acknowledged, or at the end of standard input; what one mailbox holds is written to its
+/// end all the same.
+pub async fn acknowledged(
+    client: &Client,
+    output: Output,
+    wanted: Wanted,
+    mut next: impl AsyncFnMut() -> Option<(Mailbox, Entry)>,
+) -> Result<(), Failure> {
+    let mut handover = Handover::to_stdout()?;
+    let mut acks = Acks::of_stdin();
+    let mut unacked = Unacked::default();
+    let reader = client.reader()?;
+    let (mut has_more, mut has_acks) = (true, true);
+    while has_more || (has_acks && !unacked.0.is_empty()) {
+        let may_write = unacked.0.len() < UNACKED_MAX || !has_acks;
+        tokio::select! {
+            ack = acks.next(wanted), if has_acks => match ack? {
+                Some(ack) => unacked.take(&reader, ack).map_err(|reason| acks.wrong(&reason))?,
+                None if wanted == Wanted::Position => has_acks = false,
+                None => return Ok(()),
+            },
+            came = next(), if has_more && may_write => {
+                let Some((mailbox, entry)) = came else {
+                    has_more = false;
+                    continue;
+                };
+                let line = entries::line(output, &mailbox, &entry, true)?;
+                if has_acks {
+                    unacked.0.insert((mailbox, entry.position.0), entry);
+                }
+                let writing = handover.write(&line);
+                tokio::pin!(writing);
+                // A program may acknowledge while it makes us wait to write.
+                loop {
+                    tokio::select! {
+                        written = &mut writing => break written?,
+                        ack = acks.next(wanted), if has_acks => match ack? {
+                            Some(ack) => unacked.take(&reader, ack).map_err(|reason| acks.wrong(&reason))?,
+                            None if wanted == Wanted::Position => has_acks = false,
+                            None => return Ok(()),
+                        },
+                    }
+                }
+            }
+            gone = Handover::reader_gone() => return Err(gone),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! What `--json` prints is what `docs/json.md` says: each field of each object, and its type.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+use support::{Home, Realm, finished, program};
+
+/// The schema that the document describes.
+const SCHEMA: u64 = 1;
+
+struct Field {
+    is_optional: bool,
+    types: Vec<String>,
+}
+
+/// The objects of the document, and the fields of each.
+struct Schema(BTreeMap<String, BTreeMap<String, Field>>);
+
+impl Schema {
+    fn read() -> Self {
+        let mut objects = BTreeMap::new();
+        for section in include_str!("../docs/json.md").split("\n### ").skip(1) {
+            let (name, text) = section.split_once('\n').unwrap();
+            let text = text.split("\n## ").next().unwrap();
+            let mut fields = BTreeMap::new();
+            for row in text.lines().filter(|line| line.starts_with("| `")) {
+                let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+                let types = cells[2].strip_prefix("optional ");
+                let field = Field {
+                    is_optional: types.is_some(),
+                    types: types
+                        .unwrap_or(cells[2])
+                        .split(" or ")
+                        .map(ToString::to_string)
+                        .collect(),
+                };
+                fields.insert(cells[1].trim_matches('`').to_string(), field);
+            }
+            assert!(!fields.is_empty(), "{name} has fields");
+            objects.insert(name.to_string(), fields);
+        }
+        Self(objects)
+    }
+
+    /// Holds `object` against the fields that the document gives `name`.
+    fn check(&self, name: &str, object: &Value) {
+        let fields = &self.0[name];
+        let found = object.as_object().unwrap();
+        for (field, value) in found {
+            let Some(known) = fields.get(field) else {
+                panic!("{name} has {field:?}, which docs/json.md does not know: {object}")
+            };
+            let fits = known.types.iter().any(|kind| is_of(kind, value));
+            assert!(fits, "{name}: {field} is no {:?}: {object}", known.types);
+        }
+        for (field, _) in fields.iter().filter(|(_, field)| !field.is_optional) {
+            assert!(found.contains_key(field), "{name} lacks {field}: {object}");
+        }
+    }
+
+    fn check_all(&self, name: &str, objects: &[Value]) {
+        assert!(!objects.is_empty(), "{name}");
+        for object in objects {
+            self.check(name, object);
+        }
+    }
+}
+
+fn is_of(kind: &str, value: &Value) -> bool {
+    match kind {
+        "true" => *value == true,
+        "false" => *value == false,
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_u64(),
+        "null" => value.is_null(),
+        "string" => value.is_string(),
+        "time" => value
+            .as_str()
+            .is_some_and(|time| time.contains('T') && time.ends_with('Z')),
+        "list" => value
+            .as_array()
+            .is_some_and(|list| list.iter().all(Value::is_string)),
+        "spent" => {
+            let is_way = |way: &str| {
+                ["bytes", "datagrams"]
+                    .iter()
+                    .all(|n| value[way][n].is_u64())
+            };
+            is_way("up") && is_way("down") && value["bytes_with_headers"].is_u64()
+        }
+        other => panic!("docs/json.md has an unknown type {other:?}"),
+    }
+}
+
+#[test]
+fn schema_number_is_told() {
+    let schema = Schema::read();
+    let home = Home::new();
+    let version = home.run("ann", &["version"]).ok();
+    schema.check("version", &version);
+    assert_eq!(version["schema"], SCHEMA);
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    let document = include_str!("../docs/json.md");
+    assert!(document.contains(&format!("the number of this schema: {SCHEMA}.")));
+}
+
+#[test]
+fn each_command_of_a_user_prints_what_is_written() {
+    let schema = Schema::read();
+    let (realm, home) = (Realm::start(), Home::new());
+    schema.check("serving", &realm.announced);
+    for name in ["ann", "bob"] {
+        home.register(name, &realm.connect);
+    }
+    let run = |arguments: &[&str]| home.run("ann", arguments);
+    let source = ["--password-file", "password"];
+    for (name, arguments) in [
+        ("account", &["whoami"][..]),
+        ("opened", &["auth", "ann", source[0], source[1]]),
+        ("fingerprints", &["fingerprint"]),
+        ("sent", &["send", "ann", "hi"]),
+        ("done", &["addgroup", "devs", "--no-password"]),
+        ("sent", &["sendgroup", "devs", "hi"]),
+        ("unread", &["unread"]),
+        ("entry", &["inbox"]),
+        ("entry", &["inboxgroup", "devs"]),
+        ("entry", &["inbox", "--after", "0", "--bytes", "30"]),
+        ("entry", &["watch", "--count", "1"]),
+        ("group", &["groups"]),
+        ("member", &["members", "devs"]),
+        ("done", &["ban", "devs", "bob"]),
+        ("done", &["unban", "devs", "bob"]),
+        ("done", &["grouppasswd", "devs", "--no-password"]),
+        ("done", &["delgroup", "devs"]),
+        ("device", &["sessions"]),
+        ("cost", &["cost"]),
+        ("holding", &["limits"]),
+        ("error", &["send", "nobody", "hi"]),
+        ("error", &["send", "ann", ""]),
+        ("error", &["frobnicate"]),
+        ("done", &["logout"]),
+        ("error", &["logout"]),
+        ("error", &["watch"]),
+    ] {
+        if arguments[0] == "watch" && name == "entry" {
+            run(&["send", "ann", "to be pushed"]).ok();
+        }
+        schema.check_all(name, &run(arguments).objects());
+    }
+    let mut long = home.command("ann", &["auth", "ann", "--password-file", "password"]);
+    finished(&mut long).ok();
+    let error = run(&["send", "ann", &"x".repeat(20_000)]);
+    schema.check_all("error", &error.objects());
+    assert_eq!(error.objects()[0]["limit"], 16_384);
+}
+
+#[test]
+fn each_command_between_realms_prints_what_is_written() {
+    let schema = Schema::read();
+    let home = Home::new();
+    let (alpha, beta) = (home.realm("alpha", "open"), home.realm("beta", "open"));
+    home.register("ann", &alpha.connect);
+    home.register("bob", &beta.connect);
+    home.run("bob", &["addgroup", "devs", "--no-password"]).ok();
+    let code = alpha.data().join("operator-code");
+    let port = beta.address.port().to_string();
+    let (_, key) = beta.connect.split_once('#').unwrap();
+    for (name, arguments) in [
+        (
+            "done",
+            &["claim", "--password-file", code.to_str().unwrap()][..],
+        ),
+        (
+            "peering",
+            &["addrealm", "beta", "127.0.0.1", &port, "--key", key],
+        ),
+        ("realm", &["realms"]),
+        ("sent", &["sendrealm", "beta", "bob", "hi"]),
+        ("done", &["joingrouprealm", "beta", "devs", "--no-password"]),
+        ("sent", &["sendgrouprealm", "beta", "devs", "hi"]),
+        ("done", &["leavegrouprealm", "beta", "devs"]),
+        ("error", &["removerealm", "gamma"]),
+    ] {
+        schema.check_all(name, &home.run("ann", arguments).objects());
+    }
+    schema.check_all(
+        "entry",
+        &home.run("bob", &["inboxrealm", "alpha"]).objects(),
+    );
+    schema.check_all("entry", &home.run("bob", &["inboxgroup", "devs"]).objects());
+}
+
+#[test]
+fn shell_and_server_print_what_is_written() {
+    let schema = Schema::read();
+    let (mut realm, home) = (Realm::start(), Home::new());
+    home.register("ann", &realm.connect);
+    let mut shell = home
+        .command("ann", &["shell"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = shell.stdin.take().unwrap();
+    input.write_all(b"whoami\ncost\nhelp\nsned\n").unwrap();
+    drop(input);
+    let out = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
+    let lines = out.lines().map(|line| serde_json::from_str(line).unwrap());
+    for (name, object) in ["account", "cost", "told", "error"].into_iter().zip(lines) {
+        schema.check(name, &object);
+    }
+    realm.stop();
+    let data = realm.data();
+    let mut rotate = program();
+    let rotate = rotate.args(["--json", "rotatekey", "--data", data.to_str().unwrap()]);
+    schema.check_all("newkey", &finished(rotate).objects());
+}
+
+/// A realm on all addresses tells what others connect with, in lines that a terminal holds.
+#[test]
+fn serve_on_all_addresses_tells_what_others_connect_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut serve = program()
+        .current_dir(directory.path())
+        .args(["serve", "--data", "data", "--listen", "0.0.0.0:0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let out = std::io::BufReader::new(serve.stdout.take().unwrap());
+    let lines: Vec<String> = std::io::BufRead::lines(out)
+        .map(Result::unwrap)
+        .take_while(|line| !line.starts_with("router: "))
+        .collect();
+    let stopped = Command::new("kill").arg(serve.id().to_string()).status();
+    assert!(stopped.unwrap().success());
+    serve.wait().unwrap();
+    let at = |text: &str| lines.iter().position(|line| line == text);
+    let here = at("connect from this machine with").unwrap();
+    assert!(
+        lines[here + 1].starts_with("merpati://127.0.0.1:"),
+        "{lines:?}"
+    );
+    for line in &lines {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    for (line, next) in lines.iter().zip(&lines[1..]) {
+        if line == "connect from others with" {
+            assert!(
+                next.starts_with("merpati://") && !next.contains("127.0.0.1"),
+                "{next}"
+            );
+        }
+    }
+}
