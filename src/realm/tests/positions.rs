@@ -374,6 +374,31 @@ async fn a_device_that_logs_in_again_and_again_keeps_its_reading() {
     }
 }
 
+/// READ-7: also where the device's only session makes room for its next one.
+#[tokio::test]
+async fn the_only_session_of_a_device_hands_its_reading_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let realm = Fixture {
+        realm: open_with(&directory, |_, limits| limits.sessions_max = 1),
+        directory,
+        now: MOMENT,
+    };
+    realm.register(device(1), "ann").await;
+    realm
+        .all_done(1, [send(2, "ann", "one"), send(3, "ann", "two")])
+        .await;
+    assert_eq!(realm.read(1, INBOX, Some(1)).await.len(), 1);
+    // As if another device had read more.
+    let user = "ann".parse().unwrap();
+    let any = records::cursor(user, None, &records::Place::private(user));
+    let mut batch = Batch::new();
+    let position = records::CursorRecord { position: 2 };
+    batch.put(any, position.to_value().unwrap());
+    realm.realm.commit(batch).await.unwrap();
+    realm.all_done(1, [auth(4, "ann", "correct horse")]).await;
+    assert_eq!(realm.read(1, INBOX, None).await, [at(2, "two")]);
+}
+
 /// READ-7: the cursors of more groups than are listed at once are taken over, and a device whose key begins with a slash
 /// is none of the user's mailboxes.
 #[tokio::test]
