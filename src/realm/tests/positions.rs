@@ -465,6 +465,13 @@ async fn what_another_device_has_read_is_marked() {
     assert_eq!(marked(2, Some(0)).await, [false; 4]);
 }
 
+/// The next entry that is pushed; a watch that has none is a failure, not a wait.
+async fn pushed(watch: &mut Watch<Embedded>) -> Push {
+    let next = watch.next(MOMENT, true, false);
+    let next = tokio::time::timeout(std::time::Duration::from_secs(10), next);
+    next.await.expect("there is one").unwrap()
+}
+
 /// READ-8, READ-6, WATCH-1: events are marked as pages are, and a watch shows of a group made again what is its own.
 #[tokio::test]
 async fn a_watch_marks_what_another_device_has_read() {
@@ -485,7 +492,7 @@ async fn a_watch_marks_what_another_device_has_read() {
     .to_bytes();
     let mut watch = inner.watch(&caller, &bytes).await.unwrap();
     let mut shown = async || {
-        let push = watch.next(MOMENT, true, false).await.unwrap();
+        let push = pushed(&mut watch).await;
         let event = Event::parse(&push.bytes).unwrap();
         let text = String::from_utf8(event.entry.body).unwrap();
         (text, event.entry.position.0, event.entry.read)
@@ -572,7 +579,7 @@ async fn a_watch_with_a_cursor_that_is_ahead_shows_what_is_there() {
     })
     .to_bytes();
     let mut watch = inner.watch(&caller, &bytes).await.unwrap();
-    let push = watch.next(MOMENT, true, false).await.unwrap();
+    let push = pushed(&mut watch).await;
     let event = Event::parse(&push.bytes).unwrap();
     assert_eq!(event.entry.position, Position(2));
 }
