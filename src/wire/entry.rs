@@ -1,7 +1,6 @@
-//! Mailboxes and what stands in them, as answers and events carry them (`spec/wire.md`, "Entries").
+//! What stands in mailboxes, as answers and events carry it (`spec/wire.md`, "Entries").
 //!
 //! ```text
-//! mailbox   kind 1 (0 private, 1 realm, 2 group, 3 realm's group), [realm], [group]
 //! entry     position varint, time 4 (seconds since 1970), content type 1 (high bit: fragment),
 //!           [offset varint, total varint], sender, body
 //! sender    flags and length 1 (high bit: a realm follows), user, [realm]
@@ -23,8 +22,8 @@ use nom::{
 };
 
 use super::{
-    Field, GroupName, InvalidName, Malformed, Parsed, Position, RealmId, Username, all,
-    emit_varint, parse_varint, varint_len,
+    Field, InvalidName, Mailbox, Malformed, Parsed, Position, RealmId, Username, all, emit_varint,
+    parse_varint, varint_len,
 };
 
 /// The content type of UTF-8 text.
@@ -39,98 +38,6 @@ const EVENT_READ: u8 = 0x80;
 const PAGE_MORE: u8 = 0x01;
 /// A page says up to which position its entries have been read on another device.
 const PAGE_READ_UP_TO: u8 = 0x02;
-
-/// One of a session's mailboxes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Mailbox {
-    /// The user's private messages.
-    Private,
-    /// The user's private messages from one realm.
-    Realm(RealmId),
-    /// A group's messages.
-    Group(GroupName),
-    /// The local copy of a group that lives in another realm.
-    RealmGroup(RealmId, GroupName),
-}
-
-impl fmt::Display for Mailbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Private => f.write_str("private"),
-            Self::Realm(realm) => write!(f, "private @{realm}"),
-            Self::Group(group) => write!(f, "group {group}"),
-            Self::RealmGroup(realm, group) => write!(f, "group {group}@{realm}"),
-        }
-    }
-}
-
-impl core::str::FromStr for Mailbox {
-    type Err = InvalidName;
-
-    /// Reads what is shown.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(realm) = text.strip_prefix("private @") {
-            return Ok(Self::Realm(realm.parse()?));
-        }
-        let Some(group) = text.strip_prefix("group ") else {
-            return match text {
-                "private" => Ok(Self::Private),
-                _ => Err(InvalidName::Empty),
-            };
-        };
-        Ok(match group.split_once('@') {
-            Some((group, realm)) => Self::RealmGroup(realm.parse()?, group.parse()?),
-            None => Self::Group(group.parse()?),
-        })
-    }
-}
-
-impl Mailbox {
-    /// Reads what follows the kind.
-    fn parse_kind(kind: u8, input: &[u8]) -> Parsed<'_, Self> {
-        match kind {
-            0 => Ok((input, Self::Private)),
-            1 => RealmId::parse(input).map(|(rest, realm)| (rest, Self::Realm(realm))),
-            2 => GroupName::parse(input).map(|(rest, group)| (rest, Self::Group(group))),
-            3 => {
-                let (input, (realm, group)) = (RealmId::parse, GroupName::parse).parse(input)?;
-                Ok((input, Self::RealmGroup(realm, group)))
-            }
-            _ => Malformed::error("mailbox kind"),
-        }
-    }
-
-    /// Writes the mailbox, with `flag` set in its kind.
-    fn emit_flagged(&self, flag: u8, out: &mut impl BufMut) {
-        match self {
-            Self::Private => out.put_u8(flag),
-            Self::Realm(realm) => {
-                out.put_u8(1 | flag);
-                realm.emit(out);
-            }
-            Self::Group(group) => {
-                out.put_u8(2 | flag);
-                group.emit(out);
-            }
-            Self::RealmGroup(realm, group) => {
-                out.put_u8(3 | flag);
-                realm.emit(out);
-                group.emit(out);
-            }
-        }
-    }
-}
-
-impl<'a> Field<'a> for Mailbox {
-    fn parse(input: &'a [u8]) -> Parsed<'a, Self> {
-        let (input, kind) = be_u8(input)?;
-        Self::parse_kind(kind, input)
-    }
-
-    fn emit(&self, out: &mut impl BufMut) {
-        self.emit_flagged(0, out);
-    }
-}
 
 /// Who wrote an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

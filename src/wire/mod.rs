@@ -11,6 +11,7 @@ mod entry;
 mod error;
 mod field;
 mod frame;
+mod mailbox;
 mod name;
 mod number;
 mod opening;
@@ -22,7 +23,7 @@ mod varint;
 pub use answer::{Account, Answer, DeviceSession, Member, Peer, Sent, Unread};
 pub use code::RegistrationCode;
 pub use command::{COMMANDS, Command, Cursors, Request};
-pub use entry::{CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Mailbox, Page, Sender};
+pub use entry::{CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Page, Sender};
 pub use error::{ErrorCode, Refusal};
 pub use field::{
     Body, Field, Operation, OperationNumber, PASSWORD_MAX, PASSWORD_MIN, Password, Port, Position,
@@ -30,6 +31,7 @@ pub use field::{
 };
 pub(crate) use frame::PADDING;
 pub use frame::{AckFrame, CloseReason, Frame, Frames, PartOf};
+pub use mailbox::Mailbox;
 pub use name::{GroupName, Handle, InvalidName, NAME_MAX, RealmId, Username};
 pub use number::PacketNumber;
 pub use opening::{Life, LinkName, Open, Welcome};

@@ -374,6 +374,31 @@ async fn a_device_that_logs_in_again_and_again_keeps_its_reading() {
     }
 }
 
+/// READ-7: also where the device's only session makes room for its next one.
+#[tokio::test]
+async fn the_only_session_of_a_device_hands_its_reading_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let realm = Fixture {
+        realm: open_with(&directory, |_, limits| limits.sessions_max = 1),
+        directory,
+        now: MOMENT,
+    };
+    realm.register(device(1), "ann").await;
+    realm
+        .all_done(1, [send(2, "ann", "one"), send(3, "ann", "two")])
+        .await;
+    assert_eq!(realm.read(1, INBOX, Some(1)).await.len(), 1);
+    // As if another device had read more.
+    let user = "ann".parse().unwrap();
+    let any = records::cursor(user, None, &records::Place::private(user));
+    let mut batch = Batch::new();
+    let position = records::CursorRecord { position: 2 };
+    batch.put(any, position.to_value().unwrap());
+    realm.realm.commit(batch).await.unwrap();
+    realm.all_done(1, [auth(4, "ann", "correct horse")]).await;
+    assert_eq!(realm.read(1, INBOX, None).await, [at(2, "two")]);
+}
+
 /// READ-7: the cursors of more groups than are listed at once are taken over, and a device whose key begins with a slash
 /// is none of the user's mailboxes.
 #[tokio::test]
@@ -440,6 +465,13 @@ async fn what_another_device_has_read_is_marked() {
     assert_eq!(marked(2, Some(0)).await, [false; 4]);
 }
 
+/// The next entry that is pushed; a watch that has none is a failure, not a wait.
+async fn pushed(watch: &mut Watch<Embedded>) -> Push {
+    let next = watch.next(MOMENT, true, false);
+    let next = tokio::time::timeout(std::time::Duration::from_secs(10), next);
+    next.await.expect("there is one").unwrap()
+}
+
 /// READ-8, READ-6, WATCH-1: events are marked as pages are, and a watch shows of a group made again what is its own.
 #[tokio::test]
 async fn a_watch_marks_what_another_device_has_read() {
@@ -460,7 +492,7 @@ async fn a_watch_marks_what_another_device_has_read() {
     .to_bytes();
     let mut watch = inner.watch(&caller, &bytes).await.unwrap();
     let mut shown = async || {
-        let push = watch.next(MOMENT, true, false).await.unwrap();
+        let push = pushed(&mut watch).await;
         let event = Event::parse(&push.bytes).unwrap();
         let text = String::from_utf8(event.entry.body).unwrap();
         (text, event.entry.position.0, event.entry.read)
@@ -547,7 +579,7 @@ async fn a_watch_with_a_cursor_that_is_ahead_shows_what_is_there() {
     })
     .to_bytes();
     let mut watch = inner.watch(&caller, &bytes).await.unwrap();
-    let push = watch.next(MOMENT, true, false).await.unwrap();
+    let push = pushed(&mut watch).await;
     let event = Event::parse(&push.bytes).unwrap();
     assert_eq!(event.entry.position, Position(2));
 }
