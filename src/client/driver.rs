@@ -1,4 +1,4 @@
-//! The task that drives one socket and one link for a [`super::Client`]: opens the link when there is
+//! The task that drives one route and one link for a [`super::Client`]: opens the link when there is
 //! something to ask, opens it again when it has ended, and gives every question an answer or says why
 //! there is none.
 
