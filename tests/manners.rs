@@ -233,6 +233,18 @@ fn register_says_who_and_where_and_replaces_no_account_unasked() {
     for wanted in ["ann", "--replace", "--profile"] {
         assert!(message(&run).contains(wanted), "{run:?}");
     }
+    let elsewhere = Realm::start();
+    let at_another_realm = [
+        "--server",
+        &elsewhere.connect,
+        "register",
+        "Ann",
+        "id",
+        "ann",
+    ];
+    let source = ["--password-file", "password"];
+    let run = home.run("ann", &[&at_another_realm[..], &source].concat());
+    assert!(message(&run).contains("--replace"), "{run:?}");
     assert_eq!(home.run("ann", &["whoami"]).ok()["username"], "ann");
     let object = register(&["--replace"]).ok();
     assert_eq!(object["username"], "ann2");

@@ -134,8 +134,17 @@ impl std::fmt::Display for RealmAt {
 }
 
 /// Makes sure that a person means it when a new account would take the place of the profile's own.
-pub fn check_replaced(profile: &Profile, replace: bool) -> Result<(), Failure> {
-    let Some(user) = profile.load()?.username.filter(|_| !replace) else {
+///
+/// The same name at the same realm is no other account: a realm that has lost it is given it again.
+pub fn check_replaced(global: &Global, username: Username, replace: bool) -> Result<(), Failure> {
+    let state = profile(global)?.load()?;
+    let known: Option<ConnectionString> = state.server.and_then(|server| server.parse().ok());
+    let is_same_realm = match (&global.server, &known) {
+        (Some(named), Some(known)) => (&named.host, named.port) == (&known.host, known.port),
+        _ => true,
+    };
+    let is_other = |user: &String| user != username.as_str() || !is_same_realm;
+    let Some(user) = state.username.filter(|user| !replace && is_other(user)) else {
         return Ok(());
     };
     let refusal = format!(

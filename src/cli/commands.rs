@@ -19,8 +19,11 @@ const LINGER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 /// Carries out one command of the command line.
 pub async fn once(global: &Global, output: Output, command: Command) -> Result<(), Failure> {
     // First what may be missing, so that wrong usage changes nothing.
-    if let Command::Register { replace, .. } = &command {
-        ask::check_replaced(&ask::profile(global)?, *replace)?;
+    if let Command::Register {
+        replace, username, ..
+    } = &command
+    {
+        ask::check_replaced(global, *username, *replace)?;
     }
     given::tell_password_rules(&command);
     let given = Given::read(&command, Typed::Once)?;

@@ -171,9 +171,9 @@ fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Res
     match &command {
         Command::Cost { reset } => return cost::cost(&own, output, *reset),
         Command::Fingerprint => return ask::fingerprint(&own, output),
-        Command::Register { replace, .. } => {
-            ask::check_replaced(&ask::profile(&own)?, *replace)?;
-        }
+        Command::Register {
+            replace, username, ..
+        } => ask::check_replaced(&own, *username, *replace)?,
         _ => {}
     }
     if typed.password.is_none() {
