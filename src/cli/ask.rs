@@ -138,7 +138,7 @@ impl std::fmt::Display for RealmAt {
 /// The same name at the same realm is no other account: a realm that has lost it is given it again.
 pub fn check_replaced(global: &Global, username: Username, replace: bool) -> Result<(), Failure> {
     let state = profile(global)?.load()?;
-    let known: Option<ConnectionString> = state.server.and_then(|server| server.parse().ok());
+    let known = state.connection_string();
     let is_same_realm = match (&global.server, &known) {
         (Some(named), Some(known)) => (&named.host, named.port) == (&known.host, known.port),
         _ => true,
