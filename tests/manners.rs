@@ -275,6 +275,8 @@ fn shell_says_which_line_failed() {
     let run = with_input(&home, "ann", &["shell"], lines.as_bytes());
     assert_eq!(run.code, Some(0), "{run:?}");
     assert_eq!(home.texts("ann").last().unwrap(), "it's #1");
+    let run = with_input(&home, "ann", &["shell"], b"inbox --ack\n1\n");
+    assert!(message(&run).contains("line 1: --ack"), "{run:?}");
     let run = with_input(&home, "ann", &["shell"], b"help\n");
     let help = run.ok()["text"].as_str().unwrap().to_owned();
     assert!(help.contains("send <username_to> <message>") && !help.contains("sessionid"));

@@ -100,9 +100,9 @@ fn inbox_confirms_only_what_left_the_pipe() {
     drop(out);
     assert_eq!(inbox.wait().unwrap().code(), Some(141));
     assert_eq!(unread(&home), 20);
-    say(&home, 300);
+    say(&home, 150);
     let run = bash(&home, "eval $merpati inbox | cat");
-    assert_eq!((run.code, run.texts().len()), (Some(0), 300));
+    assert_eq!((run.code, run.texts().len()), (Some(0), 150));
     assert_eq!(unread(&home), 0);
 }
 

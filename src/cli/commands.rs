@@ -123,3 +123,15 @@ pub const fn has_password(command: &Command) -> bool {
             | Command::Claim { .. }
     )
 }
+
+/// True for commands that read acknowledgements from standard input.
+pub const fn wants_acks(command: &Command) -> bool {
+    match command {
+        Command::Inbox(inbox)
+        | Command::Inboxgroup { inbox, .. }
+        | Command::Inboxrealm { inbox, .. }
+        | Command::Inboxgrouprealm { inbox, .. } => inbox.ack,
+        Command::Watch { ack, .. } => *ack,
+        _ => false,
+    }
+}

@@ -444,13 +444,22 @@ fn help() -> String {
             options of `send`; they are those of the command line."
 }
 
+/// All about one command, but for the options that every command has.
 fn about(name: &str) -> Result<Line, String> {
     usage(name)?;
     let text = with_definition(|definition| {
-        let command = definition.find_subcommand_mut(name);
-        command.map(|command| command.render_help().to_string())
+        let command = definition.find_subcommand(name)?.clone();
+        let mut command = command.mut_args(|argument| {
+            let is_hidden = argument.is_global_set() || argument.is_hide_set();
+            argument.hide(is_hidden)
+        });
+        Some(command.render_help().to_string())
     });
-    Ok(Line::Told(text.unwrap_or_default().trim_end().to_owned()))
+    let text = text.unwrap_or_default();
+    Ok(Line::Told(format!(
+        "{}\n\n`merpati --help` tells the options that every command takes.",
+        text.trim_end()
+    )))
 }
 
 /// True for a line that may have a password somewhere.

@@ -176,6 +176,11 @@ fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Res
         } => ask::check_replaced(&own, *username, *replace)?,
         _ => {}
     }
+    if commands::wants_acks(&command) {
+        return Err(Failure::usage(
+            "--ack is not for the shell, whose standard input brings commands; give it to `merpati` itself",
+        ));
+    }
     if typed.password.is_none() {
         given::tell_password_rules(&command);
     }
