@@ -133,18 +133,15 @@ impl std::fmt::Display for RealmAt {
     }
 }
 
-/// Makes sure that a person means it when a new account would take the place of the profile's own.
+/// Makes sure that a person means it when a new account would take the place of the one that the profile has at the same
+/// realm. Accounts at other realms are left alone.
 ///
-/// The same name at the same realm is no other account: a realm that has lost it is given it again.
-pub fn check_replaced(global: &Global, username: Username, replace: bool) -> Result<(), Failure> {
-    let state = profile(global)?.load()?;
-    let known = state.connection_string();
-    let is_same_realm = match (&global.server, &known) {
-        (Some(named), Some(known)) => (&named.host, named.port) == (&known.host, known.port),
-        _ => true,
-    };
-    let is_other = |user: &String| user != username.as_str() || !is_same_realm;
-    let Some(user) = state.username.filter(|user| !replace && is_other(user)) else {
+/// The same name is no other account: a realm that has lost it is given it again.
+pub fn check_replaced(client: &Client, username: Username, replace: bool) -> Result<(), Failure> {
+    let is_other = |user: &String| user != username.as_str();
+    // A profile that knows no realm has no account there.
+    let known = client.state().ok().and_then(|state| state.username);
+    let Some(user) = known.filter(|user| !replace && is_other(user)) else {
         return Ok(());
     };
     let refusal = format!(

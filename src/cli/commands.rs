@@ -23,7 +23,7 @@ pub async fn once(global: &Global, output: Output, command: Command) -> Result<(
         replace, username, ..
     } = &command
     {
-        ask::check_replaced(global, *username, *replace)?;
+        ask::check_replaced(&ask::client(global, None)?, *username, *replace)?;
     }
     given::tell_password_rules(&command);
     let given = Given::read(&command, Typed::Once)?;

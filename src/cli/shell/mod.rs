@@ -173,7 +173,7 @@ fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Res
         Command::Fingerprint => return ask::fingerprint(&own, output),
         Command::Register {
             replace, username, ..
-        } => ask::check_replaced(&own, *username, *replace)?,
+        } => ask::check_replaced(&ask::client(&own, None)?, *username, *replace)?,
         _ => {}
     }
     if commands::wants_acks(&command) {
