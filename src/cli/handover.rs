@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::output::Failure;
+use super::output::{Failure, Output};
 
 /// Pauses while a pipe is not drained: they begin short, because most readers take at once, and double.
 const PAUSE_MIN: Duration = Duration::from_micros(200);
@@ -78,6 +78,28 @@ impl Handover {
         }
         self.ends.push_back(self.written);
         Ok(())
+    }
+
+    /// A hand-over for a command that goes on where nobody takes anything: nothing is written then, and nothing counts as
+    /// taken. A program that wants only its outbox to go gives `watch` the null device.
+    pub fn to_stdout_or_nowhere() -> Result<Self, Failure> {
+        if platform::sink() != Sink::Closed {
+            return Self::to_stdout();
+        }
+        Output::aside(
+            "standard output is closed, or the null device: messages are neither shown nor marked as read",
+        );
+        Ok(Self {
+            sink: Sink::Closed,
+            written: 0,
+            ends: VecDeque::new(),
+            batch: 1,
+        })
+    }
+
+    /// True when nobody takes anything.
+    pub fn is_nowhere(&self) -> bool {
+        self.sink == Sink::Closed
     }
 
     /// True when as many messages wait as may be written before the next [`Handover::settle`].

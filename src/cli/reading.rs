@@ -34,6 +34,17 @@ pub struct Shower<'a> {
 }
 
 impl<'a> Shower<'a> {
+    /// Shows messages as they come, also where nobody takes them.
+    pub fn watching(client: &'a Client, output: Output) -> Result<Self, Failure> {
+        Ok(Self {
+            reader: client.reader()?,
+            output,
+            names_group: true,
+            handover: Handover::to_stdout_or_nowhere()?,
+            waiting: VecDeque::new(),
+        })
+    }
+
     /// Fails if standard output is closed.
     pub fn new(client: &'a Client, output: Output, names_group: bool) -> Result<Self, Failure> {
         Ok(Self {
@@ -47,6 +58,9 @@ impl<'a> Shower<'a> {
 
     /// Writes a message; after as many as make a batch it waits until the reader has taken them.
     pub async fn show(&mut self, mailbox: Mailbox, entry: Entry) -> Result<(), Failure> {
+        if self.handover.is_nowhere() {
+            return Ok(());
+        }
         let line = entries::line(self.output, &mailbox, &entry, self.names_group)?;
         self.waiting.push_back((mailbox, entry));
         let written = self.handover.write(&line).await;

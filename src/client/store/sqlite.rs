@@ -2,7 +2,9 @@
 //! what SQLite is made for.
 
 use std::{
+    cell::Cell,
     fs::File,
+    io::{Seek as _, Write as _},
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
@@ -27,12 +29,14 @@ const BUSY: Duration = Duration::from_secs(20);
 pub struct SqliteStore {
     directory: PathBuf,
     connection: Mutex<Connection>,
+    /// Written to after each commit: what SQLite writes itself is there before it can be read.
+    wake: File,
     #[cfg(target_os = "linux")]
     watcher: OnceLock<Option<Watcher>>,
 }
 
-/// What tells that a process of the profile has written something: the kernel, of the files in its directory. Its
-/// events are read like a pipe's bytes; what they say is of no interest.
+/// What tells that a process of the profile has written something: the kernel, of the file that is written to after each
+/// commit. Its events are read like a pipe's bytes; what they say is of no interest.
 #[cfg(target_os = "linux")]
 #[derive(Debug)]
 struct Watcher(Receiver);
@@ -43,7 +47,7 @@ impl Watcher {
     fn new(directory: &Path) -> Option<Self> {
         let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
         let events = inotify::init(flags).ok()?;
-        inotify::add_watch(&events, directory, inotify::WatchFlags::MODIFY).ok()?;
+        inotify::add_watch(&events, directory.join("wake"), inotify::WatchFlags::MODIFY).ok()?;
         Receiver::from_owned_fd_unchecked(events).ok().map(Self)
     }
 
@@ -65,6 +69,7 @@ impl Carrying for Locked {}
 struct Open<'a> {
     connection: &'a Connection,
     path: PathBuf,
+    is_changed: &'a Cell<bool>,
 }
 
 impl SqliteStore {
@@ -87,6 +92,7 @@ impl SqliteStore {
         Ok(Self {
             directory: directory.into(),
             connection: Mutex::new(connection),
+            wake: open_lock(&directory.join("wake"))?,
             #[cfg(target_os = "linux")]
             watcher: OnceLock::new(),
         })
@@ -104,6 +110,7 @@ impl SqliteStore {
 
     fn transact(&self, behavior: TransactionBehavior, work: Work<'_>) -> Result<(), ProfileError> {
         let path = self.path();
+        let is_changed = Cell::new(false);
         let mut connection = self.lock();
         let transaction = connection
             .transaction_with_behavior(behavior)
@@ -112,8 +119,17 @@ impl SqliteStore {
         work(&mut Open {
             connection: &transaction,
             path: path.clone(),
+            is_changed: &is_changed,
         })?;
-        transaction.commit().map_err(|error| failed(&path, &error))
+        transaction
+            .commit()
+            .map_err(|error| failed(&path, &error))?;
+        if is_changed.get() {
+            // Who is not woken looks again in a while.
+            let _ = (&self.wake).write(b".");
+            let _ = (&self.wake).rewind();
+        }
+        Ok(())
     }
 }
 
@@ -181,6 +197,7 @@ impl Records for Open<'_> {
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), ProfileError> {
+        self.is_changed.set(true);
         let put = || {
             let mut insert = self
                 .connection
@@ -191,6 +208,7 @@ impl Records for Open<'_> {
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<(), ProfileError> {
+        self.is_changed.set(true);
         let delete = || {
             let mut delete = self
                 .connection
