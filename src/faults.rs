@@ -32,8 +32,18 @@ pub enum Fault {
     QueueOutOfOrder,
     /// A peer that has not answered is not tried again.
     GiveUpPeer,
-    /// A command that was cut off is finished under another number.
+    /// A command that was cut off is finished as if it were another one.
     FinishUnderFreshNumber,
+    /// All operations have the same salt.
+    NoSalt,
+    /// Nothing is kept of a command that its caller does not wait for any more.
+    KeepNothing,
+    /// What is in the outbox goes in no order.
+    OutboxInNoOrder,
+    /// A command whose commit failed, maybe after it was written, is said to be refused.
+    TakeUnknownForRefused,
+    /// A watch goes on from where it was, whatever was shown otherwise.
+    WatchFromOldCursors,
 }
 
 #[cfg(all(test, feature = "std"))]

@@ -11,8 +11,9 @@ use super::{
     outbox::{self, Added, Aim, Left, New, Outcome, Reason, Waiting},
     state,
 };
-use crate::wire::{
-    Answer, Command, ErrorCode, Operation, OperationNumber, Options, Refusal, Request,
+use crate::{
+    faults::{Fault, is_planted},
+    wire::{Answer, Command, ErrorCode, Operation, OperationNumber, Options, Refusal, Request},
 };
 
 /// How often a number that turns out to be used is replaced, before giving up.
@@ -368,6 +369,9 @@ impl Shared {
     pub(super) fn salted(&self) -> Result<Operation, CallError> {
         let mut salt = [0; 2];
         self.host.rng()?.fill_bytes(&mut salt);
+        if is_planted(Fault::NoSalt) {
+            salt = [0; 2];
+        }
         Ok(Operation {
             number: OperationNumber(0),
             salt,

@@ -69,6 +69,8 @@ struct Inner {
     died: Notify,
     /// How many moments there were since time last went on.
     spins: Mutex<(Instant, u32)>,
+    /// Another process of the machine: its end does not end what the machine has on the network.
+    is_beside: bool,
 }
 
 impl Machine {
@@ -91,6 +93,24 @@ impl Machine {
             is_dead: AtomicBool::new(false),
             died: Notify::new(),
             spins: Mutex::new((Instant::now(), 0)),
+            is_beside: false,
+        }))
+    }
+
+    /// Another process on the same machine, which dies by itself after so many moments, if it is told to.
+    pub fn beside(&self, fuse: Option<i64>) -> Self {
+        let inner = &self.0;
+        Self(Arc::new(Inner {
+            name: inner.name.clone(),
+            network: inner.network.clone(),
+            wall: Arc::clone(&inner.wall),
+            trace: inner.trace.clone(),
+            rng: Mutex::new(self.rng()),
+            fuse: AtomicI64::new(fuse.unwrap_or(i64::MAX)),
+            is_dead: AtomicBool::new(false),
+            died: Notify::new(),
+            spins: Mutex::new((Instant::now(), 0)),
+            is_beside: true,
         }))
     }
 
@@ -142,7 +162,9 @@ impl Machine {
     pub fn kill(&self) {
         if !self.0.is_dead.swap(true, Ordering::Relaxed) {
             self.0.trace.note(&self.0.name, || "DIES".into());
-            self.0.network.forget(&self.0.name);
+            if !self.0.is_beside {
+                self.0.network.forget(&self.0.name);
+            }
             self.0.died.notify_one();
         }
     }

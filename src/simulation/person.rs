@@ -43,6 +43,8 @@ pub struct Person {
     pub population: Arc<Population>,
     pub key: SecretKey,
     pub memory: Memory,
+    /// A copy of the profile, and how many messages had been written then.
+    pub backup: Option<(Memory, usize)>,
     pub traits: Traits,
     pub early_data: bool,
     pub lifetime: Duration,
@@ -77,19 +79,19 @@ impl Person {
 
     /// The person's device starts.
     pub fn client(&self, machine: &Machine) -> Client {
-        self.client_with(machine, self.key.clone(), self.memory.clone())
+        self.client_with(machine, self.key.clone(), &self.memory)
     }
 
     /// Another device of the person's, which knows nothing yet.
     pub async fn other_device(&self, machine: &Machine) -> Result<Client, CallError> {
         let key = SecretKey::generate(&mut machine.rng());
-        let client = self.client_with(machine, key, Memory::default());
+        let client = self.client_with(machine, key, &Memory::default());
         client.auth(self.name(), PASSWORD).await?;
         Ok(client)
     }
 
-    fn client_with(&self, machine: &Machine, key: SecretKey, memory: Memory) -> Client {
-        let profile = Profile::in_memory(key, memory);
+    fn client_with(&self, machine: &Machine, key: SecretKey, memory: &Memory) -> Client {
+        let profile = Profile::in_memory(key, memory.of(machine));
         let options = Options {
             server: Some(self.population.connections[self.realm()].clone()),
             early_data: self.early_data,
@@ -164,7 +166,9 @@ impl Person {
 
     async fn take_turn(&mut self, client: &Client, machine: &Machine) {
         match self.rng.random_range(0..100) {
-            0..45 => self.write(client, machine).await,
+            0..33 => self.write(client, machine).await,
+            33..39 => self.write_beside(client, machine).await,
+            39..45 => self.write_on_two_machines(client, machine).await,
             45..60 => {
                 let (a, b) = (self.compose(), self.compose());
                 tokio::join!(self.send(client, machine, a), self.send(client, machine, b));
@@ -199,6 +203,67 @@ impl Person {
         (to, len)
     }
 
+    /// Another process of the profile writes, and may die.
+    async fn write_beside(&mut self, client: &Client, machine: &Machine) {
+        let fuse = self
+            .rng
+            .random_bool(0.5)
+            .then(|| self.rng.random_range(1..60));
+        let process = machine.beside(fuse);
+        let other = self.client(&process);
+        let (a, b) = (self.compose(), self.compose());
+        machine.note(|| "another process of the profile writes".into());
+        let beside = async {
+            tokio::select! {
+                biased;
+                () = process.died() => {}
+                () = self.send(&other, &process, a) => {}
+            }
+            process.kill();
+        };
+        tokio::join!(beside, self.send(client, machine, b));
+    }
+
+    /// A copy of the profile writes on another machine, the same text at the same time.
+    async fn write_on_two_machines(&mut self, client: &Client, machine: &Machine) {
+        let process = machine.beside(None);
+        let copy = self.memory.copy();
+        let other = self.client_with(&process, self.key.clone(), &copy);
+        if self.rng.random_bool(0.5) {
+            // Both links are open before anything is typed.
+            let _ = other.whoami().await;
+        }
+        let (to, len) = self.compose();
+        let (id, again, body) = self.typed_twice(to, len);
+        machine
+            .note(|| format!("message {id} and {again}, the same, from a copy of the profile too"));
+        // Nobody uses the copy afterwards: what is in its outbox then stays there.
+        self.history.lose(again);
+        let copied = self.deliver(&other, &process, (again, to), &body);
+        tokio::join!(copied, self.deliver(client, machine, (id, to), &body));
+        // What was in the outbox when it was copied is in both.
+        process.kill();
+    }
+
+    fn typed_twice(&self, to: To, len: usize) -> (MessageId, MessageId, Vec<u8>) {
+        let name = self.name();
+        let (id, body) = self.history.write(
+            (self.number, name.as_str()),
+            self.reaches(to),
+            self.done.turn,
+            len,
+        );
+        (id, self.history.write_again(id), body)
+    }
+
+    fn reaches(&self, to: To) -> (To, bool) {
+        let realm = match to {
+            To::Person(other) => self.population.people[other].1,
+            To::Group(realm) => realm,
+        };
+        (to, realm != self.realm())
+    }
+
     async fn write(&mut self, client: &Client, machine: &Machine) {
         let what = self.compose();
         self.send(client, machine, what).await;
@@ -207,36 +272,48 @@ impl Person {
     async fn send(&self, client: &Client, machine: &Machine, (to, len): (To, usize)) {
         let name = self.name();
         let from = (self.number, name.as_str());
-        let realm = match to {
-            To::Person(other) => self.population.people[other].1,
-            To::Group(realm) => realm,
-        };
-        let reaches = (to, realm != self.realm());
-        let (id, body) = self.history.write(from, reaches, self.done.turn, len);
+        let (id, body) = self
+            .history
+            .write(from, self.reaches(to), self.done.turn, len);
         machine.note(|| format!("message {id} to {to:?}, {} bytes", body.len()));
+        self.deliver(client, machine, (id, to), &body).await;
+    }
+
+    /// Asks for a message to be sent, and notes what was said of it.
+    async fn deliver(
+        &self,
+        client: &Client,
+        machine: &Machine,
+        (id, to): (MessageId, To),
+        body: &[u8],
+    ) {
+        let name = self.name();
+        if self.ttl(id).is_some() && self.reaches(to).1 {
+            self.history.lose(id);
+        }
         let population = &self.population;
         let outcome = match to {
             To::Person(other) => {
                 let (to, realm) = population.people[other];
                 if realm == self.realm() {
-                    client.send(to, &body).await
+                    client.send(to, body).await
                 } else {
                     let realm = population.realms[realm];
                     let message = Message {
                         ttl: self.ttl(id),
-                        ..Message::from(&body)
+                        ..Message::from(body)
                     };
                     client.sendrealm(None, realm, name, to, message).await
                 }
             }
             To::Group(realm) if realm == self.realm() => {
-                client.sendgroup(population.groups[realm], &body).await
+                client.sendgroup(population.groups[realm], body).await
             }
             To::Group(realm) => {
                 let (group, realm) = (population.groups[realm], population.realms[realm]);
                 let message = Message {
                     ttl: self.ttl(id),
-                    ..Message::from(&body)
+                    ..Message::from(body)
                 };
                 client.sendgrouprealm(None, realm, group, message).await
             }
@@ -282,8 +359,14 @@ impl Person {
         if let Some(mailbox) = mailboxes.choose(&mut self.rng) {
             let outcome = client.unread(*mailbox).await;
             machine.note(|| format!("reads {mailbox}: {}", told(&outcome)));
-            for entry in outcome.unwrap_or_default() {
-                self.show(client, mailbox, &entry);
+            let entries = outcome.unwrap_or_default();
+            // The reader of the output may go away in its midst.
+            let taken = match self.rng.random_range(0..4) {
+                0 => self.rng.random_range(0..=entries.len()),
+                _ => entries.len(),
+            };
+            for entry in entries.iter().take(taken) {
+                self.show(client, mailbox, entry);
             }
         }
     }
@@ -292,6 +375,22 @@ impl Person {
     fn show(&self, client: &Client, mailbox: &Mailbox, entry: &Entry) {
         self.history.show(self.number, mailbox, entry);
         client.shown(mailbox, entry).expect("memory");
+    }
+
+    /// The profile is copied now and then, and a copy put back after the device has died. The calm finds the profile as it
+    /// is.
+    pub fn back_up(&mut self, machine: &Machine, is_calm: bool) {
+        match (self.backup.take(), self.rng.random_range(0..10)) {
+            (Some((copy, since)), 0..4) if !is_calm => {
+                machine.note(|| {
+                    format!("the profile is restored, as it was when {since} messages were written")
+                });
+                self.memory.restore(&copy);
+                self.history.restore(self.number, since);
+            }
+            (None, 0..2) => self.backup = Some((self.memory.copy(), self.history.messages())),
+            (backup, _) => self.backup = backup,
+        }
     }
 
     /// Watches for ever.

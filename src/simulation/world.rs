@@ -231,6 +231,7 @@ impl World {
         let life = &self.lives[person.number];
         loop {
             let machine = self.start(life, 600);
+            person.back_up(&machine, self.is_calm());
             let client = person.client(&machine);
             let is_done = tokio::select! {
                 biased;
@@ -302,6 +303,7 @@ impl World {
             population: Arc::clone(&self.population),
             key: SecretKey::generate(rng),
             memory: Memory::default(),
+            backup: None,
             traits: Traits {
                 rate,
                 ..Traits::default()
@@ -406,10 +408,20 @@ impl World {
             let client = person.client(machine);
             // Whatever was cut off is finished first.
             let outcome = client.whoami().await;
-            person.hear_notices(&client, machine);
             if let Err(error) = outcome {
                 return vec![format!("{} cannot say whoami: {error}", person.name())];
             }
+            match client.outbox_wait(None).await {
+                Ok(true) => {}
+                outcome => {
+                    let left = client.outbox();
+                    return vec![format!(
+                        "{}'s outbox stays: {outcome:?} {left:?}",
+                        person.name()
+                    )];
+                }
+            }
+            person.hear_notices(&client, machine);
             clients.push(client);
         }
         let watching = people

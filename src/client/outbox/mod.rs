@@ -26,7 +26,10 @@ use super::{
     state::{self, Account, RealmNumber},
     store::{self, Pair, Records},
 };
-use crate::wire::{OperationNumber, Request};
+use crate::{
+    faults::{Fault, is_planted},
+    wire::{OperationNumber, Request},
+};
 
 pub use numbers::{Picked, begin_secret, is_blocked, pick, pick_one};
 pub use scope::{Before, Scope, describe};
@@ -411,7 +414,7 @@ pub fn stop_waiting(
         // Taken by another run of the same token.
         return Ok(Left::Unknown);
     };
-    let is_kept = keep && !entry.is_secret;
+    let is_kept = keep && !entry.is_secret && !is_planted(Fault::KeepNothing);
     match (is_kept, entry.left) {
         (true, left) => {
             change(records, id, |entry| entry.waiting = Waiting::default())?;

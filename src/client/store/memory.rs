@@ -60,6 +60,8 @@ mod shared {
 
     use tokio::sync::watch;
 
+    use crate::simulation::Machine;
+
     use super::{
         super::{Carrying, Store, Work},
         ProfileError, Table,
@@ -70,6 +72,8 @@ mod shared {
     #[derive(Debug, Default)]
     pub struct Memory {
         shared: Arc<Shared>,
+        /// Whose process this is: a dead one writes nothing any more.
+        process: Option<Machine>,
         /// The change that this process has seen.
         seen: AtomicU64,
     }
@@ -86,12 +90,21 @@ mod shared {
         fn clone(&self) -> Self {
             Self {
                 shared: Arc::clone(&self.shared),
+                process: None,
                 seen: AtomicU64::new(0),
             }
         }
     }
 
     impl Memory {
+        /// The same records, for a process of a machine.
+        pub fn of(&self, process: &Machine) -> Self {
+            Self {
+                process: Some(process.clone()),
+                ..self.clone()
+            }
+        }
+
         /// The same records, for a machine of their own: what a backup has.
         pub fn copy(&self) -> Self {
             let copy = Self::default();
@@ -129,6 +142,12 @@ mod shared {
 
     impl Store for Memory {
         fn write(&self, work: Work<'_>) -> Result<(), ProfileError> {
+            if self.process.as_ref().is_some_and(Machine::is_dead) {
+                return Err(ProfileError::Io {
+                    path: "memory".into(),
+                    source: std::io::Error::other("the process is dead"),
+                });
+            }
             let mut own = self.lock();
             let mut table = own.clone();
             work(&mut table)?;
