@@ -12,7 +12,7 @@ use std::{
 
 use merpati::{
     client::{CallError, Client, End, Notice, Options, OutboxState, Profile, system_rng},
-    wire::Answer,
+    wire::{Answer, ErrorCode},
 };
 use support::{
     Home, PASSWORD, Realm, copy_directory, finished,
@@ -225,11 +225,19 @@ async fn register_cut_off_is_told_when_its_outcome_is_known() {
     };
     assert_eq!((what.as_str(), account.username), ("register", ann));
     assert!(second.take_notices().is_empty(), "it is told once");
+    // The account is there: its password opens another session of this device, beside the one whose id was lost.
     second
         .register("A", "id", ann, PASSWORD.as_bytes())
         .await
         .unwrap();
-    assert_eq!(second.sessions().await.unwrap().len(), 1);
+    let taken = second.register("A", "id", ann, b"battery staple").await;
+    assert!(
+        matches!(taken, Err(CallError::Refused(refusal)) if refusal.code == ErrorCode::UsernameTaken)
+    );
+    let sessions = second.sessions().await.unwrap();
+    let current: Vec<_> = sessions.iter().map(|session| session.current).collect();
+    assert_eq!(current, [false, true]);
+    assert!(second.outbox().unwrap().is_empty());
 }
 
 /// What two people compare.
@@ -255,7 +263,10 @@ fn a_restored_profile_goes_on_above_its_past() {
     let said = |what: &str| {
         let texts: Vec<_> = (0..5).map(|n| format!("{what} {n}")).collect();
         for text in &texts {
-            assert_eq!(home.run("ann", &["send", "ann", text]).ok()["state"], "stored");
+            assert_eq!(
+                home.run("ann", &["send", "ann", text]).ok()["state"],
+                "stored"
+            );
         }
         texts
     };

@@ -253,7 +253,11 @@ fn local_trouble_is_named_with_its_file() {
     assert_eq!(code, Some(5));
     assert!(text.contains("state is damaged"), "{text}");
     fs::remove_file(home.profile("ann").join("state")).unwrap();
-    fs::write(home.profile("ann").join("profile.db"), "damaged ".repeat(1000)).unwrap();
+    fs::write(
+        home.profile("ann").join("profile.db"),
+        "damaged ".repeat(1000),
+    )
+    .unwrap();
     let (code, text) = told(&home, "ann", &["whoami"]);
     assert_eq!(code, Some(5));
     assert!(text.contains("profile.db is damaged"), "{text}");

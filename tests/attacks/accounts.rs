@@ -73,7 +73,11 @@ fn a_guesser_waits() {
     let wait = told["retry_after_ms"].as_u64().unwrap();
     assert!((50_000..=60_000).contains(&wait), "{wait}");
     assert!(told["state"].is_null(), "it is certain: {told}");
-    assert_eq!(home.run("eve", &["--server", &realm.connect, "whoami"]).error(1), "no-session");
+    assert_eq!(
+        home.run("eve", &["--server", &realm.connect, "whoami"])
+            .error(1),
+        "no-session"
+    );
     home.run("ann", &["send", "ann", "still here"]).ok();
 }
 
