@@ -36,6 +36,7 @@ mod commands;
 mod connection;
 mod direct;
 mod driver;
+mod entries;
 mod error;
 mod message;
 mod meter;
@@ -63,9 +64,9 @@ use rand::rngs::StdRng;
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 pub use ask::Status as LinkStatus;
-pub use calls::{OutboxEntry, OutboxState, Withdrawn};
 use connection::Connection;
 pub use direct::{Direct, Outcome};
+pub use entries::{Awaited, OutboxEntry, OutboxState, Withdrawn};
 pub use error::{CallError, ProfileError};
 pub use message::{Message, Receipt};
 pub use meter::{Meter, Spending, Spent, Traffic};
