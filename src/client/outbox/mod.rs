@@ -1,5 +1,5 @@
 //! The outbox: every command that changes something is an entry here before its first byte leaves, and stays one until it
-//! is known what became of it (EXACT-7 … EXACT-13). All processes of a profile share it.
+//! is known what became of it (EXACT-7 … EXACT-12). All processes of a profile share it.
 //!
 //! ```text
 //! o                     counters: the last entry's number, bytes and tokens kept
