@@ -127,13 +127,16 @@ pub fn pick(
             continue;
         }
         let is_held = !is_logged_in && !entry.waiting.is_on(now);
-        let is_for_others = (entry.is_secret || is_held) && entry.aim == Aim::Do;
+        if entry.aim == Aim::Do && (is_held || is_blocked) {
+            // Somebody logs in first, or what is before it is settled; both are changes.
+            continue;
+        }
         let later = entry.next_look();
-        if is_for_others || (is_blocked && entry.aim == Aim::Do) || later > millis(now) {
-            let later = Duration::from_millis(later.max(millis(now) + 1));
-            if later.as_millis() < u128::from(u64::MAX) && !is_blocked {
-                due.look_at(later);
-            }
+        if later > millis(now) {
+            due.look_at(Duration::from_millis(later));
+            continue;
+        }
+        if entry.is_secret && entry.aim == Aim::Do {
             continue;
         }
         if due.picked.len() + on_the_way.len() >= ON_THE_WAY_MAX {
