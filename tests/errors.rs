@@ -210,7 +210,8 @@ fn an_unreachable_realm_is_said_to_be_one() {
     assert!(run.out.contains("no.such.host.invalid"), "{run:?}");
 }
 
-/// 4: the realm was heard, but not its answer.
+/// 4: the realm was heard, but not its answer. A command with a password is not kept, and nobody is told to repeat it
+/// blindly.
 #[test]
 fn an_unknown_outcome_is_said_to_be_one() {
     let Setting { realm, home } = setting();
@@ -228,8 +229,11 @@ fn an_unknown_outcome_is_said_to_be_one() {
         "password",
     ];
     let run = home.run("bob", &auth);
-    assert_eq!(run.error(4), "outcome-unknown");
-    assert!(run.out.contains("run it again"), "{run:?}");
+    assert_eq!(run.error(4), "unknown");
+    assert_eq!(run.objects()[0]["state"], "unknown", "{run:?}");
+    for wanted in ["not known", "It is not kept", "Look before you repeat it"] {
+        assert!(run.out.contains(wanted), "{wanted}: {run:?}");
+    }
 }
 
 /// 5: trouble on this machine, named with its file.
@@ -248,6 +252,15 @@ fn local_trouble_is_named_with_its_file() {
     let (code, text) = told(&home, "ann", &["whoami"]);
     assert_eq!(code, Some(5));
     assert!(text.contains("state is damaged"), "{text}");
+    fs::remove_file(home.profile("ann").join("state")).unwrap();
+    fs::write(
+        home.profile("ann").join("profile.db"),
+        "damaged ".repeat(1000),
+    )
+    .unwrap();
+    let (code, text) = told(&home, "ann", &["whoami"]);
+    assert_eq!(code, Some(5));
+    assert!(text.contains("profile.db is damaged"), "{text}");
     let run = home.run("ann", &["auth", "ann", "--password-file", "missing"]);
     assert_eq!(run.error(5), "local");
     let other = tempfile::tempdir().unwrap();

@@ -217,36 +217,36 @@ fn wrong_name_is_told_by_field_rule_and_character() {
 #[test]
 fn register_says_who_and_where_and_replaces_no_account_unasked() {
     let (realm, home) = setting();
-    let register = |more: &[&str]| {
+    let elsewhere = Realm::start();
+    let register = |at: &Realm, username: &str, more: &[&str]| {
         let arguments = [
+            "--server",
+            &at.connect,
             "register",
             "Ann",
             "id",
-            "ann2",
+            username,
             "--password-file",
             "password",
         ];
         home.run("ann", &[&arguments[..], more].concat())
     };
-    let run = register(&[]);
+    let whoami = |at: &Realm| home.run("ann", &["--server", &at.connect, "whoami"]);
+    let run = register(&realm, "ann2", &[]);
     assert_eq!(run.error(2), "usage");
     for wanted in ["ann", "--replace", "--profile"] {
         assert!(message(&run).contains(wanted), "{run:?}");
     }
-    let elsewhere = Realm::start();
-    let at_another_realm = [
-        "--server",
-        &elsewhere.connect,
-        "register",
-        "Ann",
-        "id",
-        "ann",
-    ];
-    let source = ["--password-file", "password"];
-    let run = home.run("ann", &[&at_another_realm[..], &source].concat());
-    assert!(message(&run).contains("--replace"), "{run:?}");
-    assert_eq!(home.run("ann", &["whoami"]).ok()["username"], "ann");
-    let object = register(&["--replace"]).ok();
+    assert_eq!(whoami(&realm).ok()["username"], "ann");
+    // A profile keeps an account for each realm: one at another realm replaces none.
+    let object = register(&elsewhere, "ann2", &[]).ok();
+    assert_eq!(object["server"], elsewhere.address.to_string());
+    assert_eq!(whoami(&elsewhere).ok()["username"], "ann2");
+    assert_eq!(whoami(&realm).ok()["username"], "ann");
+    let run = register(&elsewhere, "ann3", &[]);
+    assert_eq!(run.error(2), "usage");
+    assert!(message(&run).contains("ann2"), "{run:?}");
+    let object = register(&realm, "ann2", &["--replace"]).ok();
     assert_eq!(object["username"], "ann2");
     assert_eq!(object["server"], realm.address.to_string());
     assert_eq!(object["fingerprint"], realm.announced["fingerprint"]);

@@ -68,9 +68,16 @@ fn a_guesser_waits() {
         assert_eq!(auth("wrong").error(1), "bad-credentials");
     }
     let run = auth("password");
-    assert_eq!(run.error(4), "rate-limited");
-    let wait = run.objects()[0]["retry_after_ms"].as_u64().unwrap();
+    assert_eq!(run.error(1), "rate-limited");
+    let told = run.objects().pop().unwrap();
+    let wait = told["retry_after_ms"].as_u64().unwrap();
     assert!((50_000..=60_000).contains(&wait), "{wait}");
+    assert!(told["state"].is_null(), "it is certain: {told}");
+    assert_eq!(
+        home.run("eve", &["--server", &realm.connect, "whoami"])
+            .error(1),
+        "no-session"
+    );
     home.run("ann", &["send", "ann", "still here"]).ok();
 }
 

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    wire::{OperationNumber, Request},
+    wire::{Answer, OperationNumber, Request},
 };
 
 pub use numbers::{Picked, begin_secret, first_before, is_blocked, pick, pick_one};
@@ -325,12 +325,24 @@ pub fn settle(
         return Ok(());
     }
     let done = Done {
-        account: entry.account,
+        account: told_to(&entry, outcome),
         what: entry.what,
         outcome: outcome.clone(),
         waiting: entry.waiting,
     };
     store::put(records, &done_key(id), &done)
+}
+
+/// The account whose user is told what became of an entry. A login that turns out to be done is told to the user whom it
+/// logged in: whoever was logged in when it was typed, often nobody, is not any more.
+fn told_to(entry: &Entry, outcome: &Outcome) -> Account {
+    let mut account = entry.account.clone();
+    if let (true, Outcome::Answer(bytes)) = (entry.is_secret, outcome)
+        && let Ok(Answer::Account(who)) = Answer::parse(bytes)
+    {
+        account.username = who.username.as_str().into();
+    }
+    account
 }
 
 /// Notes what became of something that was no entry here.

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     client::store::{Memory, Store, write},
-    wire::{Body, Command, Operation, Password, SessionRef},
+    wire::{self, Body, Command, Operation, Password, SessionRef},
 };
 
 const NOW: Duration = Duration::from_secs(1_000_000);
@@ -295,4 +295,27 @@ fn lifetime_that_ends_on_the_way_takes_the_entry_back() {
     assert_eq!(due(1).next, Some(NOW + Duration::from_secs(5)));
     let picked = &due(5).picked[0];
     assert_eq!((picked.id, picked.aim), (id, Aim::Cancel(Reason::Expired)));
+}
+
+/// EXACT-11: nobody is logged in while an account is made, and its user is when it turns out to be.
+#[test]
+fn login_that_turns_out_to_be_done_is_told_to_whom_it_logged_in() {
+    let outbox = Box::default();
+    let id = outbox.add(&Request::from(Command::Auth {
+        operation: Operation::UNNUMBERED,
+        username: "bob".parse().unwrap(),
+        password: Password(b"battery staple"),
+    }));
+    let bob = wire::Account {
+        operator: false,
+        username: "bob".parse().unwrap(),
+        full_name: "Bob".into(),
+        country: "id".into(),
+    };
+    let outcome = Outcome::Answer(Answer::Account(bob).to_bytes());
+    outbox.write(|records| settle(records, id, &outcome));
+    let later = NOW + SPAN;
+    let untold = |name| outbox.write(|records| take_untold(records, &account(name), later));
+    assert!(untold("ann").is_empty());
+    assert_eq!(untold("bob").len(), 1);
 }
