@@ -211,7 +211,7 @@ async fn register_cut_off_is_told_when_its_outcome_is_known() {
         // The realm has made the session, but this profile has not heard of it.
         second.whoami().await.unwrap();
     }
-    assert!(second.outbox_wait(Some(entry.id)).await.unwrap());
+    assert!(second.outbox_wait().await.unwrap());
     let notices = second.take_notices();
     let [
         Notice::Finished {

@@ -223,6 +223,52 @@ fn shell_and_server_print_what_is_written() {
     schema.check_all("newkey", &finished(rotate).objects());
 }
 
+/// What is printed of the outbox while the realm is away, and when it is back.
+#[test]
+fn outbox_prints_what_is_written() {
+    let schema = Schema::read();
+    let (mut realm, home) = (Realm::start(), Home::new());
+    home.register("ann", &realm.connect);
+    home.run("ann", &["send", "ann", "first"]).ok();
+    let run = |arguments: &[&str]| home.run("ann", &[&["--deadline", "1s"], arguments].concat());
+    realm.kill();
+    let mut kept = vec![];
+    for text in ["one", "two", "three"] {
+        let error = run(&["send", "ann", text]);
+        assert_eq!(error.code, Some(4), "{error:?}");
+        let object = error.objects().remove(0);
+        schema.check("error", &object);
+        let is_known = ["kept", "unknown"].contains(&object["state"].as_str().unwrap());
+        assert!(is_known, "{object}");
+        kept.push(object["id"].as_u64().unwrap().to_string());
+    }
+    let listed = run(&["outbox"]).objects();
+    schema.check_all("waiting", &listed);
+    let ids: Vec<String> = listed.iter().map(|entry| entry["id"].to_string()).collect();
+    assert_eq!(ids, kept);
+    let error = run(&["outbox", "wait"]);
+    assert_eq!(error.code, Some(4), "{error:?}");
+    schema.check_all("error", &error.objects());
+    schema.check("cancelled", &run(&["outbox", "cancel", &kept[2]]).ok());
+    schema.check_all("error", &run(&["outbox", "cancel", &kept[2]]).objects());
+    let not_kept = run(&["--no-keep", "send", "ann", "four"]);
+    schema.check_all("error", &not_kept.objects());
+    assert!(not_kept.objects()[0].get("id").is_none(), "{not_kept:?}");
+    realm.start_again();
+    schema.check("waited", &home.run("ann", &["outbox", "wait"]).ok());
+    let token = ["--id", "a", "send", "ann", "named"];
+    let first = home.run("ann", &token).ok();
+    schema.check("sent", &first);
+    assert_eq!(home.run("ann", &token).ok(), first);
+    let reused = home.run("ann", &["--id", "a", "send", "ann", "another"]);
+    assert_eq!(reused.error(2), "id-reused");
+    schema.check_all("error", &reused.objects());
+    assert_eq!(
+        home.run("ann", &["inbox"]).texts(),
+        ["first", "one", "two", "named"]
+    );
+}
+
 /// A realm on all addresses tells what others connect with, in lines that a terminal holds.
 #[test]
 fn serve_on_all_addresses_tells_what_others_connect_with() {

@@ -44,6 +44,48 @@ fn the_tour_works_as_written() {
     assert!(err.is_empty(), "{err}");
 }
 
+/// What the README shows of the outbox: a realm that is away, one that is back, and a command with a name.
+#[test]
+fn what_is_typed_is_kept_as_written() {
+    let readme = include_str!("../README.md");
+    let block = |title: &str| {
+        let (_, block) = readme
+            .split_once(&format!("<!-- kept: {title} -->\n```sh\n"))
+            .unwrap();
+        block.split("```").next().unwrap()
+    };
+    let (mut realm, home) = (Realm::start(), Home::new());
+    home.register("ann", &realm.connect);
+    home.register("bob", &realm.connect);
+    let run = |commands: &str| {
+        let merpati = format!(
+            "merpati() {{ '{}' \"$@\"; }}\n",
+            env!("CARGO_BIN_EXE_merpati")
+        );
+        let output = Command::new("bash")
+            .current_dir(home.directory.path())
+            .env("MERPATI_HOME", home.directory.path().join("profiles"))
+            .args(["-c", &(merpati + commands)])
+            .output()
+            .unwrap();
+        let out = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), out)
+    };
+    realm.kill();
+    let away = block("the realm is away");
+    let (send, list) = away.split_once('\n').unwrap();
+    assert_eq!(run(send).0, Some(4), "{send}");
+    let (code, out) = run(list);
+    assert!(code == Some(0) && out.contains("send ann"), "{out}");
+    realm.start_again();
+    let (code, out) = run(&format!("set -e\n{}", block("the realm is back")));
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("bob: are you there?"), "{out}");
+    let (code, out) = run(&format!("set -e\n{}", block("once")));
+    assert_eq!(code, Some(0), "{out}");
+    assert_eq!(out.matches("bob: the backup is done").count(), 1, "{out}");
+}
+
 /// The README's commands for two realms, with the ports that happen to be free.
 #[test]
 fn two_realms_peer_as_written() {

@@ -291,7 +291,7 @@ pub enum Command {
     },
     /// End a peering (operators only).
     Removerealm { realm_id: RealmId },
-    /// List the peers, and how they stand (operators only).
+    /// List the realms that you can write to; for operators, how each peering stands.
     Realms,
     /// Write to a user of another realm.
     Sendrealm {

@@ -25,13 +25,27 @@ pub async fn once(global: &Global, output: Output, command: Command) -> Result<(
     {
         ask::check_replaced(&ask::client(global, None)?, *username, *replace)?;
     }
+    if global.id.is_some() && (!changes(&command) || has_password(&command)) {
+        return Err(Failure::usage(
+            "--id names a command that changes something and carries no password; leave it out here",
+        ));
+    }
     given::tell_password_rules(&command);
     let given = Given::read(&command, Typed::Once)?;
     let client = match &command {
         Command::Watch { keepalive, .. } => ask::watching_client(global, *keepalive)?,
         _ => ask::client(global, None)?,
     };
-    execute(&client, output, command, given).await?;
+    let is_watch = matches!(command, Command::Watch { .. });
+    let interrupted = told_when_interrupted(&command);
+    tokio::select! {
+        outcome = execute(&client, output, command, given) => outcome?,
+        // A watch ends by itself, once it has confirmed what was taken.
+        stopped = tokio::signal::ctrl_c(), if !is_watch => {
+            stopped?;
+            return Err(Failure::interrupted(interrupted));
+        }
+    }
     // What was left over from before has the time to go, while it goes.
     let rtt = client.link_status().await.rtt.unwrap_or_default();
     client.drain(LINGER.0.max(rtt * 3), LINGER.1).await?;
@@ -133,5 +147,16 @@ pub const fn wants_acks(command: &Command) -> bool {
         | Command::Inboxgrouprealm { inbox, .. } => inbox.ack,
         Command::Watch { ack, .. } => *ack,
         _ => false,
+    }
+}
+
+/// What has become of a command that Ctrl-C ends.
+pub const fn told_when_interrupted(command: &Command) -> &'static str {
+    if !changes(command) {
+        "interrupted"
+    } else if has_password(command) {
+        "interrupted: whether the command took effect is not known; commands with passwords are not kept"
+    } else {
+        "interrupted: the command is kept and goes on; `outbox` shows it"
     }
 }

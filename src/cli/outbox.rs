@@ -1,12 +1,18 @@
 //! `outbox`: what was typed and is not finished, and what becomes of it.
 
-use merpati::client::{Client, EntryId, OutboxEntry, OutboxState, Withdrawn};
+use merpati::{
+    client::{
+        Awaited, CallError, Client, End, EntryId, Notice, OutboxEntry, OutboxState, Receipt,
+        Withdrawn,
+    },
+    wire::Answer,
+};
 use serde_json::json;
 
 use super::{
     args::OutboxAction,
     ask::patiently,
-    output::{Failure, KEPT_OR_UNKNOWN, NOT_DONE, Output, ended},
+    output::{Failure, KEPT_OR_UNKNOWN, Output, REFUSED, ended},
 };
 
 /// Carries out what is asked of the outbox.
@@ -17,7 +23,10 @@ pub async fn outbox(
 ) -> Result<(), Failure> {
     match action {
         None => list(client, output),
-        Some(OutboxAction::Wait { number }) => wait(client, output, number.map(EntryId)).await,
+        Some(OutboxAction::Wait { number: None }) => wait_for_all(client, output).await,
+        Some(OutboxAction::Wait {
+            number: Some(number),
+        }) => wait(client, output, EntryId(number)).await,
         Some(OutboxAction::Cancel { number }) => cancel(client, output, EntryId(number)).await,
     }
 }
@@ -25,7 +34,7 @@ pub async fn outbox(
 fn list(client: &Client, output: Output) -> Result<(), Failure> {
     let entries = client.outbox()?;
     if entries.is_empty() && !output.json {
-        Output::aside("the outbox is empty: nothing waits");
+        return output.item(&json!({}), "nothing waits");
     }
     entries.iter().try_for_each(|entry| one(output, entry))
 }
@@ -69,11 +78,9 @@ fn one(output: Output, entry: &OutboxEntry) -> Result<(), Failure> {
     output.item(&object, &text)
 }
 
-async fn wait(client: &Client, output: Output, id: Option<EntryId>) -> Result<(), Failure> {
-    if patiently(client, client.outbox_wait(id)).await? {
-        return output.result(&json!({}), "nothing waits any more");
-    }
-    Err(Failure {
+/// What to say while something waits still.
+fn waits(id: Option<EntryId>) -> Failure {
+    Failure {
         state: Some("kept"),
         id: id.map(|id| id.0),
         ..Failure::new(
@@ -81,7 +88,66 @@ async fn wait(client: &Client, output: Output, id: Option<EntryId>) -> Result<()
             "it waits still, and goes on whenever merpati runs; `merpati outbox` shows it",
             KEPT_OR_UNKNOWN,
         )
-    })
+    }
+}
+
+fn no_such_entry(id: EntryId) -> Failure {
+    Failure::usage(format!(
+        "there is no number {} in the outbox; `merpati outbox` lists what waits",
+        id.0
+    ))
+}
+
+/// Waits for an entry, and ends as its command would have ended.
+async fn wait(client: &Client, output: Output, id: EntryId) -> Result<(), Failure> {
+    match patiently(client, client.outbox_wait_for(id)).await? {
+        Awaited::Ended(end) => match end {
+            End::Done(Answer::Sent(state)) => output.receipt(Receipt { state, id }),
+            End::Done(_) => output.result(&json!({ "state": "done", "id": id.0 }), "done"),
+            end => Err(Failure {
+                id: Some(id.0),
+                ..failed(&end)
+            }),
+        },
+        Awaited::Waits => Err(waits(Some(id))),
+        Awaited::NoSuchEntry => Err(no_such_entry(id)),
+    }
+}
+
+/// What became of an entry that was not done.
+fn failed(end: &End) -> Failure {
+    match end {
+        End::Refused(refusal) => CallError::Refused(*refusal).into(),
+        End::Cancelled => CallError::Cancelled.into(),
+        End::Expired => Failure::new("expired", ended(end), REFUSED),
+        End::Done(_) | End::Unknown => Failure {
+            state: Some("unknown"),
+            ..Failure::new("unknown", ended(end), KEPT_OR_UNKNOWN)
+        },
+    }
+}
+
+/// Waits for everything, and tells what became of each.
+async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
+    let is_empty = client.outbox_wait().await?;
+    for notice in client.take_notices() {
+        let Notice::Finished { id, what, end } = &notice else {
+            Output::notice(&notice);
+            continue;
+        };
+        let mut object = json!({ "id": id.0, "command": what });
+        match end {
+            End::Done(Answer::Sent(state)) => object["state"] = state.name().into(),
+            End::Done(_) => object["state"] = "done".into(),
+            end => object["error"] = failed(end).error.into(),
+        }
+        output.item(&object, &format!("{}  {what}  {}", id.0, ended(end)))?;
+    }
+    if is_empty {
+        output.result(&json!({}), "nothing waits any more")
+    } else {
+        Err(waits(None))
+    }
 }
 
 async fn cancel(client: &Client, output: Output, id: EntryId) -> Result<(), Failure> {
@@ -95,7 +161,7 @@ async fn cancel(client: &Client, output: Output, id: EntryId) -> Result<(), Fail
             ..Failure::new(
                 "already-done",
                 format!("too late to take it back: {}", ended(&end)),
-                NOT_DONE,
+                REFUSED,
             )
         }),
         Withdrawn::Asked => Err(Failure {
@@ -108,9 +174,6 @@ async fn cancel(client: &Client, output: Output, id: EntryId) -> Result<(), Fail
                 KEPT_OR_UNKNOWN,
             )
         }),
-        Withdrawn::NoSuchEntry => Err(Failure::usage(format!(
-            "there is no number {} in the outbox; `merpati outbox` lists what waits",
-            id.0
-        ))),
+        Withdrawn::NoSuchEntry => Err(no_such_entry(id)),
     }
 }

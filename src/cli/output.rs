@@ -275,7 +275,9 @@ impl Output {
                 from.fingerprint(),
                 to.fingerprint()
             ),
-            Notice::Finished { what, end, .. } => format!("`{what}` of before: {}", ended(end)),
+            Notice::Finished { id, what, end } => {
+                format!("number {}, `{what}`: {}", id.0, ended(end))
+            }
             Notice::AskedToWait(refusal) => {
                 format!("{refusal} It is tried again then; Ctrl-C stops it")
             }

@@ -156,7 +156,7 @@ pub async fn inbox(
         shower.settle().await?;
     }
     if more && !output.json {
-        Output::aside("more follow; run it again");
+        Output::aside("more follow; the next one shows them");
     }
     if is_empty && !output.json && io::stdout().is_terminal() {
         Output::aside(match args.after {

@@ -196,6 +196,12 @@ async fn realms(client: &Client, output: Output) -> Result<(), Failure> {
             2 => "trying",
             _ => "waiting",
         };
+        if peer.address.is_empty() {
+            // What users are told.
+            let object = json!({ "realm": peer.realm.as_str(), "state": state });
+            output.item(&object, &format!("{}  {state}", peer.realm))?;
+            continue;
+        }
         let heard = match peer.heard {
             0 => None,
             seconds => Some(jiff::Timestamp::from_second(seconds.into()).map_err(Failure::local)?),

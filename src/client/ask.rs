@@ -17,6 +17,8 @@ pub struct Ask {
     pub bytes: Vec<u8>,
     pub deadline: Instant,
     pub early: bool,
+    /// It changes something: once nobody waits for it any more, it must not leave late.
+    pub changes: bool,
     pub answer: oneshot::Sender<Result<Vec<u8>, AskError>>,
     /// It may have left this machine.
     pub left: bool,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     CallError, Client, End, EntryId, Notice, Receipt, Shared, lock,
-    outbox::{self, Added, Aim, Left, New, Outcome, Reason, Waiting},
+    outbox::{self, Added, Left, New, Outcome, Reason, Waiting},
     state,
 };
 use crate::{
@@ -24,51 +24,6 @@ pub const BUSY_WAIT: Duration = Duration::from_millis(500);
 const WORTH_TELLING: Duration = Duration::from_secs(1);
 /// Whoever waits for an entry has a little longer than its attempt, which then has something to say.
 pub const GRACE: Duration = Duration::from_millis(300);
-
-/// An entry of the outbox, for people and programs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutboxEntry {
-    /// Names it in this profile.
-    pub id: EntryId,
-    /// What it does: the command and to whom.
-    pub what: String,
-    /// The connection string of the realm that it is for.
-    pub realm: String,
-    /// Whose it is.
-    pub username: String,
-    /// When it was typed, in seconds since 1970.
-    pub created: u64,
-    /// How it stands.
-    pub state: OutboxState,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// Bytes of its command.
-    pub bytes: u32,
-}
-
-/// How an entry of the outbox stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutboxState {
-    /// Nothing of it has left this machine.
-    Kept,
-    /// It may have been done: its answer has not come.
-    Unknown,
-    /// It is being taken back.
-    Cancelling,
-}
-
-/// What came of taking an entry back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Withdrawn {
-    /// It has certainly not been done, and never will be.
-    Cancelled,
-    /// It turned out to be done or refused before.
-    Ended(End),
-    /// It is not known: the realm has not been reached; it is asked as soon as it is.
-    Asked,
-    /// There is no such entry.
-    NoSuchEntry,
-}
 
 /// Whoever asked has stopped waiting: what is begun goes on, or is taken back, as was wished.
 struct Waits<'a> {
@@ -223,6 +178,15 @@ impl Client {
             let outcome = shared.ask_patiently(request, false, deadline).await;
             let answer = match outcome {
                 Ok(answer) => answer,
+                // Its number is used up all the same: should an answer before this one have been lost, it shows then.
+                Err(CallError::Busy(refusal)) if refusal.is_transient() => {
+                    shared
+                        .profile
+                        .write(|records| outbox::note_left(records, id, false))?;
+                    waits.is_over = true;
+                    shared.stop_waiting(id, false)?;
+                    return Err(CallError::Refused(refusal));
+                }
                 Err(error) => {
                     waits.is_over = true;
                     return Err(shared.give_up(id, error)?);
@@ -247,111 +211,11 @@ impl Client {
         }
         Err(CallError::Refused(ErrorCode::NumberReused.into()))
     }
-
-    /// What is in the outbox: everything, in the order in which it was typed.
-    pub fn outbox(&self) -> Result<Vec<OutboxEntry>, CallError> {
-        Ok(self.shared.profile.read(|records| {
-            let mut entries = Vec::new();
-            for (id, entry) in outbox::list(records)? {
-                let realm = state::load(records, entry.account.realm)?.server;
-                entries.push(OutboxEntry {
-                    id,
-                    what: entry.what,
-                    realm,
-                    username: entry.account.username,
-                    created: entry.created,
-                    state: match entry.aim {
-                        Aim::Cancel(_) => OutboxState::Cancelling,
-                        Aim::Do if entry.left => OutboxState::Unknown,
-                        Aim::Do => OutboxState::Kept,
-                    },
-                    attempts: entry.attempts,
-                    bytes: entry.bytes,
-                });
-            }
-            Ok(entries)
-        })?)
-    }
-
-    /// Waits until an entry is settled, or, without one, all of the account's are; false when that takes longer than the
-    /// deadline.
-    pub async fn outbox_wait(&self, id: Option<EntryId>) -> Result<bool, CallError> {
-        let deadline = self.shared.deadline();
-        self.shared.check_target()?;
-        self.start_carrier();
-        let account = self.shared.account()?;
-        self.shared
-            .until(deadline, |records| {
-                let waits = match id {
-                    Some(id) => outbox::find(records, id)?.is_some(),
-                    None => outbox::list(records)?
-                        .iter()
-                        .any(|(_, entry)| entry.account == account),
-                };
-                Ok((!waits).then_some(()))
-            })
-            .await
-            .map(|settled| settled.is_some())
-    }
-
-    /// Takes an entry back. What has not left this machine is certainly not done. Of what has, the realm says whether it was
-    /// done, if it is reached within the deadline.
-    pub async fn outbox_cancel(&self, id: EntryId) -> Result<Withdrawn, CallError> {
-        let deadline = self.shared.deadline();
-        match self
-            .shared
-            .profile
-            .write(|records| outbox::cancel(records, id))?
-        {
-            outbox::Cancelled::Certainly => return Ok(Withdrawn::Cancelled),
-            outbox::Cancelled::NoSuchEntry => return Ok(Withdrawn::NoSuchEntry),
-            outbox::Cancelled::Asked => {}
-        }
-        self.shared.check_target()?;
-        self.start_carrier();
-        self.shared.added.notify_one();
-        Ok(match self.shared.settled(id, deadline).await? {
-            None => Withdrawn::Asked,
-            Some(outcome) => match end(&outcome) {
-                End::Cancelled => Withdrawn::Cancelled,
-                end => Withdrawn::Ended(end),
-            },
-        })
-    }
-
-    /// Gives what is in the outbox the time to go, while it goes: until nothing is left, nothing has come of it for
-    /// `patience`, or `limit` is over.
-    pub async fn drain(&self, patience: Duration, limit: Duration) -> Result<(), CallError> {
-        if !self.shared.is_carrier() {
-            return Ok(());
-        }
-        let account = self.shared.account()?;
-        let end = Instant::now() + limit;
-        let left = || {
-            self.shared.profile.read(|records| {
-                let entries = outbox::list(records)?;
-                Ok(entries
-                    .iter()
-                    .filter(|(_, entry)| entry.account == account)
-                    .count())
-            })
-        };
-        let mut before = left()?;
-        while before > 0 {
-            let settled = self.shared.settled.notified();
-            let until = (Instant::now() + patience).min(end);
-            if tokio::time::timeout_at(until, settled).await.is_err() {
-                return Ok(());
-            }
-            before = left()?;
-        }
-        Ok(())
-    }
 }
 
 impl Shared {
     /// Refuses what could never leave, before anything is written down.
-    fn check_target(&self) -> Result<(), CallError> {
+    pub(super) fn check_target(&self) -> Result<(), CallError> {
         let (_, server) = self.target()?;
         let state = self.state()?;
         let has_key = state
@@ -397,7 +261,7 @@ impl Shared {
     }
 
     /// Waits until the records say something, or for the deadline.
-    async fn until<T>(
+    pub(super) async fn until<T>(
         &self,
         deadline: Instant,
         look: impl Fn(&dyn super::store::Records) -> Result<Option<T>, super::ProfileError>,
@@ -423,7 +287,11 @@ impl Shared {
     }
 
     /// Waits for what becomes of an entry; none when that is not known at the deadline.
-    async fn settled(&self, id: EntryId, deadline: Instant) -> Result<Option<Outcome>, CallError> {
+    pub(super) async fn settled(
+        &self,
+        id: EntryId,
+        deadline: Instant,
+    ) -> Result<Option<Outcome>, CallError> {
         let end = deadline + GRACE;
         let look = |records: &dyn super::store::Records| {
             let is_failed = lock(&self.troubles)
@@ -471,6 +339,13 @@ impl Shared {
     fn unsettled(&self, id: EntryId, left: &Left) -> CallError {
         let waited = self.options.deadline;
         let trouble = lock(&self.troubles).remove(&id);
+        let before = self
+            .profile
+            .read(|records| outbox::first_before(records, id));
+        let behind = before
+            .ok()
+            .flatten()
+            .map(|before| format!("number {} is before it", before.0));
         match (left, trouble) {
             (Left::NotDone, Some(trouble)) => trouble,
             (Left::NotDone, None) => CallError::NotDone { waited },
@@ -481,7 +356,8 @@ impl Shared {
                 // That its outcome is unknown is said already.
                 why: trouble
                     .filter(|trouble| !matches!(trouble, CallError::OutcomeUnknown { .. }))
-                    .map(|trouble| trouble.to_string()),
+                    .map(|trouble| trouble.to_string())
+                    .or(behind),
             },
             (Left::Unknown | Left::Settled(_), _) => CallError::OutcomeUnknown { waited },
         }
@@ -513,7 +389,7 @@ impl Shared {
 
     pub(super) fn renumber(&self, id: EntryId, refusal: Refusal) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
-        let highest = OperationNumber(refusal.detail.unwrap_or(0));
+        let highest = refusal.highest().unwrap_or_default();
         Ok(self
             .profile
             .write(|records| outbox::renumber(records, (id, realm), highest))?)
@@ -539,26 +415,6 @@ impl Shared {
                 waited: self.options.deadline,
             }),
         }
-    }
-
-    /// What became of entries for which nobody waits any more.
-    pub(super) fn untold(&self) -> Result<Vec<Notice>, CallError> {
-        let account = self.account()?;
-        if !self.profile.read(outbox::has_done)? {
-            return Ok(Vec::new());
-        }
-        let now = self.host.time_of_day();
-        let untold = self
-            .profile
-            .write(|records| outbox::take_untold(records, &account, now))?;
-        Ok(untold
-            .into_iter()
-            .map(|(id, done)| Notice::Finished {
-                id,
-                what: done.what,
-                end: end(&done.outcome),
-            })
-            .collect())
     }
 
     /// Asks, and asks again while the realm says that it is busy and there is time.
@@ -620,7 +476,7 @@ fn accepted(answer: Answer) -> Result<Answer, CallError> {
 }
 
 /// What became of an entry.
-fn end(outcome: &Outcome) -> End {
+pub(super) fn end(outcome: &Outcome) -> End {
     match outcome {
         Outcome::Answer(bytes) => match Answer::parse(bytes) {
             Ok(Answer::Refused(refusal)) => End::Refused(refusal),

@@ -219,6 +219,9 @@ impl Shared {
             _ if is_used_up(refusal, picked.is_first) => self.renumber(picked.id, refusal),
             ErrorCode::AlreadyDone => self.settle(picked.id, &Outcome::Unknown),
             _ if refusal.is_transient() || refusal.is_unknown() => self.wait(picked, refusal),
+            ErrorCode::NoSession if picked.number.0 <= self.state()?.since => {
+                self.renumber(picked.id, refusal)
+            }
             ErrorCode::NoSession if picked.waited.is_none() => self.hold(picked),
             _ => self.settle(
                 picked.id,

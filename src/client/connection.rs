@@ -63,6 +63,7 @@ impl Shared {
             bytes,
             deadline,
             early: early && self.options.early_data,
+            changes,
             answer,
             left: false,
         };

@@ -106,6 +106,7 @@ impl Driver {
             if self.is_wanted() && self.route.advance().await {
                 self.note_left();
             }
+            self.drop_withdrawn();
             self.ask_waiting();
             self.take_events();
             self.transmit().await;
@@ -134,6 +135,21 @@ impl Driver {
                 () = room_for(self.watcher.as_ref()), if !self.pushed.is_empty() => self.tell(),
                 () = watched_no_more(self.watcher.as_ref()) => self.end_telling(),
             }
+        }
+    }
+
+    /// Early data leaves with each repeat of the Init. What has been taken back meanwhile must not: the others are asked
+    /// with another Init.
+    fn drop_withdrawn(&mut self) {
+        let opening = self.link.filter(|link| !self.endpoint.is_open(*link));
+        let is_withdrawn = |ask: &Ask| ask.early && ask.changes && ask.answer.is_closed();
+        if let Some(link) = opening
+            && self.asked.values().any(is_withdrawn)
+        {
+            self.asked.retain(|_, ask| !is_withdrawn(ask));
+            self.route.forget_last();
+            let now = self.now();
+            self.endpoint.close(now, link, CloseReason::Done);
         }
     }
 

@@ -1,4 +1,7 @@
-//! Why a call did not come back with an answer, and what to do about it.
+//! Why a call returned no answer, and what to do about it.
+//!
+//! Each error says one of four things: refused; certainly not done and not kept; kept; or not known and not kept. Only
+//! what is certainly not done may be repeated without looking first.
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -17,7 +20,7 @@ pub enum CallError {
     /// The realm refused the command; it has changed nothing.
     #[error("{0}")]
     Refused(Refusal),
-    /// Nothing was heard from the realm: what was asked has certainly not been done.
+    /// Nothing was heard from the realm and nothing of the command has left: it is certainly not done, and not kept.
     #[error("{}", unreachable(.address, .waited, *.refused))]
     Unreachable {
         /// Where the realm should be.
@@ -27,7 +30,8 @@ pub enum CallError {
         /// The machine there says that nothing listens on the port.
         refused: bool,
     },
-    /// It has not been done, because what was begun before it and is about the same thing is not finished.
+    /// A command with a password had to wait for an entry of the outbox about the same thing until its deadline: it is
+    /// certainly not done, and not kept.
     #[error(
         "not done: something begun before it is not finished, and was not within {waited:?}; `merpati outbox` shows it"
     )]
@@ -35,25 +39,27 @@ pub enum CallError {
         /// How long it was tried.
         waited: Duration,
     },
-    /// It has not been done before its deadline, and is not kept.
+    /// Nothing of the command has left before its deadline: it is certainly not done, and not kept.
     #[error("not done within {waited:?}, and not kept")]
     NotDone {
         /// How long it was tried.
         waited: Duration,
     },
-    /// It could not be finished before its deadline. It is kept in the outbox, and goes on whenever the profile is used.
+    /// It has no answer at its deadline. It is kept in the outbox and sent again whenever a client of the profile runs: it
+    /// must not be repeated.
     #[error("{}", kept(*.id, *.is_unknown, .waited, .why.as_deref()))]
     Kept {
         /// Its entry.
         id: EntryId,
-        /// Some of it has left: it may have been done. Otherwise it certainly has not, so far.
+        /// Some of it may have left: it may have been done. Otherwise it is certainly not done so far.
         is_unknown: bool,
         /// How long it was tried.
         waited: Duration,
         /// What is known of the reason.
         why: Option<String>,
     },
-    /// Whether the command took effect is not known, and it is not kept.
+    /// Some of the command has left and no answer came: it may have been done. It is not kept, because it carried a password
+    /// or [`Sending::keep`](super::Sending::keep) was unset; its number is used up when the realm is reached (EXACT-11).
     #[error(
         "no answer within {waited:?}: whether it was done is not known. It is not kept: it carried a password, or was not \
          to be. Look before you repeat it"
@@ -62,21 +68,21 @@ pub enum CallError {
         /// How long it was tried.
         waited: Duration,
     },
-    /// The realm asks to wait for longer than there is time.
+    /// The realm asked to come again later than the deadline. A command that changes something is not kept here.
     #[error("{0} There was no time left to wait")]
     Busy(Refusal),
-    /// It was taken back before it was done.
+    /// Another call has taken it back: it is certainly not done.
     #[error("it was taken back, and has not been done")]
     Cancelled,
-    /// The token names another command.
+    /// The token was used for another command: nothing was sent.
     #[error("this --id was used for another command before; give each command an --id of its own")]
     TokenReused,
-    /// The outbox remembers no more tokens.
+    /// The outbox remembers as many tokens as fit: nothing was sent.
     #[error(
         "the outbox remembers {TOKENS_MAX} --id tokens, and the oldest is not 30 days old yet; send without --id"
     )]
     TokensFull,
-    /// The outbox is full.
+    /// The commands in the outbox take as many bytes as it holds: not done, and not kept.
     #[error(
         "the outbox holds {bytes} bytes of {OUTBOX_BYTES_MAX} that wait for their realm: not done, and not kept. `merpati \
          outbox` lists them, `outbox wait` waits, `outbox cancel` takes one back"

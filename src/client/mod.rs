@@ -1,11 +1,43 @@
-//! The library for applications: ask a realm, and get every answer once, whatever the link does.
+//! The library for applications: sends commands to a realm and returns their answers, each exactly once.
 //!
-//! A [`Profile`] is one account on one realm and is kept in a directory; a [`Client`] speaks for it.
-//! Commands that change something are numbered and written down before they leave, so one that is cut
-//! off, by a lost answer or by a crash, is finished by the next call and never done twice.
+//! A [`Profile`] is a directory with a device key and its records; a [`Client`] sends commands for it. A profile may be
+//! used by several processes at once, copied and restored: each command still takes effect once (EXACT-8, EXACT-10).
+//!
+//! # What is kept
+//!
+//! Each command that changes something is an entry of the profile's outbox before its first byte leaves, and stays one
+//! until its outcome is certain (EXACT-7). The call that added it waits for the answer until [`Options::deadline`], and
+//! then returns [`CallError::Kept`]: the entry stays, and any later client of the profile sends it again under the same
+//! number. So a call that failed with `Kept` must not be repeated; [`Client::outbox_wait`] waits for its entry, and
+//! [`Client::outbox_cancel`] takes it back. Entries are given up after 28 days, or when the time that the message is worth
+//! is over.
+//!
+//! [`Sending`], given to [`Client::with`], changes that: without `keep` a command is given up at its deadline, and under a
+//! [`Token`] a command that is called for again is the same command, also in another process.
+//!
+//! Commands with a password are never written down. They are tried until the deadline, and then either certainly not done
+//! ([`CallError::Unreachable`]) or not known ([`CallError::OutcomeUnknown`]).
+//!
+//! Reads are no entries, and wait for none.
+//!
+//! # Who sends
+//!
+//! A task of the client, the carrier, sends what is in the outbox. It starts with the first call and ends with the last
+//! clone of the client. Of all processes of a profile one carries at a time. Before a program exits it calls
+//! [`Client::drain`], which gives entries that are left over from before the time to go.
+//!
+//! # What is told
+//!
+//! [`Client::take_notices`] returns what happened beside the answers: above all [`Notice::Finished`], what became of an
+//! entry for which no call waits any more. Each is returned once in all processes of the profile.
+//!
+//! A message counts as read when the program has called [`Client::shown`] for it, and not before: what was read and not
+//! shown is read again.
 //!
 //! ```no_run
-//! use merpati::client::{Client, Options, Profile, default_home};
+//! use std::time::Duration;
+//!
+//! use merpati::client::{CallError, Client, Options, Profile, default_home};
 //! use merpati::wire::Mailbox;
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,11 +50,20 @@
 //! };
 //! let client = Client::open(profile, options)?;
 //! client.register("Ann Example", "id", "ann".parse()?, b"correct horse").await?;
-//! client.send("bob".parse()?, b"hello").await?;
+//! match client.send("bob".parse()?, b"hello").await {
+//!     Ok(receipt) => println!("{}", receipt.name()),
+//!     // It goes on whenever a client of this profile runs: not to be repeated.
+//!     Err(CallError::Kept { id, .. }) => println!("kept as number {}", id.0),
+//!     Err(error) => return Err(error.into()),
+//! }
 //! for entry in client.unread(Mailbox::Private).await? {
 //!     println!("{}: {}", entry.from, String::from_utf8_lossy(&entry.body));
 //!     client.shown(&Mailbox::Private, &entry)?;
 //! }
+//! for entry in client.outbox()? {
+//!     println!("number {} waits: {}", entry.id.0, entry.what);
+//! }
+//! client.drain(Duration::from_secs(1), Duration::from_secs(5)).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -36,6 +77,7 @@ mod commands;
 mod connection;
 mod direct;
 mod driver;
+mod entries;
 mod error;
 mod message;
 mod meter;
@@ -63,9 +105,9 @@ use rand::rngs::StdRng;
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 pub use ask::Status as LinkStatus;
-pub use calls::{OutboxEntry, OutboxState, Withdrawn};
 use connection::Connection;
 pub use direct::{Direct, Outcome};
+pub use entries::{Awaited, OutboxEntry, OutboxState, Withdrawn};
 pub use error::{CallError, ProfileError};
 pub use message::{Message, Receipt};
 pub use meter::{Meter, Spending, Spent, Traffic};
@@ -101,15 +143,15 @@ pub fn system_rng() -> io::Result<StdRng> {
 pub struct Options {
     /// The realm; without it the one that the profile remembers.
     pub server: Option<ConnectionString>,
-    /// The realm is remembered once it has been heard from, and commands are for it from then on. Where none is
-    /// remembered yet it is in any case.
+    /// Remember the realm once it has been heard from: commands are for it from then on. Where none is remembered yet, it
+    /// is remembered in any case.
     pub remember: bool,
     /// Accept the key of whoever answers first, where the connection string names none.
     pub trust: bool,
     /// Do without encryption, for a realm that listens so. Whoever can see or send packets on the way
     /// can then read and forge everything.
     pub plain: bool,
-    /// How long a call goes on trying.
+    /// How long a call goes on trying. What becomes of a command after that is up to [`Sending::keep`].
     pub deadline: Duration,
     /// A session to be named in full, instead of the profile's own.
     pub session: Option<SessionId>,
@@ -141,7 +183,7 @@ impl Default for Options {
     }
 }
 
-/// Something a person should hear of, beside the answer to what was asked.
+/// Something a person should hear of beside the answer; returned by [`Client::take_notices`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The realm's word was taken for its key.
@@ -153,7 +195,7 @@ pub enum Notice {
         /// The key it is known by from now on.
         to: PublicKey,
     },
-    /// It is known what became of a command for which nobody waited any more.
+    /// An entry of the outbox is finished for which no call waited any more. Told once.
     Finished {
         /// Its entry in the outbox.
         id: EntryId,
@@ -177,16 +219,19 @@ pub enum End {
     Cancelled,
     /// It could not be delivered in the time that it was worth, and has not been done.
     Expired,
-    /// It may have been done or not: the realm keeps no record of it any more.
+    /// It may have been done or not: the realm keeps no record of it any more. It is not sent again.
     Unknown,
 }
 
-/// What is to become of commands that change something.
+/// How commands that change something are sent; given to [`Client::with`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sending {
-    /// A command that could not be finished when its deadline has passed is kept in the outbox, and finished later.
+    /// Keep a command in the outbox that has no answer at its deadline, and send it again later. Otherwise it is given
+    /// up: what has left is taken back when the realm is reached (EXACT-11).
     pub keep: bool,
-    /// A command that is asked for again under the same token is the same command.
+    /// Names the command: a call under the same token is the same command, and returns its outcome. The same token with
+    /// another command is [`CallError::TokenReused`]. Tokens are remembered for at least 30 days, up to 100,000. Commands
+    /// with a password ignore it.
     pub token: Option<Token>,
 }
 
@@ -199,7 +244,7 @@ impl Default for Sending {
     }
 }
 
-/// Speaks for one profile. Calls may be made at the same time.
+/// Sends commands for one profile. Clones share one link and one carrier; calls may be made at the same time.
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -247,7 +292,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Client {
-    /// A client for `profile`. Nothing is sent before the first call.
+    /// A client for `profile`. Nothing is sent before the first call; that also sends what is in the outbox.
     pub fn open(profile: Profile, options: Options) -> Result<Self, CallError> {
         Self::open_on(Host::Real, profile, options)
     }
@@ -289,7 +334,7 @@ impl Client {
         })
     }
 
-    /// The same client, with other wishes for the commands that are asked for through it.
+    /// The same client, which sends its commands as `sending` says.
     #[must_use]
     pub fn with(&self, sending: Sending) -> Self {
         Self {
@@ -313,7 +358,8 @@ impl Client {
         self.shared.link_status().await
     }
 
-    /// What happened beside the answers, since this was last asked.
+    /// What happened beside the answers since the last call. What became of an entry is returned once in all processes of
+    /// the profile.
     pub fn take_notices(&self) -> Vec<Notice> {
         let mut notices = std::mem::take(&mut *lock(&self.shared.notices));
         // What cannot be read now is told by the next run.

@@ -3,7 +3,10 @@
 //! ```text
 //! device.key   the device's secret key
 //! profile.db   everything else, in one database; a light client has a small file instead, `records`
+//! wake         written to after each commit, so that other processes notice
 //! carrier      held by the one process that sends what is in the outbox
+//! lock         held while a profile is opened
+//! history      the lines typed in `merpati shell`, passwords left out
 //! ```
 //!
 //! Several processes may use one profile, and a profile may be copied, restored and used on two machines: what is sent and

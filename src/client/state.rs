@@ -56,6 +56,8 @@ pub struct State {
     pub life: Option<[u8; 4]>,
     /// It has been heard from.
     pub is_heard: bool,
+    /// The number of the command that opened the session: what has a number below it takes effect in it no more (EXACT-6).
+    pub since: u64,
 }
 
 /// A user on a realm.
@@ -279,6 +281,9 @@ impl State {
             ) => {
                 self.username = Some(username.as_str().into());
                 self.session = Some(*id);
+                self.since = command
+                    .operation()
+                    .map_or(0, |operation| operation.number.0);
             }
             (Command::Logout { session, .. }, Answer::Done) => {
                 let ended = match session {

@@ -216,7 +216,7 @@ fn nothing_is_lost_or_doubled_whatever_goes_wrong() {
 }
 
 /// Each of these faults, planted on purpose, and a seed that finds it.
-const FAULTS: [(Fault, u64); 13] = [
+const FAULTS: [(Fault, u64); 18] = [
     (Fault::AnswerBeforeCommit, 5),
     (Fault::ForgetAnswer, 0),
     (Fault::IgnoreConflict, 130),
@@ -230,6 +230,11 @@ const FAULTS: [(Fault, u64); 13] = [
     (Fault::QueueOutOfOrder, 1),
     (Fault::GiveUpPeer, 30),
     (Fault::FinishUnderFreshNumber, 18),
+    (Fault::NoSalt, 0),
+    (Fault::KeepNothing, 0),
+    (Fault::OutboxInNoOrder, 0),
+    (Fault::TakeUnknownForRefused, 0),
+    (Fault::WatchFromOldCursors, 0),
 ];
 
 /// Seeds within which a planted fault must be found.

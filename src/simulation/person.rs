@@ -91,7 +91,8 @@ impl Person {
     }
 
     fn client_with(&self, machine: &Machine, key: SecretKey, memory: &Memory) -> Client {
-        let profile = Profile::in_memory(key, memory.of(machine));
+        let process = machine.clone();
+        let profile = Profile::in_memory(key, memory.of(move || process.is_dead()));
         let options = Options {
             server: Some(self.population.connections[self.realm()].clone()),
             early_data: self.early_data,

@@ -411,7 +411,7 @@ impl World {
             if let Err(error) = outcome {
                 return vec![format!("{} cannot say whoami: {error}", person.name())];
             }
-            match client.outbox_wait(None).await {
+            match client.outbox_wait().await {
                 Ok(true) => {}
                 outcome => {
                     let left = client.outbox();

@@ -212,6 +212,8 @@ impl<'a> Request<'a> {
         Self {
             options: Options {
                 code: None,
+                // It counts down while the command waits to be sent again.
+                ttl: None,
                 ..self.options
             },
             command: self.command.without_secrets(),

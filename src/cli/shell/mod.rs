@@ -56,7 +56,9 @@ impl rustyline::completion::Completer for NameCompleter {
 
 /// Reads lines and carries them out until there are no more.
 pub fn shell(global: &Global, output: Output) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    // What is kept goes on while nobody types.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()?;
     // One client for all lines without a session of their own: one link, and one open profile.
@@ -193,7 +195,7 @@ fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Res
         client
     };
     let is_watch = matches!(command, Command::Watch { .. });
-    let interrupted = told_when_interrupted(&command);
+    let interrupted = commands::told_when_interrupted(&command);
     runtime.block_on(async {
         tokio::select! {
             outcome = commands::execute(client, output, command, given) => outcome,
@@ -204,15 +206,4 @@ fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Res
             }
         }
     })
-}
-
-/// What has become of a command that Ctrl-C ends.
-const fn told_when_interrupted(command: &Command) -> &'static str {
-    if !commands::changes(command) {
-        "interrupted"
-    } else if commands::has_password(command) {
-        "interrupted: whether the command took effect is not known; commands with passwords are not kept"
-    } else {
-        "interrupted: the command is kept and goes on; `outbox` shows it"
-    }
 }

@@ -1,5 +1,5 @@
 //! The outbox: every command that changes something is an entry here before its first byte leaves, and stays one until it
-//! is known what became of it (EXACT-7 … EXACT-13). All processes of a profile share it.
+//! is known what became of it (EXACT-7 … EXACT-12). All processes of a profile share it.
 //!
 //! ```text
 //! o                     counters: the last entry's number, bytes and tokens kept
@@ -31,7 +31,7 @@ use crate::{
     wire::{Answer, OperationNumber, Request},
 };
 
-pub use numbers::{Picked, begin_secret, is_blocked, pick, pick_one};
+pub use numbers::{Picked, begin_secret, first_before, is_blocked, pick, pick_one};
 pub use scope::{Before, Scope, describe};
 pub use tokens::{TOKENS_MAX, Token};
 
@@ -243,11 +243,13 @@ pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileErr
     counters.last = id.0;
     counters.bytes += u64::from(bytes);
     let created = new.now.as_secs();
+    // A copy of the profile from here on does the same under the same number, and so not again.
+    let number = numbers::take(records, new.account.realm)?;
     let entry = Entry {
         account: new.account.clone(),
         what: describe(new.request),
         scope: scope::Scope::of(&new.request.command).to_text(),
-        number: None,
+        number,
         left: false,
         attempts: 0,
         created,
@@ -318,6 +320,10 @@ pub fn settle(
     if let Some(token) = entry.token {
         tokens::settle(records, &entry.account, token, outcome)?;
     }
+    if *outcome == Outcome::NotDone(Reason::NotKept) {
+        // Its user has been told that it was given up.
+        return Ok(());
+    }
     let done = Done {
         account: told_to(&entry, outcome),
         what: entry.what,
@@ -370,6 +376,11 @@ pub fn take_done(records: &mut dyn Records, id: EntryId) -> Result<Option<Outcom
 /// True when it is known what became of an entry, or there is none.
 pub fn is_done(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
     Ok(records.get(&entry_key(id))?.is_none())
+}
+
+/// True when it is known what became of an entry, and nobody has been told.
+pub fn has_done_of(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
+    Ok(records.get(&done_key(id))?.is_some())
 }
 
 /// True when there are entries that are not settled.
@@ -469,7 +480,7 @@ pub enum Cancelled {
 pub fn cancel(records: &mut dyn Records, id: EntryId) -> Result<Cancelled, ProfileError> {
     match find(records, id)? {
         None => Ok(Cancelled::NoSuchEntry),
-        Some(entry) if entry.number.is_none() || !entry.left => {
+        Some(entry) if !entry.left => {
             settle(records, id, &Outcome::NotDone(Reason::Cancelled))?;
             records.delete(&done_key(id))?;
             Ok(Cancelled::Certainly)

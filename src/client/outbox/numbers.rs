@@ -9,8 +9,7 @@ use super::{
 use crate::{
     client::{
         ProfileError,
-        outbox::body_key,
-        state::{self, Account},
+        state::{self, Account, RealmNumber},
         store::{self, Records},
     },
     faults::{Fault, is_planted},
@@ -67,19 +66,27 @@ impl Due {
 /// True when an entry has to wait for one that was typed before it. A login waits for logins only, lest an earlier one that
 /// was delayed undoes it; what other users began stays theirs (EXACT-6).
 pub fn is_blocked(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
+    Ok(first_before(records, id)?.is_some())
+}
+
+/// The first entry that one has to wait for.
+pub fn first_before(records: &dyn Records, id: EntryId) -> Result<Option<EntryId>, ProfileError> {
     let entries = list(records)?;
     let Some((_, own)) = entries.iter().find(|(other, _)| *other == id) else {
-        return Ok(false);
+        return Ok(None);
     };
-    let is_login = own.is_login(records)?;
-    let mut before = Before::default();
-    for (_, entry) in entries.iter().take_while(|(other, _)| *other < id) {
+    let (is_login, scope) = (own.is_login(records)?, own.scope(records)?);
+    for (other, entry) in entries.iter().take_while(|(other, _)| *other < id) {
         let logs_in = entry.account.realm == own.account.realm && entry.is_login(records)?;
         if logs_in || (!is_login && entry.account == own.account) {
+            let mut before = Before::default();
             before.add(entry.scope(records)?);
+            if before.meets(scope) {
+                return Ok(Some(*other));
+            }
         }
     }
-    Ok(before.meets(own.scope(records)?))
+    Ok(None)
 }
 
 /// Picks what is to be sent of `account`'s entries, except those that are `on_the_way` with the same aim, and gives it numbers. Where nobody
@@ -93,8 +100,6 @@ pub fn pick(
     let mut due = Due::default();
     let entries = list(records)?;
     let same_realm = |entry: &Entry| entry.account.realm == account.realm;
-    let in_use = entries.iter().filter(|(_, entry)| same_realm(entry));
-    let mut lowest = in_use.filter_map(|(_, entry)| entry.number).min();
     let mut before = Before::default();
     for (id, mut entry) in entries {
         let scope = entry.scope(records)?;
@@ -122,19 +127,22 @@ pub fn pick(
             continue;
         }
         let is_held = !is_logged_in && !entry.waiting.is_on(now);
-        let is_for_others = (entry.is_secret || is_held) && entry.aim == Aim::Do;
+        if entry.aim == Aim::Do && (is_held || is_blocked) {
+            // Somebody logs in first, or what is before it is settled; both are changes.
+            continue;
+        }
         let later = entry.next_look();
-        if is_for_others || (is_blocked && entry.aim == Aim::Do) || later > millis(now) {
-            let later = Duration::from_millis(later.max(millis(now) + 1));
-            if later.as_millis() < u128::from(u64::MAX) && !is_blocked {
-                due.look_at(later);
-            }
+        if later > millis(now) {
+            due.look_at(Duration::from_millis(later));
+            continue;
+        }
+        if entry.is_secret && entry.aim == Aim::Do {
             continue;
         }
         if due.picked.len() + on_the_way.len() >= ON_THE_WAY_MAX {
             break;
         }
-        if let Some(picked) = begin(records, (id, &mut entry), now, &mut lowest)? {
+        if let Some(picked) = begin(records, (id, &mut entry), now)? {
             due.picked.push(picked);
         }
     }
@@ -161,16 +169,25 @@ pub fn begin_secret(
     id: EntryId,
     now: Duration,
 ) -> Result<Option<Picked>, ProfileError> {
+    match super::find(records, id)? {
+        Some(mut entry) => begin(records, (id, &mut entry), now),
+        None => Ok(None),
+    }
+}
+
+/// A number above all that were used, unless the lowest that is not settled is too far below it (EXACT-12).
+pub fn take(records: &mut dyn Records, realm: RealmNumber) -> Result<Option<u64>, ProfileError> {
     let entries = list(records)?;
-    let Some((_, entry)) = entries.iter().find(|(other, _)| *other == id) else {
-        return Ok(None);
-    };
-    let mut entry = entry.clone();
     let same_realm = entries
         .iter()
-        .filter(|(_, other)| other.account.realm == entry.account.realm);
-    let mut lowest = same_realm.filter_map(|(_, other)| other.number).min();
-    begin(records, (id, &mut entry), now, &mut lowest)
+        .filter(|(_, other)| other.account.realm == realm);
+    let lowest = same_realm.filter_map(|(_, other)| other.number).min();
+    let number = state::load(records, realm)?.highest + 1;
+    if lowest.is_some_and(|lowest| number >= lowest + WINDOW) {
+        return Ok(None);
+    }
+    state::update(records, realm, |state| state.highest = number)?;
+    Ok(Some(number))
 }
 
 /// Writes down that an entry leaves, under a number, if there is one for it.
@@ -178,22 +195,14 @@ fn begin(
     records: &mut dyn Records,
     (id, entry): (EntryId, &mut Entry),
     now: Duration,
-    lowest: &mut Option<u64>,
 ) -> Result<Option<Picked>, ProfileError> {
-    let realm = entry.account.realm;
     let number = match entry.number {
         Some(number) => number,
-        None => {
-            let number = state::load(records, realm)?.highest + 1;
-            if lowest.is_some_and(|lowest| number >= lowest + WINDOW) {
-                return Ok(None);
-            }
-            state::update(records, realm, |state| state.highest = number)?;
-            shorten_ttl(records, id, entry, now)?;
-            number
-        }
+        None => match take(records, entry.account.realm)? {
+            Some(number) => number,
+            None => return Ok(None),
+        },
     };
-    *lowest = Some(lowest.map_or(number, |lowest| lowest.min(number)));
     let is_login = entry.is_login(records)?;
     let (left, attempts) = (entry.left, entry.attempts);
     entry.number = Some(number);
@@ -206,7 +215,7 @@ fn begin(
     Ok(Some(Picked {
         id,
         number: OperationNumber(number),
-        body: body(records, id)?,
+        body: shortened(records, id, entry, now)?,
         aim: entry.aim,
         is_login,
         is_first: attempts == 0,
@@ -216,22 +225,22 @@ fn begin(
     }))
 }
 
-/// What a message is worth counts from when it was typed: what it has waited here is gone. Only before it has a number,
-/// because the realm compares all of a command.
-fn shorten_ttl(
-    records: &mut dyn Records,
+/// The command of an entry. What a message is worth counts from when it was typed: what it has waited here is gone.
+fn shortened(
+    records: &dyn Records,
     id: EntryId,
     entry: &Entry,
     now: Duration,
-) -> Result<(), ProfileError> {
-    let (Some(expires), Some(bytes)) = (entry.expires, body(records, id)?) else {
-        return Ok(());
+) -> Result<Option<Vec<u8>>, ProfileError> {
+    let body = body(records, id)?;
+    let (Some(expires), Some(bytes)) = (entry.expires, &body) else {
+        return Ok(body);
     };
-    let Ok(mut request) = Request::parse(&bytes) else {
+    let Ok(mut request) = Request::parse(bytes) else {
         return Err(records.damaged());
     };
     request.options.ttl = Some(expires.saturating_sub(seconds_up(now)).max(1));
-    store::put(records, &body_key(id), &request.to_bytes())
+    Ok(Some(request.to_bytes()))
 }
 
 impl Entry {

@@ -60,20 +60,28 @@ mod shared {
 
     use tokio::sync::watch;
 
-    use crate::simulation::Machine;
-
     use super::{
         super::{Carrying, Store, Work},
         ProfileError, Table,
     };
+
+    /// Asks whether a process has died.
+    #[derive(Clone)]
+    struct IsDead(Arc<dyn Fn() -> bool + Send + Sync>);
+
+    impl std::fmt::Debug for IsDead {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(if self.0() { "dead" } else { "alive" })
+        }
+    }
 
     /// The records of a simulated machine's profile. Its clones are the same records, as other processes of the profile see
     /// them.
     #[derive(Debug, Default)]
     pub struct Memory {
         shared: Arc<Shared>,
-        /// Whose process this is: a dead one writes nothing any more.
-        process: Option<Machine>,
+        /// Whether the process that this is has died: it writes nothing any more.
+        is_dead: Option<IsDead>,
         /// The change that this process has seen.
         seen: AtomicU64,
     }
@@ -90,7 +98,7 @@ mod shared {
         fn clone(&self) -> Self {
             Self {
                 shared: Arc::clone(&self.shared),
-                process: None,
+                is_dead: None,
                 seen: AtomicU64::new(0),
             }
         }
@@ -98,9 +106,9 @@ mod shared {
 
     impl Memory {
         /// The same records, for a process of a machine.
-        pub fn of(&self, process: &Machine) -> Self {
+        pub fn of(&self, is_dead: impl Fn() -> bool + Send + Sync + 'static) -> Self {
             Self {
-                process: Some(process.clone()),
+                is_dead: Some(IsDead(Arc::new(is_dead))),
                 ..self.clone()
             }
         }
@@ -142,7 +150,7 @@ mod shared {
 
     impl Store for Memory {
         fn write(&self, work: Work<'_>) -> Result<(), ProfileError> {
-            if self.process.as_ref().is_some_and(Machine::is_dead) {
+            if self.is_dead.as_ref().is_some_and(|is_dead| is_dead.0()) {
                 return Err(ProfileError::Io {
                     path: "memory".into(),
                     source: std::io::Error::other("the process is dead"),

@@ -83,6 +83,8 @@ impl SqliteStore {
             // An answer `ok` means durable, here as on the realm.
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "FULL")?;
+            // What was delivered is not to be read in free pages.
+            connection.pragma_update(None, "secure_delete", "ON")?;
             connection.execute_batch(
                 "CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
             )?;
