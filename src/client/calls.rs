@@ -110,7 +110,7 @@ impl Client {
         let shared = &*self.shared;
         let id = match shared.add(request, self.sending.token.as_ref(), deadline)? {
             Added::Entry(id) => id,
-            Added::Done(id, outcome) => return shared.end_of(outcome).map(|answer| (answer, id)),
+            Added::Done(id, outcome) => return shared.end_of(&outcome).map(|answer| (answer, id)),
             Added::TokenReused => return Err(CallError::TokenReused),
             Added::Full(bytes) => return Err(CallError::OutboxFull { bytes }),
             Added::TokensFull => return Err(CallError::TokensFull),
@@ -132,7 +132,7 @@ impl Client {
                 left => return Err(shared.unsettled(id, &left)),
             },
         };
-        shared.end_of(outcome).map(|answer| (answer, id))
+        shared.end_of(&outcome).map(|answer| (answer, id))
     }
 
     /// Asks with a command that carries a password, which is never written down: it is tried until the deadline, and if its
@@ -405,8 +405,8 @@ impl Shared {
     }
 
     /// What to say of an entry that is settled.
-    fn end_of(&self, outcome: Outcome) -> Result<Answer, CallError> {
-        match end(&outcome) {
+    fn end_of(&self, outcome: &Outcome) -> Result<Answer, CallError> {
+        match end(outcome) {
             End::Done(answer) => Ok(answer),
             End::Refused(refusal) => Err(CallError::Refused(refusal)),
             End::Cancelled => Err(CallError::Cancelled),

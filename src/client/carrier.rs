@@ -271,12 +271,9 @@ impl Shared {
         let void = Request::from(Command::Void { operation, session });
         let early = self.may_be_early(&void)?;
         let answer = self.ask_once(void.to_bytes(), early, deadline).await?;
-        let refusal = match answer {
-            Answer::Refused(refusal) => refusal,
-            _ => {
-                self.learn_account(picked, deadline).await?;
-                return self.settle(picked.id, &Outcome::NotDone(reason));
-            }
+        let Answer::Refused(refusal) = answer else {
+            self.learn_account(picked, deadline).await?;
+            return self.settle(picked.id, &Outcome::NotDone(reason));
         };
         match (refusal.code, &picked.body) {
             // Done, or refused: the realm says which.

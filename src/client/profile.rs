@@ -126,7 +126,7 @@ impl Profile {
     pub fn note_highest(&self, highest: u64) -> Result<(), ProfileError> {
         self.write(|records| match state::remembered(records)? {
             Some(realm) => state::update(records, realm, |state| {
-                state.highest = state.highest.max(highest)
+                state.highest = state.highest.max(highest);
             }),
             None => Ok(()),
         })
@@ -178,7 +178,7 @@ struct Former {
     highest: u64,
     unfinished: Vec<FormerUnfinished>,
     shown: BTreeMap<String, (u64, u64)>,
-    former: Vec<[u8; 32]>,
+    trusted_before: Vec<[u8; 32]>,
 }
 
 #[derive(Deserialize)]
@@ -213,7 +213,7 @@ impl Former {
             state.session = self.session;
             state.rtt_us = self.rtt_us;
             state.highest = state.highest.max(self.highest);
-            state.former = self.former;
+            state.former = self.trusted_before;
             state.is_heard = true;
         })?;
         state::remember(records, realm)?;

@@ -26,6 +26,10 @@ pub struct Watching<'a> {
 
 /// What a watch sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, and nearly all are messages"
+)]
 pub enum WatchEvent {
     /// A message, and its mailbox.
     Message(Mailbox, Entry),

@@ -503,7 +503,7 @@ pub fn renumber(
     highest: OperationNumber,
 ) -> Result<(), ProfileError> {
     state::update(records, realm, |state| {
-        state.highest = state.highest.max(highest.0)
+        state.highest = state.highest.max(highest.0);
     })?;
     change(records, id, |entry| {
         (entry.number, entry.left, entry.attempts) = (None, false, 0);

@@ -264,7 +264,7 @@ impl Entry {
         let over = self.expires.unwrap_or(u64::MAX).min(lifetime) <= now.as_secs();
         match self.aim {
             Aim::Do if self.is_secret && !self.waiting.is_on(now) => {
-                self.aim = Aim::Cancel(Reason::NotKept)
+                self.aim = Aim::Cancel(Reason::NotKept);
             }
             Aim::Do if over => self.aim = Aim::Cancel(Reason::Expired),
             Aim::Do | Aim::Cancel(_) => {}

@@ -32,10 +32,10 @@ struct Open<'a> {
 }
 
 impl FileStore {
-    pub fn open(directory: &Path) -> Result<Self, ProfileError> {
-        Ok(Self {
+    pub fn open(directory: &Path) -> Self {
+        Self {
             directory: directory.into(),
-        })
+        }
     }
 
     fn path(&self) -> PathBuf {

@@ -1,5 +1,5 @@
-//! The program's store: one table in a SQLite database. Several processes, transactions and crashes in their midst are
-//! what SQLite is made for.
+//! The program's store: one table in an `SQLite` database. Several processes, transactions and crashes in their midst are
+//! what `SQLite` is made for.
 
 use std::{
     cell::Cell,
@@ -29,7 +29,7 @@ const BUSY: Duration = Duration::from_secs(20);
 pub struct SqliteStore {
     directory: PathBuf,
     connection: Mutex<Connection>,
-    /// Written to after each commit: what SQLite writes itself is there before it can be read.
+    /// Written to after each commit: what `SQLite` writes itself is there before it can be read.
     wake: File,
     #[cfg(target_os = "linux")]
     watcher: OnceLock<Option<Watcher>>,
