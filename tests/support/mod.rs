@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod relay;
+pub mod typing;
 pub mod watch;
 
 use std::{

@@ -112,10 +112,10 @@ pub fn pick(
         before.add(scope);
         // An attempt that is on its way goes on for long: what expires meanwhile is taken back.
         let is_over = entry.end_if_over(now);
+        if let (Aim::Do, Some(expires)) = (entry.aim, entry.expires) {
+            due.look_at(Duration::from_secs(expires));
+        }
         if on_the_way.get(&id) == Some(&entry.aim) {
-            if let (Aim::Do, Some(expires)) = (entry.aim, entry.expires) {
-                due.look_at(Duration::from_secs(expires));
-            }
             continue;
         }
         if is_over && !entry.left {
