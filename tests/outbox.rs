@@ -24,11 +24,11 @@ struct Setting {
 
 impl Setting {
     fn new() -> Self {
-        Self::with(Realm::start())
+        Self::at(Realm::start(), Home::new())
     }
 
-    fn with(realm: Realm) -> Self {
-        let (relay, home) = (Relay::to(realm.address), Home::new());
+    fn at(realm: Realm, home: Home) -> Self {
+        let relay = Relay::to(realm.address);
         home.register("ann", &realm.connect_through(relay.address));
         home.register("bob", &realm.connect);
         home.register("cid", &realm.connect);
@@ -64,16 +64,17 @@ impl Setting {
 fn outbox_with_answers_lost_delivers_once_without_a_rerun() {
     let at = Setting::new();
     for (round, early) in [true, false].into_iter().enumerate() {
-        if early {
-            at.relay.lose_answers();
+        let _lost = if early {
+            at.relay.lose_answers()
         } else {
-            at.relay.lose_answers_on_links();
-        }
+            at.relay.lose_answers_on_links()
+        };
         let options = ["--no-early-data", "--deadline", "500ms", "send", "bob", "A"];
         let run = at.home.run("ann", &options[usize::from(early)..]);
         assert_eq!(run.error(4), "unknown");
         let listed = at.home.outbox("ann");
         assert_eq!(listed[0]["id"], run.kept());
+        assert!(!run.out.contains("not kept"), "{run:?}");
         assert_eq!(listed[0]["state"], "unknown");
         at.relay.lose_nothing();
         // Whatever comes next finishes it, and it is told.
@@ -353,24 +354,23 @@ fn outbox_without_keeping_gives_up_at_the_deadline() {
     assert_eq!(at.has("bob"), ["done"]);
 }
 
-/// EXACT-7: what a message is worth counts in the outbox, too.
+/// EXACT-7, EXACT-11: what a message is worth counts in the outbox, too, also while it is tried.
 #[test]
 fn outbox_ends_what_outlives_its_time() {
     let mut at = Setting::new();
     let home = &at.home;
+    let soon = ["--no-early-data", "send", "--ttl", "2s", "bob", "soon"];
+    // A watch tries all the time.
+    let watch = at.watch();
     at.realm.kill();
-    let send = ["--no-early-data", "send", "--ttl", "1s", "bob", "soon"];
-    assert_eq!(home.send_briefly("ann", &send).state(), "kept");
-    // The realm is away all the time.
-    let run = home.run("ann", &["outbox", "wait"]);
-    run.ok();
-    assert!(
-        run.err.contains("`send bob` of before: not done"),
-        "{run:?}"
-    );
+    home.send_briefly("ann", &soon).kept();
+    until("it is taken back", || {
+        home.outbox("ann")[0]["state"] == "cancelling"
+    });
     at.realm.start_again();
-    home.run("ann", &["send", "--ttl", "1h", "bob", "later"])
-        .ok();
+    home.drain("ann");
+    let send = ["send", "--ttl", "1h", "bob", "later"];
+    home.run("ann", &send).ok();
     assert_eq!(at.has("bob"), ["later"]);
 }
 
@@ -403,4 +403,40 @@ fn outbox_leave_never_undoes_a_later_join() {
     }
     let texts = at.home.run("bob", &["inboxgroup", "devs"]).texts();
     assert_eq!(texts, ["still here", "still here"]);
+}
+
+/// EXACT-7: nor does one of another realm's group.
+#[test]
+fn outbox_leave_of_another_realms_group_never_undoes_a_later_join() {
+    let home = Home::new();
+    let (alpha, mut beta) = (home.realm("alpha", "open"), home.realm("beta", "open"));
+    home.register("ann", &alpha.connect);
+    home.register("bob", &beta.connect);
+    let code = alpha.data().join("operator-code");
+    home.run("ann", &["claim", "--password-file", code.to_str().unwrap()])
+        .ok();
+    let (_, key) = beta.connect.split_once('#').unwrap();
+    let port = beta.address.port().to_string();
+    home.run(
+        "ann",
+        &["addrealm", "beta", "127.0.0.1", &port, "--key", key],
+    )
+    .ok();
+    home.run("ann", &["addgroup", "devs", "--no-password"]).ok();
+    let join = ["joingrouprealm", "alpha", "devs", "--no-password"];
+    home.run("bob", &join).ok();
+    let mut watch = Watch::start(&home, "bob", &[]);
+    for round in ["first", "second"] {
+        home.run("ann", &["sendgroup", "devs", round]).ok();
+        assert_eq!(watch.texts(1), [round]);
+        beta.kill();
+        home.send_briefly("bob", &["leavegrouprealm", "alpha", "devs"])
+            .kept();
+        beta.start_again();
+        home.run("bob", &join).ok();
+        home.drain("bob");
+        home.run("bob", &["sendgrouprealm", "alpha", "devs", "still here"])
+            .ok();
+        assert_eq!(watch.texts(1), ["still here"]);
+    }
 }

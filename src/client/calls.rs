@@ -474,7 +474,10 @@ impl Shared {
                 id,
                 is_unknown: *left == Left::KeptUnknown,
                 waited,
-                why: trouble.map(|trouble| trouble.to_string()),
+                // That its outcome is unknown is said already.
+                why: trouble
+                    .filter(|trouble| !matches!(trouble, CallError::OutcomeUnknown { .. }))
+                    .map(|trouble| trouble.to_string()),
             },
             (Left::Unknown | Left::Settled(_), _) => CallError::OutcomeUnknown { waited },
         }

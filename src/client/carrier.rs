@@ -73,7 +73,7 @@ impl Carries {
             None => self.send_own(shared)?,
         };
         let pause = match self.role {
-            Some(_) => next.unwrap_or(LOOK_AGAIN),
+            Some(_) => next.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN),
             // The carrier may end at any time, and what it does not take up is to be sent.
             None => TAKEN_UP,
         };

@@ -64,9 +64,18 @@ impl Relay {
         lost
     }
 
-    /// From here on handshakes succeed, and the realm's answers on the link are lost.
-    pub fn lose_answers_on_links(&self) {
-        self.lose(|way, bytes| way == Way::ToClient && bytes[0] != ACCEPT);
+    /// From here on handshakes succeed, and the realm's answers on the link are lost. Each answer that is lost is
+    /// reported.
+    pub fn lose_answers_on_links(&self) -> Receiver<()> {
+        let (tell, lost) = channel();
+        self.lose(move |way, bytes| {
+            let is_lost = way == Way::ToClient && bytes[0] != ACCEPT;
+            if is_lost {
+                let _ = tell.send(());
+            }
+            is_lost
+        });
+        lost
     }
 
     /// From here on nothing passes.
@@ -98,6 +107,14 @@ impl Home {
     pub fn drain(&self, profile: &str) {
         let run = self.run(profile, &["outbox", "wait"]);
         assert_eq!(run.code, Some(0), "{run:?}");
+    }
+
+    /// Makes the account `user` in `profile`, which may have accounts at other realms.
+    pub fn register_as(&self, profile: &str, user: &str, connect: &str) {
+        let arguments = ["--server", connect, "register", "Some One", "id", user];
+        let password = ["--password-file", "password"];
+        self.run(profile, &[&arguments[..], &password].concat())
+            .ok();
     }
 
     /// Starts a command whose output nobody reads.

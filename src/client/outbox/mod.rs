@@ -183,6 +183,12 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A time in whole seconds, rounded up: what expires within a second of rounding would be worth less than was asked for.
+fn seconds_up(time: Duration) -> u64 {
+    time.as_secs()
+        .saturating_add(u64::from(time.subsec_nanos() > 0))
+}
+
 fn entry_key(id: EntryId) -> Vec<u8> {
     [b"e/".as_slice(), &id.0.to_be_bytes()].concat()
 }
@@ -246,7 +252,7 @@ pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileErr
             .request
             .options
             .ttl
-            .map(|ttl| created.saturating_add(ttl)),
+            .map(|ttl| seconds_up(new.now).saturating_add(ttl)),
         not_before: 0,
         waiting: new.waiting,
         aim: Aim::Do,

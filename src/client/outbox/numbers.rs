@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Aim, Before, ENTRY_LIFETIME, Entry, EntryId, Outcome, Reason, Scope, body, entry_key, list,
-    millis, settle,
+    millis, seconds_up, settle,
 };
 use crate::{
     client::{
@@ -56,6 +56,13 @@ pub struct Due {
     pub has_settled: bool,
 }
 
+impl Due {
+    /// Looks again at `time`, since 1970, or before.
+    fn look_at(&mut self, time: Duration) {
+        self.next = Some(self.next.map_or(time, |next| next.min(time)));
+    }
+}
+
 /// True when an entry has to wait for one that was typed before it. A login waits for logins only, lest an earlier one that
 /// was delayed undoes it; what other users began stays theirs (EXACT-6).
 pub fn is_blocked(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
@@ -97,10 +104,15 @@ pub fn pick(
         }
         let is_blocked = before.meets(scope);
         before.add(scope);
+        // An attempt that is on its way goes on for long: what expires meanwhile is taken back.
+        let is_over = entry.end_if_over(now);
         if on_the_way.get(&id) == Some(&entry.aim) {
+            if let (Aim::Do, Some(expires)) = (entry.aim, entry.expires) {
+                due.look_at(Duration::from_secs(expires));
+            }
             continue;
         }
-        if entry.end_if_over(now) && !entry.left {
+        if is_over && !entry.left {
             let Aim::Cancel(reason) = entry.aim else {
                 continue;
             };
@@ -114,7 +126,7 @@ pub fn pick(
         if is_for_others || (is_blocked && entry.aim == Aim::Do) || later > millis(now) {
             let later = Duration::from_millis(later.max(millis(now) + 1));
             if later.as_millis() < u128::from(u64::MAX) && !is_blocked {
-                due.next = Some(due.next.map_or(later, |next| next.min(later)));
+                due.look_at(later);
             }
             continue;
         }
@@ -217,7 +229,7 @@ fn shorten_ttl(
     let Ok(mut request) = Request::parse(&bytes) else {
         return Err(records.damaged());
     };
-    request.options.ttl = Some(expires.saturating_sub(now.as_secs()).max(1));
+    request.options.ttl = Some(expires.saturating_sub(seconds_up(now)).max(1));
     store::put(records, &body_key(id), &request.to_bytes())
 }
 

@@ -256,3 +256,41 @@ fn outbox_leaves_entries_of_another_account_alone() {
         outbox.write(|records| pick(records, &account("ann"), NOW, (&BTreeMap::new(), false)));
     assert!(nobody.picked.is_empty());
 }
+
+/// A message typed at the end of a second is worth as much as one that is typed at its beginning.
+#[test]
+fn lifetime_typed_late_in_a_second_is_not_shortened() {
+    let outbox = Box::default();
+    let mut request = send("bob", "soon");
+    request.options.ttl = Some(1);
+    let now = NOW + Duration::from_millis(950);
+    let new = New {
+        account: account("ann"),
+        request: &request,
+        token: None,
+        waiting: Waiting::new(now, SPAN),
+        now,
+    };
+    outbox.write(|records| add(records, &new));
+    let picked = outbox.pick_at(now + Duration::from_millis(100), &[]);
+    let body = picked[0].body.clone().unwrap();
+    assert_eq!(Request::parse(&body).unwrap().options.ttl, Some(1));
+}
+
+/// An attempt goes on for longer than some messages are worth.
+#[test]
+fn lifetime_that_ends_on_the_way_takes_the_entry_back() {
+    let outbox = Box::default();
+    let mut request = send("bob", "soon");
+    request.options.ttl = Some(5);
+    let id = outbox.add(&request);
+    assert_eq!(outbox.ids(&[]), [id]);
+    let on_the_way = BTreeMap::from([(id, Aim::Do)]);
+    let due = |after| {
+        let now = NOW + Duration::from_secs(after);
+        outbox.write(|records| pick(records, &account("ann"), now, (&on_the_way, true)))
+    };
+    assert_eq!(due(1).next, Some(NOW + Duration::from_secs(5)));
+    let picked = &due(5).picked[0];
+    assert_eq!((picked.id, picked.aim), (id, Aim::Cancel(Reason::Expired)));
+}

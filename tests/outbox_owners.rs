@@ -1,0 +1,261 @@
+//! Whose an entry of the outbox is: what was typed for one realm and one account goes to nobody else, passwords are not
+//! written down, and the outbox does not grow without bound (EXACT-7).
+
+mod support;
+
+use std::{fs, path::Path, time::Duration};
+
+use merpati::client::{CallError, Client, Options, Profile, system_rng};
+use support::{
+    Home, PASSWORD, Realm,
+    relay::Relay,
+    typing::{kill, until},
+    watch::Watch,
+};
+
+/// What is in the file `wrong`.
+const GROUP_PASSWORD: &str = "battery staple";
+
+/// True when a file of the directory contains the text.
+fn contains(directory: &Path, text: &str) -> bool {
+    let is_in = |bytes: Vec<u8>| {
+        bytes
+            .windows(text.len())
+            .any(|part| part == text.as_bytes())
+    };
+    let mut files = fs::read_dir(directory).unwrap().map(Result::unwrap);
+    // A file may go while it is looked at.
+    files.any(|file| fs::read(file.path()).is_ok_and(is_in))
+}
+
+/// EXACT-7: an unfinished command goes to the realm that it was for, or to none.
+#[test]
+fn realm_named_later_gets_nothing_that_was_for_another() {
+    let text = "for bob at alpha alone".repeat(20);
+    let (mut alpha, beta, gamma) = (Realm::start(), Realm::start(), Realm::start());
+    let home = Home::new();
+    home.register("ann", &alpha.connect);
+    home.register("bob", &alpha.connect);
+    // In beta both names are somebody else's; in gamma there is no ann.
+    home.register_as("ann", "ann", &beta.connect);
+    home.register_as("other-bob", "bob", &beta.connect);
+    let whoami = |connect: &str| home.run("ann", &["--server", connect, "whoami"]);
+    whoami(&alpha.connect).ok();
+    alpha.kill();
+    home.send_briefly("ann", &["send", "bob", &text]).kept();
+    whoami(&beta.connect).ok();
+    home.run("ann", &["send", "bob", "for beta"]).ok();
+    assert_eq!(home.texts("other-bob"), ["for beta"]);
+    let relay = Relay::to(gamma.address);
+    assert_eq!(
+        whoami(&gamma.connect_through(relay.address)).error(1),
+        "no-session"
+    );
+    let carried = relay.take_carried();
+    let bytes: usize = carried.iter().map(|datagram| datagram.bytes.len()).sum();
+    assert!(bytes < text.len(), "{bytes} bytes for a whoami");
+    assert_eq!(home.outbox("ann").len(), 1, "it waits for alpha");
+    alpha.start_again();
+    until("ann speaks to alpha, and all is sent", || {
+        whoami(&alpha.connect).ok();
+        home.outbox("ann").is_empty()
+    });
+    assert_eq!(home.texts("bob"), [text]);
+    assert_eq!(home.texts("other-bob"), ["for beta"]);
+}
+
+/// EXACT-7: what one account of a profile left unfinished is neither sent as the next one nor reported to it.
+#[test]
+fn account_that_logs_in_later_sends_nothing_of_the_one_before() {
+    let mut realm = Realm::start();
+    let home = Home::new();
+    for name in ["ann", "bob", "cid"] {
+        home.register(name, &realm.connect);
+    }
+    realm.kill();
+    home.send_briefly("ann", &["send", "bob", "as ann"]).kept();
+    realm.start_again();
+    let auth = |user| home.run("ann", &["auth", user, "--password-file", "password"]);
+    auth("cid").ok();
+    let run = home.run("ann", &["send", "bob", "as cid"]);
+    run.ok();
+    assert_eq!(run.err, "");
+    let from = || {
+        let entries = home.run("bob", &["inbox", "--after", "0"]).objects();
+        let from = |entry: &serde_json::Value| entry["from"].as_str().unwrap().to_string();
+        entries.iter().map(from).collect::<Vec<_>>()
+    };
+    assert_eq!(from(), ["cid"]);
+    auth("ann").ok();
+    home.drain("ann");
+    assert_eq!(from(), ["cid", "ann"]);
+}
+
+/// READ-7: a watch notes what it has shown for the account whose messages it shows, whoever logs in meanwhile.
+#[test]
+fn account_that_logs_in_beside_a_watch_is_shown_all_of_its_own() {
+    let realm = Realm::start();
+    let home = Home::new();
+    for name in ["ann", "bob", "cid"] {
+        home.register(name, &realm.connect);
+    }
+    let mut watch = Watch::start(&home, "bob", &[]);
+    home.run("ann", &["send", "bob", "ready"]).ok();
+    assert_eq!(watch.texts(1), ["ready"]);
+    home.run("bob", &["auth", "cid", "--password-file", "password"])
+        .ok();
+    for to in ["bob", "cid"] {
+        for text in ["one", "two", "three"] {
+            home.run("ann", &["send", to, text]).ok();
+        }
+    }
+    // The session of the watch goes on.
+    let next = watch.next();
+    assert_eq!(
+        (&next["text"], &next["from"]),
+        (&"one".into(), &"ann".into())
+    );
+    drop(watch);
+    assert_eq!(home.run("bob", &["whoami"]).ok()["username"], "cid");
+    let run = home.run("bob", &["unread"]);
+    assert_eq!(run.objects()[0]["count"], 3, "{run:?}");
+    assert_eq!(home.run("bob", &["inbox"]).texts(), ["one", "two", "three"]);
+}
+
+/// EXACT-7: a server that was not heard, or was named by the environment, is not remembered; what is known of the right
+/// one stays.
+#[test]
+fn server_that_was_wrong_is_not_remembered() {
+    let (realm, other, home) = (Realm::start(), Realm::start(), Home::new());
+    let relay = Relay::to(realm.address);
+    for name in ["ann", "bob"] {
+        home.register(name, &realm.connect_through(relay.address));
+    }
+    home.run("bob", &["send", "ann", "hello"]).ok();
+    assert_eq!(home.run("ann", &["inbox"]).texts(), ["hello"]);
+    relay.lose_all();
+    home.send_briefly("ann", &["send", "bob", "unfinished"])
+        .kept();
+    let (address, _) = realm.connect.split_once('#').unwrap();
+    let (_, key) = other.connect.split_once('#').unwrap();
+    let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let wrong_port = realm.connect_through(closed.local_addr().unwrap());
+    for wrong in [wrong_port, format!("{address}#{key}")] {
+        let run = home.run(
+            "ann",
+            &["--server", &wrong, "--deadline", "500ms", "whoami"],
+        );
+        assert_eq!(run.code, Some(3), "{run:?}");
+        assert_eq!(home.outbox("ann").len(), 1, "{wrong}");
+    }
+    let mut by_environment = home.command("ann", &["whoami"]);
+    by_environment.env("MERPATI_SERVER", &other.connect);
+    assert_eq!(
+        support::finished(&mut by_environment).error(1),
+        "no-session"
+    );
+    relay.lose_nothing();
+    let run = home.run("ann", &["whoami"]);
+    assert_eq!(run.ok()["server"], relay.address.to_string());
+    home.drain("ann");
+    assert!(home.run("ann", &["inbox"]).out.is_empty());
+    assert_eq!(home.texts("bob"), ["unfinished"]);
+}
+
+/// EXACT-7: a command with a password is tried, and nothing of the password is written down, whenever it is killed.
+#[test]
+fn passwords_are_never_written_down() {
+    let realm = Realm::start();
+    let (relay, home) = (Relay::to(realm.address), Home::new());
+    let connect = realm.connect_through(relay.address);
+    home.register("ann", &connect);
+    let group = ["addgroup", "devs", "--password-file", "wrong"];
+    home.run("ann", &group).ok();
+    let password = ["--password-file", "password"];
+    let new = ["--new-password-file", "wrong"];
+    let register = ["--server", &connect, "register", "Bob", "id", "bob"];
+    let auth = ["--server", &connect, "auth", "ann"];
+    for (profile, command) in [
+        ("bob", [&register[..], &password].concat()),
+        ("cid", [&auth[..], &password].concat()),
+        (
+            "bob",
+            ["joingroup", "devs", "--password-file", "wrong"].to_vec(),
+        ),
+        ("bob", [&["passwd"], &password[..], &new].concat()),
+    ] {
+        let lost = relay.lose_answers_on_links();
+        let process = home.spawn(profile, &command);
+        // The realm has answered, so the command has left.
+        lost.recv().unwrap();
+        kill(process);
+        relay.lose_nothing();
+        let directory = home.profile(profile);
+        let has = |text| contains(&directory, text);
+        assert!(!has(PASSWORD) && !has(GROUP_PASSWORD), "{command:?}");
+        // It is finished: done or not done, and not asked again.
+        home.drain(profile);
+        assert!(!has(PASSWORD) && !has(GROUP_PASSWORD), "{command:?}");
+        home.run(profile, &["whoami"]).ok();
+    }
+    // What is looked for would be found.
+    relay.lose_all();
+    home.send_briefly("ann", &["send", "bob", "these words"])
+        .kept();
+    assert!(contains(&home.profile("ann"), "these words"));
+}
+
+/// EXACT-7: the outbox holds 16 MiB. Beyond, a command is refused and nothing else changes: all that was kept before is
+/// delivered.
+#[test]
+fn outbox_that_is_full_refuses_and_delivers_what_it_has() {
+    const LEN: usize = 65_000;
+    const FIT: usize = (16 << 20) / LEN;
+    let home = Home::new();
+    let mut realm = home.realm_as("[limits]\nmax_message = \"64KiB\"");
+    let names = ["ann", "bob", "cid"];
+    for name in names {
+        home.register(name, &realm.connect);
+    }
+    let text = |n: usize| format!("{n:04}{}", "x".repeat(LEN));
+    realm.kill();
+    let profile = home.directory.path().join("profiles");
+    let profile = Profile::open(&profile, "ann", &mut system_rng().unwrap()).unwrap();
+    let options = Options {
+        deadline: Duration::from_millis(50),
+        ..Options::default()
+    };
+    let client = Client::open(profile, options).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let kept = runtime.block_on(async {
+        let mut kept = 0;
+        for n in 0..=FIT {
+            let to = names[n % names.len()].parse().unwrap();
+            match tokio::time::timeout(Duration::ZERO, client.send(to, text(n).as_bytes())).await {
+                // It is written down with the first look at it.
+                Err(_) => kept += 1,
+                Ok(Err(CallError::OutboxFull { .. })) => break,
+                Ok(other) => panic!("{other:?}"),
+            }
+        }
+        kept
+    });
+    drop((client, runtime));
+    assert!(kept == FIT || kept == FIT - 1, "{kept}");
+    assert_eq!(home.outbox("ann").len(), kept);
+    let run = home.run("ann", &["send", "bob", &text(kept)]);
+    assert_eq!(run.error(5), "outbox-full");
+    assert!(run.out.contains("16777216"), "{run:?}");
+    realm.start_again();
+    home.run("ann", &["--deadline", "10m", "outbox", "wait"])
+        .ok();
+    for (at, name) in names.into_iter().enumerate() {
+        let wanted = (at..kept).step_by(names.len()).map(text);
+        assert!(home.texts(name).into_iter().eq(wanted), "{name}");
+    }
+    home.run("ann", &["send", "bob", "there is room again"])
+        .ok();
+}
