@@ -1,0 +1,189 @@
+//! Copies of a profile are harmless: one that is restored from a backup and two that are used on two machines say
+//! `stored` of nothing that is not in the mailbox, once (EXACT-8, EXACT-10).
+
+mod support;
+
+use std::{collections::BTreeMap, fs};
+
+use support::{
+    Home, Realm, copy_directory,
+    relay::Relay,
+    typing::{Shell, until},
+};
+
+/// ann, who speaks to the realm through a relay, and bob.
+struct Setting {
+    realm: Realm,
+    relay: Relay,
+    home: Home,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let (realm, home) = (Realm::start(), Home::new());
+        let relay = Relay::to(realm.address);
+        home.register("ann", &realm.connect_through(relay.address));
+        home.register("bob", &realm.connect);
+        home.run("ann", &["send", "bob", "first"]).ok();
+        Self { realm, relay, home }
+    }
+
+    /// Copies ann's profile.
+    fn copy_to(&self, name: &str) {
+        copy_directory(&self.home.profile("ann"), &self.home.profile(name));
+    }
+
+    /// Replaces ann's profile by a copy.
+    fn restore(&self, name: &str) {
+        fs::remove_dir_all(self.home.profile("ann")).unwrap();
+        copy_directory(&self.home.profile(name), &self.home.profile("ann"));
+    }
+
+    /// How often bob has each text.
+    fn counts(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for text in self.home.texts("bob") {
+            *counts.entry(text).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// Types the same line again and again; each is said to be stored.
+fn say(shell: &mut Shell, times: usize) {
+    for _ in 0..times {
+        let answer = shell.ask("send bob \"good morning\"");
+        assert_eq!(answer["state"], "stored", "{answer}");
+    }
+}
+
+/// A profile that is restored from a copy that is `behind` commands old.
+fn restored_profile_behind_by(behind: usize, times: usize) {
+    let at = Setting::new();
+    at.copy_to("backup");
+    say(&mut Shell::start(&at.home, "ann", &[]), behind);
+    at.restore("backup");
+    say(&mut Shell::start(&at.home, "ann", &[]), times);
+    // One process for each goes the same way.
+    at.restore("backup");
+    for _ in 0..3 {
+        let run = at.home.run("ann", &["send", "bob", "good morning"]);
+        assert_eq!(run.ok()["state"], "stored");
+    }
+    assert_eq!(at.counts()["good morning"], behind + times + 3);
+    assert!(at.home.outbox("ann").is_empty());
+}
+
+/// EXACT-8, EXACT-10: the same text to the same user under numbers that are used.
+#[test]
+fn copy_that_is_10_behind_stores_each_message_once() {
+    restored_profile_behind_by(10, 12);
+}
+
+/// EXACT-8, EXACT-10.
+#[test]
+fn copy_that_is_31_behind_stores_each_message_once() {
+    restored_profile_behind_by(31, 33);
+}
+
+/// EXACT-8, EXACT-10.
+#[test]
+fn copy_that_is_40_behind_stores_each_message_once() {
+    restored_profile_behind_by(40, 42);
+}
+
+/// EXACT-8, EXACT-10.
+#[test]
+fn copy_that_is_100_behind_stores_each_message_once() {
+    restored_profile_behind_by(100, 102);
+}
+
+/// EXACT-3, EXACT-8: the numbers of the copy are older than what the realm remembers.
+#[test]
+fn copy_that_is_300_behind_stores_each_message_once() {
+    restored_profile_behind_by(300, 20);
+}
+
+/// EXACT-8, EXACT-10: both links are open before anything is typed, so no handshake tells what the other has used.
+#[test]
+fn copies_on_two_machines_store_what_both_say() {
+    const ROUNDS: usize = 20;
+    let at = Setting::new();
+    at.copy_to("laptop");
+    let mut shells = ["ann", "laptop"].map(|profile| Shell::start(&at.home, profile, &[]));
+    for shell in &mut shells {
+        assert_eq!(shell.ask("whoami")["username"], "ann");
+    }
+    for round in 0..ROUNDS {
+        // Typed at once, then answered.
+        for shell in &mut shells {
+            assert!(shell.type_line(&format!("send bob \"round {round}\"")));
+        }
+        for shell in &mut shells {
+            let answer = shell.answer().unwrap();
+            assert_eq!(answer["state"], "stored", "{answer}");
+        }
+    }
+    // One of the two says more than the other, in between.
+    say(&mut shells[0], 5);
+    say(&mut shells[1], 3);
+    say(&mut shells[0], 5);
+    let counts = at.counts();
+    for round in 0..ROUNDS {
+        assert_eq!(counts[&format!("round {round}")], 2);
+    }
+    assert_eq!(counts["good morning"], 13);
+}
+
+/// EXACT-8, EXACT-10: without early data each process has been told of the highest number before it sends.
+#[test]
+fn copies_without_early_data_store_what_both_say() {
+    let at = Setting::new();
+    at.copy_to("laptop");
+    for _ in 0..5 {
+        for profile in ["ann", "laptop"] {
+            let run = at
+                .home
+                .run(profile, &["--no-early-data", "send", "bob", "ok"]);
+            assert_eq!(run.ok()["state"], "stored");
+        }
+    }
+    assert_eq!(at.counts()["ok"], 10);
+}
+
+/// EXACT-9, EXACT-10: an entry whose answer was lost is in the copy, too. Whoever sends it, it is one message.
+#[test]
+fn copy_made_while_an_answer_is_lost_stores_the_message_once() {
+    let at = Setting::new();
+    at.relay.lose_answers();
+    let send = ["--deadline", "500ms", "send", "bob", "unfinished"];
+    at.home.run("ann", &send).kept();
+    at.copy_to("backup");
+    at.relay.lose_nothing();
+    at.home.drain("ann");
+    at.home.run("ann", &["send", "bob", "after it"]).ok();
+    at.restore("backup");
+    at.home.drain("ann");
+    at.home.run("ann", &["send", "bob", "restored"]).ok();
+    let texts = at.home.texts("bob");
+    assert_eq!(texts, ["first", "unfinished", "after it", "restored"]);
+}
+
+/// EXACT-10: so is one that was tried and did not arrive, and both copies send it later.
+#[test]
+fn copy_made_while_the_realm_is_away_stores_the_message_once() {
+    let mut at = Setting::new();
+    at.realm.kill();
+    at.home
+        .send_briefly("ann", &["send", "bob", "unfinished"])
+        .kept();
+    at.copy_to("laptop");
+    at.realm.start_again();
+    for profile in ["ann", "laptop"] {
+        until("it is sent", || {
+            at.home.run(profile, &["whoami"]).ok();
+            at.home.outbox(profile).is_empty()
+        });
+    }
+    assert_eq!(at.counts()["unfinished"], 1);
+}
