@@ -210,6 +210,7 @@ impl Shared {
             }
         }
         let early = self.may_be_early(&request)?;
+        let session = self.state()?.session;
         let answer = self.ask_once(request.to_bytes(), early, deadline).await?;
         let Answer::Refused(refusal) = answer else {
             self.learn(&request, &answer)?;
@@ -219,7 +220,7 @@ impl Shared {
             _ if is_used_up(refusal, picked.is_first) => self.renumber(picked.id, refusal),
             ErrorCode::AlreadyDone => self.settle(picked.id, &Outcome::Unknown),
             _ if refusal.is_transient() || !refusal.is_final() => self.wait(picked, refusal),
-            ErrorCode::NoSession if picked.waited.is_none() => self.hold(picked),
+            ErrorCode::NoSession if picked.waited.is_none() => self.hold(picked, session),
             _ => self.settle(
                 picked.id,
                 &Outcome::Answer(Answer::Refused(refusal).to_bytes()),
@@ -240,11 +241,16 @@ impl Shared {
             .write(|records| outbox::change(records, picked.id, |entry| entry.wait_until(until)))?)
     }
 
-    /// Nobody is logged in: what nobody waits for is kept until its user is again.
-    fn hold(&self, picked: &Picked) -> Result<(), CallError> {
+    /// Nobody is logged in, it seems to a command that was asked in `session`: what nobody waits for is kept until its user
+    /// is again. A number from before the session opened is answered in the same way (EXACT-6): then the next one tells.
+    fn hold(&self, picked: &Picked, session: Option<[u8; 16]>) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         Ok(self.profile.write(|records| {
-            state::update(records, realm, |state| state.session = None)?;
+            state::update(records, realm, |state| {
+                if picked.is_first && state.session == session {
+                    state.session = None;
+                }
+            })?;
             // It has not been done, and under this number it never will be (EXACT-6).
             outbox::renumber(records, (picked.id, realm), picked.number)
         })?)
