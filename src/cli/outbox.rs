@@ -110,6 +110,10 @@ async fn wait(client: &Client, output: Output, id: EntryId) -> Result<(), Failur
             }),
         },
         Awaited::Waits => Err(waits(Some(id))),
+        Awaited::ToldElsewhere => output.result(
+            &json!({ "state": "done", "id": id.0 }),
+            "finished; another command has told what became of it",
+        ),
         Awaited::NoSuchEntry => Err(no_such_entry(id)),
     }
 }

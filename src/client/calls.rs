@@ -125,7 +125,8 @@ impl Client {
         shared.added.notify_one();
         let outcome = shared.settled(id, deadline).await?;
         waits.is_over = true;
-        let outcome = match outcome {
+        let told = || shared.told_before(request, self.sending.token.as_ref());
+        let outcome = match outcome.map_or_else(told, |outcome| Ok(Some(outcome)))? {
             Some(outcome) => outcome,
             None => match shared.stop_waiting(id, self.sending.keep)? {
                 Left::Settled(outcome) => outcome,
@@ -258,6 +259,23 @@ impl Shared {
             now,
         };
         Ok(self.profile.write(|records| outbox::add(records, &new))?)
+    }
+
+    /// What became of the entry that has a token, where another process of the same token has been told.
+    fn told_before(
+        &self,
+        request: &Request<'_>,
+        token: Option<&outbox::Token>,
+    ) -> Result<Option<Outcome>, CallError> {
+        let (Some(token), account) = (token, self.account()?) else {
+            return Ok(None);
+        };
+        let known =
+            |records: &mut dyn super::store::Records| token.find(records, &account, request);
+        Ok(match self.profile.write(known)? {
+            Some(Added::Done(_, outcome)) => Some(outcome),
+            _ => None,
+        })
     }
 
     /// Waits until the records say something, or for the deadline.

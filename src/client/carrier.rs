@@ -63,7 +63,7 @@ impl Carries {
     /// Sends what is due, and waits until something happens.
     async fn turn(&mut self, shared: &std::sync::Arc<Shared>) -> Result<(), CallError> {
         if self.role.is_none() {
-            self.role = shared.profile.store().try_carry()?;
+            self.role = shared.profile.store().try_carry(shared.target()?.0.0)?;
             shared
                 .is_carrier
                 .store(self.role.is_some(), std::sync::atomic::Ordering::Relaxed);
@@ -100,7 +100,7 @@ impl Carries {
             .iter()
             .map(|(id, (aim, _))| (*id, *aim))
             .collect();
-        let is_known = shared.state()?.session.is_some();
+        let is_known = !shared.state()?.is_logged_out;
         if !shared
             .profile
             .read(|records| outbox::has_entries(records))?
@@ -252,6 +252,7 @@ impl Shared {
             state::update(records, realm, |state| {
                 if picked.is_first && state.session == session {
                     state.session = None;
+                    state.is_logged_out = true;
                 }
             })?;
             // It has not been done, and under this number it never will be (EXACT-6).
@@ -315,9 +316,11 @@ impl Shared {
                     state.username = Some(account.username.as_str().into());
                     // Its id was in an answer that is lost; on a sealed link nobody needs it.
                     state.session.get_or_insert_default();
+                    state.is_logged_out = false;
                 }
                 Answer::Refused(refusal) if refusal.code == ErrorCode::NoSession => {
                     state.session = None;
+                    state.is_logged_out = true;
                 }
                 _ => {}
             })

@@ -453,6 +453,10 @@ impl Client {
         }
         let state = self.state()?;
         match state.session {
+            // A session whose id was in an answer that is lost cannot be named.
+            Some(id) if state.names_session && id != [0; 16] => {
+                Ok(SessionRef::Named(SessionId(id)))
+            }
             _ if !state.plain => Ok(SessionRef::Bound),
             Some(id) => Ok(SessionRef::Named(SessionId(id))),
             None => Err(CallError::NotLoggedIn),

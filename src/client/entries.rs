@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{
     CallError, Client, End, EntryId, Notice, Shared,
     calls::end,
+    lock,
     outbox::{self, Aim},
     state, store,
 };
@@ -50,6 +51,8 @@ pub enum Awaited {
     Ended(End),
     /// It waits still.
     Waits,
+    /// It is finished, and another process of the profile has told what became of it.
+    ToldElsewhere,
     /// There is no such entry, or somebody has been told what became of it.
     NoSuchEntry,
 }
@@ -111,9 +114,13 @@ impl Client {
             self.shared.check_target()?;
             self.start_carrier();
         }
-        Ok(match self.shared.settled(id, deadline).await? {
+        lock(&self.shared.waited).insert(id, Instant::now());
+        let settled = self.shared.settled(id, deadline).await;
+        lock(&self.shared.waited).remove(&id);
+        Ok(match settled? {
             Some(outcome) => Awaited::Ended(end(&outcome)),
-            None => Awaited::Waits,
+            None if self.shared.is_there(id)? => Awaited::Waits,
+            None => Awaited::ToldElsewhere,
         })
     }
 
@@ -155,6 +162,7 @@ impl Client {
         self.start_carrier();
         self.shared.added.notify_one();
         Ok(match self.shared.settled(id, deadline).await? {
+            None if !self.shared.is_there(id)? => Withdrawn::NoSuchEntry,
             None => Withdrawn::Asked,
             Some(outcome) => match end(&outcome) {
                 End::Cancelled => Withdrawn::Cancelled,
@@ -194,6 +202,13 @@ impl Client {
 }
 
 impl Shared {
+    fn is_there(&self, id: EntryId) -> Result<bool, CallError> {
+        Ok(self
+            .profile
+            .read(|records| outbox::find(records, id))?
+            .is_some())
+    }
+
     /// What became of entries for which nobody waits any more.
     pub(super) fn untold(&self) -> Result<Vec<Notice>, CallError> {
         let account = self.account()?;

@@ -4,7 +4,7 @@
 //! device.key   the device's secret key
 //! profile.db   everything else, in one database; a light client has a small file instead, `records`
 //! wake         written to after each commit, so that other processes notice
-//! carrier      held by the one process that sends what is in the outbox
+//! carrier-N    held by the one process that sends what is in the outbox for realm N
 //! lock         held while a profile is opened
 //! history      the lines typed in `merpati shell`, passwords left out
 //! ```

@@ -56,6 +56,11 @@ pub struct State {
     pub life: Option<[u8; 4]>,
     /// It has been heard from.
     pub is_heard: bool,
+    /// The realm, or the user, has said that nobody is logged in.
+    pub is_logged_out: bool,
+    /// This is an old copy of the profile, or the realm is an old copy of itself: the device's latest session may be of
+    /// another user, so commands name theirs in full.
+    pub names_session: bool,
     /// The number of the command that opened the session: what has a number below it takes effect in it no more (EXACT-6).
     pub since: u64,
 }
@@ -281,6 +286,7 @@ impl State {
             ) => {
                 self.username = Some(username.as_str().into());
                 self.session = Some(*id);
+                (self.is_logged_out, self.names_session) = (false, false);
                 self.since = command
                     .operation()
                     .map_or(0, |operation| operation.number.0);
@@ -292,6 +298,7 @@ impl State {
                 };
                 if ended {
                     self.session = None;
+                    self.is_logged_out = true;
                 }
             }
             _ => {}
@@ -404,6 +411,7 @@ pub fn learn_life(
     }
     save(records, realm, &State { life, ..state })?;
     if is_unknown {
+        update(records, realm, |state| state.names_session = true)?;
         forget_cursors(records, realm)?;
     }
     Ok(())

@@ -49,20 +49,22 @@ impl<S: Store> Realm<S> {
     /// `is_restored`: the store was copied while it was in use, and so may know the life from which others remember
     /// what the copy does not hold. All former lives are forgotten, and no cursor from before is believed.
     ///
-    /// A life that cannot be written, as on a full disk, is begun all the same: after the next start it is unknown,
-    /// and what was confirmed last is shown again.
+    /// A life that cannot be written, as on a full disk, is not begun: the one before goes on. Else clients would remember a
+    /// life that the store does not know after the next start.
     pub async fn begin_life(&self, is_restored: bool) {
         let begun = async {
             let found = self.record::<LivesRecord>(&records::lives()).await?;
             let former = found.map_or_else(Vec::new, |(record, _)| record.lives);
             let mut lives = vec![self.fresh_life(&former)];
-            lives.extend(former.into_iter().filter(|_| !is_restored));
+            lives.extend(former.iter().filter(|_| !is_restored));
             lives.truncate(LIVES_MAX);
             let mut batch = Batch::new();
             let record = LivesRecord { lives };
             batch.put(records::lives(), record.to_value()?);
-            let written = self.commit(batch).await;
-            Ok::<_, Failure>((record.lives, written.err()))
+            Ok::<_, Failure>(match self.commit(batch).await {
+                Err(failure) if !former.is_empty() && !is_restored => (former, Some(failure)),
+                written => (record.lives, written.err()),
+            })
         };
         let (lives, failure) = match begun.await {
             Ok(begun) => begun,

@@ -284,8 +284,12 @@ impl History {
             };
             if !(least..=most).contains(&(count + came_back)) {
                 let text = quote(&message.body);
+                let notices: Vec<&String> = returned
+                    .iter()
+                    .filter(|notice| message.is_quoted_in(notice))
+                    .collect();
                 wrong.push(format!(
-                    "{mailbox} has {text} {count} times: {said:?}, {came_back} came back"
+                    "{mailbox} has {text} {count} times: {said:?}, came back: {notices:?}"
                 ));
             }
         }

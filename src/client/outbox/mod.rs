@@ -103,6 +103,8 @@ pub struct Entry {
     pub left: bool,
     /// How often it was begun.
     pub attempts: u32,
+    /// When it was begun last, in milliseconds since 1970.
+    begun: u64,
     /// When it was typed, in seconds since 1970.
     pub created: u64,
     /// When it is worth nothing any more, in seconds since 1970.
@@ -252,6 +254,7 @@ pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileErr
         number,
         left: false,
         attempts: 0,
+        begun: 0,
         created,
         expires: new
             .request
@@ -503,6 +506,7 @@ pub fn renumber(
     highest: OperationNumber,
 ) -> Result<(), ProfileError> {
     state::update(records, realm, |state| {
+        state.names_session |= state.highest < highest.0;
         state.highest = state.highest.max(highest.0);
     })?;
     change(records, id, |entry| {

@@ -19,6 +19,8 @@ use crate::{
 /// The realm tells so many numbers up to the highest apart (EXACT-3): no number is given out that is so far above one that
 /// is not settled (EXACT-12).
 const WINDOW: u64 = 256;
+/// An entry that another process has begun is left to it for so long.
+const STUCK: Duration = Duration::from_secs(10);
 /// Entries that are on their way at once.
 const ON_THE_WAY_MAX: usize = 64;
 
@@ -156,7 +158,12 @@ pub fn pick_one(
     now: Duration,
 ) -> Result<Option<Picked>, ProfileError> {
     match super::find(records, id)? {
-        Some(entry) if entry.attempts == 0 && !entry.is_secret && !is_blocked(records, id)? => {
+        Some(entry)
+            if !entry.is_secret
+                && entry.begun.saturating_add(millis(STUCK)) <= millis(now)
+                && entry.not_before <= millis(now)
+                && !is_blocked(records, id)? =>
+        {
             begin_secret(records, id, now)
         }
         _ => Ok(None),
@@ -209,6 +216,7 @@ fn begin(
     // From here on it may leave, whatever becomes of this process.
     entry.left = true;
     entry.attempts = attempts.saturating_add(1);
+    entry.begun = millis(now);
     store::put(records, &entry_key(id), entry)?;
     let waited = entry.waiting.is_on(now);
     let until = Duration::from_millis(entry.waiting.until);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use blake2::{Blake2s256, Digest as _};
 use serde::{Deserialize, Serialize};
 
-use super::{Added, EntryId, New, Outcome, take_done};
+use super::{Added, EntryId, New, Outcome, Reason, take_done};
 use crate::{
     client::{
         ProfileError,
@@ -56,7 +56,7 @@ impl Token {
     }
 
     /// What is known of the token: nothing, or what became of it.
-    pub(super) fn find(
+    pub(in crate::client) fn find(
         &self,
         records: &mut dyn Records,
         account: &Account,
@@ -138,6 +138,10 @@ pub(super) fn settle(
     outcome: &Outcome,
 ) -> Result<(), ProfileError> {
     let key = key(account, hash);
+    if *outcome == Outcome::NotDone(Reason::NotKept) {
+        // It has not been done, and its user has been told: the token is free again.
+        return records.delete(&key);
+    }
     match store::get::<Kept>(records, &key)? {
         Some(kept) => store::put(
             records,

@@ -51,10 +51,11 @@ impl Records for Table {
 #[cfg(test)]
 mod shared {
     use std::{
+        collections::BTreeSet,
         pin::Pin,
         sync::{
             Arc, Mutex, MutexGuard, PoisonError,
-            atomic::{AtomicBool, AtomicU64, Ordering},
+            atomic::{AtomicU64, Ordering},
         },
     };
 
@@ -90,7 +91,7 @@ mod shared {
     struct Shared {
         table: Mutex<Table>,
         changes: watch::Sender<u64>,
-        is_carried: AtomicBool,
+        carried: Mutex<BTreeSet<u32>>,
     }
 
     impl Clone for Memory {
@@ -138,13 +139,18 @@ mod shared {
     }
 
     #[derive(Debug)]
-    struct Held(Arc<Shared>);
+    struct Held(Arc<Shared>, u32);
 
     impl Carrying for Held {}
 
     impl Drop for Held {
         fn drop(&mut self) {
-            self.0.is_carried.store(false, Ordering::Release);
+            let mut carried = self
+                .0
+                .carried
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            carried.remove(&self.1);
         }
     }
 
@@ -177,11 +183,16 @@ mod shared {
             })
         }
 
-        fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
-            if self.shared.is_carried.swap(true, Ordering::AcqRel) {
+        fn try_carry(&self, realm: u32) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
+            let mut carried = self
+                .shared
+                .carried
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if !carried.insert(realm) {
                 return Ok(None);
             }
-            Ok(Some(Box::new(Held(Arc::clone(&self.shared)))))
+            Ok(Some(Box::new(Held(Arc::clone(&self.shared), realm))))
         }
     }
 }

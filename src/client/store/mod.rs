@@ -74,8 +74,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Waits until records may have changed, whoever has changed them, since this was last called. May come for nothing.
     fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 
-    /// The role of the one process that sends what is in the outbox, unless another has it. Held until it is dropped.
-    fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError>;
+    /// The role of the one process that sends what is in the outbox for a realm, unless another has it. Held until it is
+    /// dropped.
+    fn try_carry(&self, realm: u32) -> Result<Option<Box<dyn Carrying>>, ProfileError>;
 }
 
 /// The role of the process that sends what is in the outbox, held until it is dropped or the process ends.
@@ -217,14 +218,18 @@ mod tests {
             records.delete(b"a/2")
         })
         .unwrap();
-        let carrying = store.try_carry().unwrap();
+        let carrying = store.try_carry(1).unwrap();
         assert!(carrying.is_some());
         assert!(
-            again.try_carry().unwrap().is_none(),
+            again.try_carry(1).unwrap().is_none(),
             "one carries at a time"
         );
         drop(carrying);
-        assert!(again.try_carry().unwrap().is_some());
+        assert!(again.try_carry(1).unwrap().is_some());
+        assert!(
+            again.try_carry(2).unwrap().is_some(),
+            "each realm has its own"
+        );
     }
 
     #[tokio::test]

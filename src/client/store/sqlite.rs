@@ -152,8 +152,8 @@ impl Store for SqliteStore {
         Box::pin(tokio::time::sleep(LOOK_AGAIN))
     }
 
-    fn try_carry(&self) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
-        let lock = open_lock(&self.directory.join("carrier"))?;
+    fn try_carry(&self, realm: u32) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
+        let lock = open_lock(&self.directory.join(format!("carrier-{realm}")))?;
         Ok(match lock.try_lock() {
             Ok(()) => Some(Box::new(Locked(lock))),
             Err(_) => None,
