@@ -15,7 +15,7 @@ use super::{
     CallError, Client, EntryId, Shared,
     calls::{BUSY_WAIT, GRACE, is_used_up},
     lock,
-    outbox::{self, Aim, Outcome, Picked, Reason},
+    outbox::{self, Aim, Outcome, PAUSE_MAX, Picked, Reason},
     state,
     store::Carrying,
 };
@@ -234,6 +234,7 @@ impl Shared {
     /// The realm asks to come again later, or does not know whether it was done.
     fn wait(&self, picked: &Picked, refusal: Refusal) -> Result<(), CallError> {
         let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
+        let wait = wait.min(PAUSE_MAX);
         let until = self.host.time_of_day() + wait;
         if picked.waited.is_some() && wait >= Duration::from_secs(1) {
             self.note(super::Notice::AskedToWait(refusal));

@@ -31,7 +31,7 @@ use crate::{
     wire::{Answer, OperationNumber, Request},
 };
 
-pub use numbers::{Picked, begin_secret, first_before, is_blocked, pick, pick_one};
+pub use numbers::{PAUSE_MAX, Picked, begin_secret, first_before, is_blocked, pick, pick_one};
 pub use scope::{Before, Scope, describe};
 pub use tokens::{TOKENS_MAX, Token};
 

@@ -21,6 +21,8 @@ use crate::{
 const WINDOW: u64 = 256;
 /// An entry that another process has begun is left to it for so long.
 const STUCK: Duration = Duration::from_secs(10);
+/// The longest pause before an entry is tried again.
+pub const PAUSE_MAX: Duration = Duration::from_hours(1);
 /// Entries that are on their way at once.
 const ON_THE_WAY_MAX: usize = 64;
 
@@ -134,7 +136,7 @@ pub fn pick(
             continue;
         }
         let later = entry.next_look();
-        if later > millis(now) {
+        if later > millis(now) && !entry.is_too_far(later, now) {
             due.look_at(Duration::from_millis(later));
             continue;
         }
@@ -247,7 +249,9 @@ fn shortened(
     let Ok(mut request) = Request::parse(bytes) else {
         return Err(records.damaged());
     };
-    request.options.ttl = Some(expires.saturating_sub(seconds_up(now)).max(1));
+    let left = expires.saturating_sub(seconds_up(now)).max(1);
+    // A clock that was set back makes it worth no more than it was.
+    request.options.ttl = request.options.ttl.map(|ttl| ttl.min(left));
     Ok(Some(request.to_bytes()))
 }
 
@@ -286,5 +290,10 @@ impl Entry {
             return self.waiting.until;
         }
         self.not_before
+    }
+
+    /// Nothing waits for so long honestly: a clock was set back, or a realm makes fun of us.
+    fn is_too_far(&self, look: u64, now: Duration) -> bool {
+        self.aim == Aim::Do && !self.is_secret && look > millis(now + PAUSE_MAX)
     }
 }

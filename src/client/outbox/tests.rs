@@ -259,6 +259,16 @@ fn outbox_leaves_entries_of_another_account_alone() {
     assert_eq!(nobody.next, None);
 }
 
+#[test]
+fn outbox_does_not_wait_for_a_clock_that_was_wrong() {
+    let outbox = Box::default();
+    let id = outbox.add(&send("bob", "a"));
+    outbox.write(|records| change(records, id, |entry| entry.wait_until(NOW + SPAN)));
+    assert!(outbox.ids(&[]).is_empty());
+    outbox.write(|records| change(records, id, |entry| entry.wait_until(NOW * 2)));
+    assert_eq!(outbox.ids(&[]), [id]);
+}
+
 /// A message typed at the end of a second is worth as much as one that is typed at its beginning.
 #[test]
 fn lifetime_typed_late_in_a_second_is_not_shortened() {
