@@ -187,3 +187,20 @@ fn copy_made_while_the_realm_is_away_stores_the_message_once() {
     }
     assert_eq!(at.counts()["unfinished"], 1);
 }
+/// EXACT-10: so are several of one conversation, which wait for each other.
+#[test]
+fn copy_made_while_a_conversation_waits_stores_each_message_once() {
+    let mut at = Setting::new();
+    at.realm.kill();
+    let texts = ["one", "two", "three"];
+    for text in texts {
+        at.home.send_briefly("ann", &["send", "bob", text]).kept();
+    }
+    at.copy_to("laptop");
+    at.realm.start_again();
+    for profile in ["ann", "laptop"] {
+        at.home.drain(profile);
+    }
+    let counts = at.counts();
+    assert_eq!(texts.map(|text| counts[text]), [1, 1, 1]);
+}

@@ -20,7 +20,7 @@ use crate::{
 /// is not settled (EXACT-12).
 const WINDOW: u64 = 256;
 /// An entry that another process has begun is left to it for so long.
-const STUCK: Duration = Duration::from_secs(10);
+const STUCK: Duration = Duration::from_secs(45);
 /// The longest pause before an entry is tried again.
 pub const PAUSE_MAX: Duration = Duration::from_hours(1);
 /// Entries that are on their way at once.
