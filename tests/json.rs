@@ -255,7 +255,13 @@ fn outbox_prints_what_is_written() {
     schema.check_all("error", &not_kept.objects());
     assert!(not_kept.objects()[0].get("id").is_none(), "{not_kept:?}");
     realm.start_again();
-    schema.check("waited", &home.run("ann", &["outbox", "wait"]).ok());
+    let waited = home.run("ann", &["outbox", "wait"]).objects();
+    let (result, ended) = waited.split_last().unwrap();
+    schema.check("waited", result);
+    schema.check_all("ended", ended);
+    assert_eq!(result["ok"], true);
+    let again = run(&["outbox", "wait", &kept[0]]);
+    assert!(again.code == Some(0) || again.error(2) == "usage", "{again:?}");
     let token = ["--id", "a", "send", "ann", "named"];
     let first = home.run("ann", &token).ok();
     schema.check("sent", &first);
