@@ -261,7 +261,10 @@ fn outbox_prints_what_is_written() {
     schema.check_all("ended", ended);
     assert_eq!(result["ok"], true);
     let again = run(&["outbox", "wait", &kept[0]]);
-    assert!(again.code == Some(0) || again.error(2) == "usage", "{again:?}");
+    assert!(
+        again.code == Some(0) || again.error(2) == "usage",
+        "{again:?}"
+    );
     let token = ["--id", "a", "send", "ann", "named"];
     let first = home.run("ann", &token).ok();
     schema.check("sent", &first);

@@ -112,6 +112,7 @@ impl From<CallError> for Failure {
             | CallError::Resolve { .. }
             | CallError::Behind { .. }
             | CallError::NotDone { .. } => ("unreachable", NOT_DONE),
+            CallError::AnotherUser => ("another-user", NOT_DONE),
             CallError::KeyChanged { .. } => ("key-changed", NOT_DONE),
             CallError::Cancelled => ("cancelled", NOT_DONE),
             CallError::Busy(refusal) => (refusal.code.name(), KEPT_OR_UNKNOWN),

@@ -318,6 +318,8 @@ impl Shared {
                     // Its id was in an answer that is lost; on a sealed link nobody needs it.
                     state.session.get_or_insert_default();
                     state.is_logged_out = false;
+                    // It may be the login that opened the session.
+                    state.since = state.since.max(picked.number.0);
                 }
                 Answer::Refused(refusal) if refusal.code == ErrorCode::NoSession => {
                     state.session = None;

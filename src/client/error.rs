@@ -74,6 +74,11 @@ pub enum CallError {
     /// Another call has taken it back: it is certainly not done.
     #[error("it was taken back, and has not been done")]
     Cancelled,
+    /// In another window of the profile somebody else has logged in.
+    #[error(
+        "another user has logged in with this profile meanwhile; begin anew to go on as that user"
+    )]
+    AnotherUser,
     /// The token was used for another command: nothing was sent.
     #[error("this --id was used for another command before; give each command an --id of its own")]
     TokenReused,

@@ -61,6 +61,7 @@ impl Client {
             },
         };
         match self.call(options, command).await? {
+            Answer::Page(_) if self.shared.account()? != account => Err(CallError::AnotherUser),
             Answer::Page(page) => {
                 if let Some(after) = options.after {
                     self.shared.confirmed(&account, &mailbox, after)?;
@@ -94,6 +95,9 @@ impl Client {
         let mut entries: Vec<Entry> = Vec::new();
         let (mut after, mut offset) = (after, None);
         loop {
+            if self.shared.account()? != account {
+                return Err(CallError::AnotherUser);
+            }
             let left = limit - entries.len().min(limit) + usize::from(offset.is_some());
             let options = Options {
                 after,

@@ -62,6 +62,9 @@ impl Client {
 impl Watching<'_> {
     /// Asks to be told of everything behind what has been given out here, or shown by another process of the profile.
     async fn ask(&mut self) -> Result<(), CallError> {
+        if self.client.shared.account()? != self.account {
+            return Err(CallError::AnotherUser);
+        }
         let is_first = self.given.is_empty();
         for (mailbox, cursor) in self.client.shared.cursors(&self.account)? {
             if !is_first && is_planted(Fault::WatchFromOldCursors) {

@@ -109,6 +109,9 @@ pub fn pick(
         let scope = entry.scope(records)?;
         // Whoever logs in keeps all of the realm's entries waiting. Those of other users wait for theirs to log in.
         let is_login = entry.is_login(records)?;
+        if same_realm(&entry) && entry.account != *account && !is_login {
+            release(records, (id, &mut entry), now)?;
+        }
         if !same_realm(&entry) || (entry.account != *account && !is_login) {
             continue;
         }
@@ -153,6 +156,27 @@ pub fn pick(
     Ok(due)
 }
 
+/// Entries of a user who is not logged in wait for that. A number from before another user's login is of no use to them any
+/// more (EXACT-6), and must not keep that user's waiting (EXACT-12).
+fn release(
+    records: &mut dyn Records,
+    (id, entry): (EntryId, &mut Entry),
+    now: Duration,
+) -> Result<(), ProfileError> {
+    if entry.end_if_over(now) && !entry.left {
+        if let Aim::Cancel(reason) = entry.aim {
+            settle(records, id, &Outcome::NotDone(reason))?;
+        }
+        return Ok(());
+    }
+    let since = state::load(records, entry.account.realm)?.since;
+    if !entry.left && entry.number.is_some_and(|number| number <= since) {
+        entry.number = None;
+        store::put(records, &entry_key(id), entry)?;
+    }
+    Ok(())
+}
+
 /// Picks one entry that another process should have taken up and has not, if nothing is before it.
 pub fn pick_one(
     records: &mut dyn Records,
@@ -187,11 +211,16 @@ pub fn begin_secret(
 /// A number above all that were used, unless the lowest that is not settled is too far below it (EXACT-12).
 pub fn take(records: &mut dyn Records, realm: RealmNumber) -> Result<Option<u64>, ProfileError> {
     let entries = list(records)?;
-    let same_realm = entries
-        .iter()
-        .filter(|(_, other)| other.account.realm == realm);
-    let lowest = same_realm.filter_map(|(_, other)| other.number).min();
-    let number = state::load(records, realm)?.highest + 1;
+    let state = state::load(records, realm)?;
+    let user = state.username.as_deref().unwrap_or_default();
+    // What is left of another user's from before this one logged in takes effect no more (EXACT-6).
+    let counts = |other: &Entry| {
+        let is_own = other.account.username == user || other.is_secret;
+        other.account.realm == realm && (is_own || other.number > Some(state.since))
+    };
+    let counted = entries.iter().filter(|(_, other)| counts(other));
+    let lowest = counted.filter_map(|(_, other)| other.number).min();
+    let number = state.highest + 1;
     if lowest.is_some_and(|lowest| number >= lowest + WINDOW) {
         return Ok(None);
     }
