@@ -110,10 +110,15 @@ async fn wait(client: &Client, output: Output, id: EntryId) -> Result<(), Failur
             }),
         },
         Awaited::Waits => Err(waits(Some(id))),
-        Awaited::ToldElsewhere => output.result(
-            &json!({ "state": "done", "id": id.0 }),
-            "finished; another command has told what became of it",
-        ),
+        Awaited::ToldElsewhere => Err(Failure {
+            state: Some("unknown"),
+            id: Some(id.0),
+            ..Failure::new(
+                "unknown",
+                "finished; another command of the profile has told what became of it",
+                KEPT_OR_UNKNOWN,
+            )
+        }),
         Awaited::NoSuchEntry => Err(no_such_entry(id)),
     }
 }
@@ -160,6 +165,14 @@ async fn cancel(client: &Client, output: Output, id: EntryId) -> Result<(), Fail
             &json!({ "state": "cancelled", "id": id.0 }),
             "taken back; it has not been done",
         ),
+        Withdrawn::Ended(End::Expired) => output.result(
+            &json!({ "state": "cancelled", "id": id.0 }),
+            "not done; it could not be delivered in the time that it was worth",
+        ),
+        Withdrawn::Ended(End::Unknown) => Err(Failure {
+            id: Some(id.0),
+            ..failed(&End::Unknown)
+        }),
         Withdrawn::Ended(end) => Err(Failure {
             id: Some(id.0),
             ..Failure::new(

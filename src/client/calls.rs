@@ -169,7 +169,7 @@ impl Client {
         }
         for _ in 0..RENUMBERED_MAX {
             let Some(number) = shared.number(id)? else {
-                return Err(CallError::OutcomeUnknown {
+                return Err(CallError::Behind {
                     waited: shared.options.deadline,
                 });
             };
@@ -190,7 +190,7 @@ impl Client {
                 }
                 Err(error) => {
                     waits.is_over = true;
-                    return Err(shared.give_up(id, error)?);
+                    return Err(shared.give_up(id, error).await?);
                 }
             };
             if let Answer::Refused(refusal) = &answer
@@ -298,7 +298,6 @@ impl Shared {
             tokio::select! {
                 biased;
                 () = settled => {}
-                () = self.profile.store().changed(), if !self.is_carrier() => {}
                 () = tokio::time::sleep_until(deadline) => {}
             }
         }
@@ -339,16 +338,9 @@ impl Shared {
     }
 
     fn stop_waiting(&self, id: EntryId, keep: bool) -> Result<Left, CallError> {
-        let is_elsewhere = lock(&self.troubles)
-            .get(&id)
-            .is_some_and(CallError::is_final);
-        let left = self.profile.write(|records| {
-            if is_elsewhere && outbox::find(records, id)?.is_some_and(|entry| entry.attempts <= 1) {
-                // Whoever is there could not read it.
-                outbox::note_left(records, id, false)?;
-            }
-            outbox::stop_waiting(records, id, keep && !is_elsewhere)
-        })?;
+        let left = self
+            .profile
+            .write(|records| outbox::stop_waiting(records, id, keep))?;
         self.added.notify_one();
         Ok(left)
     }
@@ -382,8 +374,10 @@ impl Shared {
     }
 
     /// Gives a command with a password up: what to say.
-    fn give_up(&self, id: EntryId, error: CallError) -> Result<CallError, CallError> {
-        if !error.may_have_left() {
+    async fn give_up(&self, id: EntryId, error: CallError) -> Result<CallError, CallError> {
+        // A password leaves on an open link only; whoever has another key has opened none.
+        let is_elsewhere = error.is_final() && self.link_status().await.opened == 0;
+        if !error.may_have_left() || is_elsewhere {
             self.profile
                 .write(|records| outbox::note_left(records, id, false))?;
         }

@@ -44,8 +44,16 @@ impl Client {
             let shared = std::sync::Arc::clone(&self.shared);
             *task = Some(tokio::spawn(async move {
                 let mut carrying = Carries::default();
-                // A profile that cannot be used is told by whoever asks.
-                while carrying.turn(&shared).await.is_ok() {}
+                loop {
+                    if carrying.turn(&shared).await.is_err() {
+                        // Whoever asks is told what is wrong with the profile; a full disk may have room again.
+                        carrying.role = None;
+                        shared
+                            .is_carrier
+                            .store(false, std::sync::atomic::Ordering::Relaxed);
+                        tokio::time::sleep(AFTER_FAILURE.0).await;
+                    }
+                }
             }));
         }
     }
@@ -85,7 +93,8 @@ impl Carries {
                 }
             }
             () = shared.added.notified() => {}
-            () = shared.profile.store().changed() => {}
+            // Another process may have settled what this one waits for.
+            () = shared.profile.store().changed() => shared.settled.notify_waiters(),
             () = tokio::time::sleep(pause) => {}
         }
         Ok(())
@@ -178,7 +187,10 @@ impl Shared {
                 lock(&self.troubles).insert(id, error);
                 Ok(self.profile.write(|records| {
                     outbox::change(records, id, |entry| {
-                        entry.left = left;
+                        // Unless another process has begun it meanwhile.
+                        if entry.attempts == picked.attempts + 1 {
+                            entry.left = left;
+                        }
                         entry.wait_until(until);
                     })
                 })?)
@@ -202,6 +214,10 @@ impl Shared {
         let Ok(mut request) = Request::parse(body) else {
             return self.settle(picked.id, &Outcome::Unknown);
         };
+        if self.account()? != picked.account {
+            // Somebody else has logged in since it was picked.
+            return Ok(());
+        }
         if let Some(operation) = request.command.operation_mut() {
             operation.number = picked.number;
             if is_planted(Fault::FinishUnderFreshNumber) && !picked.is_first {
@@ -217,13 +233,18 @@ impl Shared {
             return self.settle(picked.id, &Outcome::Answer(answer.to_bytes()));
         };
         match refusal.code {
-            _ if is_used_up(refusal, picked.is_first) => self.renumber(picked.id, refusal),
+            // An old copy cannot know whether another one has done it.
+            _ if is_used_up(refusal, picked.is_first && !self.state()?.names_session) => {
+                self.renumber(picked.id, refusal)
+            }
             ErrorCode::AlreadyDone => self.settle(picked.id, &Outcome::Unknown),
             _ if refusal.is_transient() || refusal.is_unknown() => self.wait(picked, refusal),
             ErrorCode::NoSession if picked.number.0 <= self.state()?.since => {
                 self.renumber(picked.id, refusal)
             }
-            ErrorCode::NoSession if picked.waited.is_none() => self.hold(picked, session),
+            ErrorCode::NoSession if picked.waited.is_none() && is_of(&request, session) => {
+                self.hold(picked, session)
+            }
             _ => self.settle(
                 picked.id,
                 &Outcome::Answer(Answer::Refused(refusal).to_bytes()),
@@ -293,7 +314,9 @@ impl Shared {
                 };
                 self.settle(picked.id, &outcome)
             }
-            _ => self.wait(picked, refusal),
+            _ if refusal.is_transient() || refusal.is_unknown() => self.wait(picked, refusal),
+            // A realm that does not know how to say.
+            _ => self.settle(picked.id, &Outcome::Unknown),
         }
     }
 
@@ -336,5 +359,13 @@ impl Shared {
         Ok(self
             .profile
             .write(|records| outbox::settle(records, id, outcome))?)
+    }
+}
+
+/// True when a command was asked in the profile's own session.
+fn is_of(request: &Request<'_>, session: Option<[u8; 16]>) -> bool {
+    match request.command.session() {
+        Some(SessionRef::Named(SessionId(id))) => Some(id) == session,
+        Some(SessionRef::Bound) | None => true,
     }
 }

@@ -191,9 +191,7 @@ impl Shared {
                     state.server = at.to_string();
                 }
                 state.is_heard = true;
-                // It has seen more of this device than this profile has done.
-                state.names_session |= state.highest < highest;
-                state.highest = state.highest.max(highest);
+                state.learn_highest(highest);
                 state.rtt_us = rtt
                     .and_then(|rtt| u64::try_from(rtt.as_micros()).ok())
                     .or(state.rtt_us);

@@ -149,10 +149,11 @@ impl Client {
     /// done, if it is reached within the deadline.
     pub async fn outbox_cancel(&self, id: EntryId) -> Result<Withdrawn, CallError> {
         let deadline = self.shared.deadline();
+        let now = self.shared.host.time_of_day();
         match self
             .shared
             .profile
-            .write(|records| outbox::cancel(records, id))?
+            .write(|records| outbox::cancel(records, id, now))?
         {
             outbox::Cancelled::Certainly => return Ok(Withdrawn::Cancelled),
             outbox::Cancelled::NoSuchEntry => return Ok(Withdrawn::NoSuchEntry),

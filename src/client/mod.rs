@@ -87,6 +87,8 @@ mod reading;
 mod route;
 mod state;
 mod store;
+#[cfg(feature = "sqlite")]
+mod takeover;
 mod watchdog;
 mod watching;
 mod who;

@@ -13,7 +13,6 @@
 //! what is shown stays exactly once (EXACT-8, EXACT-10).
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -21,17 +20,15 @@ use std::{
 
 use etcetera::BaseStrategy as _;
 use rand_core::CryptoRng;
-use serde::Deserialize;
 
 use super::{
     ProfileError, Spending, Spent,
-    outbox::{self, Outcome},
-    state::{self, Account, Cursor, State},
+    state::{self, State},
     store::{self, Records, Store},
 };
 use crate::{
-    crypto::{ConnectionString, SecretKey, load_or_create_identity},
-    wire::{RealmId, Request},
+    crypto::{SecretKey, load_or_create_identity},
+    wire::RealmId,
 };
 
 /// The directory in which profiles are kept by default: `merpati` in the user's XDG data directory.
@@ -55,22 +52,30 @@ impl Profile {
             .parse()
             .map_err(|error| ProfileError::Name(name.into(), error))?;
         let directory = home.join(name.as_str());
+        let made = [home, &directory].map(|path| !path.exists());
         make_directory(&directory)?;
-        adopt(home);
-        adopt(&directory);
+        for (path, is_made) in [home, &directory].into_iter().zip(made) {
+            if is_made {
+                adopt(path);
+            }
+        }
         // One of two processes that start together makes the key, and the other finds it.
         let path = directory.join("lock");
         let lock = open_lock(&path)?;
         lock.lock()
             .map_err(|source| ProfileError::Io { path, source })?;
         let key_file = directory.join("device.key");
+        let is_new = fs::symlink_metadata(&key_file).is_err();
         let key = load_or_create_identity(&key_file, rng)?;
-        adopt(&key_file);
+        if is_new {
+            adopt(&key_file);
+        }
         let profile = Self {
             store: store::open(&directory)?,
             directory,
             key,
         };
+        #[cfg(feature = "sqlite")]
         profile.take_over()?;
         drop(lock);
         Ok(profile)
@@ -152,6 +157,7 @@ impl Profile {
     }
 
     /// Takes over what a version before the outbox has written.
+    #[cfg(feature = "sqlite")]
     fn take_over(&self) -> Result<(), ProfileError> {
         let path = self.directory.join("state");
         let bytes = match fs::read(&path) {
@@ -159,81 +165,12 @@ impl Profile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(source) => return Err(ProfileError::Io { path, source }),
         };
-        let former = Former::parse(&bytes).ok_or_else(|| ProfileError::Damaged(path.clone()))?;
+        let former = super::takeover::Former::parse(&bytes)
+            .ok_or_else(|| ProfileError::Damaged(path.clone()))?;
         self.write(|records| former.take_over(records))?;
         // Kept under another name, should its user go back.
         let kept = self.directory.join("state.taken-over");
         fs::rename(&path, kept).map_err(|source| ProfileError::Io { path, source })
-    }
-}
-
-/// What a profile was before the outbox: one record in one file.
-#[derive(Deserialize)]
-struct Former {
-    server: Option<String>,
-    plain: bool,
-    username: Option<String>,
-    session: Option<[u8; 16]>,
-    rtt_us: Option<u64>,
-    highest: u64,
-    unfinished: Vec<FormerUnfinished>,
-    shown: BTreeMap<String, (u64, u64)>,
-    trusted_before: Vec<[u8; 32]>,
-}
-
-#[derive(Deserialize)]
-struct FormerUnfinished {
-    _number: u64,
-    command: Vec<u8>,
-    _needs_password: bool,
-}
-
-impl Former {
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        match bytes.split_first() {
-            Some((1, state)) => postcard::from_bytes(state).ok(),
-            _ => None,
-        }
-    }
-
-    fn take_over(self, records: &mut dyn Records) -> Result<(), ProfileError> {
-        let Some(server) = self
-            .server
-            .and_then(|server| server.parse::<ConnectionString>().ok())
-        else {
-            return Ok(());
-        };
-        let (realm, _) = state::find_or_add(records, &server, self.plain)?;
-        let account = Account {
-            realm,
-            username: self.username.clone().unwrap_or_default(),
-        };
-        state::update(records, realm, |state| {
-            state.username = self.username;
-            state.session = self.session;
-            state.rtt_us = self.rtt_us;
-            state.highest = state.highest.max(self.highest);
-            state.former = self.trusted_before;
-            state.is_heard = true;
-        })?;
-        state::remember(records, realm)?;
-        for (name, (position, offset)) in self.shown {
-            if let Ok(mailbox) = name.parse() {
-                let cursor = Cursor {
-                    position,
-                    offset,
-                    confirmed: 0,
-                };
-                state::set_cursor(records, &account, &mailbox, cursor)?;
-            }
-        }
-        for unfinished in self.unfinished {
-            // It was numbered as that version did: whether it was done cannot be found out any more.
-            let what = Request::parse(&unfinished.command)
-                .map_or_else(|_| "command".into(), |request| outbox::describe(&request));
-            outbox::add_done(records, &account, what, Outcome::Unknown)?;
-        }
-        Ok(())
     }
 }
 
@@ -251,36 +188,53 @@ fn make_directory(path: &Path) -> Result<(), ProfileError> {
     })
 }
 
-/// Opens a file of the profile's, which only its owner can read; makes it if it is not there.
+/// Opens a file of the profile's, which only its owner can read; makes it if it is not there. What stands there and is no
+/// plain file, such as a link to another's, is refused.
 pub(super) fn open_lock(path: &Path) -> Result<File, ProfileError> {
+    let io = |source| ProfileError::Io {
+        path: path.into(),
+        source,
+    };
     let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false);
+    options.write(true).truncate(false);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
         options.mode(0o600);
     }
-    let file = options.open(path).map_err(|source| ProfileError::Io {
-        path: path.into(),
-        source,
-    })?;
-    adopt(path);
-    Ok(file)
+    match fs::symlink_metadata(path) {
+        Ok(known) if known.is_file() => options.open(path).map_err(io),
+        Ok(_) => Err(io(io::Error::other("it is no plain file"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match options.create_new(true).open(path) {
+                Ok(file) => {
+                    adopt(path);
+                    Ok(file)
+                }
+                // Another process has made it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open_lock(path),
+                Err(error) => Err(io(error)),
+            }
+        }
+        Err(error) => Err(io(error)),
+    }
 }
 
 /// What the superuser makes in somebody's directory is that somebody's: else one command run by the superuser would lock
-/// its owner out of the profile.
+/// its owner out of the profile. Only for what has just been made: anything else may be a link to what is nobody's.
 fn adopt(path: &Path) {
     #[cfg(unix)]
     {
-        use std::os::unix::fs::{MetadataExt as _, chown};
+        use std::os::unix::fs::{MetadataExt as _, lchown};
         let parent = path.parent().unwrap_or(path);
-        if let (Ok(own), Ok(parent)) = (fs::metadata(path), fs::metadata(parent))
+        if let (Ok(own), Ok(parent)) = (fs::symlink_metadata(path), fs::symlink_metadata(parent))
             && own.uid() == 0
             && parent.uid() != 0
+            && (own.is_dir() || own.nlink() == 1)
+            && !own.is_symlink()
         {
             // Whoever may not has nothing to give.
-            let _ = chown(path, Some(parent.uid()), Some(parent.gid()));
+            let _ = lchown(path, Some(parent.uid()), Some(parent.gid()));
         }
     }
 }
@@ -290,6 +244,8 @@ mod tests {
     use rand::{SeedableRng, rngs::ChaCha20Rng};
 
     use super::*;
+    #[cfg(feature = "sqlite")]
+    use crate::client::state::Account;
 
     fn open(home: &Path) -> Result<Profile, ProfileError> {
         Profile::open(home, "default", &mut ChaCha20Rng::seed_from_u64(1))
@@ -317,12 +273,13 @@ mod tests {
         assert!(error.to_string().contains("not a name"), "{error}");
     }
 
+    #[cfg(feature = "sqlite")]
     #[test]
     fn profile_of_before_is_taken_over() {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("default");
         make_directory(&directory).unwrap();
-        let shown = BTreeMap::from([("private".to_string(), (12_u64, 3_u64))]);
+        let shown = std::collections::BTreeMap::from([("private".to_string(), (12_u64, 3_u64))]);
         let session = Some([5_u8; 16]);
         let unfinished = vec![(9_u64, vec![4_u8, 0, 0], false)];
         let server = "merpati://127.0.0.1:6377#Qn6PtzrA4MTkMefWTqR5ItrFiP3dtbrW9K-6OMuE0xo";
@@ -379,6 +336,18 @@ mod tests {
             matches!(outcome, Err(ProfileError::Damaged(_))),
             "{outcome:?}"
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn profile_file_that_is_a_link_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let profile = open(home.path()).unwrap();
+        let victim = home.path().join("victim");
+        fs::write(&victim, "untouched").unwrap();
+        std::os::unix::fs::symlink(&victim, profile.directory().join("carrier-7")).unwrap();
+        assert!(profile.store().try_carry(7).is_err());
+        assert_eq!(fs::read(&victim).unwrap(), b"untouched");
     }
 
     #[cfg(unix)]

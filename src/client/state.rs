@@ -21,6 +21,8 @@ use crate::{
     wire::{Answer, Command, Entry, Fragment, Life, Mailbox, Options, SessionId, SessionRef},
 };
 
+/// A realm that says that a device is so many numbers ahead is not believed: it would use them up.
+const HIGHEST_LEAP_MAX: u64 = 1 << 32;
 /// Realms that a profile knows at most. Those that were never heard from go first.
 const REALMS_MAX: usize = 256;
 
@@ -275,6 +277,15 @@ impl State {
         .to_string();
         self.former.push(from.0);
         true
+    }
+
+    /// Notes the highest number that the realm says it has seen from this device. If that is more than this profile has
+    /// used, the profile is an old copy. What no device comes to in its life is not believed.
+    pub fn learn_highest(&mut self, highest: u64) {
+        if highest > self.highest && highest - self.highest <= HIGHEST_LEAP_MAX {
+            self.names_session = true;
+            self.highest = highest;
+        }
     }
 
     /// What an answer says about who is logged in.

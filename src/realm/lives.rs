@@ -68,7 +68,8 @@ impl<S: Store> Realm<S> {
         };
         let (lives, failure) = match begun.await {
             Ok(begun) => begun,
-            Err(failure) => (vec![self.fresh_life(&[])], Some(failure)),
+            // No claim is looked at: what would be announced now is unknown after the next start.
+            Err(failure) => return self.note("begin life", &failure),
         };
         if let Some(failure) = failure {
             self.note("begin life", &failure);

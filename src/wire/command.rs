@@ -298,7 +298,35 @@ impl<'a> Command<'a> {
             | Self::GroupPasswd { password, .. } => [Some(password), None],
             Self::Claim { code, .. } => [Some(code), None],
             Self::Passwd { old, new, .. } => [Some(old), Some(new)],
-            _ => [None, None],
+            // By name: a command that is added says here whether it carries a secret.
+            Self::Logout { .. }
+            | Self::Send { .. }
+            | Self::Inbox { .. }
+            | Self::SendGroup { .. }
+            | Self::InboxGroup { .. }
+            | Self::AddRealm { .. }
+            | Self::SendGroupRealm { .. }
+            | Self::InboxGroupRealm { .. }
+            | Self::SendRealm { .. }
+            | Self::InboxRealm { .. }
+            | Self::Watch { .. }
+            | Self::Unwatch { .. }
+            | Self::LeaveGroup { .. }
+            | Self::Groups { .. }
+            | Self::Members { .. }
+            | Self::Realms { .. }
+            | Self::RemoveRealm { .. }
+            | Self::Sessions { .. }
+            | Self::Revoke { .. }
+            | Self::WhoAmI { .. }
+            | Self::Unread { .. }
+            | Self::Kick { .. }
+            | Self::Ban { .. }
+            | Self::Unban { .. }
+            | Self::SetRole { .. }
+            | Self::DelGroup { .. }
+            | Self::LeaveGroupRealm { .. }
+            | Self::Void { .. } => [None, None],
         }
     }
 

@@ -35,8 +35,10 @@ pub use numbers::{PAUSE_MAX, Picked, begin_secret, first_before, is_blocked, pic
 pub use scope::{Before, Scope, describe};
 pub use tokens::{TOKENS_MAX, Token};
 
-/// Bytes of all commands that the outbox holds at most.
+/// Bytes of all entries that the outbox holds at most.
 pub const OUTBOX_BYTES_MAX: u64 = 16 << 20;
+/// What an entry counts beside its command, in bytes.
+const ENTRY_BYTES: u64 = 128;
 /// An entry that could not be delivered for so long is given up. Sessions live longer (SES-4).
 pub const ENTRY_LIFETIME: Duration = Duration::from_hours(28 * 24);
 /// What became of so many entries is kept for somebody to be told.
@@ -231,7 +233,7 @@ pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileErr
         new.request.to_bytes()
     };
     let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    if counters.bytes + u64::from(bytes) > OUTBOX_BYTES_MAX {
+    if counters.bytes + u64::from(bytes) + ENTRY_BYTES > OUTBOX_BYTES_MAX {
         return Ok(Added::Full(counters.bytes));
     }
     let id = EntryId(counters.last + 1);
@@ -243,10 +245,10 @@ pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileErr
         None => None,
     };
     counters.last = id.0;
-    counters.bytes += u64::from(bytes);
+    counters.bytes += u64::from(bytes) + ENTRY_BYTES;
     let created = new.now.as_secs();
     // A copy of the profile from here on does the same under the same number, and so not again.
-    let number = numbers::take(records, new.account.realm)?;
+    let number = numbers::take_early(records, &new.account)?;
     let entry = Entry {
         account: new.account.clone(),
         what: describe(new.request),
@@ -318,11 +320,15 @@ pub fn settle(
     records.delete(&entry_key(id))?;
     records.delete(&body_key(id))?;
     let mut counters = counters(records)?;
-    counters.bytes = counters.bytes.saturating_sub(u64::from(entry.bytes));
-    store::put(records, b"o", &counters)?;
-    if let Some(token) = entry.token {
-        tokens::settle(records, &entry.account, token, outcome)?;
+    counters.bytes = counters
+        .bytes
+        .saturating_sub(u64::from(entry.bytes) + ENTRY_BYTES);
+    if let Some(token) = entry.token
+        && tokens::settle(records, &entry.account, token, outcome)?
+    {
+        counters.tokens = counters.tokens.saturating_sub(1);
     }
+    store::put(records, b"o", &counters)?;
     if *outcome == Outcome::NotDone(Reason::NotKept) {
         // Its user has been told that it was given up.
         return Ok(());
@@ -349,6 +355,7 @@ fn told_to(entry: &Entry, outcome: &Outcome) -> Account {
 }
 
 /// Notes what became of something that was no entry here.
+#[cfg(feature = "sqlite")]
 pub fn add_done(
     records: &mut dyn Records,
     account: &Account,
@@ -480,12 +487,19 @@ pub enum Cancelled {
 }
 
 /// Takes an entry back.
-pub fn cancel(records: &mut dyn Records, id: EntryId) -> Result<Cancelled, ProfileError> {
+pub fn cancel(
+    records: &mut dyn Records,
+    id: EntryId,
+    now: Duration,
+) -> Result<Cancelled, ProfileError> {
     match find(records, id)? {
         None => Ok(Cancelled::NoSuchEntry),
         Some(entry) if !entry.left => {
             settle(records, id, &Outcome::NotDone(Reason::Cancelled))?;
-            records.delete(&done_key(id))?;
+            // Whoever waits for it is told; whoever takes it back knows.
+            if !entry.waiting.is_on(now) {
+                records.delete(&done_key(id))?;
+            }
             Ok(Cancelled::Certainly)
         }
         Some(_) => {
@@ -505,10 +519,7 @@ pub fn renumber(
     (id, realm): (EntryId, RealmNumber),
     highest: OperationNumber,
 ) -> Result<(), ProfileError> {
-    state::update(records, realm, |state| {
-        state.names_session |= state.highest < highest.0;
-        state.highest = state.highest.max(highest.0);
-    })?;
+    state::update(records, realm, |state| state.learn_highest(highest.0))?;
     change(records, id, |entry| {
         (entry.number, entry.left, entry.attempts) = (None, false, 0);
     })

@@ -23,6 +23,8 @@ const WINDOW: u64 = 256;
 const STUCK: Duration = Duration::from_secs(45);
 /// The longest pause before an entry is tried again.
 pub const PAUSE_MAX: Duration = Duration::from_hours(1);
+/// Operation numbers are below this: 2^62.
+const VARINT_MAX: u64 = (1 << 62) - 1;
 /// Entries that are on their way at once.
 const ON_THE_WAY_MAX: usize = 64;
 
@@ -31,6 +33,8 @@ const ON_THE_WAY_MAX: usize = 64;
 pub struct Picked {
     /// The entry.
     pub id: EntryId,
+    /// Whose it is.
+    pub account: Account,
     /// Its number.
     pub number: OperationNumber,
     /// Its command, not numbered; none where it carried a password.
@@ -104,7 +108,7 @@ pub fn pick(
     let mut due = Due::default();
     let entries = list(records)?;
     let same_realm = |entry: &Entry| entry.account.realm == account.realm;
-    let mut before = Before::default();
+    let (mut before, mut is_full) = (Before::default(), false);
     for (id, mut entry) in entries {
         let scope = entry.scope(records)?;
         // Whoever logs in keeps all of the realm's entries waiting. Those of other users wait for theirs to log in.
@@ -149,8 +153,13 @@ pub fn pick(
         if due.picked.len() + on_the_way.len() >= ON_THE_WAY_MAX {
             break;
         }
-        if let Some(picked) = begin(records, (id, &mut entry), now)? {
-            due.picked.push(picked);
+        if entry.number.is_none() && is_full {
+            continue;
+        }
+        match begin(records, (id, &mut entry), now)? {
+            Some(picked) => due.picked.push(picked),
+            // The next look at it comes when something is settled.
+            None => is_full = true,
         }
     }
     Ok(due)
@@ -208,20 +217,40 @@ pub fn begin_secret(
     }
 }
 
-/// A number above all that were used, unless the lowest that is not settled is too far below it (EXACT-12).
-pub fn take(records: &mut dyn Records, realm: RealmNumber) -> Result<Option<u64>, ProfileError> {
+/// A number for an entry that is added, above all that were used. None where one of the same user's is so far below it that
+/// the realm would forget it (EXACT-12); the entry gets one when it leaves.
+pub fn take_early(
+    records: &mut dyn Records,
+    account: &Account,
+) -> Result<Option<u64>, ProfileError> {
     let entries = list(records)?;
-    let state = state::load(records, realm)?;
-    let user = state.username.as_deref().unwrap_or_default();
-    // What is left of another user's from before this one logged in takes effect no more (EXACT-6).
-    let counts = |other: &Entry| {
-        let is_own = other.account.username == user || other.is_secret;
-        other.account.realm == realm && (is_own || other.number > Some(state.since))
-    };
-    let counted = entries.iter().filter(|(_, other)| counts(other));
-    let lowest = counted.filter_map(|(_, other)| other.number).min();
-    let number = state.highest + 1;
-    if lowest.is_some_and(|lowest| number >= lowest + WINDOW) {
+    let own = entries
+        .iter()
+        .filter(|(_, other)| other.account == *account);
+    let lowest = own.filter_map(|(_, other)| other.number).min();
+    take_above(records, account.realm, lowest)
+}
+
+/// A number for an entry that leaves. Only numbers of what may have left count: the outcome of others is certain.
+fn take(records: &mut dyn Records, realm: RealmNumber) -> Result<Option<u64>, ProfileError> {
+    let entries = list(records)?;
+    let left = entries
+        .iter()
+        .filter(|(_, other)| other.account.realm == realm && other.left);
+    let lowest = left.filter_map(|(_, other)| other.number).min();
+    take_above(records, realm, lowest)
+}
+
+fn take_above(
+    records: &mut dyn Records,
+    realm: RealmNumber,
+    lowest: Option<u64>,
+) -> Result<Option<u64>, ProfileError> {
+    let highest = state::load(records, realm)?.highest;
+    let number = highest + 1;
+    // What is that far below is forgotten already: it guards nothing.
+    let lowest = lowest.filter(|lowest| lowest + WINDOW > highest);
+    if number >= VARINT_MAX || lowest.is_some_and(|lowest| number >= lowest + WINDOW) {
         return Ok(None);
     }
     state::update(records, realm, |state| state.highest = number)?;
@@ -253,6 +282,7 @@ fn begin(
     let until = Duration::from_millis(entry.waiting.until);
     Ok(Some(Picked {
         id,
+        account: entry.account.clone(),
         number: OperationNumber(number),
         body: shortened(records, id, entry, now)?,
         aim: entry.aim,

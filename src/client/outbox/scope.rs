@@ -1,12 +1,12 @@
 //! What a command is about: two commands about the same thing take effect in the order in which they were typed, others
 //! do not wait for each other.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::HashSet, fmt};
 
 use crate::wire::{Command, GroupName, RealmId, Request, Sender, Username};
 
 /// What a command is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// The account: meets everything.
     Account,
@@ -134,7 +134,7 @@ impl fmt::Display for Scope {
 
 /// What commands before one are about.
 #[derive(Debug, Default)]
-pub struct Before(BTreeSet<Scope>);
+pub struct Before(HashSet<Scope>);
 
 impl Before {
     /// A command about `scope` is not done yet.

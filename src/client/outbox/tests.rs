@@ -168,7 +168,7 @@ fn outbox_says_what_is_certain_when_nobody_waits_any_more() {
 #[test]
 fn outbox_cancels_what_has_not_left_for_certain() {
     let outbox = Box::default();
-    let cancelled = |id| outbox.write(|records| cancel(records, id));
+    let cancelled = |id| outbox.write(|records| cancel(records, id, NOW));
     let id = outbox.add(&send("bob", "a"));
     assert_eq!(cancelled(id), Cancelled::Certainly);
     assert_eq!(cancelled(id), Cancelled::NoSuchEntry);

@@ -34,6 +34,8 @@ struct Kept {
     /// Of the command, without what differs between two attempts to do the same.
     fingerprint: [u8; 8],
     id: EntryId,
+    /// When it was given, in seconds since 1970.
+    created: u64,
     outcome: Option<Outcome>,
 }
 
@@ -95,10 +97,11 @@ impl Token {
         let kept = Kept {
             fingerprint: fingerprint(new.request),
             id,
+            created: new.now.as_secs(),
             outcome: None,
         };
         store::put(records, &key, &kept)?;
-        store::put(records, &age_key(new.now, &key), &())?;
+        store::put(records, &age_key(new.now.as_secs(), &key), &())?;
         *tokens += 1;
         Ok(true)
     }
@@ -116,8 +119,8 @@ fn key(account: &Account, hash: [u8; 16]) -> Vec<u8> {
     .concat()
 }
 
-fn age_key(now: Duration, token: &[u8]) -> Vec<u8> {
-    [b"a/", now.as_secs().to_be_bytes().as_slice(), token].concat()
+fn age_key(created: u64, token: &[u8]) -> Vec<u8> {
+    [b"a/", created.to_be_bytes().as_slice(), token].concat()
 }
 
 /// Tells two commands apart, whatever their numbers and salts are.
@@ -130,29 +133,26 @@ fn fingerprint(request: &Request<'_>) -> [u8; 8] {
     hash.first_chunk().copied().unwrap_or_default()
 }
 
-/// Notes what became of the entry that has a token.
+/// Notes what became of the entry that has a token. True when the token is free again: its command has not been done, and
+/// its user has been told.
 pub(super) fn settle(
     records: &mut dyn Records,
     account: &Account,
     hash: [u8; 16],
     outcome: &Outcome,
-) -> Result<(), ProfileError> {
+) -> Result<bool, ProfileError> {
     let key = key(account, hash);
+    let Some(kept) = store::get::<Kept>(records, &key)? else {
+        return Ok(false);
+    };
     if *outcome == Outcome::NotDone(Reason::NotKept) {
-        // It has not been done, and its user has been told: the token is free again.
-        return records.delete(&key);
+        records.delete(&age_key(kept.created, &key))?;
+        records.delete(&key)?;
+        return Ok(true);
     }
-    match store::get::<Kept>(records, &key)? {
-        Some(kept) => store::put(
-            records,
-            &key,
-            &Kept {
-                outcome: Some(outcome.clone()),
-                ..kept
-            },
-        ),
-        None => Ok(()),
-    }
+    let outcome = Some(outcome.clone());
+    store::put(records, &key, &Kept { outcome, ..kept })?;
+    Ok(false)
 }
 
 /// Forgets a few of the oldest tokens, if there are more than have to be remembered.

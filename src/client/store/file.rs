@@ -2,7 +2,7 @@
 //! larger than the client.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
     pin::Pin,
@@ -91,10 +91,15 @@ impl Store for FileStore {
     }
 
     fn try_carry(&self, realm: u32) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
-        let lock = open_lock(&self.directory.join(format!("carrier-{realm}")))?;
+        let path = self.directory.join(format!("carrier-{realm}"));
+        let lock = open_lock(&path)?;
         Ok(match lock.try_lock() {
             Ok(()) => Some(Box::new(Locked(lock))),
-            Err(_) => None,
+            Err(TryLockError::WouldBlock) => None,
+            // A file system without locks: nobody would ever send.
+            Err(TryLockError::Error(source)) => {
+                return Err(ProfileError::Io { path, source });
+            }
         })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     cell::Cell,
-    fs::File,
+    fs::{File, TryLockError},
     io::{Seek as _, Write as _},
     path::{Path, PathBuf},
     pin::Pin,
@@ -153,10 +153,15 @@ impl Store for SqliteStore {
     }
 
     fn try_carry(&self, realm: u32) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
-        let lock = open_lock(&self.directory.join(format!("carrier-{realm}")))?;
+        let path = self.directory.join(format!("carrier-{realm}"));
+        let lock = open_lock(&path)?;
         Ok(match lock.try_lock() {
             Ok(()) => Some(Box::new(Locked(lock))),
-            Err(_) => None,
+            Err(TryLockError::WouldBlock) => None,
+            // A file system without locks: nobody would ever send.
+            Err(TryLockError::Error(source)) => {
+                return Err(ProfileError::Io { path, source });
+            }
         })
     }
 }

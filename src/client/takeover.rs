@@ -1,0 +1,83 @@
+//! What a profile was before the outbox, and taking it over.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{
+    ProfileError,
+    outbox::{self, Outcome},
+    state::{self, Account, Cursor},
+    store::Records,
+};
+use crate::{crypto::ConnectionString, wire::Request};
+
+/// What a profile was before the outbox: one record in one file.
+#[derive(Deserialize)]
+pub struct Former {
+    server: Option<String>,
+    plain: bool,
+    username: Option<String>,
+    session: Option<[u8; 16]>,
+    rtt_us: Option<u64>,
+    highest: u64,
+    unfinished: Vec<FormerUnfinished>,
+    shown: BTreeMap<String, (u64, u64)>,
+    trusted_before: Vec<[u8; 32]>,
+}
+
+#[derive(Deserialize)]
+struct FormerUnfinished {
+    _number: u64,
+    command: Vec<u8>,
+    _needs_password: bool,
+}
+
+impl Former {
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        match bytes.split_first() {
+            Some((1, state)) => postcard::from_bytes(state).ok(),
+            _ => None,
+        }
+    }
+
+    pub fn take_over(self, records: &mut dyn Records) -> Result<(), ProfileError> {
+        let Some(server) = self
+            .server
+            .and_then(|server| server.parse::<ConnectionString>().ok())
+        else {
+            return Ok(());
+        };
+        let (realm, _) = state::find_or_add(records, &server, self.plain)?;
+        let account = Account {
+            realm,
+            username: self.username.clone().unwrap_or_default(),
+        };
+        state::update(records, realm, |state| {
+            state.username = self.username;
+            state.session = self.session;
+            state.rtt_us = self.rtt_us;
+            state.highest = state.highest.max(self.highest);
+            state.former = self.trusted_before;
+            state.is_heard = true;
+        })?;
+        state::remember(records, realm)?;
+        for (name, (position, offset)) in self.shown {
+            if let Ok(mailbox) = name.parse() {
+                let cursor = Cursor {
+                    position,
+                    offset,
+                    confirmed: 0,
+                };
+                state::set_cursor(records, &account, &mailbox, cursor)?;
+            }
+        }
+        for unfinished in self.unfinished {
+            // It was numbered as that version did: whether it was done cannot be found out any more.
+            let what = Request::parse(&unfinished.command)
+                .map_or_else(|_| "command".into(), |request| outbox::describe(&request));
+            outbox::add_done(records, &account, what, Outcome::Unknown)?;
+        }
+        Ok(())
+    }
+}
