@@ -374,12 +374,32 @@ fn outbox_ends_what_outlives_its_time() {
     let run = home.run("ann", &["send", "--ttl", "1h", "bob", "later"]);
     run.ok();
     assert!(
-        run.err.contains("`send bob` of before: not done"),
+        run.err
+            .contains(&format!("number {id}, `send bob`: not done")),
         "{run:?}"
     );
     let cancel = ["outbox", "cancel", &id.to_string()];
     assert_eq!(home.run("ann", &cancel).error(2), "usage");
     assert_eq!(at.has("bob"), ["later"]);
+}
+
+/// EXACT-11: nor does it leave beside a watch, which goes on asking while the realm is away.
+#[test]
+fn outbox_lets_nothing_leave_that_was_taken_back() {
+    let mut at = Setting::new();
+    let _watch = at.watch();
+    at.realm.kill();
+    let soon = ["send", "--ttl", "2s", "bob", "soon"];
+    at.home.send_briefly("ann", &soon).kept();
+    until("it is taken back", || {
+        let entries = at.home.outbox("ann");
+        entries
+            .first()
+            .is_none_or(|entry| entry["state"] == "cancelling")
+    });
+    at.realm.start_again();
+    at.home.drain("ann");
+    assert!(at.has("bob").is_empty());
 }
 
 /// EXACT-7: a `leavegroup` that ended with 4 takes effect before the join that was typed after it, or not at all.

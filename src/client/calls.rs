@@ -196,7 +196,7 @@ impl Client {
             if let Answer::Refused(refusal) = &answer
                 && is_used_up(*refusal, true)
             {
-                shared.renumber(id, *refusal)?;
+                shared.renumber((id, number), *refusal)?;
                 continue;
             }
             shared.learn(request, &answer)?;
@@ -399,12 +399,16 @@ impl Shared {
         Ok(picked.map(|picked| picked.number))
     }
 
-    pub(super) fn renumber(&self, id: EntryId, refusal: Refusal) -> Result<(), CallError> {
+    pub(super) fn renumber(
+        &self,
+        (id, number): (EntryId, OperationNumber),
+        refusal: Refusal,
+    ) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         let highest = refusal.highest().unwrap_or_default();
         Ok(self
             .profile
-            .write(|records| outbox::renumber(records, (id, realm), highest))?)
+            .write(|records| outbox::renumber(records, (id, realm), number, highest))?)
     }
 
     /// What an answer says about who is logged in.

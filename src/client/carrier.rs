@@ -233,14 +233,22 @@ impl Shared {
             return self.settle(picked.id, &Outcome::Answer(answer.to_bytes()));
         };
         match refusal.code {
-            // An old copy cannot know whether another one has done it.
-            _ if is_used_up(refusal, picked.is_first && !self.state()?.names_session) => {
-                self.renumber(picked.id, refusal)
+            // What was typed just now no other copy has. Of what was kept, an old copy cannot know whether another one has done it.
+            _ if is_used_up(
+                refusal,
+                picked.is_first && (picked.waited.is_some() || !self.state()?.names_session),
+            ) =>
+            {
+                self.renumber((picked.id, picked.number), refusal)
             }
-            ErrorCode::AlreadyDone => self.settle(picked.id, &Outcome::Unknown),
+            ErrorCode::AlreadyDone if self.is_current(picked)? => {
+                self.settle(picked.id, &Outcome::Unknown)
+            }
+            // Under another number another process knows more.
+            ErrorCode::AlreadyDone => Ok(()),
             _ if refusal.is_transient() || refusal.is_unknown() => self.wait(picked, refusal),
             ErrorCode::NoSession if picked.number.0 <= self.state()?.since => {
-                self.renumber(picked.id, refusal)
+                self.renumber((picked.id, picked.number), refusal)
             }
             ErrorCode::NoSession if picked.waited.is_none() && is_of(&request, session) => {
                 self.hold(picked, session)
@@ -250,6 +258,14 @@ impl Shared {
                 &Outcome::Answer(Answer::Refused(refusal).to_bytes()),
             ),
         }
+    }
+
+    /// True when an entry still has the number under which it was asked.
+    fn is_current(&self, picked: &Picked) -> Result<bool, CallError> {
+        let entry = self
+            .profile
+            .read(|records| outbox::find(records, picked.id))?;
+        Ok(entry.is_some_and(|entry| entry.number == Some(picked.number.0)))
     }
 
     /// The realm asks to come again later, or does not know whether it was done.
@@ -278,7 +294,7 @@ impl Shared {
                 }
             })?;
             // It has not been done, and under this number it never will be (EXACT-6).
-            outbox::renumber(records, (picked.id, realm), picked.number)
+            outbox::renumber(records, (picked.id, realm), picked.number, picked.number)
         })?)
     }
 

@@ -1,7 +1,7 @@
 //! What was said to the people of a run, and whether it was true.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -38,6 +38,9 @@ pub struct Message {
     pub said: Said,
     /// It need not have left: it was worth something for a while only, or its outbox is lost.
     pub may_be_lost: bool,
+    /// It was in the outbox of an old copy of a profile when that was copied again: where its number was used otherwise, each
+    /// copy gives it another (EXACT-10).
+    pub may_double: bool,
     /// It was queued, maybe, and may come back.
     pub to_other_realm: bool,
     pub body: Vec<u8>,
@@ -68,6 +71,8 @@ struct Restore {
 
 #[derive(Debug, Default)]
 struct Told {
+    /// People whose profile has been copied.
+    copied: BTreeSet<usize>,
     restores: Vec<(usize, Restore)>,
     messages: Vec<Message>,
     /// What each device was shown of each mailbox, in order.
@@ -106,6 +111,7 @@ impl History {
             turn,
             said: Said::Nothing,
             may_be_lost: false,
+            may_double: false,
             to_other_realm,
             body: body.clone(),
         });
@@ -118,10 +124,23 @@ impl History {
         let again = Message {
             said: Said::Nothing,
             may_be_lost: false,
+            may_double: false,
             ..told.messages[id].clone()
         };
         told.messages.push(again);
         told.messages.len() - 1
+    }
+
+    /// A person's profile is copied.
+    pub fn copy(&self, person: usize) {
+        let mut told = self.told();
+        if told.copied.contains(&person) {
+            let waiting = told.messages.iter_mut();
+            for message in waiting.filter(|m| m.from == person && m.said == Said::Nothing) {
+                message.may_double = true;
+            }
+        }
+        told.copied.insert(person);
     }
 
     /// A message need not have left.
@@ -265,6 +284,7 @@ impl History {
                 Said::Nothing => (usize::from(!message.may_be_lost), 1),
             };
             let bound = bounds.entry(&message.body).or_default();
+            let most = most + usize::from(message.may_double);
             (bound.0, bound.1) = (bound.0 + least, bound.1 + most);
             bound.2.push(message.said);
         }
@@ -273,16 +293,15 @@ impl History {
                 continue;
             };
             let count = texts.iter().filter(|text| **text == message.body).count();
-            // What could not be delivered to another realm has come back instead.
+            // What could not be delivered to another realm has come back instead, each with a notice at least.
             let quoting = returned
                 .iter()
-                .filter(|notice| message.is_quoted_in(notice));
-            let came_back = if message.to_other_realm {
-                quoting.count()
-            } else {
-                0
-            };
-            if !(least..=most).contains(&(count + came_back)) {
+                .filter(|notice| message.is_quoted_in(notice))
+                .count();
+            let notices = if message.to_other_realm { quoting } else { 0 };
+            let is_right = (notices.min(1)..=notices)
+                .any(|came_back| (least..=most).contains(&(count + came_back)));
+            if !is_right {
                 let text = quote(&message.body);
                 let notices: Vec<&String> = returned
                     .iter()

@@ -229,6 +229,7 @@ impl Person {
     async fn write_on_two_machines(&mut self, client: &Client, machine: &Machine) {
         let process = machine.beside(None);
         let copy = self.memory.copy();
+        self.history.copy(self.number);
         let other = self.client_with(&process, self.key.clone(), &copy);
         if self.rng.random_bool(0.5) {
             // Both links are open before anything is typed.
@@ -387,6 +388,7 @@ impl Person {
                     format!("the profile is restored, as it was when {since} messages were written")
                 });
                 self.memory.restore(&copy);
+                self.history.copy(self.number);
                 self.history.restore(self.number, since);
             }
             (None, 0..2) => self.backup = Some((self.memory.copy(), self.history.messages())),

@@ -84,9 +84,11 @@ impl Waiting {
         }
     }
 
-    /// Somebody waits still. A clock that was set back ends it.
+    /// Somebody waits still. A clock that was set back by a minute ends it; by less, the time was asked for before this was
+    /// written, as by another process that had to wait for the records.
     pub fn is_on(self, now: Duration) -> bool {
-        (self.from..self.until).contains(&millis(now))
+        let slack = millis(Duration::from_mins(1));
+        (self.from.saturating_sub(slack)..self.until).contains(&millis(now))
     }
 }
 
@@ -512,16 +514,20 @@ pub fn cancel(
     }
 }
 
-/// The operation number of an entry is of no use: it was never done under it, and never will be. It gets another, above
+/// The operation number `number` of an entry is of no use: it was never done under it, and never will be. It gets another, above
 /// `highest`.
 pub fn renumber(
     records: &mut dyn Records,
     (id, realm): (EntryId, RealmNumber),
+    number: OperationNumber,
     highest: OperationNumber,
 ) -> Result<(), ProfileError> {
     state::update(records, realm, |state| state.learn_highest(highest.0))?;
     change(records, id, |entry| {
-        (entry.number, entry.left, entry.attempts) = (None, false, 0);
+        // Another process may have learnt the same, and sent it under another number already.
+        if entry.number == Some(number.0) {
+            (entry.number, entry.left, entry.attempts) = (None, false, 0);
+        }
     })
 }
 

@@ -329,3 +329,32 @@ fn login_that_turns_out_to_be_done_is_told_to_whom_it_logged_in() {
     assert!(untold("ann").is_empty());
     assert_eq!(untold("bob").len(), 1);
 }
+
+/// Found by the simulator: two processes that were told the same gave an entry two numbers, and it was done under both.
+#[test]
+fn number_of_no_use_is_replaced_once_whoever_learns_it() {
+    let outbox = Box::default();
+    let id = outbox.add(&send("bob", "a"));
+    let first = outbox.pick_at(NOW, &[]).remove(0).number;
+    let realm = RealmNumber(0);
+    let highest = OperationNumber(9);
+    outbox.write(|records| renumber(records, (id, realm), first, highest));
+    let second = outbox.pick_at(NOW, &[]).remove(0).number;
+    assert_eq!(second.0, 10);
+    outbox.write(|records| renumber(records, (id, realm), first, highest));
+    let again = outbox.pick_at(NOW, &[]).remove(0);
+    assert_eq!((again.number, again.left), (second, true));
+}
+
+/// A process that had to wait for the records knows an older time than what it finds there.
+#[test]
+fn secret_added_a_moment_ago_is_not_given_up() {
+    let outbox = Box::default();
+    let id = outbox.add(&join("devs"));
+    assert!(
+        outbox
+            .pick_at(NOW - Duration::from_millis(20), &[])
+            .is_empty()
+    );
+    assert!(outbox.write(|records| find(records, id)).is_some());
+}
