@@ -388,6 +388,47 @@ impl<'a> Command<'a> {
             | Self::Void { session, .. } => Some(*session),
         }
     }
+
+    /// The place of the session that the command is for.
+    pub const fn session_mut(&mut self) -> Option<&mut SessionRef> {
+        match self {
+            Self::Auth { .. } | Self::Register { .. } => None,
+            Self::Logout { session, .. }
+            | Self::Send { session, .. }
+            | Self::Inbox { session }
+            | Self::AddGroup { session, .. }
+            | Self::JoinGroup { session, .. }
+            | Self::SendGroup { session, .. }
+            | Self::InboxGroup { session, .. }
+            | Self::AddRealm { session, .. }
+            | Self::SendGroupRealm { session, .. }
+            | Self::InboxGroupRealm { session, .. }
+            | Self::SendRealm { session, .. }
+            | Self::InboxRealm { session, .. }
+            | Self::JoinGroupRealm { session, .. }
+            | Self::Watch { session, .. }
+            | Self::Unwatch { session }
+            | Self::LeaveGroup { session, .. }
+            | Self::Groups { session }
+            | Self::Members { session, .. }
+            | Self::Realms { session }
+            | Self::RemoveRealm { session, .. }
+            | Self::Sessions { session }
+            | Self::Revoke { session, .. }
+            | Self::Passwd { session, .. }
+            | Self::WhoAmI { session }
+            | Self::Unread { session, .. }
+            | Self::Claim { session, .. }
+            | Self::Kick { session, .. }
+            | Self::Ban { session, .. }
+            | Self::Unban { session, .. }
+            | Self::SetRole { session, .. }
+            | Self::GroupPasswd { session, .. }
+            | Self::DelGroup { session, .. }
+            | Self::LeaveGroupRealm { session, .. }
+            | Self::Void { session, .. } => Some(session),
+        }
+    }
 }
 
 #[cfg(test)]

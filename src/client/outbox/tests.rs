@@ -191,6 +191,9 @@ fn outbox_token_makes_a_repeat_the_same_command() {
     let mut again = send("bob", "a");
     *again.command.operation_mut().unwrap() = Operation::new(0, [9, 9]);
     assert_eq!(outbox.add_with(&again, Some("t1")), Added::Entry(id));
+    // Nor does another name of the session.
+    *again.command.session_mut().unwrap() = SessionRef::Named(crate::wire::SessionId([7; 16]));
+    assert_eq!(outbox.add_with(&again, Some("t1")), Added::Entry(id));
     assert_eq!(
         outbox.add_with(&send("bob", "b"), Some("t1")),
         Added::TokenReused

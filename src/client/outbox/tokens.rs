@@ -12,7 +12,7 @@ use crate::{
         state::Account,
         store::{self, Records},
     },
-    wire::{Operation, Request},
+    wire::{Operation, Request, SessionRef},
 };
 
 /// So many tokens are remembered at least, and each for [`TOKEN_LIFETIME`] at least.
@@ -128,6 +128,10 @@ fn fingerprint(request: &Request<'_>) -> [u8; 8] {
     let mut request = request.clone();
     if let Some(operation) = request.command.operation_mut() {
         *operation = Operation::UNNUMBERED;
+    }
+    // However its session was named: the account is the same.
+    if let Some(session) = request.command.session_mut() {
+        *session = SessionRef::Bound;
     }
     let hash: [u8; 32] = Blake2s256::digest(request.to_bytes()).into();
     hash.first_chunk().copied().unwrap_or_default()
