@@ -40,10 +40,6 @@ pub enum Fault {
     KeepNothing,
     /// What is in the outbox goes in no order.
     OutboxInNoOrder,
-    /// A command whose commit failed, maybe after it was written, is said to be refused.
-    TakeUnknownForRefused,
-    /// A watch goes on from where it was, whatever was shown otherwise.
-    WatchFromOldCursors,
 }
 
 #[cfg(all(test, feature = "std"))]

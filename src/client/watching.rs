@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 
 use super::{CallError, Client, ask::Told, state::Account};
-use crate::{
-    faults::{Fault, is_planted},
-    wire::{Answer, Command, Cursors, Entry, Event, Mailbox, Options, Position},
-};
+use crate::wire::{Answer, Command, Cursors, Entry, Event, Mailbox, Options, Position};
 
 /// Messages that wait to be taken; then the realm waits too.
 const WAITING_MAX: usize = 64;
@@ -65,11 +62,7 @@ impl Watching<'_> {
         if self.client.shared.account()? != self.account {
             return Err(CallError::AnotherUser);
         }
-        let is_first = self.given.is_empty();
         for (mailbox, cursor) in self.client.shared.cursors(&self.account)? {
-            if !is_first && is_planted(Fault::WatchFromOldCursors) {
-                break;
-            }
             let given = self.given.entry(mailbox).or_default();
             *given = (*given).max(cursor.position);
         }
@@ -160,7 +153,6 @@ impl Watching<'_> {
             .profile
             .read(|records| super::state::cursor(records, account, mailbox))?;
         let given = self.given.entry(*mailbox).or_default();
-        let shown = shown.filter(|_| !is_planted(Fault::WatchFromOldCursors));
         let known = shown.map_or(*given, |shown| shown.position.max(*given));
         *given = known.max(position);
         Ok(position > known)
