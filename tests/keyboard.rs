@@ -386,7 +386,14 @@ fn typed_messages_are_shown_exactly_once_in_order() {
     }
     scene.relay.lose_nothing();
     scene.home.drain("ann");
-    let mailbox = scene.home.texts("bob");
+    // By another device: what one process of a profile shows, the watch beside it does not show again.
+    let auth = ["auth", "bob", "--password-file", "password"];
+    let server = ["--server", &scene.realm.connect];
+    scene
+        .home
+        .run("reader", &[&server[..], &auth].concat())
+        .ok();
+    let mailbox = scene.home.texts("reader");
     until("the watch shows all", || {
         screen.texts().len() >= mailbox.len()
     });
