@@ -395,7 +395,7 @@ impl Shared {
         let now = self.host.time_of_day();
         let picked = self
             .profile
-            .write(|records| outbox::begin_secret(records, id, now))?;
+            .write(|records| outbox::begin_now(records, id, now))?;
         Ok(picked.map(|picked| picked.number))
     }
 

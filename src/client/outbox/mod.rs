@@ -31,7 +31,7 @@ use crate::{
     wire::{Answer, OperationNumber, Request},
 };
 
-pub use numbers::{PAUSE_MAX, Picked, begin_secret, first_before, is_blocked, pick, pick_one};
+pub use numbers::{PAUSE_MAX, Picked, begin_now, first_before, is_blocked, pick, pick_one};
 pub use scope::{Before, Scope, describe};
 pub use tokens::{TOKENS_MAX, Token};
 
@@ -531,7 +531,7 @@ pub fn renumber(
     })
 }
 
-/// The answer to an entry's command, or what else the outbox has to learn of an attempt.
+/// Notes whether bytes of an entry may have left this machine: what has not is certainly not done.
 pub fn note_left(records: &mut dyn Records, id: EntryId, left: bool) -> Result<(), ProfileError> {
     change(records, id, |entry| entry.left = left)
 }

@@ -199,14 +199,14 @@ pub fn pick_one(
                 && entry.not_before <= millis(now)
                 && !is_blocked(records, id)? =>
         {
-            begin_secret(records, id, now)
+            begin_now(records, id, now)
         }
         _ => Ok(None),
     }
 }
 
-/// Writes down that an entry leaves that whoever has it sends.
-pub fn begin_secret(
+/// Writes down that an entry leaves now: one with a password, which only its caller has, or one that the carrier left.
+pub fn begin_now(
     records: &mut dyn Records,
     id: EntryId,
     now: Duration,

@@ -108,7 +108,7 @@ fn outbox_lets_a_join_go_before_what_is_written_to_the_group() {
     assert_eq!(outbox.ids(&[]), []);
     // Nobody has the password any more: its number is used up, and then the group's turn has come.
     let picked = outbox
-        .write(|records| begin_secret(records, join, NOW))
+        .write(|records| begin_now(records, join, NOW))
         .unwrap();
     assert_eq!(picked.number.0, 1);
     let later = NOW + SPAN * 2;
