@@ -2,13 +2,12 @@
 //! larger than the client.
 
 use std::{
-    fs::{self, File, TryLockError},
-    io,
+    fs, io,
     path::{Path, PathBuf},
     pin::Pin,
 };
 
-use super::{Carrying, LOOK_AGAIN, Pair, Records, Store, Work, memory::Table};
+use super::{Carrying, LOOK_AGAIN, Pair, Records, Store, Work, lock_role, memory::Table};
 use crate::{
     client::{ProfileError, profile::open_lock},
     crypto::write_private,
@@ -19,11 +18,6 @@ use crate::{
 pub struct FileStore {
     directory: PathBuf,
 }
-
-#[derive(Debug)]
-struct Locked(#[expect(dead_code, reason = "the lock ends with the file")] File);
-
-impl Carrying for Locked {}
 
 struct Open<'a> {
     table: Table,
@@ -91,16 +85,7 @@ impl Store for FileStore {
     }
 
     fn try_carry(&self, realm: u32) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
-        let path = self.directory.join(format!("carrier-{realm}"));
-        let lock = open_lock(&path)?;
-        Ok(match lock.try_lock() {
-            Ok(()) => Some(Box::new(Locked(lock))),
-            Err(TryLockError::WouldBlock) => None,
-            // A file system without locks: nobody would ever send.
-            Err(TryLockError::Error(source)) => {
-                return Err(ProfileError::Io { path, source });
-            }
-        })
+        lock_role(&self.directory, realm)
     }
 }
 

@@ -15,7 +15,9 @@ mod memory;
 mod sqlite;
 
 use std::{
-    fmt, io,
+    fmt,
+    fs::{File, TryLockError},
+    io,
     path::{Path, PathBuf},
     pin::Pin,
     time::Duration,
@@ -30,7 +32,7 @@ pub use memory::Memory;
 #[cfg(feature = "sqlite")]
 use sqlite::SqliteStore;
 
-use super::ProfileError;
+use super::{ProfileError, profile::open_lock};
 
 /// The format of the values so far.
 const FORMAT: u8 = 1;
@@ -81,6 +83,23 @@ pub trait Store: fmt::Debug + Send + Sync {
 
 /// The role of the process that sends what is in the outbox, held until it is dropped or the process ends.
 pub trait Carrying: fmt::Debug + Send + Sync {}
+
+#[derive(Debug)]
+struct Locked(#[expect(dead_code, reason = "the lock ends with the file")] File);
+
+impl Carrying for Locked {}
+
+/// Takes the role for a realm by the lock on a file in the profile's directory, unless another process has it.
+fn lock_role(directory: &Path, realm: u32) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
+    let path = directory.join(format!("carrier-{realm}"));
+    let lock = open_lock(&path)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(Box::new(Locked(lock)))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        // A file system without locks: nobody would ever send.
+        Err(TryLockError::Error(source)) => Err(ProfileError::Io { path, source }),
+    }
+}
 
 /// Opens the store in a profile's directory.
 #[cfg_attr(

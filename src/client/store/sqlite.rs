@@ -3,7 +3,7 @@
 
 use std::{
     cell::Cell,
-    fs::{File, TryLockError},
+    fs::File,
     io::{Seek as _, Write as _},
     path::{Path, PathBuf},
     pin::Pin,
@@ -18,7 +18,7 @@ use rustix::fs::inotify;
 #[cfg(target_os = "linux")]
 use tokio::net::unix::pipe::Receiver;
 
-use super::{Carrying, LOOK_AGAIN, Pair, Records, Store, Work};
+use super::{Carrying, LOOK_AGAIN, Pair, Records, Store, Work, lock_role};
 use crate::client::{ProfileError, profile::open_lock};
 
 /// For how long a process waits for the others of its profile to be done with a transaction, which takes milliseconds.
@@ -59,11 +59,6 @@ impl Watcher {
         while self.0.try_read(&mut events).is_ok_and(|len| len > 0) {}
     }
 }
-
-#[derive(Debug)]
-struct Locked(#[expect(dead_code, reason = "the lock ends with the file")] File);
-
-impl Carrying for Locked {}
 
 /// The database within a transaction.
 struct Open<'a> {
@@ -153,16 +148,7 @@ impl Store for SqliteStore {
     }
 
     fn try_carry(&self, realm: u32) -> Result<Option<Box<dyn Carrying>>, ProfileError> {
-        let path = self.directory.join(format!("carrier-{realm}"));
-        let lock = open_lock(&path)?;
-        Ok(match lock.try_lock() {
-            Ok(()) => Some(Box::new(Locked(lock))),
-            Err(TryLockError::WouldBlock) => None,
-            // A file system without locks: nobody would ever send.
-            Err(TryLockError::Error(source)) => {
-                return Err(ProfileError::Io { path, source });
-            }
-        })
+        lock_role(&self.directory, realm)
     }
 }
 
