@@ -326,7 +326,12 @@ impl<S: Store> Realm<S> {
             None => Answer::Sent(Sent::Delivered),
         }
         .to_bytes();
-        if let Some(operation) = &outgoing.record.operation
+        let settling = self.verdicts.settle(outgoing.record.operation.as_ref());
+        let notice =
+            refusal.filter(|_| settling.is_none() && outgoing.record.kind != QueuedKind::Expelled);
+        // Where a notice tells, repeats are still answered `queued`: its sender is told once (PEER-6).
+        if notice.is_none()
+            && let Some(operation) = &outgoing.record.operation
             && let Some(owner) = Owner::from_bytes(&operation.owner)
         {
             let key = records::operation(&owner, operation.number);
@@ -343,11 +348,7 @@ impl<S: Store> Realm<S> {
                     .put(key, record.to_value()?);
             }
         }
-        let settling = self.verdicts.settle(outgoing.record.operation.as_ref());
-        if settling.is_none()
-            && outgoing.record.kind != QueuedKind::Expelled
-            && let Some(refusal) = refusal
-        {
+        if let Some(refusal) = notice {
             append_notice(peer, outgoing, refusal, now, &mut batch)?;
         }
         let outcome = self.commit(batch).await?;

@@ -116,9 +116,14 @@ impl<S: Store> Realm<S> {
             let Some(outgoing) = self.outgoing_at(realm, position).await? else {
                 return Ok(());
             };
+            if self.is_returned(&peer, &outgoing).await? {
+                // Before the realm was started again.
+                return Ok(());
+            }
             let mut batch = Batch::new();
-            // It does not become its turn meanwhile, nor is the peer talked to.
+            // It does not become its turn meanwhile, nor is the peer talked to, and nobody else gives it back.
             batch
+                .expect(records::returned(realm, position), Expected::Absent)
                 .expect(records::settled(realm), expected)
                 .expect(records::peer(realm), Expected::At(peer.version))
                 .put(
