@@ -35,23 +35,28 @@ pub struct Shower<'a> {
 
 impl<'a> Shower<'a> {
     /// Shows messages as they come, also where nobody takes them.
-    pub fn watching(client: &'a Client, output: Output) -> Result<Self, Failure> {
+    pub async fn watching(client: &'a Client, output: Output) -> Result<Self, Failure> {
         Ok(Self {
-            reader: client.reader()?,
+            handover: Handover::to_stdout_or_nowhere()?,
+            reader: patiently(client, client.reader()).await?,
             output,
             names_group: true,
-            handover: Handover::to_stdout_or_nowhere()?,
             waiting: VecDeque::new(),
         })
     }
 
     /// Fails if standard output is closed.
-    pub fn new(client: &'a Client, output: Output, names_group: bool) -> Result<Self, Failure> {
+    pub async fn new(
+        client: &'a Client,
+        output: Output,
+        names_group: bool,
+    ) -> Result<Self, Failure> {
         Ok(Self {
-            reader: client.reader()?,
+            // Before anything is asked: nothing is read that nobody can be shown.
+            handover: Handover::to_stdout()?,
+            reader: patiently(client, client.reader()).await?,
             output,
             names_group,
-            handover: Handover::to_stdout()?,
             waiting: VecDeque::new(),
         })
     }
@@ -123,8 +128,7 @@ pub async fn inbox(
     mailbox: Mailbox,
     args: &Inbox,
 ) -> Result<(), Failure> {
-    // Before anything is asked: nothing is read that nobody can be shown.
-    let mut shower = Shower::new(client, output, false)?;
+    let mut shower = Shower::new(client, output, false).await?;
     let reading = shower.reader.reading(&mailbox)?;
     let options = wire::Options {
         after: args.after.or(reading.after),
@@ -180,7 +184,7 @@ pub async fn acknowledged(
     let mut handover = Handover::to_stdout()?;
     let mut acks = Acks::of_stdin();
     let mut unacked = Unacked::default();
-    let reader = client.reader()?;
+    let reader = client.reader().await?;
     let (mut has_more, mut has_acks) = (true, true);
     while has_more || (has_acks && !unacked.0.is_empty()) {
         let may_write = unacked.0.len() < UNACKED_MAX || !has_acks;

@@ -26,7 +26,7 @@ pub async fn watch(
     ack: bool,
 ) -> Result<(), Failure> {
     // Before anything is asked: nothing is watched that nobody can be shown.
-    let mut shower = Shower::watching(client, output)?;
+    let mut shower = Shower::watching(client, output).await?;
     let watching = patiently(client, client.watch()).await?;
     let (tell, mut came) = mpsc::channel(WAITING_MAX);
     let ended = tokio::select! {

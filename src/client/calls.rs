@@ -3,13 +3,11 @@
 
 use std::time::Duration;
 
-use rand::Rng as _;
 use tokio::time::Instant;
 
 use super::{
     CallError, Client, End, EntryId, Notice, Receipt, Shared, lock,
     outbox::{self, Added, Left, New, Outcome, Reason, Waiting},
-    state,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -91,7 +89,8 @@ impl Client {
         if is_plain && is_unnumbered {
             // EXACT-1: the link's memory of replies stands in for a number.
             let answer = self.shared.ask_patiently(&request, false, deadline).await?;
-            self.shared.learn(&request, &answer)?;
+            let last = EntryId(u64::MAX);
+            self.shared.learn(last, &request, &answer)?;
             return accepted(answer).map(|answer| (answer, EntryId(0)));
         }
         if request.command.carries_password() {
@@ -199,7 +198,7 @@ impl Client {
                 shared.renumber((id, number), *refusal)?;
                 continue;
             }
-            shared.learn(request, &answer)?;
+            shared.learn(id, request, &answer)?;
             let answered = Outcome::Answer(answer.to_bytes());
             shared.profile.write(|records| {
                 outbox::settle(records, id, &answered)?;
@@ -232,11 +231,11 @@ impl Shared {
 
     /// An operation that nobody else has: not numbered yet, with a salt of its own (EXACT-10).
     pub(super) fn salted(&self) -> Result<Operation, CallError> {
-        let mut salt = [0; 2];
-        self.host.rng()?.fill_bytes(&mut salt);
-        if is_planted(Fault::NoSalt) {
-            salt = [0; 2];
-        }
+        let salt = if is_planted(Fault::NoSalt) {
+            [0; 2]
+        } else {
+            self.host.salt()?
+        };
         Ok(Operation {
             number: OperationNumber(0),
             salt,
@@ -411,15 +410,6 @@ impl Shared {
             .write(|records| outbox::renumber(records, (id, realm), number, highest))?)
     }
 
-    /// What an answer says about who is logged in.
-    pub(super) fn learn(&self, request: &Request<'_>, answer: &Answer) -> Result<(), CallError> {
-        let (realm, _) = self.target()?;
-        let learn = |state: &mut super::State| state.learn(&request.command, answer);
-        Ok(self
-            .profile
-            .write(|records| state::update(records, realm, learn))?)
-    }
-
     /// What to say of an entry that is settled.
     fn end_of(&self, outcome: &Outcome) -> Result<Answer, CallError> {
         match end(outcome) {
@@ -501,6 +491,7 @@ pub(super) fn end(outcome: &Outcome) -> End {
         },
         Outcome::NotDone(Reason::Cancelled | Reason::NotKept) => End::Cancelled,
         Outcome::NotDone(Reason::Expired) => End::Expired,
+        Outcome::NotDone(Reason::NoSession) => End::Refused(ErrorCode::NoSession.into()),
         Outcome::Unknown => End::Unknown,
     }
 }
@@ -509,6 +500,8 @@ pub(super) fn end(outcome: &Outcome) -> End {
 pub const fn is_used_up(refusal: Refusal, is_first: bool) -> bool {
     match refusal.code {
         ErrorCode::NumberReused => true,
+        // A number from before the session was opened (EXACT-6).
+        ErrorCode::NoSession => refusal.highest().is_some(),
         // A number that this profile gives out for the first time and the realm says is long done.
         ErrorCode::AlreadyDone => is_first,
         _ => false,

@@ -229,7 +229,7 @@ impl Shared {
         let session = self.state()?.session;
         let answer = self.ask_once(request.to_bytes(), early, deadline).await?;
         let Answer::Refused(refusal) = answer else {
-            self.learn(&request, &answer)?;
+            self.learn(picked.id, &request, &answer)?;
             return self.settle(picked.id, &Outcome::Answer(answer.to_bytes()));
         };
         match refusal.code {
@@ -247,9 +247,6 @@ impl Shared {
             // Under another number another process knows more.
             ErrorCode::AlreadyDone => Ok(()),
             _ if refusal.is_transient() || refusal.is_unknown() => self.wait(picked, refusal),
-            ErrorCode::NoSession if picked.number.0 <= self.state()?.since => {
-                self.renumber((picked.id, picked.number), refusal)
-            }
             ErrorCode::NoSession if picked.waited.is_none() && is_of(&request, session) => {
                 self.hold(picked, session)
             }
@@ -282,13 +279,13 @@ impl Shared {
             .write(|records| outbox::change(records, picked.id, |entry| entry.wait_until(until)))?)
     }
 
-    /// Nobody is logged in, it seems to a command that was asked in `session`: what nobody waits for is kept until its user
-    /// is again. A number from before the session opened is answered in the same way (EXACT-6): then the next one tells.
+    /// Nobody is logged in, as a command was told that was asked in `session`: what nobody waits for is kept until its user
+    /// is again.
     fn hold(&self, picked: &Picked, session: Option<[u8; 16]>) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         Ok(self.profile.write(|records| {
             state::update(records, realm, |state| {
-                if picked.is_first && state.session == session {
+                if state.session == session {
                     state.session = None;
                     state.is_logged_out = true;
                 }
@@ -317,14 +314,14 @@ impl Shared {
         let early = self.may_be_early(&void)?;
         let answer = self.ask_once(void.to_bytes(), early, deadline).await?;
         let Answer::Refused(refusal) = answer else {
-            self.learn_account(picked, deadline).await?;
+            self.learn_login(picked, false, deadline).await?;
             return self.settle(picked.id, &Outcome::NotDone(reason));
         };
         match (refusal.code, &picked.body) {
             // Done, or refused: the realm says which.
             (ErrorCode::NumberReused, Some(body)) => self.deliver(picked, body, deadline).await,
             (ErrorCode::NumberReused | ErrorCode::AlreadyDone, _) => {
-                let outcome = match self.learn_account(picked, deadline).await? {
+                let outcome = match self.learn_login(picked, true, deadline).await? {
                     Some(account) => Outcome::Answer(account.to_bytes()),
                     None => Outcome::Unknown,
                 };
@@ -334,40 +331,6 @@ impl Shared {
             // A realm that does not know how to say.
             _ => self.settle(picked.id, &Outcome::Unknown),
         }
-    }
-
-    /// A command with a password of which it was not known what became: who is logged in now? The answer, if it was a
-    /// login.
-    async fn learn_account(
-        &self,
-        picked: &Picked,
-        deadline: Instant,
-    ) -> Result<Option<Answer>, CallError> {
-        if !picked.is_login || self.state()?.plain {
-            return Ok(None);
-        }
-        let session = SessionRef::Bound;
-        let who = Request::from(Command::WhoAmI { session });
-        let answer = self.ask_once(who.to_bytes(), true, deadline).await?;
-        let (realm, _) = self.target()?;
-        self.profile.write(|records| {
-            state::update(records, realm, |state| match &answer {
-                Answer::Account(account) => {
-                    state.username = Some(account.username.as_str().into());
-                    // Its id was in an answer that is lost; on a sealed link nobody needs it.
-                    state.session.get_or_insert_default();
-                    state.is_logged_out = false;
-                    // It may be the login that opened the session.
-                    state.since = state.since.max(picked.number.0);
-                }
-                Answer::Refused(refusal) if refusal.code == ErrorCode::NoSession => {
-                    state.session = None;
-                    state.is_logged_out = true;
-                }
-                _ => {}
-            })
-        })?;
-        Ok(matches!(answer, Answer::Account(_)).then_some(answer))
     }
 
     fn settle(&self, id: EntryId, outcome: &Outcome) -> Result<(), CallError> {

@@ -70,6 +70,7 @@
 //!
 //! The futures need a tokio runtime with its timers and I/O enabled; one thread is enough.
 
+mod account;
 mod ask;
 mod calls;
 mod carrier;

@@ -38,17 +38,25 @@ impl Reader<'_> {
 
 impl Client {
     /// What notes how far mailboxes have been shown, for the user who is logged in now.
-    pub fn reader(&self) -> Result<Reader<'_>, CallError> {
-        Ok(Reader {
-            shared: &self.shared,
-            account: self.shared.account()?,
-        })
+    ///
+    /// # Errors
+    /// As any call: the realm is asked who is logged in where the profile does not know.
+    pub async fn reader(&self) -> Result<Reader<'_>, CallError> {
+        let account = self.reading_account().await?;
+        Ok(self.reader_for(account))
     }
 
-    /// Reads one page of a mailbox, as `options` say: `after` confirms everything up to there, `offset`
-    /// takes up a long entry in its middle, `limit` and `bytes` bound the page.
+    fn reader_for(&self, account: Account) -> Reader<'_> {
+        Reader {
+            shared: &self.shared,
+            account,
+        }
+    }
+
+    /// Reads one page of a mailbox, as `options` say: `after` confirms everything up to there, unless there is an `offset`,
+    /// which takes up a long entry in its middle; `limit` and `bytes` bound the page (READ-3, READ-4).
     pub async fn read(&self, mailbox: Mailbox, options: Options) -> Result<Page, CallError> {
-        let account = self.shared.account()?;
+        let account = self.reading_account().await?;
         let session = self.session()?;
         let command = match mailbox {
             Mailbox::Private => Command::Inbox { session },
@@ -63,7 +71,7 @@ impl Client {
         match self.call(options, command).await? {
             Answer::Page(_) if self.shared.account()? != account => Err(CallError::AnotherUser),
             Answer::Page(page) => {
-                if let Some(after) = options.after {
+                if let (Some(after), None) = (options.after, options.offset) {
                     self.shared.confirmed(&account, &mailbox, after)?;
                 }
                 Ok(page)
@@ -74,12 +82,12 @@ impl Client {
 
     /// Where reading goes on in `mailbox`: after what was [`Client::shown`] last. No options when nothing was.
     pub fn reading(&self, mailbox: &Mailbox) -> Result<Options, CallError> {
-        self.reader()?.reading(mailbox)
+        self.reader_for(self.shared.account()?).reading(mailbox)
     }
 
     /// All of a mailbox after what was last [`Client::shown`], each entry whole.
     pub async fn unread(&self, mailbox: Mailbox) -> Result<Vec<Entry>, CallError> {
-        let after = self.reading(&mailbox)?.after;
+        let after = self.reader().await?.reading(&mailbox)?.after;
         self.read_whole(mailbox, after, usize::MAX).await
     }
 
@@ -91,14 +99,15 @@ impl Client {
         after: Option<u64>,
         limit: usize,
     ) -> Result<Vec<Entry>, CallError> {
-        let account = self.shared.account()?;
+        let account = self.reading_account().await?;
         let mut entries: Vec<Entry> = Vec::new();
         let (mut after, mut offset) = (after, None);
         loop {
             if self.shared.account()? != account {
                 return Err(CallError::AnotherUser);
             }
-            let left = limit - entries.len().min(limit) + usize::from(offset.is_some());
+            let is_cut = offset.is_some_and(|offset| offset > 0);
+            let left = limit - entries.len().min(limit) + usize::from(is_cut);
             let options = Options {
                 after,
                 offset,
@@ -119,28 +128,16 @@ impl Client {
                 return Ok(entries);
             };
             let have = last.body.len() as u64;
-            offset = last
-                .fragment
-                .filter(|fragment| have < fragment.total)
-                .map(|_| have);
-            after = match offset {
-                // What is only half here is not confirmed.
-                Some(_) => after.max(last.position.0.checked_sub(1)),
-                None => {
-                    last.fragment = None;
-                    Some(last.position.0)
-                }
+            let is_cut = last.fragment.is_some_and(|fragment| have < fragment.total);
+            // With an offset the next page confirms nothing of this one, which nobody has been shown yet (READ-3).
+            (after, offset) = if is_cut {
+                (after.max(last.position.0.checked_sub(1)), Some(have))
+            } else {
+                last.fragment = None;
+                (Some(last.position.0), Some(0))
             };
-            if offset.is_none() && (!page.more || entries.len() >= limit) {
+            if !is_cut && (!page.more || entries.len() >= limit) {
                 return Ok(entries);
-            }
-            // The next page confirms this one, which nobody has been shown: should this run end before, the next
-            // one must know where to begin.
-            if let Some(first) = entries.first() {
-                let begins = first.position.0.saturating_sub(1);
-                self.shared
-                    .profile
-                    .write(|records| state::begin_reading(records, &account, &mailbox, begins))?;
             }
         }
     }
@@ -148,7 +145,8 @@ impl Client {
     /// Notes that `entry`, or the piece of one that it is, has been shown to its reader: the next read
     /// goes on after it, and tells the realm that it arrived.
     pub fn shown(&self, mailbox: &Mailbox, entry: &Entry) -> Result<(), CallError> {
-        self.reader()?.shown(mailbox, entry)
+        self.reader_for(self.shared.account()?)
+            .shown(mailbox, entry)
     }
 
     /// How many messages in each mailbox have not been shown on this device; those with none are left out.
@@ -156,8 +154,8 @@ impl Client {
     /// # Errors
     /// As any call.
     pub async fn unread_counts(&self) -> Result<Vec<Unread>, CallError> {
+        let account = self.reading_account().await?;
         let session = self.session()?;
-        let account = self.shared.account()?;
         // What has been shown since the realm was last told.
         let cursors: Vec<_> = self
             .shared

@@ -76,6 +76,13 @@ pub struct Account {
     pub username: String,
 }
 
+impl Account {
+    /// True when it stands for whoever used `realm` before anybody was known to be logged in there.
+    pub const fn is_nobody_of(&self, realm: RealmNumber) -> bool {
+        self.realm.0 == realm.0 && self.username.is_empty()
+    }
+}
+
 /// How far a mailbox has been shown to its reader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
@@ -354,21 +361,24 @@ pub fn cursors(
     Ok(found)
 }
 
-/// Notes that nothing after `position` has been shown yet, unless it is known what has.
-pub fn begin_reading(
+/// How far mailboxes have been shown while it was not known to whom: to the user of `account`, if it was in the same session,
+/// and otherwise forgotten.
+pub fn adopt_cursors(
     records: &mut dyn Records,
     account: &Account,
-    mailbox: &Mailbox,
-    position: u64,
+    is_same_session: bool,
 ) -> Result<(), ProfileError> {
-    if cursor(records, account, mailbox)?.is_some() {
-        return Ok(());
-    }
-    let cursor = Cursor {
-        position,
-        ..Cursor::default()
+    let nobody = Account {
+        username: String::new(),
+        ..account.clone()
     };
-    set_cursor(records, account, mailbox, cursor)
+    for (mailbox, shown) in cursors(records, &nobody)? {
+        records.delete(&cursor_key(&nobody, &mailbox))?;
+        if is_same_session && cursor(records, account, &mailbox)?.is_none() {
+            set_cursor(records, account, &mailbox, shown)?;
+        }
+    }
+    Ok(())
 }
 
 /// Notes that `entries`, or the pieces that they are, have been shown.
@@ -466,7 +476,11 @@ mod tests {
                 learn_life(records, account.realm, life, is_unknown)
             };
             let begin = |records: &mut dyn Records, position| {
-                begin_reading(records, &account, &mailbox, position)
+                let cursor = Cursor {
+                    position,
+                    ..Cursor::default()
+                };
+                set_cursor(records, &account, &mailbox, cursor)
             };
             let shown = |records: &dyn Records| {
                 cursor(records, &account, &mailbox).map(|cursor| cursor.map(|c| c.position))

@@ -45,7 +45,7 @@ impl Client {
     pub async fn watch(&self) -> Result<Watching<'_>, CallError> {
         let (tell, told) = mpsc::channel(WAITING_MAX);
         let mut watching = Watching {
-            account: self.shared.account()?,
+            account: self.reading_account().await?,
             client: self,
             told,
             given: BTreeMap::new(),

@@ -17,6 +17,15 @@ pub use batch::{Arrived, BATCH, Leaving};
 use rand::{SeedableRng as _, TryRng as _, rngs::StdRng, rngs::SysRng};
 use tokio::{io::Interest, net::UdpSocket};
 
+/// Random bytes of the system's.
+fn drawn<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SysRng
+        .try_fill_bytes(&mut bytes)
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes)
+}
+
 /// The machine that a process runs on.
 #[derive(Clone, Debug, Default)]
 pub enum Host {
@@ -70,15 +79,19 @@ impl Host {
     /// A generator of random numbers, seeded by the system.
     pub fn rng(&self) -> io::Result<StdRng> {
         match self {
-            Self::Real => {
-                let mut seed = [0; 32];
-                SysRng
-                    .try_fill_bytes(&mut seed)
-                    .map_err(|error| io::Error::other(error.to_string()))?;
-                Ok(StdRng::from_seed(seed))
-            }
+            Self::Real => Ok(StdRng::from_seed(drawn()?)),
             #[cfg(all(test, feature = "client", feature = "embedded"))]
             Self::Simulated(machine) => Ok(machine.rng()),
+        }
+    }
+
+    /// What tells two attempts at the same apart (EXACT-10).
+    #[cfg(feature = "client")]
+    pub fn salt(&self) -> io::Result<[u8; 2]> {
+        match self {
+            Self::Real => drawn(),
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(machine) => Ok(machine.salt()),
         }
     }
 

@@ -513,7 +513,8 @@ impl<S: Store> Realm<S> {
         let command = &work.request.command;
         match command.session() {
             Some(session) if refusal.is_final() && !command.carries_password() => {
-                Ok(self.find_session(work.caller, session).await?.is_some())
+                let found = self.find_session(work.caller, session).await?;
+                Ok(matches!(found, sessions::Found::Open(_)))
             }
             _ => Ok(false),
         }

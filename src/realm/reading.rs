@@ -68,6 +68,8 @@ impl<S: Store> Realm<S> {
         let owner = current.owner();
         let believed = caller.believed(options.after);
         let after = match believed {
+            // An offset says that the reader looks on, and has not been shown what is before (READ-3).
+            Some(after) if options.offset.is_some() => after,
             Some(after) => {
                 self.confirm(current, &owner, place, after).await?;
                 after

@@ -8,8 +8,8 @@ use crate::{
     crypto::PublicKey,
     store::{Batch, CommitError, Expected, Store, Version},
     wire::{
-        Answer, Command, DeviceSession, ErrorCode, Handle, OperationNumber, SessionId, SessionRef,
-        Username,
+        Answer, Command, DeviceSession, ErrorCode, Handle, OperationNumber, Refusal, SessionId,
+        SessionRef, Username,
     },
 };
 
@@ -25,6 +25,18 @@ pub struct Current {
     pub user: Username,
     pub record: SessionRecord,
     pub version: Version,
+}
+
+/// The session that a command names.
+#[derive(Debug)]
+pub enum Found {
+    /// It is open.
+    Open(Current),
+    /// The command's number is from before it was opened, and so none of its own: who was told then that there is no session must
+    /// not be obeyed now (EXACT-6). Whose numbers are counted.
+    Since(Owner),
+    /// There is none.
+    None,
 }
 
 impl Current {
@@ -67,19 +79,24 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         session: SessionRef,
     ) -> Result<Current, Failure> {
-        let found = self.find_session(caller, session).await?;
-        let current = found.ok_or(ErrorCode::NoSession)?;
+        let current = match self.find_session(caller, session).await? {
+            Found::Open(current) => current,
+            Found::Since(owner) => {
+                let highest = self.highest(&owner).await?;
+                return Err(Refusal::number(ErrorCode::NoSession, highest).into());
+            }
+            Found::None => return Err(ErrorCode::NoSession.into()),
+        };
         self.limiter.command(caller.now, &current.user)?;
         self.use_session(current, caller.now).await
     }
 
-    /// The session that a command names, if there is one. A number from before it was opened is none of its own: who
-    /// was told then that there is no session must not be obeyed now (EXACT-6).
+    /// The session that a command names.
     pub(super) async fn find_session(
         &self,
         caller: &Caller,
         session: SessionRef,
-    ) -> Result<Option<Current>, Failure> {
+    ) -> Result<Found, Failure> {
         let found = match (session, &caller.device) {
             (SessionRef::Bound, Some(device)) => self.bound_session(device, caller.now).await?,
             (SessionRef::Bound, None) => None,
@@ -90,7 +107,11 @@ impl<S: Store> Realm<S> {
             }
         };
         let OperationNumber(number) = caller.operation;
-        Ok(found.filter(|current| number == 0 || number > current.record.since))
+        Ok(match found {
+            Some(current) if number == 0 || number > current.record.since => Found::Open(current),
+            Some(current) => Found::Since(current.owner()),
+            None => Found::None,
+        })
     }
 
     /// Writes down that a session is in use, if that is not known.

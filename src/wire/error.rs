@@ -82,8 +82,8 @@ impl fmt::Display for ErrorCode {
 pub struct Refusal {
     /// Why.
     pub code: ErrorCode,
-    /// `too-large`: the limit in bytes. `busy`, `rate-limited`: milliseconds to wait. `already-done`, `number-reused`:
-    /// the highest operation number that the realm has seen from the device. Otherwise absent.
+    /// `too-large`: the limit in bytes. `busy`, `rate-limited`: milliseconds to wait. `already-done`, `number-reused`,
+    /// and `no-session` because of the number: the highest operation number that the realm has seen from the device. Otherwise absent.
     pub detail: Option<u64>,
 }
 
@@ -147,9 +147,10 @@ impl Refusal {
     /// The highest operation number that the realm has seen from the device, where the refusal tells it.
     pub const fn highest(self) -> Option<OperationNumber> {
         match (self.code, self.detail) {
-            (ErrorCode::AlreadyDone | ErrorCode::NumberReused, Some(highest)) => {
-                Some(OperationNumber(highest))
-            }
+            (
+                ErrorCode::AlreadyDone | ErrorCode::NumberReused | ErrorCode::NoSession,
+                Some(highest),
+            ) => Some(OperationNumber(highest)),
             _ => None,
         }
     }

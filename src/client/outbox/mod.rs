@@ -66,6 +66,8 @@ pub enum Reason {
     Expired,
     /// Whoever asked did not want it to be kept, or it cannot be kept because it carried a password.
     NotKept,
+    /// Nobody was logged in when it was typed, and somebody has logged in since.
+    NoSession,
 }
 
 /// A span of a process's waiting, in milliseconds since 1970.
@@ -416,7 +418,9 @@ pub fn take_untold(
     let mut untold = Vec::new();
     for (at, (key, value)) in found.into_iter().enumerate() {
         let done: Done = store::parse(records, &key, &value)?;
-        let is_ours = done.account == *account && !done.waiting.is_on(now);
+        // What nobody began is told to whoever comes.
+        let is_of = done.account == *account || done.account.is_nobody_of(account.realm);
+        let is_ours = is_of && !done.waiting.is_on(now);
         if is_ours || at < surplus {
             records.delete(&key)?;
         }
@@ -529,6 +533,47 @@ pub fn renumber(
             (entry.number, entry.left, entry.attempts) = (None, false, 0);
         }
     })
+}
+
+/// It is known for the first time who is logged in on a realm. The command `login` may have opened the session; without one the
+/// session is older than all that was typed here, as in an old copy of a profile. What was typed in the session is this user's. What
+/// was typed before it was nobody's, and is not done.
+pub fn adopt(
+    records: &mut dyn Records,
+    account: &Account,
+    login: Option<EntryId>,
+) -> Result<(), ProfileError> {
+    for (id, mut entry) in list(records)? {
+        if !entry.account.is_nobody_of(account.realm) || Some(id) == login {
+            continue;
+        }
+        if let Some(token) = entry.token {
+            tokens::adopt(records, &entry.account, account, token)?;
+        }
+        entry.account = account.clone();
+        if login.is_some_and(|login| id < login) && entry.aim == Aim::Do {
+            entry.aim = Aim::Cancel(Reason::NoSession);
+            entry.not_before = 0;
+        }
+        store::put(records, &entry_key(id), &entry)?;
+    }
+    state::adopt_cursors(records, account, login.is_none())
+}
+
+/// The last entry that may have logged somebody in on a realm, beside `id`.
+pub fn last_login(
+    records: &dyn Records,
+    realm: RealmNumber,
+    id: EntryId,
+) -> Result<Option<EntryId>, ProfileError> {
+    let mut last = None;
+    for (other, entry) in list(records)? {
+        let is_there = other != id && entry.account.realm == realm && entry.left;
+        if is_there && entry.is_login(records)? {
+            last = Some(other);
+        }
+    }
+    Ok(last)
 }
 
 /// Notes whether bytes of an entry may have left this machine: what has not is certainly not done.

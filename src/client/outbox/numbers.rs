@@ -320,7 +320,7 @@ impl Entry {
     }
 
     /// It logs somebody in, or changes who may: with a password, about the account.
-    fn is_login(&self, records: &dyn Records) -> Result<bool, ProfileError> {
+    pub(super) fn is_login(&self, records: &dyn Records) -> Result<bool, ProfileError> {
         Ok(self.is_secret && self.scope(records)? == Scope::Account)
     }
 

@@ -159,6 +159,23 @@ pub(super) fn settle(
     Ok(false)
 }
 
+/// The token of an entry of `from` becomes one of `to`.
+pub(super) fn adopt(
+    records: &mut dyn Records,
+    from: &Account,
+    to: &Account,
+    hash: [u8; 16],
+) -> Result<(), ProfileError> {
+    let (before, after) = (key(from, hash), key(to, hash));
+    let Some(kept) = store::get::<Kept>(records, &before)? else {
+        return Ok(());
+    };
+    records.delete(&before)?;
+    records.delete(&age_key(kept.created, &before))?;
+    store::put(records, &after, &kept)?;
+    store::put(records, &age_key(kept.created, &after), &())
+}
+
 /// Forgets a few of the oldest tokens, if there are more than have to be remembered.
 fn forget_old(
     records: &mut dyn Records,
