@@ -71,6 +71,8 @@ struct Restore {
 
 #[derive(Debug, Default)]
 struct Told {
+    /// People who have been told that they have an account.
+    registered: BTreeSet<usize>,
     /// People whose profile has been copied.
     copied: BTreeSet<usize>,
     restores: Vec<(usize, Restore)>,
@@ -105,12 +107,17 @@ impl History {
             let _ = write!(text, "{id}.{} ", text.len());
         }
         let body = text.into_bytes();
+        // A message to somebody whom the realm does not know is refused, which another process may be told.
+        let is_known = match to {
+            To::Person(person) => told.registered.contains(&person),
+            To::Group(_) => true,
+        };
         told.messages.push(Message {
             from: from.0,
             to,
             turn,
             said: Said::Nothing,
-            may_be_lost: false,
+            may_be_lost: !is_known,
             may_double: false,
             to_other_realm,
             body: body.clone(),
@@ -123,12 +130,16 @@ impl History {
         let mut told = self.told();
         let again = Message {
             said: Said::Nothing,
-            may_be_lost: false,
             may_double: false,
             ..told.messages[id].clone()
         };
         told.messages.push(again);
         told.messages.len() - 1
+    }
+
+    /// A person has an account.
+    pub fn register(&self, person: usize) {
+        self.told().registered.insert(person);
     }
 
     /// A person's profile is copied.
@@ -155,6 +166,8 @@ impl History {
         for message in told.messages.iter_mut().skip(since) {
             message.may_be_lost |= message.from == person;
         }
+        // What was told may be told again.
+        told.finished.remove(&person);
         told.restores.push((
             person,
             Restore {
@@ -260,11 +273,14 @@ impl History {
         let told = self.told();
         let mut wrong = Vec::new();
         let mut turns: BTreeMap<usize, u32> = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         for text in texts {
             let mut messages = told.messages.iter();
             let author = messages.find(|message| message.body == **text);
             match author.filter(|message| reach(message)) {
                 None => wrong.push(format!("{mailbox} has {}, which nobody wrote", quote(text))),
+                // Each copy of a profile keeps its own order.
+                Some(message) if !seen.insert(*text) && message.may_double => {}
                 Some(message) => {
                     let last = turns.entry(message.from).or_default();
                     if message.turn < *last {
@@ -293,15 +309,13 @@ impl History {
                 continue;
             };
             let count = texts.iter().filter(|text| **text == message.body).count();
-            // What could not be delivered to another realm has come back instead, each with a notice at least.
+            // What could not be delivered to another realm has come back instead.
             let quoting = returned
                 .iter()
                 .filter(|notice| message.is_quoted_in(notice))
                 .count();
-            let notices = if message.to_other_realm { quoting } else { 0 };
-            let is_right = (notices.min(1)..=notices)
-                .any(|came_back| (least..=most).contains(&(count + came_back)));
-            if !is_right {
+            let came_back = if message.to_other_realm { quoting } else { 0 };
+            if !(least..=most).contains(&(count + came_back)) {
                 let text = quote(&message.body);
                 let notices: Vec<&String> = returned
                     .iter()

@@ -201,6 +201,10 @@ impl Machine {
         StdRng::from_seed(seed)
     }
 
+    pub fn salt(&self) -> [u8; 2] {
+        self.0.network.salt()
+    }
+
     pub fn time_of_day(&self) -> Duration {
         self.0.wall.now()
     }

@@ -91,6 +91,7 @@ struct State {
     busy: BTreeMap<String, Instant>,
     overheard: VecDeque<(SocketAddr, Vec<u8>)>,
     addresses: u32,
+    salts: u16,
     sent: u64,
     names: BTreeMap<String, Vec<SocketAddr>>,
     /// No machine has a route to anywhere.
@@ -114,6 +115,7 @@ impl Network {
             busy: BTreeMap::new(),
             overheard: VecDeque::new(),
             addresses: 0,
+            salts: 0,
             sent: 0,
             names: BTreeMap::new(),
             is_down: false,
@@ -163,6 +165,13 @@ impl Network {
     pub fn forget(&self, machine: &str) {
         let mut state = self.state.lock().unwrap();
         state.open.retain(|_, inbox| inbox.machine != machine);
+    }
+
+    /// A salt that nobody has drawn before. One pair of equal ones in 65,536 (EXACT-10) would be found, and is known.
+    pub fn salt(&self) -> [u8; 2] {
+        let mut state = self.state.lock().unwrap();
+        state.salts = state.salts.wrapping_add(1);
+        state.salts.to_be_bytes()
     }
 
     /// Datagrams sent so far.

@@ -116,6 +116,9 @@ impl Person {
             let outcome = client.register("Some One", "id", name, PASSWORD).await;
             machine.note(|| format!("register: {}", told(&outcome)));
             self.done.registered = outcome.is_ok();
+            if self.done.registered {
+                self.history.register(self.number);
+            }
             self.rest_unless(self.done.registered).await;
         }
         for realm in 0..self.population.groups.len() {

@@ -48,6 +48,8 @@ impl Plan {
         let rate = rng
             .random_bool(0.15)
             .then(|| *rates.choose(rng).unwrap_or(&1200));
+        // Nor may the queue before a narrow path make it longer.
+        let rate = rate.filter(|rate| delay_ms < 20_000 || *rate >= 1200);
         let is_slow = delay_ms >= 1000 || rate.is_some_and(|rate| rate < 1000);
         let losses = [0.0, 0.05, 0.1, 0.3, 0.5, 0.6];
         let mtus = [1200, 1200, 1200, 548, 300, 160];
