@@ -40,13 +40,58 @@ pub enum Fault {
     KeepNothing,
     /// What is in the outbox goes in no order.
     OutboxInNoOrder,
+    /// What one user's outbox holds goes out as whoever is logged in.
+    OutboxOfAnybody,
+    /// What was typed before it was known who is logged in stays nobody's.
+    OutboxOfNobody,
+    /// An entry is taken back without asking the realm whether it was done.
+    CancelWithoutVoid,
+    /// A number is given out however far below it one is in use.
+    NumbersWithoutWindow,
+    /// What a message is worth counts from when it leaves.
+    LifetimeFromDeparture,
+    /// A token stands for nothing.
+    IgnoreToken,
+    /// An answer about who is logged in is believed however old it is.
+    BelieveOldWhoAmI,
+    /// The next page of a mailbox confirms the one before.
+    ConfirmUnshown,
+    /// What was read counts as shown.
+    ReadMeansShown,
+    /// `unread` counts what the realm knows to be read.
+    UnreadWithoutCursors,
+    /// A value of a profile is believed whatever it says.
+    BelieveDamage,
+    /// Of a name only the first address is tried.
+    FirstAddressOnly,
+    /// A name is looked up once.
+    LookUpOnce,
+    /// A network that is not there ends what waits for it.
+    NeedNetworkAtOnce,
+    /// A group made again begins at the positions of the former one.
+    ReusePositions,
+    /// A cursor is believed whichever life of the store it is from.
+    BelieveOldCursors,
+    /// What one device has read no other is shown.
+    ShareCursors,
+    /// A write of which the store does not know counts as refused.
+    RefuseInDoubt,
+    /// A number that cannot be used is refused without the highest.
+    ForgetHighest,
+    /// A message that comes back is told by the answer to a repeat, too.
+    TellTwice,
+    /// After a start, what has been given back is given back again.
+    GiveBackTwice,
 }
 
 #[cfg(all(test, feature = "std"))]
 mod planted {
-    use std::cell::Cell;
+    use std::{cell::Cell, sync::OnceLock};
 
     use super::Fault;
+
+    /// Plants a fault in all of a process.
+    pub const VARIABLE: &str = "MERPATI_PLANTED";
 
     thread_local! {
         static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
@@ -59,12 +104,19 @@ mod planted {
 
     /// True when the fault is planted on this thread.
     pub fn is_planted(fault: Fault) -> bool {
-        PLANTED.get() == Some(fault)
+        static EVERYWHERE: OnceLock<Option<String>> = OnceLock::new();
+        let everywhere = EVERYWHERE.get_or_init(|| std::env::var(VARIABLE).ok());
+        let is_everywhere = || {
+            everywhere
+                .as_ref()
+                .is_some_and(|name| *name == format!("{fault:?}"))
+        };
+        PLANTED.get() == Some(fault) || is_everywhere()
     }
 }
 
 #[cfg(all(test, feature = "std"))]
-pub use planted::{is_planted, plant};
+pub use planted::{VARIABLE, is_planted, plant};
 
 /// False.
 #[cfg(not(all(test, feature = "std")))]

@@ -302,6 +302,9 @@ impl Shared {
         reason: Reason,
         deadline: Instant,
     ) -> Result<(), CallError> {
+        if is_planted(Fault::CancelWithoutVoid) {
+            return self.settle(picked.id, &Outcome::NotDone(reason));
+        }
         let state = self.state()?;
         let session = match state.session {
             Some(id) if state.plain => SessionRef::Named(SessionId(id)),

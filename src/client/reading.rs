@@ -6,7 +6,10 @@ use super::{
     commands::unexpected,
     state::{self, Account},
 };
-use crate::wire::{Answer, Command, Cursors, Entry, Mailbox, Options, Page, Position, Unread};
+use crate::{
+    faults::{Fault, is_planted},
+    wire::{Answer, Command, Cursors, Entry, Mailbox, Options, Page, Position, Unread},
+};
 
 /// Entries on a page that is asked for.
 const PAGE_ENTRIES: u64 = 100;
@@ -134,9 +137,13 @@ impl Client {
                 (after.max(last.position.0.checked_sub(1)), Some(have))
             } else {
                 last.fragment = None;
-                (Some(last.position.0), Some(0))
+                let looks_on = !is_planted(Fault::ConfirmUnshown);
+                (Some(last.position.0), looks_on.then_some(0))
             };
             if !is_cut && (!page.more || entries.len() >= limit) {
+                if is_planted(Fault::ReadMeansShown) {
+                    self.shared.shown(&account, &mailbox, &entries)?;
+                }
                 return Ok(entries);
             }
         }
@@ -162,6 +169,7 @@ impl Client {
             .cursors(&account)?
             .into_iter()
             .filter(|(_, cursor)| cursor.position > cursor.confirmed)
+            .filter(|_| !is_planted(Fault::UnreadWithoutCursors))
             .map(|(mailbox, cursor)| (mailbox, Position(cursor.position)))
             .collect();
         let command = Command::Unread {

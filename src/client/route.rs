@@ -17,7 +17,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::Meter;
-use crate::host::{Host, Socket};
+use crate::{
+    faults::{Fault, is_planted},
+    host::{Host, Socket},
+};
 
 /// The delay between two candidates is at least this long.
 const STAGGER_MIN: Duration = Duration::from_millis(250);
@@ -130,7 +133,9 @@ impl Route {
 
     /// Resolves the name again, as its addresses may have changed.
     pub fn look_up(&mut self, now: Instant) {
-        self.resolve_at.get_or_insert(now);
+        if !is_planted(Fault::LookUpOnce) {
+            self.resolve_at.get_or_insert(now);
+        }
     }
 
     /// When [`Route::advance`] wants to be called next.
@@ -184,7 +189,12 @@ impl Route {
         self.candidates
             .retain(|known| std::mem::take(&mut active) || addresses.contains(&known.address));
         self.untried.clear();
-        for address in addresses.into_iter().take(CANDIDATES_MAX) {
+        let most = if is_planted(Fault::FirstAddressOnly) {
+            1
+        } else {
+            CANDIDATES_MAX
+        };
+        for address in addresses.into_iter().take(most) {
             let mut known = self.candidates.iter().map(|known| known.address);
             if !known.any(|known| known == address) && !self.untried.contains(&address) {
                 self.untried.push_back(address);
@@ -349,7 +359,10 @@ impl Route {
 
     /// Resolves again later, and later each time.
     fn retry(&mut self, now: Instant) {
-        if self.resolve_at.is_none() && self.resolving.is_none() {
+        if self.resolve_at.is_none()
+            && self.resolving.is_none()
+            && !is_planted(Fault::NeedNetworkAtOnce)
+        {
             self.resolve_at = Some(now + self.backoff);
             self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
         }

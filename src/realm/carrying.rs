@@ -330,7 +330,7 @@ impl<S: Store> Realm<S> {
         let notice =
             refusal.filter(|_| settling.is_none() && outgoing.record.kind != QueuedKind::Expelled);
         // Where a notice tells, repeats are still answered `queued`: its sender is told once (PEER-6).
-        if notice.is_none()
+        if (notice.is_none() || is_planted(Fault::TellTwice))
             && let Some(operation) = &outgoing.record.operation
             && let Some(owner) = Owner::from_bytes(&operation.owner)
         {

@@ -8,6 +8,7 @@ use super::{
     storing::Outcome,
 };
 use crate::{
+    faults::{Fault, is_planted},
     store::{Batch, Expected, Key, PageLimit, Position, Store},
     wire::{ErrorCode, Username},
 };
@@ -26,6 +27,9 @@ impl<S: Store> Realm<S> {
         owner: &Owner,
         place: &Place,
     ) -> Result<u64, Failure> {
+        if is_planted(Fault::ShareCursors) {
+            return Ok(self.any_cursor(user, place).await?.max(place.floor));
+        }
         let own = records::cursor(user, Some(owner), place);
         if let Some((cursor, _)) = self.record::<CursorRecord>(&own).await? {
             return Ok(cursor.position.max(place.floor));

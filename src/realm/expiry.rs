@@ -16,6 +16,7 @@ use super::{
     records::{self, QueuedRecord, Record as _, ReturnedRecord},
 };
 use crate::{
+    faults::{Fault, is_planted},
     store::{Batch, Expected, PageLimit, Position, Store},
     wire::{Answer, ErrorCode, RealmId},
 };
@@ -116,14 +117,13 @@ impl<S: Store> Realm<S> {
             let Some(outgoing) = self.outgoing_at(realm, position).await? else {
                 return Ok(());
             };
-            if self.is_returned(&peer, &outgoing).await? {
+            if self.is_returned(&peer, &outgoing).await? && !is_planted(Fault::GiveBackTwice) {
                 // Before the realm was started again.
                 return Ok(());
             }
             let mut batch = Batch::new();
-            // It does not become its turn meanwhile, nor is the peer talked to, and nobody else gives it back.
+            // It does not become its turn meanwhile, nor is the peer talked to.
             batch
-                .expect(records::returned(realm, position), Expected::Absent)
                 .expect(records::settled(realm), expected)
                 .expect(records::peer(realm), Expected::At(peer.version))
                 .put(

@@ -1,6 +1,7 @@
 //! Why a command ends without its effect, and what is answered then.
 
 use crate::{
+    faults::{Fault, is_planted},
     store::StoreError,
     wire::{ErrorCode, Refusal},
 };
@@ -29,7 +30,9 @@ impl Failure {
     pub fn refusal(self, is_numbered: bool) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,
-            Self::Unknown(_) if is_numbered => ErrorCode::Unknown.into(),
+            Self::Unknown(_) if is_numbered && !is_planted(Fault::RefuseInDoubt) => {
+                ErrorCode::Unknown.into()
+            }
             Self::Store(_) | Self::Unknown(_) => ErrorCode::Internal.into(),
         }
     }

@@ -8,6 +8,7 @@ use super::{
     sessions::Current,
 };
 use crate::{
+    faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Store, Version},
     wire::{
         Answer, Command, ErrorCode, GroupName, Member, Options, PASSWORD_MAX, Password, Position,
@@ -169,6 +170,11 @@ impl<S: Store> Realm<S> {
         let (log, expected) = former.map_or((epoch, Expected::Absent), |(former, version)| {
             (former.log, Expected::At(version))
         });
+        let log = if is_planted(Fault::ReusePositions) {
+            epoch
+        } else {
+            log
+        };
         let floor = self.store.last(&records::group_log(name, log)).await?;
         let record = GroupRecord {
             owner: current.user.as_str().into(),

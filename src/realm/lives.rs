@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     crypto::LifeClaim,
+    faults::{Fault, is_planted},
     store::{Batch, Store},
     wire::Life,
 };
@@ -34,9 +35,10 @@ pub struct LifeNews {
 impl Caller {
     /// A cursor that the caller names, if it is to be believed (READ-9). 0 is always: it is no memory of the caller's
     /// but asks for the beginning, and confirms nothing.
-    pub(super) const fn believed(&self, cursor: Option<u64>) -> Option<u64> {
+    pub(super) fn believed(&self, cursor: Option<u64>) -> Option<u64> {
         match cursor {
             Some(position) if self.trusts_cursors || position == 0 => cursor,
+            Some(_) if is_planted(Fault::BelieveOldCursors) => cursor,
             _ => None,
         }
     }

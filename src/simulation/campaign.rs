@@ -13,8 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::faults::{self, Fault};
-
 use super::{
     trace::Trace,
     world::{self, Outcome},
@@ -46,7 +44,7 @@ fn watch_for_panics() {
 }
 
 /// Runs one seed on this thread; its outcome, and its trace if that is kept.
-fn run(seed: u64, is_traced: bool) -> (Outcome, String) {
+pub(super) fn run(seed: u64, is_traced: bool) -> (Outcome, String) {
     watch_for_panics();
     PANICS.with_borrow_mut(Vec::clear);
     crate::crypto::audit::begin();
@@ -66,7 +64,7 @@ fn run(seed: u64, is_traced: bool) -> (Outcome, String) {
 }
 
 /// Runs `work` on a thread whose panics are violations.
-fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = thread::Builder::new().name("simulation".into());
     thread.spawn(work).unwrap().join().unwrap()
 }
@@ -213,45 +211,4 @@ fn nothing_is_lost_or_doubled_whatever_goes_wrong() {
         .map(|(seed, wrong)| explain(*seed, wrong))
         .collect();
     assert!(said.is_empty(), "{}", said.join("\n"));
-}
-
-/// Each of these faults, planted on purpose, and a seed that finds it.
-const FAULTS: [(Fault, u64); 16] = [
-    (Fault::AnswerBeforeCommit, 5),
-    (Fault::ForgetAnswer, 0),
-    (Fault::IgnoreConflict, 31),
-    (Fault::IgnoreFullDisk, 38),
-    (Fault::ReusePacketNumber, 0),
-    (Fault::DropParts, 0),
-    (Fault::NeverRepeat, 3),
-    (Fault::KeepAddress, 0),
-    (Fault::SkipEntry, 0),
-    (Fault::TakeSilenceForDelivery, 145),
-    (Fault::QueueOutOfOrder, 1),
-    (Fault::GiveUpPeer, 27),
-    (Fault::FinishUnderFreshNumber, 0),
-    (Fault::NoSalt, 0),
-    (Fault::KeepNothing, 21),
-    (Fault::OutboxInNoOrder, 101),
-];
-
-/// Seeds within which a planted fault must be found.
-const FOUND_WITHIN: u64 = 10_000;
-
-/// The simulator sees: each of the faults above is found, by its seed or, should the code have changed what that
-/// stands for, by the first of ten thousand that does.
-#[test]
-fn planted_faults_are_found() {
-    for (fault, known) in FAULTS {
-        let found = on_thread(move || {
-            faults::plant(Some(fault));
-            let mut seeds = std::iter::once(known).chain(0..FOUND_WITHIN);
-            seeds.find_map(|seed| {
-                let wrong = run(seed, false).0.wrong;
-                wrong.first().map(|first| (seed, first.clone()))
-            })
-        });
-        let (seed, wrong) = found.unwrap_or_else(|| panic!("{fault:?} is not found"));
-        eprintln!("{fault:?} is found by seed {seed}: {wrong}");
-    }
 }

@@ -430,6 +430,15 @@ impl World {
             .zip(&machines)
             .map(|((person, client), machine)| self.watch_all(person, client, machine));
         join_all(watching).await;
+        for (person, client) in people.iter().zip(&clients) {
+            match client.unread_counts().await {
+                Ok(counts) if counts.is_empty() => {}
+                counts => {
+                    let name = person.name();
+                    return vec![format!("{name} has read all, and unread says {counts:?}")];
+                }
+            }
+        }
         // Another device looks at all of it, after this one: what one device confirms, another may never be shown.
         let mut others = Vec::new();
         for (person, machine) in people.iter().zip(&machines) {

@@ -1,0 +1,139 @@
+//! The tests see: each mend is taken back on purpose, and each time one of them fails.
+
+use std::process::Command;
+
+use super::campaign::{on_thread, run};
+use crate::faults::{self, Fault};
+
+/// Faults that the simulator finds, and a seed that does.
+const FOUND_BY_SEEDS: [(Fault, u64); 22] = [
+    (Fault::AnswerBeforeCommit, 5),
+    (Fault::ForgetAnswer, 0),
+    (Fault::IgnoreConflict, 44),
+    (Fault::IgnoreFullDisk, 33),
+    (Fault::ReusePacketNumber, 0),
+    (Fault::DropParts, 0),
+    (Fault::NeverRepeat, 3),
+    (Fault::KeepAddress, 0),
+    (Fault::SkipEntry, 0),
+    (Fault::TakeSilenceForDelivery, 145),
+    (Fault::QueueOutOfOrder, 1),
+    (Fault::GiveUpPeer, 27),
+    (Fault::FinishUnderFreshNumber, 0),
+    (Fault::NoSalt, 1),
+    (Fault::KeepNothing, 21),
+    (Fault::OutboxInNoOrder, 101),
+    (Fault::OutboxOfNobody, 1004008),
+    (Fault::CancelWithoutVoid, 39),
+    (Fault::BelieveOldWhoAmI, 1025450),
+    (Fault::ConfirmUnshown, 0),
+    (Fault::ReadMeansShown, 0),
+    (Fault::UnreadWithoutCursors, 0),
+];
+
+/// Faults that tests of a part find.
+const FOUND_BY_TESTS: [(Fault, &str); 15] = [
+    (
+        Fault::OutboxOfAnybody,
+        "client::outbox::tests::outbox_leaves_entries_of_another_account_alone",
+    ),
+    (
+        Fault::NumbersWithoutWindow,
+        "client::outbox::tests::outbox_gives_no_number_out_that_the_realm_would_forget",
+    ),
+    (
+        Fault::LifetimeFromDeparture,
+        "client::outbox::tests::outbox_ttl_counts_while_an_entry_waits",
+    ),
+    (
+        Fault::IgnoreToken,
+        "client::outbox::tests::outbox_token_makes_a_repeat_the_same_command",
+    ),
+    (
+        Fault::BelieveDamage,
+        "client::store::tests::a_bent_or_misplaced_value_is_not_believed",
+    ),
+    (
+        Fault::FirstAddressOnly,
+        "simulation::routes::route_dead_first_address_next_one_is_taken",
+    ),
+    (
+        Fault::LookUpOnce,
+        "simulation::routes::route_moved_realm_is_found_by_a_watch",
+    ),
+    (
+        Fault::NeedNetworkAtOnce,
+        "simulation::routes::route_missing_network_is_waited_for",
+    ),
+    (
+        Fault::ReusePositions,
+        "realm::tests::positions::a_group_made_again_is_shown_from_its_beginning",
+    ),
+    (
+        Fault::BelieveOldCursors,
+        "realm::tests::lives::life_unknown_makes_reading_begin_at_what_is_confirmed",
+    ),
+    (
+        Fault::ShareCursors,
+        "realm::tests::positions::what_another_device_reads_is_not_hidden",
+    ),
+    (
+        Fault::RefuseInDoubt,
+        "realm::tests::doubt::a_failed_commit_is_answered_unknown",
+    ),
+    (
+        Fault::ForgetHighest,
+        "realm::tests::once::a_refused_number_is_told_the_highest",
+    ),
+    (
+        Fault::TellTwice,
+        "realm::tests::queue::a_message_whose_time_is_over_comes_back_before_its_turn",
+    ),
+    (
+        Fault::GiveBackTwice,
+        "realm::tests::queue::a_restart_gives_nothing_back_twice",
+    ),
+];
+
+/// Seeds within which a planted fault must be found.
+const FOUND_WITHIN: u64 = 10_000;
+
+/// Each is found by its seed or, should the code have changed what that stands for, by the first of ten thousand that
+/// does.
+#[test]
+fn planted_faults_are_found() {
+    for (fault, known) in FOUND_BY_SEEDS {
+        let found = on_thread(move || {
+            faults::plant(Some(fault));
+            let mut seeds = std::iter::once(known).chain(0..FOUND_WITHIN);
+            seeds.find_map(|seed| {
+                let wrong = run(seed, false).0.wrong;
+                wrong.first().map(|first| (seed, first.clone()))
+            })
+        });
+        let (seed, wrong) = found.unwrap_or_else(|| panic!("{fault:?} is not found"));
+        eprintln!("{fault:?} is found by seed {seed}: {wrong}");
+    }
+}
+
+/// Each makes its test fail, in a process in which it is planted, and without it the test passes.
+#[test]
+fn planted_faults_fail_their_tests() {
+    for (fault, test) in FOUND_BY_TESTS {
+        let run = |planted: String| {
+            let this = std::env::current_exe().expect("a test binary has a path");
+            let mut command = Command::new(this);
+            command
+                .args(["--exact", test])
+                .env(faults::VARIABLE, planted);
+            let output = command.output().expect("a test binary can be run");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            (output.status.success(), said)
+        };
+        let (passes, said) = run(String::new());
+        assert!(passes && said.contains("1 passed"), "{test}: {said}");
+        let (passes, said) = run(format!("{fault:?}"));
+        assert!(!passes, "{fault:?} is not found by {test}: {said}");
+        eprintln!("{fault:?} is found by {test}");
+    }
+}
