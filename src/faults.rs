@@ -44,6 +44,8 @@ pub enum Fault {
     OutboxOfAnybody,
     /// What was typed before it was known who is logged in stays nobody's.
     OutboxOfNobody,
+    /// A number that a login has made useless is replaced by one that is the next user's.
+    NumbersOverLogin,
     /// An entry is taken back without asking the realm whether it was done.
     CancelWithoutVoid,
     /// A number is given out however far below it one is in use.

@@ -1,15 +1,19 @@
 //! Who is logged in, as answers tell it.
 
+use std::time::Duration;
+
+use blake2::{Blake2s256, Digest as _};
 use tokio::time::Instant;
 
 use super::{
     CallError, Client, EntryId, Shared, State,
+    calls::BUSY_WAIT,
     outbox::{self, Picked},
-    state::{self, Account},
+    state::{self, Account, UNNAMED},
 };
 use crate::{
     faults::{Fault, is_planted},
-    wire::{Answer, Command, ErrorCode, Request, SessionRef},
+    wire::{Answer, Command, ErrorCode, Refusal, Request, SessionRef},
 };
 
 impl Client {
@@ -17,24 +21,95 @@ impl Client {
     /// user had logged in. What is shown is noted for somebody.
     pub(super) async fn reading_account(&self) -> Result<Account, CallError> {
         let shared = &self.shared;
-        let known = shared.account()?;
-        let is_session_given = shared.options.session.is_some() || shared.state()?.plain;
-        if !known.is_nobody_of(known.realm) || is_session_given {
+        let known = shared.reader_account()?;
+        let state = shared.state()?;
+        let is_known = !known.is_nobody_of(known.realm) && !state.is_in_doubt(state.session_ref());
+        if is_known || state.plain || shared.options.session.is_some() {
             return Ok(known);
         }
         shared.check_target()?;
         self.start_carrier();
-        let login = shared
-            .profile
-            .read(|records| outbox::last_login(records, known.realm, EntryId(0)))?;
-        match shared.ask_who(login, 0, shared.deadline()).await? {
-            Answer::Refused(refusal) => Err(CallError::Refused(refusal)),
-            _ => shared.account(),
+        let deadline = shared.deadline();
+        loop {
+            match shared.ask_who(None, 0, deadline).await? {
+                Answer::Refused(refusal) if refusal.is_transient() || refusal.is_unknown() => {
+                    let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
+                    if Instant::now() + wait >= deadline {
+                        return Err(CallError::Refused(refusal));
+                    }
+                    tokio::time::sleep(wait).await;
+                }
+                Answer::Refused(refusal) => return Err(CallError::Refused(refusal)),
+                _ => return shared.account(),
+            }
         }
     }
 }
 
 impl Shared {
+    /// Whose reading it is: the user's, or that of the session that was given, of which nobody knows whose it is.
+    pub(super) fn reader_account(&self) -> Result<Account, CallError> {
+        let account = self.account()?;
+        let Some(session) = self.options.session else {
+            return Ok(account);
+        };
+        let hash: [u8; 32] = Blake2s256::digest(session.0).into();
+        let name = hash.iter().take(8).map(|byte| format!("{byte:02x}"));
+        Ok(Account {
+            // No user is called so.
+            username: format!("#{}", name.collect::<String>()),
+            ..account
+        })
+    }
+
+    /// What the answer to a login says; `since` is the number of the login that was known before. One that may have been overtaken
+    /// by another is asked about: that one's user may be logged in now.
+    pub(super) async fn learn_own_login(
+        &self,
+        (id, since): (EntryId, u64),
+        request: &Request<'_>,
+        answer: &Answer,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
+        let (realm, _) = self.target()?;
+        let username = match request.command {
+            Command::Auth { username, .. } | Command::Register { username, .. } => username,
+            _ => return self.learn(id, request, answer),
+        };
+        let number = request.command.operation();
+        let is_late = number.is_some_and(|operation| operation.number.0 <= since);
+        let others = self
+            .profile
+            .read(|records| outbox::last_login(records, realm, id))?;
+        if let (true, Answer::Session(_)) = (is_late || others.is_some(), answer)
+            && let Ok(Answer::Account(now)) = self.ask_who(Some(id), since, deadline).await
+            && now.username != username
+            && self.state()?.username.as_deref() == Some(now.username.as_str())
+        {
+            return Ok(());
+        }
+        self.learn(id, request, answer)
+    }
+
+    /// A number was refused because a session was opened after it. If that is not known here, somebody has logged in meanwhile:
+    /// who?
+    pub(super) async fn learn_who_came(
+        &self,
+        refusal: Refusal,
+        number: u64,
+        session: Option<SessionRef>,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
+        let is_news = refusal.code == ErrorCode::NoSession
+            && session == Some(SessionRef::Bound)
+            && number > self.state()?.since
+            && !is_planted(Fault::NumbersOverLogin);
+        if is_news {
+            self.ask_who(None, number, deadline).await?;
+        }
+        Ok(())
+    }
+
     /// What the answer to an entry says about who is logged in.
     pub(super) fn learn(
         &self,
@@ -46,7 +121,7 @@ impl Shared {
     }
 
     /// A command with a password of which it was not known what became, and that `may_be_done`: who is logged in now? The
-    /// answer, if it was a login.
+    /// realm's answer, if it was a login.
     pub(super) async fn learn_login(
         &self,
         picked: &Picked,
@@ -56,24 +131,37 @@ impl Shared {
         if !picked.is_login || self.state()?.plain {
             return Ok(None);
         }
-        let login = if may_be_done {
-            Some(picked.id)
-        } else {
-            let (realm, _) = self.target()?;
-            self.profile
-                .read(|records| outbox::last_login(records, realm, picked.id))?
-        };
-        let answer = self.ask_who(login, picked.number.0, deadline).await?;
-        Ok(matches!(answer, Answer::Account(_)).then_some(answer))
+        let login = may_be_done.then_some(picked.id);
+        // The entry itself may not have opened the session any more.
+        let ruled_out = picked.id;
+        self.ask_who_since((login, ruled_out), picked.number.0, deadline)
+            .await
+            .map(Some)
     }
 
-    /// Asks who is logged in, which may be since the entry `login`, and by a command of a number up to `since`.
-    async fn ask_who(
+    /// Asks who is logged in, which may be since the entry `login`, if any, or one whose outcome is not known, and by a command of a
+    /// number up to `since`.
+    pub(super) async fn ask_who(
         &self,
         login: Option<EntryId>,
         since: u64,
         deadline: Instant,
     ) -> Result<Answer, CallError> {
+        self.ask_who_since((login, EntryId(0)), since, deadline)
+            .await
+    }
+
+    async fn ask_who_since(
+        &self,
+        (login, ruled_out): (Option<EntryId>, EntryId),
+        since: u64,
+        deadline: Instant,
+    ) -> Result<Answer, CallError> {
+        let (realm, _) = self.target()?;
+        let pending = self
+            .profile
+            .read(|records| outbox::last_login(records, realm, ruled_out))?;
+        let login = login.or(pending);
         let before = self.state()?.session;
         let session = SessionRef::Bound;
         let who = Request::from(Command::WhoAmI { session });
@@ -82,9 +170,12 @@ impl Shared {
             // Somebody has logged in or out since it was asked.
             _ if state.session != before && !is_planted(Fault::BelieveOldWhoAmI) => {}
             Answer::Account(account) => {
-                state.username = Some(account.username.as_str().into());
-                // Its id was in an answer that is lost; on a sealed link nobody needs it.
-                state.session.get_or_insert_default();
+                let username = Some(String::from(account.username.as_str()));
+                // The id of a session that was opened since was in an answer that is lost.
+                if state.username != username || login.is_some() || state.session.is_none() {
+                    state.session = Some(UNNAMED);
+                }
+                state.username = username;
                 state.is_logged_out = false;
                 state.since = state.since.max(since);
             }

@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    wire::{Answer, Command, ErrorCode, Operation, OperationNumber, Options, Refusal, Request},
+    wire::{
+        Answer, Command, ErrorCode, Operation, OperationNumber, Options, Refusal, Request,
+        SessionRef,
+    },
 };
 
 /// How often a number that turns out to be used is replaced, before giving up.
@@ -143,6 +146,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<(Answer, EntryId), CallError> {
         let shared = &*self.shared;
+        let account = shared.account()?;
         let id = match shared.add(request, None, deadline)? {
             Added::Entry(id) => id,
             Added::Full(bytes) => return Err(CallError::OutboxFull { bytes }),
@@ -167,6 +171,7 @@ impl Client {
             shared.unblocked(id, deadline).await?;
         }
         for _ in 0..RENUMBERED_MAX {
+            let since = shared.state()?.since;
             let Some(number) = shared.number(id)? else {
                 return Err(CallError::Behind {
                     waited: shared.options.deadline,
@@ -195,10 +200,35 @@ impl Client {
             if let Answer::Refused(refusal) = &answer
                 && is_used_up(*refusal, true)
             {
+                let named = request.command.session();
+                shared
+                    .learn_who_came(*refusal, number.0, named, deadline)
+                    .await?;
                 shared.renumber((id, number), *refusal)?;
+                if let Some(session) = request.command.session_mut()
+                    && *session == SessionRef::Bound
+                {
+                    // It was typed as this user, and is done as no other (EXACT-7).
+                    let state = shared.state()?;
+                    if state.is_in_doubt(Some(*session)) {
+                        shared.ask_who(None, 0, deadline).await?;
+                    }
+                    if shared.account()? != account && !is_planted(Fault::NumbersOverLogin) {
+                        waits.is_over = true;
+                        shared.stop_waiting(id, false)?;
+                        return Err(CallError::AnotherUser);
+                    }
+                    *session = state.session_ref().unwrap_or(*session);
+                }
                 continue;
             }
-            shared.learn(id, request, &answer)?;
+            if is_login {
+                shared
+                    .learn_own_login((id, since), request, &answer, deadline)
+                    .await?;
+            } else {
+                shared.learn(id, request, &answer)?;
+            }
             let answered = Outcome::Answer(answer.to_bytes());
             shared.profile.write(|records| {
                 outbox::settle(records, id, &answered)?;

@@ -30,6 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_mins(1);
 const ATTEMPT: Duration = Duration::from_mins(30);
 /// What is waited after an attempt that failed at once, at first and at last.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// An entry gets another number so often without a pause.
+const RENUMBERED_AT_ONCE: u32 = 3;
 /// The carrier takes an entry up within so long, or whoever waits for it sends it.
 const TAKEN_UP: Duration = Duration::from_millis(500);
 
@@ -225,6 +227,13 @@ impl Shared {
                 operation.number = picked.number;
             }
         }
+        let state = self.state()?;
+        if state.is_in_doubt(request.command.session()) {
+            self.ask_who(None, 0, deadline).await?;
+            if self.account()? != picked.account {
+                return Ok(());
+            }
+        }
         let early = self.may_be_early(&request)?;
         let session = self.state()?.session;
         let answer = self.ask_once(request.to_bytes(), early, deadline).await?;
@@ -239,7 +248,11 @@ impl Shared {
                 picked.is_first && (picked.waited.is_some() || !self.state()?.names_session),
             ) =>
             {
-                self.renumber((picked.id, picked.number), refusal)
+                let named = request.command.session();
+                self.learn_who_came(refusal, picked.number.0, named, deadline)
+                    .await?;
+                self.renumber((picked.id, picked.number), refusal)?;
+                self.pause_if_again(picked.id)
             }
             ErrorCode::AlreadyDone if self.is_current(picked)? => {
                 self.settle(picked.id, &Outcome::Unknown)
@@ -255,6 +268,23 @@ impl Shared {
                 &Outcome::Answer(Answer::Refused(refusal).to_bytes()),
             ),
         }
+    }
+
+    /// An honest realm refuses a number of an entry's once or twice. One that goes on is asked at leisure.
+    fn pause_if_again(&self, id: EntryId) -> Result<(), CallError> {
+        let times = {
+            let mut renumbered = lock(&self.renumbered);
+            let times = renumbered.entry(id).or_default();
+            *times += 1;
+            *times
+        };
+        if times <= RENUMBERED_AT_ONCE {
+            return Ok(());
+        }
+        let until = self.pause_after(times);
+        Ok(self
+            .profile
+            .write(|records| outbox::change(records, id, |entry| entry.wait_until(until)))?)
     }
 
     /// True when an entry still has the number under which it was asked.
@@ -306,10 +336,15 @@ impl Shared {
             return self.settle(picked.id, &Outcome::NotDone(reason));
         }
         let state = self.state()?;
-        let session = match state.session {
-            Some(id) if state.plain => SessionRef::Named(SessionId(id)),
-            None if state.plain => return self.settle(picked.id, &Outcome::Unknown),
-            _ => SessionRef::Bound,
+        let body = picked.body.as_deref().map(Request::parse);
+        let session = match body
+            .and_then(Result::ok)
+            .and_then(|body| body.command.session())
+        {
+            _ if !state.plain => SessionRef::Bound,
+            // On a plain link the number is the session's in which the command was asked.
+            Some(session @ SessionRef::Named(_)) => session,
+            _ => return self.settle(picked.id, &Outcome::Unknown),
         };
         // Always the same salt: a repeat is the same command.
         let operation = Operation::new(picked.number.0, [0; 2]);
@@ -317,18 +352,29 @@ impl Shared {
         let early = self.may_be_early(&void)?;
         let answer = self.ask_once(void.to_bytes(), early, deadline).await?;
         let Answer::Refused(refusal) = answer else {
-            self.learn_login(picked, false, deadline).await?;
+            let who = self.learn_login(picked, false, deadline).await?;
+            if let Some(refusal) = who.as_ref().and_then(asks_to_wait) {
+                return self.wait(picked, refusal);
+            }
+            if !self.is_current(picked)? {
+                // Another process has sent it under another number.
+                return Ok(());
+            }
             return self.settle(picked.id, &Outcome::NotDone(reason));
         };
         match (refusal.code, &picked.body) {
             // Done, or refused: the realm says which.
             (ErrorCode::NumberReused, Some(body)) => self.deliver(picked, body, deadline).await,
             (ErrorCode::NumberReused | ErrorCode::AlreadyDone, _) => {
-                let outcome = match self.learn_login(picked, true, deadline).await? {
-                    Some(account) => Outcome::Answer(account.to_bytes()),
-                    None => Outcome::Unknown,
-                };
-                self.settle(picked.id, &outcome)
+                match self.learn_login(picked, true, deadline).await? {
+                    Some(account @ Answer::Account(_)) => {
+                        self.settle(picked.id, &Outcome::Answer(account.to_bytes()))
+                    }
+                    Some(who) if asks_to_wait(&who).is_some() => {
+                        self.wait(picked, asks_to_wait(&who).unwrap_or(refusal))
+                    }
+                    _ => self.settle(picked.id, &Outcome::Unknown),
+                }
             }
             _ if refusal.is_transient() || refusal.is_unknown() => self.wait(picked, refusal),
             // A realm that does not know how to say.
@@ -338,9 +384,20 @@ impl Shared {
 
     fn settle(&self, id: EntryId, outcome: &Outcome) -> Result<(), CallError> {
         lock(&self.troubles).remove(&id);
+        lock(&self.renumbered).remove(&id);
         Ok(self
             .profile
             .write(|records| outbox::settle(records, id, outcome))?)
+    }
+}
+
+/// The realm asks to come again later.
+fn asks_to_wait(answer: &Answer) -> Option<Refusal> {
+    match answer {
+        Answer::Refused(refusal) if refusal.is_transient() || refusal.is_unknown() => {
+            Some(*refusal)
+        }
+        _ => None,
     }
 }
 

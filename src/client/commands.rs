@@ -451,16 +451,7 @@ impl Client {
         if let Some(id) = self.shared.options.session {
             return Ok(SessionRef::Named(id));
         }
-        let state = self.state()?;
-        match state.session {
-            // A session whose id was in an answer that is lost cannot be named.
-            Some(id) if state.names_session && id != [0; 16] => {
-                Ok(SessionRef::Named(SessionId(id)))
-            }
-            _ if !state.plain => Ok(SessionRef::Bound),
-            Some(id) => Ok(SessionRef::Named(SessionId(id))),
-            None => Err(CallError::NotLoggedIn),
-        }
+        self.state()?.session_ref().ok_or(CallError::NotLoggedIn)
     }
 }
 

@@ -274,6 +274,8 @@ struct Shared {
     is_heard: AtomicBool,
     /// Why entries that this process has tried are not done yet.
     troubles: Mutex<BTreeMap<EntryId, CallError>>,
+    /// How often entries that are not done have got another number.
+    renumbered: Mutex<BTreeMap<EntryId, u32>>,
     /// Entries that this process waits for, and since when.
     waited: Mutex<BTreeMap<EntryId, Instant>>,
 }
@@ -330,6 +332,7 @@ impl Client {
                 is_carrier: AtomicBool::new(false),
                 is_heard: AtomicBool::new(false),
                 troubles: Mutex::new(BTreeMap::new()),
+                renumbered: Mutex::new(BTreeMap::new()),
                 waited: Mutex::new(BTreeMap::new()),
             }),
             carrier: Arc::default(),

@@ -60,32 +60,42 @@ impl Client {
     /// which takes up a long entry in its middle; `limit` and `bytes` bound the page (READ-3, READ-4).
     pub async fn read(&self, mailbox: Mailbox, options: Options) -> Result<Page, CallError> {
         let account = self.reading_account().await?;
-        let session = self.session()?;
-        let command = match mailbox {
-            Mailbox::Private => Command::Inbox { session },
-            Mailbox::Realm(realm) => Command::InboxRealm { session, realm },
-            Mailbox::Group(group) => Command::InboxGroup { session, group },
-            Mailbox::RealmGroup(realm, group) => Command::InboxGroupRealm {
-                session,
-                realm,
-                group,
-            },
-        };
-        match self.call(options, command).await? {
-            Answer::Page(_) if self.shared.account()? != account => Err(CallError::AnotherUser),
-            Answer::Page(page) => {
-                if let (Some(after), None) = (options.after, options.offset) {
-                    self.shared.confirmed(&account, &mailbox, after)?;
-                }
-                Ok(page)
+        loop {
+            let session = self.session()?;
+            let command = match mailbox {
+                Mailbox::Private => Command::Inbox { session },
+                Mailbox::Realm(realm) => Command::InboxRealm { session, realm },
+                Mailbox::Group(group) => Command::InboxGroup { session, group },
+                Mailbox::RealmGroup(realm, group) => Command::InboxGroupRealm {
+                    session,
+                    realm,
+                    group,
+                },
+            };
+            let answer = self.call(options, command).await;
+            if self.shared.reader_account()? != account {
+                return Err(CallError::AnotherUser);
             }
-            other => Err(unexpected(&other)),
+            if self.session()? != session {
+                // The realm has told meanwhile that this is an old copy: the device's session may be another user's.
+                continue;
+            }
+            return match answer? {
+                Answer::Page(page) => {
+                    if let (Some(after), None) = (options.after, options.offset) {
+                        self.shared.confirmed(&account, &mailbox, after)?;
+                    }
+                    Ok(page)
+                }
+                other => Err(unexpected(&other)),
+            };
         }
     }
 
     /// Where reading goes on in `mailbox`: after what was [`Client::shown`] last. No options when nothing was.
     pub fn reading(&self, mailbox: &Mailbox) -> Result<Options, CallError> {
-        self.reader_for(self.shared.account()?).reading(mailbox)
+        self.reader_for(self.shared.reader_account()?)
+            .reading(mailbox)
     }
 
     /// All of a mailbox after what was last [`Client::shown`], each entry whole.
@@ -106,7 +116,7 @@ impl Client {
         let mut entries: Vec<Entry> = Vec::new();
         let (mut after, mut offset) = (after, None);
         loop {
-            if self.shared.account()? != account {
+            if self.shared.reader_account()? != account {
                 return Err(CallError::AnotherUser);
             }
             let is_cut = offset.is_some_and(|offset| offset > 0);
@@ -152,7 +162,7 @@ impl Client {
     /// Notes that `entry`, or the piece of one that it is, has been shown to its reader: the next read
     /// goes on after it, and tells the realm that it arrived.
     pub fn shown(&self, mailbox: &Mailbox, entry: &Entry) -> Result<(), CallError> {
-        self.reader_for(self.shared.account()?)
+        self.reader_for(self.shared.reader_account()?)
             .shown(mailbox, entry)
     }
 
@@ -177,6 +187,9 @@ impl Client {
             cursors: Cursors(cursors.clone()),
         };
         match self.call(Options::NONE, command).await? {
+            Answer::Unread(_) if self.shared.reader_account()? != account => {
+                Err(CallError::AnotherUser)
+            }
             Answer::Unread(counts) => {
                 for (mailbox, position) in cursors {
                     self.shared.confirmed(&account, &mailbox, position.0)?;

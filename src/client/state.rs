@@ -23,6 +23,8 @@ use crate::{
 
 /// A realm that says that a device is so many numbers ahead is not believed: it would use them up.
 const HIGHEST_LEAP_MAX: u64 = 1 << 32;
+/// Stands for a session's id that is not known.
+pub const UNNAMED: [u8; 16] = [0; 16];
 /// Realms that a profile knows at most. Those that were never heard from go first.
 const REALMS_MAX: usize = 256;
 
@@ -286,6 +288,23 @@ impl State {
         true
     }
 
+    /// How commands name the session: in full where this is an old copy, whose device may have another by now, and on a plain link,
+    /// which proves no device. None on a plain link without a session.
+    pub fn session_ref(&self) -> Option<SessionRef> {
+        match self.session {
+            // A session whose id was in an answer that is lost cannot be named.
+            Some(id) if self.plain || (self.names_session && id != UNNAMED) => {
+                Some(SessionRef::Named(SessionId(id)))
+            }
+            _ => (!self.plain).then_some(SessionRef::Bound),
+        }
+    }
+
+    /// True when a command that names the device's session may end in another user's: only the realm can say.
+    pub fn is_in_doubt(&self, session: Option<SessionRef>) -> bool {
+        self.names_session && !self.plain && session == Some(SessionRef::Bound)
+    }
+
     /// Notes the highest number that the realm says it has seen from this device. If that is more than this profile has
     /// used, the profile is an old copy. What no device comes to in its life is not believed.
     pub fn learn_highest(&mut self, highest: u64) {
@@ -309,9 +328,10 @@ impl State {
                     .operation()
                     .map_or(0, |operation| operation.number.0);
             }
-            (Command::Logout { session, .. }, Answer::Done) => {
+            (Command::Logout { session, operation }, Answer::Done) => {
                 let ended = match session {
-                    SessionRef::Bound => true,
+                    // Unless another login has overtaken the answer.
+                    SessionRef::Bound => operation.number.0 > self.since,
                     SessionRef::Named(SessionId(id)) => self.session == Some(*id),
                 };
                 if ended {

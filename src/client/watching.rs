@@ -59,7 +59,7 @@ impl Client {
 impl Watching<'_> {
     /// Asks to be told of everything behind what has been given out here, or shown by another process of the profile.
     async fn ask(&mut self) -> Result<(), CallError> {
-        if self.client.shared.account()? != self.account {
+        if self.client.shared.reader_account()? != self.account {
             return Err(CallError::AnotherUser);
         }
         for (mailbox, cursor) in self.client.shared.cursors(&self.account)? {

@@ -13,6 +13,7 @@ mod disk;
 mod history;
 mod machine;
 mod network;
+mod owners;
 mod person;
 mod plan;
 mod planted;

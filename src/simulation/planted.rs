@@ -32,7 +32,11 @@ const FOUND_BY_SEEDS: [(Fault, u64); 22] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 15] = [
+const FOUND_BY_TESTS: [(Fault, &str); 16] = [
+    (
+        Fault::NumbersOverLogin,
+        "simulation::owners::owner_of_a_group_is_who_made_it",
+    ),
     (
         Fault::OutboxOfAnybody,
         "client::outbox::tests::outbox_leaves_entries_of_another_account_alone",

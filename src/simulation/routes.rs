@@ -29,7 +29,7 @@ use crate::{
 };
 
 const NAME: &str = "realm.test";
-const LIVE: SocketAddr = address(1);
+pub(super) const LIVE: SocketAddr = address(1);
 const DEAD: SocketAddr = address(2);
 const OTHER: SocketAddr = address(3);
 
@@ -42,9 +42,12 @@ fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
+/// The password of everybody.
+pub(super) const PASSWORD: &[u8] = b"correct horse";
+
 /// A network with one realm, and clients with one profile.
-struct Setting {
-    network: Network,
+pub(super) struct Setting {
+    pub network: Network,
     site: Site,
     serving: Mutex<Option<(Machine, JoinHandle<()>)>>,
     memory: Memory,
@@ -56,12 +59,16 @@ struct Setting {
 
 impl Setting {
     fn new(addresses: &[SocketAddr]) -> Self {
+        Self::seeded(addresses, 1)
+    }
+
+    pub fn seeded(addresses: &[SocketAddr], seed: u64) -> Self {
         let weather = Weather {
             delay: Duration::from_millis(20),
             ..Weather::CALM
         };
         let trace = Trace::start(false);
-        let network = Network::new(rng(1), weather, trace.clone());
+        let network = Network::new(rng(seed), weather, trace.clone());
         if !addresses.is_empty() {
             network.set_name(NAME, addresses);
         }
@@ -96,7 +103,7 @@ impl Setting {
     }
 
     /// The realm serves at `address`, and no more where it did before.
-    fn serve_at(&self, address: SocketAddr) {
+    pub fn serve_at(&self, address: SocketAddr) {
         self.stop();
         let machine = self.machine("alpha");
         let site = Site {
@@ -112,15 +119,24 @@ impl Setting {
         *self.serving.lock().unwrap() = Some((machine, serving));
     }
 
-    fn stop(&self) {
+    pub fn stop(&self) {
         if let Some((machine, serving)) = self.serving.lock().unwrap().take() {
             machine.kill();
             serving.abort();
         }
     }
 
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         self.client_of([8; 32], &self.memory)
+    }
+
+    /// Another process of the profile.
+    pub fn process(&self) -> (Client, Machine) {
+        let machine = self.machine("client");
+        let process = machine.clone();
+        let memory = self.memory.of(move || process.is_dead());
+        let client = self.client_on(machine.clone(), [8; 32], memory);
+        (client, machine)
     }
 
     /// A device that has begun nothing.
@@ -131,8 +147,12 @@ impl Setting {
         client
     }
 
-    fn client_of(&self, key: [u8; 32], memory: &Memory) -> Client {
-        let profile = Profile::in_memory(SecretKey::from_bytes(key), memory.clone());
+    pub fn client_of(&self, key: [u8; 32], memory: &Memory) -> Client {
+        self.client_on(self.machine("client"), key, memory.clone())
+    }
+
+    fn client_on(&self, machine: Machine, key: [u8; 32], memory: Memory) -> Client {
+        let profile = Profile::in_memory(SecretKey::from_bytes(key), memory);
         let server = ConnectionString {
             host: NAME.into(),
             port: REALM_PORT,
@@ -147,11 +167,11 @@ impl Setting {
             },
             ..Options::default()
         };
-        let host = Host::Simulated(self.machine("client"));
+        let host = Host::Simulated(machine);
         Client::open_on(host, profile, options).unwrap()
     }
 
-    async fn registered(&self) -> Client {
+    pub async fn registered(&self) -> Client {
         let client = self.client();
         let name = "ann".parse().unwrap();
         client

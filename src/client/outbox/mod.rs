@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    wire::{Answer, OperationNumber, Request},
+    wire::{Answer, OperationNumber, Request, SessionRef},
 };
 
 pub use numbers::{PAUSE_MAX, Picked, begin_now, first_before, is_blocked, pick, pick_one};
@@ -543,23 +543,36 @@ pub fn adopt(
     account: &Account,
     login: Option<EntryId>,
 ) -> Result<(), ProfileError> {
+    tokens::adopt(records, account, login)?;
     for (id, mut entry) in list(records)? {
         let is_nobodys =
             entry.account.is_nobody_of(account.realm) && !is_planted(Fault::OutboxOfNobody);
-        if !is_nobodys || Some(id) == login {
+        // What carries a password ends with its call.
+        if !is_nobodys || entry.is_secret {
             continue;
         }
-        if let Some(token) = entry.token {
-            tokens::adopt(records, &entry.account, account, token)?;
-        }
         entry.account = account.clone();
-        if login.is_some_and(|login| id < login) && entry.aim == Aim::Do {
+        let is_before = login.is_some_and(|login| id < login);
+        if is_before {
+            entry.token = None;
+        }
+        if is_before && entry.aim == Aim::Do && !names_session(records, id)? {
             entry.aim = Aim::Cancel(Reason::NoSession);
             entry.not_before = 0;
         }
         store::put(records, &entry_key(id), &entry)?;
     }
     state::adopt_cursors(records, account, login.is_none())
+}
+
+/// True when a command says in full in which session it is to be done.
+fn names_session(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
+    let body = body(records, id)?.unwrap_or_default();
+    let request = Request::parse(&body).map_err(|_| records.damaged())?;
+    Ok(matches!(
+        request.command.session(),
+        Some(SessionRef::Named(_))
+    ))
 }
 
 /// The last entry that may have logged somebody in on a realm, beside `id`.

@@ -13,7 +13,7 @@ use crate::{
         store::{self, Records},
     },
     faults::{Fault, is_planted},
-    wire::{OperationNumber, Request},
+    wire::{OperationNumber, Request, SessionRef},
 };
 
 /// The realm tells so many numbers up to the highest apart (EXACT-3): no number is given out that is so far above one that
@@ -109,6 +109,8 @@ pub fn pick(
     let entries = list(records)?;
     let same_realm = |entry: &Entry| entry.account.realm == account.realm;
     let (mut before, mut is_full) = (Before::default(), false);
+    let logs_in = super::last_login(records, account.realm, EntryId(0))?.is_some()
+        && !is_planted(Fault::NumbersOverLogin);
     for (id, mut entry) in entries {
         let scope = entry.scope(records)?;
         // Whoever logs in keeps all of the realm's entries waiting. Those of other users wait for theirs to log in.
@@ -154,7 +156,8 @@ pub fn pick(
         if due.picked.len() + on_the_way.len() >= ON_THE_WAY_MAX {
             break;
         }
-        if entry.number.is_none() && is_full {
+        // A number above that of a login whose outcome is not known might be the next user's.
+        if entry.number.is_none() && (is_full || logs_in) {
             continue;
         }
         match begin(records, (id, &mut entry), now)? {
@@ -268,7 +271,10 @@ fn begin(
     let number = match entry.number {
         Some(number) => number,
         None => match take(records, entry.account.realm)? {
-            Some(number) => number,
+            Some(number) => {
+                name_session(records, id, entry)?;
+                number
+            }
             None => return Ok(None),
         },
     };
@@ -294,6 +300,23 @@ fn begin(
         attempts,
         waited: waited.then(|| until.saturating_sub(now)),
     }))
+}
+
+/// A command that gets another number in an old copy of a profile names its session in full from then on: the device's latest may be
+/// of another user by now (EXACT-8).
+fn name_session(records: &mut dyn Records, id: EntryId, entry: &Entry) -> Result<(), ProfileError> {
+    let state = state::load(records, entry.account.realm)?;
+    let is_own = state.username.as_deref() == Some(entry.account.username.as_str());
+    let named = state.session_ref().filter(|_| is_own);
+    let (Some(bytes), Some(named @ SessionRef::Named(_))) = (body(records, id)?, named) else {
+        return Ok(());
+    };
+    let mut request = Request::parse(&bytes).map_err(|_| records.damaged())?;
+    match request.command.session_mut() {
+        Some(session) if *session == SessionRef::Bound => *session = named,
+        _ => return Ok(()),
+    }
+    store::put(records, &super::body_key(id), &request.to_bytes())
 }
 
 /// The command of an entry. What a message is worth counts from when it was typed: what it has waited here is gone.

@@ -44,9 +44,13 @@ impl Box {
     }
 
     fn add_with(&self, request: &Request<'_>, token: Option<&str>) -> Added {
+        self.add_as("ann", request, token)
+    }
+
+    fn add_as(&self, user: &str, request: &Request<'_>, token: Option<&str>) -> Added {
         let token = token.map(|token| token.parse().unwrap());
         let new = New {
-            account: account("ann"),
+            account: account(user),
             request,
             token: token.as_ref(),
             waiting: Waiting::new(NOW, SPAN),
@@ -360,4 +364,70 @@ fn secret_added_a_moment_ago_is_not_given_up() {
             .is_empty()
     );
     assert!(outbox.write(|records| find(records, id)).is_some());
+}
+
+/// EXACT-7: what was typed before it was known who is logged in is this user's if it was typed in the session, and otherwise not
+/// done.
+#[test]
+fn outbox_of_nobody_becomes_the_users_who_typed_it() {
+    for is_new_session in [true, false] {
+        let outbox = Box::default();
+        let nobodys = |request: &Request<'_>, token| match outbox.add_as("", request, token) {
+            Added::Entry(id) => id,
+            other => panic!("{other:?}"),
+        };
+        let done = nobodys(&send("cid", "done"), Some("done"));
+        outbox.settle(done);
+        let before = nobodys(&send("bob", "before"), Some("before"));
+        let named = Request::from(Command::Send {
+            operation: Operation::new(0, [3, 4]),
+            session: SessionRef::Named(wire::SessionId([7; 16])),
+            to: "dia".parse().unwrap(),
+            message: Body(b"named"),
+        });
+        let named = nobodys(&named, None);
+        let login = nobodys(&join("crew"), None);
+        let after = nobodys(&send("eve", "after"), Some("after"));
+        assert!(outbox.ids(&[]).is_empty(), "they are nobody's");
+        let login = is_new_session.then_some(login);
+        outbox.write(|records| adopt(records, &account("ann"), login));
+        let mut expected = vec![named, after];
+        if !is_new_session {
+            expected.insert(0, before);
+        }
+        assert_eq!(outbox.ids(&[]), expected);
+        let told = outbox.write(|records| take_done(records, before));
+        let not_done = Some(Outcome::NotDone(Reason::NoSession));
+        assert_eq!(told, not_done.filter(|_| is_new_session));
+        assert_eq!(
+            outbox.add_with(&send("eve", "after"), Some("after")),
+            Added::Entry(after)
+        );
+        // A script that repeats what was not done does it now, and what was done stays done.
+        let again = outbox.add_with(&send("bob", "before"), Some("before"));
+        assert_eq!(again == Added::Entry(before), !is_new_session);
+        let again = outbox.add_with(&send("cid", "done"), Some("done"));
+        let is_known = matches!(again, Added::Done(id, _) if id == done);
+        assert_eq!(is_known, !is_new_session);
+    }
+}
+
+/// EXACT-7: a number above that of a login whose outcome is not known may be the next user's.
+#[test]
+fn outbox_gives_no_number_out_while_a_login_is_in_doubt() {
+    let outbox = Box::default();
+    let sent = outbox.add(&send("bob", "a"));
+    let login = Request::from(Command::Auth {
+        operation: Operation::UNNUMBERED,
+        username: "cid".parse().unwrap(),
+        password: Password(b"correct horse"),
+    });
+    let login = outbox.add(&login);
+    let first = outbox.pick_at(NOW, &[])[0].number;
+    outbox.write(|records| begin_now(records, login, NOW));
+    // It was not done under its number, because a session was opened since.
+    outbox.write(|records| renumber(records, (sent, RealmNumber(0)), first, first));
+    assert!(outbox.ids(&[]).is_empty());
+    outbox.settle(login);
+    assert_eq!(outbox.ids(&[]), [sent]);
 }

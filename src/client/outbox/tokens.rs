@@ -109,16 +109,13 @@ impl Token {
     }
 }
 
-fn key(account: &Account, hash: [u8; 16]) -> Vec<u8> {
+fn prefix(account: &Account) -> Vec<u8> {
     let realm = account.realm.0.to_be_bytes();
-    [
-        b"t/",
-        realm.as_slice(),
-        account.username.as_bytes(),
-        b"/",
-        &hash,
-    ]
-    .concat()
+    [b"t/", realm.as_slice(), account.username.as_bytes(), b"/"].concat()
+}
+
+fn key(account: &Account, hash: [u8; 16]) -> Vec<u8> {
+    [prefix(account).as_slice(), &hash].concat()
 }
 
 fn age_key(created: u64, token: &[u8]) -> Vec<u8> {
@@ -151,7 +148,7 @@ pub(super) fn settle(
     let Some(kept) = store::get::<Kept>(records, &key)? else {
         return Ok(false);
     };
-    if *outcome == Outcome::NotDone(Reason::NotKept) {
+    if let Outcome::NotDone(Reason::NotKept | Reason::NoSession) = outcome {
         records.delete(&age_key(kept.created, &key))?;
         records.delete(&key)?;
         return Ok(true);
@@ -161,21 +158,31 @@ pub(super) fn settle(
     Ok(false)
 }
 
-/// The token of an entry of `from` becomes one of `to`.
+/// The tokens of what was typed before it was known who is logged in, and after the entry `login`, become those of `account`. Of
+/// what was typed before that, nothing has been done.
 pub(super) fn adopt(
     records: &mut dyn Records,
-    from: &Account,
-    to: &Account,
-    hash: [u8; 16],
+    account: &Account,
+    login: Option<EntryId>,
 ) -> Result<(), ProfileError> {
-    let (before, after) = (key(from, hash), key(to, hash));
-    let Some(kept) = store::get::<Kept>(records, &before)? else {
-        return Ok(());
+    let nobody = Account {
+        username: String::new(),
+        ..account.clone()
     };
-    records.delete(&before)?;
-    records.delete(&age_key(kept.created, &before))?;
-    store::put(records, &after, &kept)?;
-    store::put(records, &age_key(kept.created, &after), &())
+    let (prefix, own) = (prefix(&nobody), prefix(account));
+    for (before, value) in records.scan(&prefix, b"", usize::MAX)? {
+        let kept: Kept = store::parse(records, &before, &value)?;
+        records.delete(&before)?;
+        records.delete(&age_key(kept.created, &before))?;
+        let hash = before.get(prefix.len()..).unwrap_or_default();
+        let after = [&own, hash].concat();
+        let is_own = login.is_none_or(|login| kept.id > login) && records.get(&after)?.is_none();
+        if is_own {
+            store::put(records, &after, &kept)?;
+            store::put(records, &age_key(kept.created, &after), &())?;
+        }
+    }
+    Ok(())
 }
 
 /// Forgets a few of the oldest tokens, if there are more than have to be remembered.

@@ -1,0 +1,131 @@
+//! Several users of one profile: what was typed as one of them is done as no other, whatever is lost and killed.
+
+use std::time::Duration;
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use super::{
+    network::Weather,
+    routes::{LIVE, PASSWORD, Setting},
+};
+use crate::{
+    client::{CallError, Client, Memory},
+    wire::{Entry, Mailbox, Role, Username},
+};
+
+/// Worlds that each test tries.
+const WORLDS: u64 = 500;
+
+const LOSSY: Weather = Weather {
+    loss: 0.4,
+    delay: Duration::from_millis(20),
+    ..Weather::CALM
+};
+const CALM: Weather = Weather {
+    delay: Duration::from_millis(20),
+    ..Weather::CALM
+};
+
+fn name(name: &str) -> Username {
+    name.parse().expect("a name")
+}
+
+/// A realm with two users, of whom one is logged in on the profile.
+async fn ann_and_bob(seed: u64) -> Setting {
+    let setting = Setting::seeded(&[LIVE], seed);
+    setting.registered().await;
+    let others = setting.client_of([9; 32], &Memory::default());
+    let registered = others.register("B", "id", name("bob"), PASSWORD).await;
+    registered.expect("bob is registered");
+    setting
+}
+
+/// Another process of the profile logs bob in, over a bad path, and is killed at some moment.
+async fn bob_logs_in(setting: &Setting, rng: &mut StdRng) {
+    let (client, machine) = setting.process();
+    let moment = Duration::from_millis(rng.random_range(1..1500));
+    let logs_in = client.auth(name("bob"), PASSWORD);
+    let _ = tokio::time::timeout(moment, logs_in).await;
+    machine.kill();
+}
+
+async fn mailbox_of(setting: &Setting, user: &str) -> Vec<Entry> {
+    let device = setting.client_of([10; 32], &Memory::default());
+    let logged_in = device.auth(name(user), PASSWORD).await;
+    logged_in.expect("the password is right");
+    let all = device.read_whole(Mailbox::Private, Some(0), usize::MAX);
+    all.await.expect("a mailbox can be read")
+}
+
+/// The profile's outbox goes, as whoever is logged in, and then as ann.
+async fn everything_goes(setting: &Setting) -> Client {
+    let client = setting.client();
+    let _ = client.whoami().await;
+    assert!(client.outbox_wait().await.expect("the outbox can be read"));
+    client
+        .auth(name("ann"), PASSWORD)
+        .await
+        .expect("the password is right");
+    assert!(client.outbox_wait().await.expect("the outbox can be read"));
+    client
+}
+
+/// EXACT-7
+#[tokio::test(start_paused = true)]
+async fn owner_of_a_message_is_who_typed_it() {
+    for seed in 0..WORLDS {
+        let setting = ann_and_bob(seed).await;
+        let mut rng = StdRng::seed_from_u64(seed);
+        setting.stop();
+        let ann = setting.client();
+        let kept = ann.send(name("bob"), b"from ann").await;
+        assert!(matches!(kept, Err(CallError::Kept { .. })), "{kept:?}");
+        drop(ann);
+        setting.serve_at(LIVE);
+        setting.network.set_weather(LOSSY);
+        bob_logs_in(&setting, &mut rng).await;
+        setting.network.set_weather(CALM);
+        everything_goes(&setting).await;
+        let entries = mailbox_of(&setting, "bob").await;
+        let from: Vec<Username> = entries.iter().map(|entry| entry.from.user).collect();
+        assert_eq!(from, [name("ann")], "world {seed}");
+    }
+}
+
+/// EXACT-7: also of what carries a password, and is tried by who has it while another process logs in.
+#[tokio::test(start_paused = true)]
+async fn owner_of_a_group_is_who_made_it() {
+    for seed in 0..WORLDS {
+        let setting = ann_and_bob(seed).await;
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (ann, _machine) = setting.process();
+        let group = "crew".parse().expect("a name");
+        setting.network.set_weather(LOSSY);
+        let (made, ()) = tokio::join!(
+            ann.addgroup(group, b"battery staple"),
+            bob_logs_in(&setting, &mut rng)
+        );
+        drop(ann);
+        setting.network.set_weather(CALM);
+        let ann = everything_goes(&setting).await;
+        let members = ann.members(group).await;
+        match (&made, &members) {
+            (Ok(()), Ok(members)) => {
+                let owner = members.iter().find(|member| member.role == Role::Owner);
+                let owner = owner.map(|owner| owner.who.user);
+                assert_eq!(owner, Some(name("ann")), "world {seed}");
+            }
+            (Ok(()), Err(error)) => panic!("world {seed}: {error}"),
+            (Err(_), Ok(_)) => {}
+            (Err(_), Err(_)) => {
+                let device = setting.client_of([10; 32], &Memory::default());
+                device
+                    .auth(name("bob"), PASSWORD)
+                    .await
+                    .expect("the password is right");
+                let bobs = device.members(group).await;
+                assert!(bobs.is_err(), "world {seed}: bob owns it: {made:?}");
+            }
+        }
+    }
+}
