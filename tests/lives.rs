@@ -49,6 +49,12 @@ impl Restorable {
         self.home.run("bob", &["inbox"]).texts()
     }
 
+    /// Waits until what a watch has printed is noted as shown, which comes after.
+    fn until_noted(&self) {
+        let is_noted = |_| self.home.run("bob", &["unread"]).out.is_empty();
+        assert!((0..1000).any(is_noted), "it is never noted");
+    }
+
     fn backup(&self) -> PathBuf {
         self.realm.directory.path().join("backup")
     }
@@ -114,7 +120,7 @@ fn restored_store_shows_new_entries_to_a_watch() {
     let mut watch = Watch::start(&at.home, "bob", &[]);
     at.send(1..=8);
     assert_eq!(watch.texts(8), numbered(1..=8));
-    // What was shown is confirmed.
+    at.until_noted();
     assert!(at.inbox().is_empty());
     at.back_up();
     at.send(9..=10);

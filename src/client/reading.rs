@@ -60,8 +60,10 @@ impl Client {
     /// which takes up a long entry in its middle; `limit` and `bytes` bound the page (READ-3, READ-4).
     pub async fn read(&self, mailbox: Mailbox, options: Options) -> Result<Page, CallError> {
         let account = self.reading_account().await?;
+        let mut options = options;
         loop {
             let session = self.session()?;
+            let life = self.state()?.life;
             let command = match mailbox {
                 Mailbox::Private => Command::Inbox { session },
                 Mailbox::Realm(realm) => Command::InboxRealm { session, realm },
@@ -77,7 +79,12 @@ impl Client {
                 return Err(CallError::AnotherUser);
             }
             if self.session()? != session {
-                // The realm has told meanwhile that this is an old copy: the device's session may be another user's.
+                // This is an old copy, as the realm has told meanwhile, or the realm is one: the device's session may be another
+                // user's. Of another life of the store no position is to be believed (READ-9).
+                if self.state()?.life != life {
+                    options.after = options.after.filter(|after| *after == 0);
+                    options.offset = None;
+                }
                 continue;
             }
             return match answer? {
