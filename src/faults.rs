@@ -54,8 +54,6 @@ pub enum Fault {
     LifetimeFromDeparture,
     /// A token stands for nothing.
     IgnoreToken,
-    /// An answer about who is logged in is believed however old it is.
-    BelieveOldWhoAmI,
     /// The next page of a mailbox confirms the one before.
     ConfirmUnshown,
     /// What was read counts as shown.

@@ -72,9 +72,9 @@ impl Shared {
         deadline: Instant,
     ) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
-        let username = match request.command {
-            Command::Auth { username, .. } | Command::Register { username, .. } => username,
-            _ => return self.learn(id, request, answer),
+        let (Command::Auth { username, .. } | Command::Register { username, .. }) = request.command
+        else {
+            return self.learn(id, request, answer);
         };
         let number = request.command.operation();
         let is_late = number.is_some_and(|operation| operation.number.0 <= since);
@@ -168,7 +168,7 @@ impl Shared {
         let answer = self.ask_once(who.to_bytes(), true, deadline).await?;
         self.learn_who(login, |state| match &answer {
             // Somebody has logged in or out since it was asked.
-            _ if state.session != before && !is_planted(Fault::BelieveOldWhoAmI) => {}
+            _ if state.session != before => {}
             Answer::Account(account) => {
                 let username = Some(String::from(account.username.as_str()));
                 // The id of a session that was opened since was in an answer that is lost.
