@@ -12,6 +12,7 @@ use super::{
     state::{self, Account, UNNAMED},
 };
 use crate::{
+    crypto::PublicKey,
     faults::{Fault, is_planted},
     wire::{Answer, Command, ErrorCode, Refusal, Request, SessionRef},
 };
@@ -27,6 +28,11 @@ impl Client {
         if is_known || state.plain || shared.options.session.is_some() {
             return Ok(known);
         }
+        Box::pin(self.ask_who_reads()).await
+    }
+
+    async fn ask_who_reads(&self) -> Result<Account, CallError> {
+        let shared = &self.shared;
         shared.check_target()?;
         self.start_carrier();
         let deadline = shared.deadline();
@@ -53,11 +59,10 @@ impl Shared {
         let Some(session) = self.options.session else {
             return Ok(account);
         };
-        let hash: [u8; 32] = Blake2s256::digest(session.0).into();
-        let name = hash.iter().take(8).map(|byte| format!("{byte:02x}"));
+        // No user is called so. What names the session does not open it.
+        let hash = PublicKey(Blake2s256::digest(session.0).into());
         Ok(Account {
-            // No user is called so.
-            username: format!("#{}", name.collect::<String>()),
+            username: format!("#{hash}"),
             ..account
         })
     }
@@ -117,11 +122,11 @@ impl Shared {
         request: &Request<'_>,
         answer: &Answer,
     ) -> Result<(), CallError> {
-        self.learn_who(Some(id), |state| state.learn(&request.command, answer))
+        self.learn_who(Some(id), &mut |state| state.learn(&request.command, answer))
     }
 
     /// A command with a password of which it was not known what became, and that `may_be_done`: who is logged in now? The
-    /// realm's answer, if it was a login.
+    /// answer, if it was a login.
     pub(super) async fn learn_login(
         &self,
         picked: &Picked,
@@ -134,9 +139,12 @@ impl Shared {
         let login = may_be_done.then_some(picked.id);
         // The entry itself may not have opened the session any more.
         let ruled_out = picked.id;
-        self.ask_who_since((login, ruled_out), picked.number.0, deadline)
-            .await
-            .map(Some)
+        match Box::pin(self.ask_who_since((login, ruled_out), picked.number.0, deadline)).await? {
+            Answer::Refused(refusal) if refusal.is_transient() || refusal.is_unknown() => {
+                Err(CallError::Busy(refusal))
+            }
+            answer => Ok(matches!(answer, Answer::Account(_)).then_some(answer)),
+        }
     }
 
     /// Asks who is logged in, which may be since the entry `login`, if any, or one whose outcome is not known, and by a command of a
@@ -147,8 +155,8 @@ impl Shared {
         since: u64,
         deadline: Instant,
     ) -> Result<Answer, CallError> {
-        self.ask_who_since((login, EntryId(0)), since, deadline)
-            .await
+        // Seldom, and large: apart.
+        Box::pin(self.ask_who_since((login, EntryId(0)), since, deadline)).await
     }
 
     async fn ask_who_since(
@@ -166,7 +174,7 @@ impl Shared {
         let session = SessionRef::Bound;
         let who = Request::from(Command::WhoAmI { session });
         let answer = self.ask_once(who.to_bytes(), true, deadline).await?;
-        self.learn_who(login, |state| match &answer {
+        self.learn_who(login, &mut |state| match &answer {
             // Somebody has logged in or out since it was asked.
             _ if state.session != before => {}
             Answer::Account(account) => {
@@ -192,20 +200,17 @@ impl Shared {
     fn learn_who(
         &self,
         login: Option<EntryId>,
-        change: impl FnOnce(&mut State),
+        change: &mut dyn FnMut(&mut State),
     ) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         Ok(self.profile.write(|records| {
-            let (before, after) = state::update(records, realm, |state| {
-                let before = state.username.clone();
-                change(state);
-                (before, state.username.clone())
-            })?;
-            match (before, after) {
-                (None, Some(username)) => {
+            let was_known = state::load(records, realm)?.username.is_some();
+            state::update(records, realm, change)?;
+            match state::load(records, realm)?.username {
+                Some(username) if !was_known => {
                     outbox::adopt(records, &Account { realm, username }, login)
                 }
-                (_, _) => Ok(()),
+                _ => Ok(()),
             }
         })?)
     }

@@ -491,7 +491,8 @@ impl Shared {
         early: bool,
         deadline: Instant,
     ) -> Result<Answer, CallError> {
-        let answer = self.ask(bytes, early, deadline).await?;
+        // Large, and awaited in many places: apart.
+        let answer = Box::pin(self.ask(bytes, early, deadline)).await?;
         self.note_heard().await?;
         Answer::parse(&answer).map_err(|error| CallError::Misunderstood(error.to_string()))
     }

@@ -30,8 +30,6 @@ const LOOK_AGAIN: Duration = Duration::from_mins(1);
 const ATTEMPT: Duration = Duration::from_mins(30);
 /// What is waited after an attempt that failed at once, at first and at last.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-/// An entry gets another number so often without a pause.
-const RENUMBERED_AT_ONCE: u32 = 3;
 /// The carrier takes an entry up within so long, or whoever waits for it sends it.
 const TAKEN_UP: Duration = Duration::from_millis(500);
 
@@ -270,18 +268,13 @@ impl Shared {
         }
     }
 
-    /// An honest realm refuses a number of an entry's once or twice. One that goes on is asked at leisure.
+    /// An honest realm makes an entry take another number once. One that goes on is asked at leisure.
     fn pause_if_again(&self, id: EntryId) -> Result<(), CallError> {
-        let times = {
-            let mut renumbered = lock(&self.renumbered);
-            let times = renumbered.entry(id).or_default();
-            *times += 1;
-            *times
-        };
-        if times <= RENUMBERED_AT_ONCE {
+        let before = lock(&self.renumbered).insert(id, Instant::now());
+        if before.is_none_or(|at| at.elapsed() >= AFTER_FAILURE.0) {
             return Ok(());
         }
-        let until = self.pause_after(times);
+        let until = self.pause_after(0);
         Ok(self
             .profile
             .write(|records| outbox::change(records, id, |entry| entry.wait_until(until)))?)
@@ -352,10 +345,7 @@ impl Shared {
         let early = self.may_be_early(&void)?;
         let answer = self.ask_once(void.to_bytes(), early, deadline).await?;
         let Answer::Refused(refusal) = answer else {
-            let who = self.learn_login(picked, false, deadline).await?;
-            if let Some(refusal) = who.as_ref().and_then(asks_to_wait) {
-                return self.wait(picked, refusal);
-            }
+            self.learn_login(picked, false, deadline).await?;
             if !self.is_current(picked)? {
                 // Another process has sent it under another number.
                 return Ok(());
@@ -366,15 +356,11 @@ impl Shared {
             // Done, or refused: the realm says which.
             (ErrorCode::NumberReused, Some(body)) => self.deliver(picked, body, deadline).await,
             (ErrorCode::NumberReused | ErrorCode::AlreadyDone, _) => {
-                match self.learn_login(picked, true, deadline).await? {
-                    Some(account @ Answer::Account(_)) => {
-                        self.settle(picked.id, &Outcome::Answer(account.to_bytes()))
-                    }
-                    Some(who) if asks_to_wait(&who).is_some() => {
-                        self.wait(picked, asks_to_wait(&who).unwrap_or(refusal))
-                    }
-                    _ => self.settle(picked.id, &Outcome::Unknown),
-                }
+                let outcome = match self.learn_login(picked, true, deadline).await? {
+                    Some(account) => Outcome::Answer(account.to_bytes()),
+                    None => Outcome::Unknown,
+                };
+                self.settle(picked.id, &outcome)
             }
             _ if refusal.is_transient() || refusal.is_unknown() => self.wait(picked, refusal),
             // A realm that does not know how to say.
@@ -388,16 +374,6 @@ impl Shared {
         Ok(self
             .profile
             .write(|records| outbox::settle(records, id, outcome))?)
-    }
-}
-
-/// The realm asks to come again later.
-fn asks_to_wait(answer: &Answer) -> Option<Refusal> {
-    match answer {
-        Answer::Refused(refusal) if refusal.is_transient() || refusal.is_unknown() => {
-            Some(*refusal)
-        }
-        _ => None,
     }
 }
 

@@ -274,8 +274,8 @@ struct Shared {
     is_heard: AtomicBool,
     /// Why entries that this process has tried are not done yet.
     troubles: Mutex<BTreeMap<EntryId, CallError>>,
-    /// How often entries that are not done have got another number.
-    renumbered: Mutex<BTreeMap<EntryId, u32>>,
+    /// When entries that are not done have got another number.
+    renumbered: Mutex<BTreeMap<EntryId, Instant>>,
     /// Entries that this process waits for, and since when.
     waited: Mutex<BTreeMap<EntryId, Instant>>,
 }

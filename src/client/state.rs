@@ -381,26 +381,6 @@ pub fn cursors(
     Ok(found)
 }
 
-/// How far mailboxes have been shown while it was not known to whom: to the user of `account`, if it was in the same session,
-/// and otherwise forgotten.
-pub fn adopt_cursors(
-    records: &mut dyn Records,
-    account: &Account,
-    is_same_session: bool,
-) -> Result<(), ProfileError> {
-    let nobody = Account {
-        username: String::new(),
-        ..account.clone()
-    };
-    for (mailbox, shown) in cursors(records, &nobody)? {
-        records.delete(&cursor_key(&nobody, &mailbox))?;
-        if is_same_session && cursor(records, account, &mailbox)?.is_none() {
-            set_cursor(records, account, &mailbox, shown)?;
-        }
-    }
-    Ok(())
-}
-
 /// Notes that `entries`, or the pieces that they are, have been shown.
 pub fn show<'a>(
     records: &mut dyn Records,

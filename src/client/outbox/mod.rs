@@ -562,7 +562,7 @@ pub fn adopt(
         }
         store::put(records, &entry_key(id), &entry)?;
     }
-    state::adopt_cursors(records, account, login.is_none())
+    Ok(())
 }
 
 /// True when a command says in full in which session it is to be done.
