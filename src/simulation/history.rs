@@ -40,7 +40,7 @@ pub struct Message {
     pub may_be_lost: bool,
     /// It was in the outbox of an old copy of a profile when that was copied again: where its number was used otherwise, each
     /// copy gives it another (EXACT-10).
-    pub may_double: bool,
+    pub doubles: usize,
     /// It was queued, maybe, and may come back.
     pub to_other_realm: bool,
     pub body: Vec<u8>,
@@ -118,7 +118,7 @@ impl History {
             turn,
             said: Said::Nothing,
             may_be_lost: !is_known,
-            may_double: false,
+            doubles: 0,
             to_other_realm,
             body: body.clone(),
         });
@@ -130,7 +130,7 @@ impl History {
         let mut told = self.told();
         let again = Message {
             said: Said::Nothing,
-            may_double: false,
+            doubles: 0,
             ..told.messages[id].clone()
         };
         told.messages.push(again);
@@ -148,7 +148,7 @@ impl History {
         if told.copied.contains(&person) {
             let waiting = told.messages.iter_mut();
             for message in waiting.filter(|m| m.from == person && m.said == Said::Nothing) {
-                message.may_double = true;
+                message.doubles += 1;
             }
         }
         told.copied.insert(person);
@@ -280,7 +280,7 @@ impl History {
             match author.filter(|message| reach(message)) {
                 None => wrong.push(format!("{mailbox} has {}, which nobody wrote", quote(text))),
                 // Each copy of a profile keeps its own order.
-                Some(message) if !seen.insert(*text) && message.may_double => {}
+                Some(message) if !seen.insert(*text) && message.doubles > 0 => {}
                 Some(message) => {
                     let last = turns.entry(message.from).or_default();
                     if message.turn < *last {
@@ -300,7 +300,7 @@ impl History {
                 Said::Nothing => (usize::from(!message.may_be_lost), 1),
             };
             let bound = bounds.entry(&message.body).or_default();
-            let most = most + usize::from(message.may_double);
+            let most = most + message.doubles;
             (bound.0, bound.1) = (bound.0 + least, bound.1 + most);
             bound.2.push(message.said);
         }
