@@ -37,16 +37,18 @@ impl Client {
         self.start_carrier();
         let deadline = shared.deadline();
         loop {
-            match shared.ask_who(None, 0, deadline).await? {
-                Answer::Refused(refusal) if refusal.is_transient() || refusal.is_unknown() => {
+            match shared.ask_who(None, 0, deadline).await {
+                Err(CallError::Busy(refusal)) => {
                     let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
                     if Instant::now() + wait >= deadline {
                         return Err(CallError::Refused(refusal));
                     }
                     tokio::time::sleep(wait).await;
                 }
-                Answer::Refused(refusal) => return Err(CallError::Refused(refusal)),
-                _ => return shared.account(),
+                answer => match answer? {
+                    Answer::Refused(refusal) => return Err(CallError::Refused(refusal)),
+                    _ => return shared.account(),
+                },
             }
         }
     }
@@ -86,14 +88,36 @@ impl Shared {
         let others = self
             .profile
             .read(|records| outbox::last_login(records, realm, id))?;
-        if let (true, Answer::Session(_)) = (is_late || others.is_some(), answer)
-            && let Ok(Answer::Account(now)) = self.ask_who(Some(id), since, deadline).await
-            && now.username != username
-            && self.state()?.username.as_deref() == Some(now.username.as_str())
-        {
-            return Ok(());
+        if let (true, Answer::Session(_)) = (is_late || others.is_some(), answer) {
+            match self.ask_who(Some(id), since, deadline).await {
+                Ok(Answer::Account(now)) if now.username != username => return Ok(()),
+                // The later one is what is known.
+                Err(_) if is_late => return Ok(()),
+                _ => {}
+            }
         }
         self.learn(id, request, answer)
+    }
+
+    /// Names the session of a command that is to be done as `account` and as nobody else (EXACT-7). False when somebody else has
+    /// logged in.
+    pub(super) async fn name_own_session(
+        &self,
+        request: &mut Request<'_>,
+        account: &Account,
+        deadline: Instant,
+    ) -> Result<bool, CallError> {
+        let Some(session) = request.command.session_mut() else {
+            return Ok(true);
+        };
+        let state = self.state()?;
+        if *session == SessionRef::Bound {
+            *session = state.session_ref().unwrap_or(*session);
+            if state.is_in_doubt(Some(*session)) {
+                self.ask_who(None, 0, deadline).await?;
+            }
+        }
+        Ok(self.account()? == *account || is_planted(Fault::NumbersOverLogin))
     }
 
     /// A number was refused because a session was opened after it. If that is not known here, somebody has logged in meanwhile:
@@ -139,16 +163,13 @@ impl Shared {
         let login = may_be_done.then_some(picked.id);
         // The entry itself may not have opened the session any more.
         let ruled_out = picked.id;
-        match Box::pin(self.ask_who_since((login, ruled_out), picked.number.0, deadline)).await? {
-            Answer::Refused(refusal) if refusal.is_transient() || refusal.is_unknown() => {
-                Err(CallError::Busy(refusal))
-            }
-            answer => Ok(matches!(answer, Answer::Account(_)).then_some(answer)),
-        }
+        let answer =
+            Box::pin(self.ask_who_since((login, ruled_out), picked.number.0, deadline)).await?;
+        Ok(matches!(answer, Answer::Account(_)).then_some(answer))
     }
 
     /// Asks who is logged in, which may be since the entry `login`, if any, or one whose outcome is not known, and by a command of a
-    /// number up to `since`.
+    /// number up to `since`. The answer is an account, or that there is no session.
     pub(super) async fn ask_who(
         &self,
         login: Option<EntryId>,
@@ -174,6 +195,12 @@ impl Shared {
         let session = SessionRef::Bound;
         let who = Request::from(Command::WhoAmI { session });
         let answer = self.ask_once(who.to_bytes(), true, deadline).await?;
+        if let Answer::Refused(refusal) = &answer
+            && refusal.code != ErrorCode::NoSession
+        {
+            // Who it is remains unknown.
+            return Err(CallError::Busy(*refusal));
+        }
         self.learn_who(login, &mut |state| match &answer {
             // Somebody has logged in or out since it was asked.
             _ if state.session != before => {}

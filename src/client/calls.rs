@@ -11,10 +11,7 @@ use super::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    wire::{
-        Answer, Command, ErrorCode, Operation, OperationNumber, Options, Refusal, Request,
-        SessionRef,
-    },
+    wire::{Answer, Command, ErrorCode, Operation, OperationNumber, Options, Refusal, Request},
 };
 
 /// How often a number that turns out to be used is replaced, before giving up.
@@ -171,6 +168,14 @@ impl Client {
             shared.unblocked(id, deadline).await?;
         }
         for _ in 0..RENUMBERED_MAX {
+            if !is_login {
+                if !shared.name_own_session(request, &account, deadline).await? {
+                    waits.is_over = true;
+                    shared.stop_waiting(id, false)?;
+                    return Err(CallError::AnotherUser);
+                }
+                shared.without_login(id, deadline).await?;
+            }
             let since = shared.state()?.since;
             let Some(number) = shared.number(id)? else {
                 return Err(CallError::Behind {
@@ -205,21 +210,6 @@ impl Client {
                     .learn_who_came(*refusal, number.0, named, deadline)
                     .await?;
                 shared.renumber((id, number), *refusal)?;
-                if let Some(session) = request.command.session_mut()
-                    && *session == SessionRef::Bound
-                {
-                    // It was typed as this user, and is done as no other (EXACT-7).
-                    let state = shared.state()?;
-                    if state.is_in_doubt(Some(*session)) {
-                        shared.ask_who(None, 0, deadline).await?;
-                    }
-                    if shared.account()? != account && !is_planted(Fault::NumbersOverLogin) {
-                        waits.is_over = true;
-                        shared.stop_waiting(id, false)?;
-                        return Err(CallError::AnotherUser);
-                    }
-                    *session = state.session_ref().unwrap_or(*session);
-                }
                 continue;
             }
             if is_login {
@@ -357,6 +347,22 @@ impl Shared {
     async fn unblocked(&self, id: EntryId, deadline: Instant) -> Result<(), CallError> {
         let free = |records: &dyn super::store::Records| {
             Ok((!outbox::is_blocked(records, id)?).then_some(()))
+        };
+        match self.until(deadline, free).await? {
+            Some(()) => Ok(()),
+            None => Err(CallError::Behind {
+                waited: self.options.deadline,
+            }),
+        }
+    }
+
+    /// Waits until the outcome of every login is known.
+    async fn without_login(&self, id: EntryId, deadline: Instant) -> Result<(), CallError> {
+        let (realm, _) = self.target()?;
+        let free = |records: &dyn super::store::Records| {
+            Ok(outbox::last_login(records, realm, id)?
+                .is_none()
+                .then_some(()))
         };
         match self.until(deadline, free).await? {
             Some(()) => Ok(()),

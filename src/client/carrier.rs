@@ -258,8 +258,15 @@ impl Shared {
             // Under another number another process knows more.
             ErrorCode::AlreadyDone => Ok(()),
             _ if refusal.is_transient() || refusal.is_unknown() => self.wait(picked, refusal),
-            ErrorCode::NoSession if picked.waited.is_none() && is_of(&request, session) => {
-                self.hold(picked, session)
+            ErrorCode::NoSession
+                if picked.waited.is_none()
+                    && (picked.is_named_here || is_of(&request, session)) =>
+            {
+                let asked = match request.command.session() {
+                    Some(SessionRef::Named(SessionId(id))) => Some(id),
+                    Some(SessionRef::Bound) | None => session,
+                };
+                self.hold(picked, asked)
             }
             _ => self.settle(
                 picked.id,
@@ -337,7 +344,11 @@ impl Shared {
             _ if !state.plain => SessionRef::Bound,
             // On a plain link the number is the session's in which the command was asked.
             Some(session @ SessionRef::Named(_)) => session,
-            _ => return self.settle(picked.id, &Outcome::Unknown),
+            // Which one that was is not known of what carried a password.
+            _ => match state.session {
+                Some(id) => SessionRef::Named(SessionId(id)),
+                None => return self.settle(picked.id, &Outcome::Unknown),
+            },
         };
         // Always the same salt: a repeat is the same command.
         let operation = Operation::new(picked.number.0, [0; 2]);
@@ -350,7 +361,13 @@ impl Shared {
                 // Another process has sent it under another number.
                 return Ok(());
             }
-            return self.settle(picked.id, &Outcome::NotDone(reason));
+            let is_certain = !state.plain || picked.body.is_some();
+            let outcome = if is_certain {
+                Outcome::NotDone(reason)
+            } else {
+                Outcome::Unknown
+            };
+            return self.settle(picked.id, &outcome);
         };
         match (refusal.code, &picked.body) {
             // Done, or refused: the realm says which.

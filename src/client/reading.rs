@@ -59,11 +59,19 @@ impl Client {
     /// Reads one page of a mailbox, as `options` say: `after` confirms everything up to there, unless there is an `offset`,
     /// which takes up a long entry in its middle; `limit` and `bytes` bound the page (READ-3, READ-4).
     pub async fn read(&self, mailbox: Mailbox, options: Options) -> Result<Page, CallError> {
-        let account = self.reading_account().await?;
+        let account = self.shared.reader_account()?;
+        let account = if account.is_nobody_of(account.realm) {
+            self.reading_account().await?
+        } else {
+            account
+        };
         let mut options = options;
         loop {
+            if self.reading_account().await? != account {
+                return Err(CallError::AnotherUser);
+            }
             let session = self.session()?;
-            let life = self.state()?.life;
+            let before = self.state()?;
             let command = match mailbox {
                 Mailbox::Private => Command::Inbox { session },
                 Mailbox::Realm(realm) => Command::InboxRealm { session, realm },
@@ -78,10 +86,11 @@ impl Client {
             if self.shared.reader_account()? != account {
                 return Err(CallError::AnotherUser);
             }
-            if self.session()? != session {
+            let now = self.state()?;
+            if self.session()? != session || (now.names_session && !before.names_session) {
                 // This is an old copy, as the realm has told meanwhile, or the realm is one: the device's session may be another
                 // user's. Of another life of the store no position is to be believed (READ-9).
-                if self.state()?.life != life {
+                if now.life != before.life {
                     options.after = options.after.filter(|after| *after == 0);
                     options.offset = None;
                 }

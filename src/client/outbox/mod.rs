@@ -543,7 +543,7 @@ pub fn adopt(
     account: &Account,
     login: Option<EntryId>,
 ) -> Result<(), ProfileError> {
-    tokens::adopt(records, account, login)?;
+    tokens::adopt(records, account)?;
     for (id, mut entry) in list(records)? {
         let is_nobodys =
             entry.account.is_nobody_of(account.realm) && !is_planted(Fault::OutboxOfNobody);
@@ -553,9 +553,6 @@ pub fn adopt(
         }
         entry.account = account.clone();
         let is_before = login.is_some_and(|login| id < login);
-        if is_before {
-            entry.token = None;
-        }
         if is_before && entry.aim == Aim::Do && !names_session(records, id)? {
             entry.aim = Aim::Cancel(Reason::NoSession);
             entry.not_before = 0;

@@ -43,6 +43,8 @@ pub struct Picked {
     pub aim: Aim,
     /// It logs somebody in, with a password that is not here.
     pub is_login: bool,
+    /// Its session is named in full, and was not when it was typed.
+    pub is_named_here: bool,
     /// It is the first time that anything of it leaves.
     pub is_first: bool,
     /// Bytes of it may have left before.
@@ -109,8 +111,6 @@ pub fn pick(
     let entries = list(records)?;
     let same_realm = |entry: &Entry| entry.account.realm == account.realm;
     let (mut before, mut is_full) = (Before::default(), false);
-    let logs_in = super::last_login(records, account.realm, EntryId(0))?.is_some()
-        && !is_planted(Fault::NumbersOverLogin);
     for (id, mut entry) in entries {
         let scope = entry.scope(records)?;
         // Whoever logs in keeps all of the realm's entries waiting. Those of other users wait for theirs to log in.
@@ -118,7 +118,10 @@ pub fn pick(
         if same_realm(&entry) && entry.account != *account && !is_login {
             release(records, (id, &mut entry), now)?;
         }
-        let is_ours = entry.account == *account || is_planted(Fault::OutboxOfAnybody);
+        // Whoever is logged in uses up the numbers of what nobody's passwords were for.
+        let is_ours = entry.account == *account
+            || (entry.is_secret && entry.account.is_nobody_of(account.realm))
+            || is_planted(Fault::OutboxOfAnybody);
         if !same_realm(&entry) || (!is_ours && !is_login) {
             continue;
         }
@@ -156,8 +159,7 @@ pub fn pick(
         if due.picked.len() + on_the_way.len() >= ON_THE_WAY_MAX {
             break;
         }
-        // A number above that of a login whose outcome is not known might be the next user's.
-        if entry.number.is_none() && (is_full || logs_in) {
+        if entry.number.is_none() && is_full {
             continue;
         }
         match begin(records, (id, &mut entry), now)? {
@@ -268,6 +270,16 @@ fn begin(
     (id, entry): (EntryId, &mut Entry),
     now: Duration,
 ) -> Result<Option<Picked>, ProfileError> {
+    let is_login = entry.is_login(records)?;
+    // A number above that of a login whose outcome is not known might be the next user's.
+    let logs_in = super::last_login(records, entry.account.realm, id)?;
+    if entry.number.is_none()
+        && !is_login
+        && logs_in.is_some()
+        && !is_planted(Fault::NumbersOverLogin)
+    {
+        return Ok(None);
+    }
     let number = match entry.number {
         Some(number) => number,
         None => match take(records, entry.account.realm)? {
@@ -278,7 +290,6 @@ fn begin(
             None => return Ok(None),
         },
     };
-    let is_login = entry.is_login(records)?;
     let (left, attempts) = (entry.left, entry.attempts);
     entry.number = Some(number);
     // From here on it may leave, whatever becomes of this process.
@@ -295,6 +306,7 @@ fn begin(
         body: shortened(records, id, entry, now)?,
         aim: entry.aim,
         is_login,
+        is_named_here: is_named_here(records, id, entry)?,
         is_first: attempts == 0,
         left,
         attempts,
@@ -308,15 +320,24 @@ fn name_session(records: &mut dyn Records, id: EntryId, entry: &Entry) -> Result
     let state = state::load(records, entry.account.realm)?;
     let is_own = state.username.as_deref() == Some(entry.account.username.as_str());
     let named = state.session_ref().filter(|_| is_own);
-    let (Some(bytes), Some(named @ SessionRef::Named(_))) = (body(records, id)?, named) else {
+    let (Some(bytes), Some(named)) = (body(records, id)?, named) else {
         return Ok(());
     };
+    let is_ours = is_named_here(records, id, entry)?;
     let mut request = Request::parse(&bytes).map_err(|_| records.damaged())?;
     match request.command.session_mut() {
-        Some(session) if *session == SessionRef::Bound => *session = named,
+        Some(session) if *session != named && (is_ours || *session == SessionRef::Bound) => {
+            *session = named;
+        }
         _ => return Ok(()),
     }
     store::put(records, &super::body_key(id), &request.to_bytes())
+}
+
+/// True when a command has been given its session's name here: it is longer than it was when it was typed.
+fn is_named_here(records: &dyn Records, id: EntryId, entry: &Entry) -> Result<bool, ProfileError> {
+    let len = body(records, id)?.map_or(0, |body| body.len());
+    Ok(u32::try_from(len).is_ok_and(|len| len > entry.bytes))
 }
 
 /// The command of an entry. What a message is worth counts from when it was typed: what it has waited here is gone.

@@ -13,7 +13,7 @@ use crate::{
         store::{self, Records},
     },
     faults::{Fault, is_planted},
-    wire::{Operation, Request, SessionRef},
+    wire::{Answer, ErrorCode, Operation, Request, SessionRef},
 };
 
 /// So many tokens are remembered at least, and each for [`TOKEN_LIFETIME`] at least.
@@ -148,7 +148,16 @@ pub(super) fn settle(
     let Some(kept) = store::get::<Kept>(records, &key)? else {
         return Ok(false);
     };
-    if let Outcome::NotDone(Reason::NotKept | Reason::NoSession) = outcome {
+    let is_free = match outcome {
+        Outcome::NotDone(Reason::NotKept | Reason::NoSession) => true,
+        // Whoever has logged in and repeats it means it to be done.
+        Outcome::Answer(bytes) => matches!(
+            Answer::parse(bytes),
+            Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::NoSession
+        ),
+        Outcome::NotDone(Reason::Cancelled | Reason::Expired) | Outcome::Unknown => false,
+    };
+    if is_free {
         records.delete(&age_key(kept.created, &key))?;
         records.delete(&key)?;
         return Ok(true);
@@ -158,13 +167,8 @@ pub(super) fn settle(
     Ok(false)
 }
 
-/// The tokens of what was typed before it was known who is logged in, and after the entry `login`, become those of `account`. Of
-/// what was typed before that, nothing has been done.
-pub(super) fn adopt(
-    records: &mut dyn Records,
-    account: &Account,
-    login: Option<EntryId>,
-) -> Result<(), ProfileError> {
+/// The tokens of what was typed before it was known who is logged in become those of `account`.
+pub(super) fn adopt(records: &mut dyn Records, account: &Account) -> Result<(), ProfileError> {
     let nobody = Account {
         username: String::new(),
         ..account.clone()
@@ -176,8 +180,7 @@ pub(super) fn adopt(
         records.delete(&age_key(kept.created, &before))?;
         let hash = before.get(prefix.len()..).unwrap_or_default();
         let after = [&own, hash].concat();
-        let is_own = login.is_none_or(|login| kept.id > login) && records.get(&after)?.is_none();
-        if is_own {
+        if records.get(&after)?.is_none() {
             store::put(records, &after, &kept)?;
             store::put(records, &age_key(kept.created, &after), &())?;
         }
