@@ -64,7 +64,9 @@ impl<S: Store> Realm<S> {
             let record = LivesRecord { lives };
             batch.put(records::lives(), record.to_value()?);
             Ok::<_, Failure>(match self.commit(batch).await {
-                Err(failure) if !former.is_empty() && !is_restored => (former, Some(failure)),
+                // On a store that has had none, no claim is looked at either.
+                Err(failure) if former.is_empty() && !is_restored => return Err(failure),
+                Err(failure) if !is_restored => (former, Some(failure)),
                 written => (record.lives, written.err()),
             })
         };
