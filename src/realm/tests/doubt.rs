@@ -105,3 +105,17 @@ async fn a_failed_commit_is_answered_unknown() {
     let log = records::Place::private("ann".parse().unwrap()).log;
     assert_eq!(realm.store.last(&log).await.unwrap(), Position(1));
 }
+
+/// HS-14: a store that cannot write its first life has none, and no device is told of one: after the next start the realm would not
+/// know it. Found by the simulator.
+#[tokio::test]
+async fn a_first_life_that_is_not_written_is_not_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Faulty {
+        inner: Embedded::open(directory.path()).unwrap(),
+        fault: AtomicU8::new(WRITES_UNSEEN),
+    };
+    let realm = realm_over(store, |_, _| {});
+    realm.begin_life(false).await;
+    assert!(realm.lives.get().is_none());
+}
