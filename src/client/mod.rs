@@ -233,7 +233,8 @@ pub struct Sending {
     /// up: what has left is taken back when the realm is reached (EXACT-11).
     pub keep: bool,
     /// Names the command: a call under the same token is the same command, and returns its outcome. The same token with
-    /// another command is [`CallError::TokenReused`]. Tokens are remembered for at least 30 days, up to 100,000. Commands
+    /// another command is [`CallError::TokenReused`]. Tokens are remembered for at least 30 days, up to 100,000. One
+    /// whose command was refused because nobody was logged in, or given up, is free again. Commands
     /// with a password ignore it.
     pub token: Option<Token>,
 }
