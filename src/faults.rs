@@ -46,6 +46,10 @@ pub enum Fault {
     OutboxOfNobody,
     /// A number that a login has made useless is replaced by one that is the next user's.
     NumbersOverLogin,
+    /// A read names the device's session, whoever's that is.
+    ReadAsBound,
+    /// Of a profile's first numbers several are on their way at once, and one that was used shows nothing.
+    TrustFirstNumber,
     /// An entry is taken back without asking the realm whether it was done.
     CancelWithoutVoid,
     /// A number is given out however far below it one is in use.

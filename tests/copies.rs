@@ -151,6 +151,89 @@ fn copies_without_early_data_store_what_both_say() {
     assert_eq!(at.counts()["ok"], 10);
 }
 
+impl Setting {
+    /// From whom each message to `profile` is.
+    fn senders(&self, profile: &str) -> Vec<(String, String)> {
+        let entries = self.home.run(profile, &["inbox", "--after", "0"]).objects();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_string();
+        entries
+            .iter()
+            .map(|entry| (text(&entry["from"]), text(&entry["text"])))
+            .collect()
+    }
+
+    /// Another user logs in on ann's device, with the profile that is no copy.
+    fn bob_logs_in(&self) {
+        let run = ["auth", "bob", "--password-file", "password"];
+        self.home.run("ann", &run).ok();
+    }
+}
+
+/// EXACT-7, EXACT-8: a copy that has used as many numbers as its original is none the less one.
+#[test]
+fn copy_that_is_as_far_as_its_original_sends_as_its_own_user() {
+    let at = Setting::new();
+    at.home.register("cid", &at.realm.connect);
+    for waiting in [0, 4] {
+        at.bob_logs_in();
+        let run = ["auth", "ann", "--password-file", "password"];
+        at.home.run("ann", &run).ok();
+        at.copy_to("backup");
+        // One number.
+        at.bob_logs_in();
+        at.restore("backup");
+        at.relay.lose_all();
+        for number in 0..waiting {
+            let (to, text) = (["bob", "cid"][number % 2], format!("kept {number}"));
+            at.home.send_briefly("ann", &["send", to, &text]).kept();
+        }
+        at.relay.lose_nothing();
+        if waiting == 0 {
+            at.home.run("ann", &["send", "cid", "restored"]).ok();
+            continue;
+        }
+        // What may have left may end in bob's session: it waits until ann is logged in.
+        let waited = at.home.run("ann", &["outbox", "wait"]);
+        assert_eq!(waited.error(4), "kept", "{waited:?}");
+        at.home.run("ann", &run).ok();
+        at.home.run("ann", &["send", "cid", "restored"]).ok();
+        at.home.drain("ann");
+    }
+    let all = [at.senders("bob"), at.senders("cid")].concat();
+    assert_eq!(all.len(), 7, "{all:?}");
+    assert!(all.iter().all(|(from, _)| from == "ann"), "{all:?}");
+}
+
+/// READ-3: what a copy reads first confirms nothing of whoever has logged in since.
+#[test]
+fn copy_that_reads_confirms_nothing_of_another_user() {
+    let at = Setting::new();
+    for number in 0..4 {
+        at.home
+            .run("bob", &["send", "ann", &format!("ann {number}")])
+            .ok();
+        at.home
+            .run("ann", &["send", "bob", &format!("bob {number}")])
+            .ok();
+    }
+    assert_eq!(at.home.run("ann", &["inbox"]).texts().len(), 4);
+    for command in ["inbox", "unread"] {
+        at.copy_to("backup");
+        at.bob_logs_in();
+        at.copy_to("original");
+        at.restore("backup");
+        at.home.run("ann", &[command]);
+        at.restore("original");
+        let run = at.home.run("ann", &["unread"]);
+        assert_eq!(run.objects()[0]["count"], 5, "{command}: {run:?}");
+        let run = ["auth", "ann", "--password-file", "password"];
+        at.home.run("ann", &run).ok();
+    }
+    at.bob_logs_in();
+    let texts = at.home.run("ann", &["inbox"]).texts();
+    assert_eq!(texts, ["first", "bob 0", "bob 1", "bob 2", "bob 3"]);
+}
+
 /// EXACT-9, EXACT-10: an entry whose answer was lost is in the copy, too. Whoever sends it, it is one message.
 #[test]
 fn copy_made_while_an_answer_is_lost_stores_the_message_once() {

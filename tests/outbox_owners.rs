@@ -263,3 +263,48 @@ fn outbox_that_is_full_refuses_and_delivers_what_it_has() {
         assert!(home.texts(name).into_iter().eq(wanted), "{name}");
     }
 }
+
+/// EXACT-7: a logout that was kept ends the session in which it was typed, and no other.
+#[test]
+fn logout_that_was_kept_ends_no_later_session() {
+    let mut realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    let auth = ["auth", "ann", "--password-file", "password"];
+    let elsewhere = [["--server", &realm.connect].as_slice(), &auth].concat();
+    home.run("phone", &elsewhere).ok();
+    realm.kill();
+    home.send_briefly("ann", &["logout"]).kept();
+    // The copy finds its session ended before it has said anything.
+    support::copy_directory(&home.profile("ann"), &home.profile("copy"));
+    realm.start_again();
+    let sessions = home.run("phone", &["sessions"]).objects();
+    let other = sessions.iter().find(|one| one["current"] == false).unwrap();
+    let handle = other["handle"].as_str().unwrap().to_string();
+    home.run("phone", &["revoke", &handle]).ok();
+    // One logs in after the logout was refused, the other before.
+    for (profile, settles_first) in [("ann", true), ("copy", false)] {
+        if settles_first {
+            home.drain(profile);
+        }
+        home.run(profile, &auth).ok();
+        home.drain(profile);
+        assert_eq!(home.run(profile, &["whoami"]).ok()["username"], "ann");
+    }
+}
+
+/// EXACT-7: that a session to be revoked is not there any more says nothing of one's own.
+#[test]
+fn revoke_of_a_session_that_is_gone_holds_nothing_up() {
+    let mut realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    home.run("ann", &["send", "ann", "before"]).ok();
+    realm.kill();
+    home.send_briefly("ann", &["revoke", "abc234"]).kept();
+    home.send_briefly("ann", &["send", "ann", "after"]).kept();
+    realm.start_again();
+    home.drain("ann");
+    assert!(home.outbox("ann").is_empty());
+    assert_eq!(home.texts("ann"), ["before", "after"]);
+}

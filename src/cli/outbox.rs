@@ -103,6 +103,11 @@ async fn wait(client: &Client, output: Output, id: EntryId) -> Result<(), Failur
     match patiently(client, client.outbox_wait_for(id)).await? {
         Awaited::Ended(end) => match end {
             End::Done(Answer::Sent(state)) => output.receipt(Receipt { state, id }),
+            End::Done(Answer::Account(_)) => Err(Failure {
+                state: Some("unknown"),
+                id: Some(id.0),
+                ..Failure::new("unknown", ended(&end), KEPT_OR_UNKNOWN)
+            }),
             End::Done(_) => output.result(&json!({ "state": "done", "id": id.0 }), "done"),
             end => Err(Failure {
                 id: Some(id.0),
@@ -147,6 +152,7 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
         let mut object = json!({ "id": id.0, "command": what });
         match end {
             End::Done(Answer::Sent(state)) => object["state"] = state.name().into(),
+            End::Done(Answer::Account(_)) => object["state"] = "unknown".into(),
             End::Done(_) => object["state"] = "done".into(),
             end => object["error"] = failed(end).error.into(),
         }

@@ -171,7 +171,10 @@ impl From<io::Error> for Failure {
 pub fn ended(end: &End) -> String {
     match end {
         End::Done(Answer::Sent(sent)) => sent.name().into(),
-        End::Done(Answer::Account(account)) => format!("you are logged in as {}", account.username),
+        End::Done(Answer::Account(account)) => format!(
+            "whether it was done is not known; you are logged in as {}",
+            account.username
+        ),
         End::Done(_) => "done".into(),
         End::Refused(refusal) => format!("refused. {refusal}"),
         End::Cancelled => "not done; it was taken back".into(),

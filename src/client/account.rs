@@ -1,6 +1,6 @@
 //! Who is logged in, as answers tell it.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use blake2::{Blake2s256, Digest as _};
 use tokio::time::Instant;
@@ -25,19 +25,62 @@ impl Client {
         let known = shared.reader_account()?;
         let state = shared.state()?;
         let is_known = !known.is_nobody_of(known.realm) && !state.is_in_doubt(state.session_ref());
-        if is_known || state.plain || shared.options.session.is_some() {
+        if state.plain || shared.options.session.is_some() {
             return Ok(known);
         }
-        Box::pin(self.ask_who_reads()).await
-    }
-
-    async fn ask_who_reads(&self) -> Result<Account, CallError> {
-        let shared = &self.shared;
+        let is_named =
+            state.named().is_some() || (state.session.is_none() && !shared.has_login()?);
+        if is_known && (is_named || shared.is_sure()?) {
+            return Ok(known);
+        }
         shared.check_target()?;
         self.start_carrier();
-        let deadline = shared.deadline();
+        match shared.ask_who_patiently(0, shared.deadline()).await? {
+            Answer::Refused(refusal) => Err(CallError::Refused(refusal)),
+            _ => shared.account(),
+        }
+    }
+
+    /// How a read names its session. It may confirm what it names, and nothing takes that back: so in full where the device's
+    /// session may be another user's, which is so until the realm has been heard on the link, and while the outcome of a login is
+    /// not known.
+    pub(super) fn reading_session(&self) -> Result<SessionRef, CallError> {
+        let session = self.session()?;
+        let named = self.state()?.named();
+        match named.filter(|_| session == SessionRef::Bound) {
+            Some(named) if !self.shared.is_sure()? => Ok(named),
+            _ => Ok(session),
+        }
+    }
+}
+
+impl Shared {
+    /// True while it is not known whether somebody has logged in.
+    fn has_login(&self) -> Result<bool, CallError> {
+        let (realm, _) = self.target()?;
+        Ok(self
+            .profile
+            .read(|records| outbox::last_login(records, realm, EntryId(0)))?
+            .is_some())
+    }
+
+    /// True when the device's session is the profile's: the realm has been heard on the link that is open, and nobody may have logged
+    /// in since.
+    fn is_sure(&self) -> Result<bool, CallError> {
+        let heard = self.heard.load(Ordering::Relaxed);
+        let status = self.link_status_now();
+        let is_heard = status.is_some_and(|status| status.open && status.opened == heard);
+        Ok((is_heard && !self.has_login()?) || is_planted(Fault::ReadAsBound))
+    }
+
+    /// As [`Shared::ask_who`], again while the realm is busy and there is time.
+    pub(super) async fn ask_who_patiently(
+        &self,
+        since: u64,
+        deadline: Instant,
+    ) -> Result<Answer, CallError> {
         loop {
-            match shared.ask_who(None, 0, deadline).await {
+            match self.ask_who(None, since, deadline).await {
                 Err(CallError::Busy(refusal)) => {
                     let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
                     if Instant::now() + wait >= deadline {
@@ -45,16 +88,11 @@ impl Client {
                     }
                     tokio::time::sleep(wait).await;
                 }
-                answer => match answer? {
-                    Answer::Refused(refusal) => return Err(CallError::Refused(refusal)),
-                    _ => return shared.account(),
-                },
+                answer => return answer,
             }
         }
     }
-}
 
-impl Shared {
     /// Whose reading it is: the user's, or that of the session that was given, of which nobody knows whose it is.
     pub(super) fn reader_account(&self) -> Result<Account, CallError> {
         let account = self.account()?;
@@ -70,18 +108,19 @@ impl Shared {
     }
 
     /// What the answer to a login says; `since` is the number of the login that was known before. One that may have been overtaken
-    /// by another is asked about: that one's user may be logged in now.
+    /// by another is asked about: that one's user may be logged in now. False when nobody could say.
     pub(super) async fn learn_own_login(
         &self,
         (id, since): (EntryId, u64),
         request: &Request<'_>,
         answer: &Answer,
         deadline: Instant,
-    ) -> Result<(), CallError> {
+    ) -> Result<bool, CallError> {
         let (realm, _) = self.target()?;
         let (Command::Auth { username, .. } | Command::Register { username, .. }) = request.command
         else {
-            return self.learn(id, request, answer);
+            self.learn(id, request, answer)?;
+            return Ok(true);
         };
         let number = request.command.operation();
         let is_late = number.is_some_and(|operation| operation.number.0 <= since);
@@ -90,13 +129,14 @@ impl Shared {
             .read(|records| outbox::last_login(records, realm, id))?;
         if let (true, Answer::Session(_)) = (is_late || others.is_some(), answer) {
             match self.ask_who(Some(id), since, deadline).await {
-                Ok(Answer::Account(now)) if now.username != username => return Ok(()),
-                // The later one is what is known.
-                Err(_) if is_late => return Ok(()),
+                Ok(Answer::Account(now)) if now.username != username => return Ok(true),
+                // Of the two either may have reached the realm last.
+                Err(_) if is_late => return Ok(false),
                 _ => {}
             }
         }
-        self.learn(id, request, answer)
+        self.learn(id, request, answer)?;
+        Ok(true)
     }
 
     /// Names the session of a command that is to be done as `account` and as nobody else (EXACT-7). False when somebody else has
@@ -114,7 +154,7 @@ impl Shared {
         if *session == SessionRef::Bound {
             *session = state.session_ref().unwrap_or(*session);
             if state.is_in_doubt(Some(*session)) {
-                self.ask_who(None, 0, deadline).await?;
+                self.ask_who_patiently(0, deadline).await?;
             }
         }
         Ok(self.account()? == *account || is_planted(Fault::NumbersOverLogin))
@@ -134,7 +174,7 @@ impl Shared {
             && number > self.state()?.since
             && !is_planted(Fault::NumbersOverLogin);
         if is_news {
-            self.ask_who(None, number, deadline).await?;
+            self.ask_who_patiently(number, deadline).await?;
         }
         Ok(())
     }

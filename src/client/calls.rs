@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{
     CallError, Client, End, EntryId, Notice, Receipt, Shared, lock,
     outbox::{self, Added, Left, New, Outcome, Reason, Waiting},
+    state,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -169,10 +170,12 @@ impl Client {
         }
         for _ in 0..RENUMBERED_MAX {
             if !is_login {
-                if !shared.name_own_session(request, &account, deadline).await? {
+                let named = shared.name_own_session(request, &account, deadline).await;
+                if !matches!(named, Ok(true)) {
                     waits.is_over = true;
                     shared.stop_waiting(id, false)?;
-                    return Err(CallError::AnotherUser);
+                    return Err(named
+                        .map_or_else(|error| shared.not_done(error), |_| CallError::AnotherUser));
                 }
                 shared.without_login(id, deadline).await?;
             }
@@ -206,16 +209,21 @@ impl Client {
                 && is_used_up(*refusal, true)
             {
                 let named = request.command.session();
+                shared.renumber((id, number), *refusal)?;
                 shared
                     .learn_who_came(*refusal, number.0, named, deadline)
-                    .await?;
-                shared.renumber((id, number), *refusal)?;
+                    .await
+                    .map_err(|error| shared.not_done(error))?;
                 continue;
             }
+            shared.note_answered(number);
             if is_login {
-                shared
-                    .learn_own_login((id, since), request, &answer, deadline)
-                    .await?;
+                let login = (id, since);
+                let learnt = shared.learn_own_login(login, request, &answer, deadline);
+                if !learnt.await? {
+                    // Nobody waits for it any more: the carrier finds out who is logged in.
+                    return accepted(answer).map(|answer| (answer, id));
+                }
             } else {
                 shared.learn(id, request, &answer)?;
             }
@@ -402,9 +410,30 @@ impl Shared {
                 why: trouble
                     .filter(|trouble| !matches!(trouble, CallError::OutcomeUnknown { .. }))
                     .map(|trouble| trouble.to_string())
-                    .or(behind),
+                    .or(behind)
+                    .or_else(|| self.other_trouble()),
             },
             (Left::Unknown | Left::Settled(_), _) => CallError::OutcomeUnknown { waited },
+        }
+    }
+
+    /// What is wrong with what went before others.
+    fn other_trouble(&self) -> Option<String> {
+        let troubles = lock(&self.troubles);
+        let mut told = troubles
+            .values()
+            .filter(|trouble| !matches!(trouble, CallError::OutcomeUnknown { .. }));
+        told.next().map(ToString::to_string)
+    }
+
+    /// What to say of a command that has not been done, because of a question that failed.
+    fn not_done(&self, error: CallError) -> CallError {
+        if error.may_have_left() {
+            CallError::NotDone {
+                waited: self.options.deadline,
+            }
+        } else {
+            error
         }
     }
 
@@ -441,9 +470,12 @@ impl Shared {
     ) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         let highest = refusal.highest().unwrap_or_default();
-        Ok(self
-            .profile
-            .write(|records| outbox::renumber(records, (id, realm), number, highest))?)
+        // Used by another copy of the profile, however far that is: whose session the device has is not known.
+        let is_copy = refusal.code != ErrorCode::NoSession && !is_planted(Fault::TrustFirstNumber);
+        Ok(self.profile.write(|records| {
+            state::update(records, realm, |state| state.names_session |= is_copy)?;
+            outbox::renumber(records, (id, realm), number, highest)
+        })?)
     }
 
     /// What to say of an entry that is settled.

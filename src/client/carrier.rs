@@ -4,7 +4,7 @@
 //! entry the carrier does not take up, because it is suspended, say, sends it itself: under the same number it is the same
 //! operation.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use tokio::{
     task::{AbortHandle, JoinSet},
@@ -15,13 +15,16 @@ use super::{
     CallError, Client, EntryId, Shared,
     calls::{BUSY_WAIT, GRACE, is_used_up},
     lock,
-    outbox::{self, Aim, Outcome, PAUSE_MAX, Picked, Reason},
+    outbox::{self, Aim, ON_THE_WAY_MAX, Outcome, PAUSE_MAX, Picked, Reason},
     state,
     store::Carrying,
 };
 use crate::{
     faults::{Fault, is_planted},
-    wire::{Answer, Command, ErrorCode, Operation, Refusal, Request, SessionId, SessionRef},
+    wire::{
+        Answer, Command, ErrorCode, Operation, OperationNumber, Refusal, Request, SessionId,
+        SessionRef,
+    },
 };
 
 /// How often an idle carrier looks at the outbox, should the system not have told of a change.
@@ -48,9 +51,7 @@ impl Client {
                     if carrying.turn(&shared).await.is_err() {
                         // Whoever asks is told what is wrong with the profile; a full disk may have room again.
                         carrying.role = None;
-                        shared
-                            .is_carrier
-                            .store(false, std::sync::atomic::Ordering::Relaxed);
+                        shared.is_carrier.store(false, Ordering::Relaxed);
                         tokio::time::sleep(AFTER_FAILURE.0).await;
                     }
                 }
@@ -74,7 +75,7 @@ impl Carries {
             self.role = shared.profile.store().try_carry(shared.target()?.0.0)?;
             shared
                 .is_carrier
-                .store(self.role.is_some(), std::sync::atomic::Ordering::Relaxed);
+                .store(self.role.is_some(), Ordering::Relaxed);
         }
         let next = match self.role {
             Some(_) => self.send_due(shared)?,
@@ -109,7 +110,15 @@ impl Carries {
             .iter()
             .map(|(id, (aim, _))| (*id, *aim))
             .collect();
-        let is_known = !shared.state()?.is_logged_out;
+        let state = shared.state()?;
+        let is_known = !state.is_logged_out;
+        // An old copy of the profile shows by what its first number is answered: until then no other command may end in
+        // the session of whoever has logged in since.
+        let is_certain = shared.is_answered.load(Ordering::Relaxed)
+            || state.plain
+            || state.names_session
+            || is_planted(Fault::TrustFirstNumber);
+        let most = if is_certain { ON_THE_WAY_MAX } else { 1 };
         if !shared
             .profile
             .read(|records| outbox::has_entries(records))?
@@ -118,7 +127,7 @@ impl Carries {
         }
         let due = shared
             .profile
-            .write(|records| outbox::pick(records, &account, now, (&on_the_way, is_known)))?;
+            .write(|records| outbox::pick(records, &account, now, (&on_the_way, is_known, most)))?;
         for picked in due.picked {
             self.begin(shared, picked);
         }
@@ -135,6 +144,9 @@ impl Carries {
         for (id, since) in own {
             if since.elapsed() < TAKEN_UP || self.on_the_way.contains_key(&id) {
                 continue;
+            }
+            if !self.on_the_way.is_empty() && !shared.is_answered.load(Ordering::Relaxed) {
+                break;
             }
             let picked = shared
                 .profile
@@ -178,7 +190,11 @@ impl Shared {
             Err(error) => {
                 let id = picked.id;
                 let left = picked.left || error.may_have_left();
-                let until = if begun.elapsed() < AFTER_FAILURE.0 {
+                let until = if let CallError::Busy(refusal) = &error {
+                    // It was asked who is logged in.
+                    let wait = refusal.detail.map_or(BUSY_WAIT, Duration::from_millis);
+                    self.host.time_of_day() + wait.clamp(AFTER_FAILURE.0, PAUSE_MAX)
+                } else if begun.elapsed() < AFTER_FAILURE.0 {
                     self.pause_after(picked.attempts)
                 } else {
                     // Whoever waits for it has the last word before it is begun anew.
@@ -216,7 +232,7 @@ impl Shared {
         };
         if self.account()? != picked.account {
             // Somebody else has logged in since it was picked.
-            return Ok(());
+            return self.put_back(picked, picked.left);
         }
         if let Some(operation) = request.command.operation_mut() {
             operation.number = picked.number;
@@ -227,19 +243,34 @@ impl Shared {
         }
         let state = self.state()?;
         if state.is_in_doubt(request.command.session()) {
-            self.ask_who(None, 0, deadline).await?;
-            if self.account()? != picked.account {
-                return Ok(());
+            let asked = self.ask_who(None, 0, deadline).await;
+            if asked.is_err() || self.account()? != picked.account {
+                self.put_back(picked, picked.left)?;
+                return asked.map(drop);
             }
         }
         let early = self.may_be_early(&request)?;
         let session = self.state()?.session;
         let answer = self.ask_once(request.to_bytes(), early, deadline).await?;
-        let Answer::Refused(refusal) = answer else {
+        let Answer::Refused(refusal) = answer.clone() else {
+            self.note_answered(picked.number);
             self.learn(picked.id, &request, &answer)?;
             return self.settle(picked.id, &Outcome::Answer(answer.to_bytes()));
         };
+        if !refusal.is_transient() {
+            self.note_answered(picked.number);
+        }
         match refusal.code {
+            // The session that it was to end has ended. Who has logged in since means to stay.
+            ErrorCode::NoSession if matches!(request.command, Command::Logout { .. }) => {
+                if refusal.highest().is_none() && is_of(&request, session) {
+                    self.note_logged_out(asked_in(&request, session))?;
+                }
+                self.settle(
+                    picked.id,
+                    &Outcome::Answer(Answer::Refused(refusal).to_bytes()),
+                )
+            }
             // What was typed just now no other copy has. Of what was kept, an old copy cannot know whether another one has done it.
             _ if is_used_up(
                 refusal,
@@ -247,8 +278,12 @@ impl Shared {
             ) =>
             {
                 let named = request.command.session();
-                self.learn_who_came(refusal, picked.number.0, named, deadline)
-                    .await?;
+                let learnt = self.learn_who_came(refusal, picked.number.0, named, deadline);
+                if let Err(error) = learnt.await {
+                    // Under this number it never will be done; who is logged in is asked again before it has another.
+                    self.put_back(picked, false)?;
+                    return Err(error);
+                }
                 self.renumber((picked.id, picked.number), refusal)?;
                 self.pause_if_again(picked.id)
             }
@@ -262,11 +297,14 @@ impl Shared {
                 if picked.waited.is_none()
                     && (picked.is_named_here || is_of(&request, session)) =>
             {
-                let asked = match request.command.session() {
-                    Some(SessionRef::Named(SessionId(id))) => Some(id),
-                    Some(SessionRef::Bound) | None => session,
-                };
-                self.hold(picked, asked)
+                if matches!(request.command, Command::Revoke { .. }) {
+                    // The session that it names may have ended, or its own.
+                    self.put_back(picked, picked.left)?;
+                    if let Answer::Account(_) = self.ask_who(None, 0, deadline).await? {
+                        return self.settle(picked.id, &Outcome::Answer(answer.to_bytes()));
+                    }
+                }
+                self.hold(picked, asked_in(&request, session))
             }
             _ => self.settle(
                 picked.id,
@@ -275,13 +313,39 @@ impl Shared {
         }
     }
 
+    /// A number has been answered. If it was new to the realm, no other copy of the profile has been ahead of this one.
+    pub(super) fn note_answered(&self, number: OperationNumber) {
+        let status = self.link_status_now();
+        if status.is_some_and(|status| number > status.highest) {
+            self.is_answered.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Nothing of an entry has left that had not left before, and it has not been tried.
+    fn put_back(&self, picked: &Picked, left: bool) -> Result<(), CallError> {
+        Ok(self.profile.write(|records| {
+            outbox::change(records, picked.id, |entry| {
+                // Unless another process has begun it meanwhile.
+                if entry.attempts == picked.attempts + 1 {
+                    (entry.left, entry.attempts) = (left, picked.attempts);
+                }
+            })
+        })?)
+    }
+
     /// An honest realm makes an entry take another number once. One that goes on is asked at leisure.
     fn pause_if_again(&self, id: EntryId) -> Result<(), CallError> {
-        let before = lock(&self.renumbered).insert(id, Instant::now());
-        if before.is_none_or(|at| at.elapsed() >= AFTER_FAILURE.0) {
+        let mut renumbered = lock(&self.renumbered);
+        let before = renumbered
+            .get(&id)
+            .filter(|(_, at)| at.elapsed() <= AFTER_FAILURE.1 * 2);
+        let count = before.map_or(0, |(count, _)| count + 1);
+        renumbered.insert(id, (count, Instant::now()));
+        drop(renumbered);
+        let Some(again) = count.checked_sub(1) else {
             return Ok(());
-        }
-        let until = self.pause_after(0);
+        };
+        let until = self.pause_after(again);
         Ok(self
             .profile
             .write(|records| outbox::change(records, id, |entry| entry.wait_until(until)))?)
@@ -313,15 +377,24 @@ impl Shared {
     /// is again.
     fn hold(&self, picked: &Picked, session: Option<[u8; 16]>) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
+        self.note_logged_out(session)?;
+        Ok(self.profile.write(|records| {
+            outbox::unname(records, picked.id, session)?;
+            // It has not been done, and under this number it never will be (EXACT-6).
+            outbox::renumber(records, (picked.id, realm), picked.number, picked.number)
+        })?)
+    }
+
+    /// The realm says that `session` has ended.
+    fn note_logged_out(&self, session: Option<[u8; 16]>) -> Result<(), CallError> {
+        let (realm, _) = self.target()?;
         Ok(self.profile.write(|records| {
             state::update(records, realm, |state| {
                 if state.session == session {
                     state.session = None;
                     state.is_logged_out = true;
                 }
-            })?;
-            // It has not been done, and under this number it never will be (EXACT-6).
-            outbox::renumber(records, (picked.id, realm), picked.number, picked.number)
+            })
         })?)
     }
 
@@ -394,10 +467,15 @@ impl Shared {
     }
 }
 
+/// The session in which a command was asked; `session` is the profile's own.
+fn asked_in(request: &Request<'_>, session: Option<[u8; 16]>) -> Option<[u8; 16]> {
+    match request.command.session() {
+        Some(SessionRef::Named(SessionId(id))) => Some(id),
+        Some(SessionRef::Bound) | None => session,
+    }
+}
+
 /// True when a command was asked in the profile's own session.
 fn is_of(request: &Request<'_>, session: Option<[u8; 16]>) -> bool {
-    match request.command.session() {
-        Some(SessionRef::Named(SessionId(id))) => Some(id) == session,
-        Some(SessionRef::Bound) | None => true,
-    }
+    asked_in(request, session) == session
 }

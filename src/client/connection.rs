@@ -19,7 +19,7 @@ use super::{
 use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::{self, Endpoint},
-    wire::{Life, OperationNumber, Request},
+    wire::{Life, Request},
 };
 
 /// The longest answer that is put together from parts, in bytes (LINK-13).
@@ -159,6 +159,9 @@ impl Shared {
         if life.is_none() && !is_life_unknown {
             return Ok(());
         }
+        if is_life_unknown {
+            self.lives_lost.fetch_add(1, Ordering::Relaxed);
+        }
         let (realm, _) = self.target()?;
         Ok(self
             .profile
@@ -174,12 +177,12 @@ impl Shared {
 
     /// The realm has been heard from: it is who it should be, and remembered from now on, as was wished.
     pub(super) async fn note_heard(&self) -> Result<(), CallError> {
-        if self.is_heard.swap(true, Ordering::Relaxed) {
+        let status = self.link_status().await;
+        if self.heard.swap(status.opened, Ordering::Relaxed) == status.opened {
             return Ok(());
         }
         let (realm, server) = self.target()?;
-        let rtt = self.rtt().await;
-        let highest = self.highest().await.0;
+        let (rtt, highest) = (status.rtt, status.highest.0);
         let remember = self.options.remember && self.options.server.is_some();
         Ok(self.profile.write(|records| {
             state::update(records, realm, |state| {
@@ -210,17 +213,14 @@ impl Shared {
         status.unwrap_or_default()
     }
 
-    /// The highest operation number that the realm is known to have seen from this device.
-    pub(super) async fn highest(&self) -> OperationNumber {
-        self.link_status().await.highest
-    }
-
-    /// The round-trip time, once it is known.
-    pub(super) async fn rtt(&self) -> Option<Duration> {
-        self.link_status().await.rtt
+    /// The same, as far as it is known without waiting.
+    pub(super) fn link_status_now(&self) -> Option<Status> {
+        let connection = self.connection.try_lock().ok()?;
+        connection.as_ref().map(|open| *open.status.borrow())
     }
 
     async fn connect(&self, deadline: Instant) -> Result<Connection, CallError> {
+        self.heard.store(0, Ordering::Relaxed);
         let state = self.state()?;
         let (realm, server) = self.target()?;
         // The key may have been followed, or accepted, since.

@@ -124,7 +124,8 @@ impl Client {
         })
     }
 
-    /// Waits until all entries of the account are settled; false when that takes longer than the deadline. What became of
+    /// Waits until all entries of the account are settled; false when that takes longer than the deadline, or when
+    /// another user turns out to be logged in: then they wait for theirs. What became of
     /// them is among the notices.
     pub async fn outbox_wait(&self) -> Result<bool, CallError> {
         let deadline = self.shared.deadline();
@@ -134,15 +135,19 @@ impl Client {
         self.shared.check_target()?;
         self.start_carrier();
         let account = self.shared.account()?;
-        self.shared
-            .until(deadline, |records| {
-                let waits = outbox::list(records)?
-                    .iter()
-                    .any(|(_, entry)| entry.account == account);
-                Ok((!waits).then_some(()))
-            })
-            .await
-            .map(|settled| settled.is_some())
+        let settled = self.shared.until(deadline, |records| {
+            let user = state::load(records, account.realm)?.username;
+            let is_other = user.is_some_and(|user| user != account.username);
+            if is_other && !account.is_nobody_of(account.realm) {
+                // What is not settled waits for its user.
+                return Ok(Some(false));
+            }
+            let waits = outbox::list(records)?
+                .iter()
+                .any(|(_, entry)| entry.account == account);
+            Ok((!waits).then_some(true))
+        });
+        Ok(settled.await? == Some(true))
     }
 
     /// Takes an entry back. What has not left this machine is certainly not done. Of what has, the realm says whether it was

@@ -99,7 +99,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -272,11 +272,16 @@ struct Shared {
     /// This process is the one that sends what is in the outbox.
     is_carrier: AtomicBool,
     /// The realm has been heard, and that is written down.
-    is_heard: AtomicBool,
+    /// On which of the links that were opened the realm has been heard; 0 for none.
+    heard: AtomicU64,
+    /// Changes whenever the realm turns out not to know the life that was claimed (READ-9).
+    lives_lost: AtomicU64,
+    /// A command of this process whose number was new to the realm has been answered.
+    is_answered: AtomicBool,
     /// Why entries that this process has tried are not done yet.
     troubles: Mutex<BTreeMap<EntryId, CallError>>,
     /// When entries that are not done have got another number.
-    renumbered: Mutex<BTreeMap<EntryId, Instant>>,
+    renumbered: Mutex<BTreeMap<EntryId, (u32, Instant)>>,
     /// Entries that this process waits for, and since when.
     waited: Mutex<BTreeMap<EntryId, Instant>>,
 }
@@ -331,7 +336,9 @@ impl Client {
                 added: Notify::new(),
                 settled: Notify::new(),
                 is_carrier: AtomicBool::new(false),
-                is_heard: AtomicBool::new(false),
+                heard: AtomicU64::new(0),
+                lives_lost: AtomicU64::new(0),
+                is_answered: AtomicBool::new(false),
                 troubles: Mutex::new(BTreeMap::new()),
                 renumbered: Mutex::new(BTreeMap::new()),
                 waited: Mutex::new(BTreeMap::new()),

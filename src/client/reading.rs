@@ -1,6 +1,8 @@
 //! Reading mailboxes, and noting what has been shown. A cursor belongs to an account: what is shown while another user logs
 //! in, in another window, is noted for the one whose it is.
 
+use std::sync::atomic::Ordering;
+
 use super::{
     CallError, Client, Shared,
     commands::unexpected,
@@ -70,8 +72,9 @@ impl Client {
             if self.reading_account().await? != account {
                 return Err(CallError::AnotherUser);
             }
-            let session = self.session()?;
+            let (named, session) = (self.session()?, self.reading_session()?);
             let before = self.state()?;
+            let lives_lost = self.shared.lives_lost.load(Ordering::Relaxed);
             let command = match mailbox {
                 Mailbox::Private => Command::Inbox { session },
                 Mailbox::Realm(realm) => Command::InboxRealm { session, realm },
@@ -87,10 +90,10 @@ impl Client {
                 return Err(CallError::AnotherUser);
             }
             let now = self.state()?;
-            if self.session()? != session || (now.names_session && !before.names_session) {
+            if self.session()? != named || (now.names_session && !before.names_session) {
                 // This is an old copy, as the realm has told meanwhile, or the realm is one: the device's session may be another
                 // user's. Of another life of the store no position is to be believed (READ-9).
-                if now.life != before.life {
+                if self.shared.lives_lost.load(Ordering::Relaxed) != lives_lost {
                     options.after = options.after.filter(|after| *after == 0);
                     options.offset = None;
                 }
@@ -145,13 +148,7 @@ impl Client {
             };
             let page = self.read(mailbox, options).await?;
             for piece in page.entries {
-                match entries.last_mut() {
-                    // The rest of an entry whose beginning the page before brought.
-                    Some(last) if last.position == piece.position => {
-                        last.body.extend_from_slice(&piece.body);
-                    }
-                    _ => entries.push(piece),
-                }
+                add_piece(&mut entries, piece);
             }
             let Some(last) = entries.last_mut() else {
                 return Ok(entries);
@@ -188,7 +185,7 @@ impl Client {
     /// As any call.
     pub async fn unread_counts(&self) -> Result<Vec<Unread>, CallError> {
         let account = self.reading_account().await?;
-        let session = self.session()?;
+        let session = self.reading_session()?;
         // What has been shown since the realm was last told.
         let cursors: Vec<_> = self
             .shared
@@ -214,6 +211,21 @@ impl Client {
             }
             other => Err(unexpected(&other)),
         }
+    }
+}
+
+/// Adds an entry, or the piece of one that a page brings.
+fn add_piece(entries: &mut Vec<Entry>, piece: Entry) {
+    let last = entries
+        .last_mut()
+        .filter(|last| last.position == piece.position);
+    let offset = piece.fragment.map_or(0, |fragment| fragment.offset);
+    match last {
+        // The rest of an entry whose beginning the page before brought.
+        Some(last) if offset == last.body.len() as u64 => last.body.extend_from_slice(&piece.body),
+        // Another one by now: the realm is an older copy of itself since the page before (READ-9).
+        Some(last) => *last = piece,
+        None => entries.push(piece),
     }
 }
 
@@ -253,5 +265,37 @@ impl Shared {
         Ok(self
             .profile
             .read(|records| state::cursors(records, account))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Fragment;
+
+    /// READ-9: the realm is restored between two pages of a long entry, and another one stands in its place.
+    #[test]
+    fn pieces_of_two_entries_are_not_joined() {
+        let piece = |offset: u64, total: u64, body: &[u8]| Entry {
+            position: Position(7),
+            time: 0,
+            content: 0,
+            fragment: (total > 0).then_some(Fragment { offset, total }),
+            from: "ann".parse().expect("a name"),
+            read: false,
+            body: body.to_vec(),
+        };
+        let bodies = |pieces: Vec<Entry>| {
+            let mut entries = Vec::new();
+            for piece in pieces {
+                add_piece(&mut entries, piece);
+            }
+            let body = |entry: Entry| String::from_utf8(entry.body).expect("a text");
+            entries.into_iter().map(body).collect::<Vec<_>>()
+        };
+        let first = || piece(0, 6, b"one");
+        assert_eq!(bodies(vec![first(), piece(3, 6, b"two")]), ["onetwo"]);
+        assert_eq!(bodies(vec![first(), piece(0, 0, b"other")]), ["other"]);
+        assert_eq!(bodies(vec![first(), piece(0, 9, b"oth")]), ["oth"]);
     }
 }

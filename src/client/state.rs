@@ -300,6 +300,12 @@ impl State {
         }
     }
 
+    /// The session's id, if it is known.
+    pub fn named(&self) -> Option<SessionRef> {
+        let id = self.session.filter(|id| *id != UNNAMED)?;
+        Some(SessionRef::Named(SessionId(id)))
+    }
+
     /// True when a command that names the device's session may end in another user's: only the realm can say.
     pub fn is_in_doubt(&self, session: Option<SessionRef>) -> bool {
         self.names_session && !self.plain && session == Some(SessionRef::Bound)

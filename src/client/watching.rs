@@ -69,7 +69,7 @@ impl Watching<'_> {
         let cursors = self.given.iter();
         let cursors = cursors.map(|(mailbox, position)| (*mailbox, Position(*position)));
         let command = Command::Watch {
-            session: self.client.session()?,
+            session: self.client.reading_session()?,
             cursors: Cursors(cursors.collect()),
         };
         match self.client.call(Options::NONE, command).await? {

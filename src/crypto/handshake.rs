@@ -3,10 +3,14 @@
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
+use blake2::{Blake2s256, Digest as _};
 use rand_core::CryptoRng;
 use snow::{
     HandshakeState,
-    params::{CipherChoice, DHChoice, HashChoice, NoiseParams},
+    params::{
+        BaseChoice, CipherChoice, DHChoice, HandshakeChoice, HandshakeModifierList,
+        HandshakePattern, HashChoice, NoiseParams,
+    },
     resolvers::{CryptoResolver, DefaultResolver},
     types::{Cipher, Dh, Hash, Random},
 };
@@ -77,11 +81,43 @@ impl CryptoResolver for Primitives {
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        DefaultResolver.resolve_hash(choice)
+        // The default resolver brings the other hashes that it knows into every program.
+        matches!(choice, HashChoice::Blake2s).then(|| Box::<Hasher>::default() as Box<dyn Hash>)
     }
 
     fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
         DefaultResolver.resolve_cipher(choice)
+    }
+}
+
+/// BLAKE2s as snow calls it.
+#[derive(Default)]
+struct Hasher(Blake2s256);
+
+impl Hash for Hasher {
+    fn name(&self) -> &'static str {
+        "BLAKE2s"
+    }
+
+    fn block_len(&self) -> usize {
+        64
+    }
+
+    fn hash_len(&self) -> usize {
+        32
+    }
+
+    fn reset(&mut self) {
+        self.0 = Blake2s256::new();
+    }
+
+    fn input(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+
+    fn result(&mut self, out: &mut [u8]) {
+        let hash: [u8; 32] = self.0.finalize_reset().into();
+        out.iter_mut().zip(hash).for_each(|(out, byte)| *out = byte);
     }
 }
 
@@ -92,7 +128,18 @@ fn build(
 ) -> Result<HandshakeState, HandshakeFailed> {
     let mut ephemeral = Zeroizing::new([0; 32]);
     rng.fill_bytes(ephemeral.as_mut());
-    let params: NoiseParams = PATTERN.parse()?;
+    let pattern = HandshakeChoice {
+        pattern: HandshakePattern::IK,
+        modifiers: HandshakeModifierList { list: Vec::new() },
+    };
+    let params = NoiseParams::new(
+        PATTERN.into(),
+        BaseChoice::Noise,
+        pattern,
+        DHChoice::Curve25519,
+        CipherChoice::ChaChaPoly,
+        HashChoice::Blake2s,
+    );
     let builder = snow::Builder::with_resolver(params, Box::new(Primitives { ephemeral }))
         .local_private_key(secret.as_bytes())?
         .prologue(PROLOGUE)?;

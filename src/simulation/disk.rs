@@ -2,7 +2,6 @@
 //! not synced when its machine dies, tears what is being written, fails and fills up.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,8 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::machine::Machine;
 use crate::store::{
-    Batch, Change, CommitError, Committed, Expected, Key, Log, Page, PageLimit, Position, Prefix,
-    Store, StoreError, Subscribers, Subscription, Version, Versioned,
+    Batch, Change, CommitError, Committed, Key, Log, Memory, Page, PageLimit, Position, Prefix,
+    Store, StoreError, Subscribers, Subscription, Versioned,
 };
 
 /// Batches that may wait to be written.
@@ -30,18 +29,10 @@ pub struct Health {
     pub is_full: bool,
 }
 
-#[derive(Debug, Default)]
-struct Entries {
-    by_position: BTreeMap<u64, Vec<u8>>,
-    last: u64,
-}
-
 /// What is on the disk for good.
 #[derive(Debug, Default)]
 struct Contents {
-    values: BTreeMap<Key, Versioned>,
-    logs: BTreeMap<Log, Entries>,
-    version: u64,
+    stored: Memory,
     /// What is being written and not synced.
     unsynced: Vec<Batch>,
 }
@@ -74,7 +65,7 @@ impl Disk {
         let unsynced = std::mem::take(&mut contents.unsynced);
         let survive = self.rng.lock().unwrap().random_range(0..=unsynced.len());
         for batch in unsynced.into_iter().take(survive) {
-            let _ = contents.apply(batch);
+            let _ = contents.stored.apply(batch);
         }
     }
 
@@ -94,49 +85,6 @@ impl Disk {
             queue,
             subscribers,
         }
-    }
-}
-
-impl Contents {
-    /// Checks a batch and carries it out.
-    fn apply(&mut self, batch: Batch) -> Result<Committed, CommitError> {
-        if !batch.names_fit() {
-            return Err(CommitError::Refused("a name is too long".into()));
-        }
-        let holds = batch.expectations.iter().all(|(key, expected)| {
-            let found = self.values.get(key).map(|found| found.version);
-            match expected {
-                Expected::Absent => found.is_none(),
-                Expected::At(version) => found == Some(*version),
-            }
-        });
-        if !holds {
-            return Err(CommitError::Conflict);
-        }
-        self.version += 1;
-        let version = Version(self.version);
-        let mut positions = Vec::new();
-        for change in batch.changes {
-            match change {
-                Change::Put(key, value) => {
-                    self.values.insert(key, Versioned { version, value });
-                }
-                Change::Delete(key) => {
-                    self.values.remove(&key);
-                }
-                Change::Append(log, entry) => {
-                    let entries = self.logs.entry(log).or_default();
-                    entries.last += 1;
-                    entries.by_position.insert(entries.last, entry);
-                    positions.push(Position(entries.last));
-                }
-                Change::Trim(log, below) => {
-                    let entries = self.logs.entry(log).or_default();
-                    entries.by_position = entries.by_position.split_off(&below.0);
-                }
-            }
-        }
-        Ok(Committed { version, positions })
     }
 }
 
@@ -193,7 +141,7 @@ impl Writer {
                 _ => None,
             });
             let logs: Vec<Log> = logs.collect();
-            let outcome = contents.apply(batch);
+            let outcome = contents.stored.apply(batch);
             if outcome.is_ok() {
                 grown.extend(logs);
             }
@@ -219,7 +167,7 @@ impl Store for SimulatedStore {
     async fn get(&self, key: &Key) -> Result<Option<Versioned>, StoreError> {
         self.machine.moment().await;
         let contents = self.disk.contents.lock().unwrap();
-        Ok(contents.values.get(key).cloned())
+        Ok(contents.stored.get(key))
     }
 
     async fn list(
@@ -230,38 +178,13 @@ impl Store for SimulatedStore {
     ) -> Result<Vec<(Key, Versioned)>, StoreError> {
         self.machine.moment().await;
         let contents = self.disk.contents.lock().unwrap();
-        let from = Key(prefix.0.clone());
-        let found = contents
-            .values
-            .range(from..)
-            .filter(|(key, _)| match after {
-                Some(after) => *key > after,
-                None => true,
-            });
-        let found = found.take_while(|(key, _)| key.0.starts_with(&prefix.0));
-        Ok(found
-            .take(limit)
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect())
+        Ok(contents.stored.list(prefix, after, limit))
     }
 
     async fn read(&self, log: &Log, after: Position, limit: PageLimit) -> Result<Page, StoreError> {
         self.machine.moment().await;
         let contents = self.disk.contents.lock().unwrap();
-        let mut page = Page::default();
-        let mut bytes = 0;
-        let Some(entries) = contents.logs.get(log) else {
-            return Ok(page);
-        };
-        for (position, entry) in entries.by_position.range(after.0.saturating_add(1)..) {
-            if page.entries.len() >= limit.entries || bytes >= limit.bytes {
-                page.more = true;
-                break;
-            }
-            bytes += entry.len();
-            page.entries.push((Position(*position), entry.clone()));
-        }
-        Ok(page)
+        Ok(contents.stored.read(log, after, limit))
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
@@ -277,8 +200,7 @@ impl Store for SimulatedStore {
     async fn last(&self, log: &Log) -> Result<Position, StoreError> {
         self.machine.moment().await;
         let contents = self.disk.contents.lock().unwrap();
-        let entries = contents.logs.get(log);
-        Ok(Position(entries.map_or(0, |entries| entries.last)))
+        Ok(contents.stored.last(log))
     }
 
     fn subscribe(&self, logs: &[Log]) -> Subscription {

@@ -31,10 +31,18 @@ const FOUND_BY_SEEDS: [(Fault, u64); 21] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 16] = [
+const FOUND_BY_TESTS: [(Fault, &str); 18] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
+    ),
+    (
+        Fault::ReadAsBound,
+        "simulation::owners::owner_of_a_mailbox_is_who_is_shown_it",
+    ),
+    (
+        Fault::TrustFirstNumber,
+        "simulation::owners::owner_of_a_message_from_a_copy_is_who_typed_it",
     ),
     (
         Fault::OutboxOfAnybody,

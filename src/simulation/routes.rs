@@ -132,7 +132,9 @@ impl Setting {
 
     /// Another process of the profile.
     pub fn process(&self) -> (Client, Machine) {
-        let machine = self.machine("client");
+        // With its end only its own sockets end.
+        let number = self.machines.load(Ordering::Relaxed);
+        let machine = self.machine(&format!("process {number}"));
         let process = machine.clone();
         let memory = self.memory.of(move || process.is_dead());
         let client = self.client_on(machine.clone(), [8; 32], memory);
@@ -145,6 +147,11 @@ impl Setting {
         let name = "ann".parse().unwrap();
         client.auth(name, b"correct horse").await.unwrap();
         client
+    }
+
+    /// The profile as it is now.
+    pub fn copied_profile(&self) -> Memory {
+        self.memory.copy()
     }
 
     pub fn client_of(&self, key: [u8; 32], memory: &Memory) -> Client {

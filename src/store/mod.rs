@@ -9,6 +9,8 @@
 mod batch;
 #[cfg(feature = "embedded")]
 mod embedded;
+#[cfg(test)]
+mod memory;
 mod subscribe;
 #[cfg(all(test, feature = "client", feature = "embedded"))]
 mod tests;
@@ -24,6 +26,8 @@ use bytes::Bytes;
 pub use embedded::{
     BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, VALUES_BYTES, WRITES_WAITING,
 };
+#[cfg(test)]
+pub use memory::Memory;
 use smallvec::SmallVec;
 pub use subscribe::{Subscribers, Subscription};
 

@@ -31,7 +31,9 @@ use crate::{
     wire::{Answer, OperationNumber, Request, SessionRef},
 };
 
-pub use numbers::{PAUSE_MAX, Picked, begin_now, first_before, is_blocked, pick, pick_one};
+pub use numbers::{
+    ON_THE_WAY_MAX, PAUSE_MAX, Picked, begin_now, first_before, is_blocked, pick, pick_one, unname,
+};
 pub use scope::{Before, Scope, describe};
 pub use tokens::{TOKENS_MAX, Token};
 
@@ -225,10 +227,11 @@ fn counters(records: &dyn Records) -> Result<Counters, ProfileError> {
 /// Adds a command, unless its token says that it is there already.
 pub fn add(records: &mut dyn Records, new: &New<'_>) -> Result<Added, ProfileError> {
     let mut counters = counters(records)?;
-    if let Some(token) = new.token
-        && let Some(known) = token.find(records, &new.account, new.request)?
-    {
-        return Ok(known);
+    if let Some(token) = new.token {
+        token.free(records, &new.account, &mut counters.tokens)?;
+        if let Some(known) = token.find(records, &new.account, new.request)? {
+            return Ok(known);
+        }
     }
     let is_secret = new.request.command.carries_password();
     let body = if is_secret {
@@ -327,10 +330,8 @@ pub fn settle(
     counters.bytes = counters
         .bytes
         .saturating_sub(u64::from(entry.bytes) + ENTRY_BYTES);
-    if let Some(token) = entry.token
-        && tokens::settle(records, &entry.account, token, outcome)?
-    {
-        counters.tokens = counters.tokens.saturating_sub(1);
+    if let Some(token) = entry.token {
+        tokens::settle(records, &entry.account, token, outcome)?;
     }
     store::put(records, b"o", &counters)?;
     if *outcome == Outcome::NotDone(Reason::NotKept) {

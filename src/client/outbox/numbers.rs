@@ -13,7 +13,7 @@ use crate::{
         store::{self, Records},
     },
     faults::{Fault, is_planted},
-    wire::{OperationNumber, Request, SessionRef},
+    wire::{OperationNumber, Request, SessionId, SessionRef},
 };
 
 /// The realm tells so many numbers up to the highest apart (EXACT-3): no number is given out that is so far above one that
@@ -26,7 +26,7 @@ pub const PAUSE_MAX: Duration = Duration::from_hours(1);
 /// Operation numbers are below this: 2^62.
 const VARINT_MAX: u64 = (1 << 62) - 1;
 /// Entries that are on their way at once.
-const ON_THE_WAY_MAX: usize = 64;
+pub const ON_THE_WAY_MAX: usize = 64;
 
 /// An entry to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,16 +100,21 @@ pub fn first_before(records: &dyn Records, id: EntryId) -> Result<Option<EntryId
 }
 
 /// Picks what is to be sent of `account`'s entries, except those that are `on_the_way` with the same aim, and gives it numbers. Where nobody
-/// is logged in, only what somebody waits for.
+/// is logged in, only what somebody waits for. At most so many are on their way at once.
 pub fn pick(
     records: &mut dyn Records,
     account: &Account,
     now: Duration,
-    (on_the_way, is_logged_in): (&BTreeMap<EntryId, Aim>, bool),
+    (on_the_way, is_logged_in, most): (&BTreeMap<EntryId, Aim>, bool, usize),
 ) -> Result<Due, ProfileError> {
     let mut due = Due::default();
     let entries = list(records)?;
     let same_realm = |entry: &Entry| entry.account.realm == account.realm;
+    // Where there may be one only, it is the one of which something has left before.
+    let mut left = entries
+        .iter()
+        .filter(|(_, entry)| same_realm(entry) && entry.left && entry.account == *account);
+    let only = left.next().map(|(id, _)| *id).filter(|_| most == 1);
     let (mut before, mut is_full) = (Before::default(), false);
     for (id, mut entry) in entries {
         let scope = entry.scope(records)?;
@@ -143,7 +148,8 @@ pub fn pick(
             due.has_settled = true;
             continue;
         }
-        let is_held = !is_logged_in && !entry.waiting.is_on(now);
+        let is_held =
+            (!is_logged_in && !entry.waiting.is_on(now)) || only.is_some_and(|only| only != id);
         if entry.aim == Aim::Do && (is_held || is_blocked) {
             // Somebody logs in first, or what is before it is settled; both are changes.
             continue;
@@ -156,7 +162,9 @@ pub fn pick(
         if entry.is_secret && entry.aim == Aim::Do {
             continue;
         }
-        if due.picked.len() + on_the_way.len() >= ON_THE_WAY_MAX {
+        // One that is on its way with another aim is begun anew.
+        let others = on_the_way.len() - usize::from(on_the_way.contains_key(&id));
+        if due.picked.len() + others >= most {
             break;
         }
         if entry.number.is_none() && is_full {
@@ -328,6 +336,27 @@ fn name_session(records: &mut dyn Records, id: EntryId, entry: &Entry) -> Result
     match request.command.session_mut() {
         Some(session) if *session != named && (is_ours || *session == SessionRef::Bound) => {
             *session = named;
+        }
+        _ => return Ok(()),
+    }
+    store::put(records, &super::body_key(id), &request.to_bytes())
+}
+
+/// A command that was asked in the profile's own session, which has ended, is to be asked in its user's next one.
+pub fn unname(
+    records: &mut dyn Records,
+    id: EntryId,
+    session: Option<[u8; 16]>,
+) -> Result<(), ProfileError> {
+    let Some(bytes) = body(records, id)? else {
+        return Ok(());
+    };
+    let mut request = Request::parse(&bytes).map_err(|_| records.damaged())?;
+    match request.command.session_mut() {
+        Some(named @ SessionRef::Named(_))
+            if *named == SessionRef::Named(SessionId(session.unwrap_or_default())) =>
+        {
+            *named = SessionRef::Bound;
         }
         _ => return Ok(()),
     }

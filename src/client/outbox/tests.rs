@@ -68,8 +68,15 @@ impl Box {
 
     fn pick_at(&self, now: Duration, on_the_way: &[EntryId]) -> Vec<Picked> {
         let on_the_way = on_the_way.iter().map(|id| (*id, Aim::Do)).collect();
-        self.write(|records| pick(records, &account("ann"), now, (&on_the_way, true)))
-            .picked
+        self.write(|records| {
+            pick(
+                records,
+                &account("ann"),
+                now,
+                (&on_the_way, true, ON_THE_WAY_MAX),
+            )
+        })
+        .picked
     }
 
     fn ids(&self, on_the_way: &[EntryId]) -> Vec<EntryId> {
@@ -251,16 +258,28 @@ fn outbox_is_bounded_in_bytes() {
 fn outbox_leaves_entries_of_another_account_alone() {
     let outbox = Box::default();
     let id = outbox.add(&send("bob", "a"));
-    let other =
-        outbox.write(|records| pick(records, &account("cid"), NOW, (&BTreeMap::new(), true)));
+    let other = outbox.write(|records| {
+        pick(
+            records,
+            &account("cid"),
+            NOW,
+            (&BTreeMap::new(), true, ON_THE_WAY_MAX),
+        )
+    });
     assert!(other.picked.is_empty());
     assert_eq!(outbox.ids(&[]), [id]);
     // Where nobody is logged in, what nobody waits for is held.
     outbox.settle(id);
     let held = outbox.add(&send("bob", "b"));
     outbox.write(|records| stop_waiting(records, held, true));
-    let nobody =
-        outbox.write(|records| pick(records, &account("ann"), NOW, (&BTreeMap::new(), false)));
+    let nobody = outbox.write(|records| {
+        pick(
+            records,
+            &account("ann"),
+            NOW,
+            (&BTreeMap::new(), false, ON_THE_WAY_MAX),
+        )
+    });
     assert!(nobody.picked.is_empty());
     // Found by the simulator: the carrier looked again every millisecond.
     assert_eq!(nobody.next, None);
@@ -307,7 +326,14 @@ fn lifetime_that_ends_on_the_way_takes_the_entry_back() {
     let on_the_way = BTreeMap::from([(id, Aim::Do)]);
     let due = |after| {
         let now = NOW + Duration::from_secs(after);
-        outbox.write(|records| pick(records, &account("ann"), now, (&on_the_way, true)))
+        outbox.write(|records| {
+            pick(
+                records,
+                &account("ann"),
+                now,
+                (&on_the_way, true, ON_THE_WAY_MAX),
+            )
+        })
     };
     assert_eq!(due(1).next, Some(NOW + Duration::from_secs(5)));
     let picked = &due(5).picked[0];

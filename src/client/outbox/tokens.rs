@@ -83,6 +83,24 @@ impl Token {
         }))
     }
 
+    /// Forgets the token if it is free again.
+    pub(super) fn free(
+        &self,
+        records: &mut dyn Records,
+        account: &Account,
+        tokens: &mut u64,
+    ) -> Result<(), ProfileError> {
+        let key = key(account, self.hash());
+        if let Some(kept) = store::get::<Kept>(records, &key)?
+            && kept.outcome.as_ref().is_some_and(is_free)
+        {
+            records.delete(&age_key(kept.created, &key))?;
+            records.delete(&key)?;
+            *tokens = tokens.saturating_sub(1);
+        }
+        Ok(())
+    }
+
     /// Remembers that the token is for an entry. False when as many are remembered as fit.
     pub(super) fn remember(
         &self,
@@ -136,35 +154,31 @@ fn fingerprint(request: &Request<'_>) -> [u8; 8] {
     hash.first_chunk().copied().unwrap_or_default()
 }
 
-/// Notes what became of the entry that has a token. True when the token is free again: its command has not been done, and
-/// its user has been told.
-pub(super) fn settle(
-    records: &mut dyn Records,
-    account: &Account,
-    hash: [u8; 16],
-    outcome: &Outcome,
-) -> Result<bool, ProfileError> {
-    let key = key(account, hash);
-    let Some(kept) = store::get::<Kept>(records, &key)? else {
-        return Ok(false);
-    };
-    let is_free = match outcome {
+/// True when a token is free again: its command has not been done. Whoever has logged in and repeats it means it to be done.
+fn is_free(outcome: &Outcome) -> bool {
+    match outcome {
         Outcome::NotDone(Reason::NotKept | Reason::NoSession) => true,
-        // Whoever has logged in and repeats it means it to be done.
         Outcome::Answer(bytes) => matches!(
             Answer::parse(bytes),
             Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::NoSession
         ),
         Outcome::NotDone(Reason::Cancelled | Reason::Expired) | Outcome::Unknown => false,
-    };
-    if is_free {
-        records.delete(&age_key(kept.created, &key))?;
-        records.delete(&key)?;
-        return Ok(true);
     }
+}
+
+/// Notes what became of the entry that has a token.
+pub(super) fn settle(
+    records: &mut dyn Records,
+    account: &Account,
+    hash: [u8; 16],
+    outcome: &Outcome,
+) -> Result<(), ProfileError> {
+    let key = key(account, hash);
+    let Some(kept) = store::get::<Kept>(records, &key)? else {
+        return Ok(());
+    };
     let outcome = Some(outcome.clone());
-    store::put(records, &key, &Kept { outcome, ..kept })?;
-    Ok(false)
+    store::put(records, &key, &Kept { outcome, ..kept })
 }
 
 /// The tokens of what was typed before it was known who is logged in become those of `account`.

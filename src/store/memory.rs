@@ -1,0 +1,110 @@
+//! What a store holds, in memory and without a disk: for tests that keep, copy and compare it.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Batch, Change, CommitError, Committed, Expected, Key, Log, Page, PageLimit, Position, Prefix,
+    Version, Versioned,
+};
+
+#[derive(Clone, Debug, Default)]
+struct Entries {
+    by_position: BTreeMap<u64, Vec<u8>>,
+    last: u64,
+}
+
+/// The contents of a store. Each call is whole: nothing happens in between.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    values: BTreeMap<Key, Versioned>,
+    logs: BTreeMap<Log, Entries>,
+    version: u64,
+}
+
+impl Memory {
+    /// As [`super::Store::get`].
+    pub fn get(&self, key: &Key) -> Option<Versioned> {
+        self.values.get(key).cloned()
+    }
+
+    /// As [`super::Store::list`].
+    pub fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Vec<(Key, Versioned)> {
+        let from = Key(prefix.0.clone());
+        let found = self.values.range(from..);
+        let found = found.filter(|(key, _)| after.is_none_or(|after| *key > after));
+        found
+            .take_while(|(key, _)| key.0.starts_with(&prefix.0))
+            .take(limit)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+
+    /// As [`super::Store::read`].
+    pub fn read(&self, log: &Log, after: Position, limit: PageLimit) -> Page {
+        let mut page = Page::default();
+        let mut bytes = 0;
+        let Some(entries) = self.logs.get(log) else {
+            return page;
+        };
+        for (position, entry) in entries.by_position.range(after.0.saturating_add(1)..) {
+            if page.entries.len() >= limit.entries || bytes >= limit.bytes {
+                page.more = true;
+                break;
+            }
+            bytes += entry.len();
+            page.entries.push((Position(*position), entry.clone()));
+        }
+        page
+    }
+
+    /// As [`super::Store::last`].
+    pub fn last(&self, log: &Log) -> Position {
+        Position(self.logs.get(log).map_or(0, |entries| entries.last))
+    }
+
+    /// Checks a batch and carries it out.
+    pub fn apply(&mut self, batch: Batch) -> Result<Committed, CommitError> {
+        if !batch.names_fit() {
+            return Err(CommitError::Refused("a name is too long".into()));
+        }
+        let holds = batch.expectations.iter().all(|(key, expected)| {
+            let found = self.values.get(key).map(|found| found.version);
+            match expected {
+                Expected::Absent => found.is_none(),
+                Expected::At(version) => found == Some(*version),
+            }
+        });
+        if !holds {
+            return Err(CommitError::Conflict);
+        }
+        self.version += 1;
+        let version = Version(self.version);
+        let mut positions = Vec::new();
+        for change in batch.changes {
+            match change {
+                Change::Put(key, value) => {
+                    self.values.insert(key, Versioned { version, value });
+                }
+                Change::Delete(key) => {
+                    self.values.remove(&key);
+                }
+                Change::Append(log, entry) => {
+                    let entries = self.logs.entry(log).or_default();
+                    entries.last += 1;
+                    entries.by_position.insert(entries.last, entry);
+                    positions.push(Position(entries.last));
+                }
+                Change::Trim(log, below) => {
+                    let entries = self.logs.entry(log).or_default();
+                    entries.by_position = entries.by_position.split_off(&below.0);
+                }
+            }
+        }
+        Ok(Committed { version, positions })
+    }
+}
