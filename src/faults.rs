@@ -14,6 +14,8 @@ pub enum Fault {
     ForgetAnswer,
     /// A batch that met a change counts as written.
     IgnoreConflict,
+    /// A command is done as decided, whatever has changed since.
+    RelyOnNothing,
     /// A batch for which the disk had no room counts as written.
     IgnoreFullDisk,
     /// A packet number is used twice now and then.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     crypto::same,
-    store::{Expected, Store},
+    store::Store,
     wire::{Answer, Command, ErrorCode, PASSWORD_MAX, PASSWORD_MIN, Password, Refusal},
 };
 
@@ -44,7 +44,8 @@ impl<S: Store> Realm<S> {
         check_password(&password)?;
         self.check_code(work)?;
         let key = records::account(username);
-        if self.store.get(&key).await?.is_some() {
+        let batch = &mut work.batch;
+        if self.noted::<AccountRecord>(batch, &key).await?.is_some() {
             return Err(ErrorCode::UsernameTaken.into());
         }
         if work.hashed.made.is_none() {
@@ -56,9 +57,7 @@ impl<S: Store> Realm<S> {
             password: self.hashed(&password, &mut work.hashed).await?,
             created: work.caller.now.wall,
         };
-        work.batch
-            .expect(key.clone(), Expected::Absent)
-            .put(key, account.to_value()?);
+        work.batch.put(key, account.to_value()?);
         self.open_session(work, username).await
     }
 
@@ -85,7 +84,8 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::Internal.into());
         };
         let key = records::account(username);
-        let found = self.record::<AccountRecord>(&key).await?;
+        // Should the password change meanwhile, this one is compared with the new one.
+        let found = self.noted::<AccountRecord>(&mut work.batch, &key).await?;
         let kept = found.as_ref().map(|(account, _)| account.password.clone());
         if work.hashed.compared.is_none() {
             self.limiter.login(work.caller)?;
@@ -95,12 +95,9 @@ impl<S: Store> Realm<S> {
         let fits = self
             .compare(guess, &password, kept, &mut work.hashed)
             .await?;
-        let version = match found {
-            Some((_, version)) if fits => version,
-            _ => return Err(ErrorCode::BadCredentials.into()),
-        };
-        // Should the password change meanwhile, this one is compared with the new one.
-        work.batch.expect(key, Expected::At(version));
+        if found.is_none() || !fits {
+            return Err(ErrorCode::BadCredentials.into());
+        }
         self.open_session(work, username).await
     }
 
@@ -111,11 +108,11 @@ impl<S: Store> Realm<S> {
         else {
             return Err(ErrorCode::Internal.into());
         };
-        let current = self.session(work.caller, session).await?;
+        let current = self.session_noted(work, session).await?;
         check_password(&new)?;
         let key = records::account(current.user);
-        let (mut account, version) = self
-            .record::<AccountRecord>(&key)
+        let (mut account, _) = self
+            .noted::<AccountRecord>(&mut work.batch, &key)
             .await?
             .ok_or(ErrorCode::NoSession)?;
         let kept = Some(account.password.clone());
@@ -128,12 +125,9 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::WrongPassword.into());
         }
         account.password = self.hashed(&new, &mut work.hashed).await?;
-        current.rely_on(&mut work.batch);
-        work.batch
-            .expect(key.clone(), Expected::At(version))
-            .put(key, account.to_value()?);
+        work.batch.put(key, account.to_value()?);
         // Whoever knew the old password is out (ACC-4).
-        let mut others = self.sessions_of(current.user).await?;
+        let mut others = self.sessions_of(&mut work.batch, current.user).await?;
         others.retain(|session| session.hash != current.hash);
         self.end_sessions(&others, None, &mut work.batch).await?;
         Ok(Answer::Done)

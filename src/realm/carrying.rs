@@ -8,6 +8,7 @@ use super::{
         self, CursorRecord, EntryRecord, OperationRecord, Owner, PeerRecord, Place, QueuedKind,
         QueuedRecord, Record as _, RecordedAnswer,
     },
+    storing::Unnoted,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -112,7 +113,7 @@ impl<S: Store> Realm<S> {
         refused: u32,
         now: Moment,
     ) -> Carried {
-        let Ok(current) = self.peer(peer.realm).await else {
+        let Ok(current) = self.peer(&mut Unnoted, peer.realm).await else {
             return Carried::Silent;
         };
         let patience = if outgoing.record.set_aside {

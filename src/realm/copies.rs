@@ -6,9 +6,10 @@ use super::{
     network::GroupWork,
     peers::Peer,
     records::{self, CopyMemberRecord, CopyRecord, EntryRecord, Place, Record as _},
+    storing::{Notes, Unnoted},
 };
 use crate::{
-    store::{Batch, Expected, Store, Version},
+    store::{Batch, Store},
     wire::{
         Answer, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position, RealmId,
         Refusal, SessionRef, Username,
@@ -22,7 +23,6 @@ const COPIES_MAX: usize = 1000;
 #[derive(Debug)]
 pub struct Copy {
     record: CopyRecord,
-    version: Version,
 }
 
 impl Copy {
@@ -46,25 +46,26 @@ pub enum ReadOutcome {
 impl<S: Store> Realm<S> {
     pub(super) async fn find_copy(
         &self,
+        notes: &mut impl Notes,
         realm: RealmId,
         group: GroupName,
     ) -> Result<Option<Copy>, Failure> {
-        let found = self.record(&records::copy(realm, group)).await?;
-        Ok(found.map(|(record, version)| Copy { record, version }))
+        let found = self.noted(notes, &records::copy(realm, group)).await?;
+        Ok(found.map(|(record, _)| Copy { record }))
     }
 
     /// The copy of a group that `user` is in.
     pub(super) async fn copy_for(
         &self,
-        realm: RealmId,
-        group: GroupName,
+        notes: &mut impl Notes,
+        (realm, group): (RealmId, GroupName),
         user: Username,
     ) -> Result<Copy, Failure> {
-        let copy = self.find_copy(realm, group).await?;
+        let copy = self.find_copy(notes, realm, group).await?;
         // Whether the group exists is for its own realm to say.
         let copy = copy.ok_or(ErrorCode::NotAMember)?;
         let key = records::copy_member(realm, group, user);
-        let member = self.record::<CopyMemberRecord>(&key).await?;
+        let member = self.noted::<CopyMemberRecord>(notes, &key).await?;
         // Whoever was in a group that has ended is not in the one made after it.
         member
             .filter(|(member, _)| member.is_of(&copy.record))
@@ -85,8 +86,8 @@ impl<S: Store> Realm<S> {
         else {
             return Err(ErrorCode::Internal.into());
         };
-        let current = self.session(work.caller, session).await?;
-        let peer = self.peer(realm).await?;
+        let current = self.session_noted(work, session).await?;
+        let peer = self.peer(&mut work.batch, realm).await?;
         let peer = peer.asked_by(self.named_source(src_address, src_port)?);
         let user = current.user;
         let request = PeerRequest::Join {
@@ -99,13 +100,12 @@ impl<S: Store> Realm<S> {
             Answer::Refused(refusal) => return Err(refusal.into()),
             _ => return Err(ErrorCode::Internal.into()),
         };
-        current.rely_on(&mut work.batch);
         let member = CopyMemberRecord {
             joined: work.caller.now.wall,
             epoch: Some(epoch),
         };
         let key = records::copy(realm, group);
-        let copy = self.find_copy(realm, group).await?;
+        let copy = self.find_copy(&mut work.batch, realm, group).await?;
         let known_as = known_as.as_str().into();
         let record = match &copy {
             Some(copy) if copy.record.epoch == epoch => CopyRecord {
@@ -133,9 +133,7 @@ impl<S: Store> Realm<S> {
                 floor: 0,
             },
         };
-        let expected = copy.map_or(Expected::Absent, |copy| Expected::At(copy.version));
         work.batch
-            .expect(key.clone(), expected)
             .put(key, record.to_value()?)
             .put(records::copy_member(realm, group, user), member.to_value()?);
         work.joined = Some(user);
@@ -149,10 +147,10 @@ impl<S: Store> Realm<S> {
         realm: RealmId,
         group: GroupName,
     ) -> Result<Answer, Failure> {
-        let current = self.session(work.caller, session).await?;
-        let peer = self.peer(realm).await?;
+        let current = self.session_noted(work, session).await?;
+        let peer = self.peer(&mut work.batch, realm).await?;
         let user = current.user;
-        self.copy_for(realm, group, user).await?;
+        self.copy_for(&mut work.batch, (realm, group), user).await?;
         let gone = [ErrorCode::NoSuchGroup, ErrorCode::NotAMember];
         match self
             .ask_peer(&peer, &PeerRequest::Leave { group, user })
@@ -163,7 +161,6 @@ impl<S: Store> Realm<S> {
             Answer::Refused(refusal) => return Err(refusal.into()),
             _ => return Err(ErrorCode::Internal.into()),
         }
-        current.rely_on(&mut work.batch);
         work.batch.delete(records::copy_member(realm, group, user));
         Ok(Answer::Done)
     }
@@ -190,8 +187,9 @@ impl<S: Store> Realm<S> {
         options: &Options,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
-        self.peer(realm).await?;
-        let copy = self.copy_for(realm, group, current.user).await?;
+        self.peer(&mut Unnoted, realm).await?;
+        let which = (realm, group);
+        let copy = self.copy_for(&mut Unnoted, which, current.user).await?;
         let place = copy.place(realm, group);
         self.read_page(caller, &current, &place, options).await
     }
@@ -242,7 +240,8 @@ impl<S: Store> Realm<S> {
         peer: &Peer,
         group: GroupName,
     ) -> Result<Option<ReadOutcome>, Failure> {
-        let Some(copy) = self.find_copy(peer.realm, group).await? else {
+        let mut batch = Batch::new();
+        let Some(copy) = self.find_copy(&mut batch, peer.realm, group).await? else {
             return Ok(Some(ReadOutcome::Gone));
         };
         let Some((entries, more)) = self.read_whole_page(peer, group, &copy.record).await? else {
@@ -252,7 +251,6 @@ impl<S: Store> Realm<S> {
             return Ok(Some(ReadOutcome::Equal));
         };
         let place = copy.place(peer.realm, group);
-        let mut batch = Batch::new();
         for entry in entries {
             let realm = match entry.from.realm {
                 None => Some(peer.realm.as_str().to_string()),
@@ -274,9 +272,7 @@ impl<S: Store> Realm<S> {
             ..copy.record
         };
         // Nobody else reads this group; should it have been joined anew meanwhile, it is read anew.
-        batch
-            .expect(key.clone(), Expected::At(copy.version))
-            .put(key, record.to_value()?);
+        batch.put(key, record.to_value()?);
         match self.commit(batch).await? {
             Outcome::Durable if !more => Ok(Some(ReadOutcome::Equal)),
             Outcome::Durable | Outcome::Conflict => Ok(None),

@@ -14,6 +14,7 @@ use super::{
     carrying::{Outgoing, QUEUED_LIFETIME_SECONDS},
     peers::Peer,
     records::{self, QueuedRecord, Record as _, ReturnedRecord},
+    storing::Unnoted,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -105,7 +106,7 @@ impl<S: Store> Realm<S> {
 
     async fn return_one(&self, realm: RealmId, position: u64, now: u32) -> Result<(), Failure> {
         loop {
-            let Ok(peer) = self.peer(realm).await else {
+            let Ok(peer) = self.peer(&mut Unnoted, realm).await else {
                 return Ok(());
             };
             let (settled, expected) = self.settled(realm).await?;

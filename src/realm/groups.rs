@@ -3,13 +3,15 @@
 use super::{
     Caller, Failure, Guess, Hashed, Moment, Realm, Work,
     records::{
-        self, BanRecord, GroupLink, GroupLogRecord, GroupRecord, MemberRecord, Place, Record as _,
+        self, BanRecord, ChangedRecord, GroupLink, GroupLogRecord, GroupRecord, MemberRecord,
+        Place, Record as _,
     },
     sessions::Current,
+    storing::{Notes, Unnoted},
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, Store, Version},
+    store::{Batch, Key, Store},
     wire::{
         Answer, Command, ErrorCode, GroupName, Member, Options, PASSWORD_MAX, Password, Position,
         RealmId, Refusal, Role, Sender, SessionRef, Username,
@@ -18,7 +20,8 @@ use crate::{
 
 /// Names on a page unless the reader asks for fewer.
 const NAMES_MAX: u64 = 1000;
-/// Members looked at to find who follows an owner that leaves, and removed with a group in one go.
+/// Members that are read at once, and those that are removed with their group: who is left over in a larger one is a member of an
+/// epoch that is over, which nothing asks for any more.
 pub const MEMBERS_AT_ONCE: usize = 1000;
 /// Bytes of an answer before its first name: kind, more.
 const ANSWER_HEAD: usize = 2;
@@ -28,18 +31,12 @@ const ANSWER_HEAD: usize = 2;
 pub struct Group {
     pub name: GroupName,
     pub record: GroupRecord,
-    pub version: Version,
 }
 
 impl Group {
     /// Where its messages are.
     pub fn place(&self) -> Place {
         Place::group(self.name, &self.record)
-    }
-
-    /// Makes a batch depend on the group being as it is.
-    pub fn rely_on(&self, batch: &mut Batch) {
-        batch.expect(records::group(self.name), Expected::At(self.version));
     }
 
     fn member_key(&self, who: &Sender) -> Key {
@@ -54,12 +51,29 @@ impl Group {
             .filter_map(|realm| realm.parse().ok())
     }
 
-    /// Adds to `batch` that someone is a member no more.
-    pub fn remove(&self, who: &Sender, batch: &mut Batch) {
+    /// Adds to `batch` that someone is a member no more, who was what `member` says.
+    pub fn remove(
+        &self,
+        who: &Sender,
+        member: &MemberRecord,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
         batch.delete(self.member_key(who));
         if who.realm.is_none() {
-            batch.delete(records::joined_group(who.user, self.name));
+            let (name, epoch) = (self.name, self.record.epoch);
+            batch
+                .delete(records::joined_group(who.user, name))
+                .delete(records::standing(name, epoch, who.user, member));
+            self.members_change(batch)?;
         }
+        Ok(())
+    }
+
+    /// Whoever decides by who is a member decides anew.
+    fn members_change(&self, batch: &mut Batch) -> Result<(), Failure> {
+        let key = records::members_changed(self.name, self.record.epoch);
+        batch.put(key, ChangedRecord {}.to_value()?);
+        Ok(())
     }
 
     /// Adds to `batch` that the group is `owner`'s.
@@ -72,18 +86,26 @@ impl Group {
         Ok(())
     }
 
-    /// Adds to `batch` that someone is a member.
+    /// Adds to `batch` that someone is a member, who was before what `former` says, if anything.
     pub fn put(
         &self,
         who: &Sender,
         member: &MemberRecord,
+        former: Option<&MemberRecord>,
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         batch.put(self.member_key(who), member.to_value()?);
         if who.realm.is_none() {
-            let epoch = self.record.epoch;
-            let key = records::joined_group(who.user, self.name);
-            batch.put(key, GroupLink { epoch }.to_value()?);
+            let (name, epoch) = (self.name, self.record.epoch);
+            let standing = |member| records::standing(name, epoch, who.user, member);
+            if let Some(former) = former {
+                batch.delete(standing(former));
+            }
+            let link = GroupLink { epoch }.to_value()?;
+            batch
+                .put(records::joined_group(who.user, name), link)
+                .put(standing(member), ChangedRecord {}.to_value()?);
+            self.members_change(batch)?;
         }
         Ok(())
     }
@@ -94,57 +116,52 @@ impl Group {
 pub struct Membership {
     pub role: Role,
     pub record: MemberRecord,
-    key: Key,
-    version: Version,
-}
-
-impl Membership {
-    /// Makes a batch depend on the membership being as it is.
-    pub fn rely_on(&self, batch: &mut Batch) {
-        batch.expect(self.key.clone(), Expected::At(self.version));
-    }
 }
 
 impl<S: Store> Realm<S> {
     /// The group of that name.
-    pub(super) async fn group(&self, name: GroupName) -> Result<Group, Failure> {
-        self.find_group(name)
+    pub(super) async fn group(
+        &self,
+        notes: &mut impl Notes,
+        name: GroupName,
+    ) -> Result<Group, Failure> {
+        self.find_group(notes, name)
             .await?
             .ok_or(ErrorCode::NoSuchGroup.into())
     }
 
-    pub(super) async fn find_group(&self, name: GroupName) -> Result<Option<Group>, Failure> {
-        let found = self.record(&records::group(name)).await?;
-        Ok(found.map(|(record, version)| Group {
-            name,
-            record,
-            version,
-        }))
+    pub(super) async fn find_group(
+        &self,
+        notes: &mut impl Notes,
+        name: GroupName,
+    ) -> Result<Option<Group>, Failure> {
+        let found = self.noted(notes, &records::group(name)).await?;
+        Ok(found.map(|(record, _)| Group { name, record }))
     }
 
     /// What someone is in a group; `None` for a stranger.
     pub(super) async fn find_member(
         &self,
+        notes: &mut impl Notes,
         group: &Group,
         who: &Sender,
     ) -> Result<Option<Membership>, Failure> {
         let key = group.member_key(who);
-        let found = self.record::<MemberRecord>(&key).await?;
-        Ok(found.map(|(record, version)| Membership {
+        let found = self.noted::<MemberRecord>(notes, &key).await?;
+        Ok(found.map(|(record, _)| Membership {
             role: role(group, who, &record),
             record,
-            key,
-            version,
         }))
     }
 
     /// What `user`, who asks, is in a group.
     pub(super) async fn membership(
         &self,
+        notes: &mut impl Notes,
         group: &Group,
         user: Username,
     ) -> Result<Membership, Failure> {
-        self.find_member(group, &local(user))
+        self.find_member(notes, group, &local(user))
             .await?
             .ok_or(ErrorCode::NotAMember.into())
     }
@@ -159,17 +176,16 @@ impl<S: Store> Realm<S> {
         else {
             return Err(ErrorCode::Internal.into());
         };
-        let current = self.session(work.caller, session).await?;
-        if self.find_group(name).await?.is_some() {
+        let current = self.session_noted(work, session).await?;
+        if self.find_group(&mut work.batch, name).await?.is_some() {
             return Err(ErrorCode::GroupExists.into());
         }
         let epoch = u64::from_be_bytes(self.random());
         // READ-6: the log of the groups that had the name before goes on, so that no cursor is ahead of it.
-        let former_key = records::former_log(name);
-        let former = self.record::<GroupLogRecord>(&former_key).await?;
-        let (log, expected) = former.map_or((epoch, Expected::Absent), |(former, version)| {
-            (former.log, Expected::At(version))
-        });
+        let former = self
+            .noted::<GroupLogRecord>(&mut work.batch, &records::former_log(name))
+            .await?;
+        let log = former.map_or(epoch, |(former, _)| former.log);
         let log = if is_planted(Fault::ReusePositions) {
             epoch
         } else {
@@ -185,23 +201,18 @@ impl<S: Store> Realm<S> {
             log,
             floor: floor.0,
         };
-        // Whoever made one and deleted it meanwhile has moved the end of the log.
-        work.batch.expect(former_key, expected);
-        current.rely_on(&mut work.batch);
-        let key = records::group(name);
         work.batch
-            .expect(key.clone(), Expected::Absent)
-            .put(key, record.to_value()?);
-        let group = Group {
-            name,
-            record,
-            version: Version(0),
-        };
+            .put(records::group(name), record.to_value()?)
+            .put(
+                records::standings(name, epoch),
+                ChangedRecord {}.to_value()?,
+            );
+        let group = Group { name, record };
         let member = MemberRecord {
             moderator: false,
             joined: work.caller.now.wall,
         };
-        group.put(&local(current.user), &member, &mut work.batch)?;
+        group.put(&local(current.user), &member, None, &mut work.batch)?;
         work.joined = Some(current.user);
         Ok(Answer::Done)
     }
@@ -234,8 +245,8 @@ impl<S: Store> Realm<S> {
         else {
             return Err(ErrorCode::Internal.into());
         };
-        let current = self.session(work.caller, session).await?;
-        let group = self.find_group(name).await?;
+        let current = self.session_noted(work, session).await?;
+        let group = self.find_group(&mut work.batch, name).await?;
         if group.is_none() && !self.limits.hide_groups {
             return Err(ErrorCode::NoSuchGroup.into());
         }
@@ -256,23 +267,19 @@ impl<S: Store> Realm<S> {
         self.check_group_password(guess, &group, &password, &mut work.hashed)
             .await?;
         let ban = records::ban(name, group.record.epoch, &local(current.user));
-        if self.record::<BanRecord>(&ban).await?.is_some() {
+        let batch = &mut work.batch;
+        if self.noted::<BanRecord>(batch, &ban).await?.is_some() {
             return Err(ErrorCode::Banned.into());
         }
         let user = local(current.user);
-        if self.find_member(&group, &user).await?.is_some() {
+        if self.find_member(batch, &group, &user).await?.is_some() {
             return Ok(Answer::Done);
         }
-        current.rely_on(&mut work.batch);
-        group.rely_on(&mut work.batch);
-        work.batch
-            .expect(ban, Expected::Absent)
-            .expect(group.member_key(&user), Expected::Absent);
         let member = MemberRecord {
             moderator: false,
             joined: work.caller.now.wall,
         };
-        group.put(&local(current.user), &member, &mut work.batch)?;
+        group.put(&user, &member, None, batch)?;
         work.joined = Some(current.user);
         Ok(Answer::Done)
     }
@@ -304,49 +311,92 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         name: GroupName,
     ) -> Result<Answer, Failure> {
-        let current = self.session(work.caller, session).await?;
-        let group = self.group(name).await?;
-        let member = self.membership(&group, current.user).await?;
-        current.rely_on(&mut work.batch);
-        group.rely_on(&mut work.batch);
-        member.rely_on(&mut work.batch);
+        let current = self.session_noted(work, session).await?;
+        let batch = &mut work.batch;
+        let group = self.group(batch, name).await?;
+        let member = self.membership(batch, &group, current.user).await?;
         if member.role != Role::Owner {
-            group.remove(&local(current.user), &mut work.batch);
+            group.remove(&local(current.user), &member.record, batch)?;
             return Ok(Answer::Done);
         }
-        match self.successor(&group, &current).await? {
+        match self.successor(batch, &group, &current).await? {
             Some(owner) => {
-                group.remove(&local(current.user), &mut work.batch);
-                group.put_owner(owner, &mut work.batch)?;
+                group.remove(&local(current.user), &member.record, batch)?;
+                group.put_owner(owner, batch)?;
             }
-            None => self.delete_group(&group, &mut work.batch).await?,
+            None => self.delete_group(&group, batch).await?,
         }
         Ok(Answer::Done)
     }
 
-    /// Who follows an owner that leaves: the moderator, else the member, of longest standing.
+    /// Who follows an owner that leaves: the moderator, else the member, of longest standing. A group has its owner in its own
+    /// realm.
     async fn successor(
+        &self,
+        notes: &mut impl Notes,
+        group: &Group,
+        leaving: &Current,
+    ) -> Result<Option<Username>, Failure> {
+        let (name, epoch) = (group.name, group.record.epoch);
+        let changed = records::members_changed(name, epoch);
+        self.noted::<ChangedRecord>(notes, &changed).await?;
+        if self
+            .store
+            .get(&records::standings(name, epoch))
+            .await?
+            .is_none()
+        {
+            return self.successor_by_name(group, leaving).await;
+        }
+        for is_moderator in [true, false] {
+            let prefix = records::ranked(name, epoch, is_moderator);
+            // One of the two may be who leaves.
+            for (key, _) in self.store.list(&prefix, None, 2).await? {
+                let user = records::ranked_in(&key, &prefix);
+                if user.is_some_and(|user| user != leaving.user) {
+                    return Ok(user);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same in a group from before members were listed by their standing.
+    async fn successor_by_name(
         &self,
         group: &Group,
         leaving: &Current,
     ) -> Result<Option<Username>, Failure> {
-        let members = self.members_of(group, MEMBERS_AT_ONCE).await?;
-        // A group has its owner in its own realm.
-        let others = members
-            .into_iter()
-            .filter(|(who, _)| who.realm.is_none() && who.user != leaving.user);
-        let first = others.min_by_key(|(who, member)| (!member.moderator, member.joined, who.user));
-        Ok(first.map(|(who, _)| who.user))
+        let mut first = None;
+        let mut after = None;
+        loop {
+            let members = self
+                .members_of(group, after.as_ref(), MEMBERS_AT_ONCE)
+                .await?;
+            let Some((last, _)) = members.last() else {
+                return Ok(first.map(|(_, _, user)| user));
+            };
+            after = Some(*last);
+            let others = members
+                .iter()
+                .filter(|(who, _)| who.realm.is_none() && who.user != leaving.user)
+                .map(|(who, member)| (!member.moderator, member.joined, who.user));
+            first = first.into_iter().chain(others).min();
+            // Others have their turn in between.
+            tokio::task::yield_now().await;
+        }
     }
 
-    /// Members in the order of their names.
+    /// Members in the order of their names, those after one.
     pub(super) async fn members_of(
         &self,
         group: &Group,
+        after: Option<&Sender>,
         limit: usize,
     ) -> Result<Vec<(Sender, MemberRecord)>, Failure> {
         let prefix = records::members(group.name, group.record.epoch);
-        let found = self.store.list(&prefix, None, limit).await?;
+        let after = after.map(|after| group.member_key(after));
+        let found = self.store.list(&prefix, after.as_ref(), limit).await?;
         found
             .into_iter()
             .filter_map(|(key, found)| {
@@ -370,10 +420,17 @@ impl<S: Store> Realm<S> {
             .delete(records::group(group.name))
             .put(records::former_log(group.name), former.to_value()?)
             .trim(group.place().log, Position(u64::MAX));
-        // Whoever is left over in a very large group is a member of an epoch that is over.
-        for (who, _) in self.members_of(group, MEMBERS_AT_ONCE).await? {
-            group.remove(&who, batch);
+        for (who, member) in self.members_of(group, None, MEMBERS_AT_ONCE).await? {
+            group.remove(&who, &member, batch)?;
         }
+        let epoch = group.record.epoch;
+        for realm in group.realms() {
+            batch.delete(records::realm_members(group.name, epoch, realm));
+        }
+        // After what else is written of them.
+        batch
+            .delete(records::standings(group.name, epoch))
+            .delete(records::members_changed(group.name, epoch));
         Ok(())
     }
 
@@ -385,10 +442,10 @@ impl<S: Store> Realm<S> {
         options: &Options,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
-        let group = self.group(name).await?;
-        self.membership(&group, current.user).await?;
+        let group = self.group(&mut Unnoted, name).await?;
+        self.membership(&mut Unnoted, &group, current.user).await?;
         let (skip, limit) = asked(options);
-        let found = self.members_of(&group, skip + limit + 1).await?;
+        let found = self.members_of(&group, None, skip + limit + 1).await?;
         let all = found.into_iter().skip(skip).map(|(who, member)| Member {
             who,
             role: role(&group, &who, &member),
@@ -416,7 +473,7 @@ impl<S: Store> Realm<S> {
             };
             let GroupLink { epoch } = GroupLink::from_value(&link.value)?;
             // A group that is gone may have left a trace.
-            if let Some(group) = self.find_group(name).await?
+            if let Some(group) = self.find_group(&mut Unnoted, name).await?
                 && group.record.epoch == epoch
             {
                 names.push(name.as_str().to_string());

@@ -2,13 +2,14 @@
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Guess, Hashed, Outcome, Realm,
-    groups::Group,
+    groups::{Group, MEMBERS_AT_ONCE},
     network::GroupWork,
     peers::Peer,
-    records::{self, BanRecord, GroupRecord, MemberRecord, Place, Record as _},
+    records::{self, BanRecord, GroupRecord, MemberRecord, Place, RealmMembersRecord, Record as _},
+    storing::{Notes, Unnoted},
 };
 use crate::{
-    store::{Batch, Expected, Store},
+    store::{Batch, Store},
     wire::{Answer, ErrorCode, GroupName, Password, Position, RealmId, Refusal, Sender, Username},
 };
 
@@ -32,7 +33,8 @@ impl<S: Store> Realm<S> {
             realm: Some(peer.realm),
         };
         for _ in 0..ATTEMPTS_MAX {
-            let group = match self.group(name).await {
+            let mut batch = Batch::new();
+            let group = match self.group(&mut batch, name).await {
                 Err(Failure::Refused(refusal))
                     if refusal.code == ErrorCode::NoSuchGroup && self.limits.hide_groups =>
                 {
@@ -51,20 +53,19 @@ impl<S: Store> Realm<S> {
                 known_as: peer.realm,
             };
             let ban = records::ban(name, group.record.epoch, &who);
-            if self.record::<BanRecord>(&ban).await?.is_some() {
+            if self.noted::<BanRecord>(&mut batch, &ban).await?.is_some() {
                 return Err(ErrorCode::Banned.into());
             }
-            if self.find_member(&group, &who).await?.is_some() {
+            if self.find_member(&mut batch, &group, &who).await?.is_some() {
                 return Ok(joined);
             }
-            let mut batch = Batch::new();
-            group.rely_on(&mut batch);
-            batch.expect(ban, Expected::Absent);
             let member = MemberRecord {
                 moderator: false,
                 joined: caller.now.wall,
             };
-            group.put(&who, &member, &mut batch)?;
+            group.put(&who, &member, None, &mut batch)?;
+            let count = self.realm_members(&mut batch, &group, peer.realm).await?;
+            put_realm_members(&group, peer.realm, count + 1, &mut batch)?;
             if !group.realms().any(|realm| realm == peer.realm) {
                 let mut realms = group.record.realms.clone();
                 if realms.len() >= REALMS_MAX {
@@ -92,13 +93,16 @@ impl<S: Store> Realm<S> {
             realm: Some(peer.realm),
         };
         for _ in 0..ATTEMPTS_MAX {
-            let group = self.group(name).await?;
-            let member = self.find_member(&group, &who).await?;
-            let member = member.ok_or(ErrorCode::NotAMember)?;
             let mut batch = Batch::new();
-            group.rely_on(&mut batch);
-            member.rely_on(&mut batch);
-            self.remove_member(&group, &who, &mut batch).await?;
+            let group = self.group(&mut batch, name).await?;
+            let Some(member) = self.find_member(&mut batch, &group, &who).await? else {
+                if let Outcome::Durable = self.commit(batch).await? {
+                    return Err(ErrorCode::NotAMember.into());
+                }
+                continue;
+            };
+            self.remove_member(&group, (&who, &member.record), &mut batch)
+                .await?;
             if let Outcome::Durable = self.commit(batch).await? {
                 return Ok(Answer::Done);
             }
@@ -111,23 +115,51 @@ impl<S: Store> Realm<S> {
     pub(super) async fn remove_member(
         &self,
         group: &Group,
-        who: &Sender,
+        (who, member): (&Sender, &MemberRecord),
         batch: &mut Batch,
     ) -> Result<(), Failure> {
-        group.remove(who, batch);
+        group.remove(who, member, batch)?;
         let Some(realm) = who.realm else {
             return Ok(());
         };
-        let members = self
-            .members_of(group, super::groups::MEMBERS_AT_ONCE)
-            .await?;
-        let is_left = |(other, _): &(Sender, _)| other.realm == who.realm && *other != *who;
-        if !members.iter().any(is_left) {
+        let count = self.realm_members(batch, group, realm).await?;
+        put_realm_members(group, realm, count.saturating_sub(1), batch)?;
+        if count <= 1 {
             let mut realms = group.record.realms.clone();
             realms.retain(|other| other != realm.as_str());
             put_realms(group, realms, batch)?;
         }
         Ok(())
+    }
+
+    /// How many users of another realm are in a group.
+    async fn realm_members(
+        &self,
+        notes: &mut impl Notes,
+        group: &Group,
+        realm: RealmId,
+    ) -> Result<u64, Failure> {
+        let key = records::realm_members(group.name, group.record.epoch, realm);
+        let found = self.noted::<RealmMembersRecord>(notes, &key).await?;
+        if let Some((record, _)) = found {
+            return Ok(record.count);
+        }
+        // None is, or they were not counted yet.
+        let (mut count, mut after) = (0, None);
+        while group.realms().any(|known| known == realm) {
+            let members = self
+                .members_of(group, after.as_ref(), MEMBERS_AT_ONCE)
+                .await?;
+            let Some((last, _)) = members.last() else {
+                break;
+            };
+            after = Some(*last);
+            let theirs = members.iter().filter(|(who, _)| who.realm == Some(realm));
+            count += theirs.count() as u64;
+            // Others have their turn in between.
+            tokio::task::yield_now().await;
+        }
+        Ok(count)
     }
 
     /// Where a message of a peer's user to a group goes, and who is to be told of it.
@@ -138,15 +170,14 @@ impl<S: Store> Realm<S> {
         name: GroupName,
         batch: &mut Batch,
     ) -> Result<(Place, Vec<RealmId>), Failure> {
-        let group = self.group(name).await?;
+        // As for a message from here: a realm that joins meanwhile must hear of it.
+        let group = self.group(batch, name).await?;
         let who = Sender {
             user: from,
             realm: Some(peer.realm),
         };
-        let member = self.find_member(&group, &who).await?;
-        member.ok_or(ErrorCode::NotAMember)?.rely_on(batch);
-        // As for a message from here: a realm that joins meanwhile must hear of it.
-        group.rely_on(batch);
+        let member = self.find_member(batch, &group, &who).await?;
+        member.ok_or(ErrorCode::NotAMember)?;
         Ok((group.place(), group.realms().collect()))
     }
 
@@ -158,7 +189,7 @@ impl<S: Store> Realm<S> {
         (name, epoch): (GroupName, u64),
         start: (Position, u64),
     ) -> Result<Answer, Failure> {
-        let group = self.group(name).await?;
+        let group = self.group(&mut Unnoted, name).await?;
         if group.record.epoch != epoch {
             return Err(ErrorCode::NoSuchGroup.into());
         }
@@ -178,6 +209,21 @@ impl<S: Store> Realm<S> {
             self.network.add_work(*realm, GroupWork::Tell(group));
         }
     }
+}
+
+fn put_realm_members(
+    group: &Group,
+    realm: RealmId,
+    count: u64,
+    batch: &mut Batch,
+) -> Result<(), Failure> {
+    let key = records::realm_members(group.name, group.record.epoch, realm);
+    if count == 0 {
+        batch.delete(key);
+    } else {
+        batch.put(key, RealmMembersRecord { count }.to_value()?);
+    }
+    Ok(())
 }
 
 fn put_realms(group: &Group, realms: Vec<String>, batch: &mut Batch) -> Result<(), Failure> {

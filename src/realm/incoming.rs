@@ -7,6 +7,7 @@ use super::{
     network::GroupWork,
     peers::Peer,
     records::{self, AccountRecord, EntryRecord, Owner, Place, Record as _, RecordedAnswer},
+    storing::Unnoted,
 };
 use crate::{
     crypto::PublicKey,
@@ -45,7 +46,7 @@ impl<S: Store> Realm<S> {
             let answer = self.rotated(&key, &PublicKey(new)).await?;
             return Ok(answer.to_bytes());
         }
-        let peer = self.peer_of(&key).await?;
+        let peer = self.peer_of(&mut Unnoted, &key).await?;
         let peer = peer.filter(|peer| peer.key() == key);
         let peer = peer.ok_or(ErrorCode::PeerRefused)?;
         self.network.heard(peer.realm, caller.now.wall);
@@ -111,7 +112,11 @@ impl<S: Store> Realm<S> {
             PeerRequest::Leave { group, user } => self.host_leave(peer, group, user).await,
             PeerRequest::Grown { group } => {
                 // Of a group that nobody here is in nothing is remembered.
-                if self.find_copy(peer.realm, group).await?.is_some() {
+                if self
+                    .find_copy(&mut Unnoted, peer.realm, group)
+                    .await?
+                    .is_some()
+                {
                     self.network.add_work(peer.realm, GroupWork::Read(group));
                 }
                 Ok(Answer::Done)
@@ -150,7 +155,8 @@ impl<S: Store> Realm<S> {
             let (answer, realms) = match self.decide_delivery(delivery, &mut batch).await {
                 Ok(realms) => (Answer::Sent(Sent::Stored), realms),
                 Err(Failure::Refused(refusal)) => {
-                    batch = Batch::new();
+                    // It depends on the same.
+                    batch.changes.clear();
                     (Answer::Refused(refusal), Vec::new())
                 }
                 Err(failure) => return Err(failure),

@@ -5,10 +5,11 @@ use super::{
     limits::PEERS_MAX,
     peers::{Peer, Peering},
     records::{self, PeerName, PeerRecord, Record as _},
+    storing::Unnoted,
 };
 use crate::{
     crypto::PublicKey,
-    store::{Batch, Expected, Store, Version},
+    store::{Batch, Store, Version},
     wire::{Answer, ErrorCode, PeerRequest, Port, RealmId, Refusal, Text},
 };
 
@@ -56,17 +57,15 @@ impl<S: Store> Realm<S> {
             return false;
         }
         let introduced = async {
-            let current = self.peer(peer.realm).await?;
             let mut batch = Batch::new();
+            let current = self.peer(&mut batch, peer.realm).await?;
             let record = PeerRecord {
                 introduced: true,
                 knows: self.own.key.0,
                 ..current.record
             };
             let key = records::peer(peer.realm);
-            batch
-                .expect(key.clone(), Expected::At(current.version))
-                .put(key, record.to_value()?);
+            batch.put(key, record.to_value()?);
             self.commit(batch).await
         };
         match introduced.await {
@@ -91,7 +90,7 @@ impl<S: Store> Realm<S> {
         }
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
-            let name = match self.peer_of(key).await? {
+            let name = match self.peer_of(&mut batch, key).await? {
                 // It has told of a newer key itself.
                 Some(known) if known.key() != *key => return Err(ErrorCode::PeerRefused.into()),
                 Some(known) => {
@@ -110,9 +109,7 @@ impl<S: Store> Realm<S> {
                     };
                     if record != known.record {
                         let key = records::peer(known.realm);
-                        batch
-                            .expect(key.clone(), Expected::At(known.version))
-                            .put(key, record.to_value()?);
+                        batch.put(key, record.to_value()?);
                     }
                     known.realm
                 }
@@ -122,7 +119,7 @@ impl<S: Store> Realm<S> {
                     realm
                 }
             };
-            let is_new = batch != Batch::new();
+            let is_new = !batch.changes.is_empty();
             if !is_new || matches!(self.commit(batch).await?, Outcome::Durable) {
                 if is_new {
                     self.network.peers_changed();
@@ -147,7 +144,7 @@ impl<S: Store> Realm<S> {
         if self.own.peering != Peering::Open || self.list_peers().await?.len() >= PEERS_MAX {
             return Err(ErrorCode::PeerRefused.into());
         }
-        if realm == self.own.id || self.find_peer(realm).await?.is_some() {
+        if realm == self.own.id || self.find_peer(&mut Unnoted, realm).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
         }
         let (src_address, src_port) = self.source(Text(""), Port(0))?;
@@ -193,7 +190,9 @@ impl<S: Store> Realm<S> {
         new: &PublicKey,
     ) -> Result<Answer, Failure> {
         for _ in 0..ATTEMPTS_MAX {
-            let known = self.peer_of(old).await?.ok_or(ErrorCode::PeerRefused)?;
+            let mut batch = Batch::new();
+            let known = self.peer_of(&mut batch, old).await?;
+            let known = known.ok_or(ErrorCode::PeerRefused)?;
             if known.key() == *new {
                 return Ok(Answer::Done);
             }
@@ -201,8 +200,15 @@ impl<S: Store> Realm<S> {
                 // An old key vouches once: it may be in other hands by now.
                 return Err(ErrorCode::PeerRefused.into());
             }
-            if self.own.is(new) || self.peer_of(new).await?.is_some() {
+            if self.own.is(new) {
                 return Err(ErrorCode::RealmExists.into());
+            }
+            if self.peer_of(&mut batch, new).await?.is_some() {
+                // Unless the same was asked meanwhile.
+                match self.commit(batch).await? {
+                    Outcome::Durable => return Err(ErrorCode::RealmExists.into()),
+                    Outcome::Conflict => continue,
+                }
             }
             if known.record.former.len() >= FORMER_MAX {
                 return Err(Refusal::too_large(FORMER_MAX as u64).into());
@@ -212,10 +218,7 @@ impl<S: Store> Realm<S> {
             record.key = new.0;
             let (key, name) = (records::peer(known.realm), records::peer_name(new));
             let realm = known.realm.as_str().into();
-            let mut batch = Batch::new();
             batch
-                .expect(key.clone(), Expected::At(known.version))
-                .expect(name.clone(), Expected::Absent)
                 .put(key, record.to_value()?)
                 .put(name, PeerName { realm }.to_value()?);
             if let Outcome::Durable = self.commit(batch).await? {

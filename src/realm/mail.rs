@@ -18,8 +18,9 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::Internal.into());
         };
         let options = &work.request.options;
-        let current = self.session_of(work.caller, &work.request.command).await?;
+        let current = self.session_of(work).await?;
         let content = self.check_message(options, &message)?;
+        // An account stays for good.
         if self.store.get(&records::account(to)).await?.is_none() {
             return Err(ErrorCode::NoSuchUser.into());
         }
@@ -31,14 +32,13 @@ impl<S: Store> Realm<S> {
         let Command::SendGroup { group, message, .. } = work.request.command else {
             return Err(ErrorCode::Internal.into());
         };
-        let current = self.session_of(work.caller, &work.request.command).await?;
+        let current = self.session_of(work).await?;
         let content = self.check_message(&work.request.options, &message)?;
-        let group = self.group(group).await?;
-        let member = self.membership(&group, current.user).await?;
-        // Whoever is removed meanwhile does not write any more.
-        member.rely_on(&mut work.batch);
         // A realm that joins meanwhile reads the group before this message is in it, and must hear of it.
-        group.rely_on(&mut work.batch);
+        let group = self.group(&mut work.batch, group).await?;
+        // Whoever is removed meanwhile does not write any more.
+        self.membership(&mut work.batch, &group, current.user)
+            .await?;
         work.hints = group.realms().map(|realm| (realm, group.name)).collect();
         append(work, &current, content, group.place())?;
         Ok(Answer::Sent(Sent::Stored))
@@ -81,7 +81,6 @@ fn append(
         realm: None,
         body: message.0.to_vec(),
     };
-    current.rely_on(&mut work.batch);
     work.batch.append(place.log, entry.to_value()?);
     Ok(())
 }

@@ -56,7 +56,7 @@ use self::{
     outgoing::is_queued,
     passwords::Passwords,
     records::{Owner, QueuedRecord, Record as _, RecordedAnswer, RunningRecord},
-    storing::Outcome,
+    storing::{Outcome, Unnoted},
     verdicts::Verdicts,
     watching::{Joins, joins_of},
     windows::Windows,
@@ -172,9 +172,9 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Nothing of it is to be done.
+    /// Nothing of it is to be done. What was decided depends on the same.
     fn forget(&mut self) {
-        self.batch = Batch::new();
+        self.batch.changes.clear();
         self.hints.clear();
         (self.queued, self.joined) = (None, None);
     }
@@ -215,7 +215,7 @@ impl<S: Store> Realm<S> {
     pub async fn greet(&self, device: &PublicKey, now: Moment) -> Greeting {
         let greeting = async {
             let known = self.bound_session(device, now).await?.is_some()
-                || self.peer_of(device).await?.is_some();
+                || self.peer_of(&mut Unnoted, device).await?.is_some();
             let highest = self.highest(&Owner::Device(*device)).await?;
             Ok::<_, Failure>(Greeting { known, highest })
         };
@@ -385,9 +385,16 @@ impl<S: Store> Realm<S> {
             };
             work.batch = Batch::new();
             let answer = match self.decide(&mut work).await {
-                Err(Failure::Refused(refusal)) if self.is_remembered(&work, refusal).await? => {
-                    self.note(request.command.name(), &refusal.into());
+                Err(Failure::Refused(refusal)) => {
+                    let is_remembered = self.is_remembered(&work, refusal).await?;
                     work.forget();
+                    if !is_remembered {
+                        if self.is_outdated(&mut work, refusal).await? {
+                            continue;
+                        }
+                        return Err(refusal.into());
+                    }
+                    self.note(request.command.name(), &refusal.into());
                     Answer::Refused(refusal)
                 }
                 decided => decided?,
@@ -503,6 +510,21 @@ impl<S: Store> Realm<S> {
                 }
                 _ => Err(ErrorCode::Internal.into()),
             },
+        }
+    }
+
+    /// True when something has changed that a refusal was decided by: of what was read before and after a change, no order of
+    /// the two commands would have refused.
+    async fn is_outdated(&self, work: &mut Work<'_>, refusal: Refusal) -> Result<bool, Failure> {
+        let batch = core::mem::take(&mut work.batch);
+        if refusal.is_transient() || batch == Batch::new() {
+            return Ok(false);
+        }
+        match self.commit(batch).await {
+            Ok(Outcome::Conflict) => Ok(true),
+            // Nothing is written: a full disk keeps nobody from being refused.
+            Ok(Outcome::Durable) | Err(Failure::Refused(_)) => Ok(false),
+            Err(failure) => Err(failure),
         }
     }
 

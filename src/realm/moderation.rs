@@ -18,15 +18,6 @@ struct Asking {
     member: Membership,
 }
 
-impl Asking {
-    /// Makes what is written depend on all that allowed it.
-    fn rely_on(&self, work: &mut Work<'_>) {
-        self.current.rely_on(&mut work.batch);
-        self.group.rely_on(&mut work.batch);
-        self.member.rely_on(&mut work.batch);
-    }
-}
-
 impl<S: Store> Realm<S> {
     /// Who asks, if they are at least `least`.
     async fn asking(
@@ -35,19 +26,19 @@ impl<S: Store> Realm<S> {
         name: GroupName,
         least: Role,
     ) -> Result<Asking, Failure> {
-        let current = self.session_of(work.caller, &work.request.command).await?;
-        let group = self.group(name).await?;
-        let member = self.membership(&group, current.user).await?;
+        let current = self.session_of(work).await?;
+        let group = self.group(&mut work.batch, name).await?;
+        let member = self
+            .membership(&mut work.batch, &group, current.user)
+            .await?;
         if member.role < least {
             return Err(ErrorCode::NotPermitted.into());
         }
-        let asking = Asking {
+        Ok(Asking {
             current,
             group,
             member,
-        };
-        asking.rely_on(work);
-        Ok(asking)
+        })
     }
 
     pub(super) async fn kick(
@@ -57,13 +48,15 @@ impl<S: Store> Realm<S> {
         who: Sender,
     ) -> Result<Answer, Failure> {
         let asking = self.asking(work, name, Role::Moderator).await?;
-        let member = self.find_member(&asking.group, &who).await?;
-        let member = member.ok_or(ErrorCode::NoSuchUser)?;
+        let member = self
+            .find_member(&mut work.batch, &asking.group, &who)
+            .await?
+            .ok_or(ErrorCode::NoSuchUser)?;
         if member.role >= asking.member.role {
             return Err(ErrorCode::NotPermitted.into());
         }
-        member.rely_on(&mut work.batch);
-        self.expel(&asking.group, &who, work).await?;
+        self.expel(&asking.group, (&who, &member.record), work)
+            .await?;
         Ok(Answer::Done)
     }
 
@@ -74,20 +67,25 @@ impl<S: Store> Realm<S> {
         who: Sender,
     ) -> Result<Answer, Failure> {
         let asking = self.asking(work, name, Role::Moderator).await?;
-        match self.find_member(&asking.group, &who).await? {
+        let member = self
+            .find_member(&mut work.batch, &asking.group, &who)
+            .await?;
+        match member {
             Some(member) if member.role >= asking.member.role => {
                 return Err(ErrorCode::NotPermitted.into());
             }
             Some(member) => {
-                member.rely_on(&mut work.batch);
-                self.expel(&asking.group, &who, work).await?;
+                self.expel(&asking.group, (&who, &member.record), work)
+                    .await?;
             }
             None => match who.realm {
                 // Whether another realm has such a user is for that realm to know.
-                Some(realm) => drop(self.peer(realm).await?),
+                Some(realm) => drop(self.peer(&mut work.batch, realm).await?),
                 None => {
                     let account = records::account(who.user);
-                    let account = self.record::<AccountRecord>(&account).await?;
+                    let account = self
+                        .noted::<AccountRecord>(&mut work.batch, &account)
+                        .await?;
                     account.ok_or(ErrorCode::NoSuchUser)?;
                 }
             },
@@ -99,10 +97,16 @@ impl<S: Store> Realm<S> {
     }
 
     /// Adds to the work's batch that someone is a member no more, and that a user's realm is told so.
-    async fn expel(&self, group: &Group, who: &Sender, work: &mut Work<'_>) -> Result<(), Failure> {
-        self.remove_member(group, who, &mut work.batch).await?;
+    async fn expel(
+        &self,
+        group: &Group,
+        (who, member): (&Sender, &MemberRecord),
+        work: &mut Work<'_>,
+    ) -> Result<(), Failure> {
+        self.remove_member(group, (who, member), &mut work.batch)
+            .await?;
         if let Some(realm) = who.realm
-            && let Some(peer) = self.find_peer(realm).await?
+            && let Some(peer) = self.find_peer(&mut work.batch, realm).await?
         {
             Self::queue_expulsion(&peer, group.name, who.user, work)?;
         }
@@ -129,8 +133,10 @@ impl<S: Store> Realm<S> {
         role: Role,
     ) -> Result<Answer, Failure> {
         let asking = self.asking(work, name, Role::Owner).await?;
-        let member = self.find_member(&asking.group, &local(user)).await?;
-        let member = member.ok_or(ErrorCode::NoSuchUser)?;
+        let member = self
+            .find_member(&mut work.batch, &asking.group, &local(user))
+            .await?
+            .ok_or(ErrorCode::NoSuchUser)?;
         if user == asking.current.user {
             // An owner steps down by naming another.
             return if role == Role::Owner {
@@ -139,22 +145,24 @@ impl<S: Store> Realm<S> {
                 Err(ErrorCode::NotPermitted.into())
             };
         }
-        member.rely_on(&mut work.batch);
-        let moderator = role != Role::Member;
+        let batch = &mut work.batch;
         let record = MemberRecord {
-            moderator,
-            ..member.record
+            moderator: role != Role::Member,
+            ..member.record.clone()
         };
-        asking.group.put(&local(user), &record, &mut work.batch)?;
+        asking
+            .group
+            .put(&local(user), &record, Some(&member.record), batch)?;
         if role == Role::Owner {
             let former = MemberRecord {
                 moderator: true,
-                ..asking.member.record
+                ..asking.member.record.clone()
             };
+            let owner = local(asking.current.user);
             asking
                 .group
-                .put(&local(asking.current.user), &former, &mut work.batch)?;
-            asking.group.put_owner(user, &mut work.batch)?;
+                .put(&owner, &former, Some(&asking.member.record), batch)?;
+            asking.group.put_owner(user, batch)?;
         }
         Ok(Answer::Done)
     }

@@ -57,11 +57,11 @@ impl<S: Store> Realm<S> {
         else {
             return Err(ErrorCode::Internal.into());
         };
-        let current = self.session(work.caller, session).await?;
+        let current = self.session_noted(work, session).await?;
         if from != current.user {
             return Err(ErrorCode::NotYou.into());
         }
-        let peer = self.peer(realm).await?;
+        let peer = self.peer(&mut work.batch, realm).await?;
         let source = self.named_source(src_address, src_port)?;
         let to = (QueuedKind::Private, to.as_str());
         self.enqueue(work, &current, (&peer, source), to, &message)
@@ -81,10 +81,11 @@ impl<S: Store> Realm<S> {
         else {
             return Err(ErrorCode::Internal.into());
         };
-        let current = self.session(work.caller, session).await?;
-        let peer = self.peer(realm).await?;
+        let current = self.session_noted(work, session).await?;
+        let peer = self.peer(&mut work.batch, realm).await?;
         let source = self.named_source(src_address, src_port)?;
-        self.copy_for(realm, group, current.user).await?;
+        let which = (realm, group);
+        self.copy_for(&mut work.batch, which, current.user).await?;
         let to = (QueuedKind::Group, group.as_str());
         self.enqueue(work, &current, (&peer, source), to, &message)
             .await
@@ -132,10 +133,8 @@ impl<S: Store> Realm<S> {
                 number,
             }),
         };
-        current.rely_on(&mut work.batch);
+        // Whoever removes the peer meanwhile leaves no message behind.
         work.batch
-            // Whoever removes the peer meanwhile leaves no message behind.
-            .expect(records::peer(peer.realm), Expected::At(peer.version))
             .append(records::queue(peer.realm), queued.to_value()?);
         work.queued = Some((peer.realm, queued));
         Ok(Answer::Sent(Sent::Queued))
@@ -161,7 +160,6 @@ impl<S: Store> Realm<S> {
             operation: None,
         };
         work.batch
-            .expect(records::peer(peer.realm), Expected::At(peer.version))
             .append(records::queue(peer.realm), queued.to_value()?);
         Ok(())
     }

@@ -5,7 +5,7 @@ use super::{
     limits::PEERS_MAX,
     network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
     records::{self, PeerName, PeerRecord, Record as _, SessionRecord},
-    sessions::Current,
+    storing::Notes,
 };
 use crate::{
     crypto::{PublicKey, same},
@@ -130,11 +130,10 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         code: &[u8],
     ) -> Result<Answer, Failure> {
-        let current = self.session(work.caller, session).await?;
+        let current = self.session_noted(work, session).await?;
         if !same(code, self.own.operator_code.as_bytes()) {
             return Err(ErrorCode::WrongPassword.into());
         }
-        current.rely_on(&mut work.batch);
         let record = SessionRecord {
             operator: true,
             ..current.record
@@ -144,24 +143,32 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    async fn operator(&self, caller: &Caller, session: SessionRef) -> Result<Current, Failure> {
-        let current = self.session(caller, session).await?;
+    async fn operator(&self, work: &mut Work<'_>, session: SessionRef) -> Result<(), Failure> {
+        let current = self.session_noted(work, session).await?;
         if current.record.operator {
-            Ok(current)
+            Ok(())
         } else {
             Err(ErrorCode::NotOperator.into())
         }
     }
 
     /// The peer known by that name.
-    pub(super) async fn peer(&self, realm: RealmId) -> Result<Peer, Failure> {
-        self.find_peer(realm)
+    pub(super) async fn peer(
+        &self,
+        notes: &mut impl Notes,
+        realm: RealmId,
+    ) -> Result<Peer, Failure> {
+        self.find_peer(notes, realm)
             .await?
             .ok_or(ErrorCode::NoSuchRealm.into())
     }
 
-    pub(super) async fn find_peer(&self, realm: RealmId) -> Result<Option<Peer>, Failure> {
-        let found = self.record(&records::peer(realm)).await?;
+    pub(super) async fn find_peer(
+        &self,
+        notes: &mut impl Notes,
+        realm: RealmId,
+    ) -> Result<Option<Peer>, Failure> {
+        let found = self.noted(notes, &records::peer(realm)).await?;
         Ok(found.map(|(record, version)| Peer {
             realm,
             record,
@@ -170,10 +177,15 @@ impl<S: Store> Realm<S> {
     }
 
     /// The peer with that key.
-    pub(super) async fn peer_of(&self, key: &PublicKey) -> Result<Option<Peer>, Failure> {
-        let name = self.record::<PeerName>(&records::peer_name(key)).await?;
+    pub(super) async fn peer_of(
+        &self,
+        notes: &mut impl Notes,
+        key: &PublicKey,
+    ) -> Result<Option<Peer>, Failure> {
+        let name = records::peer_name(key);
+        let name = self.noted::<PeerName>(notes, &name).await?;
         match name.and_then(|(name, _)| name.realm.parse().ok()) {
-            Some(realm) => self.find_peer(realm).await,
+            Some(realm) => self.find_peer(notes, realm).await,
             None => Ok(None),
         }
     }
@@ -225,12 +237,12 @@ impl<S: Store> Realm<S> {
         else {
             return Err(ErrorCode::Internal.into());
         };
-        let current = self.operator(work.caller, session).await?;
+        self.operator(work, session).await?;
         let (src_address, src_port) = self.source(src_address, src_port)?;
         if address.0.is_empty() || port.0 == 0 {
             return Err(ErrorCode::BadRequest.into());
         }
-        if let Some(known) = self.find_peer(realm).await? {
+        if let Some(known) = self.find_peer(&mut work.batch, realm).await? {
             let is_meant = work
                 .request
                 .options
@@ -248,11 +260,7 @@ impl<S: Store> Realm<S> {
                 added: true,
                 ..known.record
             };
-            current.rely_on(&mut work.batch);
-            let key = records::peer(realm);
-            work.batch
-                .expect(key.clone(), Expected::At(known.version))
-                .put(key, record.to_value()?);
+            work.batch.put(records::peer(realm), record.to_value()?);
             return Ok(Answer::Done);
         }
         let key = match work.request.options.key {
@@ -262,7 +270,7 @@ impl<S: Store> Realm<S> {
                 found.ok_or(ErrorCode::RealmUnreachable)?
             }
         };
-        if self.own.is(&key) || self.peer_of(&key).await?.is_some() {
+        if self.own.is(&key) || self.peer_of(&mut work.batch, &key).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
         }
         if self.list_peers().await?.len() >= PEERS_MAX {
@@ -295,7 +303,6 @@ impl<S: Store> Realm<S> {
             // It does not answer, or has not listed us yet: it is asked again until it does.
             _ => Answer::Sent(Sent::Queued),
         };
-        current.rely_on(&mut work.batch);
         Self::put_new_peer(&peer, &mut work.batch)?;
         Ok(answer)
     }
@@ -324,8 +331,8 @@ impl<S: Store> Realm<S> {
                 .as_ref()
                 .map_or(("", 0), |(host, port)| (host, *port));
             let (src_address, src_port) = self.source(Text(name), Port(number))?;
-            let found = self.find_peer(realm).await?;
             let mut batch = Batch::new();
+            let found = self.find_peer(&mut batch, realm).await?;
             if let Some(known) = found {
                 let record = PeerRecord {
                     address,
@@ -343,10 +350,7 @@ impl<S: Store> Realm<S> {
                 } else if record.key != key.0 {
                     return Err(ErrorCode::RealmExists.into());
                 }
-                let at = records::peer(realm);
-                batch
-                    .expect(at.clone(), Expected::At(known.version))
-                    .put(at, record.to_value()?);
+                batch.put(records::peer(realm), record.to_value()?);
             } else {
                 let record = PeerRecord {
                     key: key.0,
@@ -384,17 +388,17 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         realm: RealmId,
     ) -> Result<Answer, Failure> {
-        let current = self.operator(work.caller, session).await?;
-        let peer = self.peer(realm).await?;
+        self.operator(work, session).await?;
+        let peer = self.peer(&mut work.batch, realm).await?;
+        let queue = records::queue(realm);
+        let end = self.store.last(&queue).await?;
+        work.batch.expect_end(queue, end);
         if self.queued(realm).await? > 0 {
             // What waits would be lost without a word.
             return Err(ErrorCode::QueueFull.into());
         }
-        current.rely_on(&mut work.batch);
-        let key = records::peer(realm);
         work.batch
-            .expect(key.clone(), Expected::At(peer.version))
-            .delete(key)
+            .delete(records::peer(realm))
             .delete(records::peer_name(&peer.key()));
         for former in &peer.record.former {
             work.batch.delete(records::peer_name(&PublicKey(*former)));

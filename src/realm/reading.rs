@@ -4,6 +4,7 @@ use super::{
     Caller, Failure, Realm,
     records::{EntryRecord, Place, Record as _},
     sessions::Current,
+    storing::Unnoted,
 };
 use crate::{
     store::{PageLimit, Store},
@@ -39,8 +40,8 @@ impl<S: Store> Realm<S> {
         options: &Options,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
-        let group = self.group(group).await?;
-        self.membership(&group, current.user).await?;
+        let group = self.group(&mut Unnoted, group).await?;
+        self.membership(&mut Unnoted, &group, current.user).await?;
         self.read_page(caller, &current, &group.place(), options)
             .await
     }
@@ -53,7 +54,7 @@ impl<S: Store> Realm<S> {
         options: &Options,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
-        self.peer(realm).await?;
+        self.peer(&mut Unnoted, realm).await?;
         let place = Place::from_realm(current.user, realm);
         self.read_page(caller, &current, &place, options).await
     }

@@ -7,6 +7,7 @@
 //! u/ user                        account
 //! s/ session hash 16             session
 //! h/ user / handle               session hash: a user's sessions by their public names
+//! h/ user                        written with each change of which sessions the user has
 //! d/ device key 32               hash of the session bound to the device
 //! o/ owner 16 slot 1             operation: what was answered to the last command whose number ends so
 //! c/ user / owner / mailbox      position up to which one device has confirmed
@@ -14,6 +15,11 @@
 //! c/ user / / mailbox            position up to which any device has
 //! g/ group                       group
 //! m/ group / epoch 8 / user      member; user@realm for one of another realm
+//! n/ group / epoch 8 /           written with each change of who of this realm is a member, or what they may do
+//! w/ group / epoch 8 / rank 1 joined 4 user
+//!                                members of this realm, moderators first, those of longest standing first
+//! w/ group / epoch 8 /           all of them are there: the group is no older than that list
+//! i/ group / epoch 8 / realm     how many members are of that realm
 //! j/ user / group                epoch: the groups a user is in
 //! b/ group / epoch 8 / user      banned
 //! r/ realm                       peer
@@ -121,6 +127,10 @@ records! {
     GroupLogRecord { log: u64 }
     /// A member of a group.
     MemberRecord { moderator: bool, joined: u32 }
+    /// Says that something has changed, by its version.
+    ChangedRecord {}
+    /// How many users of another realm are in a group.
+    RealmMembersRecord { count: u64 }
     /// Points from a user to a group.
     GroupLink { epoch: u64 }
     /// A user may not join a group.
@@ -275,6 +285,11 @@ pub fn handle(user: Username, handle: Handle) -> Key {
     key(&[b"h/", user.as_bytes(), b"/", handle.as_bytes()])
 }
 
+/// Changes whenever a user opens a session or one of them ends.
+pub fn sessions_changed(user: Username) -> Key {
+    key(&[b"h/", user.as_bytes()])
+}
+
 pub fn handles(user: Username) -> Prefix {
     Prefix(concat(&[b"h/", user.as_bytes(), b"/"]))
 }
@@ -426,6 +441,40 @@ pub fn members(group: GroupName, epoch: u64) -> Prefix {
 
 pub fn member(group: GroupName, epoch: u64, who: &Sender) -> Key {
     key(&[&of_group(b"m/", group, epoch), who.to_string().as_bytes()])
+}
+
+/// Changes whenever a user of this realm comes into a group, leaves it, or may do other things there.
+pub fn members_changed(group: GroupName, epoch: u64) -> Key {
+    Key(of_group(b"n/", group, epoch))
+}
+
+/// All users of this realm who are in a group are listed by their standing.
+pub fn standings(group: GroupName, epoch: u64) -> Key {
+    Key(of_group(b"w/", group, epoch))
+}
+
+/// The moderators of this realm, or the other members, those of longest standing first.
+pub fn ranked(group: GroupName, epoch: u64, is_moderator: bool) -> Prefix {
+    let Key(mut name) = standings(group, epoch);
+    name.push(u8::from(!is_moderator));
+    Prefix(name)
+}
+
+pub fn standing(group: GroupName, epoch: u64, user: Username, member: &MemberRecord) -> Key {
+    let Prefix(mut name) = ranked(group, epoch, member.moderator);
+    name.extend_from_slice(&member.joined.to_be_bytes());
+    name.extend_from_slice(user.as_bytes());
+    Key(name)
+}
+
+/// The user at the end of such a key.
+pub fn ranked_in(key: &Key, prefix: &Prefix) -> Option<Username> {
+    let standing = key.0.strip_prefix(prefix.0.as_slice())?;
+    core::str::from_utf8(standing.get(4..)?).ok()?.parse().ok()
+}
+
+pub fn realm_members(group: GroupName, epoch: u64, realm: RealmId) -> Key {
+    key(&[&of_group(b"i/", group, epoch), realm.as_bytes()])
 }
 
 /// The member at the end of a key.

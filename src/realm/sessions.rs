@@ -2,14 +2,15 @@
 
 use super::{
     Caller, Failure, Moment, Realm, Work,
-    records::{self, Owner, Record as _, SessionHash, SessionLink, SessionRecord},
+    records::{self, ChangedRecord, Owner, Record as _, SessionHash, SessionLink, SessionRecord},
+    storing::{Notes, Unnoted},
 };
 use crate::{
     crypto::PublicKey,
     store::{Batch, CommitError, Expected, Store, Version},
     wire::{
-        Answer, Command, DeviceSession, ErrorCode, Handle, OperationNumber, Refusal, SessionId,
-        SessionRef, Username,
+        Answer, DeviceSession, ErrorCode, Handle, OperationNumber, Refusal, SessionId, SessionRef,
+        Username,
     },
 };
 
@@ -89,6 +90,17 @@ impl<S: Store> Realm<S> {
         };
         self.limiter.command(caller.now, &current.user)?;
         self.use_session(current, caller.now).await
+    }
+
+    /// The session of a command that changes something, which depends on its being there still.
+    pub(super) async fn session_noted(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+    ) -> Result<Current, Failure> {
+        let current = self.session(work.caller, session).await?;
+        current.rely_on(&mut work.batch);
+        Ok(current)
     }
 
     /// The session that a command names.
@@ -207,6 +219,7 @@ impl<S: Store> Realm<S> {
             None => Owner::Session(hash),
         };
         self.make_room(work, user, &owner).await?;
+        sessions_change(user, &mut work.batch)?;
         self.link(user, &owner, &mut work.batch).await?;
         let link = SessionLink { session: hash }.to_value()?;
         work.batch
@@ -225,7 +238,7 @@ impl<S: Store> Realm<S> {
         user: Username,
         staying: &Owner,
     ) -> Result<(), Failure> {
-        let mut all = self.sessions_of(user).await?;
+        let mut all = self.sessions_of(&mut work.batch, user).await?;
         all.sort_by_key(|current| current.record.last);
         let surplus = (all.len() + 1).saturating_sub(self.limits.sessions_max.max(1));
         all.truncate(surplus);
@@ -234,7 +247,13 @@ impl<S: Store> Realm<S> {
     }
 
     /// All of a user's sessions that are still there.
-    pub(super) async fn sessions_of(&self, user: Username) -> Result<Vec<Current>, Failure> {
+    pub(super) async fn sessions_of(
+        &self,
+        notes: &mut impl Notes,
+        user: Username,
+    ) -> Result<Vec<Current>, Failure> {
+        let changed = records::sessions_changed(user);
+        self.noted::<ChangedRecord>(notes, &changed).await?;
         let links = self
             .store
             .list(&records::handles(user), None, SESSIONS_LISTED_MAX)
@@ -265,7 +284,8 @@ impl<S: Store> Realm<S> {
         let Some(user) = ending.first().map(|current| current.user) else {
             return Ok(());
         };
-        let all = self.sessions_of(user).await?;
+        let all = self.sessions_of(batch, user).await?;
+        sessions_change(user, batch)?;
         let is_ending = |current: &Current| ending.iter().any(|other| other.hash == current.hash);
         let left = all.iter().filter(|current| !is_ending(current));
         let mut reading: Vec<Owner> = left.map(Current::owner).collect();
@@ -303,8 +323,7 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         session: SessionRef,
     ) -> Result<Answer, Failure> {
-        let current = self.session(work.caller, session).await?;
-        current.rely_on(&mut work.batch);
+        let current = self.session_noted(work, session).await?;
         self.end_sessions(&[current], None, &mut work.batch).await?;
         Ok(Answer::Done)
     }
@@ -315,7 +334,7 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
-        let mut all = self.sessions_of(current.user).await?;
+        let mut all = self.sessions_of(&mut Unnoted, current.user).await?;
         all.sort_by_key(|session| (session.record.created, session.hash));
         let listed = all.into_iter().map(|session| {
             Ok(DeviceSession {
@@ -335,10 +354,9 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         handle: Handle,
     ) -> Result<Answer, Failure> {
-        let current = self.session(work.caller, session).await?;
-        current.rely_on(&mut work.batch);
+        let current = self.session_noted(work, session).await?;
         let meant = self
-            .sessions_of(current.user)
+            .sessions_of(&mut work.batch, current.user)
             .await?
             .into_iter()
             .find(|session| handle_of(&session.hash).is_ok_and(|found| found == handle))
@@ -368,17 +386,20 @@ impl<S: Store> Realm<S> {
         }))
     }
 
-    /// The session of a command that carries one.
-    pub(super) async fn session_of(
-        &self,
-        caller: &Caller,
-        command: &Command<'_>,
-    ) -> Result<Current, Failure> {
-        match command.session() {
-            Some(session) => self.session(caller, session).await,
+    /// The session of a command that changes something, which depends on its being there still.
+    pub(super) async fn session_of(&self, work: &mut Work<'_>) -> Result<Current, Failure> {
+        match work.request.command.session() {
+            Some(session) => self.session_noted(work, session).await,
             None => Err(ErrorCode::NoSession.into()),
         }
     }
+}
+
+/// Whoever decides by which sessions a user has decides anew.
+fn sessions_change(user: Username, batch: &mut Batch) -> Result<(), Failure> {
+    let key = records::sessions_changed(user);
+    batch.put(key, ChangedRecord {}.to_value()?);
+    Ok(())
 }
 
 /// A session's public name: the first characters of its hash.

@@ -3,7 +3,7 @@
 use super::{DISK_FULL_MS, Failure, Realm, records::Record};
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, CommitError, Key, Position, Store, StoreError, Version},
+    store::{Batch, CommitError, Expected, Key, Position, Store, StoreError, Version},
     wire::Refusal,
 };
 
@@ -11,6 +11,29 @@ use crate::{
 pub(super) enum Outcome {
     Durable,
     Conflict,
+}
+
+/// Takes note of what is read, so that what is decided from it can depend on it.
+pub(super) trait Notes: Send {
+    /// `key` was at `version`, or absent.
+    fn note(&mut self, key: &Key, version: Option<Version>);
+}
+
+/// Whoever decides nothing.
+pub(super) struct Unnoted;
+
+impl Notes for Unnoted {
+    fn note(&mut self, _: &Key, _: Option<Version>) {}
+}
+
+/// The batch takes effect only as long as what was read holds.
+impl Notes for Batch {
+    fn note(&mut self, key: &Key, version: Option<Version>) {
+        if !is_planted(Fault::RelyOnNothing) {
+            let expected = version.map_or(Expected::Absent, Expected::At);
+            self.expect(key.clone(), expected);
+        }
+    }
 }
 
 impl<S: Store> Realm<S> {
@@ -50,6 +73,18 @@ impl<S: Store> Realm<S> {
             // It may have been written before the engine failed.
             Err(CommitError::Store(error)) => Err(Failure::Unknown(error)),
         }
+    }
+
+    /// As [`Realm::record`], noted.
+    pub(super) async fn noted<R: Record>(
+        &self,
+        notes: &mut impl Notes,
+        key: &Key,
+    ) -> Result<Option<(R, Version)>, Failure> {
+        let found = self.record(key).await?;
+        let version = found.as_ref().map(|(_, version)| *version);
+        notes.note(key, version);
+        Ok(found)
     }
 
     /// The record under `key` and its version.

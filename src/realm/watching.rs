@@ -9,6 +9,7 @@ use super::{
     reading::entry,
     records::{self, Place, SessionHash},
     sessions::Current,
+    storing::Unnoted,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -171,11 +172,11 @@ impl<S: Store> Realm<S> {
         user: Username,
         name: GroupName,
     ) -> Result<Option<Place>, Failure> {
-        let Some(group) = self.find_group(name).await? else {
+        let Some(group) = self.find_group(&mut Unnoted, name).await? else {
             return Ok(None);
         };
         let member = self
-            .find_member(&group, &super::groups::local(user))
+            .find_member(&mut Unnoted, &group, &super::groups::local(user))
             .await?;
         Ok(member.map(|_| group.place()))
     }
@@ -186,7 +187,7 @@ impl<S: Store> Realm<S> {
         realm: RealmId,
         group: GroupName,
     ) -> Result<Option<Place>, Failure> {
-        match self.copy_for(realm, group, user).await {
+        match self.copy_for(&mut Unnoted, (realm, group), user).await {
             Ok(copy) => Ok(Some(copy.place(realm, group))),
             Err(Failure::Refused(_)) => Ok(None),
             Err(failure) => Err(failure),

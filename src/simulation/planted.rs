@@ -31,7 +31,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 21] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 18] = [
+const FOUND_BY_TESTS: [(Fault, &str); 19] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -43,6 +43,10 @@ const FOUND_BY_TESTS: [(Fault, &str); 18] = [
     (
         Fault::TrustFirstNumber,
         "simulation::owners::owner_of_a_message_from_a_copy_is_who_typed_it",
+    ),
+    (
+        Fault::RelyOnNothing,
+        "realm::tests::pairs::commands_about_one_realm_have_an_order",
     ),
     (
         Fault::OutboxOfAnybody,

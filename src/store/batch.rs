@@ -31,6 +31,8 @@ pub enum Change {
 pub struct Batch {
     /// What must hold, for an engine to check.
     pub expectations: Vec<(Key, Expected)>,
+    /// Where logs must end, for an engine to check.
+    pub ends: Vec<(Log, Position)>,
     /// What is to be done then, for an engine to do in this order.
     pub changes: Vec<Change>,
 }
@@ -44,6 +46,12 @@ impl Batch {
     /// The batch takes effect only if `key` stands as `expected`.
     pub fn expect(&mut self, key: Key, expected: Expected) -> &mut Self {
         self.expectations.push((key, expected));
+        self
+    }
+
+    /// The batch takes effect only if nothing has been appended to `log` since it ended at `position`.
+    pub fn expect_end(&mut self, log: Log, position: Position) -> &mut Self {
+        self.ends.push((log, position));
         self
     }
 

@@ -79,6 +79,8 @@ impl Memory {
                 Expected::At(version) => found == Some(*version),
             }
         });
+        let ends = batch.ends.iter();
+        let holds = holds && ends.clone().all(|(log, end)| self.last(log) == *end);
         if !holds {
             return Err(CommitError::Conflict);
         }

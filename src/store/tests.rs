@@ -92,6 +92,7 @@ suite! {
     a_batch_takes_effect_whole_or_not_at_all
     an_expectation_that_no_longer_holds_is_a_conflict
     of_many_who_rely_on_the_same_value_one_wins
+    a_log_that_has_grown_is_a_conflict_for_who_relied_on_its_end
     keys_are_listed_in_order_and_by_prefix
     a_log_gives_positions_without_gaps
     pages_end_where_they_are_told_to
@@ -207,6 +208,34 @@ mod suite {
         let found = store.get(&key("count")).await.unwrap().unwrap();
         assert_eq!(found.value, 320u64.to_be_bytes()[..]);
         assert!(conflicts > 0, "they did meet");
+    }
+
+    pub async fn a_log_that_has_grown_is_a_conflict_for_who_relied_on_its_end(
+        engine: &impl Engine,
+    ) {
+        let store = engine.open();
+        let append = |end: Option<u64>| {
+            let mut batch = Batch::new();
+            if let Some(end) = end {
+                batch.expect_end(log("a"), Position(end));
+            }
+            batch.append(log("a"), b"x".to_vec());
+            store.commit(batch)
+        };
+        append(Some(0)).await.unwrap();
+        append(None).await.unwrap();
+        for end in [0, 1, 3] {
+            let outcome = append(Some(end)).await;
+            assert!(matches!(outcome, Err(CommitError::Conflict)), "{end}");
+        }
+        append(Some(2)).await.unwrap();
+        // Of two at once one is the first, and entries that were trimmed count.
+        let (first, second) = tokio::join!(append(Some(3)), append(Some(3)));
+        assert!(first.is_ok() != second.is_ok());
+        let mut batch = Batch::new();
+        batch.trim(log("a"), Position(u64::MAX));
+        store.commit(batch).await.unwrap();
+        append(Some(4)).await.unwrap();
     }
 
     pub async fn keys_are_listed_in_order_and_by_prefix(engine: &impl Engine) {

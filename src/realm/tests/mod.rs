@@ -1,12 +1,16 @@
 //! The rules, over a real store in a temporary directory.
 
+mod acts;
 mod copying;
 mod doubt;
 mod fill;
 mod groups;
+mod held;
 mod limits;
 mod lives;
+mod many;
 mod once;
+mod pairs;
 mod peers;
 mod positions;
 mod queue;

@@ -156,7 +156,11 @@ async fn what_a_deleted_group_leaves_behind_is_not_seen() {
     let realm = Fixture::new();
     realm.register(device(1), "ann").await;
     realm.all_done(1, [add(2), post(3, "old 1")]).await;
-    let group = realm.realm.group(cats()).await.unwrap();
+    let group = realm
+        .realm
+        .group(&mut storing::Unnoted, cats())
+        .await
+        .unwrap();
     let log = group.place().log;
     let entry = realm.realm.store.read(
         &log,
@@ -335,7 +339,7 @@ async fn what_another_device_reads_is_not_hidden() {
     assert_ne!(left().await, 0, "an older session of the device is left");
     let sessions = realm
         .realm
-        .sessions_of("ann".parse().unwrap())
+        .sessions_of(&mut storing::Unnoted, "ann".parse().unwrap())
         .await
         .unwrap();
     let older = sessions.iter().find(|session| session.owner() == owner);

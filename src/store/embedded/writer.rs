@@ -279,6 +279,11 @@ impl Writer {
                 return Err(CommitError::Conflict);
             }
         }
+        for (log, end) in batch.ends {
+            if *self.end_of(&log)? != end.0 {
+                return Err(CommitError::Conflict);
+            }
+        }
         self.version += 1;
         let version = Version(self.version);
         let mut positions = Vec::new();

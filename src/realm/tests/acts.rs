@@ -1,0 +1,383 @@
+//! Commands for [`super::pairs`]: who gives them, and what they change.
+
+use super::{held::Device, *};
+use crate::wire::{GroupName, Handle, Role, Sender};
+
+/// A realm that is a peer.
+pub const BETA: Device = 50;
+
+/// A command and who gives it.
+pub struct Act {
+    pub name: String,
+    pub device: Device,
+    pub command: Box<dyn Fn(u64) -> Vec<u8>>,
+}
+
+pub fn group(name: &str) -> GroupName {
+    name.parse().unwrap()
+}
+
+pub fn user(name: &str) -> Username {
+    name.parse().unwrap()
+}
+
+pub fn sender(name: &str) -> Sender {
+    name.parse().unwrap()
+}
+
+pub const BOUND: SessionRef = SessionRef::Bound;
+
+fn act(
+    name: impl Into<String>,
+    device: Device,
+    command: impl Fn(Operation) -> Command<'static> + 'static,
+) -> Act {
+    Act {
+        name: name.into(),
+        device,
+        command: Box::new(move |number| Request::from(command(op(number))).to_bytes()),
+    }
+}
+
+fn peer_act(name: &str, request: impl Fn(u64) -> PeerRequest<'static> + 'static) -> Act {
+    Act {
+        name: name.into(),
+        device: BETA,
+        command: Box::new(move |number| request(number).to_bytes()),
+    }
+}
+
+/// The users' devices: ann owns the group, bob moderates it, cat and zoe@beta are members, dan is not, eve is banned.
+/// cat has a second device.
+pub const DEVICES: [(Device, &str); 6] = [
+    (1, "ann"),
+    (2, "bob"),
+    (3, "cat"),
+    (4, "dan"),
+    (5, "eve"),
+    (6, "cat"),
+];
+
+/// Commands of one user of the group, whatever they may.
+pub fn of_groups(n: Device, who: &'static str) -> Vec<Act> {
+    let g = || group("g");
+    let mut acts = vec![
+        act(format!("{who} joins"), n, move |operation| {
+            Command::JoinGroup {
+                operation,
+                session: BOUND,
+                group: g(),
+                password: Password(b""),
+            }
+        }),
+        act(format!("{who} leaves"), n, move |operation| {
+            Command::LeaveGroup {
+                operation,
+                session: BOUND,
+                group: g(),
+            }
+        }),
+        act(format!("{who} posts"), n, move |operation| {
+            Command::SendGroup {
+                operation,
+                session: BOUND,
+                group: g(),
+                message: Body(b"hi"),
+            }
+        }),
+        act(format!("{who} logs out"), n, move |operation| {
+            Command::Logout {
+                operation,
+                session: BOUND,
+            }
+        }),
+    ];
+    if !matches!(who, "cat" | "eve") {
+        acts.extend(of_makers(n, who));
+    }
+    if matches!(who, "ann" | "bob") {
+        acts.extend(of_moderators(n, who));
+    }
+    if who == "ann" {
+        acts.extend(of_owners(n, who));
+    }
+    acts
+}
+
+fn of_makers(n: Device, who: &'static str) -> Vec<Act> {
+    let mut acts = Vec::new();
+    acts.push(act(format!("{who} makes h"), n, |operation| {
+        Command::AddGroup {
+            operation,
+            session: BOUND,
+            group: group("h"),
+            password: Password(b""),
+        }
+    }));
+    acts
+}
+
+fn of_moderators(n: Device, who: &'static str) -> Vec<Act> {
+    let g = || group("g");
+    let mut acts = Vec::new();
+    acts.push(act(format!("{who} deletes"), n, move |operation| {
+        Command::DelGroup {
+            operation,
+            session: BOUND,
+            group: g(),
+        }
+    }));
+    for whom in ["bob", "cat", "dan", "zoe@beta"] {
+        acts.push(act(format!("{who} kicks {whom}"), n, move |operation| {
+            Command::Kick {
+                operation,
+                session: BOUND,
+                group: g(),
+                user: sender(whom),
+            }
+        }));
+        acts.push(act(format!("{who} bans {whom}"), n, move |operation| {
+            Command::Ban {
+                operation,
+                session: BOUND,
+                group: g(),
+                user: sender(whom),
+            }
+        }));
+    }
+    acts.push(act(format!("{who} unbans eve"), n, move |operation| {
+        Command::Unban {
+            operation,
+            session: BOUND,
+            group: g(),
+            user: sender("eve"),
+        }
+    }));
+    acts
+}
+
+fn of_owners(n: Device, who: &'static str) -> Vec<Act> {
+    let g = || group("g");
+    let mut acts = Vec::new();
+    for (whom, role) in [
+        ("bob", Role::Owner),
+        ("cat", Role::Owner),
+        ("cat", Role::Moderator),
+        ("bob", Role::Member),
+    ] {
+        acts.push(act(
+            format!("{who} makes {whom} {}", role.name()),
+            n,
+            move |operation| Command::SetRole {
+                operation,
+                session: BOUND,
+                group: g(),
+                user: user(whom),
+                role,
+            },
+        ));
+    }
+    acts.push(act(format!("{who} sets a password"), n, move |operation| {
+        Command::GroupPasswd {
+            operation,
+            session: BOUND,
+            group: g(),
+            password: Password(b"meow"),
+        }
+    }));
+    acts
+}
+
+/// What another realm does to the group.
+pub fn of_peers() -> Vec<Act> {
+    let mut acts = Vec::new();
+    for who in ["zoe", "yan"] {
+        let join = move |_| PeerRequest::Join {
+            group: group("g"),
+            user: user(who),
+            password: Password(b""),
+        };
+        acts.push(peer_act(
+            if who == "zoe" {
+                "zoe@beta joins"
+            } else {
+                "yan@beta joins"
+            },
+            join,
+        ));
+    }
+    acts.push(peer_act("zoe@beta leaves", |_| PeerRequest::Leave {
+        group: group("g"),
+        user: user("zoe"),
+    }));
+    acts.push(peer_act("zoe@beta posts", |number| PeerRequest::Post {
+        epoch: 7,
+        sequence: OperationNumber(number),
+        content: 0,
+        from: user("zoe"),
+        group: group("g"),
+        message: Body(b"from beta"),
+    }));
+    acts
+}
+
+fn auth_on(name: &'static str, n: Device, who: &'static str) -> Act {
+    act(name, n, move |operation| Command::Auth {
+        operation,
+        username: user(who),
+        password: Password(b"correct horse"),
+    })
+}
+
+/// Commands about accounts and sessions.
+pub fn of_sessions(handles: &[Handle]) -> Vec<Act> {
+    let mut acts = vec![
+        act("cat's first device logs out", 3, logout_op),
+        act("cat's second device logs out", 6, logout_op),
+        act("cat changes the password", 3, |operation| Command::Passwd {
+            operation,
+            session: BOUND,
+            old: Password(b"correct horse"),
+            new: Password(b"battery staple"),
+        }),
+        act("cat changes it on the second device", 6, |operation| {
+            Command::Passwd {
+                operation,
+                session: BOUND,
+                old: Password(b"correct horse"),
+                new: Password(b"another staple"),
+            }
+        }),
+        auth_on("cat logs in on a third device", 7, "cat"),
+        auth_on("cat logs in on a fourth device", 8, "cat"),
+        auth_on("dan logs in on cat's second device", 6, "dan"),
+        act("fay registers", 9, |operation| {
+            register_op(operation, "fay")
+        }),
+        act("fay registers elsewhere", 10, |operation| {
+            register_op(operation, "fay")
+        }),
+        act("cat writes to dan", 3, |operation| Command::Send {
+            operation,
+            session: BOUND,
+            to: user("dan"),
+            message: Body(b"hi"),
+        }),
+        act("cat claims", 3, |operation| Command::Claim {
+            operation,
+            session: BOUND,
+            code: Password(b"open sesame"),
+        }),
+        act("number 90 is used up", 3, |operation| Command::Void {
+            operation,
+            session: BOUND,
+        }),
+    ];
+    for (at, handle) in handles.iter().copied().enumerate() {
+        let by = if at == 0 { 6 } else { 3 };
+        acts.push(act(
+            format!("cat revokes device {at}"),
+            by,
+            move |operation| Command::Revoke {
+                operation,
+                session: BOUND,
+                handle,
+            },
+        ));
+    }
+    acts
+}
+
+/// Commands about other realms.
+pub fn of_realms() -> Vec<Act> {
+    let add = |name: &'static str, realm: &'static str, key: u8| Act {
+        name: name.into(),
+        device: 1,
+        command: Box::new(move |number| {
+            let command = Command::AddRealm {
+                operation: op(number),
+                session: BOUND,
+                realm: realm.parse().unwrap(),
+                address: Text("192.0.2.33"),
+                port: crate::wire::Port(6377),
+                src_address: Text(""),
+                src_port: crate::wire::Port(0),
+            };
+            let options = Options {
+                key: Some([key; 32]),
+                ..Options::NONE
+            };
+            Request { options, command }.to_bytes()
+        }),
+    };
+    vec![
+        add("ann adds gamma", "gamma", 60),
+        add("ann adds gamma's key as delta", "delta", 60),
+        add("ann adds gamma with another key", "gamma", 61),
+        act("ann removes beta", 1, |operation| Command::RemoveRealm {
+            operation,
+            session: BOUND,
+            realm: "beta".parse().unwrap(),
+        }),
+        act("cat writes to beta", 3, |operation| Command::SendRealm {
+            operation,
+            session: BOUND,
+            src_address: Text(""),
+            src_port: crate::wire::Port(0),
+            realm: "beta".parse().unwrap(),
+            from: user("cat"),
+            to: user("zoe"),
+            message: Body(b"hi"),
+        }),
+        act("ann kicks zoe@beta", 1, |operation| Command::Kick {
+            operation,
+            session: BOUND,
+            group: group("g"),
+            user: sender("zoe@beta"),
+        }),
+        act("ann bans yan@beta", 1, |operation| Command::Ban {
+            operation,
+            session: BOUND,
+            group: group("g"),
+            user: sender("yan@beta"),
+        }),
+        peer_act("zoe@beta writes to cat", |number| PeerRequest::Deliver {
+            epoch: 7,
+            sequence: OperationNumber(number),
+            content: 0,
+            from: user("zoe"),
+            to: user("cat"),
+            message: Body(b"from beta"),
+        }),
+        peer_act("yan@beta joins", |_| PeerRequest::Join {
+            group: group("g"),
+            user: user("yan"),
+            password: Password(b""),
+        }),
+        peer_act("beta has a new key", |_| PeerRequest::Rotate {
+            key: [51; 32],
+        }),
+        peer_act("beta moves", |_| PeerRequest::Introduce {
+            realm: "alpha".parse().unwrap(),
+            address: Text("192.0.2.77"),
+            port: crate::wire::Port(7000),
+        }),
+    ]
+}
+
+fn logout_op(operation: Operation) -> Command<'static> {
+    Command::Logout {
+        operation,
+        session: BOUND,
+    }
+}
+
+fn register_op(operation: Operation, name: &str) -> Command<'static> {
+    Command::Register {
+        operation,
+        full_name: Text("Some One"),
+        country: Text("id"),
+        username: user(name),
+        password: Password(b"correct horse"),
+    }
+}

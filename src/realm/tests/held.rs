@@ -1,0 +1,119 @@
+//! A realm over a store in memory, which can be copied, and in which a command can be held at a step.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::Notify;
+
+use super::*;
+use crate::store::{
+    CommitError, Committed, Key, Log, Memory, Page as LogPage, PageLimit, Prefix, Subscribers,
+    Subscription, Versioned,
+};
+
+/// Who asks: a device, by number.
+pub type Device = u8;
+
+/// A store in which one command can be held at a step.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    memory: Arc<Mutex<Memory>>,
+    pub hold: Arc<Hold>,
+    subscribers: Arc<Subscribers>,
+}
+
+/// Where a command is held.
+#[derive(Debug, Default)]
+pub struct Hold {
+    /// Steps until one is held; 0 when none is to be.
+    pub left: AtomicUsize,
+    pub held: Notify,
+    pub release: Notify,
+}
+
+impl Held {
+    pub fn over(memory: Memory) -> Self {
+        Self {
+            memory: Arc::new(Mutex::new(memory)),
+            ..Self::default()
+        }
+    }
+
+    async fn step(&self) {
+        let left = &self.hold.left;
+        let counted = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+            left.checked_sub(1)
+        });
+        if counted == Ok(1) {
+            self.hold.held.notify_one();
+            self.hold.release.notified().await;
+        }
+    }
+
+    pub fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap()
+    }
+}
+
+impl Store for Held {
+    async fn get(&self, key: &Key) -> Result<Option<Versioned>, StoreError> {
+        self.step().await;
+        Ok(self.memory().get(key))
+    }
+
+    async fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Versioned)>, StoreError> {
+        self.step().await;
+        Ok(self.memory().list(prefix, after, limit))
+    }
+
+    async fn read(
+        &self,
+        log: &Log,
+        after: Position,
+        limit: PageLimit,
+    ) -> Result<LogPage, StoreError> {
+        self.step().await;
+        Ok(self.memory().read(log, after, limit))
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
+        self.step().await;
+        self.memory().apply(batch)
+    }
+
+    async fn last(&self, log: &Log) -> Result<Position, StoreError> {
+        self.step().await;
+        Ok(self.memory().last(log))
+    }
+
+    fn subscribe(&self, logs: &[Log]) -> Subscription {
+        self.subscribers.subscribe(logs)
+    }
+}
+
+pub fn realm_of(store: &Held) -> Realm<Held> {
+    realm_over(store.clone(), |_, limits| {
+        limits.password_threads = 0;
+        limits.sessions_max = 2;
+        // How often is no matter here.
+        let unlimited = crate::allowance::Frequency::UNLIMITED;
+        limits.rates = Rates {
+            commands: unlimited,
+            registrations: unlimited,
+            logins: unlimited,
+            joins: unlimited,
+        };
+    })
+}
+
+pub async fn give(realm: &Realm<Held>, n: Device, command: &[u8]) -> Answer {
+    let bytes = realm.handle(&caller(device(n), MOMENT), command).await;
+    Answer::parse(&bytes).unwrap()
+}

@@ -1,0 +1,174 @@
+//! Groups of more members than are looked at in one go.
+
+use super::{
+    held::{Held, give, realm_of},
+    *,
+};
+use crate::{
+    store::{Key, Prefix},
+    wire::{GroupName, Role},
+};
+
+/// More than are read at once, twice.
+const MANY: usize = 2100;
+const BETA: u8 = 50;
+const SESSION: SessionRef = SessionRef::Bound;
+
+fn crowd() -> GroupName {
+    "crowd".parse().unwrap()
+}
+
+async fn done(realm: &Realm<Held>, n: u8, command: Command<'_>) {
+    let answer = give(realm, n, &Request::from(command.clone()).to_bytes()).await;
+    assert_eq!(answer, Answer::Done, "{command:?}");
+}
+
+fn foreign(number: usize) -> Username {
+    // They sort before everybody here.
+    format!("a{number:05}").parse().unwrap()
+}
+
+/// ann owns a group, mo moderates it, and zed has been in it for longer than mo; many users of beta are in it.
+async fn crowded() -> (Held, Realm<Held>) {
+    let store = Held::default();
+    let realm = realm_of(&store);
+    for (n, who) in [(1, "ann"), (2, "zed"), (3, "mo")] {
+        let answer = give(&realm, n, &Request::from(register(1, who)).to_bytes()).await;
+        assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
+    }
+    let address = ("192.0.2.9".to_string(), 6377);
+    let key = PublicKey([BETA; 32]);
+    assert!(
+        realm
+            .list_peer("beta".parse().unwrap(), key, address, None)
+            .await
+    );
+    let (group, password) = (crowd(), Password(b""));
+    done(
+        &realm,
+        1,
+        Command::AddGroup {
+            operation: op(2),
+            session: SESSION,
+            group,
+            password,
+        },
+    )
+    .await;
+    for n in [2, 3] {
+        done(
+            &realm,
+            n,
+            Command::JoinGroup {
+                operation: op(2),
+                session: SESSION,
+                group,
+                password,
+            },
+        )
+        .await;
+    }
+    for number in 0..MANY {
+        let join = PeerRequest::Join {
+            group,
+            user: foreign(number),
+            password,
+        };
+        let answer = give(&realm, BETA, &join.to_bytes()).await;
+        assert!(matches!(answer, Answer::Joined { .. }), "{answer:?}");
+    }
+    done(
+        &realm,
+        1,
+        Command::SetRole {
+            operation: op(3),
+            session: SESSION,
+            group,
+            user: "mo".parse().unwrap(),
+            role: Role::Moderator,
+        },
+    )
+    .await;
+    (store, realm)
+}
+
+fn leave(number: u64) -> Command<'static> {
+    Command::LeaveGroup {
+        operation: op(number),
+        session: SESSION,
+        group: crowd(),
+    }
+}
+
+/// True when the group is `n`'s: nobody else deletes it.
+async fn owns(realm: &Realm<Held>, n: u8) -> bool {
+    let command = Command::GroupPasswd {
+        operation: op(100),
+        session: SESSION,
+        group: crowd(),
+        password: Password(b""),
+    };
+    give(realm, n, &Request::from(command).to_bytes()).await == Answer::Done
+}
+
+/// GRP-7
+#[tokio::test]
+async fn an_owner_is_followed_by_the_moderator_however_many_members_there_are() {
+    let (_, realm) = crowded().await;
+    done(&realm, 1, leave(4)).await;
+    assert!(owns(&realm, 3).await);
+    done(&realm, 3, leave(4)).await;
+    assert!(owns(&realm, 2).await);
+}
+
+/// GRP-7: also in a group from before members were listed by their standing.
+#[tokio::test]
+async fn an_owner_of_an_older_group_is_followed_by_the_moderator() {
+    let (store, realm) = crowded().await;
+    let of_kind = |kind: &[u8]| {
+        let prefix = Prefix(kind.into());
+        store.memory().list(&prefix, None, usize::MAX)
+    };
+    let mut batch = Batch::new();
+    for (key, _) in [of_kind(b"w/"), of_kind(b"n/"), of_kind(b"i/")].concat() {
+        batch.delete(key);
+    }
+    store.memory().apply(batch).unwrap();
+    done(&realm, 1, leave(4)).await;
+    assert!(owns(&realm, 3).await);
+    done(&realm, 3, leave(4)).await;
+    assert!(owns(&realm, 2).await);
+}
+
+/// PEER-10: a realm is told of a group as long as one of its users is in it, also where they were not counted at first.
+#[tokio::test]
+async fn a_realm_hears_of_a_group_until_its_last_user_leaves() {
+    for is_counted in [true, false] {
+        let (store, realm) = crowded().await;
+        if !is_counted {
+            let prefix = Prefix(b"i/"[..].into());
+            let keys = store.memory().list(&prefix, None, usize::MAX);
+            let mut batch = Batch::new();
+            for (key, _) in keys {
+                batch.delete(key);
+            }
+            store.memory().apply(batch).unwrap();
+        }
+        for number in 0..MANY {
+            assert!(is_told(&store), "after {number}");
+            let leave = PeerRequest::Leave {
+                group: crowd(),
+                user: foreign(number),
+            };
+            assert_eq!(give(&realm, BETA, &leave.to_bytes()).await, Answer::Done);
+        }
+        assert!(!is_told(&store));
+    }
+}
+
+fn is_told(store: &Held) -> bool {
+    let key = Key(b"g/crowd"[..].into());
+    let group = store.memory().get(&key).unwrap();
+    let record = <records::GroupRecord as records::Record>::from_value(&group.value).unwrap();
+    record.realms == ["beta"]
+}
