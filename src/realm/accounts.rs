@@ -129,6 +129,7 @@ impl<S: Store> Realm<S> {
         // Whoever knew the old password is out (ACC-4).
         let mut others = self.sessions_of(&mut work.batch, current.user).await?;
         others.retain(|session| session.hash != current.hash);
+        work.affected = Some(current.user);
         self.end_sessions(&others, None, &mut work.batch).await?;
         Ok(Answer::Done)
     }

@@ -136,7 +136,7 @@ impl<S: Store> Realm<S> {
         work.batch
             .put(key, record.to_value()?)
             .put(records::copy_member(realm, group, user), member.to_value()?);
-        work.joined = Some(user);
+        work.affected = Some(user);
         Ok(Answer::Done)
     }
 

@@ -213,7 +213,7 @@ impl<S: Store> Realm<S> {
             joined: work.caller.now.wall,
         };
         group.put(&local(current.user), &member, None, &mut work.batch)?;
-        work.joined = Some(current.user);
+        work.affected = Some(current.user);
         Ok(Answer::Done)
     }
 
@@ -280,7 +280,7 @@ impl<S: Store> Realm<S> {
             joined: work.caller.now.wall,
         };
         group.put(&user, &member, None, batch)?;
-        work.joined = Some(current.user);
+        work.affected = Some(current.user);
         Ok(Answer::Done)
     }
 

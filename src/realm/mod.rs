@@ -58,7 +58,7 @@ use self::{
     records::{Owner, QueuedRecord, Record as _, RecordedAnswer, RunningRecord},
     storing::{Outcome, Unnoted},
     verdicts::Verdicts,
-    watching::{Joins, joins_of},
+    watching::{Watched, watched_of},
     windows::Windows,
 };
 use crate::{
@@ -134,7 +134,7 @@ pub struct Realm<S> {
     verdicts: Verdicts,
     /// When messages to other realms are not worth delivering any more.
     expiries: Expiries,
-    joins: Joins,
+    watched: Watched,
     passwords: Passwords,
     windows: Windows,
     /// Makes session ids.
@@ -165,8 +165,8 @@ struct Work<'a> {
     hints: Vec<(RealmId, GroupName)>,
     /// What it has queued for another realm.
     queued: Option<(RealmId, QueuedRecord)>,
-    /// Who has come to be in a group.
-    joined: Option<Username>,
+    /// Whose groups or sessions are others than before.
+    affected: Option<Username>,
     /// Its number is not written down: nothing can be done under it any more.
     is_unrecorded: bool,
 }
@@ -176,7 +176,7 @@ impl Work<'_> {
     fn forget(&mut self) {
         self.batch.changes.clear();
         self.hints.clear();
-        (self.queued, self.joined) = (None, None);
+        (self.queued, self.affected) = (None, None);
     }
 }
 
@@ -200,7 +200,7 @@ impl<S: Store> Realm<S> {
             network,
             verdicts: Verdicts::default(),
             expiries: Expiries::default(),
-            joins: Joins::default(),
+            watched: Watched::default(),
             passwords: Passwords::start(limits.password_threads)?,
             windows: Windows::default(),
             limits,
@@ -362,7 +362,7 @@ impl<S: Store> Realm<S> {
             hashed: Hashed::default(),
             hints: Vec::new(),
             queued: None,
-            joined: None,
+            affected: None,
             is_unrecorded: false,
         };
         let mut operation = None;
@@ -420,8 +420,8 @@ impl<S: Store> Realm<S> {
                 if let (Some((realm, queued)), Some(position)) = (&work.queued, positions.first()) {
                     self.expiries.note(*realm, position.0, queued);
                 }
-                if let Some(user) = work.joined.take() {
-                    self.joins.notify(&joins_of(user));
+                if let Some(user) = work.affected.take() {
+                    self.watched.notify(&watched_of(user));
                 }
                 for (realm, group) in work.hints.drain(..) {
                     self.network.add_work(realm, GroupWork::Tell(group));

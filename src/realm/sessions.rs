@@ -132,7 +132,9 @@ impl<S: Store> Realm<S> {
         current: Current,
         now: Moment,
     ) -> Result<Current, Failure> {
-        if now.running.saturating_sub(current.record.last) >= USED_GRAIN {
+        // A short lifetime needs a finer grain.
+        let ttl = u32::try_from(self.limits.session_ttl.as_secs()).unwrap_or(u32::MAX);
+        if now.running.saturating_sub(current.record.last) >= USED_GRAIN.min(ttl / 8) {
             // Seldom, and large: apart.
             return Box::pin(self.touch(current, now)).await;
         }
@@ -220,6 +222,8 @@ impl<S: Store> Realm<S> {
         };
         self.make_room(work, user, &owner).await?;
         sessions_change(user, &mut work.batch)?;
+        // One that makes room may be watched.
+        work.affected = Some(user);
         self.link(user, &owner, &mut work.batch).await?;
         let link = SessionLink { session: hash }.to_value()?;
         work.batch
@@ -324,6 +328,7 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
     ) -> Result<Answer, Failure> {
         let current = self.session_noted(work, session).await?;
+        work.affected = Some(current.user);
         self.end_sessions(&[current], None, &mut work.batch).await?;
         Ok(Answer::Done)
     }
@@ -364,6 +369,7 @@ impl<S: Store> Realm<S> {
         if meant.hash != current.hash {
             meant.rely_on(&mut work.batch);
         }
+        work.affected = Some(current.user);
         self.end_sessions(&[meant], None, &mut work.batch).await?;
         Ok(Answer::Done)
     }

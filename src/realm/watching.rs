@@ -1,7 +1,7 @@
 //! Watching (WATCH-1 … WATCH-4): the entries of all of a session's mailboxes, what waits and then what comes, for
 //! whoever carries them to the session's device.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
     Caller, Failure, Moment, Realm,
@@ -25,17 +25,17 @@ const MAILBOXES_MAX: usize = 1000;
 /// Entries of one mailbox that are read at once.
 const READ_ENTRIES: usize = 8;
 
-/// Who has come to be in a group, for those who watch.
-pub type Joins = Subscribers;
+/// Whose groups or sessions have changed, for those who watch.
+pub type Watched = Subscribers;
 
-/// The log that stands for a user's memberships among [`Joins`].
-pub fn joins_of(user: Username) -> Log {
+/// The log that stands for a user among [`Watched`].
+pub fn watched_of(user: Username) -> Log {
     Log(user.as_bytes().into())
 }
 
 /// One mailbox that is watched.
 #[derive(Debug)]
-struct Watched {
+struct Followed {
     mailbox: Mailbox,
     place: Place,
     /// The last that was given out.
@@ -64,9 +64,12 @@ pub struct Watch<S> {
     session: SessionHash,
     user: Username,
     cursors: Cursors,
-    mailboxes: Vec<Watched>,
+    mailboxes: Vec<Followed>,
     grown: Subscription,
-    joined: Subscription,
+    /// The user's groups or sessions have changed.
+    changed: Subscription,
+    /// When the session was last used, in the realm's running time.
+    used: u32,
     /// The mailbox whose backlog had its turn last.
     turn: usize,
 }
@@ -142,7 +145,8 @@ impl<S: Store> Realm<S> {
                 cursors,
                 mailboxes: Vec::new(),
                 grown: self.store.subscribe(&[]),
-                joined: self.joins.subscribe(&[joins_of(current.user)]),
+                changed: self.watched.subscribe(&[watched_of(current.user)]),
+                used: current.record.last,
                 turn: 0,
             };
             watch.look_again(&current).await?;
@@ -225,9 +229,25 @@ impl<S: Store> Watch<S> {
     /// The next entry to be pushed, as soon as there is one; none once the session has ended. `backlog`: also what
     /// has been waiting; `on_the_way`: some of that is on its way still. Nothing is lost when this is dropped
     /// before it is done.
-    pub async fn next(&mut self, now: Moment, backlog: bool, on_the_way: bool) -> Option<Push> {
-        self.caller.now = now;
+    pub async fn next(
+        &mut self,
+        now: &(dyn Fn() -> Moment + Sync),
+        backlog: bool,
+        on_the_way: bool,
+    ) -> Option<Push> {
         loop {
+            self.caller.now = now();
+            // Of who has no session any more, also what has been read already stays here.
+            let has_changed = tokio::select! {
+                biased;
+                changed = self.changed.grown() => changed.map(|_| true)?,
+                () = std::future::ready(()) => false,
+            };
+            if has_changed {
+                self.change().await?;
+            } else if self.left() == Duration::ZERO {
+                self.current().await?;
+            }
             match self.look(backlog, on_the_way).await {
                 Ok(Some(push)) => return Some(push),
                 Ok(None) => {}
@@ -236,6 +256,8 @@ impl<S: Store> Watch<S> {
                     return None;
                 }
             }
+            // The time is told in whole seconds.
+            let left = self.left() + Duration::from_secs(1);
             tokio::select! {
                 biased;
                 grown = self.grown.grown() => {
@@ -245,25 +267,54 @@ impl<S: Store> Watch<S> {
                         }
                     }
                 }
-                joined = self.joined.grown() => {
-                    joined?;
-                    let current = self.current().await?;
-                    if let Err(failure) = self.look_again(&current).await {
-                        self.realm.note("watch", &failure);
-                        return None;
-                    }
+                () = tokio::time::sleep(left) => {}
+                changed = self.changed.grown() => {
+                    changed?;
+                    self.caller.now = now();
+                    self.change().await?;
                 }
             }
         }
     }
 
+    /// The user's groups or sessions are others than before.
+    async fn change(&mut self) -> Option<()> {
+        let current = self.current().await?;
+        match self.look_again(&current).await {
+            Ok(()) => Some(()),
+            Err(failure) => {
+                self.realm.note("watch", &failure);
+                None
+            }
+        }
+    }
+
+    /// For how long the session lasts if nobody uses it.
+    fn left(&self) -> Duration {
+        let unused = self.caller.now.running.saturating_sub(self.used);
+        let ttl = self.realm.limits.session_ttl;
+        ttl.saturating_sub(Duration::from_secs(unused.into()))
+    }
+
     /// The session, as long as it is there.
-    async fn current(&self) -> Option<Current> {
+    async fn current(&mut self) -> Option<Current> {
         let (device, now) = (self.caller.device.as_ref(), self.caller.now);
         let found = self.realm.load_session(self.session, device, now).await;
         let current = found.ok().flatten()?;
-        // Who watches uses the session.
-        self.realm.use_session(current, now).await.ok()
+        self.used = current.record.last;
+        Some(current)
+    }
+
+    /// The session, which an entry that is pushed uses (SES-4).
+    async fn use_session(&mut self) -> Option<Current> {
+        let current = self.current().await?;
+        let current = self
+            .realm
+            .use_session(current, self.caller.now)
+            .await
+            .ok()?;
+        self.used = current.record.last;
+        Some(current)
     }
 
     /// Finds out which mailboxes there are; those that are known go on where they are.
@@ -272,7 +323,7 @@ impl<S: Store> Watch<S> {
         let mut known = std::mem::take(&mut self.mailboxes);
         for (mailbox, place) in self.realm.mailboxes_of(self.user).await? {
             let same =
-                |watched: &Watched| watched.mailbox == mailbox && watched.place.log == place.log;
+                |watched: &Followed| watched.mailbox == mailbox && watched.place.log == place.log;
             if let Some(at) = known.iter().position(same) {
                 let mut watched = known.swap_remove(at);
                 // Made again: of the one before it nothing is pushed any more.
@@ -292,7 +343,7 @@ impl<S: Store> Watch<S> {
                 }
                 _ => self.realm.confirmed(self.user, &owner, &place).await?,
             };
-            self.mailboxes.push(Watched {
+            self.mailboxes.push(Followed {
                 mailbox,
                 place,
                 position,
@@ -358,14 +409,15 @@ impl<S: Store> Watch<S> {
             if !watched.has_grown {
                 return Ok(None);
             }
-            let Some((place, read_up_to)) = self.readable(&watched.mailbox).await? else {
+            let (mailbox, position) = (watched.mailbox, watched.position);
+            let Some((place, read_up_to)) = self.readable(mailbox).await? else {
                 return Ok(None);
             };
             let limit = PageLimit {
                 entries: READ_ENTRIES,
                 bytes: WATCH_READ_BYTES,
             };
-            let after = Position(watched.position.max(place.floor));
+            let after = Position(position.max(place.floor));
             let page = self.realm.store.read(&place.log, after, limit).await?;
             let entries = page
                 .entries
@@ -400,9 +452,9 @@ impl<S: Store> Watch<S> {
 
     /// Where a mailbox is, as long as the session is there and the mailbox is still its user's; and up to where another
     /// device has read it.
-    async fn readable(&self, mailbox: &Mailbox) -> Result<Option<(Place, u64)>, Failure> {
-        let current = self.current().await.ok_or(ErrorCode::NoSession)?;
-        let Some(place) = self.realm.place_of(self.user, mailbox).await? else {
+    async fn readable(&mut self, mailbox: Mailbox) -> Result<Option<(Place, u64)>, Failure> {
+        let current = self.use_session().await.ok_or(ErrorCode::NoSession)?;
+        let Some(place) = self.realm.place_of(self.user, &mailbox).await? else {
             return Ok(None);
         };
         let owner = current.owner();

@@ -167,7 +167,8 @@ async fn carry<S: Store>(
     };
     loop {
         let backlog = credit.backlog.available_permits();
-        let next = watch.next(clock.now(), backlog > 0, backlog < WATCHED_AT_ONCE);
+        let now = || clock.now();
+        let next = watch.next(&now, backlog > 0, backlog < WATCHED_AT_ONCE);
         let push = tokio::select! {
             biased;
             push = next => push,

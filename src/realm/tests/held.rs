@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::store::{
-    CommitError, Committed, Key, Log, Memory, Page as LogPage, PageLimit, Prefix, Subscribers,
-    Subscription, Versioned,
+    Change, CommitError, Committed, Key, Log, Memory, Page as LogPage, PageLimit, Prefix,
+    Subscribers, Subscription, Versioned,
 };
 
 /// Who asks: a device, by number.
@@ -85,7 +85,16 @@ impl Store for Held {
 
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         self.step().await;
-        self.memory().apply(batch)
+        let logs = batch.changes.iter().filter_map(|change| match change {
+            Change::Append(log, _) => Some(log.clone()),
+            _ => None,
+        });
+        let logs: Vec<Log> = logs.collect();
+        let committed = self.memory().apply(batch)?;
+        for log in logs {
+            self.subscribers.notify(&log);
+        }
+        Ok(committed)
     }
 
     async fn last(&self, log: &Log) -> Result<Position, StoreError> {

@@ -15,6 +15,7 @@ mod peers;
 mod positions;
 mod queue;
 mod rules;
+mod watches;
 
 use tempfile::TempDir;
 

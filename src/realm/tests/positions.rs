@@ -471,7 +471,8 @@ async fn what_another_device_has_read_is_marked() {
 
 /// The next entry that is pushed; a watch that has none is a failure, not a wait.
 async fn pushed(watch: &mut Watch<Embedded>) -> Push {
-    let next = watch.next(MOMENT, true, false);
+    let now = || MOMENT;
+    let next = watch.next(&now, true, false);
     let next = tokio::time::timeout(std::time::Duration::from_secs(10), next);
     next.await.expect("there is one").unwrap()
 }

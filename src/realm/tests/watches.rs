@@ -1,0 +1,166 @@
+//! A watch ends with its session, whatever ends that, and at once (WATCH-4).
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    held::{Held, give, realm_of},
+    *,
+};
+use crate::wire::Cursors;
+
+const SESSION: SessionRef = SessionRef::Bound;
+
+/// A clock that goes with the simulated time.
+#[derive(Clone)]
+struct Ticking(tokio::time::Instant);
+
+impl Ticking {
+    fn new() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+
+    fn now(&self) -> Moment {
+        let seconds = u32::try_from(self.0.elapsed().as_secs()).unwrap();
+        later(MOMENT, seconds)
+    }
+}
+
+/// ann at two devices, of which the second watches.
+struct Watching {
+    realm: Arc<Realm<Held>>,
+    watch: Watch<Held>,
+    clock: Ticking,
+}
+
+impl Watching {
+    async fn new() -> Self {
+        let realm = Arc::new(realm_of(&Held::default()));
+        for (n, command) in [
+            (1, register(1, "ann")),
+            (2, auth(1, "ann", "correct horse")),
+            (9, register(1, "bob")),
+        ] {
+            let answer = give(&realm, n, &Request::from(command).to_bytes()).await;
+            assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
+        }
+        let bytes = Request::from(Command::Watch {
+            session: SESSION,
+            cursors: Cursors::default(),
+        })
+        .to_bytes();
+        let caller = caller(device(2), MOMENT);
+        let watch = realm.watch(&caller, &bytes).await.unwrap();
+        Self {
+            realm,
+            watch,
+            clock: Ticking::new(),
+        }
+    }
+
+    async fn ask(&self, n: u8, command: Command<'_>) -> Answer {
+        let bytes = Request::from(command).to_bytes();
+        let answer = self
+            .realm
+            .handle(&caller(device(n), self.clock.now()), &bytes)
+            .await;
+        Answer::parse(&answer).unwrap()
+    }
+
+    /// After how long the watch ends, while nobody writes.
+    async fn ends(&mut self) -> Duration {
+        let began = tokio::time::Instant::now();
+        let clock = self.clock.clone();
+        let now = move || clock.now();
+        let next = self.watch.next(&now, true, false).await;
+        assert!(next.is_none(), "{next:?}");
+        began.elapsed()
+    }
+
+    async fn pushed(&mut self) -> bool {
+        let clock = self.clock.clone();
+        let now = move || clock.now();
+        self.watch.next(&now, true, false).await.is_some()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_with_its_session() {
+    let handle = async |at: &Watching| {
+        let Answer::Sessions(all) = at.ask(2, Command::Sessions { session: SESSION }).await else {
+            panic!("no sessions")
+        };
+        all.into_iter().find(|one| one.current).unwrap().handle
+    };
+    for way in 0..4 {
+        let mut at = Watching::new().await;
+        // Eight are read at once, and one is pushed.
+        for number in 2..12 {
+            assert_eq!(at.ask(9, send(number, "ann", "x")).await, STORED);
+        }
+        assert!(at.pushed().await);
+        let answer = match way {
+            0 => at.ask(2, logout(20)).await,
+            1 => {
+                let handle = handle(&at).await;
+                let revoke = Command::Revoke {
+                    operation: op(20),
+                    session: SESSION,
+                    handle,
+                };
+                at.ask(1, revoke).await
+            }
+            2 => {
+                let passwd = Command::Passwd {
+                    operation: op(20),
+                    session: SESSION,
+                    old: Password(b"correct horse"),
+                    new: Password(b"battery staple"),
+                };
+                at.ask(1, passwd).await
+            }
+            // Two sessions are allowed, and the other one is used later.
+            _ => {
+                tokio::time::advance(Duration::from_secs(2 * 3600)).await;
+                assert!(matches!(
+                    at.ask(1, Command::WhoAmI { session: SESSION }).await,
+                    Answer::Account(_)
+                ));
+                at.ask(3, auth(1, "ann", "correct horse")).await
+            }
+        };
+        assert!(!matches!(answer, Answer::Refused(_)), "{way}: {answer:?}");
+        assert_eq!(at.ends().await, Duration::ZERO, "way {way}");
+    }
+}
+
+/// SES-4: a watch that is told nothing does not use its session, and one that is told something does.
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_when_its_session_has_not_been_used() {
+    let day = Duration::from_hours(24);
+    let mut at = Watching::new().await;
+    let ended = at.ends().await;
+    assert!(
+        (30 * day..30 * day + Duration::from_secs(3)).contains(&ended),
+        "{ended:?}"
+    );
+    let mut at = Watching::new().await;
+    for number in 2..5 {
+        tokio::time::advance(29 * day).await;
+        // bob, who writes, is logged in anew each time.
+        at.ask(9, auth(number * 10, "bob", "correct horse")).await;
+        let answer = at.ask(9, send(number * 10 + 1, "ann", "x")).await;
+        assert_eq!(answer, STORED);
+        assert!(at.pushed().await, "{number}");
+    }
+    let ended = at.ends().await;
+    assert!(
+        (30 * day..30 * day + Duration::from_secs(3)).contains(&ended),
+        "{ended:?}"
+    );
+    // What comes when it is over is not pushed.
+    let mut at = Watching::new().await;
+    tokio::time::advance(31 * day).await;
+    at.ask(9, auth(2, "bob", "correct horse")).await;
+    assert_eq!(at.ask(9, send(3, "ann", "x")).await, STORED);
+    assert!(!at.pushed().await);
+}
