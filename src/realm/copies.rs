@@ -12,10 +12,12 @@ use crate::{
     store::{Batch, Store},
     wire::{
         Answer, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position, RealmId,
-        Refusal, SessionRef, Username,
+        Refusal, SessionRef, Username, is_of_realm,
     },
 };
 
+/// The content type of what claims one that it may not have: nobody knows it.
+const CONTENT_OTHER: u8 = 0x7f;
 /// Groups of one realm that are copied at most.
 const COPIES_MAX: usize = 1000;
 
@@ -259,7 +261,12 @@ impl<S: Store> Realm<S> {
             };
             let record = EntryRecord {
                 time: entry.time,
-                content: entry.content,
+                // What means something to programs is this realm's own to say.
+                content: if is_of_realm(entry.content) {
+                    CONTENT_OTHER
+                } else {
+                    entry.content
+                },
                 user: entry.from.user.as_str().into(),
                 realm,
                 body: entry.body,

@@ -14,7 +14,7 @@ use crate::{
     store::{Batch, Store},
     wire::{
         Answer, Body, CONTENT_TEXT, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId,
-        Refusal, Sent, Username,
+        Refusal, Sent, Username, is_of_realm,
     },
 };
 
@@ -211,7 +211,8 @@ impl<S: Store> Realm<S> {
             return Err(Refusal::too_large(self.limits.max_message as u64).into());
         }
         let is_text = *content == CONTENT_TEXT;
-        if *content > 0x7f || (is_text && core::str::from_utf8(message.0).is_err()) {
+        let is_known = *content <= 0x7f && !is_of_realm(*content);
+        if !is_known || (is_text && core::str::from_utf8(message.0).is_err()) {
             return Err(ErrorCode::BadRequest.into());
         }
         let entry = EntryRecord {

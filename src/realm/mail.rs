@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     store::Store,
-    wire::{Answer, Body, CONTENT_TEXT, Command, ErrorCode, Options, Refusal, Sent},
+    wire::{Answer, Body, CONTENT_TEXT, Command, ErrorCode, Options, Refusal, Sent, is_of_realm},
 };
 
 /// The highest content type there is.
@@ -57,7 +57,7 @@ impl<S: Store> Realm<S> {
             CONTENT_TEXT if core::str::from_utf8(message.0).is_err() => {
                 Err(ErrorCode::BadRequest.into())
             }
-            content @ 0..=CONTENT_MAX => Ok(content),
+            content @ 0..=CONTENT_MAX if !is_of_realm(content) => Ok(content),
             _ => Err(ErrorCode::BadRequest.into()),
         }
     }

@@ -31,6 +31,12 @@ pub const CONTENT_TEXT: u8 = 0;
 /// The content type of what a realm tells a user about a message of theirs: UTF-8 text.
 pub const CONTENT_NOTICE: u8 = 1;
 
+/// True for the content types that a realm alone gives to its users' entries, from 1 to 15: no user and no other realm writes such
+/// (ACC-8).
+pub const fn is_of_realm(content: u8) -> bool {
+    matches!(content, 1..=15)
+}
+
 const FRAGMENT: u8 = 0x80;
 const FROM_REALM: u8 = 0x80;
 /// In the kind of an event's mailbox: the entry has been read on another device.

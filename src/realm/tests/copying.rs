@@ -20,7 +20,8 @@ fn piece(offset: u64, text: &str) -> Answer {
     let entry = Entry {
         position: Position(1),
         time: 0,
-        content: crate::wire::CONTENT_TEXT,
+        // Which is another realm's to say to its own users only (ACC-8).
+        content: crate::wire::CONTENT_NOTICE,
         fragment: Some(Fragment { offset, total: 12 }),
         from: "bob".parse().unwrap(),
         read: false,
@@ -89,7 +90,10 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
         group: crew,
     };
     match fixture.ask(device(1), read).await {
-        Answer::Page(page) => assert_eq!(page.entries[0].body, b"three pieces"),
+        Answer::Page(page) => {
+            assert_eq!(page.entries[0].body, b"three pieces");
+            assert_eq!(page.entries[0].content, 127);
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -438,3 +438,55 @@ async fn what_cannot_be_understood_or_trusted_is_refused() {
         Answer::Refused(Refusal::too_large(5))
     );
 }
+
+/// ACC-8: a notice that a message came back is the realm's to make, and nobody else's.
+#[tokio::test]
+async fn what_means_something_to_programs_is_the_realms_own() {
+    let realm = Fixture::new();
+    realm.register(device(1), "ann").await;
+    realm.register(device(2), "bob").await;
+    let mut number = 1;
+    for (content, is_taken) in [
+        (0, true),
+        (1, false),
+        (2, false),
+        (15, false),
+        (16, true),
+        (127, true),
+        (128, false),
+    ] {
+        number += 1;
+        let options = Options {
+            content: Some(content),
+            ..Options::NONE
+        };
+        let command = send(number, "bob", "not delivered");
+        let answer = realm.ask(device(1), Request { options, command }).await;
+        let expected = if is_taken {
+            STORED
+        } else {
+            refused(ErrorCode::BadRequest)
+        };
+        assert_eq!(answer, expected, "{content}");
+    }
+    super::peers::peer(&realm, 50, "beta").await;
+    for (sequence, content, is_taken) in
+        [(1, 0, true), (2, 1, false), (3, 15, false), (4, 16, true)]
+    {
+        let deliver = PeerRequest::Deliver {
+            epoch: 7,
+            sequence: OperationNumber(sequence),
+            content,
+            from: "bob".parse().unwrap(),
+            to: "ann".parse().unwrap(),
+            message: Body(b"not delivered"),
+        };
+        let expected = if is_taken {
+            STORED
+        } else {
+            refused(ErrorCode::BadRequest)
+        };
+        let answer = super::peers::asked(&realm, device(50), &deliver).await;
+        assert_eq!(answer, expected, "{content}");
+    }
+}
