@@ -135,9 +135,15 @@ impl Allowance {
     }
 
     fn use_one(&self, now: u64, often: Frequency) {
+        self.charge(now, often, 1);
+    }
+
+    /// Takes `count` out at `now`, in microseconds, whether they are there or not: whoever owes some has to wait.
+    fn charge(&self, now: u64, often: Frequency, count: u64) {
         if let Some((one, _)) = often.times_to_fill() {
             let now = now.saturating_mul(1000);
-            let later = |full_at: u64| Some(full_at.max(now).saturating_add(one));
+            let owed = one.saturating_mul(count);
+            let later = |full_at: u64| Some(full_at.max(now).saturating_add(owed));
             let _ = self
                 .full_at
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
@@ -219,6 +225,13 @@ impl Allowances {
                 Ok(())
             }
         }
+    }
+
+    /// Takes `count` out of `who`'s allowance at `now`, in microseconds, whether they are there or not.
+    pub fn charge(&self, now: u64, who: &impl Hash, often: Frequency, count: u64) {
+        let [first, second] = self.0.of(who).map(|at| self.0.places.get(at));
+        let both = [first, second].into_iter().flatten();
+        both.for_each(|place| place.charge(now, often, count));
     }
 }
 

@@ -582,6 +582,25 @@ fn commands() {
     };
     assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
     good.push(valid("inbox with optional fields", &json!({ "session": "bound", "after": 70, "limit": 5, "bytes": 400, "offset": 100, "urgent": true }), &request.to_bytes()));
+    let request = Request {
+        options: Options {
+            behind: Some(Sender {
+                user: user("bob"),
+                realm: Some(user("beta")),
+            }),
+            ..Options::NONE
+        },
+        command: Command::Members {
+            session,
+            group: user("cats"),
+        },
+    };
+    assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
+    good.push(valid(
+        "members behind a name",
+        &json!({ "session": "bound", "group": "cats", "behind": "bob@beta" }),
+        &request.to_bytes(),
+    ));
     let cursors = vec![
         (Mailbox::Private, Position(70)),
         (Mailbox::Group(user("cats")), Position(3)),

@@ -156,7 +156,8 @@ impl Client {
             let command = Command::Groups {
                 session: self.session()?,
             };
-            match self.call(skip(all.len()), command).await? {
+            let last = all.last().and_then(|last: &String| last.parse().ok());
+            match self.call(behind(last), command).await? {
                 Answer::Names { more, names } => {
                     let came = names.len();
                     all.extend(names);
@@ -177,7 +178,8 @@ impl Client {
                 session: self.session()?,
                 group,
             };
-            match self.call(skip(all.len()), command).await? {
+            let last = all.last().map(|last: &Member| last.who);
+            match self.call(behind(last), command).await? {
                 Answer::Members { more, members } => {
                     let came = members.len();
                     all.extend(members);
@@ -455,10 +457,10 @@ impl Client {
     }
 }
 
-/// The next page of a list, of which `have` names are here.
-fn skip(have: usize) -> Options {
+/// The next page of a list, behind the last name that is here.
+fn behind(last: Option<Sender>) -> Options {
     Options {
-        offset: (have > 0).then_some(have as u64),
+        behind: last,
         ..Options::NONE
     }
 }

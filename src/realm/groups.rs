@@ -20,6 +20,8 @@ use crate::{
 
 /// Names on a page unless the reader asks for fewer.
 const NAMES_MAX: u64 = 1000;
+/// Names that are looked up before it is known whether they fit.
+const NAMES_AT_ONCE: usize = 64;
 /// Members that are read at once, and those that are removed with their group: who is left over in a larger one is a member of an
 /// epoch that is over, which nothing asks for any more.
 pub const MEMBERS_AT_ONCE: usize = 1000;
@@ -444,15 +446,28 @@ impl<S: Store> Realm<S> {
         let current = self.session(caller, session).await?;
         let group = self.group(&mut Unnoted, name).await?;
         self.membership(&mut Unnoted, &group, current.user).await?;
-        let (skip, limit) = asked(options);
-        let found = self.members_of(&group, None, skip + limit + 1).await?;
-        let all = found.into_iter().skip(skip).map(|(who, member)| Member {
-            who,
-            role: role(&group, &who, &member),
-        });
-        // The name of a realm has its length where the text has an @; the user's length and the role follow.
-        let size = |member: &Member| member.who.to_string().len() + 2;
-        let (members, more) = fill(all, limit, caller.room, size);
+        let mut page = Page::new(options, caller.room);
+        let mut after = options.behind;
+        loop {
+            let found = self
+                .members_of(&group, after.as_ref(), NAMES_AT_ONCE)
+                .await?;
+            let Some((last, _)) = found.last() else {
+                break;
+            };
+            after = Some(*last);
+            for (who, member) in found {
+                let role = role(&group, &who, &member);
+                // The name of a realm has its length where the text has an @; the user's length and the role follow.
+                page.add(who.to_string().len() + 2, Member { who, role });
+            }
+            if page.more {
+                break;
+            }
+        }
+        self.limiter
+            .charge(caller.now, &current.user, page.items.len());
+        let (more, members) = (page.more, page.items);
         Ok(Answer::Members { more, members })
     }
 
@@ -463,24 +478,40 @@ impl<S: Store> Realm<S> {
         options: &Options,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
-        let (skip, limit) = asked(options);
+        let mut page = Page::new(options, caller.room);
         let prefix = records::joined(current.user);
-        let links = self.store.list(&prefix, None, skip + limit + 1).await?;
-        let mut names = Vec::new();
-        for (key, link) in links {
-            let Some(name) = records::name_in::<GroupName>(&key, &prefix) else {
-                continue;
+        let behind = options.behind.map(|behind| behind.user.as_str().parse());
+        let behind = behind.transpose().map_err(|_| ErrorCode::BadRequest)?;
+        let mut after = behind.map(|name| records::joined_group(current.user, name));
+        let mut seen = 0;
+        while !page.more {
+            let links = self
+                .store
+                .list(&prefix, after.as_ref(), NAMES_AT_ONCE)
+                .await?;
+            let Some((last, _)) = links.last() else {
+                break;
             };
-            let GroupLink { epoch } = GroupLink::from_value(&link.value)?;
-            // A group that is gone may have left a trace.
-            if let Some(group) = self.find_group(&mut Unnoted, name).await?
-                && group.record.epoch == epoch
-            {
-                names.push(name.as_str().to_string());
+            after = Some(last.clone());
+            for (key, link) in links {
+                seen += 1;
+                let Some(name) = records::name_in::<GroupName>(&key, &prefix) else {
+                    continue;
+                };
+                let GroupLink { epoch } = GroupLink::from_value(&link.value)?;
+                // A group that is gone may have left a trace.
+                if let Some(group) = self.find_group(&mut Unnoted, name).await?
+                    && group.record.epoch == epoch
+                {
+                    page.add(name.as_str().len() + 1, name.as_str().to_string());
+                    if page.more {
+                        break;
+                    }
+                }
             }
         }
-        let size = |name: &String| name.len() + 1;
-        let (names, more) = fill(names.into_iter().skip(skip), limit, caller.room, size);
+        self.limiter.charge(caller.now, &current.user, seen);
+        let (more, names) = (page.more, page.items);
         Ok(Answer::Names { more, names })
     }
 }
@@ -501,33 +532,34 @@ pub const fn local(user: Username) -> Sender {
     Sender { user, realm: None }
 }
 
-/// How many names to skip, and how many to give at most.
-fn asked(options: &Options) -> (usize, usize) {
-    let number = |n: u64| {
-        usize::try_from(n)
-            .unwrap_or(usize::MAX / 4)
-            .min(usize::MAX / 4)
-    };
-    let limit = options.limit.unwrap_or(NAMES_MAX).clamp(1, NAMES_MAX);
-    (number(options.offset.unwrap_or(0)), number(limit))
+/// A page of a list: as many as fit.
+struct Page<T> {
+    items: Vec<T>,
+    /// Others follow.
+    more: bool,
+    limit: usize,
+    left: usize,
 }
 
-/// As many of `all` as fit, and whether others follow.
-fn fill<T>(
-    all: impl Iterator<Item = T>,
-    limit: usize,
-    room: usize,
-    size: impl Fn(&T) -> usize,
-) -> (Vec<T>, bool) {
-    let mut left = room.saturating_sub(ANSWER_HEAD);
-    let mut page = Vec::new();
-    for item in all {
-        let size = size(&item);
-        if page.len() == limit || size > left {
-            return (page, true);
+impl<T> Page<T> {
+    /// An empty page for an answer of so many bytes.
+    fn new(options: &Options, room: usize) -> Self {
+        let limit = options.limit.unwrap_or(NAMES_MAX).clamp(1, NAMES_MAX);
+        Self {
+            items: Vec::new(),
+            more: false,
+            limit: usize::try_from(limit).unwrap_or(1),
+            left: room.saturating_sub(ANSWER_HEAD),
         }
-        left -= size;
-        page.push(item);
     }
-    (page, false)
+
+    /// Adds what takes `size` bytes, unless the page is full.
+    fn add(&mut self, size: usize, item: T) {
+        if self.more || self.items.len() == self.limit || size > self.left {
+            self.more = true;
+            return;
+        }
+        self.left -= size;
+        self.items.push(item);
+    }
 }

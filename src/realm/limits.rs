@@ -34,6 +34,9 @@ pub const PEERS_MAX: usize = 256;
 /// No further entry is read at once after so many bytes.
 pub const WATCH_READ_BYTES: usize = 8 << 10;
 
+/// What a command looks up at the price of one.
+const LOOKED_UP_PER_COMMAND: usize = 16;
+
 /// The bounds within which a realm works.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -129,6 +132,13 @@ impl Limiter {
     /// A command of `user` is carried out.
     pub fn command(&self, now: Moment, user: &Username) -> Result<(), Failure> {
         told(self.commands.take(now.micros, user, self.rates.commands))
+    }
+
+    /// A command of `user` has looked so many things up: what is as much work as several counts as several.
+    pub fn charge(&self, now: Moment, user: &Username, looked_up: usize) {
+        let commands = u64::try_from(looked_up / LOOKED_UP_PER_COMMAND).unwrap_or(u64::MAX);
+        self.commands
+            .charge(now.micros, user, self.rates.commands, commands);
     }
 
     /// An account is made.

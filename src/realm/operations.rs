@@ -222,7 +222,7 @@ pub(super) fn options_fit(request: &Request<'_>) -> bool {
             (rest.after, rest.limit, rest.bytes, rest.offset) = (None, None, None, None);
         }
         Command::Groups { .. } | Command::Members { .. } => {
-            (rest.limit, rest.offset) = (None, None);
+            (rest.limit, rest.behind) = (None, None);
         }
         Command::Send { .. }
         | Command::SendGroup { .. }

@@ -13,13 +13,17 @@
 //! 0x0d key       32 bytes: the peer's public key, for addrealm
 //! 0x0f type      1 byte: a message's content type, 0 (text) where absent
 //! 0x11 code      10 bytes: what lets one register
+//! 0x13 behind    sender: the name behind which a list goes on; a group's stands for a user's
 //! 0x02 urgent    no bytes: before everything else
 //! ```
 
 use bytes::BufMut;
 use nom::{Parser, multi::length_data, number::complete::be_u8};
 
-use super::{Malformed, Parsed, RegistrationCode, array, emit_varint, parse_varint, varint_len};
+use super::{
+    Field, Malformed, Parsed, RegistrationCode, Sender, array, emit_varint, parse_varint,
+    varint_len,
+};
 
 /// The optional fields of one command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub struct Options {
     pub content: Option<u8>,
     /// What lets one register.
     pub code: Option<RegistrationCode>,
+    /// The name behind which a list goes on: a user's, or a group's in its place.
+    pub behind: Option<Sender>,
     /// Before everything else.
     pub urgent: bool,
     /// An odd type came that this version does not know: the command must be refused.
@@ -60,6 +66,7 @@ impl Options {
         key: None,
         content: None,
         code: None,
+        behind: None,
         urgent: false,
         not_understood: false,
     };
@@ -93,6 +100,7 @@ impl Options {
             0x0d => self.key = Some(array(value)?.1),
             0x0f => self.content = Some(be_u8(value)?.1),
             0x11 => self.code = Some(RegistrationCode(array(value)?.1)),
+            0x13 => self.behind = Some(Sender::parse(value)?.1),
             0x02 => self.urgent = true,
             odd if odd % 2 == 1 => self.not_understood = true,
             _ => {}
@@ -128,6 +136,13 @@ impl Options {
             out.put_slice(&[0x11, 10]);
             out.put_slice(&code.0);
         }
+        if let Some(behind) = &self.behind {
+            let realm = behind.realm.as_ref();
+            let realm = realm.map_or(0, |realm| 1 + realm.as_str().len());
+            let len = 1 + behind.user.as_str().len() + realm;
+            out.put_slice(&[0x13, u8::try_from(len).unwrap_or(0)]);
+            behind.emit(out);
+        }
         if self.urgent {
             out.put_slice(&[0x02, 0]);
         }
@@ -136,7 +151,27 @@ impl Options {
 
     /// True when no field is present, so that nothing needs to be written.
     pub fn is_empty(&self) -> bool {
-        *self == Self::NONE
+        let Self {
+            after,
+            limit,
+            bytes,
+            offset,
+            ttl,
+            reply_to,
+            key,
+            content,
+            code,
+            behind,
+            urgent,
+            not_understood,
+        } = self;
+        let numbers = [after, limit, bytes, offset, ttl, reply_to];
+        let is_absent = numbers.iter().all(|number| number.is_none())
+            && key.is_none()
+            && content.is_none()
+            && code.is_none()
+            && behind.is_none();
+        is_absent && !urgent && !not_understood
     }
 }
 
@@ -175,6 +210,7 @@ mod tests {
             key: Some([7; 32]),
             content: Some(8),
             code: Some(RegistrationCode([9; 10])),
+            behind: Some("bob@beta".parse().unwrap()),
             urgent: true,
             not_understood: false,
         };

@@ -328,16 +328,30 @@ fn name_session(records: &mut dyn Records, id: EntryId, entry: &Entry) -> Result
     let state = state::load(records, entry.account.realm)?;
     let is_own = state.username.as_deref() == Some(entry.account.username.as_str());
     let named = state.session_ref().filter(|_| is_own);
-    let (Some(bytes), Some(named)) = (body(records, id)?, named) else {
+    let Some(named) = named else {
         return Ok(());
     };
     let is_ours = is_named_here(records, id, entry)?;
+    rename(records, id, &|session| {
+        let is_other = session != named && (is_ours || session == SessionRef::Bound);
+        is_other.then_some(named)
+    })
+}
+
+/// Gives a command's session another name, if there is one for it.
+fn rename(
+    records: &mut dyn Records,
+    id: EntryId,
+    name: &dyn Fn(SessionRef) -> Option<SessionRef>,
+) -> Result<(), ProfileError> {
+    let Some(bytes) = body(records, id)? else {
+        return Ok(());
+    };
     let mut request = Request::parse(&bytes).map_err(|_| records.damaged())?;
-    match request.command.session_mut() {
-        Some(session) if *session != named && (is_ours || *session == SessionRef::Bound) => {
-            *session = named;
-        }
-        _ => return Ok(()),
+    let session = request.command.session_mut();
+    match session.and_then(|session| name(*session).map(|name| (session, name))) {
+        Some((session, name)) => *session = name,
+        None => return Ok(()),
     }
     store::put(records, &super::body_key(id), &request.to_bytes())
 }
@@ -348,19 +362,10 @@ pub fn unname(
     id: EntryId,
     session: Option<[u8; 16]>,
 ) -> Result<(), ProfileError> {
-    let Some(bytes) = body(records, id)? else {
-        return Ok(());
-    };
-    let mut request = Request::parse(&bytes).map_err(|_| records.damaged())?;
-    match request.command.session_mut() {
-        Some(named @ SessionRef::Named(_))
-            if *named == SessionRef::Named(SessionId(session.unwrap_or_default())) =>
-        {
-            *named = SessionRef::Bound;
-        }
-        _ => return Ok(()),
-    }
-    store::put(records, &super::body_key(id), &request.to_bytes())
+    let ended = SessionRef::Named(SessionId(session.unwrap_or_default()));
+    rename(records, id, &|session| {
+        (session == ended).then_some(SessionRef::Bound)
+    })
 }
 
 /// True when a command has been given its session's name here: it is longer than it was when it was typed.

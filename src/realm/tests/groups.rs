@@ -272,13 +272,13 @@ async fn reading_goes_on_where_it_was_and_lists_come_in_pages() {
     for n in 2..=4 {
         realm.done(n, join(9, "")).await;
     }
-    let page = async |offset, room| {
+    let page = async |behind: &str, room| {
         let command = Command::Members {
             session: SESSION,
             group: cats(),
         };
         let options = Options {
-            offset: Some(offset),
+            behind: behind.parse().ok(),
             ..Options::NONE
         };
         let caller = Caller {
@@ -296,9 +296,13 @@ async fn reading_goes_on_where_it_was_and_lists_come_in_pages() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(page(0, 12).await, (vec!["ann".into(), "bob".into()], true));
-    assert_eq!(page(2, 12).await, (vec!["cat".into(), "dan".into()], false));
-    assert_eq!(page(4, 12).await, (vec![], false));
+    assert_eq!(page("", 12).await, (vec!["ann".into(), "bob".into()], true));
+    // Also behind who is not there any more, or never was.
+    for behind in ["bob", "bob@beta", "bz"] {
+        let second = (vec!["cat".into(), "dan".into()], false);
+        assert_eq!(page(behind, 12).await, second, "{behind}");
+    }
+    assert_eq!(page("dan", 12).await, (vec![], false));
 }
 
 /// GRP-6: a moderator removes members, the owner anybody, and nobody the owner.

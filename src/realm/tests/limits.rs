@@ -245,3 +245,70 @@ async fn a_realm_may_ask_for_a_code_or_make_no_accounts() {
     let open = Fixture::new();
     session_in(&open.ask(device(1), register_with(Some(CODE))).await);
 }
+
+/// GRP-5, ACC-7: a list costs what it shows, wherever it goes on, and is no cheaper for its asker than for the realm.
+#[tokio::test]
+async fn a_list_costs_its_asker_what_it_looks_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let realm = open_with(&directory, |_, limits| {
+        limits.rates.commands = crate::allowance::Frequency::per_second(100);
+    });
+    let ask = async |micros: u64, request: Request<'_>| {
+        let moment = Moment { micros, ..MOMENT };
+        let caller = caller(device(1), moment);
+        Answer::parse(&realm.handle(&caller, &request.to_bytes()).await).unwrap()
+    };
+    session_in(&ask(0, register(1, "ann").into()).await);
+    for number in 0..200_u64 {
+        let group = format!("g{number:03}").parse().unwrap();
+        let add = Command::AddGroup {
+            operation: op(number + 2),
+            session: SessionRef::Bound,
+            group,
+            password: Password(b""),
+        };
+        assert_eq!(ask(number * 100_000, add.into()).await, Answer::Done);
+    }
+    let groups = |behind: Option<&str>| Request {
+        options: Options {
+            behind: behind.map(|behind| behind.parse().unwrap()),
+            ..Options::NONE
+        },
+        command: Command::Groups {
+            session: SessionRef::Bound,
+        },
+    };
+    let mut names = Vec::new();
+    let begun = 100_000_000;
+    loop {
+        let last = names.last().cloned();
+        let page = ask(begun, groups(last.as_deref())).await;
+        let Answer::Names { more, names: page } = page else {
+            panic!("{page:?}")
+        };
+        names.extend(page);
+        if !more {
+            break;
+        }
+    }
+    let all: Vec<String> = (0..200).map(|number| format!("g{number:03}")).collect();
+    assert_eq!(names, all);
+    // Four hundred may come at once. A page of two hundred counts as thirteen.
+    let mut pages = 0;
+    while matches!(ask(2 * begun, groups(None)).await, Answer::Names { .. }) {
+        pages += 1;
+    }
+    assert!((25..40).contains(&pages), "{pages}");
+    // Where it goes on is a name, and not a number of names to pass over.
+    let offset = Request {
+        options: Options {
+            offset: Some(1 << 60),
+            ..Options::NONE
+        },
+        command: Command::Groups {
+            session: SessionRef::Bound,
+        },
+    };
+    let refusal = ask(3 * begun, offset).await;
+    assert_eq!(refusal, refused(ErrorCode::Unsupported));
+}

@@ -120,7 +120,7 @@ async fn a_watch_ends_with_its_session() {
             }
             // Two sessions are allowed, and the other one is used later.
             _ => {
-                tokio::time::advance(Duration::from_secs(2 * 3600)).await;
+                tokio::time::advance(Duration::from_hours(2)).await;
                 assert!(matches!(
                     at.ask(1, Command::WhoAmI { session: SESSION }).await,
                     Answer::Account(_)
