@@ -61,6 +61,11 @@ impl Frequency {
         }
     }
 
+    /// True when nothing may ever happen.
+    pub const fn is_never(self) -> bool {
+        self.count == 0 && self.period != 0
+    }
+
     /// So many times as often.
     #[must_use]
     pub const fn times(self, factor: u32) -> Self {

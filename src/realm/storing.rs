@@ -65,10 +65,7 @@ impl<S: Store> Realm<S> {
             Err(CommitError::Conflict) if is_planted(Fault::IgnoreConflict) => Ok(Some(Vec::new())),
             Err(CommitError::Conflict) => Ok(None),
             Err(CommitError::Full) if is_planted(Fault::IgnoreFullDisk) => Ok(Some(Vec::new())),
-            Err(CommitError::Full) => {
-                tracing::warn!("the disk is full: writing commands are answered `busy`");
-                Err(Refusal::busy(DISK_FULL_MS).into())
-            }
+            Err(CommitError::Full) => Err(Refusal::busy(DISK_FULL_MS).into()),
             Err(CommitError::Refused(reason)) => Err(StoreError::Damaged(reason).into()),
             // It may have been written before the engine failed.
             Err(CommitError::Store(error)) => Err(Failure::Unknown(error)),

@@ -31,6 +31,20 @@ const REGISTRATION_FILE: &str = "registration-code";
 /// Former keys that a realm still answers to at most; each costs a MAC for every stranger that knocks.
 const FORMER_MAX: usize = 8;
 
+/// The shortest operator's code, in characters.
+pub const CODE_MIN: usize = 16;
+
+/// Refuses to serve from a store whose secrets are gone. They are made before it.
+pub fn refuse_missing(data: &Path) -> Result<(), ServerError> {
+    for file in [KEY_FILE, LASTING_FILE] {
+        if !data.join(file).exists() {
+            let data = data.into();
+            return Err(ServerError::Missing { data, file });
+        }
+    }
+    Ok(())
+}
+
 /// Reads the realm's secrets, or makes them at the first start.
 pub fn load(data: &Path, rng: &mut impl CryptoRng) -> Result<Identity, ServerError> {
     let current = load_or_create_identity(&data.join(KEY_FILE), rng)?;
@@ -102,6 +116,7 @@ fn load_former(path: &Path) -> Result<Vec<SecretKey>, IdentityError> {
 pub fn operator_code(data: &Path, rng: &mut impl CryptoRng) -> Result<String, ServerError> {
     let path: PathBuf = data.join(CODE_FILE);
     match fs::read_to_string(&path) {
+        Ok(text) if text.trim().len() < CODE_MIN => Err(ServerError::OperatorCode(path)),
         Ok(text) => Ok(text.trim().to_string()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut bytes = [0; 15];

@@ -14,6 +14,7 @@ mod limits;
 mod listener;
 mod memory;
 mod peering;
+mod private;
 pub mod unit;
 mod watches;
 mod worker;
@@ -72,6 +73,23 @@ pub enum ServerError {
         "{} is no registration code; correct it, or delete it and start again for a fresh one", .0.display()
     )]
     RegistrationCode(PathBuf),
+    /// A secret is missing that the store was made with.
+    #[error(
+        "there is a store in {}, and no {} beside it: without it this would be another realm. Restore that file from a backup, or move \
+         the directory away to begin anew", data.display(), file
+    )]
+    Missing {
+        /// The data directory.
+        data: PathBuf,
+        /// The file.
+        file: &'static str,
+    },
+    /// The file with the operator's code is empty or cut off.
+    #[error(
+        "{} holds no operator's code: write one of at least {} characters into it, or delete it and start again for a fresh one",
+        .0.display(), keys::CODE_MIN
+    )]
+    OperatorCode(PathBuf),
     /// The store cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -119,11 +137,16 @@ impl Server {
     /// Opens the store, loads or makes the realm's key, and binds the sockets.
     pub fn start(config: &Config) -> Result<Self, ServerError> {
         make_directory(&config.store.path)?;
+        private::close(&config.store.path)?;
+        if Embedded::exists(&config.store.path) {
+            keys::refuse_missing(&config.store.path)?;
+        }
         let mut rng = Host::Real.rng()?;
         let identity = keys::load(&config.store.path, &mut rng)?;
         let key = identity.current.public();
         let id = config.realm.id.unwrap_or_else(|| default_id(&key));
-        let store = Embedded::open(&config.store.path)?;
+        let operator_code = keys::operator_code(&config.store.path, &mut rng)?;
+        let store = Embedded::open_leaving(&config.store.path, config.store.reserve.0)?;
         let listeners = config
             .listeners()
             .into_iter()
@@ -142,7 +165,7 @@ impl Server {
                 }
             },
             addresses: listeners.iter().map(Listener::reached_at).collect(),
-            operator_code: keys::operator_code(&config.store.path, &mut rng)?,
+            operator_code,
         };
         let (network, errands) = Network::new();
         let mut seed = [0; 32];

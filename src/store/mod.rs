@@ -24,7 +24,8 @@ pub use batch::{Batch, Change, Expected};
 use bytes::Bytes;
 #[cfg(feature = "embedded")]
 pub use embedded::{
-    BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, VALUES_BYTES, WRITES_WAITING,
+    BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, RESERVE_BYTES, VALUES_BYTES,
+    WRITES_WAITING,
 };
 #[cfg(test)]
 pub use memory::Memory;

@@ -48,7 +48,15 @@ impl Realm {
 
     /// Starts a realm on a free port, with further options of `serve`.
     pub fn start_with(options: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::begin(tempfile::tempdir().unwrap(), options)
+    }
+
+    /// Starts a realm in a directory that is there already.
+    pub fn start_in(directory: TempDir) -> Self {
+        Self::begin(directory, &[])
+    }
+
+    fn begin(directory: TempDir, options: &[&str]) -> Self {
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
         let (process, announced) = spawn(directory.path(), "127.0.0.1:0", &options);
         let address = announced["listen"][0].as_str().unwrap().parse().unwrap();

@@ -132,7 +132,13 @@ impl Default for LimitsConfig {
 
 fn frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Frequency, D::Error> {
     let text = String::deserialize(deserializer)?;
-    text.parse().map_err(de::Error::custom)
+    let frequency: Frequency = text.parse().map_err(de::Error::custom)?;
+    if frequency.is_never() {
+        return Err(de::Error::custom(
+            "nothing would ever be done: write at least 1, as in \"1/m\", or \"unlimited\"",
+        ));
+    }
+    Ok(frequency)
 }
 
 fn workers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {

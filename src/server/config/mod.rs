@@ -22,11 +22,14 @@ use crate::{
     endpoint::LINK_LIFETIME,
     link::{DATAGRAM_MIN, Kind, Redundancy, Traits},
     realm,
+    store::RESERVE_BYTES,
     wire::RealmId,
 };
 
 /// The largest datagram that may be configured: what UDP over IPv4 carries on any path is far less.
 const DATAGRAM_MAX: u64 = 9000;
+/// The shortest time after which something may end.
+const SPAN_MIN: Duration = Duration::from_secs(1);
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +86,7 @@ pub struct RealmConfig {
     /// It tells its key to whoever asks.
     pub hello: bool,
     /// A session unused for so long ends.
+    #[serde(deserialize_with = "lasting")]
     pub session_ttl: Span,
     /// Who would join a group that does not exist is told that the password is wrong.
     pub hide_groups: bool,
@@ -193,7 +197,10 @@ pub struct StoreConfig {
     /// Which engine.
     pub engine: Engine,
     /// The directory; made if it is missing.
+    #[serde(deserialize_with = "path")]
     pub path: PathBuf,
+    /// Room on its disk that is left alone: with less nothing is written any more.
+    pub reserve: Size,
 }
 
 /// The store's engine.
@@ -223,10 +230,13 @@ pub struct LinkConfig {
     /// Take commands that come in a handshake's first message.
     pub early_data: bool,
     /// A link to another realm that is in use is replaced by a fresh one, with fresh keys, after so long.
+    #[serde(deserialize_with = "lasting")]
     pub lifetime: Span,
     /// A link that has been silent for so long is forgotten. Its client opens it again unasked.
+    #[serde(deserialize_with = "lasting")]
     pub idle: Span,
     /// A link to another realm that has been silent for so long is closed by the side that opened it.
+    #[serde(deserialize_with = "lasting")]
     pub peer_idle: Span,
 }
 
@@ -306,6 +316,7 @@ impl Default for StoreConfig {
         Self {
             engine: Engine::Embedded,
             path: "data".into(),
+            reserve: Size(RESERVE_BYTES),
         }
     }
 }
@@ -468,6 +479,25 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
 fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     listen_address(&text).map_err(de::Error::custom)
+}
+
+/// What lasts no time at all ends before it can be used.
+fn lasting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+    let span = Span::deserialize(deserializer)?;
+    if span.0 < SPAN_MIN {
+        return Err(de::Error::custom(
+            "write a duration of at least a second, as in \"30s\"",
+        ));
+    }
+    Ok(span)
+}
+
+fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    if path.as_os_str().is_empty() {
+        return Err(de::Error::custom("write a directory, as in \"data\""));
+    }
+    Ok(path)
 }
 
 fn datagram<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {

@@ -42,6 +42,24 @@ fn what_is_unknown_or_impossible_is_refused_with_its_line_and_what_to_write() {
         ),
         ("[relm]", &["line 1", "relm", "expected one of"]),
         ("[realm]\nid = \"A B\"", &["line 2", "a-z"]),
+        (
+            "[realm]\nsession_ttl = \"0s\"",
+            &["line 2", "at least a second"],
+        ),
+        ("[link]\nidle = \"10ms\"", &["line 2", "at least a second"]),
+        (
+            "[link]\nlifetime = \"0d\"",
+            &["line 2", "at least a second"],
+        ),
+        (
+            "[limits]\nhandshakes = \"0/s\"",
+            &["line 2", "at least 1", "unlimited"],
+        ),
+        (
+            "[limits]\nlogins_per_subnet = \"0/m\"",
+            &["line 2", "at least 1"],
+        ),
+        ("[store]\npath = \"\"", &["line 2", "a directory"]),
         ("[realm]\n\nsession_ttl = 30", &["line 3", "\"30s\""]),
         ("[realm]\nsession_ttl = \"30\"", &["line 2", "unit", "30s"]),
         ("[link]\nmax_datagram = \"100B\"", &["line 2", "160B"]),

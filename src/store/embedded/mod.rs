@@ -24,6 +24,7 @@ pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, compaction::Leveled};
 use tokio::sync::{mpsc, oneshot};
+pub use writer::RESERVE_BYTES;
 use writer::{Job, Room, Writer};
 
 use super::{
@@ -101,7 +102,17 @@ impl std::fmt::Debug for Embedded {
 impl Embedded {
     /// Opens the store in `directory`, which is made if it is missing.
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
-        Self::open_with(directory, Room::of(directory), Bounds::default())
+        Self::open_leaving(directory, RESERVE_BYTES)
+    }
+
+    /// The same, leaving so much of the disk's room alone, in bytes.
+    pub fn open_leaving(directory: &Path, reserve: u64) -> Result<Self, OpenError> {
+        Self::open_with(directory, Room::of(directory, reserve), Bounds::default())
+    }
+
+    /// True when there is a store in `directory`.
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(STORE).exists()
     }
 
     fn open_with(directory: &Path, room: Room, bounds: Bounds) -> Result<Self, OpenError> {
@@ -120,21 +131,10 @@ impl Embedded {
             Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(directory.into())),
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
-        let database = Database::builder(directory.join("store"))
-            .cache_size(CACHE_BYTES)
-            // Of several, one would keep a processor busy with handing work to the others.
-            .worker_threads(1)
-            .open()
-            .map_err(engine)?;
-        let data = database
-            .keyspace("data", || {
-                KeyspaceCreateOptions::default()
-                    .max_memtable_size(MEMTABLE_BYTES)
-                    .compaction_strategy(Arc::new(
-                        Leveled::default().with_l0_threshold(FRESH_FILES),
-                    ))
-            })
-            .map_err(engine)?;
+        if !Self::exists(directory) {
+            make(directory).map_err(io)??;
+        }
+        let (database, data) = open_engine(&directory.join(STORE)).map_err(engine)?;
         check_format(directory, &database, &data)?;
         let subscribers = Arc::<Subscribers>::default();
         let (queue, jobs) = mpsc::channel(WRITES_WAITING);
@@ -171,6 +171,47 @@ impl Embedded {
             _lock: lock,
         })
     }
+}
+
+/// The engine's files.
+const STORE: &str = "store";
+/// The same while they are made.
+const STORE_NEW: &str = "store.new";
+
+fn open_engine(path: &Path) -> Result<(Database, Keyspace), fjall::Error> {
+    let database = Database::builder(path)
+        .cache_size(CACHE_BYTES)
+        // Of several, one would keep a processor busy with handing work to the others.
+        .worker_threads(1)
+        .open()?;
+    let data = database.keyspace("data", || {
+        KeyspaceCreateOptions::default()
+            .max_memtable_size(MEMTABLE_BYTES)
+            .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(FRESH_FILES)))
+    })?;
+    Ok((database, data))
+}
+
+/// Makes a store beside its place, and puts it there when it is whole: the engine does not open one whose making was cut off.
+fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
+    let (place, fresh) = (directory.join(STORE), directory.join(STORE_NEW));
+    match fs::remove_dir_all(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let engine = |error: fjall::Error| OpenError::Engine {
+        path: directory.into(),
+        reason: error.to_string(),
+    };
+    let made = open_engine(&fresh)
+        .map_err(engine)
+        .and_then(|(database, data)| check_format(directory, &database, &data));
+    if made.is_err() {
+        return Ok(made);
+    }
+    fs::rename(&fresh, &place)?;
+    File::open(directory)?.sync_all()?;
+    Ok(Ok(()))
 }
 
 /// What the rows of the last groups say, of which those up to `placed` count no more.
@@ -348,6 +389,29 @@ mod tests {
         assert_eq!(store.get(&key).await.unwrap().unwrap().value, "3");
     }
 
+    /// The room that is left alone is what was asked for.
+    #[tokio::test]
+    async fn so_much_room_is_left_alone_as_is_asked_for() {
+        for (reserve, is_written) in [(0, true), (u64::MAX, false)] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = Embedded::open_leaving(directory.path(), reserve).unwrap();
+            let mut batch = Batch::new();
+            batch.put(Key(b"a"[..].into()), b"1".to_vec());
+            assert_eq!(store.commit(batch).await.is_ok(), is_written, "{reserve}");
+        }
+    }
+
+    /// What a start that was cut off has left is in nobody's way.
+    #[test]
+    fn a_store_whose_making_was_cut_off_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let fresh = directory.path().join(STORE_NEW);
+        fs::create_dir_all(fresh.join("keyspaces")).unwrap();
+        fs::write(fresh.join("0.jnl"), b"half").unwrap();
+        drop(Embedded::open(directory.path()).unwrap());
+        assert!(Embedded::exists(directory.path()) && !fresh.exists());
+    }
+
     /// Before format 2 each value stood in its place at once.
     #[tokio::test]
     async fn a_store_of_the_first_format_is_read_and_then_written_in_this_one() {
@@ -411,7 +475,7 @@ mod tests {
     async fn follow(steps: Vec<Step>, bounds: Bounds) {
         let directory = tempfile::tempdir().unwrap();
         let open = || {
-            let room = Room::of(directory.path());
+            let room = Room::of(directory.path(), 0);
             Embedded::open_with(directory.path(), room, bounds).unwrap()
         };
         let mut store = open();

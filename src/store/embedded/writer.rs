@@ -29,8 +29,8 @@ const GROUP_MAX: usize = 512;
 const ENDS_MAX: usize = 65_536;
 /// Entries that one batch trims; the rest of a longer trim goes when the log is trimmed next.
 const TRIM_MAX: usize = 10_000;
-/// Room on the disk that is left alone: the engine needs it to tidy up, and so does the operator.
-const RESERVE_BYTES: u64 = 32 << 20;
+/// Room on the disk that is left alone unless it is set otherwise, in bytes: the engine needs it to tidy up, and so does the operator.
+pub const RESERVE_BYTES: u64 = 32 << 20;
 /// How long a look at the free room holds.
 const ROOM_LIFETIME: Duration = Duration::from_secs(1);
 
@@ -61,16 +61,19 @@ pub struct Room {
     ask: Box<dyn Fn() -> bool + Send>,
     asked: Option<(Instant, bool)>,
     lifetime: Duration,
+    /// The room that is left alone, in bytes.
+    reserve: u64,
 }
 
 impl Room {
     /// The room on the disk that holds `directory`.
-    pub fn of(directory: &Path) -> Self {
+    pub fn of(directory: &Path, reserve: u64) -> Self {
         let directory = PathBuf::from(directory);
         Self {
-            ask: Box::new(move || has_room(&directory)),
+            ask: Box::new(move || free_bytes(&directory).is_some_and(|free| free >= reserve)),
             asked: None,
             lifetime: ROOM_LIFETIME,
+            reserve,
         }
     }
 
@@ -81,6 +84,7 @@ impl Room {
             ask: Box::new(ask),
             asked: None,
             lifetime: Duration::ZERO,
+            reserve: 0,
         }
     }
 
@@ -89,7 +93,17 @@ impl Room {
             Some((at, answer)) if at.elapsed() < self.lifetime => answer,
             _ => {
                 let answer = (self.ask)();
-                self.asked = Some((Instant::now(), answer));
+                let was = self.asked.replace((Instant::now(), answer));
+                let (had_room, reserve) = (was.is_none_or(|(_, had_room)| had_room), self.reserve);
+                match (had_room, answer) {
+                    (true, false) => tracing::error!(
+                        reserve,
+                        "the disk has less room than is to be left alone: nothing is written until it has more; make room, or lower \
+                         reserve in [store]"
+                    ),
+                    (false, true) => tracing::warn!("the disk has room again"),
+                    _ => {}
+                }
                 answer
             }
         }
@@ -368,14 +382,14 @@ pub fn trimmed_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
     Ok(below.map_or(0, |stored| layout::number(&stored).saturating_sub(1)))
 }
 
-/// True unless the disk says that it has too little room left.
+/// Room that the disk has left, in bytes, if it says.
 #[cfg(unix)]
-fn has_room(directory: &Path) -> bool {
-    rustix::fs::statvfs(directory)
-        .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= RESERVE_BYTES)
+fn free_bytes(directory: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(directory).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 #[cfg(not(unix))]
-fn has_room(_: &Path) -> bool {
-    true
+fn free_bytes(_: &Path) -> Option<u64> {
+    Some(u64::MAX)
 }

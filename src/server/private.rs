@@ -1,0 +1,53 @@
+//! The data directory is nobody else's business, whatever was there before (HS-10): it holds secrets and everybody's
+//! messages.
+
+use std::{io, path::Path};
+
+/// Takes away from others what they may do in the data directory, and sees to it that files made from now on are the owner's alone.
+/// Directories and files of other owners stay as they are.
+#[cfg(unix)]
+pub fn close(data: &Path) -> io::Result<()> {
+    use std::fs;
+
+    use rustix::fs::Mode;
+
+    let mode = Mode::RWXG | Mode::RWXO;
+    rustix::process::umask(mode);
+    let mut left = vec![data.to_path_buf()];
+    while let Some(path) = left.pop() {
+        // Another server may be at work in it, which is found out later.
+        let Ok(at) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if at.is_symlink() {
+            continue;
+        }
+        close_one(&path, &at)?;
+        if at.is_dir() {
+            let entries = fs::read_dir(&path)?;
+            left.extend(entries.flatten().map(|entry| entry.path()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn close_one(path: &Path, at: &std::fs::Metadata) -> io::Result<()> {
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    };
+
+    let mode = at.permissions().mode();
+    let is_own = at.uid() == rustix::process::geteuid().as_raw();
+    if mode & 0o077 != 0 && is_own {
+        tracing::info!(path = %path.display(), "what others of this machine could do with it is taken away");
+        fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o077))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+pub fn close(_: &Path) -> io::Result<()> {
+    Ok(())
+}

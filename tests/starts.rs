@@ -1,0 +1,156 @@
+//! How a realm starts: cut off at its very first start, with files missing or cut, in a directory that is open to others.
+
+mod support;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use support::{Home, Realm, program};
+
+/// `serve` in a directory, which is expected to refuse: its exit code and what it says.
+fn refused(directory: &Path) -> (Option<i32>, String) {
+    let output = program()
+        .current_dir(directory)
+        .args([
+            "serve",
+            "--json",
+            "--data",
+            "data",
+            "--listen",
+            "127.0.0.1:0",
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!said.contains("connect"), "{said}");
+    (output.status.code(), said)
+}
+
+/// All that is in a directory.
+fn all_in(directory: &Path) -> Vec<PathBuf> {
+    let mut found = vec![directory.to_path_buf()];
+    let mut at = 0;
+    while let Some(path) = found.get(at).cloned() {
+        at += 1;
+        if path.is_dir() {
+            let entries = fs::read_dir(&path).unwrap();
+            found.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+    }
+    found
+}
+
+/// A realm that is killed a moment after its very first start starts the next time.
+#[test]
+fn realm_killed_at_its_first_start_starts_again() {
+    for number in 0..60_u64 {
+        let directory = tempfile::tempdir().unwrap();
+        let mut first = program()
+            .current_dir(directory.path())
+            .args(["serve", "--data", "data", "--listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Not to wait for anything: where it dies is what is tried.
+        thread::sleep(Duration::from_micros(500 * number));
+        first.kill().unwrap();
+        first.wait().unwrap();
+        let realm = Realm::start_in(directory);
+        assert!(realm.connect.contains('#'), "{number}");
+    }
+}
+
+/// HS-10: without its secrets a store is not another realm's, and an empty code makes nobody an operator.
+#[test]
+fn realm_without_its_secrets_is_refused() {
+    let mut realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    realm.kill();
+    let directory = realm.directory.path().to_path_buf();
+    for file in ["realm.key", "realm.secret"] {
+        let path = directory.join("data").join(file);
+        let kept = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let (code, said) = refused(&directory);
+        assert_eq!(code, Some(5), "{said}");
+        assert!(said.contains(file) && said.contains("backup"), "{said}");
+        assert!(!path.exists(), "nothing is made in its place");
+        fs::write(&path, kept).unwrap();
+        Command::new("chmod")
+            .arg("600")
+            .arg(&path)
+            .status()
+            .unwrap();
+    }
+    let path = directory.join("data/operator-code");
+    let kept = fs::read_to_string(&path).unwrap();
+    for cut in ["", "\n", &kept[..8]] {
+        fs::write(&path, cut).unwrap();
+        let (code, said) = refused(&directory);
+        assert_eq!(code, Some(5), "{said}");
+        assert!(said.contains("operator-code"), "{said}");
+    }
+    fs::write(&path, kept).unwrap();
+    realm.start_again();
+    assert_eq!(home.run("ann", &["whoami"]).ok()["username"], "ann");
+}
+
+/// HS-10: everything is the owner's alone, whatever stood there before.
+#[cfg(unix)]
+#[test]
+fn data_directory_is_closed_to_others() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut realm = Realm::start_in(directory);
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    home.run("ann", &["send", "ann", "for nobody else"]).ok();
+    let open = |data: &Path| {
+        let mode = |path: &PathBuf| fs::metadata(path).unwrap().permissions().mode();
+        let all = all_in(data).into_iter();
+        all.filter(|path| mode(path) & 0o077 != 0)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(open(&data), Vec::<PathBuf>::new());
+    // As a release before left it.
+    realm.kill();
+    for path in all_in(&data) {
+        let mode = if path.is_dir() { 0o755 } else { 0o644 };
+        if !path.ends_with("realm.key") && !path.ends_with("realm.secret") {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+    realm.start_again();
+    assert_eq!(open(&data), Vec::<PathBuf>::new());
+    assert_eq!(home.texts("ann"), ["for nobody else"]);
+}
+
+/// A terminal that closes, or who means that the configuration is to be read again, does not end a realm.
+#[cfg(unix)]
+#[test]
+fn hangup_ends_nothing() {
+    let mut realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    let id = realm.process_id().to_string();
+    for _ in 0..3 {
+        let sent = Command::new("kill").args(["-HUP", &id]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(home.run("ann", &["whoami"]).ok()["username"], "ann");
+    }
+    assert_eq!(realm.stop(), Some(0));
+    let log = realm.log();
+    assert!(log.contains("SIGHUP"), "{log}");
+}
