@@ -221,7 +221,7 @@ impl Endpoint {
         handshake: HandshakeId,
         cookie: &Cookie,
     ) {
-        let asked = self.named_by(from).find(|id| {
+        let asked = self.opened_to(from).find(|id| {
             self.slots.get(id).is_some_and(
                 |slot| matches!(&slot.stage, Stage::Dialing(dial) if dial.handshake == handshake),
             )
@@ -244,7 +244,8 @@ impl Endpoint {
         connection: ConnectionId,
         token: &ResetToken,
     ) {
-        let reset = self.named_by(from).find(|id| {
+        let theirs = self.by_name.get(&(from, connection)).copied();
+        let reset = self.opened_to(from).chain(theirs).find(|id| {
             self.slots.get(id).is_some_and(|slot| {
                 matches!(slot.stage, Stage::Open)
                     && slot.remote == Some(connection)
@@ -268,8 +269,8 @@ impl Endpoint {
         }
     }
 
-    /// The links that the other side, at `address`, names by that address or by an id of its own.
-    pub(super) fn named_by(&self, address: SocketAddr) -> impl Iterator<Item = LinkId> {
+    /// The links that this side opened to `address`.
+    pub(super) fn opened_to(&self, address: SocketAddr) -> impl Iterator<Item = LinkId> {
         self.by_address
             .range((address, LinkId(0))..=(address, LinkId(u32::MAX)))
             .map(|(_, id)| *id)
@@ -284,8 +285,14 @@ impl Endpoint {
     ) {
         match (packet.connection, packet.protection) {
             (None, _) => {
-                // A client knows its links by the realm's address; the seal tells which is meant.
-                for id in self.named_by(from).collect::<Vec<_>>() {
+                // A client knows its links by the realm's address; the seal tells which is meant. What others open goes by
+                // ids, and so does what is shared: nobody makes a realm try one seal after another.
+                let is_meant = |id: &LinkId| {
+                    let slot = self.slots.get(id);
+                    slot.is_some_and(|slot| !slot.is_shared)
+                };
+                let links: Vec<LinkId> = self.opened_to(from).filter(is_meant).collect();
+                for id in links {
                     if self.hand_in(now, id, packet, datagram) {
                         return;
                     }

@@ -8,6 +8,7 @@ impl Endpoint {
         let counts = [
             ("links", self.slots.len()),
             ("addresses", self.by_address.len()),
+            ("names", self.by_name.len()),
             ("plain links", self.by_plain.len()),
             ("keys", self.by_peer.len()),
             ("dialed links", self.dialed.len()),

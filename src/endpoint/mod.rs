@@ -79,9 +79,11 @@ pub struct Endpoint {
     rng: StdRng,
     jitter: Jitter,
     slots: ById<Box<Slot>>,
-    /// Links by the address of the other side, where that is how it names them: in packets without a
-    /// connection id, and in Resets.
+    /// Links that this side opened, by the address of the other side: which has no id for them unless they are shared.
     by_address: BTreeSet<(SocketAddr, LinkId)>,
+    /// Links that others opened and gave a connection id of theirs, by which they name them in Resets: the latest of that
+    /// id, so that it takes one look-up, however many a stranger opens.
+    by_name: BTreeMap<(SocketAddr, ConnectionId), LinkId>,
     /// Plain links that others opened, by the connection id that they chose.
     by_plain: BTreeMap<(SocketAddr, ConnectionId), LinkId>,
     /// Proven links that others opened, by their key.
@@ -120,6 +122,7 @@ impl Endpoint {
             rng,
             slots: ById::default(),
             by_address: BTreeSet::new(),
+            by_name: BTreeMap::new(),
             by_plain: BTreeMap::new(),
             by_peer: HashMap::new(),
             dialed: BTreeMap::new(),
@@ -488,7 +491,7 @@ impl Endpoint {
                 if let Some(name) = name.filter(|_| slot.peer.is_some()) {
                     slot.remote = Some(name.connection);
                     slot.token = Some(name.token);
-                    self.by_address.insert((slot.address, link));
+                    self.by_name.insert((slot.address, name.connection), link);
                 }
                 Event::Incoming {
                     link,
@@ -557,6 +560,13 @@ impl Endpoint {
         self.events.push_back(event);
     }
 
+    /// A link is not where it was by that name any more.
+    fn forget_name(&mut self, address: SocketAddr, remote: ConnectionId, id: LinkId) {
+        if self.by_name.get(&(address, remote)) == Some(&id) {
+            self.by_name.remove(&(address, remote));
+        }
+    }
+
     /// Forgets a link.
     fn end(&mut self, id: LinkId, reason: Option<CloseReason>) {
         let Some(slot) = self.slots.remove(&id) else {
@@ -576,6 +586,7 @@ impl Endpoint {
         }
         if let Some(remote) = slot.remote {
             self.by_plain.remove(&(slot.address, remote));
+            self.forget_name(slot.address, remote, id);
         }
         if let Some(peer) = slot.peer
             && self.dialed.get(&peer) == Some(&id)

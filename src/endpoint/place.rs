@@ -56,6 +56,11 @@ impl Endpoint {
         }
     }
 
+    /// True when a Reset may mean a link of this endpoint.
+    fn is_named(&self, from: SocketAddr, connection: ConnectionId) -> bool {
+        self.by_name.contains_key(&(from, connection)) || self.opened_to(from).next().is_some()
+    }
+
     /// The number of the endpoint that a packet belongs to, if it is not this one.
     pub(super) fn elsewhere(&self, from: SocketAddr, packet: &Packet<'_>) -> Option<u32> {
         let place = self.config.place;
@@ -69,10 +74,10 @@ impl Endpoint {
             // What answers the first one, which is the only one that asks. A link that another realm has opened before
             // it was known is wherever it came to.
             Packet::Accept { .. } | Packet::Retry { .. } | Packet::HelloReply(_) => 0,
-            Packet::Reset { .. }
-            | Packet::Link(LinkPacket {
+            Packet::Reset { connection, .. } if !self.is_named(from, *connection) => 0,
+            Packet::Link(LinkPacket {
                 connection: None, ..
-            }) if self.named_by(from).next().is_none() => 0,
+            }) if self.opened_to(from).next().is_none() => 0,
             _ => place.own,
         };
         (owner != place.own).then_some(owner)

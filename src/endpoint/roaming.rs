@@ -53,7 +53,7 @@ impl Endpoint {
             // It came before, or another has overtaken it: it says nothing of where the other side is now.
             return;
         }
-        self.by_address.remove(&(slot.address, id));
+        let before = slot.address;
         if goes_back {
             slot.address = from;
             slot.left = None;
@@ -68,8 +68,10 @@ impl Endpoint {
             slot.address = from;
             slot.link.path_moved(datagram.len(), data);
         }
-        if slot.token.is_some() {
-            self.by_address.insert((from, id));
+        let name = slot.remote.filter(|_| slot.token.is_some());
+        if let Some(remote) = name {
+            self.forget_name(before, remote, id);
+            self.by_name.insert((from, remote), id);
         }
         self.touch(now, id);
     }
@@ -85,12 +87,12 @@ impl Endpoint {
         if !slot.link.has_moved() {
             slot.left = None;
         } else if until <= now {
-            self.by_address.remove(&(slot.address, id));
-            slot.address = old;
+            let before = core::mem::replace(&mut slot.address, old);
             slot.left = None;
             slot.link.path_proven();
-            if slot.token.is_some() {
-                self.by_address.insert((old, id));
+            if let Some(remote) = slot.remote.filter(|_| slot.token.is_some()) {
+                self.forget_name(before, remote, id);
+                self.by_name.insert((old, remote), id);
             }
         }
     }

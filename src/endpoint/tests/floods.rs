@@ -117,3 +117,28 @@ fn a_forged_retry_does_no_harm() {
     assert_eq!(pair.client.rtt(link), Some(RTT), "it measures nothing");
     assert_eq!(replies(&pair.settle(|_| false)), 1);
 }
+
+/// However many links a stranger opens from one address and gives ids of its own, a packet that names none is tried with none of
+/// them: a datagram costs what it costs.
+#[test]
+fn links_that_others_name_are_not_tried_one_after_another() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let links = 50;
+    for n in 0..links {
+        let key = SecretKey::from_bytes([n + 100; 32]);
+        pair.client = Endpoint::new(config(None), &key.clone().into(), [n; 32]);
+        let realm = realm_key().public();
+        let link = pair
+            .client
+            .link_with(pair.now, &key.public(), realm, server_address());
+        pair.ask(link, false);
+        assert_eq!(replies(&pair.settle(|_| false)), 1);
+    }
+    assert_eq!(pair.server.links(), links.into());
+    assert_eq!(pair.server.by_name.len(), links.into());
+    assert_eq!(pair.server.opened_to(client_address()).count(), 0);
+    // Each of them is found by its name alone, and goes with it.
+    pair.server.close_all(pair.now);
+    pair.settle(|_| false);
+    assert!(pair.server.by_name.is_empty());
+}
