@@ -11,7 +11,7 @@ use crate::{
 /// What distinguishes one endpoint from another.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What links others may open here; none for a client.
+    /// What links others may open here; none for a client. Needs the feature `server`.
     pub accept: Option<Protection>,
     /// Under which name to tell strangers who this is; `None` keeps silent.
     pub hello: Option<RealmId>,

@@ -32,10 +32,14 @@ impl HalfOpen {
         self.shown.remove(&(opened, link));
     }
 
-    /// The one that is to make room for another: who has shown where they are may stay for longest.
-    pub fn first(&self) -> Option<LinkId> {
-        let first = self.unshown.first().or(self.shown.first());
-        first.map(|(_, link)| *link)
+    /// The oldest of which nobody has shown that they receive where they say they are.
+    pub fn first_unshown(&self) -> Option<LinkId> {
+        self.unshown.first().map(|(_, link)| *link)
+    }
+
+    /// The oldest of the others.
+    pub fn first_shown(&self) -> Option<LinkId> {
+        self.shown.first().map(|(_, link)| *link)
     }
 
     #[cfg(test)]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use rand::Rng as _;
 
 use super::{
-    Endpoint, Event, LinkId,
+    Endpoint, Event, LinkId, SERVES,
     accepts::{Accepts, Known},
     limits::{ASSEMBLING_MAX, LINKS_PER_KEY_MAX},
     slot::{Accepting, Role, Slot, Stage},
@@ -82,7 +82,8 @@ impl Endpoint {
         init: &Init<'_>,
         datagram: &[u8],
     ) -> Option<u32> {
-        if !self.admitting
+        if !SERVES
+            || !self.admitting
             || self.config.accept != Some(Protection::Sealed)
             || init.version != PROTOCOL_VERSION
             || datagram.len() < INIT_OVERHEAD + MESSAGE_1_OVERHEAD + INIT_PAYLOAD_MIN
@@ -157,13 +158,17 @@ impl Endpoint {
         id
     }
 
-    /// True when another link may come in. If all places are taken a half-open one ends for it; one that is proven
-    /// never does.
+    /// True when another link may come in. If all places are taken one ends for it that has not shown where it is, or else a
+    /// stranger's. Whoever is logged in stays.
     fn make_room(&mut self) -> bool {
         if self.slots.len() < self.config.links_max {
             return true;
         }
-        let first = self.half_open.first();
+        let first = self
+            .half_open
+            .first_unshown()
+            .or_else(|| self.strangers.first())
+            .or_else(|| self.half_open.first_shown());
         if let Some(id) = first {
             self.end(id, None);
         }
@@ -380,7 +385,9 @@ impl Endpoint {
             return;
         };
         self.half_open.close(slot.opened, id);
-        let Some(peer) = slot.peer else { return };
+        let peer = slot.peer;
+        self.meet_stranger(id);
+        let Some(peer) = peer else { return };
         let links = self.by_peer.entry(peer).or_default();
         if links.contains(&id) {
             // It has only moved.
@@ -414,6 +421,9 @@ impl Endpoint {
         packet: &LinkPacket<'_>,
         datagram: &[u8],
     ) {
+        if !SERVES {
+            return;
+        }
         let payload = packet
             .body
             .split_last_chunk::<4>()

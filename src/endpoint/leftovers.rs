@@ -14,6 +14,7 @@ impl Endpoint {
             ("dialed links", self.dialed.len()),
             ("bytes held for others", self.memory.total()),
             ("half-open links", self.half_open.len()),
+            ("links of strangers", self.strangers.len()),
             ("accepts", self.accepts.len()),
             ("questions", self.asking.len()),
             ("timers", self.schedule.len()),

@@ -13,6 +13,10 @@ pub const HALF_OPEN_MAX: usize = 512;
 /// How long a link may take to show that the other side is where it says it is.
 /// Round trips take up to a minute, and some are lost.
 pub const UNPROVEN_LIFETIME: Duration = Duration::from_mins(3);
+/// Proven links of devices without a session that are kept from one subnet; the oldest makes room for another.
+pub const STRANGERS_PER_SUBNET: usize = 64;
+/// How long a silent link of such a device is kept.
+pub const STRANGER_IDLE: Duration = Duration::from_mins(5);
 /// Links of one device key that are kept; the one least recently heard makes room for another.
 pub const LINKS_PER_KEY_MAX: usize = 8;
 /// Questions on their way at once.

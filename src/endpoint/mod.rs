@@ -30,6 +30,7 @@ mod roaming;
 mod schedule;
 mod shared;
 mod slot;
+mod strangers;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -56,6 +57,7 @@ use reset::Resets;
 use schedule::Schedule;
 use slot::{Role, Slot, Stage};
 use smallvec::SmallVec;
+use strangers::Strangers;
 
 use crate::{
     crypto::PublicKey,
@@ -63,6 +65,9 @@ use crate::{
     link::{self, DATAGRAM_MIN, Jitter, Link, Silence, Time, Urgency, earliest},
     wire::{CloseReason, ConnectionId, OperationNumber, Welcome},
 };
+
+/// Links that others open are let in. A program that only opens links, without the feature `server`, is smaller by what that takes.
+pub(crate) const SERVES: bool = cfg!(any(feature = "server", test, fuzzing));
 
 /// Names a link at this endpoint. A responder's is also the connection id it chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,6 +98,7 @@ pub struct Endpoint {
     /// Keys whose handshakes belong to the first of several endpoints.
     of_first: BTreeSet<PublicKey>,
     half_open: HalfOpen,
+    strangers: Strangers,
     memory: Memory,
     accepts: Accepts,
     resets: Resets,
@@ -128,6 +134,7 @@ impl Endpoint {
             dialed: BTreeMap::new(),
             of_first: BTreeSet::new(),
             half_open: HalfOpen::default(),
+            strangers: Strangers::default(),
             memory: Memory::default(),
             accepts: Accepts::default(),
             asking: Vec::new(),
@@ -320,6 +327,10 @@ impl Endpoint {
     pub fn trust(&mut self, link: LinkId) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.trust();
+            if core::mem::take(&mut slot.is_stranger) {
+                let (opened, address) = (slot.opened, slot.address);
+                self.leave_stranger(link, opened, address);
+            }
         }
     }
 
@@ -577,6 +588,7 @@ impl Endpoint {
             self.accepts.forget(&accepting.init);
         }
         self.half_open.close(slot.opened, id);
+        self.leave_stranger(id, slot.opened, slot.address);
         self.memory.change(id, slot.memory, 0);
         self.assembling = self.assembling.saturating_sub(slot.link.assembling());
         self.end_renewal(slot.renewal);

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 use rand::Rng as _;
 
 use super::{
-    Endpoint, LinkId,
+    Endpoint, LinkId, SERVES,
     slot::{Role, Slot},
 };
 use crate::{link::Time, wire::LinkPacket};
@@ -26,6 +26,9 @@ impl Endpoint {
         packet: &LinkPacket<'_>,
         datagram: &[u8],
     ) {
+        if !SERVES {
+            return;
+        }
         let Some(slot) = self.slots.get(&id) else {
             return;
         };
@@ -73,6 +76,7 @@ impl Endpoint {
             self.forget_name(before, remote, id);
             self.by_name.insert((from, remote), id);
         }
+        self.move_stranger(id, before);
         self.touch(now, id);
     }
 
@@ -94,6 +98,7 @@ impl Endpoint {
                 self.forget_name(before, remote, id);
                 self.by_name.insert((old, remote), id);
             }
+            self.move_stranger(id, before);
         }
     }
 }

@@ -3,7 +3,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    Config, LinkId, accepts::InitHash, dial::Dial, limits::UNPROVEN_LIFETIME, rest::MayRest,
+    Config, LinkId,
+    accepts::InitHash,
+    dial::Dial,
+    limits::{STRANGER_IDLE, UNPROVEN_LIFETIME},
+    rest::MayRest,
 };
 use crate::{
     crypto::{PublicKey, Responder},
@@ -103,6 +107,8 @@ pub(super) struct Slot {
     pub held: Vec<(u64, Vec<u8>)>,
     /// Bytes that it holds for the other side.
     pub memory: usize,
+    /// Nothing is known of its device.
+    pub is_stranger: bool,
     /// When a responder's Accept left.
     pub accepted: Option<Time>,
     pub heard: Option<Time>,
@@ -143,6 +149,7 @@ impl Slot {
             left: None,
             held: Vec::new(),
             memory: 0,
+            is_stranger: false,
             accepted: None,
             heard: None,
             life: Life::NONE,
@@ -178,10 +185,14 @@ impl Slot {
             (Role::Responder, _) if !self.link.is_resting() && self.is_unproven() => {
                 Some(self.opened + UNPROVEN_LIFETIME)
             }
-            (Role::Responder, _) => Some(end_of_silence(
-                self.heard.unwrap_or(self.opened),
-                config.idle,
-            )),
+            (Role::Responder, _) => {
+                let idle = if self.is_stranger {
+                    config.idle.min(STRANGER_IDLE)
+                } else {
+                    config.idle
+                };
+                Some(end_of_silence(self.heard.unwrap_or(self.opened), idle))
+            }
         }
     }
 

@@ -1,7 +1,10 @@
 //! Handshakes in floods.
 
 use super::*;
-use crate::allowance::Frequency;
+use crate::{
+    allowance::Frequency,
+    endpoint::limits::{STRANGER_IDLE, STRANGERS_PER_SUBNET},
+};
 
 /// A pair whose server begins `per_subnet` handshakes a second without a cookie, and four times as many at once.
 pub(super) fn strict(per_subnet: u32) -> Pair {
@@ -90,7 +93,7 @@ fn half_open_links_are_few() {
     assert_eq!(replies(&told), 1, "who is in stays in");
     // All others are as good as in: the newest stranger still finds a place, that of the oldest.
     pair.server.config.links_max = pair.server.links();
-    let first = pair.server.half_open.first().unwrap();
+    let first = pair.server.half_open.first_unshown().unwrap();
     pair.now = pair.now + Duration::from_secs(1);
     knock(&mut pair, SocketAddr::from(([203, 0, 113, 9], 4000)));
     assert!(!pair.server.has(first));
@@ -141,4 +144,69 @@ fn links_that_others_name_are_not_tried_one_after_another() {
     pair.server.close_all(pair.now);
     pair.settle(|_| false);
     assert!(pair.server.by_name.is_empty());
+}
+
+/// HS-13: strangers, who need no more than a key, hold few places and not for long; whoever is logged in gets in, also where
+/// hundreds come from one address.
+#[test]
+fn strangers_hold_few_places_and_make_room() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.server.config.links_max = 300;
+    let open = |pair: &mut Pair, n: u16, is_user: bool| {
+        pair.now = pair.now + Duration::from_secs(1);
+        let mut key = [7; 32];
+        key[1..3].copy_from_slice(&n.to_be_bytes());
+        let key = SecretKey::from_bytes(key);
+        pair.client = Endpoint::new(config(None), &key.into(), [1; 32]);
+        let link = pair.connect();
+        pair.ask(link, false);
+        // Half of the users were here before, the others log in now.
+        pair.is_known = is_user && n.is_multiple_of(2);
+        let told = pair.settle(|_| false);
+        assert_eq!(replies(&told), 1, "{n}");
+        let opened = told.iter().find_map(|event| match event {
+            Event::Incoming { link, .. } => Some(*link),
+            _ => None,
+        });
+        if is_user {
+            pair.server.trust(opened.unwrap());
+        }
+    };
+    for n in 0..200 {
+        open(&mut pair, n, true);
+    }
+    for n in 200..500 {
+        open(&mut pair, n, false);
+    }
+    assert_eq!(pair.server.strangers.len(), STRANGERS_PER_SUBNET);
+    assert_eq!(pair.server.links(), 200 + STRANGERS_PER_SUBNET);
+    // Users come from where strangers come from, and take their places.
+    for n in 500..600 {
+        open(&mut pair, n, true);
+    }
+    assert_eq!((pair.server.links(), pair.server.strangers.len()), (300, 0));
+    // Where all places are users' own, nobody has to go for a stranger.
+    let key = SecretKey::from_bytes([9; 32]);
+    pair.client = Endpoint::new(config(None), &key.into(), [1; 32]);
+    let link = pair.connect();
+    pair.ask(link, false);
+    assert_eq!(replies(&pair.settle(|_| false)), 0);
+    assert_eq!(pair.server.links(), 300);
+}
+
+/// HS-13: a stranger's link that says nothing ends soon, and one that is logged in stays.
+#[test]
+fn a_silent_stranger_is_forgotten_soon() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.is_known = false;
+    let link = pair.connect();
+    pair.ask(link, false);
+    pair.settle(|_| false);
+    let id = *pair.server.slots.keys().next().unwrap();
+    for (wait, is_there) in [(STRANGER_IDLE / 2, true), (STRANGER_IDLE, false)] {
+        pair.now = pair.now + wait;
+        pair.server.handle_timeout(pair.now);
+        assert_eq!(pair.server.has(id), is_there);
+    }
+    assert_eq!(pair.server.strangers.len(), 0);
 }

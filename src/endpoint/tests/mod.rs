@@ -28,6 +28,8 @@ struct Pair {
     carried: Vec<(bool, Vec<u8>)>,
     /// When the client last had a reply.
     replied: Time,
+    /// The server says that it knows whoever comes.
+    is_known: bool,
     /// Where the client is.
     from: SocketAddr,
     /// Bytes that went to each address.
@@ -79,6 +81,7 @@ impl Pair {
             realm: realm_key().public(),
             carried: Vec::new(),
             replied: Time(0),
+            is_known: true,
             from: client_address(),
             sent_to: BTreeMap::new(),
         }
@@ -151,7 +154,7 @@ impl Pair {
             match &event {
                 Event::Incoming { link, .. } => {
                     self.server
-                        .welcome(self.now, *link, true, OperationNumber(9));
+                        .welcome(self.now, *link, self.is_known, OperationNumber(9));
                 }
                 Event::Request { link, number, .. } => {
                     self.server.reply(self.now, *link, *number, b"ok".to_vec());
