@@ -338,6 +338,13 @@ impl Guesses {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subnet([u8; 8]);
 
+impl Subnet {
+    /// Stands for it where it is written down; no two have the same.
+    pub const fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+}
+
 impl From<IpAddr> for Subnet {
     fn from(ip: IpAddr) -> Self {
         match ip.to_canonical() {

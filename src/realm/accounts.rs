@@ -90,7 +90,7 @@ impl<S: Store> Realm<S> {
         if work.hashed.compared.is_none() {
             self.limiter.login(work.caller)?;
         }
-        let guess = Guess::Login(username);
+        let guess = self.login_guess(work.caller, username).await?;
         let guess = (work.caller.now, &guess);
         let fits = self
             .compare(guess, &password, kept, &mut work.hashed)
@@ -119,7 +119,8 @@ impl<S: Store> Realm<S> {
         if work.hashed.compared.is_none() {
             self.limiter.login(work.caller)?;
         }
-        let guess = Guess::Login(current.user);
+        // Who is logged in is counted apart: nobody else keeps them from changing the password.
+        let guess = Guess::LoginFrom(current.user, current.hash);
         let guess = (work.caller.now, &guess);
         if !self.compare(guess, &old, kept, &mut work.hashed).await? {
             return Err(ErrorCode::WrongPassword.into());

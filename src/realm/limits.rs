@@ -102,6 +102,8 @@ impl Default for Rates {
 pub enum Guess {
     /// A user's password; by whoever.
     Login(Username),
+    /// The same, from a device or a network from which the user has logged in before.
+    LoginFrom(Username, [u8; 16]),
     /// A group's; by this user.
     Join(Sender),
 }

@@ -14,6 +14,7 @@ mod groups;
 mod hosting;
 mod incoming;
 mod introductions;
+mod known;
 pub mod limits;
 mod lives;
 mod mail;

@@ -7,6 +7,7 @@
 //! u/ user                        account
 //! s/ session hash 16             session
 //! h/ user / handle               session hash: a user's sessions by their public names
+//! a/ user / kind 1 what 16       a device (d) or a network (n) from which the user has logged in
 //! h/ user                        written with each change of which sessions the user has
 //! d/ device key 32               hash of the session bound to the device
 //! o/ owner 16 slot 1             operation: what was answered to the last command whose number ends so
@@ -111,6 +112,8 @@ records! {
     /// A session. `used` is kept to about an hour, and so is `last`, which is the same in the realm's running time.
     /// `since` is the number of the command that opened it.
     SessionRecord { user: String, device: Option<[u8; 32]>, created: u32, used: u32, last: u32, operator: bool, since: u64 }
+    /// A user has logged in from a device or a network, last at this time of the realm's running.
+    KnownRecord { last: u32 }
     /// Points to a session.
     SessionLink { session: SessionHash }
     /// For how many seconds the realm has been running in all.
@@ -283,6 +286,16 @@ pub fn session(hash: &SessionHash) -> Key {
 
 pub fn handle(user: Username, handle: Handle) -> Key {
     key(&[b"h/", user.as_bytes(), b"/", handle.as_bytes()])
+}
+
+/// From which devices (`d`) or networks (`n`) a user has logged in.
+pub fn known_of_kind(user: Username, kind: u8) -> Prefix {
+    Prefix(concat(&[b"a/", user.as_bytes(), b"/", &[kind]]))
+}
+
+pub fn known(user: Username, kind: u8, what: &[u8; 16]) -> Key {
+    let Prefix(name) = known_of_kind(user, kind);
+    key(&[&name, what])
 }
 
 /// Changes whenever a user opens a session or one of them ends.

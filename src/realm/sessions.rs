@@ -221,6 +221,7 @@ impl<S: Store> Realm<S> {
             None => Owner::Session(hash),
         };
         self.make_room(work, user, &owner).await?;
+        self.remember_place(work, user).await?;
         sessions_change(user, &mut work.batch)?;
         // One that makes room may be watched.
         work.affected = Some(user);
