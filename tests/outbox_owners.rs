@@ -308,3 +308,30 @@ fn revoke_of_a_session_that_is_gone_holds_nothing_up() {
     assert!(home.outbox("ann").is_empty());
     assert_eq!(home.texts("ann"), ["before", "after"]);
 }
+
+/// LINK-13: a device whose session has ended is told so, whatever the length of its message.
+#[test]
+fn device_whose_session_has_ended_is_told_so_whatever_it_sends() {
+    let realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    let auth = ["auth", "ann", "--password-file", "password"];
+    let elsewhere = [["--server", &realm.connect].as_slice(), &auth].concat();
+    for early in [true, false] {
+        for len in [20, 520, 700, 1000, 1100] {
+            home.run("phone", &elsewhere).ok();
+            let sessions = home.run("ann", &["sessions"]).objects();
+            let other = sessions.iter().find(|one| one["current"] == false).unwrap();
+            let handle = other["handle"].as_str().unwrap().to_string();
+            home.run("ann", &["revoke", &handle]).ok();
+            let text = "x".repeat(len);
+            let mut send = vec!["--deadline", "30s", "send", "ann", &text];
+            if !early {
+                send.insert(0, "--no-early-data");
+            }
+            let run = home.run("phone", &send);
+            assert_eq!(run.error(1), "no-session", "{len} bytes");
+        }
+    }
+    assert!(home.texts("ann").is_empty());
+}

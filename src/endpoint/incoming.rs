@@ -7,7 +7,7 @@ use rand::Rng as _;
 use super::{
     Endpoint, Event, LinkId, SERVES,
     accepts::{Accepts, Known},
-    limits::{ASSEMBLING_MAX, LINKS_PER_KEY_MAX},
+    limits::{ASSEMBLING_MAX, LINKS_PER_KEY_MAX, STRANGERS_ASSEMBLING_MAX},
     slot::{Accepting, Role, Slot, Stage},
 };
 use crate::{
@@ -346,8 +346,14 @@ impl Endpoint {
         let was_resting = slot.link.is_resting();
         let was_proven = slot.link.is_proven();
         let held = slot.link.assembling();
-        let left = ASSEMBLING_MAX.saturating_sub(self.assembling.saturating_sub(held));
-        let own = ASSEMBLIES_MAX.saturating_mul(self.config.max_message);
+        // Of what strangers send in parts there is little, and room for others' beside it.
+        let (all, own) = if slot.link.is_trusted() {
+            let own = ASSEMBLIES_MAX.saturating_mul(self.config.max_message);
+            (ASSEMBLING_MAX, own)
+        } else {
+            (STRANGERS_ASSEMBLING_MAX, slot.link.message_max())
+        };
+        let left = all.saturating_sub(self.assembling.saturating_sub(held));
         slot.link.set_assembly_room(left.min(own));
         let outcome = slot
             .link

@@ -23,6 +23,8 @@ pub const LINKS_PER_KEY_MAX: usize = 8;
 pub const ASKING_MAX: usize = 16;
 /// Bytes held of messages that are being put together, on all links together (LINK-13).
 pub const ASSEMBLING_MAX: usize = 16 << 20;
+/// Of these, what there may be before another is begun for a device without a session.
+pub const STRANGERS_ASSEMBLING_MAX: usize = ASSEMBLING_MAX / 4;
 /// Places in which the subnets that begin handshakes are counted.
 pub const HANDSHAKE_SUBNETS: usize = 4096;
 /// Places in which the subnets that are sent Resets are counted.

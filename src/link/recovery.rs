@@ -107,9 +107,19 @@ impl Link {
         }
     }
 
+    /// The longest message that is put together for the other side, in bytes. A stranger's fits a datagram: it came in parts because the
+    /// path is not known to carry that, and deserves an answer.
+    fn longest_message(&self) -> usize {
+        if self.trusted {
+            self.config.max_message
+        } else {
+            self.message_max()
+        }
+    }
+
     /// True when a part belongs to a message that is to be put together.
     fn is_assembled(&self, of: PartOf, number: u64, total: u64) -> bool {
-        let fits = total <= self.config.max_message as u64 && self.trusted;
+        let fits = total <= self.longest_message() as u64;
         let is_new = !self.assembled.contains(&(of, number));
         fits && is_new
             && match of {
@@ -182,11 +192,7 @@ impl Link {
             }
             return;
         }
-        let limit = if self.trusted {
-            self.config.max_message
-        } else {
-            self.message_max()
-        };
+        let limit = self.longest_message();
         if total > limit as u64 && self.replies.arrive(number) == super::Arrival::New {
             self.events.push_back(Event::Oversized { number, limit });
         }

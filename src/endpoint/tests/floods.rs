@@ -210,3 +210,33 @@ fn a_silent_stranger_is_forgotten_soon() {
     }
     assert_eq!(pair.server.strangers.len(), 0);
 }
+
+/// LINK-13: whoever has no session any more is answered, however long the message is.
+#[test]
+fn a_stranger_is_answered_whatever_the_length() {
+    for len in [20, 400, 510, 600, 900, 1100, 1140, 1166, 1300, 5000] {
+        let mut pair = Pair::new(Protection::Sealed);
+        pair.is_known = false;
+        let link = pair.connect();
+        let deadline = pair.now + Duration::from_secs(30);
+        let bytes = vec![7; len];
+        pair.client
+            .request(pair.now, link, bytes, deadline, false)
+            .unwrap();
+        let (mut answered, mut too_long) = (0, 0);
+        for _ in 0..40 {
+            let told = pair.settle(|_| false);
+            answered += replies(&told);
+            too_long += told
+                .iter()
+                .filter(|event| matches!(event, Event::Oversized { .. }))
+                .count();
+            if answered + too_long > 0 {
+                break;
+            }
+            pair.wait();
+        }
+        assert_eq!(answered + too_long, 1, "{len} bytes");
+        assert_eq!(too_long > 0, len > 1166, "{len} bytes");
+    }
+}
