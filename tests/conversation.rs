@@ -420,7 +420,10 @@ fn a_key_is_accepted_once_and_a_changed_one_refused() {
     );
     home.run("ann", &["whoami"]).ok();
     realm.stop();
-    fs::remove_file(realm.data().join("realm.key")).unwrap();
+    // Somebody else's key, as for who takes the address.
+    let other = Realm::start();
+    let key = fs::read(other.data().join("realm.key")).unwrap();
+    fs::write(realm.data().join("realm.key"), key).unwrap();
     realm.start_again();
     let run = home.run("ann", &["whoami"]);
     assert_eq!(run.error(3), "key-changed");

@@ -154,3 +154,37 @@ fn hangup_ends_nothing() {
     let log = realm.log();
     assert!(log.contains("SIGHUP"), "{log}");
 }
+
+/// With too little of what the system shares out, a realm says so and does not begin to serve.
+#[cfg(unix)]
+#[test]
+fn realm_with_too_little_says_so_before_it_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let serve = |limit: &str| {
+        let program = program().get_program().to_string_lossy().into_owned();
+        let script = format!(
+            "ulimit {limit} && exec '{program}' serve --json --data data --listen 127.0.0.1:0"
+        );
+        let output = Command::new("sh")
+            .current_dir(directory.path())
+            .args(["-c", &script])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), said)
+    };
+    for (limit, word) in [
+        ("-n 12", "ulimit -n"),
+        ("-n 64", "ulimit -n"),
+        ("-v 153600", "ulimit -v"),
+    ] {
+        let (code, said) = serve(limit);
+        assert_eq!(code, Some(5), "{limit}: {said}");
+        assert!(
+            said.contains(word) && !said.contains("connect"),
+            "{limit}: {said}"
+        );
+    }
+    assert!(!directory.path().join("data").exists(), "nothing is begun");
+}

@@ -15,6 +15,7 @@ mod listener;
 mod memory;
 mod peering;
 mod private;
+mod resources;
 pub mod unit;
 mod watches;
 mod worker;
@@ -103,6 +104,28 @@ pub enum ServerError {
         /// What the system said.
         source: io::Error,
     },
+    /// Too few files may be open at once.
+    #[error(
+        "this process may have {current} files open at once, and a server needs {needed}: raise the limit (ulimit -n, or LimitNOFILE \
+         of its service)"
+    )]
+    Files {
+        /// How many may be.
+        current: u64,
+        /// How many it needs.
+        needed: u64,
+    },
+    /// Too little memory may be used.
+    #[error(
+        "this process may use {current} MiB of address space, and a server needs {needed}: raise the limit (ulimit -v, or LimitAS of \
+         its service); `merpati limits` says what is held"
+    )]
+    Memory {
+        /// How much may be, in MiB.
+        current: u64,
+        /// How much it needs, in MiB.
+        needed: u64,
+    },
     /// The system gives no randomness or no threads.
     #[error("the system refuses what a server needs: {0}")]
     System(#[from] io::Error),
@@ -136,6 +159,7 @@ pub struct Server {
 impl Server {
     /// Opens the store, loads or makes the realm's key, and binds the sockets.
     pub fn start(config: &Config) -> Result<Self, ServerError> {
+        resources::check(config)?;
         make_directory(&config.store.path)?;
         private::close(&config.store.path)?;
         if Embedded::exists(&config.store.path) {

@@ -1,0 +1,49 @@
+//! What the system lets a server have, looked at before it says that it serves: a realm that runs out of it later stops in the
+//! middle of somebody's command.
+
+use super::{Config, Holder, ServerError, holdings};
+
+/// Files that the store has open at once, with some to spare.
+const STORE_FILES: u64 = 160;
+/// Files of one worker: its socket, and what its runtime waits with.
+const WORKER_FILES: u64 = 8;
+/// Address space beside what is held: the program, its threads' stacks, what the allocator leaves unused; in bytes.
+const BESIDE_BYTES: u64 = 256 << 20;
+
+/// Refuses to start with less than it takes. The limit on files is raised to what the system allows, if that is enough.
+#[cfg(unix)]
+pub fn check(config: &Config) -> Result<(), ServerError> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let workers = config.listeners().len() as u64 * config.limits.workers() as u64;
+    let needed = STORE_FILES + WORKER_FILES * workers;
+    let files = getrlimit(Resource::Nofile);
+    if files.current.is_some_and(|files| files < needed) {
+        let current = files.maximum.unwrap_or(needed).min(needed.max(4096));
+        if current < needed {
+            return Err(ServerError::Files { current, needed });
+        }
+        let raised = Rlimit {
+            current: Some(current),
+            maximum: files.maximum,
+        };
+        setrlimit(Resource::Nofile, raised).map_err(std::io::Error::from)?;
+    }
+    let held = holdings(config)
+        .into_iter()
+        .filter(|held| matches!(held.by, Holder::Nobody | Holder::Strangers))
+        .fold(0_u64, |sum, held| sum.saturating_add(held.total() as u64));
+    let needed = held.saturating_add(BESIDE_BYTES);
+    match getrlimit(Resource::As).current {
+        Some(current) if current < needed => Err(ServerError::Memory {
+            current: current >> 20,
+            needed: needed.div_ceil(1 << 20),
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+pub fn check(_: &Config) -> Result<(), ServerError> {
+    Ok(())
+}
