@@ -105,3 +105,29 @@ fn no_requirement_is_named_that_the_spec_does_not_state() {
         }
     }
 }
+
+/// SECURITY.md: each promise names tests that hold it, and they are there.
+#[test]
+fn every_promise_names_tests_that_are_there() {
+    let page = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let (_, promised) = page.split_once("## What is promised").unwrap();
+    let (promised, _) = promised.split_once("\n## ").unwrap();
+    let promises: Vec<&str> = promised.split("\n- **").skip(1).collect();
+    assert!(promises.len() >= 9);
+    let code: Vec<String> = ["src", "tests"]
+        .iter()
+        .flat_map(|directory| files(&root().join(directory), "rs"))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    for promise in promises {
+        let (_, held) = promise.split_once("Held by ").unwrap_or_default();
+        let tests: Vec<&str> = held.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test holds: {promise}");
+        for test in tests {
+            let is_there = code
+                .iter()
+                .any(|text| text.contains(&format!("fn {test}(")));
+            assert!(is_there, "{test} holds a promise and is not there");
+        }
+    }
+}

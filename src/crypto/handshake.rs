@@ -297,6 +297,43 @@ mod tests {
         );
     }
 
+    /// HS-2: whoever has recorded a handshake and takes both keys later reads what came early, and nothing else.
+    #[test]
+    fn keys_taken_later_open_what_came_early_and_no_more() {
+        let mut rng = ChaCha20Rng::seed_from_u64(3);
+        let (client, realm) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
+        let (mut initiator, one) =
+            Initiator::start(&mut rng, &client, &realm.public(), b"early").unwrap();
+        let (responder, _) = Responder::read(&mut rng, &realm, &one).unwrap();
+        let (theirs, two) = responder.finish(b"answer").unwrap();
+        let (ours, _) = initiator.finish(&two).unwrap();
+        let mut packet = b"hbody".to_vec();
+        ours.seal.seal(0, 1, &mut packet);
+        // As the realm, from what was on the way; and as the client.
+        let (thief, early) = Responder::read(&mut rng, &realm, &one).unwrap();
+        assert_eq!(early, b"early");
+        let (stolen, _) = thief.finish(b"answer").unwrap();
+        let opened = stolen.open.open(0, b"h", &mut packet.clone()[1..]).is_ok();
+        assert!(!opened, "the keys of a link are not the realm's");
+        let (mut again, _) =
+            Initiator::start(&mut rng, &client, &realm.public(), b"early").unwrap();
+        assert!(again.finish(&two).is_err());
+        assert_eq!(
+            theirs.open.open(0, b"h", &mut packet[1..]),
+            Ok(&b"body"[..])
+        );
+    }
+
+    /// What is secret is wiped from memory when it is given back: its types say so.
+    #[test]
+    fn secrets_are_wiped_when_they_are_dropped() {
+        const fn wiped<T: zeroize::ZeroizeOnDrop>() {}
+        // What both kinds of keys are made of.
+        wiped::<Zeroizing<[u8; 32]>>();
+        assert_eq!(size_of::<SecretKey>(), size_of::<Zeroizing<[u8; 32]>>());
+        assert_eq!(size_of::<SealKey>(), size_of::<Zeroizing<[u8; 32]>>());
+    }
+
     #[test]
     fn a_message_for_another_realm_is_refused() {
         let mut rng = ChaCha20Rng::seed_from_u64(2);
