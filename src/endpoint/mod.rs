@@ -30,6 +30,7 @@ mod roaming;
 mod schedule;
 mod shared;
 mod slot;
+mod status;
 mod strangers;
 
 use std::{
@@ -332,46 +333,6 @@ impl Endpoint {
                 self.leave_stranger(link, opened, address);
             }
         }
-    }
-
-    /// True when long messages travel on `link`.
-    pub fn is_trusted(&self, link: LinkId) -> bool {
-        let slot = self.slots.get(&link);
-        slot.is_some_and(|slot| slot.link.is_trusted() && slot.link.is_proven())
-    }
-
-    /// The largest answer that fits one datagram of `link`, in bytes. A longer one travels in parts.
-    pub fn message_max(&self, link: LinkId) -> usize {
-        self.slots
-            .get(&link)
-            .map_or(0, |slot| slot.link.message_max())
-    }
-
-    /// Where `link`'s other side is.
-    pub fn address(&self, link: LinkId) -> Option<SocketAddr> {
-        Some(self.slots.get(&link)?.address)
-    }
-
-    /// The key of `link`'s other side; none on a plain link.
-    pub fn peer(&self, link: LinkId) -> Option<PublicKey> {
-        self.slots.get(&link)?.peer
-    }
-
-    /// Which of this side's keys `link` is with; none on a plain link.
-    pub fn own(&self, link: LinkId) -> Option<PublicKey> {
-        let slot = self.slots.get(&link)?;
-        slot.peer?;
-        self.keys.get(usize::from(slot.own)).map(|key| key.public)
-    }
-
-    /// The round-trip time of `link`, once there is an estimate.
-    pub fn rtt(&self, link: LinkId) -> Option<Duration> {
-        self.slots.get(&link)?.link.rtt()
-    }
-
-    /// How often a request has left again on `link`.
-    pub fn repeats(&self, link: LinkId) -> u64 {
-        self.slots.get(&link).map_or(0, |slot| slot.link.repeats())
     }
 
     /// Lets time pass.
