@@ -157,7 +157,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the store, loads or makes the realm's key, and binds the sockets.
+    /// Opens the store, loads or makes the realm's key, and binds the sockets. From then on files that the process makes are its
+    /// owner's alone (its umask is 077), and it may have as many open as the server needs.
+    ///
+    /// # Errors
+    /// When the system lets the process have too little, a secret is missing beside a store, or anything cannot be used; nothing is
+    /// served then.
     pub fn start(config: &Config) -> Result<Self, ServerError> {
         resources::check(config)?;
         make_directory(&config.store.path)?;
