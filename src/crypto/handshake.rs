@@ -324,16 +324,6 @@ mod tests {
         );
     }
 
-    /// What is secret is wiped from memory when it is given back: its types say so.
-    #[test]
-    fn secrets_are_wiped_when_they_are_dropped() {
-        const fn wiped<T: zeroize::ZeroizeOnDrop>() {}
-        // What both kinds of keys are made of.
-        wiped::<Zeroizing<[u8; 32]>>();
-        assert_eq!(size_of::<SecretKey>(), size_of::<Zeroizing<[u8; 32]>>());
-        assert_eq!(size_of::<SealKey>(), size_of::<Zeroizing<[u8; 32]>>());
-    }
-
     #[test]
     fn a_message_for_another_realm_is_refused() {
         let mut rng = ChaCha20Rng::seed_from_u64(2);

@@ -124,6 +124,13 @@ mod tests {
 
     use super::*;
 
+    /// What a key is made of is wiped from memory when it is given back.
+    #[test]
+    fn secrets_are_wiped_when_they_are_dropped() {
+        const fn is_wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+        is_wiped(&SecretKey::from_bytes([1; 32]).0);
+    }
+
     /// RFC 7748 §6.1, Alice's pair.
     #[test]
     fn the_public_key_is_the_one_of_rfc_7748() {

@@ -151,6 +151,13 @@ use portable as backend;
 mod tests {
     use super::*;
 
+    /// What a key is made of is wiped from memory when it is given back.
+    #[test]
+    fn keys_of_links_are_wiped_when_they_are_dropped() {
+        const fn is_wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+        is_wiped(&SealKey::new([1; 32]).0);
+    }
+
     #[test]
     fn what_is_sealed_opens_once_untouched() {
         let key = SealKey::new([5; 32]);

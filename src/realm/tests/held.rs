@@ -126,3 +126,11 @@ pub async fn give(realm: &Realm<Held>, n: Device, command: &[u8]) -> Answer {
     let bytes = realm.handle(&caller(device(n), MOMENT), command).await;
     Answer::parse(&bytes).unwrap()
 }
+
+/// Makes a peer of the realm whose key is number `n`.
+pub async fn add_peer(realm: &Realm<Held>, n: Device, name: &str) {
+    let address = ("192.0.2.9".to_string(), 6377);
+    let key = PublicKey([n; 32]);
+    let added = realm.list_peer(name.parse().unwrap(), key, address, None);
+    assert!(added.await);
+}

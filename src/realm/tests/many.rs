@@ -1,7 +1,7 @@
 //! Groups of more members than are looked at in one go.
 
 use super::{
-    held::{Held, give, realm_of},
+    held::{Held, add_peer, give, realm_of},
     *,
 };
 use crate::{
@@ -36,13 +36,7 @@ async fn crowded() -> (Held, Realm<Held>) {
         let answer = give(&realm, n, &Request::from(register(1, who)).to_bytes()).await;
         assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
     }
-    let address = ("192.0.2.9".to_string(), 6377);
-    let key = PublicKey([BETA; 32]);
-    assert!(
-        realm
-            .list_peer("beta".parse().unwrap(), key, address, None)
-            .await
-    );
+    add_peer(&realm, BETA, "beta").await;
     let (group, password) = (crowd(), Password(b""));
     done(
         &realm,

@@ -9,7 +9,7 @@ use super::{
     acts::{
         Act, BETA, BOUND, DEVICES, group, of_groups, of_peers, of_realms, of_sessions, sender, user,
     },
-    held::{Held, give, realm_of},
+    held::{Held, add_peer, give, realm_of},
     *,
 };
 use crate::{
@@ -41,13 +41,7 @@ async fn before() -> Memory {
         let answer = give(&realm, n, &Request::from(command).to_bytes()).await;
         assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
     }
-    let address = ("192.0.2.9".to_string(), 6377);
-    let key = PublicKey([BETA; 32]);
-    assert!(
-        realm
-            .list_peer("beta".parse().unwrap(), key, address, None)
-            .await
-    );
+    add_peer(&realm, BETA, "beta").await;
     let g = group("g");
     let password = Password(b"");
     let mut commands = vec![(
