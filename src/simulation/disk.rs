@@ -203,6 +203,12 @@ impl Store for SimulatedStore {
         Ok(contents.stored.last(log))
     }
 
+    async fn logs(&self, after: Option<&Log>, limit: usize) -> Result<Vec<Log>, StoreError> {
+        self.machine.moment().await;
+        let contents = self.disk.contents.lock().unwrap();
+        Ok(contents.stored.logs(after, limit))
+    }
+
     fn subscribe(&self, logs: &[Log]) -> Subscription {
         self.subscribers.subscribe(logs)
     }

@@ -24,6 +24,8 @@ pub enum Change {
     Append(Log, Vec<u8>),
     /// Removes the log's entries below a position.
     Trim(Log, Position),
+    /// Forgets where a log ended that has no entries: its next one has position 1 again.
+    Forget(Log),
 }
 
 /// A list of expectations and changes that take effect together or not at all.
@@ -79,13 +81,21 @@ impl Batch {
         self
     }
 
+    /// Forgets where `log` ended, which has no entries any more and never will have: its positions begin anew. Nothing is done to one that
+    /// has entries.
+    pub fn forget(&mut self, log: Log) -> &mut Self {
+        self.changes.push(Change::Forget(log));
+        self
+    }
+
     /// True when every key and log has a name that an engine takes.
     pub fn names_fit(&self) -> bool {
         self.changes.iter().all(|change| match change {
             Change::Put(Key(name), _)
             | Change::Delete(Key(name))
             | Change::Append(Log(name), _)
-            | Change::Trim(Log(name), _) => name.len() <= NAME_BYTES_MAX,
+            | Change::Trim(Log(name), _)
+            | Change::Forget(Log(name)) => name.len() <= NAME_BYTES_MAX,
         })
     }
 }

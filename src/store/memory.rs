@@ -67,6 +67,16 @@ impl Memory {
         Position(self.logs.get(log).map_or(0, |entries| entries.last))
     }
 
+    /// As [`super::Store::logs`].
+    pub fn logs(&self, after: Option<&Log>, limit: usize) -> Vec<Log> {
+        let named = self
+            .logs
+            .iter()
+            .filter(|(log, _)| after.is_none_or(|after| *log > after));
+        let filled = named.filter(|(_, entries)| !entries.by_position.is_empty());
+        filled.take(limit).map(|(log, _)| log.clone()).collect()
+    }
+
     /// Checks a batch and carries it out.
     pub fn apply(&mut self, batch: Batch) -> Result<Committed, CommitError> {
         if !batch.names_fit() {
@@ -104,6 +114,15 @@ impl Memory {
                 Change::Trim(log, below) => {
                     let entries = self.logs.entry(log).or_default();
                     entries.by_position = entries.by_position.split_off(&below.0);
+                }
+                Change::Forget(log) => {
+                    if self
+                        .logs
+                        .get(&log)
+                        .is_some_and(|entries| entries.by_position.is_empty())
+                    {
+                        self.logs.remove(&log);
+                    }
                 }
             }
         }

@@ -177,6 +177,13 @@ pub trait Store: Send + Sync + 'static {
     /// The last position given out in `log`, also when its entries were trimmed; 0 when there was none.
     fn last(&self, log: &Log) -> impl Future<Output = Result<Position, StoreError>> + Send;
 
+    /// Names of logs that have entries, those behind `after`, at most `limit`, in an order of the engine's.
+    fn logs(
+        &self,
+        after: Option<&Log>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Log>, StoreError>> + Send;
+
     /// Wakes when one of `logs` has grown.
     fn subscribe(&self, logs: &[Log]) -> Subscription;
 

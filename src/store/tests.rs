@@ -97,6 +97,8 @@ suite! {
     a_log_gives_positions_without_gaps
     pages_end_where_they_are_told_to
     a_trimmed_log_never_gives_a_position_out_again
+    logs_with_entries_are_listed_each_once
+    an_empty_log_that_is_forgotten_begins_anew
     a_batch_may_append_to_any_number_of_logs
     everything_survives_a_restart
     a_subscriber_wakes_when_its_log_has_grown
@@ -341,6 +343,8 @@ mod suite {
         trim(3).await;
         assert_eq!(values(&store, "l").await, [(3, "c".into())]);
         trim(1_000).await;
+        // What has been trimmed stays so.
+        trim(1).await;
         assert!(values(&store, "l").await.is_empty());
         assert_eq!(store.last(&log("l")).await.unwrap(), Position(3));
         drop(store);
@@ -349,6 +353,71 @@ mod suite {
         let mut batch = Batch::new();
         batch.append(log("l"), b"d".to_vec());
         assert_eq!(store.commit(batch).await.unwrap().positions, [Position(4)]);
+    }
+
+    /// Logs that were trimmed to nothing have no entries; names that begin alike, or are as long, are different logs.
+    pub async fn logs_with_entries_are_listed_each_once(engine: &impl Engine) {
+        let store = engine.open();
+        let names = ["b", "a", "ab", "abc", "b\u{7f}", "gone"];
+        for name in names {
+            let mut batch = Batch::new();
+            for _ in 0..3 {
+                batch.append(log(name), b"x".to_vec());
+            }
+            store.commit(batch).await.unwrap();
+        }
+        let mut batch = Batch::new();
+        batch.trim(log("gone"), Position(9));
+        store.commit(batch).await.unwrap();
+        let mut found = Vec::new();
+        loop {
+            let next = store.logs(found.last(), 2).await.unwrap();
+            assert!(next.len() <= 2);
+            if next.is_empty() {
+                break;
+            }
+            found.extend(next);
+        }
+        found.sort();
+        let mut wanted: Vec<Log> = names[..5].iter().map(|name| log(name)).collect();
+        wanted.sort();
+        assert_eq!(found, wanted);
+    }
+
+    pub async fn an_empty_log_that_is_forgotten_begins_anew(engine: &impl Engine) {
+        let store = engine.open();
+        let change = async |change: &dyn Fn(&mut Batch)| {
+            let mut batch = Batch::new();
+            change(&mut batch);
+            store.commit(batch).await.unwrap().positions
+        };
+        let append = |batch: &mut Batch| {
+            batch.append(log("l"), b"x".to_vec());
+        };
+        let forget = |batch: &mut Batch| {
+            batch.forget(log("l"));
+        };
+        change(&append).await;
+        change(&append).await;
+        // It has entries.
+        change(&forget).await;
+        assert_eq!(store.last(&log("l")).await.unwrap(), Position(2));
+        change(&|batch| {
+            batch.trim(log("l"), Position(3));
+        })
+        .await;
+        let both = change(&|batch| {
+            batch.append(log("l"), b"x".to_vec()).forget(log("l"));
+        });
+        assert_eq!(both.await, [Position(3)]);
+        assert_eq!(store.last(&log("l")).await.unwrap(), Position(3));
+        change(&|batch| {
+            batch.trim(log("l"), Position(4));
+        })
+        .await;
+        change(&forget).await;
+        assert_eq!(store.last(&log("l")).await.unwrap(), Position(0));
+        assert_eq!(change(&append).await, [Position(1)]);
     }
 
     /// However many ends of logs an engine keeps in mind, it must not forget those that only this batch has moved.

@@ -61,6 +61,11 @@ impl Store for Faulty {
         self.inner.last(log).await
     }
 
+    async fn logs(&self, after: Option<&Log>, limit: usize) -> Result<Vec<Log>, StoreError> {
+        self.can_read()?;
+        self.inner.logs(after, limit).await
+    }
+
     fn subscribe(&self, logs: &[Log]) -> Subscription {
         self.inner.subscribe(logs)
     }

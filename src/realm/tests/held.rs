@@ -102,6 +102,11 @@ impl Store for Held {
         Ok(self.memory().last(log))
     }
 
+    async fn logs(&self, after: Option<&Log>, limit: usize) -> Result<Vec<Log>, StoreError> {
+        self.step().await;
+        Ok(self.memory().logs(after, limit))
+    }
+
     fn subscribe(&self, logs: &[Log]) -> Subscription {
         self.subscribers.subscribe(logs)
     }

@@ -121,6 +121,24 @@ fn named(kind: u8, log: &Log) -> Place {
     concat(&[&[kind, len], &log.0])
 }
 
+/// What all entries of all logs begin with.
+pub const LOG_PREFIX: &[u8] = b"l";
+/// What stands behind all of them.
+pub const LOGS_END: &[u8] = b"m";
+
+/// What stands behind the entries of `log`.
+pub fn after_log(log: &Log) -> Place {
+    let mut out = entry(log, Position(u64::MAX));
+    out.push(0);
+    out
+}
+
+/// The log of an entry's keyspace key.
+pub fn parse_log(stored: &[u8]) -> Option<Log> {
+    let (len, rest) = stored.strip_prefix(LOG_PREFIX)?.split_first()?;
+    Some(Log(rest.get(..usize::from(*len))?.into()))
+}
+
 /// What all entries of `log` begin with.
 pub fn log(log: &Log) -> Place {
     named(b'l', log)

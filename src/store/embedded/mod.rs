@@ -344,6 +344,24 @@ impl Store for Embedded {
         }
     }
 
+    async fn logs(&self, after: Option<&Log>, limit: usize) -> Result<Vec<Log>, StoreError> {
+        let mut found: Vec<Log> = Vec::new();
+        let mut from = after.map_or_else(|| layout::LOG_PREFIX.into(), layout::after_log);
+        while found.len() < limit {
+            // All entries of a log are passed over at once.
+            let next = self.data.range(&from[..]..layout::LOGS_END).next();
+            let Some(guard) = next else {
+                break;
+            };
+            let key = guard.key()?;
+            let log = layout::parse_log(&key)
+                .ok_or_else(|| StoreError::Damaged("an entry has no log".into()))?;
+            from = layout::after_log(&log);
+            found.push(log);
+        }
+        Ok(found)
+    }
+
     fn subscribe(&self, logs: &[Log]) -> Subscription {
         self.subscribers.subscribe(logs)
     }

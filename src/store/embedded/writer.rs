@@ -321,6 +321,7 @@ impl Writer {
                     group.grown.push(log);
                 }
                 Change::Trim(log, below) => self.trim(&log, below, group)?,
+                Change::Forget(log) => self.forget(&log, group)?,
             }
         }
         Ok(Committed { version, positions })
@@ -351,7 +352,9 @@ impl Writer {
     }
 
     fn trim(&mut self, log: &Log, below: Position, group: &mut Group) -> Result<(), StoreError> {
-        let below = Position(below.0.min(*self.end_of(log)? + 1));
+        let below = below.0.min(*self.end_of(log)? + 1);
+        // The mark only ever rises: below it positions have been given out.
+        let below = Position(below.max(trimmed_end(&self.data, log)? + 1));
         let from = layout::entry(log, Position(0));
         for guard in self
             .data
@@ -363,6 +366,18 @@ impl Writer {
         group
             .writes
             .insert(&self.data, &layout::trimmed(log)[..], below.0.to_be_bytes());
+        Ok(())
+    }
+}
+
+impl Writer {
+    /// Forgets where a log ended, unless it has entries, be it in the group.
+    fn forget(&mut self, log: &Log, group: &mut Group) -> Result<(), StoreError> {
+        let is_empty = self.data.prefix(layout::log(log)).next().is_none();
+        if is_empty && *self.end_of(log)? == trimmed_end(&self.data, log)? {
+            group.writes.remove(&self.data, &layout::trimmed(log)[..]);
+            self.ends.insert(log.clone(), 0);
+        }
         Ok(())
     }
 }
