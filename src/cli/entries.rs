@@ -2,7 +2,9 @@
 
 use std::io;
 
-use merpati::wire::{CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox, RealmId};
+use merpati::wire::{
+    CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox, RealmId, parse_varint,
+};
 use serde_json::json;
 
 use super::output::{Failure, Output, columns, shown};
@@ -40,6 +42,12 @@ fn time(entry: &Entry) -> Result<jiff::Timestamp, Failure> {
     jiff::Timestamp::from_second(entry.time.into()).map_err(Failure::local)
 }
 
+/// How many entries the realm says it does not keep any more, if this is what it says.
+fn gone(entry: &Entry) -> Option<u64> {
+    let (_, count) = parse_varint(&entry.body).ok()?;
+    (entry.content == CONTENT_GONE).then_some(count)
+}
+
 fn object(mailbox: &Mailbox, entry: &Entry) -> Result<String, Failure> {
     let mut object = json!({
         "mailbox": mailbox.to_string(),
@@ -50,6 +58,10 @@ fn object(mailbox: &Mailbox, entry: &Entry) -> Result<String, Failure> {
     });
     if let Some(group) = group(mailbox) {
         object["group"] = group.into();
+    }
+    if let Some(count) = gone(entry) {
+        object["gone"] = count.into();
+        return Ok(object.to_string());
     }
     match core::str::from_utf8(&entry.body) {
         Ok(text) if entry.content == CONTENT_TEXT => object["text"] = text.into(),
@@ -73,6 +85,17 @@ fn text(mailbox: &Mailbox, entry: &Entry, names_group: bool) -> Result<String, F
     let time = time(entry)?
         .to_zoned_datetime(jiff::tz::TimeZone::system())
         .strftime("%Y-%m-%d %H:%M:%S");
+    if let Some(count) = gone(entry) {
+        let (position, group) = (entry.position, group(mailbox).filter(|_| names_group));
+        let place = group.map_or_else(String::new, |group| format!(" in {group}"));
+        let (noun, verb) = if count == 1 {
+            ("message", "is")
+        } else {
+            ("messages", "are")
+        };
+        let whole = format!("{position}  ({count} earlier {noun}{place} {verb} not kept any more)");
+        return Ok(indented(&whole, columns(&io::stdout())));
+    }
     let body = if matches!(entry.content, CONTENT_TEXT | CONTENT_NOTICE) {
         shown(&String::from_utf8_lossy(&entry.body))
     } else {

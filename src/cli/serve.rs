@@ -26,11 +26,15 @@ pub fn serve(args: &Serve, json: bool) -> Result<(), Failure> {
     start_log(&config, args.log.as_deref())?;
     let server = Server::start(&config).map_err(Failure::local)?;
     let server = server.restored(args.restored);
-    announce(&server, &config, json)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async { server.run(told_to_stop()?).await.map_err(Failure::local) })
+    runtime.block_on(async {
+        let told_to_stop = told_to_stop()?;
+        // Whoever waits for this may say stop at once.
+        announce(&server, &config, json)?;
+        server.run(told_to_stop).await.map_err(Failure::local)
+    })
 }
 
 /// Gives a realm a new key.

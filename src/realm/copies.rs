@@ -11,8 +11,8 @@ use super::{
 use crate::{
     store::{Batch, Store},
     wire::{
-        Answer, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position, RealmId,
-        Refusal, SessionRef, Username, is_of_realm,
+        Answer, CONTENT_GONE, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position,
+        RealmId, Refusal, SessionRef, Username, is_of_realm,
     },
 };
 
@@ -261,8 +261,8 @@ impl<S: Store> Realm<S> {
             };
             let record = EntryRecord {
                 time: entry.time,
-                // What means something to programs is this realm's own to say.
-                content: if is_of_realm(entry.content) {
+                // What means something to programs is this realm's own to say; but what is not kept there any more it cannot know.
+                content: if is_of_realm(entry.content) && entry.content != CONTENT_GONE {
                     CONTENT_OTHER
                 } else {
                     entry.content

@@ -44,7 +44,7 @@ impl<S: Store> Realm<S> {
     }
 
     /// Up to where any device of the user has confirmed a mailbox.
-    async fn any_cursor(&self, user: Username, place: &Place) -> Result<u64, Failure> {
+    pub(super) async fn any_cursor(&self, user: Username, place: &Place) -> Result<u64, Failure> {
         let any = records::cursor(user, None, place);
         let found = self.record::<CursorRecord>(&any).await?;
         Ok(found.map_or(0, |(cursor, _)| cursor.position))
@@ -103,7 +103,8 @@ impl<S: Store> Realm<S> {
                 bytes: 1,
             };
             let page = self.store.read(&place.log, Position(before), one).await?;
-            if page.entries.first().is_none_or(|(at, _)| at.0 != position) {
+            let found = page.entries.first().map(|(at, _)| at.0);
+            if found != Some(position) && !self.is_gone(place, position).await? {
                 return Ok(());
             }
             current.rely_on(&mut batch);
@@ -121,6 +122,19 @@ impl<S: Store> Realm<S> {
             }
         }
         Ok(())
+    }
+
+    /// True when the entry at a position was there and is not kept any more.
+    async fn is_gone(&self, place: &Place, position: u64) -> Result<bool, Failure> {
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
+        let first = self.store.read(&place.log, Position(0), one).await?;
+        Ok(match first.entries.first() {
+            Some((first, _)) => position < first.0,
+            None => position <= self.store.last(&place.log).await?.0,
+        })
     }
 
     /// Adds to `batch` that a device begins to read a user's mailboxes: from its first day on after what any device of

@@ -148,7 +148,9 @@ impl<S: Store> Realm<S> {
         for _ in 0..ATTEMPTS_MAX {
             let mut operation = match self.look_up(owner, sequence, fingerprint).await? {
                 Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
-                Known::Done(RecordedAnswer::Session) => return Err(ErrorCode::Internal.into()),
+                Known::Done(RecordedAnswer::Session | RecordedAnswer::Closed) => {
+                    return Err(ErrorCode::Internal.into());
+                }
                 Known::New(operation) => operation,
             };
             let mut batch = Batch::new();
@@ -179,7 +181,9 @@ impl<S: Store> Realm<S> {
         for _ in 0..ATTEMPTS_MAX {
             let mut operation = match self.look_up_any(owner, sequence, None).await? {
                 Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
-                Known::Done(RecordedAnswer::Session) => return Err(ErrorCode::Internal.into()),
+                Known::Done(RecordedAnswer::Session | RecordedAnswer::Closed) => {
+                    return Err(ErrorCode::Internal.into());
+                }
                 Known::New(operation) => operation,
             };
             let mut batch = Batch::new();

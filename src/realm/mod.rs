@@ -12,6 +12,7 @@ mod expiry;
 mod failure;
 mod groups;
 mod hosting;
+mod housekeeping;
 mod incoming;
 mod introductions;
 mod known;
@@ -26,6 +27,7 @@ mod passwords;
 mod peers;
 mod reading;
 mod records;
+mod retention;
 mod sessions;
 mod storing;
 mod verdicts;
@@ -39,11 +41,13 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub use carrying::{Carried, Outgoing};
 pub use copies::ReadOutcome;
+pub use housekeeping::Pass;
 use limits::{Guess, Limiter};
 pub use limits::{Limits, Rates};
 pub use lives::LifeNews;
 pub use network::{Errand, GroupWork, Network};
 pub use peers::{Own, Peer, Peering, Registration};
+pub use retention::{Keeping, Retention};
 pub use watching::{Push, Watch};
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
@@ -127,6 +131,7 @@ pub struct Greeting {
 pub struct Realm<S> {
     store: S,
     lives: OnceLock<Lives>,
+    retention: OnceLock<Retention>,
     own: Own,
     limits: Limits,
     limiter: Limiter,
@@ -197,6 +202,7 @@ impl<S: Store> Realm<S> {
             limiter: Limiter::new(limits.rates, &mut rng),
             store,
             lives: OnceLock::new(),
+            retention: OnceLock::new(),
             own,
             network,
             verdicts: Verdicts::default(),
@@ -511,6 +517,7 @@ impl<S: Store> Realm<S> {
                 }
                 _ => Err(ErrorCode::Internal.into()),
             },
+            RecordedAnswer::Closed => Err(ErrorCode::AlreadyDone.into()),
         }
     }
 

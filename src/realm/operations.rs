@@ -95,6 +95,9 @@ impl<S: Store> Realm<S> {
                     let record = self.recorded(&owner, number).await;
                     let record = record.map_err(Failure::in_doubt)?;
                     let record = record.ok_or(ErrorCode::AlreadyDone)?;
+                    if record.answer == RecordedAnswer::Closed {
+                        return Err(ErrorCode::AlreadyDone.into());
+                    }
                     return if fingerprint.is_none_or(|wanted| record.fingerprint == wanted) {
                         Ok(Known::Done(record.answer))
                     } else {
@@ -134,7 +137,11 @@ impl<S: Store> Realm<S> {
             .await?;
         let mut numbers = Vec::with_capacity(kept.len());
         for (_, found) in kept {
-            numbers.push(OperationRecord::from_value(&found.value)?.number);
+            let record = OperationRecord::from_value(&found.value)?;
+            if record.answer == RecordedAnswer::Closed {
+                numbers.extend(record.number.saturating_sub(WINDOW - 1).max(1)..record.number);
+            }
+            numbers.push(record.number);
         }
         self.windows.fill(owner, numbers.into_iter(), forgotten);
         Ok(())

@@ -1,5 +1,7 @@
 //! Reading: a mailbox is a log, and a device has a cursor in it (READ-1 … READ-5).
 
+use std::iter;
+
 use super::{
     Caller, Failure, Realm,
     records::{EntryRecord, Place, Record as _},
@@ -9,7 +11,8 @@ use super::{
 use crate::{
     store::{PageLimit, Store},
     wire::{
-        Answer, Entry, ErrorCode, GroupName, Options, Page, Position, RealmId, Sender, SessionRef,
+        Answer, CONTENT_GONE, Entry, ErrorCode, GroupName, Options, Page, Position, RealmId,
+        Sender, SessionRef, emit_varint,
     },
 };
 
@@ -133,25 +136,71 @@ impl<S: Store> Realm<S> {
             entries: limit + 1,
             bytes: bytes + 1,
         };
-        let found = self.store.read(&place.log, after, wanted).await?;
-        let entries = found
-            .entries
-            .iter()
-            .map(|(position, value)| entry(*position, value, read_up_to))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (entries, more) = self.entries(place, after, read_up_to, wanted).await?;
+        // The entry that was to be taken up is gone.
+        let is_there = entries
+            .first()
+            .is_some_and(|first| first.position.0 == after.0 + 1 && first.content != CONTENT_GONE);
+        let offset = if is_there { offset } else { 0 };
         let read_to_end = entries.len();
         let first = entries
             .first()
             .map_or(0, |first| Page::bytes_for(first, offset));
         let bytes = bytes.max(first.min(longest.saturating_sub(ANSWER_HEAD)));
         let mut page = Page::fill(entries, offset, limit, bytes);
-        page.more |= found.more && page.entries.len() == read_to_end;
+        page.more |= more && page.entries.len() == read_to_end;
         Ok(page)
+    }
+
+    /// Entries of a mailbox after a position that is not below its floor, and whether others follow. If some of them are not kept any
+    /// more, the first says so, in the place of the last that is gone (READ-11).
+    pub(super) async fn entries(
+        &self,
+        place: &Place,
+        after: Position,
+        read_up_to: u64,
+        limit: PageLimit,
+    ) -> Result<(Vec<Entry>, bool), Failure> {
+        let mut found = self.store.read(&place.log, after, limit).await?;
+        let mut before = 0;
+        if found.entries.is_empty() {
+            before = self.store.last(&place.log).await?.0;
+            if before > after.0 {
+                // They are gone, unless they have come since the first look.
+                found = self.store.read(&place.log, after, limit).await?;
+            }
+        }
+        let kept = found
+            .entries
+            .iter()
+            .map(|(position, value)| entry(*position, value, read_up_to));
+        let kept = kept.collect::<Result<Vec<_>, _>>()?;
+        if let Some(first) = kept.first() {
+            before = first.position.0.saturating_sub(1);
+        }
+        if before <= after.0 {
+            return Ok((kept, found.more));
+        }
+        let mut count = Vec::new();
+        emit_varint(before - after.0, &mut count);
+        let gone = Entry {
+            position: Position(before),
+            time: kept.first().map_or(0, |first| first.time),
+            content: CONTENT_GONE,
+            fragment: None,
+            from: Sender {
+                user: place.says,
+                realm: None,
+            },
+            read: before <= read_up_to,
+            body: count,
+        };
+        Ok((iter::once(gone).chain(kept).collect(), found.more))
     }
 }
 
 /// A kept message as it travels.
-pub(super) fn entry(position: Position, value: &[u8], read_up_to: u64) -> Result<Entry, Failure> {
+fn entry(position: Position, value: &[u8], read_up_to: u64) -> Result<Entry, Failure> {
     let record = EntryRecord::from_value(value)?;
     let name = |_| Failure::from(ErrorCode::Internal);
     Ok(Entry {

@@ -6,7 +6,6 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use super::{
     Caller, Failure, Moment, Realm,
     limits::WATCH_READ_BYTES,
-    reading::entry,
     records::{self, Place, SessionHash},
     sessions::Current,
     storing::Unnoted,
@@ -118,7 +117,19 @@ impl<S: Store> Realm<S> {
         let mut counts = Vec::new();
         for (mailbox, place) in self.mailboxes_of(current.user).await? {
             let read = self.confirmed(current.user, &owner, &place).await?;
-            let count = self.store.last(&place.log).await?.0.saturating_sub(read);
+            let last = self.store.last(&place.log).await?.0;
+            let mut count = last.saturating_sub(read);
+            if count > 0 {
+                let one = PageLimit {
+                    entries: 1,
+                    bytes: 1,
+                };
+                let page = self.store.read(&place.log, Position(read), one).await?;
+                let first = page.entries.first().map_or(last + 1, |(first, _)| first.0);
+                let gone = first.saturating_sub(read + 1).min(count);
+                // What is not kept any more is one entry that says so (READ-11).
+                count = count - gone + gone.min(1);
+            }
             if count > 0 {
                 counts.push(Unread { mailbox, count });
             }
@@ -418,15 +429,11 @@ impl<S: Store> Watch<S> {
                 bytes: WATCH_READ_BYTES,
             };
             let after = Position(position.max(place.floor));
-            let page = self.realm.store.read(&place.log, after, limit).await?;
-            let entries = page
-                .entries
-                .iter()
-                .map(|(position, value)| entry(*position, value, read_up_to))
-                .collect::<Result<_, _>>()?;
+            let read = self.realm.entries(&place, after, read_up_to, limit);
+            let (entries, more) = read.await?;
             if let Some(watched) = self.mailboxes.get_mut(at) {
-                watched.has_grown = page.more;
-                watched.read = entries;
+                watched.has_grown = more;
+                watched.read = entries.into();
                 if watched.read.len() > 1 && is_planted(Fault::SkipEntry) {
                     watched.read.pop_front();
                 }

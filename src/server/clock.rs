@@ -7,12 +7,14 @@ use tokio::time::Instant;
 
 use crate::{
     host::Host,
-    realm::{Moment, Realm},
+    realm::{Moment, Pass, Realm},
     store::Store,
 };
 
 /// What nobody has asked for for twice as long is not kept in memory.
 const AGES_EVERY: Duration = Duration::from_secs(90);
+/// Between two steps of a pass over the store.
+const STEP_EVERY: Duration = Duration::from_millis(20);
 /// How often the running time is written down; a crash makes the realm younger by so much at most.
 const WRITE_EVERY: Duration = Duration::from_mins(10);
 
@@ -43,6 +45,18 @@ impl Clock {
             wall: seconds(self.host.time_of_day()),
             running: self.before.saturating_add(seconds(elapsed)),
             micros: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Has what has outlived its use leave the store, pass after pass. Others have their turn between two steps of one.
+    pub async fn tidy<S: Store>(self, realm: &Realm<S>) {
+        loop {
+            tokio::time::sleep(realm.retention().pass_every()).await;
+            let mut next = Some(Pass::BEGIN);
+            while let Some(pass) = next {
+                next = realm.tidy(pass, self.now()).await;
+                tokio::time::sleep(STEP_EVERY).await;
+            }
         }
     }
 

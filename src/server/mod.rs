@@ -44,7 +44,7 @@ pub(crate) use worker::Worker;
 use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
     host::{Host, Socket},
-    realm::{Errand, Network, Own, Realm, Registration},
+    realm::{Errand, Keeping, Network, Own, Realm, Registration, Retention},
     store::{Embedded, OpenError, StoreError},
     wire::RealmId,
 };
@@ -154,6 +154,8 @@ pub struct Server {
     work: WorkLimits,
     seed: u64,
     is_restored: bool,
+    /// For how long messages are kept, if that is configured.
+    retention: Option<Retention>,
 }
 
 impl Server {
@@ -212,6 +214,7 @@ impl Server {
             work: config.limits.work(),
             seed: rng.next_u64(),
             is_restored: false,
+            retention: config.retention.configured(),
         })
     }
 
@@ -269,6 +272,8 @@ impl Server {
     /// Serves until `stop` ends; then answers what is in work, closes the links and comes back.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let clock = Clock::start(Host::Real, &self.realm).await;
+        let (keeping, _) = self.realm.begin_keeping(self.retention).await;
+        say_keeping(keeping);
         self.realm.begin_life(self.is_restored).await;
         let (stopping, told_to_stop) = watch::channel(false);
         for peer in &self.peers {
@@ -320,7 +325,8 @@ impl Server {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
             () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, known, clock.clone(), self.seed) => Ok(()),
-            () = clock.tick(&self.realm) => Ok(()),
+            () = clock.clone().tick(&self.realm) => Ok(()),
+            () = clock.tidy(&self.realm) => Ok(()),
         };
         tracing::info!("stopping");
         stopping.send_replace(true);
@@ -333,6 +339,20 @@ impl Server {
         let _ = joined.await;
         tracing::info!("stopped");
         outcome
+    }
+}
+
+/// Tells the operator how long messages are kept where they have not said so themselves.
+fn say_keeping(keeping: Keeping) {
+    match keeping {
+        Keeping::Configured => {}
+        Keeping::Default => tracing::info!(
+            "messages are kept for 90 days, unread ones for 365, and 64 MiB of a mailbox; [retention] changes that"
+        ),
+        Keeping::Forever => tracing::warn!(
+            "messages are kept for ever: this store is from before [retention], which is not set; set age = \"90d\", or age = \"off\" to \
+             leave it so"
+        ),
     }
 }
 

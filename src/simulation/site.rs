@@ -161,7 +161,8 @@ impl Site {
                     return Vec::new();
                 }
                 () = keep_in_touch(Arc::clone(&realm), ways, errands, known, clock.clone(), seed) => {}
-                () = clock.tick(&realm) => {}
+                () = clock.clone().tick(&realm) => {}
+                () = clock.tidy(&realm) => {}
             }
         }
         worker.leftovers()

@@ -37,12 +37,22 @@ pub struct Batch {
     pub ends: Vec<(Log, Position)>,
     /// What is to be done then, for an engine to do in this order.
     pub changes: Vec<Change>,
+    /// It gives room back, and is written when the disk has too little for anything else.
+    pub tidies: bool,
 }
 
 impl Batch {
     /// A batch without content.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A batch that gives room back: it is also written when the disk is full.
+    pub fn tidying() -> Self {
+        Self {
+            tidies: true,
+            ..Self::default()
+        }
     }
 
     /// The batch takes effect only if `key` stands as `expected`.

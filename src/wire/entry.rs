@@ -31,6 +31,9 @@ pub const CONTENT_TEXT: u8 = 0;
 /// The content type of what a realm tells a user about a message of theirs: UTF-8 text.
 pub const CONTENT_NOTICE: u8 = 1;
 
+/// The content type of what a realm says of entries that it does not keep any more (READ-11): how many those are, a varint.
+pub const CONTENT_GONE: u8 = 2;
+
 /// True for the content types that a realm alone gives to its users' entries, from 1 to 15: no user and no other realm writes such
 /// (ACC-8).
 pub const fn is_of_realm(content: u8) -> bool {

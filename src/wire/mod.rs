@@ -23,7 +23,9 @@ mod varint;
 pub use answer::{Account, Answer, DeviceSession, Member, Peer, Sent, Unread};
 pub use code::RegistrationCode;
 pub use command::{COMMANDS, Command, Cursors, Request};
-pub use entry::{CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Page, Sender, is_of_realm};
+pub use entry::{
+    CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Page, Sender, is_of_realm,
+};
 pub use error::{ErrorCode, Refusal};
 pub use field::{
     Body, Field, Operation, OperationNumber, PASSWORD_MAX, PASSWORD_MIN, Password, Port, Position,

@@ -186,6 +186,13 @@ names! {
     Handle
 }
 
+/// A group has a name that a user could have too: it is who speaks where nobody else does.
+impl From<GroupName> for Username {
+    fn from(group: GroupName) -> Self {
+        Self(group.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::vec::Vec;

@@ -14,6 +14,7 @@ mod pairs;
 mod peers;
 mod positions;
 mod queue;
+mod retention;
 mod rules;
 mod watches;
 

@@ -2,6 +2,7 @@
 //! is refused with the line and what to write instead.
 
 mod limits;
+mod retention;
 
 use std::{
     fmt::Display,
@@ -15,6 +16,7 @@ use std::{
 use serde::{Deserialize, Deserializer, de};
 
 pub use limits::LimitsConfig;
+pub use retention::RetentionConfig;
 
 use super::unit::{Rate, Size, Span};
 use crate::{
@@ -64,6 +66,8 @@ pub struct Config {
     pub peer: Vec<PeerConfig>,
     /// `[store]`
     pub store: StoreConfig,
+    /// `[retention]`
+    pub retention: RetentionConfig,
     /// `[link]`
     pub link: LinkConfig,
     /// `[limits]`
@@ -394,7 +398,7 @@ impl Config {
                 ));
             }
         }
-        Ok(())
+        self.retention.check()
     }
 
     /// Where the realm listens: as configured, or the default address.

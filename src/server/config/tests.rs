@@ -46,6 +46,23 @@ fn what_is_unknown_or_impossible_is_refused_with_its_line_and_what_to_write() {
             "[realm]\nsession_ttl = \"0s\"",
             &["line 2", "at least a second"],
         ),
+        (
+            "[retention]\nage = \"10ms\"",
+            &["line 2", "at least \"1s\"", "off"],
+        ),
+        ("[retention]\nentries = 0", &["line 2", "at least 1", "off"]),
+        (
+            "[retention]\nage = \"400d\"",
+            &["unread_age", "shorter than age"],
+        ),
+        (
+            "[retention]\nage = \"off\"\nunread_age = \"9d\"",
+            &["unread_age", "set both"],
+        ),
+        (
+            "[retention]\nbytes = \"1KiB\"",
+            &["line 2", "at least \"1MiB\"", "off"],
+        ),
         ("[link]\nidle = \"10ms\"", &["line 2", "at least a second"]),
         (
             "[link]\nlifetime = \"0d\"",

@@ -103,9 +103,15 @@ impl Behind {
         }
     }
 
-    /// The keys under a prefix, those after `after` if that is one of them, and what has become of them. To be asked for before the disk is:
-    /// what comes to its place meanwhile is then found twice, and not missed.
-    pub fn list(&self, prefix: &Prefix, after: Option<&Key>) -> BTreeMap<Key, Latest> {
+    /// The keys under a prefix, those after `after` if that is one of them, and what has become of them; as many as it takes to find
+    /// `limit` with a value. To be asked for before the disk is: what comes to its place meanwhile is then found twice, and not missed.
+    pub fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> BTreeMap<Key, Latest> {
+        let mut live = 0;
         let prefix = Key(prefix.0.clone());
         let from = match after {
             Some(after) => Bound::Excluded(after),
@@ -114,7 +120,11 @@ impl Behind {
         let values = self.values();
         let found = values.by_key.range::<Key, _>((from, Bound::Unbounded));
         found
-            .take_while(|(key, _)| key.0.starts_with(&prefix.0))
+            .take_while(|(key, latest)| {
+                let is_wanted = live < limit && key.0.starts_with(&prefix.0);
+                live += usize::from(latest.value.is_some());
+                is_wanted
+            })
             .map(|(key, latest)| (key.clone(), latest.clone()))
             .collect()
     }

@@ -289,7 +289,7 @@ impl Store for Embedded {
         limit: usize,
     ) -> Result<Vec<(Key, Versioned)>, StoreError> {
         let after = after.filter(|after| after.0.as_slice() >= prefix.0.as_slice());
-        let behind = self.behind.list(prefix, after);
+        let behind = self.behind.list(prefix, after, limit);
         let prefix = layout::prefix(prefix);
         let from = after.map_or_else(|| prefix.clone(), layout::after);
         let placed = self.data.range(from..).map_while(|guard| {
@@ -551,7 +551,7 @@ mod tests {
             );
         }
         let all = Prefix(NameBytes::new());
-        let (rows, held) = (bounds.rows, store.behind.list(&all, None).len());
+        let (rows, held) = (bounds.rows, store.behind.list(&all, None, usize::MAX).len());
         assert!(held <= 60, "{held} values behind, {rows} rows");
     }
 

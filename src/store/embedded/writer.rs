@@ -201,7 +201,7 @@ impl Writer {
             desk,
         } in jobs.drain(..)
         {
-            let decided = if has_room {
+            let decided = if has_room || batch.tidies {
                 self.apply(batch, &mut group)
             } else {
                 Err(CommitError::Full)

@@ -30,6 +30,9 @@
 //! t/ realm / position 8          the message there was given back before its turn
 //! x/ realm / group               this realm's copy of a group that lives in another
 //! y/ realm / group / user        a user here who is in it
+//! e/                             how long messages are kept where that is not set
+//! z/ owner 16                    since when an owner of operations has had no session
+//! e/ log                         up to where a log was how old and how large, and what has gone
 //! log p/ user                    the user's private messages
 //! log f/ user / realm            the user's private messages from one realm
 //! log q/ realm                   the queue to a peer
@@ -41,14 +44,14 @@
 //! A group's epoch is drawn when it is made: should it be deleted and another made under its name, nothing of the old one
 //! is the new one's. Only the log is, because no position may be used twice: the new one begins behind a floor (READ-6).
 
+mod keys;
+
+pub use keys::*;
+
 use blake2::{Blake2s256, Digest as _};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{
-    crypto::PublicKey,
-    store::{Key, Log, NameBytes, Prefix, StoreError, concat},
-    wire::{GroupName, Handle, RealmId, Sender, Username},
-};
+use crate::{crypto::PublicKey, store::StoreError};
 
 /// The format of all records that have not changed so far.
 const FORMAT: u8 = 1;
@@ -126,6 +129,8 @@ records! {
     CursorRecord { position: u64 }
     /// A device reads a user's mailboxes with cursors of its own.
     LinkedRecord {}
+    /// An owner of numbers has had no session since this time of the realm's running, and the newest of its records is of that version.
+    IdleRecord { since: u32, newest: u64 }
     /// Names the log of the groups that have had a name, of which there is none now.
     GroupLogRecord { log: u64 }
     /// A member of a group.
@@ -152,6 +157,12 @@ records! {
     ReturnedRecord {}
     /// The command that queued a message, which the other realm's verdict answers.
     QueuedOperation { owner: Vec<u8>, number: u64 }
+    /// How long messages are kept where the configuration does not say: as by default, or for ever.
+    KeepingRecord { by_default: bool }
+    /// What is known of the age and the size of a log: `seen` up to a position, with so many `bytes` since it began.
+    KeptRecord { seen: u64, bytes: u64, samples: Vec<KeptSample> }
+    /// At a time of the realm's running a log had all up to a position, and so many bytes since it began.
+    KeptSample { at: u32, position: u64, bytes: u64 }
     /// A message in a mailbox.
     EntryRecord { time: u32, content: u8, user: String, realm: Option<String>, #[serde(with = "serde_bytes")] body: Vec<u8> }
 }
@@ -218,6 +229,8 @@ pub enum RecordedAnswer {
     Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
     /// A session id, which is made again rather than kept.
     Session,
+    /// Nothing any more: all numbers up to this one are used, and no answer to them is kept (EXACT-14).
+    Closed,
 }
 
 /// Whose operation numbers are meant: those of a device, or on a plain link those of a session.
@@ -270,279 +283,6 @@ impl Owner {
         }
         bytes.try_into().ok().map(Self::Session)
     }
-}
-
-fn key(parts: &[&[u8]]) -> Key {
-    Key(concat(parts))
-}
-
-pub fn account(user: Username) -> Key {
-    key(&[b"u/", user.as_bytes()])
-}
-
-pub fn session(hash: &SessionHash) -> Key {
-    key(&[b"s/", hash])
-}
-
-pub fn handle(user: Username, handle: Handle) -> Key {
-    key(&[b"h/", user.as_bytes(), b"/", handle.as_bytes()])
-}
-
-/// From which devices (`d`) or networks (`n`) a user has logged in.
-pub fn known_of_kind(user: Username, kind: u8) -> Prefix {
-    Prefix(concat(&[b"a/", user.as_bytes(), b"/", &[kind]]))
-}
-
-pub fn known(user: Username, kind: u8, what: &[u8; 16]) -> Key {
-    let Prefix(name) = known_of_kind(user, kind);
-    key(&[&name, what])
-}
-
-/// Changes whenever a user opens a session or one of them ends.
-pub fn sessions_changed(user: Username) -> Key {
-    key(&[b"h/", user.as_bytes()])
-}
-
-pub fn handles(user: Username) -> Prefix {
-    Prefix(concat(&[b"h/", user.as_bytes(), b"/"]))
-}
-
-pub fn device(key_of: &PublicKey) -> Key {
-    key(&[b"d/", &key_of.0])
-}
-
-/// Where what is written of a number stands among its owner's: in the place of the one 256 before it.
-pub const fn slot(number: u64) -> u8 {
-    number.to_be_bytes()[7]
-}
-
-pub fn operation(owner: &Owner, number: u64) -> Key {
-    key(&[b"o/", &owner.short(), &[slot(number)]])
-}
-
-pub fn operations(owner: &Owner) -> Prefix {
-    Prefix(concat(&[b"o/", &owner.short()]))
-}
-
-/// Where a mailbox is kept.
-#[derive(Clone, Debug)]
-pub struct Place {
-    pub log: Log,
-    /// Entries up to this position are none of the mailbox's: they belonged to one of that name before it (READ-6).
-    pub floor: u64,
-    /// Names the mailbox among a user's cursors.
-    name: NameBytes,
-}
-
-impl Place {
-    /// A user's private messages.
-    pub fn private(user: Username) -> Self {
-        Self {
-            log: Log(concat(&[b"p/", user.as_bytes()])),
-            floor: 0,
-            name: concat(&[b"p"]),
-        }
-    }
-
-    /// A user's private messages from one realm.
-    pub fn from_realm(user: Username, realm: RealmId) -> Self {
-        let realm = realm.as_bytes();
-        Self {
-            log: Log(concat(&[b"f/", user.as_bytes(), b"/", realm])),
-            floor: 0,
-            name: concat(&[b"f/", realm]),
-        }
-    }
-
-    /// A group's messages.
-    pub fn group(group: GroupName, record: &GroupRecord) -> Self {
-        let log = group_log(group, record.log);
-        Self {
-            name: log.0.clone(),
-            log,
-            floor: record.floor,
-        }
-    }
-
-    /// This realm's copy of a group that lives in another.
-    pub fn copy(realm: RealmId, group: GroupName, record: &CopyRecord) -> Self {
-        let Prefix(mut name) = copies(realm);
-        name.extend_from_slice(group.as_bytes());
-        name.push(b'/');
-        name.extend_from_slice(&record.log.to_be_bytes());
-        Self {
-            log: Log(name.clone()),
-            floor: record.floor,
-            name,
-        }
-    }
-}
-
-/// The log of the groups of one name.
-pub fn group_log(group: GroupName, log: u64) -> Log {
-    Log(concat(&[b"g/", group.as_bytes(), b"/", &log.to_be_bytes()]))
-}
-
-pub fn former_log(group: GroupName) -> Key {
-    key(&[b"l/", group.as_bytes()])
-}
-
-pub fn copies(realm: RealmId) -> Prefix {
-    Prefix(concat(&[b"x/", realm.as_bytes(), b"/"]))
-}
-
-pub fn copy(realm: RealmId, group: GroupName) -> Key {
-    key(&[&copies(realm).0, group.as_bytes()])
-}
-
-pub fn copy_member(realm: RealmId, group: GroupName, user: Username) -> Key {
-    key(&[
-        b"y/",
-        realm.as_bytes(),
-        b"/",
-        group.as_bytes(),
-        b"/",
-        user.as_bytes(),
-    ])
-}
-
-/// How far a user has read a mailbox: on one device, or on any.
-pub fn cursor(user: Username, owner: Option<&Owner>, place: &Place) -> Key {
-    let Prefix(mut key) = cursors(user, owner);
-    key.extend_from_slice(&place.name);
-    Key(key)
-}
-
-/// How far a user has read all mailboxes on one device, or on any.
-pub fn cursors(user: Username, owner: Option<&Owner>) -> Prefix {
-    let owner = owner.map_or(&[][..], Owner::bytes);
-    Prefix(concat(&[b"c/", user.as_bytes(), b"/", owner, b"/"]))
-}
-
-/// Says that a device has cursors of its own for each mailbox of a user, and goes with them.
-pub fn linked(user: Username, owner: &Owner) -> Key {
-    let Prefix(name) = cursors(user, Some(owner));
-    Key(name)
-}
-
-/// The cursor of a device that belongs to what `any` is the cursor of any device for. None where `any` is another key
-/// that begins alike: the key of a device may begin with a slash.
-pub fn own_cursor(user: Username, owner: &Owner, any: &Key) -> Option<Key> {
-    let Prefix(prefix) = cursors(user, None);
-    let mailbox = any.0.strip_prefix(prefix.as_slice())?;
-    let is_mailbox = mailbox == b"p"
-        || [b"f/", b"g/", b"x/"]
-            .iter()
-            .any(|kind| mailbox.starts_with(*kind));
-    let Prefix(mut key) = cursors(user, Some(owner));
-    key.extend_from_slice(mailbox);
-    is_mailbox.then_some(Key(key))
-}
-
-pub fn group(name: GroupName) -> Key {
-    key(&[b"g/", name.as_bytes()])
-}
-
-fn of_group(kind: &[u8], group: GroupName, epoch: u64) -> NameBytes {
-    let epoch = epoch.to_be_bytes();
-    concat(&[kind, group.as_bytes(), b"/", &epoch, b"/"])
-}
-
-pub fn members(group: GroupName, epoch: u64) -> Prefix {
-    Prefix(of_group(b"m/", group, epoch))
-}
-
-pub fn member(group: GroupName, epoch: u64, who: &Sender) -> Key {
-    key(&[&of_group(b"m/", group, epoch), who.to_string().as_bytes()])
-}
-
-/// Changes whenever a user of this realm comes into a group, leaves it, or may do other things there.
-pub fn members_changed(group: GroupName, epoch: u64) -> Key {
-    Key(of_group(b"n/", group, epoch))
-}
-
-/// All users of this realm who are in a group are listed by their standing.
-pub fn standings(group: GroupName, epoch: u64) -> Key {
-    Key(of_group(b"w/", group, epoch))
-}
-
-/// The moderators of this realm, or the other members, those of longest standing first.
-pub fn ranked(group: GroupName, epoch: u64, is_moderator: bool) -> Prefix {
-    let Key(mut name) = standings(group, epoch);
-    name.push(u8::from(!is_moderator));
-    Prefix(name)
-}
-
-pub fn standing(group: GroupName, epoch: u64, user: Username, member: &MemberRecord) -> Key {
-    let Prefix(mut name) = ranked(group, epoch, member.moderator);
-    name.extend_from_slice(&member.joined.to_be_bytes());
-    name.extend_from_slice(user.as_bytes());
-    Key(name)
-}
-
-/// The user at the end of such a key.
-pub fn ranked_in(key: &Key, prefix: &Prefix) -> Option<Username> {
-    let standing = key.0.strip_prefix(prefix.0.as_slice())?;
-    core::str::from_utf8(standing.get(4..)?).ok()?.parse().ok()
-}
-
-pub fn realm_members(group: GroupName, epoch: u64, realm: RealmId) -> Key {
-    key(&[&of_group(b"i/", group, epoch), realm.as_bytes()])
-}
-
-/// The member at the end of a key.
-pub fn member_in(key: &Key, prefix: &Prefix) -> Option<Sender> {
-    name_in(key, prefix)
-}
-
-pub fn ban(group: GroupName, epoch: u64, who: &Sender) -> Key {
-    key(&[&of_group(b"b/", group, epoch), who.to_string().as_bytes()])
-}
-
-pub fn joined(user: Username) -> Prefix {
-    Prefix(concat(&[b"j/", user.as_bytes(), b"/"]))
-}
-
-pub fn joined_group(user: Username, group: GroupName) -> Key {
-    key(&[&joined(user).0, group.as_bytes()])
-}
-
-pub fn peer(realm: RealmId) -> Key {
-    key(&[b"r/", realm.as_bytes()])
-}
-
-pub fn running() -> Key {
-    key(&[b"t/"])
-}
-
-pub fn lives() -> Key {
-    key(&[b"l/"])
-}
-
-pub fn peers() -> Prefix {
-    Prefix(concat(&[b"r/"]))
-}
-
-pub fn peer_name(key_of: &PublicKey) -> Key {
-    key(&[b"k/", &key_of.0])
-}
-
-pub fn settled(realm: RealmId) -> Key {
-    key(&[b"v/", realm.as_bytes()])
-}
-
-pub fn returned(realm: RealmId, position: u64) -> Key {
-    key(&[b"t/", realm.as_bytes(), b"/", &position.to_be_bytes()])
-}
-
-pub fn queue(realm: RealmId) -> Log {
-    Log(concat(&[b"q/", realm.as_bytes()]))
-}
-
-/// The name at the end of a key, behind its prefix.
-pub fn name_in<T: core::str::FromStr>(key: &Key, prefix: &Prefix) -> Option<T> {
-    let name = key.0.strip_prefix(prefix.0.as_slice())?;
-    core::str::from_utf8(name).ok()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -1,0 +1,373 @@
+//! Under which keys and in which logs a realm keeps its records.
+
+use crate::{
+    crypto::PublicKey,
+    store::{Key, Log, NameBytes, Prefix, concat},
+    wire::{GroupName, Handle, RealmId, Sender, Username},
+};
+
+use super::{CopyRecord, GroupRecord, MemberRecord, Owner, SessionHash};
+
+fn key(parts: &[&[u8]]) -> Key {
+    Key(concat(parts))
+}
+
+pub fn account(user: Username) -> Key {
+    key(&[b"u/", user.as_bytes()])
+}
+
+pub fn session(hash: &SessionHash) -> Key {
+    key(&[b"s/", hash])
+}
+
+pub fn sessions() -> Prefix {
+    Prefix(concat(&[b"s/"]))
+}
+
+pub fn handle(user: Username, handle: Handle) -> Key {
+    key(&[b"h/", user.as_bytes(), b"/", handle.as_bytes()])
+}
+
+/// From which devices (`d`) or networks (`n`) a user has logged in.
+pub fn known_of_kind(user: Username, kind: u8) -> Prefix {
+    Prefix(concat(&[b"a/", user.as_bytes(), b"/", &[kind]]))
+}
+
+pub fn known(user: Username, kind: u8, what: &[u8; 16]) -> Key {
+    let Prefix(name) = known_of_kind(user, kind);
+    key(&[&name, what])
+}
+
+/// Changes whenever a user opens a session or one of them ends.
+pub fn sessions_changed(user: Username) -> Key {
+    key(&[b"h/", user.as_bytes()])
+}
+
+pub fn handles(user: Username) -> Prefix {
+    Prefix(concat(&[b"h/", user.as_bytes(), b"/"]))
+}
+
+/// The devices with sessions whose numbers' owner is this.
+pub fn devices_like(owner: [u8; 16]) -> Prefix {
+    Prefix(concat(&[b"d/", &owner]))
+}
+
+pub fn device(key_of: &PublicKey) -> Key {
+    key(&[b"d/", &key_of.0])
+}
+
+/// Where what is written of a number stands among its owner's: in the place of the one 256 before it.
+pub const fn slot(number: u64) -> u8 {
+    number.to_be_bytes()[7]
+}
+
+pub fn operation(owner: &Owner, number: u64) -> Key {
+    key(&[b"o/", &owner.short(), &[slot(number)]])
+}
+
+pub fn operations(owner: &Owner) -> Prefix {
+    operations_of(owner.short())
+}
+
+/// The operations of whoever's [`Owner::short`] this is.
+pub fn operations_of(owner: [u8; 16]) -> Prefix {
+    Prefix(concat(&[b"o/", &owner]))
+}
+
+pub fn all_operations() -> Prefix {
+    Prefix(concat(&[b"o/"]))
+}
+
+/// The last place that an operation of an owner may have.
+pub fn operations_end(owner: [u8; 16]) -> Key {
+    key(&[b"o/", &owner, &[u8::MAX]])
+}
+
+/// Whose operation stands under a key.
+pub fn owner_in(key: &Key) -> Option<[u8; 16]> {
+    key.0.strip_prefix(b"o/")?.first_chunk().copied()
+}
+
+pub fn idle(owner: [u8; 16]) -> Key {
+    key(&[b"z/", &owner])
+}
+
+/// Where a mailbox is kept.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub log: Log,
+    /// Entries up to this position are none of the mailbox's: they belonged to one of that name before it (READ-6).
+    pub floor: u64,
+    /// Names the mailbox among a user's cursors.
+    name: NameBytes,
+    /// In whose name the realm speaks of the mailbox: its user's, or the group's.
+    pub says: Username,
+}
+
+impl Place {
+    /// A user's private messages.
+    pub fn private(user: Username) -> Self {
+        Self {
+            log: Log(concat(&[b"p/", user.as_bytes()])),
+            floor: 0,
+            name: concat(&[b"p"]),
+            says: user,
+        }
+    }
+
+    /// A user's private messages from one realm.
+    pub fn from_realm(user: Username, realm: RealmId) -> Self {
+        let realm = realm.as_bytes();
+        Self {
+            log: Log(concat(&[b"f/", user.as_bytes(), b"/", realm])),
+            floor: 0,
+            name: concat(&[b"f/", realm]),
+            says: user,
+        }
+    }
+
+    /// A group's messages.
+    pub fn group(group: GroupName, record: &GroupRecord) -> Self {
+        let log = group_log(group, record.log);
+        Self {
+            name: log.0.clone(),
+            log,
+            floor: record.floor,
+            says: group.into(),
+        }
+    }
+
+    /// This realm's copy of a group that lives in another.
+    pub fn copy(realm: RealmId, group: GroupName, record: &CopyRecord) -> Self {
+        let Prefix(mut name) = copies(realm);
+        name.extend_from_slice(group.as_bytes());
+        name.push(b'/');
+        name.extend_from_slice(&record.log.to_be_bytes());
+        Self {
+            log: Log(name.clone()),
+            floor: record.floor,
+            name,
+            says: group.into(),
+        }
+    }
+}
+
+/// What a log holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogKind {
+    /// A user's private messages.
+    Private(Username),
+    /// The same from one realm, which are among the private ones too.
+    FromRealm(Username, RealmId),
+    /// The messages of the groups of that name.
+    Group(GroupName, u64),
+    /// The copy of a group of a realm.
+    Copy(RealmId, GroupName, u64),
+    /// What waits for a peer.
+    Queue,
+}
+
+/// What a log holds, by its name. None if no log of a realm has such a name.
+pub fn log_kind(log: &Log) -> Option<LogKind> {
+    let (kind, rest) = log.0.split_at_checked(2)?;
+    // The number at the end may have any bytes; a name has no slash.
+    let mut parts = rest.splitn(3, |byte| *byte == b'/');
+    let mut next = || parts.next();
+    let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
+    Some(match kind {
+        b"p/" => LogKind::Private(name_of(rest)?),
+        b"f/" => LogKind::FromRealm(name_of(next()?)?, name_of(next()?)?),
+        b"g/" => {
+            let (name, log) = rest.split_at_checked(rest.len().checked_sub(9)?)?;
+            LogKind::Group(name_of(name)?, number(log.get(1..)?)?)
+        }
+        b"x/" => LogKind::Copy(name_of(next()?)?, name_of(next()?)?, number(next()?)?),
+        b"q/" => LogKind::Queue,
+        _ => return None,
+    })
+}
+
+fn name_of<T: core::str::FromStr>(bytes: &[u8]) -> Option<T> {
+    core::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+/// The log of the groups of one name.
+pub fn group_log(group: GroupName, log: u64) -> Log {
+    Log(concat(&[b"g/", group.as_bytes(), b"/", &log.to_be_bytes()]))
+}
+
+pub fn former_log(group: GroupName) -> Key {
+    key(&[b"l/", group.as_bytes()])
+}
+
+pub fn copies(realm: RealmId) -> Prefix {
+    Prefix(concat(&[b"x/", realm.as_bytes(), b"/"]))
+}
+
+pub fn copy(realm: RealmId, group: GroupName) -> Key {
+    key(&[&copies(realm).0, group.as_bytes()])
+}
+
+/// Who of this realm is in a group of another.
+pub fn copy_members(realm: RealmId, group: GroupName) -> Prefix {
+    let (realm, group) = (realm.as_bytes(), group.as_bytes());
+    Prefix(concat(&[b"y/", realm, b"/", group, b"/"]))
+}
+
+pub fn copy_member(realm: RealmId, group: GroupName, user: Username) -> Key {
+    key(&[
+        b"y/",
+        realm.as_bytes(),
+        b"/",
+        group.as_bytes(),
+        b"/",
+        user.as_bytes(),
+    ])
+}
+
+/// How far a user has read a mailbox: on one device, or on any.
+pub fn cursor(user: Username, owner: Option<&Owner>, place: &Place) -> Key {
+    let Prefix(mut key) = cursors(user, owner);
+    key.extend_from_slice(&place.name);
+    Key(key)
+}
+
+/// How far a user has read all mailboxes on one device, or on any.
+pub fn cursors(user: Username, owner: Option<&Owner>) -> Prefix {
+    let owner = owner.map_or(&[][..], Owner::bytes);
+    Prefix(concat(&[b"c/", user.as_bytes(), b"/", owner, b"/"]))
+}
+
+/// Says that a device has cursors of its own for each mailbox of a user, and goes with them.
+pub fn linked(user: Username, owner: &Owner) -> Key {
+    let Prefix(name) = cursors(user, Some(owner));
+    Key(name)
+}
+
+/// The cursor of a device that belongs to what `any` is the cursor of any device for. None where `any` is another key
+/// that begins alike: the key of a device may begin with a slash.
+pub fn own_cursor(user: Username, owner: &Owner, any: &Key) -> Option<Key> {
+    let Prefix(prefix) = cursors(user, None);
+    let mailbox = any.0.strip_prefix(prefix.as_slice())?;
+    let is_mailbox = mailbox == b"p"
+        || [b"f/", b"g/", b"x/"]
+            .iter()
+            .any(|kind| mailbox.starts_with(*kind));
+    let Prefix(mut key) = cursors(user, Some(owner));
+    key.extend_from_slice(mailbox);
+    is_mailbox.then_some(Key(key))
+}
+
+pub fn group(name: GroupName) -> Key {
+    key(&[b"g/", name.as_bytes()])
+}
+
+fn of_group(kind: &[u8], group: GroupName, epoch: u64) -> NameBytes {
+    let epoch = epoch.to_be_bytes();
+    concat(&[kind, group.as_bytes(), b"/", &epoch, b"/"])
+}
+
+pub fn members(group: GroupName, epoch: u64) -> Prefix {
+    Prefix(of_group(b"m/", group, epoch))
+}
+
+pub fn member(group: GroupName, epoch: u64, who: &Sender) -> Key {
+    key(&[&of_group(b"m/", group, epoch), who.to_string().as_bytes()])
+}
+
+/// Changes whenever a user of this realm comes into a group, leaves it, or may do other things there.
+pub fn members_changed(group: GroupName, epoch: u64) -> Key {
+    Key(of_group(b"n/", group, epoch))
+}
+
+/// All users of this realm who are in a group are listed by their standing.
+pub fn standings(group: GroupName, epoch: u64) -> Key {
+    Key(of_group(b"w/", group, epoch))
+}
+
+/// The moderators of this realm, or the other members, those of longest standing first.
+pub fn ranked(group: GroupName, epoch: u64, is_moderator: bool) -> Prefix {
+    let Key(mut name) = standings(group, epoch);
+    name.push(u8::from(!is_moderator));
+    Prefix(name)
+}
+
+pub fn standing(group: GroupName, epoch: u64, user: Username, member: &MemberRecord) -> Key {
+    let Prefix(mut name) = ranked(group, epoch, member.moderator);
+    name.extend_from_slice(&member.joined.to_be_bytes());
+    name.extend_from_slice(user.as_bytes());
+    Key(name)
+}
+
+/// The user at the end of such a key.
+pub fn ranked_in(key: &Key, prefix: &Prefix) -> Option<Username> {
+    let standing = key.0.strip_prefix(prefix.0.as_slice())?;
+    core::str::from_utf8(standing.get(4..)?).ok()?.parse().ok()
+}
+
+pub fn realm_members(group: GroupName, epoch: u64, realm: RealmId) -> Key {
+    key(&[&of_group(b"i/", group, epoch), realm.as_bytes()])
+}
+
+/// The member at the end of a key.
+pub fn member_in(key: &Key, prefix: &Prefix) -> Option<Sender> {
+    name_in(key, prefix)
+}
+
+pub fn ban(group: GroupName, epoch: u64, who: &Sender) -> Key {
+    key(&[&of_group(b"b/", group, epoch), who.to_string().as_bytes()])
+}
+
+pub fn joined(user: Username) -> Prefix {
+    Prefix(concat(&[b"j/", user.as_bytes(), b"/"]))
+}
+
+pub fn joined_group(user: Username, group: GroupName) -> Key {
+    key(&[&joined(user).0, group.as_bytes()])
+}
+
+pub fn peer(realm: RealmId) -> Key {
+    key(&[b"r/", realm.as_bytes()])
+}
+
+pub fn running() -> Key {
+    key(&[b"t/"])
+}
+
+pub fn keeping() -> Key {
+    key(&[b"e/"])
+}
+
+pub fn kept(log: &Log) -> Key {
+    key(&[b"e/", &log.0])
+}
+
+pub fn lives() -> Key {
+    key(&[b"l/"])
+}
+
+pub fn peers() -> Prefix {
+    Prefix(concat(&[b"r/"]))
+}
+
+pub fn peer_name(key_of: &PublicKey) -> Key {
+    key(&[b"k/", &key_of.0])
+}
+
+pub fn settled(realm: RealmId) -> Key {
+    key(&[b"v/", realm.as_bytes()])
+}
+
+pub fn returned(realm: RealmId, position: u64) -> Key {
+    key(&[b"t/", realm.as_bytes(), b"/", &position.to_be_bytes()])
+}
+
+pub fn queue(realm: RealmId) -> Log {
+    Log(concat(&[b"q/", realm.as_bytes()]))
+}
+
+/// The name at the end of a key, behind its prefix.
+pub fn name_in<T: core::str::FromStr>(key: &Key, prefix: &Prefix) -> Option<T> {
+    let name = key.0.strip_prefix(prefix.0.as_slice())?;
+    core::str::from_utf8(name).ok()?.parse().ok()
+}

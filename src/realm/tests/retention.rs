@@ -1,0 +1,442 @@
+//! What outlives its use leaves the store, and nothing else does (READ-10, READ-11, SES-8, EXACT-14).
+
+use std::time::Duration;
+
+use super::{super::records::Place, *};
+use crate::{
+    faults::{Fault, plant},
+    store::Embedded,
+    wire::{CONTENT_GONE, Cursors, Entry, Mailbox, Unread, parse_varint},
+};
+
+/// Reads what has been read for a day, what has not for ten, and 100 messages.
+const RETENTION: Retention = Retention {
+    age: Some(Duration::from_hours(24)),
+    unread_age: Some(Duration::from_hours(240)),
+    entries: Some(100),
+    bytes: None,
+};
+
+impl Fixture {
+    /// Lets time pass, and the realm tidy up now and then.
+    async fn pass(&mut self, days: u32) {
+        for _ in 0..days * 24 {
+            self.now = later(self.now, DAY / 24);
+            self.tidy().await;
+        }
+    }
+
+    async fn tidy(&self) {
+        let mut next = Some(Pass::BEGIN);
+        while let Some(pass) = next {
+            next = self.realm.tidy(pass, self.now).await;
+        }
+    }
+
+    async fn send_many(&self, first: u64, texts: std::ops::Range<u32>, to: &str) {
+        for (number, n) in (first..).zip(texts) {
+            let text = n.to_string();
+            assert_eq!(self.ask(device(1), send(number, to, &text)).await, STORED);
+        }
+    }
+
+    /// What a device is shown of its private messages behind a position.
+    async fn shown(&self, n: u8, after: Option<u64>) -> Vec<String> {
+        let options = Options {
+            after,
+            offset: after.map(|_| 0),
+            ..Options::NONE
+        };
+        self.inbox(device(n), options)
+            .await
+            .entries
+            .iter()
+            .map(shown)
+            .collect()
+    }
+
+    async fn confirm(&self, n: u8, position: u64) {
+        let options = Options {
+            after: Some(position),
+            ..Options::NONE
+        };
+        self.inbox(device(n), options).await;
+    }
+}
+
+/// An entry's text, or how many the realm says are gone.
+fn shown(entry: &Entry) -> String {
+    if entry.content == CONTENT_GONE {
+        let (rest, count) = parse_varint(&entry.body).unwrap();
+        assert!(rest.is_empty());
+        format!("{}: {count} gone", entry.position)
+    } else {
+        format!(
+            "{}: {}",
+            entry.position,
+            String::from_utf8_lossy(&entry.body)
+        )
+    }
+}
+
+async fn kept(retention: Retention) -> Fixture {
+    let fixture = Fixture::new();
+    fixture.realm.begin_keeping(Some(retention)).await;
+    fixture.register(device(1), "ann").await;
+    fixture.register(device(2), "bob").await;
+    fixture
+}
+
+/// READ-10: what has been read goes when it is old enough and not before; what has not stays ten times as long. READ-11: the reader is told
+/// of what they had not read, at a position that can be confirmed, and of nothing that they had.
+#[tokio::test]
+async fn what_is_old_goes_and_its_reader_is_told_of_what_they_had_not_read() {
+    let mut fixture = kept(RETENTION).await;
+    fixture.send_many(2, 0..6, "bob").await;
+    fixture.confirm(2, 4).await;
+    fixture.tidy().await;
+    fixture.now = later(fixture.now, DAY - 100);
+    fixture.tidy().await;
+    assert_eq!(fixture.shown(2, Some(0)).await.len(), 6);
+    fixture.pass(2).await;
+    // Who asks for all from the beginning sees where it begins now.
+    let all = ["4: 4 gone", "5: 4", "6: 5"];
+    assert_eq!(fixture.shown(2, Some(0)).await, all);
+    assert_eq!(fixture.shown(2, None).await, all[1..]);
+    fixture.send_many(8, 6..8, "bob").await;
+    fixture.pass(11).await;
+    let rest = ["8: 4 gone"];
+    assert_eq!(fixture.shown(2, None).await, rest);
+    // Again, as long as it has not been confirmed; and `unread` counts what is shown.
+    assert_eq!(fixture.shown(2, None).await, rest);
+    let unread = async || {
+        let command = Command::Unread {
+            session: SessionRef::Bound,
+            cursors: Cursors(Vec::new()),
+        };
+        fixture.ask(device(2), command).await
+    };
+    let one = Unread {
+        mailbox: Mailbox::Private,
+        count: 1,
+    };
+    assert_eq!(unread().await, Answer::Unread(vec![one]));
+    fixture.confirm(2, 8).await;
+    assert_eq!(fixture.shown(2, None).await, [""; 0]);
+    assert_eq!(unread().await, Answer::Unread(vec![]));
+    fixture.send_many(10, 8..9, "bob").await;
+    assert_eq!(fixture.shown(2, None).await, ["9: 8"]);
+}
+
+/// READ-10: of too many the oldest go, read or not, also while nobody reads; READ-6: positions go on.
+#[tokio::test]
+async fn a_mailbox_keeps_so_many_messages_and_bytes_and_no_more() {
+    let mut fixture = kept(RETENTION).await;
+    for day in 0..5 {
+        let first = 2 + u64::from(day) * 60;
+        fixture
+            .send_many(first, day * 60..day * 60 + 60, "bob")
+            .await;
+        fixture.pass(1).await;
+    }
+    let page = fixture.shown(2, None).await;
+    assert_eq!(page[0], "200: 200 gone");
+    assert_eq!(page[1], "201: 200");
+    let bytes = 10 * 1024;
+    let retention = Retention {
+        bytes: Some(bytes),
+        ..Retention::FOREVER
+    };
+    let mut fixture = kept(retention).await;
+    for n in 0..400_u32 {
+        let text = format!("{n:0200}");
+        let number = 2 + u64::from(n);
+        assert_eq!(
+            fixture.ask(device(1), send(number, "bob", &text)).await,
+            STORED
+        );
+        if n % 20 == 0 {
+            fixture.now = later(fixture.now, 60);
+            fixture.tidy().await;
+        }
+    }
+    fixture.tidy().await;
+    let place = Place::private("bob".parse().unwrap());
+    let all = crate::store::PageLimit {
+        entries: usize::MAX,
+        bytes: usize::MAX,
+    };
+    let page = fixture
+        .realm
+        .store
+        .read(&place.log, crate::store::Position(0), all)
+        .await
+        .unwrap();
+    let kept: usize = page.entries.iter().map(|(_, entry)| entry.len() + 40).sum();
+    let bytes = usize::try_from(bytes).unwrap();
+    assert!(kept <= bytes && kept >= bytes * 7 / 8, "{kept} bytes");
+}
+
+/// READ-10: a clock that is set to another year moves nothing, and a realm that is stopped does not age.
+#[tokio::test]
+async fn messages_age_while_the_realm_runs_whatever_its_clock_says() {
+    let mut fixture = kept(RETENTION).await;
+    fixture.send_many(2, 0..3, "bob").await;
+    fixture.confirm(2, 3).await;
+    fixture.tidy().await;
+    fixture.now.wall += 365 * DAY;
+    fixture.tidy().await;
+    assert_eq!(fixture.shown(2, Some(0)).await.len(), 3);
+    fixture.now.wall = 5;
+    fixture.pass(2).await;
+    assert_eq!(fixture.shown(2, Some(0)).await, ["3: 3 gone"]);
+}
+
+/// READ-10: a group's messages go when all members of this realm have read them; what is left of a group that has ended goes at once.
+#[tokio::test]
+async fn a_group_is_kept_until_its_members_have_read_it() {
+    let mut fixture = kept(RETENTION).await;
+    fixture.register(device(3), "eve").await;
+    let group = || "g".parse().unwrap();
+    let join = |operation| Command::JoinGroup {
+        operation: op(operation),
+        session: SessionRef::Bound,
+        group: group(),
+        password: Password(b""),
+    };
+    let add = Command::AddGroup {
+        operation: op(2),
+        session: SessionRef::Bound,
+        group: group(),
+        password: Password(b""),
+    };
+    assert_eq!(fixture.ask(device(1), add).await, Answer::Done);
+    assert_eq!(fixture.ask(device(2), join(2)).await, Answer::Done);
+    for n in 3..7_u64 {
+        let text = n.to_string();
+        let post = Command::SendGroup {
+            operation: op(n),
+            session: SessionRef::Bound,
+            group: group(),
+            message: Body(text.as_bytes()),
+        };
+        assert_eq!(fixture.ask(device(1), post).await, STORED);
+    }
+    let read = async |fixture: &Fixture, n, after, confirms: bool| {
+        let options = Options {
+            after: Some(after),
+            offset: (!confirms).then_some(0),
+            ..Options::NONE
+        };
+        let command = Command::InboxGroup {
+            session: SessionRef::Bound,
+            group: group(),
+        };
+        match fixture.ask(device(n), Request { options, command }).await {
+            Answer::Page(page) => page.entries.iter().map(shown).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        }
+    };
+    read(&fixture, 1, 4, true).await;
+    read(&fixture, 2, 2, true).await;
+    fixture.pass(3).await;
+    assert_eq!(
+        read(&fixture, 2, 0, false).await,
+        ["2: 2 gone", "3: 5", "4: 6"]
+    );
+    // Who joins later is told that there was more.
+    assert_eq!(fixture.ask(device(3), join(2)).await, Answer::Done);
+    assert_eq!(read(&fixture, 3, 0, false).await[0], "2: 2 gone");
+    let delete = Command::DelGroup {
+        operation: op(7),
+        session: SessionRef::Bound,
+        group: group(),
+    };
+    assert_eq!(fixture.ask(device(1), delete).await, Answer::Done);
+    fixture.tidy().await;
+    let logs = fixture.realm.store.logs(None, 100).await.unwrap();
+    assert!(logs.is_empty(), "{logs:?}");
+}
+
+/// READ-11: an entry that goes while a reader is in its middle is not continued with another one's end.
+#[tokio::test]
+async fn an_entry_that_goes_while_it_is_read_is_not_mixed_with_another() {
+    let fixture = kept(RETENTION).await;
+    let long = "x".repeat(900);
+    for n in 2..4 {
+        assert_eq!(fixture.ask(device(1), send(n, "bob", &long)).await, STORED);
+    }
+    let options = |offset| Options {
+        after: Some(0),
+        offset: Some(offset),
+        bytes: Some(300),
+        ..Options::NONE
+    };
+    let first = fixture.inbox(device(2), options(0)).await;
+    let have = first.entries[0].body.len() as u64;
+    assert!(first.entries[0].fragment.is_some());
+    let mut batch = Batch::new();
+    batch.trim(
+        Place::private("bob".parse().unwrap()).log,
+        crate::store::Position(2),
+    );
+    fixture.realm.commit(batch).await.unwrap();
+    let next = fixture.inbox(device(2), options(have)).await;
+    assert_eq!(shown(&next.entries[0]), "1: 1 gone");
+    assert!(next.more);
+    let second = Options {
+        after: Some(1),
+        ..options(0)
+    };
+    let second = fixture.inbox(device(2), second).await.entries[0]
+        .fragment
+        .unwrap();
+    assert_eq!((second.offset, second.total), (0, 900));
+}
+
+/// READ-11: a watch is told as a read is, also of what goes while it waits.
+#[tokio::test]
+async fn a_watch_is_told_what_is_gone() {
+    let fixture = kept(RETENTION).await;
+    fixture.send_many(2, 0..5, "bob").await;
+    let mut batch = Batch::new();
+    batch.trim(
+        Place::private("bob".parse().unwrap()).log,
+        crate::store::Position(4),
+    );
+    fixture.realm.commit(batch).await.unwrap();
+    let caller = fixture.caller(device(2));
+    let now = fixture.now;
+    let command = Request::from(Command::Watch {
+        session: SessionRef::Bound,
+        cursors: Cursors(Vec::new()),
+    })
+    .to_bytes();
+    let realm = std::sync::Arc::new(fixture.realm);
+    realm.handle(&caller, &command).await;
+    let mut watch = realm.watch(&caller, &command).await.unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let push = watch.next(&|| now, true, false).await.unwrap();
+        seen.push(shown(
+            &crate::wire::Event::parse(&push.bytes).unwrap().entry,
+        ));
+    }
+    assert_eq!(seen, ["3: 3 gone", "4: 3", "5: 4"]);
+}
+
+/// A store from before there was a bound keeps everything until its operator says otherwise; a new one begins with the default, and stays
+/// with it.
+#[tokio::test]
+async fn an_older_store_keeps_everything_until_it_is_told_otherwise() {
+    let fixture = Fixture::new();
+    let default = (Keeping::Default, Retention::DEFAULT);
+    assert_eq!(fixture.realm.begin_keeping(None).await, default);
+    fixture.realm.begin_life(false).await;
+    let fixture = fixture.restart();
+    assert_eq!(fixture.realm.begin_keeping(None).await, default);
+    let fixture = Fixture::new();
+    fixture.realm.begin_life(false).await;
+    let fixture = fixture.restart();
+    let forever = (Keeping::Forever, Retention::FOREVER);
+    assert_eq!(fixture.realm.begin_keeping(None).await, forever);
+    let fixture = fixture.restart();
+    let configured = (Keeping::Configured, RETENTION);
+    assert_eq!(
+        fixture.realm.begin_keeping(Some(RETENTION)).await,
+        configured
+    );
+}
+
+/// How many records of a kind the store has.
+async fn count(realm: &Realm<Embedded>, kind: &[u8]) -> usize {
+    let prefix = crate::store::Prefix(kind.into());
+    realm.store.list(&prefix, None, 10_000).await.unwrap().len()
+}
+
+/// SES-8: a session that nobody can use any more leaves the store with all that belongs to it, and no other does.
+#[tokio::test]
+async fn sessions_that_have_expired_leave_the_store() {
+    let mut fixture = kept(Retention::FOREVER).await;
+    fixture.send_many(2, 0..1, "bob").await;
+    fixture.confirm(2, 1).await;
+    fixture.now = later(fixture.now, 20 * DAY);
+    fixture.confirm(2, 1).await;
+    fixture.now = later(fixture.now, 11 * DAY);
+    fixture.tidy().await;
+    for kind in [&b"s/"[..], b"d/"] {
+        assert_eq!(
+            count(&fixture.realm, kind).await,
+            1,
+            "{}",
+            kind.escape_ascii()
+        );
+    }
+    assert_eq!(count(&fixture.realm, b"h/ann/").await, 0);
+    assert_eq!(count(&fixture.realm, b"c/ann/\x01").await, 0);
+    assert_eq!(fixture.shown(2, Some(0)).await.len(), 1);
+    // Its user logs in again.
+    let again = fixture
+        .ask(device(1), auth(3, "ann", "correct horse"))
+        .await;
+    session_in(&again);
+}
+
+/// EXACT-14: of a device without a session the answers go, and its numbers stay used: nothing that was recorded takes effect again.
+#[tokio::test]
+async fn numbers_of_a_device_that_is_gone_stay_used() {
+    let mut fixture = kept(Retention::FOREVER).await;
+    for n in 2..40 {
+        fixture.ask(device(1), send(n, "bob", "x")).await;
+    }
+    assert_eq!(fixture.ask(device(1), logout(40)).await, Answer::Done);
+    let of_ann = [b"o/", &[1; 16][..]].concat();
+    fixture.now = later(fixture.now, 40 * DAY);
+    fixture.tidy().await;
+    fixture.now = later(fixture.now, 59 * DAY);
+    fixture.tidy().await;
+    assert_eq!(count(&fixture.realm, &of_ann).await, 40);
+    // A repeat within that time is answered as before, and is no use.
+    assert_eq!(fixture.ask(device(1), logout(40)).await, Answer::Done);
+    fixture.now = later(fixture.now, 2 * DAY);
+    fixture.tidy().await;
+    assert_eq!(count(&fixture.realm, &of_ann).await, 1);
+    let mut fixture = fixture.restart();
+    for number in [1, 17, 40] {
+        let done = refused_number(ErrorCode::AlreadyDone, 40);
+        assert_eq!(fixture.ask(device(1), logout(number)).await, done);
+    }
+    session_in(
+        &fixture
+            .ask(device(1), auth(41, "ann", "correct horse"))
+            .await,
+    );
+    assert_eq!(fixture.ask(device(1), send(42, "bob", "y")).await, STORED);
+    fixture.tidy().await;
+    // In use again; what stands of it is not taken away.
+    fixture.now = later(fixture.now, 10 * DAY);
+    fixture.tidy().await;
+    fixture.realm.age();
+    fixture.realm.age();
+    assert_eq!(fixture.ask(device(1), send(42, "bob", "y")).await, STORED);
+    session_in(
+        &fixture
+            .ask(device(2), auth(2, "bob", "correct horse"))
+            .await,
+    );
+    assert_eq!(fixture.shown(2, Some(0)).await.len(), 39);
+    assert_eq!(count(&fixture.realm, b"z/").await, 0);
+}
+
+/// Taking the mend back is found.
+#[tokio::test]
+async fn a_realm_that_keeps_everything_is_found() {
+    plant(Some(Fault::KeepForever));
+    let mut fixture = kept(RETENTION).await;
+    fixture.send_many(2, 0..3, "bob").await;
+    fixture.confirm(2, 3).await;
+    fixture.pass(2).await;
+    let left = fixture.shown(2, Some(0)).await.len();
+    plant(None);
+    assert_eq!(left, 3);
+}

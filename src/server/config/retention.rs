@@ -1,0 +1,118 @@
+//! `[retention]`: for how long, and how much of, a mailbox is kept.
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::{
+    realm::Retention,
+    server::unit::{parse_size, parse_span},
+};
+
+/// What stands for no bound.
+const OFF: &str = "off";
+/// The shortest time for which messages are kept, in milliseconds.
+const AGE_MIN_MS: u128 = 1000;
+
+/// A bound that may be set to none.
+type Bound<T> = Option<Option<T>>;
+
+/// For how long, and how much of, a mailbox is kept. What is not set is as in [`Retention::DEFAULT`], if anything is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// What has been read is kept for so long.
+    #[serde(deserialize_with = "age")]
+    pub age: Bound<std::time::Duration>,
+    /// What has not been read is kept for so long.
+    #[serde(deserialize_with = "age")]
+    pub unread_age: Bound<std::time::Duration>,
+    /// So many messages are kept in one mailbox.
+    #[serde(deserialize_with = "entries")]
+    pub entries: Bound<u64>,
+    /// So many bytes are kept in one mailbox.
+    #[serde(deserialize_with = "bytes")]
+    pub bytes: Bound<u64>,
+}
+
+impl RetentionConfig {
+    /// What is configured, if anything is.
+    pub fn configured(&self) -> Option<Retention> {
+        let default = Retention::DEFAULT;
+        (*self != Self::default()).then(|| Retention {
+            age: self.age.unwrap_or(default.age),
+            unread_age: self.unread_age.unwrap_or(default.unread_age),
+            entries: self.entries.unwrap_or(default.entries),
+            bytes: self.bytes.unwrap_or(default.bytes),
+        })
+    }
+
+    /// Refuses bounds that contradict each other.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match self.configured() {
+            Some(Retention {
+                age: Some(age),
+                unread_age: Some(unread),
+                ..
+            }) if unread < age => Err(format!(
+                "in [retention] unread_age = {unread:?} is shorter than age = {age:?}, and what has not been read is not dropped before what \
+                 has: make it as long at least"
+            )),
+            Some(Retention {
+                age: None,
+                unread_age: Some(_),
+                ..
+            }) if self.unread_age.is_some() => Err(
+                "in [retention] unread_age is set and age is \"off\": what has been read would be kept for longer than what has not; set both, \
+                 or unread_age = \"off\""
+                    .into(),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<std::time::Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == OFF {
+        return Ok(Some(None));
+    }
+    let span = parse_span(&text).map_err(de::Error::custom)?;
+    if span.as_millis() < AGE_MIN_MS {
+        return Err(de::Error::custom(format!(
+            "{text} is too short: write at least \"1s\", or \"off\" to keep everything"
+        )));
+    }
+    Ok(Some(Some(span)))
+}
+
+fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == OFF {
+        return Ok(Some(None));
+    }
+    let size = parse_size(&text).map_err(de::Error::custom)?;
+    if size < BYTES_MIN {
+        return Err(de::Error::custom(format!(
+            "{text} is too little for a mailbox: write at least \"1MiB\", or \"off\" for no bound"
+        )));
+    }
+    Ok(Some(Some(size)))
+}
+
+/// The least that a mailbox may be bounded to, in bytes: some of the longest messages there are by default.
+const BYTES_MIN: u64 = 1 << 20;
+
+fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Entries {
+        Count(u64),
+        Text(String),
+    }
+    match Entries::deserialize(deserializer)? {
+        Entries::Count(count) if count > 0 => Ok(Some(Some(count))),
+        Entries::Text(text) if text == OFF => Ok(Some(None)),
+        _ => Err(de::Error::custom(
+            "write how many messages a mailbox keeps, at least 1, or \"off\" for no bound",
+        )),
+    }
+}
