@@ -221,15 +221,23 @@ impl Allowances {
         if often == Frequency::UNLIMITED {
             return Ok(());
         }
-        let [first, second] = self.0.of(who).map(|at| self.0.places.get(at));
-        let both = || [first, second].into_iter().flatten();
-        match both().map(|place| place.wait(now, often)).min() {
-            Some(wait) if !wait.is_zero() => Err(wait),
-            _ => {
-                both().for_each(|place| place.use_one(now, often));
+        match self.wait(now, who, often) {
+            Duration::ZERO => {
+                self.charge(now, who, often, 1);
                 Ok(())
             }
+            wait => Err(wait),
         }
+    }
+
+    /// How long it takes from `now`, in microseconds, until there is one in `who`'s allowance.
+    fn wait(&self, now: u64, who: &impl Hash, often: Frequency) -> Duration {
+        let both = self.0.of(who).map(|at| self.0.places.get(at));
+        let waits = both
+            .into_iter()
+            .flatten()
+            .map(|place| place.wait(now, often));
+        waits.min().unwrap_or_default()
     }
 
     /// Takes `count` out of `who`'s allowance at `now`, in microseconds, whether they are there or not.
@@ -237,6 +245,61 @@ impl Allowances {
         let [first, second] = self.0.of(who).map(|at| self.0.places.get(at));
         let both = [first, second].into_iter().flatten();
         both.for_each(|place| place.charge(now, often, count));
+    }
+}
+
+/// A network that has this many subnets' worth of an allowance has used it up in all its subnets.
+const WIDE_FACTOR: u32 = 16;
+
+/// Allowances of subnets. Whoever has an IPv6 network of many subnets, a /48, has no more than sixteen of their allowances in all: with
+/// more they could fill the places of everybody.
+#[derive(Debug)]
+pub struct SubnetAllowances {
+    subnets: Allowances,
+    networks: Allowances,
+}
+
+impl SubnetAllowances {
+    /// Subnets are counted in so many places, and networks in a sixteenth of them.
+    pub fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
+        Self {
+            subnets: Allowances::new(places, rng),
+            networks: Allowances::new(Self::networks(places), rng),
+        }
+    }
+
+    /// Places in which networks are counted where there are so many for subnets.
+    pub const fn networks(places: usize) -> usize {
+        places / WIDE_FACTOR as usize
+    }
+
+    /// As [`Allowances::take`].
+    ///
+    /// # Errors
+    /// How long it takes until there is one.
+    pub fn take(&self, now: u64, subnet: &Subnet, often: Frequency) -> Result<(), Duration> {
+        let (network, wide) = (subnet.network(), often.times(WIDE_FACTOR));
+        if let Some(network) = &network {
+            // Nothing is counted of a subnet whose network has used up its own.
+            match self.networks.wait(now, network, wide) {
+                Duration::ZERO => {}
+                wait => return Err(wait),
+            }
+        }
+        self.subnets.take(now, subnet, often)?;
+        if let Some(network) = &network {
+            self.networks.charge(now, network, wide, 1);
+        }
+        Ok(())
+    }
+
+    /// As [`Allowances::charge`].
+    pub fn charge(&self, now: u64, subnet: &Subnet, often: Frequency, count: u64) {
+        self.subnets.charge(now, subnet, often, count);
+        if let Some(network) = subnet.network() {
+            self.networks
+                .charge(now, &network, often.times(WIDE_FACTOR), count);
+        }
     }
 }
 
@@ -343,6 +406,12 @@ impl Subnet {
     pub const fn as_bytes(&self) -> &[u8; 8] {
         &self.0
     }
+
+    /// The network of which it is one of many, as whoever has one has the others: an IPv6 /48.
+    fn network(&self) -> Option<[u8; 6]> {
+        let is_ipv4 = self.0.starts_with(&[0; 4]);
+        self.0.first_chunk().copied().filter(|_| !is_ipv4)
+    }
 }
 
 impl From<IpAddr> for Subnet {
@@ -405,6 +474,34 @@ mod tests {
         let hungry = others.filter(|who| allowances.take(HOUR, who, often).is_err());
         // Both places of one in four hundred are taken by two hundred in four thousand.
         assert!(hungry.count() < 12);
+    }
+
+    /// HS-8, HS-12, ACC-7: an IPv6 /48 has 65,536 subnets, and fills no more places than a few of them would.
+    #[test]
+    fn a_network_of_many_subnets_takes_from_nobody_else() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let allowances = SubnetAllowances::new(4096, &mut rng);
+        let often = Frequency::per_hour(20);
+        let subnet = |network: u16, n: u16| {
+            Subnet::from(IpAddr::from([0x2001, 0xdb8, network, n, 0, 0, 0, 1]))
+        };
+        let taken: usize = (0..=u16::MAX)
+            .map(|n| {
+                (0..8)
+                    .filter(|_| allowances.take(HOUR, &subnet(7, n), often).is_ok())
+                    .count()
+            })
+            .sum();
+        assert_eq!(taken, 16 * 80);
+        let others =
+            (0..1000).map(|n| Subnet::from(IpAddr::from([10, n_of(n), n.to_be_bytes()[1], 1])));
+        let hungry = others.filter(|subnet| allowances.take(HOUR, subnet, often).is_err());
+        assert_eq!(hungry.count(), 0);
+        assert!(allowances.take(HOUR, &subnet(8, 0), often).is_ok());
+    }
+
+    const fn n_of(n: u16) -> u8 {
+        n.to_be_bytes()[0]
     }
 
     /// ACC-5

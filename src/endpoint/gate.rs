@@ -9,9 +9,9 @@ use std::{
 
 use rand_core::CryptoRng;
 
-use super::limits::HANDSHAKE_SUBNETS;
+use super::counts::Counts;
 use crate::{
-    allowance::{Allowance, Allowances, Frequency, Subnet},
+    allowance::{Frequency, Subnet},
     crypto::{MacKey, SecretKey, same},
     link::Time,
     wire::{Cookie, HandshakeId},
@@ -40,14 +40,10 @@ impl Default for Handshakes {
     }
 }
 
-/// Counts handshakes, and makes cookies.
+/// Says who may begin, and makes cookies.
 #[derive(Debug)]
 pub(super) struct Gate {
     limits: Handshakes,
-    all: Allowance,
-    strangers: Allowances,
-    /// Those that come with a cookie.
-    proven: Allowances,
     /// The secret of now and the one before.
     secrets: [MacKey; 2],
     renewed: Time,
@@ -60,28 +56,26 @@ impl Gate {
             limits,
             secrets: [secret(), secret()],
             renewed: Time(0),
-            all: Allowance::default(),
-            strangers: Allowances::new(HANDSHAKE_SUBNETS, rng),
-            proven: Allowances::new(HANDSHAKE_SUBNETS, rng),
         }
     }
 
     /// True when another handshake may begin from `source` without a cookie; counts it.
-    pub fn admits(&mut self, now: Time, source: IpAddr) -> bool {
+    pub fn admits(&self, now: Time, source: IpAddr, counts: &Counts) -> bool {
         let (subnet, limits) = (Subnet::from(source), self.limits);
-        self.strangers
+        counts
+            .strangers
             .take(now.0, &subnet, limits.per_subnet)
-            .and_then(|()| self.all.take(now.0, limits.all))
+            .and_then(|()| counts.all.take(now.0, limits.all))
             .is_ok()
     }
 
     /// True when `cookie` was made for this handshake lately and not too many have come with one; counts it.
     pub fn admits_with(
-        &mut self,
+        &self,
         now: Time,
         source: SocketAddr,
-        handshake: HandshakeId,
-        cookie: &Cookie,
+        (handshake, cookie): (HandshakeId, &Cookie),
+        counts: &Counts,
     ) -> bool {
         let [current, before] = &self.secrets;
         let age = now - self.renewed;
@@ -92,7 +86,7 @@ impl Gate {
             Subnet::from(source.ip()),
             self.limits.per_subnet.times(PROVEN_FACTOR),
         );
-        is_good && self.proven.take(now.0, &subnet, often).is_ok()
+        is_good && counts.proven.take(now.0, &subnet, often).is_ok()
     }
 
     /// What has to be returned before a handshake begins.
@@ -146,10 +140,10 @@ mod tests {
             all: Frequency::per_second(10),
             per_subnet: Frequency::per_second(2),
         };
-        let mut gate = Gate::new(limits, &mut rng);
-        let mut admitted = |now, subnet| {
+        let (gate, counts) = (Gate::new(limits, &mut rng), Counts::new(&mut rng));
+        let admitted = |now, subnet| {
             let all = 0..100;
-            all.filter(|_| gate.admits(now, source(subnet).ip()))
+            all.filter(|_| gate.admits(now, source(subnet).ip(), &counts))
                 .count()
         };
         assert_eq!(admitted(second(1), 1), 8, "four seconds' worth");
@@ -165,23 +159,25 @@ mod tests {
     fn a_cookie_is_good_for_its_address_its_handshake_and_a_while() {
         let mut rng = StdRng::seed_from_u64(1);
         let mut gate = Gate::new(Handshakes::default(), &mut rng);
+        let counts = Counts::new(&mut rng);
         let (at, handshake) = (source(1), HandshakeId(7));
         let cookie = gate.cookie(second(1000), at, handshake, &mut rng);
         let moved = SocketAddr::new(at.ip(), 4001);
-        assert!(gate.admits_with(second(1100), at, handshake, &cookie));
-        assert!(!gate.admits_with(second(1100), moved, handshake, &cookie));
-        assert!(!gate.admits_with(second(1100), source(2), handshake, &cookie));
-        assert!(!gate.admits_with(second(1100), at, HandshakeId(8), &cookie));
-        assert!(!gate.admits_with(second(1100), at, handshake, &[0; 16]));
+        assert!(gate.admits_with(second(1100), at, (handshake, &cookie), &counts));
+        assert!(!gate.admits_with(second(1100), moved, (handshake, &cookie), &counts));
+        assert!(!gate.admits_with(second(1100), source(2), (handshake, &cookie), &counts));
+        assert!(!gate.admits_with(second(1100), at, (HandshakeId(8), &cookie), &counts));
+        assert!(!gate.admits_with(second(1100), at, (handshake, &[0; 16]), &counts));
         // Another is asked for, so there is another secret; the one before is still good for a while.
         gate.cookie(second(1130), at, handshake, &mut rng);
-        assert!(gate.admits_with(second(1140), at, handshake, &cookie));
-        assert!(!gate.admits_with(second(1250), at, handshake, &cookie));
+        assert!(gate.admits_with(second(1140), at, (handshake, &cookie), &counts));
+        assert!(!gate.admits_with(second(1250), at, (handshake, &cookie), &counts));
         // Nobody asks for another: it does not stay good for ever.
         let last = gate.cookie(second(2000), at, handshake, &mut rng);
-        assert!(gate.admits_with(second(2239), at, handshake, &last));
-        assert!(!gate.admits_with(second(2240), at, handshake, &last));
-        let many = (0..200).filter(|_| gate.admits_with(second(2239), at, handshake, &last));
+        assert!(gate.admits_with(second(2239), at, (handshake, &last), &counts));
+        assert!(!gate.admits_with(second(2240), at, (handshake, &last), &counts));
+        let many =
+            (0..200).filter(|_| gate.admits_with(second(2239), at, (handshake, &last), &counts));
         assert!(many.count() <= 80, "also with a cookie there is an end");
     }
 }

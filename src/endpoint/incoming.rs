@@ -8,6 +8,7 @@ use super::{
     Endpoint, Event, LinkId, SERVES,
     accepts::{Accepts, Known},
     limits::{ASSEMBLING_MAX, LINKS_PER_KEY_MAX, STRANGERS_ASSEMBLING_MAX},
+    reset::Resets,
     slot::{Accepting, Role, Slot, Stage},
 };
 use crate::{
@@ -107,10 +108,11 @@ impl Endpoint {
             Known::No => {}
         }
         // HS-12: what follows costs; whoever begins many has to be where they say they are.
-        let has_shown = init
-            .cookie
-            .is_some_and(|cookie| self.gate.admits_with(now, from, init.handshake, &cookie));
-        if !has_shown && !self.gate.admits(now, from.ip()) {
+        let has_shown = init.cookie.is_some_and(|cookie| {
+            self.gate
+                .admits_with(now, from, (init.handshake, &cookie), &self.counts)
+        });
+        if !has_shown && !self.gate.admits(now, from.ip(), &self.counts) {
             let cookie = self.gate.cookie(now, from, init.handshake, &mut self.rng);
             let mut retry = Vec::new();
             Packet::emit_retry(init.handshake, &cookie, &mut retry);
@@ -463,7 +465,7 @@ impl Endpoint {
         }
         let mut out = Vec::new();
         Packet::emit_reset(connection, &self.resets.token(connection), &mut out);
-        if out.len() < came && self.resets.allow(now, to.ip()) {
+        if out.len() < came && Resets::allow(now, to.ip(), &self.counts) {
             self.outbox.push_back((to, out));
         }
     }

@@ -8,6 +8,7 @@
 
 mod accepts;
 mod config;
+mod counts;
 mod dial;
 mod event;
 mod gate;
@@ -36,11 +37,13 @@ mod strangers;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use accepts::Accepts;
 pub use config::Config;
+use counts::Counts;
 pub use event::Event;
 use gate::Gate;
 pub use gate::Handshakes;
@@ -104,6 +107,7 @@ pub struct Endpoint {
     accepts: Accepts,
     resets: Resets,
     gate: Gate,
+    counts: Arc<Counts>,
     asking: Vec<Asking>,
     schedule: Schedule,
     /// Bytes held of messages that are being put together, on all links.
@@ -120,7 +124,8 @@ impl Endpoint {
         config.max_datagram = config.max_datagram.max(DATAGRAM_MIN);
         let mut rng = StdRng::from_seed(seed);
         Self {
-            resets: Resets::new(&identity.lasting, &mut rng),
+            resets: Resets::new(&identity.lasting),
+            counts: Arc::new(Counts::new(&mut rng)),
             gate: Gate::new(config.handshakes, &mut rng),
             jitter: Jitter::new(rng.next_u64()),
             config,

@@ -33,6 +33,11 @@ impl Place {
         self.own
     }
 
+    /// How many there are.
+    pub(super) fn count(self) -> usize {
+        usize::try_from(self.of).unwrap_or(usize::MAX).max(1)
+    }
+
     /// The number of the one whose links have ids such as this.
     const fn of_id(self, id: u32) -> u32 {
         match id.checked_rem(self.of) {

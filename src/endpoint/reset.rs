@@ -4,11 +4,9 @@
 
 use std::net::IpAddr;
 
-use rand_core::CryptoRng;
-
-use super::limits::RESET_SUBNETS;
+use super::counts::Counts;
 use crate::{
-    allowance::{Allowances, Frequency, Subnet},
+    allowance::{Frequency, Subnet},
     crypto::{MacKey, SecretKey},
     link::Time,
     wire::{ConnectionId, ResetToken},
@@ -21,14 +19,12 @@ const PER_SUBNET: Frequency = Frequency::per_second(10);
 #[derive(Debug)]
 pub(super) struct Resets {
     tokens: MacKey,
-    sent: Allowances,
 }
 
 impl Resets {
-    pub fn new(identity: &SecretKey, rng: &mut impl CryptoRng) -> Self {
+    pub fn new(identity: &SecretKey) -> Self {
         Self {
             tokens: MacKey::derive(identity, "reset tokens"),
-            sent: Allowances::new(RESET_SUBNETS, rng),
         }
     }
 
@@ -38,9 +34,9 @@ impl Resets {
     }
 
     /// True when another Reset may go to `source`; counts it.
-    pub fn allow(&mut self, now: Time, source: IpAddr) -> bool {
+    pub fn allow(now: Time, source: IpAddr, counts: &Counts) -> bool {
         let subnet = Subnet::from(source);
-        self.sent.take(now.0, &subnet, PER_SUBNET).is_ok()
+        counts.resets.take(now.0, &subnet, PER_SUBNET).is_ok()
     }
 }
 
@@ -54,11 +50,12 @@ mod tests {
     #[test]
     fn a_subnet_gets_ten_resets_a_second() {
         let mut rng = StdRng::seed_from_u64(1);
-        let mut resets = Resets::new(&SecretKey::from_bytes([1; 32]), &mut rng);
+        let counts = Counts::new(&mut rng);
         let source = IpAddr::from([10, 0, 0, 1]);
-        let mut sent = |now| {
+        let sent = |now| {
             let all = 0..100;
-            all.filter(|_| resets.allow(Time(now), source)).count()
+            all.filter(|_| Resets::allow(Time(now), source, &counts))
+                .count()
         };
         assert_eq!([sent(5), sent(1_000_005), sent(1_000_006)], [40, 10, 0]);
     }

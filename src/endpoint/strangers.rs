@@ -71,7 +71,9 @@ impl Endpoint {
         slot.is_stranger = true;
         let address = slot.address;
         self.strangers.add(address, slot.opened, id);
-        if self.strangers.of_subnet(address).count() > STRANGERS_PER_SUBNET {
+        // All endpoints behind the address together keep so many.
+        let kept = STRANGERS_PER_SUBNET.div_ceil(self.config.place.count());
+        if self.strangers.of_subnet(address).count() > kept {
             let opened = |id: &LinkId| self.slots.get(id).map(|slot| slot.opened);
             let oldest = self.strangers.of_subnet(address).min_by_key(opened);
             if let Some(oldest) = oldest {

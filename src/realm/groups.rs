@@ -229,7 +229,7 @@ impl<S: Store> Realm<S> {
             0 => Ok(None),
             1..=PASSWORD_MAX => {
                 if work.hashed.made.is_none() {
-                    self.limiter.join(work.caller.now, &work.caller.subnet)?;
+                    self.limiter.join(work.caller)?;
                 }
                 Ok(Some(self.hashed(password, &mut work.hashed).await?))
             }
@@ -256,7 +256,7 @@ impl<S: Store> Realm<S> {
             .as_ref()
             .is_none_or(|group| group.record.password.is_some());
         if needs_hashing && work.hashed.compared.is_none() {
-            self.limiter.join(work.caller.now, &work.caller.subnet)?;
+            self.limiter.join(work.caller)?;
         }
         let guess = Guess::Join(local(current.user));
         let guess = (work.caller.now, &guess);

@@ -43,7 +43,7 @@ impl<S: Store> Realm<S> {
                 group => group?,
             };
             if group.record.password.is_some() && hashed.compared.is_none() {
-                self.limiter.join(caller.now, &peer.realm)?;
+                self.limiter.join_from(caller.now, peer.realm)?;
             }
             let guess = (caller.now, &Guess::Join(who));
             self.check_group_password(guess, &group, password, &mut hashed)

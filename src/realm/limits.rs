@@ -4,7 +4,6 @@
 //! whose size is fixed, and nothing of it outlives a restart.
 
 use std::{
-    hash::Hash,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -14,14 +13,17 @@ use rand::CryptoRng;
 pub use super::windows::{OWNER_BYTES, OWNERS_MAX};
 use super::{Caller, Failure, Moment};
 use crate::{
-    allowance::{Allowances, Frequency, Guesses},
-    wire::{Refusal, Sender, Username},
+    allowance::{Allowances, Frequency, Guesses, SubnetAllowances},
+    wire::{RealmId, Refusal, Sender, Username},
 };
 
 /// Places in which accounts are counted.
 pub const ACCOUNTS_COUNTED: usize = 16_384;
-/// Places in which subnets, or realms, are counted, for each kind of work.
+/// Places in which subnets are counted, for each kind of work.
 pub const SUBNETS_COUNTED: usize = 4096;
+
+/// Places in which peers are counted, for each kind of work.
+pub const REALMS_COUNTED: usize = 1024;
 
 /// Memory in which one password is hashed at a time, in KiB.
 pub const PASSWORD_KIB: u32 = 19 * 1024;
@@ -113,9 +115,10 @@ pub enum Guess {
 pub(super) struct Limiter {
     rates: Rates,
     commands: Allowances,
-    registrations: Allowances,
-    logins: Allowances,
-    joins: Allowances,
+    registrations: SubnetAllowances,
+    logins: SubnetAllowances,
+    joins: SubnetAllowances,
+    realm_joins: Allowances,
     guesses: Mutex<Guesses>,
 }
 
@@ -124,9 +127,10 @@ impl Limiter {
         Self {
             rates,
             commands: Allowances::new(ACCOUNTS_COUNTED, rng),
-            registrations: Allowances::new(SUBNETS_COUNTED, rng),
-            logins: Allowances::new(SUBNETS_COUNTED, rng),
-            joins: Allowances::new(SUBNETS_COUNTED, rng),
+            registrations: SubnetAllowances::new(SUBNETS_COUNTED, rng),
+            logins: SubnetAllowances::new(SUBNETS_COUNTED, rng),
+            joins: SubnetAllowances::new(SUBNETS_COUNTED, rng),
+            realm_joins: Allowances::new(REALMS_COUNTED, rng),
             guesses: Mutex::new(Guesses::new(ACCOUNTS_COUNTED, rng)),
         }
     }
@@ -158,9 +162,15 @@ impl Limiter {
         told(self.logins.take(caller.now.micros, &caller.subnet, often))
     }
 
-    /// A group's password is hashed for `whom`: a subnet, or a realm.
-    pub fn join(&self, now: Moment, whom: &impl Hash) -> Result<(), Failure> {
-        told(self.joins.take(now.micros, whom, self.rates.joins))
+    /// A group's password is hashed for a subnet.
+    pub fn join(&self, caller: &Caller) -> Result<(), Failure> {
+        let often = self.rates.joins;
+        told(self.joins.take(caller.now.micros, &caller.subnet, often))
+    }
+
+    /// A group's password is hashed for another realm.
+    pub fn join_from(&self, now: Moment, realm: RealmId) -> Result<(), Failure> {
+        told(self.realm_joins.take(now.micros, &realm, self.rates.joins))
     }
 
     /// A password is compared; it counts as wrong until [`Limiter::was_right`] is called.

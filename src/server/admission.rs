@@ -5,7 +5,7 @@ use rand::CryptoRng;
 
 use super::limits::{LINKS_COUNTED, SUBNETS_COUNTED};
 use crate::{
-    allowance::{Allowances, Frequency, Subnet},
+    allowance::{Allowances, Frequency, Subnet, SubnetAllowances},
     endpoint::LinkId,
     link::Time,
     wire::Refusal,
@@ -32,7 +32,7 @@ pub struct WorkLimits {
 pub struct Admission {
     limits: WorkLimits,
     links: Allowances,
-    subnets: Allowances,
+    subnets: SubnetAllowances,
 }
 
 impl Admission {
@@ -40,7 +40,7 @@ impl Admission {
         Self {
             limits,
             links: Allowances::new(LINKS_COUNTED, rng),
-            subnets: Allowances::new(SUBNETS_COUNTED, rng),
+            subnets: SubnetAllowances::new(SUBNETS_COUNTED, rng),
         }
     }
 

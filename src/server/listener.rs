@@ -53,18 +53,23 @@ impl Listener {
             let shared = (0..count).map(|_| socket(address, true));
             shared.collect::<Result<_, _>>().map_err(failed)?
         };
-        let workers = sockets.into_iter().enumerate().map(|(own, socket)| {
+        let mut workers: Vec<(UdpSocket, endpoint::Endpoint)> = Vec::with_capacity(count);
+        for (own, socket) in sockets.into_iter().enumerate() {
             let place =
                 |of| endpoint::Place::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);
             let place = place(count).unwrap_or(endpoint::Place::ALONE);
             let config = endpoint_config(config, &listen, id, place, count);
             let mut seed = [0; 32];
             rng.fill_bytes(&mut seed);
-            (socket, endpoint::Endpoint::new(config, identity, seed))
-        });
+            let mut endpoint = endpoint::Endpoint::new(config, identity, seed);
+            if let Some((_, first)) = workers.first() {
+                endpoint.count_with(first);
+            }
+            workers.push((socket, endpoint));
+        }
         Ok(Listener {
             address,
-            workers: workers.collect(),
+            workers,
             config: listen,
         })
     }

@@ -7,14 +7,14 @@ use super::{
     worker::DATAGRAM_BYTES_MAX,
 };
 use crate::{
-    allowance::{Allowances, Guesses},
+    allowance::{Allowances, Guesses, SubnetAllowances},
     endpoint::limits::{
         ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS, WORTH_ENDING,
     },
     host::BATCH,
     realm::limits::{
         ACCOUNTS_COUNTED, ERRANDS_MAX, OWNER_BYTES, OWNERS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
-        SUBNETS_COUNTED as REALM_SUBNETS, WATCH_READ_BYTES,
+        REALMS_COUNTED, SUBNETS_COUNTED as REALM_SUBNETS, WATCH_READ_BYTES,
     },
     store::{BEHIND_BYTES, CACHE_BYTES, MEMTABLE_BYTES, VALUES_BYTES, WRITES_WAITING},
     wire::PASSWORD_MAX,
@@ -111,7 +111,7 @@ pub fn holdings(config: &Config) -> Vec<Holding> {
     let workers = listeners.saturating_mul(config.limits.workers());
     let message = bytes(config.limits.max_message.0).saturating_add(AROUND);
     [
-        always(listeners, workers),
+        always(listeners),
         by_strangers(workers, config.link.traits().max_datagram),
         by_devices(config, listeners, message),
         by_users(config, listeners, message),
@@ -125,10 +125,14 @@ pub fn holdings(config: &Config) -> Vec<Holding> {
     .concat()
 }
 
-fn always(listeners: usize, workers: usize) -> Vec<Holding> {
-    let counted = workers * (2 * HANDSHAKE_SUBNETS + RESET_SUBNETS)
-        + listeners * (LINKS_COUNTED + SUBNETS_COUNTED);
-    let counted = counted + ACCOUNTS_COUNTED + 3 * REALM_SUBNETS;
+fn always(listeners: usize) -> Vec<Holding> {
+    let subnets = |places| places + SubnetAllowances::networks(places);
+    let counted = listeners
+        * (2 * subnets(HANDSHAKE_SUBNETS)
+            + subnets(RESET_SUBNETS)
+            + LINKS_COUNTED
+            + subnets(SUBNETS_COUNTED));
+    let counted = counted + ACCOUNTS_COUNTED + 3 * subnets(REALM_SUBNETS) + REALMS_COUNTED;
     let of = |what, amount| holding(Holder::Nobody, what, amount, None);
     vec![
         of("what the store has read lately", (1, bytes(CACHE_BYTES))),

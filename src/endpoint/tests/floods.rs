@@ -66,6 +66,58 @@ fn a_flood_of_forged_addresses_leaves_no_trace() {
     assert!(sent < came, "{sent} bytes for {came}");
 }
 
+/// HS-8, HS-12: whoever reaches several endpoints behind one address begins no more handshakes, and is sent no more Resets, than whoever
+/// reaches one.
+#[test]
+fn endpoints_behind_one_address_count_together() {
+    let mut pair = strict(5);
+    let mut servers: Vec<Endpoint> = Vec::new();
+    for own in 0..4 {
+        let config = Config {
+            place: Place::new(own, 4).unwrap(),
+            ..pair.server.config
+        };
+        let mut server = Endpoint::new(config, &realm_key().into(), [4; 32]);
+        if let Some(first) = servers.first() {
+            server.count_with(first);
+        }
+        servers.push(server);
+    }
+    // Packets of links that they do not know, and whose ids are those of all of them.
+    let mut lost = vec![vec![]; 12];
+    for packet in &mut lost {
+        let link = pair.connect();
+        pair.ask(link, false);
+        pair.settle(|_| false);
+        pair.ask(link, false);
+        pair.client.poll_transmit(pair.now, packet).unwrap();
+    }
+    let mut out = vec![];
+    let (mut retries, mut resets) = (0, 0);
+    for n in 0..400_u16 {
+        let from = SocketAddr::from(([192, 0, 2, 1], 4000 + n));
+        let mut seed = [0; 32];
+        seed[..2].copy_from_slice(&n.to_be_bytes());
+        let key = SecretKey::from_bytes([1; 32]).into();
+        pair.client = Endpoint::new(config(None), &key, seed);
+        pair.connect();
+        let mut init = vec![];
+        pair.client.poll_transmit(pair.now, &mut init).unwrap();
+        servers[usize::from(n % 4)].handle_datagram(pair.now, from, &init);
+        for server in &mut servers {
+            server.handle_datagram(pair.now, from, &lost[usize::from(n % 12)]);
+            while server.poll_transmit(pair.now, &mut out).is_some() {
+                match Packet::parse(&out) {
+                    Ok(Packet::Retry { .. }) => retries += 1,
+                    Ok(Packet::Reset { .. }) => resets += 1,
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert_eq!((400 - retries, resets), (20, 40));
+}
+
 /// HS-13: so many half-open links, and no more, however long a flood lasts; who has shown a cookie, or is in, stays in.
 #[test]
 fn half_open_links_are_few() {

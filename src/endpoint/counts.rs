@@ -1,0 +1,43 @@
+//! How often strangers have something done (HS-8, HS-12). Endpoints behind one address count together: whoever reaches several of
+//! them has no more than whoever reaches one.
+
+use std::sync::Arc;
+
+use rand_core::CryptoRng;
+
+use super::{
+    Endpoint,
+    limits::{HANDSHAKE_SUBNETS, RESET_SUBNETS},
+};
+use crate::allowance::{Allowance, SubnetAllowances};
+
+/// The counts of all endpoints behind one address.
+#[derive(Debug)]
+pub(super) struct Counts {
+    /// Handshakes without a cookie.
+    pub all: Allowance,
+    /// The same, from each subnet.
+    pub strangers: SubnetAllowances,
+    /// Those that come with a cookie.
+    pub proven: SubnetAllowances,
+    /// Resets to each subnet.
+    pub resets: SubnetAllowances,
+}
+
+impl Counts {
+    pub fn new(rng: &mut impl CryptoRng) -> Self {
+        Self {
+            all: Allowance::default(),
+            strangers: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
+            proven: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
+            resets: SubnetAllowances::new(RESET_SUBNETS, rng),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Counts together with another endpoint behind the same address. Both must be told the same time.
+    pub fn count_with(&mut self, other: &Self) {
+        self.counts = Arc::clone(&other.counts);
+    }
+}
