@@ -86,6 +86,8 @@ pub enum Fault {
     ForgetHighest,
     /// A message that comes back is told by the answer to a repeat, too.
     TellTwice,
+    /// A watch holds whatever it has read.
+    ReadAheadWithoutEnd,
     /// Nothing leaves the store for its age.
     KeepForever,
     /// After a start, what has been given back is given back again.

@@ -10,8 +10,11 @@ use std::{
 
 use rand::CryptoRng;
 
-pub use super::windows::{OWNER_BYTES, OWNERS_MAX};
 use super::{Caller, Failure, Moment};
+pub use super::{
+    watch_memory::WATCH_BYTES,
+    windows::{OWNER_BYTES, OWNERS_MAX},
+};
 use crate::{
     allowance::{Allowances, Frequency, Guesses, SubnetAllowances},
     wire::{RealmId, Refusal, Sender, Username},
@@ -52,6 +55,9 @@ pub struct Limits {
     pub password_threads: usize,
     /// Answer `wrong-password` to who would join a group that does not exist.
     pub hide_groups: bool,
+    /// What all watches hold together, in bytes: the mailboxes that they watch, and what they have read ahead. Those of one account have an
+    /// eighth of it at most.
+    pub watch_memory: usize,
     /// How often it does what costs it something.
     pub rates: Rates,
 }
@@ -70,6 +76,7 @@ impl Default for Limits {
             sessions_max: 16,
             password_threads: password_threads(),
             hide_groups: false,
+            watch_memory: 256 << 20,
             rates: Rates::default(),
         }
     }

@@ -31,6 +31,7 @@ mod retention;
 mod sessions;
 mod storing;
 mod verdicts;
+mod watch_memory;
 mod watching;
 mod windows;
 
@@ -63,6 +64,7 @@ use self::{
     records::{Owner, QueuedRecord, Record as _, RecordedAnswer, RunningRecord},
     storing::{Outcome, Unnoted},
     verdicts::Verdicts,
+    watch_memory::WatchMemory,
     watching::{Watched, watched_of},
     windows::Windows,
 };
@@ -141,6 +143,7 @@ pub struct Realm<S> {
     /// When messages to other realms are not worth delivering any more.
     expiries: Expiries,
     watched: Watched,
+    watch_memory: WatchMemory,
     passwords: Passwords,
     windows: Windows,
     /// Makes session ids.
@@ -208,6 +211,7 @@ impl<S: Store> Realm<S> {
             verdicts: Verdicts::default(),
             expiries: Expiries::default(),
             watched: Watched::default(),
+            watch_memory: WatchMemory::new(limits.watch_memory),
             passwords: Passwords::start(limits.password_threads)?,
             windows: Windows::default(),
             limits,

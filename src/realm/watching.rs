@@ -9,20 +9,25 @@ use super::{
     records::{self, Place, SessionHash},
     sessions::Current,
     storing::Unnoted,
+    watch_memory::{Held, WATCH_BYTES},
 };
 use crate::{
     faults::{Fault, is_planted},
     store::{Log, PageLimit, Position, Store, Subscribers, Subscription},
     wire::{
-        Answer, Command, Cursors, Entry, ErrorCode, Event, GroupName, Mailbox, RealmId, Request,
-        SessionRef, Unread, Username,
+        Answer, Command, Cursors, Entry, ErrorCode, Event, GroupName, Mailbox, RealmId, Refusal,
+        Request, SessionRef, Unread, Username,
     },
 };
 
 /// Mailboxes that one session watches at most.
 const MAILBOXES_MAX: usize = 1000;
+/// What a client is asked to wait when watches hold all that they may, in milliseconds.
+const WATCHES_FULL_MS: u64 = 30_000;
 /// Entries of one mailbox that are read at once.
 const READ_ENTRIES: usize = 8;
+/// What a watch has read ahead in all its mailboxes together, in bytes; beyond that it reads again what it has not given out.
+const AHEAD_MAX: usize = 64 << 10;
 
 /// Whose groups or sessions have changed, for those who watch.
 pub type Watched = Subscribers;
@@ -71,6 +76,25 @@ pub struct Watch<S> {
     used: u32,
     /// The mailbox whose backlog had its turn last.
     turn: usize,
+    /// What has been read ahead, in bytes.
+    ahead: usize,
+    held: Held,
+}
+
+impl Followed {
+    /// What has been read ahead is read again later.
+    fn forget_ahead(&mut self) {
+        self.has_grown |= !self.read.is_empty();
+        self.read = VecDeque::new();
+    }
+}
+
+/// What a mailbox takes that is watched, in bytes: itself, its log among those that wake the watch, and there by name.
+const FOLLOWED_BYTES: usize = size_of::<Followed>() + 3 * size_of::<Log>();
+
+/// What an entry takes that has been read ahead, in bytes.
+fn ahead_of(entry: &Entry) -> usize {
+    size_of::<Entry>() + entry.body.len()
 }
 
 impl<S: Store> Realm<S> {
@@ -82,6 +106,9 @@ impl<S: Store> Realm<S> {
         cursors: &Cursors,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
+        if !self.watch_memory.has_room(current.user) {
+            return Err(Refusal::busy(WATCHES_FULL_MS).into());
+        }
         self.confirm_all(caller, &current, cursors).await?;
         Ok(Answer::Done)
     }
@@ -159,6 +186,8 @@ impl<S: Store> Realm<S> {
                 changed: self.watched.subscribe(&[watched_of(current.user)]),
                 used: current.record.last,
                 turn: 0,
+                ahead: 0,
+                held: self.watch_memory.watch(current.user),
             };
             watch.look_again(&current).await?;
             Ok::<_, Failure>(watch)
@@ -363,6 +392,18 @@ impl<S: Store> Watch<S> {
                 read: VecDeque::new(),
             });
         }
+        self.ahead = self
+            .mailboxes
+            .iter()
+            .flat_map(|watched| &watched.read)
+            .map(ahead_of)
+            .sum();
+        if !self.hold() {
+            self.forget_ahead(usize::MAX);
+            if !self.hold() {
+                return Err(Refusal::busy(WATCHES_FULL_MS).into());
+            }
+        }
         let logs: Vec<Log> = self
             .mailboxes
             .iter()
@@ -374,6 +415,36 @@ impl<S: Store> Watch<S> {
             watched.has_grown = true;
         }
         Ok(())
+    }
+
+    /// What has been read ahead, in bytes, counted anew.
+    #[cfg(test)]
+    pub fn read_ahead(&self) -> usize {
+        let counted = self
+            .mailboxes
+            .iter()
+            .flat_map(|watched| &watched.read)
+            .map(ahead_of)
+            .sum();
+        assert_eq!(self.ahead, counted);
+        counted
+    }
+
+    /// Holds what it takes, if that may be.
+    fn hold(&mut self) -> bool {
+        let mailboxes = self.mailboxes.len() * FOLLOWED_BYTES;
+        self.held.hold(WATCH_BYTES + mailboxes + self.ahead)
+    }
+
+    /// Forgets what has been read ahead in all mailboxes but one.
+    fn forget_ahead(&mut self, but: usize) {
+        for (at, watched) in self.mailboxes.iter_mut().enumerate() {
+            if at != but {
+                watched.forget_ahead();
+            }
+        }
+        let left = self.mailboxes.get(but);
+        self.ahead = left.map_or(0, |watched| watched.read.iter().map(ahead_of).sum());
     }
 
     async fn look(&mut self, backlog: bool, on_the_way: bool) -> Result<Option<Push>, Failure> {
@@ -437,6 +508,11 @@ impl<S: Store> Watch<S> {
                 if watched.read.len() > 1 && is_planted(Fault::SkipEntry) {
                     watched.read.pop_front();
                 }
+                self.ahead += watched.read.iter().map(ahead_of).sum::<usize>();
+            }
+            if !is_planted(Fault::ReadAheadWithoutEnd) && (self.ahead > AHEAD_MAX || !self.hold()) {
+                self.forget_ahead(at);
+                self.keep_first(at);
             }
         }
         let Some(watched) = self.mailboxes.get_mut(at) else {
@@ -444,6 +520,7 @@ impl<S: Store> Watch<S> {
         };
         Ok(watched.read.pop_front().map(|entry| {
             watched.position = entry.position.0;
+            self.ahead = self.ahead.saturating_sub(ahead_of(&entry));
             let mut bytes = Vec::new();
             Event {
                 mailbox: watched.mailbox,
@@ -455,6 +532,18 @@ impl<S: Store> Watch<S> {
                 is_live: watched.is_live,
             }
         }))
+    }
+
+    /// If what has been read ahead in a mailbox is too much, only the entry that is given out next is kept.
+    fn keep_first(&mut self, at: usize) {
+        if self.ahead <= AHEAD_MAX && self.hold() {
+            return;
+        }
+        if let Some(watched) = self.mailboxes.get_mut(at) {
+            watched.has_grown |= watched.read.len() > 1;
+            watched.read.truncate(1);
+            self.ahead = watched.read.iter().map(ahead_of).sum();
+        }
     }
 
     /// Where a mailbox is, as long as the session is there and the mailbox is still its user's; and up to where another

@@ -14,7 +14,7 @@ use crate::{
     host::BATCH,
     realm::limits::{
         ACCOUNTS_COUNTED, ERRANDS_MAX, OWNER_BYTES, OWNERS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
-        REALMS_COUNTED, SUBNETS_COUNTED as REALM_SUBNETS, WATCH_READ_BYTES,
+        REALMS_COUNTED, SUBNETS_COUNTED as REALM_SUBNETS, WATCH_BYTES,
     },
     store::{BEHIND_BYTES, CACHE_BYTES, MEMTABLE_BYTES, VALUES_BYTES, WRITES_WAITING},
     wire::PASSWORD_MAX,
@@ -201,8 +201,7 @@ fn by_devices(config: &Config, listeners: usize, message: usize) -> Vec<Holding>
 fn by_users(config: &Config, listeners: usize, message: usize) -> Vec<Holding> {
     let limits = config.limits;
     let of = |what, amount, setting| holding(Holder::Users, what, amount, setting);
-    let links = limits.links.saturating_mul(listeners);
-    let ahead = message.saturating_add(WATCH_READ_BYTES);
+    let watches = bytes(limits.watch_memory.0) / WATCH_BYTES;
     vec![
         of(
             "what links hold for them",
@@ -210,9 +209,14 @@ fn by_users(config: &Config, listeners: usize, message: usize) -> Vec<Holding> {
             Some("link_memory"),
         ),
         of(
-            "what watches have read ahead",
-            (links, ahead),
-            Some("links"),
+            "what watches hold",
+            (1, bytes(limits.watch_memory.0)),
+            Some("watch_memory"),
+        ),
+        of(
+            "what watches give out next",
+            (watches, message),
+            Some("watch_memory"),
         ),
         of(
             "changes that wait for the disk",
@@ -237,13 +241,13 @@ mod tests {
             theirs.map(|one| one.total()).sum()
         };
         assert!(of(&config, Holder::Strangers) < 16 << 20);
-        for (by, setting) in [(Holder::Devices, "links"), (Holder::Users, "links")] {
+        for (by, setting) in [(Holder::Devices, "links"), (Holder::Users, "watch_memory")] {
             let all = holdings(&config);
             let mut named = all.iter().filter(|one| one.by == by);
             assert!(named.any(|one| one.setting == Some(setting)), "{by:?}");
         }
         let before = of(&config, Holder::Users);
-        config.limits.links = 1000;
-        assert!(of(&config, Holder::Users) < before / 10);
+        config.limits.watch_memory.0 /= 8;
+        assert!(of(&config, Holder::Users) < before / 4);
     }
 }

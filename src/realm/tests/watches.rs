@@ -164,3 +164,118 @@ async fn a_watch_ends_when_its_session_has_not_been_used() {
     assert_eq!(at.ask(9, send(3, "ann", "x")).await, STORED);
     assert!(!at.pushed().await);
 }
+
+/// ann is in so many groups, each of which has 8 messages that she has not read. Gives the realm, and what begins her watch.
+async fn with_backlog(groups: u32) -> (Arc<Realm<Held>>, Vec<u8>) {
+    let at = Watching::new().await;
+    let text = "x".repeat(900);
+    let mut number = 100;
+    for n in 0..groups {
+        let group = || format!("g{n}").parse().unwrap();
+        number += 10;
+        let add = Command::AddGroup {
+            operation: op(number),
+            session: SESSION,
+            group: group(),
+            password: Password(b""),
+        };
+        assert_eq!(at.ask(9, add).await, Answer::Done);
+        let join = Command::JoinGroup {
+            operation: op(number),
+            session: SESSION,
+            group: group(),
+            password: Password(b""),
+        };
+        assert_eq!(at.ask(1, join).await, Answer::Done);
+        for post in 1..9 {
+            let post = Command::SendGroup {
+                operation: op(number + post),
+                session: SESSION,
+                group: group(),
+                message: Body(text.as_bytes()),
+            };
+            assert_eq!(at.ask(9, post).await, STORED);
+        }
+    }
+    let command = Request::from(Command::Watch {
+        session: SESSION,
+        cursors: Cursors::default(),
+    });
+    (at.realm, command.to_bytes())
+}
+
+/// How much one watch comes to have read ahead, having been given out everything once, and in each mailbox in order.
+async fn most_read_ahead(realm: &Arc<Realm<Held>>, command: &[u8], groups: usize) -> usize {
+    let mut watch = realm
+        .watch(&caller(device(2), MOMENT), command)
+        .await
+        .unwrap();
+    let mut seen = std::collections::BTreeMap::<String, Vec<u64>>::new();
+    let mut most = 0;
+    for _ in 0..groups * 8 {
+        let push = watch.next(&|| MOMENT, true, true).await.unwrap();
+        let event = crate::wire::Event::parse(&push.bytes).unwrap();
+        let mailbox = seen.entry(event.mailbox.to_string()).or_default();
+        mailbox.push(event.entry.position.0);
+        most = most.max(watch.read_ahead());
+    }
+    assert_eq!(seen.len(), groups);
+    for positions in seen.values() {
+        assert_eq!(*positions, (1..9).collect::<Vec<_>>());
+    }
+    most
+}
+
+/// A watch over many mailboxes that wait holds a bounded part of them, and gives out all.
+#[tokio::test]
+async fn a_watch_reads_ahead_no_more_than_it_may() {
+    let (realm, command) = with_backlog(40).await;
+    let most = most_read_ahead(&realm, &command, 40).await;
+    assert!(most <= 64 << 10, "{most}");
+    crate::faults::plant(Some(crate::faults::Fault::ReadAheadWithoutEnd));
+    let without = most_read_ahead(&realm, &command, 40).await;
+    crate::faults::plant(None);
+    assert!(
+        without > 128 << 10,
+        "the mend taken back is found: {without}"
+    );
+}
+
+/// Whoever watches more than their share is told to wait, and nobody else is; what ends makes room.
+#[tokio::test]
+async fn watches_of_one_account_leave_room_for_others() {
+    let at = Watching::new().await;
+    let command = Request::from(Command::Watch {
+        session: SESSION,
+        cursors: Cursors::default(),
+    })
+    .to_bytes();
+    let begin = async |n| {
+        let answer = give(&at.realm, n, &command).await;
+        if answer != Answer::Done {
+            return Err(answer);
+        }
+        Ok(at
+            .realm
+            .watch(&caller(device(n), MOMENT), &command)
+            .await
+            .unwrap())
+    };
+    let mut watches = Vec::new();
+    let refused = loop {
+        match begin(2).await {
+            Ok(watch) => watches.push(watch),
+            Err(refused) => break refused,
+        }
+    };
+    let Answer::Refused(refusal) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(refusal.code, ErrorCode::Busy);
+    let share = Limits::default().watch_memory / 8;
+    assert!(watches.len() <= share / (8 << 10), "{}", watches.len());
+    assert!(begin(9).await.is_ok());
+    watches.pop();
+    watches.pop();
+    assert!(begin(2).await.is_ok());
+}

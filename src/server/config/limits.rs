@@ -31,6 +31,9 @@ pub struct LimitsConfig {
     /// What the links of one listener hold for their other sides, all together.
     #[serde(deserialize_with = "memory")]
     pub link_memory: Size,
+    /// What all watches hold together. Those of one account have an eighth of it at most.
+    #[serde(deserialize_with = "memory")]
+    pub watch_memory: Size,
     /// Handshakes that one listener lets begin without a cookie, in all.
     #[serde(deserialize_with = "frequency")]
     pub handshakes: Frequency,
@@ -115,6 +118,7 @@ impl Default for LimitsConfig {
             sessions: realm.sessions_max,
             links: 100_000,
             link_memory: Size(64 << 20),
+            watch_memory: Size(realm.watch_memory as u64),
             handshakes: Handshakes::default().all,
             handshakes_per_subnet: Handshakes::default().per_subnet,
             commands: 4096,

@@ -418,6 +418,7 @@ impl Config {
             session_ttl: self.realm.session_ttl.0,
             sessions_max: self.limits.sessions,
             hide_groups: self.realm.hide_groups,
+            watch_memory: usize::try_from(self.limits.watch_memory.0).unwrap_or(usize::MAX),
             rates: self.limits.rates(),
             password_threads: match self.limits.password_threads {
                 0 => default.password_threads,
