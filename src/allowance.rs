@@ -21,7 +21,7 @@ const SECOND_NANOS: u64 = 1_000_000_000;
 const NEVER: Duration = Duration::from_hours(24 * 365);
 
 /// How often something may happen, on average: four times as often at once, and then no more than flows in.
-/// Written as `"500/s"`, `"5/m"`, `"20/h"` or `"unlimited"`.
+/// Written as `"500/s"`, `"5/m"`, `"20/h"`, `"3/d"` or `"unlimited"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frequency {
     count: u32,
@@ -32,7 +32,7 @@ pub struct Frequency {
 /// A text that is no frequency.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a frequency; write a whole number and /s, /m or /h, as in \"5/m\", or \"unlimited\""
+    "{0:?} is not a frequency; write a whole number and /s, /m, /h or /d, as in \"5/m\", or \"unlimited\""
 )]
 pub struct InvalidFrequency(String);
 
@@ -58,6 +58,14 @@ impl Frequency {
         Self {
             count,
             period: 3600,
+        }
+    }
+
+    /// So often a day.
+    pub const fn per_day(count: u32) -> Self {
+        Self {
+            count,
+            period: 86_400,
         }
     }
 
@@ -97,6 +105,7 @@ impl FromStr for Frequency {
                 "s" => Some(Self::per_second(count)),
                 "m" => Some(Self::per_minute(count)),
                 "h" => Some(Self::per_hour(count)),
+                "d" => Some(Self::per_day(count)),
                 _ => None,
             }
         });
@@ -111,7 +120,8 @@ impl fmt::Display for Frequency {
             0 => f.write_str("unlimited"),
             1 => write!(f, "{count}/s"),
             60 => write!(f, "{count}/m"),
-            _ => write!(f, "{count}/h"),
+            3600 => write!(f, "{count}/h"),
+            _ => write!(f, "{count}/d"),
         }
     }
 }
@@ -231,7 +241,7 @@ impl Allowances {
     }
 
     /// How long it takes from `now`, in microseconds, until there is one in `who`'s allowance.
-    fn wait(&self, now: u64, who: &impl Hash, often: Frequency) -> Duration {
+    pub fn wait(&self, now: u64, who: &impl Hash, often: Frequency) -> Duration {
         let both = self.0.of(who).map(|at| self.0.places.get(at));
         let waits = both
             .into_iter()
@@ -291,6 +301,16 @@ impl SubnetAllowances {
             self.networks.charge(now, network, wide, 1);
         }
         Ok(())
+    }
+
+    /// As [`Allowances::wait`].
+    pub fn wait(&self, now: u64, subnet: &Subnet, often: Frequency) -> Duration {
+        let wide = often.times(WIDE_FACTOR);
+        let network = subnet.network();
+        let network = network.map(|network| self.networks.wait(now, &network, wide));
+        self.subnets
+            .wait(now, subnet, often)
+            .max(network.unwrap_or_default())
     }
 
     /// As [`Allowances::charge`].
@@ -534,11 +554,11 @@ mod tests {
 
     #[test]
     fn frequencies_are_read_as_they_are_written() {
-        for text in ["500/s", "5/m", "20/h", "0/s", "unlimited"] {
+        for text in ["500/s", "5/m", "20/h", "3/d", "0/s", "unlimited"] {
             let frequency: Frequency = text.parse().unwrap();
             assert_eq!(frequency.to_string(), text);
         }
-        for text in ["", "5", "5/d", "-1/s", "5 /s", "5/", "/s", "99999999999/s"] {
+        for text in ["", "5", "5/y", "-1/s", "5 /s", "5/", "/s", "99999999999/s"] {
             let error = text.parse::<Frequency>().unwrap_err();
             assert!(error.to_string().contains("\"5/m\""), "{text}");
         }

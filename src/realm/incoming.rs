@@ -3,7 +3,7 @@
 use blake2::{Blake2s256, Digest};
 
 use super::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Known, Realm,
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Known, Moment, Realm,
     network::GroupWork,
     peers::Peer,
     records::{self, AccountRecord, EntryRecord, Owner, Place, Record as _, RecordedAnswer},
@@ -75,6 +75,7 @@ impl<S: Store> Realm<S> {
             } => (epoch, sequence, 0, user, To::Nobody(group), Body(&[])),
             PeerRequest::Withdraw { epoch, sequence } => {
                 let owner = Owner::peer(&peer.first_key(), epoch);
+                self.admit_epoch(caller.now, &peer, &owner).await?;
                 return self.withdraw(owner, sequence).await;
             }
             about_group => {
@@ -89,8 +90,11 @@ impl<S: Store> Realm<S> {
             from,
             to,
             message,
-            now: caller.now.wall,
+            now: caller.now,
         };
+        self.admit_epoch(caller.now, &delivery.peer, &owner).await?;
+        self.limiter
+            .may_store_from(caller.now, delivery.peer.realm)?;
         self.deliver(owner, sequence, bytes, &delivery).await
     }
 
@@ -134,6 +138,14 @@ impl<S: Store> Realm<S> {
         }
     }
 
+    /// Of an epoch of which nothing is remembered something will be: that is limited, or a peer could make up as many as it likes.
+    async fn admit_epoch(&self, now: Moment, peer: &Peer, owner: &Owner) -> Result<(), Failure> {
+        if self.highest(owner).await?.0 == 0 {
+            self.limiter.epoch(now, peer.realm)?;
+        }
+        Ok(())
+    }
+
     /// Delivers a message once. Also what is refused is remembered: the sender has been told, and the
     /// same message must not come through later.
     async fn deliver(
@@ -165,8 +177,11 @@ impl<S: Store> Realm<S> {
             };
             let bytes = answer.to_bytes();
             operation.record(RecordedAnswer::Bytes(bytes.clone()), &mut batch)?;
+            let stored = batch.bytes();
             let placed = self.commit_operation(&mut operation, batch).await?;
             if placed.is_some() {
+                let (now, realm) = (delivery.now, delivery.peer.realm);
+                self.limiter.stored_from(now, realm, stored);
                 if let To::Group(group) = delivery.to {
                     self.tell_all(&realms, group);
                 }
@@ -220,7 +235,7 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::BadRequest.into());
         }
         let entry = EntryRecord {
-            time: *now,
+            time: now.wall,
             content: *content,
             user: from.as_str().into(),
             realm: Some(peer.realm.as_str().into()),
@@ -267,5 +282,5 @@ struct Delivery<'a> {
     from: Username,
     to: To,
     message: Body<'a>,
-    now: u32,
+    now: Moment,
 }

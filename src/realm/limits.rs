@@ -39,6 +39,9 @@ pub const PEERS_MAX: usize = 256;
 /// No further entry is read at once after so many bytes.
 pub const WATCH_READ_BYTES: usize = 8 << 10;
 
+/// Epochs of its queue that a peer may begin: it does with each restore of its store, and never otherwise.
+const EPOCHS: Frequency = Frequency::per_hour(20);
+
 /// What a command looks up at the price of one.
 const LOOKED_UP_PER_COMMAND: usize = 16;
 
@@ -93,6 +96,25 @@ pub struct Rates {
     pub logins: Frequency,
     /// Groups' passwords hashed for one subnet, or for one realm.
     pub joins: Frequency,
+    /// Bytes that one account has the realm keep.
+    pub stored_account: Frequency,
+    /// Bytes that the accounts of one subnet have it keep.
+    pub stored_subnet: Frequency,
+    /// Bytes that one peer has it keep.
+    pub stored_peer: Frequency,
+}
+
+impl Rates {
+    /// As often as anybody likes.
+    pub const UNLIMITED: Self = Self {
+        commands: Frequency::UNLIMITED,
+        registrations: Frequency::UNLIMITED,
+        logins: Frequency::UNLIMITED,
+        joins: Frequency::UNLIMITED,
+        stored_account: Frequency::UNLIMITED,
+        stored_subnet: Frequency::UNLIMITED,
+        stored_peer: Frequency::UNLIMITED,
+    };
 }
 
 impl Default for Rates {
@@ -102,6 +124,9 @@ impl Default for Rates {
             registrations: Frequency::per_hour(20),
             logins: Frequency::per_minute(5),
             joins: Frequency::per_minute(20),
+            stored_account: Frequency::per_day(64 << 20),
+            stored_subnet: Frequency::per_day(256 << 20),
+            stored_peer: Frequency::per_day(1 << 30),
         }
     }
 }
@@ -127,6 +152,10 @@ pub(super) struct Limiter {
     joins: SubnetAllowances,
     realm_joins: Allowances,
     guesses: Mutex<Guesses>,
+    stored_accounts: Allowances,
+    stored_subnets: SubnetAllowances,
+    stored_peers: Allowances,
+    epochs: Allowances,
 }
 
 impl Limiter {
@@ -139,6 +168,10 @@ impl Limiter {
             joins: SubnetAllowances::new(SUBNETS_COUNTED, rng),
             realm_joins: Allowances::new(REALMS_COUNTED, rng),
             guesses: Mutex::new(Guesses::new(ACCOUNTS_COUNTED, rng)),
+            stored_accounts: Allowances::new(ACCOUNTS_COUNTED, rng),
+            stored_subnets: SubnetAllowances::new(SUBNETS_COUNTED, rng),
+            stored_peers: Allowances::new(REALMS_COUNTED, rng),
+            epochs: Allowances::new(REALMS_COUNTED, rng),
         }
     }
 
@@ -178,6 +211,52 @@ impl Limiter {
     /// A group's password is hashed for another realm.
     pub fn join_from(&self, now: Moment, realm: RealmId) -> Result<(), Failure> {
         told(self.realm_joins.take(now.micros, &realm, self.rates.joins))
+    }
+
+    /// `user` may have something more kept: what has been lately has not used up what there is for them.
+    pub fn may_store(&self, caller: &Caller, user: &Username) -> Result<(), Failure> {
+        let (now, rates) = (caller.now.micros, &self.rates);
+        let account = self.stored_accounts.wait(now, user, rates.stored_account);
+        let subnet = self
+            .stored_subnets
+            .wait(now, &caller.subnet, rates.stored_subnet);
+        told(match account.max(subnet) {
+            Duration::ZERO => Ok(()),
+            wait => Err(wait),
+        })
+    }
+
+    /// So many bytes of a `user` are kept; those of nobody in particular count for their subnet.
+    pub fn stored(&self, caller: &Caller, user: Option<&Username>, bytes: usize) {
+        let (now, rates) = (caller.now.micros, &self.rates);
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        if let Some(user) = user {
+            self.stored_accounts
+                .charge(now, user, rates.stored_account, bytes);
+        }
+        self.stored_subnets
+            .charge(now, &caller.subnet, rates.stored_subnet, bytes);
+    }
+
+    /// The same of a peer.
+    pub fn may_store_from(&self, now: Moment, realm: RealmId) -> Result<(), Failure> {
+        let often = self.rates.stored_peer;
+        told(match self.stored_peers.wait(now.micros, &realm, often) {
+            Duration::ZERO => Ok(()),
+            wait => Err(wait),
+        })
+    }
+
+    /// So many bytes of a peer are kept.
+    pub fn stored_from(&self, now: Moment, realm: RealmId, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let often = self.rates.stored_peer;
+        self.stored_peers.charge(now.micros, &realm, often, bytes);
+    }
+
+    /// A peer begins another epoch of its queue, of which something will be remembered.
+    pub fn epoch(&self, now: Moment, realm: RealmId) -> Result<(), Failure> {
+        told(self.epochs.take(now.micros, &realm, EPOCHS))
     }
 
     /// A password is compared; it counts as wrong until [`Limiter::was_right`] is called.

@@ -30,6 +30,7 @@ mod records;
 mod retention;
 mod sessions;
 mod storing;
+mod time;
 mod verdicts;
 mod watch_memory;
 mod watching;
@@ -49,6 +50,7 @@ pub use lives::LifeNews;
 pub use network::{Errand, GroupWork, Network};
 pub use peers::{Own, Peer, Peering, Registration};
 pub use retention::{Keeping, Retention};
+pub use time::Moment;
 pub use watching::{Push, Watch};
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
@@ -61,7 +63,7 @@ use self::{
     operations::{Known, fingerprint, options_fit},
     outgoing::is_queued,
     passwords::Passwords,
-    records::{Owner, QueuedRecord, Record as _, RecordedAnswer, RunningRecord},
+    records::{Owner, QueuedRecord, Record as _, RecordedAnswer},
     storing::{Outcome, Unnoted},
     verdicts::Verdicts,
     watch_memory::WatchMemory,
@@ -106,17 +108,6 @@ pub struct Caller {
     pub trusts_cursors: bool,
     /// When.
     pub now: Moment,
-}
-
-/// What time it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// The time of day, in seconds since 1970: for people to see.
-    pub wall: u32,
-    /// For how many seconds the realm has been running in all: for lifetimes, whatever the clock says.
-    pub running: u32,
-    /// The same in microseconds, since it was started: for what happens many times a second.
-    pub micros: u64,
 }
 
 /// What a realm knows of a device that opens a link.
@@ -176,6 +167,8 @@ struct Work<'a> {
     queued: Option<(RealmId, QueuedRecord)>,
     /// Whose groups or sessions are others than before.
     affected: Option<Username>,
+    /// In whose session it is carried out.
+    user: Option<Username>,
     /// Its number is not written down: nothing can be done under it any more.
     is_unrecorded: bool,
 }
@@ -239,34 +232,10 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// For how many seconds the realm has been running in all, as far as it is written down.
-    pub async fn running(&self) -> u32 {
-        let found = self.record::<RunningRecord>(&records::running()).await;
-        match found {
-            Ok(found) => found.map_or(0, |(record, _)| record.seconds),
-            Err(failure) => {
-                self.note("running", &failure);
-                0
-            }
-        }
-    }
-
     /// Gives back memory of who has not been heard of since this was called the last time but one.
     pub fn age(&self) {
         self.windows.age();
         self.store.age();
-    }
-
-    /// Writes down for how many seconds the realm has been running in all.
-    pub async fn note_running(&self, seconds: u32) {
-        let written = async {
-            let mut batch = Batch::new();
-            batch.put(records::running(), RunningRecord { seconds }.to_value()?);
-            self.commit(batch).await
-        };
-        if let Err(failure) = written.await {
-            self.note("running", &failure);
-        }
     }
 
     /// The way to other realms.
@@ -374,6 +343,7 @@ impl<S: Store> Realm<S> {
             hints: Vec::new(),
             queued: None,
             affected: None,
+            user: None,
             is_unrecorded: false,
         };
         let mut operation = None;
@@ -423,11 +393,13 @@ impl<S: Store> Realm<S> {
             let wait = waits.map(|owner| (owner, self.verdicts.expect(&owner, number.0)));
             // On a conflict, what the decision relied on has changed: it is made anew.
             let batch = core::mem::take(&mut work.batch);
+            let stored = batch.bytes();
             let placed = match &mut operation {
                 Some(operation) => self.commit_operation(operation, batch).await?,
                 None => self.commit_placed(batch).await?,
             };
             if let Some(positions) = placed {
+                self.limiter.stored(caller, work.user.as_ref(), stored);
                 if let (Some((realm, queued)), Some(position)) = (&work.queued, positions.first()) {
                     self.expiries.note(*realm, position.0, queued);
                 }

@@ -9,8 +9,8 @@ use crate::{
     crypto::PublicKey,
     store::{Batch, CommitError, Expected, Store, Version},
     wire::{
-        Answer, DeviceSession, ErrorCode, Handle, OperationNumber, Refusal, SessionId, SessionRef,
-        Username,
+        Answer, Command, DeviceSession, ErrorCode, Handle, OperationNumber, Refusal, SessionId,
+        SessionRef, Username,
     },
 };
 
@@ -99,6 +99,10 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
     ) -> Result<Current, Failure> {
         let current = self.session(work.caller, session).await?;
+        if adds_to_store(&work.request.command) {
+            self.limiter.may_store(work.caller, &current.user)?;
+        }
+        work.user = Some(current.user);
         current.rely_on(&mut work.batch);
         Ok(current)
     }
@@ -400,6 +404,20 @@ impl<S: Store> Realm<S> {
             None => Err(ErrorCode::NoSession.into()),
         }
     }
+}
+
+/// True for the commands that make the store larger. The others are for whoever has used up what they may have kept, too.
+const fn adds_to_store(command: &Command<'_>) -> bool {
+    matches!(
+        command,
+        Command::Send { .. }
+            | Command::SendGroup { .. }
+            | Command::SendRealm { .. }
+            | Command::SendGroupRealm { .. }
+            | Command::AddGroup { .. }
+            | Command::JoinGroup { .. }
+            | Command::JoinGroupRealm { .. }
+    )
 }
 
 /// Whoever decides by which sessions a user has decides anew.

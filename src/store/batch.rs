@@ -4,6 +4,9 @@ use bytes::Bytes;
 
 use super::{Key, Log, NAME_BYTES_MAX, Position, Version};
 
+/// What a record takes besides its name and its bytes, about.
+const AROUND_RECORD: usize = 24;
+
 /// How a key must stand for a batch to take effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
@@ -96,6 +99,16 @@ impl Batch {
     pub fn forget(&mut self, log: Log) -> &mut Self {
         self.changes.push(Change::Forget(log));
         self
+    }
+
+    /// What it adds to the store, in bytes, about; what it takes away does not count.
+    pub fn bytes(&self) -> usize {
+        let added = self.changes.iter().map(|change| match change {
+            Change::Put(Key(name), value) => name.len() + value.len() + AROUND_RECORD,
+            Change::Append(Log(name), entry) => name.len() + entry.len() + AROUND_RECORD,
+            Change::Delete(_) | Change::Trim(..) | Change::Forget(_) => 0,
+        });
+        added.sum()
     }
 
     /// True when every key and log has a name that an engine takes.

@@ -117,13 +117,7 @@ pub fn realm_of(store: &Held) -> Realm<Held> {
         limits.password_threads = 0;
         limits.sessions_max = 2;
         // How often is no matter here.
-        let unlimited = crate::allowance::Frequency::UNLIMITED;
-        limits.rates = Rates {
-            commands: unlimited,
-            registrations: unlimited,
-            logins: unlimited,
-            joins: unlimited,
-        };
+        limits.rates = Rates::UNLIMITED;
     })
 }
 

@@ -352,3 +352,71 @@ async fn a_list_costs_its_asker_what_it_looks_up() {
     let refusal = ask(3 * begun, offset).await;
     assert_eq!(refusal, refused(ErrorCode::Unsupported));
 }
+
+/// ACC-9: whoever has had as much kept as they may is told to wait, may read, log out and leave all the same, and takes nothing from others.
+#[tokio::test]
+async fn an_account_has_so_much_kept_and_no_more() {
+    let mut fixture = Fixture::with(|_, limits| {
+        limits.rates.stored_account = Frequency::per_day(1 << 14);
+    });
+    for (n, name) in [(1, "ann"), (2, "bob")] {
+        fixture.register(device(n), name).await;
+    }
+    let group = Command::AddGroup {
+        operation: op(2),
+        session: SessionRef::Bound,
+        group: "g".parse().unwrap(),
+        password: Password(b""),
+    };
+    assert_eq!(fixture.ask(device(1), group).await, Answer::Done);
+    let text = "x".repeat(900);
+    let mut stored = 0;
+    let refused = loop {
+        let answer = fixture.ask(device(1), send(3 + stored, "bob", &text)).await;
+        if answer != STORED {
+            break answer;
+        }
+        stored += 1;
+    };
+    // Four days' worth at once, of which each message takes a little more than its text.
+    assert!((50..72).contains(&stored), "{stored}");
+    let seconds = wait(&refused).unwrap();
+    assert!(seconds > 0 && seconds < u64::from(DAY), "{seconds}");
+    assert_eq!(fixture.ask(device(2), send(2, "ann", &text)).await, STORED);
+    assert_eq!(fixture.texts(device(1)).await.len(), 1);
+    let leave = Command::LeaveGroup {
+        operation: op(500),
+        session: SessionRef::Bound,
+        group: "g".parse().unwrap(),
+    };
+    assert_eq!(fixture.ask(device(1), leave).await, Answer::Done);
+    fixture.now = later(fixture.now, DAY);
+    assert_eq!(
+        fixture.ask(device(1), send(501, "bob", &text)).await,
+        STORED
+    );
+    assert_eq!(fixture.ask(device(1), logout(502)).await, Answer::Done);
+}
+
+/// ACC-9: what the accounts of one subnet have kept is bounded too, and registering more of them is no way around it.
+#[tokio::test]
+async fn accounts_of_one_subnet_have_so_much_kept_together() {
+    let fixture = Fixture::with(|_, limits| {
+        limits.rates.stored_subnet = Frequency::per_day(1 << 13);
+    });
+    let text = "x".repeat(900);
+    let mut stored = 0;
+    for n in 1..20 {
+        let user = format!("u{n}");
+        fixture.ask_from(1, device(n), register(1, &user)).await;
+        for number in 2..6 {
+            let answer = fixture
+                .ask_from(1, device(n), send(number, "u1", &text))
+                .await;
+            stored += usize::from(answer == STORED);
+        }
+    }
+    assert!((20..36).contains(&stored), "{stored}");
+    let answer = fixture.ask_from(2, device(1), send(50, "u1", &text)).await;
+    assert_eq!(answer, STORED);
+}

@@ -326,3 +326,62 @@ async fn a_group_of_another_realm_that_one_is_not_in_is_not_denied() {
         assert_eq!(answer, refused(ErrorCode::NotAMember));
     }
 }
+
+/// PEER-20: a peer that makes up one epoch of its queue after another is told to wait; the epochs that it has used it may use on.
+#[tokio::test]
+async fn a_peer_begins_few_epochs() {
+    let mut fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    let withdraw = |epoch| PeerRequest::Withdraw {
+        epoch,
+        sequence: OperationNumber(1),
+    };
+    assert_eq!(
+        asked(&fixture, device(50), &deliver(7, 1, "ann", "one")).await,
+        STORED
+    );
+    let mut done = 0;
+    for epoch in 1000..2000 {
+        done += usize::from(asked(&fixture, device(50), &withdraw(epoch)).await == Answer::Done);
+    }
+    assert_eq!(done, 79);
+    assert_eq!(
+        asked(&fixture, device(50), &deliver(7, 2, "ann", "two")).await,
+        STORED
+    );
+    let limited = asked(&fixture, device(50), &deliver(8, 1, "ann", "three")).await;
+    assert!(matches!(limited, Answer::Refused(refusal) if refusal.code == ErrorCode::RateLimited));
+    fixture.now = later(fixture.now, 3600);
+    assert_eq!(
+        asked(&fixture, device(50), &deliver(8, 1, "ann", "three")).await,
+        STORED
+    );
+}
+
+/// PEER-20: what a peer has kept is bounded, and it is told to wait, so that nothing is lost.
+#[tokio::test]
+async fn a_peer_has_so_much_kept_and_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let realm = open_with(&directory, |_, limits| {
+        limits.rates.stored_peer = crate::allowance::Frequency::per_day(1 << 13);
+    });
+    let mut fixture = Fixture {
+        realm,
+        directory,
+        now: MOMENT,
+    };
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    let text = "x".repeat(900);
+    let mut sequence = 1;
+    while asked(&fixture, device(50), &deliver(7, sequence, "ann", &text)).await == STORED {
+        sequence += 1;
+    }
+    assert!((10..=20).contains(&sequence), "{sequence}");
+    fixture.now = later(fixture.now, DAY);
+    assert_eq!(
+        asked(&fixture, device(50), &deliver(7, sequence, "ann", &text)).await,
+        STORED
+    );
+}

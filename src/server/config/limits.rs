@@ -7,7 +7,11 @@ use crate::{
     allowance::Frequency,
     endpoint::Handshakes,
     realm::{self, Rates},
-    server::{WorkLimits, limits::WORKERS_MAX, unit::Size},
+    server::{
+        WorkLimits,
+        limits::WORKERS_MAX,
+        unit::{Size, parse_size},
+    },
 };
 
 /// The least that links may hold all together, in bytes: some answers of the longest.
@@ -61,6 +65,15 @@ pub struct LimitsConfig {
     /// Groups' passwords tried or set from one subnet, or tried by one realm.
     #[serde(deserialize_with = "frequency")]
     pub joins_per_subnet: Frequency,
+    /// Bytes that one account has the realm keep.
+    #[serde(deserialize_with = "volume")]
+    pub stored_per_account: Frequency,
+    /// Bytes that the accounts of one subnet have it keep.
+    #[serde(deserialize_with = "volume")]
+    pub stored_per_subnet: Frequency,
+    /// Bytes that one peer has it keep.
+    #[serde(deserialize_with = "volume")]
+    pub stored_per_peer: Frequency,
     /// Threads that carry packets for each listener; 0 stands for as many as there are processors.
     #[serde(deserialize_with = "workers")]
     pub workers: usize,
@@ -106,6 +119,9 @@ impl LimitsConfig {
             registrations: self.registrations_per_subnet,
             logins: self.logins_per_subnet,
             joins: self.joins_per_subnet,
+            stored_account: self.stored_per_account,
+            stored_subnet: self.stored_per_subnet,
+            stored_peer: self.stored_per_peer,
         }
     }
 }
@@ -128,6 +144,9 @@ impl Default for LimitsConfig {
             registrations_per_subnet: realm.rates.registrations,
             logins_per_subnet: realm.rates.logins,
             joins_per_subnet: realm.rates.joins,
+            stored_per_account: realm.rates.stored_account,
+            stored_per_subnet: realm.rates.stored_subnet,
+            stored_per_peer: realm.rates.stored_peer,
             workers: 0,
             password_threads: 0,
         }
@@ -143,6 +162,26 @@ fn frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Frequency, D:
         ));
     }
     Ok(frequency)
+}
+
+/// The least that somebody may have kept in a while, in bytes: some of the longest messages there are by default.
+const VOLUME_MIN: u64 = 1 << 20;
+
+fn volume<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Frequency, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == "unlimited" {
+        return Ok(Frequency::UNLIMITED);
+    }
+    let parsed = text.split_once('/').and_then(|(size, period)| {
+        let bytes = parse_size(size).ok().filter(|bytes| *bytes >= VOLUME_MIN)?;
+        let bytes = u32::try_from(bytes).ok()?;
+        format!("{bytes}/{period}").parse().ok()
+    });
+    parsed.ok_or_else(|| {
+        de::Error::custom(format!(
+            "{text:?} is no amount of storage: write a size from \"1MiB\" to \"4095MiB\" and /s, /m, /h or /d, as in \"64MiB/d\", or \"unlimited\""
+        ))
+    })
 }
 
 fn workers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {

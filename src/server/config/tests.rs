@@ -63,6 +63,10 @@ fn what_is_unknown_or_impossible_is_refused_with_its_line_and_what_to_write() {
             "[retention]\nbytes = \"1KiB\"",
             &["line 2", "at least \"1MiB\"", "off"],
         ),
+        (
+            "[limits]\nstored_per_account = \"1KiB/d\"",
+            &["line 2", "1MiB", "64MiB/d", "unlimited"],
+        ),
         ("[link]\nidle = \"10ms\"", &["line 2", "at least a second"]),
         (
             "[link]\nlifetime = \"0d\"",

@@ -1,0 +1,408 @@
+//! A year of a small realm, played through in fast time: what its store takes on the disk, day after day.
+//!
+//! `cargo bench --bench year` plays 365 days of 100 users who write 10 messages a day each, once as a new store keeps them (90 days) and once
+//! for ever, prints a table, and with `-- --svg FILE` draws it. `-- --days 20` plays fewer, `-- --data DIR` says on which disk (by
+//! default the one of temporary files). The realm's rules and the embedded store are the real ones; only the time is told to them.
+
+#![allow(clippy::cast_precision_loss, reason = "figures are for reading")]
+
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use merpati::{
+    crypto::{PublicKey, SecretKey},
+    realm::{
+        Caller, Limits, Moment, Network, Own, Pass, Peering, Rates, Realm, Registration, Retention,
+    },
+    store::Embedded,
+    wire::{
+        Answer, Body, Command, Operation, OperationNumber, Options, Password, Request, SessionRef,
+        Text,
+    },
+};
+use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::ChaCha20Rng};
+
+const USERS: usize = 100;
+const MESSAGES_A_DAY: usize = 10;
+const GROUPS: usize = 10;
+const HOURS: usize = 24;
+const HOUR: u32 = 3600;
+/// One user in so many is away for a third of the year, and reads nothing meanwhile.
+const AWAY: usize = 10;
+const MIB: f64 = 1024.0 * 1024.0;
+
+struct Arguments {
+    days: usize,
+    svg: Option<PathBuf>,
+    data: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn read() -> Result<Self, String> {
+        let mut read = Self {
+            days: 365,
+            svg: None,
+            data: None,
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--bench" => {}
+                "--days" => {
+                    let text = value()?;
+                    read.days = text
+                        .parse()
+                        .map_err(|_| format!("{text:?} is no number of days"))?;
+                }
+                "--svg" => read.svg = Some(value()?.into()),
+                "--data" => read.data = Some(value()?.into()),
+                _ => return Err(format!("{argument:?} is unknown: --days, --svg, --data")),
+            }
+        }
+        Ok(read)
+    }
+}
+
+struct User {
+    device: PublicKey,
+    name: String,
+    number: u64,
+    is_away: bool,
+}
+
+struct World {
+    realm: Realm<Embedded>,
+    users: Vec<User>,
+    rng: ChaCha20Rng,
+    seconds: u32,
+    sent: usize,
+}
+
+impl World {
+    async fn new(data: &Path, retention: Retention) -> Result<Self, Box<dyn std::error::Error>> {
+        let store = Embedded::open(data)?;
+        let key = SecretKey::from_bytes([9; 32]);
+        let own = Own {
+            id: "year".parse()?,
+            key: key.public(),
+            former: Vec::new(),
+            peering: Peering::Closed,
+            registration: Registration::Open,
+            addresses: vec![("192.0.2.1".into(), 6377)],
+            operator_code: "a code of sixteen".into(),
+        };
+        let rates = Rates::UNLIMITED;
+        let limits = Limits {
+            rates,
+            ..Limits::default()
+        };
+        let (network, _) = Network::new();
+        let realm = Realm::new(store, &key, own, limits, network, [1; 32])?;
+        realm.begin_keeping(Some(retention)).await;
+        let mut world = Self {
+            realm,
+            users: Vec::new(),
+            rng: ChaCha20Rng::seed_from_u64(1),
+            seconds: 1000,
+            sent: 0,
+        };
+        for n in 0..USERS {
+            let mut device = [0; 32];
+            world.rng.fill_bytes(&mut device);
+            world.users.push(User {
+                device: PublicKey(device),
+                name: format!("user{n}"),
+                number: 0,
+                is_away: n % AWAY == 0,
+            });
+            world.sign_up(n).await?;
+        }
+        Ok(world)
+    }
+
+    /// A user registers and joins a group; the first of each group makes it.
+    async fn sign_up(&mut self, n: usize) -> Result<(), Box<dyn std::error::Error>> {
+        let name = self.users[n].name.clone();
+        let group = format!("group{}", n % GROUPS);
+        let operation = self.next(n);
+        self.ask(
+            n,
+            Command::Register {
+                operation,
+                full_name: Text("Some One"),
+                country: Text("id"),
+                username: name.parse()?,
+                password: Password(b"correct horse"),
+            }
+            .into(),
+        )
+        .await;
+        let (operation, session) = (self.next(n), SessionRef::Bound);
+        let (group, password) = (group.parse()?, Password(b""));
+        let command = if n < GROUPS {
+            Command::AddGroup {
+                operation,
+                session,
+                group,
+                password,
+            }
+        } else {
+            Command::JoinGroup {
+                operation,
+                session,
+                group,
+                password,
+            }
+        };
+        self.ask(n, command.into()).await;
+        Ok(())
+    }
+
+    fn next(&mut self, n: usize) -> Operation {
+        self.users[n].number += 1;
+        Operation::new(self.users[n].number, [7; 2])
+    }
+
+    const fn now(&self) -> Moment {
+        Moment {
+            wall: 1_800_000_000 + self.seconds,
+            running: self.seconds,
+            micros: self.seconds as u64 * 1_000_000,
+        }
+    }
+
+    async fn ask(&self, n: usize, request: Request<'_>) -> Answer {
+        let caller = Caller {
+            device: Some(self.users[n].device),
+            subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
+            own: None,
+            early: false,
+            operation: OperationNumber(0),
+            room: 1100,
+            longest: 64 << 10,
+            trusts_cursors: true,
+            now: self.now(),
+        };
+        let answer = self.realm.handle(&caller, &request.to_bytes()).await;
+        Answer::parse(&answer).expect("a realm answers what can be read")
+    }
+
+    /// What one user writes.
+    async fn write(&mut self, n: usize) -> Result<(), Box<dyn std::error::Error>> {
+        let len = self.rng.random_range(10..60);
+        let text =
+            "a message of some words that people write to one another today"[..len].to_owned();
+        let to = self.users[self.rng.random_range(0..USERS)].name.parse()?;
+        let (operation, session, message) =
+            (self.next(n), SessionRef::Bound, Body(text.as_bytes()));
+        let command = if self.rng.random_bool(0.3) {
+            Command::SendGroup {
+                operation,
+                session,
+                group: format!("group{}", n % GROUPS).parse()?,
+                message,
+            }
+        } else {
+            Command::Send {
+                operation,
+                session,
+                to,
+                message,
+            }
+        };
+        let answer = self.ask(n, command.into()).await;
+        assert!(matches!(answer, Answer::Sent(_)), "{answer:?}");
+        self.sent += 1;
+        Ok(())
+    }
+
+    /// One user reads all there is, and confirms it.
+    async fn read(&self, n: usize) -> Result<(), Box<dyn std::error::Error>> {
+        let group = format!("group{}", n % GROUPS).parse()?;
+        let session = SessionRef::Bound;
+        for command in [
+            Command::Inbox { session },
+            Command::InboxGroup { session, group },
+        ] {
+            let mut after = None;
+            loop {
+                let options = Options {
+                    after,
+                    bytes: Some(60 << 10),
+                    ..Options::NONE
+                };
+                let request = Request {
+                    options,
+                    command: command.clone(),
+                };
+                let Answer::Page(page) = self.ask(n, request).await else {
+                    return Err("a mailbox cannot be read".into());
+                };
+                let Some(last) = page.entries.last() else {
+                    break;
+                };
+                after = Some(last.position.0);
+            }
+        }
+        Ok(())
+    }
+
+    async fn day(&mut self, day: usize) -> Result<(), Box<dyn std::error::Error>> {
+        let is_away = (100..220).contains(&day);
+        for hour in 0..HOURS {
+            for n in 0..USERS {
+                let away = is_away && self.users[n].is_away;
+                if !away && self.rng.random_range(0..HOURS) < MESSAGES_A_DAY {
+                    self.write(n).await?;
+                }
+                if !away && hour % 8 == n % 8 {
+                    self.read(n).await?;
+                }
+            }
+            self.seconds += HOUR;
+            let mut next = Some(Pass::BEGIN);
+            while let Some(pass) = next {
+                next = self.realm.tidy(pass, self.now()).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of all files in a directory.
+fn bytes_in(directory: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            // The engine tidies up.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata?,
+        };
+        bytes += if metadata.is_dir() {
+            bytes_in(&entry.path()).unwrap_or_default()
+        } else {
+            metadata.len()
+        };
+    }
+    Ok(bytes)
+}
+
+/// Plays the days; the store's size after each.
+fn play(
+    arguments: &Arguments,
+    retention: Retention,
+) -> Result<(Vec<u64>, usize, Duration), Box<dyn std::error::Error>> {
+    let directory = match &arguments.data {
+        Some(data) => tempfile::tempdir_in(data)?,
+        None => tempfile::tempdir()?,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let began = Instant::now();
+    runtime.block_on(async {
+        let mut world = World::new(directory.path(), retention).await?;
+        let mut sizes = Vec::with_capacity(arguments.days);
+        for day in 0..arguments.days {
+            world.day(day).await?;
+            sizes.push(bytes_in(directory.path())?);
+        }
+        Ok((sizes, world.sent, began.elapsed()))
+    })
+}
+
+/// The two curves as a picture.
+fn drawn(kept: &[u64], forever: &[u64]) -> String {
+    let (width, height, left, bottom) = (720.0, 300.0, 60.0, 40.0);
+    let most = kept.iter().chain(forever).copied().max().unwrap_or(1) as f64;
+    let days = kept.len().max(2) - 1;
+    let x = |day: usize| left + (width - left - 20.0) * day as f64 / days as f64;
+    let y = |bytes: f64| height - bottom - (height - bottom - 20.0) * bytes / most;
+    let line = |sizes: &[u64]| {
+        let mut line = String::new();
+        for (day, bytes) in sizes.iter().enumerate() {
+            let _ = write!(line, "{:.1},{:.1} ", x(day), y(*bytes as f64));
+        }
+        line
+    };
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>\n\
+         <text x=\"{left}\" y=\"14\" fill=\"#222\">Store on the disk, 100 users who write 10 messages a day each</text>\n"
+    );
+    for part in 0..=4 {
+        let bytes = most * f64::from(part) / 4.0;
+        let _ = writeln!(
+            out,
+            "<line x1=\"{left}\" x2=\"{:.1}\" y1=\"{2:.1}\" y2=\"{2:.1}\" stroke=\"#ddd\"/>\
+             <text x=\"{1:.1}\" y=\"{2:.1}\" text-anchor=\"end\" fill=\"#555\">{3:.0} MiB</text>",
+            width - 20.0,
+            left - 6.0,
+            y(bytes),
+            bytes / MIB
+        );
+    }
+    for day in (0..=days).step_by(90) {
+        let _ = writeln!(
+            out,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#555\">day {day}</text>",
+            x(day),
+            height - bottom + 18.0
+        );
+    }
+    for (sizes, color, name) in [
+        (forever, "#b5651d", "for ever"),
+        (kept, "#1d5fb5", "90 days (default)"),
+    ] {
+        let last = sizes.last().copied().unwrap_or_default() as f64;
+        let _ = writeln!(
+            out,
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"2\"/>\
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"{color}\">{name}</text>",
+            line(sizes),
+            width - 24.0,
+            y(last) - 8.0
+        );
+    }
+    out + "</svg>\n"
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments = Arguments::read()?;
+    let (kept, sent, took) = play(&arguments, Retention::DEFAULT)?;
+    println!(
+        "{sent} messages in {} days, played in {took:.0?}",
+        kept.len()
+    );
+    let (forever, _, _) = play(&arguments, Retention::FOREVER)?;
+    println!("{:>6} {:>14} {:>14}", "day", "90 days", "for ever");
+    for (day, (kept, forever)) in kept.iter().zip(&forever).enumerate() {
+        if (day + 1) % 15 == 0 || day + 1 == arguments.days {
+            let mib = |bytes: &u64| *bytes as f64 / MIB;
+            println!(
+                "{:>6} {:>10.1} MiB {:>10.1} MiB",
+                day + 1,
+                mib(kept),
+                mib(forever)
+            );
+        }
+    }
+    if let (Some(first), true) = (kept.get(120..150), kept.len() > 300) {
+        let most = |sizes: &[u64]| sizes.iter().copied().max().unwrap_or(1) as f64;
+        let last = most(&kept[kept.len() - 30..]);
+        println!(
+            "the largest of the last 30 days is {:.2} of the largest of days 121 to 150",
+            last / most(first)
+        );
+    }
+    if let Some(svg) = &arguments.svg {
+        fs::write(svg, drawn(&kept, &forever))?;
+    }
+    Ok(())
+}
