@@ -63,7 +63,7 @@ use self::{
     operations::{Known, fingerprint, options_fit},
     outgoing::is_queued,
     passwords::Passwords,
-    records::{Owner, QueuedRecord, Record as _, RecordedAnswer},
+    records::{Owner, QueuedRecord, RecordedAnswer},
     storing::{Outcome, Unnoted},
     verdicts::Verdicts,
     watch_memory::WatchMemory,

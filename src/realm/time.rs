@@ -1,7 +1,7 @@
 //! The time that a realm is told, and for how long it has been running in all (SES-7).
 
 use super::{
-    Failure, Realm,
+    Realm,
     records::{self, Record as _, RunningRecord},
 };
 use crate::store::{Batch, Store};
