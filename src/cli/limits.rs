@@ -1,8 +1,8 @@
-//! `merpati limits`: what a realm can be made to hold in memory.
+//! `merpati limits`: what a realm can be made to hold in memory, and what it keeps on its disk.
 
 use std::io::Write as _;
 
-use merpati::server::{Holder, Holding, holdings};
+use merpati::server::{Holder, Holding, holdings, keepings};
 use serde_json::json;
 
 use super::{args::Limits, output::Failure, serve};
@@ -24,6 +24,15 @@ pub fn limits(args: &Limits, json: bool) -> Result<(), Failure> {
             });
             writeln!(out, "{object}")?;
         }
+        for keeping in keepings(&config) {
+            let object = json!({
+                "by": "disk",
+                "what": keeping.what,
+                "limit": keeping.limit,
+                "setting": keeping.setting,
+            });
+            writeln!(out, "{object}")?;
+        }
     } else {
         writeln!(
             out,
@@ -31,21 +40,27 @@ pub fn limits(args: &Limits, json: bool) -> Result<(), Failure> {
         )?;
         for by in Holder::ALL {
             let theirs = || holdings.iter().filter(|holding| holding.by == by);
-            writeln!(out, "\n{:<46} {:>23}", explain(by), size(sum(theirs())))?;
+            writeln!(out, "\n{:<62} {:>9}", explain(by), size(sum(theirs())))?;
             for holding in theirs() {
                 let count = format!("{} × {}", holding.count, size(holding.each));
                 let setting = holding.setting.unwrap_or_default();
                 let total = size(holding.total());
                 writeln!(
                     out,
-                    "  {:<32} {count:>22} {total:>12}  {setting}",
+                    "  {:<40} {count:>19} {total:>9}  {setting}",
                     holding.what
                 )?;
             }
         }
+        writeln!(out, "\nWhat it keeps on its disk, at most:\n")?;
+        for keeping in keepings(&config) {
+            let (what, limit) = (keeping.what, keeping.limit);
+            writeln!(out, "  {what:<40} {limit:>29}  {}", keeping.setting)?;
+        }
         writeln!(
             out,
-            "\nThe last column names the setting in [limits] that changes a row. Users come near theirs only by asking \
+            "\nThe last column names the setting that changes a row, where nothing else is said in [limits]. Messages are kept for ever where [retention] is \
+             not set and the store is older than it, which the start of the server says. Users come near theirs only by asking \
              for much on every link and never saying that it has arrived."
         )?;
     }

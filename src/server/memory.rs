@@ -1,17 +1,20 @@
 //! What a realm can be made to hold in memory, by whom, and the setting that says how much: the table that
 //! `merpati limits` prints. Each row is a bound that the code keeps; together they are the most there can be.
 
+use std::time::Duration;
+
 use super::{
     Config,
     limits::{HANDED_MAX, LINKS_COUNTED, LONGEST_ANSWER, SOCKET_BUFFER_BYTES, SUBNETS_COUNTED},
     worker::DATAGRAM_BYTES_MAX,
 };
 use crate::{
-    allowance::{Allowances, Guesses, SubnetAllowances},
+    allowance::{Allowances, Frequency, Guesses, SubnetAllowances},
     endpoint::limits::{
         ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS, WORTH_ENDING,
     },
     host::BATCH,
+    realm::Retention,
     realm::limits::{
         ACCOUNTS_COUNTED, ERRANDS_MAX, OWNER_BYTES, OWNERS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
         REALMS_COUNTED, SUBNETS_COUNTED as REALM_SUBNETS, WATCH_BYTES,
@@ -84,6 +87,104 @@ impl Holding {
     pub const fn total(&self) -> usize {
         self.count.saturating_mul(self.each)
     }
+}
+
+/// A bound of what a realm keeps on its disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keeping {
+    /// What is bounded.
+    pub what: &'static str,
+    /// To how much, or for how long.
+    pub limit: String,
+    /// The setting that changes it, with its table.
+    pub setting: &'static str,
+}
+
+/// What bounds a realm's disk. A store that was begun before there was a retention keeps everything where nothing is configured.
+pub fn keepings(config: &Config) -> Vec<Keeping> {
+    let retention = config.retention.configured().unwrap_or(Retention::DEFAULT);
+    let span = |span: Option<Duration>| span.map_or_else(|| "for ever".into(), whole);
+    let keeping = |what, limit: String, setting| Keeping {
+        what,
+        limit,
+        setting,
+    };
+    let entries = retention.entries.map(|entries| entries.to_string());
+    let size = retention.bytes.map(mib);
+    let unbounded = || "no bound".to_string();
+    let limits = &config.limits;
+    vec![
+        keeping(
+            "messages that were read",
+            span(retention.age),
+            "age in [retention]",
+        ),
+        keeping(
+            "messages that were not",
+            span(retention.unread_age),
+            "unread_age in [retention]",
+        ),
+        keeping(
+            "messages of a mailbox",
+            entries.unwrap_or_else(unbounded),
+            "entries in [retention]",
+        ),
+        keeping(
+            "bytes of a mailbox",
+            size.unwrap_or_else(unbounded),
+            "bytes in [retention]",
+        ),
+        keeping(
+            "what an account adds",
+            volume(limits.stored_per_account),
+            "stored_per_account in [limits]",
+        ),
+        keeping(
+            "what a subnet adds",
+            volume(limits.stored_per_subnet),
+            "stored_per_subnet in [limits]",
+        ),
+        keeping(
+            "what a peer adds",
+            volume(limits.stored_per_peer),
+            "stored_per_peer in [limits]",
+        ),
+        keeping(
+            "room that is left alone",
+            mib(config.store.reserve.0),
+            "reserve in [store]",
+        ),
+    ]
+}
+
+/// A span in the largest unit that says it whole.
+fn whole(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [("d", 86_400), ("h", 3600), ("m", 60)];
+    let found = units
+        .into_iter()
+        .find(|(_, unit)| seconds.is_multiple_of(*unit) && seconds > 0);
+    found.map_or_else(
+        || format!("{seconds}s"),
+        |(name, unit)| format!("{}{name}", seconds / unit),
+    )
+}
+
+fn mib(bytes: u64) -> String {
+    if bytes.is_multiple_of(1 << 20) {
+        format!("{} MiB", bytes >> 20)
+    } else {
+        format!("{bytes} B")
+    }
+}
+
+fn volume(often: Frequency) -> String {
+    let text = often.to_string();
+    let parsed = text.split_once('/');
+    let bytes = parsed.and_then(|(count, period)| Some((count.parse().ok()?, period)));
+    bytes.map_or(text.clone(), |(bytes, period)| {
+        format!("{}/{period}", mib(bytes))
+    })
 }
 
 fn holding(

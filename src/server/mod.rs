@@ -35,7 +35,7 @@ pub use config::{Config, ConfigError};
 use config::{PeerConfig, RegistrationConfig, Security};
 use limits::CALLS_MAX;
 use listener::Listener;
-pub use memory::{Holder, Holding, holdings};
+pub use memory::{Holder, Holding, holdings, keepings};
 pub(crate) use peering::{Way, keep_in_touch};
 use rand::Rng as _;
 use tokio::sync::{mpsc, watch};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::*;
+use super::{super::records::Record as _, *};
 use crate::wire::{Cursors, Entry, Event, GroupName, Mailbox};
 
 const SESSION: SessionRef = SessionRef::Bound;
@@ -183,7 +183,7 @@ async fn what_a_deleted_group_leaves_behind_is_not_seen() {
 /// READ-6: groups and copies that a realm of before has written are read as they are.
 #[test]
 fn records_of_before_are_read() {
-    use records::{CopyMemberRecord, CopyRecord, GroupRecord, Record as _};
+    use records::{CopyMemberRecord, CopyRecord, GroupRecord};
     #[derive(serde::Serialize)]
     struct Group(&'static str, Option<String>, u32, u64, Vec<String>);
     let before = |record: &[u8]| [&[1], record].concat();
