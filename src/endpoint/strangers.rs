@@ -69,7 +69,7 @@ impl Endpoint {
             return;
         }
         slot.is_stranger = true;
-        let address = slot.address;
+        let address = slot.path.remote;
         self.strangers.add(address, slot.opened, id);
         if self.strangers.of_subnet(address).count() > STRANGERS_PER_SUBNET {
             let opened = |id: &LinkId| self.slots.get(id).map(|slot| slot.opened);

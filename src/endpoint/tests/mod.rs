@@ -4,6 +4,7 @@ mod floods;
 mod lifetimes;
 mod lives;
 mod noise;
+mod paths;
 mod place;
 mod realms;
 mod renewal;
@@ -110,7 +111,8 @@ impl Pair {
                 up.push(out.clone());
             }
             let mut down = vec![];
-            while let Some(to) = self.server.poll_transmit(self.now, &mut out) {
+            while let Some(Path { remote: to, .. }) = self.server.poll_transmit(self.now, &mut out)
+            {
                 *self.sent_to.entry(to).or_default() += out.len();
                 if to == self.from {
                     down.push(out.clone());
