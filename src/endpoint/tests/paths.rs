@@ -144,7 +144,7 @@ fn a_client_that_moves_is_answered_from_the_address_that_it_asks() {
         remote: SocketAddr::from(([10, 9, 9, 9], 1001)),
         local: Some(at(5)),
     };
-    let mut sent = |pair: &mut Pair, path: Path| {
+    let sent = |pair: &mut Pair, path: Path| {
         pair.ask(link, false);
         carry_up(pair, path);
         pair.serve(&mut vec![]);
