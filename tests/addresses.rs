@@ -532,7 +532,7 @@ fn address_behind_a_small_network_gets_no_fragments() {
         machines
             .register(&home, profile, &format!("merpati://{listen}#{key}"))
             .ok();
-        let text: String = (0..3000).map(|n| format!("{n:05}")).collect();
+        let text = "text".repeat(4000);
         for round in 1..=2 {
             let large = |arguments: &[&str]| {
                 let all = [&["--max-datagram", "9000B"][..], arguments].concat();

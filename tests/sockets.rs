@@ -19,7 +19,7 @@ use merpati::{
 use rand::Rng as _;
 use support::{Home, Realm};
 
-const FIRST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
+const FIRST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 const SECOND: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
 /// A realm that listens at all addresses.

@@ -101,9 +101,9 @@ mod tests {
     /// How many leave in each call, and the length of each but the last.
     fn bursts(datagrams: &[(usize, Way)], most: usize) -> Vec<(usize, usize)> {
         let mut leaving = Leaving::default();
-        for (number, (len, way)) in datagrams.iter().enumerate() {
+        for (number, (len, way)) in (0..).zip(datagrams) {
             let written = leaving.add(|out| {
-                *out = vec![number as u8; *len];
+                *out = vec![number; *len];
                 Some(*way)
             });
             assert!(written);

@@ -65,13 +65,14 @@ fn whoever_has_no_link_is_answered_from_the_address_that_was_asked() {
     pair.server.handle_datagram(pair.now, to(7), &init[0]);
     assert_eq!(one_from(&mut pair, 7), accept);
     // Where many come a cookie is asked for.
-    let answer = (8..).find_map(|last| {
+    let mut asked = 8..;
+    let is_retry = asked.any(|last| {
         pair.connect();
         carry_up(&mut pair, to(last));
         let answer = one_from(&mut pair, last);
-        matches!(Packet::parse(&answer), Ok(Packet::Retry { .. })).then_some(last)
+        matches!(Packet::parse(&answer), Ok(Packet::Retry { .. }))
     });
-    assert!(answer.is_some());
+    assert!(is_retry);
 }
 
 /// WIRE-16, HS-8
