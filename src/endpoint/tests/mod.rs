@@ -412,7 +412,7 @@ fn a_large_answer_to_early_data_follows_the_accept() {
     let told = pair.settle(|_| false);
     assert_eq!(replies(&told), 1, "{told:?}");
     assert!(pair.now - before <= RTT * 2);
-    assert_eq!(pair.carried.len(), 3, "Accept, confirmation, answer");
+    assert_eq!(pair.carried.len(), 4, "Accept, confirmation, two parts");
 }
 
 /// A link that never proved its address does not stay, and one device does not hold many.
