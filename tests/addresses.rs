@@ -347,3 +347,204 @@ fn address_lost_answers_are_an_unknown_outcome() {
     home.run("ann", &["outbox", "wait", &id]).ok();
     assert_eq!(home.texts("ann"), ["hello"]);
 }
+
+/// A listener at all addresses of machine `s`, which has two of each family, and what to call it at each.
+fn serve_at_all(
+    machines: &Machines,
+    home: &Home,
+    (name, limits): (&str, &str),
+    is_ipv6: bool,
+) -> (Running, [String; 2]) {
+    let (listen, addresses) = if is_ipv6 {
+        ("[::]:6377", ["[fd00:7::1]", "[fd00:7::2]"])
+    } else {
+        ("0.0.0.0:6377", ["10.7.0.1", "10.7.0.2"])
+    };
+    let s = machines.name("s");
+    for second in ["10.7.0.2/24 dev e0", "fd00:7::2/64 dev e0 nodad"] {
+        // The second time it is there.
+        ip(&format!("-n {s} addr add {second}"));
+    }
+    let config = format!("[realm]\nid = \"{name}\"\npeering = \"open\"\n{limits}");
+    let data = data(home, &format!("{name}{}", u8::from(is_ipv6)));
+    let (realm, key) = serve_as(machines, "s", (&data, &config), listen);
+    let connect = addresses.map(|address| format!("merpati://{address}:6377#{key}"));
+    (realm, connect)
+}
+
+/// WIRE-16: a machine has several addresses on one network, and a realm listens at all of them.
+#[test]
+fn address_that_was_asked_is_the_one_that_answers() {
+    let Some(machines) = Machines::start() else {
+        return;
+    };
+    let home = Home::new();
+    for is_ipv6 in [false, true] {
+        for workers in [1, 3] {
+            let limits =
+                format!("[limits]\nworkers = {workers}\nhandshakes_per_subnet = \"1/s\"\n");
+            let name = format!("alpha{workers}");
+            let (_realm, asked_at) = serve_at_all(&machines, &home, (&name, &limits), is_ipv6);
+            for (which, connect) in asked_at.iter().enumerate() {
+                let profile = format!("u{}{workers}{which}", u8::from(is_ipv6));
+                // Also where a cookie is asked for.
+                machines.register(&home, &profile, connect).ok();
+                let long = "long".repeat(4000);
+                machines
+                    .run(&home, &profile, &["send", &profile, &long])
+                    .ok();
+                for _ in 0..5 {
+                    machines.run(&home, &profile, &["whoami"]).ok();
+                }
+                let inbox = machines.run(&home, &profile, &["inbox"]);
+                assert_eq!(inbox.texts(), [long], "asked at {connect}");
+            }
+        }
+    }
+}
+
+/// WIRE-16, HS-8: a link that a realm has forgotten is reset from the address at which its client asks.
+#[test]
+fn address_that_was_asked_resets_a_forgotten_link() {
+    let Some(machines) = Machines::start() else {
+        return;
+    };
+    let home = Home::new();
+    for is_ipv6 in [false, true] {
+        let serve = || serve_at_all(&machines, &home, ("alpha", ""), is_ipv6);
+        let (realm, asked_at) = serve();
+        let profiles = ["one", "two"].map(|name| format!("{name}{}", u8::from(is_ipv6)));
+        let mut watches = Vec::new();
+        for (profile, connect) in profiles.iter().zip(&asked_at) {
+            machines.register(&home, profile, connect).ok();
+            let watch = home.command(profile, &["watch", "--keepalive", "1s"]);
+            let mut watch = Running::start(machines.on("c", &watch));
+            machines.run(&home, profile, &["send", profile, "one"]).ok();
+            assert_eq!(watch.next()["text"], "one");
+            watches.push(watch);
+        }
+        drop(realm);
+        let (_realm, _) = serve();
+        for (profile, watch) in profiles.iter().zip(&mut watches) {
+            machines.run(&home, profile, &["send", profile, "two"]).ok();
+            assert_eq!(watch.next()["text"], "two");
+        }
+    }
+}
+
+/// WIRE-16, PEER-5: what a realm is asked at its second address it answers from there, and what it asks others leaves from
+/// whichever address leads there, also when that one is another than before.
+#[test]
+fn address_of_a_peer_that_has_two_is_the_one_that_was_asked() {
+    let Some(machines) = Machines::start() else {
+        return;
+    };
+    let home = Home::new();
+    for is_ipv6 in [false, true] {
+        let family = u8::from(is_ipv6);
+        let (_beta, [_, beta]) = serve_at_all(&machines, &home, ("beta", ""), is_ipv6);
+        let (at_c, listen) = if is_ipv6 {
+            ("[fd00:7::9]", "[::]:6377")
+        } else {
+            ("10.7.0.9", "0.0.0.0:6377")
+        };
+        let alpha = data(&home, &format!("alpha{family}"));
+        let (_alpha, own) = serve(&machines, "c", &alpha, listen);
+        let (ann, bob) = (format!("ann{family}"), format!("bob{family}"));
+        machines
+            .register(&home, &ann, &format!("merpati://{at_c}:6377#{own}"))
+            .ok();
+        machines.register(&home, &bob, &beta).ok();
+        let code = format!("{alpha}/operator-code");
+        let ask = |profile: &str, arguments: &[&str]| machines.run(&home, profile, arguments).ok();
+        ask(&ann, &["claim", "--password-file", &code]);
+        let (_, key) = beta.split_once('#').unwrap();
+        let second = if is_ipv6 { "fd00:7::2" } else { "10.7.0.2" };
+        ask(&ann, &["addrealm", "beta", second, "6377", "--key", key]);
+        ask(&ann, &["sendrealm", "beta", &bob, "there"]);
+        let shown = |text: &str| {
+            let watch = home.command(&bob, &["watch"]);
+            let mut watch = Running::start(machines.on("c", &watch));
+            // What was shown to a watch that was killed is shown again.
+            while watch.next()["text"] != text {}
+        };
+        shown("there");
+        // The address from which it has asked so far goes.
+        let (gone, other) = if is_ipv6 {
+            ("fd00:7::9/64", "fd00:7::8/64 dev e0 nodad")
+        } else {
+            ("10.7.0.9/24", "10.7.0.8/24 dev e0")
+        };
+        let c = machines.name("c");
+        assert!(ip(&format!("-n {c} addr del {gone} dev e0")));
+        assert!(ip(&format!("-n {c} addr add {other}")));
+        let host = if is_ipv6 { "[fd00:7::8]" } else { "10.7.0.8" };
+        let ann_again = format!("merpati://{host}:6377#{own}");
+        let send = [
+            "--server",
+            &ann_again,
+            "sendrealm",
+            "beta",
+            &bob,
+            "and still there",
+        ];
+        ask(&ann, &send);
+        shown("and still there");
+    }
+}
+
+/// IPv4 and IPv6 fragments that a machine has made, or would have made if it was allowed to.
+fn fragments(machines: &Machines, machine: &str) -> u64 {
+    let mut cat = Command::new("cat");
+    cat.args(["/proc/net/snmp", "/proc/net/snmp6"]);
+    let text = finished(&mut machines.on(machine, &cat)).out;
+    let v4: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("Ip: "))
+        .collect();
+    let names = v4[0].split_whitespace().zip(v4[1].split_whitespace());
+    let v6 = text
+        .lines()
+        .filter_map(|line| line.split_once(char::is_whitespace));
+    let counts = names.chain(v6).filter(|(name, _)| {
+        ["FragCreates", "FragOKs", "Ip6FragCreates", "Ip6FragOKs"].contains(name)
+    });
+    counts
+        .map(|(_, count)| count.trim().parse::<u64>().unwrap())
+        .sum()
+}
+
+/// LINK-15: long messages go both ways over a network that carries less than both sides would take, and IP fragments nothing.
+#[test]
+fn address_behind_a_small_network_gets_no_fragments() {
+    let Some(machines) = Machines::start() else {
+        return;
+    };
+    let home = Home::new();
+    for machine in ["s", "c"] {
+        let name = machines.name(machine);
+        assert!(ip(&format!("-n {name} link set e0 mtu 1280")));
+    }
+    for (profile, listen) in [("four", "10.7.0.1:6377"), ("six", "[fd00:7::1]:6377")] {
+        let config = "[realm]\nid = \"alpha\"\n[link]\nmax_datagram = \"9000B\"\n";
+        let data = data(&home, profile);
+        let (_realm, key) = serve_as(&machines, "s", (&data, config), listen);
+        machines
+            .register(&home, profile, &format!("merpati://{listen}#{key}"))
+            .ok();
+        let text = "text".repeat(4000);
+        for round in 1..=2 {
+            let large = |arguments: &[&str]| {
+                let all = [&["--max-datagram", "9000B"][..], arguments].concat();
+                machines.run(&home, profile, &all)
+            };
+            large(&["send", profile, &text]).ok();
+            let texts = large(&["inbox", "--after", "0"]).texts();
+            assert_eq!(texts, vec![text.clone(); round]);
+        }
+    }
+    assert_eq!(
+        ["s", "c"].map(|machine| fragments(&machines, machine)),
+        [0, 0]
+    );
+}

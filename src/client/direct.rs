@@ -4,17 +4,17 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use rand::Rng as _;
-use tokio::net::UdpSocket;
 
 use super::{Traffic, system_rng};
 use crate::{
     crypto::{PublicKey, SecretKey},
     endpoint::{Config, Endpoint, Event, LinkId},
+    host::{Host, Socket},
     link::Time,
     wire::{Answer, ErrorCode, OperationNumber},
 };
@@ -36,7 +36,7 @@ pub enum Outcome {
 /// A link to a realm, and the commands that are in flight on it.
 #[derive(Debug)]
 pub struct Direct {
-    socket: UdpSocket,
+    socket: Socket,
     endpoint: Endpoint,
     link: LinkId,
     started: Instant,
@@ -63,12 +63,7 @@ impl Direct {
         address: SocketAddr,
         realm: Option<PublicKey>,
     ) -> io::Result<Self> {
-        let any: IpAddr = match address {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(address).await?;
+        let socket = Host::Real.connect(address).await?;
         let mut seed = [0; 32];
         system_rng()?.fill_bytes(&mut seed);
         let mut endpoint = Endpoint::new(Config::default(), &device.clone().into(), seed);
@@ -144,10 +139,8 @@ impl Direct {
         let due = self.endpoint.poll_timeout();
         let due = due.map(|at| self.started + Duration::from_micros(at.0));
         tokio::select! {
-            ready = self.socket.readable() => match ready {
-                Ok(()) => self.receive(),
-                Err(error) => return Err(error),
-            },
+            // What the network says of an earlier datagram is no reason to end.
+            _ = self.socket.readable() => self.receive(),
             () = sleep_until(due) => {}
         }
         let now = self.now();

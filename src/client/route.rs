@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::Meter;
 use crate::{
     faults::{Fault, is_planted},
-    host::{Host, Socket},
+    host::{Host, Socket, is_too_long},
 };
 
 /// The delay between two candidates is at least this long.
@@ -293,18 +293,21 @@ impl Route {
         };
         self.meter.up(self.last.len());
         let mut sent = candidate.socket.send(&self.last).await;
-        if let Err(error) = &sent
-            && error.kind() == io::ErrorKind::ConnectionRefused
-        {
-            // That was said of an earlier datagram, and this one has not left.
-            sent = candidate.socket.send(&self.last).await;
-            self.refused = true;
+        if let Err(error) = &sent {
+            let is_refused = error.kind() == io::ErrorKind::ConnectionRefused;
+            if is_refused || is_too_long(error) {
+                // That was said of an earlier datagram, and this one has not left.
+                self.refused |= is_refused;
+                sent = candidate.socket.send(&self.last).await;
+            }
         }
         match sent {
             Ok(()) => {
                 self.is_stuck = false;
                 true
             }
+            // As good as lost on the way: another socket would not take it either.
+            Err(error) if is_too_long(&error) => false,
             Err(error) => {
                 self.is_stuck |= is_unreachable(&error);
                 self.note(which, &error);
@@ -341,6 +344,10 @@ impl Route {
     /// Takes in what the network says of a datagram. It is a hint only: a realm that is being restarted looks the
     /// same.
     fn note(&mut self, which: usize, error: &io::Error) {
+        if is_too_long(error) {
+            // It says nothing of whether anybody is there.
+            return;
+        }
         let now = Instant::now();
         self.refused |= error.kind() == io::ErrorKind::ConnectionRefused;
         if self.add_at.is_some() {

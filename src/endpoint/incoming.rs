@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use rand::Rng as _;
 
 use super::{
-    Endpoint, Event, LinkId, SERVES,
+    Endpoint, Event, LinkId, Path, SERVES,
     accepts::{Accepts, Known},
     limits::{ASSEMBLING_MAX, LINKS_PER_KEY_MAX, STRANGERS_ASSEMBLING_MAX},
     reset::Resets,
@@ -16,28 +16,38 @@ use crate::{
     link::{INIT_PAYLOAD_MIN, Ignored, Link, Time, limits::ASSEMBLIES_MAX},
     wire::{
         ConnectionId, Cookie, Frame, Frames, HandshakeId, Hello, HelloReply, INIT_OVERHEAD, Init,
-        LinkPacket, PROTOCOL_VERSION, Packet, Protection, ResetToken, crc_holds,
+        LinkPacket, PROTOCOL_VERSION, Packet, PacketNumber, Protection, ResetToken, crc_holds,
     },
 };
 
 impl Endpoint {
-    /// Takes in a datagram that came from `from`. Whatever it is, it never does more harm than being
-    /// ignored. Of several endpoints behind one address, gives the number of the one that it belongs to, if that is
-    /// not this one.
-    pub fn handle_datagram(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) -> Option<u32> {
+    /// Takes in a datagram that came over `path`: an address alone is one whose datagrams the system sends from whichever
+    /// local address it likes. Whatever it is, it never does more harm than being ignored. Of several endpoints behind
+    /// one address, gives the number of the one that it belongs to, if that is not this one.
+    pub fn handle_datagram(
+        &mut self,
+        now: Time,
+        path: impl Into<Path>,
+        datagram: &[u8],
+    ) -> Option<u32> {
+        self.handle_datagram_over(now, path.into(), datagram)
+    }
+
+    fn handle_datagram_over(&mut self, now: Time, path: Path, datagram: &[u8]) -> Option<u32> {
         // What is not a packet is noise.
         let packet = Packet::parse(datagram).ok()?;
+        let from = path.remote;
         if let Some(other) = self.elsewhere(from, &packet) {
             return Some(other);
         }
         match packet {
-            Packet::Link(packet) => self.handle_link_packet(now, from, &packet, datagram),
-            Packet::Init(init) => return self.handle_init(now, from, &init, datagram),
+            Packet::Link(packet) => self.handle_link_packet(now, path, &packet, datagram),
+            Packet::Init(init) => return self.handle_init(now, path, &init, datagram),
             Packet::Accept { handshake, noise } => self.handle_accept(now, handshake, noise),
             Packet::Reset { connection, token } => {
                 self.handle_reset(now, from, connection, &token);
             }
-            Packet::Hello(hello) => self.handle_hello(from, hello),
+            Packet::Hello(hello) => self.handle_hello(path, hello),
             Packet::HelloReply(reply) => self.handle_hello_reply(from, reply),
             Packet::Retry { handshake, cookie } => {
                 self.handle_retry(now, from, handshake, &cookie);
@@ -46,7 +56,7 @@ impl Endpoint {
         None
     }
 
-    fn handle_hello(&mut self, from: SocketAddr, hello: Hello) {
+    fn handle_hello(&mut self, path: Path, hello: Hello) {
         if let Some(realm) = self.config.hello.filter(|_| self.admitting)
             && let Some(current) = self.keys.first()
         {
@@ -58,7 +68,7 @@ impl Endpoint {
             };
             let mut out = Vec::new();
             reply.emit(&mut out);
-            self.outbox.push_back((from, out));
+            self.outbox.push_back((path, out));
         }
     }
 
@@ -79,10 +89,11 @@ impl Endpoint {
     fn handle_init(
         &mut self,
         now: Time,
-        from: SocketAddr,
+        path: Path,
         init: &Init<'_>,
         datagram: &[u8],
     ) -> Option<u32> {
+        let from = path.remote;
         if !SERVES
             || !self.admitting
             || self.config.accept != Some(Protection::Sealed)
@@ -101,7 +112,7 @@ impl Endpoint {
                     // Which of the two is confirmed will not be known.
                     slot.accepted = None;
                 }
-                self.outbox.push_back((from, accept));
+                self.outbox.push_back((path, accept));
                 return None;
             }
             Known::Awaiting => return None,
@@ -116,7 +127,7 @@ impl Endpoint {
             let cookie = self.gate.cookie(now, from, init.handshake, &mut self.rng);
             let mut retry = Vec::new();
             Packet::emit_retry(init.handshake, &cookie, &mut retry);
-            self.outbox.push_back((from, retry));
+            self.outbox.push_back((path, retry));
             return None;
         }
         let secret = self.keys.get(own).map(|key| key.secret.clone())?;
@@ -136,7 +147,7 @@ impl Endpoint {
         let peer = Some(responder.peer);
         let accepting = Accepting::new(now, responder, init.handshake, hash, datagram.len());
         let stage = Stage::Accepting(Box::new(accepting));
-        let mut slot = Slot::new(now, link, Role::Responder, from, peer, stage);
+        let mut slot = Slot::new(now, link, Role::Responder, path, peer, stage);
         slot.own = u16::try_from(own).ok()?;
         let id = self.open_half(now, slot, has_shown);
         if let Some(forgotten) = self.accepts.insert(now, hash, id)
@@ -286,10 +297,11 @@ impl Endpoint {
     fn handle_link_packet(
         &mut self,
         now: Time,
-        from: SocketAddr,
+        path: Path,
         packet: &LinkPacket<'_>,
         datagram: &[u8],
     ) {
+        let from = path.remote;
         match (packet.connection, packet.protection) {
             (None, _) => {
                 // A client knows its links by the realm's address; the seal tells which is meant. What others open goes by
@@ -308,16 +320,16 @@ impl Endpoint {
             (Some(connection), Protection::Sealed) => {
                 let id = LinkId(connection.0);
                 match self.slots.get(&id) {
-                    Some(slot) if slot.address == from => {
-                        if self.hand_in(now, id, packet, datagram)
+                    Some(slot) if slot.path.remote == from => {
+                        if self.hand_in_over(now, id, path, packet, datagram)
                             && let Some(slot) = self.slots.get_mut(&id)
                         {
                             slot.link.path_heard(datagram.len());
                             self.touch(now, id);
                         }
                     }
-                    Some(_) => self.hand_in_from_elsewhere(now, id, from, packet, datagram),
-                    None => self.send_reset(now, from, connection, datagram.len()),
+                    Some(_) => self.hand_in_from_elsewhere(now, id, path, packet, datagram),
+                    None => self.send_reset(now, path, connection, datagram.len()),
                 }
             }
             (Some(connection), Protection::Plain) => {
@@ -326,12 +338,38 @@ impl Endpoint {
                 }
                 match self.by_plain.get(&(from, connection)).copied() {
                     Some(id) => {
-                        self.hand_in(now, id, packet, datagram);
+                        self.hand_in_over(now, id, path, packet, datagram);
                     }
-                    None => self.handle_plain_stranger(now, from, connection, packet, datagram),
+                    None => self.handle_plain_stranger(now, path, connection, packet, datagram),
                 }
             }
         }
+    }
+
+    /// The same for a link that is where the packet comes from. The newest one says which of this side's addresses the
+    /// other side sends to. On a link that this side opened, the system goes on choosing: routes change.
+    fn hand_in_over(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        path: Path,
+        packet: &LinkPacket<'_>,
+        datagram: &[u8],
+    ) -> bool {
+        let newest = self.largest_received(id);
+        let is_theirs = self.hand_in(now, id, packet, datagram);
+        if is_theirs
+            && self.largest_received(id) > newest
+            && let Some(slot) = self.slots.get_mut(&id)
+            && slot.role == Role::Responder
+        {
+            slot.path.local = path.local;
+        }
+        is_theirs
+    }
+
+    fn largest_received(&self, id: LinkId) -> Option<PacketNumber> {
+        self.slots.get(&id)?.link.largest_received()
     }
 
     /// Gives a packet to the link it may belong to. True when it did.
@@ -424,7 +462,7 @@ impl Endpoint {
     fn handle_plain_stranger(
         &mut self,
         now: Time,
-        from: SocketAddr,
+        path: Path,
         connection: ConnectionId,
         packet: &LinkPacket<'_>,
         datagram: &[u8],
@@ -439,7 +477,7 @@ impl Endpoint {
         let opens = Frames::checked(payload)
             .is_ok_and(|mut frames| frames.any(|frame| matches!(frame, Frame::Open(_))));
         if !opens {
-            self.send_reset(now, from, connection, datagram.len());
+            self.send_reset(now, path, connection, datagram.len());
             return;
         }
         if !self.admitting || !self.make_room() {
@@ -450,23 +488,23 @@ impl Endpoint {
         let mut data = [0; 8];
         self.rng.fill_bytes(&mut data);
         link.challenge(data);
-        let mut slot = Slot::new(now, link, Role::Responder, from, None, Stage::Open);
+        let mut slot = Slot::new(now, link, Role::Responder, path, None, Stage::Open);
         slot.remote = Some(connection);
         let id = self.open_half(now, slot, false);
-        self.by_plain.insert((from, connection), id);
+        self.by_plain.insert((path.remote, connection), id);
         self.hand_in(now, id, packet, datagram);
     }
 
     /// HS-8: never larger than what it answers, and never more than a few a second.
-    fn send_reset(&mut self, now: Time, to: SocketAddr, connection: ConnectionId, came: usize) {
+    fn send_reset(&mut self, now: Time, path: Path, connection: ConnectionId, came: usize) {
         // While shutting down, a Reset would only make the client knock at a closed door.
         if self.config.accept.is_none() || !self.admitting {
             return;
         }
         let mut out = Vec::new();
         Packet::emit_reset(connection, &self.resets.token(connection), &mut out);
-        if out.len() < came && Resets::allow(now, to.ip(), &self.counts) {
-            self.outbox.push_back((to, out));
+        if out.len() < came && Resets::allow(now, path.remote.ip(), &self.counts) {
+            self.outbox.push_back((path, out));
         }
     }
 }

@@ -23,6 +23,7 @@ mod life;
 pub mod limits;
 mod memory;
 mod outgoing;
+mod path;
 mod place;
 mod renewal;
 mod reset;
@@ -54,6 +55,7 @@ use identity::OwnKey;
 use ids::ById;
 use limits::ASKING_MAX;
 use memory::Memory;
+pub use path::Path;
 pub use place::Place;
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
 pub use renewal::LINK_LIFETIME;
@@ -114,7 +116,7 @@ pub struct Endpoint {
     assembling: usize,
     /// Room in which packets are opened.
     opened: Vec<u8>,
-    outbox: VecDeque<(SocketAddr, Vec<u8>)>,
+    outbox: VecDeque<(Path, Vec<u8>)>,
     events: VecDeque<Event>,
 }
 
@@ -171,7 +173,7 @@ impl Endpoint {
             now,
             link,
             Role::Initiator,
-            address,
+            address.into(),
             Some(realm),
             Stage::Calling,
         );
@@ -189,7 +191,14 @@ impl Endpoint {
         let mut link = Link::initiate(self.link_config(rtt), None);
         let remote = ConnectionId(self.rng.next_u32());
         link.establish_plain(Some(remote));
-        let mut slot = Slot::new(now, link, Role::Initiator, address, None, Stage::Open);
+        let mut slot = Slot::new(
+            now,
+            link,
+            Role::Initiator,
+            address.into(),
+            None,
+            Stage::Open,
+        );
         slot.remote = Some(remote);
         self.insert(slot)
     }
@@ -292,7 +301,7 @@ impl Endpoint {
             slot.link.close(reason);
             let renewal = core::mem::take(&mut slot.renewal);
             self.touch(now, link);
-            self.close_renewal(now, renewal, reason);
+            self.close_renewal(now, &renewal, reason);
         }
     }
 
@@ -334,7 +343,7 @@ impl Endpoint {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.trust();
             if core::mem::take(&mut slot.is_stranger) {
-                let (opened, address) = (slot.opened, slot.address);
+                let (opened, address) = (slot.opened, slot.path.remote);
                 self.leave_stranger(link, opened, address);
             }
         }
@@ -418,7 +427,7 @@ impl Endpoint {
 
     fn place(&mut self, id: LinkId, slot: Slot) {
         if slot.role == Role::Initiator {
-            self.by_address.insert((slot.address, id));
+            self.by_address.insert((slot.path.remote, id));
         }
         self.slots.insert(id, Box::new(slot));
         self.schedule.wake(id);
@@ -468,12 +477,13 @@ impl Endpoint {
                 if let Some(name) = name.filter(|_| slot.peer.is_some()) {
                     slot.remote = Some(name.connection);
                     slot.token = Some(name.token);
-                    self.by_name.insert((slot.address, name.connection), link);
+                    self.by_name
+                        .insert((slot.path.remote, name.connection), link);
                 }
                 Event::Incoming {
                     link,
                     peer: slot.peer,
-                    address: slot.address,
+                    address: slot.path.remote,
                     claim,
                 }
             }
@@ -554,17 +564,18 @@ impl Endpoint {
             self.accepts.forget(&accepting.init);
         }
         self.half_open.close(slot.opened, id);
-        self.leave_stranger(id, slot.opened, slot.address);
+        let address = slot.path.remote;
+        self.leave_stranger(id, slot.opened, address);
         self.memory.change(id, slot.memory, 0);
         self.assembling = self.assembling.saturating_sub(slot.link.assembling());
-        self.end_renewal(slot.renewal);
+        self.end_renewal(&slot.renewal);
         self.schedule.forget(id);
         if !is_planted(Fault::KeepAddress) {
-            self.by_address.remove(&(slot.address, id));
+            self.by_address.remove(&(address, id));
         }
         if let Some(remote) = slot.remote {
-            self.by_plain.remove(&(slot.address, remote));
-            self.forget_name(slot.address, remote, id);
+            self.by_plain.remove(&(address, remote));
+            self.forget_name(address, remote, id);
         }
         if let Some(peer) = slot.peer
             && self.dialed.get(&peer) == Some(&id)

@@ -1,8 +1,6 @@
 //! What leaves: whose turn it is, and what the handshake makes of it.
 
-use std::net::SocketAddr;
-
-use super::{Endpoint, LinkId, dial::Dial, slot::Stage};
+use super::{Endpoint, LinkId, Path, dial::Dial, slot::Stage};
 use crate::{
     crypto::MESSAGE_2_OVERHEAD,
     link::Time,
@@ -13,24 +11,24 @@ use crate::{
 const CONNECTION_LEN: usize = 4;
 
 impl Endpoint {
-    /// Writes the next datagram into `out`, and says where it goes; `None` when there is none.
-    pub fn poll_transmit(&mut self, now: Time, out: &mut Vec<u8>) -> Option<SocketAddr> {
-        if let Some((address, datagram)) = self.outbox.pop_front() {
+    /// Writes the next datagram into `out`, and says where it goes and from which address; `None` when there is none.
+    pub fn poll_transmit(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Path> {
+        if let Some((path, datagram)) = self.outbox.pop_front() {
             out.clear();
             out.extend_from_slice(&datagram);
-            return Some(address);
+            return Some(path);
         }
         for asking in &mut self.asking {
             if let Some((address, datagram)) = asking.ask(now, &mut self.jitter) {
                 *out = datagram;
-                return Some(address);
+                return Some(address.into());
             }
         }
         while let Some(id) = self.schedule.next_ready() {
-            let address = self.slots.get(&id).map(|slot| slot.address);
+            let path = self.slots.get(&id).map(|slot| slot.path);
             if self.transmit(now, id, out) {
                 self.touch(now, id);
-                return address;
+                return path;
             }
             self.settle(now, id);
         }

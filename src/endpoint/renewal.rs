@@ -1,11 +1,14 @@
 //! Replacing links that have served for long (LINK-21): a fresh handshake gives fresh keys, and the old link lives on
 //! until the new one is open.
 
-use core::time::Duration;
+use core::{
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
 
 use super::{
     Endpoint, LinkId,
-    slot::{Renewal, Role, Slot, Stage},
+    slot::{Role, Slot, Stage},
 };
 use crate::{
     link::{Link, Time},
@@ -16,6 +19,40 @@ use crate::{
 pub const LINK_LIFETIME: Duration = Duration::from_hours(24);
 /// When that has failed, it is tried again after so long.
 const TRIED_AGAIN_AFTER: Duration = Duration::from_hours(1);
+
+/// How far the replacement of a link is. Most links are never replaced: it takes no memory until then.
+#[derive(Debug, Default)]
+pub(super) struct Renewal(Option<Box<Replacing>>);
+
+/// How far the replacement of a link is.
+#[derive(Debug, Default)]
+pub(super) struct Replacing {
+    /// The link that this one is to replace.
+    pub replaces: Option<LinkId>,
+    /// The link that is to replace this one.
+    pub replaced_by: Option<LinkId>,
+    /// When that was last begun.
+    pub begun: Option<Time>,
+}
+
+impl Deref for Renewal {
+    type Target = Replacing;
+
+    fn deref(&self) -> &Replacing {
+        const NOTHING: &Replacing = &Replacing {
+            replaces: None,
+            replaced_by: None,
+            begun: None,
+        };
+        self.0.as_deref().unwrap_or(NOTHING)
+    }
+}
+
+impl DerefMut for Renewal {
+    fn deref_mut(&mut self) -> &mut Replacing {
+        self.0.get_or_insert_default()
+    }
+}
 
 impl Slot {
     /// True when a link that is in use is to be replaced. One that is not, costs nothing.
@@ -41,11 +78,11 @@ impl Endpoint {
         let Some(slot) = self.slots.get(&old) else {
             return;
         };
-        let (address, peer) = (slot.address, slot.peer);
+        let (path, peer) = (slot.path, slot.peer);
         let (own, is_shared, rtt, life) = (slot.own, slot.is_shared, slot.link.rtt(), slot.life);
         let name = is_shared.then(|| self.name_of(id));
         let link = Link::initiate(self.link_config(rtt), name);
-        let mut fresh = Slot::new(now, link, Role::Initiator, address, peer, Stage::Calling);
+        let mut fresh = Slot::new(now, link, Role::Initiator, path, peer, Stage::Calling);
         (fresh.own, fresh.is_shared, fresh.life) = (own, is_shared, life);
         fresh.renewal.replaces = Some(old);
         if let Some(slot) = self.slots.get_mut(&old) {
@@ -90,7 +127,7 @@ impl Endpoint {
     }
 
     /// A link is closed: the one that it replaces is too, and the one that was to replace it is not opened.
-    pub(super) fn close_renewal(&mut self, now: Time, renewal: Renewal, reason: CloseReason) {
+    pub(super) fn close_renewal(&mut self, now: Time, renewal: &Renewal, reason: CloseReason) {
         if let Some(old) = renewal.replaces {
             if let Some(slot) = self.slots.get_mut(&old) {
                 slot.renewal.replaced_by = None;
@@ -106,7 +143,7 @@ impl Endpoint {
     }
 
     /// A link has ended: so has its replacement's purpose, or the other way round.
-    pub(super) fn end_renewal(&mut self, renewal: Renewal) {
+    pub(super) fn end_renewal(&mut self, renewal: &Renewal) {
         if let Some(old) = renewal.replaces
             && let Some(slot) = self.slots.get_mut(&old)
         {

@@ -1,12 +1,12 @@
 //! Links whose other side changes its address (LINK-18): the newest authentic packet says where it is; until
 //! that address has answered a challenge, little goes there, and the old one is not forgotten.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use rand::Rng as _;
 
 use super::{
-    Endpoint, LinkId, SERVES,
+    Endpoint, LinkId, Path, SERVES,
     slot::{Role, Slot},
 };
 use crate::{link::Time, wire::LinkPacket};
@@ -22,7 +22,7 @@ impl Endpoint {
         &mut self,
         now: Time,
         id: LinkId,
-        from: SocketAddr,
+        path: Path,
         packet: &LinkPacket<'_>,
         datagram: &[u8],
     ) {
@@ -40,7 +40,7 @@ impl Endpoint {
         let is_known = |slot: &Slot| {
             slot.left
                 .as_deref()
-                .is_some_and(|(address, _)| *address == from)
+                .is_some_and(|(left, _)| left.remote == path.remote)
         };
         let goes_back = is_known(slot);
         let was_proven = slot.link.is_proven();
@@ -56,27 +56,25 @@ impl Endpoint {
             // It came before, or another has overtaken it: it says nothing of where the other side is now.
             return;
         }
-        let before = slot.address;
+        let before = core::mem::replace(&mut slot.path, path);
         if goes_back {
-            slot.address = from;
             slot.left = None;
             slot.link.path_proven();
         } else {
             let patience = (slot.link.timeout() * PROOF_TIMEOUTS).max(PROOF_PATIENCE);
             // The last address that was proven, however often it moves on before it proves another. An Init proves
             // none: whoever has seen it can send it from anywhere.
-            let left = slot.left.as_deref().map(|(address, _)| *address);
-            let proven = left.or(was_proven.then_some(slot.address));
-            slot.left = proven.map(|address| Box::new((address, now + patience)));
-            slot.address = from;
+            let left = slot.left.as_deref().map(|(left, _)| *left);
+            let proven = left.or(was_proven.then_some(before));
+            slot.left = proven.map(|left| Box::new((left, now + patience)));
             slot.link.path_moved(datagram.len(), data);
         }
         let name = slot.remote.filter(|_| slot.token.is_some());
         if let Some(remote) = name {
-            self.forget_name(before, remote, id);
-            self.by_name.insert((from, remote), id);
+            self.forget_name(before.remote, remote, id);
+            self.by_name.insert((path.remote, remote), id);
         }
-        self.move_stranger(id, before);
+        self.move_stranger(id, before.remote);
         self.touch(now, id);
     }
 
@@ -91,12 +89,12 @@ impl Endpoint {
         if !slot.link.has_moved() {
             slot.left = None;
         } else if until <= now {
-            let before = core::mem::replace(&mut slot.address, old);
+            let before = core::mem::replace(&mut slot.path, old).remote;
             slot.left = None;
             slot.link.path_proven();
             if let Some(remote) = slot.remote.filter(|_| slot.token.is_some()) {
                 self.forget_name(before, remote, id);
-                self.by_name.insert((old, remote), id);
+                self.by_name.insert((old.remote, remote), id);
             }
             self.move_stranger(id, before);
         }

@@ -30,7 +30,7 @@ impl Endpoint {
         let own = self.own_key(own);
         let dialed = self.dialed.get(&peer).copied();
         let dialed = dialed.filter(|id| match self.slots.get(id) {
-            Some(slot) => slot.own == own && slot.address == address && !slot.link.is_closing(),
+            Some(slot) => slot.own == own && slot.path.remote == address && !slot.link.is_closing(),
             None => false,
         });
         let is_open = |id: &LinkId| {
@@ -102,7 +102,7 @@ impl Endpoint {
             now,
             link,
             Role::Initiator,
-            address,
+            address.into(),
             Some(peer),
             Stage::Calling,
         );

@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    Config, LinkId,
+    Config, LinkId, Path,
     accepts::InitHash,
     dial::Dial,
     limits::{STRANGER_IDLE, UNPROVEN_LIFETIME},
+    renewal::Renewal,
     rest::MayRest,
 };
 use crate::{
@@ -72,23 +73,13 @@ pub(super) enum Role {
     Responder,
 }
 
-/// How far the replacement of a link is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Renewal {
-    /// The link that this one is to replace.
-    pub replaces: Option<LinkId>,
-    /// The link that is to replace this one.
-    pub replaced_by: Option<LinkId>,
-    /// When that was last begun.
-    pub begun: Option<Time>,
-}
-
 /// One link's place.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub link: MayRest,
     pub role: Role,
-    pub address: SocketAddr,
+    /// Where the other side is. Only a link that the other side opened has a local address: that of its newest packet.
+    pub path: Path,
     /// The other side's key; none on a plain link.
     pub peer: Option<PublicKey>,
     pub stage: Stage,
@@ -101,8 +92,8 @@ pub(super) struct Slot {
     pub token: Option<ResetToken>,
     pub opened: Time,
     pub renewal: Renewal,
-    /// The address it has left and until when it may return there, while its new one is not proven.
-    pub left: Option<Box<(SocketAddr, Time)>>,
+    /// The path it has left and until when it may return there, while its new one is not proven.
+    pub left: Option<Box<(Path, Time)>>,
     /// Requests that came early, where those wait until the link is proven.
     pub held: Vec<(u64, Vec<u8>)>,
     /// Bytes that it holds for the other side.
@@ -130,14 +121,14 @@ impl Slot {
         now: Time,
         link: Link,
         role: Role,
-        address: SocketAddr,
+        path: Path,
         peer: Option<PublicKey>,
         stage: Stage,
     ) -> Self {
         Self {
             link: link.into(),
             role,
-            address,
+            path,
             peer,
             stage,
             own: 0,

@@ -21,7 +21,7 @@ impl Endpoint {
 
     /// Where `link`'s other side is.
     pub fn address(&self, link: LinkId) -> Option<SocketAddr> {
-        Some(self.slots.get(&link)?.address)
+        Some(self.slots.get(&link)?.path.remote)
     }
 
     /// The key of `link`'s other side; none on a plain link.

@@ -69,7 +69,7 @@ impl Endpoint {
             return;
         }
         slot.is_stranger = true;
-        let address = slot.address;
+        let address = slot.path.remote;
         self.strangers.add(address, slot.opened, id);
         // All endpoints behind the address together keep so many.
         let kept = STRANGERS_PER_SUBNET.div_ceil(self.config.place.count());

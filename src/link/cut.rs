@@ -42,6 +42,12 @@ impl Cut {
         self.next < self.total() || !self.lost.is_empty()
     }
 
+    /// Bytes of it that should leave.
+    pub fn queued_len(&self) -> u64 {
+        let lost = self.lost.iter().map(|range| range.end - range.start);
+        lost.sum::<u64>() + (self.total() - self.next)
+    }
+
     /// True when all of it has arrived.
     pub fn is_arrived(&self) -> bool {
         self.arrived.covers(&(0..self.total()))

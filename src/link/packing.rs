@@ -207,9 +207,11 @@ impl Link {
         }
         let max = self.datagram_max();
         let mut size = self.path.size(max);
+        // Before there is a round trip nothing else may be on its way beside a probe: that it is lost would be noticed late.
         if bulk
+            && self.rtt.is_measured()
             && self.parts.next_len() > size as u64
-            && let Some(probe) = self.path.next_probe(now, max)
+            && let Some(probe) = self.path.next_probe(now, max, self.parts.queued_len())
         {
             size = probe;
         }

@@ -54,6 +54,11 @@ impl Parts {
         self.queued().next().map_or(0, |(_, cut)| cut.total())
     }
 
+    /// Bytes that should leave.
+    pub fn queued_len(&self) -> u64 {
+        self.queued().map(|(_, cut)| cut.queued_len()).sum()
+    }
+
     /// The messages of which a part should leave.
     pub fn queued(&self) -> impl Iterator<Item = (Message, &Cut)> {
         self.current().filter(|(_, cut)| cut.has_queued())

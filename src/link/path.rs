@@ -11,6 +11,9 @@ const BEGINNING: usize = 548;
 const PROBES_MAX: u32 = 3;
 /// So many timeouts in a row, of which everything sent was large, and the path counts as smaller.
 const TIMEOUTS_MAX: u32 = 3;
+/// So many datagrams of the size that gets through have to follow a probe where one was lost: they show soon that this one is
+/// too (LINK-6). The last of a message would be missed only when nothing is heard for a timeout.
+const FOLLOWING_MIN: usize = 3;
 /// A difference that is not worth a probe.
 const STEP: usize = 64;
 /// What was too large is tried again after so long.
@@ -56,29 +59,30 @@ impl PathSize {
         self.size.min(max)
     }
 
-    /// The size to try next, if a larger one may get through and none is being tried.
-    pub fn next_probe(&mut self, now: Time, max: usize) -> Option<usize> {
+    /// The size to try next, if a larger one may get through, none is being tried, and of the `waiting` bytes enough follow.
+    pub fn next_probe(&mut self, now: Time, max: usize, waiting: u64) -> Option<usize> {
         if self.probing {
             return None;
         }
         if self.ceiling.is_some_and(|(_, until)| until <= now) {
             self.ceiling = None;
         }
-        if let Some((size, _)) = self
+        let begun = self
             .probe
-            .filter(|(size, _)| *size <= max && *size > self.size)
-        {
-            return Some(size);
-        }
-        let size = match self.ceiling {
+            .filter(|(size, _)| *size <= max && *size > self.size);
+        let size = match (begun, self.ceiling) {
+            (Some((size, _)), _) => size,
             // Halfway between what does and what does not.
-            Some((ceiling, _)) => usize::midpoint(self.size, ceiling.min(max)),
-            None => max,
+            (None, Some((ceiling, _))) => usize::midpoint(self.size, ceiling.min(max)),
+            (None, None) => max,
         };
-        (size >= self.size + STEP).then(|| {
-            self.probe = Some((size, 0));
-            size
-        })
+        let is_suspect = self.ceiling.is_some() || begun.is_some_and(|(_, lost)| lost > 0);
+        let wanted = size + FOLLOWING_MIN * self.size;
+        if size < self.size + STEP || (is_suspect && waiting < wanted as u64) {
+            return None;
+        }
+        self.probe = begun.or(Some((size, 0)));
+        Some(size)
     }
 
     /// Notes that a datagram of `len` bytes has left as a probe.
@@ -140,7 +144,7 @@ mod tests {
     fn search(path: &mut PathSize, limit: usize, max: usize) -> usize {
         for step in 0..40 {
             let now = Time(step);
-            if let Some(probe) = path.next_probe(now, max) {
+            if let Some(probe) = path.next_probe(now, max, 9000) {
                 path.probed();
                 if probe <= limit {
                     path.arrived(probe);
@@ -178,5 +182,30 @@ mod tests {
         }
         let found = search(&mut path, 300, 1200);
         assert!((300 - 2 * STEP..=300).contains(&found), "{found}");
+    }
+
+    /// LINK-15: what a path does not carry is tried again only where that is noticed soon.
+    #[test]
+    fn the_end_of_a_message_is_no_second_probe() {
+        let mut path = PathSize::default();
+        let now = Time(0);
+        assert_eq!(
+            path.next_probe(now, 1200, 600),
+            Some(1200),
+            "it may well get through"
+        );
+        path.probed();
+        assert_eq!(path.next_probe(now, 1200, 9000), None, "one at a time");
+        path.lost(now, 1200);
+        assert_eq!(path.next_probe(now, 1200, 1200 + 3 * 548 - 1), None);
+        for _ in 1..PROBES_MAX {
+            assert_eq!(path.next_probe(now, 1200, 1200 + 3 * 548), Some(1200));
+            path.probed();
+            path.lost(now, 1200);
+        }
+        assert_eq!(path.next_probe(now, 1200, 874 + 3 * 548 - 1), None);
+        assert_eq!(path.next_probe(now, 1200, 874 + 3 * 548), Some(874));
+        let later = now + CEILING_LIFETIME;
+        assert_eq!(path.next_probe(later, 1200, 600), Some(874));
     }
 }

@@ -1,16 +1,14 @@
 //! The workers of one listener, side by side: what comes to one of them and belongs to another is handed over.
 
-use std::net::SocketAddr;
-
 use tokio::sync::{mpsc, watch};
 
 use super::limits::HANDED_MAX;
-use crate::crypto::PublicKey;
+use crate::{crypto::PublicKey, endpoint::Path};
 
 /// A datagram that came to another worker.
 #[derive(Debug)]
 pub struct Handed {
-    pub from: SocketAddr,
+    pub path: Path,
     pub bytes: Vec<u8>,
 }
 
@@ -38,11 +36,11 @@ impl Beside {
     }
 
     /// Hands a datagram over. When the other has too much to do, it is as good as lost on the way.
-    pub fn hand_over(&self, to: u32, from: SocketAddr, datagram: &[u8]) {
+    pub fn hand_over(&self, to: u32, path: Path, datagram: &[u8]) {
         let worker = usize::try_from(to).ok().and_then(|to| self.workers.get(to));
         if let Some(worker) = worker {
             let bytes = datagram.to_vec();
-            let _ = worker.try_send(Handed { from, bytes });
+            let _ = worker.try_send(Handed { path, bytes });
         }
     }
 }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     endpoint::{self, Identity},
+    host::Bound,
     wire::{Protection, RealmId},
 };
 
@@ -26,7 +27,7 @@ pub struct Listener {
     pub address: SocketAddr,
     pub config: ListenConfig,
     /// What each of its workers begins with.
-    pub workers: Vec<(UdpSocket, endpoint::Endpoint)>,
+    pub workers: Vec<(Bound, endpoint::Endpoint)>,
 }
 
 impl Listener {
@@ -53,7 +54,9 @@ impl Listener {
             let shared = (0..count).map(|_| socket(address, true));
             shared.collect::<Result<_, _>>().map_err(failed)?
         };
-        let mut workers: Vec<(UdpSocket, endpoint::Endpoint)> = Vec::with_capacity(count);
+        let sockets = sockets.into_iter().map(Bound::new);
+        let sockets: Vec<Bound> = sockets.collect::<Result<_, _>>().map_err(failed)?;
+        let mut workers: Vec<(Bound, endpoint::Endpoint)> = Vec::with_capacity(count);
         for (own, socket) in sockets.into_iter().enumerate() {
             let place =
                 |of| endpoint::Place::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);

@@ -13,7 +13,7 @@ use crate::{
     endpoint::limits::{
         ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS, WORTH_ENDING,
     },
-    host::BATCH,
+    host::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, SEND_BATCH},
     realm::Retention,
     realm::limits::{
         ACCOUNTS_COUNTED, ERRANDS_MAX, OWNER_BYTES, OWNERS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
@@ -255,7 +255,8 @@ fn always(listeners: usize) -> Vec<Holding> {
 }
 
 fn by_strangers(workers: usize, datagram: usize) -> Vec<Holding> {
-    let sockets = 2 * SOCKET_BUFFER_BYTES + BATCH * (DATAGRAM_BYTES_MAX + 1);
+    let received = RECEIVE_BUFFERS * RECEIVE_BUFFER_BYTES;
+    let sockets = 2 * SOCKET_BUFFER_BYTES + received + SEND_BATCH * DATAGRAM_BYTES_MAX;
     let of = |what, each, bytes| holding(Holder::Strangers, what, (workers * each, bytes), None);
     vec![
         of("datagrams that wait in sockets", 1, sockets),

@@ -43,7 +43,7 @@ pub(crate) use worker::Worker;
 
 use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
-    host::{Host, Socket},
+    host::{Host, Listening},
     realm::{Errand, Keeping, Network, Own, Realm, Registration, Retention},
     store::{Embedded, OpenError, StoreError},
     wire::RealmId,
@@ -314,7 +314,7 @@ impl Server {
                 let name = format!("listener {}", listener.address);
                 let work = move || {
                     runtime.block_on(async {
-                        let socket = Socket::from_std(socket)?;
+                        let socket = Listening::start(socket)?;
                         worker.run(socket, to_call, told_to_stop).await
                     })
                 };

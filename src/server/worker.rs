@@ -22,8 +22,8 @@ use super::{
 use crate::{
     allowance::Subnet,
     crypto::PublicKey,
-    endpoint::{Endpoint, Event, LinkId},
-    host::{Arrived, Leaving, Socket},
+    endpoint::{Endpoint, Event, LinkId, Path},
+    host::{Leaving, Listening, Received},
     link::{Time, earliest},
     realm::{Caller, Greeting, LifeNews, Realm},
     store::Store,
@@ -82,17 +82,18 @@ impl<S: Store> Worker<S> {
     /// Serves until told to stop, and then until what is in work is answered.
     pub async fn run(
         &mut self,
-        socket: Socket,
+        mut socket: Listening,
         mut to_call: mpsc::Receiver<Call>,
         mut told_to_stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
-        let (mut arrived, mut leaving) = (Arrived::new(DATAGRAM_BYTES_MAX), Leaving::default());
+        let mut received = Received::new(DATAGRAM_BYTES_MAX);
+        let mut leaving = Leaving::default();
         let mut handed = Vec::new();
         let mut stop_by = None;
         loop {
             self.pass_on();
             self.calls.tidy(&mut self.endpoint);
-            let idle = self.transmit(&socket, &mut leaving).await;
+            let idle = self.transmit(&mut socket, &mut leaving).await;
             if self.endpoint.has_events() {
                 continue;
             }
@@ -101,7 +102,7 @@ impl<S: Store> Worker<S> {
                 && (self.in_work == 0 || Instant::now() >= stop_by)
             {
                 self.endpoint.close_all(self.now());
-                self.transmit(&socket, &mut leaving).await;
+                self.transmit(&mut socket, &mut leaving).await;
                 return Ok(());
             }
             let next = self.next_timeout(stop_by);
@@ -116,7 +117,7 @@ impl<S: Store> Worker<S> {
                     let now = self.now();
                     self.endpoint.handle_timeout(now);
                     self.calls.handle_timeout(now, &mut self.endpoint);
-                    self.receive(&socket, &mut arrived);
+                    self.receive(&socket, &mut received);
                 }
                 Some(done) = self.finished.recv() => self.finish(done),
                 _ = self.beside.handed.recv_many(&mut handed, RECEIVE_BURST) => {
@@ -135,10 +136,10 @@ impl<S: Store> Worker<S> {
                         // Something that was sent did not get through; it is sent again.
                         tracing::debug!(%error, "the network says");
                     }
-                    self.receive(&socket, &mut arrived);
+                    self.receive(&socket, &mut received);
                 }
                 // There is more to send: only let what has arrived have its turn.
-                () = std::future::ready(()), if !idle => self.receive(&socket, &mut arrived),
+                () = std::future::ready(()), if !idle => self.receive(&socket, &mut received),
             }
         }
     }
@@ -155,9 +156,9 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    fn receive(&mut self, socket: &Socket, arrived: &mut Arrived) {
+    fn receive(&mut self, socket: &Listening, received: &mut Received) {
         for _ in 0..RECEIVE_BURST {
-            match socket.try_recv_many(arrived) {
+            match socket.try_recv(received) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // What a network says of an earlier datagram is no reason to stop listening.
@@ -167,9 +168,13 @@ impl<S: Store> Worker<S> {
                 }
             }
             let now = self.now();
-            for (datagram, from) in arrived.iter() {
-                if let Some(other) = self.endpoint.handle_datagram(now, from, datagram) {
-                    self.beside.hand_over(other, from, datagram);
+            for datagram in received.iter() {
+                let path = Path {
+                    remote: datagram.from,
+                    local: datagram.to,
+                };
+                if let Some(other) = self.endpoint.handle_datagram(now, path, datagram.bytes) {
+                    self.beside.hand_over(other, path, datagram.bytes);
                 }
             }
         }
@@ -181,19 +186,21 @@ impl<S: Store> Worker<S> {
         // Should it not belong here either, it is noise.
         let _ = self
             .endpoint
-            .handle_datagram(now, handed.from, &handed.bytes);
+            .handle_datagram(now, handed.path, &handed.bytes);
     }
 
     /// Sends what the endpoint has to send, but not for ever. True when nothing is left.
-    async fn transmit(&mut self, socket: &Socket, leaving: &mut Leaving) -> bool {
+    async fn transmit(&mut self, socket: &mut Listening, leaving: &mut Leaving) -> bool {
         for _ in 0..TRANSMIT_BURST {
             let now = self.now();
-            while !leaving.is_full()
-                && leaving.add(|datagram| self.endpoint.poll_transmit(now, datagram))
-            {}
+            let mut next = |datagram: &mut Vec<u8>| {
+                let Path { remote, local } = self.endpoint.poll_transmit(now, datagram)?;
+                Some((remote, local))
+            };
+            while !leaving.is_full() && leaving.add(&mut next) {}
             let is_all = !leaving.is_full();
             let refused = |error| tracing::debug!(%error, "sending");
-            socket.send_many(leaving, refused).await;
+            socket.send(leaving, refused).await;
             if is_all {
                 return true;
             }

@@ -10,7 +10,7 @@ use crate::{
     allowance::Frequency,
     crypto::{ConnectionString, PublicKey, SecretKey},
     endpoint::{self, Endpoint, Identity},
-    host::{Host, Socket},
+    host::{Host, Listening},
     link::Redundancy,
     realm::{Limits, Network, Own, Peering, Realm, Registration},
     server::{Admission, Beside, Clock, Way, WorkLimits, Worker, keep_in_touch},
@@ -147,7 +147,7 @@ impl Site {
         );
         let seed = machine.rng().next_u64();
         {
-            let socket = Socket::Simulated(socket);
+            let socket = Listening::Simulated(socket);
             let serving = worker.run(socket, to_call, told_to_stop);
             tokio::select! {
                 biased;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use arbitrary::{Arbitrary, Unstructured};
 use merpati::{
     crypto::{SecretKey, mac1},
-    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Place},
+    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Path, Place},
     link::{Redundancy, Time},
     wire::{
         CloseReason, ConnectionId, HandshakeId, Hello, Init, OperationNumber, PacketNumber,
@@ -374,7 +374,7 @@ impl World {
         } else {
             &mut self.server
         };
-        while let Some(to) = side.poll_transmit(now, &mut out) {
+        while let Some(Path { remote: to, .. }) = side.poll_transmit(now, &mut out) {
             assert!(out.len() <= 1200);
             if up {
                 datagrams.push(out.clone());

@@ -4,6 +4,7 @@ mod floods;
 mod lifetimes;
 mod lives;
 mod noise;
+mod paths;
 mod place;
 mod realms;
 mod renewal;
@@ -110,7 +111,8 @@ impl Pair {
                 up.push(out.clone());
             }
             let mut down = vec![];
-            while let Some(to) = self.server.poll_transmit(self.now, &mut out) {
+            while let Some(Path { remote: to, .. }) = self.server.poll_transmit(self.now, &mut out)
+            {
                 *self.sent_to.entry(to).or_default() += out.len();
                 if to == self.from {
                     down.push(out.clone());
@@ -410,7 +412,7 @@ fn a_large_answer_to_early_data_follows_the_accept() {
     let told = pair.settle(|_| false);
     assert_eq!(replies(&told), 1, "{told:?}");
     assert!(pair.now - before <= RTT * 2);
-    assert_eq!(pair.carried.len(), 3, "Accept, confirmation, answer");
+    assert_eq!(pair.carried.len(), 4, "Accept, confirmation, two parts");
 }
 
 /// A link that never proved its address does not stay, and one device does not hold many.

@@ -123,7 +123,9 @@ impl Realms {
         let mut on_the_way = vec![];
         for (from, side) in self.sides.iter_mut().enumerate() {
             let mut out = vec![];
-            while let Some(to) = side.endpoint.poll_transmit(self.now, &mut out) {
+            while let Some(Path { remote: to, .. }) =
+                side.endpoint.poll_transmit(self.now, &mut out)
+            {
                 on_the_way.push((from, to, out.clone()));
             }
             side.take_events(self.now);

@@ -83,7 +83,7 @@ fn what_came_before_a_rest_is_still_known() {
         pass(&mut pair);
         assert!(is_resting(&pair), "{from}");
     }
-    let mut addresses = pair.server.slots.values().map(|slot| slot.address);
+    let mut addresses = pair.server.slots.values().map(|slot| slot.path.remote);
     assert!(addresses.any(|address| address == client_address()));
 }
 

@@ -18,7 +18,7 @@ pub fn in_use() -> (Pair, LinkId) {
 }
 
 fn address(pair: &Pair) -> SocketAddr {
-    pair.server.slots.values().next().unwrap().address
+    pair.server.slots.values().next().unwrap().path.remote
 }
 
 /// LINK-18: every five seconds for ten minutes, over a link that loses a fifth each way.
@@ -89,7 +89,7 @@ fn a_new_address_gets_little_until_it_answers() {
     }
     while pair.now < Time(30_000_000) {
         let mut out = vec![];
-        while let Some(to) = pair.server.poll_transmit(pair.now, &mut out) {
+        while let Some(Path { remote: to, .. }) = pair.server.poll_transmit(pair.now, &mut out) {
             *pair.sent_to.entry(to).or_default() += out.len();
         }
         let next = pair.server.poll_timeout().unwrap();
@@ -119,7 +119,7 @@ fn where_an_init_came_from_is_nothing_to_go_back_to() {
     pair.serve(&mut vec![]);
     let send = |pair: &mut Pair| {
         let (mut out, mut all) = (vec![], vec![]);
-        while let Some(to) = pair.server.poll_transmit(pair.now, &mut out) {
+        while let Some(Path { remote: to, .. }) = pair.server.poll_transmit(pair.now, &mut out) {
             *pair.sent_to.entry(to).or_default() += out.len();
             all.push((to, out.clone()));
         }

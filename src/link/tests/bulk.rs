@@ -200,6 +200,35 @@ fn a_path_that_shrinks_is_followed() {
     assert!(bulk.pair.now < Time(120_000_000), "{:?}", bulk.pair.now);
 }
 
+/// LINK-15. Found by a test with real processes: a realm that knew no round trip yet tried larger datagrams first, and waited
+/// for each as long as where nothing is known of the path: 16 KiB took 6 s over a path of 576 bytes.
+#[test]
+fn a_path_that_is_small_from_the_beginning_is_soon_found_out() {
+    for (size, rtt) in [(548, 1), (548, 60), (700, 1), (1200, 1), (9000, 1)] {
+        for seed in 0..10 {
+            let mut bulk = Bulk::new(seed, 100_000_000, Duration::from_millis(rtt), 0.0);
+            (bulk.up.size, bulk.down.size) = (size, size);
+            bulk.pair
+                .client
+                .request(message(20, 1), HOUR, false)
+                .unwrap();
+            let mut reply = None;
+            while reply.is_none() {
+                bulk.step();
+                for event in events(&mut bulk.pair.server) {
+                    if let Event::Request { number, .. } = event {
+                        bulk.pair.server.reply(number, message(16_384, 2));
+                    }
+                }
+                reply = events(&mut bulk.pair.client).pop();
+            }
+            let longest = Time(400_000) + Duration::from_millis(rtt) * 30;
+            let took = bulk.pair.now;
+            assert!(took < longest, "{took:?} where {size} bytes get through");
+        }
+    }
+}
+
 /// LINK-14: a slow link is used, nothing is sent twice without need, and its queue stays short.
 #[test]
 fn a_slow_link_is_used_and_its_queue_stays_short() {

@@ -1,0 +1,198 @@
+//! From which of its addresses a machine answers (WIRE-16).
+
+use std::net::IpAddr;
+
+use super::{floods::strict, roaming::in_use, *};
+
+/// The server's address that ends so.
+fn at(last: u8) -> IpAddr {
+    IpAddr::from([10, 0, 0, last])
+}
+
+/// From the client to the server's address that ends so.
+fn to(last: u8) -> Path {
+    Path {
+        remote: client_address(),
+        local: Some(at(last)),
+    }
+}
+
+/// All that the client sends arrives over `path`.
+fn carry_up(pair: &mut Pair, path: Path) -> Vec<Vec<u8>> {
+    let (mut out, mut all) = (vec![], vec![]);
+    while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+        pair.server.handle_datagram(pair.now, path, &out);
+        all.push(out.clone());
+    }
+    all
+}
+
+/// All that the server sends arrives; from which addresses it left, and the datagrams.
+fn carry_down(pair: &mut Pair) -> Vec<(Option<IpAddr>, Vec<u8>)> {
+    pair.serve(&mut vec![]);
+    let (mut out, mut all) = (vec![], vec![]);
+    while let Some(path) = pair.server.poll_transmit(pair.now, &mut out) {
+        assert_eq!(path.remote, client_address());
+        pair.client
+            .handle_datagram(pair.now, server_address(), &out);
+        all.push((path.local, out.clone()));
+    }
+    all
+}
+
+/// The one datagram that the server sends, and that it leaves from its address that ends so.
+fn one_from(pair: &mut Pair, last: u8) -> Vec<u8> {
+    let mut all = carry_down(pair);
+    assert_eq!(all.len(), 1, "{all:?}");
+    let (local, datagram) = all.remove(0);
+    assert_eq!(local, Some(at(last)));
+    datagram
+}
+
+/// WIRE-16
+#[test]
+fn whoever_has_no_link_is_answered_from_the_address_that_was_asked() {
+    let mut pair = strict(1);
+    pair.client.ask_hello(pair.now, server_address());
+    carry_up(&mut pair, to(5));
+    let hello = one_from(&mut pair, 5);
+    assert!(matches!(Packet::parse(&hello), Ok(Packet::HelloReply(_))));
+    // Another candidate of a client may bring the same Init to another address.
+    pair.connect();
+    let init = carry_up(&mut pair, to(6));
+    let accept = one_from(&mut pair, 6);
+    assert!(matches!(Packet::parse(&accept), Ok(Packet::Accept { .. })));
+    pair.server.handle_datagram(pair.now, to(7), &init[0]);
+    assert_eq!(one_from(&mut pair, 7), accept);
+    // Where many come a cookie is asked for.
+    let mut asked = 8..;
+    let is_retry = asked.any(|last| {
+        pair.connect();
+        carry_up(&mut pair, to(last));
+        let answer = one_from(&mut pair, last);
+        matches!(Packet::parse(&answer), Ok(Packet::Retry { .. }))
+    });
+    assert!(is_retry);
+}
+
+/// WIRE-16, HS-8
+#[test]
+fn a_reset_leaves_from_the_address_that_was_asked() {
+    for protection in [Protection::Sealed, Protection::Plain] {
+        let mut pair = Pair::new(protection);
+        let link = match protection {
+            Protection::Sealed => pair.connect(),
+            Protection::Plain => pair.client.connect_plain(pair.now, server_address(), None),
+        };
+        pair.ask(link, true);
+        assert_eq!(replies(&pair.settle(|_| false)), 1);
+        pair.server = server(protection);
+        pair.ask(link, false);
+        carry_up(&mut pair, to(5));
+        let reset = one_from(&mut pair, 5);
+        assert!(matches!(Packet::parse(&reset), Ok(Packet::Reset { .. })));
+    }
+}
+
+/// WIRE-16: also what leaves long after.
+#[test]
+fn a_link_sends_from_the_address_to_which_its_newest_packet_came() {
+    for protection in [Protection::Sealed, Protection::Plain] {
+        let mut pair = Pair::new(protection);
+        let link = match protection {
+            Protection::Sealed => pair.connect(),
+            Protection::Plain => pair.client.connect_plain(pair.now, server_address(), None),
+        };
+        let mut older = vec![];
+        for last in [5, 5, 6, 7, 6] {
+            pair.ask(link, false);
+            let mut count = 0;
+            for _ in 0..4 {
+                older.extend(carry_up(&mut pair, to(last)));
+                for (local, _) in carry_down(&mut pair) {
+                    assert_eq!(local, Some(at(last)), "{protection:?}");
+                    count += 1;
+                }
+            }
+            assert!(count > 0);
+        }
+        // What came before, and comes again at another address, changes nothing.
+        for datagram in &older {
+            pair.server.handle_datagram(pair.now, to(9), datagram);
+        }
+        carry_down(&mut pair);
+        pair.now = pair.now + Duration::from_secs(10);
+        let at_server = *pair.server.slots.keys().next().unwrap();
+        pair.server.slots.get_mut(&at_server).unwrap().link.ping();
+        pair.server.schedule.wake(at_server);
+        assert!(!one_from(&mut pair, 6).is_empty());
+        // Where a datagram came to is not always known.
+        pair.ask(link, false);
+        carry_up(&mut pair, client_address().into());
+        assert!(
+            carry_down(&mut pair)
+                .iter()
+                .all(|(local, _)| local.is_none())
+        );
+    }
+}
+
+/// WIRE-16, LINK-18: whoever returns to where it was proven is answered from the address that it asks there.
+#[test]
+fn a_client_that_moves_is_answered_from_the_address_that_it_asks() {
+    let (mut pair, link) = in_use();
+    let elsewhere = Path {
+        remote: SocketAddr::from(([10, 9, 9, 9], 1001)),
+        local: Some(at(5)),
+    };
+    let sent = |pair: &mut Pair, path: Path| {
+        pair.ask(link, false);
+        carry_up(pair, path);
+        pair.serve(&mut vec![]);
+        let mut out = vec![];
+        let paths: Vec<Path> =
+            core::iter::from_fn(|| pair.server.poll_transmit(pair.now, &mut out)).collect();
+        assert!(!paths.is_empty());
+        paths
+    };
+    assert!(sent(&mut pair, to(4)).iter().all(|path| *path == to(4)));
+    assert!(
+        sent(&mut pair, elsewhere)
+            .iter()
+            .all(|path| *path == elsewhere)
+    );
+    // It does not answer there, and is given up for where it was.
+    while pair.server.slots.values().any(|slot| slot.left.is_some()) {
+        pair.now = pair.now + Duration::from_secs(1);
+        pair.server.handle_timeout(pair.now);
+        while pair.server.poll_transmit(pair.now, &mut vec![]).is_some() {}
+    }
+    assert!(pair.server.slots.values().all(|slot| slot.path == to(4)));
+    assert!(sent(&mut pair, to(6)).iter().all(|path| *path == to(6)));
+}
+
+/// WIRE-16: a link that this side opened is not tied to an address, as routes change.
+#[test]
+fn the_system_chooses_where_a_link_that_this_side_opened_leaves() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    let from_server = Path {
+        remote: server_address(),
+        local: Some(at(200)),
+    };
+    for _ in 0..3 {
+        pair.ask(link, false);
+        for _ in 0..4 {
+            let mut out = vec![];
+            while let Some(path) = pair.client.poll_transmit(pair.now, &mut out) {
+                assert_eq!(path, server_address().into());
+                pair.server.handle_datagram(pair.now, to(5), &out);
+            }
+            pair.serve(&mut vec![]);
+            while pair.server.poll_transmit(pair.now, &mut out).is_some() {
+                pair.client.handle_datagram(pair.now, from_server, &out);
+            }
+        }
+    }
+    assert!(pair.client.is_open(link));
+}
