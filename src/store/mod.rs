@@ -22,10 +22,13 @@ use std::{
 
 pub use batch::{Batch, Change, Expected};
 use bytes::Bytes;
+#[cfg(test)]
+#[cfg(feature = "embedded")]
+pub(crate) use embedded::fail_next_sync;
 #[cfg(feature = "embedded")]
 pub use embedded::{
-    BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, RESERVE_BYTES, VALUES_BYTES,
-    WRITES_WAITING,
+    BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, Opening, RESERVE_BYTES, SCRUB,
+    VALUES_BYTES, WRITES_WAITING,
 };
 #[cfg(test)]
 pub use memory::Memory;
