@@ -244,6 +244,8 @@ impl Store for Embedded {
 }
 
 #[cfg(test)]
+mod format_tests;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod tests;

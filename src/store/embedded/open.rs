@@ -118,10 +118,8 @@ impl Embedded {
             path: directory.into(),
             source,
         };
-        let engine = |error: fjall::Error| OpenError::Engine {
-            path: directory.into(),
-            reason: error.to_string(),
-        };
+        // The engine does not say which file it is about.
+        let unread = |error: OpenError| damaged_table(directory).unwrap_or(error);
         fs::create_dir_all(directory).map_err(io)?;
         let lock = lock(directory)?;
         let mark = read_mark(directory).map_err(io)?;
@@ -130,29 +128,13 @@ impl Embedded {
             make(directory).map_err(io)??;
         }
         let report = look(directory, mark.as_ref(), opening)?;
-        let (database, data) = open_engine(&directory.join(STORE)).map_err(|error| {
-            // It does not say which file it is about.
-            damaged_table(directory).unwrap_or_else(|| engine(error))
-        })?;
-        check_format(directory, &database, &data)?;
+        let (database, data) = open_engine(&directory.join(STORE))
+            .map_err(|error| unread(engine_error(directory, &error)))?;
+        check_format(directory, &database, &data).map_err(unread)?;
+        let (version, rows, behind) = read_state(directory, &data, bounds).map_err(unread)?;
         let subscribers = Arc::<Subscribers>::default();
         let (queue, jobs) = mpsc::channel(WRITES_WAITING);
-        let unread = |error: StoreError| {
-            damaged_table(directory).unwrap_or_else(|| OpenError::Engine {
-                path: directory.into(),
-                reason: error.to_string(),
-            })
-        };
-        let stored = data.get(layout::VERSION_KEY);
-        let stored = stored.map_err(|error| unread(error.into()))?;
-        let placed = Version(stored.map_or(0, |stored| layout::number(&stored)));
-        let seal = data.get(layout::SEAL_KEY);
-        let seal = seal.map_err(|error| unread(error.into()))?;
-        let sealed = seal.and_then(|seal| layout::Seal::parse(&seal));
-        let (rows, behind) = read_rows(&data, placed, bounds).map_err(unread)?;
         let behind = Arc::new(behind);
-        let version = rows.last().unwrap_or(placed);
-        let version = sealed.map_or(version, |sealed| sealed.version.max(version));
         let mark = go_on(directory, version, mark, &report, opening)?;
         let cache = Arc::new(Cache::new(version.0));
         let health = Arc::<Health>::default();
@@ -351,10 +333,7 @@ fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let engine = |error: fjall::Error| OpenError::Engine {
-        path: directory.into(),
-        reason: error.to_string(),
-    };
+    let engine = |error: fjall::Error| engine_error(directory, &error);
     let made = open_engine(&fresh)
         .map_err(engine)
         .and_then(|(database, data)| check_format(directory, &database, &data));
@@ -364,6 +343,33 @@ fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
     fs::rename(&fresh, &place)?;
     File::open(directory)?.sync_all()?;
     Ok(Ok(()))
+}
+
+fn engine_error(directory: &Path, error: &impl ToString) -> OpenError {
+    OpenError::Engine {
+        path: directory.into(),
+        reason: error.to_string(),
+    }
+}
+
+/// The version that the store is at, and what is behind.
+fn read_state(
+    directory: &Path,
+    data: &Keyspace,
+    bounds: Bounds,
+) -> Result<(Version, Rows, Behind), OpenError> {
+    let number = |key| {
+        let stored = data.get(key);
+        stored.map_err(|error| engine_error(directory, &error))
+    };
+    let placed = number(layout::VERSION_KEY)?;
+    let placed = Version(placed.map_or(0, |stored| layout::number(&stored)));
+    let sealed = number(layout::SEAL_KEY)?.and_then(|seal| layout::Seal::parse(&seal));
+    let (rows, behind) =
+        read_rows(data, placed, bounds).map_err(|error| engine_error(directory, &error))?;
+    let version = rows.last().unwrap_or(placed);
+    let version = sealed.map_or(version, |sealed| sealed.version.max(version));
+    Ok((version, rows, behind))
 }
 
 /// What the rows of the last groups say, of which those up to `placed` count no more.
@@ -382,10 +388,7 @@ fn read_rows(
 /// Refuses a store that a newer release wrote; marks a new one, and one that an older release wrote: from now on that
 /// would miss what is in rows.
 fn check_format(directory: &Path, database: &Database, data: &Keyspace) -> Result<(), OpenError> {
-    let engine = |error: fjall::Error| OpenError::Engine {
-        path: directory.into(),
-        reason: error.to_string(),
-    };
+    let engine = |error: fjall::Error| engine_error(directory, &error);
     let stored = data.get(layout::FORMAT_KEY).map_err(engine)?;
     let found = stored.map(|stored| {
         let number = stored.first_chunk().copied();
