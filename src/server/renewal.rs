@@ -13,9 +13,9 @@ use crate::store::OpenError;
 
 /// The first start after a failure that comes soon after another waits so long, the next twice as long.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
+const BACKOFF_MAX: Duration = Duration::from_mins(1);
 /// A server that has served for so long has recovered from the failure before.
-const RECOVERED_AFTER: Duration = Duration::from_secs(300);
+const RECOVERED_AFTER: Duration = Duration::from_mins(5);
 
 impl Server {
     /// Serves until `stop` says so, and starts anew from `config` whenever the store has failed, at the same addresses.

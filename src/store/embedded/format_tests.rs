@@ -1,6 +1,11 @@
 //! Holds what is read here of the engine's files to what the engine writes: an upgrade that changes that fails here, and not
 //! at an operator's next start.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the files of tests are small"
+)]
+
 use std::fs;
 
 use fjall::{Database, KeyspaceCreateOptions, PersistMode};

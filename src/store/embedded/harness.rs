@@ -3,6 +3,11 @@
 //! Each seed writes a store, takes images of its files as a crash or a stop would leave them, damages those and opens them.
 //! `MERPATI_SEEDS` says how many seeds to try, `MERPATI_SEED` which one alone.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the files of tests are small"
+)]
+
 use std::{
     collections::BTreeMap,
     fs,

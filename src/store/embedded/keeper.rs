@@ -27,7 +27,7 @@ const MARK_EVERY: Duration = Duration::from_secs(10);
 /// A pause after each piece of 256 KiB that is read: 25 MB/s at most.
 const PAUSE: Duration = Duration::from_millis(10);
 /// After a look at all tables, reads that meet damage ask for no other for so long.
-const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+const LOOK_AGAIN: Duration = Duration::from_hours(1);
 /// So often a tree is looked at anew that changes meanwhile.
 const TRIES: usize = 5;
 
@@ -45,6 +45,7 @@ pub struct Scrubbed {
 pub struct Keeper {
     wake: Option<mpsc::SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
+    #[cfg_attr(not(test), expect(dead_code, reason = "it was logged"))]
     found: Arc<(Mutex<Scrubbed>, Condvar)>,
 }
 
@@ -184,15 +185,15 @@ impl Work {
         let trees = match trees(&self.directory.join(STORE)) {
             Ok(trees) => trees,
             Err(trouble) => {
-                self.note(trouble, &mut damaged);
+                note(trouble, &mut damaged);
                 Vec::new()
             }
         };
         for tree in trees {
-            let listed = match self.list(&tree) {
+            let listed = match list(&tree) {
                 Ok(listed) => listed,
                 Err(trouble) => {
-                    self.note(trouble, &mut damaged);
+                    note(trouble, &mut damaged);
                     continue;
                 }
             };
@@ -204,8 +205,8 @@ impl Work {
                     }
                     Ok(None) => return false,
                     // The engine may have merged it into others meanwhile.
-                    Err(_) if !self.list(&tree).is_ok_and(|now| now.contains(&table)) => {}
-                    Err(trouble) => self.note(trouble, &mut damaged),
+                    Err(_) if !list(&tree).is_ok_and(|now| now.contains(&table)) => {}
+                    Err(trouble) => note(trouble, &mut damaged),
                 }
             }
         }
@@ -223,29 +224,30 @@ impl Work {
         changed.notify_all();
         true
     }
+}
 
-    /// The tables of a tree that changes meanwhile.
-    fn list(&self, tree: &Path) -> Result<Vec<Table>, Trouble> {
-        let mut listed = manifest::tables(tree);
-        for _ in 1..TRIES {
-            if listed.is_ok() {
-                break;
-            }
-            thread::sleep(PAUSE);
-            listed = manifest::tables(tree);
+/// The tables of a tree that changes meanwhile.
+fn list(tree: &Path) -> Result<Vec<Table>, Trouble> {
+    let mut listed = manifest::tables(tree);
+    for _ in 1..TRIES {
+        if listed.is_ok() {
+            break;
         }
-        listed
+        thread::sleep(PAUSE);
+        listed = manifest::tables(tree);
     }
+    listed
+}
 
-    fn note(&self, trouble: Trouble, damaged: &mut Vec<PathBuf>) {
-        let (path, how) = match trouble {
-            Trouble::Unsound(file) => (file.path, file.how.to_owned()),
-            Trouble::Io(path, error) => (path, format!("cannot be read: {error}")),
-        };
-        tracing::error!(
-            file = %path.display(),
-            "a file of the store {how}: what is in it answers `internal`; restore the store from a backup"
-        );
-        damaged.push(path);
-    }
+/// Tells the operator.
+fn note(trouble: Trouble, damaged: &mut Vec<PathBuf>) {
+    let (path, how) = match trouble {
+        Trouble::Unsound(file) => (file.path, file.how.to_owned()),
+        Trouble::Io(path, error) => (path, format!("cannot be read: {error}")),
+    };
+    tracing::error!(
+        file = %path.display(),
+        "a file of the store {how}: what is in it answers `internal`; restore the store from a backup"
+    );
+    damaged.push(path);
 }

@@ -16,7 +16,7 @@ use std::{
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// What stands behind the contents of an archive.
-const TRAILER_BYTES: u64 = 38;
+const TRAILER_BYTES: usize = 38;
 /// The longest list of tables and the longest table of contents that are read, in bytes.
 const LIST_BYTES_MAX: u64 = 64 << 20;
 /// What is hashed at once, in bytes.
@@ -164,11 +164,11 @@ impl Section {
 /// The sections of an archive; None if its table of contents is damaged.
 fn contents(archive: &mut (impl io::Read + io::Seek)) -> io::Result<Option<Vec<Section>>> {
     let len = archive.seek(SeekFrom::End(0))?;
-    let Some(trailer_at) = len.checked_sub(TRAILER_BYTES) else {
+    let Some(trailer_at) = len.checked_sub(TRAILER_BYTES as u64) else {
         return Ok(None);
     };
     archive.seek(SeekFrom::Start(trailer_at))?;
-    let mut trailer = [0; TRAILER_BYTES as usize];
+    let mut trailer = [0; TRAILER_BYTES];
     archive.read_exact(&mut trailer)?;
     let Some((checksum, at)) = parse_trailer(&trailer) else {
         return Ok(None);

@@ -91,7 +91,7 @@ pub struct Opening {
 }
 
 /// All tables are read as often unless it is set otherwise.
-pub const SCRUB: Duration = Duration::from_secs(7 * 24 * 3600);
+pub const SCRUB: Duration = Duration::from_hours(7 * 24);
 
 impl Default for Opening {
     fn default() -> Self {

@@ -50,6 +50,7 @@ pub struct Job {
 /// What the writer says of what is on the disk.
 pub struct Durable {
     /// The directory that holds the store.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests name it"))]
     pub directory: PathBuf,
     /// What the seals begin with.
     pub token: [u8; 8],
