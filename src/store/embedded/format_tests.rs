@@ -375,3 +375,41 @@ async fn journal_record_made_up_by_a_user_does_not_count() {
         );
     }
 }
+
+/// A store of ten values in two journals, as the engine divides them when one has grown long; of the older the end is cut off.
+async fn divided(cut_off: usize) -> tempfile::TempDir {
+    let directory = super::harness::scratch();
+    filled(directory.path(), 10, false).await;
+    let (first, second) = (
+        journal_of(directory.path()),
+        directory.path().join("store/1.jnl"),
+    );
+    let middle = records(&first).0[6].at as usize;
+    let bytes = fs::read(&first).unwrap();
+    fs::write(&second, &bytes[middle..]).unwrap();
+    fs::write(&first, &bytes[..middle - cut_off]).unwrap();
+    directory
+}
+
+/// The files of several journals count together: the older is whole where the newer begins, and none between is missing.
+#[tokio::test]
+async fn journals_count_together() {
+    let sound = divided(0).await;
+    let store = Embedded::open_as(sound.path(), opening()).unwrap();
+    for n in 0..10 {
+        assert!(store.get(&key(n)).await.unwrap().is_some(), "{n}");
+    }
+    drop(store);
+    let refused = |directory: &Path, said: &str| {
+        let error = Embedded::open_as(directory, opening()).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    };
+    refused(divided(5).await.path(), "0.jnl");
+    let between = divided(0).await;
+    let store = between.path().join("store");
+    fs::rename(store.join("1.jnl"), store.join("2.jnl")).unwrap();
+    refused(between.path(), "1.jnl is missing");
+    let newest = divided(0).await;
+    fs::remove_file(newest.path().join("store/1.jnl")).unwrap();
+    refused(newest.path(), "it is at version 5, and was at 10");
+}
