@@ -96,6 +96,11 @@ async fn a_failed_commit_is_answered_unknown() {
         ask(send(2, "ann", "once")).await,
         refused(ErrorCode::Unknown)
     );
+    // This one was certainly not done. The realm opens its store again, and then it can be.
+    assert_eq!(
+        ask(send(3, "ann", "twice")).await,
+        refused(ErrorCode::Unknown)
+    );
     // What changes nothing has certainly changed nothing.
     let session = SessionRef::Bound;
     let read = ask(Command::Inbox { session }).await;
@@ -104,6 +109,7 @@ async fn a_failed_commit_is_answered_unknown() {
     assert_eq!(ask(send(2, "ann", "once")).await, STORED);
     let log = records::Place::private("ann".parse().unwrap()).log;
     assert_eq!(realm.store.last(&log).await.unwrap(), Position(1));
+    assert_eq!(ask(send(3, "ann", "twice")).await, STORED);
 }
 
 /// HS-14: a store that cannot write its first life has none, and no device is told of one: after the next start the realm would not

@@ -76,6 +76,7 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
     let store = directory.join(STORE);
     let mut report = Report::default();
     look_at_trees(&store)?;
+    restore_lock(&store).map_err(|source| io_at(&store, source))?;
     let journals = journals(&store).map_err(|source| io_at(&store, source))?;
     for what in missing(&store, &journals, mark) {
         if !manner.accepts_damage {
@@ -92,15 +93,13 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
     let (gaps, cut) = walk.verdict().map_err(|source| io_at(&store, source))?;
     if let (Some(first), false) = (gaps.first(), manner.accepts_damage) {
         let bytes: u64 = gaps.iter().map(|gap| gap.bytes).sum();
-        return Err(OpenError::Lost {
-            path: first.file.clone(),
-            what: format!(
-                "{} bytes at byte {} are not what was written there ({} places in all, {bytes} bytes), and they were acknowledged",
-                first.bytes,
-                first.at,
-                gaps.len(),
-            ),
-        });
+        let what = format!(
+            "{bytes} bytes that were acknowledged are damaged, in {} places; the first begins at byte {}",
+            gaps.len(),
+            first.at,
+        );
+        let path = first.file.clone();
+        return Err(OpenError::Lost { path, what });
     }
     for (number, (_, path)) in journals.iter().enumerate() {
         let io = |source| io_at(path, source);
@@ -178,6 +177,15 @@ fn look_at_trees(store: &Path) -> Result<(), Trouble> {
             }
             table.glance()?;
         }
+    }
+    Ok(())
+}
+
+/// Makes the file anew that the engine locks, if it is missing. There is nothing in it.
+fn restore_lock(store: &Path) -> io::Result<()> {
+    let lock = store.join("lock");
+    if !lock.try_exists()? {
+        File::create(lock)?;
     }
     Ok(())
 }

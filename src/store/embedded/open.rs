@@ -234,10 +234,10 @@ fn look(directory: &Path, mark: Option<&Mark>, opening: Opening) -> Result<Repor
     let report = examine::examine(directory, mark, manner)?;
     if let Some(cut) = &report.cut {
         tracing::warn!(
-            file = %cut.file.display(), offset = cut.at, bytes = cut.bytes,
-            "the last record of the store's journal was not whole and was cut off: the process or the machine stopped while it was \
-             written, and nobody was told that it was; if it is the disk that has damaged it since, what was acknowledged in the last \
-             moment before the stop is lost"
+            file = %cut.file.display(), offset = cut.at, bytes = cut.bytes, noted = mark.map(|mark| mark.version.0),
+            "the end of the store's journal was not whole and was cut off: it is what was being written when the process or the machine \
+             stopped, and nobody was told that it was stored; if the disk has damaged it since, what was acknowledged after the version \
+             that was noted is lost"
         );
     }
     for piece in &report.dropped {

@@ -114,7 +114,7 @@ async fn look(
     let is_mark = path
         .extension()
         .is_some_and(|extension| extension == "mark");
-    let is_sound = *kind == Damage::Nothing || is_mark;
+    let is_sound = *kind == Damage::Nothing || is_mark || path.ends_with("lock");
     let opened = catch_unwind(AssertUnwindSafe(|| {
         Embedded::open_as(&image, opening(false))
     }));

@@ -142,7 +142,7 @@ pub fn random_batch(rng: &mut StdRng, model: &mut Model) -> Batch {
             model.values.remove(&key(n));
         } else {
             let len = if rng.random_bool(0.1) { 6000 } else { 300 };
-            let mut value = vec![0; rng.random_range(0..len)];
+            let mut value = vec![0; rng.random_range(0..len.max(1))];
             rng.fill(&mut value[..]);
             batch.put(key(n), value.clone());
             model.values.insert(key(n), value);
@@ -273,7 +273,7 @@ pub fn damage(rng: &mut StdRng, image: &Path) -> (Damage, PathBuf, Range<u64>) {
     let mut candidates = files(image);
     candidates.retain(|path| {
         let name = path.file_name().unwrap();
-        name != "lock" && name != "merpati.lock" && !written(path).is_empty()
+        name != "merpati.lock" && (name == "lock" || !written(path).is_empty())
     });
     // The journal and the tables are where things are.
     let journal = newest_journal(image);
@@ -287,7 +287,9 @@ pub fn damage(rng: &mut StdRng, image: &Path) -> (Damage, PathBuf, Range<u64>) {
         candidates[rng.random_range(0..candidates.len())].clone()
     };
     let len = written(&path).len() as u64;
-    let at = rng.random_range(0..len);
+    // There is nothing in the engine's lock file that could be damaged.
+    let kind = if len == 0 { Lose } else { kind };
+    let at = rng.random_range(0..len.max(1));
     let range = match kind {
         Nothing => 0..0,
         ZeroSector => {
