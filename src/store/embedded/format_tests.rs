@@ -9,6 +9,7 @@
 use std::fs;
 
 use fjall::{Database, KeyspaceCreateOptions, PersistMode};
+use proptest::prelude::*;
 
 use super::{
     examine::{journals, trees},
@@ -412,4 +413,47 @@ async fn journals_count_together() {
     let newest = divided(0).await;
     fs::remove_file(newest.path().join("store/1.jnl")).unwrap();
     refused(newest.path(), "it is at version 5, and was at 10");
+}
+
+/// What is under a record's checksum.
+fn items(bytes: &[u8], record: &Record) -> Vec<u8> {
+    bytes[record.at as usize + 13..record.end as usize].to_vec()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// However much of a journal is overwritten, what is found in it was written there.
+    #[test]
+    fn journal_overwritten_anywhere_shows_nothing_new(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 1usize..700, any::<u8>(), any::<bool>()), 1..8),
+    ) {
+        let directory = super::harness::scratch();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(filled(directory.path(), 12, false));
+        let path = journal_of(directory.path());
+        let (written, end) = records(&path);
+        let mut bytes = fs::read(&path).unwrap();
+        let written: Vec<_> = written.iter().map(|record| items(&bytes, record)).collect();
+        for (at, len, byte, is_zeroed) in edits {
+            let at = at.index(end as usize);
+            let to = (at + len).min(end as usize);
+            bytes[at..to].fill(if is_zeroed { 0 } else { byte });
+        }
+        fs::write(&path, &bytes).unwrap();
+        let mut journal = Journal::open(&path).unwrap();
+        let mut at = 0;
+        while let Some(found) = journal.next_record(at, |_| true).unwrap() {
+            prop_assert!(written.contains(&items(&bytes, &found)), "{found:?}");
+            at = found.end;
+        }
+        let accepting = Opening { accepts_damage: true, ..opening() };
+        let store = Embedded::open_as(directory.path(), accepting).unwrap();
+        for n in 0..12 {
+            let found = runtime.block_on(store.get(&key(n))).unwrap();
+            prop_assert!(found.is_none_or(|found| found.value == vec![n as u8; 40]), "{n}");
+        }
+        drop(store);
+        Embedded::open_as(directory.path(), opening()).unwrap();
+    }
 }
