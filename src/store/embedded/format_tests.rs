@@ -240,6 +240,54 @@ async fn table_rotten_anywhere_is_never_read_as_nothing() {
     assert!(refused > 0 && failed > 0, "{refused} {failed}");
 }
 
+/// What needs a damaged record is refused by itself: it is not written, and others are, also in the same group.
+#[tokio::test]
+async fn damaged_record_stops_only_what_needs_it() {
+    let directory = super::harness::scratch();
+    let made = directory.path().join("made");
+    // Its end is not in the block of what a start reads.
+    let first = Log(b"a"[..].into());
+    let store = Embedded::open_as(&made, opening()).unwrap();
+    for n in 0..60 {
+        let mut batch = Batch::new();
+        batch.append(first.clone(), entry(n));
+        store.commit(batch).await.unwrap();
+    }
+    drop(store);
+    filled(&made, 60, true).await;
+    let len = fs::metadata(table_of(&made)).unwrap().len();
+    for at in (0..len).step_by(500) {
+        let copied = directory.path().join(at.to_string());
+        copy(&made, &copied);
+        // All is in the table now: the journal would cover it up.
+        fs::write(copied.join("store/0.jnl"), b"").unwrap();
+        let table = table_of(&copied);
+        let mut bytes = fs::read(&table).unwrap();
+        bytes[at as usize] ^= 0x10;
+        fs::write(&table, bytes).unwrap();
+        let Ok(store) = Embedded::open_as(&copied, opening()) else {
+            continue;
+        };
+        if store.last(&first).await.is_ok() {
+            continue;
+        }
+        let mut appending = Batch::new();
+        appending.append(first, b"next".to_vec());
+        let (refused, written) = tokio::join!(
+            store.commit(appending),
+            store.commit(put(100, b"other".to_vec()))
+        );
+        assert!(
+            matches!(refused, Err(CommitError::Store(StoreError::Damaged(_)))),
+            "{refused:?}"
+        );
+        written.unwrap();
+        assert_eq!(store.get(&key(100)).await.unwrap().unwrap().value, "other");
+        return;
+    }
+    panic!("the end of the log was damaged nowhere");
+}
+
 /// All tables are read at a start, and what is wrong with them is found before anybody asks for it.
 #[tokio::test]
 async fn scrub_names_the_file_that_has_rotted() {

@@ -78,10 +78,13 @@ impl Written {
 /// A directory in memory, if there is one.
 pub fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
+    let named = tempfile::Builder::new()
+        .prefix("merpati-damage-")
+        .to_owned();
     if memory.is_dir() {
-        tempfile::tempdir_in(memory).unwrap()
+        named.tempdir_in(memory).unwrap()
     } else {
-        tempfile::tempdir().unwrap()
+        named.tempdir().unwrap()
     }
 }
 
