@@ -92,6 +92,14 @@ pub enum Fault {
     KeepForever,
     /// After a start, what has been given back is given back again.
     GiveBackTwice,
+    /// The engine's files are not looked at before it opens them.
+    SkipExamine,
+    /// How far the store had come is not asked for.
+    IgnoreMark,
+    /// Writing and reading go on after a write has failed.
+    TrustAfterFailedSync,
+    /// What cannot be read is taken for what is not there.
+    ServeDamageAsNothing,
 }
 
 #[cfg(all(test, feature = "std"))]

@@ -128,6 +128,10 @@ pub struct Serve {
     /// clients do not go on from positions that only the lost store had.
     #[arg(long)]
     pub restored: bool,
+    /// Go on without what the disk has lost or damaged of the store: give this once, when a start says so and there is no backup
+    /// to restore. What is left out is logged.
+    #[arg(long)]
+    pub accept_damage: bool,
     /// What to write to standard error: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", env = "MERPATI_LOG", value_parser = ["error", "warn", "info", "debug", "trace"])]
     pub log: Option<String>,

@@ -1,15 +1,16 @@
 //! `merpati serve`.
 
-use std::{net::IpAddr, path::Path};
+use std::{net::IpAddr, path::Path, thread};
 
 use merpati::{
     crypto::ConnectionString,
     server::{
-        Config, Server,
+        Config, Server, Start,
         config::{Level, ListenConfig, LogFormat},
     },
 };
 use serde_json::json;
+use tokio::sync::watch;
 use tracing_subscriber::filter::EnvFilter;
 
 use super::{
@@ -24,17 +25,35 @@ const CONFIG_FILE: &str = "config.toml";
 pub fn serve(args: &Serve, json: bool) -> Result<(), Failure> {
     let config = config(args)?;
     start_log(&config, args.log.as_deref())?;
-    let server = Server::start(&config).map_err(Failure::local)?;
+    let start = Start {
+        accepts_damage: args.accept_damage,
+        ..Start::default()
+    };
+    let server = Server::start_as(&config, start).map_err(Failure::local)?;
     let server = server.restored(args.restored);
+    let stop = stop_signal()?;
+    // Whoever waits for this may say stop at once.
+    announce(&server, &config, json)?;
+    server.serve(config, stop).map_err(Failure::local)
+}
+
+/// Turns true when the process is asked to end; on a thread of its own, which outlasts the servers.
+fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        let told_to_stop = told_to_stop()?;
-        // Whoever waits for this may say stop at once.
-        announce(&server, &config, json)?;
-        server.run(told_to_stop).await.map_err(Failure::local)
-    })
+    let told = {
+        let _inside = runtime.enter();
+        told_to_stop()?
+    };
+    let (stop, stopped) = watch::channel(false);
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            runtime.block_on(told);
+            stop.send_replace(true);
+        })?;
+    Ok(stopped)
 }
 
 /// Gives a realm a new key.

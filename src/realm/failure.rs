@@ -28,11 +28,14 @@ impl Failure {
 
     /// What is answered; `is_numbered`: the same number finds out what is not known now.
     pub fn refusal(self, is_numbered: bool) -> Refusal {
+        // The store is about to be opened again: that nothing was done is no reason for the device to give up.
+        let is_over = |error: &StoreError| !matches!(error, StoreError::Damaged(_));
         match self {
             Self::Refused(refusal) => refusal,
             Self::Unknown(_) if is_numbered && !is_planted(Fault::RefuseInDoubt) => {
                 ErrorCode::Unknown.into()
             }
+            Self::Store(error) if is_numbered && is_over(&error) => ErrorCode::Unknown.into(),
             Self::Store(_) | Self::Unknown(_) => ErrorCode::Internal.into(),
         }
     }

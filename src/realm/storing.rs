@@ -67,6 +67,8 @@ impl<S: Store> Realm<S> {
             Err(CommitError::Full) if is_planted(Fault::IgnoreFullDisk) => Ok(Some(Vec::new())),
             Err(CommitError::Full) => Err(Refusal::busy(DISK_FULL_MS).into()),
             Err(CommitError::Refused(reason)) => Err(StoreError::Damaged(reason).into()),
+            // It needed what cannot be read, so it was not written.
+            Err(CommitError::Store(error @ StoreError::Damaged(_))) => Err(Failure::Store(error)),
             // It may have been written before the engine failed.
             Err(CommitError::Store(error)) => Err(Failure::Unknown(error)),
         }

@@ -15,6 +15,7 @@ mod listener;
 mod memory;
 mod peering;
 mod private;
+mod renewal;
 mod resources;
 pub mod unit;
 mod watches;
@@ -45,7 +46,7 @@ use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
     host::{Host, Listening},
     realm::{Errand, Keeping, Network, Own, Realm, Registration, Retention},
-    store::{Embedded, OpenError, StoreError},
+    store::{Embedded, OpenError, Opening, StoreError},
     wire::RealmId,
 };
 
@@ -141,6 +142,15 @@ pub enum ServerError {
     Store(StoreError),
 }
 
+/// What is known of the store before it is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Start {
+    /// What cannot be read of it is left out, and what has been lost is done without.
+    pub accepts_damage: bool,
+    /// A write has failed since it was opened last.
+    pub is_after_failure: bool,
+}
+
 /// A realm that is ready to serve.
 #[derive(Debug)]
 pub struct Server {
@@ -166,6 +176,14 @@ impl Server {
     /// When the system lets the process have too little, a secret is missing beside a store, or anything cannot be used; nothing is
     /// served then.
     pub fn start(config: &Config) -> Result<Self, ServerError> {
+        Self::start_as(config, Start::default())
+    }
+
+    /// The same with a store that may have been damaged.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_as(config: &Config, start: Start) -> Result<Self, ServerError> {
         resources::check(config)?;
         make_directory(&config.store.path)?;
         private::close(&config.store.path)?;
@@ -177,7 +195,15 @@ impl Server {
         let key = identity.current.public();
         let id = config.realm.id.unwrap_or_else(|| default_id(&key));
         let operator_code = keys::operator_code(&config.store.path, &mut rng)?;
-        let store = Embedded::open_leaving(&config.store.path, config.store.reserve.0)?;
+        let store = Embedded::open_as(
+            &config.store.path,
+            Opening {
+                reserve: config.store.reserve.0,
+                accepts_damage: start.accepts_damage,
+                is_after_failure: start.is_after_failure,
+                scrub: Some(config.store.scrub.0),
+            },
+        )?;
         let listeners = config
             .listeners()
             .into_iter()
@@ -213,7 +239,8 @@ impl Server {
             peers: config.peer.clone(),
             work: config.limits.work(),
             seed: rng.next_u64(),
-            is_restored: false,
+            // Positions that were given out may be given out again.
+            is_restored: start.accepts_damage,
             retention: config.retention.configured(),
         })
     }
@@ -222,7 +249,7 @@ impl Server {
     /// not believed (READ-9).
     #[must_use]
     pub const fn restored(mut self, is_restored: bool) -> Self {
-        self.is_restored = is_restored;
+        self.is_restored |= is_restored;
         self
     }
 

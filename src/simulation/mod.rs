@@ -17,6 +17,7 @@ mod owners;
 mod person;
 mod plan;
 mod planted;
+mod reopening;
 mod routes;
 mod site;
 mod trace;

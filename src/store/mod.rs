@@ -22,10 +22,13 @@ use std::{
 
 pub use batch::{Batch, Change, Expected};
 use bytes::Bytes;
+#[cfg(test)]
+#[cfg(feature = "embedded")]
+pub(crate) use embedded::fail_next_sync;
 #[cfg(feature = "embedded")]
 pub use embedded::{
-    BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, RESERVE_BYTES, VALUES_BYTES,
-    WRITES_WAITING,
+    BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, Opening, RESERVE_BYTES, SCRUB,
+    VALUES_BYTES, WRITES_WAITING,
 };
 #[cfg(test)]
 pub use memory::Memory;
@@ -119,13 +122,13 @@ pub struct Committed {
     pub positions: Vec<Position>,
 }
 
-/// The engine failed. Whatever was being written is not acknowledged.
+/// The engine failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The disk or the engine reported an error; the operator has to look.
+    /// A write failed. Whether it is on the disk is not known, and nothing is served before the store is opened again.
     #[error("the store failed: {0}")]
     Failed(String),
-    /// One record makes no sense; the others are as good as before.
+    /// One record cannot be read or makes no sense; the others are as good as before. What needed it was not written.
     #[error("the store holds a damaged record: {0}")]
     Damaged(String),
     /// The store is being closed.
@@ -152,7 +155,7 @@ pub enum CommitError {
 
 /// A durable, ordered store. Everything a realm must not forget goes through it.
 pub trait Store: Send + Sync + 'static {
-    /// The value under `key` and its version.
+    /// The value under `key` and its version. What the disk has damaged is an error, here and below, and never nothing.
     fn get(&self, key: &Key) -> impl Future<Output = Result<Option<Versioned>, StoreError>> + Send;
 
     /// Keys under a prefix with their values, in order, those after `after`, at most `limit`.

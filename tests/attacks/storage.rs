@@ -1,6 +1,9 @@
 //! What is done to a store behind the realm's back.
 
-use std::fs;
+use std::{
+    fs,
+    io::{Seek as _, SeekFrom, Write as _},
+};
 
 use crate::support::{Home, Realm, copy_directory, finished, program};
 
@@ -56,4 +59,90 @@ fn a_store_has_one_server() {
     assert_eq!(run.code, Some(5), "{run:?}");
     assert!(run.err.contains("stop it first"), "{run:?}");
     home.run("ann", &["send", "ann", "still here"]).ok();
+}
+
+/// A zeroed page in the middle of the journal. It was taken for its end, and what stood behind it, acknowledged, was lost
+/// without a word.
+#[test]
+fn a_zeroed_page_of_the_journal_is_named_and_costs_what_stood_in_it() {
+    let home = Home::new();
+    let mut realm = Realm::start();
+    home.register("ann", &realm.connect);
+    let journal = realm.data().join("store/0.jnl");
+    let written = || {
+        let bytes = fs::read(&journal).unwrap();
+        bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64
+    };
+    let mut middle = 0;
+    for n in 0..20 {
+        home.run("ann", &["send", "ann", &format!("message {n}")])
+            .ok();
+        if n == 10 {
+            middle = written();
+        }
+    }
+    realm.kill();
+    let mut file = fs::OpenOptions::new().write(true).open(&journal).unwrap();
+    file.seek(SeekFrom::Start(middle / 512 * 512)).unwrap();
+    file.write_all(&[0; 512]).unwrap();
+    let serve = |more: &[&str]| {
+        let mut serve = program();
+        serve.args(["serve", "--listen", "127.0.0.1:0", "--data"]);
+        serve.arg(realm.data()).args(more);
+        serve
+    };
+    for _ in 0..2 {
+        let run = finished(&mut serve(&[]));
+        assert_eq!(run.code, Some(5), "{run:?}");
+        for said in ["lost writes", "0.jnl", "backup", "--accept-damage"] {
+            assert!(run.err.contains(said), "{said}: {run:?}");
+        }
+    }
+    realm.start_again_with(&["--accept-damage"]);
+    assert!(realm.log().contains("were left out"), "{}", realm.log());
+    let texts = home.texts("ann");
+    assert!(
+        texts.contains(&"message 0".into()) && texts.contains(&"message 19".into()),
+        "{texts:?}"
+    );
+    assert!((16..20).contains(&texts.len()), "{texts:?}");
+    home.run("ann", &["send", "ann", "afterwards"]).ok();
+    realm.stop();
+    realm.start_again();
+    assert_eq!(home.texts("ann").last().unwrap(), "afterwards");
+}
+
+/// A zeroed sector at the end of the journal. The engine refused to open it for good; now it is cut off if it may never have been
+/// acknowledged, and named if it was.
+#[test]
+fn a_zeroed_sector_at_the_end_of_the_journal_is_cut_off_or_named() {
+    for is_stopped in [false, true] {
+        let home = Home::new();
+        let mut realm = Realm::start();
+        home.register("ann", &realm.connect);
+        home.run("ann", &["send", "ann", "before"]).ok();
+        if is_stopped {
+            realm.stop();
+        } else {
+            realm.kill();
+            // As an earlier release left it, or one that was killed at once: nothing says how far the store had come.
+            fs::remove_file(realm.data().join("store.mark")).unwrap();
+        }
+        let journal = realm.data().join("store/0.jnl");
+        let mut bytes = fs::read(&journal).unwrap();
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        bytes[end - 60..end - 20].fill(0);
+        fs::write(&journal, bytes).unwrap();
+        if is_stopped {
+            let mut serve = program();
+            serve.args(["serve", "--listen", "127.0.0.1:0", "--data"]);
+            let run = finished(serve.arg(realm.data()));
+            assert_eq!(run.code, Some(5), "{run:?}");
+            assert!(run.err.contains("lost writes"), "{run:?}");
+        } else {
+            realm.start_again();
+            assert!(realm.log().contains("was cut off"), "{}", realm.log());
+            home.run("ann", &["send", "ann", "after"]).ok();
+        }
+    }
 }

@@ -115,6 +115,14 @@ impl Realm {
         (self.process, self.announced) = spawn(self.directory.path(), &address, &self.options);
     }
 
+    /// Starts it again at the same address, this time with further options.
+    pub fn start_again_with(&mut self, options: &[&str]) {
+        let address = self.address.to_string();
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let options = [&self.options[..], &options].concat();
+        (self.process, self.announced) = spawn(self.directory.path(), &address, &options);
+    }
+
     /// Asks it to stop, and waits until it has; gives its exit code.
     pub fn stop(&mut self) -> Option<i32> {
         let id = self.process.id().to_string();

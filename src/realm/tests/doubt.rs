@@ -12,6 +12,8 @@ const SOUND: u8 = 0;
 const WRITES_UNSEEN: u8 = 1;
 /// Nothing can be read.
 const CANNOT_READ: u8 = 2;
+/// Commits need a record that is damaged.
+const NEEDS_DAMAGED: u8 = 3;
 
 struct Faulty {
     inner: Embedded,
@@ -49,6 +51,9 @@ impl Store for Faulty {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
+        if self.fault.load(Ordering::Relaxed) == NEEDS_DAMAGED {
+            return Err(StoreError::Damaged("a bad sector".into()).into());
+        }
         let committed = self.inner.commit(batch).await;
         match self.fault.load(Ordering::Relaxed) {
             WRITES_UNSEEN => Err(StoreError::Failed("the sync failed".into()).into()),
@@ -101,6 +106,18 @@ async fn a_failed_commit_is_answered_unknown() {
         ask(send(2, "ann", "once")).await,
         refused(ErrorCode::Unknown)
     );
+    // This one was certainly not done. The realm opens its store again, and then it can be.
+    assert_eq!(
+        ask(send(3, "ann", "twice")).await,
+        refused(ErrorCode::Unknown)
+    );
+    // No start makes a damaged record whole: asking again would be in vain, and nothing was done.
+    set(NEEDS_DAMAGED);
+    assert_eq!(
+        ask(send(4, "ann", "never")).await,
+        refused(ErrorCode::Internal)
+    );
+    set(CANNOT_READ);
     // What changes nothing has certainly changed nothing.
     let session = SessionRef::Bound;
     let read = ask(Command::Inbox { session }).await;
@@ -109,6 +126,7 @@ async fn a_failed_commit_is_answered_unknown() {
     assert_eq!(ask(send(2, "ann", "once")).await, STORED);
     let log = records::Place::private("ann".parse().unwrap()).log;
     assert_eq!(realm.store.last(&log).await.unwrap(), Position(1));
+    assert_eq!(ask(send(3, "ann", "twice")).await, STORED);
 }
 
 /// HS-14: a store that cannot write its first life has none, and no device is told of one: after the next start the realm would not

@@ -24,7 +24,7 @@ use crate::{
     endpoint::LINK_LIFETIME,
     link::{DATAGRAM_MIN, Kind, Redundancy, Traits},
     realm,
-    store::RESERVE_BYTES,
+    store::{RESERVE_BYTES, SCRUB},
     wire::RealmId,
 };
 
@@ -205,6 +205,9 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// Room on its disk that is left alone: with less nothing is written any more.
     pub reserve: Size,
+    /// All of the store is read as often, to find what the disk has damaged.
+    #[serde(deserialize_with = "lasting")]
+    pub scrub: Span,
 }
 
 /// The store's engine.
@@ -321,6 +324,7 @@ impl Default for StoreConfig {
             engine: Engine::Embedded,
             path: "data".into(),
             reserve: Size(RESERVE_BYTES),
+            scrub: Span(SCRUB),
         }
     }
 }

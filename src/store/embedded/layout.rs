@@ -8,6 +8,7 @@
 //! k key                            version 8, value
 //! l name length 1, name, position 8     entry
 //! t name length 1, name            position 8: the log's entries below it are gone
+//! s                                token 8, version 8: the seal of the last group
 //! ```
 //!
 //! Keys are emitted in one order only, so a prefix of the keyspace is a kind, a log, a range of keys.
@@ -114,6 +115,37 @@ pub fn parse_row(key: &[u8], row: &[u8]) -> Option<(u16, Vec<(Key, Latest)>)> {
         rest = after;
     }
     Some((u16::from_be_bytes(at), values))
+}
+
+/// Where the seal of each group goes, over that of the one before.
+pub const SEAL_KEY: &[u8] = b"s";
+pub const SEAL_BYTES: usize = 16;
+
+/// What marks a group's record in the engine's journal as written by this store. Whoever looks for records behind a
+/// place that has become unreadable meets what users have written, too; and that may look just like a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// Known to nobody but the store.
+    pub token: [u8; 8],
+    /// The version that the store was at with this group.
+    pub version: Version,
+}
+
+impl Seal {
+    pub fn parse(stored: &[u8]) -> Option<Self> {
+        let (token, version) = stored.split_first_chunk()?;
+        let version = Version(u64::from_be_bytes(version.try_into().ok()?));
+        let token = *token;
+        Some(Self { token, version })
+    }
+
+    pub fn to_bytes(self) -> [u8; SEAL_BYTES] {
+        let mut bytes = [0; SEAL_BYTES];
+        let (token, version) = bytes.split_at_mut(self.token.len());
+        token.copy_from_slice(&self.token);
+        version.copy_from_slice(&self.version.0.to_be_bytes());
+        bytes
+    }
 }
 
 fn named(kind: u8, log: &Log) -> Place {

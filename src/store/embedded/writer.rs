@@ -4,7 +4,10 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -20,7 +23,8 @@ use super::{
     answers::{Answer, Desk, Outcome},
     behind::{Behind, Rows, Sweep},
     cache::{Cache, Lookup},
-    layout::{self, Latest},
+    health::Health,
+    layout::{self, Latest, Seal},
 };
 
 /// Batches that share one sync.
@@ -43,6 +47,21 @@ pub struct Job {
     pub desk: Desk,
 }
 
+/// What the writer says of what is on the disk.
+pub struct Durable {
+    /// The directory that holds the store.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests name it"))]
+    pub directory: PathBuf,
+    /// What the seals begin with.
+    pub token: [u8; 8],
+    /// The version of the last group that is on the disk.
+    pub version: Arc<AtomicU64>,
+    /// Whether all writes have succeeded so far.
+    pub health: Arc<Health>,
+    /// As a planted fault, writing goes on after one has failed.
+    pub trusts: bool,
+}
+
 /// The writer's state.
 pub struct Writer {
     database: Database,
@@ -54,6 +73,7 @@ pub struct Writer {
     version: u64,
     ends: HashMap<Log, u64>,
     room: Room,
+    durable: Durable,
 }
 
 /// Whether the disk has room, asked once in a while.
@@ -159,6 +179,7 @@ impl Writer {
         (rows, behind): (Rows, Arc<Behind>),
         subscribers: Arc<Subscribers>,
         room: Room,
+        durable: Durable,
     ) -> Self {
         Self {
             database,
@@ -170,6 +191,7 @@ impl Writer {
             version,
             ends: HashMap::new(),
             room,
+            durable,
         }
     }
 
@@ -192,24 +214,29 @@ impl Writer {
         if self.ends.len() >= ENDS_MAX {
             self.ends.clear();
         }
-        let has_room = self.room.is_there();
+        // What the engine has failed to write before may yet reach the disk, or not: nothing can be put upon it.
+        let mut failed = self.durable.health.check().err();
+        let has_room = failed.is_some() || self.room.is_there();
         let mut answers = Vec::with_capacity(jobs.len());
-        let mut failed = None;
         for Job {
             batch,
             answer: to,
             desk,
         } in jobs.drain(..)
         {
-            let decided = if has_room || batch.tidies {
-                self.apply(batch, &mut group)
-            } else {
+            let decided = if let Some(error) = &failed {
+                Err(error.clone().into())
+            } else if !has_room && !batch.tidies {
                 Err(CommitError::Full)
+            } else if let Err(refused) = self.expects(&batch, &group) {
+                // Nothing of it is in the group: the others go on.
+                Err(refused)
+            } else {
+                let applied = self.apply(batch, &mut group);
+                // A batch that failed half-way must not reach the disk, and with it none of its group.
+                failed = applied.as_ref().err().cloned();
+                applied.map_err(CommitError::from)
             };
-            // A batch that failed half-way must not reach the disk, and with it none of its group.
-            if let Err(CommitError::Store(error)) = &decided {
-                failed = Some(error.clone());
-            }
             answers.push((
                 desk,
                 Answer {
@@ -221,6 +248,10 @@ impl Writer {
         let sweep = self.rows.sweep(&self.behind);
         if failed.is_none() {
             failed = self.write(&mut group, &sweep).err();
+            if let Some(error) = failed.clone().filter(|_| !self.durable.trusts) {
+                tracing::error!(%error, "a write of the store has failed: nothing is served before it is opened again");
+                self.durable.health.fail(error);
+            }
         }
         if failed.is_some() {
             // What was remembered may not have happened.
@@ -274,30 +305,52 @@ impl Writer {
         if writes.is_empty() {
             return Ok(());
         }
-        Ok(writes.commit()?)
+        let seal = Seal {
+            token: self.durable.token,
+            version: Version(self.version),
+        };
+        writes.insert(&self.data, layout::SEAL_KEY, &seal.to_bytes()[..]);
+        writes.commit()?;
+        #[cfg(test)]
+        if super::health::scripted::fails(&self.durable.directory) {
+            return Err(StoreError::Failed("the sync failed, as scripted".into()));
+        }
+        self.durable.version.store(self.version, Ordering::Release);
+        Ok(())
     }
 
-    /// Checks one batch against the disk and the group so far, and adds its changes to the group.
-    fn apply(&mut self, batch: Batch, group: &mut Group) -> Result<Committed, CommitError> {
+    /// Checks one batch against the disk and the group so far.
+    fn expects(&mut self, batch: &Batch, group: &Group) -> Result<(), CommitError> {
         if !batch.names_fit() {
             let reason = format!("a key or log name is longer than {NAME_BYTES_MAX} bytes");
             return Err(CommitError::Refused(reason));
         }
-        for (key, expected) in batch.expectations {
-            let found = self.version_of(&key, group)?;
+        for (key, expected) in &batch.expectations {
+            let found = self.version_of(key, group)?;
             let holds = match expected {
                 Expected::Absent => found.is_none(),
-                Expected::At(version) => found == Some(version),
+                Expected::At(version) => found == Some(*version),
             };
             if !holds {
                 return Err(CommitError::Conflict);
             }
         }
-        for (log, end) in batch.ends {
-            if *self.end_of(&log)? != end.0 {
+        for (log, end) in &batch.ends {
+            if *self.end_of(log)? != end.0 {
                 return Err(CommitError::Conflict);
             }
         }
+        for change in &batch.changes {
+            if let Change::Append(log, _) | Change::Trim(log, _) = change {
+                // Found out before anything is changed.
+                self.end_of(log)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the changes of a batch to the group.
+    fn apply(&mut self, batch: Batch, group: &mut Group) -> Result<Committed, StoreError> {
         self.version += 1;
         let version = Version(self.version);
         let mut positions = Vec::new();
@@ -337,10 +390,12 @@ impl Writer {
         if let Lookup::Known(known) = self.behind.version(key) {
             return Ok(known);
         }
-        let stored = self.data.get(layout::key(key))?;
-        Ok(stored
-            .and_then(|stored| layout::parse_value(&stored))
-            .map(|value| value.version))
+        let Some(stored) = self.data.get(layout::key(key)).map_err(unread)? else {
+            return Ok(None);
+        };
+        let damaged = || StoreError::Damaged("a value without its version".into());
+        let value = layout::parse_value(&stored).ok_or_else(damaged)?;
+        Ok(Some(value.version))
     }
 
     /// The last position given out in `log`; 0 when there was none.
@@ -361,7 +416,9 @@ impl Writer {
             .range(from..layout::entry(log, below))
             .take(TRIM_MAX)
         {
-            group.writes.remove(&self.data, guard.key()?);
+            group
+                .writes
+                .remove(&self.data, guard.key().map_err(unread)?);
         }
         group
             .writes
@@ -382,10 +439,16 @@ impl Writer {
     }
 }
 
+/// What cannot be read leaves what can be as good as before.
+#[expect(clippy::needless_pass_by_value, reason = "it is what is mapped")]
+fn unread(error: fjall::Error) -> StoreError {
+    StoreError::Damaged(format!("it cannot be read: {error}"))
+}
+
 /// The last position given out in `log`, as the disk has it.
 fn find_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
     let last = match data.prefix(layout::log(log)).next_back() {
-        Some(guard) => layout::parse_entry_position(&guard.key()?).0,
+        Some(guard) => layout::parse_entry_position(&guard.key().map_err(unread)?).0,
         None => 0,
     };
     Ok(last.max(trimmed_end(data, log)?))
@@ -393,7 +456,7 @@ fn find_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
 
 /// The last position of `log` that was trimmed: a log that was trimmed to nothing goes on behind it.
 pub fn trimmed_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
-    let below = data.get(layout::trimmed(log))?;
+    let below = data.get(layout::trimmed(log)).map_err(unread)?;
     Ok(below.map_or(0, |stored| layout::number(&stored).saturating_sub(1)))
 }
 

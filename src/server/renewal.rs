@@ -1,0 +1,87 @@
+//! Serves on after the store has failed, as a start does: the store is opened anew and looked at before anything of it is
+//! served. What was under way meanwhile is unknown to its senders, who ask again under the same numbers (EXACT-6).
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use tokio::{runtime::Builder, sync::watch, time::timeout};
+
+use super::{Config, Server, ServerError, Start};
+use crate::store::OpenError;
+
+/// The first start after a failure that comes soon after another waits so long, the next twice as long.
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_mins(1);
+/// A server that has served for so long has recovered from the failure before.
+const RECOVERED_AFTER: Duration = Duration::from_mins(5);
+
+impl Server {
+    /// Serves until `stop` says so, and starts anew from `config` whenever the store has failed, at the same addresses.
+    ///
+    /// # Errors
+    /// When it cannot be started anew, but for a full disk, which is waited for; and as [`Server::run`].
+    pub fn serve(
+        self,
+        mut config: Config,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), ServerError> {
+        // Where any free port was taken, it is that one from now on.
+        config.listen = config.listeners();
+        for (listen, address) in config.listen.iter_mut().zip(self.addresses()) {
+            listen.address = address;
+        }
+        let mut wait = Duration::ZERO;
+        let mut server = self;
+        loop {
+            let since = Instant::now();
+            // One runtime for each, so that nothing of the former server is left when the next opens the store.
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let served = runtime.block_on(server.run(stopped(stop.clone())));
+            drop(runtime);
+            let Err(ServerError::Store(error)) = served else {
+                return served;
+            };
+            if since.elapsed() >= RECOVERED_AFTER {
+                wait = Duration::ZERO;
+            }
+            server = loop {
+                tracing::error!(%error, ?wait, "the store has failed: it is opened again and looked at before it is served");
+                if pause(&mut stop, wait)? {
+                    return Ok(());
+                }
+                wait = (wait * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
+                let start = Start {
+                    is_after_failure: true,
+                    ..Start::default()
+                };
+                match Server::start_as(&config, start) {
+                    Err(ServerError::Open(error)) if is_full(&error) => {
+                        tracing::error!(%error, ?wait, "the disk is full: make room");
+                    }
+                    started => break started?,
+                }
+            };
+            tracing::warn!("the store is open again, and was looked at");
+        }
+    }
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // Nobody is left who could stop it: then it goes on.
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Waits; true when told to stop meanwhile.
+fn pause(stop: &mut watch::Receiver<bool>, wait: Duration) -> io::Result<bool> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let stopped = stopped(stop.clone());
+    Ok(runtime.block_on(async { timeout(wait, stopped).await.is_ok() }))
+}
+
+fn is_full(error: &OpenError) -> bool {
+    matches!(error, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+}

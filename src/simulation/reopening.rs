@@ -1,0 +1,104 @@
+//! A real server whose store fails while it serves: the same process opens it again, looks at it and serves on. Here and not
+//! beside the server because it takes a client.
+
+use std::{path::Path, thread, time::Duration};
+
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use crate::{
+    client::{Client, Options, Profile, system_rng},
+    server::{Config, Server, ServerError},
+    store::{OpenError, fail_next_sync},
+    wire::Mailbox,
+};
+
+/// A server on a thread, and how to stop it.
+struct Serving {
+    stop: watch::Sender<bool>,
+    thread: thread::JoinHandle<Result<(), ServerError>>,
+    client: Client,
+}
+
+fn serve(directory: &TempDir) -> Serving {
+    let mut config = Config::parse("[[listen]]\naddress = \"127.0.0.1:0\"").unwrap();
+    config.store.path = directory.path().join("data");
+    config.store.reserve.0 = 0;
+    let server = Server::start(&config).unwrap();
+    let options = Options {
+        server: server.connection_string(),
+        deadline: Duration::from_mins(5),
+        ..Options::default()
+    };
+    let profiles = directory.path().join("profiles");
+    let profile = Profile::open(&profiles, "ann", &mut system_rng().unwrap()).unwrap();
+    let client = Client::open(profile, options).unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let thread = thread::spawn(move || server.serve(config, stopped));
+    Serving {
+        stop,
+        thread,
+        client,
+    }
+}
+
+async fn texts(client: &Client) -> Vec<Vec<u8>> {
+    let read = client.read_whole(Mailbox::Private, Some(0), usize::MAX);
+    let entries = read.await.unwrap();
+    entries.into_iter().map(|entry| entry.body).collect()
+}
+
+/// ERR-1, EXACT-6: a message whose commit failed is unknown to its sender, who asks again; the server opens its store again at
+/// the same address without anybody's help, and the message is there once.
+#[tokio::test(flavor = "multi_thread")]
+async fn server_whose_sync_fails_serves_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let Serving {
+        stop,
+        thread,
+        client,
+    } = serve(&directory);
+    let data = directory.path().join("data");
+    let ann = "ann".parse().unwrap();
+    client
+        .register("A", "id", ann, b"correct horse")
+        .await
+        .unwrap();
+    for text in ["one", "two", "three"] {
+        fail_next_sync(&data);
+        client.send(ann, text.as_bytes()).await.unwrap();
+    }
+    assert_eq!(texts(&client).await, [&b"one"[..], b"two", b"three"]);
+    drop(client);
+    stop.send_replace(true);
+    thread.join().unwrap().unwrap();
+}
+
+fn damage(data: &Path) {
+    std::fs::write(data.join("store/version"), b"rotten").unwrap();
+}
+
+/// A store that is not sound when it is opened again is not served, and the server ends and says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn server_whose_store_cannot_be_opened_again_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let Serving {
+        stop: _stop,
+        thread,
+        client,
+    } = serve(&directory);
+    let data = directory.path().join("data");
+    damage(&data);
+    fail_next_sync(&data);
+    let ann = "ann".parse().unwrap();
+    let registering = client.register("A", "id", ann, b"correct horse");
+    let ended = tokio::task::spawn_blocking(move || thread.join().unwrap());
+    let ended = tokio::select! {
+        ended = ended => ended.unwrap(),
+        answer = registering => panic!("{answer:?}"),
+    };
+    let Err(ServerError::Open(OpenError::Damaged { path, .. })) = ended else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(path, data.join("store/version"));
+}

@@ -1,0 +1,386 @@
+//! Looks at the engine's files before the engine does, which takes what it cannot read for what was never written.
+//!
+//! The writer syncs each group before it begins the next, so a stop leaves at most one record that is not whole, the last:
+//! it is cut off, and that is said. Whatever else is missing or does not fit its checksum was acknowledged: then the store
+//! is not opened, unless its operator accepts the loss; and nothing is changed before that is known.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    OpenError, STORE,
+    journal::{Found, Journal, Record},
+    layout,
+    manifest::{self, Trouble},
+    mark::{Mark, sync_directory},
+};
+use crate::{
+    faults::{Fault, is_planted},
+    store::Version,
+};
+
+/// The directory of the engine's trees in its own.
+const TREES: &str = "keyspaces";
+/// The first of them, which says what the others are.
+const TREE_OF_TREES: u64 = 0;
+/// Where journals go that were mended, as they were.
+const ASIDE: &str = "damaged";
+/// What the engine's file `version` holds.
+const ENGINE_VERSION: &[u8] = b"FJL\x03";
+
+/// How a store is to be looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// What cannot be read is left out, and the store is opened without it.
+    pub accepts_damage: bool,
+    /// The newest journal is written anew: a sync of it has failed, so what is read there need not be on the disk.
+    pub distrusts_journal: bool,
+}
+
+/// Bytes of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub file: PathBuf,
+    pub at: u64,
+    pub bytes: u64,
+}
+
+/// What was found, and done about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What was cut off the end of the newest journal.
+    pub cut: Option<Piece>,
+    /// What was left out because its loss is accepted.
+    pub dropped: Vec<Piece>,
+    /// What is missing besides, and accepted.
+    pub missing: Vec<String>,
+    /// The engine's number of the last commit that is in the journals; 0 if they hold none.
+    pub last_sequence: u64,
+}
+
+impl Report {
+    /// True when there was no loss to accept.
+    pub fn is_sound(&self) -> bool {
+        self.dropped.is_empty() && self.missing.is_empty()
+    }
+}
+
+/// Looks at the store in `directory`.
+pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<Report, OpenError> {
+    if is_planted(Fault::SkipExamine) {
+        return Ok(Report::default());
+    }
+    let store = directory.join(STORE);
+    let mut report = Report::default();
+    look_at_trees(&store)?;
+    restore_lock(&store).map_err(|source| io_at(&store, source))?;
+    let journals = journals(&store).map_err(|source| io_at(&store, source))?;
+    for what in missing(&store, &journals, mark) {
+        if !manner.accepts_damage {
+            let path = store;
+            return Err(OpenError::Lost { path, what });
+        }
+        report.missing.push(what);
+    }
+    let mut walk = Walk::new(mark);
+    for (_, path) in &journals {
+        walk.journal(path).map_err(|source| io_at(path, source))?;
+    }
+    report.last_sequence = walk.last.as_ref().map_or(0, |(_, record)| record.sequence);
+    let (gaps, cut) = walk.verdict().map_err(|source| io_at(&store, source))?;
+    if let (Some(first), false) = (gaps.first(), manner.accepts_damage) {
+        let bytes: u64 = gaps.iter().map(|gap| gap.bytes).sum();
+        let what = format!(
+            "{bytes} bytes that were acknowledged are damaged, in {} places; the first begins at byte {}",
+            gaps.len(),
+            first.at,
+        );
+        let path = first.file.clone();
+        return Err(OpenError::Lost { path, what });
+    }
+    for (number, (_, path)) in journals.iter().enumerate() {
+        let io = |source| io_at(path, source);
+        let gaps: Vec<_> = gaps.iter().filter(|gap| gap.file == *path).collect();
+        let is_newest = number + 1 == journals.len();
+        let tail = cut.as_ref().filter(|cut| cut.file == *path);
+        if !gaps.is_empty() {
+            set_aside(directory, path).map_err(io)?;
+        }
+        if !gaps.is_empty() || (is_newest && manner.distrusts_journal) {
+            rewrite(path, &gaps, tail).map_err(io)?;
+        } else if let Some(tail) = tail {
+            let file = OpenOptions::new().write(true).open(path).map_err(io)?;
+            file.set_len(tail.at).map_err(io)?;
+            file.sync_all().map_err(io)?;
+        }
+    }
+    report.dropped = gaps;
+    report.cut = cut;
+    Ok(report)
+}
+
+fn io_at(path: &Path, source: io::Error) -> OpenError {
+    OpenError::Io {
+        path: path.into(),
+        source,
+    }
+}
+
+impl From<Trouble> for OpenError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Unsound(file) => Self::Damaged {
+                path: file.path,
+                what: file.how,
+            },
+            Trouble::Io(path, source) => Self::Io { path, source },
+        }
+    }
+}
+
+/// The directories of the engine's trees in `store`.
+pub fn trees(store: &Path) -> Result<Vec<PathBuf>, Trouble> {
+    let place = store.join(TREES);
+    let io = |error| Trouble::from_io(&place, error);
+    let mut trees = Vec::new();
+    for entry in fs::read_dir(&place).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        trees.extend(name.to_str().and_then(|name| name.parse::<u64>().ok()));
+    }
+    trees.sort_unstable();
+    let tree_at = |tree: u64| place.join(tree.to_string());
+    // The engine makes what is missing here, and deletes what it then finds no use for.
+    if trees.first() != Some(&TREE_OF_TREES) {
+        return Err(Trouble::unsound(&tree_at(TREE_OF_TREES), "is missing"));
+    }
+    if trees.len() == 1 {
+        return Err(Trouble::unsound(&tree_at(TREE_OF_TREES + 1), "is missing"));
+    }
+    Ok(trees.into_iter().map(tree_at).collect())
+}
+
+/// Looks at the engine's files besides its journals, the larger ones only by their tables of contents.
+fn look_at_trees(store: &Path) -> Result<(), Trouble> {
+    let version = store.join("version");
+    let found = fs::read(&version).map_err(|error| Trouble::from_io(&version, error))?;
+    if found != ENGINE_VERSION {
+        return Err(Trouble::unsound(&version, "is damaged"));
+    }
+    for (number, tree) in trees(store)?.iter().enumerate() {
+        for table in manifest::tables(tree)? {
+            if number == 0 {
+                // The engine panics at what it does not find there.
+                table.check(|| true)?;
+            }
+            table.glance()?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the file anew that the engine locks, if it is missing. There is nothing in it.
+fn restore_lock(store: &Path) -> io::Result<()> {
+    let lock = store.join("lock");
+    if !lock.try_exists()? {
+        File::create(lock)?;
+    }
+    Ok(())
+}
+
+/// The journals in `store` and their numbers, the oldest first.
+pub fn journals(store: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut journals = Vec::new();
+    for entry in fs::read_dir(store)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_suffix(".jnl")?.parse().ok());
+        journals.extend(number.map(|number| (number, path)));
+    }
+    journals.sort_unstable();
+    Ok(journals)
+}
+
+/// What is missing of the journals: the engine deletes the oldest only, and always writes in one.
+fn missing(store: &Path, journals: &[(u64, PathBuf)], mark: Option<&Mark>) -> Vec<String> {
+    let mut missing = Vec::new();
+    let path = |number: u64| store.join(format!("{number}.jnl")).display().to_string();
+    let Some((newest, _)) = journals.last() else {
+        return vec!["its journal is missing: there is no file *.jnl".into()];
+    };
+    for pair in journals.windows(2) {
+        if let [(one, _), (next, _)] = pair
+            && *next != one + 1
+        {
+            missing.push(format!("its journal {} is missing", path(one + 1)));
+        }
+    }
+    if let Some(mark) = mark.filter(|mark| mark.journal > *newest) {
+        missing.push(format!("its journal {} is missing", path(mark.journal)));
+    }
+    missing
+}
+
+/// A way through all journals.
+struct Walk<'a> {
+    mark: Option<&'a Mark>,
+    gaps: Vec<Piece>,
+    /// Where the last journal that was walked through stops making sense, if it does.
+    open_end: Option<(PathBuf, u64)>,
+    /// The last record, and the file that it is in.
+    last: Option<(PathBuf, Record)>,
+    /// The sequence number of the one before.
+    before: u64,
+    /// The highest version that a seal names.
+    sealed: Option<Version>,
+}
+
+impl<'a> Walk<'a> {
+    const fn new(mark: Option<&'a Mark>) -> Self {
+        Self {
+            mark,
+            gaps: Vec::new(),
+            open_end: None,
+            last: None,
+            before: 0,
+            sealed: None,
+        }
+    }
+
+    fn journal(&mut self, path: &Path) -> io::Result<()> {
+        let mut journal = Journal::open(path)?;
+        // A journal is synced before the next is made: where that one begins, this one was whole.
+        self.close_end()?;
+        let mut at = 0;
+        loop {
+            match journal.at(at)? {
+                Found::End => return Ok(()),
+                Found::Record(record) => {
+                    self.record(path, record);
+                    at = record.end;
+                }
+                Found::Bad => {
+                    let last = self.last.as_ref().map(|(_, record)| record.sequence);
+                    let mark = self.mark;
+                    let next = journal.next_record(at + 1, |record| {
+                        last.is_none_or(|last| record.sequence > last)
+                            && mark.is_none_or(|mark| mark.is_own(record))
+                    })?;
+                    let Some(next) = next else {
+                        self.open_end = Some((path.into(), at));
+                        return Ok(());
+                    };
+                    self.gap(path, at, next.at);
+                    at = next.at;
+                }
+            }
+        }
+    }
+
+    fn gap(&mut self, file: &Path, at: u64, end: u64) {
+        self.gaps.push(Piece {
+            file: file.into(),
+            at,
+            bytes: end - at,
+        });
+    }
+
+    /// Takes a record in whose checksum holds. That is not over its sequence number, but each is higher than the one before.
+    fn record(&mut self, path: &Path, record: Record) {
+        let last = self.last.as_ref().map(|(_, last)| last.sequence);
+        if last.is_some_and(|last| record.sequence <= last) {
+            if record.sequence <= self.before {
+                return self.gap(path, record.at, record.end);
+            }
+            // Without the one before it is in order.
+            if let Some((path, last)) = self.last.take() {
+                self.gap(&path, last.at, last.end);
+            }
+        } else if let Some(last) = last {
+            self.before = last;
+        }
+        let own = |seal: &layout::Seal| self.mark.is_none_or(|mark| mark.token == seal.token);
+        let sealed = record.seal.filter(own).map(|seal| seal.version);
+        self.sealed = self.sealed.max(sealed);
+        self.last = Some((path.into(), record));
+    }
+
+    fn close_end(&mut self) -> io::Result<()> {
+        if let Some((path, at)) = self.open_end.take() {
+            let end = Journal::open(&path)?.written_end(at)?;
+            self.gap(&path, at, end);
+        }
+        Ok(())
+    }
+
+    /// What was damaged, and what was not written whole.
+    fn verdict(mut self) -> io::Result<(Vec<Piece>, Option<Piece>)> {
+        let is_behind = |mark: &Mark| self.sealed.is_some_and(|sealed| sealed < mark.version);
+        if self.mark.is_some_and(is_behind) && !is_planted(Fault::IgnoreMark) {
+            self.close_end()?;
+        }
+        let cut = match self.open_end.take() {
+            Some((file, at)) => {
+                let end = Journal::open(&file)?.written_end(at)?;
+                let bytes = end - at;
+                Some(Piece { file, at, bytes })
+            }
+            None => None,
+        };
+        Ok((self.gaps, cut))
+    }
+}
+
+/// Keeps a journal as it is under another name. That takes no room; a file system without links does without.
+fn set_aside(directory: &Path, path: &Path) -> io::Result<()> {
+    let place = directory.join(ASIDE);
+    fs::create_dir_all(&place)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    for number in 1..=u32::MAX {
+        match fs::hard_link(path, place.join(format!("{name}.{number}"))) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "the damaged file cannot be kept beside the mended one");
+                break;
+            }
+            Ok(()) => break,
+        }
+    }
+    Ok(())
+}
+
+/// Writes a journal anew without some pieces. Until that is on the disk the old one stays.
+fn rewrite(path: &Path, gaps: &[&Piece], tail: Option<&Piece>) -> io::Result<()> {
+    let mut journal = Journal::open(path)?;
+    let end = match tail {
+        Some(tail) => tail.at,
+        None => journal.written_end(0)?,
+    };
+    let mut gaps: Vec<_> = gaps
+        .iter()
+        .map(|gap| (gap.at, gap.at + gap.bytes))
+        .collect();
+    gaps.sort_unstable();
+    gaps.push((end, end));
+    let fresh = path.with_extension("mended");
+    let mut old = File::open(path)?;
+    let written = (|| {
+        let mut new = File::create(&fresh)?;
+        let mut at = 0;
+        for (from, to) in gaps {
+            old.seek(SeekFrom::Start(at))?;
+            io::copy(&mut (&mut old).take(from.saturating_sub(at)), &mut new)?;
+            at = to;
+        }
+        new.sync_all()?;
+        fs::rename(&fresh, path)
+    })();
+    if written.is_err() {
+        // The disk may be full.
+        let _ = fs::remove_file(&fresh);
+    }
+    written?;
+    path.parent().map_or(Ok(()), sync_directory)
+}

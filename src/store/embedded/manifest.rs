@@ -1,0 +1,238 @@
+//! Reads which tables the engine's trees consist of, and the checksums of these files.
+//!
+//! A tree is a directory. `current` says which of the files `v1`, `v2`, … counts (its number 8, its checksum 16, 0),
+//! and that lists the tables, each with the checksum of its whole file (XXH3 with 128 bits). The engine does not look at
+//! these checksums, only at those of the blocks that it reads; and a tree without `current` it takes for a new one.
+//!
+//! Both kinds of files are archives: sections, then a table of contents ("TOC!", count 4, each: position 8, length 8,
+//! name length 2, name), then its own place ("SFA!", 1, 0, checksum 16, position 8, length 8).
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+/// What stands behind the contents of an archive.
+const TRAILER_BYTES: usize = 38;
+/// The longest list of tables and the longest table of contents that are read, in bytes.
+const LIST_BYTES_MAX: u64 = 64 << 20;
+/// What is hashed at once, in bytes.
+const PIECE: usize = 256 << 10;
+
+/// A file of the engine's, and the checksum that it must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    pub path: PathBuf,
+    pub checksum: u128,
+}
+
+/// A file that is not what the engine has written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsound {
+    pub path: PathBuf,
+    pub how: &'static str,
+}
+
+/// A file is unsound, or it cannot be read.
+#[derive(Debug)]
+pub enum Trouble {
+    Unsound(Unsound),
+    Io(PathBuf, io::Error),
+}
+
+impl Trouble {
+    pub fn unsound(path: &Path, how: &'static str) -> Self {
+        Self::Unsound(Unsound {
+            path: path.into(),
+            how,
+        })
+    }
+
+    /// For a file that has to be there.
+    pub fn from_io(path: &Path, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::unsound(path, "is missing"),
+            _ => Self::Io(path.into(), error),
+        }
+    }
+}
+
+/// The tables of the tree in a directory.
+pub fn tables(tree: &Path) -> Result<Vec<Table>, Trouble> {
+    let current = tree.join("current");
+    let read = read_bounded(&current)?;
+    let (number, checksum) =
+        parse_current(&read).ok_or_else(|| Trouble::unsound(&current, "is damaged"))?;
+    let list = tree.join(format!("v{number}"));
+    let read = read_bounded(&list)?;
+    let damaged = || Trouble::unsound(&list, "is damaged");
+    if xxh3_128(&read) != checksum {
+        return Err(damaged());
+    }
+    let contents = contents(&mut io::Cursor::new(&read)).map_err(|_| damaged())?;
+    let section = contents
+        .ok_or_else(damaged)?
+        .into_iter()
+        .find(|section| section.name == b"tables")
+        .and_then(|section| section.of(&read).map(<[u8]>::to_vec));
+    let listed = section.as_deref().and_then(parse_tables);
+    let place = tree.join("tables");
+    let listed = listed.ok_or_else(damaged)?.into_iter();
+    Ok(listed
+        .map(|(id, checksum)| Table {
+            path: place.join(id.to_string()),
+            checksum,
+        })
+        .collect())
+}
+
+impl Table {
+    /// Looks at the file's length and its table of contents only. The engine reserves memory by a number that stands there
+    /// before it checks it.
+    pub fn glance(&self) -> Result<(), Trouble> {
+        let io = |error| Trouble::from_io(&self.path, error);
+        let mut file = File::open(&self.path).map_err(io)?;
+        match contents(&mut file) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Trouble::unsound(&self.path, "is damaged")),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(Trouble::unsound(&self.path, "is cut off"))
+            }
+            Err(error) => Err(io(error)),
+        }
+    }
+
+    /// Reads all of the file. After each piece `pause` is asked whether to go on; None when it was not.
+    pub fn check(&self, mut pause: impl FnMut() -> bool) -> Result<Option<u64>, Trouble> {
+        let io = |error| Trouble::from_io(&self.path, error);
+        let mut file = File::open(&self.path).map_err(io)?;
+        let mut hash = Xxh3::new();
+        let mut piece = vec![0; PIECE];
+        let mut bytes = 0;
+        loop {
+            let len = file.read(&mut piece).map_err(io)?;
+            if len == 0 {
+                break;
+            }
+            hash.update(piece.get(..len).unwrap_or_default());
+            bytes += len as u64;
+            if !pause() {
+                return Ok(None);
+            }
+        }
+        if hash.digest128() == self.checksum {
+            Ok(Some(bytes))
+        } else {
+            Err(Trouble::unsound(&self.path, "is damaged"))
+        }
+    }
+}
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>, Trouble> {
+    let io = |error| Trouble::from_io(path, error);
+    if fs::metadata(path).map_err(io)?.len() > LIST_BYTES_MAX {
+        return Err(Trouble::unsound(path, "is longer than it can be"));
+    }
+    fs::read(path).map_err(io)
+}
+
+fn parse_current(bytes: &[u8]) -> Option<(u64, u128)> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    let (checksum, rest) = rest.split_first_chunk()?;
+    let (number, checksum) = (u64::from_le_bytes(*number), u128::from_le_bytes(*checksum));
+    (rest == [0]).then_some((number, checksum))
+}
+
+/// A section of an archive.
+struct Section {
+    name: Vec<u8>,
+    at: u64,
+    len: u64,
+}
+
+impl Section {
+    fn of<'a>(&self, archive: &'a [u8]) -> Option<&'a [u8]> {
+        let from = usize::try_from(self.at).ok()?;
+        let len = usize::try_from(self.len).ok()?;
+        archive.get(from..)?.get(..len)
+    }
+}
+
+/// The sections of an archive; None if its table of contents is damaged.
+fn contents(archive: &mut (impl io::Read + io::Seek)) -> io::Result<Option<Vec<Section>>> {
+    let len = archive.seek(SeekFrom::End(0))?;
+    let Some(trailer_at) = len.checked_sub(TRAILER_BYTES as u64) else {
+        return Ok(None);
+    };
+    archive.seek(SeekFrom::Start(trailer_at))?;
+    let mut trailer = [0; TRAILER_BYTES];
+    archive.read_exact(&mut trailer)?;
+    let Some((checksum, at)) = parse_trailer(&trailer) else {
+        return Ok(None);
+    };
+    let Some(take) = trailer_at
+        .checked_sub(at)
+        .filter(|take| *take <= LIST_BYTES_MAX)
+    else {
+        return Ok(None);
+    };
+    archive.seek(SeekFrom::Start(at))?;
+    let mut table = Vec::new();
+    archive.take(take).read_to_end(&mut table)?;
+    Ok((xxh3_128(&table) == checksum)
+        .then(|| parse_contents(&table))
+        .flatten())
+}
+
+fn parse_trailer(bytes: &[u8]) -> Option<(u128, u64)> {
+    let rest = bytes.strip_prefix(b"SFA!\x01\x00")?;
+    let (checksum, rest) = rest.split_first_chunk()?;
+    let (at, _) = rest.split_first_chunk()?;
+    Some((u128::from_le_bytes(*checksum), u64::from_le_bytes(*at)))
+}
+
+fn parse_contents(bytes: &[u8]) -> Option<Vec<Section>> {
+    let rest = bytes.strip_prefix(b"TOC!")?;
+    let (count, mut rest) = rest.split_first_chunk()?;
+    let mut sections = Vec::new();
+    for _ in 0..u32::from_le_bytes(*count) {
+        let (at, after) = rest.split_first_chunk()?;
+        let (len, after) = after.split_first_chunk()?;
+        let (name, after) = after.split_first_chunk()?;
+        let (name, after) = after.split_at_checked(u16::from_le_bytes(*name).into())?;
+        sections.push(Section {
+            name: name.into(),
+            at: u64::from_le_bytes(*at),
+            len: u64::from_le_bytes(*len),
+        });
+        rest = after;
+    }
+    Some(sections)
+}
+
+/// The numbers of the tables, and their checksums: levels 1, in each runs 1, in each tables 4, in each its number 8, 0,
+/// checksum 16, sequence number 8.
+fn parse_tables(bytes: &[u8]) -> Option<Vec<(u64, u128)>> {
+    let mut tables = Vec::new();
+    let (levels, mut rest) = bytes.split_first()?;
+    for _ in 0..*levels {
+        let (runs, after) = rest.split_first()?;
+        rest = after;
+        for _ in 0..*runs {
+            let (count, after) = rest.split_first_chunk()?;
+            rest = after;
+            for _ in 0..u32::from_le_bytes(*count) {
+                let (id, after) = rest.split_first_chunk()?;
+                let after = after.strip_prefix(&[0])?;
+                let (checksum, after) = after.split_first_chunk()?;
+                let (_, after) = after.split_first_chunk::<8>()?;
+                tables.push((u64::from_le_bytes(*id), u128::from_le_bytes(*checksum)));
+                rest = after;
+            }
+        }
+    }
+    rest.is_empty().then_some(tables)
+}

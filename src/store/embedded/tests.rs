@@ -1,0 +1,209 @@
+//! What only this engine does: it fills up, keeps values behind, and reads former layouts.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use fjall::{Database, KeyspaceCreateOptions, PersistMode};
+use proptest::prelude::*;
+
+use super::{open::STORE_NEW, *};
+use crate::store::{Expected, NameBytes, Version};
+
+/// A full disk refuses what is to be written, goes on serving what is there, and writes again as
+/// soon as there is room.
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_recovers() {
+    let directory = tempfile::tempdir().unwrap();
+    let full = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&full);
+    let room = Room::scripted(move || !seen.load(Ordering::SeqCst));
+    let store = Embedded::open_with(
+        directory.path(),
+        Opening::default(),
+        room,
+        Bounds::default(),
+    )
+    .unwrap();
+    let key = Key(b"a"[..].into());
+    let put = |value: &[u8]| {
+        let mut batch = Batch::new();
+        batch.put(key.clone(), value.to_vec());
+        store.commit(batch)
+    };
+    put(b"1").await.unwrap();
+    full.store(true, Ordering::SeqCst);
+    assert!(matches!(put(b"2").await, Err(CommitError::Full)));
+    assert_eq!(store.get(&key).await.unwrap().unwrap().value, "1");
+    full.store(false, Ordering::SeqCst);
+    put(b"3").await.unwrap();
+    assert_eq!(store.get(&key).await.unwrap().unwrap().value, "3");
+}
+
+/// The room that is left alone is what was asked for.
+#[tokio::test]
+async fn so_much_room_is_left_alone_as_is_asked_for() {
+    for (reserve, is_written) in [(0, true), (u64::MAX, false)] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Embedded::open_as(
+            directory.path(),
+            Opening {
+                reserve,
+                ..Opening::default()
+            },
+        )
+        .unwrap();
+        let mut batch = Batch::new();
+        batch.put(Key(b"a"[..].into()), b"1".to_vec());
+        assert_eq!(store.commit(batch).await.is_ok(), is_written, "{reserve}");
+    }
+}
+
+/// What a start that was cut off has left is in nobody's way.
+#[test]
+fn a_store_whose_making_was_cut_off_is_made_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let fresh = directory.path().join(STORE_NEW);
+    fs::create_dir_all(fresh.join("keyspaces")).unwrap();
+    fs::write(fresh.join("0.jnl"), b"half").unwrap();
+    drop(Embedded::open(directory.path()).unwrap());
+    assert!(Embedded::exists(directory.path()) && !fresh.exists());
+}
+
+/// Before format 2 each value stood in its place at once.
+#[tokio::test]
+async fn a_store_of_the_first_format_is_read_and_then_written_in_this_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let raw = || {
+        let builder = Database::builder(directory.path().join("store"));
+        let database = builder.open().unwrap();
+        let data = database.keyspace("data", KeyspaceCreateOptions::default);
+        (database, data.unwrap())
+    };
+    let (database, data) = raw();
+    let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
+    batch.insert(&data, layout::FORMAT_KEY, 1u32.to_be_bytes());
+    batch.insert(&data, layout::VERSION_KEY, 7u64.to_be_bytes());
+    let mut value = Vec::new();
+    layout::add_value(&mut value, Version(7), b"old");
+    batch.insert(&data, &layout::key(&key(1))[..], value);
+    batch.commit().unwrap();
+    drop((database, data));
+    for (version, value) in [(7, "old"), (8, "new"), (9, "new")] {
+        let store = Embedded::open(directory.path()).unwrap();
+        let found = store.get(&key(1)).await.unwrap().unwrap();
+        assert_eq!(
+            (found.version.0, &*found.value),
+            (version, value.as_bytes())
+        );
+        let mut batch = Batch::new();
+        batch.expect(key(1), Expected::At(found.version));
+        batch.put(key(1), b"new".to_vec());
+        store.commit(batch).await.unwrap();
+    }
+    let (_database, data) = raw();
+    let format = data.get(layout::FORMAT_KEY).unwrap().unwrap();
+    assert_eq!(format.first_chunk(), Some(&layout::FORMAT.to_be_bytes()));
+}
+
+/// What a test does to a store.
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8, u16),
+    Delete(u8),
+    List(u8, Option<u8>, usize),
+    Open,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => (0u8..60, 0u16..300).prop_map(|(key, len)| Step::Put(key, len)),
+        3 => (0u8..60).prop_map(Step::Delete),
+        2 => (0u8..4, prop::option::of(0u8..60), 0usize..40).prop_map(|(prefix, after, limit)| Step::List(prefix, after, limit)),
+        1 => Just(Step::Open),
+    ];
+    prop::collection::vec(step, 1..150)
+}
+
+/// Keys under some prefixes.
+fn key(n: u8) -> Key {
+    Key([b'a' + n / 16, n][..].into())
+}
+
+async fn follow(steps: Vec<Step>, bounds: Bounds) {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || {
+        let room = Room::of(directory.path(), 0);
+        Embedded::open_with(directory.path(), Opening::default(), room, bounds).unwrap()
+    };
+    let mut store = open();
+    let mut model: BTreeMap<Key, Vec<u8>> = BTreeMap::new();
+    for step in steps {
+        match step {
+            Step::Put(n, len) => {
+                let value = vec![n; len.into()];
+                let mut batch = Batch::new();
+                batch.put(key(n), value.clone());
+                // A second key in the same group, with a version that is asked for.
+                let other = store.get(&key(n ^ 1)).await.unwrap();
+                if let Some(other) = other {
+                    batch.expect(key(n ^ 1), Expected::At(other.version));
+                    batch.put(key(n ^ 1), vec![0]);
+                    model.insert(key(n ^ 1), vec![0]);
+                }
+                model.insert(key(n), value);
+                store.commit(batch).await.unwrap();
+            }
+            Step::Delete(n) => {
+                let mut batch = Batch::new();
+                batch.delete(key(n));
+                store.commit(batch).await.unwrap();
+                model.remove(&key(n));
+            }
+            Step::List(prefix, after, limit) => {
+                let prefix = Prefix([b'a' + prefix][..].into());
+                let after = after.map(key);
+                let found = store.list(&prefix, after.as_ref(), limit).await.unwrap();
+                let found: Vec<_> = found
+                    .into_iter()
+                    .map(|(key, value)| (key, value.value.to_vec()))
+                    .collect();
+                let expected: Vec<_> = model
+                    .iter()
+                    .filter(|(key, _)| key.0.starts_with(&prefix.0))
+                    .filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after))
+                    .take(limit)
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect();
+                assert_eq!(found, expected);
+            }
+            Step::Open => {
+                drop(store);
+                store = open();
+            }
+        }
+    }
+    for n in 0..60 {
+        let found = store.get(&key(n)).await.unwrap();
+        assert_eq!(
+            found.map(|found| found.value.to_vec()).as_ref(),
+            model.get(&key(n))
+        );
+    }
+    let all = Prefix(NameBytes::new());
+    let (rows, held) = (bounds.rows, store.behind.list(&all, None, usize::MAX).len());
+    assert!(held <= 60, "{held} values behind, {rows} rows");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// However little may be behind, what was put is found, in its place or on its way there, also after a start.
+    #[test]
+    fn what_is_behind_is_found_as_if_it_were_in_its_place(steps in steps(), rows in 2usize..12, bytes in 300usize..5000) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(follow(steps, Bounds { rows, bytes }));
+    }
+}
