@@ -8,6 +8,7 @@ mod accounts;
 mod carrying;
 mod copies;
 mod cursors;
+mod ended;
 mod expiry;
 mod failure;
 mod groups;
@@ -18,6 +19,7 @@ mod known;
 pub mod limits;
 mod lives;
 mod mail;
+mod memberships;
 mod moderation;
 mod network;
 mod operations;
@@ -35,7 +37,7 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicBool};
 
 pub use carrying::{Carried, Outgoing};
 pub use copies::ReadOutcome;
@@ -47,7 +49,7 @@ pub use peers::{Own, Peer, Peering, Registration};
 pub use watching::{Push, Watch};
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use self::{
     expiry::Expiries,
@@ -136,6 +138,10 @@ pub struct Realm<S> {
     /// When messages to other realms are not worth delivering any more.
     expiries: Expiries,
     watched: Watched,
+    /// Something is to be done for the members of a group that has ended.
+    chores: Notify,
+    /// The copies that a user is in are listed by user.
+    are_copies_listed: AtomicBool,
     passwords: Passwords,
     windows: Windows,
     /// Makes session ids.
@@ -168,6 +174,8 @@ struct Work<'a> {
     queued: Option<(RealmId, QueuedRecord)>,
     /// Whose groups or sessions are others than before.
     affected: Option<Username>,
+    /// It ends a group: something is to be done for its members.
+    ends: bool,
     /// Its number is not written down: nothing can be done under it any more.
     is_unrecorded: bool,
 }
@@ -177,7 +185,7 @@ impl Work<'_> {
     fn forget(&mut self) {
         self.batch.changes.clear();
         self.hints.clear();
-        (self.queued, self.affected) = (None, None);
+        (self.queued, self.affected, self.ends) = (None, None, false);
     }
 }
 
@@ -202,6 +210,8 @@ impl<S: Store> Realm<S> {
             verdicts: Verdicts::default(),
             expiries: Expiries::default(),
             watched: Watched::default(),
+            chores: Notify::new(),
+            are_copies_listed: AtomicBool::new(false),
             passwords: Passwords::start(limits.password_threads)?,
             windows: Windows::default(),
             limits,
@@ -364,6 +374,7 @@ impl<S: Store> Realm<S> {
             hints: Vec::new(),
             queued: None,
             affected: None,
+            ends: false,
             is_unrecorded: false,
         };
         let mut operation = None;
@@ -423,6 +434,9 @@ impl<S: Store> Realm<S> {
                 }
                 if let Some(user) = work.affected.take() {
                     self.watched.notify(&watched_of(user));
+                }
+                if work.ends {
+                    self.chores.notify_one();
                 }
                 for (realm, group) in work.hints.drain(..) {
                     self.network.add_work(realm, GroupWork::Tell(group));

@@ -28,8 +28,14 @@
 //! l/                             the lives of the store
 //! v/ realm                       position up to which the queue to a peer is settled
 //! t/ realm / position 8          the message there was given back before its turn
+//! j/ user                        written with a join that brings a user near the bound of groups
 //! x/ realm / group               this realm's copy of a group that lives in another
 //! y/ realm / group / user        a user here who is in it
+//! z/ user / realm / group        the same, by user
+//! z/                             how far z/ has been filled from y/ in a store from before it
+//! q/ realm / slot 1              written with each word of a peer that users here are members of a group there no more
+//! e/ kind 1 realm / group / epoch 8
+//!                                what is still to be done for the members of a group that has ended
 //! log p/ user                    the user's private messages
 //! log f/ user / realm            the user's private messages from one realm
 //! log q/ realm                   the queue to a peer
@@ -41,7 +47,10 @@
 //! A group's epoch is drawn when it is made: should it be deleted and another made under its name, nothing of the old one
 //! is the new one's. Only the log is, because no position may be used twice: the new one begins behind a floor (READ-6).
 
+mod memberships;
+
 use blake2::{Blake2s256, Digest as _};
+pub use memberships::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -54,6 +63,8 @@ use crate::{
 const FORMAT: u8 = 1;
 /// The format of those that have changed once.
 const FORMAT_2: u8 = 2;
+/// The format of those that have changed twice.
+const FORMAT_3: u8 = 3;
 
 /// Most records take no more, in bytes.
 const RECORD_BYTES: usize = 64;
@@ -71,6 +82,11 @@ pub trait Record: Serialize + DeserializeOwned {
         parse(record)
     }
 
+    /// Reads a record of format 2, where it has changed twice.
+    fn from_second_format(record: &[u8]) -> Result<Self, StoreError> {
+        parse(record)
+    }
+
     /// The bytes to keep.
     fn to_value(&self) -> Result<Vec<u8>, StoreError> {
         let mut value = Vec::with_capacity(RECORD_BYTES);
@@ -84,6 +100,9 @@ pub trait Record: Serialize + DeserializeOwned {
         match value.split_first() {
             Some((format, record)) if *format == Self::FORMAT => parse(record),
             Some((&FORMAT, record)) => Self::from_first_format(record),
+            Some((&FORMAT_2, record)) if Self::FORMAT > FORMAT_2 => {
+                Self::from_second_format(record)
+            }
             Some((format, _)) => Err(StoreError::Damaged(format!(
                 "its format {format} is that of a newer merpati"
             ))),
@@ -185,19 +204,6 @@ changed_records! {
     /// A group. The owner is a member like any other. `log` names its log, which it has from the groups of that name
     /// before it; its own entries stand behind the position `floor`.
     GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64, realms: Vec<String>; log: u64 = (old) old.epoch, floor: u64 = (_old) 0 } was FirstGroupRecord
-    /// This realm's copy of a group that lives in another, up to a position there. `known_as` is this realm's name
-    /// there. `log` names the copy's log, which stays when the group is made again; the entries of the group that there
-    /// is now stand behind the position `floor`.
-    CopyRecord { epoch: u64, known_as: String, position: u64; log: u64 = (old) old.epoch, floor: u64 = (_old) 0 } was FirstCopyRecord
-    /// A user of this realm is in a group of another, of that epoch if that is written.
-    CopyMemberRecord { joined: u32; epoch: Option<u64> = (_old) None } was FirstCopyMemberRecord
-}
-
-impl CopyMemberRecord {
-    /// True when the membership is of the group that is copied.
-    pub fn is_of(&self, copy: &CopyRecord) -> bool {
-        self.epoch.is_none_or(|epoch| epoch == copy.epoch)
-    }
 }
 
 /// What waits for another realm.
@@ -209,6 +215,15 @@ pub enum QueuedKind {
     Group,
     /// Word that a user of that realm is a member of a group no more.
     Expelled,
+    /// Word that a group has ended, of which users of that realm are members. Its epoch is the body.
+    Ended,
+}
+
+impl QueuedKind {
+    /// True for what this realm itself has to say of memberships.
+    pub const fn is_word(self) -> bool {
+        matches!(self, Self::Expelled | Self::Ended)
+    }
 }
 
 /// What was answered to a command.
@@ -387,25 +402,6 @@ pub fn former_log(group: GroupName) -> Key {
     key(&[b"l/", group.as_bytes()])
 }
 
-pub fn copies(realm: RealmId) -> Prefix {
-    Prefix(concat(&[b"x/", realm.as_bytes(), b"/"]))
-}
-
-pub fn copy(realm: RealmId, group: GroupName) -> Key {
-    key(&[&copies(realm).0, group.as_bytes()])
-}
-
-pub fn copy_member(realm: RealmId, group: GroupName, user: Username) -> Key {
-    key(&[
-        b"y/",
-        realm.as_bytes(),
-        b"/",
-        group.as_bytes(),
-        b"/",
-        user.as_bytes(),
-    ])
-}
-
 /// How far a user has read a mailbox: on one device, or on any.
 pub fn cursor(user: Username, owner: Option<&Owner>, place: &Place) -> Key {
     let Prefix(mut key) = cursors(user, owner);
@@ -499,12 +495,9 @@ pub fn ban(group: GroupName, epoch: u64, who: &Sender) -> Key {
     key(&[&of_group(b"b/", group, epoch), who.to_string().as_bytes()])
 }
 
-pub fn joined(user: Username) -> Prefix {
-    Prefix(concat(&[b"j/", user.as_bytes(), b"/"]))
-}
-
-pub fn joined_group(user: Username, group: GroupName) -> Key {
-    key(&[&joined(user).0, group.as_bytes()])
+/// All that is kept of a group of this realm beside its members, each kind of it under a prefix.
+pub fn beside_members(group: GroupName, epoch: u64) -> [Prefix; 4] {
+    [b"b/", b"i/", b"n/", b"w/"].map(|kind| Prefix(of_group(kind, group, epoch)))
 }
 
 pub fn peer(realm: RealmId) -> Key {

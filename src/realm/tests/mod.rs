@@ -3,12 +3,14 @@
 mod acts;
 mod copying;
 mod doubt;
+mod ended;
 mod fill;
 mod groups;
 mod held;
 mod limits;
 mod lives;
 mod many;
+mod memberships;
 mod once;
 mod pairs;
 mod peers;
