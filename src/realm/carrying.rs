@@ -397,10 +397,11 @@ fn append_notice(
     let Ok(sender) = record.from.parse() else {
         return Ok(());
     };
-    let quote: String = String::from_utf8_lossy(&record.body)
-        .chars()
-        .take(NOTICE_QUOTE_MAX)
-        .collect();
+    let body = String::from_utf8_lossy(&record.body);
+    let mut quote: String = body.chars().take(NOTICE_QUOTE_MAX).collect();
+    if quote.len() < body.len() {
+        quote.push('…');
+    }
     let text = format!("not delivered ({}): {quote}", refusal.code.name());
     let notice = EntryRecord {
         time: now,

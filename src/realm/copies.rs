@@ -153,11 +153,12 @@ impl<S: Store> Realm<S> {
                 let log = copy.place(realm, group).log;
                 let floor = self.store.last(&log).await?.0;
                 work.batch.trim(log, Position(floor + 1));
-                let (former, batch) = (copy.record.epoch, &mut work.batch);
+                let former = (copy.record.epoch, copy.record.log);
+                let (which, batch) = ((Some(realm), group), &mut work.batch);
                 if !copy.has_ended() {
-                    put_ending(Ending::Tell, Some(realm), group, former, batch)?;
+                    put_ending(Ending::Tell, which, former, batch)?;
                 }
-                put_ending(Ending::ForgetCopy, Some(realm), group, former, batch)?;
+                put_ending(Ending::ForgetCopy, which, former, batch)?;
                 work.ends = true;
                 CopyRecord {
                     epoch,

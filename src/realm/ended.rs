@@ -13,7 +13,7 @@ use super::{
     storing::Notes as _,
 };
 use crate::{
-    store::{Batch, Expected, Key, Position, Store, StoreError, Versioned},
+    store::{Batch, Expected, Key, Log, PageLimit, Position, Store, StoreError, Versioned},
     wire::{CONTENT_NOTICE, GroupName, RealmId},
 };
 
@@ -60,7 +60,8 @@ impl<S: Store> Realm<S> {
             .delete(records::standings(name, epoch))
             .delete(records::members_changed(name, epoch));
         // Who is left over is a member of an epoch that is over, which nothing asks for any more; still it would be kept for good.
-        put_ending(Ending::Forget, None, name, epoch, batch)?;
+        let which = (None, name);
+        put_ending(Ending::Forget, which, (epoch, group.record.log), batch)?;
         work.ends = true;
         Ok(())
     }
@@ -79,12 +80,13 @@ impl<S: Store> Realm<S> {
         let Some((copy, _)) = found.filter(|(copy, _)| copy.epoch == epoch && !copy.ended) else {
             return Ok(false);
         };
+        let log = copy.log;
         let record = CopyRecord {
             ended: true,
             ..copy
         };
         batch.put(key, record.to_value()?);
-        put_ending(Ending::Tell, Some(realm), group, epoch, batch)?;
+        put_ending(Ending::Tell, (Some(realm), group), (epoch, log), batch)?;
         Ok(true)
     }
 
@@ -147,7 +149,7 @@ impl<S: Store> Realm<S> {
         let mut batch = Batch::new();
         batch.expect(key.clone(), Expected::At(version));
         let is_over = match (kind, realm) {
-            (Ending::Forget, _) => self.forget_some(group, record.epoch, &mut batch).await?,
+            (Ending::Forget, _) => self.forget_some(group, &record, &mut batch).await?,
             (_, Some(realm)) => {
                 let ending = CopyEnding { kind, realm, group };
                 self.end_some(&ending, (&key, &record), now, &mut batch)
@@ -173,6 +175,12 @@ impl<S: Store> Realm<S> {
     ) -> Result<bool, Failure> {
         let (realm, group) = (ending.realm, ending.group);
         let copy = self.find_copy(batch, realm, group).await?;
+        let mut has_entries = false;
+        if let Some(copy) = copy.as_ref().filter(|_| ending.kind == Ending::ForgetCopy) {
+            let place = copy.place(realm, group);
+            let below = place.floor.saturating_add(1);
+            has_entries = self.trim_more(&place.log, below, batch).await?;
+        }
         let lives = |copy: &CopyRecord| copy.epoch == record.epoch && !copy.ended;
         if copy.is_some_and(|copy| lives(copy.record())) {
             // The peer was restored from a backup in which the group is still there, and somebody has joined it again.
@@ -219,16 +227,17 @@ impl<S: Store> Realm<S> {
             };
             batch.put(key.clone(), record.to_value()?);
         }
-        Ok(is_last)
+        Ok(is_last && !has_entries)
     }
 
     /// Adds to `batch` that something of what is left of a group of this realm goes. True when that is the last of it.
     async fn forget_some(
         &self,
         name: GroupName,
-        epoch: u64,
+        record: &EndingRecord,
         batch: &mut Batch,
     ) -> Result<bool, Failure> {
+        let epoch = record.epoch;
         let prefix = records::members(name, epoch);
         let members = self.store.list(&prefix, None, ENDED_AT_ONCE).await?;
         for (key, _) in &members {
@@ -251,7 +260,27 @@ impl<S: Store> Realm<S> {
                 batch.delete(key);
             }
         }
-        Ok(left > 0)
+        // What stands above belongs to a group made again.
+        let made_again = self.find_group(batch, name).await?;
+        let below = made_again.map_or(u64::MAX, |group| group.record.floor.saturating_add(1));
+        let log = records::group_log(name, record.log);
+        let has_entries = self.trim_more(&log, below, batch).await?;
+        Ok(left > 0 && !has_entries)
+    }
+
+    /// Adds to `batch` that more of a log goes: the store takes a bounded number of entries out of one at once. False when there
+    /// are no more below that position.
+    async fn trim_more(&self, log: &Log, below: u64, batch: &mut Batch) -> Result<bool, Failure> {
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
+        let page = self.store.read(log, Position(0), one).await?;
+        let is_there = page.entries.first().is_some_and(|(at, _)| at.0 < below);
+        if is_there {
+            batch.trim(log.clone(), Position(below));
+        }
+        Ok(is_there)
     }
 }
 
@@ -262,18 +291,18 @@ struct CopyEnding {
     group: GroupName,
 }
 
-/// Adds to `batch` that something is to be done for the members of a group that has ended.
+/// Adds to `batch` that something is to be done for the members of a group that has ended, which had that epoch and that log.
 pub(super) fn put_ending(
     kind: Ending,
-    realm: Option<RealmId>,
-    group: GroupName,
-    epoch: u64,
+    (realm, group): (Option<RealmId>, GroupName),
+    (epoch, log): (u64, u64),
     batch: &mut Batch,
 ) -> Result<(), Failure> {
     let record = EndingRecord {
         realm: realm.map(|realm| realm.as_str().into()),
         group: group.as_str().into(),
         epoch,
+        log,
         after: Vec::new(),
     };
     batch.put(

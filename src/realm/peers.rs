@@ -200,16 +200,26 @@ impl<S: Store> Realm<S> {
 
     pub(super) async fn list_peers(&self) -> Result<Vec<Peer>, Failure> {
         let prefix = records::peers();
-        let found = self.store.list(&prefix, None, PEERS_MAX).await?;
-        let peers = found.into_iter().filter_map(|(key, found)| {
-            let realm = records::name_in(&key, &prefix)?;
-            Some(PeerRecord::from_value(&found.value).map(|record| Peer {
-                realm,
-                record,
-                version: found.version,
-            }))
-        });
-        Ok(peers.collect::<Result<_, _>>()?)
+        let mut peers = Vec::new();
+        let mut after = None;
+        // Also those beyond the bound, which the configuration may name: nobody would hear of them otherwise.
+        loop {
+            let found = self.store.list(&prefix, after.as_ref(), PEERS_MAX).await?;
+            let Some((last, _)) = found.last() else {
+                return Ok(peers);
+            };
+            after = Some(last.clone());
+            for (key, found) in found {
+                let Some(realm) = records::name_in(&key, &prefix) else {
+                    continue;
+                };
+                peers.push(Peer {
+                    realm,
+                    record: PeerRecord::from_value(&found.value)?,
+                    version: found.version,
+                });
+            }
+        }
     }
 
     /// One of this realm's own addresses: the one named, or its first where none is.

@@ -195,7 +195,19 @@ async fn find<'a>(
     probed: &Probed,
 ) -> Option<(&'a Way, SocketAddr)> {
     let found: Vec<_> = match tokio::net::lookup_host((host, port)).await {
-        Ok(found) => found.take(CANDIDATES_MAX).collect(),
+        Ok(mut found) => {
+            let taken = found.by_ref().take(CANDIDATES_MAX).collect();
+            let ignored = found.count();
+            if ignored > 0 {
+                tracing::warn!(
+                    host,
+                    tried = CANDIDATES_MAX,
+                    ignored,
+                    "a peer's name has more addresses than are tried; give it fewer"
+                );
+            }
+            taken
+        }
         Err(error) => {
             tracing::warn!(host, %error, "a peer's name does not resolve; it is tried again");
             return None;

@@ -119,6 +119,8 @@ pub struct EndingRecord {
     pub group: String,
     /// The group's epoch.
     pub epoch: u64,
+    /// Names its log; the groups of that name after it have the same.
+    pub log: u64,
     /// The last member for whom it has been done.
     pub after: Vec<u8>,
 }

@@ -1,6 +1,7 @@
 //! The rules, over a real store in a temporary directory.
 
 mod acts;
+mod bounds;
 mod copying;
 mod doubt;
 mod ended;
