@@ -77,6 +77,53 @@ async fn peers_of_the_configuration_are_all_carried_to() {
     assert_eq!(answer, refused(ErrorCode::PeerRefused));
 }
 
+/// PEER-8: users of so many realms are in one group, and of one more none is: it is told the limit.
+#[tokio::test]
+async fn a_group_has_members_of_so_many_realms() {
+    let store = Held::default();
+    let realm = realm_of(&store);
+    give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
+    let add = Command::AddGroup {
+        operation: op(2),
+        session: BOUND,
+        group: group("crew"),
+        password: Password(b""),
+    };
+    give(&realm, 1, &Request::from(add).to_bytes()).await;
+    for n in 100..165 {
+        add_peer(&realm, n, &format!("realm{n}")).await;
+        let join = PeerRequest::Join {
+            group: group("crew"),
+            user: user("zoe"),
+            password: Password(b""),
+        };
+        let answer = give(&realm, n, &join.to_bytes()).await;
+        if n < 164 {
+            assert!(matches!(answer, Answer::Joined { .. }), "{answer:?}");
+        } else {
+            assert_eq!(answer, Answer::Refused(Refusal::too_large(64)));
+        }
+    }
+}
+
+/// PEER-13: what a peer's keys take is bounded, and it is told so.
+#[tokio::test]
+async fn a_peer_changes_its_key_so_often_and_no_more() {
+    let store = Held::default();
+    let realm = realm_of(&store);
+    add_peer(&realm, 100, "beta").await;
+    for n in 100..165 {
+        let rotate = PeerRequest::Rotate { key: [n + 1; 32] };
+        let answer = give(&realm, n, &rotate.to_bytes()).await;
+        let wanted = if n < 164 {
+            Answer::Done
+        } else {
+            Answer::Refused(Refusal::too_large(64))
+        };
+        assert_eq!(answer, wanted, "{n}");
+    }
+}
+
 /// GRP-7: the messages of a group that has ended go, also more of them than the store takes out of a log at once; those of a group
 /// made again stay.
 #[tokio::test]
