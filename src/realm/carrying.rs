@@ -374,6 +374,13 @@ impl<S: Store> Realm<S> {
                     .put(key, record.to_value()?);
             }
         }
+        if outgoing.record.kind == QueuedKind::Expelled
+            && let (Ok(group), Ok(user)) =
+                (outgoing.record.to.parse(), outgoing.record.from.parse())
+        {
+            // From here on the user may join again.
+            batch.delete(records::expelling(peer.realm, group, user));
+        }
         if let Some(refusal) = notice {
             append_notice(peer, outgoing, refusal, now, &mut batch)?;
         }

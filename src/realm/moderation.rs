@@ -3,7 +3,10 @@
 use super::{
     Failure, Realm, Work,
     groups::{Group, Membership, local},
-    records::{self, AccountRecord, BanRecord, GroupRecord, MemberRecord, QueuedKind, Record as _},
+    records::{
+        self, AccountRecord, BanRecord, ChangedRecord, GroupRecord, MemberRecord, QueuedKind,
+        Record as _,
+    },
     sessions::Current,
 };
 use crate::{
@@ -110,6 +113,8 @@ impl<S: Store> Realm<S> {
         {
             let word = (QueuedKind::Expelled, who.user.as_str());
             Self::queue_word(&peer, word, group.name, &[], work)?;
+            let expelling = records::expelling(realm, group.name, who.user);
+            work.batch.put(expelling, ChangedRecord {}.to_value()?);
         }
         Ok(())
     }

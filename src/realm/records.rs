@@ -34,6 +34,7 @@
 //! z/ user / realm / group        the same, by user
 //! z/                             how far z/ has been filled from y/ in a store from before it
 //! q/ realm / slot 1              written with each word of a peer that users here are members of a group there no more
+//! f/ realm / group / user        a peer has not heard yet that its user is a member of a group here no more
 //! e/ kind 1 realm / group / epoch 8
 //!                                what is still to be done for the members of a group that has ended
 //! log p/ user                    the user's private messages

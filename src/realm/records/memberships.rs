@@ -173,6 +173,18 @@ pub fn words(realm: RealmId, group: GroupName) -> Key {
     key(&[b"q/", realm.as_bytes(), b"/", &hash[..1]])
 }
 
+/// Says that a peer has not heard yet that its user is a member of a group here no more.
+pub fn expelling(realm: RealmId, group: GroupName, user: Username) -> Key {
+    key(&[
+        b"f/",
+        realm.as_bytes(),
+        b"/",
+        group.as_bytes(),
+        b"/",
+        user.as_bytes(),
+    ])
+}
+
 pub fn copies(realm: RealmId) -> Prefix {
     Prefix(concat(&[b"x/", realm.as_bytes(), b"/"]))
 }
