@@ -7,16 +7,16 @@ use super::{
 };
 use crate::store::{Key, PageLimit, Prefix};
 
-const BETA: u8 = 50;
+pub const BETA: u8 = 50;
 const GAMMA: u8 = 51;
 const EPOCH: u64 = 7;
 
-async fn done(realm: &Realm<Held>, n: u8, command: Command<'_>) {
+pub async fn done(realm: &Realm<Held>, n: u8, command: Command<'_>) {
     let answer = give(realm, n, &Request::from(command.clone()).to_bytes()).await;
     assert_eq!(answer, Answer::Done, "{command:?}");
 }
 
-async fn with_users(store: &Held, names: &[&str]) -> Realm<Held> {
+pub async fn with_users(store: &Held, names: &[&str]) -> Realm<Held> {
     let realm = realm_of(store);
     for (n, who) in (1..).zip(names) {
         let answer = give(&realm, n, &Request::from(register(1, who)).to_bytes()).await;
@@ -35,7 +35,7 @@ fn leave(number: u64, name: &str) -> Command<'static> {
     }
 }
 
-fn add(number: u64, name: &str) -> Command<'static> {
+pub fn add(number: u64, name: &str) -> Command<'static> {
     Command::AddGroup {
         operation: op(number),
         session: BOUND,
@@ -58,7 +58,7 @@ fn waiting(store: &Held, realm: &str) -> Vec<QueuedRecord> {
         .collect()
 }
 
-async fn joins(realm: &Realm<Held>, n: u8, name: &str, who: &str) -> u64 {
+pub async fn joins(realm: &Realm<Held>, n: u8, name: &str, who: &str) -> u64 {
     let join = PeerRequest::Join {
         group: group(name),
         user: user(who),
@@ -530,65 +530,6 @@ async fn ended_is_told_however_long_the_peer_is_away() {
     done(&realm, 1, remove).await;
     assert!(realm.next_outgoing(beta.realm).await.is_none());
     assert_eq!(realm.queued(beta.realm).await.unwrap(), 0);
-}
-
-/// PEER-15, EXACT-13: who was removed joins again once their realm has heard of it, and is then in the group on both sides.
-#[tokio::test(start_paused = true)]
-async fn expelled_user_joins_again_behind_the_word_of_it() {
-    let store = Held::default();
-    let mut realm = with_users(&store, &["ann"]).await;
-    let (network, mut errands) = Network::new();
-    realm.network = network;
-    done(&realm, 1, add(2, "crew")).await;
-    joins(&realm, BETA, "crew", "zoe").await;
-    let kick = |number| Command::Kick {
-        operation: op(number),
-        session: BOUND,
-        group: group("crew"),
-        user: "zoe@beta".parse().unwrap(),
-    };
-    done(&realm, 1, kick(3)).await;
-    let join = PeerRequest::Join {
-        group: group("crew"),
-        user: user("zoe"),
-        password: Password(b""),
-    };
-    let answer = give(&realm, BETA, &join.to_bytes()).await;
-    assert!(
-        matches!(answer, Answer::Refused(refusal) if refusal.code == ErrorCode::Busy),
-        "{answer:?}"
-    );
-    // Others are not kept waiting.
-    joins(&realm, BETA, "crew", "yan").await;
-    let beta = realm.peers().await.remove(0);
-    let next = realm.next_outgoing(beta.realm).await.unwrap();
-    let heard = async {
-        match errands.recv().await {
-            Some(Errand::Ask { answer, .. }) => answer.send(STORED.to_bytes()).unwrap(),
-            other => panic!("{other:?}"),
-        }
-    };
-    let (carried, ()) = tokio::join!(realm.deliver_outgoing(&beta, &next, 0, MOMENT), heard);
-    assert_eq!(carried, Carried::Settled);
-    joins(&realm, BETA, "crew", "zoe").await;
-    // A peer that was removed with the word of it, and is there again, is not kept waiting for good.
-    done(&realm, 1, kick(4)).await;
-    let claim = Command::Claim {
-        operation: op(5),
-        session: BOUND,
-        code: Password(b"open sesame"),
-    };
-    done(&realm, 1, claim).await;
-    let remove = Command::RemoveRealm {
-        operation: op(6),
-        session: BOUND,
-        realm: "beta".parse().unwrap(),
-    };
-    done(&realm, 1, remove).await;
-    add_peer(&realm, BETA, "beta").await;
-    joins(&realm, BETA, "crew", "zoe").await;
-    let left = store.memory().list(&Prefix(b"f/"[..].into()), None, 9);
-    assert_eq!(left, []);
 }
 
 /// EXACT-13, PEER-19: a group ends with all that tells of it, or not at all.

@@ -5,6 +5,7 @@ mod bounds;
 mod copying;
 mod doubt;
 mod ended;
+mod expelled;
 mod fill;
 mod groups;
 mod held;
