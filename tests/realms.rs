@@ -551,6 +551,37 @@ fn a_member_of_another_realm_can_be_removed() {
     assert_eq!(members.len(), 1);
 }
 
+/// PEER-19, GRP-7: the members in another realm are told once when a group ends, also when their realm was away, and read what there was.
+#[test]
+fn ended_group_is_told_to_members_of_another_realm() {
+    let mut pair = Pair::with_group();
+    pair.until("the copy is equal", || pair.copy() == ["before"]);
+    pair.beta.kill();
+    pair.home.run("ann", &["leavegroup", "cats"]).ok();
+    // Anybody may take the name: that is another group.
+    pair.home
+        .run("ann", &["addgroup", "cats", "--no-password"])
+        .ok();
+    pair.home
+        .run("ann", &["sendgroup", "cats", "not for bob"])
+        .ok();
+    pair.beta.start_again();
+    let inbox = || pair.home.run("bob", &["inbox", "--after", "0"]).objects();
+    pair.until("bob is told", || !inbox().is_empty());
+    let told = inbox();
+    assert_eq!(told.len(), 1);
+    assert_eq!(
+        (&told[0]["from"], &told[0]["realm"], &told[0]["notice"]),
+        (&"cats".into(), &"alpha".into(), &true.into())
+    );
+    assert!(told[0]["text"].as_str().unwrap().contains("has ended"));
+    assert_eq!(pair.copy(), ["before"]);
+    assert_eq!(pair.post("x").error(1), "no-such-group");
+    let leave = ["leavegrouprealm", "alpha", "cats"];
+    pair.home.run("bob", &leave).ok();
+    assert_eq!(inbox_code(&pair, "bob"), Some(1));
+}
+
 fn inbox_code(pair: &Pair, who: &str) -> Option<i32> {
     pair.home
         .run(who, &["inboxgrouprealm", "alpha", "cats"])

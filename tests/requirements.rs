@@ -131,3 +131,92 @@ fn every_promise_names_tests_that_are_there() {
         }
     }
 }
+
+/// A constant that may bound something: its name, its file below `src`, and its value as it is written.
+fn constants(file: &Path) -> Vec<[String; 3]> {
+    let text = fs::read_to_string(file).unwrap();
+    let text = text.split("mod tests {").next().unwrap();
+    let below = file.strip_prefix(root().join("src")).unwrap();
+    let mut found = vec![];
+    for (at, _) in text.match_indices("const ") {
+        let line = text[..at].rsplit('\n').next().unwrap().trim_start();
+        let Some((head, _)) = text[at + 6..].split_once(';') else {
+            continue;
+        };
+        let Some((declared, value)) = head.split_once(" =") else {
+            continue;
+        };
+        let Some((name, kind)) = declared.split_once(": ") else {
+            continue;
+        };
+        let is_one = line.is_empty() || line.starts_with("pub");
+        let counts = match kind {
+            "usize" | "u128" | "u64" | "u32" | "u16" | "i32" | "Duration" | "Frequency" => true,
+            // Of what is so small, most are codes.
+            "u8" => name.ends_with("_MAX"),
+            _ => false,
+        };
+        if is_one && counts {
+            let value = value.split_whitespace().collect::<Vec<_>>().join(" ");
+            found.push([name.into(), below.display().to_string(), value]);
+        }
+    }
+    found
+}
+
+/// `docs/limits.md`: each constant that may bound something is named there with its value, and what is said to hold it is there.
+#[test]
+fn every_limit_is_named_in_the_page() {
+    let page = fs::read_to_string(root().join("docs/limits.md")).unwrap();
+    let mut named = BTreeSet::new();
+    let mut tests = BTreeSet::new();
+    for line in page.lines().filter(|line| line.starts_with("| `")) {
+        let row: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        assert!(row.iter().all(|cell| !cell.is_empty()), "{line}");
+        if let [_, _, _, _, _, held] = row[..] {
+            let tests_in = held.split('`').skip(1).step_by(2);
+            tests.extend(tests_in.map(ToString::to_string));
+            let requirements = numbers(held);
+            let is_stated = requirements.iter().all(|one| stated().contains_key(one));
+            assert!(is_stated, "a requirement is not stated: {line}");
+            assert!(held.contains('`') || !requirements.is_empty(), "{line}");
+        } else {
+            assert_eq!(row.len(), 4, "{line}");
+        }
+        named.insert([row[0], row[1], row[2]].map(|cell| cell.trim_matches('`').to_string()));
+    }
+    let mut there = BTreeSet::new();
+    let layers = ["realm", "store", "server", "endpoint", "link", "wire"];
+    for file in layers
+        .iter()
+        .flat_map(|layer| files(&root().join("src").join(layer), "rs"))
+        .chain([root().join("src/allowance.rs")])
+    {
+        let is_test = file.components().any(|part| {
+            let name = Path::new(part.as_os_str()).file_stem();
+            name.is_some_and(|name| name == "tests")
+        });
+        if !is_test {
+            there.extend(constants(&file));
+        }
+    }
+    assert!(there.len() > 200, "the constants were found");
+    let missing: Vec<_> = there.difference(&named).collect();
+    assert!(
+        missing.is_empty(),
+        "docs/limits.md does not say what happens one beyond these: {missing:#?}"
+    );
+    let gone: Vec<_> = named.difference(&there).collect();
+    assert!(
+        gone.is_empty(),
+        "docs/limits.md names what is not there: {gone:#?}"
+    );
+    let code: String = ["src", "tests"]
+        .iter()
+        .flat_map(|directory| files(&root().join(directory), "rs"))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    for test in tests {
+        assert!(code.contains(&format!("fn {test}(")), "{test} is not there");
+    }
+}

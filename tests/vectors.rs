@@ -747,6 +747,16 @@ fn realms() {
                 user: from,
             },
         ),
+        (
+            "ended",
+            json!({ "epoch": 7, "sequence": 70, "group": "cats", "group_epoch": 99 }),
+            PeerRequest::Ended {
+                epoch,
+                sequence,
+                group,
+                life: 99,
+            },
+        ),
     ];
     let good: Vec<_> = cases
         .iter()
@@ -766,6 +776,10 @@ fn realms() {
         (
             "a read with bytes left over",
             b"\x66\x01a\0\0\0\0\0\0\0\x07\x01\x01\x01",
+        ),
+        (
+            "an ended with bytes after the group's epoch",
+            b"\x6a\0\0\0\0\0\0\0\x07\x01\x01a\0\0\0\0\0\0\0\x07\x01",
         ),
     ];
     for (why, bytes) in bad {

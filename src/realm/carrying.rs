@@ -66,6 +66,11 @@ impl Outgoing {
         self.age(now) >= self.record.lifetime
     }
 
+    /// True when this realm has something to say of memberships itself: nobody is told should it be lost, so it never is.
+    pub(super) const fn is_word(&self) -> bool {
+        self.record.kind.is_word()
+    }
+
     /// Its place in the queue.
     pub const fn position(&self) -> u64 {
         self.position
@@ -130,6 +135,10 @@ impl<S: Store> Realm<S> {
             Err(failure) => return self.carried(Err(failure)),
         }
         let expired = Self::is_expired(outgoing, now);
+        if expired && outgoing.is_word() {
+            let moved = self.move_back(&current, outgoing, now.running).await;
+            return self.carried(moved);
+        }
         let answer = if expired {
             Some(Answer::Refused(ErrorCode::RealmUnreachable.into()))
         } else if outgoing.is_worthless(now) {
@@ -198,19 +207,12 @@ impl<S: Store> Realm<S> {
 
     /// Puts a message that the peer has promised not to deliver behind the others.
     async fn set_aside(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
-        let position = outgoing.position;
-        let (_, expected) = self.settled(peer.realm).await?;
-        let (key, queue) = (records::settled(peer.realm), records::queue(peer.realm));
         let record = QueuedRecord {
             set_aside: true,
             ..outgoing.record.clone()
         };
-        let mut batch = Batch::new();
-        batch
-            .expect(key.clone(), expected)
-            .put(key, CursorRecord { position }.to_value()?)
-            .append(queue.clone(), record.to_value()?)
-            .trim(queue, Position(position + 1));
+        let mut batch = self.leave_queue(peer, outgoing.position).await?;
+        batch.append(records::queue(peer.realm), record.to_value()?);
         let placed = self.commit_placed(batch).await?;
         tracing::warn!(peer = %peer.realm, "a peer does not take a message; it waits behind the others now");
         if let Some(position) = placed.iter().flatten().next() {
@@ -219,17 +221,35 @@ impl<S: Store> Realm<S> {
         Ok(placed.is_some())
     }
 
+    /// Puts word of memberships that has waited for as long as a message may behind the others, where it goes on waiting: those
+    /// are given up in their turn.
+    async fn move_back(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        running: u32,
+    ) -> Result<bool, Failure> {
+        let record = QueuedRecord {
+            queued: running,
+            ..outgoing.record.clone()
+        };
+        let mut batch = self.leave_queue(peer, outgoing.position).await?;
+        batch.append(records::queue(peer.realm), record.to_value()?);
+        Ok(matches!(self.commit(batch).await?, Outcome::Durable))
+    }
+
     async fn ask_to_deliver(&self, peer: &Peer, outgoing: &Outgoing) -> Option<Answer> {
         let record = &outgoing.record;
         let (epoch, sequence) = (peer.record.epoch, OperationNumber(outgoing.position));
-        let (content, from) = (record.content, record.from.parse().ok()?);
+        let content = record.content;
+        let from = || record.from.parse().ok();
         let message = Body(&record.body);
         let request = match record.kind {
             QueuedKind::Private => PeerRequest::Deliver {
                 epoch,
                 sequence,
                 content,
-                from,
+                from: from()?,
                 to: record.to.parse().ok()?,
                 message,
             },
@@ -237,7 +257,7 @@ impl<S: Store> Realm<S> {
                 epoch,
                 sequence,
                 content,
-                from,
+                from: from()?,
                 group: record.to.parse().ok()?,
                 message,
             },
@@ -245,7 +265,13 @@ impl<S: Store> Realm<S> {
                 epoch,
                 sequence,
                 group: record.to.parse().ok()?,
-                user: from,
+                user: from()?,
+            },
+            QueuedKind::Ended => PeerRequest::Ended {
+                epoch,
+                sequence,
+                group: record.to.parse().ok()?,
+                life: u64::from_be_bytes(record.body.as_slice().try_into().ok()?),
             },
         };
         let peer = peer.asked_by(record.source.clone());
@@ -328,8 +354,7 @@ impl<S: Store> Realm<S> {
         }
         .to_bytes();
         let settling = self.verdicts.settle(outgoing.record.operation.as_ref());
-        let notice =
-            refusal.filter(|_| settling.is_none() && outgoing.record.kind != QueuedKind::Expelled);
+        let notice = refusal.filter(|_| settling.is_none() && !outgoing.is_word());
         // Where a notice tells, repeats are still answered `queued`: its sender is told once (PEER-6).
         if (notice.is_none() || is_planted(Fault::TellTwice))
             && let Some(operation) = &outgoing.record.operation
@@ -348,6 +373,13 @@ impl<S: Store> Realm<S> {
                     .expect(key.clone(), Expected::At(version))
                     .put(key, record.to_value()?);
             }
+        }
+        if outgoing.record.kind == QueuedKind::Expelled
+            && let (Ok(group), Ok(user)) =
+                (outgoing.record.to.parse(), outgoing.record.from.parse())
+        {
+            // From here on the user may join again.
+            batch.delete(records::expelling(peer.realm, group, user));
         }
         if let Some(refusal) = notice {
             append_notice(peer, outgoing, refusal, now, &mut batch)?;
@@ -372,10 +404,11 @@ fn append_notice(
     let Ok(sender) = record.from.parse() else {
         return Ok(());
     };
-    let quote: String = String::from_utf8_lossy(&record.body)
-        .chars()
-        .take(NOTICE_QUOTE_MAX)
-        .collect();
+    let body = String::from_utf8_lossy(&record.body);
+    let mut quote: String = body.chars().take(NOTICE_QUOTE_MAX).collect();
+    if quote.len() < body.len() {
+        quote.push('…');
+    }
     let text = format!("not delivered ({}): {quote}", refusal.code.name());
     let notice = EntryRecord {
         time: now,

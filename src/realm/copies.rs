@@ -3,9 +3,12 @@
 
 use super::{
     Caller, Failure, Outcome, Realm, Work,
+    ended::put_ending,
     network::GroupWork,
     peers::Peer,
-    records::{self, CopyMemberRecord, CopyRecord, EntryRecord, Place, Record as _},
+    records::{
+        self, ChangedRecord, CopyMemberRecord, CopyRecord, Ending, EntryRecord, Place, Record as _,
+    },
     storing::{Notes, Unnoted},
 };
 use crate::{
@@ -18,8 +21,6 @@ use crate::{
 
 /// The content type of what claims one that it may not have: nobody knows it.
 const CONTENT_OTHER: u8 = 0x7f;
-/// Groups of one realm that are copied at most.
-const COPIES_MAX: usize = 1000;
 
 /// This realm's copy of a group.
 #[derive(Debug)]
@@ -28,10 +29,32 @@ pub struct Copy {
 }
 
 impl Copy {
+    /// True when its home realm has said that it has ended: it is read only.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.record.ended
+    }
+
+    /// What is kept of it.
+    pub(super) const fn record(&self) -> &CopyRecord {
+        &self.record
+    }
+
     /// Where its messages are.
     pub(super) fn place(&self, realm: RealmId, group: GroupName) -> Place {
         Place::copy(realm, group, &self.record)
     }
+}
+
+/// The next entries of a group.
+enum WholePage {
+    Read {
+        entries: Vec<Entry>,
+        more: bool,
+    },
+    /// The peer is silent.
+    Silent,
+    /// The group has ended.
+    Gone,
 }
 
 /// What came of reading a group from where it lives.
@@ -92,6 +115,15 @@ impl<S: Store> Realm<S> {
         let peer = self.peer(&mut work.batch, realm).await?;
         let peer = peer.asked_by(self.named_source(src_address, src_port)?);
         let user = current.user;
+        // Noted before it is asked: what it tells of the group meanwhile may be younger than its answer.
+        let batch = &mut work.batch;
+        self.noted::<ChangedRecord>(batch, &records::words(realm, group))
+            .await?;
+        let member_key = records::copy_member(realm, group, user);
+        let found = self.noted::<CopyMemberRecord>(batch, &member_key).await?;
+        if found.is_none() {
+            self.check_room(user, batch).await?;
+        }
         let request = PeerRequest::Join {
             group,
             user,
@@ -112,6 +144,8 @@ impl<S: Store> Realm<S> {
         let record = match &copy {
             Some(copy) if copy.record.epoch == epoch => CopyRecord {
                 known_as,
+                // One that has ended and is there again: its realm was restored from a backup.
+                ended: false,
                 ..copy.record.clone()
             },
             // Made again there: it is read from its beginning, behind what the former one left here (READ-6).
@@ -119,12 +153,20 @@ impl<S: Store> Realm<S> {
                 let log = copy.place(realm, group).log;
                 let floor = self.store.last(&log).await?.0;
                 work.batch.trim(log, Position(floor + 1));
+                let former = (copy.record.epoch, copy.record.log);
+                let (which, batch) = ((Some(realm), group), &mut work.batch);
+                if !copy.has_ended() {
+                    put_ending(Ending::Tell, which, former, batch)?;
+                }
+                put_ending(Ending::ForgetCopy, which, former, batch)?;
+                work.ends = true;
                 CopyRecord {
                     epoch,
                     known_as,
                     position: 0,
                     log: copy.record.log,
                     floor,
+                    ended: false,
                 }
             }
             None => CopyRecord {
@@ -133,11 +175,16 @@ impl<S: Store> Realm<S> {
                 position: 0,
                 log: epoch,
                 floor: 0,
+                ended: false,
             },
         };
         work.batch
             .put(key, record.to_value()?)
-            .put(records::copy_member(realm, group, user), member.to_value()?);
+            .put(member_key, member.to_value()?)
+            .put(
+                records::copied_group(user, realm, group),
+                ChangedRecord {}.to_value()?,
+            );
         work.affected = Some(user);
         Ok(Answer::Done)
     }
@@ -152,18 +199,23 @@ impl<S: Store> Realm<S> {
         let current = self.session_noted(work, session).await?;
         let peer = self.peer(&mut work.batch, realm).await?;
         let user = current.user;
-        self.copy_for(&mut work.batch, (realm, group), user).await?;
-        let gone = [ErrorCode::NoSuchGroup, ErrorCode::NotAMember];
-        match self
-            .ask_peer(&peer, &PeerRequest::Leave { group, user })
-            .await?
-        {
-            Answer::Done => {}
-            Answer::Refused(refusal) if gone.contains(&refusal.code) => {}
-            Answer::Refused(refusal) => return Err(refusal.into()),
-            _ => return Err(ErrorCode::Internal.into()),
+        let copy = self.copy_for(&mut work.batch, (realm, group), user).await?;
+        // Of one that has ended only this realm knows. Its realm may have another of that name.
+        if !copy.has_ended() {
+            let gone = [ErrorCode::NoSuchGroup, ErrorCode::NotAMember];
+            match self
+                .ask_peer(&peer, &PeerRequest::Leave { group, user })
+                .await?
+            {
+                Answer::Done => {}
+                Answer::Refused(refusal) if gone.contains(&refusal.code) => {}
+                Answer::Refused(refusal) => return Err(refusal.into()),
+                _ => return Err(ErrorCode::Internal.into()),
+            }
         }
-        work.batch.delete(records::copy_member(realm, group, user));
+        work.batch
+            .delete(records::copy_member(realm, group, user))
+            .delete(records::copied_group(user, realm, group));
         Ok(Answer::Done)
     }
 
@@ -199,16 +251,17 @@ impl<S: Store> Realm<S> {
     /// All groups of a peer that are copied here are to be read: it may have grown them unheard.
     pub async fn read_all_copies(&self, realm: RealmId) {
         let prefix = records::copies(realm);
-        match self.store.list(&prefix, None, COPIES_MAX).await {
-            Ok(found) => {
-                for group in found
-                    .iter()
-                    .filter_map(|(key, _)| records::name_in(key, &prefix))
-                {
-                    self.network.add_work(realm, GroupWork::Read(group));
+        let mut after = None;
+        loop {
+            match self.next_keys(&prefix, &mut after).await {
+                Ok(Some(keys)) => {
+                    for group in keys.iter().filter_map(|key| records::name_in(key, &prefix)) {
+                        self.network.add_work(realm, GroupWork::Read(group));
+                    }
                 }
+                Ok(None) => return,
+                Err(failure) => return self.note("copies", &failure),
             }
-            Err(error) => self.note("copies", &error.into()),
         }
     }
 
@@ -243,11 +296,19 @@ impl<S: Store> Realm<S> {
         group: GroupName,
     ) -> Result<Option<ReadOutcome>, Failure> {
         let mut batch = Batch::new();
-        let Some(copy) = self.find_copy(&mut batch, peer.realm, group).await? else {
+        let copy = self.find_copy(&mut batch, peer.realm, group).await?;
+        let Some(copy) = copy.filter(|copy| !copy.has_ended()) else {
             return Ok(Some(ReadOutcome::Gone));
         };
-        let Some((entries, more)) = self.read_whole_page(peer, group, &copy.record).await? else {
-            return Ok(Some(ReadOutcome::Silent));
+        let (entries, more) = match self.read_whole_page(peer, group, &copy.record).await? {
+            WholePage::Read { entries, more } => (entries, more),
+            WholePage::Silent => return Ok(Some(ReadOutcome::Silent)),
+            WholePage::Gone => {
+                // Whatever became of the word that it has ended.
+                let which = (peer.realm, group);
+                self.copy_is_gone(which, copy.record.epoch).await?;
+                return Ok(Some(ReadOutcome::Gone));
+            }
         };
         let Some(last) = entries.last().map(|entry| entry.position.0) else {
             return Ok(Some(ReadOutcome::Equal));
@@ -286,13 +347,13 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// The next page of a group, with its last entry made whole. `None` when the peer is silent.
+    /// The next page of a group, with its last entry made whole.
     async fn read_whole_page(
         &self,
         peer: &Peer,
         group: GroupName,
         record: &CopyRecord,
-    ) -> Result<Option<(Vec<Entry>, bool)>, Failure> {
+    ) -> Result<WholePage, Failure> {
         let mut entries: Vec<Entry> = Vec::new();
         let (mut after, mut offset) = (record.position, 0);
         loop {
@@ -303,15 +364,21 @@ impl<S: Store> Realm<S> {
                 offset,
             };
             let Some(answer) = self.network.ask_patiently(peer, request.to_bytes()).await else {
-                return Ok(None);
+                return Ok(WholePage::Silent);
             };
             let page = match Answer::parse(&answer) {
                 Ok(Answer::Page(page)) => page,
-                // The group is gone, or nobody here is in it any more: the copy stays as it is.
-                Ok(Answer::Refused(refusal)) if refusal.is_final() => {
-                    return Ok(Some((Vec::new(), false)));
+                Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::NoSuchGroup => {
+                    return Ok(WholePage::Gone);
                 }
-                _ => return Ok(None),
+                // Nobody here is in it any more: the copy stays as it is.
+                Ok(Answer::Refused(refusal)) if refusal.is_final() => {
+                    return Ok(WholePage::Read {
+                        entries: Vec::new(),
+                        more: false,
+                    });
+                }
+                _ => return Ok(WholePage::Silent),
             };
             for piece in page.entries {
                 match entries.last_mut() {
@@ -322,16 +389,22 @@ impl<S: Store> Realm<S> {
                 }
             }
             let Some(last) = entries.last_mut() else {
-                return Ok(Some((entries, false)));
+                return Ok(WholePage::Read {
+                    entries,
+                    more: false,
+                });
             };
             let have = last.body.len() as u64;
             if offset > 0 && have <= offset {
                 // The rest should have come; it is asked for again later.
-                return Ok(None);
+                return Ok(WholePage::Silent);
             }
             if last.fragment.is_none_or(|whole| have >= whole.total) {
                 last.fragment = None;
-                return Ok(Some((entries, page.more)));
+                return Ok(WholePage::Read {
+                    entries,
+                    more: page.more,
+                });
             }
             (after, offset) = (last.position.0.saturating_sub(1), have);
         }

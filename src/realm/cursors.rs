@@ -15,8 +15,8 @@ use crate::{
 
 /// Cursors that are listed at once.
 const CURSORS_AT_ONCE: usize = 1000;
-/// Cursors of one user that a new device takes over, and of one device that go with its last session. What is left of a
-/// longer list hides nothing: the device is shown more than it needs.
+/// Cursors of one user that a new device takes over, besides those of the mailboxes that the user has, and of one device that go
+/// with its last session. What is left of a longer list hides nothing: a cursor only grows.
 const CURSORS_MAX: usize = 10_000;
 
 impl<S: Store> Realm<S> {
@@ -169,7 +169,24 @@ impl<S: Store> Realm<S> {
                 }
             }
             if is_last {
-                break;
+                return Ok(());
+            }
+        }
+        // Of a longer list, those of the mailboxes that there are: the others are of groups that were left.
+        let mut places = Vec::new();
+        for (_, place) in self.mailboxes_of(user).await? {
+            places.push(place);
+        }
+        for peer in self.list_peers().await? {
+            places.push(Place::from_realm(user, peer.realm));
+        }
+        for place in places {
+            let own = records::cursor(user, Some(owner), &place);
+            let any = records::cursor(user, None, &place);
+            if let Some(cursor) = self.store.get(&any).await?
+                && self.store.get(&own).await?.is_none()
+            {
+                batch.put(own, cursor.value);
             }
         }
         Ok(())

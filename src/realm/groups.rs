@@ -13,8 +13,8 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Key, Store},
     wire::{
-        Answer, Command, ErrorCode, GroupName, Member, Options, PASSWORD_MAX, Password, Position,
-        RealmId, Refusal, Role, Sender, SessionRef, Username,
+        Answer, Command, ErrorCode, GroupName, Member, Options, PASSWORD_MAX, Password, RealmId,
+        Refusal, Role, Sender, SessionRef, Username,
     },
 };
 
@@ -22,8 +22,8 @@ use crate::{
 const NAMES_MAX: u64 = 1000;
 /// Names that are looked up before it is known whether they fit.
 const NAMES_AT_ONCE: usize = 64;
-/// Members that are read at once, and those that are removed with their group: who is left over in a larger one is a member of an
-/// epoch that is over, which nothing asks for any more.
+/// Members that are read at once, and those that are removed in the commit that ends their group; of a larger one the others go
+/// after it.
 pub const MEMBERS_AT_ONCE: usize = 1000;
 /// Bytes of an answer before its first name: kind, more.
 const ANSWER_HEAD: usize = 2;
@@ -203,6 +203,7 @@ impl<S: Store> Realm<S> {
             log,
             floor: floor.0,
         };
+        self.check_room(current.user, &mut work.batch).await?;
         work.batch
             .put(records::group(name), record.to_value()?)
             .put(
@@ -277,6 +278,7 @@ impl<S: Store> Realm<S> {
         if self.find_member(batch, &group, &user).await?.is_some() {
             return Ok(Answer::Done);
         }
+        self.check_room(current.user, batch).await?;
         let member = MemberRecord {
             moderator: false,
             joined: work.caller.now.wall,
@@ -326,7 +328,7 @@ impl<S: Store> Realm<S> {
                 group.remove(&local(current.user), &member.record, batch)?;
                 group.put_owner(owner, batch)?;
             }
-            None => self.delete_group(&group, batch).await?,
+            None => self.delete_group(&group, work).await?,
         }
         Ok(Answer::Done)
     }
@@ -407,33 +409,6 @@ impl<S: Store> Realm<S> {
             })
             .collect::<Result<_, _>>()
             .map_err(Into::into)
-    }
-
-    /// Adds to `batch` that a group is gone, with its messages and members.
-    pub(super) async fn delete_group(
-        &self,
-        group: &Group,
-        batch: &mut Batch,
-    ) -> Result<(), Failure> {
-        let former = GroupLogRecord {
-            log: group.record.log,
-        };
-        batch
-            .delete(records::group(group.name))
-            .put(records::former_log(group.name), former.to_value()?)
-            .trim(group.place().log, Position(u64::MAX));
-        for (who, member) in self.members_of(group, None, MEMBERS_AT_ONCE).await? {
-            group.remove(&who, &member, batch)?;
-        }
-        let epoch = group.record.epoch;
-        for realm in group.realms() {
-            batch.delete(records::realm_members(group.name, epoch, realm));
-        }
-        // After what else is written of them.
-        batch
-            .delete(records::standings(group.name, epoch))
-            .delete(records::members_changed(group.name, epoch));
-        Ok(())
     }
 
     pub(super) async fn members(

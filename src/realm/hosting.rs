@@ -5,7 +5,10 @@ use super::{
     groups::{Group, MEMBERS_AT_ONCE},
     network::GroupWork,
     peers::Peer,
-    records::{self, BanRecord, GroupRecord, MemberRecord, Place, RealmMembersRecord, Record as _},
+    records::{
+        self, BanRecord, ChangedRecord, GroupRecord, MemberRecord, Place, RealmMembersRecord,
+        Record as _,
+    },
     storing::{Notes, Unnoted},
 };
 use crate::{
@@ -15,6 +18,8 @@ use crate::{
 
 /// Entries on a page for another realm.
 const PAGE_ENTRIES: usize = 100;
+/// What a user is asked to wait whose realm has not heard yet that they were removed, in milliseconds.
+const EXPELLING_MS: u64 = 500;
 /// Realms whose users may be in one group.
 const REALMS_MAX: usize = 64;
 
@@ -59,6 +64,14 @@ impl<S: Store> Realm<S> {
             if self.find_member(&mut batch, &group, &who).await?.is_some() {
                 return Ok(joined);
             }
+            let which = (name, user);
+            if self.is_expelling(peer.realm, which, &mut batch).await? {
+                // Of what was read before and after a change, no order would have refused.
+                match self.commit(batch).await? {
+                    Outcome::Durable => return Err(Refusal::busy(EXPELLING_MS).into()),
+                    Outcome::Conflict => continue,
+                }
+            }
             let member = MemberRecord {
                 moderator: false,
                 joined: caller.now.wall,
@@ -79,6 +92,27 @@ impl<S: Store> Realm<S> {
             }
         }
         Err(Refusal::busy(CONTENDED_MS).into())
+    }
+
+    /// True when a user's realm has not heard yet that they were removed: nobody joins again before, or it would take that for the
+    /// end of the new membership (PEER-15).
+    async fn is_expelling(
+        &self,
+        realm: RealmId,
+        (group, user): (GroupName, Username),
+        batch: &mut Batch,
+    ) -> Result<bool, Failure> {
+        let key = records::expelling(realm, group, user);
+        if self.noted::<ChangedRecord>(batch, &key).await?.is_none() {
+            return Ok(false);
+        }
+        let (settled, _) = self.settled(realm).await?;
+        if settled < self.store.last(&records::queue(realm)).await?.0 {
+            return Ok(true);
+        }
+        // The peer was removed meanwhile, and the word with it.
+        batch.delete(key);
+        Ok(false)
     }
 
     /// A user of a peer leaves a group.

@@ -6,7 +6,9 @@ use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Known, Moment, Realm,
     network::GroupWork,
     peers::Peer,
-    records::{self, AccountRecord, EntryRecord, Owner, Place, Record as _, RecordedAnswer},
+    records::{
+        self, AccountRecord, ChangedRecord, EntryRecord, Owner, Place, Record as _, RecordedAnswer,
+    },
     storing::Unnoted,
 };
 use crate::{
@@ -50,7 +52,7 @@ impl<S: Store> Realm<S> {
         let peer = peer.filter(|peer| peer.key() == key);
         let peer = peer.ok_or(ErrorCode::PeerRefused)?;
         self.network.heard(peer.realm, caller.now.wall);
-        let (epoch, sequence, content, from, to, message) = match request {
+        let (epoch, sequence, what) = match request {
             PeerRequest::Deliver {
                 epoch,
                 sequence,
@@ -58,7 +60,10 @@ impl<S: Store> Realm<S> {
                 from,
                 to,
                 message,
-            } => (epoch, sequence, content, from, To::User(to), message),
+            } => {
+                let message = (content, from, message);
+                (epoch, sequence, What::Message(To::User(to), message))
+            }
             PeerRequest::Post {
                 epoch,
                 sequence,
@@ -66,13 +71,22 @@ impl<S: Store> Realm<S> {
                 from,
                 group,
                 message,
-            } => (epoch, sequence, content, from, To::Group(group), message),
+            } => {
+                let message = (content, from, message);
+                (epoch, sequence, What::Message(To::Group(group), message))
+            }
             PeerRequest::Expelled {
                 epoch,
                 sequence,
                 group,
                 user,
-            } => (epoch, sequence, 0, user, To::Nobody(group), Body(&[])),
+            } => (epoch, sequence, What::Expelled(group, user)),
+            PeerRequest::Ended {
+                epoch,
+                sequence,
+                group,
+                life,
+            } => (epoch, sequence, What::Ended(group, life)),
             PeerRequest::Withdraw { epoch, sequence } => {
                 let owner = Owner::peer(&peer.first_key(), epoch);
                 self.admit_epoch(caller.now, &peer, &owner).await?;
@@ -86,10 +100,7 @@ impl<S: Store> Realm<S> {
         let owner = Owner::peer(&peer.first_key(), epoch);
         let delivery = Delivery {
             peer,
-            content,
-            from,
-            to,
-            message,
+            what,
             now: caller.now,
         };
         self.admit_epoch(caller.now, &delivery.peer, &owner).await?;
@@ -182,8 +193,10 @@ impl<S: Store> Realm<S> {
             if placed.is_some() {
                 let (now, realm) = (delivery.now, delivery.peer.realm);
                 self.limiter.stored_from(now, realm, stored);
-                if let To::Group(group) = delivery.to {
-                    self.tell_all(&realms, group);
+                match delivery.what {
+                    What::Message(To::Group(group), _) => self.tell_all(&realms, group),
+                    What::Ended(..) => self.chores.notify_one(),
+                    _ => {}
                 }
                 return Ok(bytes);
             }
@@ -218,14 +231,23 @@ impl<S: Store> Realm<S> {
         delivery: &Delivery<'_>,
         batch: &mut Batch,
     ) -> Result<Vec<RealmId>, Failure> {
-        let Delivery {
-            peer,
-            content,
-            from,
-            to,
-            message,
-            now,
-        } = delivery;
+        let Delivery { peer, what, now } = delivery;
+        let (to, (content, from, message)) = match what {
+            What::Message(to, message) => (to, message),
+            What::Expelled(group, user) => {
+                let words = records::words(peer.realm, *group);
+                batch
+                    .put(words, ChangedRecord {}.to_value()?)
+                    .delete(records::copy_member(peer.realm, *group, *user))
+                    .delete(records::copied_group(*user, peer.realm, *group));
+                return Ok(Vec::new());
+            }
+            What::Ended(group, life) => {
+                let which = (peer.realm, *group);
+                self.end_copy(which, *life, batch).await?;
+                return Ok(Vec::new());
+            }
+        };
         if message.0.len() > self.limits.max_message {
             return Err(Refusal::too_large(self.limits.max_message as u64).into());
         }
@@ -258,10 +280,6 @@ impl<S: Store> Realm<S> {
                 batch.append(place.log, entry);
                 Ok(realms)
             }
-            To::Nobody(group) => {
-                batch.delete(records::copy_member(peer.realm, *group, *from));
-                Ok(Vec::new())
-            }
         }
     }
 }
@@ -271,16 +289,22 @@ impl<S: Store> Realm<S> {
 enum To {
     User(Username),
     Group(GroupName),
-    /// It is word that a user here is a member of a group there no more.
-    Nobody(GroupName),
 }
 
-/// A message that a peer brings.
+/// What a peer brings, once and in order.
+#[derive(Clone, Copy)]
+enum What<'a> {
+    /// A message: its content type, who wrote it, and what was written.
+    Message(To, (u8, Username, Body<'a>)),
+    /// Word that a user here is a member of a group there no more.
+    Expelled(GroupName, Username),
+    /// Word that a group there has ended, which had this epoch.
+    Ended(GroupName, u64),
+}
+
+/// What a peer brings, and when.
 struct Delivery<'a> {
     peer: Peer,
-    content: u8,
-    from: Username,
-    to: To,
-    message: Body<'a>,
+    what: What<'a>,
     now: Moment,
 }

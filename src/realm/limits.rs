@@ -36,6 +36,8 @@ pub const PASSWORDS_WAITING: usize = 64;
 pub const ERRANDS_MAX: usize = 1024;
 /// Peers that a realm has at most: whoever introduces himself to an open one then is refused.
 pub const PEERS_MAX: usize = 256;
+/// Groups that one user may be in, those of other realms included.
+pub const MEMBERSHIPS_MAX: usize = 1000;
 /// No further entry is read at once after so many bytes.
 pub const WATCH_READ_BYTES: usize = 8 << 10;
 

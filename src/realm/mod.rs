@@ -8,6 +8,7 @@ mod accounts;
 mod carrying;
 mod copies;
 mod cursors;
+mod ended;
 mod expiry;
 mod failure;
 mod groups;
@@ -19,6 +20,7 @@ mod known;
 pub mod limits;
 mod lives;
 mod mail;
+mod memberships;
 mod moderation;
 mod network;
 mod operations;
@@ -39,7 +41,7 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicBool};
 
 pub use carrying::{Carried, Outgoing};
 pub use copies::ReadOutcome;
@@ -54,7 +56,7 @@ pub use time::Moment;
 pub use watching::{Push, Watch};
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use self::{
     expiry::Expiries,
@@ -135,6 +137,10 @@ pub struct Realm<S> {
     expiries: Expiries,
     watched: Watched,
     watch_memory: WatchMemory,
+    /// Something is to be done for the members of a group that has ended.
+    chores: Notify,
+    /// The copies that a user is in are listed by user.
+    are_copies_listed: AtomicBool,
     passwords: Passwords,
     windows: Windows,
     /// Makes session ids.
@@ -169,6 +175,8 @@ struct Work<'a> {
     affected: Option<Username>,
     /// In whose session it is carried out.
     user: Option<Username>,
+    /// It ends a group: something is to be done for its members.
+    ends: bool,
     /// Its number is not written down: nothing can be done under it any more.
     is_unrecorded: bool,
 }
@@ -178,7 +186,7 @@ impl Work<'_> {
     fn forget(&mut self) {
         self.batch.changes.clear();
         self.hints.clear();
-        (self.queued, self.affected) = (None, None);
+        (self.queued, self.affected, self.ends) = (None, None, false);
     }
 }
 
@@ -205,6 +213,8 @@ impl<S: Store> Realm<S> {
             expiries: Expiries::default(),
             watched: Watched::default(),
             watch_memory: WatchMemory::new(limits.watch_memory),
+            chores: Notify::new(),
+            are_copies_listed: AtomicBool::new(false),
             passwords: Passwords::start(limits.password_threads)?,
             windows: Windows::default(),
             limits,
@@ -344,6 +354,7 @@ impl<S: Store> Realm<S> {
             queued: None,
             affected: None,
             user: None,
+            ends: false,
             is_unrecorded: false,
         };
         let mut operation = None;
@@ -405,6 +416,9 @@ impl<S: Store> Realm<S> {
                 }
                 if let Some(user) = work.affected.take() {
                     self.watched.notify(&watched_of(user));
+                }
+                if work.ends {
+                    self.chores.notify_one();
                 }
                 for (realm, group) in work.hints.drain(..) {
                     self.network.add_work(realm, GroupWork::Tell(group));

@@ -3,7 +3,10 @@
 use super::{
     Failure, Realm, Work,
     groups::{Group, Membership, local},
-    records::{self, AccountRecord, BanRecord, GroupRecord, MemberRecord, Record as _},
+    records::{
+        self, AccountRecord, BanRecord, ChangedRecord, GroupRecord, MemberRecord, QueuedKind,
+        Record as _,
+    },
     sessions::Current,
 };
 use crate::{
@@ -108,7 +111,10 @@ impl<S: Store> Realm<S> {
         if let Some(realm) = who.realm
             && let Some(peer) = self.find_peer(&mut work.batch, realm).await?
         {
-            Self::queue_expulsion(&peer, group.name, who.user, work)?;
+            let word = (QueuedKind::Expelled, who.user.as_str());
+            Self::queue_word(&peer, word, group.name, &[], work)?;
+            let expelling = records::expelling(realm, group.name, who.user);
+            work.batch.put(expelling, ChangedRecord {}.to_value()?);
         }
         Ok(())
     }
@@ -188,7 +194,7 @@ impl<S: Store> Realm<S> {
         name: GroupName,
     ) -> Result<Answer, Failure> {
         let asking = self.asking(work, name, Role::Owner).await?;
-        self.delete_group(&asking.group, &mut work.batch).await?;
+        self.delete_group(&asking.group, work).await?;
         Ok(Answer::Done)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Failure, Known, Realm, Work,
-    carrying::QUEUED_LIFETIME_SECONDS,
+    carrying::{Outgoing, QUEUED_LIFETIME_SECONDS},
     operations::fingerprint,
     peers::Peer,
     records::{
@@ -14,13 +14,14 @@ use super::{
 };
 use crate::{
     store::{Expected, PageLimit, Position, Store, Subscription},
-    wire::{
-        Answer, Body, Command, ErrorCode, GroupName, Options, Port, RealmId, Sent, Text, Username,
-    },
+    wire::{Answer, Body, Command, ErrorCode, GroupName, Options, Port, RealmId, Sent, Text},
 };
 
 /// Messages that may wait for a peer: at the longest each, 64 MiB.
 const QUEUE_MAX: u64 = 4096;
+
+/// What waits for a peer and is read at once, to find out whether any of it is a message.
+const WORDS_AT_ONCE: usize = 16;
 
 /// For how many seconds a message is worth delivering.
 fn lifetime(options: &Options) -> Result<u32, Failure> {
@@ -85,7 +86,10 @@ impl<S: Store> Realm<S> {
         let peer = self.peer(&mut work.batch, realm).await?;
         let source = self.named_source(src_address, src_port)?;
         let which = (realm, group);
-        self.copy_for(&mut work.batch, which, current.user).await?;
+        let copy = self.copy_for(&mut work.batch, which, current.user).await?;
+        if copy.has_ended() {
+            return Err(ErrorCode::NoSuchGroup.into());
+        }
         let to = (QueuedKind::Group, group.as_str());
         self.enqueue(work, &current, (&peer, source), to, &message)
             .await
@@ -140,20 +144,22 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Sent(Sent::Queued))
     }
 
-    /// Adds to the work's batch that a peer is to hear that its user is a member of a group no more.
-    pub(super) fn queue_expulsion(
+    /// Adds to the work's batch that a peer is to hear of its users' memberships in a group: that `from` is in it no more, or that
+    /// it has ended.
+    pub(super) fn queue_word(
         peer: &Peer,
+        (kind, from): (QueuedKind, &str),
         group: GroupName,
-        user: Username,
+        body: &[u8],
         work: &mut Work<'_>,
     ) -> Result<(), Failure> {
         let queued = QueuedRecord {
             queued: work.caller.now.running,
             content: 0,
-            kind: QueuedKind::Expelled,
-            from: user.as_str().into(),
+            kind,
+            from: from.into(),
             to: group.as_str().into(),
-            body: Vec::new(),
+            body: body.to_vec(),
             source: None,
             set_aside: false,
             lifetime: QUEUED_LIFETIME_SECONDS,
@@ -218,6 +224,31 @@ impl<S: Store> Realm<S> {
             }
         }
         Ok(count)
+    }
+
+    /// True when a message that somebody wrote waits for a peer behind a position of its queue.
+    pub(super) async fn has_messages(
+        &self,
+        realm: RealmId,
+        mut after: Position,
+    ) -> Result<bool, Failure> {
+        let log = records::queue(realm);
+        let limit = PageLimit {
+            entries: WORDS_AT_ONCE,
+            bytes: usize::MAX,
+        };
+        loop {
+            let page = self.store.read(&log, after, limit).await?;
+            for (position, value) in &page.entries {
+                if !Outgoing::read(*position, value)?.is_word() {
+                    return Ok(true);
+                }
+                after = *position;
+            }
+            if !page.more {
+                return Ok(false);
+            }
+        }
     }
 
     /// Wakes when a message to a peer has been queued.

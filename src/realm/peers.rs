@@ -4,12 +4,12 @@ use super::{
     Caller, Failure, Outcome, Realm, Work,
     limits::PEERS_MAX,
     network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
-    records::{self, PeerName, PeerRecord, Record as _, SessionRecord},
+    records::{self, CursorRecord, PeerName, PeerRecord, Record as _, SessionRecord},
     storing::Notes,
 };
 use crate::{
     crypto::{PublicKey, same},
-    store::{Batch, Expected, Store, Version},
+    store::{Batch, Expected, Position, Store, Version},
     wire::{
         Answer, Command, ErrorCode, Peer as PeerState, Port, RealmId, Refusal, RegistrationCode,
         Sent, SessionRef, Text,
@@ -200,16 +200,26 @@ impl<S: Store> Realm<S> {
 
     pub(super) async fn list_peers(&self) -> Result<Vec<Peer>, Failure> {
         let prefix = records::peers();
-        let found = self.store.list(&prefix, None, PEERS_MAX).await?;
-        let peers = found.into_iter().filter_map(|(key, found)| {
-            let realm = records::name_in(&key, &prefix)?;
-            Some(PeerRecord::from_value(&found.value).map(|record| Peer {
-                realm,
-                record,
-                version: found.version,
-            }))
-        });
-        Ok(peers.collect::<Result<_, _>>()?)
+        let mut peers = Vec::new();
+        let mut after = None;
+        // Also those beyond the bound, which the configuration may name: nobody would hear of them otherwise.
+        loop {
+            let found = self.store.list(&prefix, after.as_ref(), PEERS_MAX).await?;
+            let Some((last, _)) = found.last() else {
+                return Ok(peers);
+            };
+            after = Some(last.clone());
+            for (key, found) in found {
+                let Some(realm) = records::name_in(&key, &prefix) else {
+                    continue;
+                };
+                peers.push(Peer {
+                    realm,
+                    record: PeerRecord::from_value(&found.value)?,
+                    version: found.version,
+                });
+            }
+        }
     }
 
     /// One of this realm's own addresses: the one named, or its first where none is.
@@ -393,9 +403,19 @@ impl<S: Store> Realm<S> {
         let queue = records::queue(realm);
         let end = self.store.last(&queue).await?;
         work.batch.expect_end(queue, end);
-        if self.queued(realm).await? > 0 {
+        let (settled, expected) = self.settled(realm).await?;
+        if self.has_messages(realm, Position(settled)).await? {
             // What waits would be lost without a word.
             return Err(ErrorCode::QueueFull.into());
+        }
+        // What this realm itself had to say there of memberships nobody misses.
+        if settled < end.0 {
+            let key = records::settled(realm);
+            let position = end.0;
+            work.batch
+                .expect(key.clone(), expected)
+                .put(key, CursorRecord { position }.to_value()?)
+                .trim(records::queue(realm), Position(position + 1));
         }
         work.batch
             .delete(records::peer(realm))

@@ -16,8 +16,8 @@ use crate::{
 
 /// A session's last use is written down when it is so many seconds behind.
 const USED_GRAIN: u32 = 3600;
-/// More sessions than any limit allows: what one user's list is read in.
-const SESSIONS_LISTED_MAX: usize = 1000;
+/// Sessions of one user that are listed at once.
+const SESSIONS_AT_ONCE: usize = 256;
 
 /// The session that a command is for.
 #[derive(Clone, Debug)]
@@ -263,23 +263,32 @@ impl<S: Store> Realm<S> {
     ) -> Result<Vec<Current>, Failure> {
         let changed = records::sessions_changed(user);
         self.noted::<ChangedRecord>(notes, &changed).await?;
-        let links = self
-            .store
-            .list(&records::handles(user), None, SESSIONS_LISTED_MAX)
-            .await?;
-        let mut all = Vec::with_capacity(links.len());
-        for (_, link) in links {
-            let SessionLink { session: hash } = SessionLink::from_value(&link.value)?;
-            if let Some((record, version)) = self.record(&records::session(&hash)).await? {
-                all.push(Current {
-                    hash,
-                    user,
-                    record,
-                    version,
-                });
+        let prefix = records::handles(user);
+        let mut all = Vec::new();
+        let mut after = None;
+        // To the end, whatever the configuration allows: who changes a password ends all others (ACC-4).
+        loop {
+            let links = self
+                .store
+                .list(&prefix, after.as_ref(), SESSIONS_AT_ONCE)
+                .await?;
+            let is_last = links.len() < SESSIONS_AT_ONCE;
+            after = links.last().map(|(key, _)| key.clone());
+            for (_, link) in links {
+                let SessionLink { session: hash } = SessionLink::from_value(&link.value)?;
+                if let Some((record, version)) = self.record(&records::session(&hash)).await? {
+                    all.push(Current {
+                        hash,
+                        user,
+                        record,
+                        version,
+                    });
+                }
+            }
+            if is_last {
+                return Ok(all);
             }
         }
-        Ok(all)
     }
 
     /// Adds to `batch` that sessions of one user end: the sessions, their handles and their devices' bindings; and the
@@ -428,7 +437,7 @@ fn sessions_change(user: Username, batch: &mut Batch) -> Result<(), Failure> {
 }
 
 /// A session's public name: the first characters of its hash.
-fn handle_of(hash: &SessionHash) -> Result<Handle, Failure> {
+pub(super) fn handle_of(hash: &SessionHash) -> Result<Handle, Failure> {
     let text = data_encoding::BASE32_NOPAD.encode(hash).to_lowercase();
     let short: String = text.chars().take(6).collect();
     short.parse().map_err(|_| ErrorCode::Internal.into())

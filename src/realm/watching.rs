@@ -6,22 +6,19 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use super::{
     Caller, Failure, Moment, Realm,
     limits::WATCH_READ_BYTES,
-    records::{self, Place, SessionHash},
+    records::{Place, SessionHash},
     sessions::Current,
-    storing::Unnoted,
     watch_memory::{Held, WATCH_BYTES},
 };
 use crate::{
     faults::{Fault, is_planted},
     store::{Log, PageLimit, Position, Store, Subscribers, Subscription},
     wire::{
-        Answer, Command, Cursors, Entry, ErrorCode, Event, GroupName, Mailbox, RealmId, Refusal,
-        Request, SessionRef, Unread, Username,
+        Answer, Command, Cursors, Entry, ErrorCode, Event, Mailbox, Refusal, Request, SessionRef,
+        Unread, Username,
     },
 };
 
-/// Mailboxes that one session watches at most.
-const MAILBOXES_MAX: usize = 1000;
 /// What a client is asked to wait when watches hold all that they may, in milliseconds.
 const WATCHES_FULL_MS: u64 = 30_000;
 /// Entries of one mailbox that are read at once.
@@ -209,59 +206,6 @@ impl<S: Store> Realm<S> {
             Mailbox::Group(group) => self.joined_place(user, group).await?,
             Mailbox::RealmGroup(realm, group) => self.copied_place(user, realm, group).await?,
         })
-    }
-
-    async fn joined_place(
-        &self,
-        user: Username,
-        name: GroupName,
-    ) -> Result<Option<Place>, Failure> {
-        let Some(group) = self.find_group(&mut Unnoted, name).await? else {
-            return Ok(None);
-        };
-        let member = self
-            .find_member(&mut Unnoted, &group, &super::groups::local(user))
-            .await?;
-        Ok(member.map(|_| group.place()))
-    }
-
-    async fn copied_place(
-        &self,
-        user: Username,
-        realm: RealmId,
-        group: GroupName,
-    ) -> Result<Option<Place>, Failure> {
-        match self.copy_for(&mut Unnoted, (realm, group), user).await {
-            Ok(copy) => Ok(Some(copy.place(realm, group))),
-            Err(Failure::Refused(_)) => Ok(None),
-            Err(failure) => Err(failure),
-        }
-    }
-
-    /// All mailboxes of a user. Private messages from one realm are among the private ones.
-    async fn mailboxes_of(&self, user: Username) -> Result<Vec<(Mailbox, Place)>, Failure> {
-        let mut all = vec![(Mailbox::Private, Place::private(user))];
-        let prefix = records::joined(user);
-        for (key, _) in self.store.list(&prefix, None, MAILBOXES_MAX).await? {
-            // A group that is gone may have left a trace.
-            if let Some(group) = records::name_in::<GroupName>(&key, &prefix)
-                && let Some(place) = self.joined_place(user, group).await?
-            {
-                all.push((Mailbox::Group(group), place));
-            }
-        }
-        for peer in self.list_peers().await? {
-            let prefix = records::copies(peer.realm);
-            for (key, _) in self.store.list(&prefix, None, MAILBOXES_MAX).await? {
-                if let Some(group) = records::name_in::<GroupName>(&key, &prefix)
-                    && let Some(place) = self.copied_place(user, peer.realm, group).await?
-                {
-                    all.push((Mailbox::RealmGroup(peer.realm, group), place));
-                }
-            }
-        }
-        all.truncate(MAILBOXES_MAX);
-        Ok(all)
     }
 }
 

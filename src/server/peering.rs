@@ -31,6 +31,8 @@ const BACKOFF_MAX: Duration = Duration::from_mins(15);
 /// How long the wait for a whole errand may take, name look-up included.
 const ERRAND_PATIENCE: Duration = Duration::from_secs(12);
 
+/// How long what the store did not take is left alone.
+const CHORES_AGAIN: Duration = Duration::from_secs(10);
 /// How long the addresses of a name that has several are probed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the address that answered a probe is used before it is probed again.
@@ -64,6 +66,7 @@ pub async fn keep_in_touch<S: Store>(
     let probed = Probed::default();
     let mut is_start = true;
     tasks.spawn(give_back(Arc::clone(&realm), clock.clone()));
+    tasks.spawn(do_chores(Arc::clone(&realm), clock.clone()));
     loop {
         let peers = realm.peers().await;
         carriers.retain(|id, _| peers.iter().any(|peer| peer.realm == *id));
@@ -97,6 +100,17 @@ pub async fn keep_in_touch<S: Store>(
                 },
                 Some(_) = tasks.join_next() => {}
             }
+        }
+    }
+}
+
+/// Does what is to be done for the members of groups that have ended, also of those that ended before a start.
+async fn do_chores<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
+    loop {
+        if realm.do_chores(clock.now().wall).await {
+            realm.chore_added().await;
+        } else {
+            tokio::time::sleep(CHORES_AGAIN).await;
         }
     }
 }
@@ -181,7 +195,19 @@ async fn find<'a>(
     probed: &Probed,
 ) -> Option<(&'a Way, SocketAddr)> {
     let found: Vec<_> = match tokio::net::lookup_host((host, port)).await {
-        Ok(found) => found.take(CANDIDATES_MAX).collect(),
+        Ok(mut found) => {
+            let taken = found.by_ref().take(CANDIDATES_MAX).collect();
+            let ignored = found.count();
+            if ignored > 0 {
+                tracing::warn!(
+                    host,
+                    tried = CANDIDATES_MAX,
+                    ignored,
+                    "a peer's name has more addresses than are tried; give it fewer"
+                );
+            }
+            taken
+        }
         Err(error) => {
             tracing::warn!(host, %error, "a peer's name does not resolve; it is tried again");
             return None;

@@ -55,7 +55,7 @@ error_codes! {
     13 BadSource "bad-source" "That source address is not one of this realm's own."
     14 NotYou "not-you" "The sender named is not the session's user."
     15 NotOperator "not-operator" "Only an operator may do that; `claim` the operator code first."
-    16 TooLarge "too-large" "That is longer than the realm allows."
+    16 TooLarge "too-large" "That is more than the realm allows."
     17 QueueFull "queue-full" "The queue to that realm is full; try again later."
     18 RateLimited "rate-limited" "Too many requests; try again later."
     19 Busy "busy" "The realm is busy; try again later."
@@ -82,7 +82,7 @@ impl fmt::Display for ErrorCode {
 pub struct Refusal {
     /// Why.
     pub code: ErrorCode,
-    /// `too-large`: the limit in bytes. `busy`, `rate-limited`: milliseconds to wait. `already-done`, `number-reused`,
+    /// `too-large`: the limit, in bytes or in number. `busy`, `rate-limited`: milliseconds to wait. `already-done`, `number-reused`,
     /// and `no-session` because of the number: the highest operation number that the realm has seen from the device. Otherwise absent.
     pub detail: Option<u64>,
 }
@@ -160,7 +160,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code.sentence())?;
         match (self.code, self.detail) {
-            (ErrorCode::TooLarge, Some(limit)) => write!(f, " The limit is {limit} bytes."),
+            (ErrorCode::TooLarge, Some(limit)) => write!(f, " The limit is {limit}."),
             (ErrorCode::Busy | ErrorCode::RateLimited, Some(wait)) => match wait.div_ceil(1000) {
                 0..10 => write!(f, " Wait {wait} ms."),
                 seconds => write!(f, " Wait {seconds} s."),

@@ -11,6 +11,7 @@
 //! 0x67 rotate      key 32
 //! 0x68 withdraw    epoch 8, sequence varint
 //! 0x69 expelled    epoch 8, sequence varint, group, user
+//! 0x6a ended       epoch 8, sequence varint, group, group's epoch 8
 //! ```
 
 use alloc::vec::Vec;
@@ -36,6 +37,7 @@ const READ: u8 = 0x66;
 const ROTATE: u8 = 0x67;
 const WITHDRAW: u8 = 0x68;
 const EXPELLED: u8 = 0x69;
+const ENDED: u8 = 0x6a;
 
 /// A request of one realm to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +137,17 @@ pub enum PeerRequest<'a> {
         /// The user.
         user: Username,
     },
+    /// Says that a group here has ended, of which users of the other realm are members.
+    Ended {
+        /// As in a delivery.
+        epoch: u64,
+        /// As in a delivery.
+        sequence: OperationNumber,
+        /// The group.
+        group: GroupName,
+        /// The group's own epoch, as `join` was answered: a later group of that name has another.
+        life: u64,
+    },
 }
 
 impl<'a> PeerRequest<'a> {
@@ -229,6 +242,13 @@ impl<'a> PeerRequest<'a> {
                     what: "rotate: bytes after the key",
                 }),
             },
+            _ => Self::parse_word(code, input),
+        }
+    }
+
+    /// Reads a request about what was brought before, or about memberships.
+    fn parse_word(code: u8, input: &'a [u8]) -> Result<Self, Malformed> {
+        match code {
             WITHDRAW => {
                 let (input, epoch) = be_u64::<_, Malformed>(input)?;
                 let (_, sequence) = OperationNumber::parse_last(input)?;
@@ -244,6 +264,21 @@ impl<'a> PeerRequest<'a> {
                     group,
                     user,
                 })
+            }
+            ENDED => {
+                let (input, (epoch, sequence, group)) =
+                    (be_u64, OperationNumber::parse, GroupName::parse).parse(input)?;
+                match array(input)? {
+                    ([], life) => Ok(Self::Ended {
+                        epoch,
+                        sequence,
+                        group,
+                        life: u64::from_be_bytes(life),
+                    }),
+                    _ => Err(Malformed {
+                        what: "ended: bytes after the group's epoch",
+                    }),
+                }
             }
             _ => Err(Malformed {
                 what: "request of a realm: its opcode is not known",
@@ -272,9 +307,7 @@ impl<'a> PeerRequest<'a> {
                 to,
                 message,
             } => {
-                out.put_u8(DELIVER);
-                out.put_u64(*epoch);
-                sequence.emit(out);
+                emit_head(DELIVER, *epoch, *sequence, out);
                 out.put_u8(*content);
                 from.emit(out);
                 to.emit(out);
@@ -303,9 +336,7 @@ impl<'a> PeerRequest<'a> {
                 group,
                 message,
             } => {
-                out.put_u8(POST);
-                out.put_u64(*epoch);
-                sequence.emit(out);
+                emit_head(POST, *epoch, *sequence, out);
                 out.put_u8(*content);
                 from.emit(out);
                 group.emit(out);
@@ -342,11 +373,19 @@ impl<'a> PeerRequest<'a> {
                 group,
                 user,
             } => {
-                out.put_u8(EXPELLED);
-                out.put_u64(*epoch);
-                sequence.emit(out);
+                emit_head(EXPELLED, *epoch, *sequence, out);
                 group.emit(out);
                 user.emit_last(out);
+            }
+            Self::Ended {
+                epoch,
+                sequence,
+                group,
+                life,
+            } => {
+                emit_head(ENDED, *epoch, *sequence, out);
+                group.emit(out);
+                out.put_u64(*life);
             }
         }
     }
@@ -359,6 +398,13 @@ impl<'a> PeerRequest<'a> {
     }
 }
 
+/// What begins whatever is brought once and in order.
+fn emit_head(code: u8, epoch: u64, sequence: OperationNumber, out: &mut impl BufMut) {
+    out.put_u8(code);
+    out.put_u64(epoch);
+    sequence.emit(out);
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::vec::Vec;
@@ -367,7 +413,7 @@ mod tests {
 
     use super::*;
 
-    /// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10, PEER-13, PEER-14, PEER-15
+    /// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10, PEER-13, PEER-14, PEER-15, PEER-19
     #[test]
     fn emit_then_parse_is_identity() {
         for request in [
@@ -421,6 +467,12 @@ mod tests {
                 group: "cats".parse().unwrap(),
                 user: "bob".parse().unwrap(),
             },
+            PeerRequest::Ended {
+                epoch: 7,
+                sequence: OperationNumber(70),
+                group: "cats".parse().unwrap(),
+                life: 99,
+            },
         ] {
             let bytes = request.to_bytes();
             assert!(PeerRequest::is_one(&bytes));
@@ -430,7 +482,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(code in 0x60u8..0x6b, bytes: Vec<u8>) {
+        fn never_panics(code in 0x60u8..0x6c, bytes: Vec<u8>) {
             let input = [&[code][..], &bytes].concat();
             if let Ok(request) = PeerRequest::parse(&input) {
                 let written = request.to_bytes();

@@ -6,9 +6,9 @@ use crate::{
     wire::{GroupName, Handle, RealmId, Sender, Username},
 };
 
-use super::{CopyRecord, GroupRecord, MemberRecord, Owner, SessionHash};
+use super::{CopyRecord, GroupRecord, MemberRecord, Owner, SessionHash, copies};
 
-fn key(parts: &[&[u8]]) -> Key {
+pub(super) fn key(parts: &[&[u8]]) -> Key {
     Key(concat(parts))
 }
 
@@ -89,7 +89,7 @@ pub fn owner_in(key: &Key) -> Option<[u8; 16]> {
 }
 
 pub fn idle(owner: [u8; 16]) -> Key {
-    key(&[b"z/", &owner])
+    key(&[b"I/", &owner])
 }
 
 /// Where a mailbox is kept.
@@ -200,31 +200,6 @@ pub fn former_log(group: GroupName) -> Key {
     key(&[b"l/", group.as_bytes()])
 }
 
-pub fn copies(realm: RealmId) -> Prefix {
-    Prefix(concat(&[b"x/", realm.as_bytes(), b"/"]))
-}
-
-pub fn copy(realm: RealmId, group: GroupName) -> Key {
-    key(&[&copies(realm).0, group.as_bytes()])
-}
-
-/// Who of this realm is in a group of another.
-pub fn copy_members(realm: RealmId, group: GroupName) -> Prefix {
-    let (realm, group) = (realm.as_bytes(), group.as_bytes());
-    Prefix(concat(&[b"y/", realm, b"/", group, b"/"]))
-}
-
-pub fn copy_member(realm: RealmId, group: GroupName, user: Username) -> Key {
-    key(&[
-        b"y/",
-        realm.as_bytes(),
-        b"/",
-        group.as_bytes(),
-        b"/",
-        user.as_bytes(),
-    ])
-}
-
 /// How far a user has read a mailbox: on one device, or on any.
 pub fn cursor(user: Username, owner: Option<&Owner>, place: &Place) -> Key {
     let Prefix(mut key) = cursors(user, owner);
@@ -318,12 +293,9 @@ pub fn ban(group: GroupName, epoch: u64, who: &Sender) -> Key {
     key(&[&of_group(b"b/", group, epoch), who.to_string().as_bytes()])
 }
 
-pub fn joined(user: Username) -> Prefix {
-    Prefix(concat(&[b"j/", user.as_bytes(), b"/"]))
-}
-
-pub fn joined_group(user: Username, group: GroupName) -> Key {
-    key(&[&joined(user).0, group.as_bytes()])
+/// All that is kept of a group of this realm beside its members, each kind of it under a prefix.
+pub fn beside_members(group: GroupName, epoch: u64) -> [Prefix; 4] {
+    [b"b/", b"i/", b"n/", b"w/"].map(|kind| Prefix(of_group(kind, group, epoch)))
 }
 
 pub fn peer(realm: RealmId) -> Key {
@@ -335,11 +307,11 @@ pub fn running() -> Key {
 }
 
 pub fn keeping() -> Key {
-    key(&[b"e/"])
+    key(&[b"R/"])
 }
 
 pub fn kept(log: &Log) -> Key {
-    key(&[b"e/", &log.0])
+    key(&[b"R/", &log.0])
 }
 
 pub fn lives() -> Key {

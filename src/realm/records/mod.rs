@@ -28,11 +28,18 @@
 //! l/                             the lives of the store
 //! v/ realm                       position up to which the queue to a peer is settled
 //! t/ realm / position 8          the message there was given back before its turn
+//! j/ user                        written with a join that brings a user near the bound of groups
 //! x/ realm / group               this realm's copy of a group that lives in another
 //! y/ realm / group / user        a user here who is in it
-//! e/                             how long messages are kept where that is not set
-//! z/ owner 16                    since when an owner of operations has had no session
-//! e/ log                         up to where a log was how old and how large, and what has gone
+//! z/ user / realm / group        the same, by user
+//! z/                             how far z/ has been filled from y/ in a store from before it
+//! q/ realm / slot 1              written with each word of a peer that users here are members of a group there no more
+//! f/ realm / group / user        a peer has not heard yet that its user is a member of a group here no more
+//! e/ kind 1 realm / group / epoch 8
+//!                                what is still to be done for the members of a group that has ended
+//! R/                             how long messages are kept where that is not set
+//! R/ log                         up to where a log was how old and how large, and what has gone
+//! I/ owner 16                    since when an owner of operations has had no session
 //! log p/ user                    the user's private messages
 //! log f/ user / realm            the user's private messages from one realm
 //! log q/ realm                   the queue to a peer
@@ -45,10 +52,12 @@
 //! is the new one's. Only the log is, because no position may be used twice: the new one begins behind a floor (READ-6).
 
 mod keys;
+mod memberships;
 
 pub use keys::*;
 
 use blake2::{Blake2s256, Digest as _};
+pub use memberships::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{crypto::PublicKey, store::StoreError};
@@ -57,6 +66,8 @@ use crate::{crypto::PublicKey, store::StoreError};
 const FORMAT: u8 = 1;
 /// The format of those that have changed once.
 const FORMAT_2: u8 = 2;
+/// The format of those that have changed twice.
+const FORMAT_3: u8 = 3;
 
 /// Most records take no more, in bytes.
 const RECORD_BYTES: usize = 64;
@@ -74,6 +85,11 @@ pub trait Record: Serialize + DeserializeOwned {
         parse(record)
     }
 
+    /// Reads a record of format 2, where it has changed twice.
+    fn from_second_format(record: &[u8]) -> Result<Self, StoreError> {
+        parse(record)
+    }
+
     /// The bytes to keep.
     fn to_value(&self) -> Result<Vec<u8>, StoreError> {
         let mut value = Vec::with_capacity(RECORD_BYTES);
@@ -87,6 +103,9 @@ pub trait Record: Serialize + DeserializeOwned {
         match value.split_first() {
             Some((format, record)) if *format == Self::FORMAT => parse(record),
             Some((&FORMAT, record)) => Self::from_first_format(record),
+            Some((&FORMAT_2, record)) if Self::FORMAT > FORMAT_2 => {
+                Self::from_second_format(record)
+            }
             Some((format, _)) => Err(StoreError::Damaged(format!(
                 "its format {format} is that of a newer merpati"
             ))),
@@ -196,19 +215,6 @@ changed_records! {
     /// A group. The owner is a member like any other. `log` names its log, which it has from the groups of that name
     /// before it; its own entries stand behind the position `floor`.
     GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64, realms: Vec<String>; log: u64 = (old) old.epoch, floor: u64 = (_old) 0 } was FirstGroupRecord
-    /// This realm's copy of a group that lives in another, up to a position there. `known_as` is this realm's name
-    /// there. `log` names the copy's log, which stays when the group is made again; the entries of the group that there
-    /// is now stand behind the position `floor`.
-    CopyRecord { epoch: u64, known_as: String, position: u64; log: u64 = (old) old.epoch, floor: u64 = (_old) 0 } was FirstCopyRecord
-    /// A user of this realm is in a group of another, of that epoch if that is written.
-    CopyMemberRecord { joined: u32; epoch: Option<u64> = (_old) None } was FirstCopyMemberRecord
-}
-
-impl CopyMemberRecord {
-    /// True when the membership is of the group that is copied.
-    pub fn is_of(&self, copy: &CopyRecord) -> bool {
-        self.epoch.is_none_or(|epoch| epoch == copy.epoch)
-    }
 }
 
 /// What waits for another realm.
@@ -220,6 +226,15 @@ pub enum QueuedKind {
     Group,
     /// Word that a user of that realm is a member of a group no more.
     Expelled,
+    /// Word that a group has ended, of which users of that realm are members. Its epoch is the body.
+    Ended,
+}
+
+impl QueuedKind {
+    /// True for what this realm itself has to say of memberships.
+    pub const fn is_word(self) -> bool {
+        matches!(self, Self::Expelled | Self::Ended)
+    }
 }
 
 /// What was answered to a command.

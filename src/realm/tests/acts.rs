@@ -11,6 +11,8 @@ pub struct Act {
     pub name: String,
     pub device: Device,
     pub command: Box<dyn Fn(u64) -> Vec<u8>>,
+    /// It says what is so elsewhere already: held here, it is overtaken.
+    pub is_on_its_way: bool,
 }
 
 pub fn group(name: &str) -> GroupName {
@@ -36,6 +38,7 @@ fn act(
         name: name.into(),
         device,
         command: Box::new(move |number| Request::from(command(op(number))).to_bytes()),
+        is_on_its_way: false,
     }
 }
 
@@ -44,6 +47,7 @@ fn peer_act(name: &str, request: impl Fn(u64) -> PeerRequest<'static> + 'static)
         name: name.into(),
         device: BETA,
         command: Box::new(move |number| request(number).to_bytes()),
+        is_on_its_way: false,
     }
 }
 
@@ -309,6 +313,7 @@ pub fn of_realms() -> Vec<Act> {
             };
             Request { options, command }.to_bytes()
         }),
+        is_on_its_way: false,
     };
     vec![
         add("ann adds gamma", "gamma", 60),
@@ -363,6 +368,74 @@ pub fn of_realms() -> Vec<Act> {
             port: crate::wire::Port(7000),
         }),
     ]
+}
+
+pub fn join_realm(operation: Operation, name: &'static str) -> Command<'static> {
+    Command::JoinGroupRealm {
+        operation,
+        session: BOUND,
+        src_address: Text(""),
+        src_port: crate::wire::Port(0),
+        realm: "beta".parse().unwrap(),
+        group: group(name),
+        password: Password(b""),
+    }
+}
+
+/// Commands about a group of another realm that ann and cat are in, and what that realm says of it.
+pub fn of_copies(name: &'static str) -> Vec<Act> {
+    let realm = || "beta".parse().unwrap();
+    let mut acts = Vec::new();
+    for (n, who) in [(3, "cat"), (4, "dan")] {
+        acts.push(act(format!("{who} joins"), n, move |operation| {
+            join_realm(operation, name)
+        }));
+        acts.push(act(format!("{who} leaves"), n, move |operation| {
+            Command::LeaveGroupRealm {
+                operation,
+                session: BOUND,
+                realm: realm(),
+                group: group(name),
+            }
+        }));
+        acts.push(act(format!("{who} posts"), n, move |operation| {
+            Command::SendGroupRealm {
+                operation,
+                session: BOUND,
+                src_address: Text(""),
+                src_port: crate::wire::Port(0),
+                realm: realm(),
+                group: group(name),
+                message: Body(b"hi"),
+            }
+        }));
+        let expelled = peer_act(
+            if n == 3 {
+                "cat is expelled"
+            } else {
+                "dan is expelled"
+            },
+            move |sequence| PeerRequest::Expelled {
+                epoch: 7,
+                sequence: OperationNumber(sequence),
+                group: group(name),
+                user: user(who),
+            },
+        );
+        acts.push(Act {
+            is_on_its_way: true,
+            ..expelled
+        });
+    }
+    acts.push(peer_act("the group ends", move |sequence| {
+        PeerRequest::Ended {
+            epoch: 7,
+            sequence: OperationNumber(sequence),
+            group: group(name),
+            life: 7,
+        }
+    }));
+    acts
 }
 
 fn logout_op(operation: Operation) -> Command<'static> {

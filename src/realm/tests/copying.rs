@@ -120,6 +120,7 @@ async fn a_peer_that_fails_is_asked_and_told_again() {
         position: 0,
         log: 1,
         floor: 0,
+        ended: false,
     };
     let mut batch = crate::store::Batch::new();
     batch.put(records::copy(beta, group), copy.to_value().unwrap());

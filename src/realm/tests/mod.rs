@@ -1,14 +1,18 @@
 //! The rules, over a real store in a temporary directory.
 
 mod acts;
+mod bounds;
 mod copying;
 mod doubt;
+mod ended;
+mod expelled;
 mod fill;
 mod groups;
 mod held;
 mod limits;
 mod lives;
 mod many;
+mod memberships;
 mod once;
 mod pairs;
 mod peers;
@@ -20,7 +24,7 @@ mod watches;
 
 use tempfile::TempDir;
 
-use super::*;
+use super::{records::Record as _, *};
 use crate::{
     store::Embedded,
     wire::{

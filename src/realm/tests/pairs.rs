@@ -3,19 +3,162 @@
 //! A command reads, decides and commits once. So all that two can do to each other is that one is done, whole, between
 //! two steps of the other: each such place is tried.
 
-use std::sync::atomic::Ordering;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::sync::mpsc;
 
 use super::{
     acts::{
-        Act, BETA, BOUND, DEVICES, group, of_groups, of_peers, of_realms, of_sessions, sender, user,
+        Act, BETA, BOUND, DEVICES, group, join_realm, of_copies, of_groups, of_peers, of_realms,
+        of_sessions, sender, user,
     },
     held::{Held, add_peer, give, realm_of},
     *,
 };
 use crate::{
     store::Memory,
-    wire::{Handle, Role},
+    wire::{GroupName, Handle, Role},
 };
+
+/// What two commands are tried on.
+#[derive(Clone, Copy)]
+struct Scene<'a> {
+    memory: &'a Memory,
+    /// So many devices look at what there is afterwards.
+    devices: u8,
+    /// The other realm answers, and users here are in groups of it.
+    has_beta: bool,
+}
+
+/// A realm, and the other realm as far as it matters.
+struct Tried {
+    realm: Realm<Held>,
+    beta: Arc<Mutex<Beta>>,
+}
+
+/// The other realm.
+struct Beta {
+    /// Its groups have ended; one of them has been made again.
+    have_ended: bool,
+    /// Who is in which of its groups.
+    members: BTreeSet<(GroupName, Username)>,
+}
+
+/// How the other realm's group is known that is made again, and all others.
+const AGAIN: &str = "band";
+const OLD: u64 = 7;
+const NEW: u64 = 8;
+
+/// Answers what the other realm is asked.
+async fn answer_for_beta(mut errands: mpsc::Receiver<Errand>, beta: Arc<Mutex<Beta>>) {
+    while let Some(errand) = errands.recv().await {
+        let Errand::Ask { bytes, answer, .. } = errand else {
+            continue;
+        };
+        let mut beta = beta.lock().unwrap();
+        let joined = |epoch| Answer::Joined {
+            epoch,
+            known_as: "alpha".parse().unwrap(),
+        };
+        let reply = match PeerRequest::parse(&bytes).unwrap() {
+            PeerRequest::Join { group, user, .. }
+                if !beta.have_ended || group.as_str() == AGAIN =>
+            {
+                beta.members.insert((group, user));
+                joined(if beta.have_ended { NEW } else { OLD })
+            }
+            PeerRequest::Leave { group, user } if beta.members.remove(&(group, user)) => {
+                Answer::Done
+            }
+            PeerRequest::Leave { .. } if !beta.have_ended => refused(ErrorCode::NotAMember),
+            PeerRequest::Join { .. } | PeerRequest::Leave { .. } => refused(ErrorCode::NoSuchGroup),
+            other => panic!("{other:?}"),
+        };
+        let _ = answer.send(reply.to_bytes());
+    }
+}
+
+impl Scene<'_> {
+    fn realm(&self, store: &Held) -> Tried {
+        let mut realm = realm_of(store);
+        let names = [
+            ("crew", "ann"),
+            ("crew", "cat"),
+            (AGAIN, "ann"),
+            (AGAIN, "cat"),
+        ];
+        let beta = Arc::new(Mutex::new(Beta {
+            have_ended: false,
+            members: names.map(|(name, who)| (group(name), user(who))).into(),
+        }));
+        if self.has_beta {
+            let (network, errands) = Network::new();
+            realm.network = network;
+            tokio::spawn(answer_for_beta(errands, Arc::clone(&beta)));
+        }
+        Tried { realm, beta }
+    }
+}
+
+impl Tried {
+    async fn give(&self, n: u8, command: &[u8]) -> Answer {
+        // It says what is so there.
+        match PeerRequest::parse(command) {
+            Ok(PeerRequest::Ended { .. }) => {
+                let mut beta = self.beta.lock().unwrap();
+                beta.have_ended = true;
+                beta.members.clear();
+            }
+            Ok(PeerRequest::Expelled { group, user, .. }) => {
+                self.beta.lock().unwrap().members.remove(&(group, user));
+            }
+            _ => {}
+        }
+        comparable(give(&self.realm, n, command).await)
+    }
+
+    /// All that anybody can see afterwards.
+    async fn seen(&self, scene: &Scene<'_>) -> Vec<Answer> {
+        if !scene.has_beta {
+            return seen(&self.realm, scene.devices).await;
+        }
+        assert!(self.realm.do_chores(NOW).await);
+        let mut answers = Vec::new();
+        for n in 1..=scene.devices {
+            let (session, realm) = (BOUND, "beta".parse().unwrap());
+            let mut reads: Vec<Request<'_>> = vec![
+                Command::Inbox { session }.into(),
+                Command::Realms { session }.into(),
+                Command::Unread {
+                    session,
+                    cursors: crate::wire::Cursors::default(),
+                }
+                .into(),
+            ];
+            for name in ["crew", AGAIN] {
+                let group = group(name);
+                let read = Command::InboxGroupRealm {
+                    session,
+                    realm,
+                    group,
+                };
+                reads.push(read.into());
+            }
+            for read in reads {
+                answers.push(self.give(n, &read.to_bytes()).await);
+            }
+        }
+        let members = &self.beta.lock().unwrap().members;
+        answers.push(Answer::Names {
+            more: false,
+            names: members.iter().map(|one| format!("{one:?}")).collect(),
+        });
+        answers
+    }
+}
 
 /// The same answer, without what is drawn at random.
 fn comparable(answer: Answer) -> Answer {
@@ -209,51 +352,54 @@ struct Outcome {
 
 const NUMBERS: [u64; 2] = [90, 91];
 
-async fn one_after_the_other(
-    (memory, devices): (&Memory, u8),
-    acts: [&Act; 2],
-    is_turned: bool,
-) -> Outcome {
-    let realm = realm_of(&Held::over(memory.clone()));
+async fn one_after_the_other(scene: &Scene<'_>, acts: [&Act; 2], is_turned: bool) -> Outcome {
+    let realm = scene.realm(&Held::over(scene.memory.clone()));
     let mut answers = [Answer::Done, Answer::Done];
     for at in if is_turned { [1, 0] } else { [0, 1] } {
         let command = (acts[at].command)(NUMBERS[at]);
-        answers[at] = comparable(give(&realm, acts[at].device, &command).await);
+        answers[at] = realm.give(acts[at].device, &command).await;
     }
-    let seen = seen(&realm, devices).await;
+    let seen = realm.seen(scene).await;
     Outcome { answers, seen }
 }
 
 /// The second is done while the first is held at one of its steps; nothing when the first has fewer.
-async fn one_within_the_other(
-    (memory, devices): (&Memory, u8),
-    acts: [&Act; 2],
-    step: usize,
-) -> Option<Outcome> {
-    let store = Held::over(memory.clone());
-    let realm = realm_of(&store);
+async fn one_within_the_other(scene: &Scene<'_>, acts: [&Act; 2], step: usize) -> Option<Outcome> {
+    let store = Held::over(scene.memory.clone());
+    let realm = scene.realm(&store);
     let commands = [0, 1].map(|at| (acts[at].command)(NUMBERS[at]));
     store.hold.left.store(step, Ordering::SeqCst);
-    let mut first = core::pin::pin!(give(&realm, acts[0].device, &commands[0]));
+    let mut first = core::pin::pin!(realm.give(acts[0].device, &commands[0]));
     tokio::select! {
         biased;
         _ = &mut first => return None,
         () = store.hold.held.notified() => {}
     }
-    let second = give(&realm, acts[1].device, &commands[1]).await;
+    let second = realm.give(acts[1].device, &commands[1]).await;
     store.hold.release.notify_one();
-    let answers = [first.await, second].map(comparable);
-    let seen = seen(&realm, devices).await;
+    let answers = [first.await, second];
+    let seen = realm.seen(scene).await;
     Some(Outcome { answers, seen })
 }
 
 /// Tries all pairs. Afterwards so many devices look at what there is.
 async fn check_all(memory: &Memory, acts: &[Act], devices: u8) {
-    let at = (memory, devices);
+    let scene = Scene {
+        memory,
+        devices,
+        has_beta: false,
+    };
+    check_scene(&scene, acts).await;
+}
+
+async fn check_scene(at: &Scene<'_>, acts: &[Act]) {
     let mut wrong = Vec::new();
     let mut tried = 0;
     for first in acts {
         for second in acts {
+            if first.is_on_its_way {
+                continue;
+            }
             let pair = [first, second];
             let orders = [
                 one_after_the_other(at, pair, false).await,
@@ -310,4 +456,33 @@ async fn commands_about_one_account_have_an_order() {
 async fn commands_about_one_realm_have_an_order() {
     let memory = before().await;
     check_all(&memory, &of_realms(), 4).await;
+}
+
+/// EXACT-13, PEER-15, PEER-19: what another realm says of a group there, and what users here do about it meanwhile.
+#[tokio::test(start_paused = true)]
+async fn word_of_a_group_that_ends_and_commands_have_an_order() {
+    let memory = before().await;
+    let scene = Scene {
+        memory: &memory,
+        devices: 4,
+        has_beta: true,
+    };
+    let store = Held::over(memory.clone());
+    let tried = scene.realm(&store);
+    for name in ["crew", AGAIN] {
+        for n in [1, 3] {
+            let number = if name == AGAIN { 20 } else { 21 };
+            let command = join_realm(op(number), name);
+            let answer = tried.give(n, &Request::from(command).to_bytes()).await;
+            assert_eq!(answer, Answer::Done);
+        }
+    }
+    let memory = store.memory().clone();
+    let scene = Scene {
+        memory: &memory,
+        ..scene
+    };
+    for name in ["crew", AGAIN] {
+        check_scene(&scene, &of_copies(name)).await;
+    }
 }

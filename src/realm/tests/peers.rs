@@ -1,6 +1,6 @@
 //! What other realms may ask, and what they are refused.
 
-use super::{super::records::Record as _, *};
+use super::*;
 
 pub async fn peer(fixture: &Fixture, n: u8, name: &str) {
     let address = ("192.0.2.9".to_string(), 6377);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{super::records::Record as _, *};
+use super::*;
 use crate::wire::{Cursors, Entry, Event, GroupName, Mailbox};
 
 const SESSION: SessionRef = SessionRef::Bound;

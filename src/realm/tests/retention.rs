@@ -425,7 +425,7 @@ async fn numbers_of_a_device_that_is_gone_stay_used() {
             .await,
     );
     assert_eq!(fixture.shown(2, Some(0)).await.len(), 39);
-    assert_eq!(count(&fixture.realm, b"z/").await, 0);
+    assert_eq!(count(&fixture.realm, b"I/").await, 0);
 }
 
 /// Taking the mend back is found.

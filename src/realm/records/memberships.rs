@@ -1,0 +1,264 @@
+//! What is kept of who is in which group, as seen from its users and from the copies of other realms' groups.
+
+use blake2::{Blake2s256, Digest as _};
+use serde::{Deserialize, Serialize};
+
+use super::{FORMAT_2, FORMAT_3, Record, key, parse};
+use crate::{
+    store::{Key, Prefix, StoreError, concat},
+    wire::{GroupName, RealmId, Username},
+};
+
+/// This realm's copy of a group that lives in another, up to a position there. `known_as` is this realm's name
+/// there. `log` names the copy's log, which stays when the group is made again; the entries of the group that there
+/// is now stand behind the position `floor`. `ended`: its home realm has said that the group has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyRecord {
+    pub epoch: u64,
+    pub known_as: String,
+    pub position: u64,
+    pub log: u64,
+    pub floor: u64,
+    pub ended: bool,
+}
+
+/// The same in format 1.
+#[derive(Deserialize)]
+struct FirstCopyRecord {
+    epoch: u64,
+    known_as: String,
+    position: u64,
+}
+
+/// The same in format 2.
+#[derive(Deserialize)]
+struct SecondCopyRecord {
+    epoch: u64,
+    known_as: String,
+    position: u64,
+    log: u64,
+    floor: u64,
+}
+
+impl Record for CopyRecord {
+    const FORMAT: u8 = FORMAT_3;
+
+    fn from_first_format(record: &[u8]) -> Result<Self, StoreError> {
+        let first: FirstCopyRecord = parse(record)?;
+        Ok(Self {
+            epoch: first.epoch,
+            known_as: first.known_as,
+            position: first.position,
+            log: first.epoch,
+            floor: 0,
+            ended: false,
+        })
+    }
+
+    fn from_second_format(record: &[u8]) -> Result<Self, StoreError> {
+        let second: SecondCopyRecord = parse(record)?;
+        Ok(Self {
+            epoch: second.epoch,
+            known_as: second.known_as,
+            position: second.position,
+            log: second.log,
+            floor: second.floor,
+            ended: false,
+        })
+    }
+}
+
+/// A user of this realm is in a group of another, of that epoch if that is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyMemberRecord {
+    pub joined: u32,
+    pub epoch: Option<u64>,
+}
+
+/// The same in format 1.
+#[derive(Deserialize)]
+struct FirstCopyMemberRecord {
+    joined: u32,
+}
+
+impl Record for CopyMemberRecord {
+    const FORMAT: u8 = FORMAT_2;
+
+    fn from_first_format(record: &[u8]) -> Result<Self, StoreError> {
+        let first: FirstCopyMemberRecord = parse(record)?;
+        Ok(Self {
+            joined: first.joined,
+            epoch: None,
+        })
+    }
+}
+
+impl CopyMemberRecord {
+    /// True when the membership is of the group that is copied.
+    pub fn is_of(&self, copy: &CopyRecord) -> bool {
+        self.epoch.is_none_or(|epoch| epoch == copy.epoch)
+    }
+}
+
+/// How far the copies of each user have been listed by user, in a store from before they were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedRecord {
+    /// The last membership that has been.
+    pub after: Vec<u8>,
+    /// All have been.
+    pub is_whole: bool,
+}
+
+impl Record for ListedRecord {}
+
+/// What is still to be done for the members of a group that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndingRecord {
+    /// Where the group lived; nothing when that was here.
+    pub realm: Option<String>,
+    pub group: String,
+    /// The group's epoch.
+    pub epoch: u64,
+    /// Names its log; the groups of that name after it have the same.
+    pub log: u64,
+    /// The last member for whom it has been done.
+    pub after: Vec<u8>,
+}
+
+impl Record for EndingRecord {}
+
+/// What is to be done for the members of a group that has ended, in the order in which it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Tell the users here that a group of another realm has ended.
+    Tell = 0,
+    /// Forget who was in it: another group of its name is copied by now.
+    ForgetCopy = 1,
+    /// Forget who was in a group of this realm.
+    Forget = 2,
+}
+
+impl Ending {
+    /// What a key of [`endings`] is for.
+    pub fn of(key: &Key) -> Option<Self> {
+        let Prefix(prefix) = endings();
+        let kind = key.0.strip_prefix(prefix.as_slice())?.first()?;
+        [Self::Tell, Self::ForgetCopy, Self::Forget]
+            .into_iter()
+            .find(|ending| *ending as u8 == *kind)
+    }
+}
+
+pub fn endings() -> Prefix {
+    Prefix(concat(&[b"e/"]))
+}
+
+pub fn ending(kind: Ending, realm: Option<RealmId>, group: GroupName, epoch: u64) -> Key {
+    let realm = realm.as_ref().map_or(&[][..], |realm| realm.as_bytes());
+    key(&[
+        &endings().0,
+        &[kind as u8],
+        realm,
+        b"/",
+        group.as_bytes(),
+        b"/",
+        &epoch.to_be_bytes(),
+    ])
+}
+
+/// Changes whenever a peer says that a user here is a member of a group there no more, or that the group has ended. A
+/// peer may name any group, so groups share 256 of these.
+pub fn words(realm: RealmId, group: GroupName) -> Key {
+    let hash: [u8; 32] = Blake2s256::digest(group.as_bytes()).into();
+    key(&[b"q/", realm.as_bytes(), b"/", &hash[..1]])
+}
+
+/// Says that a peer has not heard yet that its user is a member of a group here no more.
+pub fn expelling(realm: RealmId, group: GroupName, user: Username) -> Key {
+    key(&[
+        b"f/",
+        realm.as_bytes(),
+        b"/",
+        group.as_bytes(),
+        b"/",
+        user.as_bytes(),
+    ])
+}
+
+pub fn copies(realm: RealmId) -> Prefix {
+    Prefix(concat(&[b"x/", realm.as_bytes(), b"/"]))
+}
+
+pub fn copy(realm: RealmId, group: GroupName) -> Key {
+    key(&[&copies(realm).0, group.as_bytes()])
+}
+
+/// The users here who are in any group of another realm.
+pub fn all_copy_members() -> Prefix {
+    Prefix(concat(&[b"y/"]))
+}
+
+/// The users here who are in one.
+pub fn copy_members(realm: RealmId, group: GroupName) -> Prefix {
+    let Prefix(all) = all_copy_members();
+    Prefix(concat(&[
+        &all,
+        realm.as_bytes(),
+        b"/",
+        group.as_bytes(),
+        b"/",
+    ]))
+}
+
+pub fn copy_member(realm: RealmId, group: GroupName, user: Username) -> Key {
+    key(&[&copy_members(realm, group).0, user.as_bytes()])
+}
+
+/// What such a key names.
+pub fn copy_member_in(key: &Key) -> Option<(RealmId, GroupName, Username)> {
+    let Prefix(all) = all_copy_members();
+    let (realm, group, user) = three_names(key.0.strip_prefix(all.as_slice())?)?;
+    Some((realm.parse().ok()?, group.parse().ok()?, user.parse().ok()?))
+}
+
+/// The copies that a user is in.
+pub fn copied(user: Username) -> Prefix {
+    Prefix(concat(&[b"z/", user.as_bytes(), b"/"]))
+}
+
+pub fn copied_group(user: Username, realm: RealmId, group: GroupName) -> Key {
+    key(&[&copied(user).0, realm.as_bytes(), b"/", group.as_bytes()])
+}
+
+/// The group of another realm at the end of such a key.
+pub fn copied_in(key: &Key, prefix: &Prefix) -> Option<(RealmId, GroupName)> {
+    let names = key.0.strip_prefix(prefix.0.as_slice())?;
+    let names = core::str::from_utf8(names).ok()?;
+    let (realm, group) = names.split_once('/')?;
+    Some((realm.parse().ok()?, group.parse().ok()?))
+}
+
+/// How far [`copied_group`] has been filled.
+pub fn copies_listed() -> Key {
+    key(&[b"z/"])
+}
+
+fn three_names(names: &[u8]) -> Option<(&str, &str, &str)> {
+    let (first, others) = core::str::from_utf8(names).ok()?.split_once('/')?;
+    let (second, third) = others.split_once('/')?;
+    Some((first, second, third))
+}
+
+/// The groups of this realm that a user is in.
+pub fn joined(user: Username) -> Prefix {
+    Prefix(concat(&[b"j/", user.as_bytes(), b"/"]))
+}
+
+pub fn joined_group(user: Username, group: GroupName) -> Key {
+    key(&[&joined(user).0, group.as_bytes()])
+}
+
+/// Changes whenever a user who is in nearly as many groups as one may be joins another.
+pub fn joins(user: Username) -> Key {
+    key(&[b"j/", user.as_bytes()])
+}

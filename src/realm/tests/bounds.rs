@@ -1,0 +1,242 @@
+//! No bound decides a rule without a word: what happens one beyond each (`docs/limits.md`).
+
+use super::{
+    acts::{BOUND, group, user},
+    held::{Held, add_peer, give, realm_of},
+    *,
+};
+use crate::store::{Key, PageLimit};
+
+/// ACC-4: a new password ends all other sessions, however many the configuration allows.
+#[tokio::test]
+async fn sessions_all_end_with_the_password() {
+    let store = Held::default();
+    let realm = realm_of(&store);
+    let answer = give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
+    assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
+    let mut batch = Batch::new();
+    let mut others = Vec::new();
+    for number in 0u64..1100 {
+        let mut hash = [0; 16];
+        for half in hash.chunks_mut(8) {
+            half.copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+        }
+        let session = records::SessionRecord {
+            user: "ann".into(),
+            device: None,
+            created: NOW,
+            used: NOW,
+            last: MOMENT.running,
+            operator: false,
+            since: 0,
+        };
+        let handle = super::super::sessions::handle_of(&hash).unwrap();
+        let link = records::SessionLink { session: hash };
+        batch
+            .put(records::session(&hash), session.to_value().unwrap())
+            .put(
+                records::handle(user("ann"), handle),
+                link.to_value().unwrap(),
+            );
+        others.push(hash);
+    }
+    store.memory().apply(batch).unwrap();
+    let passwd = Command::Passwd {
+        operation: op(2),
+        session: BOUND,
+        old: Password(b"correct horse"),
+        new: Password(b"battery staple"),
+    };
+    let answer = give(&realm, 1, &Request::from(passwd).to_bytes()).await;
+    assert_eq!(answer, Answer::Done);
+    let left = others
+        .iter()
+        .filter(|hash| store.memory().get(&records::session(hash)).is_some());
+    assert_eq!(left.count(), 0);
+}
+
+/// PEER-2: peers that the configuration names are peers, however many; who introduces itself is refused then.
+#[tokio::test]
+async fn peers_of_the_configuration_are_all_carried_to() {
+    let store = Held::default();
+    let realm = realm_over(store.clone(), |own, _| own.peering = Peering::Open);
+    for number in 0u16..300 {
+        let name = format!("realm{number}").parse().unwrap();
+        let mut key = [3; 32];
+        key[..2].copy_from_slice(&number.to_be_bytes());
+        let place = ("192.0.2.9".to_string(), 6377);
+        assert!(realm.list_peer(name, PublicKey(key), place, None).await);
+    }
+    assert_eq!(realm.peers().await.len(), 300);
+    let introduce = PeerRequest::Introduce {
+        realm: "late".parse().unwrap(),
+        address: Text("192.0.2.8"),
+        port: crate::wire::Port(7000),
+    };
+    let answer = give(&realm, 99, &introduce.to_bytes()).await;
+    assert_eq!(answer, refused(ErrorCode::PeerRefused));
+}
+
+/// PEER-8: users of so many realms are in one group, and of one more none is: it is told the limit.
+#[tokio::test]
+async fn a_group_has_members_of_so_many_realms() {
+    let store = Held::default();
+    let realm = realm_of(&store);
+    give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
+    let add = Command::AddGroup {
+        operation: op(2),
+        session: BOUND,
+        group: group("crew"),
+        password: Password(b""),
+    };
+    give(&realm, 1, &Request::from(add).to_bytes()).await;
+    for n in 100..165 {
+        add_peer(&realm, n, &format!("realm{n}")).await;
+        let join = PeerRequest::Join {
+            group: group("crew"),
+            user: user("zoe"),
+            password: Password(b""),
+        };
+        let answer = give(&realm, n, &join.to_bytes()).await;
+        if n < 164 {
+            assert!(matches!(answer, Answer::Joined { .. }), "{answer:?}");
+        } else {
+            assert_eq!(answer, Answer::Refused(Refusal::too_large(64)));
+        }
+    }
+}
+
+/// PEER-13: what a peer's keys take is bounded, and it is told so.
+#[tokio::test]
+async fn a_peer_changes_its_key_so_often_and_no_more() {
+    let store = Held::default();
+    let realm = realm_of(&store);
+    add_peer(&realm, 100, "beta").await;
+    for n in 100..165 {
+        let rotate = PeerRequest::Rotate { key: [n + 1; 32] };
+        let answer = give(&realm, n, &rotate.to_bytes()).await;
+        let wanted = if n < 164 {
+            Answer::Done
+        } else {
+            Answer::Refused(Refusal::too_large(64))
+        };
+        assert_eq!(answer, wanted, "{n}");
+    }
+}
+
+/// GRP-7: the messages of a group that has ended go, also more of them than the store takes out of a log at once; those of a group
+/// made again stay.
+#[tokio::test]
+async fn messages_of_a_group_that_ended_all_go() {
+    let fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    let crew = group("crew");
+    let add = |number| Command::AddGroup {
+        operation: op(number),
+        session: BOUND,
+        group: crew,
+        password: Password(b""),
+    };
+    let post = Command::SendGroup {
+        operation: op(5),
+        session: BOUND,
+        group: crew,
+        message: Body(b"new"),
+    };
+    assert_eq!(fixture.ask(device(1), add(2)).await, Answer::Done);
+    let realm = &fixture.realm;
+    let found = realm.store.get(&records::group(crew)).await.unwrap();
+    let record = records::GroupRecord::from_value(&found.unwrap().value).unwrap();
+    let log = records::group_log(crew, record.log);
+    let mut batch = Batch::new();
+    for _ in 0..20_500 {
+        batch.append(log.clone(), vec![1]);
+    }
+    realm.commit(batch).await.unwrap();
+    let end = Command::DelGroup {
+        operation: op(3),
+        session: BOUND,
+        group: crew,
+    };
+    assert_eq!(fixture.ask(device(1), end).await, Answer::Done);
+    assert_eq!(fixture.ask(device(1), add(4)).await, Answer::Done);
+    assert_eq!(fixture.ask(device(1), post).await, STORED);
+    assert!(realm.do_chores(NOW).await);
+    let all = PageLimit {
+        entries: usize::MAX,
+        bytes: usize::MAX,
+    };
+    let page = realm.store.read(&log, Position(0), all).await.unwrap();
+    let positions: Vec<_> = page.entries.iter().map(|(at, _)| at.0).collect();
+    assert_eq!(positions, [20_501]);
+}
+
+/// PEER-6: a notice repeats the beginning of a long message, and shows that there is more.
+#[tokio::test]
+async fn notices_show_that_they_are_cut() {
+    for (text, quote) in [
+        ("é".repeat(60), "é".repeat(60)),
+        ("é".repeat(61), "é".repeat(60) + "…"),
+    ] {
+        let store = Held::default();
+        let realm = realm_of(&store);
+        give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
+        add_peer(&realm, 50, "beta").await;
+        let write = Command::SendRealm {
+            operation: op(2),
+            session: BOUND,
+            src_address: Text(""),
+            src_port: crate::wire::Port(0),
+            realm: "beta".parse().unwrap(),
+            from: user("ann"),
+            to: user("zoe"),
+            message: Body(text.as_bytes()),
+        };
+        give(&realm, 1, &Request::from(write).to_bytes()).await;
+        let beta = realm.peers().await.remove(0);
+        let next = realm.next_outgoing(beta.realm).await.unwrap();
+        let late = later(MOMENT, 8 * DAY);
+        let carried = realm.deliver_outgoing(&beta, &next, 0, late).await;
+        assert_eq!(carried, Carried::Settled);
+        let read = Command::Inbox { session: BOUND };
+        match give(&realm, 1, &Request::from(read).to_bytes()).await {
+            Answer::Page(page) => {
+                let said = String::from_utf8(page.entries[0].body.clone()).unwrap();
+                assert_eq!(said, format!("not delivered (realm-unreachable): {quote}"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// READ-7: a new device goes on where its user is in all mailboxes there are, however many groups the user has left.
+#[tokio::test]
+async fn cursors_of_all_mailboxes_are_taken_over() {
+    let store = Held::default();
+    let realm = realm_of(&store);
+    give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
+    add_peer(&realm, 50, "beta").await;
+    let ann = user("ann");
+    let value = records::CursorRecord { position: 1 }.to_value().unwrap();
+    let private = records::Place::private(ann);
+    let from_beta = records::Place::from_realm(ann, "beta".parse().unwrap());
+    let mut batch = Batch::new();
+    for number in 0..10_500 {
+        let name = format!("c/ann//a{number:06}");
+        batch.put(Key(name.as_bytes().into()), value.clone());
+    }
+    for place in [&private, &from_beta] {
+        batch.put(records::cursor(ann, None, place), value.clone());
+    }
+    store.memory().apply(batch).unwrap();
+    give(
+        &realm,
+        2,
+        &Request::from(auth(1, "ann", "correct horse")).to_bytes(),
+    )
+    .await;
+    let owner = Owner::Device(PublicKey([2; 32]));
+    for place in [&private, &from_beta] {
+        assert_eq!(realm.confirmed(ann, &owner, place).await.unwrap(), 1);
+    }
+}

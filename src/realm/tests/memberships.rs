@@ -1,0 +1,248 @@
+//! Which groups a user is in, and what it costs to find out.
+
+use std::sync::atomic::Ordering;
+
+use super::{
+    acts::{BOUND, group, user},
+    held::{Held, add_peer, give, realm_of},
+    *,
+};
+use crate::{
+    store::Prefix,
+    wire::{Cursors, Mailbox},
+};
+
+const BETA: u8 = 50;
+
+/// A realm with two users, and a peer.
+async fn with_users(store: &Held) -> Realm<Held> {
+    let realm = realm_of(store);
+    for (n, who) in [(1, "ann"), (2, "bob")] {
+        let answer = give(&realm, n, &Request::from(register(1, who)).to_bytes()).await;
+        assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
+    }
+    add_peer(&realm, BETA, "beta").await;
+    realm
+}
+
+/// Puts a user into copies of groups; `is_listed`: as they are written now.
+fn put_copies(store: &Held, who: &str, first: usize, count: usize, is_listed: bool) {
+    let beta = "beta".parse().unwrap();
+    let mut batch = Batch::new();
+    for number in first..first + count {
+        let name = group(&format!("g{number:05}"));
+        let copy = records::CopyRecord {
+            epoch: 7,
+            known_as: "alpha".into(),
+            position: 1,
+            log: 7,
+            floor: 0,
+            ended: false,
+        };
+        let member = records::CopyMemberRecord {
+            joined: 1,
+            epoch: Some(7),
+        };
+        batch
+            .put(records::copy(beta, name), copy.to_value().unwrap())
+            .put(
+                records::copy_member(beta, name, user(who)),
+                member.to_value().unwrap(),
+            )
+            .append(records::Place::copy(beta, name, &copy).log, vec![1]);
+        if is_listed {
+            batch.put(records::copied_group(user(who), beta, name), vec![1]);
+        }
+    }
+    store.memory().apply(batch).unwrap();
+}
+
+/// What a user has not read, and how often that looks into the store.
+async fn unread(store: &Held, realm: &Realm<Held>, n: u8) -> (usize, usize) {
+    const MANY: usize = 1 << 30;
+    let command = Command::Unread {
+        session: BOUND,
+        cursors: Cursors::default(),
+    };
+    store.hold.left.store(MANY, Ordering::SeqCst);
+    let mut caller = caller(device(n), MOMENT);
+    caller.longest = 1 << 20;
+    let command = Request::from(command).to_bytes();
+    let bytes = realm.handle(&caller, &command).await;
+    let answer = Answer::parse(&bytes).unwrap();
+    let looked_up = MANY - store.hold.left.swap(0, Ordering::SeqCst);
+    match answer {
+        Answer::Unread(counts) => (counts.len(), looked_up),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// WATCH-5: what it costs to count depends on one's own groups, not on those of others.
+#[tokio::test]
+async fn unread_costs_no_more_when_others_join() {
+    let store = Held::default();
+    let realm = with_users(&store).await;
+    assert!(realm.do_chores(NOW).await);
+    put_copies(&store, "ann", 0, 3, true);
+    let (counted, few) = unread(&store, &realm, 1).await;
+    assert_eq!(counted, 3);
+    put_copies(&store, "bob", 1000, 500, true);
+    for n in 100..140 {
+        add_peer(&realm, n, &format!("realm{n}")).await;
+    }
+    assert_eq!(unread(&store, &realm, 1).await, (3, few));
+    assert_eq!(unread(&store, &realm, 2).await.0, 500);
+}
+
+/// WATCH-5: a store from before copies were listed by user is listed, a bounded number at a time and across restarts; until then
+/// nothing is left out.
+#[tokio::test]
+async fn copies_of_a_store_of_before_are_listed_across_restarts() {
+    let store = Held::default();
+    let mut realm = with_users(&store).await;
+    put_copies(&store, "ann", 0, 300, false);
+    put_copies(&store, "bob", 300, 300, false);
+    let listed = || {
+        store
+            .memory()
+            .list(&Prefix(b"z/"[..].into()), None, 1000)
+            .len()
+    };
+    let mut steps = 0;
+    loop {
+        let before = listed();
+        assert_eq!(
+            unread(&store, &realm, 1).await.0,
+            300,
+            "after {steps} steps"
+        );
+        if realm.list_copies().await.unwrap() {
+            break;
+        }
+        assert!(listed() <= before + 257);
+        steps += 1;
+        drop(realm);
+        realm = realm_of(&store);
+    }
+    assert_eq!(steps, 3);
+    assert_eq!(listed(), 601);
+    assert_eq!(unread(&store, &realm, 2).await.0, 300);
+    // From here on nothing is looked through again.
+    let (_, costs) = unread(&store, &realm, 1).await;
+    put_copies(&store, "bob", 600, 50, true);
+    assert_eq!(unread(&store, &realm, 1).await, (300, costs));
+}
+
+/// PEER-15: who leaves, or is expelled, while copies are being listed is not listed again.
+#[tokio::test]
+async fn who_leaves_while_copies_are_listed_is_not_listed() {
+    for steps in 1.. {
+        let store = Held::default();
+        let realm = with_users(&store).await;
+        put_copies(&store, "ann", 0, 1, false);
+        store.hold.left.store(steps, Ordering::SeqCst);
+        let mut chores = core::pin::pin!(realm.do_chores(NOW));
+        let is_held = tokio::select! {
+            biased;
+            _ = &mut chores => false,
+            () = store.hold.held.notified() => true,
+        };
+        if !is_held {
+            assert!(steps > 3);
+            break;
+        }
+        let expelled = PeerRequest::Expelled {
+            epoch: 1,
+            sequence: OperationNumber(1),
+            group: group("g00000"),
+            user: user("ann"),
+        };
+        assert_eq!(give(&realm, BETA, &expelled.to_bytes()).await, STORED);
+        store.hold.release.notify_one();
+        assert!(chores.await);
+        let listed = store.memory().list(&records::copied(user("ann")), None, 9);
+        assert_eq!(listed, [], "at step {steps}");
+    }
+}
+
+/// GRP-8, EXACT-13
+#[tokio::test]
+async fn a_user_is_in_so_many_groups_and_no_more() {
+    let store = Held::default();
+    let realm = with_users(&store).await;
+    assert!(realm.do_chores(NOW).await);
+    put_copies(&store, "ann", 0, 998, true);
+    let add = |number: u64| Command::AddGroup {
+        operation: op(number),
+        session: BOUND,
+        group: group(&format!("own{number}")),
+        password: Password(b""),
+    };
+    // One that is gone leaves a trace, and is not counted.
+    let mut batch = Batch::new();
+    let trace = records::joined_group(user("ann"), group("gone"));
+    batch.put(
+        trace.clone(),
+        records::GroupLink { epoch: 1 }.to_value().unwrap(),
+    );
+    store.memory().apply(batch).unwrap();
+    let give = async |n, command| give(&realm, n, &Request::from(command).to_bytes()).await;
+    assert_eq!(give(1, add(2)).await, Answer::Done);
+    // Two at once are not both the last, wherever one is within the other.
+    let full = Answer::Refused(Refusal::too_large(1000));
+    for step in 1.. {
+        let copied = Held::over(store.memory().clone());
+        let mut batch = Batch::new();
+        batch.delete(trace.clone());
+        copied.memory().apply(batch).unwrap();
+        let realm = realm_of(&copied);
+        copied.hold.left.store(step, Ordering::SeqCst);
+        let commands = [3, 4].map(|number| Request::from(add(number)).to_bytes());
+        let mut first = core::pin::pin!(super::held::give(&realm, 1, &commands[0]));
+        let is_held = tokio::select! {
+            biased;
+            _ = &mut first => false,
+            () = copied.hold.held.notified() => true,
+        };
+        if !is_held {
+            break;
+        }
+        let second = super::held::give(&realm, 1, &commands[1]).await;
+        copied.hold.release.notify_one();
+        let answers = [first.await, second];
+        let is_one = answers.contains(&Answer::Done) && answers.contains(&full);
+        assert!(is_one, "at step {step}: {answers:?}");
+    }
+    assert_eq!(give(1, add(3)).await, Answer::Done);
+    assert_eq!(give(1, add(4)).await, full);
+    assert_eq!(give(1, super::acts::join_realm(op(5), "crew")).await, full);
+    assert_eq!(give(2, add(20)).await, Answer::Done);
+    // All are counted: none is left out of what is watched.
+    assert_eq!(unread(&store, &realm, 1).await.0, 998);
+    let all = realm.mailboxes_of(user("ann")).await.unwrap();
+    assert_eq!(all.len(), 1001);
+    assert!(all.iter().any(|(mailbox, _)| *mailbox == Mailbox::Private));
+    let leave = Command::LeaveGroup {
+        operation: op(6),
+        session: BOUND,
+        group: group("own2"),
+    };
+    assert_eq!(give(1, leave).await, Answer::Done);
+    assert_eq!(give(1, add(7)).await, Answer::Done);
+}
+
+/// PEER-11: a realm that starts reads all of its copies of a peer's groups on, however many there are.
+#[tokio::test]
+async fn all_copies_are_read_on() {
+    let store = Held::default();
+    let realm = with_users(&store).await;
+    put_copies(&store, "ann", 0, 1500, true);
+    let beta = "beta".parse().unwrap();
+    realm.read_all_copies(beta).await;
+    let mut count = 0;
+    while let Some(work) = realm.network().next_work(beta) {
+        realm.network().begin_work(beta, work);
+        count += 1;
+    }
+    assert_eq!(count, 1500);
+}
