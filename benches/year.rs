@@ -31,6 +31,8 @@ const MESSAGES_A_DAY: usize = 10;
 const GROUPS: usize = 10;
 const HOURS: usize = 24;
 const HOUR: u32 = 3600;
+/// When some are away.
+const AWAY_DAYS: std::ops::Range<usize> = 100..220;
 /// One user in so many is away for a third of the year, and reads nothing meanwhile.
 const AWAY: usize = 10;
 const MIB: f64 = 1024.0 * 1024.0;
@@ -252,8 +254,26 @@ impl World {
         Ok(())
     }
 
+    /// A user whose session has expired meanwhile logs in again.
+    async fn come_back(&mut self, n: usize) -> Result<(), Box<dyn std::error::Error>> {
+        let (operation, name) = (self.next(n), self.users[n].name.clone());
+        let command = Command::Auth {
+            operation,
+            username: name.parse()?,
+            password: Password(b"correct horse"),
+        };
+        let answer = self.ask(n, command.into()).await;
+        assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
+        Ok(())
+    }
+
     async fn day(&mut self, day: usize) -> Result<(), Box<dyn std::error::Error>> {
-        let is_away = (100..220).contains(&day);
+        let is_away = AWAY_DAYS.contains(&day);
+        if day == AWAY_DAYS.end {
+            for n in (0..USERS).step_by(AWAY) {
+                self.come_back(n).await?;
+            }
+        }
         for hour in 0..HOURS {
             for n in 0..USERS {
                 let away = is_away && self.users[n].is_away;

@@ -75,7 +75,7 @@ use self::{
 use crate::{
     allowance::Subnet,
     crypto::{MacKey, PublicKey, SecretKey},
-    store::{Batch, Store, StoreError},
+    store::{Batch, Position, Store, StoreError},
     wire::{
         Answer, Command, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId, Refusal,
         Request, SessionRef, Username,
@@ -411,27 +411,7 @@ impl<S: Store> Realm<S> {
             };
             if let Some(positions) = placed {
                 self.limiter.stored(caller, work.user.as_ref(), stored);
-                if let (Some((realm, queued)), Some(position)) = (&work.queued, positions.first()) {
-                    self.expiries.note(*realm, position.0, queued);
-                }
-                if let Some(user) = work.affected.take() {
-                    self.watched.notify(&watched_of(user));
-                }
-                if work.ends {
-                    self.chores.notify_one();
-                }
-                for (realm, group) in work.hints.drain(..) {
-                    self.network.add_work(realm, GroupWork::Tell(group));
-                }
-                match &work.request.command {
-                    Command::JoinGroupRealm { realm, group, .. } => {
-                        self.network.add_work(*realm, GroupWork::Read(*group));
-                    }
-                    Command::AddRealm { .. } | Command::RemoveRealm { .. } => {
-                        self.network.peers_changed();
-                    }
-                    _ => {}
-                }
+                self.begin_effects(&mut work, &positions);
                 return match wait {
                     Some((owner, wait)) => {
                         Box::pin(self.verdict(&work, owner, Some(wait), bytes)).await
@@ -441,6 +421,31 @@ impl<S: Store> Realm<S> {
             }
         }
         Err(Refusal::busy(CONTENDED_MS).into())
+    }
+
+    /// What follows from a command that is durable now: who is woken, and what is to be asked of other realms.
+    fn begin_effects(&self, work: &mut Work<'_>, positions: &[Position]) {
+        if let (Some((realm, queued)), Some(position)) = (&work.queued, positions.first()) {
+            self.expiries.note(*realm, position.0, queued);
+        }
+        if let Some(user) = work.affected.take() {
+            self.watched.notify(&watched_of(user));
+        }
+        if work.ends {
+            self.chores.notify_one();
+        }
+        for (realm, group) in work.hints.drain(..) {
+            self.network.add_work(realm, GroupWork::Tell(group));
+        }
+        match &work.request.command {
+            Command::JoinGroupRealm { realm, group, .. } => {
+                self.network.add_work(*realm, GroupWork::Read(*group));
+            }
+            Command::AddRealm { .. } | Command::RemoveRealm { .. } => {
+                self.network.peers_changed();
+            }
+            _ => {}
+        }
     }
 
     /// Decides about a command that changes something: what is to be written, and the answer.
