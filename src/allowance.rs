@@ -155,10 +155,12 @@ impl Allowance {
 
     /// Takes `count` out at `now`, in microseconds, whether they are there or not: whoever owes some has to wait.
     fn charge(&self, now: u64, often: Frequency, count: u64) {
-        if let Some((one, _)) = often.times_to_fill() {
+        if let Some((one, all)) = often.times_to_fill() {
             let now = now.saturating_mul(1000);
             let owed = one.saturating_mul(count);
-            let later = |full_at: u64| Some(full_at.max(now).saturating_add(owed));
+            // Nobody owes more than a full allowance: whatever was taken is over some time.
+            let most = now.saturating_add(all.saturating_mul(2));
+            let later = |full_at: u64| Some(full_at.max(now).saturating_add(owed).min(most));
             let _ = self
                 .full_at
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
@@ -248,6 +250,19 @@ impl Allowances {
             .flatten()
             .map(|place| place.wait(now, often));
         waits.min().unwrap_or_default()
+    }
+
+    /// True when `who` has used less than a sixteenth of a period's worth lately.
+    pub fn is_hardly_used(&self, now: u64, who: &impl Hash, often: Frequency) -> bool {
+        let Some((_, all)) = often.times_to_fill() else {
+            return true;
+        };
+        let both = self.0.of(who).map(|at| self.0.places.get(at));
+        let owed = both.into_iter().flatten().map(|place| {
+            let full_at = place.full_at.load(Ordering::Relaxed);
+            full_at.saturating_sub(now.saturating_mul(1000))
+        });
+        owed.min().unwrap_or_default() <= all / (BURST * 16)
     }
 
     /// Takes `count` out of `who`'s allowance at `now`, in microseconds, whether they are there or not.

@@ -88,6 +88,8 @@ pub enum Fault {
     TellTwice,
     /// A watch holds whatever it has read.
     ReadAheadWithoutEnd,
+    /// What is old leaves the store, read or not.
+    DropUnread,
     /// Nothing leaves the store for its age.
     KeepForever,
     /// After a start, what has been given back is given back again.

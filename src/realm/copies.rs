@@ -2,8 +2,9 @@
 //! of their messages, so that its users read them while the other realm is away.
 
 use super::{
-    Caller, Failure, Outcome, Realm, Work,
+    Caller, Failure, Moment, Outcome, Realm, Work,
     ended::put_ending,
+    hosting::PAGE_ENTRIES,
     network::GroupWork,
     peers::Peer,
     records::{
@@ -15,12 +16,21 @@ use crate::{
     store::{Batch, Store},
     wire::{
         Answer, CONTENT_GONE, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position,
-        RealmId, Refusal, SessionRef, Username, is_of_realm,
+        RealmId, Refusal, SessionRef, Username, emit_varint, is_of_realm, parse_varint,
     },
 };
 
 /// The content type of what claims one that it may not have: nobody knows it.
 const CONTENT_OTHER: u8 = 0x7f;
+
+/// The longest entry of another realm's group that is copied, in bytes: more than a realm may be set to take.
+const ENTRY_BYTES_MAX: u64 = 17 << 20;
+
+/// True for what a realm says of entries that it does not keep any more, as any realm writes it (READ-11).
+fn says_gone(entry: &Entry) -> bool {
+    let is_count = matches!(parse_varint(&entry.body), Ok((rest, _)) if rest.is_empty());
+    entry.content == CONTENT_GONE && is_count
+}
 
 /// This realm's copy of a group.
 #[derive(Debug)]
@@ -275,10 +285,10 @@ impl<S: Store> Realm<S> {
         })
     }
 
-    /// Reads a group from where it lives until the copy has all there is.
-    pub async fn read_copy(&self, peer: &Peer, group: GroupName) -> ReadOutcome {
+    /// Reads a group from where it lives until the copy has all there is, or the peer has had as much kept as it may (PEER-20).
+    pub async fn read_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> ReadOutcome {
         loop {
-            match self.read_copy_once(peer, group).await {
+            match self.read_copy_once(peer, group, now).await {
                 Ok(None) => {}
                 Ok(Some(outcome)) => return outcome,
                 Err(failure) => {
@@ -294,7 +304,9 @@ impl<S: Store> Realm<S> {
         &self,
         peer: &Peer,
         group: GroupName,
+        now: Moment,
     ) -> Result<Option<ReadOutcome>, Failure> {
+        self.limiter.may_store_from(now, peer.realm)?;
         let mut batch = Batch::new();
         let copy = self.find_copy(&mut batch, peer.realm, group).await?;
         let Some(copy) = copy.filter(|copy| !copy.has_ended()) else {
@@ -323,7 +335,7 @@ impl<S: Store> Realm<S> {
             let record = EntryRecord {
                 time: entry.time,
                 // What means something to programs is this realm's own to say; but what is not kept there any more it cannot know.
-                content: if is_of_realm(entry.content) && entry.content != CONTENT_GONE {
+                content: if is_of_realm(entry.content) && !says_gone(&entry) {
                     CONTENT_OTHER
                 } else {
                     entry.content
@@ -341,6 +353,7 @@ impl<S: Store> Realm<S> {
         };
         // Nobody else reads this group; should it have been joined anew meanwhile, it is read anew.
         batch.put(key, record.to_value()?);
+        self.limiter.stored_from(now, peer.realm, batch.bytes());
         match self.commit(batch).await? {
             Outcome::Durable if !more => Ok(Some(ReadOutcome::Equal)),
             Outcome::Durable | Outcome::Conflict => Ok(None),
@@ -381,9 +394,17 @@ impl<S: Store> Realm<S> {
                 _ => return Ok(WholePage::Silent),
             };
             for piece in page.entries {
+                let is_full = entries.len() > PAGE_ENTRIES;
+                let before = entries
+                    .last()
+                    .map_or(record.position, |last| last.position.0);
                 match entries.last_mut() {
                     Some(last) if last.position == piece.position => {
                         last.body.extend_from_slice(&piece.body);
+                    }
+                    // Positions rise (READ-1): what does not would be read for ever.
+                    _ if piece.position.0 <= before || is_full => {
+                        return Ok(WholePage::Silent);
                     }
                     _ => entries.push(piece),
                 }
@@ -395,6 +416,16 @@ impl<S: Store> Realm<S> {
                 });
             };
             let have = last.body.len() as u64;
+            if have.max(last.fragment.map_or(0, |whole| whole.total)) > ENTRY_BYTES_MAX {
+                // Longer than any message that a realm may be set to take: that there was one is all that is kept of it.
+                (last.content, last.fragment) = (CONTENT_GONE, None);
+                last.body.clear();
+                emit_varint(1, &mut last.body);
+                return Ok(WholePage::Read {
+                    entries,
+                    more: true,
+                });
+            }
             if offset > 0 && have <= offset {
                 // The rest should have come; it is asked for again later.
                 return Ok(WholePage::Silent);

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Entries on a page for another realm.
-const PAGE_ENTRIES: usize = 100;
+pub(super) const PAGE_ENTRIES: usize = 100;
 /// What a user is asked to wait whose realm has not heard yet that they were removed, in milliseconds.
 const EXPELLING_MS: u64 = 500;
 /// Realms whose users may be in one group.
@@ -32,6 +32,7 @@ impl<S: Store> Realm<S> {
         (name, user): (GroupName, Username),
         password: &Password<'_>,
     ) -> Result<Answer, Failure> {
+        self.limiter.may_store_from(caller.now, peer.realm)?;
         let mut hashed = Hashed::default();
         let who = Sender {
             user,
@@ -87,6 +88,8 @@ impl<S: Store> Realm<S> {
                 realms.push(peer.realm.as_str().into());
                 put_realms(&group, realms, &mut batch)?;
             }
+            self.limiter
+                .stored_from(caller.now, peer.realm, batch.bytes());
             if let Outcome::Durable = self.commit(batch).await? {
                 return Ok(joined);
             }

@@ -4,16 +4,16 @@
 //! It is done in steps, between which others have their turn, and each step in commits of its own: a pass that is cut off has done
 //! what it has done.
 
+use serde_bytes::ByteBuf;
+
 use super::{
     Failure, Moment, Realm,
-    records::{
-        self, IdleRecord, OperationRecord, Record as _, RecordedAnswer, SessionHash, SessionRecord,
-    },
+    records::{self, IdleRecord, OperationRecord, Record as _, RecordedAnswer, SessionRecord},
     sessions::Current,
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, Log, Store, Version},
+    store::{Batch, Expected, Key, Log, Store, Version, Versioned},
 };
 
 /// Logs, or keys, that one step looks at.
@@ -37,38 +37,53 @@ pub enum Pass {
 
 impl Pass {
     /// At the beginning.
-    pub const BEGIN: Self = Self::Sessions(None);
+    pub const BEGIN: Self = Self::Logs(None);
 }
 
 impl<S: Store> Realm<S> {
     /// One step of a pass over the store, and where the next one goes on. None at the end of the pass.
     pub async fn tidy(&self, pass: Pass, now: Moment) -> Option<Pass> {
-        let step = async {
-            Ok::<_, Failure>(match pass {
-                Pass::Sessions(after) => Some(match self.tidy_sessions(after, now).await? {
-                    Some(last) => Pass::Sessions(Some(last)),
-                    None => Pass::Answers(None),
-                }),
-                Pass::Answers(after) => Some(match self.tidy_answers(after, now.running).await? {
-                    Some(last) => Pass::Answers(Some(last)),
-                    None => Pass::Logs(None),
-                }),
-                Pass::Logs(after) => {
-                    let found = self.store.logs(after.as_ref(), PER_STEP).await?;
-                    for log in &found {
-                        if let Err(failure) = self.sweep_log(log, now.running).await {
-                            // It is looked at again with the next pass.
-                            self.note("retention", &failure);
-                        }
-                    }
-                    found.last().map(|last| Pass::Logs(Some(last.clone())))
-                }
-            })
+        let next = match pass {
+            Pass::Logs(after) => {
+                let found = self
+                    .tidy_logs(after, now)
+                    .await
+                    .map(|last| last.map(|last| Pass::Logs(Some(last))));
+                (found, Some(Pass::Sessions(None)))
+            }
+            Pass::Sessions(after) => {
+                let found = self
+                    .tidy_sessions(after, now)
+                    .await
+                    .map(|last| last.map(|last| Pass::Sessions(Some(last))));
+                (found, Some(Pass::Answers(None)))
+            }
+            Pass::Answers(after) => {
+                let found = self
+                    .tidy_answers(after, now.running)
+                    .await
+                    .map(|last| last.map(|last| Pass::Answers(Some(last))));
+                (found, None)
+            }
         };
-        step.await.unwrap_or_else(|failure| {
+        let (found, after) = next;
+        // What cannot be listed keeps no other kind from leaving.
+        let found = found.unwrap_or_else(|failure| {
             self.note("housekeeping", &failure);
             None
-        })
+        });
+        found.or(after)
+    }
+
+    async fn tidy_logs(&self, after: Option<Log>, now: Moment) -> Result<Option<Log>, Failure> {
+        let found = self.store.logs(after.as_ref(), PER_STEP).await?;
+        for log in &found {
+            if let Err(failure) = self.sweep_log(log, now.running).await {
+                // It is looked at again with the next pass.
+                self.note("retention", &failure);
+            }
+        }
+        Ok(found.last().cloned())
     }
 
     /// Ends the sessions that nobody can use any more.
@@ -76,33 +91,36 @@ impl<S: Store> Realm<S> {
         let prefix = records::sessions();
         let found = self.store.list(&prefix, after.as_ref(), PER_STEP).await?;
         for (key, found) in &found {
-            let record = SessionRecord::from_value(&found.value)?;
-            let hash: Option<SessionHash> = key
-                .0
-                .strip_prefix(prefix.0.as_slice())
-                .and_then(|hash| hash.try_into().ok());
-            let (Some(hash), Ok(user)) = (hash, record.user.parse()) else {
-                continue;
-            };
-            let unused = now.running.saturating_sub(record.last);
-            if u64::from(unused) < self.limits.session_ttl.as_secs()
-                || is_planted(Fault::KeepForever)
-            {
-                continue;
+            // One that cannot be read keeps no other from leaving.
+            if let Err(failure) = self.tidy_session(key, found, now).await {
+                self.note("sessions", &failure);
             }
-            let current = Current {
-                hash,
-                user,
-                record,
-                version: found.version,
-            };
-            let mut batch = Batch::tidying();
-            current.rely_on(&mut batch);
-            self.end_sessions(&[current], None, &mut batch).await?;
-            // If it has changed meanwhile, it is in use.
-            self.commit(batch).await?;
         }
         Ok(found.last().map(|(key, _)| key.clone()))
+    }
+
+    async fn tidy_session(&self, key: &Key, found: &Versioned, now: Moment) -> Result<(), Failure> {
+        let record = SessionRecord::from_value(&found.value)?;
+        let (Some(hash), Ok(user)) = (records::session_in(key), record.user.parse()) else {
+            return Ok(());
+        };
+        let unused = now.running.saturating_sub(record.last);
+        let is_open = u64::from(unused) < self.limits.session_ttl.as_secs();
+        if is_open || is_planted(Fault::KeepForever) {
+            return Ok(());
+        }
+        let current = Current {
+            hash,
+            user,
+            record,
+            version: found.version,
+        };
+        let mut batch = Batch::tidying();
+        current.rely_on(&mut batch);
+        self.end_sessions(&[current], None, &mut batch).await?;
+        // If it has changed meanwhile, it is in use.
+        self.commit(batch).await?;
+        Ok(())
     }
 
     /// Closes the numbers of owners that have gone, one after another.
@@ -118,7 +136,9 @@ impl<S: Store> Realm<S> {
                 after = Some(key.clone());
                 continue;
             };
-            self.tidy_owner(owner, now).await?;
+            if let Err(failure) = self.tidy_owner(owner, now).await {
+                self.note("answers", &failure);
+            }
             after = Some(records::operations_end(owner));
         }
         Ok(after)
@@ -127,17 +147,7 @@ impl<S: Store> Realm<S> {
     async fn tidy_owner(&self, owner: [u8; 16], now: u32) -> Result<(), Failure> {
         let idle_key = records::idle(owner);
         let idle = self.record::<IdleRecord>(&idle_key).await?;
-        let kept = self
-            .store
-            .list(&records::operations_of(owner), None, RECORDS_MAX)
-            .await?;
-        let is_closed = match &kept[..] {
-            [(_, only)] => {
-                OperationRecord::from_value(&only.value)?.answer == RecordedAnswer::Closed
-            }
-            _ => false,
-        };
-        if is_closed || self.is_in_session(owner).await? {
+        if self.is_in_session(owner).await? || self.is_closed(owner).await? {
             if idle.is_some() {
                 let mut batch = Batch::tidying();
                 batch.delete(idle_key);
@@ -145,43 +155,21 @@ impl<S: Store> Realm<S> {
             }
             return Ok(());
         }
-        let newest = kept
-            .iter()
-            .map(|(_, found)| found.version)
-            .max()
-            .unwrap_or(Version(0));
+        let prefix = records::operations_of(owner);
+        let kept = self.store.list(&prefix, None, RECORDS_MAX).await?;
+        let newest = kept.iter().map(|(_, found)| found.version).max();
+        let newest = newest.unwrap_or(Version(0));
         let mut batch = Batch::tidying();
         match idle {
             Some((idle, version)) if idle.newest == newest.0 => {
-                if now.saturating_sub(idle.since) < ANSWERS_KEPT_SECONDS
-                    || is_planted(Fault::KeepForever)
-                {
+                let waited = now.saturating_sub(idle.since);
+                if waited < ANSWERS_KEPT_SECONDS || is_planted(Fault::KeepForever) {
                     return Ok(());
                 }
-                let mut highest: Option<(u64, &Key)> = None;
-                for (key, found) in &kept {
-                    let number = OperationRecord::from_value(&found.value)?.number;
-                    if highest.is_none_or(|(other, _)| number > other) {
-                        highest = Some((number, key));
-                    }
-                }
-                let Some((number, last)) = highest else {
-                    return Ok(());
-                };
-                batch.expect(idle_key, Expected::At(version));
-                for (key, found) in &kept {
-                    batch.expect(key.clone(), Expected::At(found.version));
-                    if key != last {
-                        batch.delete(key.clone());
-                    }
-                }
-                // All up to it count as used for good: what was recorded by a stranger takes effect no more.
-                let closed = OperationRecord {
-                    number,
-                    fingerprint: [0; 8],
-                    answer: RecordedAnswer::Closed,
-                };
-                batch.put(last.clone(), closed.to_value()?);
+                batch
+                    .expect(idle_key.clone(), Expected::At(version))
+                    .delete(idle_key);
+                close(&kept, &mut batch)?;
             }
             _ => {
                 let idle = IdleRecord {
@@ -196,6 +184,21 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
+    /// True when all that is left of an owner's numbers is that they are used.
+    async fn is_closed(&self, owner: [u8; 16]) -> Result<bool, Failure> {
+        let kept = self
+            .store
+            .list(&records::operations_of(owner), None, 2)
+            .await?;
+        Ok(match &kept[..] {
+            [(_, only)] => matches!(
+                OperationRecord::from_value(&only.value)?.answer,
+                RecordedAnswer::Closed(_)
+            ),
+            _ => false,
+        })
+    }
+
     /// True when there is a session of the device, or the session, whose numbers these are.
     async fn is_in_session(&self, owner: [u8; 16]) -> Result<bool, Failure> {
         let device = self
@@ -205,4 +208,38 @@ impl<S: Store> Realm<S> {
         let session = self.store.get(&records::session(&owner)).await?;
         Ok(!device.is_empty() || session.is_some())
     }
+}
+
+/// Adds to `batch` that of an owner's records only the last one stays. All numbers up to it count as used for good: what was
+/// recorded by a stranger takes effect no more.
+fn close(kept: &[(Key, Versioned)], batch: &mut Batch) -> Result<(), Failure> {
+    let mut last: Option<(OperationRecord, &Key)> = None;
+    for (key, found) in kept {
+        let record = OperationRecord::from_value(&found.value)?;
+        batch.expect(key.clone(), Expected::At(found.version));
+        if last
+            .as_ref()
+            .is_none_or(|(last, _)| record.number > last.number)
+        {
+            last = Some((record, key));
+        }
+    }
+    let Some((record, last)) = last else {
+        return Ok(());
+    };
+    for (key, _) in kept.iter().filter(|(key, _)| key != last) {
+        batch.delete(key.clone());
+    }
+    // Whoever asks again for this one is told what was answered, as a peer that was away for longer.
+    let answer = match record.answer {
+        RecordedAnswer::Bytes(bytes) => Some(ByteBuf::from(bytes)),
+        RecordedAnswer::Closed(answer) => answer,
+        RecordedAnswer::Session => None,
+    };
+    let closed = OperationRecord {
+        answer: RecordedAnswer::Closed(answer),
+        ..record
+    };
+    batch.put(last.clone(), closed.to_value()?);
+    Ok(())
 }

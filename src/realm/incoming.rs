@@ -171,7 +171,7 @@ impl<S: Store> Realm<S> {
         for _ in 0..ATTEMPTS_MAX {
             let mut operation = match self.look_up(owner, sequence, fingerprint).await? {
                 Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
-                Known::Done(RecordedAnswer::Session | RecordedAnswer::Closed) => {
+                Known::Done(RecordedAnswer::Session | RecordedAnswer::Closed(_)) => {
                     return Err(ErrorCode::Internal.into());
                 }
                 Known::New(operation) => operation,
@@ -209,7 +209,7 @@ impl<S: Store> Realm<S> {
         for _ in 0..ATTEMPTS_MAX {
             let mut operation = match self.look_up_any(owner, sequence, None).await? {
                 Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
-                Known::Done(RecordedAnswer::Session | RecordedAnswer::Closed) => {
+                Known::Done(RecordedAnswer::Session | RecordedAnswer::Closed(_)) => {
                     return Err(ErrorCode::Internal.into());
                 }
                 Known::New(operation) => operation,

@@ -219,6 +219,11 @@ impl Limiter {
     pub fn may_store(&self, caller: &Caller, user: &Username) -> Result<(), Failure> {
         let (now, rates) = (caller.now.micros, &self.rates);
         let account = self.stored_accounts.wait(now, user, rates.stored_account);
+        // Others of a subnet that has used up its own keep nobody waiting who has hardly had anything kept.
+        let accounts = &self.stored_accounts;
+        if accounts.is_hardly_used(now, user, rates.stored_account) {
+            return Ok(());
+        }
         let subnet = self
             .stored_subnets
             .wait(now, &caller.subnet, rates.stored_subnet);
@@ -228,14 +233,12 @@ impl Limiter {
         })
     }
 
-    /// So many bytes of a `user` are kept; those of nobody in particular count for their subnet.
-    pub fn stored(&self, caller: &Caller, user: Option<&Username>, bytes: usize) {
+    /// So many bytes of a `user` are kept.
+    pub fn stored(&self, caller: &Caller, user: &Username, bytes: usize) {
         let (now, rates) = (caller.now.micros, &self.rates);
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        if let Some(user) = user {
-            self.stored_accounts
-                .charge(now, user, rates.stored_account, bytes);
-        }
+        self.stored_accounts
+            .charge(now, user, rates.stored_account, bytes);
         self.stored_subnets
             .charge(now, &caller.subnet, rates.stored_subnet, bytes);
     }

@@ -173,8 +173,8 @@ struct Work<'a> {
     queued: Option<(RealmId, QueuedRecord)>,
     /// Whose groups or sessions are others than before.
     affected: Option<Username>,
-    /// In whose session it is carried out.
-    user: Option<Username>,
+    /// For whom it makes the store larger, if it does.
+    adds_for: Option<Username>,
     /// It ends a group: something is to be done for its members.
     ends: bool,
     /// Its number is not written down: nothing can be done under it any more.
@@ -353,7 +353,7 @@ impl<S: Store> Realm<S> {
             hints: Vec::new(),
             queued: None,
             affected: None,
-            user: None,
+            adds_for: None,
             ends: false,
             is_unrecorded: false,
         };
@@ -410,7 +410,9 @@ impl<S: Store> Realm<S> {
                 None => self.commit_placed(batch).await?,
             };
             if let Some(positions) = placed {
-                self.limiter.stored(caller, work.user.as_ref(), stored);
+                if let Some(user) = work.adds_for {
+                    self.limiter.stored(caller, &user, stored);
+                }
                 self.begin_effects(&mut work, &positions);
                 return match wait {
                     Some((owner, wait)) => {
@@ -512,7 +514,7 @@ impl<S: Store> Realm<S> {
                 }
                 _ => Err(ErrorCode::Internal.into()),
             },
-            RecordedAnswer::Closed => Err(ErrorCode::AlreadyDone.into()),
+            RecordedAnswer::Closed(_) => Err(ErrorCode::AlreadyDone.into()),
         }
     }
 

@@ -95,11 +95,15 @@ impl<S: Store> Realm<S> {
                     let record = self.recorded(&owner, number).await;
                     let record = record.map_err(Failure::in_doubt)?;
                     let record = record.ok_or(ErrorCode::AlreadyDone)?;
-                    if record.answer == RecordedAnswer::Closed {
-                        return Err(ErrorCode::AlreadyDone.into());
-                    }
+                    let answer = match record.answer {
+                        RecordedAnswer::Closed(answer) => {
+                            let bytes = answer.ok_or(ErrorCode::AlreadyDone)?;
+                            RecordedAnswer::Bytes(bytes.into_vec())
+                        }
+                        answer => answer,
+                    };
                     return if fingerprint.is_none_or(|wanted| record.fingerprint == wanted) {
-                        Ok(Known::Done(record.answer))
+                        Ok(Known::Done(answer))
                     } else {
                         Err(ErrorCode::NumberReused.into())
                     };
@@ -138,7 +142,7 @@ impl<S: Store> Realm<S> {
         let mut numbers = Vec::with_capacity(kept.len());
         for (_, found) in kept {
             let record = OperationRecord::from_value(&found.value)?;
-            if record.answer == RecordedAnswer::Closed {
+            if matches!(record.answer, RecordedAnswer::Closed(_)) {
                 numbers.extend(record.number.saturating_sub(WINDOW - 1).max(1)..record.number);
             }
             numbers.push(record.number);

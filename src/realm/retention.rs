@@ -20,12 +20,15 @@ use crate::{
     wire::{GroupName, Username},
 };
 
-/// Entries that one look at a log counts at most; the next one goes on.
-const COUNTED_PER_LOOK: usize = 4096;
 /// Entries and bytes that are read at once.
 const READ_AT_ONCE: PageLimit = PageLimit {
     entries: 256,
     bytes: 64 << 10,
+};
+/// The next entry alone.
+const ONE: PageLimit = PageLimit {
+    entries: 1,
+    bytes: 1,
 };
 /// Entries that go with one commit.
 const TRIMMED_AT_ONCE: u64 = 1000;
@@ -94,7 +97,8 @@ impl<S: Store> Realm<S> {
                 Some((record, _)) => record.by_default,
                 None => {
                     let lives = self.record::<LivesRecord>(&records::lives()).await?;
-                    let by_default = lives.is_none();
+                    let users = self.store.list(&records::accounts(), None, 1).await?;
+                    let by_default = lives.is_none() && users.is_empty();
                     let mut batch = Batch::new();
                     batch.put(records::keeping(), KeepingRecord { by_default }.to_value()?);
                     self.commit(batch).await?;
@@ -150,6 +154,7 @@ impl<S: Store> Realm<S> {
             (Some(record), Some(version))
         });
         let mut kept = before.clone().unwrap_or_else(|| KeptRecord {
+            trimmed: 0,
             seen: 0,
             bytes: 0,
             samples: Vec::new(),
@@ -158,8 +163,13 @@ impl<S: Store> Realm<S> {
         let bound = kept.bound(&retention, now);
         let target = match reach {
             // Those who have not read what is old enough are asked only where something is.
-            Reach::Readers(readers) if bound.aged > bound.unread => {
-                let read = self.read_by_all(&readers, bound.aged).await?;
+            Reach::Readers(readers)
+                if bound.aged > bound.unread && !is_planted(Fault::DropUnread) =>
+            {
+                let first = self.store.read(log, Position(0), ONE).await?;
+                let first = first.entries.first().map_or(0, |(first, _)| first.0);
+                let least = bound.unread.max(first.saturating_sub(1));
+                let read = self.read_by_all(&readers, (least, bound.aged)).await?;
                 bound.aged.min(read.max(bound.unread))
             }
             _ => bound.aged,
@@ -190,7 +200,6 @@ impl<S: Store> Realm<S> {
         retention: &Retention,
         now: u32,
     ) -> Result<(), Failure> {
-        let mut counted = 0;
         loop {
             let page = self
                 .store
@@ -201,8 +210,7 @@ impl<S: Store> Realm<S> {
                 kept.bytes += entry.len() as u64 + AROUND_ENTRY;
                 kept.sample_bytes(retention, now);
             }
-            counted += page.entries.len();
-            if !page.more || counted >= COUNTED_PER_LOOK {
+            if !page.more {
                 break;
             }
             // Others have their turn in between.
@@ -214,12 +222,10 @@ impl<S: Store> Realm<S> {
 
     /// Drops the entries of a log up to a position.
     async fn trim_to(&self, log: &Log, target: u64) -> Result<(), Failure> {
-        let one = PageLimit {
-            entries: 1,
-            bytes: 1,
-        };
+        // It is read on from where it was trimmed last: what has just gone is slow to pass over.
+        let mut trimmed = 0;
         loop {
-            let page = self.store.read(log, Position(0), one).await?;
+            let page = self.store.read(log, Position(trimmed), ONE).await?;
             let Some((Position(first), _)) = page.entries.first() else {
                 return Ok(());
             };
@@ -230,12 +236,15 @@ impl<S: Store> Realm<S> {
             let mut batch = Batch::tidying();
             batch.trim(log.clone(), Position(below));
             self.commit(batch).await?;
+            trimmed = below - 1;
             tokio::task::yield_now().await;
         }
     }
 
     /// Whom a log is for. None where nothing of it goes for its age.
     async fn reach(&self, kind: LogKind, log: &Log) -> Result<Option<Reach>, Failure> {
+        // Before it is known that nobody reads it: what comes then is not of those who did.
+        let last = self.store.last(log).await?.0;
         Ok(Some(match kind {
             LogKind::Private(user) => Reach::Readers(Readers::User(user)),
             // All of it is among the private messages, where the user reads it.
@@ -247,7 +256,7 @@ impl<S: Store> Realm<S> {
                         Reach::Readers(Readers::Group(name, record))
                     }
                     // Of a group that has ended nothing is shown (GRP-7).
-                    _ => Reach::Dead(self.store.last(log).await?.0),
+                    _ => Reach::Dead(last),
                 }
             }
             LogKind::Copy(realm, name, number) => {
@@ -259,15 +268,20 @@ impl<S: Store> Realm<S> {
                         let place = Place::copy(realm, name, &record);
                         Reach::Readers(Readers::Copy(records::copy_members(realm, name), place))
                     }
-                    _ => Reach::Dead(self.store.last(log).await?.0),
+                    _ => Reach::Dead(last),
                 }
             }
             LogKind::Queue => return Ok(None),
         }))
     }
 
-    /// Up to where all readers here of a log have read it; it is not looked further than `wanted`.
-    async fn read_by_all(&self, readers: &Readers, wanted: u64) -> Result<u64, Failure> {
+    /// Up to where all readers here of a log have read it; it is not looked further than `wanted`, and on only while it is more than
+    /// `least`.
+    async fn read_by_all(
+        &self,
+        readers: &Readers,
+        (least, wanted): (u64, u64),
+    ) -> Result<u64, Failure> {
         match readers {
             Readers::User(user) => {
                 let place = Place::private(*user);
@@ -276,14 +290,19 @@ impl<S: Store> Realm<S> {
             Readers::Group(name, record) => {
                 let prefix = records::members(*name, record.epoch);
                 let place = Place::group(*name, record);
-                self.read_by(&prefix, &place, wanted).await
+                self.read_by(&prefix, &place, (least, wanted)).await
             }
-            Readers::Copy(prefix, place) => self.read_by(prefix, place, wanted).await,
+            Readers::Copy(prefix, place) => self.read_by(prefix, place, (least, wanted)).await,
         }
     }
 
     /// The same of those of this realm who are named behind a prefix.
-    async fn read_by(&self, prefix: &Prefix, place: &Place, wanted: u64) -> Result<u64, Failure> {
+    async fn read_by(
+        &self,
+        prefix: &Prefix,
+        place: &Place,
+        (least, wanted): (u64, u64),
+    ) -> Result<u64, Failure> {
         let (mut read, mut after) = (wanted, None);
         loop {
             let found = self
@@ -294,6 +313,9 @@ impl<S: Store> Realm<S> {
                 // Users of other realms read their realm's copy.
                 if let Some(user) = records::name_in::<Username>(key, prefix) {
                     read = read.min(self.any_cursor(user, place).await?);
+                    if read <= least {
+                        return Ok(read);
+                    }
                 }
             }
             let Some((last, _)) = found.last() else {
@@ -354,21 +376,31 @@ impl KeptRecord {
         if is_new && last.is_none_or(|last| now.saturating_sub(last.at) >= grain) {
             self.sample(now);
         }
-        // What is older than that counts in coarser grains.
+        // What is older than that counts in coarser grains: a note goes that lies close between the one before and the one behind.
         let coarse = retention.unread_age.map_or(grain, self::grain);
-        let age = retention.age.map_or(u32::MAX, seconds);
-        let mut later: Option<u32> = None;
+        let large = retention
+            .bytes
+            .map_or(u64::MAX, |bytes| bytes / u64::from(GRAINS));
+        let old = retention
+            .age
+            .map_or(u32::MAX, seconds)
+            .saturating_add(grain);
         let mut kept: Vec<KeptSample> = Vec::with_capacity(self.samples.len());
-        for sample in self.samples.drain(..).rev() {
-            let is_old = now.saturating_sub(sample.at) > age.saturating_add(grain);
-            let is_near = later.is_some_and(|later| later.saturating_sub(sample.at) < coarse);
-            // The latest of the old ones says what has been read and may go.
-            if !(is_old && is_near) {
-                later = is_old.then_some(sample.at);
+        let mut samples = self.samples.drain(..).peekable();
+        while let Some(sample) = samples.next() {
+            let is_close = kept
+                .last()
+                .zip(samples.peek())
+                .is_some_and(|(before, behind)| {
+                    now.saturating_sub(behind.at) > old
+                        && behind.at - before.at <= coarse
+                        && behind.bytes - before.bytes <= large
+                });
+            if !is_close {
                 kept.push(sample);
             }
         }
-        kept.reverse();
+        drop(samples);
         self.samples = kept;
     }
 
@@ -411,20 +443,32 @@ impl KeptRecord {
         }
     }
 
-    /// What is up to `position` is not kept any more: the bytes of the rest are counted from the last sample there.
+    /// What is up to `position` is not kept any more: the bytes of the rest are counted from there.
     fn forget_up_to(&mut self, position: u64) {
+        let position = position.min(self.seen);
+        if position <= self.trimmed {
+            return;
+        }
         let gone = self
             .samples
             .partition_point(|sample| sample.position <= position);
-        let Some(last) = gone.checked_sub(1).and_then(|at| self.samples.get(at)) else {
-            return;
-        };
-        let base = last.bytes;
+        let before = gone.checked_sub(1).and_then(|at| self.samples.get(at));
+        let (from, from_bytes) =
+            before.map_or((self.trimmed, 0), |sample| (sample.position, sample.bytes));
+        let behind = self.samples.get(gone);
+        let (to, to_bytes) = behind.map_or((self.seen, self.bytes), |sample| {
+            (sample.position, sample.bytes)
+        });
+        // Between two notes, as if all entries there were of one size.
+        let part = u128::from(to_bytes - from_bytes) * u128::from(position - from);
+        let part = part.checked_div(u128::from(to - from)).unwrap_or_default();
+        let base = from_bytes + u64::try_from(part).unwrap_or_default();
         self.samples.drain(..gone);
         self.bytes -= base;
         for sample in &mut self.samples {
             sample.bytes -= base;
         }
+        self.trimmed = position;
     }
 }
 

@@ -101,8 +101,8 @@ impl<S: Store> Realm<S> {
         let current = self.session(work.caller, session).await?;
         if adds_to_store(&work.request.command) {
             self.limiter.may_store(work.caller, &current.user)?;
+            work.adds_for = Some(current.user);
         }
-        work.user = Some(current.user);
         current.rely_on(&mut work.batch);
         Ok(current)
     }
@@ -426,6 +426,7 @@ const fn adds_to_store(command: &Command<'_>) -> bool {
             | Command::AddGroup { .. }
             | Command::JoinGroup { .. }
             | Command::JoinGroupRealm { .. }
+            | Command::Ban { .. }
     )
 }
 

@@ -7,7 +7,8 @@ use std::{
 
 use crate::wire::Username;
 
-/// One account has so large a part of it at most.
+/// One account has so large a part at most of what nobody holds: however many accounts hold as much as they may, something is left for
+/// the next.
 const SHARE: usize = 8;
 /// What a watch takes before it has mailboxes, about: its task, what wakes it, and its place in the tables.
 pub const WATCH_BYTES: usize = 8 << 10;
@@ -47,11 +48,16 @@ impl WatchMemory {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// True when all may hold so much together, and one user of it.
+    const fn may_hold(&self, total: usize, theirs: usize) -> bool {
+        theirs <= self.max.saturating_sub(total) / SHARE
+    }
+
     /// True when another watch of a user may begin.
     pub fn has_room(&self, user: Username) -> bool {
         let table = self.table();
         let theirs = table.by_user.get(&user).copied().unwrap_or_default();
-        table.total + WATCH_BYTES <= self.max && theirs + WATCH_BYTES <= self.max / SHARE
+        self.may_hold(table.total + WATCH_BYTES, theirs + WATCH_BYTES)
     }
 
     /// A watch of a user that holds nothing yet.
@@ -72,7 +78,7 @@ impl Held {
         let theirs = table.by_user.get(&self.user).copied().unwrap_or_default();
         let theirs = theirs - self.bytes + bytes;
         let is_more = bytes > self.bytes;
-        if is_more && (total > self.memory.max || theirs > self.memory.max / SHARE) {
+        if is_more && !self.memory.may_hold(total, theirs) {
             return false;
         }
         table.total = total;
@@ -98,25 +104,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_an_end_for_each_and_for_all_and_what_was_held_comes_back() {
-        let memory = WatchMemory::new(160 << 10);
+    fn there_is_an_end_for_each_and_something_left_for_the_next() {
+        let memory = WatchMemory::new(900 << 10);
         let user = |n: u8| format!("u{n}").parse::<Username>().unwrap();
         let mut one = memory.watch(user(0));
-        assert!(one.hold(12 << 10));
-        assert!(!one.hold(21 << 10), "an eighth is for each");
+        assert!(one.hold(60 << 10));
+        assert!(
+            !one.hold(101 << 10),
+            "an eighth of what is left is for each"
+        );
         assert!(memory.has_room(user(0)));
         let mut other = memory.watch(user(0));
-        assert!(!other.hold(9 << 10));
-        assert!(other.hold(8 << 10));
+        assert!(!other.hold(41 << 10));
+        assert!(other.hold(40 << 10));
         assert!(!memory.has_room(user(0)) && memory.has_room(user(1)));
-        let all: Vec<Held> = (1..8)
+        // Others take all that they may.
+        let all: Vec<Held> = (1..20)
             .map(|n| {
                 let mut held = memory.watch(user(n));
-                assert!(held.hold(20 << 10));
+                let mut bytes = 0;
+                while held.hold(bytes + 1024) {
+                    bytes += 1024;
+                }
                 held
             })
             .collect();
-        assert!(!memory.has_room(user(9)), "all is held");
+        assert!(memory.has_room(user(99)), "who holds nothing may begin");
         drop(all);
         drop((one, other));
         assert!(memory.has_room(user(0)));

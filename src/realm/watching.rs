@@ -348,6 +348,8 @@ impl<S: Store> Watch<S> {
                 return Err(Refusal::busy(WATCHES_FULL_MS).into());
             }
         }
+        // What else the command named is of no use: a mailbox that comes later is read from what is confirmed.
+        self.cursors = Cursors::default();
         let logs: Vec<Log> = self
             .mailboxes
             .iter()

@@ -19,7 +19,7 @@ use super::{calls::Call, clock::Clock};
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
-    realm::{Carried, Errand, GroupWork, Peer, ReadOutcome, Realm},
+    realm::{Carried, Errand, GroupWork, Moment, Peer, ReadOutcome, Realm},
     store::Store,
     wire::RealmId,
 };
@@ -305,7 +305,7 @@ async fn carry<S: Store>(
             is_introduced = realm.introduce_again(&peer).await;
         }
         if is_introduced && let Some(work) = realm.network().next_work(id) {
-            if !work_for_group(&realm, &peer, work).await {
+            if !work_for_group(&realm, &peer, work, clock.now()).await {
                 back_off(&realm, id, &mut wait, &mut rng).await;
             }
             continue;
@@ -366,11 +366,16 @@ async fn back_off<S: Store>(realm: &Realm<S>, id: RealmId, wait: &mut Duration, 
 
 /// Does what is to be done for a group at a peer. False when the peer does not answer: then it is still
 /// to be done.
-async fn work_for_group<S: Store>(realm: &Realm<S>, peer: &Peer, work: GroupWork) -> bool {
+async fn work_for_group<S: Store>(
+    realm: &Realm<S>,
+    peer: &Peer,
+    work: GroupWork,
+    now: Moment,
+) -> bool {
     realm.network().begin_work(peer.realm, work);
     let is_done = match work {
         GroupWork::Tell(group) => realm.tell_grown(peer, group).await,
-        GroupWork::Read(group) => realm.read_copy(peer, group).await != ReadOutcome::Silent,
+        GroupWork::Read(group) => realm.read_copy(peer, group, now).await != ReadOutcome::Silent,
     };
     if !is_done {
         realm.network().add_work(peer.realm, work);

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use crate::wire::{Entry, ErrorCode, Mailbox};
+use crate::wire::{CONTENT_GONE, Entry, ErrorCode, Mailbox};
 
 /// Where a message is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +81,24 @@ struct Told {
     shown: BTreeMap<(usize, String), Vec<Shown>>,
     /// For how many messages of each person a later run of theirs was told that they are kept.
     finished: BTreeMap<usize, usize>,
+}
+
+impl Told {
+    /// True when a person has been shown a text.
+    fn was_shown(&self, person: usize, text: &[u8]) -> bool {
+        let theirs = self.shown.iter().filter(|((who, _), _)| *who == person);
+        let mut texts = theirs.flat_map(|(_, shown)| shown);
+        texts.any(|(_, shown)| shown == text)
+    }
+}
+
+/// What a mailbox says of entries that it does not keep any more.
+#[derive(Clone, Copy, Debug)]
+pub struct Gone {
+    /// So many are gone.
+    pub count: u64,
+    /// They were this person's alone, who has been shown all of them.
+    pub of: Option<usize>,
 }
 
 /// All that was said.
@@ -248,7 +266,9 @@ impl History {
         let none = Vec::new();
         let shown = told.shown.get(&(person, mailbox.to_string()));
         let shown = shown.unwrap_or(&none);
-        let lacks = entries.iter().filter(|entry| {
+        // What says that others are gone comes when they are.
+        let entries = entries.iter().filter(|entry| entry.content != CONTENT_GONE);
+        let lacks = entries.filter(|entry| {
             let is_it =
                 |(position, body): &Shown| *position == entry.position.0 && *body == entry.body;
             !shown.iter().any(is_it)
@@ -267,11 +287,12 @@ impl History {
         &self,
         mailbox: &str,
         texts: &[&[u8]],
-        returned: &[String],
+        (returned, gone): (&[String], Gone),
         reach: impl Fn(&Message) -> bool,
     ) -> Vec<String> {
         let told = self.told();
         let mut wrong = Vec::new();
+        let mut missing = 0;
         let mut turns: BTreeMap<usize, u32> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         for text in texts {
@@ -315,6 +336,20 @@ impl History {
                 .filter(|notice| message.is_quoted_in(notice))
                 .count();
             let came_back = if message.to_other_realm { quoting } else { 0 };
+            let found = count + came_back;
+            if found < least && gone.count > 0 {
+                // What a person had not been shown does not go; who joins a group later has not been shown all of it.
+                let was_shown = gone
+                    .of
+                    .is_none_or(|person| told.was_shown(person, &message.body));
+                // So may the notice have gone that said that it came back.
+                if was_shown {
+                    missing += least - found;
+                }
+                if was_shown || message.to_other_realm {
+                    continue;
+                }
+            }
             if !(least..=most).contains(&(count + came_back)) {
                 let text = quote(&message.body);
                 let notices: Vec<&String> = returned
@@ -325,6 +360,12 @@ impl History {
                     "{mailbox} has {text} {count} times: {said:?}, came back: {notices:?}"
                 ));
             }
+        }
+        if gone.of.is_some() && missing as u64 > gone.count {
+            let count = gone.count;
+            wrong.push(format!(
+                "{mailbox} lacks {missing} messages and says that {count} are gone"
+            ));
         }
         wrong
     }

@@ -32,6 +32,8 @@ pub struct Plan {
     pub is_rate_known: bool,
     /// Links that are older are replaced.
     pub lifetime: Duration,
+    /// What has been read is kept for so long, if it is not kept for ever.
+    pub kept: Option<Duration>,
 }
 
 impl Plan {
@@ -97,6 +99,7 @@ impl Plan {
             } else {
                 LINK_LIFETIME
             },
+            kept: rng.random_bool(0.3).then(|| seconds(rng, 10, 300)),
         }
     }
 

@@ -6,7 +6,7 @@ use super::campaign::{on_thread, run};
 use crate::faults::{self, Fault};
 
 /// Faults that the simulator finds, and a seed that does.
-const FOUND_BY_SEEDS: [(Fault, u64); 21] = [
+const FOUND_BY_SEEDS: [(Fault, u64); 22] = [
     (Fault::AnswerBeforeCommit, 5),
     (Fault::ForgetAnswer, 0),
     (Fault::IgnoreConflict, 27),
@@ -28,10 +28,11 @@ const FOUND_BY_SEEDS: [(Fault, u64); 21] = [
     (Fault::ConfirmUnshown, 274),
     (Fault::ReadMeansShown, 10),
     (Fault::UnreadWithoutCursors, 0),
+    (Fault::DropUnread, 0),
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 19] = [
+const FOUND_BY_TESTS: [(Fault, &str); 21] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -91,6 +92,14 @@ const FOUND_BY_TESTS: [(Fault, &str); 19] = [
     (
         Fault::ShareCursors,
         "realm::tests::positions::what_another_device_reads_is_not_hidden",
+    ),
+    (
+        Fault::KeepForever,
+        "realm::tests::retention::what_is_old_goes_and_its_reader_is_told_of_what_they_had_not_read",
+    ),
+    (
+        Fault::ReadAheadWithoutEnd,
+        "realm::tests::watches::a_watch_reads_ahead_no_more_than_it_may",
     ),
     (
         Fault::RefuseInDoubt,

@@ -80,6 +80,7 @@ impl Setting {
             neighbours: Vec::new(),
             early_data: true,
             lifetime: LINK_LIFETIME,
+            kept: None,
         };
         let setting = Self {
             network,

@@ -12,7 +12,7 @@ use crate::{
     endpoint::{self, Endpoint, Identity},
     host::{Host, Listening},
     link::Redundancy,
-    realm::{Limits, Network, Own, Peering, Realm, Registration},
+    realm::{Limits, Network, Own, Peering, Realm, Registration, Retention},
     server::{Admission, Beside, Clock, Way, WorkLimits, Worker, keep_in_touch},
     wire::{Protection, RealmId},
 };
@@ -42,6 +42,8 @@ pub struct Site {
     pub neighbours: Vec<Neighbour>,
     pub early_data: bool,
     pub lifetime: Duration,
+    /// What has been read is kept for so long, if it is not kept for ever.
+    pub kept: Option<Duration>,
 }
 
 impl Site {
@@ -111,6 +113,11 @@ impl Site {
         let realm = Realm::new(store, &self.key, own, limits, network, seed);
         let realm = Arc::new(realm.expect("nothing can be missing"));
         let clock = Clock::start(host, &realm).await;
+        let retention = Retention {
+            age: self.kept,
+            ..Retention::FOREVER
+        };
+        realm.begin_keeping(Some(retention)).await;
         realm.begin_life(false).await;
         for peer in &self.neighbours {
             let address = (peer.address.ip().to_string(), peer.address.port());

@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     REALM_PORT,
     disk::Disk,
-    history::{History, Message, To},
+    history::{Gone, History, Message, To},
     machine::{Machine, WallClock},
     network::Network,
     person::{Person, Population, Progress},
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     client::{Client, Memory, Traits},
     crypto::SecretKey,
-    wire::{CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox},
+    wire::{CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox, parse_varint},
 };
 
 /// In the calm everybody comes to an end of what they do within this time.
@@ -154,6 +154,7 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Site, Life)> {
             neighbours: others,
             early_data: plan.early_data,
             lifetime: plan.lifetime,
+            kept: plan.kept,
         };
         site.disk.set_health(plan.good_health());
         (site, Life::new(own.realm.as_str(), rng))
@@ -537,19 +538,32 @@ impl World {
                 }
             };
             let name = format!("{}'s {mailbox}", people[*number].0);
+            let gone = Gone {
+                count: entries.iter().filter_map(gone).sum(),
+                // What is among the private messages too is read there.
+                of: matches!(mailbox, Mailbox::Private | Mailbox::Realm(_)).then_some(*number),
+            };
             let texts = entries.iter().filter(|entry| entry.content == CONTENT_TEXT);
             let texts: Vec<&[u8]> = texts.map(|entry| entry.body.as_slice()).collect();
             let history = &self.history;
-            wrong.extend(history.wrong_with(&name, &texts, &returned, reach));
+            wrong.extend(history.wrong_with(&name, &texts, (&returned, gone), reach));
         }
         let is_kept = |message: &Message| {
             views
                 .iter()
                 .any(|(_, _, entries)| entries.iter().any(|entry| entry.body == message.body))
         };
-        wrong.extend(self.history.wrong_with_finished(&returned, is_kept));
+        if self.plan.kept.is_none() {
+            wrong.extend(self.history.wrong_with_finished(&returned, is_kept));
+        }
         wrong
     }
+}
+
+/// How many entries the realm says are not kept any more.
+fn gone(entry: &Entry) -> Option<u64> {
+    let (_, count) = parse_varint(&entry.body).ok()?;
+    (entry.content == CONTENT_GONE).then_some(count)
 }
 
 /// Waits for all of them.

@@ -343,8 +343,11 @@ mod suite {
         trim(3).await;
         assert_eq!(values(&store, "l").await, [(3, "c".into())]);
         trim(1_000).await;
-        // What has been trimmed stays so.
+        // What has been trimmed stays so, also where both go to the disk together.
         trim(1).await;
+        let mut both = Batch::new();
+        both.trim(log("l"), Position(9)).trim(log("l"), Position(2));
+        store.commit(both).await.unwrap();
         assert!(values(&store, "l").await.is_empty());
         assert_eq!(store.last(&log("l")).await.unwrap(), Position(3));
         drop(store);
@@ -402,19 +405,16 @@ mod suite {
         // It has entries.
         change(&forget).await;
         assert_eq!(store.last(&log("l")).await.unwrap(), Position(2));
-        change(&|batch| {
-            batch.trim(log("l"), Position(3));
-        })
-        .await;
+        let trim = |batch: &mut Batch| {
+            batch.trim(log("l"), Position(9));
+        };
+        change(&trim).await;
         let both = change(&|batch| {
             batch.append(log("l"), b"x".to_vec()).forget(log("l"));
         });
         assert_eq!(both.await, [Position(3)]);
         assert_eq!(store.last(&log("l")).await.unwrap(), Position(3));
-        change(&|batch| {
-            batch.trim(log("l"), Position(4));
-        })
-        .await;
+        change(&trim).await;
         change(&forget).await;
         assert_eq!(store.last(&log("l")).await.unwrap(), Position(0));
         assert_eq!(change(&append).await, [Position(1)]);

@@ -16,12 +16,21 @@ pub fn account(user: Username) -> Key {
     key(&[b"u/", user.as_bytes()])
 }
 
+pub fn accounts() -> Prefix {
+    Prefix(concat(&[b"u/"]))
+}
+
 pub fn session(hash: &SessionHash) -> Key {
     key(&[b"s/", hash])
 }
 
 pub fn sessions() -> Prefix {
     Prefix(concat(&[b"s/"]))
+}
+
+/// The session that stands under a key.
+pub fn session_in(key: &Key) -> Option<SessionHash> {
+    key.0.strip_prefix(b"s/")?.try_into().ok()
 }
 
 pub fn handle(user: Username, handle: Handle) -> Key {

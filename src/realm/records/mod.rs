@@ -178,9 +178,9 @@ records! {
     QueuedOperation { owner: Vec<u8>, number: u64 }
     /// How long messages are kept where the configuration does not say: as by default, or for ever.
     KeepingRecord { by_default: bool }
-    /// What is known of the age and the size of a log: `seen` up to a position, with so many `bytes` since it began.
-    KeptRecord { seen: u64, bytes: u64, samples: Vec<KeptSample> }
-    /// At a time of the realm's running a log had all up to a position, and so many bytes since it began.
+    /// What is known of the age and the size of a log: `seen` up to a position, with so many `bytes` behind what was `trimmed`.
+    KeptRecord { trimmed: u64, seen: u64, bytes: u64, samples: Vec<KeptSample> }
+    /// At a time of the realm's running a log had all up to a position, and so many bytes behind what was trimmed.
     KeptSample { at: u32, position: u64, bytes: u64 }
     /// A message in a mailbox.
     EntryRecord { time: u32, content: u8, user: String, realm: Option<String>, #[serde(with = "serde_bytes")] body: Vec<u8> }
@@ -244,8 +244,8 @@ pub enum RecordedAnswer {
     Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
     /// A session id, which is made again rather than kept.
     Session,
-    /// Nothing any more: all numbers up to this one are used, and no answer to them is kept (EXACT-14).
-    Closed,
+    /// All numbers up to this one are used, and no answer to those before it is kept (EXACT-14); to this one, if it was bytes.
+    Closed(Option<serde_bytes::ByteBuf>),
 }
 
 /// Whose operation numbers are meant: those of a device, or on a plain link those of a session.

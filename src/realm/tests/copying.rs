@@ -68,7 +68,7 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
     // What brings nothing new is asked for again later.
     let short = vec![piece(0, "thr"), piece(3, "")];
     let (outcome, ()) = tokio::join!(
-        realm.read_copy(&peer, crew),
+        realm.read_copy(&peer, crew, MOMENT),
         answer_all(&mut errands, short)
     );
     assert_eq!(outcome, ReadOutcome::Silent);
@@ -80,7 +80,7 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
         nothing,
     ];
     let (outcome, ()) = tokio::join!(
-        realm.read_copy(&peer, crew),
+        realm.read_copy(&peer, crew, MOMENT),
         answer_all(&mut errands, whole)
     );
     assert_eq!(outcome, ReadOutcome::Equal);
@@ -138,7 +138,7 @@ async fn a_peer_that_fails_is_asked_and_told_again() {
         );
         assert_eq!(is_told, is_over, "{answer:?}");
         let (outcome, ()) = tokio::join!(
-            realm.read_copy(&peer, group),
+            realm.read_copy(&peer, group, MOMENT),
             answer_all(&mut errands, answers())
         );
         assert_eq!(outcome != ReadOutcome::Silent, is_over, "{answer:?}");
@@ -204,4 +204,116 @@ async fn who_joins_while_a_message_is_written_hears_of_it() {
 async fn asked(fixture: &Fixture, n: u8, request: &PeerRequest<'_>) -> Answer {
     let caller = fixture.caller(device(n));
     Answer::parse(&fixture.realm.handle(&caller, &request.to_bytes()).await).unwrap()
+}
+
+/// PEER-20: a home realm that tells lies fills neither memory nor the disk of those who copy its groups: an entry has an end, positions rise, and
+/// what is kept is counted; and what it says is gone is a number.
+#[tokio::test]
+async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut realm = open_with(&directory, |_, limits| {
+        limits.rates.stored_peer = crate::allowance::Frequency::per_day(1 << 13);
+    });
+    let (network, mut errands) = Network::new();
+    realm.network = network;
+    let (beta, group) = ("beta".parse().unwrap(), "crew".parse().unwrap());
+    let place = ("192.0.2.9".to_string(), 6377);
+    assert!(
+        realm
+            .list_peer(beta, PublicKey([50; 32]), place, None)
+            .await
+    );
+    let peer = realm.peers().await.remove(0);
+    let copy = CopyRecord {
+        epoch: 1,
+        known_as: "alpha".into(),
+        position: 0,
+        log: 1,
+        floor: 0,
+        ended: false,
+    };
+    let mut batch = crate::store::Batch::new();
+    batch.put(records::copy(beta, group), copy.to_value().unwrap());
+    realm.commit(batch).await.unwrap();
+    let entry = |position, content, total: Option<u64>, body: &[u8]| Entry {
+        position: Position(position),
+        time: 0,
+        content,
+        fragment: total.map(|total| Fragment { offset: 0, total }),
+        from: "bob".parse().unwrap(),
+        read: false,
+        body: body.to_vec(),
+    };
+    let page = |entries: Vec<Entry>, more| Answer::Page(Page { more, entries });
+    let mut read = async |answers: Vec<Answer>| {
+        let reading = realm.read_copy(&peer, group, MOMENT);
+        tokio::join!(reading, answer_all(&mut errands, answers)).0
+    };
+    let endless = page(vec![entry(1, 0, Some(1 << 60), b"for ever")], true);
+    let nothing = || page(Vec::new(), false);
+    assert_eq!(read(vec![endless, nothing()]).await, ReadOutcome::Equal);
+    let falling = page(
+        vec![entry(2, 0, None, b"two"), entry(1, 0, None, b"one")],
+        true,
+    );
+    assert_eq!(read(vec![falling]).await, ReadOutcome::Silent);
+    let same = page(vec![entry(1, 0, None, b"again")], true);
+    assert_eq!(read(vec![same]).await, ReadOutcome::Silent);
+    let gone = crate::wire::CONTENT_GONE;
+    let said = page(
+        vec![
+            entry(2, gone, None, &[7]),
+            entry(3, gone, None, b"no number"),
+        ],
+        false,
+    );
+    assert_eq!(read(vec![said]).await, ReadOutcome::Equal);
+    let log = copy_place(beta, group, &copy);
+    let all = crate::store::PageLimit {
+        entries: 1000,
+        bytes: usize::MAX,
+    };
+    let kept = realm
+        .store
+        .read(&log, crate::store::Position(0), all)
+        .await
+        .unwrap();
+    let kept: Vec<_> = kept
+        .entries
+        .iter()
+        .map(|(_, value)| records::EntryRecord::from_value(value).unwrap())
+        .map(|record| (record.content, record.body))
+        .collect();
+    let wanted = [
+        (gone, vec![1]),
+        (gone, vec![7]),
+        (127, b"no number".to_vec()),
+    ];
+    assert_eq!(kept, wanted);
+    // What it may have kept is used up at some time.
+    let long = vec![b'x'; 900];
+    let mut pages = (4..).map(|n| page(vec![entry(n, 0, None, &long)], false));
+    let mut copied = 0;
+    while copied < 1000 {
+        let next = pages.next().unwrap();
+        let reading = realm.read_copy(&peer, group, MOMENT);
+        // Nothing is asked any more once that is so.
+        let answering = async {
+            answer_all(&mut errands, vec![next]).await;
+            std::future::pending::<()>().await;
+        };
+        let outcome = tokio::select! {
+            outcome = reading => outcome,
+            () = answering => unreachable!("it does not end"),
+        };
+        if outcome == ReadOutcome::Silent {
+            break;
+        }
+        copied += 1;
+    }
+    assert!((20..60).contains(&copied), "{copied}");
+}
+
+fn copy_place(realm: RealmId, group: GroupName, copy: &CopyRecord) -> crate::store::Log {
+    records::Place::copy(realm, group, copy).log
 }

@@ -447,13 +447,13 @@ async fn ended_copy_is_found_out_by_reading_and_gives_way_to_a_later_one() {
         };
     let beta = realm.peers().await.remove(0);
     let (outcome, ()) = tokio::join!(
-        realm.read_copy(&beta, group("crew")),
+        realm.read_copy(&beta, group("crew"), MOMENT),
         answer_next(&mut errands, refused(ErrorCode::NoSuchGroup))
     );
     assert_eq!(outcome, ReadOutcome::Gone);
     // It is not asked for again.
     assert_eq!(
-        realm.read_copy(&beta, group("crew")).await,
+        realm.read_copy(&beta, group("crew"), MOMENT).await,
         ReadOutcome::Gone
     );
     let command = Request::from(join_realm(op(9), "crew")).to_bytes();

@@ -398,25 +398,44 @@ async fn an_account_has_so_much_kept_and_no_more() {
     assert_eq!(fixture.ask(device(1), logout(502)).await, Answer::Done);
 }
 
-/// ACC-9: what the accounts of one subnet have kept is bounded too, and registering more of them is no way around it.
+/// ACC-9: what the accounts of one subnet have kept is bounded too; but nobody is kept waiting by others who has hardly had anything kept.
 #[tokio::test]
 async fn accounts_of_one_subnet_have_so_much_kept_together() {
     let fixture = Fixture::with(|_, limits| {
+        limits.rates.stored_account = Frequency::per_day(1 << 15);
         limits.rates.stored_subnet = Frequency::per_day(1 << 13);
     });
     let text = "x".repeat(900);
-    let mut stored = 0;
+    let mut stored = Vec::new();
     for n in 1..20 {
         let user = format!("u{n}");
         fixture.ask_from(1, device(n), register(1, &user)).await;
-        for number in 2..6 {
+        let mut theirs = 0;
+        for number in 2..12 {
             let answer = fixture
                 .ask_from(1, device(n), send(number, "u1", &text))
                 .await;
-            stored += usize::from(answer == STORED);
+            theirs += u32::from(answer == STORED);
         }
+        stored.push(theirs);
     }
-    assert!((20..36).contains(&stored), "{stored}");
+    // The first use the subnet's allowance up; then each has a sixteenth of a day's worth, and no more.
+    assert_eq!(stored[..2], [10, 10]);
+    assert!(
+        stored[5..].iter().all(|theirs| (1..4).contains(theirs)),
+        "{stored:?}"
+    );
     let answer = fixture.ask_from(2, device(1), send(50, "u1", &text)).await;
     assert_eq!(answer, STORED);
+}
+
+/// ACC-7, ACC-9: however much somebody has taken, they wait for an allowance to fill up, and not for longer.
+#[tokio::test]
+async fn nobody_owes_more_than_an_allowance() {
+    let mut rng = StdRng::seed_from_u64(1);
+    let allowances = crate::allowance::Allowances::new(16, &mut rng);
+    let often = Frequency::per_day(10);
+    allowances.charge(0, &"ann", often, 1_000_000);
+    let wait = allowances.take(0, &"ann", often).unwrap_err();
+    assert!(wait <= std::time::Duration::from_hours(24 * 5), "{wait:?}");
 }

@@ -271,7 +271,7 @@ async fn a_copy_of_a_group_made_again_is_shown_from_its_beginning() {
             entries: texts.iter().map(entry).collect(),
         };
         let (outcome, ()) = tokio::join!(
-            realm.read_copy(&peer, crew),
+            realm.read_copy(&peer, crew, MOMENT),
             answer_with(&errands, Answer::Page(page))
         );
         assert_eq!(outcome, ReadOutcome::Equal);

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use super::{super::records::Place, *};
 use crate::{
-    faults::{Fault, plant},
     store::Embedded,
     wire::{CONTENT_GONE, Cursors, Entry, Mailbox, Unread, parse_varint},
 };
 
-/// Reads what has been read for a day, what has not for ten, and 100 messages.
+const ONE: crate::store::PageLimit = crate::store::PageLimit {
+    entries: 1,
+    bytes: 1,
+};
+
+/// What has been read is kept for a day, what has not for ten, and 100 messages.
 const RETENTION: Retention = Retention {
     age: Some(Duration::from_hours(24)),
     unread_age: Some(Duration::from_hours(240)),
@@ -175,6 +179,62 @@ async fn a_mailbox_keeps_so_many_messages_and_bytes_and_no_more() {
     let kept: usize = page.entries.iter().map(|(_, entry)| entry.len() + 40).sum();
     let bytes = usize::try_from(bytes).unwrap();
     assert!(kept <= bytes && kept >= bytes * 7 / 8, "{kept} bytes");
+}
+
+/// READ-10: with a message an hour, what has not been read goes when it is ten days old, and neither all at once nor never.
+#[tokio::test]
+async fn unread_messages_of_a_busy_mailbox_go_one_after_another() {
+    let mut fixture = kept(Retention {
+        entries: None,
+        bytes: Some(1 << 20),
+        ..RETENTION
+    })
+    .await;
+    let mut oldest = Vec::new();
+    for hour in 0..20 * 24_u32 {
+        let text = hour.to_string();
+        let number = 2 + u64::from(hour);
+        assert_eq!(
+            fixture.ask(device(1), send(number, "bob", &text)).await,
+            STORED
+        );
+        fixture.now = later(fixture.now, DAY / 24);
+        fixture.tidy().await;
+        let first = fixture.shown(2, Some(0)).await;
+        let gone = first[0].split_once(": ").unwrap();
+        let gone: u32 = if gone.1.ends_with("gone") {
+            gone.0.parse().unwrap()
+        } else {
+            0
+        };
+        oldest.push(hour - gone.min(hour));
+    }
+    // In hours: never before ten days, and no more than two sixteenths of them later.
+    assert_eq!(oldest[239], 239);
+    let late = &oldest[300..];
+    assert!(late.iter().all(|age| (238..272).contains(age)), "{late:?}");
+}
+
+/// READ-10: a mailbox that grows by more in one pass than is read at once is bounded all the same.
+#[tokio::test]
+async fn a_mailbox_that_grows_fast_is_counted_to_its_end() {
+    let fixture = kept(RETENTION).await;
+    let place = Place::private("bob".parse().unwrap());
+    for _ in 0..6 {
+        let mut batch = Batch::new();
+        for _ in 0..1000 {
+            batch.append(place.log.clone(), vec![1; 40]);
+        }
+        fixture.realm.commit(batch).await.unwrap();
+    }
+    fixture.tidy().await;
+    let first = fixture
+        .realm
+        .store
+        .read(&place.log, crate::store::Position(0), ONE)
+        .await
+        .unwrap();
+    assert_eq!(first.entries[0].0.0, 5901);
 }
 
 /// READ-10: a clock that is set to another year moves nothing, and a realm that is stopped does not age.
@@ -402,10 +462,14 @@ async fn numbers_of_a_device_that_is_gone_stay_used() {
     fixture.tidy().await;
     assert_eq!(count(&fixture.realm, &of_ann).await, 1);
     let mut fixture = fixture.restart();
-    for number in [1, 17, 40] {
+    for number in [1, 17, 39] {
         let done = refused_number(ErrorCode::AlreadyDone, 40);
         assert_eq!(fixture.ask(device(1), logout(number)).await, done);
     }
+    // Whoever has been away for as long is told what became of the last one.
+    assert_eq!(fixture.ask(device(1), logout(40)).await, Answer::Done);
+    let reused = refused_number(ErrorCode::NumberReused, 40);
+    assert_eq!(fixture.ask(device(1), send(40, "bob", "z")).await, reused);
     session_in(
         &fixture
             .ask(device(1), auth(41, "ann", "correct horse"))
@@ -426,17 +490,4 @@ async fn numbers_of_a_device_that_is_gone_stay_used() {
     );
     assert_eq!(fixture.shown(2, Some(0)).await.len(), 39);
     assert_eq!(count(&fixture.realm, b"I/").await, 0);
-}
-
-/// Taking the mend back is found.
-#[tokio::test]
-async fn a_realm_that_keeps_everything_is_found() {
-    plant(Some(Fault::KeepForever));
-    let mut fixture = kept(RETENTION).await;
-    fixture.send_many(2, 0..3, "bob").await;
-    fixture.confirm(2, 3).await;
-    fixture.pass(2).await;
-    let left = fixture.shown(2, Some(0)).await.len();
-    plant(None);
-    assert_eq!(left, 3);
 }

@@ -72,6 +72,8 @@ pub struct Writer {
     subscribers: Arc<Subscribers>,
     version: u64,
     ends: HashMap<Log, u64>,
+    /// Where logs that were trimmed lately begin.
+    begins: HashMap<Log, u64>,
     room: Room,
     durable: Durable,
 }
@@ -135,6 +137,8 @@ struct Group {
     writes: OwnedWriteBatch,
     values: HashMap<Key, Latest>,
     grown: Vec<Log>,
+    /// Up to where logs have been trimmed.
+    trimmed: HashMap<Log, u64>,
 }
 
 /// Tells everybody what has become of their batch, all at one desk together.
@@ -190,6 +194,7 @@ impl Writer {
             subscribers,
             version,
             ends: HashMap::new(),
+            begins: HashMap::new(),
             room,
             durable,
         }
@@ -209,10 +214,14 @@ impl Writer {
             writes: self.database.batch(),
             values: HashMap::with_capacity(jobs.len()),
             grown: Vec::with_capacity(jobs.len()),
+            trimmed: HashMap::new(),
         };
         // Only between groups: of what a group appends the disk does not know yet.
         if self.ends.len() >= ENDS_MAX {
             self.ends.clear();
+        }
+        if self.begins.len() >= ENDS_MAX {
+            self.begins.clear();
         }
         // What the engine has failed to write before may yet reach the disk, or not: nothing can be put upon it.
         let mut failed = self.durable.health.check().err();
@@ -256,6 +265,7 @@ impl Writer {
         if failed.is_some() {
             // What was remembered may not have happened.
             self.ends.clear();
+            self.begins.clear();
             self.rows.failed();
             for (key, latest) in &group.values {
                 self.cache.forget(key, latest.version);
@@ -406,24 +416,41 @@ impl Writer {
         })
     }
 
+    /// Removes entries below a position, so many at most; the mark says up to where they are gone.
     fn trim(&mut self, log: &Log, below: Position, group: &mut Group) -> Result<(), StoreError> {
         let below = below.0.min(*self.end_of(log)? + 1);
-        // The mark only ever rises: below it positions have been given out.
-        let below = Position(below.max(trimmed_end(&self.data, log)? + 1));
-        let from = layout::entry(log, Position(0));
-        for guard in self
-            .data
-            .range(from..layout::entry(log, below))
-            .take(TRIM_MAX)
-        {
+        let mark = self.mark_of(log, group)?;
+        // What has been trimmed is slow to pass over.
+        let begin = self.begins.get(log).copied().unwrap_or_default();
+        let mut gone = begin;
+        let from = layout::entry(log, Position(begin));
+        let to = layout::entry(log, Position(below.max(begin)));
+        for (count, guard) in self.data.range(from..to).enumerate() {
+            let key = guard.key().map_err(unread)?;
+            let position = layout::parse_entry_position(&key).0;
+            if count == TRIM_MAX {
+                gone = position;
+                break;
+            }
+            group.writes.remove(&self.data, key);
+            gone = position + 1;
+        }
+        self.begins.insert(log.clone(), gone);
+        if gone > mark {
             group
                 .writes
-                .remove(&self.data, guard.key().map_err(unread)?);
+                .insert(&self.data, &layout::trimmed(log)[..], gone.to_be_bytes());
+            group.trimmed.insert(log.clone(), gone);
         }
-        group
-            .writes
-            .insert(&self.data, &layout::trimmed(log)[..], below.0.to_be_bytes());
         Ok(())
+    }
+
+    /// The first position of a log that has not been trimmed, in the group so far.
+    fn mark_of(&self, log: &Log, group: &Group) -> Result<u64, StoreError> {
+        match group.trimmed.get(log) {
+            Some(mark) => Ok(*mark),
+            None => Ok(trimmed_end(&self.data, log)? + 1),
+        }
     }
 }
 
@@ -431,9 +458,14 @@ impl Writer {
     /// Forgets where a log ended, unless it has entries, be it in the group.
     fn forget(&mut self, log: &Log, group: &mut Group) -> Result<(), StoreError> {
         let is_empty = self.data.prefix(layout::log(log)).next().is_none();
-        if is_empty && *self.end_of(log)? == trimmed_end(&self.data, log)? {
+        // Nor has it been trimmed in the group, or appended to.
+        let is_settled =
+            !group.trimmed.contains_key(log) && *self.end_of(log)? == trimmed_end(&self.data, log)?;
+        if is_empty && is_settled {
             group.writes.remove(&self.data, &layout::trimmed(log)[..]);
+            group.trimmed.insert(log.clone(), 1);
             self.ends.insert(log.clone(), 0);
+            self.begins.remove(log);
         }
         Ok(())
     }
