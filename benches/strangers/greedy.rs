@@ -181,9 +181,10 @@ async fn prepare(device: &mut Device, requests: Vec<Vec<u8>>) {
     let (mut requests, mut in_flight) = (requests.into_iter().peekable(), 0);
     while requests.peek().is_some() || in_flight > 0 {
         while in_flight < IN_FLIGHT
-            && let Some(request) = requests.next()
+            && let Some(request) = requests.peek()
+            && device.ask(request.clone()).is_some()
         {
-            device.ask(request).expect("a link that takes a request");
+            requests.next();
             in_flight += 1;
         }
         device.step(Instant::now() + LOOK).await;
@@ -231,7 +232,9 @@ async fn groups(control: &Control) {
     while begun.elapsed() < control.length.gather || in_flight > 0 {
         while in_flight < IN_FLIGHT && begun.elapsed() < control.length.gather {
             let operation = maker.operation();
-            maker.ask(add_group(operation, count)).unwrap();
+            if maker.ask(add_group(operation, count)).is_none() {
+                break;
+            }
             (in_flight, count) = (in_flight + 1, count + 1);
         }
         maker.step(Instant::now() + LOOK).await;

@@ -121,8 +121,7 @@ pub fn measure(party: &Party, length: Length) -> bool {
         refused: AtomicU64::new(0),
     };
     let sent = Mutex::new(Vec::new());
-    let before = realm.memory();
-    let (mut turns, mut most) = (Turns::default(), 0);
+    let (mut turns, mut before, mut most) = (Turns::default(), 0, 0);
     thread::scope(|scope| {
         scope.spawn(|| {
             let _over = Over(&control);
@@ -137,6 +136,7 @@ pub fn measure(party: &Party, length: Length) -> bool {
             assert!(begun.elapsed() < PREPARATION, "{} is not ready", party.name);
             thread::sleep(Duration::from_millis(10));
         }
+        before = realm.memory();
         for _ in 0..length.turns {
             turns.idle.push(turn(&control, false));
             turns.greedy.push(turn(&control, true));

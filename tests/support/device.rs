@@ -26,6 +26,9 @@ use super::{PASSWORD, Realm};
 /// What is not answered by then is never answered.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Who is not asked by then to show where they are is let in as they are.
+const ASKED_TO_SHOW: Duration = Duration::from_millis(500);
+
 /// Where a realm is, and its key.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
@@ -207,13 +210,17 @@ impl Device {
         self.transmit().await;
     }
 
-    /// Begins a handshake, shows that it receives at its address, and says no more.
+    /// Begins a handshake, shows that it receives at its address when it is asked to, and says no more.
     pub async fn show_where(&mut self) {
         self.transmit().await;
-        let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
-            let asked = tokio::time::timeout(PATIENCE, self.socket.recv_from(&mut self.buffer));
-            let (len, from) = asked.await.expect("the realm does not answer").unwrap();
+        let until = Instant::now() + ASKED_TO_SHOW;
+        loop {
+            let came = self.socket.recv_from(&mut self.buffer);
+            let Ok(came) = tokio::time::timeout_at(until.into(), came).await else {
+                // It is let in as it is.
+                return;
+            };
+            let (len, from) = came.unwrap();
             let answer = self.buffer.get(..len).unwrap_or_default();
             // Other devices may share the socket, and what they have been sent is not for this one.
             if matches!(Packet::parse(answer), Ok(Packet::Retry { .. })) {
