@@ -12,8 +12,8 @@ use merpati::{
     client::system_rng,
     crypto::SecretKey,
     wire::{
-        Answer, Command, Cursors, GroupName, Operation, OperationNumber, PacketNumber, Password,
-        PeerRequest, Protection, SessionRef, Text, link_header,
+        Answer, Command, Cursors, GroupName, Mailbox, Operation, OperationNumber, PacketNumber,
+        Password, PeerRequest, Position, Protection, SessionRef, Text, link_header,
     },
 };
 use rand::Rng as _;
@@ -89,6 +89,12 @@ pub const PARTIES: &[Party] = &[
         what: "16 watches of an account over 100 groups, which never say that a message has arrived",
         config: defaults,
         run: |control| Box::pin(watches(control)),
+    },
+    Party {
+        name: "cursors",
+        what: "an account asks what it has not read, and names 2,000 groups each time, on 4 links",
+        config: defaults,
+        run: |control| Box::pin(cursors(control)),
     },
     Party {
         name: "guesses",
@@ -385,6 +391,33 @@ async fn watches(control: &Control) {
                 cursors: Cursors::default(),
             })
         }
+    })
+    .await;
+}
+
+async fn cursors(control: &Control) {
+    let key = new_key();
+    let mut devices = Vec::new();
+    for _ in 0..LINKS {
+        devices.push(Device::begin(&key, ELSEWHERE, control.target).await);
+    }
+    let [first, ..] = devices.as_mut_slice() else {
+        unreachable!()
+    };
+    first.register("greedy").await;
+    // None of them is there, as far as the party knows.
+    let named = |n| {
+        (
+            Mailbox::Group(format!("g{n}").parse().unwrap()),
+            Position(1),
+        )
+    };
+    let unread = bytes(Command::Unread {
+        session: SessionRef::Bound,
+        cursors: Cursors((0..2000).map(named).collect()),
+    });
+    hammer_all(control, &mut devices, ASKED_A_SECOND, |_| {
+        |_: &mut Device| unread.clone()
     })
     .await;
 }

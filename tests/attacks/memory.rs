@@ -303,8 +303,11 @@ fn long_answers_that_never_arrive() {
     held.fills(&["links", "what links hold for them", "commands in work"]);
 }
 
+/// What a device is to ask.
+type Batch<'a> = dyn Fn(&mut Device) -> Vec<Vec<u8>> + 'a;
+
 /// Asks for all of these at once, and then for those of the next batch.
-fn write(realm: &Realm, key: &SecretKey, batches: &[&dyn Fn(&mut Device) -> Vec<Vec<u8>>]) {
+fn write(realm: &Realm, key: &SecretKey, batches: &[&Batch]) {
     runtime().block_on(async {
         let mut device = Device::begin(key, Ipv4Addr::LOCALHOST, Target::of(realm)).await;
         // What it has asked before is known then.
