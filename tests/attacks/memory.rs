@@ -8,7 +8,10 @@ use std::{
 
 use merpati::{
     crypto::SecretKey,
-    wire::{Answer, Body, Command, Cursors, Frame, GroupName, PartOf, Password, SessionRef},
+    wire::{
+        Answer, Body, Command, Cursors, Frame, GroupName, Mailbox, PartOf, Password, Position,
+        SessionRef,
+    },
 };
 use serde_json::Value;
 
@@ -390,6 +393,35 @@ fn watches_of_many_groups() {
                 device.step(Instant::now() + Duration::from_secs(30)).await;
             }
             device.takes_nothing_pushed();
+            links.push(device);
+            held.look();
+        }
+    });
+    held.is_within(&[
+        "links",
+        "what links hold for them",
+        "what watches have read ahead",
+        "commands in work",
+    ]);
+}
+
+/// WATCH-1: watches that begin with as many cursors as fit a message, of which nearly all name nothing.
+#[test]
+fn watches_that_name_much() {
+    let mut held = Held::with("links = 20\ncommands = 16\nlink_memory = \"1MiB\"");
+    let keys = devices(&held.realm, "greedy", 2);
+    let cursors = Cursors(vec![(Mailbox::Private, Position(1)); 8000]);
+    let watch = bytes(Command::Watch {
+        session: SESSION,
+        cursors,
+    });
+    held.begin();
+    let target = Target::of(&held.realm);
+    runtime().block_on(async {
+        let mut links = Vec::new();
+        for n in 0..16 {
+            let mut device = Device::begin(&keys[n / 8], elsewhere(n), target).await;
+            assert_eq!(device.answer(watch.clone()).await, Answer::Done);
             links.push(device);
             held.look();
         }
