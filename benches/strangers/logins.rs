@@ -17,6 +17,12 @@ use crate::support::{Home, PASSWORD, Realm};
 #[derive(Default)]
 pub struct Samples(Vec<Duration>);
 
+impl FromIterator<Duration> for Samples {
+    fn from_iter<I: IntoIterator<Item = Duration>>(all: I) -> Self {
+        Self(all.into_iter().collect())
+    }
+}
+
 impl Samples {
     pub fn len(&self) -> usize {
         self.0.len()
@@ -44,7 +50,8 @@ impl Samples {
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+/// A runtime of the thread's own.
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -163,7 +170,7 @@ pub fn guesses(home: &Home, realm: &Realm, count: usize) -> (Samples, u64) {
 }
 
 /// Waits for all of them.
-async fn join_all<F: Future<Output = ()> + Unpin>(mut all: Vec<F>) {
+pub async fn join_all<F: Future<Output = ()> + Unpin>(mut all: Vec<F>) {
     std::future::poll_fn(|context| {
         all.retain_mut(|one| std::pin::Pin::new(one).poll(context).is_pending());
         if all.is_empty() {

@@ -4,6 +4,9 @@
 //! `cargo bench --bench strangers` prints a table: what was measured beside what must hold. It takes some minutes
 //! and wants the machine for itself. `-- --quick` does a hundredth of it, to see that it works; `-- --only handshakes`, or
 //! `amplification`, `junk`, `logins` or `names`, one row.
+//!
+//! The insider's part: honest users beside one greedy party after another (`insiders.rs`, `greedy.rs`); `-- --only insiders`, or the
+//! name of a party. It fails if a message of theirs is not stored, and never because one took long.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -14,6 +17,8 @@
 
 mod amplification;
 mod flood;
+mod greedy;
+mod insiders;
 mod logins;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -24,6 +29,8 @@ use std::{
 };
 
 use flood::{Flood, junk, spoofed};
+use greedy::PARTIES;
+use insiders::Length;
 use logins::{Samples, What, commands, guesses, logins};
 use support::{Home, Realm};
 
@@ -89,6 +96,20 @@ fn main() {
     }
     if is_wanted("names") {
         user_names(40 / (part as usize).min(10));
+    }
+    let length = if part == 1 {
+        Length::FULL
+    } else {
+        Length::QUICK
+    };
+    let mut is_well = true;
+    for party in PARTIES {
+        if is_wanted("insiders") || only.is_some_and(|only| only == party.name) {
+            is_well &= insiders::measure(party, length);
+        }
+    }
+    if !is_well {
+        std::process::exit(1);
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-pub use super::{memory::WORTH_ENDING, slot::LINK_BYTES};
+pub use super::{
+    memory::WORTH_ENDING,
+    slot::{HANDSHAKE_BYTES, LINK_BYTES},
+};
 
 /// Inits remembered.
 pub const ACCEPTS_MAX: usize = 4096;

@@ -48,7 +48,8 @@ impl Endpoint {
         if slot.role == Role::Initiator {
             return;
         }
-        let before = core::mem::replace(&mut slot.memory, slot.link.memory());
+        let now = slot.link.memory() + slot.held_bytes();
+        let before = core::mem::replace(&mut slot.memory, now);
         if slot.memory != before {
             self.memory.change(id, before, slot.memory);
             while self.memory.total() > self.config.memory_max

@@ -116,6 +116,9 @@ pub const LINK_BYTES: usize = size_of::<(LinkId, Slot)>()
     + 2 * size_of::<(PublicKey, LinkId)>()
     + 2 * size_of::<(Time, LinkId)>();
 
+/// What a link takes beside that while its handshake goes on, in bytes.
+pub const HANDSHAKE_BYTES: usize = size_of::<Accepting>();
+
 impl Slot {
     pub fn new(
         now: Time,
@@ -146,6 +149,12 @@ impl Slot {
             life: Life::NONE,
             is_life_unknown: false,
         }
+    }
+
+    /// Memory of the requests that wait until the link is proven, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        let each = self.held.iter().map(|(_, bytes)| bytes.capacity());
+        self.held.capacity() * size_of::<(u64, Vec<u8>)>() + each.sum::<usize>()
     }
 
     /// When the endpoint has to look at this link again.

@@ -60,6 +60,12 @@ impl Assemblies {
         self.by_message.values().map(|one| one.bytes.len()).sum()
     }
 
+    /// Memory of it all, in bytes: also of which pieces have arrived.
+    pub fn memory(&self) -> usize {
+        let pieces = self.by_message.values().map(|one| one.arrived.memory());
+        self.held() + pieces.sum::<usize>()
+    }
+
     /// Sets how many bytes may be held.
     pub const fn set_room(&mut self, room: usize) {
         self.room = room;

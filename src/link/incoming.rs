@@ -4,8 +4,11 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{
-    Asking, Event, Ignored, Keys, Link, Opening, Received, State, Time, assembly::Begun,
-    limits::ASKING_KEPT, replies::Arrival, rtt::DELAY_MAX,
+    Asking, Event, Ignored, Keys, Link, Opening, Received, State, Time,
+    assembly::Begun,
+    limits::{ASKED_KEPT, ASKING_KEPT, WORKING_MAX},
+    replies::Arrival,
+    rtt::DELAY_MAX,
 };
 use crate::wire::{
     AckFrame, CloseReason, Frame, Frames, LinkPacket, Open, PacketNumber, PartOf, Protection,
@@ -125,12 +128,33 @@ impl Link {
                 _ => {}
             }
         }
-        if !requests.is_empty() {
-            if self.asking.len() == ASKING_KEPT {
-                self.asking.pop_front();
-            }
-            self.asking.push_back((number, requests));
+        // Who repeats all that it asks in each packet names more than can wait for replies: that packet is acknowledged.
+        if requests.is_empty() || requests.len() > WORKING_MAX {
+            return;
         }
+        if self.asking.len() == ASKING_KEPT {
+            self.asking.pop_front();
+        }
+        if requests.spilled() {
+            requests.shrink_to_fit();
+            let mut others: usize = self.asking.iter().map(|(_, other)| other.len()).sum();
+            while others + requests.len() > ASKED_KEPT
+                && let Some((_, oldest)) = self.asking.pop_front()
+            {
+                others -= oldest.len();
+            }
+        }
+        self.asking.push_back((number, requests));
+    }
+
+    /// Memory of the packets that are remembered for what they ask, in bytes.
+    pub(super) fn asking_memory(&self) -> usize {
+        let spilled = self
+            .asking
+            .iter()
+            .filter(|(_, requests)| requests.spilled());
+        let numbers: usize = spilled.map(|(_, requests)| requests.capacity()).sum();
+        self.asking.len() * size_of::<(PacketNumber, Asking)>() + numbers * size_of::<u64>()
     }
 
     fn violate(&mut self) -> Ignored {

@@ -31,6 +31,8 @@ pub const PUSHES_AT_ONCE: usize = 32;
 pub const REPLAY_WINDOW: u64 = 1024;
 /// Packets remembered for what they ask: as many as an acknowledgement tells of.
 pub const ASKING_KEPT: usize = 64;
+/// Numbers of requests that are remembered with these, where packets ask much.
+pub const ASKED_KEPT: usize = 2 * WORKING_MAX;
 /// Packets remembered; the oldest is forgotten for a newer one, and what it carried then waits for
 /// its own timeout.
 pub const SENT_MAX: usize = 256;

@@ -72,6 +72,10 @@ use crate::{
 pub const DATAGRAM_MIN: usize = 160;
 /// The limit on datagrams unless a party sets another, in bytes.
 pub const DATAGRAM_DEFAULT: usize = 1200;
+/// Room for so many of a thing is a link's in any case, and is not counted.
+const FEW: usize = 4;
+/// Room for more is given back when it is empty: a burst leaves nothing behind.
+const BURST: usize = 16;
 /// A link ends when it has used so many packet numbers (LINK-1).
 const NUMBERS_MAX: u64 = 1 << 32;
 /// When only so many are left, another link is to follow it.
@@ -404,7 +408,12 @@ impl Link {
     /// Bytes that it holds for the other side, about: replies and entries that have not arrived, replies that are
     /// kept, messages that come in parts, and what is remembered of packets.
     pub fn memory(&self) -> usize {
-        self.replies.memory() + self.pushes.memory() + self.assemblies.held() + self.sent.memory()
+        self.replies.memory()
+            + self.pushes.memory()
+            + self.assemblies.memory()
+            + self.sent.memory()
+            + self.asking_memory()
+            + self.events.capacity().saturating_sub(FEW) * size_of::<Event>()
     }
 
     /// Answers the other side's request `number`.
@@ -537,7 +546,11 @@ impl Link {
 
     /// The next thing to tell, if any.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if self.events.is_empty() && self.events.capacity() > BURST {
+            self.events = VecDeque::new();
+        }
+        event
     }
 
     /// The number of the next packet; none when all are used up.

@@ -13,6 +13,11 @@ impl Ranges {
         self.0.is_empty()
     }
 
+    /// Memory of the ranges, in bytes.
+    pub const fn memory(&self) -> usize {
+        self.0.capacity() * size_of::<Range<u64>>()
+    }
+
     /// The first range.
     pub fn first(&self) -> Option<Range<u64>> {
         self.0.first().cloned()

@@ -4,6 +4,7 @@
 use alloc::{collections::VecDeque, vec::Vec};
 
 use super::{
+    BURST, FEW,
     backoff::Jitter,
     limits::{REPLIES_HELD_MAX, REPLY_KEPT_BYTES, WORKING_MAX},
     requests::COPY_GAP,
@@ -150,6 +151,9 @@ impl Replies {
                 self.kept.push_back(reply);
             }
         }
+        if self.active.is_empty() && self.active.capacity() > BURST {
+            self.active = Vec::new();
+        }
     }
 
     /// Bytes of long replies that have not arrived yet, as far as is known.
@@ -161,7 +165,9 @@ impl Replies {
     /// Memory of all replies, in bytes.
     pub fn memory(&self) -> usize {
         let active: usize = self.active.iter().map(|reply| reply.len).sum();
-        (self.active.len() + self.kept.len()) * size_of::<Reply>() + active + self.kept_bytes
+        let room = self.active.capacity().saturating_sub(FEW) + self.kept.len();
+        let working = self.working.capacity().saturating_sub(FEW) * size_of::<(u64, bool)>();
+        room * size_of::<Reply>() + working + active + self.kept_bytes
     }
 
     /// The reply to a request that is being worked on; so many are kept at most. False when no such request is.
@@ -171,6 +177,9 @@ impl Replies {
             return false;
         };
         let (_, announced) = self.working.swap_remove(at);
+        if self.working.is_empty() && self.working.capacity() > BURST {
+            self.working = Vec::new();
+        }
         // The oldest that has left makes room; one that still has to leave is never dropped, and
         // there are at most as many of those as requests in work.
         if self.active.len() + self.kept.len() >= kept

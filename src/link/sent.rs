@@ -46,9 +46,6 @@ pub struct SentPacket {
     pub stamp: Option<Stamp>,
 }
 
-/// Memory of a packet that is remembered, in bytes, with a few things in it.
-const SENT_BYTES: usize = size_of::<SentPacket>() + 4 * size_of::<Item>();
-
 /// The packets on their way.
 #[derive(Clone, Debug, Default)]
 pub struct Sent {
@@ -88,7 +85,10 @@ impl Sent {
 
     /// Memory of what is remembered, in bytes, about.
     pub fn memory(&self) -> usize {
-        (self.packets.len() + self.given_up.len()) * SENT_BYTES
+        let all = self.packets.iter().chain(&self.given_up);
+        let each =
+            all.map(|packet| size_of::<SentPacket>() + packet.items.capacity() * size_of::<Item>());
+        each.sum()
     }
 
     /// Remembers a packet.

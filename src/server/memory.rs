@@ -11,7 +11,8 @@ use super::{
 use crate::{
     allowance::{Allowances, Frequency, Guesses, SubnetAllowances},
     endpoint::limits::{
-        ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS, WORTH_ENDING,
+        ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_BYTES, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS,
+        WORTH_ENDING,
     },
     host::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, SEND_BATCH},
     realm::Retention,
@@ -265,7 +266,11 @@ fn by_strangers(workers: usize, datagram: usize) -> Vec<Holding> {
             HANDED_MAX,
             datagram + AROUND_SMALL,
         ),
-        of("links that have begun", HALF_OPEN_MAX, LINK_BYTES),
+        of(
+            "links that have begun",
+            HALF_OPEN_MAX,
+            LINK_BYTES + WORTH_ENDING + HANDSHAKE_BYTES,
+        ),
         of(
             "answers to handshakes",
             ACCEPTS_MAX,

@@ -8,6 +8,7 @@ mod accounts;
 mod datagrams;
 mod links;
 mod loops;
+mod memory;
 mod replay;
 mod secrets;
 mod storage;

@@ -98,13 +98,21 @@ pub struct Intruder {
 
 /// An Init of a new device, and what finishes its handshake.
 pub fn init(realm: &PublicKey, frames: &[Frame<'_>]) -> (Initiator, Vec<u8>) {
+    init_of(
+        &SecretKey::generate(&mut system_rng().unwrap()),
+        realm,
+        frames,
+    )
+}
+
+/// An Init of this device.
+fn init_of(device: &SecretKey, realm: &PublicKey, frames: &[Frame<'_>]) -> (Initiator, Vec<u8>) {
     let mut rng = system_rng().unwrap();
     let mut payload = Vec::new();
     for (at, frame) in frames.iter().enumerate() {
         frame.emit(at + 1 == frames.len(), &mut payload);
     }
-    let device = SecretKey::generate(&mut rng);
-    let (initiator, noise) = Initiator::start(&mut rng, &device, realm, &payload).unwrap();
+    let (initiator, noise) = Initiator::start(&mut rng, device, realm, &payload).unwrap();
     let mut init = Vec::new();
     Init::emit_covered(HandshakeId(rng.next_u32()), false, &noise, &mut init);
     let mac = mac1(realm, &init);
@@ -126,9 +134,16 @@ pub const OPEN: Frame<'_> = Frame::Open(Open {
 impl Intruder {
     /// Opens a link like any other device.
     pub fn to(realm: &Realm) -> Self {
-        let mut stranger = Stranger::at(Ipv4Addr::LOCALHOST, realm);
+        let device = SecretKey::generate(&mut system_rng().unwrap());
+        Self::of(&device, Ipv4Addr::LOCALHOST, realm)
+    }
+
+    /// Opens a link of this device, from there.
+    pub fn of(device: &SecretKey, address: Ipv4Addr, realm: &Realm) -> Self {
+        let mut stranger = Stranger::at(address, realm);
         let padding = [Frame::Padding; 8];
-        let (mut initiator, init) = init(&key(realm), &[&[OPEN], &padding[..]].concat());
+        let frames = [&[OPEN], &padding[..]].concat();
+        let (mut initiator, init) = init_of(device, &key(realm), &frames);
         stranger.send(&init);
         let accept = stranger.receive();
         let Ok(Packet::Accept { noise, .. }) = Packet::parse(&accept) else {

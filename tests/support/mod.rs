@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod device;
 pub mod relay;
 pub mod typing;
 pub mod watch;

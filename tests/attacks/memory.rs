@@ -1,0 +1,435 @@
+//! What `merpati limits` says that a realm can be made to hold, and what it can be made to hold: small bounds, clients that do their worst
+//! with each of them, and the memory of the process.
+
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use merpati::{
+    crypto::SecretKey,
+    wire::{
+        Answer, Body, Command, Cursors, Frame, GroupName, Mailbox, PartOf, Password, Position,
+        SessionRef,
+    },
+};
+use serde_json::Value;
+
+use crate::{
+    stranger::{Intruder, OPEN, Stranger, init, key},
+    support::{
+        Home, Realm,
+        device::{Device, Target, Told, bytes, new_key, user},
+        finished, program,
+    },
+};
+
+/// So that bounds can be reached, and rates hold nobody up who wants to.
+const LIMITS: &str = "[limits]\nworkers = 1\npassword_threads = 1\n\
+    handshakes = \"unlimited\"\nhandshakes_per_subnet = \"unlimited\"\ncommands_per_link = \"unlimited\"\n\
+    commands_per_account = \"unlimited\"\ncommands_per_subnet = \"unlimited\"\n\
+    registrations_per_subnet = \"unlimited\"\nlogins_per_subnet = \"unlimited\"\njoins_per_subnet = \"unlimited\"\n";
+
+const SESSION: SessionRef = SessionRef::Bound;
+
+/// The allocator takes memory from the system in pieces of a megabyte and more, for each thread: what is held is not told
+/// more exactly.
+const PIECES: u64 = 4 << 20;
+
+/// A realm with these limits, and the table of what it can be made to hold.
+struct Held {
+    _home: Home,
+    realm: Realm,
+    rows: Vec<Value>,
+    /// Asks after what others have sent whether all of it has been taken in.
+    probe: Stranger,
+    before: u64,
+    most: u64,
+}
+
+impl Held {
+    fn with(limits: &str) -> Self {
+        let home = Home::new();
+        let realm = home.realm_as(&format!("{LIMITS}{limits}"));
+        let config = home.directory.path().join("realm.toml");
+        let config = ["limits", "--json", "--config", config.to_str().unwrap()];
+        let rows = finished(program().args(config)).objects();
+        // What is taken once, by whoever comes first.
+        home.register("first", &realm.connect);
+        let before = realm.memory();
+        Self {
+            probe: Stranger::at(Ipv4Addr::LOCALHOST, &realm),
+            _home: home,
+            realm,
+            rows,
+            before,
+            most: before,
+        }
+    }
+
+    /// The attack begins now.
+    fn begin(&mut self) {
+        self.before = self.realm.memory();
+        self.most = self.before;
+    }
+
+    /// All that was sent has been taken in.
+    fn look(&mut self) {
+        self.probe.answers();
+        self.most = self.most.max(self.realm.memory());
+    }
+
+    /// What these rows allow together.
+    fn allowed(&self, rows: &[&str]) -> u64 {
+        let total = |what: &&str| {
+            let row = self.rows.iter().find(|row| row["what"] == **what);
+            row.unwrap_or_else(|| panic!("no row {what}"))["total"]
+                .as_u64()
+                .unwrap()
+        };
+        rows.iter().map(total).sum()
+    }
+
+    /// What has come to be held is no more than these rows allow.
+    fn is_within(&mut self, rows: &[&str]) -> (u64, u64) {
+        self.look();
+        let (grown, allowed) = (self.most - self.before, self.allowed(rows));
+        println!("{rows:?}: {} KiB of {} KiB", grown >> 10, allowed >> 10);
+        assert!(
+            grown <= allowed + PIECES,
+            "{grown} bytes are held, and {rows:?} allow {allowed}"
+        );
+        (grown, allowed)
+    }
+
+    /// The same, and an attack comes within a factor of four of it: the table does not frighten for nothing.
+    fn fills(&mut self, rows: &[&str]) {
+        let (grown, allowed) = self.is_within(rows);
+        assert!(
+            grown >= allowed / 4,
+            "only {grown} bytes are held, and {rows:?} allow {allowed}"
+        );
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// Devices that are logged in as one user.
+fn devices(realm: &Realm, name: &str, count: usize) -> Vec<SecretKey> {
+    let target = Target::of(realm);
+    runtime().block_on(async {
+        let mut keys = Vec::new();
+        for n in 0..count {
+            let key = new_key();
+            let mut device = Device::begin(&key, Ipv4Addr::LOCALHOST, target).await;
+            if n == 0 {
+                device.register(name).await;
+            } else {
+                device.auth(name).await;
+            }
+            keys.push(key);
+        }
+        keys
+    })
+}
+
+/// The address number `n`, in a network of its own for each 16.
+fn elsewhere(n: usize) -> Ipv4Addr {
+    let [.., a, b] = (n / 16 + 256).to_be_bytes();
+    Ipv4Addr::new(127, a, b, 1 + u8::try_from(n % 16).unwrap())
+}
+
+/// HS-4, HS-13: handshakes that are begun and never finished, each with as many requests as fit, which are all answered.
+#[test]
+fn handshakes_that_are_begun() {
+    let mut held = Held::with("links = 2000\ncommands = 1\nlink_memory = \"8MiB\"");
+    let realm = key(&held.realm);
+    let requests: Vec<_> = (0..128)
+        .map(|number| Frame::Request {
+            number,
+            command: &[0x1a],
+        })
+        .collect();
+    let frames = [&[OPEN][..], &requests[..], &[Frame::Padding; 100][..]].concat();
+    let mut stranger = Stranger::at(Ipv4Addr::LOCALHOST, &held.realm);
+    held.begin();
+    for n in 0..700 {
+        stranger.send(&init(&realm, &frames).1);
+        if n % 10 == 0 {
+            held.look();
+        }
+    }
+    held.fills(&[
+        "links that have begun",
+        "answers to handshakes",
+        "what links hold for them",
+    ]);
+}
+
+/// HS-7, HS-13: the same where early requests wait until the link is proven.
+#[test]
+fn requests_that_wait_for_a_proof() {
+    let mut held = Held::with(
+        "links = 2000\ncommands = 1\nlink_memory = \"1MiB\"\n[link]\nearly_data = false",
+    );
+    let realm = key(&held.realm);
+    let requests: Vec<_> = (0..128)
+        .map(|number| Frame::Request {
+            number,
+            command: &[0x1a],
+        })
+        .collect();
+    let frames = [&[OPEN][..], &requests[..], &[Frame::Padding; 100][..]].concat();
+    let mut stranger = Stranger::at(Ipv4Addr::LOCALHOST, &held.realm);
+    held.begin();
+    for n in 0..700 {
+        stranger.send(&init(&realm, &frames).1);
+        if n % 10 == 0 {
+            held.look();
+        }
+    }
+    held.fills(&[
+        "links that have begun",
+        "answers to handshakes",
+        "what links hold for them",
+    ]);
+}
+
+/// LINK-23: links of devices without an account, which ask the same again and again, in as few packets as they can.
+#[test]
+fn links_on_which_the_same_is_asked_again() {
+    let mut held = Held::with("links = 40\ncommands = 1\nlink_memory = \"1MiB\"");
+    held.begin();
+    let mut links = Vec::new();
+    for n in 0..40 {
+        let mut intruder = Intruder::of(&new_key(), elsewhere(n), &held.realm);
+        let request = |number| Frame::Request {
+            number,
+            command: &[],
+        };
+        intruder.send(&[Frame::Ping]);
+        for _ in 0..64 {
+            let again: Vec<_> = (0..360).map(|n| request(n % 8)).collect();
+            intruder.send(&again);
+        }
+        held.look();
+        links.push(intruder);
+    }
+    held.is_within(&["links", "what links hold for them"]);
+}
+
+/// LINK-23: answers that are announced, and of which nobody ever says that they have arrived.
+#[test]
+fn answers_that_never_arrive() {
+    let mut held = Held::with("links = 100\ncommands = 1\nlink_memory = \"1MiB\"");
+    let keys = devices(&held.realm, "greedy", 3);
+    held.begin();
+    let mut links = Vec::new();
+    for n in 0..24 {
+        let mut intruder = Intruder::of(&keys[n / 8], elsewhere(n), &held.realm);
+        for round in 0..64 {
+            let requests: Vec<_> = (0..120)
+                .map(|n| Frame::Request {
+                    number: round * 120 + n,
+                    command: &[0x1a],
+                })
+                .collect();
+            let frames = [&[Frame::Ping], &requests[..]].concat();
+            intruder.send(&frames);
+            held.look();
+        }
+        links.push(intruder);
+    }
+    held.fills(&["links", "what links hold for them"]);
+}
+
+/// LINK-13, LINK-23: long messages of which the last piece never comes.
+#[test]
+fn messages_that_are_never_whole() {
+    let mut held =
+        Held::with("links = 200\ncommands = 1\nmax_message = \"64KiB\"\nlink_memory = \"1MiB\"");
+    let keys = devices(&held.realm, "greedy", 13);
+    held.begin();
+    let mut links = Vec::new();
+    for n in 0..100 {
+        let mut intruder = Intruder::of(&keys[n / 8], elsewhere(n), &held.realm);
+        for number in 0..2 {
+            for at in 0..60 {
+                intruder.send(&[Frame::Part {
+                    of: PartOf::Request,
+                    number,
+                    total: 65_000,
+                    offset: at * 1080,
+                    bytes: &[1; 1080],
+                }]);
+            }
+        }
+        held.look();
+        links.push(intruder);
+    }
+    held.fills(&["links", "what links hold for them"]);
+}
+
+/// LINK-23: long answers, of which nobody says that they have arrived.
+#[test]
+fn long_answers_that_never_arrive() {
+    let mut held = Held::with("links = 200\ncommands = 16\nlink_memory = \"2MiB\"");
+    let keys = devices(&held.realm, "greedy", 5);
+    let long = [b'x'; 16 << 10];
+    write(
+        &held.realm,
+        &keys[0],
+        &[&|device| vec![device.send(user("greedy"), &long)]],
+    );
+    let inbox = bytes(Command::Inbox { session: SESSION });
+    held.begin();
+    let mut links = Vec::new();
+    for n in 0..40 {
+        let mut intruder = Intruder::of(&keys[n / 8], elsewhere(n), &held.realm);
+        let requests: Vec<_> = (0..64)
+            .map(|number| Frame::Request {
+                number,
+                command: &inbox,
+            })
+            .collect();
+        for _ in 0..4 {
+            intruder.send(&requests);
+            held.look();
+        }
+        links.push(intruder);
+    }
+    held.fills(&["links", "what links hold for them", "commands in work"]);
+}
+
+/// What a device is to ask.
+type Batch<'a> = dyn Fn(&mut Device) -> Vec<Vec<u8>> + 'a;
+
+/// Asks for all of these at once, and then for those of the next batch.
+fn write(realm: &Realm, key: &SecretKey, batches: &[&Batch]) {
+    runtime().block_on(async {
+        let mut device = Device::begin(key, Ipv4Addr::LOCALHOST, Target::of(realm)).await;
+        // What it has asked before is known then.
+        device.answer(bytes(Command::WhoAmI { session: SESSION })).await;
+        for batch in batches {
+            for some in batch(&mut device).chunks(32) {
+                for request in some {
+                    assert!(device.ask(request.clone()).is_some());
+                }
+                let mut answers = 0;
+                while answers < some.len() {
+                    device.step(Instant::now() + Duration::from_secs(30)).await;
+                    while let Some(told) = device.told.pop_front() {
+                        assert!(
+                            matches!(&told, Told::Answer { bytes, .. } if !Answer::is_refusal(bytes)),
+                            "{told:?}"
+                        );
+                        answers += 1;
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// LINK-23, WATCH-1: watches over many groups that take one message of each, so that more of each has been read, and then
+/// never say again that one has arrived.
+#[test]
+fn watches_of_many_groups() {
+    const GROUPS: usize = 120;
+    let mut held = Held::with("links = 20\ncommands = 64\nlink_memory = \"8MiB\"");
+    let keys = devices(&held.realm, "greedy", 3);
+    let group = |n: usize| -> GroupName { format!("group-{n}").parse().unwrap() };
+    let send = |device: &mut Device, n, message: &[u8]| {
+        bytes(Command::SendGroup {
+            operation: device.operation(),
+            session: SESSION,
+            group: group(n),
+            message: Body(message),
+        })
+    };
+    let add = |device: &mut Device, n| {
+        bytes(Command::AddGroup {
+            operation: device.operation(),
+            session: SESSION,
+            group: group(n),
+            password: Password(b""),
+        })
+    };
+    let read = |n| {
+        bytes(Command::InboxGroup {
+            session: SESSION,
+            group: group(n),
+        })
+    };
+    let long = [b'x'; 16 << 10];
+    write(
+        &held.realm,
+        &keys[0],
+        &[
+            &|device| (0..GROUPS).map(|n| add(device, n)).collect(),
+            &|device| (0..GROUPS).map(|n| send(device, n, b"short")).collect(),
+            &|device| (0..GROUPS).map(|n| send(device, n, &long)).collect(),
+            // What is stored is in memory because it was written and read, whoever watches.
+            &|_| (0..GROUPS).map(read).collect(),
+        ],
+    );
+    held.begin();
+    let watch = bytes(Command::Watch {
+        session: SESSION,
+        cursors: Cursors::default(),
+    });
+    let target = Target::of(&held.realm);
+    runtime().block_on(async {
+        let mut links = Vec::new();
+        for n in 0..16 {
+            let mut device = Device::begin(&keys[1 + n / 8], elsewhere(n), target).await;
+            device.answer(watch.clone()).await;
+            while device.pushed < GROUPS as u64 {
+                device.step(Instant::now() + Duration::from_secs(30)).await;
+            }
+            device.takes_nothing_pushed();
+            links.push(device);
+            held.look();
+        }
+    });
+    held.is_within(&[
+        "links",
+        "what links hold for them",
+        "what watches have read ahead",
+        "commands in work",
+    ]);
+}
+
+/// WATCH-1: watches that begin with as many cursors as fit a message, of which nearly all name nothing.
+#[test]
+fn watches_that_name_much() {
+    let mut held = Held::with("links = 20\ncommands = 16\nlink_memory = \"1MiB\"");
+    let keys = devices(&held.realm, "greedy", 2);
+    let cursors = Cursors(vec![(Mailbox::Private, Position(1)); 8000]);
+    let watch = bytes(Command::Watch {
+        session: SESSION,
+        cursors,
+    });
+    held.begin();
+    let target = Target::of(&held.realm);
+    runtime().block_on(async {
+        let mut links = Vec::new();
+        for n in 0..16 {
+            let mut device = Device::begin(&keys[n / 8], elsewhere(n), target).await;
+            assert_eq!(device.answer(watch.clone()).await, Answer::Done);
+            links.push(device);
+            held.look();
+        }
+    });
+    held.is_within(&[
+        "links",
+        "what links hold for them",
+        "what watches have read ahead",
+        "commands in work",
+    ]);
+}
