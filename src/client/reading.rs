@@ -10,7 +10,9 @@ use super::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    wire::{Answer, Command, Cursors, Entry, Mailbox, Options, Page, Position, Unread},
+    wire::{
+        Answer, CURSORS_MAX, Command, Cursors, Entry, Mailbox, Options, Page, Position, Unread,
+    },
 };
 
 /// Entries on a page that is asked for.
@@ -194,6 +196,7 @@ impl Client {
             .filter(|(_, cursor)| cursor.position > cursor.confirmed)
             .filter(|_| !is_planted(Fault::UnreadWithoutCursors))
             .map(|(mailbox, cursor)| (mailbox, Position(cursor.position)))
+            .take(CURSORS_MAX)
             .collect();
         let command = Command::Unread {
             session,

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 
 use super::{CallError, Client, ask::Told, state::Account};
-use crate::wire::{Answer, Command, Cursors, Entry, Event, Mailbox, Options, Position};
+use crate::wire::{
+    Answer, CURSORS_MAX, Command, Cursors, Entry, Event, Mailbox, Options, Position,
+};
 
 /// Messages that wait to be taken; then the realm waits too.
 const WAITING_MAX: usize = 64;
@@ -66,7 +68,8 @@ impl Watching<'_> {
             let given = self.given.entry(mailbox).or_default();
             *given = (*given).max(cursor.position);
         }
-        let cursors = self.given.iter();
+        // Of the others it is told what has been confirmed.
+        let cursors = self.given.iter().take(CURSORS_MAX);
         let cursors = cursors.map(|(mailbox, position)| (*mailbox, Position(*position)));
         let command = Command::Watch {
             session: self.client.reading_session()?,

@@ -53,11 +53,11 @@ impl WatchMemory {
         theirs <= self.max.saturating_sub(total) / SHARE
     }
 
-    /// True when another watch of a user may begin.
-    pub fn has_room(&self, user: Username) -> bool {
+    /// True when a watch of a user may begin that takes so many bytes.
+    pub fn has_room(&self, user: Username, bytes: usize) -> bool {
         let table = self.table();
         let theirs = table.by_user.get(&user).copied().unwrap_or_default();
-        self.may_hold(table.total + WATCH_BYTES, theirs + WATCH_BYTES)
+        self.may_hold(table.total + bytes, theirs + bytes)
     }
 
     /// A watch of a user that holds nothing yet.
@@ -113,11 +113,11 @@ mod tests {
             !one.hold(101 << 10),
             "an eighth of what is left is for each"
         );
-        assert!(memory.has_room(user(0)));
+        assert!(memory.has_room(user(0), WATCH_BYTES));
         let mut other = memory.watch(user(0));
         assert!(!other.hold(41 << 10));
         assert!(other.hold(40 << 10));
-        assert!(!memory.has_room(user(0)) && memory.has_room(user(1)));
+        assert!(!memory.has_room(user(0), WATCH_BYTES) && memory.has_room(user(1), WATCH_BYTES));
         // Others take all that they may.
         let all: Vec<Held> = (1..20)
             .map(|n| {
@@ -129,10 +129,13 @@ mod tests {
                 held
             })
             .collect();
-        assert!(memory.has_room(user(99)), "who holds nothing may begin");
+        assert!(
+            memory.has_room(user(99), WATCH_BYTES),
+            "who holds nothing may begin"
+        );
         drop(all);
         drop((one, other));
-        assert!(memory.has_room(user(0)));
+        assert!(memory.has_room(user(0), WATCH_BYTES));
         assert_eq!(memory.table().total, 0);
         assert!(memory.table().by_user.is_empty());
     }

@@ -103,7 +103,9 @@ impl<S: Store> Realm<S> {
         cursors: &Cursors,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
-        if !self.watch_memory.has_room(current.user) {
+        let mailboxes = self.mailboxes_of(current.user).await?.len();
+        let bytes = WATCH_BYTES + mailboxes * FOLLOWED_BYTES;
+        if !self.watch_memory.has_room(current.user, bytes) {
             return Err(Refusal::busy(WATCHES_FULL_MS).into());
         }
         self.confirm_all(caller, &current, cursors).await?;

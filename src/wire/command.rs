@@ -142,7 +142,10 @@ commands! {
     36 Void "void" { operation: Operation; session: SessionRef }
 }
 
-/// How far a reader has read each mailbox.
+/// Mailboxes that one command names at most (WATCH-1): more than a user has.
+pub const CURSORS_MAX: usize = 2048;
+
+/// How far a reader has read each mailbox; at most [`CURSORS_MAX`] of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursors(pub Vec<(Mailbox, Position)>);
 
@@ -165,6 +168,9 @@ impl<'a> Field<'a> for Cursors {
             let (input, position) = parse_varint(input)?;
             Ok((input, (mailbox, Position(position))))
         })(input)?;
+        if cursors.len() > CURSORS_MAX {
+            return Malformed::error("cursors");
+        }
         Ok((input, Self(cursors)))
     }
 }

@@ -22,7 +22,7 @@ mod varint;
 
 pub use answer::{Account, Answer, DeviceSession, Member, Peer, Sent, Unread};
 pub use code::RegistrationCode;
-pub use command::{COMMANDS, Command, Cursors, Request};
+pub use command::{COMMANDS, CURSORS_MAX, Command, Cursors, Request};
 pub use entry::{
     CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Page, Sender, is_of_realm,
 };

@@ -9,8 +9,8 @@ use std::{
 use merpati::{
     crypto::SecretKey,
     wire::{
-        Answer, Body, Command, Cursors, Frame, GroupName, Mailbox, PartOf, Password, Position,
-        SessionRef,
+        Answer, Body, CURSORS_MAX, Command, Cursors, Frame, GroupName, Mailbox, PartOf, Password,
+        Position, SessionRef,
     },
 };
 use serde_json::Value;
@@ -341,7 +341,8 @@ fn write(realm: &Realm, key: &SecretKey, batches: &[&Batch]) {
 #[test]
 fn watches_of_many_groups() {
     const GROUPS: usize = 120;
-    let mut held = Held::with("links = 20\ncommands = 64\nlink_memory = \"8MiB\"");
+    let mut held =
+        Held::with("links = 20\ncommands = 64\nlink_memory = \"8MiB\"\nwatch_memory = \"12MiB\"");
     let keys = devices(&held.realm, "greedy", 3);
     let group = |n: usize| -> GroupName { format!("group-{n}").parse().unwrap() };
     let send = |device: &mut Device, n, message: &[u8]| {
@@ -400,7 +401,7 @@ fn watches_of_many_groups() {
     held.is_within(&[
         "links",
         "what links hold for them",
-        "what watches have read ahead",
+        "what watches hold",
         "commands in work",
     ]);
 }
@@ -408,9 +409,10 @@ fn watches_of_many_groups() {
 /// WATCH-1: watches that begin with as many cursors as fit a message, of which nearly all name nothing.
 #[test]
 fn watches_that_name_much() {
-    let mut held = Held::with("links = 20\ncommands = 16\nlink_memory = \"1MiB\"");
+    let mut held =
+        Held::with("links = 20\ncommands = 16\nlink_memory = \"1MiB\"\nwatch_memory = \"2MiB\"");
     let keys = devices(&held.realm, "greedy", 2);
-    let cursors = Cursors(vec![(Mailbox::Private, Position(1)); 8000]);
+    let cursors = Cursors(vec![(Mailbox::Private, Position(1)); CURSORS_MAX]);
     let watch = bytes(Command::Watch {
         session: SESSION,
         cursors,
@@ -429,7 +431,7 @@ fn watches_that_name_much() {
     held.is_within(&[
         "links",
         "what links hold for them",
-        "what watches have read ahead",
+        "what watches hold",
         "commands in work",
     ]);
 }

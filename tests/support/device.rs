@@ -239,7 +239,7 @@ impl Device {
                 return;
             };
             // As good as lost on the way.
-            let _ = self.socket.send_to(&self.out, to).await;
+            let _ = self.socket.send_to(&self.out, to.remote).await;
         }
     }
 
