@@ -52,9 +52,6 @@ fn object(mailbox: &Mailbox, entry: &Entry) -> Result<String, Failure> {
     let mut object = json!({
         "mailbox": mailbox.to_string(),
         "position": entry.position.0,
-        "from": entry.from.user.as_str(),
-        "realm": entry.from.realm.as_ref().map(RealmId::as_str),
-        "time": time(entry)?.to_string(),
     });
     if let Some(group) = group(mailbox) {
         object["group"] = group.into();
@@ -63,6 +60,9 @@ fn object(mailbox: &Mailbox, entry: &Entry) -> Result<String, Failure> {
         object["gone"] = count.into();
         return Ok(object.to_string());
     }
+    object["from"] = entry.from.user.as_str().into();
+    object["realm"] = entry.from.realm.as_ref().map(RealmId::as_str).into();
+    object["time"] = time(entry)?.to_string().into();
     match core::str::from_utf8(&entry.body) {
         Ok(text) if entry.content == CONTENT_TEXT => object["text"] = text.into(),
         Ok(text) if entry.content == CONTENT_NOTICE => {

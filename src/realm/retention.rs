@@ -101,7 +101,10 @@ impl<S: Store> Realm<S> {
                     let by_default = lives.is_none() && users.is_empty();
                     let mut batch = Batch::new();
                     batch.put(records::keeping(), KeepingRecord { by_default }.to_value()?);
-                    self.commit(batch).await?;
+                    // On a full disk it is decided anew at the next start, in the same way.
+                    if let Err(failure) = self.commit(batch).await {
+                        self.note("retention", &failure);
+                    }
                     by_default
                 }
             };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{
     Config,
     limits::{HANDED_MAX, LINKS_COUNTED, LONGEST_ANSWER, SOCKET_BUFFER_BYTES, SUBNETS_COUNTED},
+    unit::whole,
     worker::DATAGRAM_BYTES_MAX,
 };
 use crate::{
@@ -156,19 +157,6 @@ pub fn keepings(config: &Config) -> Vec<Keeping> {
             "reserve in [store]",
         ),
     ]
-}
-
-/// A span in the largest unit that says it whole.
-fn whole(span: Duration) -> String {
-    let seconds = span.as_secs();
-    let units = [("d", 86_400), ("h", 3600), ("m", 60)];
-    let found = units
-        .into_iter()
-        .find(|(_, unit)| seconds.is_multiple_of(*unit) && seconds > 0);
-    found.map_or_else(
-        || format!("{seconds}s"),
-        |(name, unit)| format!("{}{name}", seconds / unit),
-    )
 }
 
 fn mib(bytes: u64) -> String {

@@ -299,8 +299,7 @@ impl Server {
     /// Serves until `stop` ends; then answers what is in work, closes the links and comes back.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let clock = Clock::start(Host::Real, &self.realm).await;
-        let (keeping, _) = self.realm.begin_keeping(self.retention).await;
-        say_keeping(keeping);
+        say_keeping(self.realm.begin_keeping(self.retention).await);
         self.realm.begin_life(self.is_restored).await;
         let (stopping, told_to_stop) = watch::channel(false);
         for peer in &self.peers {
@@ -370,15 +369,22 @@ impl Server {
 }
 
 /// Tells the operator how long messages are kept where they have not said so themselves.
-fn say_keeping(keeping: Keeping) {
+fn say_keeping((keeping, retention): (Keeping, Retention)) {
+    let span = |span: Option<_>| span.map_or_else(|| "for ever".into(), unit::whole);
     match keeping {
-        Keeping::Configured => {}
+        Keeping::Configured => tracing::info!(
+            age = span(retention.age),
+            unread_age = span(retention.unread_age),
+            entries = retention.entries,
+            bytes = retention.bytes,
+            "messages are kept as [retention] says"
+        ),
         Keeping::Default => tracing::info!(
             "messages are kept for 90 days, unread ones for 365, and 64 MiB of a mailbox; [retention] changes that"
         ),
         Keeping::Forever => tracing::warn!(
-            "messages are kept for ever: this store is from before [retention], which is not set; set age = \"90d\", or age = \"off\" to \
-             leave it so"
+            "messages are kept for ever: this store is from before [retention], which is not set; set age = \"90d\", or age = \"off\" and \
+             bytes = \"off\" to leave it so"
         ),
     }
 }

@@ -43,6 +43,19 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     digits.trim_end().parse::<u64>().ok()?.checked_mul(*scale)
 }
 
+/// A span in the largest unit that says it whole.
+pub fn whole(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [("d", 86_400), ("h", 3600), ("m", 60)];
+    let found = units
+        .into_iter()
+        .find(|(_, unit)| seconds.is_multiple_of(*unit) && seconds > 0);
+    found.map_or_else(
+        || format!("{seconds}s"),
+        |(name, unit)| format!("{}{name}", seconds / unit),
+    )
+}
+
 /// Why a text is not a bitrate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -1,10 +1,12 @@
 //! `[retention]`: for how long, and how much of, a mailbox is kept.
 
+use std::{fmt, time::Duration};
+
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
     realm::Retention,
-    server::unit::{parse_size, parse_span},
+    server::unit::{parse_size, parse_span, whole},
 };
 
 /// What stands for no bound.
@@ -21,10 +23,10 @@ type Bound<T> = Option<Option<T>>;
 pub struct RetentionConfig {
     /// What has been read is kept for so long.
     #[serde(deserialize_with = "age")]
-    pub age: Bound<std::time::Duration>,
+    pub age: Bound<Duration>,
     /// What has not been read is kept for so long.
     #[serde(deserialize_with = "age")]
-    pub unread_age: Bound<std::time::Duration>,
+    pub unread_age: Bound<Duration>,
     /// So many messages are kept in one mailbox.
     #[serde(deserialize_with = "entries")]
     pub entries: Bound<u64>,
@@ -37,9 +39,15 @@ impl RetentionConfig {
     /// What is configured, if anything is.
     pub fn configured(&self) -> Option<Retention> {
         let default = Retention::DEFAULT;
+        let age = self.age.unwrap_or(default.age);
+        // What has not been read is never dropped before what has.
+        let unread_age = default
+            .unread_age
+            .zip(age)
+            .map(|(unread, age)| unread.max(age));
         (*self != Self::default()).then(|| Retention {
-            age: self.age.unwrap_or(default.age),
-            unread_age: self.unread_age.unwrap_or(default.unread_age),
+            age,
+            unread_age: self.unread_age.unwrap_or(unread_age),
             entries: self.entries.unwrap_or(default.entries),
             bytes: self.bytes.unwrap_or(default.bytes),
         })
@@ -53,8 +61,10 @@ impl RetentionConfig {
                 unread_age: Some(unread),
                 ..
             }) if unread < age => Err(format!(
-                "in [retention] unread_age = {unread:?} is shorter than age = {age:?}, and what has not been read is not dropped before what \
-                 has: make it as long at least"
+                "in [retention] unread_age is {} and age is {}: what has not been read is not dropped before what has; make unread_age as \
+                 long at least, or leave it out",
+                whole(unread),
+                whole(age)
             )),
             Some(Retention {
                 age: None,
@@ -70,7 +80,28 @@ impl RetentionConfig {
     }
 }
 
-fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<std::time::Duration>, D::Error> {
+fn text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    expecting: &'static str,
+) -> Result<String, D::Error> {
+    struct Text(&'static str);
+
+    impl de::Visitor<'_> for Text {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+            Ok(text.into())
+        }
+    }
+
+    deserializer.deserialize_str(Text(expecting))
+}
+
+fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
     if text == OFF {
         return Ok(Some(None));
@@ -85,7 +116,10 @@ fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<std::time::Du
 }
 
 fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<u64>, D::Error> {
-    let text = String::deserialize(deserializer)?;
+    let text = text(
+        deserializer,
+        "a size with its unit in quotes, as in \"64MiB\", or \"off\"",
+    )?;
     if text == OFF {
         return Ok(Some(None));
     }
@@ -102,17 +136,31 @@ fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<u64>, D::Er
 const BYTES_MIN: u64 = 1 << 20;
 
 fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bound<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Entries {
-        Count(u64),
-        Text(String),
+    struct Entries;
+
+    impl de::Visitor<'_> for Entries {
+        type Value = Option<u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("how many messages a mailbox keeps, at least 1, or \"off\" for no bound")
+        }
+
+        fn visit_i64<E: de::Error>(self, count: i64) -> Result<Self::Value, E> {
+            let count = u64::try_from(count).ok().filter(|count| *count > 0);
+            count.map(Some).ok_or_else(|| {
+                E::custom(
+                    "write how many messages a mailbox keeps, at least 1, or \"off\" for no bound",
+                )
+            })
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            match text {
+                OFF => Ok(None),
+                _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+            }
+        }
     }
-    match Entries::deserialize(deserializer)? {
-        Entries::Count(count) if count > 0 => Ok(Some(Some(count))),
-        Entries::Text(text) if text == OFF => Ok(Some(None)),
-        _ => Err(de::Error::custom(
-            "write how many messages a mailbox keeps, at least 1, or \"off\" for no bound",
-        )),
-    }
+
+    deserializer.deserialize_any(Entries).map(Some)
 }

@@ -52,8 +52,8 @@ fn what_is_unknown_or_impossible_is_refused_with_its_line_and_what_to_write() {
         ),
         ("[retention]\nentries = 0", &["line 2", "at least 1", "off"]),
         (
-            "[retention]\nage = \"400d\"",
-            &["unread_age", "shorter than age"],
+            "[retention]\nage = \"400d\"\nunread_age = \"365d\"",
+            &["unread_age is 365d", "age is 400d", "leave it out"],
         ),
         (
             "[retention]\nage = \"off\"\nunread_age = \"9d\"",
@@ -129,4 +129,21 @@ fn what_is_unknown_or_impossible_is_refused_with_its_line_and_what_to_write() {
 fn a_file_that_is_missing_is_named() {
     let error = Config::load(Path::new("/nonexistent/config.toml")).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/config.toml"));
+}
+
+/// What has not been read is never dropped before what has, also where only one of the two is said.
+#[test]
+fn retention_that_is_said_in_part_contradicts_nothing() {
+    let configured = |text: &str| {
+        let config = Config::parse(&format!("[retention]\n{text}")).unwrap();
+        config.retention.configured().unwrap()
+    };
+    let days = |days: u64| Some(Duration::from_hours(days * 24));
+    let long = configured("age = \"400d\"");
+    assert_eq!((long.age, long.unread_age), (days(400), days(400)));
+    let short = configured("age = \"30d\"");
+    assert_eq!((short.age, short.unread_age), (days(30), days(365)));
+    let off = configured("age = \"off\"\nbytes = \"off\"");
+    assert_eq!(off, realm::Retention::FOREVER);
+    assert_eq!(configured("entries = 5").age, days(90));
 }
