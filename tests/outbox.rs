@@ -468,3 +468,23 @@ fn outbox_leave_of_another_realms_group_never_undoes_a_later_join() {
         assert_eq!(watch.texts(1), ["still here"]);
     }
 }
+
+/// EXACT-7: what the realm has answered that it is to come again later has not been done so far, and its sender is told so and why; it was said
+/// that there was no answer, and that it is not known.
+#[test]
+fn outbox_keeps_what_is_to_come_again_later_and_says_that_it_is_not_done() {
+    let home = Home::new();
+    let realm = home.realm_as("[limits]\ncommands_per_account = \"1/m\"");
+    for who in ["ann", "bob"] {
+        home.register(who, &realm.connect);
+    }
+    let send = || home.run("ann", &["--deadline", "2s", "send", "bob", "hi"]);
+    let kept = (0..6).map(|_| send()).find(|run| run.code != Some(0));
+    let kept = kept.expect("one in a minute is let through, and four at once");
+    assert_eq!(kept.code, Some(4), "{kept:?}");
+    let object = kept.objects().pop().unwrap();
+    assert_eq!(object["state"], "kept", "{kept:?}");
+    let message = object["message"].as_str().unwrap();
+    assert!(message.contains("not done within 2s"), "{message}");
+    assert!(message.contains("Too many requests"), "{message}");
+}

@@ -404,7 +404,8 @@ impl Shared {
             (Left::NotDone, None) => CallError::NotDone { waited },
             (Left::Kept | Left::KeptUnknown, trouble) => CallError::Kept {
                 id,
-                is_unknown: *left == Left::KeptUnknown,
+                // The realm has said that it has not been done.
+                is_unknown: *left == Left::KeptUnknown && !lock(&self.deferred).contains(&id),
                 waited,
                 // That its outcome is unknown is said already.
                 why: trouble

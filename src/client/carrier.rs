@@ -200,6 +200,9 @@ impl Shared {
                     // Whoever waits for it has the last word before it is begun anew.
                     self.host.time_of_day() + GRACE * 2
                 };
+                if error.may_have_left() {
+                    lock(&self.deferred).remove(&id);
+                }
                 lock(&self.troubles).insert(id, error);
                 Ok(self.profile.write(|records| {
                     outbox::change(records, id, |entry| {
@@ -368,6 +371,13 @@ impl Shared {
             self.note(super::Notice::AskedToWait(refusal));
         }
         lock(&self.troubles).insert(picked.id, CallError::Busy(refusal));
+        let mut deferred = lock(&self.deferred);
+        if !refusal.is_unknown() && (!picked.left || deferred.contains(&picked.id)) {
+            deferred.insert(picked.id);
+        } else {
+            deferred.remove(&picked.id);
+        }
+        drop(deferred);
         Ok(self
             .profile
             .write(|records| outbox::change(records, picked.id, |entry| entry.wait_until(until)))?)
@@ -460,6 +470,7 @@ impl Shared {
 
     fn settle(&self, id: EntryId, outcome: &Outcome) -> Result<(), CallError> {
         lock(&self.troubles).remove(&id);
+        lock(&self.deferred).remove(&id);
         lock(&self.renumbered).remove(&id);
         Ok(self
             .profile

@@ -95,7 +95,7 @@ mod watching;
 mod who;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -280,6 +280,8 @@ struct Shared {
     is_answered: AtomicBool,
     /// Why entries that this process has tried are not done yet.
     troubles: Mutex<BTreeMap<EntryId, CallError>>,
+    /// Entries of which nothing had left before this process, and whose every sending the realm has answered that it is to come again later.
+    deferred: Mutex<BTreeSet<EntryId>>,
     /// When entries that are not done have got another number.
     renumbered: Mutex<BTreeMap<EntryId, (u32, Instant)>>,
     /// Entries that this process waits for, and since when.
@@ -340,6 +342,7 @@ impl Client {
                 lives_lost: AtomicU64::new(0),
                 is_answered: AtomicBool::new(false),
                 troubles: Mutex::new(BTreeMap::new()),
+                deferred: Mutex::new(BTreeSet::new()),
                 renumbered: Mutex::new(BTreeMap::new()),
                 waited: Mutex::new(BTreeMap::new()),
             }),
