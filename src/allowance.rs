@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use crate::faults::{Fault, is_planted};
 use rand_core::CryptoRng;
 use siphasher::sip::SipHasher13;
 
@@ -445,7 +446,8 @@ impl Subnet {
     /// The network of which it is one of many, as whoever has one has the others: an IPv6 /48.
     fn network(&self) -> Option<[u8; 6]> {
         let is_ipv4 = self.0.starts_with(&[0; 4]);
-        self.0.first_chunk().copied().filter(|_| !is_ipv4)
+        let network = self.0.first_chunk().copied();
+        network.filter(|_| !is_ipv4 && !is_planted(Fault::ForgetNetworks))
     }
 }
 

@@ -86,6 +86,28 @@ pub enum Fault {
     ForgetHighest,
     /// A message that comes back is told by the answer to a repeat, too.
     TellTwice,
+    /// What a list looks up counts as one command.
+    ListsUncharged,
+    /// Links of strangers are as good as others'.
+    StrangersStay,
+    /// Whoever guesses keeps the devices of an account's owner waiting too.
+    LockOwnerOut,
+    /// Each endpoint behind an address counts for itself.
+    CountPerWorker,
+    /// All subnets of a network have allowances of their own.
+    ForgetNetworks,
+    /// A message may have any content type.
+    LetUsersForge,
+    /// A watch does not hear that its session has ended.
+    WatchOutlivesSession,
+    /// Nobody elsewhere is told that a group has ended.
+    EndUnsaid,
+    /// Anybody may have kept as much as they like.
+    StoreWithoutShare,
+    /// One account may hold all that watches may.
+    WatchWithoutShare,
+    /// A peer may begin any number of epochs.
+    EpochsWithoutEnd,
     /// A watch holds whatever it has read.
     ReadAheadWithoutEnd,
     /// What is old leaves the store, read or not.

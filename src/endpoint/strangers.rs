@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{Endpoint, LinkId, SERVES, limits::STRANGERS_PER_SUBNET};
-use crate::link::Time;
+use crate::{
+    faults::{Fault, is_planted},
+    link::Time,
+};
 
 /// The links of strangers.
 #[derive(Debug, Default)]
@@ -65,7 +68,7 @@ impl Endpoint {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        if slot.is_stranger || slot.link.is_trusted() {
+        if slot.is_stranger || slot.link.is_trusted() || is_planted(Fault::StrangersStay) {
             return;
         }
         slot.is_stranger = true;

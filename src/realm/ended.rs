@@ -13,6 +13,7 @@ use super::{
     storing::Notes as _,
 };
 use crate::{
+    faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Log, PageLimit, Position, Store, StoreError, Versioned},
     wire::{CONTENT_NOTICE, GroupName, RealmId},
 };
@@ -31,7 +32,7 @@ impl<S: Store> Realm<S> {
         group: &Group,
         work: &mut Work<'_>,
     ) -> Result<(), Failure> {
-        for realm in group.realms() {
+        for realm in group.realms().filter(|_| !is_planted(Fault::EndUnsaid)) {
             if let Some(peer) = self.find_peer(&mut work.batch, realm).await? {
                 // Past the bound of the queue (PEER-5), which is for what users write: else a peer that is away could keep a group
                 // from ending. Each such word takes the place of a membership that the peer has asked for.

@@ -6,6 +6,7 @@ use super::{
     records::{self, KnownRecord, Owner, Record as _},
 };
 use crate::{
+    faults::{Fault, is_planted},
     store::{Batch, Key, Store},
     wire::Username,
 };
@@ -39,7 +40,8 @@ impl<S: Store> Realm<S> {
         user: Username,
     ) -> Result<Guess, Failure> {
         for (_, what, key) in self.known_keys(caller, user).into_iter().flatten() {
-            if self.record::<KnownRecord>(&key).await?.is_some() {
+            let is_known = self.record::<KnownRecord>(&key).await?.is_some();
+            if is_known && !is_planted(Fault::LockOwnerOut) {
                 return Ok(Guess::LoginFrom(user, what));
             }
         }

@@ -17,6 +17,7 @@ pub use super::{
 };
 use crate::{
     allowance::{Allowances, Frequency, Guesses, SubnetAllowances},
+    faults::{Fault, is_planted},
     wire::{RealmId, Refusal, Sender, Username},
 };
 
@@ -184,6 +185,9 @@ impl Limiter {
 
     /// A command of `user` has looked so many things up: what is as much work as several counts as several.
     pub fn charge(&self, now: Moment, user: &Username, looked_up: usize) {
+        if is_planted(Fault::ListsUncharged) {
+            return;
+        }
         let commands = u64::try_from(looked_up / LOOKED_UP_PER_COMMAND).unwrap_or(u64::MAX);
         self.commands
             .charge(now.micros, user, self.rates.commands, commands);
@@ -221,7 +225,8 @@ impl Limiter {
         let account = self.stored_accounts.wait(now, user, rates.stored_account);
         // Others of a subnet that has used up its own keep nobody waiting who has hardly had anything kept.
         let accounts = &self.stored_accounts;
-        if accounts.is_hardly_used(now, user, rates.stored_account) {
+        let is_hardly_used = accounts.is_hardly_used(now, user, rates.stored_account);
+        if is_hardly_used || is_planted(Fault::StoreWithoutShare) {
             return Ok(());
         }
         let subnet = self
@@ -261,6 +266,9 @@ impl Limiter {
 
     /// A peer begins another epoch of its queue, of which something will be remembered.
     pub fn epoch(&self, now: Moment, realm: RealmId) -> Result<(), Failure> {
+        if is_planted(Fault::EpochsWithoutEnd) {
+            return Ok(());
+        }
         told(self.epochs.take(now.micros, &realm, EPOCHS))
     }
 

@@ -6,6 +6,7 @@ use super::{
     sessions::Current,
 };
 use crate::{
+    faults::{Fault, is_planted},
     store::Store,
     wire::{Answer, Body, CONTENT_TEXT, Command, ErrorCode, Options, Refusal, Sent, is_of_realm},
 };
@@ -57,7 +58,11 @@ impl<S: Store> Realm<S> {
             CONTENT_TEXT if core::str::from_utf8(message.0).is_err() => {
                 Err(ErrorCode::BadRequest.into())
             }
-            content @ 0..=CONTENT_MAX if !is_of_realm(content) => Ok(content),
+            content @ 0..=CONTENT_MAX
+                if !is_of_realm(content) || is_planted(Fault::LetUsersForge) =>
+            {
+                Ok(content)
+            }
             _ => Err(ErrorCode::BadRequest.into()),
         }
     }

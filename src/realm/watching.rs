@@ -229,7 +229,7 @@ impl<S: Store> Watch<S> {
                 changed = self.changed.grown() => changed.map(|_| true)?,
                 () = std::future::ready(()) => false,
             };
-            if has_changed {
+            if has_changed && !is_planted(Fault::WatchOutlivesSession) {
                 self.change().await?;
             } else if self.left() == Duration::ZERO {
                 self.current().await?;

@@ -32,7 +32,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 22] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 21] = [
+const FOUND_BY_TESTS: [(Fault, &str); 32] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -92,6 +92,50 @@ const FOUND_BY_TESTS: [(Fault, &str); 21] = [
     (
         Fault::ShareCursors,
         "realm::tests::positions::what_another_device_reads_is_not_hidden",
+    ),
+    (
+        Fault::ListsUncharged,
+        "realm::tests::limits::a_list_costs_its_asker_what_it_looks_up",
+    ),
+    (
+        Fault::StrangersStay,
+        "endpoint::tests::floods::strangers_hold_few_places_and_make_room",
+    ),
+    (
+        Fault::LockOwnerOut,
+        "realm::tests::limits::a_guesser_keeps_known_devices_and_networks_waiting_for_nothing",
+    ),
+    (
+        Fault::CountPerWorker,
+        "endpoint::tests::floods::endpoints_behind_one_address_count_together",
+    ),
+    (
+        Fault::ForgetNetworks,
+        "allowance::tests::a_network_of_many_subnets_takes_from_nobody_else",
+    ),
+    (
+        Fault::LetUsersForge,
+        "realm::tests::rules::what_means_something_to_programs_is_the_realms_own",
+    ),
+    (
+        Fault::WatchOutlivesSession,
+        "realm::tests::watches::a_watch_ends_with_its_session",
+    ),
+    (
+        Fault::EndUnsaid,
+        "realm::tests::ended::ended_group_is_told_to_each_realm_of_its_members_once",
+    ),
+    (
+        Fault::StoreWithoutShare,
+        "realm::tests::limits::an_account_has_so_much_kept_and_no_more",
+    ),
+    (
+        Fault::WatchWithoutShare,
+        "realm::watch_memory::tests::there_is_an_end_for_each_and_something_left_for_the_next",
+    ),
+    (
+        Fault::EpochsWithoutEnd,
+        "realm::tests::peers::a_peer_begins_few_epochs",
     ),
     (
         Fault::KeepForever,
