@@ -14,6 +14,7 @@ mod layout;
 mod manifest;
 mod mark;
 mod open;
+mod room;
 mod writer;
 
 use std::{fs::File, path::Path, sync::Arc, thread::JoinHandle};
@@ -29,9 +30,10 @@ use health::Health;
 pub(crate) use health::scripted::fail_next_sync;
 use keeper::Keeper;
 pub use open::{OpenError, Opening, SCRUB};
+pub use room::RESERVE_BYTES;
+use room::Room;
 use tokio::sync::{mpsc, oneshot};
-pub use writer::RESERVE_BYTES;
-use writer::{Job, Room};
+use writer::Job;
 
 use super::{
     Batch, CommitError, Committed, Key, Log, Page, PageLimit, Position, Prefix, Store, StoreError,

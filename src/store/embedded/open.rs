@@ -24,7 +24,8 @@ use super::{
     layout,
     manifest::{self, Trouble},
     mark::{self, Mark},
-    writer::{Durable, RESERVE_BYTES, Room, Writer},
+    room::{RESERVE_BYTES, Room},
+    writer::{Durable, Writer},
 };
 use crate::faults::{Fault, is_planted};
 
