@@ -9,6 +9,7 @@ use crate::{
 /// Why a command ends without its effect.
 #[derive(Debug)]
 pub enum Failure {
+    /// It was refused, and nothing was written.
     Refused(Refusal),
     /// The store failed before anything was written.
     Store(StoreError),

@@ -45,7 +45,7 @@ pub(crate) use worker::Worker;
 use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
     host::{Host, Listening},
-    realm::{Errand, Keeping, Network, Own, Realm, Registration, Retention},
+    realm::{Errand, Failure, Keeping, Network, Own, Realm, Registration, Retention},
     store::{Embedded, OpenError, Opening, StoreError},
     wire::RealmId,
 };
@@ -303,15 +303,7 @@ impl Server {
         say_keeping(keeping);
         self.realm.begin_life(self.is_restored).await;
         let (stopping, told_to_stop) = watch::channel(false);
-        for peer in &self.peers {
-            if !self
-                .realm
-                .list_peer(peer.realm, peer.key, peer.address(), peer.source())
-                .await
-            {
-                return Err(ServerError::Peer(peer.realm));
-            }
-        }
+        list_peers(&self.realm, &self.peers).await?;
         let mut ways = Vec::new();
         let mut rng = Host::Real.rng()?;
         let mut workers = Vec::new();
@@ -367,6 +359,26 @@ impl Server {
         tracing::info!("stopped");
         outcome
     }
+}
+
+/// Makes the peers that the configuration names. One that cannot be written now, as on a full disk, is as it was.
+async fn list_peers(realm: &Realm<Embedded>, peers: &[PeerConfig]) -> Result<(), ServerError> {
+    for peer in peers {
+        let listing = realm.list_peer(peer.realm, peer.key, peer.address(), peer.source());
+        match listing.await {
+            Ok(true) => {}
+            Ok(false) => return Err(ServerError::Peer(peer.realm)),
+            Err(
+                Failure::Store(error @ (StoreError::Failed(_) | StoreError::Closed))
+                | Failure::Unknown(error),
+            ) => return Err(ServerError::Store(error)),
+            Err(failure) => tracing::warn!(
+                peer = %peer.realm, ?failure,
+                "what the configuration says of this peer cannot be stored now: it is as it was before, until the next start"
+            ),
+        }
+    }
+    Ok(())
 }
 
 /// Tells the operator how long messages are kept where they have not said so themselves.

@@ -47,6 +47,7 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
         realm
             .list_peer(beta, PublicKey([50; 32]), place, None)
             .await
+            .unwrap()
     );
     let join = Command::JoinGroupRealm {
         operation: op(2),
@@ -112,6 +113,7 @@ async fn a_peer_that_fails_is_asked_and_told_again() {
         realm
             .list_peer(beta, PublicKey([50; 32]), place, None)
             .await
+            .unwrap()
     );
     let peer = realm.peers().await.remove(0);
     let copy = CopyRecord {
@@ -165,7 +167,7 @@ async fn who_joins_while_a_message_is_written_hears_of_it() {
         let place = ("192.0.2.9".to_string(), 6377);
         let key = PublicKey([n; 32]);
         let id = name.parse().unwrap();
-        assert!(realm.list_peer(id, key, place, None).await);
+        assert!(realm.list_peer(id, key, place, None).await.unwrap());
         let text = format!("message {n}");
         let post = Command::SendGroup {
             operation: op(u64::from(n)),
