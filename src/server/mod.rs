@@ -147,6 +147,8 @@ pub enum ServerError {
 pub struct Start {
     /// What cannot be read of it is left out, and what has been lost is done without.
     pub accepts_damage: bool,
+    /// It was copied from one that was in use, as by a snapshot: positions that clients remember are not believed (READ-9).
+    pub is_restored: bool,
     /// A write has failed since it was opened last.
     pub is_after_failure: bool,
 }
@@ -163,7 +165,10 @@ pub struct Server {
     peers: Vec<PeerConfig>,
     work: WorkLimits,
     seed: u64,
+    /// Positions that were given out may be given out again, so no memory of them is believed.
     is_restored: bool,
+    /// The directory of the store.
+    data: PathBuf,
     /// For how long messages are kept, if that is configured.
     retention: Option<Retention>,
 }
@@ -200,10 +205,13 @@ impl Server {
             Opening {
                 reserve: config.store.reserve.0,
                 accepts_damage: start.accepts_damage,
+                is_restored: start.is_restored,
                 is_after_failure: start.is_after_failure,
                 scrub: Some(config.store.scrub.0),
             },
         )?;
+        // Said at this start, or at one before that ended too early.
+        let is_restored = Embedded::is_restored(&config.store.path)?;
         let listeners = config
             .listeners()
             .into_iter()
@@ -239,18 +247,10 @@ impl Server {
             peers: config.peer.clone(),
             work: config.limits.work(),
             seed: rng.next_u64(),
-            // Positions that were given out may be given out again.
-            is_restored: start.accepts_damage,
+            is_restored,
+            data: config.store.path.clone(),
             retention: config.retention.configured(),
         })
-    }
-
-    /// Says that the store was copied from one that was in use, as by a snapshot: positions that clients remember are
-    /// not believed (READ-9).
-    #[must_use]
-    pub const fn restored(mut self, is_restored: bool) -> Self {
-        self.is_restored |= is_restored;
-        self
     }
 
     /// How the realm introduces itself.
@@ -301,7 +301,13 @@ impl Server {
         let clock = Clock::start(Host::Real, &self.realm).await;
         let (keeping, _) = self.realm.begin_keeping(self.retention).await;
         say_keeping(keeping);
-        self.realm.begin_life(self.is_restored).await;
+        let is_begun = self.realm.begin_life(self.is_restored).await;
+        if self.is_restored
+            && is_begun
+            && let Err(error) = Embedded::forget_restored(&self.data)
+        {
+            tracing::warn!(%error, "the next start takes the store for a restored one again");
+        }
         let (stopping, told_to_stop) = watch::channel(false);
         list_peers(&self.realm, &self.peers).await?;
         let mut ways = Vec::new();

@@ -7,6 +7,7 @@ mod answers;
 mod behind;
 mod cache;
 mod examine;
+mod flags;
 mod health;
 mod journal;
 mod keeper;
@@ -17,7 +18,7 @@ mod open;
 mod room;
 mod writer;
 
-use std::{fs::File, path::Path, sync::Arc, thread::JoinHandle};
+use std::{fs::File, io, path::Path, sync::Arc, thread::JoinHandle};
 
 use answers::Desks;
 pub use behind::BEHIND_BYTES;
@@ -25,6 +26,7 @@ use behind::{Behind, Bounds};
 pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
 use fjall::Keyspace;
+use flags::Flag;
 use health::Health;
 #[cfg(test)]
 pub(crate) use health::scripted::fail_next_sync;
@@ -98,6 +100,17 @@ impl Embedded {
     /// True when there is a store in `directory`.
     pub fn exists(directory: &Path) -> bool {
         directory.join(STORE).exists()
+    }
+
+    /// True when the store in `directory` was restored, or damage to it was accepted, and [`Embedded::forget_restored`] has not been
+    /// called since, be it in another process.
+    pub fn is_restored(directory: &Path) -> io::Result<bool> {
+        Flag::Restored.is_raised(directory)
+    }
+
+    /// From now on the store in `directory` is one like any other: what others remember of the one before is told apart.
+    pub fn forget_restored(directory: &Path) -> io::Result<()> {
+        Flag::Restored.lower(directory)
     }
 
     /// What was found amiss when it was opened, and done about it.

@@ -19,6 +19,7 @@ use super::{
     behind::{Behind, Bounds, Rows},
     cache::Cache,
     examine::{self, Manner, Report},
+    flags::Flag,
     health::Health,
     keeper::Keeper,
     layout,
@@ -85,6 +86,8 @@ pub struct Opening {
     pub reserve: u64,
     /// What cannot be read is left out, and what has been lost is done without.
     pub accepts_damage: bool,
+    /// The store was copied from one that was in use.
+    pub is_restored: bool,
     /// A write has failed since the store was opened last: what is read need not be on the disk.
     pub is_after_failure: bool,
     /// All tables are read at the start and each time so much time has passed, or never.
@@ -99,6 +102,7 @@ impl Default for Opening {
         Self {
             reserve: RESERVE_BYTES,
             accepts_damage: false,
+            is_restored: false,
             is_after_failure: false,
             scrub: Some(SCRUB),
         }
@@ -127,6 +131,10 @@ impl Embedded {
         if !Self::exists(directory) {
             refuse_lost(directory, mark.as_ref(), opening)?;
             make(directory).map_err(io)??;
+        }
+        if opening.is_restored || opening.accepts_damage {
+            // Before anything is changed: whoever starts next has to know, however this ends.
+            Flag::Restored.raise(directory).map_err(io)?;
         }
         let report = look(directory, mark.as_ref(), opening)?;
         let (database, data) = open_engine(&directory.join(STORE))
