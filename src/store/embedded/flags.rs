@@ -14,12 +14,15 @@ pub enum Flag {
     /// The store is not the one that others remember: it was restored, or damage to it was accepted. Positions that were given
     /// out are given out again.
     Restored,
+    /// A write has failed: what is read of the store need not be on the disk.
+    Distrusted,
 }
 
 impl Flag {
     fn file(self, directory: &Path) -> PathBuf {
         directory.join(match self {
             Self::Restored => "store.restored",
+            Self::Distrusted => "store.distrusted",
         })
     }
 

@@ -136,7 +136,16 @@ impl Embedded {
             // Before anything is changed: whoever starts next has to know, however this ends.
             Flag::Restored.raise(directory).map_err(io)?;
         }
+        // Perhaps the process in which it failed has ended for another reason.
+        let opening = Opening {
+            is_after_failure: opening.is_after_failure
+                || Flag::Distrusted.is_raised(directory).map_err(io)?,
+            ..opening
+        };
         let report = look(directory, mark.as_ref(), opening)?;
+        if opening.is_after_failure {
+            Flag::Distrusted.lower(directory).map_err(io)?;
+        }
         let (database, data) = open_engine(&directory.join(STORE))
             .map_err(|error| unread(engine_error(directory, &error)))?;
         check_format(directory, &database, &data).map_err(unread)?;

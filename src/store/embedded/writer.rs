@@ -22,6 +22,7 @@ use super::{
     answers::{Answer, Desk, Outcome},
     behind::{Behind, Rows, Sweep},
     cache::{Cache, Lookup},
+    flags::Flag,
     health::Health,
     layout::{self, Latest, Seal},
     room::{Room, Space},
@@ -46,7 +47,6 @@ pub struct Job {
 /// What the writer says of what is on the disk.
 pub struct Durable {
     /// The directory that holds the store.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests name it"))]
     pub directory: PathBuf,
     /// What the seals begin with.
     pub token: [u8; 8],
@@ -204,6 +204,9 @@ impl Writer {
             if let Some(error) = failed.clone().filter(|_| !self.durable.trusts) {
                 tracing::error!(%error, "a write of the store has failed: nothing is served before it is opened again");
                 self.durable.health.fail(error);
+                if let Err(error) = Flag::Distrusted.raise(&self.durable.directory) {
+                    tracing::error!(%error, "this cannot be noted for the next start");
+                }
             }
         }
         if failed.is_some() {
