@@ -36,7 +36,8 @@ const ENGINE_VERSION: &[u8] = b"FJL\x03";
 pub struct Manner {
     /// What cannot be read is left out, and the store is opened without it.
     pub accepts_damage: bool,
-    /// The newest journal is written anew: a sync of it has failed, so what is read there need not be on the disk.
+    /// The last journal that holds a record is written anew, and those behind it: a sync has failed, so what is read there need
+    /// not be on the disk. The engine may have made another journal since.
     pub distrusts_journal: bool,
 }
 
@@ -51,7 +52,7 @@ pub struct Piece {
 /// What was found, and done about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// What was cut off the end of the newest journal.
+    /// What was cut off the end of the last journal in which anything stands.
     pub cut: Option<Piece>,
     /// What was left out because its loss is accepted.
     pub dropped: Vec<Piece>,
@@ -90,6 +91,7 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
         walk.journal(path).map_err(|source| io_at(path, source))?;
     }
     report.last_sequence = walk.last.as_ref().map_or(0, |(_, record)| record.sequence);
+    let last_held = walk.last.as_ref().map(|(path, _)| path.clone());
     let (gaps, cut) = walk.verdict().map_err(|source| io_at(&store, source))?;
     if let (Some(first), false) = (gaps.first(), manner.accepts_damage) {
         let bytes: u64 = gaps.iter().map(|gap| gap.bytes).sum();
@@ -101,15 +103,16 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
         let path = first.file.clone();
         return Err(OpenError::Lost { path, what });
     }
-    for (number, (_, path)) in journals.iter().enumerate() {
+    let mut is_distrusted = manner.distrusts_journal && last_held.is_none();
+    for (_, path) in &journals {
+        is_distrusted |= manner.distrusts_journal && last_held.as_ref() == Some(path);
         let io = |source| io_at(path, source);
         let gaps: Vec<_> = gaps.iter().filter(|gap| gap.file == *path).collect();
-        let is_newest = number + 1 == journals.len();
         let tail = cut.as_ref().filter(|cut| cut.file == *path);
         if !gaps.is_empty() {
             set_aside(directory, path).map_err(io)?;
         }
-        if !gaps.is_empty() || (is_newest && manner.distrusts_journal) {
+        if !gaps.is_empty() || is_distrusted {
             rewrite(path, &gaps, tail).map_err(io)?;
         } else if let Some(tail) = tail {
             let file = OpenOptions::new().write(true).open(path).map_err(io)?;
@@ -251,11 +254,15 @@ impl<'a> Walk<'a> {
 
     fn journal(&mut self, path: &Path) -> io::Result<()> {
         let mut journal = Journal::open(path)?;
-        // A journal is synced before the next is made: where that one begins, this one was whole.
-        self.close_end()?;
         let mut at = 0;
         loop {
-            match journal.at(at)? {
+            let found = journal.at(at)?;
+            if found != Found::End {
+                // A journal is synced before the next is written in: where something stands in that one, this one was whole. That the
+                // next is there does not say so: the engine makes it also after a write has failed.
+                self.close_end()?;
+            }
+            match found {
                 Found::End => return Ok(()),
                 Found::Record(record) => {
                     self.record(path, record);

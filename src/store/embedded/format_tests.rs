@@ -463,6 +463,53 @@ async fn journals_count_together() {
     refused(newest.path(), "it is at version 5, and was at 10");
 }
 
+/// The engine makes another journal also after a write has failed: what is torn in the one before was not acknowledged, and what
+/// is whole there is distrusted.
+#[cfg(unix)]
+#[tokio::test]
+async fn journal_torn_before_an_empty_one_is_cut_off_and_written_anew() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let directory = super::harness::scratch();
+    let data = directory.path();
+    filled(data, 10, false).await;
+    let mark = fs::read(data.join("store.mark")).unwrap();
+    let store = Embedded::open_as(data, opening()).unwrap();
+    store.commit(put(10, vec![1; 40])).await.unwrap();
+    drop(store);
+    let later_mark = fs::read(data.join("store.mark")).unwrap();
+    let torn = journal_of(data);
+    let last = records(&torn).0.pop().unwrap();
+    let mut bytes = fs::read(&torn).unwrap();
+    bytes.truncate(last.end as usize - 20);
+    fs::write(&torn, &bytes).unwrap();
+    let empty = fs::File::create(data.join("store/1.jnl")).unwrap();
+    empty.set_len(64 << 20).unwrap();
+    let inode = || fs::metadata(&torn).unwrap().ino();
+    let before = inode();
+    // What the mark says was durable is lost.
+    fs::write(data.join("store.mark"), later_mark).unwrap();
+    let error = Embedded::open_as(data, opening()).unwrap_err();
+    assert!(error.to_string().contains("0.jnl"), "{error}");
+    fs::write(data.join("store.mark"), mark).unwrap();
+    for is_after_failure in [true, false] {
+        fs::write(&torn, &bytes).unwrap();
+        let opening = Opening {
+            is_after_failure,
+            ..opening()
+        };
+        let store = Embedded::open_as(data, opening).unwrap();
+        assert_eq!(
+            store.report().cut.as_ref().map(|cut| cut.at),
+            Some(last.at),
+            "{is_after_failure}"
+        );
+        assert!(store.get(&key(9)).await.unwrap().is_some());
+        assert_eq!(store.get(&key(10)).await.unwrap(), None);
+        assert_ne!(inode(), before);
+    }
+}
+
 /// What is under a record's checksum.
 fn items(bytes: &[u8], record: &Record) -> Vec<u8> {
     bytes[record.at as usize + 13..record.end as usize].to_vec()
