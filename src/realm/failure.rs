@@ -20,6 +20,7 @@ pub enum Failure {
 
 impl Failure {
     /// The same where it leaves open whether the command was carried out before.
+    #[must_use]
     pub fn in_doubt(self) -> Self {
         match self {
             Self::Store(error) => Self::Unknown(error),

@@ -10,7 +10,7 @@ use crate::{
     client::{Client, Options, Profile, system_rng},
     crypto::SecretKey,
     server::{Config, Server, ServerError},
-    store::{OpenError, fail_next_sync},
+    store::{OpenError, fail_next_sync, panic_at_next_write},
     wire::Mailbox,
 };
 
@@ -61,7 +61,7 @@ async fn texts(client: &Client) -> Vec<Vec<u8>> {
 }
 
 /// ERR-1, EXACT-6: a message whose commit failed is unknown to its sender, who asks again; the server opens its store again at
-/// the same address without anybody's help, and the message is there once.
+/// the same address without anybody's help, and the message is there once. The same when the thread that writes has panicked.
 #[tokio::test(flavor = "multi_thread")]
 async fn server_whose_sync_fails_serves_on() {
     let directory = tempfile::tempdir().unwrap();
@@ -76,8 +76,12 @@ async fn server_whose_sync_fails_serves_on() {
         .register("A", "id", ann, b"correct horse")
         .await
         .unwrap();
-    for text in ["one", "two", "three"] {
-        fail_next_sync(&data);
+    for (text, plant) in [
+        ("one", fail_next_sync as fn(&Path)),
+        ("two", panic_at_next_write),
+        ("three", fail_next_sync),
+    ] {
+        plant(&data);
         client.send(ann, text.as_bytes()).await.unwrap();
     }
     assert_eq!(texts(&client).await, [&b"one"[..], b"two", b"three"]);

@@ -29,7 +29,7 @@ use fjall::Keyspace;
 use flags::Flag;
 use health::Health;
 #[cfg(test)]
-pub(crate) use health::scripted::fail_next_sync;
+pub(crate) use health::scripted::{fail_next_sync, panic_at_next_write};
 use keeper::Keeper;
 pub use open::{OpenError, Opening, SCRUB};
 pub use room::RESERVE_BYTES;
@@ -124,6 +124,13 @@ impl Embedded {
         self.keeper.look();
         // Those that write find out about a disk that fails as a whole.
         StoreError::Damaged(format!("it cannot be read: {error}"))
+    }
+
+    /// The writer is gone, and left no answer.
+    fn unwritten(&self) -> StoreError {
+        let error = StoreError::Failed("the store's writer has ended".into());
+        self.health.fail(&error);
+        error
     }
 
     fn parse_value(&self, stored: &[u8]) -> Result<Versioned, StoreError> {
@@ -232,8 +239,8 @@ impl Store for Embedded {
                 desk: self.desks.here(),
             })
             .await
-            .map_err(|_| StoreError::Closed)?;
-        answered.await.map_err(|_| StoreError::Closed)?
+            .map_err(|_| self.unwritten())?;
+        answered.await.map_err(|_| self.unwritten())?
     }
 
     async fn last(&self, log: &Log) -> Result<Position, StoreError> {

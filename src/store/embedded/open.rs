@@ -155,7 +155,7 @@ impl Embedded {
         let behind = Arc::new(behind);
         let mark = go_on(directory, version, mark, &report, opening)?;
         let cache = Arc::new(Cache::new(version.0));
-        let health = Arc::<Health>::default();
+        let health = Arc::new(Health::of(directory));
         let durable = Arc::new(AtomicU64::new(version.0));
         let writer = Writer::new(
             (database, data.clone()),
@@ -165,7 +165,6 @@ impl Embedded {
             Arc::clone(&subscribers),
             room,
             Durable {
-                directory: directory.into(),
                 token: mark.token,
                 version: Arc::clone(&durable),
                 health: Arc::clone(&health),

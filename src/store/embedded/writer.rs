@@ -3,7 +3,6 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -22,8 +21,7 @@ use super::{
     answers::{Answer, Desk, Outcome},
     behind::{Behind, Rows, Sweep},
     cache::{Cache, Lookup},
-    flags::Flag,
-    health::Health,
+    health::{Health, Writing},
     layout::{self, Latest, Seal},
     room::{Room, Space},
 };
@@ -46,8 +44,6 @@ pub struct Job {
 
 /// What the writer says of what is on the disk.
 pub struct Durable {
-    /// The directory that holds the store.
-    pub directory: PathBuf,
     /// What the seals begin with.
     pub token: [u8; 8],
     /// The version of the last group that is on the disk.
@@ -139,6 +135,7 @@ impl Writer {
 
     /// Writes until nobody is left who could ask.
     pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let _writing = Writing(Arc::clone(&self.durable.health));
         let mut group = Vec::with_capacity(GROUP_MAX);
         while jobs.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
             gather(&mut jobs, &mut group);
@@ -201,12 +198,8 @@ impl Writer {
         };
         if failed.is_none() && !is_idle {
             failed = self.write(&mut group, &sweep).err();
-            if let Some(error) = failed.clone().filter(|_| !self.durable.trusts) {
-                tracing::error!(%error, "a write of the store has failed: nothing is served before it is opened again");
+            if let Some(error) = failed.as_ref().filter(|_| !self.durable.trusts) {
                 self.durable.health.fail(error);
-                if let Err(error) = Flag::Distrusted.raise(&self.durable.directory) {
-                    tracing::error!(%error, "this cannot be noted for the next start");
-                }
             }
         }
         if failed.is_some() {
@@ -268,7 +261,7 @@ impl Writer {
         writes.insert(&self.data, layout::SEAL_KEY, &seal.to_bytes()[..]);
         writes.commit()?;
         #[cfg(test)]
-        if super::health::scripted::fails(&self.durable.directory) {
+        if super::health::scripted::fails(self.durable.health.directory()) {
             return Err(StoreError::Failed("the sync failed, as scripted".into()));
         }
         self.durable.version.store(self.version, Ordering::Release);
