@@ -35,7 +35,7 @@ pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
 use config::{PeerConfig, RegistrationConfig, Security};
 use limits::CALLS_MAX;
-use listener::Listener;
+use listener::{Ending, Listener};
 pub use memory::{Holder, Holding, holdings, keepings};
 pub(crate) use peering::{Way, keep_in_touch};
 use rand::Rng as _;
@@ -137,6 +137,11 @@ pub enum ServerError {
          this realm's addresses; correct the table, or remove the old peer with `removerealm`"
     )]
     Peer(RealmId),
+    /// A listener's thread has ended by itself.
+    #[error(
+        "the listener at {0} has ended, which it never should; the log says why; start the server again"
+    )]
+    Ended(SocketAddr),
     /// The store failed while serving.
     #[error("{0}; the server stops, so that starting it again can recover the store")]
     Store(StoreError),
@@ -313,6 +318,7 @@ impl Server {
         let mut ways = Vec::new();
         let mut rng = Host::Real.rng()?;
         let mut workers = Vec::new();
+        let (ending, mut ended) = mpsc::unbounded_channel();
         let (known, realms) = watch::channel(Vec::new());
         for listener in self.listeners {
             let (calls, to_call) = mpsc::channel(CALLS_MAX);
@@ -337,7 +343,9 @@ impl Server {
                     .enable_all()
                     .build()?;
                 let name = format!("listener {}", listener.address);
+                let ending = Ending::new(listener.address, &ending);
                 let work = move || {
+                    let _ending = ending;
                     runtime.block_on(async {
                         let socket = Listening::start(socket)?;
                         worker.run(socket, to_call, told_to_stop).await
@@ -349,6 +357,7 @@ impl Server {
         let outcome = tokio::select! {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
+            Some(address) = ended.recv() => Err(ServerError::Ended(address)),
             () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, known, clock.clone(), self.seed) => Ok(()),
             () = clock.clone().tick(&self.realm) => Ok(()),
             () = clock.tidy(&self.realm) => Ok(()),
@@ -358,7 +367,9 @@ impl Server {
         let joined = tokio::task::spawn_blocking(move || {
             for worker in workers {
                 // A worker that panicked has said so on standard error.
-                let _ = worker.join();
+                if let Ok(Err(error)) = worker.join() {
+                    tracing::error!(%error, "a listener has failed");
+                }
             }
         });
         let _ = joined.await;
