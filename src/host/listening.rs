@@ -36,6 +36,7 @@ impl Listening {
             socket: UdpSocket::from_std(bound.socket)?,
             state: bound.state,
             is_any: bound.is_any,
+            burst_max: bound.burst_max,
         }))
     }
 
@@ -63,21 +64,28 @@ impl Listening {
         let mut sent = 0;
         while let Some(burst) = leaving.burst(sent, self.burst_max()) {
             sent += burst.count;
-            if burst.count > 1
-                && self
-                    .send_burst(burst.bytes, burst.each, burst.way)
-                    .await
-                    .is_ok()
-            {
-                continue;
+            let mut failed = None;
+            if burst.count > 1 {
+                match self.send_burst(burst.bytes, burst.each, burst.way).await {
+                    Ok(()) => continue,
+                    Err(error) => failed = Some(error),
+                }
             }
             // Not every network device takes several at a time.
+            let mut left_as_asked = true;
             for datagram in burst.bytes.chunks(burst.each.max(1)) {
-                if let Err(error) = self.send_one(datagram, burst.way).await
-                    && !is_msg_size_err(&error)
-                {
-                    refused(error);
+                match self.send_one(datagram, burst.way).await {
+                    Ok(as_asked) => left_as_asked &= as_asked,
+                    Err(error) => {
+                        left_as_asked = false;
+                        if !is_msg_size_err(&error) {
+                            refused(error);
+                        }
+                    }
                 }
+            }
+            if left_as_asked && failed.is_some_and(|error| is_bursts_fault(&error)) {
+                self.refuse_bursts();
             }
         }
         leaving.clear();
@@ -85,9 +93,18 @@ impl Listening {
 
     fn burst_max(&self) -> usize {
         match self {
-            Self::Real(socket) => socket.state.max_gso_segments(),
+            Self::Real(socket) => socket.burst_max,
             #[cfg(all(test, feature = "client", feature = "embedded"))]
             Self::Simulated(_) => 1,
+        }
+    }
+
+    /// Its network device does not take several datagrams at a time.
+    fn refuse_bursts(&mut self) {
+        match self {
+            Self::Real(socket) => socket.burst_max = 1,
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(_) => {}
         }
     }
 
@@ -99,11 +116,12 @@ impl Listening {
         }
     }
 
-    async fn send_one(&mut self, datagram: &[u8], way: Way) -> io::Result<()> {
+    /// True when it left from the address it was to leave from.
+    async fn send_one(&self, datagram: &[u8], way: Way) -> io::Result<bool> {
         match self {
             Self::Real(socket) => socket.send_one(datagram, way).await,
             #[cfg(all(test, feature = "client", feature = "embedded"))]
-            Self::Simulated(socket) => socket.send_to(datagram, way.0).await,
+            Self::Simulated(socket) => socket.send_to(datagram, way.0).await.map(|()| true),
         }
     }
 }
@@ -114,13 +132,16 @@ pub struct Bound {
     socket: std::net::UdpSocket,
     state: UdpSocketState,
     is_any: bool,
+    burst_max: usize,
 }
 
 impl Bound {
     /// Sets the options of a socket that is bound.
     pub fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         Ok(Self {
-            state: UdpSocketState::new(UdpSockRef::from(&socket))?,
+            burst_max: state.max_gso_segments(),
+            state,
             is_any: socket.local_addr()?.ip().is_unspecified(),
             socket,
         })
@@ -134,6 +155,9 @@ pub struct Udp {
     state: UdpSocketState,
     /// It is bound to all addresses of its machine, so which of them a datagram came to is worth knowing.
     is_any: bool,
+    /// Datagrams that leave in one call at most. `state` has a number of its own, which it sets to 1 for ever when a source address
+    /// is not this machine's.
+    burst_max: usize,
 }
 
 impl Udp {
@@ -156,22 +180,15 @@ impl Udp {
         came.map(drop)
     }
 
-    async fn send_one(&mut self, datagram: &[u8], (to, from): Way) -> io::Result<()> {
-        let sent = self.send(datagram, (to, from), None).await;
-        match &sent {
-            Err(error) if from.is_some() && !is_msg_size_err(error) => {}
-            _ => return sent,
+    async fn send_one(&self, datagram: &[u8], (to, from): Way) -> io::Result<bool> {
+        match self.send(datagram, (to, from), None).await {
+            // A subnet's broadcast address looks like any other. A realm at the other side may follow to the address that the kernel
+            // chooses.
+            Err(error) if from.is_some() && is_sources_fault(&error) => {
+                self.send(datagram, (to, None), None).await.map(|()| false)
+            }
+            sent => sent.map(|()| true),
         }
-        // Perhaps that address is not this machine's any more, or never was: a subnet's broadcast address looks like any
-        // other. A realm at the other side may follow to the address that the kernel chooses.
-        let sent = self.send(datagram, (to, None), None).await;
-        if sent.is_ok()
-            && let Ok(state) = UdpSocketState::new(UdpSockRef::from(&self.socket))
-        {
-            // The one there was has taken it for a device that refuses bursts, and would not try any again.
-            self.state = state;
-        }
-        sent
     }
 
     async fn send(
@@ -193,6 +210,25 @@ impl Udp {
         });
         sent.await
     }
+}
+
+/// True when the address that a datagram was to leave from may be why it was refused: it is not this machine's any more, or
+/// never was. What is refused for now, as without room, is not to leave from another: it is as good as lost.
+fn is_sources_fault(error: &io::Error) -> bool {
+    // The last is what Linux says of most such addresses. Where there is really no way, there is none from another address either.
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput
+            | io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::NetworkUnreachable
+    )
+}
+
+/// True when it may be why several datagrams were refused that they were several.
+fn is_bursts_fault(error: &io::Error) -> bool {
+    /// What Linux says for a network device that cannot compute checksums.
+    const EIO: i32 = 5;
+    error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(EIO)
 }
 
 /// True for an address that a datagram may leave from, as far as the address itself says: one may come to a group's, or to
