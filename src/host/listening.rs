@@ -5,11 +5,16 @@
 use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState, is_msg_size_err};
 use smallvec::SmallVec;
-use tokio::{io::Interest, net::UdpSocket};
+use tokio::{
+    io::Interest,
+    net::UdpSocket,
+    time::{Instant, timeout_at},
+};
 
 use super::leaving::{Leaving, Way};
 
@@ -18,6 +23,10 @@ pub const RECEIVE_BUFFERS: usize = 16;
 /// Bytes of a buffer. The kernel joins datagrams of one sender that arrive together (GRO), and cuts off what does not fit: as
 /// much as an IP packet holds always does.
 pub const RECEIVE_BUFFER_BYTES: usize = 65_535;
+
+/// So long the datagrams that leave together may wait for room in the socket; those that still do are dropped, and the network might
+/// have dropped them as well. Longer, whatever else waits for the socket's thread would wait, too.
+const BLOCKED_MAX: Duration = Duration::from_millis(50);
 
 /// A listener's socket.
 #[derive(Debug)]
@@ -59,23 +68,36 @@ impl Listening {
     }
 
     /// Sends all that is to leave. What the system refuses is told of, and as good as lost on the way. What is too long for
-    /// this machine's network is not told of: that is how a path's size is found out.
+    /// this machine's network is not told of: that is how a path's size is found out. A socket that is blocked is told of once, as
+    /// `WouldBlock`, and all that has not left yet is dropped.
     pub async fn send(&mut self, leaving: &mut Leaving, mut refused: impl FnMut(io::Error)) {
         let mut sent = 0;
-        while let Some(burst) = leaving.burst(sent, self.burst_max()) {
+        let mut until = None;
+        'all: while let Some(burst) = leaving.burst(sent, self.burst_max()) {
             sent += burst.count;
             let mut failed = None;
             if burst.count > 1 {
-                match self.send_burst(burst.bytes, burst.each, burst.way).await {
+                match self
+                    .send_burst(burst.bytes, burst.each, burst.way, &mut until)
+                    .await
+                {
                     Ok(()) => continue,
+                    Err(error) if is_blocked(&error) => {
+                        refused(error);
+                        break;
+                    }
                     Err(error) => failed = Some(error),
                 }
             }
             // Not every network device takes several at a time.
             let mut left_as_asked = true;
             for datagram in burst.bytes.chunks(burst.each.max(1)) {
-                match self.send_one(datagram, burst.way).await {
+                match self.send_one(datagram, burst.way, &mut until).await {
                     Ok(as_asked) => left_as_asked &= as_asked,
+                    Err(error) if is_blocked(&error) => {
+                        refused(error);
+                        break 'all;
+                    }
                     Err(error) => {
                         left_as_asked = false;
                         if !is_msg_size_err(&error) {
@@ -108,18 +130,29 @@ impl Listening {
         }
     }
 
-    async fn send_burst(&self, bytes: &[u8], each: usize, way: Way) -> io::Result<()> {
+    async fn send_burst(
+        &self,
+        bytes: &[u8],
+        each: usize,
+        way: Way,
+        until: &mut Option<Instant>,
+    ) -> io::Result<()> {
         match self {
-            Self::Real(socket) => socket.send(bytes, way, Some(each)).await,
+            Self::Real(socket) => socket.send(bytes, way, Some(each), until).await,
             #[cfg(all(test, feature = "client", feature = "embedded"))]
             Self::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
     /// True when it left from the address it was to leave from.
-    async fn send_one(&self, datagram: &[u8], way: Way) -> io::Result<bool> {
+    async fn send_one(
+        &self,
+        datagram: &[u8],
+        way: Way,
+        until: &mut Option<Instant>,
+    ) -> io::Result<bool> {
         match self {
-            Self::Real(socket) => socket.send_one(datagram, way).await,
+            Self::Real(socket) => socket.send_one(datagram, way, until).await,
             #[cfg(all(test, feature = "client", feature = "embedded"))]
             Self::Simulated(socket) => socket.send_to(datagram, way.0).await.map(|()| true),
         }
@@ -180,12 +213,18 @@ impl Udp {
         came.map(drop)
     }
 
-    async fn send_one(&self, datagram: &[u8], (to, from): Way) -> io::Result<bool> {
-        match self.send(datagram, (to, from), None).await {
+    async fn send_one(
+        &self,
+        datagram: &[u8],
+        (to, from): Way,
+        until: &mut Option<Instant>,
+    ) -> io::Result<bool> {
+        match self.send(datagram, (to, from), None, until).await {
             // A subnet's broadcast address looks like any other. A realm at the other side may follow to the address that the kernel
             // chooses.
             Err(error) if from.is_some() && is_sources_fault(&error) => {
-                self.send(datagram, (to, None), None).await.map(|()| false)
+                let sent = self.send(datagram, (to, None), None, until).await;
+                sent.map(|()| false)
             }
             sent => sent.map(|()| true),
         }
@@ -196,6 +235,7 @@ impl Udp {
         contents: &[u8],
         (destination, src_ip): Way,
         segment_size: Option<usize>,
+        until: &mut Option<Instant>,
     ) -> io::Result<()> {
         let transmit = Transmit {
             destination,
@@ -204,12 +244,36 @@ impl Udp {
             segment_size,
             src_ip,
         };
-        let sent = self.socket.async_io(Interest::WRITABLE, || {
+        let send = || {
             let socket = UdpSockRef::from(&self.socket);
             self.state.try_send(socket, &transmit)
-        });
-        sent.await
+        };
+        when_writable(&self.socket, until, send).await
     }
+}
+
+/// Sends as soon as there is room in the socket; `WouldBlock` if there is none `until` then, which is [`BLOCKED_MAX`] from now where
+/// nothing has waited yet.
+async fn when_writable(
+    socket: &UdpSocket,
+    until: &mut Option<Instant>,
+    mut send: impl FnMut() -> io::Result<()>,
+) -> io::Result<()> {
+    loop {
+        match socket.try_io(Interest::WRITABLE, &mut send) {
+            Err(error) if is_blocked(&error) => {}
+            sent => return sent,
+        }
+        let until = *until.get_or_insert_with(|| Instant::now() + BLOCKED_MAX);
+        match timeout_at(until, socket.writable()).await {
+            Ok(ready) => ready?,
+            Err(_) => return Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+fn is_blocked(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
 }
 
 /// True when the address that a datagram was to leave from may be why it was refused: it is not this machine's any more, or

@@ -205,3 +205,22 @@ async fn no_socket_lets_ip_fragment() {
         Ipv6PathMtuDiscovery::PROBE
     );
 }
+
+/// A socket without room holds its thread up once for all that leaves together, and not for ever.
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_is_blocked_is_given_up() {
+    let socket = other(Ipv4Addr::LOCALHOST.into()).await;
+    socket.writable().await.unwrap();
+    let before = Instant::now();
+    let (mut until, mut tries) = (None, 0);
+    for _ in 0..3 {
+        let blocked = when_writable(&socket, &mut until, || {
+            tries += 1;
+            Err(io::ErrorKind::WouldBlock.into())
+        });
+        assert!(is_blocked(&blocked.await.unwrap_err()));
+    }
+    assert!(tries > 0);
+    assert_eq!(until, Some(before + BLOCKED_MAX));
+    assert!(before.elapsed() < 2 * BLOCKED_MAX);
+}
