@@ -238,6 +238,8 @@ struct Walk<'a> {
     before: u64,
     /// The highest version that a seal names.
     sealed: Option<Version>,
+    /// What the seals begin with, by the mark or by the first record that has one.
+    token: Option<[u8; 8]>,
 }
 
 impl<'a> Walk<'a> {
@@ -249,6 +251,10 @@ impl<'a> Walk<'a> {
             last: None,
             before: 0,
             sealed: None,
+            token: match mark {
+                Some(mark) => Some(mark.token),
+                None => None,
+            },
         }
     }
 
@@ -269,12 +275,15 @@ impl<'a> Walk<'a> {
                     at = record.end;
                 }
                 Found::Bad => {
-                    let last = self.last.as_ref().map(|(_, record)| record.sequence);
-                    let mark = self.mark;
-                    let next = journal.next_record(at + 1, |record| {
-                        last.is_none_or(|last| record.sequence > last)
-                            && mark.is_none_or(|mark| mark.is_own(record))
-                    })?;
+                    let next = match self.token {
+                        Some(token) => self.next_own(&mut journal, at, token)?,
+                        None if self.has_more(&mut journal, at)? => {
+                            let end = journal.written_end(at)?;
+                            self.gap(path, at, end);
+                            return Ok(());
+                        }
+                        None => None,
+                    };
                     let Some(next) = next else {
                         self.open_end = Some((path.into(), at));
                         return Ok(());
@@ -284,6 +293,33 @@ impl<'a> Walk<'a> {
                 }
             }
         }
+    }
+
+    fn is_later(&self, record: &Record) -> bool {
+        let last = self.last.as_ref().map(|(_, record)| record.sequence);
+        last.is_none_or(|last| record.sequence > last)
+    }
+
+    /// The first record behind `at` that this store has written.
+    fn next_own(
+        &self,
+        journal: &mut Journal,
+        at: u64,
+        token: [u8; 8],
+    ) -> io::Result<Option<Record>> {
+        let is_own = |record: &Record| match self.mark {
+            Some(mark) => mark.is_own(record),
+            None => record.seal.is_some_and(|seal| seal.token == token),
+        };
+        journal.next_record(at + 1, |record| self.is_later(record) && is_own(record))
+    }
+
+    /// True when what looks like a record stands behind `at`. Where no seal is known, a user may have written it; so it shows that
+    /// there may be more, but none is taken for one. What a record torn at `at` says of itself is a user's for certain.
+    fn has_more(&self, journal: &mut Journal, at: u64) -> io::Result<bool> {
+        let from = journal.claimed_end(at)?.max(at + 1);
+        let found = journal.next_record(from, |record| self.is_later(record))?;
+        Ok(found.is_some())
     }
 
     fn gap(&mut self, file: &Path, at: u64, end: u64) {
@@ -308,7 +344,8 @@ impl<'a> Walk<'a> {
         } else if let Some(last) = last {
             self.before = last;
         }
-        let own = |seal: &layout::Seal| self.mark.is_none_or(|mark| mark.token == seal.token);
+        self.token = self.token.or(record.seal.map(|seal| seal.token));
+        let own = |seal: &layout::Seal| self.token == Some(seal.token);
         let sealed = record.seal.filter(own).map(|seal| seal.version);
         self.sealed = self.sealed.max(sealed);
         self.last = Some((path.into(), record));

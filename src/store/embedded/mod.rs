@@ -289,4 +289,6 @@ mod format_tests;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod journal_tests;
+#[cfg(test)]
 mod tests;
