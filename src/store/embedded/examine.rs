@@ -92,6 +92,8 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
     }
     report.last_sequence = walk.last.as_ref().map_or(0, |(_, record)| record.sequence);
     let last_held = walk.last.as_ref().map(|(path, _)| path.clone());
+    // The version is compared later, too; where no seal has told it, that may yet find the store behind.
+    let is_compared = mark.is_none() || walk.sealed.is_some();
     let (gaps, cut) = walk.verdict().map_err(|source| io_at(&store, source))?;
     if let (Some(first), false) = (gaps.first(), manner.accepts_damage) {
         let bytes: u64 = gaps.iter().map(|gap| gap.bytes).sum();
@@ -111,6 +113,9 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
         let tail = cut.as_ref().filter(|cut| cut.file == *path);
         if !gaps.is_empty() {
             set_aside(directory, path).map_err(io)?;
+        }
+        if let (Some(tail), false) = (tail, is_compared) {
+            keep_tail(directory, tail).map_err(io)?;
         }
         if !gaps.is_empty() || is_distrusted {
             rewrite(path, &gaps, tail).map_err(io)?;
@@ -393,6 +398,20 @@ fn set_aside(directory: &Path, path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Keeps what is to be cut off a journal: the place that it stood at is in the file's name.
+fn keep_tail(directory: &Path, tail: &Piece) -> io::Result<()> {
+    let place = directory.join(ASIDE);
+    fs::create_dir_all(&place)?;
+    let name = tail.file.file_name().unwrap_or_default().to_string_lossy();
+    let mut from = File::open(&tail.file)?;
+    from.seek(SeekFrom::Start(tail.at))?;
+    // One that has the same name stood at the same place.
+    let mut kept = File::create(place.join(format!("{name}.at-{}", tail.at)))?;
+    io::copy(&mut from.take(tail.bytes), &mut kept)?;
+    kept.sync_all()?;
+    sync_directory(&place)
 }
 
 /// Writes a journal anew without some pieces. Until that is on the disk the old one stays.

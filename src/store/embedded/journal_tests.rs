@@ -252,6 +252,41 @@ async fn journal_torn_before_an_empty_one_is_cut_off_and_written_anew() {
     assert_eq!(store.get(&key(10)).await.unwrap(), None);
 }
 
+/// What is cut off before it is known that the store is behind its mark is kept.
+#[tokio::test]
+async fn journal_end_is_kept_where_the_store_may_be_behind() {
+    let directory = super::harness::scratch();
+    let data = directory.path();
+    filled(data, 20, true).await;
+    let mark::Found::Mark(mark) = Mark::read(data).unwrap() else {
+        panic!("there is no mark");
+    };
+    // All is in the tables, and of the only record in the journal the end is missing, from behind the seal's key on.
+    let journal = journal_of(data);
+    let last = records(&journal).0.pop().unwrap();
+    let bytes = fs::read(&journal).unwrap();
+    let torn = &bytes[last.at as usize..last.end as usize - 13 - layout::SEAL_BYTES];
+    let mended = Mark {
+        version: Version(30),
+        ..mark
+    };
+    for (mark, is_behind) in [(mended, true), (mark, false)] {
+        fs::write(&journal, torn).unwrap();
+        mark.write(data).unwrap();
+        let opened = Embedded::open_as(data, opening());
+        match opened {
+            Err(OpenError::Lost { what, .. }) if is_behind => {
+                assert!(what.contains("30"), "{what}");
+            }
+            Ok(_) if !is_behind => {}
+            opened => panic!("{opened:?}"),
+        }
+        let kept = data.join("damaged/0.jnl.at-0");
+        assert_eq!(fs::read(&kept).unwrap(), torn);
+        fs::remove_file(kept).unwrap();
+    }
+}
+
 /// What is under a record's checksum.
 fn items(bytes: &[u8], record: &Record) -> Vec<u8> {
     bytes[record.at as usize + 13..record.end as usize].to_vec()
