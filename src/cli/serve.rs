@@ -27,10 +27,10 @@ pub fn serve(args: &Serve, json: bool) -> Result<(), Failure> {
     start_log(&config, args.log.as_deref())?;
     let start = Start {
         accepts_damage: args.accept_damage,
+        is_restored: args.restored,
         ..Start::default()
     };
     let server = Server::start_as(&config, start).map_err(Failure::local)?;
-    let server = server.restored(args.restored);
     let stop = stop_signal()?;
     // Whoever waits for this may say stop at once.
     announce(&server, &config, json)?;

@@ -5,11 +5,16 @@
 use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState, is_msg_size_err};
 use smallvec::SmallVec;
-use tokio::{io::Interest, net::UdpSocket};
+use tokio::{
+    io::Interest,
+    net::UdpSocket,
+    time::{Instant, timeout_at},
+};
 
 use super::leaving::{Leaving, Way};
 
@@ -18,6 +23,10 @@ pub const RECEIVE_BUFFERS: usize = 16;
 /// Bytes of a buffer. The kernel joins datagrams of one sender that arrive together (GRO), and cuts off what does not fit: as
 /// much as an IP packet holds always does.
 pub const RECEIVE_BUFFER_BYTES: usize = 65_535;
+
+/// So long the datagrams that leave together may wait for room in the socket; those that still do are dropped, and the network might
+/// have dropped them as well. Longer, whatever else waits for the socket's thread would wait, too.
+const BLOCKED_MAX: Duration = Duration::from_millis(50);
 
 /// A listener's socket.
 #[derive(Debug)]
@@ -36,6 +45,7 @@ impl Listening {
             socket: UdpSocket::from_std(bound.socket)?,
             state: bound.state,
             is_any: bound.is_any,
+            burst_max: bound.burst_max,
         }))
     }
 
@@ -58,26 +68,46 @@ impl Listening {
     }
 
     /// Sends all that is to leave. What the system refuses is told of, and as good as lost on the way. What is too long for
-    /// this machine's network is not told of: that is how a path's size is found out.
+    /// this machine's network is not told of: that is how a path's size is found out. A socket that is blocked is told of once, as
+    /// `WouldBlock`, and all that has not left yet is dropped.
     pub async fn send(&mut self, leaving: &mut Leaving, mut refused: impl FnMut(io::Error)) {
         let mut sent = 0;
-        while let Some(burst) = leaving.burst(sent, self.burst_max()) {
+        let mut until = None;
+        'all: while let Some(burst) = leaving.burst(sent, self.burst_max()) {
             sent += burst.count;
-            if burst.count > 1
-                && self
-                    .send_burst(burst.bytes, burst.each, burst.way)
+            let mut failed = None;
+            if burst.count > 1 {
+                match self
+                    .send_burst(burst.bytes, burst.each, burst.way, &mut until)
                     .await
-                    .is_ok()
-            {
-                continue;
+                {
+                    Ok(()) => continue,
+                    Err(error) if is_blocked(&error) => {
+                        refused(error);
+                        break;
+                    }
+                    Err(error) => failed = Some(error),
+                }
             }
             // Not every network device takes several at a time.
+            let mut left_as_asked = true;
             for datagram in burst.bytes.chunks(burst.each.max(1)) {
-                if let Err(error) = self.send_one(datagram, burst.way).await
-                    && !is_msg_size_err(&error)
-                {
-                    refused(error);
+                match self.send_one(datagram, burst.way, &mut until).await {
+                    Ok(as_asked) => left_as_asked &= as_asked,
+                    Err(error) if is_blocked(&error) => {
+                        refused(error);
+                        break 'all;
+                    }
+                    Err(error) => {
+                        left_as_asked = false;
+                        if !is_msg_size_err(&error) {
+                            refused(error);
+                        }
+                    }
                 }
+            }
+            if left_as_asked && failed.is_some_and(|error| is_bursts_fault(&error)) {
+                self.refuse_bursts();
             }
         }
         leaving.clear();
@@ -85,25 +115,46 @@ impl Listening {
 
     fn burst_max(&self) -> usize {
         match self {
-            Self::Real(socket) => socket.state.max_gso_segments(),
+            Self::Real(socket) => socket.burst_max,
             #[cfg(all(test, feature = "client", feature = "embedded"))]
             Self::Simulated(_) => 1,
         }
     }
 
-    async fn send_burst(&self, bytes: &[u8], each: usize, way: Way) -> io::Result<()> {
+    /// Its network device does not take several datagrams at a time.
+    fn refuse_bursts(&mut self) {
         match self {
-            Self::Real(socket) => socket.send(bytes, way, Some(each)).await,
+            Self::Real(socket) => socket.burst_max = 1,
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(_) => {}
+        }
+    }
+
+    async fn send_burst(
+        &self,
+        bytes: &[u8],
+        each: usize,
+        way: Way,
+        until: &mut Option<Instant>,
+    ) -> io::Result<()> {
+        match self {
+            Self::Real(socket) => socket.send(bytes, way, Some(each), until).await,
             #[cfg(all(test, feature = "client", feature = "embedded"))]
             Self::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
-    async fn send_one(&mut self, datagram: &[u8], way: Way) -> io::Result<()> {
+    /// True when it left from the address it was to leave from.
+    async fn send_one(
+        &self,
+        datagram: &[u8],
+        way: Way,
+        until: &mut Option<Instant>,
+    ) -> io::Result<bool> {
         match self {
-            Self::Real(socket) => socket.send_one(datagram, way).await,
+            Self::Real(socket) => socket.send_one(datagram, way, until).await,
             #[cfg(all(test, feature = "client", feature = "embedded"))]
-            Self::Simulated(socket) => socket.send_to(datagram, way.0).await,
+            Self::Simulated(socket) => socket.send_to(datagram, way.0).await.map(|()| true),
         }
     }
 }
@@ -114,13 +165,16 @@ pub struct Bound {
     socket: std::net::UdpSocket,
     state: UdpSocketState,
     is_any: bool,
+    burst_max: usize,
 }
 
 impl Bound {
     /// Sets the options of a socket that is bound.
     pub fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         Ok(Self {
-            state: UdpSocketState::new(UdpSockRef::from(&socket))?,
+            burst_max: state.max_gso_segments(),
+            state,
             is_any: socket.local_addr()?.ip().is_unspecified(),
             socket,
         })
@@ -134,6 +188,9 @@ pub struct Udp {
     state: UdpSocketState,
     /// It is bound to all addresses of its machine, so which of them a datagram came to is worth knowing.
     is_any: bool,
+    /// Datagrams that leave in one call at most. `state` has a number of its own, which it sets to 1 for ever when a source address
+    /// is not this machine's.
+    burst_max: usize,
 }
 
 impl Udp {
@@ -156,22 +213,21 @@ impl Udp {
         came.map(drop)
     }
 
-    async fn send_one(&mut self, datagram: &[u8], (to, from): Way) -> io::Result<()> {
-        let sent = self.send(datagram, (to, from), None).await;
-        match &sent {
-            Err(error) if from.is_some() && !is_msg_size_err(error) => {}
-            _ => return sent,
+    async fn send_one(
+        &self,
+        datagram: &[u8],
+        (to, from): Way,
+        until: &mut Option<Instant>,
+    ) -> io::Result<bool> {
+        match self.send(datagram, (to, from), None, until).await {
+            // A subnet's broadcast address looks like any other. A realm at the other side may follow to the address that the kernel
+            // chooses.
+            Err(error) if from.is_some() && is_sources_fault(&error) => {
+                let sent = self.send(datagram, (to, None), None, until).await;
+                sent.map(|()| false)
+            }
+            sent => sent.map(|()| true),
         }
-        // Perhaps that address is not this machine's any more, or never was: a subnet's broadcast address looks like any
-        // other. A realm at the other side may follow to the address that the kernel chooses.
-        let sent = self.send(datagram, (to, None), None).await;
-        if sent.is_ok()
-            && let Ok(state) = UdpSocketState::new(UdpSockRef::from(&self.socket))
-        {
-            // The one there was has taken it for a device that refuses bursts, and would not try any again.
-            self.state = state;
-        }
-        sent
     }
 
     async fn send(
@@ -179,6 +235,7 @@ impl Udp {
         contents: &[u8],
         (destination, src_ip): Way,
         segment_size: Option<usize>,
+        until: &mut Option<Instant>,
     ) -> io::Result<()> {
         let transmit = Transmit {
             destination,
@@ -187,12 +244,55 @@ impl Udp {
             segment_size,
             src_ip,
         };
-        let sent = self.socket.async_io(Interest::WRITABLE, || {
+        let send = || {
             let socket = UdpSockRef::from(&self.socket);
             self.state.try_send(socket, &transmit)
-        });
-        sent.await
+        };
+        when_writable(&self.socket, until, send).await
     }
+}
+
+/// Sends as soon as there is room in the socket; `WouldBlock` if there is none `until` then, which is [`BLOCKED_MAX`] from now where
+/// nothing has waited yet.
+async fn when_writable(
+    socket: &UdpSocket,
+    until: &mut Option<Instant>,
+    mut send: impl FnMut() -> io::Result<()>,
+) -> io::Result<()> {
+    loop {
+        match socket.try_io(Interest::WRITABLE, &mut send) {
+            Err(error) if is_blocked(&error) => {}
+            sent => return sent,
+        }
+        let until = *until.get_or_insert_with(|| Instant::now() + BLOCKED_MAX);
+        match timeout_at(until, socket.writable()).await {
+            Ok(ready) => ready?,
+            Err(_) => return Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+fn is_blocked(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// True when the address that a datagram was to leave from may be why it was refused: it is not this machine's any more, or
+/// never was. What is refused for now, as without room, is not to leave from another: it is as good as lost.
+fn is_sources_fault(error: &io::Error) -> bool {
+    // The last is what Linux says of most such addresses. Where there is really no way, there is none from another address either.
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput
+            | io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::NetworkUnreachable
+    )
+}
+
+/// True when it may be why several datagrams were refused that they were several.
+fn is_bursts_fault(error: &io::Error) -> bool {
+    /// What Linux says for a network device that cannot compute checksums.
+    const EIO: i32 = 5;
+    error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(EIO)
 }
 
 /// True for an address that a datagram may leave from, as far as the address itself says: one may come to a group's, or to

@@ -9,6 +9,7 @@ use crate::{
 /// Why a command ends without its effect.
 #[derive(Debug)]
 pub enum Failure {
+    /// It was refused, and nothing was written.
     Refused(Refusal),
     /// The store failed before anything was written.
     Store(StoreError),
@@ -19,6 +20,7 @@ pub enum Failure {
 
 impl Failure {
     /// The same where it leaves open whether the command was carried out before.
+    #[must_use]
     pub fn in_doubt(self) -> Self {
         match self {
             Self::Store(error) => Self::Unknown(error),

@@ -52,8 +52,9 @@ impl<S: Store> Realm<S> {
     /// what the copy does not hold. All former lives are forgotten, and no cursor from before is believed.
     ///
     /// A life that cannot be written, as on a full disk, is not begun: the one before goes on. Else clients would remember a
-    /// life that the store does not know after the next start.
-    pub async fn begin_life(&self, is_restored: bool) {
+    /// life that the store does not know after the next start. True when the life is on the disk; until then a store that
+    /// was restored is to begin one as such.
+    pub async fn begin_life(&self, is_restored: bool) -> bool {
         let begun = async {
             let found = self.record::<LivesRecord>(&records::lives()).await?;
             let former = found.map_or_else(Vec::new, |(record, _)| record.lives);
@@ -73,14 +74,18 @@ impl<S: Store> Realm<S> {
         let (lives, failure) = match begun.await {
             Ok(begun) => begun,
             // No claim is looked at: what would be announced now is unknown after the next start.
-            Err(failure) => return self.note("begin life", &failure),
+            Err(failure) => {
+                self.note("begin life", &failure);
+                return false;
+            }
         };
-        if let Some(failure) = failure {
-            self.note("begin life", &failure);
+        if let Some(failure) = &failure {
+            self.note("begin life", failure);
         }
         let lives = Lives(lives.into_iter().map(Life).collect());
         // A second call would be a mistake of the server's; the first life goes on.
         let _ = self.lives.set(lives);
+        failure.is_none()
     }
 
     /// What a device is told that makes `claim`. None claims nothing: it has a plain link, or is a realm.

@@ -45,6 +45,7 @@ use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicBool};
 
 pub use carrying::{Carried, Outgoing};
 pub use copies::ReadOutcome;
+pub use failure::Failure;
 pub use housekeeping::Pass;
 use limits::{Guess, Limiter};
 pub use limits::{Limits, Rates};
@@ -60,7 +61,6 @@ use tokio::sync::{Notify, watch};
 
 use self::{
     expiry::Expiries,
-    failure::Failure,
     lives::Lives,
     operations::{Known, fingerprint, options_fit},
     outgoing::is_queued,

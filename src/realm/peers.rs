@@ -328,14 +328,18 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// Makes a peer of whom the configuration names. False when the name or the key is another's.
+    /// Makes a peer of whom the configuration names. False when the name or the key is another's, or the source none of this
+    /// realm's. Nothing is written where nothing has changed.
+    ///
+    /// # Errors
+    /// The peer is as it was, if it was one: the realm is busy, as on a full disk, or the store has failed.
     pub async fn list_peer(
         &self,
         realm: RealmId,
         key: PublicKey,
         (address, port): (String, u16),
         source: Option<(String, u16)>,
-    ) -> bool {
+    ) -> Result<bool, Failure> {
         let listed = async {
             let (name, number) = source
                 .as_ref()
@@ -343,14 +347,14 @@ impl<S: Store> Realm<S> {
             let (src_address, src_port) = self.source(Text(name), Port(number))?;
             let mut batch = Batch::new();
             let found = self.find_peer(&mut batch, realm).await?;
-            if let Some(known) = found {
+            if let Some(Peer { record: was, .. }) = found {
                 let record = PeerRecord {
                     address,
                     port,
                     src_address,
                     src_port,
                     added: true,
-                    ..known.record
+                    ..was.clone()
                 };
                 if record.former.contains(&key.0) {
                     tracing::info!(
@@ -359,6 +363,9 @@ impl<S: Store> Realm<S> {
                     );
                 } else if record.key != key.0 {
                     return Err(ErrorCode::RealmExists.into());
+                }
+                if record == was {
+                    return Ok(Outcome::Durable);
                 }
                 batch.put(records::peer(realm), record.to_value()?);
             } else {
@@ -383,12 +390,13 @@ impl<S: Store> Realm<S> {
             }
             self.commit(batch).await
         };
-        match listed.await {
-            Ok(outcome) => matches!(outcome, Outcome::Durable),
-            Err(failure) => {
-                self.note("peer", &failure);
-                false
-            }
+        let listed = listed.await;
+        if let Err(failure) = &listed {
+            self.note("peer", failure);
+        }
+        match listed {
+            Err(Failure::Refused(refusal)) if refusal.code != ErrorCode::Busy => Ok(false),
+            listed => Ok(matches!(listed?, Outcome::Durable)),
         }
     }
 

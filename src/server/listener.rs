@@ -6,6 +6,7 @@ use std::{
 };
 
 use rand::Rng as _;
+use tokio::sync::mpsc;
 
 use super::{
     Config, ServerError,
@@ -28,6 +29,29 @@ pub struct Listener {
     pub config: ListenConfig,
     /// What each of its workers begins with.
     pub workers: Vec<(Bound, endpoint::Endpoint)>,
+}
+
+/// Whoever holds this works for a listener; that they have ended is told, be it by a panic. Else nothing but silence would say
+/// that nobody listens there any more.
+#[derive(Debug)]
+pub struct Ending {
+    address: SocketAddr,
+    told: mpsc::UnboundedSender<SocketAddr>,
+}
+
+impl Ending {
+    /// For one who works for the listener at `address`.
+    pub fn new(address: SocketAddr, told: &mpsc::UnboundedSender<SocketAddr>) -> Self {
+        let told = told.clone();
+        Self { address, told }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Once the server stops nobody asks.
+        let _ = self.told.send(self.address);
+    }
 }
 
 impl Listener {
@@ -169,5 +193,23 @@ fn reachable(ip: std::net::IpAddr) -> std::net::IpAddr {
         std::net::IpAddr::V4(v4) if v4.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
         std::net::IpAddr::V6(v6) if v6.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
         ip => ip,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listener_that_panics_is_told_of() {
+        let (ending, mut ended) = mpsc::unbounded_channel();
+        let address = SocketAddr::from(([127, 0, 0, 1], 7));
+        let ending = Ending::new(address, &ending);
+        let thread = std::thread::spawn(move || {
+            let _ending = ending;
+            panic!("as scripted");
+        });
+        assert!(thread.join().is_err());
+        assert_eq!(ended.try_recv(), Ok(address));
     }
 }

@@ -35,7 +35,7 @@ pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
 use config::{PeerConfig, RegistrationConfig, Security};
 use limits::CALLS_MAX;
-use listener::Listener;
+use listener::{Ending, Listener};
 pub use memory::{Holder, Holding, holdings, keepings};
 pub(crate) use peering::{Way, keep_in_touch};
 use rand::Rng as _;
@@ -45,7 +45,7 @@ pub(crate) use worker::Worker;
 use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
     host::{Host, Listening},
-    realm::{Errand, Keeping, Network, Own, Realm, Registration, Retention},
+    realm::{Errand, Failure, Keeping, Network, Own, Realm, Registration, Retention},
     store::{Embedded, OpenError, Opening, StoreError},
     wire::RealmId,
 };
@@ -137,6 +137,11 @@ pub enum ServerError {
          this realm's addresses; correct the table, or remove the old peer with `removerealm`"
     )]
     Peer(RealmId),
+    /// A listener's thread has ended by itself.
+    #[error(
+        "the listener at {0} has ended, which it never should; the log says why; start the server again"
+    )]
+    Ended(SocketAddr),
     /// The store failed while serving.
     #[error("{0}; the server stops, so that starting it again can recover the store")]
     Store(StoreError),
@@ -147,6 +152,8 @@ pub enum ServerError {
 pub struct Start {
     /// What cannot be read of it is left out, and what has been lost is done without.
     pub accepts_damage: bool,
+    /// It was copied from one that was in use, as by a snapshot: positions that clients remember are not believed (READ-9).
+    pub is_restored: bool,
     /// A write has failed since it was opened last.
     pub is_after_failure: bool,
 }
@@ -163,7 +170,10 @@ pub struct Server {
     peers: Vec<PeerConfig>,
     work: WorkLimits,
     seed: u64,
+    /// Positions that were given out may be given out again, so no memory of them is believed.
     is_restored: bool,
+    /// The directory of the store.
+    data: PathBuf,
     /// For how long messages are kept, if that is configured.
     retention: Option<Retention>,
 }
@@ -200,10 +210,13 @@ impl Server {
             Opening {
                 reserve: config.store.reserve.0,
                 accepts_damage: start.accepts_damage,
+                is_restored: start.is_restored,
                 is_after_failure: start.is_after_failure,
                 scrub: Some(config.store.scrub.0),
             },
         )?;
+        // Said at this start, or at one before that ended too early.
+        let is_restored = Embedded::is_restored(&config.store.path)?;
         let listeners = config
             .listeners()
             .into_iter()
@@ -239,18 +252,10 @@ impl Server {
             peers: config.peer.clone(),
             work: config.limits.work(),
             seed: rng.next_u64(),
-            // Positions that were given out may be given out again.
-            is_restored: start.accepts_damage,
+            is_restored,
+            data: config.store.path.clone(),
             retention: config.retention.configured(),
         })
-    }
-
-    /// Says that the store was copied from one that was in use, as by a snapshot: positions that clients remember are
-    /// not believed (READ-9).
-    #[must_use]
-    pub const fn restored(mut self, is_restored: bool) -> Self {
-        self.is_restored |= is_restored;
-        self
     }
 
     /// How the realm introduces itself.
@@ -300,20 +305,19 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let clock = Clock::start(Host::Real, &self.realm).await;
         say_keeping(self.realm.begin_keeping(self.retention).await);
-        self.realm.begin_life(self.is_restored).await;
-        let (stopping, told_to_stop) = watch::channel(false);
-        for peer in &self.peers {
-            if !self
-                .realm
-                .list_peer(peer.realm, peer.key, peer.address(), peer.source())
-                .await
-            {
-                return Err(ServerError::Peer(peer.realm));
-            }
+        let is_begun = self.realm.begin_life(self.is_restored).await;
+        if self.is_restored
+            && is_begun
+            && let Err(error) = Embedded::forget_restored(&self.data)
+        {
+            tracing::warn!(%error, "the next start takes the store for a restored one again");
         }
+        let (stopping, told_to_stop) = watch::channel(false);
+        list_peers(&self.realm, &self.peers).await?;
         let mut ways = Vec::new();
         let mut rng = Host::Real.rng()?;
         let mut workers = Vec::new();
+        let (ending, mut ended) = mpsc::unbounded_channel();
         let (known, realms) = watch::channel(Vec::new());
         for listener in self.listeners {
             let (calls, to_call) = mpsc::channel(CALLS_MAX);
@@ -338,7 +342,9 @@ impl Server {
                     .enable_all()
                     .build()?;
                 let name = format!("listener {}", listener.address);
+                let ending = Ending::new(listener.address, &ending);
                 let work = move || {
+                    let _ending = ending;
                     runtime.block_on(async {
                         let socket = Listening::start(socket)?;
                         worker.run(socket, to_call, told_to_stop).await
@@ -350,6 +356,7 @@ impl Server {
         let outcome = tokio::select! {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
+            Some(address) = ended.recv() => Err(ServerError::Ended(address)),
             () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, known, clock.clone(), self.seed) => Ok(()),
             () = clock.clone().tick(&self.realm) => Ok(()),
             () = clock.tidy(&self.realm) => Ok(()),
@@ -359,13 +366,35 @@ impl Server {
         let joined = tokio::task::spawn_blocking(move || {
             for worker in workers {
                 // A worker that panicked has said so on standard error.
-                let _ = worker.join();
+                if let Ok(Err(error)) = worker.join() {
+                    tracing::error!(%error, "a listener has failed");
+                }
             }
         });
         let _ = joined.await;
         tracing::info!("stopped");
         outcome
     }
+}
+
+/// Makes the peers that the configuration names. One that cannot be written now, as on a full disk, is as it was.
+async fn list_peers(realm: &Realm<Embedded>, peers: &[PeerConfig]) -> Result<(), ServerError> {
+    for peer in peers {
+        let listing = realm.list_peer(peer.realm, peer.key, peer.address(), peer.source());
+        match listing.await {
+            Ok(true) => {}
+            Ok(false) => return Err(ServerError::Peer(peer.realm)),
+            Err(
+                Failure::Store(error @ (StoreError::Failed(_) | StoreError::Closed))
+                | Failure::Unknown(error),
+            ) => return Err(ServerError::Store(error)),
+            Err(failure) => tracing::warn!(
+                peer = %peer.realm, ?failure,
+                "what the configuration says of this peer cannot be stored now: it is as it was before, until the next start"
+            ),
+        }
+    }
+    Ok(())
 }
 
 /// Tells the operator how long messages are kept where they have not said so themselves.

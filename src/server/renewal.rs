@@ -85,3 +85,58 @@ fn pause(stop: &mut watch::Receiver<bool>, wait: Duration) -> io::Result<bool> {
 fn is_full(error: &OpenError) -> bool {
     matches!(error, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::store::fail_next_sync;
+
+    fn config(directory: &Path, reserve: u64) -> Config {
+        let mut config = Config::parse("[[listen]]\naddress = \"127.0.0.1:0\"").unwrap();
+        config.store.path = directory.join("data");
+        config.store.reserve.0 = reserve;
+        config
+    }
+
+    /// READ-9: that a store was restored, or damage accepted, is known until a life has begun that says so, however many starts
+    /// that takes.
+    #[tokio::test]
+    async fn restored_store_is_known_as_such_until_its_life_has_begun() {
+        let directory = tempfile::tempdir().unwrap();
+        let (config, full) = (
+            config(directory.path(), 0),
+            config(directory.path(), u64::MAX),
+        );
+        let restored = Start {
+            is_restored: true,
+            ..Start::default()
+        };
+        let damaged = Start {
+            accepts_damage: true,
+            ..Start::default()
+        };
+        let after_failure = Start {
+            is_after_failure: true,
+            ..Start::default()
+        };
+        for declared in [restored, damaged] {
+            assert!(!Server::start(&config).unwrap().is_restored);
+            // It ends before it serves.
+            drop(Server::start_as(&config, declared).unwrap());
+            let server = Server::start(&config).unwrap();
+            assert!(server.is_restored);
+            // The life cannot be written.
+            fail_next_sync(&config.store.path);
+            server.run(std::future::pending()).await.unwrap_err();
+            let server = Server::start_as(&full, after_failure).unwrap();
+            assert!(server.is_restored);
+            server.run(std::future::ready(())).await.unwrap();
+            let server = Server::start(&config).unwrap();
+            assert!(server.is_restored);
+            server.run(std::future::ready(())).await.unwrap();
+        }
+        assert!(!Server::start(&config).unwrap().is_restored);
+    }
+}

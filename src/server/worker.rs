@@ -97,9 +97,9 @@ impl<S: Store> Worker<S> {
             if self.endpoint.has_events() {
                 continue;
             }
+            // A socket that is blocked may never have sent all.
             if let Some(stop_by) = stop_by
-                && idle
-                && (self.in_work == 0 || Instant::now() >= stop_by)
+                && ((idle && self.in_work == 0) || Instant::now() >= stop_by)
             {
                 self.endpoint.close_all(self.now());
                 self.transmit(&mut socket, &mut leaving).await;

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 
 use crate::{
     client::{Client, Options, Profile, system_rng},
+    crypto::SecretKey,
     server::{Config, Server, ServerError},
-    store::{OpenError, fail_next_sync},
+    store::{OpenError, fail_next_sync, panic_at_next_write},
     wire::Mailbox,
 };
 
@@ -20,11 +21,22 @@ struct Serving {
     client: Client,
 }
 
-fn serve(directory: &TempDir) -> Serving {
-    let mut config = Config::parse("[[listen]]\naddress = \"127.0.0.1:0\"").unwrap();
+fn config(directory: &TempDir, more: &str) -> Config {
+    let text = format!("[[listen]]\naddress = \"127.0.0.1:0\"\n{more}");
+    let mut config = Config::parse(&text).unwrap();
     config.store.path = directory.path().join("data");
     config.store.reserve.0 = 0;
+    config
+}
+
+fn serve(directory: &TempDir) -> Serving {
+    serve_as(directory, config(directory, ""), |_| {})
+}
+
+/// `planted`: what is done to the data directory once the store is open.
+fn serve_as(directory: &TempDir, config: Config, planted: impl Fn(&Path)) -> Serving {
     let server = Server::start(&config).unwrap();
+    planted(&config.store.path);
     let options = Options {
         server: server.connection_string(),
         deadline: Duration::from_mins(5),
@@ -49,7 +61,7 @@ async fn texts(client: &Client) -> Vec<Vec<u8>> {
 }
 
 /// ERR-1, EXACT-6: a message whose commit failed is unknown to its sender, who asks again; the server opens its store again at
-/// the same address without anybody's help, and the message is there once.
+/// the same address without anybody's help, and the message is there once. The same when the thread that writes has panicked.
 #[tokio::test(flavor = "multi_thread")]
 async fn server_whose_sync_fails_serves_on() {
     let directory = tempfile::tempdir().unwrap();
@@ -64,8 +76,12 @@ async fn server_whose_sync_fails_serves_on() {
         .register("A", "id", ann, b"correct horse")
         .await
         .unwrap();
-    for text in ["one", "two", "three"] {
-        fail_next_sync(&data);
+    for (text, plant) in [
+        ("one", fail_next_sync as fn(&Path)),
+        ("two", panic_at_next_write),
+        ("three", fail_next_sync),
+    ] {
+        plant(&data);
         client.send(ann, text.as_bytes()).await.unwrap();
     }
     assert_eq!(texts(&client).await, [&b"one"[..], b"two", b"three"]);
@@ -101,4 +117,41 @@ async fn server_whose_store_cannot_be_opened_again_ends() {
         panic!("{ended:?}");
     };
     assert_eq!(path, data.join("store/version"));
+}
+
+/// A peer of the configuration.
+fn peer() -> String {
+    let key = SecretKey::generate(&mut system_rng().unwrap()).public();
+    format!("[[peer]]\nrealm = \"beta\"\naddress = \"127.0.0.1:1\"\nkey = \"{key}\"\n")
+}
+
+/// A store that fails while the configured peers are listed is opened again, as at any other time.
+#[tokio::test(flavor = "multi_thread")]
+async fn server_whose_store_fails_while_peers_are_listed_serves_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory, &peer());
+    let Serving {
+        stop,
+        thread,
+        client,
+    } = serve_as(&directory, config, fail_next_sync);
+    let ann = "ann".parse().unwrap();
+    let registering = client.register("A", "id", ann, b"correct horse");
+    registering.await.unwrap();
+    drop(client);
+    stop.send_replace(true);
+    thread.join().unwrap().unwrap();
+}
+
+/// A full disk at the start keeps no configured peer from being listed that is listed already, and the server from nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn server_on_a_full_disk_starts_with_configured_peers() {
+    let directory = tempfile::tempdir().unwrap();
+    let peer = peer();
+    for (peer, reserve) in [("", 0), (&*peer, u64::MAX), (&peer, 0), (&peer, u64::MAX)] {
+        let mut config = config(&directory, peer);
+        config.store.reserve.0 = reserve;
+        let server = Server::start(&config).unwrap();
+        server.run(std::future::ready(())).await.unwrap();
+    }
 }

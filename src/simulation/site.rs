@@ -121,7 +121,8 @@ impl Site {
         realm.begin_life(false).await;
         for peer in &self.neighbours {
             let address = (peer.address.ip().to_string(), peer.address.port());
-            if !realm.list_peer(peer.realm, peer.key, address, None).await {
+            let listed = realm.list_peer(peer.realm, peer.key, address, None).await;
+            if !listed.unwrap_or(false) {
                 // As an operator would: the disk was full, or failed.
                 return Vec::new();
             }

@@ -22,14 +22,14 @@ use std::{
 
 pub use batch::{Batch, Change, Expected};
 use bytes::Bytes;
-#[cfg(test)]
-#[cfg(feature = "embedded")]
-pub(crate) use embedded::fail_next_sync;
 #[cfg(feature = "embedded")]
 pub use embedded::{
     BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, Opening, RESERVE_BYTES, SCRUB,
     VALUES_BYTES, WRITES_WAITING,
 };
+#[cfg(test)]
+#[cfg(feature = "embedded")]
+pub(crate) use embedded::{fail_next_sync, panic_at_next_write};
 #[cfg(test)]
 pub use memory::Memory;
 use smallvec::SmallVec;

@@ -126,11 +126,37 @@ async fn an_address_that_cannot_be_answered_from_stops_nothing() {
         let (mut listening, _) = listener(any);
         let before = bursts(&listening);
         let way = (socket.local_addr().unwrap(), Some(gone));
-        send(&mut listening, &[(b"answer", way)]).await;
-        let mut buffer = [0; 100];
-        let (len, from) = socket.recv_from(&mut buffer).await.unwrap();
-        assert_eq!((len, from.ip()), (6, client));
+        send(&mut listening, &[(&b"answer"[..], way); 3]).await;
+        for _ in 0..3 {
+            let mut buffer = [0; 100];
+            let (len, from) = socket.recv_from(&mut buffer).await.unwrap();
+            assert_eq!((len, from.ip()), (6, client));
+        }
         assert_eq!(bursts(&listening), before);
+    }
+}
+
+/// What is refused for another reason does not leave from another address, and bursts are given up for what bursts can be
+/// refused for.
+#[cfg(target_os = "linux")]
+#[test]
+fn refusals_are_told_apart() {
+    use rustix::io::Errno;
+
+    for (errno, is_sources, is_bursts) in [
+        (Errno::INVAL, true, true),
+        (Errno::ADDRNOTAVAIL, true, false),
+        (Errno::IO, false, true),
+        (Errno::NOBUFS, false, false),
+        (Errno::PERM, false, false),
+        (Errno::NETUNREACH, true, false),
+        (Errno::HOSTUNREACH, false, false),
+        (Errno::MSGSIZE, false, false),
+        (Errno::AGAIN, false, false),
+    ] {
+        let error = io::Error::from(errno);
+        assert_eq!(is_sources_fault(&error), is_sources, "{error}");
+        assert_eq!(is_bursts_fault(&error), is_bursts, "{error}");
     }
 }
 
@@ -178,4 +204,23 @@ async fn no_socket_lets_ip_fragment() {
         ipv6_mtu_discover(&client).unwrap(),
         Ipv6PathMtuDiscovery::PROBE
     );
+}
+
+/// A socket without room holds its thread up once for all that leaves together, and not for ever.
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_is_blocked_is_given_up() {
+    let socket = other(Ipv4Addr::LOCALHOST.into()).await;
+    socket.writable().await.unwrap();
+    let before = Instant::now();
+    let (mut until, mut tries) = (None, 0);
+    for _ in 0..3 {
+        let blocked = when_writable(&socket, &mut until, || {
+            tries += 1;
+            Err(io::ErrorKind::WouldBlock.into())
+        });
+        assert!(is_blocked(&blocked.await.unwrap_err()));
+    }
+    assert!(tries > 0);
+    assert_eq!(until, Some(before + BLOCKED_MAX));
+    assert!(before.elapsed() < 2 * BLOCKED_MAX);
 }

@@ -65,7 +65,12 @@ async fn peers_of_the_configuration_are_all_carried_to() {
         let mut key = [3; 32];
         key[..2].copy_from_slice(&number.to_be_bytes());
         let place = ("192.0.2.9".to_string(), 6377);
-        assert!(realm.list_peer(name, PublicKey(key), place, None).await);
+        assert!(
+            realm
+                .list_peer(name, PublicKey(key), place, None)
+                .await
+                .unwrap()
+        );
     }
     assert_eq!(realm.peers().await.len(), 300);
     let introduce = PeerRequest::Introduce {

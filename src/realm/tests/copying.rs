@@ -47,6 +47,7 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
         realm
             .list_peer(beta, PublicKey([50; 32]), place, None)
             .await
+            .unwrap()
     );
     let join = Command::JoinGroupRealm {
         operation: op(2),
@@ -112,6 +113,7 @@ async fn a_peer_that_fails_is_asked_and_told_again() {
         realm
             .list_peer(beta, PublicKey([50; 32]), place, None)
             .await
+            .unwrap()
     );
     let peer = realm.peers().await.remove(0);
     let copy = CopyRecord {
@@ -165,7 +167,7 @@ async fn who_joins_while_a_message_is_written_hears_of_it() {
         let place = ("192.0.2.9".to_string(), 6377);
         let key = PublicKey([n; 32]);
         let id = name.parse().unwrap();
-        assert!(realm.list_peer(id, key, place, None).await);
+        assert!(realm.list_peer(id, key, place, None).await.unwrap());
         let text = format!("message {n}");
         let post = Command::SendGroup {
             operation: op(u64::from(n)),
@@ -206,6 +208,11 @@ async fn asked(fixture: &Fixture, n: u8, request: &PeerRequest<'_>) -> Answer {
     Answer::parse(&fixture.realm.handle(&caller, &request.to_bytes()).await).unwrap()
 }
 
+const ALL: crate::store::PageLimit = crate::store::PageLimit {
+    entries: 1000,
+    bytes: usize::MAX,
+};
+
 /// PEER-20: a home realm that tells lies fills neither memory nor the disk of those who copy its groups: an entry has an end, positions rise, and
 /// what is kept is counted; and what it says is gone is a number.
 #[tokio::test]
@@ -222,6 +229,7 @@ async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
         realm
             .list_peer(beta, PublicKey([50; 32]), place, None)
             .await
+            .unwrap()
     );
     let peer = realm.peers().await.remove(0);
     let copy = CopyRecord {
@@ -269,13 +277,9 @@ async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
     );
     assert_eq!(read(vec![said]).await, ReadOutcome::Equal);
     let log = copy_place(beta, group, &copy);
-    let all = crate::store::PageLimit {
-        entries: 1000,
-        bytes: usize::MAX,
-    };
     let kept = realm
         .store
-        .read(&log, crate::store::Position(0), all)
+        .read(&log, crate::store::Position(0), ALL)
         .await
         .unwrap();
     let kept: Vec<_> = kept

@@ -131,5 +131,5 @@ pub async fn add_peer(realm: &Realm<Held>, n: Device, name: &str) {
     let address = ("192.0.2.9".to_string(), 6377);
     let key = PublicKey([n; 32]);
     let added = realm.list_peer(name.parse().unwrap(), key, address, None);
-    assert!(added.await);
+    assert!(added.await.unwrap());
 }

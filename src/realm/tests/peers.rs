@@ -8,7 +8,25 @@ pub async fn peer(fixture: &Fixture, n: u8, name: &str) {
     let listed = fixture
         .realm
         .list_peer(name.parse().unwrap(), key, address, None);
-    assert!(listed.await);
+    assert!(listed.await.unwrap());
+}
+
+/// Listing a peer as it is writes nothing; and not every start is to write something.
+#[tokio::test]
+async fn peer_listed_as_it_is_is_not_written_again() {
+    let fixture = Fixture::new();
+    let mut versions = Vec::new();
+    for port in [6377, 6377, 6378] {
+        let address = ("192.0.2.9".to_string(), port);
+        let listed =
+            fixture
+                .realm
+                .list_peer("beta".parse().unwrap(), PublicKey([50; 32]), address, None);
+        assert!(listed.await.unwrap());
+        versions.push(fixture.realm.peers().await.remove(0).version);
+    }
+    assert_eq!(versions[0], versions[1]);
+    assert_ne!(versions[1], versions[2]);
 }
 
 pub async fn asked(
@@ -248,7 +266,12 @@ async fn users_see_the_names_of_peers() {
     for (n, name) in [(50, "beta"), (51, "gamma")] {
         let place = ("192.0.2.9".to_string(), 6377);
         let name = name.parse().unwrap();
-        assert!(inner.list_peer(name, PublicKey([n; 32]), place, None).await);
+        assert!(
+            inner
+                .list_peer(name, PublicKey([n; 32]), place, None)
+                .await
+                .unwrap()
+        );
     }
     let peer = inner.peers().await.remove(0);
     let record = records::PeerRecord {
@@ -298,6 +321,7 @@ async fn a_group_of_another_realm_that_one_is_not_in_is_not_denied() {
         inner
             .list_peer(beta, PublicKey([50; 32]), place, None)
             .await
+            .unwrap()
     );
     let commands = [
         Command::SendGroupRealm {

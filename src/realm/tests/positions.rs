@@ -228,6 +228,7 @@ async fn a_copy_of_a_group_made_again_is_shown_from_its_beginning() {
         realm
             .list_peer(beta, PublicKey([50; 32]), place, None)
             .await
+            .unwrap()
     );
     let peer = realm.peers().await.remove(0);
     let join = |number| Command::JoinGroupRealm {

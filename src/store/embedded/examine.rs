@@ -36,7 +36,8 @@ const ENGINE_VERSION: &[u8] = b"FJL\x03";
 pub struct Manner {
     /// What cannot be read is left out, and the store is opened without it.
     pub accepts_damage: bool,
-    /// The newest journal is written anew: a sync of it has failed, so what is read there need not be on the disk.
+    /// The last journal that holds a record is written anew, and those behind it: a sync has failed, so what is read there need
+    /// not be on the disk. The engine may have made another journal since.
     pub distrusts_journal: bool,
 }
 
@@ -51,7 +52,7 @@ pub struct Piece {
 /// What was found, and done about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// What was cut off the end of the newest journal.
+    /// What was cut off the end of the last journal in which anything stands.
     pub cut: Option<Piece>,
     /// What was left out because its loss is accepted.
     pub dropped: Vec<Piece>,
@@ -90,6 +91,9 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
         walk.journal(path).map_err(|source| io_at(path, source))?;
     }
     report.last_sequence = walk.last.as_ref().map_or(0, |(_, record)| record.sequence);
+    let last_held = walk.last.as_ref().map(|(path, _)| path.clone());
+    // The version is compared later, too; where no seal has told it, that may yet find the store behind.
+    let is_compared = mark.is_none() || walk.sealed.is_some();
     let (gaps, cut) = walk.verdict().map_err(|source| io_at(&store, source))?;
     if let (Some(first), false) = (gaps.first(), manner.accepts_damage) {
         let bytes: u64 = gaps.iter().map(|gap| gap.bytes).sum();
@@ -101,15 +105,19 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
         let path = first.file.clone();
         return Err(OpenError::Lost { path, what });
     }
-    for (number, (_, path)) in journals.iter().enumerate() {
+    let mut is_distrusted = manner.distrusts_journal && last_held.is_none();
+    for (_, path) in &journals {
+        is_distrusted |= manner.distrusts_journal && last_held.as_ref() == Some(path);
         let io = |source| io_at(path, source);
         let gaps: Vec<_> = gaps.iter().filter(|gap| gap.file == *path).collect();
-        let is_newest = number + 1 == journals.len();
         let tail = cut.as_ref().filter(|cut| cut.file == *path);
         if !gaps.is_empty() {
             set_aside(directory, path).map_err(io)?;
         }
-        if !gaps.is_empty() || (is_newest && manner.distrusts_journal) {
+        if let (Some(tail), false) = (tail, is_compared) {
+            keep_tail(directory, tail).map_err(io)?;
+        }
+        if !gaps.is_empty() || is_distrusted {
             rewrite(path, &gaps, tail).map_err(io)?;
         } else if let Some(tail) = tail {
             let file = OpenOptions::new().write(true).open(path).map_err(io)?;
@@ -235,6 +243,8 @@ struct Walk<'a> {
     before: u64,
     /// The highest version that a seal names.
     sealed: Option<Version>,
+    /// What the seals begin with, by the mark or by the first record that has one.
+    token: Option<[u8; 8]>,
 }
 
 impl<'a> Walk<'a> {
@@ -246,28 +256,39 @@ impl<'a> Walk<'a> {
             last: None,
             before: 0,
             sealed: None,
+            token: match mark {
+                Some(mark) => Some(mark.token),
+                None => None,
+            },
         }
     }
 
     fn journal(&mut self, path: &Path) -> io::Result<()> {
         let mut journal = Journal::open(path)?;
-        // A journal is synced before the next is made: where that one begins, this one was whole.
-        self.close_end()?;
         let mut at = 0;
         loop {
-            match journal.at(at)? {
+            let found = journal.at(at)?;
+            if found != Found::End {
+                // A journal is synced before the next is written in: where something stands in that one, this one was whole. That the
+                // next is there does not say so: the engine makes it also after a write has failed.
+                self.close_end()?;
+            }
+            match found {
                 Found::End => return Ok(()),
                 Found::Record(record) => {
                     self.record(path, record);
                     at = record.end;
                 }
                 Found::Bad => {
-                    let last = self.last.as_ref().map(|(_, record)| record.sequence);
-                    let mark = self.mark;
-                    let next = journal.next_record(at + 1, |record| {
-                        last.is_none_or(|last| record.sequence > last)
-                            && mark.is_none_or(|mark| mark.is_own(record))
-                    })?;
+                    let next = match self.token {
+                        Some(token) => self.next_own(&mut journal, at, token)?,
+                        None if self.has_more(&mut journal, at)? => {
+                            let end = journal.written_end(at)?;
+                            self.gap(path, at, end);
+                            return Ok(());
+                        }
+                        None => None,
+                    };
                     let Some(next) = next else {
                         self.open_end = Some((path.into(), at));
                         return Ok(());
@@ -277,6 +298,33 @@ impl<'a> Walk<'a> {
                 }
             }
         }
+    }
+
+    fn is_later(&self, record: &Record) -> bool {
+        let last = self.last.as_ref().map(|(_, record)| record.sequence);
+        last.is_none_or(|last| record.sequence > last)
+    }
+
+    /// The first record behind `at` that this store has written.
+    fn next_own(
+        &self,
+        journal: &mut Journal,
+        at: u64,
+        token: [u8; 8],
+    ) -> io::Result<Option<Record>> {
+        let is_own = |record: &Record| match self.mark {
+            Some(mark) => mark.is_own(record),
+            None => record.seal.is_some_and(|seal| seal.token == token),
+        };
+        journal.next_record(at + 1, |record| self.is_later(record) && is_own(record))
+    }
+
+    /// True when what looks like a record stands behind `at`. Where no seal is known, a user may have written it; so it shows that
+    /// there may be more, but none is taken for one. What a record torn at `at` says of itself is a user's for certain.
+    fn has_more(&self, journal: &mut Journal, at: u64) -> io::Result<bool> {
+        let from = journal.claimed_end(at)?.max(at + 1);
+        let found = journal.next_record(from, |record| self.is_later(record))?;
+        Ok(found.is_some())
     }
 
     fn gap(&mut self, file: &Path, at: u64, end: u64) {
@@ -301,7 +349,8 @@ impl<'a> Walk<'a> {
         } else if let Some(last) = last {
             self.before = last;
         }
-        let own = |seal: &layout::Seal| self.mark.is_none_or(|mark| mark.token == seal.token);
+        self.token = self.token.or(record.seal.map(|seal| seal.token));
+        let own = |seal: &layout::Seal| self.token == Some(seal.token);
         let sealed = record.seal.filter(own).map(|seal| seal.version);
         self.sealed = self.sealed.max(sealed);
         self.last = Some((path.into(), record));
@@ -349,6 +398,20 @@ fn set_aside(directory: &Path, path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Keeps what is to be cut off a journal: the place that it stood at is in the file's name.
+fn keep_tail(directory: &Path, tail: &Piece) -> io::Result<()> {
+    let place = directory.join(ASIDE);
+    fs::create_dir_all(&place)?;
+    let name = tail.file.file_name().unwrap_or_default().to_string_lossy();
+    let mut from = File::open(&tail.file)?;
+    from.seek(SeekFrom::Start(tail.at))?;
+    // One that has the same name stood at the same place.
+    let mut kept = File::create(place.join(format!("{name}.at-{}", tail.at)))?;
+    io::copy(&mut from.take(tail.bytes), &mut kept)?;
+    kept.sync_all()?;
+    sync_directory(&place)
 }
 
 /// Writes a journal anew without some pieces. Until that is on the disk the old one stays.

@@ -9,7 +9,6 @@
 use std::fs;
 
 use fjall::{Database, KeyspaceCreateOptions, PersistMode};
-use proptest::prelude::*;
 
 use super::{
     examine::{journals, trees},
@@ -20,7 +19,7 @@ use super::{
 };
 use crate::store::Version;
 
-fn opening() -> Opening {
+pub(super) fn opening() -> Opening {
     Opening {
         reserve: 0,
         scrub: None,
@@ -28,11 +27,11 @@ fn opening() -> Opening {
     }
 }
 
-fn key(n: u16) -> Key {
+pub(super) fn key(n: u16) -> Key {
     Key([b"k", &n.to_be_bytes()[..]].concat()[..].into())
 }
 
-fn put(n: u16, value: Vec<u8>) -> Batch {
+pub(super) fn put(n: u16, value: Vec<u8>) -> Batch {
     let mut batch = Batch::new();
     batch.put(key(n), value);
     batch
@@ -55,7 +54,7 @@ fn entry(n: u16) -> Vec<u8> {
 }
 
 /// A store with so many values and entries, in tables if asked for.
-async fn filled(directory: &Path, values: u16, in_tables: bool) {
+pub(super) async fn filled(directory: &Path, values: u16, in_tables: bool) {
     let store = Embedded::open_as(directory, opening()).unwrap();
     for n in 0..values {
         let mut batch = put(n, vec![n as u8; 40]);
@@ -70,11 +69,11 @@ async fn filled(directory: &Path, values: u16, in_tables: bool) {
     }
 }
 
-fn journal_of(data: &Path) -> std::path::PathBuf {
+pub(super) fn journal_of(data: &Path) -> std::path::PathBuf {
     journals(&data.join(STORE)).unwrap().pop().unwrap().1
 }
 
-fn records(path: &Path) -> (Vec<Record>, u64) {
+pub(super) fn records(path: &Path) -> (Vec<Record>, u64) {
     let mut journal = Journal::open(path).unwrap();
     let (mut records, mut at) = (Vec::new(), 0);
     loop {
@@ -362,146 +361,5 @@ async fn mark_missing_is_written_anew() {
         assert!(store.get(&key(2)).await.unwrap().is_some());
         let found = Mark::read(directory.path()).unwrap();
         assert!(matches!(found, mark::Found::Mark(mark) if mark.version == Version(3)));
-    }
-}
-
-/// The engine writes a record that a user has made up. Its checksum has no key.
-fn forged(directory: &Path, sequence: u64) -> Vec<u8> {
-    let database = Database::builder(directory).open().unwrap();
-    let data = database
-        .keyspace("data", KeyspaceCreateOptions::default)
-        .unwrap();
-    let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
-    batch.insert(
-        &data,
-        &layout::key(&key(0))[..],
-        b"\0\0\0\0\0\0\0\x01forged".to_vec(),
-    );
-    batch.commit().unwrap();
-    let path = directory.join("0.jnl");
-    let (found, _) = records(&path);
-    let bytes = fs::read(path).unwrap();
-    let mut record = bytes[found[0].at as usize..found[0].end as usize].to_vec();
-    record[5..13].copy_from_slice(&sequence.to_le_bytes());
-    record
-}
-
-/// What a user has written is no record, however it looks: a torn tail that holds such is a torn tail, and where damage is
-/// accepted it does not come back to life.
-#[tokio::test]
-async fn journal_record_made_up_by_a_user_does_not_count() {
-    let directory = tempfile::tempdir().unwrap();
-    let data = directory.path().join("data");
-    filled(&data, 3, false).await;
-    let before = records(&journal_of(&data));
-    let forged = forged(&directory.path().join("engine"), before.0[3].sequence + 2);
-    let mut value = vec![b'x'; 600];
-    value.extend(forged);
-    value.extend([b'x'; 600]);
-    let store = Embedded::open_as(&data, opening()).unwrap();
-    store.commit(put(1, value)).await.unwrap();
-    let journal = journal_of(&data);
-    let mut bytes = fs::read(&journal).unwrap();
-    // The mark is as it was before, as after a crash; of the last record the beginning has not reached the disk.
-    let mark = fs::read(data.join("store.mark")).unwrap();
-    drop(store);
-    fs::write(data.join("store.mark"), mark).unwrap();
-    let from = before.1 as usize;
-    bytes[from..from + 400].fill(0);
-    fs::write(&journal, &bytes).unwrap();
-    for accepts_damage in [false, true] {
-        fs::write(&journal, &bytes).unwrap();
-        let opening = Opening {
-            accepts_damage,
-            ..opening()
-        };
-        let store = Embedded::open_as(&data, opening).unwrap();
-        let cut = store.report().cut.as_ref().map(|cut| cut.at);
-        assert_eq!(cut, Some(before.1));
-        assert_eq!(
-            store.get(&key(0)).await.unwrap().unwrap().value,
-            vec![0; 40]
-        );
-    }
-}
-
-/// A store of ten values in two journals, as the engine divides them when one has grown long; of the older the end is cut off.
-async fn divided(cut_off: usize) -> tempfile::TempDir {
-    let directory = super::harness::scratch();
-    filled(directory.path(), 10, false).await;
-    let (first, second) = (
-        journal_of(directory.path()),
-        directory.path().join("store/1.jnl"),
-    );
-    let middle = records(&first).0[6].at as usize;
-    let bytes = fs::read(&first).unwrap();
-    fs::write(&second, &bytes[middle..]).unwrap();
-    fs::write(&first, &bytes[..middle - cut_off]).unwrap();
-    directory
-}
-
-/// The files of several journals count together: the older is whole where the newer begins, and none between is missing.
-#[tokio::test]
-async fn journals_count_together() {
-    let sound = divided(0).await;
-    let store = Embedded::open_as(sound.path(), opening()).unwrap();
-    for n in 0..10 {
-        assert!(store.get(&key(n)).await.unwrap().is_some(), "{n}");
-    }
-    drop(store);
-    let refused = |directory: &Path, said: &str| {
-        let error = Embedded::open_as(directory, opening()).unwrap_err();
-        assert!(error.to_string().contains(said), "{error}");
-    };
-    refused(divided(5).await.path(), "0.jnl");
-    let between = divided(0).await;
-    let store = between.path().join("store");
-    fs::rename(store.join("1.jnl"), store.join("2.jnl")).unwrap();
-    refused(between.path(), "1.jnl is missing");
-    let newest = divided(0).await;
-    fs::remove_file(newest.path().join("store/1.jnl")).unwrap();
-    refused(newest.path(), "it is at version 5, and was at 10");
-}
-
-/// What is under a record's checksum.
-fn items(bytes: &[u8], record: &Record) -> Vec<u8> {
-    bytes[record.at as usize + 13..record.end as usize].to_vec()
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
-
-    /// However much of a journal is overwritten, what is found in it was written there.
-    #[test]
-    fn journal_overwritten_anywhere_shows_nothing_new(
-        edits in prop::collection::vec((any::<prop::sample::Index>(), 1usize..700, any::<u8>(), any::<bool>()), 1..8),
-    ) {
-        let directory = super::harness::scratch();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(filled(directory.path(), 12, false));
-        let path = journal_of(directory.path());
-        let (written, end) = records(&path);
-        let mut bytes = fs::read(&path).unwrap();
-        let written: Vec<_> = written.iter().map(|record| items(&bytes, record)).collect();
-        for (at, len, byte, is_zeroed) in edits {
-            let at = at.index(end as usize);
-            let to = (at + len).min(end as usize);
-            bytes[at..to].fill(if is_zeroed { 0 } else { byte });
-        }
-        fs::write(&path, &bytes).unwrap();
-        let mut journal = Journal::open(&path).unwrap();
-        let mut at = 0;
-        while let Some(found) = journal.next_record(at, |_| true).unwrap() {
-            prop_assert!(written.contains(&items(&bytes, &found)), "{found:?}");
-            at = found.end;
-        }
-        let accepting = Opening { accepts_damage: true, ..opening() };
-        let store = Embedded::open_as(directory.path(), accepting).unwrap();
-        for n in 0..12 {
-            let found = runtime.block_on(store.get(&key(n))).unwrap();
-            prop_assert!(found.is_none_or(|found| found.value == vec![n as u8; 40]), "{n}");
-        }
-        drop(store);
-        Embedded::open_as(directory.path(), opening()).unwrap();
     }
 }

@@ -1,23 +1,65 @@
 //! Whether what the engine says can be relied on.
 
-use std::sync::OnceLock;
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    thread,
+};
 
-use super::super::StoreError;
+use super::{super::StoreError, flags::Flag};
 
 /// After a write has failed nobody knows what is on the disk: the system may have dropped what it could not write, and
 /// shows it to readers all the same, until it is read from the disk again. So from then on nothing is served.
-#[derive(Debug, Default)]
-pub struct Health(OnceLock<StoreError>);
+#[derive(Debug)]
+pub struct Health {
+    /// The directory that holds the store.
+    directory: PathBuf,
+    failed: OnceLock<StoreError>,
+}
 
 impl Health {
+    /// That of the store in a data directory, which is well.
+    pub fn of(directory: &Path) -> Self {
+        Self {
+            directory: directory.into(),
+            failed: OnceLock::new(),
+        }
+    }
+
+    /// The directory that holds the store.
+    #[cfg(test)]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// An error once a write has failed.
     pub fn check(&self) -> Result<(), StoreError> {
-        self.0.get().map_or(Ok(()), |error| Err(error.clone()))
+        self.failed.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
     /// A write has failed. What the first has failed of is what everybody is told.
-    pub fn fail(&self, error: StoreError) {
-        let _ = self.0.set(error);
+    pub fn fail(&self, error: &StoreError) {
+        if self.failed.set(error.clone()).is_err() {
+            return;
+        }
+        tracing::error!(%error, "a write of the store has failed: nothing is served before it is opened again");
+        if let Err(error) = Flag::Distrusted.raise(&self.directory) {
+            tracing::error!(%error, "this cannot be noted for the next start");
+        }
+    }
+}
+
+/// Whoever holds this writes. A writer that panics has failed to write.
+#[derive(Debug)]
+pub struct Writing(pub Arc<Health>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail(&StoreError::Failed(
+                "the store's writer has panicked".into(),
+            ));
+        }
     }
 }
 
@@ -29,21 +71,37 @@ pub mod scripted {
         sync::{Mutex, PoisonError},
     };
 
-    static FAILING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    /// How a write fails.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Failing {
+        Sync,
+        Panic,
+    }
+
+    static FAILING: Mutex<Vec<(PathBuf, Failing)>> = Mutex::new(Vec::new());
+
+    fn plant(directory: &Path, failing: Failing) {
+        let mut all = FAILING.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((directory.into(), failing));
+    }
 
     /// The next sync of the store in a data directory fails.
     pub fn fail_next_sync(directory: &Path) {
-        let mut failing = FAILING.lock().unwrap_or_else(PoisonError::into_inner);
-        failing.push(directory.into());
+        plant(directory, Failing::Sync);
+    }
+
+    /// With the next write the writer of the store in a data directory panics.
+    pub fn panic_at_next_write(directory: &Path) {
+        plant(directory, Failing::Panic);
     }
 
     /// True when this sync is to fail.
     pub fn fails(directory: &Path) -> bool {
-        let mut failing = FAILING.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = failing.iter().position(|at| at == directory);
-        found.is_some_and(|at| {
-            failing.remove(at);
-            true
-        })
+        let mut all = FAILING.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = all.iter().position(|(at, _)| at == directory);
+        let failing = found.map(|at| all.remove(at).1);
+        drop(all);
+        assert_ne!(failing, Some(Failing::Panic), "as scripted");
+        failing.is_some()
     }
 }

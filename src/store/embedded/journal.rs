@@ -238,6 +238,26 @@ impl Journal {
         }))
     }
 
+    /// Where what begins at `at` ends by its own account, as far as there is one: up to there stands what somebody has written.
+    pub fn claimed_end(&mut self, at: u64) -> io::Result<u64> {
+        let Some((items, _)) = self.bytes(at, START_BYTES)?.and_then(parse_start) else {
+            return Ok(at);
+        };
+        let mut next = at + START_BYTES as u64;
+        for _ in 0..items {
+            let tag = self.bytes(next, 1)?.and_then(<[u8]>::first).copied();
+            next += match tag {
+                Some(2) => match self.bytes(next, ITEM_BYTES)?.and_then(parse_item) {
+                    Some(item) => item.len(),
+                    None => break,
+                },
+                Some(4) => CLEAR_BYTES as u64,
+                _ => break,
+            };
+        }
+        Ok(next)
+    }
+
     /// True when the checksum is that of the record's items.
     fn is_sound(&mut self, record: &Record, checksum: u64) -> io::Result<bool> {
         let mut hash = Xxh3::new();

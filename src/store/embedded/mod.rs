@@ -7,6 +7,7 @@ mod answers;
 mod behind;
 mod cache;
 mod examine;
+mod flags;
 mod health;
 mod journal;
 mod keeper;
@@ -14,9 +15,10 @@ mod layout;
 mod manifest;
 mod mark;
 mod open;
+mod room;
 mod writer;
 
-use std::{fs::File, path::Path, sync::Arc, thread::JoinHandle};
+use std::{fs::File, io, path::Path, sync::Arc, thread::JoinHandle};
 
 use answers::Desks;
 pub use behind::BEHIND_BYTES;
@@ -24,14 +26,16 @@ use behind::{Behind, Bounds};
 pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
 use fjall::Keyspace;
+use flags::Flag;
 use health::Health;
 #[cfg(test)]
-pub(crate) use health::scripted::fail_next_sync;
+pub(crate) use health::scripted::{fail_next_sync, panic_at_next_write};
 use keeper::Keeper;
 pub use open::{OpenError, Opening, SCRUB};
+pub use room::RESERVE_BYTES;
+use room::Room;
 use tokio::sync::{mpsc, oneshot};
-pub use writer::RESERVE_BYTES;
-use writer::{Job, Room};
+use writer::Job;
 
 use super::{
     Batch, CommitError, Committed, Key, Log, Page, PageLimit, Position, Prefix, Store, StoreError,
@@ -98,6 +102,17 @@ impl Embedded {
         directory.join(STORE).exists()
     }
 
+    /// True when the store in `directory` was restored, or damage to it was accepted, and [`Embedded::forget_restored`] has not been
+    /// called since, be it in another process.
+    pub fn is_restored(directory: &Path) -> io::Result<bool> {
+        Flag::Restored.is_raised(directory)
+    }
+
+    /// From now on the store in `directory` is one like any other: what others remember of the one before is told apart.
+    pub fn forget_restored(directory: &Path) -> io::Result<()> {
+        Flag::Restored.lower(directory)
+    }
+
     /// What was found amiss when it was opened, and done about it.
     #[cfg(test)]
     fn report(&self) -> &examine::Report {
@@ -109,6 +124,13 @@ impl Embedded {
         self.keeper.look();
         // Those that write find out about a disk that fails as a whole.
         StoreError::Damaged(format!("it cannot be read: {error}"))
+    }
+
+    /// The writer is gone, and left no answer.
+    fn unwritten(&self) -> StoreError {
+        let error = StoreError::Failed("the store's writer has ended".into());
+        self.health.fail(&error);
+        error
     }
 
     fn parse_value(&self, stored: &[u8]) -> Result<Versioned, StoreError> {
@@ -217,8 +239,8 @@ impl Store for Embedded {
                 desk: self.desks.here(),
             })
             .await
-            .map_err(|_| StoreError::Closed)?;
-        answered.await.map_err(|_| StoreError::Closed)?
+            .map_err(|_| self.unwritten())?;
+        answered.await.map_err(|_| self.unwritten())?
     }
 
     async fn last(&self, log: &Log) -> Result<Position, StoreError> {
@@ -266,5 +288,7 @@ impl Store for Embedded {
 mod format_tests;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod journal_tests;
 #[cfg(test)]
 mod tests;

@@ -19,12 +19,14 @@ use super::{
     behind::{Behind, Bounds, Rows},
     cache::Cache,
     examine::{self, Manner, Report},
+    flags::Flag,
     health::Health,
     keeper::Keeper,
     layout,
     manifest::{self, Trouble},
     mark::{self, Mark},
-    writer::{Durable, RESERVE_BYTES, Room, Writer},
+    room::{RESERVE_BYTES, Room},
+    writer::{Durable, Writer},
 };
 use crate::faults::{Fault, is_planted};
 
@@ -84,6 +86,8 @@ pub struct Opening {
     pub reserve: u64,
     /// What cannot be read is left out, and what has been lost is done without.
     pub accepts_damage: bool,
+    /// The store was copied from one that was in use.
+    pub is_restored: bool,
     /// A write has failed since the store was opened last: what is read need not be on the disk.
     pub is_after_failure: bool,
     /// All tables are read at the start and each time so much time has passed, or never.
@@ -98,6 +102,7 @@ impl Default for Opening {
         Self {
             reserve: RESERVE_BYTES,
             accepts_damage: false,
+            is_restored: false,
             is_after_failure: false,
             scrub: Some(SCRUB),
         }
@@ -127,7 +132,20 @@ impl Embedded {
             refuse_lost(directory, mark.as_ref(), opening)?;
             make(directory).map_err(io)??;
         }
+        if opening.is_restored || opening.accepts_damage {
+            // Before anything is changed: whoever starts next has to know, however this ends.
+            Flag::Restored.raise(directory).map_err(io)?;
+        }
+        // Perhaps the process in which it failed has ended for another reason.
+        let opening = Opening {
+            is_after_failure: opening.is_after_failure
+                || Flag::Distrusted.is_raised(directory).map_err(io)?,
+            ..opening
+        };
         let report = look(directory, mark.as_ref(), opening)?;
+        if opening.is_after_failure {
+            Flag::Distrusted.lower(directory).map_err(io)?;
+        }
         let (database, data) = open_engine(&directory.join(STORE))
             .map_err(|error| unread(engine_error(directory, &error)))?;
         check_format(directory, &database, &data).map_err(unread)?;
@@ -137,7 +155,7 @@ impl Embedded {
         let behind = Arc::new(behind);
         let mark = go_on(directory, version, mark, &report, opening)?;
         let cache = Arc::new(Cache::new(version.0));
-        let health = Arc::<Health>::default();
+        let health = Arc::new(Health::of(directory));
         let durable = Arc::new(AtomicU64::new(version.0));
         let writer = Writer::new(
             (database, data.clone()),
@@ -147,7 +165,6 @@ impl Embedded {
             Arc::clone(&subscribers),
             room,
             Durable {
-                directory: directory.into(),
                 token: mark.token,
                 version: Arc::clone(&durable),
                 health: Arc::clone(&health),

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use fjall::{Database, KeyspaceCreateOptions, PersistMode};
@@ -12,34 +12,76 @@ use proptest::prelude::*;
 use super::{open::STORE_NEW, *};
 use crate::store::{Expected, NameBytes, Version};
 
+/// Room that a test gives and takes, in bytes.
+fn store_with_room(directory: &Path, reserve: u64, bounds: Bounds) -> (Embedded, Arc<AtomicU64>) {
+    let free = Arc::new(AtomicU64::new(u64::MAX));
+    let seen = Arc::clone(&free);
+    let room = Room::scripted(reserve, move || seen.load(Ordering::SeqCst));
+    let store = Embedded::open_with(directory, Opening::default(), room, bounds).unwrap();
+    (store, free)
+}
+
+fn put(n: u8, value: &[u8]) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(key(n), value.to_vec());
+    batch
+}
+
 /// A full disk refuses what is to be written, goes on serving what is there, and writes again as
 /// soon as there is room.
 #[tokio::test]
 async fn a_full_disk_refuses_writes_and_recovers() {
     let directory = tempfile::tempdir().unwrap();
-    let full = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&full);
-    let room = Room::scripted(move || !seen.load(Ordering::SeqCst));
-    let store = Embedded::open_with(
-        directory.path(),
-        Opening::default(),
-        room,
-        Bounds::default(),
-    )
-    .unwrap();
-    let key = Key(b"a"[..].into());
-    let put = |value: &[u8]| {
-        let mut batch = Batch::new();
-        batch.put(key.clone(), value.to_vec());
-        store.commit(batch)
+    let (store, free) = store_with_room(directory.path(), 100, Bounds::default());
+    store.commit(put(1, b"1")).await.unwrap();
+    free.store(99, Ordering::SeqCst);
+    let refused = store.commit(put(1, b"2")).await;
+    assert!(matches!(refused, Err(CommitError::Full)));
+    assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "1");
+    free.store(100, Ordering::SeqCst);
+    store.commit(put(1, b"3")).await.unwrap();
+    assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "3");
+}
+
+/// What gives room back is written while there is some, and not to the last byte.
+#[tokio::test]
+async fn a_full_disk_takes_what_gives_room_back_down_to_a_quarter_of_the_reserve() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, free) = store_with_room(directory.path(), 100, Bounds::default());
+    for (left, is_written) in [(99, true), (25, true), (24, false), (0, false)] {
+        free.store(left, Ordering::SeqCst);
+        let mut tidying = Batch::tidying();
+        tidying.delete(key(1));
+        let outcome = store.commit(tidying).await;
+        assert_eq!(outcome.is_ok(), is_written, "{left}: {outcome:?}");
+    }
+}
+
+/// A full disk is not written to on behalf of what it refuses: that would fail, and a failed write ends all reading.
+#[tokio::test]
+async fn a_full_disk_is_not_written_to_when_all_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let bounds = Bounds {
+        rows: 4,
+        bytes: 5000,
     };
-    put(b"1").await.unwrap();
-    full.store(true, Ordering::SeqCst);
-    assert!(matches!(put(b"2").await, Err(CommitError::Full)));
-    assert_eq!(store.get(&key).await.unwrap().unwrap().value, "1");
-    full.store(false, Ordering::SeqCst);
-    put(b"3").await.unwrap();
-    assert_eq!(store.get(&key).await.unwrap().unwrap().value, "3");
+    let (store, free) = store_with_room(directory.path(), 100, bounds);
+    // The next group has values to bring to their places.
+    for n in 0..2 {
+        store.commit(put(n, b"1")).await.unwrap();
+    }
+    for left in [99, 0] {
+        free.store(left, Ordering::SeqCst);
+        fail_next_sync(directory.path());
+        for _ in 0..4 {
+            let refused = store.commit(put(1, b"2")).await;
+            assert!(matches!(refused, Err(CommitError::Full)), "{refused:?}");
+        }
+        assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "1");
+    }
+    free.store(100, Ordering::SeqCst);
+    let failed = store.commit(put(1, b"3")).await;
+    assert!(matches!(failed, Err(CommitError::Store(_))), "{failed:?}");
 }
 
 /// The room that is left alone is what was asked for.

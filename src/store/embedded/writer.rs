@@ -3,13 +3,11 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::{Duration, Instant},
 };
 
 use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
@@ -23,8 +21,9 @@ use super::{
     answers::{Answer, Desk, Outcome},
     behind::{Behind, Rows, Sweep},
     cache::{Cache, Lookup},
-    health::Health,
+    health::{Health, Writing},
     layout::{self, Latest, Seal},
+    room::{Room, Space},
 };
 
 /// Batches that share one sync.
@@ -33,10 +32,6 @@ const GROUP_MAX: usize = 512;
 const ENDS_MAX: usize = 65_536;
 /// Entries that one batch trims; the rest of a longer trim goes when the log is trimmed next.
 const TRIM_MAX: usize = 10_000;
-/// Room on the disk that is left alone unless it is set otherwise, in bytes: the engine needs it to tidy up, and so does the operator.
-pub const RESERVE_BYTES: u64 = 32 << 20;
-/// How long a look at the free room holds.
-const ROOM_LIFETIME: Duration = Duration::from_secs(1);
 
 /// A batch on its way to the disk.
 #[derive(Debug)]
@@ -49,9 +44,6 @@ pub struct Job {
 
 /// What the writer says of what is on the disk.
 pub struct Durable {
-    /// The directory that holds the store.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests name it"))]
-    pub directory: PathBuf,
     /// What the seals begin with.
     pub token: [u8; 8],
     /// The version of the last group that is on the disk.
@@ -76,60 +68,6 @@ pub struct Writer {
     begins: HashMap<Log, u64>,
     room: Room,
     durable: Durable,
-}
-
-/// Whether the disk has room, asked once in a while.
-pub struct Room {
-    ask: Box<dyn Fn() -> bool + Send>,
-    asked: Option<(Instant, bool)>,
-    lifetime: Duration,
-    /// The room that is left alone, in bytes.
-    reserve: u64,
-}
-
-impl Room {
-    /// The room on the disk that holds `directory`.
-    pub fn of(directory: &Path, reserve: u64) -> Self {
-        let directory = PathBuf::from(directory);
-        Self {
-            ask: Box::new(move || free_bytes(&directory).is_some_and(|free| free >= reserve)),
-            asked: None,
-            lifetime: ROOM_LIFETIME,
-            reserve,
-        }
-    }
-
-    /// Room as a test has it.
-    #[cfg(test)]
-    pub fn scripted(ask: impl Fn() -> bool + Send + 'static) -> Self {
-        Self {
-            ask: Box::new(ask),
-            asked: None,
-            lifetime: Duration::ZERO,
-            reserve: 0,
-        }
-    }
-
-    fn is_there(&mut self) -> bool {
-        match self.asked {
-            Some((at, answer)) if at.elapsed() < self.lifetime => answer,
-            _ => {
-                let answer = (self.ask)();
-                let was = self.asked.replace((Instant::now(), answer));
-                let (had_room, reserve) = (was.is_none_or(|(_, had_room)| had_room), self.reserve);
-                match (had_room, answer) {
-                    (true, false) => tracing::error!(
-                        reserve,
-                        "the disk has less room than is to be left alone: nothing is written until it has more; make room, or lower \
-                         reserve in [store]"
-                    ),
-                    (false, true) => tracing::warn!("the disk has room again"),
-                    _ => {}
-                }
-                answer
-            }
-        }
-    }
 }
 
 /// The changes of one group, and what they make of the keys they touch.
@@ -202,6 +140,7 @@ impl Writer {
 
     /// Writes until nobody is left who could ask.
     pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let _writing = Writing(Arc::clone(&self.durable.health));
         let mut group = Vec::with_capacity(GROUP_MAX);
         while jobs.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
             gather(&mut jobs, &mut group);
@@ -225,7 +164,11 @@ impl Writer {
         }
         // What the engine has failed to write before may yet reach the disk, or not: nothing can be put upon it.
         let mut failed = self.durable.health.check().err();
-        let has_room = failed.is_some() || self.room.is_there();
+        let space = match &failed {
+            Some(_) => Space::Enough,
+            None => self.room.look(),
+        };
+        let mut accepted = 0;
         let mut answers = Vec::with_capacity(jobs.len());
         for Job {
             batch,
@@ -235,13 +178,14 @@ impl Writer {
         {
             let decided = if let Some(error) = &failed {
                 Err(error.clone().into())
-            } else if !has_room && !batch.tidies {
+            } else if !space.admits(&batch) {
                 Err(CommitError::Full)
             } else if let Err(refused) = self.expects(&batch, &group) {
                 // Nothing of it is in the group: the others go on.
                 Err(refused)
             } else {
                 let applied = self.apply(batch, &mut group);
+                accepted += 1;
                 // A batch that failed half-way must not reach the disk, and with it none of its group.
                 failed = applied.as_ref().err().cloned();
                 applied.map_err(CommitError::from)
@@ -254,11 +198,16 @@ impl Writer {
                 },
             ));
         }
-        let sweep = self.rows.sweep(&self.behind);
-        if failed.is_none() {
+        // Without room nothing is written unasked: a write that fails for it ends all reading, too.
+        let is_idle = accepted == 0 && space != Space::Enough;
+        let sweep = if is_idle {
+            Sweep::default()
+        } else {
+            self.rows.sweep(&self.behind)
+        };
+        if failed.is_none() && !is_idle {
             failed = self.write(&mut group, &sweep).err();
-            if let Some(error) = failed.clone().filter(|_| !self.durable.trusts) {
-                tracing::error!(%error, "a write of the store has failed: nothing is served before it is opened again");
+            if let Some(error) = failed.as_ref().filter(|_| !self.durable.trusts) {
                 self.durable.health.fail(error);
             }
         }
@@ -322,7 +271,7 @@ impl Writer {
         writes.insert(&self.data, layout::SEAL_KEY, &seal.to_bytes()[..]);
         writes.commit()?;
         #[cfg(test)]
-        if super::health::scripted::fails(&self.durable.directory) {
+        if super::health::scripted::fails(self.durable.health.directory()) {
             return Err(StoreError::Failed("the sync failed, as scripted".into()));
         }
         self.durable.version.store(self.version, Ordering::Release);
@@ -490,16 +439,4 @@ fn find_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
 pub fn trimmed_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
     let below = data.get(layout::trimmed(log)).map_err(unread)?;
     Ok(below.map_or(0, |stored| layout::number(&stored).saturating_sub(1)))
-}
-
-/// Room that the disk has left, in bytes, if it says.
-#[cfg(unix)]
-fn free_bytes(directory: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(directory).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-#[cfg(not(unix))]
-fn free_bytes(_: &Path) -> Option<u64> {
-    Some(u64::MAX)
 }

@@ -267,8 +267,9 @@ async fn failing(rng: &mut StdRng) -> Result<(), String> {
         return Err("something was served after a sync had failed".into());
     }
     drop(store);
+    // The same process opens it again, or it has ended and another does, which was told nothing.
     let after = Opening {
-        is_after_failure: true,
+        is_after_failure: rng.random_bool(0.5),
         ..opening(false)
     };
     let journal = newest_journal(directory.path());
@@ -283,6 +284,12 @@ async fn failing(rng: &mut StdRng) -> Result<(), String> {
             "after it was opened again something is missing: {}",
             answers.summary()
         ));
+    }
+    drop(store);
+    let trusted = fs::metadata(&journal).unwrap();
+    drop(Embedded::open_as(directory.path(), opening(false)).map_err(|error| error.to_string())?);
+    if !is_same_file(&trusted, &fs::metadata(&journal).unwrap()) {
+        return Err("the journal is distrusted for ever".into());
     }
     Ok(())
 }
