@@ -364,7 +364,7 @@ impl KeptRecord {
             return;
         };
         let last = self.samples.last().map_or(0, |sample| sample.bytes);
-        if self.bytes - last >= bound / u64::from(GRAINS) {
+        if self.bytes.saturating_sub(last) >= bound / u64::from(GRAINS) {
             self.sample(now);
         }
     }
@@ -395,9 +395,10 @@ impl KeptRecord {
                 .last()
                 .zip(samples.peek())
                 .is_some_and(|(before, behind)| {
+                    // After a crash the realm may be younger than it was (SES-7).
                     now.saturating_sub(behind.at) > old
-                        && behind.at - before.at <= coarse
-                        && behind.bytes - before.bytes <= large
+                        && behind.at.saturating_sub(before.at) <= coarse
+                        && behind.bytes.saturating_sub(before.bytes) <= large
                 });
             if !is_close {
                 kept.push(sample);
@@ -463,13 +464,16 @@ impl KeptRecord {
             (sample.position, sample.bytes)
         });
         // Between two notes, as if all entries there were of one size.
-        let part = u128::from(to_bytes - from_bytes) * u128::from(position - from);
-        let part = part.checked_div(u128::from(to - from)).unwrap_or_default();
+        let part = u128::from(to_bytes.saturating_sub(from_bytes))
+            * u128::from(position.saturating_sub(from));
+        let part = part
+            .checked_div(u128::from(to.saturating_sub(from)))
+            .unwrap_or_default();
         let base = from_bytes + u64::try_from(part).unwrap_or_default();
         self.samples.drain(..gone);
-        self.bytes -= base;
+        self.bytes = self.bytes.saturating_sub(base);
         for sample in &mut self.samples {
-            sample.bytes -= base;
+            sample.bytes = sample.bytes.saturating_sub(base);
         }
         self.trimmed = position;
     }

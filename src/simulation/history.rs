@@ -84,11 +84,32 @@ struct Told {
 }
 
 impl Told {
-    /// True when a person has been shown a text.
-    fn was_shown(&self, person: usize, text: &[u8]) -> bool {
-        let theirs = self.shown.iter().filter(|((who, _), _)| *who == person);
-        let mut texts = theirs.flat_map(|(_, shown)| shown);
-        texts.any(|(_, shown)| shown == text)
+    /// Where a person has been shown what, in one mailbox after another.
+    fn shown_to(&self, person: usize) -> impl Iterator<Item = &[Shown]> {
+        let theirs = self
+            .shown
+            .iter()
+            .filter(move |((who, _), _)| *who == person);
+        theirs.map(|(_, shown)| shown.as_slice())
+    }
+
+    /// How often a text stood in the mailbox of a person in which it stood most often.
+    fn times_shown(&self, person: usize, text: &[u8]) -> usize {
+        let in_each = self.shown_to(person).map(|shown| {
+            let places = shown.iter().filter(|(_, shown)| shown == text);
+            places.map(|(at, _)| at).collect::<BTreeSet<_>>().len()
+        });
+        in_each.max().unwrap_or_default()
+    }
+
+    /// How many notices about a message its sender has been shown.
+    fn times_quoted(&self, message: &Message) -> usize {
+        let in_each = self.shown_to(message.from).map(|shown| {
+            let quoting = |(_, text): &&Shown| message.is_quoted_in(&String::from_utf8_lossy(text));
+            let places = shown.iter().filter(quoting).map(|(at, _)| at);
+            places.collect::<BTreeSet<_>>().len()
+        });
+        in_each.max().unwrap_or_default()
     }
 }
 
@@ -335,18 +356,17 @@ impl History {
                 .iter()
                 .filter(|notice| message.is_quoted_in(notice))
                 .count();
+            // The notice may have been read, and gone since.
+            let quoting = quoting.max(told.times_quoted(message));
             let came_back = if message.to_other_realm { quoting } else { 0 };
             let found = count + came_back;
             if found < least && gone.count > 0 {
                 // What a person had not been shown does not go; who joins a group later has not been shown all of it.
-                let was_shown = gone
+                let shown = gone
                     .of
-                    .is_none_or(|person| told.was_shown(person, &message.body));
-                // So may the notice have gone that said that it came back.
-                if was_shown {
-                    missing += least - found;
-                }
-                if was_shown || message.to_other_realm {
+                    .map(|person| told.times_shown(person, &message.body));
+                if shown.is_none_or(|shown| shown > 0) {
+                    missing += shown.map_or(0, |shown| shown.min(least - found));
                     continue;
                 }
             }

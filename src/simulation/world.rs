@@ -540,8 +540,8 @@ impl World {
             let name = format!("{}'s {mailbox}", people[*number].0);
             let gone = Gone {
                 count: entries.iter().filter_map(gone).sum(),
-                // What is among the private messages too is read there.
-                of: matches!(mailbox, Mailbox::Private | Mailbox::Realm(_)).then_some(*number),
+                // What is in a mailbox from one realm is among the private messages too, and read there.
+                of: matches!(mailbox, Mailbox::Private).then_some(*number),
             };
             let texts = entries.iter().filter(|entry| entry.content == CONTENT_TEXT);
             let texts: Vec<&[u8]> = texts.map(|entry| entry.body.as_slice()).collect();
