@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     super::Version,
-    STORE,
+    FRESH_FILES, STORE,
     examine::{journals, trees},
     manifest::{self, Table, Trouble},
     mark::Mark,
@@ -28,6 +28,8 @@ const MARK_EVERY: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 /// After a look at all tables, reads that meet damage ask for no other for so long.
 const LOOK_AGAIN: Duration = Duration::from_hours(1);
+/// What the engine lets the first level behind the fresh tables grow to, in bytes: as many tables as are fresh, of 64 MiB.
+const LEVEL_BYTES: u64 = (FRESH_FILES as u64) * (64 << 20);
 /// So often a tree is looked at anew that changes meanwhile.
 const TRIES: usize = 5;
 
@@ -53,6 +55,7 @@ struct Work {
     directory: PathBuf,
     mark: Mark,
     durable: Arc<AtomicU64>,
+    merging: Arc<AtomicU64>,
     every: Option<Duration>,
     wake: mpsc::Receiver<()>,
     found: Arc<(Mutex<Scrubbed>, Condvar)>,
@@ -60,12 +63,13 @@ struct Work {
 }
 
 impl Keeper {
-    /// Looks after the store in `directory`, whose last durable version is always in `durable`. All tables are read now, and
-    /// again after `every`; never without it.
+    /// Looks after the store in `directory`, whose last durable version is always in `durable`. The room that merging tables may take
+    /// is said in `merging`. All tables are read now, and again after `every`; never without it.
     pub fn start(
         directory: &Path,
         mark: Mark,
         durable: Arc<AtomicU64>,
+        merging: Arc<AtomicU64>,
         every: Option<Duration>,
     ) -> io::Result<Self> {
         let (wake, woken) = mpsc::sync_channel(1);
@@ -74,6 +78,7 @@ impl Keeper {
             directory: directory.into(),
             mark,
             durable,
+            merging,
             every,
             wake: woken,
             found: Arc::clone(&found),
@@ -146,6 +151,7 @@ impl Work {
     fn keep_mark(&mut self) {
         if self.mark_at <= Instant::now() {
             self.write_mark();
+            say_merging(&self.directory, &self.merging);
             self.mark_at = Instant::now() + MARK_EVERY;
         }
     }
@@ -223,6 +229,19 @@ impl Work {
         found.damaged = damaged;
         changed.notify_all();
         true
+    }
+}
+
+/// Says how much room merging tables may take. What cannot be read now, because it changes, is as it was.
+pub fn say_merging(directory: &Path, merging: &AtomicU64) {
+    let Ok(trees) = trees(&directory.join(STORE)) else {
+        return;
+    };
+    let mut bytes = trees
+        .iter()
+        .map(|tree| manifest::merge_bytes(tree, LEVEL_BYTES));
+    if let Ok(bytes) = bytes.try_fold(0, |sum, bytes| bytes.map(|bytes| sum + bytes)) {
+        merging.store(bytes, Ordering::Relaxed);
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
     examine::{self, Manner, Report},
     flags::Flag,
     health::Health,
-    keeper::Keeper,
+    keeper::{Keeper, say_merging},
     layout,
     manifest::{self, Trouble},
     mark::{self, Mark},
@@ -157,6 +157,8 @@ impl Embedded {
         let cache = Arc::new(Cache::new(version.0));
         let health = Arc::new(Health::of(directory));
         let durable = Arc::new(AtomicU64::new(version.0));
+        let merging = room.merging();
+        say_merging(directory, &merging);
         let writer = Writer::new(
             (database, data.clone()),
             version.0,
@@ -184,7 +186,7 @@ impl Embedded {
             desks: Desks::default(),
             subscribers,
             health,
-            keeper: Keeper::start(directory, mark, durable, opening.scrub).map_err(io)?,
+            keeper: Keeper::start(directory, mark, durable, merging, opening.scrub).map_err(io)?,
             report,
             _lock: lock,
         })
