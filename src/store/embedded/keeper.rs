@@ -42,6 +42,15 @@ pub struct Scrubbed {
     pub damaged: Vec<PathBuf>,
 }
 
+/// When all tables are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Scrub {
+    /// Each time so much time has passed; never without it.
+    pub every: Option<Duration>,
+    /// Not at the start already.
+    pub begins_later: bool,
+}
+
 /// The keeper of one store.
 #[derive(Debug)]
 pub struct Keeper {
@@ -56,7 +65,7 @@ struct Work {
     mark: Mark,
     durable: Arc<AtomicU64>,
     merging: Arc<AtomicU64>,
-    every: Option<Duration>,
+    scrub: Scrub,
     wake: mpsc::Receiver<()>,
     found: Arc<(Mutex<Scrubbed>, Condvar)>,
     mark_at: Instant,
@@ -64,13 +73,13 @@ struct Work {
 
 impl Keeper {
     /// Looks after the store in `directory`, whose last durable version is always in `durable`. The room that merging tables may take
-    /// is said in `merging`. All tables are read now, and again after `every`; never without it.
+    /// is said in `merging`.
     pub fn start(
         directory: &Path,
         mark: Mark,
         durable: Arc<AtomicU64>,
         merging: Arc<AtomicU64>,
-        every: Option<Duration>,
+        scrub: Scrub,
     ) -> io::Result<Self> {
         let (wake, woken) = mpsc::sync_channel(1);
         let found = Arc::default();
@@ -79,7 +88,7 @@ impl Keeper {
             mark,
             durable,
             merging,
-            every,
+            scrub,
             wake: woken,
             found: Arc::clone(&found),
             mark_at: Instant::now() + MARK_EVERY,
@@ -124,7 +133,12 @@ impl Drop for Keeper {
 
 impl Work {
     fn run(&mut self) {
-        let mut scrub_at = self.every.map(|_| Instant::now());
+        let Scrub {
+            every,
+            begins_later,
+        } = self.scrub;
+        let first = |every| if begins_later { every } else { Duration::ZERO };
+        let mut scrub_at = every.map(|every| Instant::now() + first(every));
         let mut looked_at: Option<Instant> = None;
         loop {
             if scrub_at.is_some_and(|at| at <= Instant::now()) {
@@ -132,7 +146,7 @@ impl Work {
                     break;
                 }
                 looked_at = Some(Instant::now());
-                scrub_at = self.every.map(|every| Instant::now() + every);
+                scrub_at = every.map(|every| Instant::now() + every);
             }
             let next = scrub_at.map_or(self.mark_at, |at| at.min(self.mark_at));
             let wait = next.saturating_duration_since(Instant::now());
