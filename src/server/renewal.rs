@@ -14,6 +14,8 @@ use crate::store::OpenError;
 /// The first start after a failure that comes soon after another waits so long, the next twice as long.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_mins(1);
+/// The next start after a failure waits at least so many times as long as this one took.
+const STARTS_SHARE: u32 = 3;
 /// A server that has served for so long has recovered from the failure before.
 const RECOVERED_AFTER: Duration = Duration::from_mins(5);
 
@@ -56,7 +58,11 @@ impl Server {
                     is_after_failure: true,
                     ..Start::default()
                 };
-                match Server::start_as(&config, start) {
+                let began = Instant::now();
+                let started = Server::start_as(&config, start);
+                // It may have read all of the store: the disk is to have time for others, too.
+                wait = wait.max(began.elapsed() * STARTS_SHARE);
+                match started {
                     Err(ServerError::Open(error)) if is_full(&error) => {
                         tracing::error!(%error, ?wait, "the disk is full: make room");
                     }
@@ -83,7 +89,13 @@ fn pause(stop: &mut watch::Receiver<bool>, wait: Duration) -> io::Result<bool> {
 }
 
 fn is_full(error: &OpenError) -> bool {
-    matches!(error, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    let OpenError::Io { source, .. } = error else {
+        return false;
+    };
+    matches!(
+        source.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 #[cfg(test)]
@@ -100,10 +112,32 @@ mod tests {
         config
     }
 
+    /// With a runtime of its own, so that nothing is left of it.
+    fn run(server: Server, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(server.run(stop))
+    }
+
+    #[test]
+    fn full_disk_and_full_quota_are_waited_for() {
+        for (kind, is_waited_for) in [
+            (io::ErrorKind::StorageFull, true),
+            (io::ErrorKind::QuotaExceeded, true),
+            (io::ErrorKind::PermissionDenied, false),
+        ] {
+            let (path, source) = ("store".into(), kind.into());
+            assert_eq!(
+                is_full(&OpenError::Io { path, source }),
+                is_waited_for,
+                "{kind}"
+            );
+        }
+    }
+
     /// READ-9: that a store was restored, or damage accepted, is known until a life has begun that says so, however many starts
     /// that takes.
-    #[tokio::test]
-    async fn restored_store_is_known_as_such_until_its_life_has_begun() {
+    #[test]
+    fn restored_store_is_known_as_such_until_its_life_has_begun() {
         let directory = tempfile::tempdir().unwrap();
         let (config, full) = (
             config(directory.path(), 0),
@@ -129,13 +163,13 @@ mod tests {
             assert!(server.is_restored);
             // The life cannot be written.
             fail_next_sync(&config.store.path);
-            server.run(std::future::pending()).await.unwrap_err();
+            run(server, std::future::pending()).unwrap_err();
             let server = Server::start_as(&full, after_failure).unwrap();
             assert!(server.is_restored);
-            server.run(std::future::ready(())).await.unwrap();
+            run(server, std::future::ready(())).unwrap();
             let server = Server::start(&config).unwrap();
             assert!(server.is_restored);
-            server.run(std::future::ready(())).await.unwrap();
+            run(server, std::future::ready(())).unwrap();
         }
         assert!(!Server::start(&config).unwrap().is_restored);
     }

@@ -4,7 +4,7 @@
 use std::{path::Path, thread, time::Duration};
 
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::{runtime::Builder, sync::watch};
 
 use crate::{
     client::{Client, Options, Profile, system_rng},
@@ -144,14 +144,18 @@ async fn server_whose_store_fails_while_peers_are_listed_serves_on() {
 }
 
 /// A full disk at the start keeps no configured peer from being listed that is listed already, and the server from nothing.
-#[tokio::test(flavor = "multi_thread")]
-async fn server_on_a_full_disk_starts_with_configured_peers() {
+#[test]
+fn server_on_a_full_disk_starts_with_configured_peers() {
     let directory = tempfile::tempdir().unwrap();
     let peer = peer();
     for (peer, reserve) in [("", 0), (&*peer, u64::MAX), (&peer, 0), (&peer, u64::MAX)] {
         let mut config = config(&directory, peer);
         config.store.reserve.0 = reserve;
         let server = Server::start(&config).unwrap();
-        server.run(std::future::ready(())).await.unwrap();
+        // One for each, so that nothing is left of the server before.
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime
+            .block_on(server.run(std::future::ready(())))
+            .unwrap();
     }
 }

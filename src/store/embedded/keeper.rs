@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     super::Version,
-    STORE,
+    FRESH_FILES, STORE,
     examine::{journals, trees},
     manifest::{self, Table, Trouble},
     mark::Mark,
@@ -28,6 +28,8 @@ const MARK_EVERY: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 /// After a look at all tables, reads that meet damage ask for no other for so long.
 const LOOK_AGAIN: Duration = Duration::from_hours(1);
+/// What the engine lets the first level behind the fresh tables grow to, in bytes: as many tables as are fresh, of 64 MiB.
+const LEVEL_BYTES: u64 = (FRESH_FILES as u64) * (64 << 20);
 /// So often a tree is looked at anew that changes meanwhile.
 const TRIES: usize = 5;
 
@@ -38,6 +40,15 @@ pub struct Scrubbed {
     pub times: u64,
     /// The files that are damaged.
     pub damaged: Vec<PathBuf>,
+}
+
+/// When all tables are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Scrub {
+    /// Each time so much time has passed; never without it.
+    pub every: Option<Duration>,
+    /// Not at the start already.
+    pub begins_later: bool,
 }
 
 /// The keeper of one store.
@@ -53,20 +64,22 @@ struct Work {
     directory: PathBuf,
     mark: Mark,
     durable: Arc<AtomicU64>,
-    every: Option<Duration>,
+    merging: Arc<AtomicU64>,
+    scrub: Scrub,
     wake: mpsc::Receiver<()>,
     found: Arc<(Mutex<Scrubbed>, Condvar)>,
     mark_at: Instant,
 }
 
 impl Keeper {
-    /// Looks after the store in `directory`, whose last durable version is always in `durable`. All tables are read now, and
-    /// again after `every`; never without it.
+    /// Looks after the store in `directory`, whose last durable version is always in `durable`. The room that merging tables may take
+    /// is said in `merging`.
     pub fn start(
         directory: &Path,
         mark: Mark,
         durable: Arc<AtomicU64>,
-        every: Option<Duration>,
+        merging: Arc<AtomicU64>,
+        scrub: Scrub,
     ) -> io::Result<Self> {
         let (wake, woken) = mpsc::sync_channel(1);
         let found = Arc::default();
@@ -74,7 +87,8 @@ impl Keeper {
             directory: directory.into(),
             mark,
             durable,
-            every,
+            merging,
+            scrub,
             wake: woken,
             found: Arc::clone(&found),
             mark_at: Instant::now() + MARK_EVERY,
@@ -119,7 +133,12 @@ impl Drop for Keeper {
 
 impl Work {
     fn run(&mut self) {
-        let mut scrub_at = self.every.map(|_| Instant::now());
+        let Scrub {
+            every,
+            begins_later,
+        } = self.scrub;
+        let first = |every| if begins_later { every } else { Duration::ZERO };
+        let mut scrub_at = every.map(|every| Instant::now() + first(every));
         let mut looked_at: Option<Instant> = None;
         loop {
             if scrub_at.is_some_and(|at| at <= Instant::now()) {
@@ -127,7 +146,7 @@ impl Work {
                     break;
                 }
                 looked_at = Some(Instant::now());
-                scrub_at = self.every.map(|every| Instant::now() + every);
+                scrub_at = every.map(|every| Instant::now() + every);
             }
             let next = scrub_at.map_or(self.mark_at, |at| at.min(self.mark_at));
             let wait = next.saturating_duration_since(Instant::now());
@@ -146,6 +165,7 @@ impl Work {
     fn keep_mark(&mut self) {
         if self.mark_at <= Instant::now() {
             self.write_mark();
+            say_merging(&self.directory, &self.merging);
             self.mark_at = Instant::now() + MARK_EVERY;
         }
     }
@@ -223,6 +243,19 @@ impl Work {
         found.damaged = damaged;
         changed.notify_all();
         true
+    }
+}
+
+/// Says how much room merging tables may take. What cannot be read now, because it changes, is as it was.
+pub fn say_merging(directory: &Path, merging: &AtomicU64) {
+    let Ok(trees) = trees(&directory.join(STORE)) else {
+        return;
+    };
+    let mut bytes = trees
+        .iter()
+        .map(|tree| manifest::merge_bytes(tree, LEVEL_BYTES));
+    if let Ok(bytes) = bytes.try_fold(0, |sum, bytes| bytes.map(|bytes| sum + bytes)) {
+        merging.store(bytes, Ordering::Relaxed);
     }
 }
 

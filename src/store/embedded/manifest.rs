@@ -62,6 +62,31 @@ impl Trouble {
 
 /// The tables of the tree in a directory.
 pub fn tables(tree: &Path) -> Result<Vec<Table>, Trouble> {
+    let listed = listed(tree)?.into_iter();
+    Ok(listed.map(|(_, table)| table).collect())
+}
+
+/// The bytes of the tables that the engine may merge at once, about, and so the room that it needs to write them anew: when the
+/// fresh ones have become many, it merges all of them with what overlaps them in the next level that has any. Of that it counts
+/// `level_max` at most: of one that has more the engine takes less.
+pub fn merge_bytes(tree: &Path, level_max: u64) -> Result<u64, Trouble> {
+    let listed = listed(tree)?;
+    let next = listed
+        .iter()
+        .map(|(level, _)| *level)
+        .filter(|level| *level > 0);
+    let next = next.min();
+    let bytes = |of: u8| -> u64 {
+        let tables = listed.iter().filter(|(level, _)| *level == of);
+        // One that is gone has been merged meanwhile.
+        let lengths = tables.filter_map(|(_, table)| Some(fs::metadata(&table.path).ok()?.len()));
+        lengths.sum()
+    };
+    Ok(bytes(0) + next.map_or(0, |next| bytes(next).min(level_max)))
+}
+
+/// The tables of the tree in a directory, each with its level.
+fn listed(tree: &Path) -> Result<Vec<(u8, Table)>, Trouble> {
     let current = tree.join("current");
     let read = read_bounded(&current)?;
     let (number, checksum) =
@@ -82,9 +107,9 @@ pub fn tables(tree: &Path) -> Result<Vec<Table>, Trouble> {
     let place = tree.join("tables");
     let listed = listed.ok_or_else(damaged)?.into_iter();
     Ok(listed
-        .map(|(id, checksum)| Table {
-            path: place.join(id.to_string()),
-            checksum,
+        .map(|(level, id, checksum)| {
+            let path = place.join(id.to_string());
+            (level, Table { path, checksum })
         })
         .collect())
 }
@@ -213,12 +238,12 @@ fn parse_contents(bytes: &[u8]) -> Option<Vec<Section>> {
     Some(sections)
 }
 
-/// The numbers of the tables, and their checksums: levels 1, in each runs 1, in each tables 4, in each its number 8, 0,
+/// The levels of the tables, their numbers, and their checksums: levels 1, in each runs 1, in each tables 4, in each its number 8, 0,
 /// checksum 16, sequence number 8.
-fn parse_tables(bytes: &[u8]) -> Option<Vec<(u64, u128)>> {
+fn parse_tables(bytes: &[u8]) -> Option<Vec<(u8, u64, u128)>> {
     let mut tables = Vec::new();
     let (levels, mut rest) = bytes.split_first()?;
-    for _ in 0..*levels {
+    for level in 0..*levels {
         let (runs, after) = rest.split_first()?;
         rest = after;
         for _ in 0..*runs {
@@ -229,7 +254,11 @@ fn parse_tables(bytes: &[u8]) -> Option<Vec<(u64, u128)>> {
                 let after = after.strip_prefix(&[0])?;
                 let (checksum, after) = after.split_first_chunk()?;
                 let (_, after) = after.split_first_chunk::<8>()?;
-                tables.push((u64::from_le_bytes(*id), u128::from_le_bytes(*checksum)));
+                tables.push((
+                    level,
+                    u64::from_le_bytes(*id),
+                    u128::from_le_bytes(*checksum),
+                ));
                 rest = after;
             }
         }

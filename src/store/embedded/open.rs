@@ -21,7 +21,7 @@ use super::{
     examine::{self, Manner, Report},
     flags::Flag,
     health::Health,
-    keeper::Keeper,
+    keeper::{Keeper, Scrub, say_merging},
     layout,
     manifest::{self, Trouble},
     mark::{self, Mark},
@@ -157,6 +157,13 @@ impl Embedded {
         let cache = Arc::new(Cache::new(version.0));
         let health = Arc::new(Health::of(directory));
         let durable = Arc::new(AtomicU64::new(version.0));
+        let scrub = Scrub {
+            every: opening.scrub,
+            // They have just been read.
+            begins_later: opening.is_after_failure,
+        };
+        let merging = room.merging();
+        say_merging(directory, &merging);
         let writer = Writer::new(
             (database, data.clone()),
             version.0,
@@ -184,7 +191,7 @@ impl Embedded {
             desks: Desks::default(),
             subscribers,
             health,
-            keeper: Keeper::start(directory, mark, durable, opening.scrub).map_err(io)?,
+            keeper: Keeper::start(directory, mark, durable, merging, scrub).map_err(io)?,
             report,
             _lock: lock,
         })
@@ -242,12 +249,7 @@ fn look(directory: &Path, mark: Option<&Mark>, opening: Opening) -> Result<Repor
         accepts_damage: opening.accepts_damage,
         distrusts_journal: opening.is_after_failure,
     };
-    if opening.is_after_failure {
-        // What is not sound then is what the write has failed of, perhaps.
-        if let Some(error) = damaged_table(directory) {
-            return Err(error);
-        }
-    }
+    // The journal is written anew before the tables are read: on a full disk that fails, and need not be preceded by long reading.
     let report = examine::examine(directory, mark, manner)?;
     if let Some(cut) = &report.cut {
         tracing::warn!(
@@ -265,6 +267,12 @@ fn look(directory: &Path, mark: Option<&Mark>, opening: Opening) -> Result<Repor
     }
     for missing in &report.missing {
         tracing::warn!("the store goes on without what it has lost, as was asked for: {missing}");
+    }
+    if opening.is_after_failure
+        && let Some(error) = damaged_table(directory)
+    {
+        // What is not sound then is what the write has failed of, perhaps.
+        return Err(error);
     }
     Ok(report)
 }

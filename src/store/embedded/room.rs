@@ -2,6 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -44,6 +48,8 @@ pub struct Room {
     lifetime: Duration,
     /// The room that is left alone, in bytes.
     reserve: u64,
+    /// The room that the engine may need to merge tables, in bytes.
+    merging: Arc<AtomicU64>,
 }
 
 impl Room {
@@ -55,6 +61,7 @@ impl Room {
             looked: None,
             lifetime: ROOM_LIFETIME,
             reserve,
+            merging: Arc::default(),
         }
     }
 
@@ -66,7 +73,14 @@ impl Room {
             looked: None,
             lifetime: Duration::ZERO,
             reserve,
+            merging: Arc::default(),
         }
+    }
+
+    /// Where the room that the engine may need to merge tables is to be said, in bytes. If it has less then, it stops, and nothing
+    /// can be written before the store is opened again.
+    pub fn merging(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.merging)
     }
 
     /// How much may be written now.
@@ -76,8 +90,9 @@ impl Room {
         {
             return space;
         }
+        let merging = self.merging.load(Ordering::Relaxed);
         let space = match (self.free)() {
-            Some(free) if free >= self.reserve => Space::Enough,
+            Some(free) if free >= self.reserve.max(merging) => Space::Enough,
             Some(free) if free >= self.reserve / TIDYING_SHARE => Space::Little,
             _ => Space::None,
         };
@@ -86,8 +101,9 @@ impl Room {
         match (had_room, space == Space::Enough) {
             (true, false) => tracing::error!(
                 reserve = self.reserve,
-                "the disk has less room than is to be left alone: nothing is written until it has more; make room, or lower \
-                 reserve in [store]"
+                merging,
+                "the disk has less room, in bytes, than is to be left alone, or than merging tables of the store takes: nothing is \
+                 written until it has more; make room, or lower reserve in [store] if that is the larger"
             ),
             (false, true) => tracing::warn!("the disk has room again"),
             _ => {}

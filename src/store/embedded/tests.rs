@@ -12,6 +12,9 @@ use proptest::prelude::*;
 use super::{open::STORE_NEW, *};
 use crate::store::{Expected, NameBytes, Version};
 
+/// More than merging the tables of these stores takes.
+const MIB: u64 = 1 << 20;
+
 /// Room that a test gives and takes, in bytes.
 fn store_with_room(directory: &Path, reserve: u64, bounds: Bounds) -> (Embedded, Arc<AtomicU64>) {
     let free = Arc::new(AtomicU64::new(u64::MAX));
@@ -32,13 +35,13 @@ fn put(n: u8, value: &[u8]) -> Batch {
 #[tokio::test]
 async fn a_full_disk_refuses_writes_and_recovers() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, free) = store_with_room(directory.path(), 100, Bounds::default());
+    let (store, free) = store_with_room(directory.path(), 100 * MIB, Bounds::default());
     store.commit(put(1, b"1")).await.unwrap();
-    free.store(99, Ordering::SeqCst);
+    free.store(99 * MIB, Ordering::SeqCst);
     let refused = store.commit(put(1, b"2")).await;
     assert!(matches!(refused, Err(CommitError::Full)));
     assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "1");
-    free.store(100, Ordering::SeqCst);
+    free.store(100 * MIB, Ordering::SeqCst);
     store.commit(put(1, b"3")).await.unwrap();
     assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "3");
 }
@@ -47,9 +50,9 @@ async fn a_full_disk_refuses_writes_and_recovers() {
 #[tokio::test]
 async fn a_full_disk_takes_what_gives_room_back_down_to_a_quarter_of_the_reserve() {
     let directory = tempfile::tempdir().unwrap();
-    let (store, free) = store_with_room(directory.path(), 100, Bounds::default());
+    let (store, free) = store_with_room(directory.path(), 100 * MIB, Bounds::default());
     for (left, is_written) in [(99, true), (25, true), (24, false), (0, false)] {
-        free.store(left, Ordering::SeqCst);
+        free.store(left * MIB, Ordering::SeqCst);
         let mut tidying = Batch::tidying();
         tidying.delete(key(1));
         let outcome = store.commit(tidying).await;
@@ -65,13 +68,13 @@ async fn a_full_disk_is_not_written_to_when_all_is_refused() {
         rows: 4,
         bytes: 5000,
     };
-    let (store, free) = store_with_room(directory.path(), 100, bounds);
+    let (store, free) = store_with_room(directory.path(), 100 * MIB, bounds);
     // The next group has values to bring to their places.
     for n in 0..2 {
         store.commit(put(n, b"1")).await.unwrap();
     }
     for left in [99, 0] {
-        free.store(left, Ordering::SeqCst);
+        free.store(left * MIB, Ordering::SeqCst);
         fail_next_sync(directory.path());
         for _ in 0..4 {
             let refused = store.commit(put(1, b"2")).await;
@@ -79,9 +82,29 @@ async fn a_full_disk_is_not_written_to_when_all_is_refused() {
         }
         assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "1");
     }
-    free.store(100, Ordering::SeqCst);
+    free.store(100 * MIB, Ordering::SeqCst);
     let failed = store.commit(put(1, b"3")).await;
     assert!(matches!(failed, Err(CommitError::Store(_))), "{failed:?}");
+}
+
+/// The engine stops for good if it has no room to merge tables, so before that nothing more is given to it.
+#[tokio::test]
+async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
+    let directory = tempfile::tempdir().unwrap();
+    super::format_tests::filled(directory.path(), 200, true).await;
+    let (store, free) = store_with_room(directory.path(), 100, Bounds::default());
+    let trees = examine::trees(&directory.path().join(STORE)).unwrap();
+    let tables = trees
+        .iter()
+        .flat_map(|tree| manifest::tables(tree).unwrap());
+    let bytes = tables.map(|table| fs::metadata(table.path).unwrap().len());
+    let bytes: u64 = bytes.sum();
+    assert!(bytes > 10_000, "{bytes}");
+    for (left, is_written) in [(bytes, true), (bytes - 1, false)] {
+        free.store(left, Ordering::SeqCst);
+        let outcome = store.commit(put(1, b"1")).await;
+        assert_eq!(outcome.is_ok(), is_written, "{left}: {outcome:?}");
+    }
 }
 
 /// The room that is left alone is what was asked for.
