@@ -97,9 +97,13 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
     let (gaps, cut) = walk.verdict().map_err(|source| io_at(&store, source))?;
     if let (Some(first), false) = (gaps.first(), manner.accepts_damage) {
         let bytes: u64 = gaps.iter().map(|gap| gap.bytes).sum();
+        let count = match gaps.len() {
+            1 => "one place".into(),
+            count => format!("{count} places"),
+        };
         let what = format!(
-            "{bytes} bytes that were acknowledged are damaged, in {} places; the first begins at byte {}",
-            gaps.len(),
+            "{bytes} bytes that were acknowledged are damaged, in {count}, the first at byte {}; what else of its last writes is missing \
+             is said once that is left out",
             first.at,
         );
         let path = first.file.clone();

@@ -53,7 +53,7 @@ pub enum OpenError {
         found: u32,
     },
     /// The engine refused it.
-    #[error("the store in {} cannot be opened: {reason}; restore it from a backup", path.display())]
+    #[error("the store in {} cannot be opened: {reason}; restore the whole data directory from a backup, or see docs/disk.md", path.display())]
     Engine {
         /// The directory.
         path: PathBuf,
@@ -61,8 +61,8 @@ pub enum OpenError {
         reason: String,
     },
     /// What was acknowledged is not there any more, and going on without it is possible.
-    #[error("the store has lost writes: {what} ({}). Restore it from a backup, or start once with --accept-damage to go on without \
-        what is lost", path.display())]
+    #[error("the store has lost writes: {what} ({}). Restore the whole data directory from a backup, or start once with --accept-damage to \
+        go on without what is lost: docs/disk.md says what that takes", path.display())]
     Lost {
         /// The file, or the directory of several.
         path: PathBuf,
@@ -70,7 +70,8 @@ pub enum OpenError {
         what: String,
     },
     /// A file is damaged or missing without which nothing can be made of the others.
-    #[error("the store is damaged: {} {what}; restore it from a backup", path.display())]
+    #[error("the store is damaged: {} {what}. --accept-damage is of no use here: restore the whole data directory from a backup, or move it away \
+        to begin anew (docs/disk.md)", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -128,8 +129,9 @@ impl Embedded {
         fs::create_dir_all(directory).map_err(io)?;
         let lock = lock(directory)?;
         let mark = read_mark(directory).map_err(io)?;
+        let mut lost = None;
         if !Self::exists(directory) {
-            refuse_lost(directory, mark.as_ref(), opening)?;
+            lost = refuse_lost(directory, mark.as_ref(), opening)?;
             make(directory).map_err(io)??;
         }
         if opening.is_restored || opening.accepts_damage {
@@ -142,7 +144,8 @@ impl Embedded {
                 || Flag::Distrusted.is_raised(directory).map_err(io)?,
             ..opening
         };
-        let report = look(directory, mark.as_ref(), opening)?;
+        let mut report = look(directory, mark.as_ref(), opening)?;
+        report.missing.extend(lost);
         if opening.is_after_failure {
             Flag::Distrusted.lower(directory).map_err(io)?;
         }
@@ -227,20 +230,24 @@ fn read_mark(directory: &Path) -> io::Result<Option<Mark>> {
     })
 }
 
-/// Refuses to begin anew where there was a store.
-fn refuse_lost(directory: &Path, mark: Option<&Mark>, opening: Opening) -> Result<(), OpenError> {
-    match mark {
-        Some(mark) if !opening.accepts_damage && !is_planted(Fault::IgnoreMark) => {
-            Err(OpenError::Lost {
-                path: directory.join(STORE),
-                what: format!(
-                    "it was at version {}, and its directory is gone",
-                    mark.version.0
-                ),
-            })
-        }
-        _ => Ok(()),
+/// Refuses to begin anew where there was a store; what is lost with it, if that is accepted.
+fn refuse_lost(
+    directory: &Path,
+    mark: Option<&Mark>,
+    opening: Opening,
+) -> Result<Option<String>, OpenError> {
+    let Some(mark) = mark.filter(|_| !is_planted(Fault::IgnoreMark)) else {
+        return Ok(None);
+    };
+    let version = mark.version.0;
+    let what =
+        format!("all of it is gone, which was at version {version} when that was noted last");
+    if opening.accepts_damage {
+        tracing::warn!("the store begins anew without what it has lost, as was asked for: {what}");
+        return Ok(Some(what));
     }
+    let path = directory.join(STORE);
+    Err(OpenError::Lost { path, what })
 }
 
 /// Looks at the files, and tells the operator what was done about them.
@@ -292,7 +299,7 @@ fn go_on(
     let behind = mark.filter(|mark| mark.version > version && !is_planted(Fault::IgnoreMark));
     if let Some(mark) = behind {
         let what = format!(
-            "it is at version {}, and was at {}",
+            "it is at version {}, and was at {} when that was noted last",
             version.0, mark.version.0
         );
         if !opening.accepts_damage {
