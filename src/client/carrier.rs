@@ -201,7 +201,7 @@ impl Shared {
                     self.host.time_of_day() + GRACE * 2
                 };
                 if error.may_have_left() {
-                    lock(&self.deferred).remove(&id);
+                    self.forget_deferred(id);
                 }
                 lock(&self.troubles).insert(id, error);
                 Ok(self.profile.write(|records| {
@@ -371,16 +371,21 @@ impl Shared {
             self.note(super::Notice::AskedToWait(refusal));
         }
         lock(&self.troubles).insert(picked.id, CallError::Busy(refusal));
-        let mut deferred = lock(&self.deferred);
-        if !refusal.is_unknown() && (!picked.left || deferred.contains(&picked.id)) {
-            deferred.insert(picked.id);
-        } else {
-            deferred.remove(&picked.id);
+        let was_deferred = self.forget_deferred(picked.id);
+        if !refusal.is_unknown() && (!picked.left || was_deferred) {
+            lock(&self.deferred).push(picked.id);
         }
-        drop(deferred);
         Ok(self
             .profile
             .write(|records| outbox::change(records, picked.id, |entry| entry.wait_until(until)))?)
+    }
+
+    /// Whether an entry was answered before that it is to come again later; it is not known any more.
+    fn forget_deferred(&self, id: EntryId) -> bool {
+        let mut deferred = lock(&self.deferred);
+        let before = deferred.len();
+        deferred.retain(|other| *other != id);
+        deferred.len() < before
     }
 
     /// Nobody is logged in, as a command was told that was asked in `session`: what nobody waits for is kept until its user
@@ -470,7 +475,7 @@ impl Shared {
 
     fn settle(&self, id: EntryId, outcome: &Outcome) -> Result<(), CallError> {
         lock(&self.troubles).remove(&id);
-        lock(&self.deferred).remove(&id);
+        self.forget_deferred(id);
         lock(&self.renumbered).remove(&id);
         Ok(self
             .profile

@@ -95,7 +95,7 @@ mod watching;
 mod who;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -281,7 +281,7 @@ struct Shared {
     /// Why entries that this process has tried are not done yet.
     troubles: Mutex<BTreeMap<EntryId, CallError>>,
     /// Entries of which nothing had left before this process, and whose every sending the realm has answered that it is to come again later.
-    deferred: Mutex<BTreeSet<EntryId>>,
+    deferred: Mutex<Vec<EntryId>>,
     /// When entries that are not done have got another number.
     renumbered: Mutex<BTreeMap<EntryId, (u32, Instant)>>,
     /// Entries that this process waits for, and since when.
@@ -342,7 +342,7 @@ impl Client {
                 lives_lost: AtomicU64::new(0),
                 is_answered: AtomicBool::new(false),
                 troubles: Mutex::new(BTreeMap::new()),
-                deferred: Mutex::new(BTreeSet::new()),
+                deferred: Mutex::new(Vec::new()),
                 renumbered: Mutex::new(BTreeMap::new()),
                 waited: Mutex::new(BTreeMap::new()),
             }),

@@ -1,8 +1,6 @@
 //! How often strangers have something done (HS-8, HS-12). Endpoints behind one address count together: whoever reaches several of
 //! them has no more than whoever reaches one.
 
-use std::sync::Arc;
-
 use rand_core::CryptoRng;
 
 use super::{
@@ -42,7 +40,7 @@ impl Endpoint {
     /// Counts together with another endpoint behind the same address. Both must be told the same time.
     pub fn count_with(&mut self, other: &Self) {
         if !is_planted(Fault::CountPerWorker) {
-            self.counts = Arc::clone(&other.counts);
+            self.counts.clone_from(&other.counts);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What arrives: which link a datagram belongs to, who may open one, and what strangers are told.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use rand::Rng as _;
 
@@ -118,12 +118,13 @@ impl Endpoint {
             Known::Awaiting => return None,
             Known::No => {}
         }
+        let counts = Arc::clone(self.counts.as_ref()?);
         // HS-12: what follows costs; whoever begins many has to be where they say they are.
         let has_shown = init.cookie.is_some_and(|cookie| {
             self.gate
-                .admits_with(now, from, (init.handshake, &cookie), &self.counts)
+                .admits_with(now, from, (init.handshake, &cookie), &counts)
         });
-        if !has_shown && !self.gate.admits(now, from.ip(), &self.counts) {
+        if !has_shown && !self.gate.admits(now, from.ip(), &counts) {
             let cookie = self.gate.cookie(now, from, init.handshake, &mut self.rng);
             let mut retry = Vec::new();
             Packet::emit_retry(init.handshake, &cookie, &mut retry);
@@ -501,9 +502,12 @@ impl Endpoint {
         if self.config.accept.is_none() || !self.admitting {
             return;
         }
+        let Some(counts) = &self.counts else {
+            return;
+        };
         let mut out = Vec::new();
         Packet::emit_reset(connection, &self.resets.token(connection), &mut out);
-        if out.len() < came && Resets::allow(now, path.remote.ip(), &self.counts) {
+        if out.len() < came && Resets::allow(now, path.remote.ip(), counts) {
             self.outbox.push_back((path, out));
         }
     }

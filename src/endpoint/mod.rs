@@ -109,7 +109,8 @@ pub struct Endpoint {
     accepts: Accepts,
     resets: Resets,
     gate: Gate,
-    counts: Arc<Counts>,
+    /// None where nobody is let in.
+    counts: Option<Arc<Counts>>,
     asking: Vec<Asking>,
     schedule: Schedule,
     /// Bytes held of messages that are being put together, on all links.
@@ -127,7 +128,7 @@ impl Endpoint {
         let mut rng = StdRng::from_seed(seed);
         Self {
             resets: Resets::new(&identity.lasting),
-            counts: Arc::new(Counts::new(&mut rng)),
+            counts: SERVES.then(|| Arc::new(Counts::new(&mut rng))),
             gate: Gate::new(config.handshakes, &mut rng),
             jitter: Jitter::new(rng.next_u64()),
             config,
