@@ -99,7 +99,7 @@ impl Plan {
             } else {
                 LINK_LIFETIME
             },
-            kept: rng.random_bool(0.3).then(|| seconds(rng, 60, 900)),
+            kept: rng.random_bool(0.3).then(|| seconds(rng, 120, 1800)),
         }
     }
 
