@@ -400,7 +400,13 @@ impl<S: Store> Realm<S> {
                     .map_or(record.position, |last| last.position.0);
                 match entries.last_mut() {
                     Some(last) if last.position == piece.position => {
-                        last.body.extend_from_slice(&piece.body);
+                        let offset = piece.fragment.map_or(0, |fragment| fragment.offset);
+                        if offset == last.body.len() as u64 {
+                            last.body.extend_from_slice(&piece.body);
+                        } else {
+                            // It has gone meanwhile, and another one stands in its place (READ-11).
+                            *last = piece;
+                        }
                     }
                     // Positions rise (READ-1): what does not would be read for ever.
                     _ if piece.position.0 <= before || is_full => {
@@ -426,7 +432,7 @@ impl<S: Store> Realm<S> {
                     more: true,
                 });
             }
-            if offset > 0 && have <= offset {
+            if last.fragment.is_some() && offset > 0 && have <= offset {
                 // The rest should have come; it is asked for again later.
                 return Ok(WholePage::Silent);
             }

@@ -321,3 +321,49 @@ async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
 fn copy_place(realm: RealmId, group: GroupName, copy: &CopyRecord) -> crate::store::Log {
     records::Place::copy(realm, group, copy).log
 }
+
+/// READ-11: an entry that goes at its home while it is copied is not mixed with what says so.
+#[tokio::test]
+async fn an_entry_that_goes_while_it_is_copied_is_not_mixed_with_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut realm = open(&directory);
+    let (network, mut errands) = Network::new();
+    realm.network = network;
+    let (beta, group) = ("beta".parse().unwrap(), "crew".parse().unwrap());
+    let (key, place) = (PublicKey([50; 32]), ("192.0.2.9".to_string(), 6377));
+    assert!(realm.list_peer(beta, key, place, None).await.unwrap());
+    let peer = realm.peers().await.remove(0);
+    let copy = CopyRecord {
+        epoch: 1,
+        known_as: "alpha".into(),
+        position: 0,
+        log: 1,
+        floor: 0,
+        ended: false,
+    };
+    let mut batch = crate::store::Batch::new();
+    batch.put(records::copy(beta, group), copy.to_value().unwrap());
+    realm.commit(batch).await.unwrap();
+    let Answer::Page(mut gone) = piece(0, "\u{1}") else {
+        panic!("it is a page")
+    };
+    gone.more = false;
+    gone.entries[0].content = crate::wire::CONTENT_GONE;
+    gone.entries[0].fragment = None;
+    let pages = vec![piece(0, "thr"), Answer::Page(gone)];
+    let reading = realm.read_copy(&peer, group, MOMENT);
+    let (outcome, ()) = tokio::join!(reading, answer_all(&mut errands, pages));
+    assert_eq!(outcome, ReadOutcome::Equal);
+    let log = copy_place(beta, group, &copy);
+    let kept = realm
+        .store
+        .read(&log, crate::store::Position(0), ALL)
+        .await
+        .unwrap();
+    let bodies: Vec<_> = kept
+        .entries
+        .iter()
+        .map(|(_, value)| records::EntryRecord::from_value(value).unwrap().body)
+        .collect();
+    assert_eq!(bodies, [[1]]);
+}
