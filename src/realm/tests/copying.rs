@@ -33,6 +33,31 @@ fn piece(offset: u64, text: &str) -> Answer {
     })
 }
 
+/// Makes a peer of `realm`, and a copy of a group there of which nothing has been read yet; what the realm asks of others is answered by
+/// the test. Gives the peer, the group, where the copy's messages are, and what is asked.
+async fn with_copy<S: Store>(
+    realm: &mut Realm<S>,
+) -> (Peer, GroupName, crate::store::Log, mpsc::Receiver<Errand>) {
+    let (network, errands) = Network::new();
+    realm.network = network;
+    let (beta, group) = ("beta".parse().unwrap(), "crew".parse().unwrap());
+    let (key, place) = (PublicKey([50; 32]), ("192.0.2.9".to_string(), 6377));
+    assert!(realm.list_peer(beta, key, place, None).await.unwrap());
+    let copy = CopyRecord {
+        epoch: 1,
+        known_as: "alpha".into(),
+        position: 0,
+        log: 1,
+        floor: 0,
+        ended: false,
+    };
+    let mut batch = Batch::new();
+    batch.put(records::copy(beta, group), copy.to_value().unwrap());
+    realm.commit(batch).await.unwrap();
+    let log = records::Place::copy(beta, group, &copy).log;
+    (realm.peers().await.remove(0), group, log, errands)
+}
+
 /// PEER-9: found by the simulator: an entry that came in three pieces or more was written down after the second.
 #[tokio::test]
 async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
@@ -104,29 +129,8 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
 #[tokio::test]
 async fn a_peer_that_fails_is_asked_and_told_again() {
     let mut fixture = Fixture::new();
-    let (network, mut errands) = Network::new();
-    fixture.realm.network = network;
-    let (realm, group) = (&fixture.realm, "crew".parse().unwrap());
-    let place = ("192.0.2.9".to_string(), 6377);
-    let beta = "beta".parse().unwrap();
-    assert!(
-        realm
-            .list_peer(beta, PublicKey([50; 32]), place, None)
-            .await
-            .unwrap()
-    );
-    let peer = realm.peers().await.remove(0);
-    let copy = CopyRecord {
-        epoch: 1,
-        known_as: "alpha".into(),
-        position: 0,
-        log: 1,
-        floor: 0,
-        ended: false,
-    };
-    let mut batch = crate::store::Batch::new();
-    batch.put(records::copy(beta, group), copy.to_value().unwrap());
-    realm.commit(batch).await.unwrap();
+    let (peer, group, _, mut errands) = with_copy(&mut fixture.realm).await;
+    let realm = &fixture.realm;
     for (answer, is_over) in [
         (Answer::Refused(ErrorCode::Internal.into()), false),
         (Answer::Refused(Refusal::busy(10)), false),
@@ -221,28 +225,7 @@ async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
     let mut realm = open_with(&directory, |_, limits| {
         limits.rates.stored_peer = crate::allowance::Frequency::per_day(1 << 13);
     });
-    let (network, mut errands) = Network::new();
-    realm.network = network;
-    let (beta, group) = ("beta".parse().unwrap(), "crew".parse().unwrap());
-    let place = ("192.0.2.9".to_string(), 6377);
-    assert!(
-        realm
-            .list_peer(beta, PublicKey([50; 32]), place, None)
-            .await
-            .unwrap()
-    );
-    let peer = realm.peers().await.remove(0);
-    let copy = CopyRecord {
-        epoch: 1,
-        known_as: "alpha".into(),
-        position: 0,
-        log: 1,
-        floor: 0,
-        ended: false,
-    };
-    let mut batch = crate::store::Batch::new();
-    batch.put(records::copy(beta, group), copy.to_value().unwrap());
-    realm.commit(batch).await.unwrap();
+    let (peer, group, log, mut errands) = with_copy(&mut realm).await;
     let entry = |position, content, total: Option<u64>, body: &[u8]| Entry {
         position: Position(position),
         time: 0,
@@ -276,7 +259,6 @@ async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
         false,
     );
     assert_eq!(read(vec![said]).await, ReadOutcome::Equal);
-    let log = copy_place(beta, group, &copy);
     let kept = realm
         .store
         .read(&log, crate::store::Position(0), ALL)
@@ -318,32 +300,12 @@ async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
     assert!((20..60).contains(&copied), "{copied}");
 }
 
-fn copy_place(realm: RealmId, group: GroupName, copy: &CopyRecord) -> crate::store::Log {
-    records::Place::copy(realm, group, copy).log
-}
-
 /// READ-11: an entry that goes at its home while it is copied is not mixed with what says so.
 #[tokio::test]
 async fn an_entry_that_goes_while_it_is_copied_is_not_mixed_with_another() {
     let directory = tempfile::tempdir().unwrap();
     let mut realm = open(&directory);
-    let (network, mut errands) = Network::new();
-    realm.network = network;
-    let (beta, group) = ("beta".parse().unwrap(), "crew".parse().unwrap());
-    let (key, place) = (PublicKey([50; 32]), ("192.0.2.9".to_string(), 6377));
-    assert!(realm.list_peer(beta, key, place, None).await.unwrap());
-    let peer = realm.peers().await.remove(0);
-    let copy = CopyRecord {
-        epoch: 1,
-        known_as: "alpha".into(),
-        position: 0,
-        log: 1,
-        floor: 0,
-        ended: false,
-    };
-    let mut batch = crate::store::Batch::new();
-    batch.put(records::copy(beta, group), copy.to_value().unwrap());
-    realm.commit(batch).await.unwrap();
+    let (peer, group, log, mut errands) = with_copy(&mut realm).await;
     let Answer::Page(mut gone) = piece(0, "\u{1}") else {
         panic!("it is a page")
     };
@@ -354,7 +316,6 @@ async fn an_entry_that_goes_while_it_is_copied_is_not_mixed_with_another() {
     let reading = realm.read_copy(&peer, group, MOMENT);
     let (outcome, ()) = tokio::join!(reading, answer_all(&mut errands, pages));
     assert_eq!(outcome, ReadOutcome::Equal);
-    let log = copy_place(beta, group, &copy);
     let kept = realm
         .store
         .read(&log, crate::store::Position(0), ALL)
