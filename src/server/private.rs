@@ -14,6 +14,7 @@ pub fn close(data: &Path) -> io::Result<()> {
     let mode = Mode::RWXG | Mode::RWXO;
     rustix::process::umask(mode);
     let mut left = vec![data.to_path_buf()];
+    let mut opened = 0_usize;
     while let Some(path) = left.pop() {
         // Another server may be at work in it, which is found out later.
         let Ok(at) = fs::symlink_metadata(&path) else {
@@ -22,17 +23,25 @@ pub fn close(data: &Path) -> io::Result<()> {
         if at.is_symlink() {
             continue;
         }
-        close_one(&path, &at)?;
+        opened += usize::from(close_one(&path, &at)?);
         if at.is_dir() {
             let entries = fs::read_dir(&path)?;
             left.extend(entries.flatten().map(|entry| entry.path()));
         }
     }
+    if opened > 0 {
+        tracing::warn!(
+            data = %data.display(), files = opened,
+            "others of this machine could read or change what is in the data directory; they no longer can. If somebody may have: \
+             `merpati rotatekey` gives the realm another key, and a new operator-code file another code"
+        );
+    }
     Ok(())
 }
 
+/// True when others had a way to it.
 #[cfg(unix)]
-fn close_one(path: &Path, at: &std::fs::Metadata) -> io::Result<()> {
+fn close_one(path: &Path, at: &std::fs::Metadata) -> io::Result<bool> {
     use std::{
         fs,
         os::unix::fs::{MetadataExt as _, PermissionsExt as _},
@@ -40,11 +49,12 @@ fn close_one(path: &Path, at: &std::fs::Metadata) -> io::Result<()> {
 
     let mode = at.permissions().mode();
     let is_own = at.uid() == rustix::process::geteuid().as_raw();
-    if mode & 0o077 != 0 && is_own {
-        tracing::info!(path = %path.display(), "what others of this machine could do with it is taken away");
+    let is_open = mode & 0o077 != 0 && is_own;
+    if is_open {
+        tracing::debug!(path = %path.display(), "was open to others of this machine");
         fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o077))?;
     }
-    Ok(())
+    Ok(is_open)
 }
 
 #[cfg(not(unix))]
