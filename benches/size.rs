@@ -24,7 +24,7 @@ use std::{
 use merpati::{
     client::{Direct, system_rng},
     crypto::{PublicKey, SecretKey},
-    endpoint::{Config, Endpoint, Event, Handshakes},
+    endpoint::{AccountId, Config, Endpoint, Event, Handshakes},
     link::Time,
     wire::{Command, OperationNumber, Protection, Request, SessionRef},
 };
@@ -141,7 +141,9 @@ fn settle(now: Time, from: SocketAddr, client: &mut Endpoint, server: &mut Endpo
         }
         while let Some(event) = server.poll_event() {
             match event {
-                Event::Incoming { link, .. } => server.welcome(now, link, true, OperationNumber(0)),
+                Event::Incoming { link, .. } => {
+                    server.welcome(now, link, Some(AccountId::new(1)), OperationNumber(0));
+                }
                 Event::Request { link, number, .. } => server.reply(now, link, number, vec![0; 8]),
                 _ => {}
             }

@@ -8,7 +8,7 @@ use std::{hint::black_box, net::SocketAddr, time::Duration};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use merpati::{
     crypto::{Initiator, Responder, SealKey, SecretKey},
-    endpoint::{Config, Endpoint, Event, LinkId},
+    endpoint::{AccountId, Config, Endpoint, Event, LinkId},
     link::Time,
     store::{Batch, Embedded, Key, Log, Store as _},
     wire::{
@@ -171,7 +171,8 @@ impl Talk {
                 match event {
                     Event::Incoming { link, .. } => {
                         let highest = OperationNumber(0);
-                        self.realm.welcome(self.now, link, true, highest);
+                        self.realm
+                            .welcome(self.now, link, Some(AccountId::new(1)), highest);
                     }
                     Event::Request { link, number, .. } => {
                         let stored = Answer::Sent(Sent::Stored).to_bytes();

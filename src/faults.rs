@@ -90,6 +90,8 @@ pub enum Fault {
     ListsUncharged,
     /// Links of strangers are as good as others'.
     StrangersStay,
+    /// Links of accounts make no room for others.
+    AccountsStay,
     /// Whoever guesses keeps the devices of an account's owner waiting too.
     LockOwnerOut,
     /// Each endpoint behind an address counts for itself.

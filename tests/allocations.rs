@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use merpati::{
     crypto::SecretKey,
-    endpoint::{Config, Endpoint, Event, LinkId},
+    endpoint::{AccountId, Config, Endpoint, Event, LinkId},
     link::Time,
     wire::{OperationNumber, Protection},
 };
@@ -66,7 +66,8 @@ impl Talk {
                 match event {
                     Event::Incoming { link, .. } => {
                         let highest = OperationNumber(0);
-                        self.realm.welcome(self.now, link, true, highest);
+                        self.realm
+                            .welcome(self.now, link, Some(AccountId::new(1)), highest);
                     }
                     Event::Request { link, number, .. } => {
                         let answer = self.answer.pop().unwrap();

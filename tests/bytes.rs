@@ -8,7 +8,7 @@ use std::{fmt::Write as _, fs, net::SocketAddr, path::PathBuf, time::Duration};
 use data_encoding::HEXLOWER;
 use merpati::{
     crypto::SecretKey,
-    endpoint::{Config, Endpoint, Event, LinkId},
+    endpoint::{AccountId, Config, Endpoint, Event, LinkId},
     link::Time,
     wire::{
         Account, Answer, Body, Command, Cursors, DeviceSession, Entry, Mailbox, Member, Operation,
@@ -111,8 +111,12 @@ impl Talk {
             while let Some(event) = self.realm.poll_event() {
                 match event {
                     Event::Incoming { link, .. } => {
-                        self.realm
-                            .welcome(self.now, link, true, OperationNumber(1000));
+                        self.realm.welcome(
+                            self.now,
+                            link,
+                            Some(AccountId::new(1)),
+                            OperationNumber(1000),
+                        );
                     }
                     Event::Request { link, number, .. } => {
                         self.realm

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use merpati::{
     crypto::{Initiator, SecretKey, mac1},
-    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, Place},
+    endpoint::{AccountId, Config, Endpoint, Event, Handshakes, LINK_LIFETIME, Place},
     link::{Redundancy, Time},
     wire::{
         ConnectionId, Frame, HandshakeId, Hello, Init, Open, OperationNumber, Packet, PacketNumber,
@@ -133,7 +133,12 @@ pub fn measure(inputs: u64) {
                 while let Some(event) = endpoint.poll_event() {
                     match event {
                         Event::Incoming { link, .. } => {
-                            endpoint.welcome(now, link, true, OperationNumber(7));
+                            endpoint.welcome(
+                                now,
+                                link,
+                                Some(AccountId::new(1)),
+                                OperationNumber(7),
+                            );
                         }
                         Event::Request { link, number, .. } => {
                             endpoint.reply(now, link, number, vec![2; 900]);

@@ -173,7 +173,7 @@ impl Endpoint {
     }
 
     /// True when another link may come in. If all places are taken one ends for it that has not shown where it is, or else a
-    /// stranger's. Whoever is logged in stays.
+    /// stranger's, or else one of whoever has the most of them.
     fn make_room(&mut self) -> bool {
         if self.slots.len() < self.config.links_max {
             return true;
@@ -182,7 +182,8 @@ impl Endpoint {
             .half_open
             .first_unshown()
             .or_else(|| self.strangers.first())
-            .or_else(|| self.half_open.first_shown());
+            .or_else(|| self.half_open.first_shown())
+            .or_else(|| self.first_of_accounts());
         if let Some(id) = first {
             self.end(id, None);
         }
@@ -434,6 +435,7 @@ impl Endpoint {
         self.half_open.close(slot.opened, id);
         let peer = slot.peer;
         self.meet_stranger(id);
+        self.add_to_account(id);
         let Some(peer) = peer else { return };
         let links = self.by_peer.entry(peer).or_default();
         if links.contains(&id) {

@@ -15,6 +15,7 @@ impl Endpoint {
             ("bytes held for others", self.memory.total()),
             ("half-open links", self.half_open.len()),
             ("links of strangers", self.strangers.len()),
+            ("links of accounts", self.accounts.len()),
             ("accepts", self.accepts.len()),
             ("questions", self.asking.len()),
             ("timers", self.schedule.len()),

@@ -7,6 +7,7 @@
 //! accounts or stores. Normative text: `spec/handshake.md`.
 
 mod accepts;
+mod accounts;
 mod config;
 mod counts;
 mod dial;
@@ -43,6 +44,8 @@ use std::{
 };
 
 use accepts::Accepts;
+pub use accounts::AccountId;
+use accounts::Accounts;
 pub use config::Config;
 use counts::Counts;
 pub use event::Event;
@@ -105,6 +108,7 @@ pub struct Endpoint {
     of_first: BTreeSet<PublicKey>,
     half_open: HalfOpen,
     strangers: Strangers,
+    accounts: Accounts,
     memory: Memory,
     accepts: Accepts,
     resets: Resets,
@@ -144,6 +148,7 @@ impl Endpoint {
             of_first: BTreeSet::new(),
             half_open: HalfOpen::default(),
             strangers: Strangers::default(),
+            accounts: Accounts::default(),
             memory: Memory::default(),
             accepts: Accepts::default(),
             asking: Vec::new(),
@@ -265,9 +270,15 @@ impl Endpoint {
         }
     }
 
-    /// Lets the other side in. `known`: its key has a session; `highest`: the highest operation
+    /// Lets the other side in. `account`: who is logged in with its key, or which peer has it; `highest`: the highest operation
     /// number its key has used.
-    pub fn welcome(&mut self, now: Time, link: LinkId, known: bool, highest: OperationNumber) {
+    pub fn welcome(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        account: Option<AccountId>,
+        highest: OperationNumber,
+    ) {
         let max_datagram = self.config.max_datagram as u64;
         if let Some(slot) = self.slots.get_mut(&link) {
             // A plain link goes by the id that its initiator chose.
@@ -283,15 +294,17 @@ impl Endpoint {
             slot.link.welcome(Welcome {
                 token,
                 max_datagram,
-                known,
+                known: account.is_some(),
                 highest,
                 successor,
                 life,
                 is_life_unknown: slot.is_life_unknown,
             });
+            slot.account = account;
             if let Stage::Accepting(accepting) = &mut slot.stage {
                 accepting.welcomed = true;
             }
+            self.add_to_account(link);
             self.touch(now, link);
         }
     }
@@ -339,14 +352,18 @@ impl Endpoint {
         self.asking.retain(|asking| asking.address() != address);
     }
 
-    /// From now on the other side of `link` may have long messages put together here (LINK-13).
-    pub fn trust(&mut self, link: LinkId) {
+    /// `account` is logged in on the other side of `link`, which may have long messages put together here from now on (LINK-13).
+    pub fn trust(&mut self, link: LinkId, account: AccountId) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.trust();
+            let address = slot.path.remote;
+            let before = slot.account.replace(account);
             if core::mem::take(&mut slot.is_stranger) {
-                let (opened, address) = (slot.opened, slot.path.remote);
+                let opened = slot.opened;
                 self.leave_stranger(link, opened, address);
             }
+            self.remove_from_account(link, before, address);
+            self.add_to_account(link);
         }
     }
 
@@ -567,6 +584,7 @@ impl Endpoint {
         self.half_open.close(slot.opened, id);
         let address = slot.path.remote;
         self.leave_stranger(id, slot.opened, address);
+        self.remove_from_account(id, slot.account, address);
         self.memory.change(id, slot.memory, 0);
         self.assembling = self.assembling.saturating_sub(slot.link.assembling());
         self.end_renewal(&slot.renewal);

@@ -22,3 +22,20 @@ impl From<SocketAddr> for Path {
         }
     }
 }
+
+/// The subnet of an address: an IPv4 /24, or an IPv6 /64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SubnetId(u64);
+
+impl SubnetId {
+    pub const FIRST: Self = Self(0);
+    pub const LAST: Self = Self(u64::MAX);
+
+    pub fn of(address: SocketAddr) -> Self {
+        match address.ip().to_canonical() {
+            // No network of IPv6 begins so.
+            IpAddr::V4(ip) => Self(0xffff << 32 | u64::from(ip.to_bits() >> 8)),
+            IpAddr::V6(ip) => Self(u64::try_from(ip.to_bits() >> 64).unwrap_or(u64::MAX)),
+        }
+    }
+}

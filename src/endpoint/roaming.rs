@@ -74,7 +74,7 @@ impl Endpoint {
             self.forget_name(before.remote, remote, id);
             self.by_name.insert((path.remote, remote), id);
         }
-        self.move_stranger(id, before.remote);
+        self.count_elsewhere(id, before.remote);
         self.touch(now, id);
     }
 
@@ -96,7 +96,7 @@ impl Endpoint {
                 self.forget_name(before, remote, id);
                 self.by_name.insert((old.remote, remote), id);
             }
-            self.move_stranger(id, before);
+            self.count_elsewhere(id, before);
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    Config, LinkId, Path,
+    AccountId, Config, LinkId, Path,
     accepts::InitHash,
+    accounts::Accounts,
     dial::Dial,
     limits::{STRANGER_IDLE, UNPROVEN_LIFETIME},
     renewal::Renewal,
@@ -100,6 +101,8 @@ pub(super) struct Slot {
     pub memory: usize,
     /// Nothing is known of its device.
     pub is_stranger: bool,
+    /// Whose device it is.
+    pub account: Option<AccountId>,
     /// When a responder's Accept left.
     pub accepted: Option<Time>,
     pub heard: Option<Time>,
@@ -114,7 +117,8 @@ pub const LINK_BYTES: usize = size_of::<(LinkId, Slot)>()
     + size_of::<Link>()
     + 2 * size_of::<(SocketAddr, LinkId)>()
     + 2 * size_of::<(PublicKey, LinkId)>()
-    + 2 * size_of::<(Time, LinkId)>();
+    + 2 * size_of::<(Time, LinkId)>()
+    + Accounts::LINK_BYTES;
 
 /// What a link takes beside that while its handshake goes on, in bytes.
 pub const HANDSHAKE_BYTES: usize = size_of::<Accepting>();
@@ -144,6 +148,7 @@ impl Slot {
             held: Vec::new(),
             memory: 0,
             is_stranger: false,
+            account: None,
             accepted: None,
             heard: None,
             life: Life::NONE,

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Endpoint, LinkId};
+use super::{AccountId, Endpoint, LinkId};
 use crate::crypto::PublicKey;
 
 impl Endpoint {
@@ -10,6 +10,11 @@ impl Endpoint {
     pub fn is_trusted(&self, link: LinkId) -> bool {
         let slot = self.slots.get(&link);
         slot.is_some_and(|slot| slot.link.is_trusted() && slot.link.is_proven())
+    }
+
+    /// Who is logged in over `link`, or which peer is on it, if that is known.
+    pub fn account(&self, link: LinkId) -> Option<AccountId> {
+        self.slots.get(&link)?.account
     }
 
     /// The largest answer that fits one datagram of `link`, in bytes. A longer one travels in parts.

@@ -1,12 +1,9 @@
 //! Proven links of devices that have no session and have had nothing done here (HS-13): few from one subnet, and the first to
 //! go where there is no place left. A device's key costs nothing, and a link would else be its for a day.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::BTreeSet, net::SocketAddr};
 
-use super::{Endpoint, LinkId, SERVES, limits::STRANGERS_PER_SUBNET};
+use super::{Endpoint, LinkId, SERVES, limits::STRANGERS_PER_SUBNET, path::SubnetId};
 use crate::{
     faults::{Fault, is_planted},
     link::Time,
@@ -15,35 +12,26 @@ use crate::{
 /// The links of strangers.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
-    by_subnet: BTreeSet<(SocketAddr, LinkId)>,
+    by_subnet: BTreeSet<(SubnetId, LinkId)>,
     /// Oldest first.
     by_age: BTreeSet<(Time, LinkId)>,
 }
 
-/// Stands for the subnet of an address: an IPv4 /24, or an IPv6 /64.
-fn subnet(address: SocketAddr) -> SocketAddr {
-    let first = match address.ip().to_canonical() {
-        IpAddr::V4(ip) => IpAddr::from((ip.to_bits() & !0xff).to_be_bytes()),
-        IpAddr::V6(ip) => IpAddr::from((ip.to_bits() >> 64 << 64).to_be_bytes()),
-    };
-    SocketAddr::new(first, 0)
-}
-
 impl Strangers {
     fn add(&mut self, address: SocketAddr, opened: Time, link: LinkId) {
-        self.by_subnet.insert((subnet(address), link));
+        self.by_subnet.insert((SubnetId::of(address), link));
         self.by_age.insert((opened, link));
     }
 
     /// The links that come from where `address` is.
     fn of_subnet(&self, address: SocketAddr) -> impl Iterator<Item = LinkId> {
-        let subnet = subnet(address);
+        let subnet = SubnetId::of(address);
         let theirs = (subnet, LinkId(0))..=(subnet, LinkId(u32::MAX));
         self.by_subnet.range(theirs).map(|(_, link)| *link)
     }
 
     fn remove(&mut self, address: SocketAddr, opened: Time, link: LinkId) {
-        self.by_subnet.remove(&(subnet(address), link));
+        self.by_subnet.remove(&(SubnetId::of(address), link));
         self.by_age.remove(&(opened, link));
     }
 
@@ -92,8 +80,8 @@ impl Endpoint {
         }
     }
 
-    /// A stranger's link has moved from `before`.
-    pub(super) fn move_stranger(&mut self, id: LinkId, before: SocketAddr) {
+    /// A link has moved from `before`.
+    pub(super) fn count_elsewhere(&mut self, id: LinkId, before: SocketAddr) {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
@@ -101,6 +89,10 @@ impl Endpoint {
             let opened = slot.opened;
             self.leave_stranger(id, opened, before);
             self.meet_stranger(id);
+        } else {
+            let account = slot.account;
+            self.remove_from_account(id, account, before);
+            self.add_to_account(id);
         }
     }
 }

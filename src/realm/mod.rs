@@ -4,6 +4,7 @@
 //! It knows no packets and no sockets; whatever it must remember is in its [`Store`]. What it answers
 //! `ok` to is durable. Normative text: `spec/commands.md`.
 
+mod account;
 mod accounts;
 mod carrying;
 mod copies;
@@ -43,6 +44,7 @@ mod tests;
 
 use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicBool};
 
+pub use account::Account;
 pub use carrying::{Carried, Outgoing};
 pub use copies::ReadOutcome;
 pub use failure::Failure;
@@ -115,8 +117,8 @@ pub struct Caller {
 /// What a realm knows of a device that opens a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Greeting {
-    /// The device has a session, or is a peer.
-    pub known: bool,
+    /// Who is logged in with the device, or which peer it is.
+    pub account: Option<Account>,
     /// The highest operation number it has used.
     pub highest: OperationNumber,
 }
@@ -228,15 +230,20 @@ impl<S: Store> Realm<S> {
     /// What is known of a device that opens a link. When the store fails, nothing is.
     pub async fn greet(&self, device: &PublicKey, now: Moment) -> Greeting {
         let greeting = async {
-            let known = self.bound_session(device, now).await?.is_some()
-                || self.peer_of(&mut Unnoted, device).await?.is_some();
+            let account = match self.bound_session(device, now).await? {
+                Some(session) => Some(Account::User(session.user)),
+                None => self
+                    .peer_of(&mut Unnoted, device)
+                    .await?
+                    .map(|peer| Account::Peer(peer.realm)),
+            };
             let highest = self.highest(&Owner::Device(*device)).await?;
-            Ok::<_, Failure>(Greeting { known, highest })
+            Ok::<_, Failure>(Greeting { account, highest })
         };
         greeting.await.unwrap_or_else(|failure| {
             self.note("greet", &failure);
             Greeting {
-                known: false,
+                account: None,
                 highest: OperationNumber(0),
             }
         })
@@ -246,6 +253,12 @@ impl<S: Store> Realm<S> {
     pub fn age(&self) {
         self.windows.age();
         self.store.age();
+    }
+
+    /// What watches hold, in bytes.
+    #[cfg(test)]
+    pub fn watched_bytes(&self) -> usize {
+        self.watch_memory.held()
     }
 
     /// The way to other realms.

@@ -66,6 +66,12 @@ impl WatchMemory {
         self.may_hold(table.total + bytes, theirs + bytes)
     }
 
+    /// What all hold, in bytes.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.table().total
+    }
+
     /// A watch of a user that holds nothing yet.
     pub fn watch(&self, user: Username) -> Held {
         Held {

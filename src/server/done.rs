@@ -2,16 +2,24 @@
 
 use crate::{
     endpoint::LinkId,
-    realm::{Greeting, Push, Watch},
+    realm::{Account, Greeting, Push, Watch},
 };
 
 /// What a task has found out.
 pub enum Done<S> {
     Greeting(LinkId, Greeting),
-    Answer(LinkId, u64, Vec<u8>, Then<S>),
+    Answer(LinkId, u64, Answered<S>),
     Push(LinkId, Push),
     /// The session that was watched over a link has ended.
     Unwatched(LinkId),
+}
+
+/// The answer to a command.
+pub struct Answered<S> {
+    pub answer: Vec<u8>,
+    pub then: Then<S>,
+    /// For whom it was carried out, if that was not known of the link.
+    pub account: Option<Account>,
 }
 
 /// What follows an answer.

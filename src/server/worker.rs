@@ -3,7 +3,12 @@
 //! What arrives goes to the endpoint; the requests it gives out go to the realm, each as a task of its
 //! own, and what the realm asks of others leaves by the same socket. The answers come back through a queue and leave as the endpoint says. No locks on the way.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -15,17 +20,17 @@ use super::{
     beside::{Beside, Handed},
     calls::{Call, Calls},
     clock::Clock,
-    done::{Done, Then},
+    done::{Answered, Done, Then},
     limits::LONGEST_ANSWER,
     watches::Watches,
 };
 use crate::{
     allowance::Subnet,
     crypto::PublicKey,
-    endpoint::{Endpoint, Event, LinkId, Path},
+    endpoint::{AccountId, Endpoint, Event, LinkId, Path},
     host::{Leaving, Listening, Received},
     link::{Time, earliest},
-    realm::{Caller, Greeting, LifeNews, Realm},
+    realm::{Account, Caller, Greeting, LifeNews, Realm},
     store::Store,
     wire::{Answer, CloseReason, Command, OperationNumber, Refusal, Request},
 };
@@ -276,7 +281,7 @@ impl<S: Store> Worker<S> {
         let Some(peer) = peer else {
             // Nothing is known of whoever comes over a plain link.
             let now = self.now();
-            self.endpoint.welcome(now, link, false, OperationNumber(0));
+            self.endpoint.welcome(now, link, None, OperationNumber(0));
             return;
         };
         let (realm, done, now) = (Arc::clone(&self.realm), self.done.clone(), self.clock.now());
@@ -316,15 +321,23 @@ impl<S: Store> Worker<S> {
             now: self.clock.now(),
         };
         let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
+        let is_account_known = self.endpoint.account(link).is_some();
         self.in_work += 1;
         let carrying_out = async move {
             let answer = realm.handle(&caller, &bytes).await;
-            let then = if Answer::is_refusal(&answer) {
-                Then::Nothing
-            } else {
-                follow_up(&realm, &caller, &bytes).await
+            let (mut then, mut account) = (Then::Nothing, None);
+            if !Answer::is_refusal(&answer) {
+                if !is_account_known {
+                    account = realm.account_of(&caller, &bytes, &answer).await;
+                }
+                then = follow_up(&realm, &caller, &bytes).await;
+            }
+            let answered = Answered {
+                answer,
+                then,
+                account,
             };
-            let _ = done.send(Done::Answer(link, number, answer, then));
+            let _ = done.send(Done::Answer(link, number, answered));
         };
         // In a place of its own: as a part of the task it would be moved about.
         tokio::spawn(Box::pin(carrying_out));
@@ -336,9 +349,10 @@ impl<S: Store> Worker<S> {
         let mut next = Some(first);
         while let Some(done) = next {
             match done {
-                Done::Greeting(link, Greeting { known, highest }) => {
+                Done::Greeting(link, Greeting { account, highest }) => {
                     self.in_work -= 1;
-                    self.endpoint.welcome(now, link, known, highest);
+                    let account = account.as_ref().map(account_id);
+                    self.endpoint.welcome(now, link, account, highest);
                 }
                 Done::Unwatched(link) => {
                     // Its other side opens another, asks again, and is told why not.
@@ -348,14 +362,13 @@ impl<S: Store> Worker<S> {
                 Done::Push(link, push) => {
                     self.watches.push(now, &mut self.endpoint, link, push);
                 }
-                Done::Answer(link, number, answer, then) => {
+                Done::Answer(link, number, answered) => {
                     self.in_work -= 1;
-                    if !Answer::is_refusal(&answer) {
-                        // Who has had something done here is no stranger any more.
-                        self.endpoint.trust(link);
+                    if let Some(account) = &answered.account {
+                        self.endpoint.trust(link, account_id(account));
                     }
-                    self.endpoint.reply(now, link, number, answer);
-                    match then {
+                    self.endpoint.reply(now, link, number, answered.answer);
+                    match answered.then {
                         Then::Nothing => {}
                         // Its link may have ended meanwhile: then nobody is there to watch.
                         Then::Watch(_) if !self.endpoint.has(link) => {}
@@ -395,6 +408,11 @@ impl<S: Store> Worker<S> {
 }
 
 /// What a command that was answered brings with it.
+/// Two accounts have one id so seldom that nobody finds them.
+fn account_id(account: &Account) -> AccountId {
+    AccountId::new(BuildHasherDefault::<DefaultHasher>::default().hash_one(account))
+}
+
 async fn follow_up<S: Store>(realm: &Arc<Realm<S>>, caller: &Caller, command: &[u8]) -> Then<S> {
     match Request::parse(command).map(|request| request.command) {
         Ok(Command::Watch { .. }) => match realm.watch(caller, command).await {

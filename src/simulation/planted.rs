@@ -32,7 +32,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 22] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 32] = [
+const FOUND_BY_TESTS: [(Fault, &str); 33] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -100,6 +100,10 @@ const FOUND_BY_TESTS: [(Fault, &str); 32] = [
     (
         Fault::StrangersStay,
         "endpoint::tests::floods::strangers_hold_few_places_and_make_room",
+    ),
+    (
+        Fault::AccountsStay,
+        "endpoint::tests::floods::an_account_holds_its_share_of_places_and_makes_room",
     ),
     (
         Fault::LockOwnerOut,

@@ -1,8 +1,13 @@
 //! Accounts: who may make one, and who guesses.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _};
 
-use crate::support::{Home, PASSWORD};
+use merpati::wire::Answer;
+
+use crate::support::{
+    Home, PASSWORD,
+    device::{Device, Target, new_key, user},
+};
 
 const REGISTER: &[&str] = &[
     "register",
@@ -111,4 +116,41 @@ fn who_sends_too_much_is_slowed_down_and_loses_nothing() {
     let all: Vec<_> = (0..40).map(|n| format!("message {n}")).collect();
     assert_eq!(texts, all);
     assert!(!realm.log().contains(PASSWORD));
+}
+
+/// HS-13: an account that logs in with ever more devices takes nobody's place: who is in stays in, and who comes gets in.
+#[test]
+fn an_account_with_many_devices_crowds_nobody_out() {
+    let home = Home::new();
+    let realm = home.realm_as(
+        "[limits]\nworkers = 1\nlinks = 30\nlogins_per_subnet = \"unlimited\"\nhandshakes_per_subnet = \"unlimited\"\n",
+    );
+    let target = Target::of(&realm);
+    let elsewhere = Ipv4Addr::new(127, 1, 0, 7);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut ann = Device::begin(&new_key(), Ipv4Addr::LOCALHOST, target).await;
+        ann.register("ann").await;
+        let mut greedy = Vec::new();
+        for n in 0..60 {
+            let mut device = Device::begin(&new_key(), elsewhere, target).await;
+            if n == 0 {
+                device.register("eve").await;
+            } else {
+                device.auth("eve").await;
+            }
+            greedy.push(device);
+        }
+        // On the link that she had.
+        let message = ann.send(user("ann"), b"still here");
+        let answer = ann.answer(message).await;
+        assert!(matches!(answer, Answer::Sent(_)), "{answer:?}");
+        for name in ["bob", "cho", "dia"] {
+            let mut device = Device::begin(&new_key(), Ipv4Addr::LOCALHOST, target).await;
+            device.register(name).await;
+        }
+    });
 }

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use arbitrary::{Arbitrary, Unstructured};
 use merpati::{
     crypto::{SecretKey, mac1},
-    endpoint::{Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Path, Place},
+    endpoint::{
+        AccountId, Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Path, Place,
+    },
     link::{Redundancy, Time},
     wire::{
         CloseReason, ConnectionId, HandshakeId, Hello, Init, OperationNumber, PacketNumber,
@@ -419,8 +421,12 @@ impl World {
             match event {
                 Event::Incoming { link, .. } => {
                     self.known.push(link);
-                    self.server
-                        .welcome(self.now, link, true, OperationNumber(3));
+                    self.server.welcome(
+                        self.now,
+                        link,
+                        Some(AccountId::new(1)),
+                        OperationNumber(3),
+                    );
                 }
                 Event::Request { link, number, .. } => self.waiting.push((link, number)),
                 Event::Oversized { link, number, .. } => {

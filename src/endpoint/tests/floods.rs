@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     allowance::Frequency,
-    endpoint::limits::{STRANGER_IDLE, STRANGERS_PER_SUBNET},
+    endpoint::limits::{LINKS_PER_ACCOUNT_SHARE, STRANGER_IDLE, STRANGERS_PER_SUBNET},
 };
 
 /// A pair whose server begins `per_subnet` handshakes a second without a cookie, and four times as many at once.
@@ -198,52 +198,171 @@ fn links_that_others_name_are_not_tried_one_after_another() {
     assert!(pair.server.by_name.is_empty());
 }
 
+/// Opens a link with a key of its own from `from`; is it still there? Half of those who are users were here before, the others log in.
+fn open_as(pair: &mut Pair, n: u16, from: [u8; 4], user: Option<AccountId>) -> LinkId {
+    pair.now = pair.now + Duration::from_secs(1);
+    let mut key = [7; 32];
+    key[1..3].copy_from_slice(&n.to_be_bytes());
+    let key = SecretKey::from_bytes(key);
+    pair.client = Endpoint::new(config(None), &key.into(), [1; 32]);
+    pair.from = (from, 5000).into();
+    let link = pair.connect();
+    pair.ask(link, false);
+    pair.is_known = user.is_some() && n.is_multiple_of(2);
+    pair.account = user.unwrap_or(AccountId::new(0));
+    let told = pair.settle(|_| false);
+    assert_eq!(replies(&told), 1, "{n} gets in");
+    let opened = told.iter().find_map(|event| match event {
+        Event::Incoming { link, .. } => Some(*link),
+        _ => None,
+    });
+    let opened = opened.unwrap();
+    if let Some(user) = user {
+        pair.server.trust(opened, user);
+    }
+    opened
+}
+
 /// HS-13: strangers, who need no more than a key, hold few places and not for long; whoever is logged in gets in, also where
 /// hundreds come from one address.
 #[test]
 fn strangers_hold_few_places_and_make_room() {
     let mut pair = Pair::new(Protection::Sealed);
     pair.server.config.links_max = 300;
-    let open = |pair: &mut Pair, n: u16, is_user: bool| {
-        pair.now = pair.now + Duration::from_secs(1);
-        let mut key = [7; 32];
-        key[1..3].copy_from_slice(&n.to_be_bytes());
-        let key = SecretKey::from_bytes(key);
-        pair.client = Endpoint::new(config(None), &key.into(), [1; 32]);
-        let link = pair.connect();
-        pair.ask(link, false);
-        // Half of the users were here before, the others log in now.
-        pair.is_known = is_user && n.is_multiple_of(2);
-        let told = pair.settle(|_| false);
-        assert_eq!(replies(&told), 1, "{n}");
-        let opened = told.iter().find_map(|event| match event {
-            Event::Incoming { link, .. } => Some(*link),
-            _ => None,
-        });
-        if is_user {
-            pair.server.trust(opened.unwrap());
-        }
-    };
+    let address = [192, 0, 2, 7];
     for n in 0..200 {
-        open(&mut pair, n, true);
+        open_as(&mut pair, n, address, Some(AccountId::new(n.into())));
     }
     for n in 200..500 {
-        open(&mut pair, n, false);
+        open_as(&mut pair, n, address, None);
     }
     assert_eq!(pair.server.strangers.len(), STRANGERS_PER_SUBNET);
     assert_eq!(pair.server.links(), 200 + STRANGERS_PER_SUBNET);
     // Users come from where strangers come from, and take their places.
     for n in 500..600 {
-        open(&mut pair, n, true);
+        open_as(&mut pair, n, address, Some(AccountId::new(n.into())));
     }
     assert_eq!((pair.server.links(), pair.server.strangers.len()), (300, 0));
-    // Where all places are users' own, nobody has to go for a stranger.
-    let key = SecretKey::from_bytes([9; 32]);
-    pair.client = Endpoint::new(config(None), &key.into(), [1; 32]);
-    let link = pair.connect();
+    // Where all places are users' own, strangers come and go in one of them.
+    for n in 600..700 {
+        open_as(&mut pair, n, [198, 51, 100, 1], None);
+    }
+    assert_eq!(
+        (pair.server.links(), pair.server.accounts.len()),
+        (300, 299)
+    );
+}
+
+/// HS-13: a user who has many devices, from wherever, holds a share of the places, and makes room for all others.
+#[test]
+fn an_account_holds_its_share_of_places_and_makes_room() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.server.config.links_max = 100;
+    let honest: Vec<LinkId> = (0..30)
+        .map(|n| {
+            open_as(
+                &mut pair,
+                n,
+                [192, 0, 2, 7],
+                Some(AccountId::new(u64::from(n))),
+            )
+        })
+        .collect();
+    let greedy = AccountId::new(9999);
+    for n in 100..400_u16 {
+        let [high, low] = n.to_be_bytes();
+        open_as(&mut pair, n, [high, low, 2, 7], Some(greedy));
+    }
+    assert_eq!(pair.server.links(), 100);
+    // The others come again and again, with several devices each, and stay.
+    let again: Vec<LinkId> = (400..454)
+        .map(|n| {
+            open_as(
+                &mut pair,
+                n,
+                [192, 0, 2, 7],
+                Some(AccountId::new(u64::from(n) % 27)),
+            )
+        })
+        .collect();
+    let is_there = |id: &&LinkId| pair.server.has(**id);
+    assert_eq!(honest.iter().filter(is_there).count(), 30);
+    assert_eq!(again.iter().filter(is_there).count(), 54);
+    assert_eq!(pair.server.links(), 100);
+    // One account is as good as another: it keeps its share.
+    let theirs = pair.server.slots.values();
+    let theirs = theirs.filter(|slot| slot.account == Some(greedy));
+    assert_eq!(theirs.count(), LINKS_PER_ACCOUNT_SHARE);
+}
+
+/// HS-13: many accounts of one subnet make room for users from elsewhere; among them those that have most, and were silent for longest.
+#[test]
+fn a_subnet_with_many_accounts_makes_room() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.server.config.links_max = 100;
+    let greedy: Vec<LinkId> = (0..100)
+        .map(|n| {
+            open_as(
+                &mut pair,
+                n,
+                [192, 0, 2, 7],
+                Some(AccountId::new(u64::from(n.max(2)))),
+            )
+        })
+        .collect();
+    let honest: Vec<LinkId> = (200..240)
+        .map(|n| {
+            open_as(
+                &mut pair,
+                n,
+                [198, 51, 100, 7],
+                Some(AccountId::new(n.into())),
+            )
+        })
+        .collect();
+    assert!(honest.iter().all(|id| pair.server.has(*id)));
+    let is_gone = |n: usize| !pair.server.has(greedy[n]);
+    assert!(
+        is_gone(0) && is_gone(1),
+        "who has three links loses two first"
+    );
+    let left: Vec<usize> = (0..100).filter(|n| !is_gone(*n)).collect();
+    assert_eq!(left.len(), 60);
+    assert!(
+        left.contains(&99),
+        "and then whoever was silent for longest"
+    );
+}
+
+/// HS-13: a link moves to another subnet and counts there; one that ends counts nowhere.
+#[test]
+fn links_of_accounts_are_counted_where_they_are() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let id = open_as(&mut pair, 1, [192, 0, 2, 7], Some(AccountId::new(1)));
+    let count = |pair: &Pair, at: [u8; 4]| {
+        pair.server
+            .accounts
+            .count((at, 0).into(), AccountId::new(1))
+    };
+    assert_eq!(count(&pair, [192, 0, 2, 99]), 1);
+    pair.from = ([198, 51, 100, 7], 5000).into();
+    let link = pair.client.slots.keys().next().copied().unwrap();
     pair.ask(link, false);
-    assert_eq!(replies(&pair.settle(|_| false)), 0);
-    assert_eq!(pair.server.links(), 300);
+    pair.settle(|_| false);
+    assert_eq!(
+        (
+            count(&pair, [192, 0, 2, 7]),
+            count(&pair, [198, 51, 100, 7])
+        ),
+        (0, 1)
+    );
+    pair.server.trust(id, AccountId::new(2));
+    assert_eq!(count(&pair, [198, 51, 100, 7]), 0);
+    pair.server.close_all(pair.now);
+    pair.settle(|_| false);
+    pair.now = pair.now + Duration::from_hours(48);
+    pair.server.handle_timeout(pair.now);
+    assert_eq!((pair.server.links(), pair.server.accounts.len()), (0, 0));
 }
 
 /// HS-13: a stranger's link that says nothing ends soon, and one that is logged in stays.

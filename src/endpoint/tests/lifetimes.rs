@@ -90,7 +90,7 @@ fn who_holds_most_goes_when_memory_is_short() {
         let ids = pair.server.slots.keys().copied();
         let mut new = ids.filter(|id| !known.contains(id) && hogs.iter().all(|(_, hog)| hog != id));
         let id = new.next().unwrap();
-        pair.server.trust(id);
+        pair.server.trust(id, AccountId::new(1));
         hogs.push((hog, id));
     }
     // Answers of 30,000 bytes each, which never arrive.

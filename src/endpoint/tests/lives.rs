@@ -28,8 +28,12 @@ impl Pair {
         assert!(!self.server.is_life_unknown(link));
         self.server.tell_life(link, life, is_unknown);
         assert_eq!(self.server.is_life_unknown(link), is_unknown);
-        self.server
-            .welcome(self.now, link, true, OperationNumber(highest));
+        self.server.welcome(
+            self.now,
+            link,
+            Some(AccountId::new(1)),
+            OperationNumber(highest),
+        );
         let mut told = vec![];
         self.serve(&mut told);
         told.extend(self.settle(|_| false));

@@ -31,6 +31,7 @@ struct Pair {
     replied: Time,
     /// The server says that it knows whoever comes.
     is_known: bool,
+    account: AccountId,
     /// Where the client is.
     from: SocketAddr,
     /// Bytes that went to each address.
@@ -83,6 +84,7 @@ impl Pair {
             carried: Vec::new(),
             replied: Time(0),
             is_known: true,
+            account: AccountId::new(1),
             from: client_address(),
             sent_to: BTreeMap::new(),
         }
@@ -155,8 +157,9 @@ impl Pair {
         while let Some(event) = self.server.poll_event() {
             match &event {
                 Event::Incoming { link, .. } => {
+                    let account = self.is_known.then_some(self.account);
                     self.server
-                        .welcome(self.now, *link, self.is_known, OperationNumber(9));
+                        .welcome(self.now, *link, account, OperationNumber(9));
                 }
                 Event::Request { link, number, .. } => {
                     self.server.reply(self.now, *link, *number, b"ok".to_vec());
@@ -401,7 +404,7 @@ fn a_large_answer_to_early_data_follows_the_accept() {
         match event {
             Event::Incoming { link, .. } => {
                 pair.server
-                    .welcome(pair.now, link, true, OperationNumber(0));
+                    .welcome(pair.now, link, Some(AccountId::new(1)), OperationNumber(0));
             }
             Event::Request { link, number, .. } => {
                 pair.server.reply(pair.now, link, number, vec![0; 900]);

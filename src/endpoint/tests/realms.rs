@@ -66,7 +66,7 @@ impl Side {
         while let Some(event) = self.endpoint.poll_event() {
             match event {
                 Event::Incoming { link, .. } => {
-                    self.endpoint.welcome(now, link, false, OperationNumber(0));
+                    self.endpoint.welcome(now, link, None, OperationNumber(0));
                 }
                 Event::Request { link, number, .. } => {
                     self.endpoint.reply(now, link, number, b"ok".to_vec());

@@ -53,7 +53,7 @@ async fn the_window_moves_on() {
     assert_eq!(
         greeting,
         Greeting {
-            known: true,
+            account: Some(Account::User("ann".parse().unwrap())),
             highest: OperationNumber(500)
         }
     );
