@@ -1,6 +1,6 @@
 //! Watching: new messages as they come, for as long as there is somebody to take them (WATCH-1 … WATCH-4).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::sync::mpsc;
 
@@ -11,6 +11,8 @@ use crate::wire::{
 
 /// Messages that wait to be taken; then the realm waits too.
 const WAITING_MAX: usize = 64;
+/// A watch whose realm has been too busy for all of a call asks again after so long.
+const BUSY_PAUSE: Duration = Duration::from_secs(10);
 
 /// The new messages of all of the user's mailboxes. The watching ends when this is dropped.
 #[derive(Debug)]
@@ -96,6 +98,8 @@ impl Watching<'_> {
                     | CallError::OutcomeUnknown { .. }
                     | CallError::Resolve { .. },
                 ) => {}
+                // The call has waited and asked again until its deadline.
+                Err(CallError::Busy(_)) => tokio::time::sleep(BUSY_PAUSE).await,
                 outcome => return outcome,
             }
         }

@@ -124,7 +124,8 @@ impl Endpoint {
             self.gate
                 .admits_with(now, from, (init.handshake, &cookie), &counts)
         });
-        if !has_shown && !self.gate.admits(now, from.ip(), &counts) {
+        // Where all places are taken, only who is where they say they are makes somebody go.
+        if !has_shown && (self.is_full() || !self.gate.admits(now, from.ip(), &counts)) {
             let cookie = self.gate.cookie(now, from, init.handshake, &mut self.rng);
             let mut retry = Vec::new();
             Packet::emit_retry(init.handshake, &cookie, &mut retry);
@@ -138,11 +139,8 @@ impl Endpoint {
         if self.of_first.contains(&responder.peer) {
             return Some(0);
         }
-        if !self.make_room() {
-            return None;
-        }
         let mut link = Link::respond(self.link_config(None), 0);
-        if link.handle_early(now, &payload).is_err() || !link.is_asked() {
+        if link.handle_early(now, &payload).is_err() || !link.is_asked() || !self.make_room() {
             return None;
         }
         let peer = Some(responder.peer);
@@ -150,7 +148,8 @@ impl Endpoint {
         let stage = Stage::Accepting(Box::new(accepting));
         let mut slot = Slot::new(now, link, Role::Responder, path, peer, stage);
         slot.own = u16::try_from(own).ok()?;
-        let id = self.open_half(now, slot, has_shown);
+        let id = self.insert(slot);
+        self.stand_half_open(id, has_shown);
         if let Some(forgotten) = self.accepts.insert(now, hash, id)
             && self
                 .slots
@@ -161,33 +160,6 @@ impl Endpoint {
         }
         self.touch(now, id);
         None
-    }
-
-    /// Gives a link that a stranger opens its place. There are only so many half-open ones: one may have to go.
-    fn open_half(&mut self, now: Time, slot: Slot, has_shown: bool) -> LinkId {
-        let id = self.insert(slot);
-        if let Some(other) = self.half_open.open(now, id, has_shown) {
-            self.end(other, None);
-        }
-        id
-    }
-
-    /// True when another link may come in. If all places are taken one ends for it that has not shown where it is, or else a
-    /// stranger's, or else one of whoever has the most of them.
-    fn make_room(&mut self) -> bool {
-        if self.slots.len() < self.config.links_max {
-            return true;
-        }
-        let first = self
-            .half_open
-            .first_unshown()
-            .or_else(|| self.strangers.first())
-            .or_else(|| self.half_open.first_shown())
-            .or_else(|| self.first_of_accounts());
-        if let Some(id) = first {
-            self.end(id, None);
-        }
-        first.is_some()
     }
 
     fn handle_accept(&mut self, now: Time, handshake: HandshakeId, noise: &[u8]) {
@@ -432,10 +404,12 @@ impl Endpoint {
         let Some(slot) = self.slots.get(&id) else {
             return;
         };
-        self.half_open.close(slot.opened, id);
         let peer = slot.peer;
-        self.meet_stranger(id);
-        self.add_to_account(id);
+        self.stand_proven(id);
+        if !self.slots.contains_key(&id) {
+            // It was the oldest of too many strangers' itself.
+            return;
+        }
         let Some(peer) = peer else { return };
         let links = self.by_peer.entry(peer).or_default();
         if links.contains(&id) {
@@ -493,7 +467,8 @@ impl Endpoint {
         link.challenge(data);
         let mut slot = Slot::new(now, link, Role::Responder, path, None, Stage::Open);
         slot.remote = Some(connection);
-        let id = self.open_half(now, slot, false);
+        let id = self.insert(slot);
+        self.stand_half_open(id, false);
         self.by_plain.insert((path.remote, connection), id);
         self.hand_in(now, id, packet, datagram);
     }

@@ -18,8 +18,10 @@ pub const HALF_OPEN_MAX: usize = 512;
 pub const UNPROVEN_LIFETIME: Duration = Duration::from_mins(3);
 /// Proven links of devices without a session that are kept from one subnet; the oldest makes room for another.
 pub const STRANGERS_PER_SUBNET: usize = 64;
-/// Links of one account that are kept when there is no place left; beyond them it makes room for others first.
-pub const LINKS_PER_ACCOUNT_SHARE: usize = 16;
+/// Of several workers each keeps so many of these at least: two who log in at once do not end each other's.
+pub const STRANGERS_PER_WORKER: usize = 8;
+/// When all places are taken, one in so many is kept for whoever is not logged in yet.
+pub const NEWCOMERS_PART: usize = 16;
 /// How long a silent link of such a device is kept.
 pub const STRANGER_IDLE: Duration = Duration::from_mins(5);
 /// Links of one device key that are kept; the one least recently heard makes room for another.

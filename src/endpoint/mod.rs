@@ -13,7 +13,6 @@ mod counts;
 mod dial;
 mod event;
 mod gate;
-mod half_open;
 mod hello;
 mod identity;
 mod ids;
@@ -26,6 +25,7 @@ mod memory;
 mod outgoing;
 mod path;
 mod place;
+mod ranking;
 mod renewal;
 mod reset;
 mod rest;
@@ -33,8 +33,8 @@ mod roaming;
 mod schedule;
 mod shared;
 mod slot;
+mod standing;
 mod status;
-mod strangers;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -45,13 +45,11 @@ use std::{
 
 use accepts::Accepts;
 pub use accounts::AccountId;
-use accounts::Accounts;
 pub use config::Config;
 use counts::Counts;
 pub use event::Event;
 use gate::Gate;
 pub use gate::Handshakes;
-use half_open::HalfOpen;
 use hello::Asking;
 pub use identity::Identity;
 use identity::OwnKey;
@@ -66,7 +64,7 @@ use reset::Resets;
 use schedule::Schedule;
 use slot::{Role, Slot, Stage};
 use smallvec::SmallVec;
-use strangers::Strangers;
+use standing::Standings;
 
 use crate::{
     crypto::PublicKey,
@@ -106,9 +104,7 @@ pub struct Endpoint {
     dialed: BTreeMap<PublicKey, LinkId>,
     /// Keys whose handshakes belong to the first of several endpoints.
     of_first: BTreeSet<PublicKey>,
-    half_open: HalfOpen,
-    strangers: Strangers,
-    accounts: Accounts,
+    standings: Standings,
     memory: Memory,
     accepts: Accepts,
     resets: Resets,
@@ -146,9 +142,7 @@ impl Endpoint {
             by_peer: HashMap::new(),
             dialed: BTreeMap::new(),
             of_first: BTreeSet::new(),
-            half_open: HalfOpen::default(),
-            strangers: Strangers::default(),
-            accounts: Accounts::default(),
+            standings: Standings::default(),
             memory: Memory::default(),
             accepts: Accepts::default(),
             asking: Vec::new(),
@@ -300,11 +294,12 @@ impl Endpoint {
                 life,
                 is_life_unknown: slot.is_life_unknown,
             });
-            slot.account = account;
+            // Whoever has had something done by then is known already.
+            slot.account = slot.account.or(account);
             if let Stage::Accepting(accepting) = &mut slot.stage {
                 accepting.welcomed = true;
             }
-            self.add_to_account(link);
+            self.stand_account(link);
             self.touch(now, link);
         }
     }
@@ -356,14 +351,8 @@ impl Endpoint {
     pub fn trust(&mut self, link: LinkId, account: AccountId) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.trust();
-            let address = slot.path.remote;
-            let before = slot.account.replace(account);
-            if core::mem::take(&mut slot.is_stranger) {
-                let opened = slot.opened;
-                self.leave_stranger(link, opened, address);
-            }
-            self.remove_from_account(link, before, address);
-            self.add_to_account(link);
+            slot.account.get_or_insert(account);
+            self.stand_account(link);
         }
     }
 
@@ -581,11 +570,9 @@ impl Endpoint {
             // Should the same Init come again, it deserves an answer.
             self.accepts.forget(&accepting.init);
         }
-        self.half_open.close(slot.opened, id);
         let address = slot.path.remote;
-        self.leave_stranger(id, slot.opened, address);
-        self.remove_from_account(id, slot.account, address);
-        self.memory.change(id, slot.memory, 0);
+        self.leave_standing(id, &slot);
+        self.memory.change(id, slot.holder(), slot.memory, 0);
         self.assembling = self.assembling.saturating_sub(slot.link.assembling());
         self.end_renewal(&slot.renewal);
         self.schedule.forget(id);

@@ -102,8 +102,9 @@ impl Endpoint {
         };
         slot.link = MayRest::Resting(Box::new(resting), OnceCell::new());
         let before = core::mem::take(&mut slot.memory);
+        let holder = slot.holder();
         self.schedule.set(id, slot.timeout(&self.config));
-        self.memory.change(id, before, 0);
+        self.memory.change(id, holder, before, 0);
         true
     }
 }

@@ -74,7 +74,6 @@ impl Endpoint {
             self.forget_name(before.remote, remote, id);
             self.by_name.insert((path.remote, remote), id);
         }
-        self.count_elsewhere(id, before.remote);
         self.touch(now, id);
     }
 
@@ -96,7 +95,6 @@ impl Endpoint {
                 self.forget_name(before, remote, id);
                 self.by_name.insert((old.remote, remote), id);
             }
-            self.count_elsewhere(id, before);
         }
     }
 }

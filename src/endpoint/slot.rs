@@ -10,6 +10,7 @@ use super::{
     limits::{STRANGER_IDLE, UNPROVEN_LIFETIME},
     renewal::Renewal,
     rest::MayRest,
+    standing::Standing,
 };
 use crate::{
     crypto::{PublicKey, Responder},
@@ -99,10 +100,10 @@ pub(super) struct Slot {
     pub held: Vec<(u64, Vec<u8>)>,
     /// Bytes that it holds for the other side.
     pub memory: usize,
-    /// Nothing is known of its device.
-    pub is_stranger: bool,
-    /// Whose device it is.
+    /// Whose device it is, if that is known.
     pub account: Option<AccountId>,
+    /// What it counts as.
+    pub standing: Standing,
     /// When a responder's Accept left.
     pub accepted: Option<Time>,
     pub heard: Option<Time>,
@@ -147,8 +148,8 @@ impl Slot {
             left: None,
             held: Vec::new(),
             memory: 0,
-            is_stranger: false,
             account: None,
+            standing: Standing::Own,
             accepted: None,
             heard: None,
             life: Life::NONE,
@@ -191,10 +192,9 @@ impl Slot {
                 Some(self.opened + UNPROVEN_LIFETIME)
             }
             (Role::Responder, _) => {
-                let idle = if self.is_stranger {
-                    config.idle.min(STRANGER_IDLE)
-                } else {
-                    config.idle
+                let idle = match self.standing {
+                    Standing::Account(..) => config.idle,
+                    _ => config.idle.min(STRANGER_IDLE),
                 };
                 Some(end_of_silence(self.heard.unwrap_or(self.opened), idle))
             }

@@ -1,4 +1,7 @@
 //! What all watches hold together, and those of one account: there is an end to both, so that nobody's watches take others' memory.
+//!
+//! What one watch with few mailboxes takes, each account has as long as there is any memory. What an account holds beyond that is taken from
+//! half of the memory, and an eighth at most of what is free there: so it takes thousands of accounts to leave somebody without a watch.
 
 use std::{
     collections::HashMap,
@@ -10,15 +13,18 @@ use crate::{
     wire::Username,
 };
 
-/// One account has so large a part at most of what nobody holds: however many accounts hold as much as they may, something is left for
-/// the next.
+/// Of the memory for what goes beyond [`FIRST_BYTES`] one account has so large a part at most of what nobody holds.
 const SHARE: usize = 8;
+/// What each account may hold while there is memory: a watch, some mailboxes, and what is read ahead at once.
+const FIRST_BYTES: usize = 32 << 10;
 /// What a watch takes before it has mailboxes, about: its task, what wakes it, and its place in the tables.
 pub const WATCH_BYTES: usize = 8 << 10;
 
 #[derive(Debug, Default)]
 struct Table {
     total: usize,
+    /// What accounts hold of it beyond [`FIRST_BYTES`].
+    beyond: usize,
     by_user: HashMap<Username, usize>,
 }
 
@@ -51,19 +57,21 @@ impl WatchMemory {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True when all may hold so much together, and one user of it.
-    fn may_hold(&self, total: usize, theirs: usize) -> bool {
-        if is_planted(Fault::WatchWithoutShare) {
-            return total <= self.max;
-        }
-        theirs <= self.max.saturating_sub(total) / SHARE
+    /// The table once a user holds `after` bytes in place of `before`; none when they may not.
+    fn with(&self, table: &Table, before: usize, after: usize) -> Option<(usize, usize)> {
+        let beyond = |bytes: usize| bytes.saturating_sub(FIRST_BYTES);
+        let total = table.total - before + after;
+        let all_beyond = table.beyond - beyond(before) + beyond(after);
+        let free_beyond = (self.max / 2).saturating_sub(all_beyond);
+        let may = is_planted(Fault::WatchWithoutShare) || beyond(after) <= free_beyond / SHARE;
+        (after <= before || (total <= self.max && may)).then_some((total, all_beyond))
     }
 
     /// True when a watch of a user may begin that takes so many bytes.
     pub fn has_room(&self, user: Username, bytes: usize) -> bool {
         let table = self.table();
         let theirs = table.by_user.get(&user).copied().unwrap_or_default();
-        self.may_hold(table.total + bytes, theirs + bytes)
+        self.with(&table, theirs, theirs + bytes).is_some()
     }
 
     /// What all hold, in bytes.
@@ -86,14 +94,12 @@ impl Held {
     /// Holds so many bytes from now on, if there are so many; else as many as before.
     pub fn hold(&mut self, bytes: usize) -> bool {
         let mut table = self.memory.table();
-        let total = table.total - self.bytes + bytes;
-        let theirs = table.by_user.get(&self.user).copied().unwrap_or_default();
-        let theirs = theirs - self.bytes + bytes;
-        let is_more = bytes > self.bytes;
-        if is_more && !self.memory.may_hold(total, theirs) {
+        let before = table.by_user.get(&self.user).copied().unwrap_or_default();
+        let theirs = before - self.bytes + bytes;
+        let Some((total, beyond)) = self.memory.with(&table, before, theirs) else {
             return false;
-        }
-        table.total = total;
+        };
+        (table.total, table.beyond) = (total, beyond);
         if theirs == 0 {
             table.by_user.remove(&self.user);
         } else {
@@ -115,15 +121,28 @@ impl Drop for Held {
 mod tests {
     use super::*;
 
+    fn user(n: u16) -> Username {
+        format!("u{n}").parse().unwrap()
+    }
+
+    /// Takes all that a user may have.
+    fn all_of(memory: &WatchMemory, n: u16) -> Held {
+        let mut held = memory.watch(user(n));
+        let mut bytes = 0;
+        while held.hold(bytes + 1024) {
+            bytes += 1024;
+        }
+        held
+    }
+
     #[test]
     fn there_is_an_end_for_each_and_something_left_for_the_next() {
-        let memory = WatchMemory::new(900 << 10);
-        let user = |n: u8| format!("u{n}").parse::<Username>().unwrap();
+        let memory = WatchMemory::new(1800 << 10);
         let mut one = memory.watch(user(0));
-        assert!(one.hold(60 << 10));
+        assert!(one.hold(92 << 10));
         assert!(
-            !one.hold(101 << 10),
-            "an eighth of what is left is for each"
+            !one.hold(133 << 10),
+            "an eighth of what is left of the half is for each, beside what everybody has"
         );
         assert!(memory.has_room(user(0), WATCH_BYTES));
         let mut other = memory.watch(user(0));
@@ -131,24 +150,32 @@ mod tests {
         assert!(other.hold(40 << 10));
         assert!(!memory.has_room(user(0), WATCH_BYTES) && memory.has_room(user(1), WATCH_BYTES));
         // Others take all that they may.
-        let all: Vec<Held> = (1..20)
-            .map(|n| {
-                let mut held = memory.watch(user(n));
-                let mut bytes = 0;
-                while held.hold(bytes + 1024) {
-                    bytes += 1024;
-                }
-                held
-            })
-            .collect();
+        let all: Vec<Held> = (1..20).map(|n| all_of(&memory, n)).collect();
         assert!(
-            memory.has_room(user(99), WATCH_BYTES),
+            memory.has_room(user(99), FIRST_BYTES),
             "who holds nothing may begin"
         );
         drop(all);
         drop((one, other));
         assert!(memory.has_room(user(0), WATCH_BYTES));
-        assert_eq!(memory.table().total, 0);
+        assert_eq!((memory.table().total, memory.table().beyond), (0, 0));
         assert!(memory.table().by_user.is_empty());
+    }
+
+    /// As many accounts as one subnet may make at once, and in a day, leave everybody else a watch.
+    #[test]
+    fn many_greedy_accounts_leave_each_other_account_a_watch() {
+        let memory = WatchMemory::new(256 << 20);
+        let greedy: Vec<Held> = (0..560).map(|n| all_of(&memory, n)).collect();
+        let honest: Vec<Held> = (1000..4000)
+            .map(|n| {
+                let mut held = memory.watch(user(n));
+                assert!(held.hold(FIRST_BYTES), "{n}");
+                held
+            })
+            .collect();
+        assert!(memory.held() <= 256 << 20);
+        drop((greedy, honest));
+        assert_eq!((memory.held(), memory.table().beyond), (0, 0));
     }
 }

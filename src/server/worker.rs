@@ -4,7 +4,7 @@
 //! own, and what the realm asks of others leaves by the same socket. The answers come back through a queue and leave as the endpoint says. No locks on the way.
 
 use std::{
-    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
+    hash::{BuildHasher as _, RandomState},
     io,
     sync::Arc,
     time::Duration,
@@ -57,6 +57,8 @@ pub struct Worker<S> {
     finished: mpsc::UnboundedReceiver<Done<S>>,
     calls: Calls,
     watches: Watches,
+    /// Two accounts have one id so seldom, and by a key that nobody knows, that nobody finds them.
+    account_ids: RandomState,
 }
 
 impl<S: Store> Worker<S> {
@@ -81,6 +83,7 @@ impl<S: Store> Worker<S> {
             finished,
             calls: Calls::default(),
             watches: Watches::default(),
+            account_ids: RandomState::new(),
         }
     }
 
@@ -147,6 +150,10 @@ impl<S: Store> Worker<S> {
                 () = std::future::ready(()), if !idle => self.receive(&socket, &mut received),
             }
         }
+    }
+
+    fn account_id(&self, account: &Account) -> AccountId {
+        AccountId::new(self.account_ids.hash_one(account))
     }
 
     fn next_timeout(&self, stop_by: Option<Instant>) -> Option<Instant> {
@@ -351,7 +358,7 @@ impl<S: Store> Worker<S> {
             match done {
                 Done::Greeting(link, Greeting { account, highest }) => {
                     self.in_work -= 1;
-                    let account = account.as_ref().map(account_id);
+                    let account = account.as_ref().map(|account| self.account_id(account));
                     self.endpoint.welcome(now, link, account, highest);
                 }
                 Done::Unwatched(link) => {
@@ -365,7 +372,8 @@ impl<S: Store> Worker<S> {
                 Done::Answer(link, number, answered) => {
                     self.in_work -= 1;
                     if let Some(account) = &answered.account {
-                        self.endpoint.trust(link, account_id(account));
+                        let account = self.account_id(account);
+                        self.endpoint.trust(link, account);
                     }
                     self.endpoint.reply(now, link, number, answered.answer);
                     match answered.then {
@@ -408,11 +416,6 @@ impl<S: Store> Worker<S> {
 }
 
 /// What a command that was answered brings with it.
-/// Two accounts have one id so seldom that nobody finds them.
-fn account_id(account: &Account) -> AccountId {
-    AccountId::new(BuildHasherDefault::<DefaultHasher>::default().hash_one(account))
-}
-
 async fn follow_up<S: Store>(realm: &Arc<Realm<S>>, caller: &Caller, command: &[u8]) -> Then<S> {
     match Request::parse(command).map(|request| request.command) {
         Ok(Command::Watch { .. }) => match realm.watch(caller, command).await {

@@ -103,7 +103,7 @@ const FOUND_BY_TESTS: [(Fault, &str); 33] = [
     ),
     (
         Fault::AccountsStay,
-        "endpoint::tests::floods::an_account_holds_its_share_of_places_and_makes_room",
+        "endpoint::tests::floods::an_account_with_many_links_makes_room",
     ),
     (
         Fault::LockOwnerOut,

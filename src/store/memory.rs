@@ -77,6 +77,13 @@ impl Memory {
         filled.take(limit).map(|(log, _)| log.clone()).collect()
     }
 
+    /// Bytes of all entries of all logs.
+    #[cfg(test)]
+    pub fn logged(&self) -> usize {
+        let entries = self.logs.values().flat_map(|log| log.by_position.values());
+        entries.map(Vec::len).sum()
+    }
+
     /// Checks a batch and carries it out.
     pub fn apply(&mut self, batch: Batch) -> Result<Committed, CommitError> {
         if !batch.names_fit() {

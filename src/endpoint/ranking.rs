@@ -1,0 +1,86 @@
+//! Who has the most of something, and of those who have as much whoever has had it for longest.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+/// When something was added, among all that was: the latest is the least, so that of two that have as much the older comes first.
+type Added = Reverse<u64>;
+
+/// How much each has.
+#[derive(Debug)]
+pub(super) struct Ranking<K> {
+    amounts: BTreeMap<K, (usize, Added)>,
+    /// The most last.
+    order: BTreeSet<(usize, Added, K)>,
+    /// How often something was added so far.
+    added: u64,
+}
+
+impl<K> Default for Ranking<K> {
+    fn default() -> Self {
+        Self {
+            amounts: BTreeMap::new(),
+            order: BTreeSet::new(),
+            added: 0,
+        }
+    }
+}
+
+impl<K: Ord + Copy> Ranking<K> {
+    /// Memory of one of them, in bytes.
+    pub const EACH_BYTES: usize =
+        2 * (size_of::<(K, usize, Added)>() + size_of::<(usize, Added, K)>());
+
+    /// One has `less` less and `more` more.
+    pub fn change(&mut self, key: K, less: usize, more: usize) {
+        let (before, mut added) = self.amounts.remove(&key).unwrap_or_default();
+        self.order.remove(&(before, added, key));
+        let after = before.saturating_sub(less).saturating_add(more);
+        if after > before {
+            self.added += 1;
+            added = Reverse(self.added);
+        }
+        if after > 0 {
+            self.amounts.insert(key, (after, added));
+            self.order.insert((after, added, key));
+        }
+    }
+
+    /// Who has the most, and how much.
+    pub fn first(&self) -> Option<(usize, K)> {
+        self.order.last().map(|(amount, _, key)| (*amount, *key))
+    }
+
+    #[cfg(test)]
+    pub fn of(&self, key: K) -> usize {
+        self.amounts.get(&key).map_or(0, |(amount, _)| *amount)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_the_most_and_for_longest_comes_first() {
+        let mut ranking = Ranking::default();
+        assert_eq!(ranking.first(), None);
+        for key in ["a", "b", "c"] {
+            ranking.change(key, 0, 2);
+        }
+        assert_eq!(ranking.first(), Some((2, "a")));
+        ranking.change("b", 0, 1);
+        assert_eq!(ranking.first(), Some((3, "b")));
+        // What is taken away and given back makes nobody younger than what was added to others since.
+        ranking.change("b", 1, 0);
+        assert_eq!(ranking.first(), Some((2, "a")));
+        ranking.change("a", 9, 0);
+        ranking.change("c", 2, 0);
+        assert_eq!(ranking.first(), Some((2, "b")));
+        ranking.change("b", 2, 0);
+        assert_eq!((ranking.first(), ranking.of("b")), (None, 0));
+        assert!(ranking.amounts.is_empty() && ranking.order.is_empty());
+    }
+}

@@ -1,0 +1,271 @@
+//! The places for links that others open (HS-13): few for whoever is not logged in, and none that whoever has most of them would not give
+//! up for the next. A device's key costs nothing, an address of an Init may be forged, and a link would else be its for a day.
+
+use std::collections::BTreeSet;
+
+use super::{
+    AccountId, Endpoint, LinkId, SERVES,
+    accounts::Accounts,
+    limits::{HALF_OPEN_MAX, NEWCOMERS_PART, STRANGERS_PER_SUBNET, STRANGERS_PER_WORKER},
+    path::{Network, SubnetId},
+    ranking::Ranking,
+    slot::Slot,
+};
+use crate::{
+    faults::{Fault, is_planted},
+    link::Time,
+};
+
+/// Which place a link has. Its subnet is that of the last address that was proven to be its other side's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// This side opened it.
+    #[default]
+    Own,
+    /// It is not proven, and its Init may come from anywhere.
+    Unshown,
+    /// It is not proven, and a cookie has come from its subnet.
+    HalfOpen(SubnetId),
+    /// It is proven, and nothing is known of its device.
+    Stranger(SubnetId),
+    /// Somebody is logged in, or it is a peer's: whose it is does not change any more. As which it came.
+    Account(SubnetId, u32),
+}
+
+/// Who holds a place, and what links hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Holder {
+    Nobody,
+    Subnet(SubnetId),
+    Account(AccountId),
+}
+
+impl Slot {
+    /// Who holds what the link holds.
+    pub fn holder(&self) -> Holder {
+        match (self.standing, self.account) {
+            (Standing::Own | Standing::Unshown, _) => Holder::Nobody,
+            (Standing::Account(..), Some(account)) => Holder::Account(account),
+            (
+                Standing::HalfOpen(subnet)
+                | Standing::Stranger(subnet)
+                | Standing::Account(subnet, _),
+                _,
+            ) => Holder::Subnet(subnet),
+        }
+    }
+}
+
+/// All places.
+#[derive(Debug, Default)]
+pub(super) struct Standings {
+    /// Oldest first.
+    unshown: BTreeSet<(Time, LinkId)>,
+    /// By subnet, and then oldest first.
+    half_open: BTreeSet<(SubnetId, Time, LinkId)>,
+    strangers: BTreeSet<(SubnetId, Time, LinkId)>,
+    /// How many of these two come from each.
+    newcomers: Ranking<SubnetId>,
+    pub accounts: Accounts,
+}
+
+/// The oldest of a subnet.
+fn oldest(links: &BTreeSet<(SubnetId, Time, LinkId)>, subnet: SubnetId) -> Option<(Time, LinkId)> {
+    let next = links.range((subnet, Time(0), LinkId(0))..).next();
+    let theirs = next.filter(|(other, _, _)| *other == subnet);
+    theirs.map(|(_, opened, link)| (*opened, *link))
+}
+
+impl Standings {
+    /// A link gives its place up.
+    fn take(&mut self, link: LinkId, slot: &Slot) {
+        let opened = slot.opened;
+        match slot.standing {
+            Standing::Own => {}
+            Standing::Unshown => drop(self.unshown.remove(&(opened, link))),
+            Standing::HalfOpen(subnet) => {
+                self.half_open.remove(&(subnet, opened, link));
+                self.newcomers.change(subnet, 1, 0);
+            }
+            Standing::Stranger(subnet) => {
+                self.strangers.remove(&(subnet, opened, link));
+                self.newcomers.change(subnet, 1, 0);
+            }
+            Standing::Account(subnet, came) => {
+                if let Some(account) = slot.account {
+                    self.accounts.remove(link, account, (subnet.into(), came));
+                }
+            }
+        }
+    }
+
+    /// A link that has none gets a place.
+    fn give(&mut self, link: LinkId, slot: &mut Slot, to: Standing) {
+        let opened = slot.opened;
+        slot.standing = to;
+        match to {
+            Standing::Own => {}
+            Standing::Unshown => drop(self.unshown.insert((opened, link))),
+            Standing::HalfOpen(subnet) => {
+                self.half_open.insert((subnet, opened, link));
+                self.newcomers.change(subnet, 0, 1);
+            }
+            Standing::Stranger(subnet) => {
+                self.strangers.insert((subnet, opened, link));
+                self.newcomers.change(subnet, 0, 1);
+            }
+            Standing::Account(subnet, _) => {
+                if let Some(account) = slot.account {
+                    let came = self.accounts.add(link, account, Network::from(subnet));
+                    slot.standing = Standing::Account(subnet, came);
+                }
+            }
+        }
+    }
+
+    /// Links of whoever is not logged in.
+    pub fn newcomers(&self) -> usize {
+        self.unshown.len() + self.half_open.len() + self.strangers.len()
+    }
+
+    /// All links that others have opened.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.newcomers() + self.accounts.len()
+    }
+
+    #[cfg(test)]
+    pub fn strangers(&self) -> usize {
+        self.strangers.len()
+    }
+
+    #[cfg(test)]
+    pub fn half_open(&self) -> usize {
+        self.unshown.len() + self.half_open.len()
+    }
+
+    /// The oldest of which nobody has shown that they receive where they say they are.
+    pub fn first_unshown(&self) -> Option<LinkId> {
+        self.unshown.first().map(|(_, link)| *link)
+    }
+
+    /// The oldest newcomer of the subnet from which most come.
+    fn first_newcomer(&self) -> Option<LinkId> {
+        let (_, subnet) = self.newcomers.first()?;
+        let strangers = oldest(&self.strangers, subnet);
+        let first = strangers.into_iter().chain(oldest(&self.half_open, subnet));
+        first.min().map(|(_, link)| link)
+    }
+}
+
+impl Endpoint {
+    /// A link gets another place.
+    fn stand(&mut self, id: LinkId, to: Standing) {
+        if !SERVES {
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        let before = slot.holder();
+        self.standings.take(id, slot);
+        self.standings.give(id, slot, to);
+        self.memory
+            .hand_over(id, slot.memory, (before, slot.holder()));
+    }
+
+    /// A link that others opened is there no more.
+    pub(super) fn leave_standing(&mut self, id: LinkId, slot: &Slot) {
+        if SERVES {
+            self.standings.take(id, slot);
+        }
+    }
+
+    /// A link that another opens gets its place. There are only so many of which nobody has shown where they are: one may have to go.
+    pub(super) fn stand_half_open(&mut self, id: LinkId, has_shown: bool) {
+        let Some(slot) = self.slots.get(&id) else {
+            return;
+        };
+        if has_shown {
+            let subnet = slot.path.remote.into();
+            self.stand(id, Standing::HalfOpen(subnet));
+            return;
+        }
+        self.stand(id, Standing::Unshown);
+        if self.standings.unshown.len() > HALF_OPEN_MAX
+            && let Some(first) = self.standings.first_unshown()
+        {
+            self.end(first, None);
+        }
+    }
+
+    /// A link is proven to be where it is: for the first time, or after it has moved. Until then it keeps the place that it had.
+    /// Where it is a stranger's, the oldest one of its subnet may have to go, which may be itself.
+    pub(super) fn stand_proven(&mut self, id: LinkId) {
+        let Some(slot) = self.slots.get(&id) else {
+            return;
+        };
+        let subnet = SubnetId::from(slot.path.remote);
+        let to = match (slot.account, slot.standing) {
+            (Some(_), Standing::Account(there, _)) if there == subnet => return,
+            (Some(_), _) => Standing::Account(subnet, 0),
+            (None, _) => Standing::Stranger(subnet),
+        };
+        if slot.standing == to {
+            return;
+        }
+        self.stand(id, to);
+        if to == Standing::Stranger(subnet) && !is_planted(Fault::StrangersStay) {
+            let theirs = (subnet, Time(0), LinkId(0))..=(subnet, Time(u64::MAX), LinkId(u32::MAX));
+            // All endpoints behind the address together keep so many.
+            let kept = STRANGERS_PER_SUBNET
+                .div_ceil(self.config.place.count())
+                .max(STRANGERS_PER_WORKER);
+            if self.standings.strangers.range(theirs).count() > kept
+                && let Some((_, first)) = oldest(&self.standings.strangers, subnet)
+            {
+                self.end(first, None);
+            }
+        }
+    }
+
+    /// It is known whose a link is. One that is not proven may be a recorded Init, and counts as nobody's.
+    pub(super) fn stand_account(&mut self, id: LinkId) {
+        let Some(slot) = self.slots.get(&id) else {
+            return;
+        };
+        if let (Some(_), Standing::Stranger(subnet)) = (slot.account, slot.standing) {
+            self.stand(id, Standing::Account(subnet, 0));
+        }
+    }
+
+    /// True when another link may come in. If all places are taken one ends for it.
+    pub(super) fn make_room(&mut self) -> bool {
+        if !self.is_full() {
+            return true;
+        }
+        let heard = |id: &LinkId| self.slots.get(id).and_then(|slot| slot.heard);
+        let of_accounts = || {
+            let first = self.standings.accounts.first(heard);
+            first.filter(|_| !is_planted(Fault::AccountsStay))
+        };
+        let newcomers = self.standings.newcomers();
+        let kept = (self.config.links_max / NEWCOMERS_PART).max(1);
+        let first = self.standings.first_unshown().or_else(|| {
+            if newcomers < kept {
+                of_accounts().or_else(|| self.standings.first_newcomer())
+            } else {
+                self.standings.first_newcomer()
+            }
+        });
+        if let Some(id) = first {
+            self.end(id, None);
+        }
+        first.is_some()
+    }
+
+    /// True when all places are taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.slots.len() >= self.config.links_max
+    }
+}
