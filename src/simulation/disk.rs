@@ -58,6 +58,11 @@ impl Disk {
         *self.health.lock().unwrap() = health;
     }
 
+    /// Bytes of all entries of all logs.
+    pub fn logged(&self) -> usize {
+        self.contents.lock().unwrap().stored.logged()
+    }
+
     /// The machine has died: of what was being written, some whole batches may have reached the disk, and the one
     /// that was torn counts for nothing.
     pub fn power_off(&self) {

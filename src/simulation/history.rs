@@ -255,6 +255,21 @@ impl History {
         self.told().messages.len()
     }
 
+    /// What is wrong with refusals: nobody here takes so much that others, who may, would leave them nothing.
+    pub fn wrong_with_refusals(&self) -> Vec<String> {
+        let told = self.told();
+        let wrong = told
+            .messages
+            .iter()
+            .filter_map(|message| match message.said {
+                Said::Refused(code @ (ErrorCode::RateLimited | ErrorCode::QueueFull)) => {
+                    Some(format!("{} is refused: {code:?}", quote(&message.body)))
+                }
+                _ => None,
+            });
+        wrong.collect()
+    }
+
     /// What is wrong with what the devices were shown: each entry is shown once, in order.
     pub fn wrong_with_shown(&self) -> Vec<String> {
         let told = self.told();

@@ -10,7 +10,9 @@
 
 mod campaign;
 mod disk;
+mod greedy;
 mod history;
+mod judging;
 mod machine;
 mod network;
 mod owners;

@@ -34,10 +34,16 @@ pub struct Plan {
     pub lifetime: Duration,
     /// What has been read is kept for so long, if it is not kept for ever.
     pub kept: Option<Duration>,
+    /// Somebody takes all they can at the first realm.
+    pub is_greedy: bool,
 }
 
+/// The part of the worlds in which somebody takes all they can.
+const GREEDY: f64 = 0.05;
+
 impl Plan {
-    pub fn draw(rng: &mut StdRng) -> Self {
+    /// `greed` decides whether somebody takes all they can: whatever else a seed stands for does not depend on that.
+    pub fn draw(rng: &mut StdRng, greed: &mut StdRng) -> Self {
         let realms: &[&[usize]] = &[&[1], &[2], &[2], &[3], &[1, 1], &[1, 1], &[2, 1], &[2, 2]];
         let delay_ms = match rng.random_range(0..100) {
             0..60 => rng.random_range(1..100),
@@ -100,6 +106,7 @@ impl Plan {
                 LINK_LIFETIME
             },
             kept: rng.random_bool(0.3).then(|| seconds(rng, 120, 1800)),
+            is_greedy: greed.random_bool(GREEDY),
         }
     }
 

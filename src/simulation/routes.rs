@@ -81,6 +81,7 @@ impl Setting {
             early_data: true,
             lifetime: LINK_LIFETIME,
             kept: None,
+            is_greedy: false,
         };
         let setting = Self {
             network,

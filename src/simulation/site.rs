@@ -5,7 +5,11 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
 
-use super::{disk::Disk, machine::Machine};
+use super::{
+    disk::{Disk, SimulatedStore},
+    greedy,
+    machine::Machine,
+};
 use crate::{
     allowance::Frequency,
     crypto::{ConnectionString, PublicKey, SecretKey},
@@ -23,6 +27,9 @@ pub const MESSAGE_MAX: usize = 4000;
 pub const IDLE: Duration = Duration::from_mins(30);
 /// A link between realms is closed after so long.
 const PEER_IDLE: Duration = Duration::from_mins(10);
+
+/// How often to look at what is held.
+const LOOK: Duration = Duration::from_secs(20);
 
 /// Another realm, as this one's configuration names it.
 #[derive(Clone, Debug)]
@@ -44,6 +51,8 @@ pub struct Site {
     pub lifetime: Duration,
     /// What has been read is kept for so long, if it is not kept for ever.
     pub kept: Option<Duration>,
+    /// Somebody takes all they can here.
+    pub is_greedy: bool,
 }
 
 impl Site {
@@ -66,7 +75,11 @@ impl Site {
             rate: None,
             redundancy: Redundancy::Auto,
             lifetime: self.lifetime,
-            links_max: 1000,
+            links_max: if self.is_greedy {
+                greedy::LINKS_MAX
+            } else {
+                1000
+            },
             memory_max: 1 << 26,
             handshakes: endpoint::Handshakes::default(),
             idle: IDLE,
@@ -103,11 +116,16 @@ impl Site {
             addresses: vec![place.clone()],
             operator_code: "code".into(),
         };
-        let limits = Limits {
+        let mut limits = Limits {
             max_message: MESSAGE_MAX,
             password_threads: 0,
             ..Limits::default()
         };
+        if self.is_greedy {
+            limits.watch_memory = greedy::WATCH_MEMORY;
+            limits.rates.stored_account = greedy::STORED;
+        }
+        let watch_memory = limits.watch_memory;
         let (network, errands) = Network::new();
         let store = self.disk.open(machine.clone());
         let realm = Realm::new(store, &self.key, own, limits, network, seed);
@@ -171,8 +189,18 @@ impl Site {
                 () = keep_in_touch(Arc::clone(&realm), ways, errands, known, clock.clone(), seed) => {}
                 () = clock.clone().tick(&realm) => {}
                 () = clock.tidy(&realm) => {}
+                () = look_at_watches(&realm, watch_memory) => {}
             }
         }
         worker.leftovers()
+    }
+}
+
+/// What watches hold is never more than they may.
+async fn look_at_watches(realm: &Realm<SimulatedStore>, most: usize) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let held = realm.watched_bytes();
+        assert!(held <= most, "watches hold {held} bytes of {most}");
     }
 }

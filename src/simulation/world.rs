@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,8 @@ use tokio::{
 use super::{
     REALM_PORT,
     disk::Disk,
-    history::{Gone, History, Message, To},
+    greedy::{self, Target},
+    history::History,
     machine::{Machine, WallClock},
     network::Network,
     person::{Person, Population, Progress},
@@ -25,25 +29,12 @@ use super::{
     trace::Trace,
 };
 use crate::{
-    client::{Client, Memory, Traits},
+    client::{Memory, Traits},
     crypto::SecretKey,
-    wire::{CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox, parse_varint},
 };
 
 /// In the calm everybody comes to an end of what they do within this time.
 const PATIENCE: Duration = Duration::from_hours(48);
-/// When to look whether everything has come right, after the last look.
-const LOOKS: [Duration; 5] = [
-    Duration::from_secs(1),
-    Duration::from_mins(2),
-    Duration::from_mins(20),
-    Duration::from_hours(2),
-    Duration::from_hours(8),
-];
-/// When nothing new has been shown for so long, nothing is to come: queues rest for less. Where a round trip takes most of a
-/// minute, realms may miss each other several times.
-const QUIET: Duration = Duration::from_mins(45);
-const QUIET_AND_SLOW: Duration = Duration::from_hours(6);
 const NAMES: [&str; 4] = ["ann", "bob", "cho", "dia"];
 const REALMS: [&str; 2] = ["alpha", "beta"];
 
@@ -60,7 +51,7 @@ pub struct Outcome {
 
 /// Something of which one process after another runs.
 #[derive(Debug)]
-struct Life {
+pub(super) struct Life {
     name: String,
     wall: Arc<WallClock>,
     rng: Mutex<StdRng>,
@@ -68,6 +59,8 @@ struct Life {
     stop: watch::Sender<bool>,
     look: Notify,
     is_looked_at: Mutex<bool>,
+    /// Processes so far.
+    pub(super) starts: AtomicUsize,
 }
 
 impl Life {
@@ -80,6 +73,7 @@ impl Life {
             stop: watch::Sender::new(false),
             look: Notify::new(),
             is_looked_at: Mutex::new(false),
+            starts: AtomicUsize::new(0),
         }
     }
 }
@@ -90,23 +84,24 @@ fn fork(rng: &mut StdRng) -> StdRng {
     StdRng::from_seed(seed)
 }
 
-struct World {
-    plan: Plan,
-    network: Network,
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) network: Network,
     trace: Trace,
-    history: History,
+    pub(super) history: History,
     is_calm: watch::Sender<bool>,
     deaths: Mutex<u64>,
-    sites: Vec<(Site, Life)>,
-    lives: Vec<Life>,
-    population: Arc<Population>,
+    pub(super) sites: Vec<(Site, Life)>,
+    pub(super) lives: Vec<Life>,
+    pub(super) population: Arc<Population>,
 }
 
 /// Runs the world of a seed. Needs a runtime whose clock stands still.
 pub async fn run(seed: u64, trace: Trace) -> Outcome {
     let started = Instant::now();
     let mut rng = StdRng::seed_from_u64(seed);
-    let plan = Plan::draw(&mut rng);
+    let mut greed = StdRng::seed_from_u64(!seed);
+    let plan = Plan::draw(&mut rng, &mut greed);
     trace.note("seed", || format!("{seed}: {plan:#?}"));
     let network = Network::new(fork(&mut rng), plan.path, trace.clone());
     let sites = sites(&plan, &mut rng);
@@ -124,7 +119,8 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
         population,
         plan,
     });
-    let mut outcome = world.tell(&mut rng).await;
+    let greta = world.plan.is_greedy.then(|| world.let_in(greed));
+    let mut outcome = world.tell(&mut rng, greta).await;
     outcome.simulated = started.elapsed();
     outcome.messages = world.history.messages();
     outcome.datagrams = world.network.sent();
@@ -155,6 +151,7 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Site, Life)> {
             early_data: plan.early_data,
             lifetime: plan.lifetime,
             kept: plan.kept,
+            is_greedy: plan.is_greedy,
         };
         site.disk.set_health(plan.good_health());
         (site, Life::new(own.realm.as_str(), rng))
@@ -186,7 +183,7 @@ impl World {
     }
 
     /// The next process of a life.
-    fn start(&self, life: &Life, most: i64) -> Machine {
+    pub(super) fn start(&self, life: &Life, most: i64) -> Machine {
         let mut rng = life.rng.lock().unwrap();
         let fuse = self.plan.fuse(&mut rng, most).filter(|_| !self.is_calm());
         let machine = Machine::start(
@@ -198,6 +195,7 @@ impl World {
             fuse,
         );
         machine.note(|| "starts".into());
+        life.starts.fetch_add(1, Ordering::Relaxed);
         *life.machine.lock().unwrap() = Some(machine.clone());
         machine
     }
@@ -250,7 +248,30 @@ impl World {
         }
     }
 
-    async fn tell(self: &Arc<Self>, rng: &mut StdRng) -> Outcome {
+    /// Somebody comes who takes all they can, and stays until the machine is killed.
+    fn let_in(self: &Arc<Self>, rng: StdRng) -> Machine {
+        let (network, trace) = (self.network.clone(), self.trace.clone());
+        let wall = Arc::new(WallClock::new());
+        let machine = Machine::start(greedy::NAME, network, wall, trace, rng, None);
+        let (site, _) = &self.sites[0];
+        let target = Target {
+            address: site.address,
+            key: site.key.public(),
+        };
+        let (victim, _) = self.population.people[0];
+        let theirs = machine.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = theirs.died() => {}
+                () = greedy::take_all(&theirs, target, victim) => {}
+            }
+        });
+        machine
+    }
+
+    async fn tell(self: &Arc<Self>, rng: &mut StdRng, greta: Option<Machine>) -> Outcome {
+        let started = Instant::now();
         let sites: Vec<JoinHandle<_>> = (0..self.sites.len())
             .map(|number| tokio::spawn(Arc::clone(self).keep_site(number)))
             .collect();
@@ -263,6 +284,11 @@ impl World {
         self.storm(rng).await;
         self.calm();
         let mut outcome = Outcome::default();
+        if greta.is_some() {
+            outcome
+                .wrong
+                .extend(self.wrong_with_disk(started.elapsed()));
+        }
         let mut ready = Vec::new();
         let end = Instant::now() + PATIENCE;
         for (life, person) in self.lives.iter().zip(people) {
@@ -273,6 +299,9 @@ impl World {
                     .wrong
                     .push(format!("{} does not come to an end", life.name)),
             }
+        }
+        if let Some(greta) = greta {
+            greta.kill();
         }
         if outcome.wrong.is_empty() {
             self.trace.note("world", || "everybody is done".into());
@@ -396,195 +425,4 @@ impl World {
             site.disk.set_health(self.plan.good_health());
         }
     }
-
-    /// What is wrong, once everything has had the time to come right.
-    async fn judge(&self, people: &mut [Person]) -> Vec<String> {
-        let machines: Vec<Machine> = people
-            .iter()
-            .map(|person| self.start(&self.lives[person.number], 2))
-            .collect();
-        let mut clients = Vec::new();
-        for person in people.iter_mut() {
-            person.is_patient = true;
-        }
-        for (person, machine) in people.iter().zip(&machines) {
-            let client = person.client(machine);
-            // Whatever was cut off is finished first.
-            let outcome = client.whoami().await;
-            if let Err(error) = outcome {
-                return vec![format!("{} cannot say whoami: {error}", person.name())];
-            }
-            match client.outbox_wait().await {
-                Ok(true) => {}
-                outcome => {
-                    let left = client.outbox();
-                    return vec![format!(
-                        "{}'s outbox stays: {outcome:?} {left:?}",
-                        person.name()
-                    )];
-                }
-            }
-            person.hear_notices(&client, machine);
-            clients.push(client);
-        }
-        let watching = people
-            .iter()
-            .zip(&clients)
-            .zip(&machines)
-            .map(|((person, client), machine)| self.watch_all(person, client, machine));
-        let left: Vec<String> = join_all(watching).await.into_iter().flatten().collect();
-        if !left.is_empty() {
-            return left;
-        }
-        // Another device looks at all of it, after this one: what one device confirms, another may never be shown.
-        let mut others = Vec::new();
-        for (person, machine) in people.iter().zip(&machines) {
-            match person.other_device(machine).await {
-                Ok(client) => others.push(client),
-                Err(error) => return vec![format!("{} cannot auth: {error}", person.name())],
-            }
-        }
-        let mut wrong = Vec::new();
-        let mut views = Vec::new();
-        for wait in LOOKS {
-            tokio::time::sleep(wait).await;
-            views.clear();
-            for (person, client) in people.iter().zip(&others) {
-                for mailbox in person.mailboxes() {
-                    match person.read_all(client, mailbox).await {
-                        Ok(entries) => views.push((person.number, mailbox, entries)),
-                        Err(error) => {
-                            let name = person.name();
-                            return vec![format!("{name} cannot read {mailbox}: {error}")];
-                        }
-                    }
-                }
-            }
-            wrong = self.wrong_with(&views);
-            if wrong.is_empty() {
-                break;
-            }
-        }
-        for (number, mailbox, entries) in &views {
-            // A message from another realm is pushed once, as one of the private ones.
-            if !matches!(mailbox, Mailbox::Realm(_)) {
-                wrong.extend(self.history.not_shown(*number, mailbox, entries));
-            }
-        }
-        wrong.extend(self.history.wrong_with_shown());
-        for machine in machines {
-            machine.kill();
-        }
-        wrong
-    }
-
-    /// Watches until nothing new has come for longer than anything takes to come. What is wrong, if `unread` then counts
-    /// something.
-    async fn watch_all(
-        &self,
-        person: &Person,
-        client: &Client,
-        machine: &Machine,
-    ) -> Option<String> {
-        let is_slow = self.plan.path.delay >= Duration::from_secs(10);
-        let wait = if is_slow { QUIET_AND_SLOW } else { QUIET };
-        let quiet = async {
-            loop {
-                let before = self.history.count_shown(person.number);
-                tokio::time::sleep(wait).await;
-                if self.history.count_shown(person.number) == before {
-                    return;
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            () = quiet => {}
-            () = person.watch(client, machine) => {}
-        }
-        match client.unread_counts().await {
-            Ok(counts) if counts.is_empty() => None,
-            counts => {
-                let name = person.name();
-                Some(format!("{name} has read all, and unread says {counts:?}"))
-            }
-        }
-    }
-
-    fn wrong_with(&self, views: &[(usize, Mailbox, Vec<Entry>)]) -> Vec<String> {
-        let people = &self.population.people;
-        let mut wrong = Vec::new();
-        let all = views.iter().flat_map(|(_, _, entries)| entries);
-        let returned: Vec<String> = all
-            .filter(|entry| entry.content == CONTENT_NOTICE)
-            .map(|entry| String::from_utf8_lossy(&entry.body).into_owned())
-            .collect();
-        for (number, mailbox, entries) in views {
-            let home = people[*number].1;
-            let group_at = |realm: usize| move |message: &Message| message.to == To::Group(realm);
-            let to_me = |message: &Message| message.to == To::Person(*number);
-            let to_me_from = |realm: usize| {
-                move |message: &Message| to_me(message) && people[message.from].1 == realm
-            };
-            let realm_named = |id| self.population.realms.iter().position(|realm| *realm == id);
-            let reach: Box<dyn Fn(&Message) -> bool> = match mailbox {
-                Mailbox::Private => Box::new(to_me),
-                Mailbox::Group(_) => Box::new(group_at(home)),
-                Mailbox::Realm(realm) => {
-                    Box::new(to_me_from(realm_named(*realm).unwrap_or(usize::MAX)))
-                }
-                Mailbox::RealmGroup(realm, _) => {
-                    Box::new(group_at(realm_named(*realm).unwrap_or(usize::MAX)))
-                }
-            };
-            let name = format!("{}'s {mailbox}", people[*number].0);
-            let gone = Gone {
-                count: entries.iter().filter_map(gone).sum(),
-                // What is in a mailbox from one realm is among the private messages too, and read there.
-                of: matches!(mailbox, Mailbox::Private).then_some(*number),
-            };
-            let texts = entries.iter().filter(|entry| entry.content == CONTENT_TEXT);
-            let texts: Vec<&[u8]> = texts.map(|entry| entry.body.as_slice()).collect();
-            let history = &self.history;
-            wrong.extend(history.wrong_with(&name, &texts, (&returned, gone), reach));
-        }
-        let is_kept = |message: &Message| {
-            views
-                .iter()
-                .any(|(_, _, entries)| entries.iter().any(|entry| entry.body == message.body))
-        };
-        if self.plan.kept.is_none() {
-            wrong.extend(self.history.wrong_with_finished(&returned, is_kept));
-        }
-        wrong
-    }
-}
-
-/// How many entries the realm says are not kept any more.
-fn gone(entry: &Entry) -> Option<u64> {
-    let (_, count) = parse_varint(&entry.body).ok()?;
-    (entry.content == CONTENT_GONE).then_some(count)
-}
-
-/// Waits for all of them.
-async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    let mut waiting: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
-    std::future::poll_fn(|context| {
-        let mut is_ready = true;
-        for (future, done) in &mut waiting {
-            if done.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(value) => *done = Some(value),
-                    std::task::Poll::Pending => is_ready = false,
-                }
-            }
-        }
-        if is_ready {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    waiting.into_iter().filter_map(|(_, done)| done).collect()
 }

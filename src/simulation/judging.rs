@@ -1,0 +1,240 @@
+//! What must have come right in the calm: what devices are shown, what mailboxes hold, and what the realm keeps.
+
+use std::time::Duration;
+
+use super::{
+    greedy,
+    history::{Gone, Message, To},
+    machine::Machine,
+    person::Person,
+    site::MESSAGE_MAX,
+    world::World,
+};
+use crate::{
+    client::Client,
+    wire::{CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox, parse_varint},
+};
+
+/// When to look whether everything has come right, after the last look.
+const LOOKS: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_mins(2),
+    Duration::from_mins(20),
+    Duration::from_hours(2),
+    Duration::from_hours(8),
+];
+/// When nothing new has been shown for so long, nothing is to come: queues rest for less. Where a round trip takes most of a
+/// minute, realms may miss each other several times.
+const QUIET: Duration = Duration::from_mins(45);
+const QUIET_AND_SLOW: Duration = Duration::from_hours(6);
+
+impl World {
+    /// What one account may have kept by now is not all of the disk.
+    pub(super) fn wrong_with_disk(&self, lasted: Duration) -> Option<String> {
+        let (site, life) = &self.sites[0];
+        let logged = site.disk.logged();
+        // What is counted begins anew with each start.
+        let starts = life.starts.load(std::sync::atomic::Ordering::Relaxed);
+        let greedy = greedy::may_have_kept(lasted, starts);
+        // Each message to each mailbox that it may be in, and what is around it.
+        let honest = self.history.messages() * (MESSAGE_MAX + 200);
+        (logged > greedy + honest).then(|| {
+            format!(
+                "{} keeps {logged} bytes, and one account may have {greedy}",
+                site.id
+            )
+        })
+    }
+
+    /// What is wrong, once everything has had the time to come right.
+    pub(super) async fn judge(&self, people: &mut [Person]) -> Vec<String> {
+        let machines: Vec<Machine> = people
+            .iter()
+            .map(|person| self.start(&self.lives[person.number], 2))
+            .collect();
+        let mut clients = Vec::new();
+        for person in people.iter_mut() {
+            person.is_patient = true;
+        }
+        for (person, machine) in people.iter().zip(&machines) {
+            let client = person.client(machine);
+            // Whatever was cut off is finished first.
+            let outcome = client.whoami().await;
+            if let Err(error) = outcome {
+                return vec![format!("{} cannot say whoami: {error}", person.name())];
+            }
+            match client.outbox_wait().await {
+                Ok(true) => {}
+                outcome => {
+                    let left = client.outbox();
+                    return vec![format!(
+                        "{}'s outbox stays: {outcome:?} {left:?}",
+                        person.name()
+                    )];
+                }
+            }
+            person.hear_notices(&client, machine);
+            clients.push(client);
+        }
+        let watching = people
+            .iter()
+            .zip(&clients)
+            .zip(&machines)
+            .map(|((person, client), machine)| self.watch_all(person, client, machine));
+        let left: Vec<String> = join_all(watching).await.into_iter().flatten().collect();
+        if !left.is_empty() {
+            return left;
+        }
+        // Another device looks at all of it, after this one: what one device confirms, another may never be shown.
+        let mut others = Vec::new();
+        for (person, machine) in people.iter().zip(&machines) {
+            match person.other_device(machine).await {
+                Ok(client) => others.push(client),
+                Err(error) => return vec![format!("{} cannot auth: {error}", person.name())],
+            }
+        }
+        let mut wrong = Vec::new();
+        let mut views = Vec::new();
+        for wait in LOOKS {
+            tokio::time::sleep(wait).await;
+            views.clear();
+            for (person, client) in people.iter().zip(&others) {
+                for mailbox in person.mailboxes() {
+                    match person.read_all(client, mailbox).await {
+                        Ok(entries) => views.push((person.number, mailbox, entries)),
+                        Err(error) => {
+                            let name = person.name();
+                            return vec![format!("{name} cannot read {mailbox}: {error}")];
+                        }
+                    }
+                }
+            }
+            wrong = self.wrong_with(&views);
+            if wrong.is_empty() {
+                break;
+            }
+        }
+        for (number, mailbox, entries) in &views {
+            // A message from another realm is pushed once, as one of the private ones.
+            if !matches!(mailbox, Mailbox::Realm(_)) {
+                wrong.extend(self.history.not_shown(*number, mailbox, entries));
+            }
+        }
+        wrong.extend(self.history.wrong_with_shown());
+        wrong.extend(self.history.wrong_with_refusals());
+        for machine in machines {
+            machine.kill();
+        }
+        wrong
+    }
+
+    /// Watches until nothing new has come for longer than anything takes to come. What is wrong, if `unread` then counts
+    /// something.
+    async fn watch_all(
+        &self,
+        person: &Person,
+        client: &Client,
+        machine: &Machine,
+    ) -> Option<String> {
+        let is_slow = self.plan.path.delay >= Duration::from_secs(10);
+        let wait = if is_slow { QUIET_AND_SLOW } else { QUIET };
+        let quiet = async {
+            loop {
+                let before = self.history.count_shown(person.number);
+                tokio::time::sleep(wait).await;
+                if self.history.count_shown(person.number) == before {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = quiet => {}
+            () = person.watch(client, machine) => {}
+        }
+        match client.unread_counts().await {
+            Ok(counts) if counts.is_empty() => None,
+            counts => {
+                let name = person.name();
+                Some(format!("{name} has read all, and unread says {counts:?}"))
+            }
+        }
+    }
+
+    fn wrong_with(&self, views: &[(usize, Mailbox, Vec<Entry>)]) -> Vec<String> {
+        let people = &self.population.people;
+        let mut wrong = Vec::new();
+        let all = views.iter().flat_map(|(_, _, entries)| entries);
+        let returned: Vec<String> = all
+            .filter(|entry| entry.content == CONTENT_NOTICE)
+            .map(|entry| String::from_utf8_lossy(&entry.body).into_owned())
+            .collect();
+        for (number, mailbox, entries) in views {
+            let home = people[*number].1;
+            let group_at = |realm: usize| move |message: &Message| message.to == To::Group(realm);
+            let to_me = |message: &Message| message.to == To::Person(*number);
+            let to_me_from = |realm: usize| {
+                move |message: &Message| to_me(message) && people[message.from].1 == realm
+            };
+            let realm_named = |id| self.population.realms.iter().position(|realm| *realm == id);
+            let reach: Box<dyn Fn(&Message) -> bool> = match mailbox {
+                Mailbox::Private => Box::new(to_me),
+                Mailbox::Group(_) => Box::new(group_at(home)),
+                Mailbox::Realm(realm) => {
+                    Box::new(to_me_from(realm_named(*realm).unwrap_or(usize::MAX)))
+                }
+                Mailbox::RealmGroup(realm, _) => {
+                    Box::new(group_at(realm_named(*realm).unwrap_or(usize::MAX)))
+                }
+            };
+            let name = format!("{}'s {mailbox}", people[*number].0);
+            let gone = Gone {
+                count: entries.iter().filter_map(gone).sum(),
+                // What is in a mailbox from one realm is among the private messages too, and read there.
+                of: matches!(mailbox, Mailbox::Private).then_some(*number),
+            };
+            let texts = entries.iter().filter(|entry| entry.content == CONTENT_TEXT);
+            let texts: Vec<&[u8]> = texts.map(|entry| entry.body.as_slice()).collect();
+            let history = &self.history;
+            wrong.extend(history.wrong_with(&name, &texts, (&returned, gone), reach));
+        }
+        let is_kept = |message: &Message| {
+            views
+                .iter()
+                .any(|(_, _, entries)| entries.iter().any(|entry| entry.body == message.body))
+        };
+        if self.plan.kept.is_none() {
+            wrong.extend(self.history.wrong_with_finished(&returned, is_kept));
+        }
+        wrong
+    }
+}
+
+/// How many entries the realm says are not kept any more.
+fn gone(entry: &Entry) -> Option<u64> {
+    let (_, count) = parse_varint(&entry.body).ok()?;
+    (entry.content == CONTENT_GONE).then_some(count)
+}
+
+/// Waits for all of them.
+async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut waiting: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        let mut is_ready = true;
+        for (future, done) in &mut waiting {
+            if done.is_none() {
+                match future.as_mut().poll(context) {
+                    std::task::Poll::Ready(value) => *done = Some(value),
+                    std::task::Poll::Pending => is_ready = false,
+                }
+            }
+        }
+        if is_ready {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    waiting.into_iter().filter_map(|(_, done)| done).collect()
+}
