@@ -2,11 +2,15 @@
 //! served. What was under way meanwhile is unknown to its senders, who ask again under the same numbers (EXACT-6).
 
 use std::{
-    io,
+    io, thread,
     time::{Duration, Instant},
 };
 
-use tokio::{runtime::Builder, sync::watch, time::timeout};
+use tokio::{
+    runtime::Builder,
+    sync::{oneshot, watch},
+    time::timeout,
+};
 
 use super::{Config, Server, ServerError, Start};
 use crate::store::OpenError;
@@ -59,7 +63,11 @@ impl Server {
                     ..Start::default()
                 };
                 let began = Instant::now();
-                let started = Server::start_as(&config, start);
+                let config = config.clone();
+                let starting = move || Server::start_as(&config, start);
+                let Some(started) = unless_stopped(&stop, starting)? else {
+                    return Ok(());
+                };
                 // It may have read all of the store: the disk is to have time for others, too.
                 wait = wait.max(began.elapsed() * STARTS_SHARE);
                 match started {
@@ -86,6 +94,29 @@ fn pause(stop: &mut watch::Receiver<bool>, wait: Duration) -> io::Result<bool> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let stopped = stopped(stop.clone());
     Ok(runtime.block_on(async { timeout(wait, stopped).await.is_ok() }))
+}
+
+/// Does what may take long, as it may read all of the store, on a thread of its own. None when told to stop meanwhile: then it goes on until
+/// the process ends, which a store has to stand at any moment.
+fn unless_stopped<T: Send + 'static>(
+    stop: &watch::Receiver<bool>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Option<T>> {
+    let (done, finished) = oneshot::channel();
+    thread::Builder::new().name("start".into()).spawn(move || {
+        // Nobody waits any more once told to stop.
+        let _ = done.send(work());
+    })?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let stopped = stopped(stop.clone());
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = stopped => Ok(None),
+            outcome = finished => outcome.map(Some),
+        }
+    });
+    outcome.map_err(|_| io::Error::other("opening the store has panicked"))
 }
 
 fn is_full(error: &OpenError) -> bool {
@@ -116,6 +147,22 @@ mod tests {
     fn run(server: Server, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(server.run(stop))
+    }
+
+    /// A store may be large, and its operator in a hurry.
+    #[test]
+    fn stop_is_heard_while_the_store_is_looked_at() {
+        let (stop, told) = watch::channel(false);
+        let (looked, looking) = std::sync::mpsc::channel::<()>();
+        let stopped = unless_stopped(&told, move || {
+            stop.send_replace(true);
+            looking.recv()
+        });
+        assert!(stopped.unwrap().is_none());
+        drop(looked);
+        let (_stop, told) = watch::channel(false);
+        assert_eq!(unless_stopped(&told, || 7).unwrap(), Some(7));
+        unless_stopped(&told, || -> u8 { panic!("as an engine may") }).unwrap_err();
     }
 
     #[test]
