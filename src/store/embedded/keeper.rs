@@ -259,15 +259,15 @@ pub fn say_merging(directory: &Path, merging: &AtomicU64) {
     }
 }
 
-/// The tables of a tree that changes meanwhile.
+/// The tables of a tree that changes meanwhile, by what stands on the disk.
 fn list(tree: &Path) -> Result<Vec<Table>, Trouble> {
-    let mut listed = manifest::tables(tree);
+    let mut listed = manifest::tables_on_disk(tree);
     for _ in 1..TRIES {
         if listed.is_ok() {
             break;
         }
         thread::sleep(PAUSE);
-        listed = manifest::tables(tree);
+        listed = manifest::tables_on_disk(tree);
     }
     listed
 }

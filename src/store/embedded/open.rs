@@ -335,7 +335,7 @@ fn go_on(
 fn damaged_table(directory: &Path) -> Option<OpenError> {
     let check = || {
         for tree in examine::trees(&directory.join(STORE))? {
-            for table in manifest::tables(&tree)? {
+            for table in manifest::tables_on_disk(&tree)? {
                 table.check(|| true)?;
             }
         }
