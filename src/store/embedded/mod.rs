@@ -6,6 +6,7 @@
 mod answers;
 mod behind;
 mod cache;
+mod error;
 mod examine;
 mod flags;
 mod health;
@@ -25,13 +26,14 @@ pub use behind::BEHIND_BYTES;
 use behind::{Behind, Bounds};
 pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
+pub use error::{OpenError, may_pass};
 use fjall::Keyspace;
 use flags::Flag;
 use health::Health;
 #[cfg(test)]
 pub(crate) use health::scripted::{fail_next_sync, panic_at_next_write};
 use keeper::Keeper;
-pub use open::{OpenError, Opening, SCRUB};
+pub use open::{Opening, SCRUB};
 pub use room::RESERVE_BYTES;
 use room::Room;
 use tokio::sync::{mpsc, oneshot};

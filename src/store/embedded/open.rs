@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, atomic::AtomicU64},
     thread,
     time::Duration,
@@ -18,6 +18,7 @@ use super::{
     answers::Desks,
     behind::{Behind, Bounds, Rows},
     cache::Cache,
+    error::{OpenError, engine_error, is_full, unreadable},
     examine::{self, Manner, Report},
     flags::Flag,
     health::Health,
@@ -29,56 +30,6 @@ use super::{
     writer::{Durable, Writer},
 };
 use crate::faults::{Fault, is_planted};
-
-/// Why a store could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The directory cannot be used.
-    #[error("cannot use the store directory {}: {source}", path.display())]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// What the file system said.
-        source: io::Error,
-    },
-    /// Another process has it open.
-    #[error("another merpati serves from the directory {}; stop it first, or give --data another directory", .0.display())]
-    Locked(PathBuf),
-    /// A newer release wrote it.
-    #[error("the store in {} was written by a newer merpati (format {found}, this one knows {}); use that release", path.display(), layout::FORMAT)]
-    Newer {
-        /// The directory.
-        path: PathBuf,
-        /// The format number found.
-        found: u32,
-    },
-    /// The engine refused it.
-    #[error("the store in {} cannot be opened: {reason}; restore the whole data directory from a backup, or see docs/disk.md", path.display())]
-    Engine {
-        /// The directory.
-        path: PathBuf,
-        /// What the engine said.
-        reason: String,
-    },
-    /// What was acknowledged is not there any more, and going on without it is possible.
-    #[error("the store has lost writes: {what} ({}). Restore the whole data directory from a backup, or start once with --accept-damage to \
-        go on without what is lost: docs/disk.md says what that takes", path.display())]
-    Lost {
-        /// The file, or the directory of several.
-        path: PathBuf,
-        /// What is lost.
-        what: String,
-    },
-    /// A file is damaged or missing without which nothing can be made of the others.
-    #[error("the store is damaged: {} {what}. --accept-damage is of no use here: restore the whole data directory from a backup, or move it away \
-        to begin anew (docs/disk.md)", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-}
 
 /// How a store is to be opened.
 #[derive(Clone, Copy, Debug)]
@@ -120,12 +71,33 @@ impl Embedded {
         room: Room,
         bounds: Bounds,
     ) -> Result<Self, OpenError> {
+        let is_new =
+            !Self::exists(directory) && matches!(Mark::read(directory), Ok(mark::Found::Nothing));
+        Self::open_at(directory, opening, room, bounds).map_err(|error| match error {
+            OpenError::Io { path, source } if is_full(&source) => OpenError::Full {
+                path,
+                source,
+                is_new,
+            },
+            error => error,
+        })
+    }
+
+    fn open_at(
+        directory: &Path,
+        opening: Opening,
+        room: Room,
+        bounds: Bounds,
+    ) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io {
             path: directory.into(),
             source,
         };
         // The engine does not say which file it is about.
-        let unread = |error: OpenError| damaged_table(directory).unwrap_or(error);
+        let unread = |error: OpenError| match error {
+            OpenError::Engine { .. } => damaged_table(directory).unwrap_or(error),
+            error => error,
+        };
         fs::create_dir_all(directory).map_err(io)?;
         let lock = lock(directory)?;
         let mark = read_mark(directory).map_err(io)?;
@@ -150,7 +122,7 @@ impl Embedded {
             Flag::Distrusted.lower(directory).map_err(io)?;
         }
         let (database, data) = open_engine(&directory.join(STORE))
-            .map_err(|error| unread(engine_error(directory, &error)))?;
+            .map_err(|error| unread(engine_error(directory, error)))?;
         check_format(directory, &database, &data).map_err(unread)?;
         let (version, rows, behind) = read_state(directory, &data, bounds).map_err(unread)?;
         let subscribers = Arc::<Subscribers>::default();
@@ -365,7 +337,7 @@ fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let engine = |error: fjall::Error| engine_error(directory, &error);
+    let engine = |error: fjall::Error| engine_error(directory, error);
     let made = open_engine(&fresh)
         .map_err(engine)
         .and_then(|(database, data)| check_format(directory, &database, &data));
@@ -377,13 +349,6 @@ fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
     Ok(Ok(()))
 }
 
-fn engine_error(directory: &Path, error: &impl ToString) -> OpenError {
-    OpenError::Engine {
-        path: directory.into(),
-        reason: error.to_string(),
-    }
-}
-
 /// The version that the store is at, and what is behind.
 fn read_state(
     directory: &Path,
@@ -392,13 +357,13 @@ fn read_state(
 ) -> Result<(Version, Rows, Behind), OpenError> {
     let number = |key| {
         let stored = data.get(key);
-        stored.map_err(|error| engine_error(directory, &error))
+        stored.map_err(|error| engine_error(directory, error))
     };
     let placed = number(layout::VERSION_KEY)?;
     let placed = Version(placed.map_or(0, |stored| layout::number(&stored)));
     let sealed = number(layout::SEAL_KEY)?.and_then(|seal| layout::Seal::parse(&seal));
     let (rows, behind) =
-        read_rows(data, placed, bounds).map_err(|error| engine_error(directory, &error))?;
+        read_rows(data, placed, bounds).map_err(|error| unreadable(directory, &error))?;
     let version = rows.last().unwrap_or(placed);
     let version = sealed.map_or(version, |sealed| sealed.version.max(version));
     Ok((version, rows, behind))
@@ -420,7 +385,7 @@ fn read_rows(
 /// Refuses a store that a newer release wrote; marks a new one, and one that an older release wrote: from now on that
 /// would miss what is in rows.
 fn check_format(directory: &Path, database: &Database, data: &Keyspace) -> Result<(), OpenError> {
-    let engine = |error: fjall::Error| engine_error(directory, &error);
+    let engine = |error: fjall::Error| engine_error(directory, error);
     let stored = data.get(layout::FORMAT_KEY).map_err(engine)?;
     let found = stored.map(|stored| {
         let number = stored.first_chunk().copied();
