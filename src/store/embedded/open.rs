@@ -61,6 +61,8 @@ impl Default for Opening {
     }
 }
 
+/// What the engine calls the tree of everything.
+const DATA: &str = "data";
 /// The engine's files while they are made.
 pub(super) const STORE_NEW: &str = "store.new";
 
@@ -121,6 +123,7 @@ impl Embedded {
         if opening.is_after_failure {
             Flag::Distrusted.lower(directory).map_err(io)?;
         }
+        refuse_behind(directory, mark, &report, opening).map_err(unread)?;
         let (database, data) = open_engine(&directory.join(STORE))
             .map_err(|error| unread(engine_error(directory, error)))?;
         check_format(directory, &database, &data).map_err(unread)?;
@@ -256,6 +259,59 @@ fn look(directory: &Path, mark: Option<&Mark>, opening: Opening) -> Result<Repor
     Ok(report)
 }
 
+/// Refuses a store that is behind its mark before the engine's worker changes anything of it. Where the journals show that it is not, as
+/// nearly always, the engine is not asked.
+fn refuse_behind(
+    directory: &Path,
+    mark: Option<Mark>,
+    report: &Report,
+    opening: Opening,
+) -> Result<(), OpenError> {
+    let is_shown = |mark: &Mark| report.sealed.is_some_and(|sealed| sealed >= mark.version);
+    let Some(mark) = mark.filter(|mark| mark.version > Version(0) && !is_shown(mark)) else {
+        return Ok(());
+    };
+    if opening.accepts_damage || is_planted(Fault::IgnoreMark) {
+        return Ok(());
+    }
+    let version = preview(directory)?;
+    if version < mark.version {
+        return Err(behind_mark(directory, version, &mark));
+    }
+    Ok(())
+}
+
+/// The version that the store is at, by an engine that does nothing but read, and deletes what it had begun and not finished.
+fn preview(directory: &Path) -> Result<Version, OpenError> {
+    let engine = |error| engine_error(directory, error);
+    let database = Database::builder(directory.join(STORE))
+        .worker_threads_unchecked(0)
+        .open()
+        .map_err(engine)?;
+    if !database.keyspace_exists(DATA) {
+        return Ok(Version(0));
+    }
+    let data = database.keyspace(DATA, KeyspaceCreateOptions::default);
+    let data = data.map_err(engine)?;
+    find_format(directory, &data)?;
+    let (version, ..) = read_state(directory, &data, Bounds::default())?;
+    Ok(version)
+}
+
+fn behind_mark(directory: &Path, version: Version, mark: &Mark) -> OpenError {
+    OpenError::Lost {
+        path: directory.join(STORE),
+        what: said_behind(version, mark),
+    }
+}
+
+fn said_behind(version: Version, mark: &Mark) -> String {
+    format!(
+        "it is at version {}, and was at {} when that was noted last",
+        version.0, mark.version.0
+    )
+}
+
 /// Refuses a store that is behind its mark, and writes the mark that counts from now on.
 fn go_on(
     directory: &Path,
@@ -270,14 +326,10 @@ fn go_on(
     };
     let behind = mark.filter(|mark| mark.version > version && !is_planted(Fault::IgnoreMark));
     if let Some(mark) = behind {
-        let what = format!(
-            "it is at version {}, and was at {} when that was noted last",
-            version.0, mark.version.0
-        );
         if !opening.accepts_damage {
-            let path = directory.join(STORE);
-            return Err(OpenError::Lost { path, what });
+            return Err(behind_mark(directory, version, &mark));
         }
+        let what = said_behind(version, &mark);
         tracing::warn!("the store goes on without what it has lost, as was asked for: {what}");
     }
     if opening.accepts_damage && report.is_sound() && behind.is_none() {
@@ -322,7 +374,7 @@ fn open_engine(path: &Path) -> Result<(Database, Keyspace), fjall::Error> {
         // Of several, one would keep a processor busy with handing work to the others.
         .worker_threads(1)
         .open()?;
-    let data = database.keyspace("data", || {
+    let data = database.keyspace(DATA, || {
         KeyspaceCreateOptions::default()
             .max_memtable_size(MEMTABLE_BYTES)
             .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(FRESH_FILES)))
@@ -382,11 +434,10 @@ fn read_rows(
     Rows::read(rows, placed, bounds)
 }
 
-/// Refuses a store that a newer release wrote; marks a new one, and one that an older release wrote: from now on that
-/// would miss what is in rows.
-fn check_format(directory: &Path, database: &Database, data: &Keyspace) -> Result<(), OpenError> {
-    let engine = |error: fjall::Error| engine_error(directory, error);
-    let stored = data.get(layout::FORMAT_KEY).map_err(engine)?;
+/// The format that the store is in, if it says; refuses one that a newer release wrote.
+fn find_format(directory: &Path, data: &Keyspace) -> Result<Option<u32>, OpenError> {
+    let stored = data.get(layout::FORMAT_KEY);
+    let stored = stored.map_err(|error| engine_error(directory, error))?;
     let found = stored.map(|stored| {
         let number = stored.first_chunk().copied();
         number.map_or(u32::MAX, u32::from_be_bytes)
@@ -396,11 +447,19 @@ fn check_format(directory: &Path, database: &Database, data: &Keyspace) -> Resul
             path: directory.into(),
             found,
         }),
-        Some(layout::FORMAT) => Ok(()),
-        Some(_) | None => {
-            let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
-            batch.insert(data, layout::FORMAT_KEY, layout::FORMAT.to_be_bytes());
-            batch.commit().map_err(engine)
-        }
+        found => Ok(found),
     }
+}
+
+/// Refuses a store that a newer release wrote; marks a new one, and one that an older release wrote: from now on that
+/// would miss what is in rows.
+fn check_format(directory: &Path, database: &Database, data: &Keyspace) -> Result<(), OpenError> {
+    if find_format(directory, data)? == Some(layout::FORMAT) {
+        return Ok(());
+    }
+    let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
+    batch.insert(data, layout::FORMAT_KEY, layout::FORMAT.to_be_bytes());
+    batch
+        .commit()
+        .map_err(|error| engine_error(directory, error))
 }
