@@ -115,6 +115,12 @@ impl Embedded {
         Flag::Restored.lower(directory)
     }
 
+    /// Notes that a write has failed, so that whoever opens the store in `directory` next does not trust what it reads. That may fail where
+    /// the write did, so whoever waits for the disk notes it again.
+    pub fn distrust(directory: &Path) -> io::Result<()> {
+        Flag::Distrusted.raise(directory)
+    }
+
     /// What was found amiss when it was opened, and done about it.
     #[cfg(test)]
     fn report(&self) -> &examine::Report {

@@ -123,6 +123,9 @@ impl Embedded {
         if opening.is_after_failure {
             Flag::Distrusted.lower(directory).map_err(io)?;
         }
+        if let Err(error) = Flag::Distrusted.prepare(directory) {
+            tracing::warn!(%error, "a file cannot be made in which it is noted if a write fails");
+        }
         refuse_behind(directory, mark, &report, opening).map_err(unread)?;
         let (database, data) = open_engine(&directory.join(STORE))
             .map_err(|error| unread(engine_error(directory, error)))?;
