@@ -121,9 +121,9 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Keeper {
     /// Writes the mark for the last time; the store must have stopped writing.
-    fn drop(&mut self) {
+    pub fn stop(&mut self) {
         self.wake = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -270,6 +270,12 @@ fn list(tree: &Path) -> Result<Vec<Table>, Trouble> {
         listed = manifest::tables_on_disk(tree);
     }
     listed
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 /// Tells the operator.

@@ -6,6 +6,7 @@
 mod answers;
 mod behind;
 mod cache;
+mod closing;
 mod error;
 mod examine;
 mod flags;
@@ -19,7 +20,13 @@ mod open;
 mod room;
 mod writer;
 
-use std::{fs::File, io, path::Path, sync::Arc, thread::JoinHandle};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+};
 
 use answers::Desks;
 pub use behind::BEHIND_BYTES;
@@ -27,11 +34,11 @@ use behind::{Behind, Bounds};
 pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
 pub use error::{OpenError, may_pass};
-use fjall::Keyspace;
+use fjall::{Database, Keyspace};
 use flags::Flag;
 use health::Health;
 #[cfg(test)]
-pub(crate) use health::scripted::{fail_next_sync, panic_at_next_write};
+pub(crate) use health::scripted::{fail_next_sync, hold_closing, panic_at_next_write};
 use keeper::Keeper;
 pub use open::{Opening, SCRUB};
 pub use room::RESERVE_BYTES;
@@ -74,11 +81,13 @@ pub struct Embedded {
     desks: Desks,
     subscribers: Arc<Subscribers>,
     health: Arc<Health>,
-    // Writes the mark for the last time, when the writer has ended.
     keeper: Keeper,
     #[cfg_attr(not(test), expect(dead_code, reason = "it was logged"))]
     report: examine::Report,
-    _lock: File,
+    /// Closed last, when nothing is written any more.
+    engine: Option<Database>,
+    directory: PathBuf,
+    lock: Arc<File>,
 }
 
 impl std::fmt::Debug for Embedded {
@@ -155,6 +164,11 @@ impl Drop for Embedded {
         if let Some(writer) = self.writer.take() {
             // A writer that panicked has already failed every commit; there is nothing left to do.
             let _ = writer.join();
+        }
+        // All that was answered is on the disk; how far that is is noted before the engine is waited for.
+        self.keeper.stop();
+        if let Some(engine) = self.engine.take() {
+            closing::close(&self.directory, engine, Arc::clone(&self.lock));
         }
     }
 }

@@ -146,7 +146,7 @@ impl Embedded {
         let merging = room.merging();
         say_merging(directory, &merging);
         let writer = Writer::new(
-            (database, data.clone()),
+            (database.clone(), data.clone()),
             version.0,
             Arc::clone(&cache),
             (rows, Arc::clone(&behind)),
@@ -174,7 +174,9 @@ impl Embedded {
             health,
             keeper: Keeper::start(directory, mark, durable, merging, scrub).map_err(io)?,
             report,
-            _lock: lock,
+            engine: Some(database),
+            directory: directory.into(),
+            lock: Arc::new(lock),
         })
     }
 }
