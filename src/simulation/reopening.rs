@@ -117,6 +117,8 @@ async fn server_whose_store_cannot_be_opened_again_ends() {
         panic!("{ended:?}");
     };
     assert_eq!(path, data.join("store/version"));
+    // Whoever starts it next does not trust it, either.
+    assert!(data.join("store.distrusted").exists());
 }
 
 /// A peer of the configuration.
