@@ -286,7 +286,8 @@ fn note(trouble: Trouble, damaged: &mut Vec<PathBuf>) {
     };
     tracing::error!(
         file = %path.display(),
-        "a file of the store {how}: what is in it answers `internal`; restore the store from a backup"
+        "a file of the store {how}: what is in it answers `internal`, and once it is merged with others nothing is served any more; stop the \
+         server soon and restore the whole data directory from a backup, or see docs/disk.md for what to do without one"
     );
     damaged.push(path);
 }
