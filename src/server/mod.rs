@@ -48,7 +48,7 @@ use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
     host::{Host, Listening},
     realm::{Errand, Failure, Keeping, Network, Own, Realm, Retention},
-    store::{Embedded, OpenError, Opening, StoreError},
+    store::{Embedded, OpenError, Opening, StoreError, is_full},
     wire::RealmId,
 };
 
@@ -208,7 +208,9 @@ impl Server {
     /// As [`Server::start`].
     pub fn start_as(config: &Config, start: Start) -> Result<Self, ServerError> {
         resources::check(config)?;
-        make_directory(&config.store.path)?;
+        let is_new = !Embedded::exists(&config.store.path);
+        let no_room = |error| no_room(error, is_new);
+        make_directory(&config.store.path).map_err(no_room)?;
         private::close(&config.store.path).map_err(|source| ServerError::File {
             path: config.store.path.clone(),
             source,
@@ -217,7 +219,7 @@ impl Server {
             keys::refuse_missing(&config.store.path)?;
         }
         let mut rng = Host::Real.rng()?;
-        let secrets = Secrets::load(config, &mut rng)?;
+        let secrets = Secrets::load(config, &mut rng).map_err(no_room)?;
         let store = open_store(config, start)?;
         let sockets = config.listeners().into_iter();
         let sockets = sockets.map(|listen| Sockets::bind(config, listen));
@@ -399,6 +401,25 @@ impl Server {
         let _ = joined.await;
         tracing::info!("stopped");
         outcome
+    }
+}
+
+/// What a full disk has refused is told as such, whatever file it was about.
+fn no_room(error: ServerError, is_new: bool) -> ServerError {
+    match error {
+        ServerError::Directory { path, source }
+        | ServerError::File { path, source }
+        | ServerError::Identity(IdentityError::Io { path, source })
+            if is_full(&source) =>
+        {
+            OpenError::Full {
+                path,
+                source,
+                is_new,
+            }
+            .into()
+        }
+        error => error,
     }
 }
 

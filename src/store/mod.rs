@@ -25,7 +25,7 @@ use bytes::Bytes;
 #[cfg(feature = "embedded")]
 pub use embedded::{
     BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, Opening, RESERVE_BYTES, SCRUB,
-    VALUES_BYTES, WRITES_WAITING, may_pass,
+    VALUES_BYTES, WRITES_WAITING, is_full, may_pass,
 };
 #[cfg(test)]
 #[cfg(feature = "embedded")]

@@ -25,13 +25,13 @@ pub enum OpenError {
     #[error("the engine's files in {} are still locked, by this process or another program: end it and start merpati again", .0.display())]
     Held(PathBuf),
     /// The file system has no room to open it, or to make it.
-    #[error("no room for the store in {}: {source}; make room on that file system{}", path.display(), if *is_new {
-        " and start again (no store was there before)"
+    #[error("no room on the file system of {}: {source}; make room there{}", path.display(), if *is_new {
+        " and start again: there was no store yet"
     } else {
         ""
     })]
     Full {
-        /// The directory.
+        /// The file or directory.
         path: PathBuf,
         /// What the file system said.
         source: io::Error,
@@ -87,7 +87,7 @@ impl OpenError {
 }
 
 /// True when the disk has no room.
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

@@ -33,7 +33,7 @@ pub use behind::BEHIND_BYTES;
 use behind::{Behind, Bounds};
 pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
-pub use error::{OpenError, may_pass};
+pub use error::{OpenError, is_full, may_pass};
 use fjall::{Database, Keyspace};
 use flags::Flag;
 use health::Health;
