@@ -49,7 +49,7 @@ impl Secrets {
 pub struct Sockets {
     pub config: ListenConfig,
     pub address: SocketAddr,
-    sockets: Vec<UdpSocket>,
+    bound: Vec<UdpSocket>,
 }
 
 impl Sockets {
@@ -59,18 +59,18 @@ impl Sockets {
             address: listen.address,
             source,
         };
-        let (address, sockets) =
+        let (address, bound) =
             listener::bind(listen.address, config.limits.workers()).map_err(failed)?;
         Ok(Self {
             config: listen,
             address,
-            sockets,
+            bound,
         })
     }
 
     /// The same sockets for those who serve from them now.
     pub fn each(&self) -> io::Result<Vec<UdpSocket>> {
-        self.sockets.iter().map(UdpSocket::try_clone).collect()
+        self.bound.iter().map(UdpSocket::try_clone).collect()
     }
 }
 

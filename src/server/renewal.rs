@@ -32,7 +32,7 @@ impl Server {
     ///
     /// # Errors
     /// When it cannot be opened again, but for what the system may allow later, which is waited for; and as [`Server::run`].
-    pub fn serve(self, config: Config, stop: watch::Receiver<bool>) -> Result<(), ServerError> {
+    pub fn serve(self, config: &Config, stop: &watch::Receiver<bool>) -> Result<(), ServerError> {
         let kept = Arc::clone(&self.kept);
         // Made while there is enough of everything.
         let waiting = Builder::new_current_thread().enable_all().build()?;
@@ -41,7 +41,7 @@ impl Server {
         let mut server = self;
         loop {
             let since = Instant::now();
-            let error = match serve_once(server, &stop) {
+            let error = match serve_once(server, stop) {
                 Err(ServerError::Store(error)) => error.to_string(),
                 Err(ServerError::System(error)) if is_renewed && may_pass(&error) => {
                     error.to_string()
@@ -57,7 +57,7 @@ impl Server {
                 "the store has failed: it is opened again and looked at before it is served"
             );
             server = loop {
-                if waiting.block_on(pause(&config.store.path, &stop, wait)) {
+                if waiting.block_on(pause(&config.store.path, stop, wait)) {
                     return Ok(());
                 }
                 wait = (wait * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
@@ -65,7 +65,7 @@ impl Server {
                 let started = {
                     let (config, kept) = (config.clone(), Arc::clone(&kept));
                     let starting = move || Server::start_again(&config, kept);
-                    unless_stopped(&waiting, &stop, starting)
+                    unless_stopped(&waiting, stop, starting)
                 };
                 // It may have read all of the store: the disk is to have time for others, too.
                 wait = wait.max(began.elapsed() * STARTS_SHARE);

@@ -46,7 +46,7 @@ fn serve_as(directory: &TempDir, config: Config, planted: impl Fn(&Path)) -> Ser
     let profile = Profile::open(&profiles, "ann", &mut system_rng().unwrap()).unwrap();
     let client = Client::open(profile, options).unwrap();
     let (stop, stopped) = watch::channel(false);
-    let thread = thread::spawn(move || server.serve(config, stopped));
+    let thread = thread::spawn(move || server.serve(&config, &stopped));
     Serving {
         stop,
         thread,
