@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{Config, Server, ServerError};
-use crate::store::{Embedded, may_pass};
+use crate::store::{Embedded, OpenError, may_pass};
 
 /// The first start after a failure that comes soon after another waits so long, the next twice as long.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ impl Server {
                 wait = Duration::ZERO;
             }
             tracing::error!(
-                error,
+                %error,
                 ?wait,
                 "the store has failed: it is opened again and looked at before it is served"
             );
@@ -82,7 +82,15 @@ impl Server {
                     distrust(&config.store.path);
                     return Err(error);
                 }
-                tracing::error!(%error, ?wait, "the store cannot be opened again yet, which is tried again");
+                if matches!(error, ServerError::Open(OpenError::Locked(_))) {
+                    // Of another process its own start says so.
+                    tracing::warn!(
+                        ?wait,
+                        "the store is still locked, by the engine, which finishes what it does before it is closed, or by another process"
+                    );
+                } else {
+                    tracing::error!(%error, ?wait, "the store cannot be opened again yet, which is tried again");
+                }
             };
             is_renewed = true;
             tracing::warn!("the store is open again, and was looked at");
@@ -158,7 +166,7 @@ mod tests {
     use std::path::Path;
 
     use super::{super::Start, *};
-    use crate::store::{OpenError, fail_next_sync};
+    use crate::store::fail_next_sync;
 
     fn config(directory: &Path, reserve: u64) -> Config {
         let mut config = Config::parse("[[listen]]\naddress = \"127.0.0.1:0\"").unwrap();
