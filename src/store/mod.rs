@@ -29,7 +29,7 @@ pub use embedded::{
 };
 #[cfg(test)]
 #[cfg(feature = "embedded")]
-pub(crate) use embedded::{fail_next_sync, panic_at_next_write};
+pub(crate) use embedded::{fail_next_sync, hold_closing, panic_at_next_write};
 #[cfg(test)]
 pub use memory::Memory;
 use smallvec::SmallVec;
