@@ -118,11 +118,15 @@ async fn server_whose_engine_closes_late_serves_on() {
         drop(hold);
         thread
     });
-    client.send(ann, b"late").await.unwrap();
+    let sending = async {
+        client.send(ann, b"late").await.unwrap();
+        Ok(())
+    };
+    let (thread, ()) = tokio::try_join!(waited, sending).unwrap();
     assert_eq!(texts(&client).await, [&b"late"[..]]);
     drop(client);
     stop.send_replace(true);
-    waited.await.unwrap().join().unwrap().unwrap();
+    thread.join().unwrap().unwrap();
 }
 
 fn damage(data: &Path) {
