@@ -137,6 +137,42 @@ fn data_directory_is_closed_to_others() {
     assert_eq!(home.texts("ann"), ["for nobody else"]);
 }
 
+/// A disk that is full at the very first start is said to be so, with the place: there is nothing yet that a backup could bring back.
+#[cfg(target_os = "linux")]
+#[test]
+fn realm_on_a_full_disk_says_so_at_its_first_start() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("data")).unwrap();
+    let program = program().get_program().to_string_lossy().into_owned();
+    // Nobody else sees what is mounted there.
+    let on_disk = |size: &str, what: &str| {
+        let mount = format!("mount -t tmpfs -o size={size} tmpfs data && {what}");
+        Command::new("unshare")
+            .current_dir(directory.path())
+            .args(["--map-root-user", "--mount", "sh", "-c", &mount])
+            .stdin(Stdio::null())
+            .output()
+    };
+    if !on_disk("4k", "true").is_ok_and(|output| output.status.success()) {
+        eprintln!("not tried: file systems cannot be mounted here");
+        return;
+    }
+    let serve = format!("exec '{program}' serve --json --data data --listen 127.0.0.1:0");
+    let mut places = Vec::new();
+    for size in ["4k", "8k", "12k", "16k", "20k"] {
+        let output = on_disk(size, &serve).unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(5), "{size}: {said}");
+        for word in ["no room", "data", "make room", "no store yet"] {
+            assert!(said.contains(word), "{size}: {said}");
+        }
+        assert!(!said.contains("backup"), "{size}: {said}");
+        places.push(said.contains("realm.") || said.contains("operator-code"));
+    }
+    assert_eq!(places.first(), Some(&true), "a secret has no room");
+    assert_eq!(places.last(), Some(&false), "the store has no room");
+}
+
 /// A terminal that closes, or who means that the configuration is to be read again, does not end a realm.
 #[cfg(unix)]
 #[test]

@@ -34,7 +34,7 @@ pub fn serve(args: &Serve, json: bool) -> Result<(), Failure> {
     let stop = stop_signal()?;
     // Whoever waits for this may say stop at once.
     announce(&server, &config, json)?;
-    server.serve(config, stop).map_err(Failure::local)
+    server.serve(&config, &stop).map_err(Failure::local)
 }
 
 /// Turns true when the process is asked to end; on a thread of its own, which outlasts the servers.

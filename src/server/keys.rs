@@ -112,6 +112,12 @@ fn load_former(path: &Path) -> Result<Vec<SecretKey>, IdentityError> {
         .map_err(|_| IdentityError::Damaged(path.into()))
 }
 
+/// What the file system said of a file.
+fn unusable(path: &Path) -> impl FnOnce(io::Error) -> ServerError {
+    let path = path.into();
+    move |source| ServerError::File { path, source }
+}
+
 /// The code that makes a session an operator's: read from its file, or made there at the first start.
 pub fn operator_code(data: &Path, rng: &mut impl CryptoRng) -> Result<String, ServerError> {
     let path: PathBuf = data.join(CODE_FILE);
@@ -122,10 +128,10 @@ pub fn operator_code(data: &Path, rng: &mut impl CryptoRng) -> Result<String, Se
             let mut bytes = [0; 15];
             rng.fill_bytes(&mut bytes);
             let code = data_encoding::BASE32_NOPAD.encode(&bytes).to_lowercase();
-            write_private(&path, format!("{code}\n").as_bytes())?;
+            write_private(&path, format!("{code}\n").as_bytes()).map_err(unusable(&path))?;
             Ok(code)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(unusable(&path)(error)),
     }
 }
 
@@ -143,10 +149,10 @@ pub fn registration_code(
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut code = RegistrationCode([0; 10]);
             rng.fill_bytes(&mut code.0);
-            write_private(&path, format!("{code}\n").as_bytes())?;
+            write_private(&path, format!("{code}\n").as_bytes()).map_err(unusable(&path))?;
             Ok(code)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(unusable(&path)(error)),
     }
 }
 

@@ -9,8 +9,9 @@ use rand::Rng as _;
 use tokio::sync::mpsc;
 
 use super::{
-    Config, ServerError,
+    Config,
     config::{ListenConfig, Security, host_and_port},
+    kept::Sockets,
     limits::SOCKET_BUFFER_BYTES,
 };
 use crate::{
@@ -54,34 +55,36 @@ impl Drop for Ending {
     }
 }
 
+/// Binds so many sockets to an address; and says which that is, where any free port is asked for.
+pub fn bind(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<UdpSocket>)> {
+    // Sockets that share an address do not mind others that do: first it has to be nobody else's.
+    let first = socket(address, false)?;
+    let address = first.local_addr()?;
+    let sockets = if count == 1 {
+        vec![first]
+    } else {
+        drop(first);
+        let shared = (0..count).map(|_| socket(address, true));
+        shared.collect::<Result<_, _>>()?
+    };
+    Ok((address, sockets))
+}
+
 impl Listener {
-    /// Binds a listener's sockets.
-    pub fn bind(
+    /// Makes ready to serve from sockets that are bound.
+    pub fn new(
         config: &Config,
-        listen: ListenConfig,
+        sockets: &Sockets,
         id: RealmId,
         identity: &Identity,
         rng: &mut rand::rngs::StdRng,
-    ) -> Result<Listener, ServerError> {
-        let failed = |source| ServerError::Bind {
-            address: listen.address,
-            source,
-        };
-        let count = config.limits.workers();
-        // Sockets that share an address do not mind others that do: first it has to be nobody else's.
-        let first = socket(listen.address, false).map_err(failed)?;
-        let address = first.local_addr().map_err(failed)?;
-        let sockets = if count == 1 {
-            vec![first]
-        } else {
-            drop(first);
-            let shared = (0..count).map(|_| socket(address, true));
-            shared.collect::<Result<_, _>>().map_err(failed)?
-        };
-        let sockets = sockets.into_iter().map(Bound::new);
-        let sockets: Vec<Bound> = sockets.collect::<Result<_, _>>().map_err(failed)?;
+    ) -> io::Result<Listener> {
+        let listen = sockets.config.clone();
+        let bound = sockets.each()?.into_iter().map(Bound::new);
+        let bound: Vec<Bound> = bound.collect::<Result<_, _>>()?;
+        let count = bound.len();
         let mut workers: Vec<(Bound, endpoint::Endpoint)> = Vec::with_capacity(count);
-        for (own, socket) in sockets.into_iter().enumerate() {
+        for (own, socket) in bound.into_iter().enumerate() {
             let place =
                 |of| endpoint::Place::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);
             let place = place(count).unwrap_or(endpoint::Place::ALONE);
@@ -95,7 +98,7 @@ impl Listener {
             workers.push((socket, endpoint));
         }
         Ok(Listener {
-            address,
+            address: sockets.address,
             workers,
             config: listen,
         })

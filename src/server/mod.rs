@@ -9,6 +9,7 @@ mod calls;
 mod clock;
 pub mod config;
 mod done;
+mod kept;
 mod keys;
 mod limits;
 mod listener;
@@ -33,7 +34,8 @@ pub(crate) use admission::{Admission, WorkLimits};
 pub(crate) use beside::Beside;
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
-use config::{PeerConfig, RegistrationConfig, Security};
+use config::{PeerConfig, Security};
+use kept::{Kept, Secrets, Sockets};
 use limits::CALLS_MAX;
 use listener::{Ending, Listener};
 pub use memory::{Holder, Holding, holdings, keepings};
@@ -45,8 +47,8 @@ pub(crate) use worker::Worker;
 use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
     host::{Host, Listening},
-    realm::{Errand, Failure, Keeping, Network, Own, Realm, Registration, Retention},
-    store::{Embedded, OpenError, Opening, StoreError},
+    realm::{Errand, Failure, Keeping, Network, Own, Realm, Retention},
+    store::{Embedded, OpenError, Opening, StoreError, is_full},
     wire::RealmId,
 };
 
@@ -86,6 +88,17 @@ pub enum ServerError {
         /// The file.
         file: &'static str,
     },
+    /// A file cannot be used.
+    #[error("cannot use {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// The store was there when the server started.
+    #[error("the store in {} is gone, which was there when the server started; bring it back, and start the server again", .0.display())]
+    Gone(PathBuf),
     /// The file with the operator's code is empty or cut off.
     #[error(
         "{} holds no operator's code: write one of at least {} characters into it, or delete it and start again for a fresh one",
@@ -163,7 +176,7 @@ pub struct Start {
 pub struct Server {
     id: RealmId,
     key: PublicKey,
-    former: usize,
+    kept: Arc<Kept>,
     listeners: Vec<Listener>,
     realm: Arc<Realm<Embedded>>,
     errands: mpsc::Receiver<Errand>,
@@ -195,47 +208,61 @@ impl Server {
     /// As [`Server::start`].
     pub fn start_as(config: &Config, start: Start) -> Result<Self, ServerError> {
         resources::check(config)?;
-        make_directory(&config.store.path)?;
-        private::close(&config.store.path)?;
+        let is_new = !Embedded::exists(&config.store.path);
+        let no_room = |error| no_room(error, is_new);
+        make_directory(&config.store.path).map_err(no_room)?;
+        private::close(&config.store.path).map_err(|source| ServerError::File {
+            path: config.store.path.clone(),
+            source,
+        })?;
         if Embedded::exists(&config.store.path) {
             keys::refuse_missing(&config.store.path)?;
         }
         let mut rng = Host::Real.rng()?;
-        let identity = keys::load(&config.store.path, &mut rng)?;
+        let secrets = Secrets::load(config, &mut rng).map_err(no_room)?;
+        let store = open_store(config, start)?;
+        let sockets = config.listeners().into_iter();
+        let sockets = sockets.map(|listen| Sockets::bind(config, listen));
+        let sockets = sockets.collect::<Result<_, _>>()?;
+        Self::with(config, Arc::new(Kept { secrets, sockets }), store)
+    }
+
+    /// Opens the store again after a write of it has failed, to serve on as whoever did.
+    fn start_again(config: &Config, kept: Arc<Kept>) -> Result<Self, ServerError> {
+        if !Embedded::exists(&config.store.path) {
+            // Nothing is made in its place: those who serve now have something to lose.
+            return Err(ServerError::Gone(config.store.path.clone()));
+        }
+        let start = Start {
+            is_after_failure: true,
+            ..Start::default()
+        };
+        Self::with(config, kept, open_store(config, start)?)
+    }
+
+    fn with(config: &Config, kept: Arc<Kept>, store: Embedded) -> Result<Self, ServerError> {
+        let mut rng = Host::Real.rng()?;
+        let Secrets {
+            identity,
+            operator_code,
+            registration,
+        } = &kept.secrets;
         let key = identity.current.public();
         let id = config.realm.id.unwrap_or_else(|| default_id(&key));
-        let operator_code = keys::operator_code(&config.store.path, &mut rng)?;
-        let store = Embedded::open_as(
-            &config.store.path,
-            Opening {
-                reserve: config.store.reserve.0,
-                accepts_damage: start.accepts_damage,
-                is_restored: start.is_restored,
-                is_after_failure: start.is_after_failure,
-                scrub: Some(config.store.scrub.0),
-            },
-        )?;
         // Said at this start, or at one before that ended too early.
         let is_restored = Embedded::is_restored(&config.store.path)?;
-        let listeners = config
-            .listeners()
-            .into_iter()
-            .map(|listen| Listener::bind(config, listen, id, &identity, &mut rng))
+        let sockets = kept.sockets.iter();
+        let listeners = sockets
+            .map(|sockets| Listener::new(config, sockets, id, identity, &mut rng))
             .collect::<Result<Vec<Listener>, _>>()?;
         let own = Own {
             id,
             key,
             former: identity.former.iter().map(SecretKey::public).collect(),
             peering: config.realm.peering.into(),
-            registration: match config.realm.registration {
-                RegistrationConfig::Open => Registration::Open,
-                RegistrationConfig::Closed => Registration::Closed,
-                RegistrationConfig::Code => {
-                    Registration::Code(keys::registration_code(&config.store.path, &mut rng)?)
-                }
-            },
+            registration: *registration,
             addresses: listeners.iter().map(Listener::reached_at).collect(),
-            operator_code,
+            operator_code: operator_code.clone(),
         };
         let (network, errands) = Network::new();
         let mut seed = [0; 32];
@@ -245,7 +272,7 @@ impl Server {
         Ok(Self {
             id,
             key,
-            former: identity.former.len(),
+            kept,
             listeners,
             realm: Arc::new(realm),
             errands,
@@ -273,8 +300,8 @@ impl Server {
     }
 
     /// How many former keys it still answers to.
-    pub const fn former_keys(&self) -> usize {
-        self.former
+    pub fn former_keys(&self) -> usize {
+        self.kept.secrets.identity.former.len()
     }
 
     /// The realm's key.
@@ -375,6 +402,37 @@ impl Server {
         tracing::info!("stopped");
         outcome
     }
+}
+
+/// What a full disk has refused is told as such, whatever file it was about.
+fn no_room(error: ServerError, is_new: bool) -> ServerError {
+    match error {
+        ServerError::Directory { path, source }
+        | ServerError::File { path, source }
+        | ServerError::Identity(IdentityError::Io { path, source })
+            if is_full(&source) =>
+        {
+            OpenError::Full {
+                path,
+                source,
+                is_new,
+            }
+            .into()
+        }
+        error => error,
+    }
+}
+
+/// Opens the store as the configuration says.
+fn open_store(config: &Config, start: Start) -> Result<Embedded, OpenError> {
+    let opening = Opening {
+        reserve: config.store.reserve.0,
+        accepts_damage: start.accepts_damage,
+        is_restored: start.is_restored,
+        is_after_failure: start.is_after_failure,
+        scrub: Some(config.store.scrub.0),
+    };
+    Embedded::open_as(&config.store.path, opening)
 }
 
 /// Makes the peers that the configuration names. One that cannot be written now, as on a full disk, is as it was.

@@ -2,18 +2,21 @@
 //! served. What was under way meanwhile is unknown to its senders, who ask again under the same numbers (EXACT-6).
 
 use std::{
-    io, thread,
+    io,
+    path::Path,
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, Runtime},
     sync::{oneshot, watch},
     time::timeout,
 };
 
-use super::{Config, Server, ServerError, Start};
-use crate::store::OpenError;
+use super::{Config, Server, ServerError};
+use crate::store::{Embedded, OpenError, may_pass};
 
 /// The first start after a failure that comes soon after another waits so long, the next twice as long.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
@@ -24,61 +27,97 @@ const STARTS_SHARE: u32 = 3;
 const RECOVERED_AFTER: Duration = Duration::from_mins(5);
 
 impl Server {
-    /// Serves until `stop` says so, and starts anew from `config` whenever the store has failed, at the same addresses.
+    /// Serves until `stop` says so, and opens the store again whenever it has failed: with the keys, codes and sockets that the server
+    /// began with.
     ///
     /// # Errors
-    /// When it cannot be started anew, but for a full disk, which is waited for; and as [`Server::run`].
-    pub fn serve(
-        self,
-        mut config: Config,
-        mut stop: watch::Receiver<bool>,
-    ) -> Result<(), ServerError> {
-        // Where any free port was taken, it is that one from now on.
-        config.listen = config.listeners();
-        for (listen, address) in config.listen.iter_mut().zip(self.addresses()) {
-            listen.address = address;
-        }
+    /// When it cannot be opened again, but for what the system may allow later, which is waited for; and as [`Server::run`].
+    pub fn serve(self, config: &Config, stop: &watch::Receiver<bool>) -> Result<(), ServerError> {
+        let kept = Arc::clone(&self.kept);
+        // Made while there is enough of everything.
+        let waiting = Builder::new_current_thread().enable_all().build()?;
         let mut wait = Duration::ZERO;
+        let mut is_renewed = false;
         let mut server = self;
         loop {
             let since = Instant::now();
-            // One runtime for each, so that nothing of the former server is left when the next opens the store.
-            let runtime = Builder::new_current_thread().enable_all().build()?;
-            let served = runtime.block_on(server.run(stopped(stop.clone())));
-            drop(runtime);
-            let Err(ServerError::Store(error)) = served else {
-                return served;
+            let error = match serve_once(server, stop) {
+                Err(ServerError::Store(error)) => error.to_string(),
+                Err(ServerError::System(error)) if is_renewed && may_pass(&error) => {
+                    error.to_string()
+                }
+                served => return served,
             };
             if since.elapsed() >= RECOVERED_AFTER {
                 wait = Duration::ZERO;
             }
+            tracing::error!(
+                %error,
+                ?wait,
+                "the store has failed: it is opened again and looked at before it is served"
+            );
             server = loop {
-                tracing::error!(%error, ?wait, "the store has failed: it is opened again and looked at before it is served");
-                if pause(&mut stop, wait)? {
+                if waiting.block_on(pause(&config.store.path, stop, wait)) {
                     return Ok(());
                 }
                 wait = (wait * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
-                let start = Start {
-                    is_after_failure: true,
-                    ..Start::default()
-                };
                 let began = Instant::now();
-                let config = config.clone();
-                let starting = move || Server::start_as(&config, start);
-                let Some(started) = unless_stopped(&stop, starting)? else {
-                    return Ok(());
+                let started = {
+                    let (config, kept) = (config.clone(), Arc::clone(&kept));
+                    let starting = move || Server::start_again(&config, kept);
+                    unless_stopped(&waiting, stop, starting)
                 };
                 // It may have read all of the store: the disk is to have time for others, too.
                 wait = wait.max(began.elapsed() * STARTS_SHARE);
-                match started {
-                    Err(ServerError::Open(error)) if is_full(&error) => {
-                        tracing::error!(%error, ?wait, "the disk is full: make room");
+                let error = match started {
+                    Ok(Some(Ok(server))) => break server,
+                    Ok(None) => {
+                        distrust(&config.store.path);
+                        return Ok(());
                     }
-                    started => break started?,
+                    Ok(Some(Err(error))) => error,
+                    Err(error) => error.into(),
+                };
+                if !is_passing(&error) {
+                    distrust(&config.store.path);
+                    return Err(error);
+                }
+                if matches!(error, ServerError::Open(OpenError::Locked(_))) {
+                    // Of another process its own start says so.
+                    tracing::warn!(
+                        ?wait,
+                        "the store is still locked, by the engine, which finishes what it does before it is closed, or by another process"
+                    );
+                } else {
+                    tracing::error!(%error, ?wait, "the store cannot be opened again yet, which is tried again");
                 }
             };
+            is_renewed = true;
             tracing::warn!("the store is open again, and was looked at");
         }
+    }
+}
+
+/// Serves until told to stop. One runtime for each time, so that nothing of the former server is left when the next opens the store.
+fn serve_once(server: Server, stop: &watch::Receiver<bool>) -> Result<(), ServerError> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(server.run(stopped(stop.clone())))
+}
+
+/// True when waiting may help.
+fn is_passing(error: &ServerError) -> bool {
+    match error {
+        ServerError::Open(error) => error.may_pass(),
+        ServerError::System(error) => may_pass(error),
+        _ => false,
+    }
+}
+
+/// Notes for whoever starts next that what is read of the store need not be on the disk. Where the write has failed the disk may not have
+/// taken that, either; so it is tried until it does.
+fn distrust(data: &Path) {
+    if let Err(error) = Embedded::distrust(data) {
+        tracing::error!(%error, "that a write has failed cannot be noted for the next start");
     }
 }
 
@@ -90,15 +129,19 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 /// Waits; true when told to stop meanwhile.
-fn pause(stop: &mut watch::Receiver<bool>, wait: Duration) -> io::Result<bool> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let stopped = stopped(stop.clone());
-    Ok(runtime.block_on(async { timeout(wait, stopped).await.is_ok() }))
+async fn pause(data: &Path, stop: &watch::Receiver<bool>, wait: Duration) -> bool {
+    distrust(data);
+    let is_stopped = timeout(wait, stopped(stop.clone())).await.is_ok();
+    if is_stopped {
+        distrust(data);
+    }
+    is_stopped
 }
 
 /// Does what may take long, as it may read all of the store, on a thread of its own. None when told to stop meanwhile: then it goes on until
 /// the process ends, which a store has to stand at any moment.
 fn unless_stopped<T: Send + 'static>(
+    waiting: &Runtime,
     stop: &watch::Receiver<bool>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<Option<T>> {
@@ -107,9 +150,8 @@ fn unless_stopped<T: Send + 'static>(
         // Nobody waits any more once told to stop.
         let _ = done.send(work());
     })?;
-    let runtime = Builder::new_current_thread().enable_all().build()?;
     let stopped = stopped(stop.clone());
-    let outcome = runtime.block_on(async {
+    let outcome = waiting.block_on(async {
         tokio::select! {
             biased;
             () = stopped => Ok(None),
@@ -119,21 +161,11 @@ fn unless_stopped<T: Send + 'static>(
     outcome.map_err(|_| io::Error::other("opening the store has panicked"))
 }
 
-fn is_full(error: &OpenError) -> bool {
-    let OpenError::Io { source, .. } = error else {
-        return false;
-    };
-    matches!(
-        source.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use super::*;
+    use super::{super::Start, *};
     use crate::store::fail_next_sync;
 
     fn config(directory: &Path, reserve: u64) -> Config {
@@ -152,33 +184,129 @@ mod tests {
     /// A store may be large, and its operator in a hurry.
     #[test]
     fn stop_is_heard_while_the_store_is_looked_at() {
+        let waiting = Builder::new_current_thread().enable_all().build().unwrap();
         let (stop, told) = watch::channel(false);
         let (looked, looking) = std::sync::mpsc::channel::<()>();
-        let stopped = unless_stopped(&told, move || {
+        let stopped = unless_stopped(&waiting, &told, move || {
             stop.send_replace(true);
             looking.recv()
         });
         assert!(stopped.unwrap().is_none());
         drop(looked);
         let (_stop, told) = watch::channel(false);
-        assert_eq!(unless_stopped(&told, || 7).unwrap(), Some(7));
-        unless_stopped(&told, || -> u8 { panic!("as an engine may") }).unwrap_err();
+        assert_eq!(unless_stopped(&waiting, &told, || 7).unwrap(), Some(7));
+        let panicked = unless_stopped(&waiting, &told, || -> u8 { panic!("as an engine may") });
+        assert!(!may_pass(&panicked.unwrap_err()));
     }
 
     #[test]
-    fn full_disk_and_full_quota_are_waited_for() {
-        for (kind, is_waited_for) in [
-            (io::ErrorKind::StorageFull, true),
-            (io::ErrorKind::QuotaExceeded, true),
-            (io::ErrorKind::PermissionDenied, false),
-        ] {
-            let (path, source) = ("store".into(), kind.into());
-            assert_eq!(
-                is_full(&OpenError::Io { path, source }),
-                is_waited_for,
-                "{kind}"
-            );
+    fn what_the_system_may_allow_later_is_waited_for() {
+        use io::ErrorKind::{
+            InvalidData, NotFound, OutOfMemory, PermissionDenied, QuotaExceeded,
+            ReadOnlyFilesystem, StorageFull, WouldBlock,
+        };
+
+        let errors = |kind: io::ErrorKind| {
+            let (path, source) = ("store".into(), io::Error::from(kind));
+            [
+                OpenError::Io { path, source }.into(),
+                io::Error::from(kind).into(),
+            ]
+        };
+        let passing = [
+            StorageFull,
+            QuotaExceeded,
+            ReadOnlyFilesystem,
+            OutOfMemory,
+            WouldBlock,
+        ];
+        for error in passing.into_iter().flat_map(errors) {
+            assert!(is_passing(&error), "{error}");
         }
+        let lasting = [PermissionDenied, NotFound, InvalidData];
+        for error in lasting.into_iter().flat_map(errors) {
+            assert!(!is_passing(&error), "{error}");
+        }
+        #[cfg(unix)]
+        for error in [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE] {
+            assert!(is_passing(&io::Error::from(error).into()), "{error}");
+        }
+        assert!(is_passing(&OpenError::Locked("store".into()).into()));
+        assert!(!is_passing(&OpenError::Held("store".into()).into()));
+    }
+
+    /// The disk that did not take a write may not have taken that it has failed, either. It is noted when there is room, and at the latest
+    /// before the process ends, as the next one would believe what it reads.
+    #[cfg(unix)]
+    #[test]
+    fn failed_write_is_noted_again_while_the_store_is_waited_for() {
+        use std::{fs, os::unix::fs::symlink};
+
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().to_path_buf();
+        let noted = data.join("store.distrusted");
+        let waiting = || Builder::new_current_thread().enable_all().build().unwrap();
+        let (stop, told) = watch::channel(false);
+        // Nobody makes a file under this name.
+        symlink(data.join("nowhere/file"), &noted).unwrap();
+        assert!(!waiting().block_on(pause(&data, &told, Duration::ZERO)));
+        assert!(!noted.exists());
+        fs::remove_file(&noted).unwrap();
+        assert!(!waiting().block_on(pause(&data, &told, Duration::ZERO)));
+        assert!(noted.exists());
+        fs::remove_file(&noted).unwrap();
+        symlink(data.join("nowhere/file"), &noted).unwrap();
+        let paused = thread::spawn({
+            let (data, told) = (data.clone(), told.clone());
+            move || waiting().block_on(pause(&data, &told, Duration::from_hours(1)))
+        });
+        // Two are here, and one waits: it has tried.
+        while stop.receiver_count() < 3 {
+            thread::yield_now();
+        }
+        fs::remove_file(&noted).unwrap();
+        stop.send_replace(true);
+        assert!(paused.join().unwrap());
+        assert!(noted.exists());
+    }
+
+    /// What somebody does to the files of a realm that serves, or to its address, concerns the next start of its process and not this one,
+    /// which only opens its store again.
+    #[test]
+    fn store_is_opened_again_with_the_keys_codes_and_sockets_of_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path(), 0);
+        let server = Server::start(&config).unwrap();
+        let (addresses, key, kept) = (server.addresses(), server.key(), Arc::clone(&server.kept));
+        run(server, std::future::ready(())).unwrap();
+        let taken = std::net::UdpSocket::bind(&*addresses).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        let (_, new) = Server::rotate_key(&config.store.path).unwrap();
+        let code = config.store.path.join("operator-code");
+        let written = std::fs::read(&code).unwrap();
+        std::fs::write(&code, "half").unwrap();
+        let server = Server::start_again(&config, kept).unwrap();
+        assert_eq!((server.addresses(), server.key()), (addresses, key));
+        run(server, std::future::ready(())).unwrap();
+        let refused = Server::start(&config).unwrap_err();
+        assert!(matches!(refused, ServerError::OperatorCode(_)), "{refused}");
+        std::fs::write(&code, written).unwrap();
+        let server = Server::start(&config).unwrap();
+        assert_eq!((server.key(), server.former_keys()), (new, 1));
+    }
+
+    /// Whoever moves a store away under a realm that serves does not get an empty one.
+    #[test]
+    fn store_that_is_gone_is_not_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path(), 0);
+        let server = Server::start(&config).unwrap();
+        let kept = Arc::clone(&server.kept);
+        run(server, std::future::ready(())).unwrap();
+        std::fs::remove_dir_all(config.store.path.join("store")).unwrap();
+        let gone = Server::start_again(&config, kept).unwrap_err();
+        assert!(matches!(gone, ServerError::Gone(_)), "{gone}");
+        assert!(!config.store.path.join("store").exists());
     }
 
     /// READ-9: that a store was restored, or damage accepted, is known until a life has begun that says so, however many starts

@@ -10,7 +10,7 @@ use crate::{
     client::{Client, Options, Profile, system_rng},
     crypto::SecretKey,
     server::{Config, Server, ServerError},
-    store::{OpenError, fail_next_sync, panic_at_next_write},
+    store::{OpenError, fail_next_sync, hold_closing, panic_at_next_write},
     wire::Mailbox,
 };
 
@@ -46,7 +46,7 @@ fn serve_as(directory: &TempDir, config: Config, planted: impl Fn(&Path)) -> Ser
     let profile = Profile::open(&profiles, "ann", &mut system_rng().unwrap()).unwrap();
     let client = Client::open(profile, options).unwrap();
     let (stop, stopped) = watch::channel(false);
-    let thread = thread::spawn(move || server.serve(config, stopped));
+    let thread = thread::spawn(move || server.serve(&config, &stopped));
     Serving {
         stop,
         thread,
@@ -90,6 +90,45 @@ async fn server_whose_sync_fails_serves_on() {
     thread.join().unwrap().unwrap();
 }
 
+/// A store whose engine takes long to close is waited for, and that it is not to be trusted is noted again at each try.
+#[tokio::test(flavor = "multi_thread")]
+async fn server_whose_engine_closes_late_serves_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let Serving {
+        stop,
+        thread,
+        client,
+    } = serve(&directory);
+    let data = directory.path().join("data");
+    let ann = "ann".parse().unwrap();
+    let registering = client.register("A", "id", ann, b"correct horse");
+    registering.await.unwrap();
+    let hold = hold_closing(&data);
+    fail_next_sync(&data);
+    let noted = data.join("store.distrusted");
+    let waited = tokio::task::spawn_blocking(move || {
+        // When the write fails, before the first try, and before the second.
+        for _ in 0..3 {
+            while !noted.exists() {
+                assert!(!thread.is_finished(), "the server has ended");
+                thread::yield_now();
+            }
+            std::fs::remove_file(&noted).unwrap();
+        }
+        drop(hold);
+        thread
+    });
+    let sending = async {
+        client.send(ann, b"late").await.unwrap();
+        Ok(())
+    };
+    let (thread, ()) = tokio::try_join!(waited, sending).unwrap();
+    assert_eq!(texts(&client).await, [&b"late"[..]]);
+    drop(client);
+    stop.send_replace(true);
+    thread.join().unwrap().unwrap();
+}
+
 fn damage(data: &Path) {
     std::fs::write(data.join("store/version"), b"rotten").unwrap();
 }
@@ -117,6 +156,8 @@ async fn server_whose_store_cannot_be_opened_again_ends() {
         panic!("{ended:?}");
     };
     assert_eq!(path, data.join("store/version"));
+    // Whoever starts it next does not trust it, either.
+    assert!(data.join("store.distrusted").exists());
 }
 
 /// A peer of the configuration.

@@ -25,11 +25,11 @@ use bytes::Bytes;
 #[cfg(feature = "embedded")]
 pub use embedded::{
     BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, Opening, RESERVE_BYTES, SCRUB,
-    VALUES_BYTES, WRITES_WAITING,
+    VALUES_BYTES, WRITES_WAITING, is_full, may_pass,
 };
 #[cfg(test)]
 #[cfg(feature = "embedded")]
-pub(crate) use embedded::{fail_next_sync, panic_at_next_write};
+pub(crate) use embedded::{fail_next_sync, hold_closing, panic_at_next_write};
 #[cfg(test)]
 pub use memory::Memory;
 use smallvec::SmallVec;

@@ -60,6 +60,8 @@ pub struct Report {
     pub missing: Vec<String>,
     /// The engine's number of the last commit that is in the journals; 0 if they hold none.
     pub last_sequence: u64,
+    /// The highest version that the journals name; None if they name none.
+    pub sealed: Option<Version>,
 }
 
 impl Report {
@@ -91,6 +93,7 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
         walk.journal(path).map_err(|source| io_at(path, source))?;
     }
     report.last_sequence = walk.last.as_ref().map_or(0, |(_, record)| record.sequence);
+    report.sealed = walk.sealed;
     let last_held = walk.last.as_ref().map(|(path, _)| path.clone());
     // The version is compared later, too; where no seal has told it, that may yet find the store behind.
     let is_compared = mark.is_none() || walk.sealed.is_some();

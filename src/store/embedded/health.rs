@@ -68,8 +68,28 @@ impl Drop for Writing {
 pub mod scripted {
     use std::{
         path::{Path, PathBuf},
-        sync::{Mutex, PoisonError},
+        sync::{Mutex, PoisonError, mpsc},
     };
+
+    /// Where those who close a store in a directory wait for a test.
+    type Held = (PathBuf, mpsc::Receiver<()>);
+
+    static HELD: Mutex<Vec<Held>> = Mutex::new(Vec::new());
+
+    /// The engine of the store in a data directory is not closed before what this gives is dropped, as if it were merging.
+    pub fn hold_closing(directory: &Path) -> mpsc::Sender<()> {
+        let (hold, held) = mpsc::channel();
+        let mut all = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((directory.into(), held));
+        hold
+    }
+
+    /// What whoever closes this store waits for.
+    pub fn held_closing(directory: &Path) -> Option<mpsc::Receiver<()>> {
+        let mut all = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = all.iter().position(|(at, _)| at == directory)?;
+        Some(all.remove(found).1)
+    }
 
     /// How a write fails.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]

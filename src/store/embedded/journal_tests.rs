@@ -206,6 +206,44 @@ async fn journals_count_together() {
     refused(newest.path(), "it is at version 5, and was at 10");
 }
 
+/// A start that is refused leaves the files to those who come with a backup, or accept the loss: the engine, which has an old journal to
+/// sort into a table and to delete, does not begin with it.
+#[tokio::test]
+async fn store_behind_its_mark_is_refused_before_anything_is_changed() {
+    let directory = divided(0).await;
+    let data = directory.path();
+    let mark::Found::Mark(mark) = Mark::read(data).unwrap() else {
+        panic!("there is no mark");
+    };
+    let ahead = Mark {
+        version: Version(11),
+        ..mark
+    };
+    ahead.write(data).unwrap();
+    let all = || {
+        let files = super::harness::files(&data.join(STORE)).into_iter();
+        let files = files.map(|path| (path.clone(), super::harness::written(&path)));
+        files.collect::<Vec<_>>()
+    };
+    let before = all();
+    for _ in 0..20 {
+        let error = Embedded::open_as(data, opening()).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.contains("it is at version 10, and was at 11"),
+            "{said}"
+        );
+        assert!(all() == before, "a refused start has changed the store");
+    }
+    mark.write(data).unwrap();
+    let store = Embedded::open_as(data, opening()).unwrap();
+    assert!(store.get(&key(9)).await.unwrap().is_some());
+    // The same start may do it.
+    while data.join("store/0.jnl").exists() {
+        std::thread::yield_now();
+    }
+}
+
 /// The engine makes another journal also after a write has failed: what is torn in the one before was not acknowledged, and what
 /// is whole there is distrusted.
 #[cfg(unix)]

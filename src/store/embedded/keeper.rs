@@ -121,9 +121,9 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Keeper {
     /// Writes the mark for the last time; the store must have stopped writing.
-    fn drop(&mut self) {
+    pub fn stop(&mut self) {
         self.wake = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -259,17 +259,23 @@ pub fn say_merging(directory: &Path, merging: &AtomicU64) {
     }
 }
 
-/// The tables of a tree that changes meanwhile.
+/// The tables of a tree that changes meanwhile, by what stands on the disk.
 fn list(tree: &Path) -> Result<Vec<Table>, Trouble> {
-    let mut listed = manifest::tables(tree);
+    let mut listed = manifest::tables_on_disk(tree);
     for _ in 1..TRIES {
         if listed.is_ok() {
             break;
         }
         thread::sleep(PAUSE);
-        listed = manifest::tables(tree);
+        listed = manifest::tables_on_disk(tree);
     }
     listed
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 /// Tells the operator.
@@ -280,7 +286,8 @@ fn note(trouble: Trouble, damaged: &mut Vec<PathBuf>) {
     };
     tracing::error!(
         file = %path.display(),
-        "a file of the store {how}: what is in it answers `internal`; restore the store from a backup"
+        "a file of the store {how}: what is in it answers `internal`, and once it is merged with others nothing is served any more; stop the \
+         server soon and restore the whole data directory from a backup, or see docs/disk.md for what to do without one"
     );
     damaged.push(path);
 }

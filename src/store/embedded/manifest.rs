@@ -60,6 +60,31 @@ impl Trouble {
     }
 }
 
+/// Has what is read next of a file come from the disk: until then the system shows what it holds in memory, which is as it was when it was
+/// written, whatever the disk has made of it. What is not written yet stays.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn drop_cached(file: &File) {
+    // Where the system does not take the advice, what it shows is all that can be had.
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+}
+
+/// There is no such advice: what the system shows is all that can be had.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn drop_cached(_: &File) {}
+
+/// The same as [`tables`], by what stands on the disk.
+pub fn tables_on_disk(tree: &Path) -> Result<Vec<Table>, Trouble> {
+    // That a file is missing is found out by those who need it.
+    for entry in fs::read_dir(tree).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_file())
+            && let Ok(file) = File::open(entry.path())
+        {
+            drop_cached(&file);
+        }
+    }
+    tables(tree)
+}
+
 /// The tables of the tree in a directory.
 pub fn tables(tree: &Path) -> Result<Vec<Table>, Trouble> {
     let listed = listed(tree)?.into_iter();
@@ -130,10 +155,12 @@ impl Table {
         }
     }
 
-    /// Reads all of the file. After each piece `pause` is asked whether to go on; None when it was not.
+    /// Reads all of the file from the disk. After each piece `pause` is asked whether to go on; None when it was not.
     pub fn check(&self, mut pause: impl FnMut() -> bool) -> Result<Option<u64>, Trouble> {
         let io = |error| Trouble::from_io(&self.path, error);
         let mut file = File::open(&self.path).map_err(io)?;
+        // Not again behind it: what others had in memory of it is there again by then, and what they do not ask for leaves first.
+        drop_cached(&file);
         let mut hash = Xxh3::new();
         let mut piece = vec![0; PIECE];
         let mut bytes = 0;
@@ -264,4 +291,58 @@ fn parse_tables(bytes: &[u8]) -> Option<Vec<(u8, u64, u128)>> {
         }
     }
     rest.is_empty().then_some(tables)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::{IoSliceMut, Write as _};
+
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+    use super::*;
+
+    const BYTES: usize = 32 << 20;
+    /// The kind of file systems that have nothing but memory.
+    const TMPFS: i64 = 0x0102_1994;
+
+    /// True when the system has the byte at `at` in memory; None where it does not say.
+    fn is_cached(file: &File, at: u64) -> Option<bool> {
+        let mut byte = [0];
+        let mut into = [IoSliceMut::new(&mut byte)];
+        match preadv2(file, &mut into, at, ReadWriteFlags::NOWAIT) {
+            Ok(_) => Some(true),
+            Err(Errno::AGAIN) => Some(false),
+            Err(_) => None,
+        }
+    }
+
+    /// With more memory than store the system would show for ever what it has once written.
+    #[test]
+    fn table_in_memory_is_checked_as_it_is_on_the_disk() {
+        let program = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let path = directory.path().join("1");
+        let bytes = vec![7; BYTES];
+        let mut file = File::create_new(&path).unwrap();
+        file.write_all(&bytes).unwrap();
+        file.sync_all().unwrap();
+        let file = File::open(&path).unwrap();
+        let end = BYTES as u64 - 1;
+        if rustix::fs::fstatfs(&file).unwrap().f_type == TMPFS || is_cached(&file, end).is_none() {
+            eprintln!("not tried: the file system does not tell what is in memory");
+            return;
+        }
+        fs::read(&path).unwrap();
+        assert_eq!(is_cached(&file, end), Some(true));
+        let checksum = xxh3_128(&bytes);
+        let table = Table { path, checksum };
+        // After the first piece the last one has not been read yet.
+        let mut seen = None;
+        let checked = table.check(|| {
+            seen.get_or_insert_with(|| is_cached(&file, end));
+            true
+        });
+        assert_eq!(checked.unwrap(), Some(BYTES as u64));
+        assert_eq!(seen, Some(Some(false)));
+    }
 }

@@ -6,6 +6,8 @@
 mod answers;
 mod behind;
 mod cache;
+mod closing;
+mod error;
 mod examine;
 mod flags;
 mod health;
@@ -18,20 +20,27 @@ mod open;
 mod room;
 mod writer;
 
-use std::{fs::File, io, path::Path, sync::Arc, thread::JoinHandle};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+};
 
 use answers::Desks;
 pub use behind::BEHIND_BYTES;
 use behind::{Behind, Bounds};
 pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
-use fjall::Keyspace;
+pub use error::{OpenError, is_full, may_pass};
+use fjall::{Database, Keyspace};
 use flags::Flag;
 use health::Health;
 #[cfg(test)]
-pub(crate) use health::scripted::{fail_next_sync, panic_at_next_write};
+pub(crate) use health::scripted::{fail_next_sync, hold_closing, panic_at_next_write};
 use keeper::Keeper;
-pub use open::{OpenError, Opening, SCRUB};
+pub use open::{Opening, SCRUB};
 pub use room::RESERVE_BYTES;
 use room::Room;
 use tokio::sync::{mpsc, oneshot};
@@ -72,11 +81,13 @@ pub struct Embedded {
     desks: Desks,
     subscribers: Arc<Subscribers>,
     health: Arc<Health>,
-    // Writes the mark for the last time, when the writer has ended.
     keeper: Keeper,
     #[cfg_attr(not(test), expect(dead_code, reason = "it was logged"))]
     report: examine::Report,
-    _lock: File,
+    /// Closed last, when nothing is written any more.
+    engine: Option<Database>,
+    directory: PathBuf,
+    lock: Arc<File>,
 }
 
 impl std::fmt::Debug for Embedded {
@@ -113,6 +124,12 @@ impl Embedded {
         Flag::Restored.lower(directory)
     }
 
+    /// Notes that a write has failed, so that whoever opens the store in `directory` next does not trust what it reads. That may fail where
+    /// the write did, so whoever waits for the disk notes it again.
+    pub fn distrust(directory: &Path) -> io::Result<()> {
+        Flag::Distrusted.raise(directory)
+    }
+
     /// What was found amiss when it was opened, and done about it.
     #[cfg(test)]
     fn report(&self) -> &examine::Report {
@@ -147,6 +164,11 @@ impl Drop for Embedded {
         if let Some(writer) = self.writer.take() {
             // A writer that panicked has already failed every commit; there is nothing left to do.
             let _ = writer.join();
+        }
+        // All that was answered is on the disk; how far that is is noted before the engine is waited for.
+        self.keeper.stop();
+        if let Some(engine) = self.engine.take() {
+            closing::close(&self.directory, engine, Arc::clone(&self.lock));
         }
     }
 }

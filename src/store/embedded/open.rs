@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, atomic::AtomicU64},
     thread,
     time::Duration,
@@ -18,6 +18,7 @@ use super::{
     answers::Desks,
     behind::{Behind, Bounds, Rows},
     cache::Cache,
+    error::{OpenError, engine_error, is_full, unreadable},
     examine::{self, Manner, Report},
     flags::Flag,
     health::Health,
@@ -29,56 +30,6 @@ use super::{
     writer::{Durable, Writer},
 };
 use crate::faults::{Fault, is_planted};
-
-/// Why a store could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The directory cannot be used.
-    #[error("cannot use the store directory {}: {source}", path.display())]
-    Io {
-        /// The directory.
-        path: PathBuf,
-        /// What the file system said.
-        source: io::Error,
-    },
-    /// Another process has it open.
-    #[error("another merpati serves from the directory {}; stop it first, or give --data another directory", .0.display())]
-    Locked(PathBuf),
-    /// A newer release wrote it.
-    #[error("the store in {} was written by a newer merpati (format {found}, this one knows {}); use that release", path.display(), layout::FORMAT)]
-    Newer {
-        /// The directory.
-        path: PathBuf,
-        /// The format number found.
-        found: u32,
-    },
-    /// The engine refused it.
-    #[error("the store in {} cannot be opened: {reason}; restore the whole data directory from a backup, or see docs/disk.md", path.display())]
-    Engine {
-        /// The directory.
-        path: PathBuf,
-        /// What the engine said.
-        reason: String,
-    },
-    /// What was acknowledged is not there any more, and going on without it is possible.
-    #[error("the store has lost writes: {what} ({}). Restore the whole data directory from a backup, or start once with --accept-damage to \
-        go on without what is lost: docs/disk.md says what that takes", path.display())]
-    Lost {
-        /// The file, or the directory of several.
-        path: PathBuf,
-        /// What is lost.
-        what: String,
-    },
-    /// A file is damaged or missing without which nothing can be made of the others.
-    #[error("the store is damaged: {} {what}. --accept-damage is of no use here: restore the whole data directory from a backup, or move it away \
-        to begin anew (docs/disk.md)", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-}
 
 /// How a store is to be opened.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +61,8 @@ impl Default for Opening {
     }
 }
 
+/// What the engine calls the tree of everything.
+const DATA: &str = "data";
 /// The engine's files while they are made.
 pub(super) const STORE_NEW: &str = "store.new";
 
@@ -120,12 +73,33 @@ impl Embedded {
         room: Room,
         bounds: Bounds,
     ) -> Result<Self, OpenError> {
+        let is_new =
+            !Self::exists(directory) && matches!(Mark::read(directory), Ok(mark::Found::Nothing));
+        Self::open_at(directory, opening, room, bounds).map_err(|error| match error {
+            OpenError::Io { path, source } if is_full(&source) => OpenError::Full {
+                path,
+                source,
+                is_new,
+            },
+            error => error,
+        })
+    }
+
+    fn open_at(
+        directory: &Path,
+        opening: Opening,
+        room: Room,
+        bounds: Bounds,
+    ) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io {
             path: directory.into(),
             source,
         };
         // The engine does not say which file it is about.
-        let unread = |error: OpenError| damaged_table(directory).unwrap_or(error);
+        let unread = |error: OpenError| match error {
+            OpenError::Engine { .. } => damaged_table(directory).unwrap_or(error),
+            error => error,
+        };
         fs::create_dir_all(directory).map_err(io)?;
         let lock = lock(directory)?;
         let mark = read_mark(directory).map_err(io)?;
@@ -149,8 +123,12 @@ impl Embedded {
         if opening.is_after_failure {
             Flag::Distrusted.lower(directory).map_err(io)?;
         }
+        if let Err(error) = Flag::Distrusted.prepare(directory) {
+            tracing::warn!(%error, "a file cannot be made in which it is noted if a write fails");
+        }
+        refuse_behind(directory, mark, &report, opening).map_err(unread)?;
         let (database, data) = open_engine(&directory.join(STORE))
-            .map_err(|error| unread(engine_error(directory, &error)))?;
+            .map_err(|error| unread(engine_error(directory, error)))?;
         check_format(directory, &database, &data).map_err(unread)?;
         let (version, rows, behind) = read_state(directory, &data, bounds).map_err(unread)?;
         let subscribers = Arc::<Subscribers>::default();
@@ -168,7 +146,7 @@ impl Embedded {
         let merging = room.merging();
         say_merging(directory, &merging);
         let writer = Writer::new(
-            (database, data.clone()),
+            (database.clone(), data.clone()),
             version.0,
             Arc::clone(&cache),
             (rows, Arc::clone(&behind)),
@@ -196,7 +174,9 @@ impl Embedded {
             health,
             keeper: Keeper::start(directory, mark, durable, merging, scrub).map_err(io)?,
             report,
-            _lock: lock,
+            engine: Some(database),
+            directory: directory.into(),
+            lock: Arc::new(lock),
         })
     }
 }
@@ -284,6 +264,59 @@ fn look(directory: &Path, mark: Option<&Mark>, opening: Opening) -> Result<Repor
     Ok(report)
 }
 
+/// Refuses a store that is behind its mark before the engine's worker changes anything of it. Where the journals show that it is not, as
+/// nearly always, the engine is not asked.
+fn refuse_behind(
+    directory: &Path,
+    mark: Option<Mark>,
+    report: &Report,
+    opening: Opening,
+) -> Result<(), OpenError> {
+    let is_shown = |mark: &Mark| report.sealed.is_some_and(|sealed| sealed >= mark.version);
+    let Some(mark) = mark.filter(|mark| mark.version > Version(0) && !is_shown(mark)) else {
+        return Ok(());
+    };
+    if opening.accepts_damage || is_planted(Fault::IgnoreMark) {
+        return Ok(());
+    }
+    let version = preview(directory)?;
+    if version < mark.version {
+        return Err(behind_mark(directory, version, &mark));
+    }
+    Ok(())
+}
+
+/// The version that the store is at, by an engine that does nothing but read, and deletes what it had begun and not finished.
+fn preview(directory: &Path) -> Result<Version, OpenError> {
+    let engine = |error| engine_error(directory, error);
+    let database = Database::builder(directory.join(STORE))
+        .worker_threads_unchecked(0)
+        .open()
+        .map_err(engine)?;
+    if !database.keyspace_exists(DATA) {
+        return Ok(Version(0));
+    }
+    let data = database.keyspace(DATA, KeyspaceCreateOptions::default);
+    let data = data.map_err(engine)?;
+    find_format(directory, &data)?;
+    let (version, ..) = read_state(directory, &data, Bounds::default())?;
+    Ok(version)
+}
+
+fn behind_mark(directory: &Path, version: Version, mark: &Mark) -> OpenError {
+    OpenError::Lost {
+        path: directory.join(STORE),
+        what: said_behind(version, mark),
+    }
+}
+
+fn said_behind(version: Version, mark: &Mark) -> String {
+    format!(
+        "it is at version {}, and was at {} when that was noted last",
+        version.0, mark.version.0
+    )
+}
+
 /// Refuses a store that is behind its mark, and writes the mark that counts from now on.
 fn go_on(
     directory: &Path,
@@ -298,14 +331,10 @@ fn go_on(
     };
     let behind = mark.filter(|mark| mark.version > version && !is_planted(Fault::IgnoreMark));
     if let Some(mark) = behind {
-        let what = format!(
-            "it is at version {}, and was at {} when that was noted last",
-            version.0, mark.version.0
-        );
         if !opening.accepts_damage {
-            let path = directory.join(STORE);
-            return Err(OpenError::Lost { path, what });
+            return Err(behind_mark(directory, version, &mark));
         }
+        let what = said_behind(version, &mark);
         tracing::warn!("the store goes on without what it has lost, as was asked for: {what}");
     }
     if opening.accepts_damage && report.is_sound() && behind.is_none() {
@@ -335,7 +364,7 @@ fn go_on(
 fn damaged_table(directory: &Path) -> Option<OpenError> {
     let check = || {
         for tree in examine::trees(&directory.join(STORE))? {
-            for table in manifest::tables(&tree)? {
+            for table in manifest::tables_on_disk(&tree)? {
                 table.check(|| true)?;
             }
         }
@@ -350,7 +379,7 @@ fn open_engine(path: &Path) -> Result<(Database, Keyspace), fjall::Error> {
         // Of several, one would keep a processor busy with handing work to the others.
         .worker_threads(1)
         .open()?;
-    let data = database.keyspace("data", || {
+    let data = database.keyspace(DATA, || {
         KeyspaceCreateOptions::default()
             .max_memtable_size(MEMTABLE_BYTES)
             .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(FRESH_FILES)))
@@ -365,7 +394,7 @@ fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let engine = |error: fjall::Error| engine_error(directory, &error);
+    let engine = |error: fjall::Error| engine_error(directory, error);
     let made = open_engine(&fresh)
         .map_err(engine)
         .and_then(|(database, data)| check_format(directory, &database, &data));
@@ -377,13 +406,6 @@ fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
     Ok(Ok(()))
 }
 
-fn engine_error(directory: &Path, error: &impl ToString) -> OpenError {
-    OpenError::Engine {
-        path: directory.into(),
-        reason: error.to_string(),
-    }
-}
-
 /// The version that the store is at, and what is behind.
 fn read_state(
     directory: &Path,
@@ -392,13 +414,13 @@ fn read_state(
 ) -> Result<(Version, Rows, Behind), OpenError> {
     let number = |key| {
         let stored = data.get(key);
-        stored.map_err(|error| engine_error(directory, &error))
+        stored.map_err(|error| engine_error(directory, error))
     };
     let placed = number(layout::VERSION_KEY)?;
     let placed = Version(placed.map_or(0, |stored| layout::number(&stored)));
     let sealed = number(layout::SEAL_KEY)?.and_then(|seal| layout::Seal::parse(&seal));
     let (rows, behind) =
-        read_rows(data, placed, bounds).map_err(|error| engine_error(directory, &error))?;
+        read_rows(data, placed, bounds).map_err(|error| unreadable(directory, &error))?;
     let version = rows.last().unwrap_or(placed);
     let version = sealed.map_or(version, |sealed| sealed.version.max(version));
     Ok((version, rows, behind))
@@ -417,11 +439,10 @@ fn read_rows(
     Rows::read(rows, placed, bounds)
 }
 
-/// Refuses a store that a newer release wrote; marks a new one, and one that an older release wrote: from now on that
-/// would miss what is in rows.
-fn check_format(directory: &Path, database: &Database, data: &Keyspace) -> Result<(), OpenError> {
-    let engine = |error: fjall::Error| engine_error(directory, &error);
-    let stored = data.get(layout::FORMAT_KEY).map_err(engine)?;
+/// The format that the store is in, if it says; refuses one that a newer release wrote.
+fn find_format(directory: &Path, data: &Keyspace) -> Result<Option<u32>, OpenError> {
+    let stored = data.get(layout::FORMAT_KEY);
+    let stored = stored.map_err(|error| engine_error(directory, error))?;
     let found = stored.map(|stored| {
         let number = stored.first_chunk().copied();
         number.map_or(u32::MAX, u32::from_be_bytes)
@@ -431,11 +452,19 @@ fn check_format(directory: &Path, database: &Database, data: &Keyspace) -> Resul
             path: directory.into(),
             found,
         }),
-        Some(layout::FORMAT) => Ok(()),
-        Some(_) | None => {
-            let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
-            batch.insert(data, layout::FORMAT_KEY, layout::FORMAT.to_be_bytes());
-            batch.commit().map_err(engine)
-        }
+        found => Ok(found),
     }
+}
+
+/// Refuses a store that a newer release wrote; marks a new one, and one that an older release wrote: from now on that
+/// would miss what is in rows.
+fn check_format(directory: &Path, database: &Database, data: &Keyspace) -> Result<(), OpenError> {
+    if find_format(directory, data)? == Some(layout::FORMAT) {
+        return Ok(());
+    }
+    let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
+    batch.insert(data, layout::FORMAT_KEY, layout::FORMAT.to_be_bytes());
+    batch
+        .commit()
+        .map_err(|error| engine_error(directory, error))
 }

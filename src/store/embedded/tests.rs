@@ -107,6 +107,51 @@ async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
     }
 }
 
+/// Who stops a realm does not wait until tables are merged: all that was answered is on the disk, and that is noted. Until the engine is
+/// closed nobody else opens the store.
+#[tokio::test]
+async fn store_is_dropped_before_its_engine_has_merged() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path();
+    let store = Embedded::open(data).unwrap();
+    store.commit(put(1, b"1")).await.unwrap();
+    let hold = hold_closing(data);
+    drop(store);
+    let mark::Found::Mark(mark) = mark::Mark::read(data).unwrap() else {
+        panic!("there is no mark");
+    };
+    assert_eq!(mark.version, Version(1));
+    let locked = Embedded::open(data).unwrap_err();
+    assert!(matches!(locked, OpenError::Locked(_)), "{locked}");
+    assert!(locked.may_pass());
+    drop(hold);
+    let store = loop {
+        match Embedded::open(data) {
+            Err(OpenError::Locked(_)) => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
+    assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "1");
+}
+
+/// The engine's own lock is left held where it has panicked: that is not damage, and no backup helps.
+#[test]
+fn engine_that_is_still_locked_asks_for_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(Embedded::open(directory.path()).unwrap());
+    let engine = Database::builder(directory.path().join(STORE)).open();
+    let held = Embedded::open(directory.path()).unwrap_err();
+    assert!(matches!(held, OpenError::Held(_)), "{held}");
+    let said = held.to_string();
+    assert!(
+        said.contains("start merpati again") && !said.contains("backup"),
+        "{said}"
+    );
+    assert!(!held.may_pass());
+    drop(engine);
+    drop(Embedded::open(directory.path()).unwrap());
+}
+
 /// The room that is left alone is what was asked for.
 #[tokio::test]
 async fn so_much_room_is_left_alone_as_is_asked_for() {

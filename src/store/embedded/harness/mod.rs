@@ -22,10 +22,10 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
 use crate::faults;
-pub use world::scratch;
 use world::{
     Damage, End, Model, Written, all, damage, key, newest_journal, opening, random_batch, write,
 };
+pub use world::{files, scratch, written};
 
 /// Seeds that are tried unless it is said otherwise.
 const SEEDS: u64 = 300;

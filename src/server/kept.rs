@@ -1,0 +1,82 @@
+//! What a process reads and binds once, however often it opens its store again: keys, codes and sockets. What somebody changes of the files
+//! meanwhile takes effect when they start it again, and nobody else gets its addresses.
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, UdpSocket},
+};
+
+use rand::CryptoRng;
+
+use super::{
+    Config, ServerError,
+    config::{ListenConfig, RegistrationConfig},
+    keys, listener,
+};
+use crate::{endpoint::Identity, realm::Registration};
+
+/// The secrets of a realm.
+pub struct Secrets {
+    pub identity: Identity,
+    pub operator_code: String,
+    pub registration: Registration,
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secrets").finish_non_exhaustive()
+    }
+}
+
+impl Secrets {
+    /// Reads them, or makes them at the first start.
+    pub fn load(config: &Config, rng: &mut impl CryptoRng) -> Result<Self, ServerError> {
+        let data = &config.store.path;
+        Ok(Self {
+            identity: keys::load(data, rng)?,
+            operator_code: keys::operator_code(data, rng)?,
+            registration: match config.realm.registration {
+                RegistrationConfig::Open => Registration::Open,
+                RegistrationConfig::Closed => Registration::Closed,
+                RegistrationConfig::Code => Registration::Code(keys::registration_code(data, rng)?),
+            },
+        })
+    }
+}
+
+/// The sockets of a listener, one for each of its workers.
+#[derive(Debug)]
+pub struct Sockets {
+    pub config: ListenConfig,
+    pub address: SocketAddr,
+    bound: Vec<UdpSocket>,
+}
+
+impl Sockets {
+    /// Binds those of a listener.
+    pub fn bind(config: &Config, listen: ListenConfig) -> Result<Self, ServerError> {
+        let failed = |source| ServerError::Bind {
+            address: listen.address,
+            source,
+        };
+        let (address, bound) =
+            listener::bind(listen.address, config.limits.workers()).map_err(failed)?;
+        Ok(Self {
+            config: listen,
+            address,
+            bound,
+        })
+    }
+
+    /// The same sockets for those who serve from them now.
+    pub fn each(&self) -> io::Result<Vec<UdpSocket>> {
+        self.bound.iter().map(UdpSocket::try_clone).collect()
+    }
+}
+
+/// What outlasts a store that has failed.
+#[derive(Debug)]
+pub struct Kept {
+    pub secrets: Secrets,
+    pub sockets: Vec<Sockets>,
+}
