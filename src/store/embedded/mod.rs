@@ -14,6 +14,7 @@ mod keeper;
 mod layout;
 mod manifest;
 mod mark;
+mod memtables;
 mod open;
 mod room;
 mod writer;
@@ -31,6 +32,7 @@ use health::Health;
 #[cfg(test)]
 pub(crate) use health::scripted::{fail_next_sync, panic_at_next_write};
 use keeper::Keeper;
+pub use memtables::{MEMTABLE_BYTES, MEMTABLES};
 pub use open::{OpenError, Opening, SCRUB};
 pub use room::RESERVE_BYTES;
 use room::Room;
@@ -47,9 +49,6 @@ use crate::faults::{Fault, is_planted};
 pub const CACHE_BYTES: u64 = 32 << 20;
 /// Files of what was written lately, before they are merged with what is older: each time all of that is written anew.
 const FRESH_FILES: u8 = 8;
-/// Memory for what was written lately, until it is sorted into files, in bytes. What is larger than the processor's
-/// cache takes twice as long to sort in.
-pub const MEMTABLE_BYTES: u64 = 16 << 20;
 /// The engine's files, a directory in that of the data.
 const STORE: &str = "store";
 /// Batches that may wait for the writer; whoever comes then waits to be let in.
@@ -94,7 +93,8 @@ impl Embedded {
     /// The same as asked for.
     pub fn open_as(directory: &Path, opening: Opening) -> Result<Self, OpenError> {
         let room = Room::of(directory, opening.reserve);
-        Self::open_with(directory, opening, room, Bounds::default())
+        let limits = memtables::Limits::default();
+        Self::open_with(directory, opening, room, Bounds::default(), limits)
     }
 
     /// True when there is a store in `directory`.

@@ -25,6 +25,7 @@ use super::{
     layout,
     manifest::{self, Trouble},
     mark::{self, Mark},
+    memtables::{self, Memtables},
     room::{RESERVE_BYTES, Room},
     writer::{Durable, Writer},
 };
@@ -119,6 +120,7 @@ impl Embedded {
         opening: Opening,
         room: Room,
         bounds: Bounds,
+        limits: memtables::Limits,
     ) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io {
             path: directory.into(),
@@ -167,8 +169,9 @@ impl Embedded {
         };
         let merging = room.merging();
         say_merging(directory, &merging);
+        let memtables = Memtables::new(database.clone(), data.clone(), limits);
         let writer = Writer::new(
-            (database, data.clone()),
+            (database, data.clone(), memtables),
             version.0,
             Arc::clone(&cache),
             (rows, Arc::clone(&behind)),

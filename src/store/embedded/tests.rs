@@ -4,9 +4,10 @@ use std::{
     collections::BTreeMap,
     fs,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
-use fjall::{Database, KeyspaceCreateOptions, PersistMode};
+use fjall::{AbstractTree as _, Database, KeyspaceCreateOptions, PersistMode};
 use proptest::prelude::*;
 
 use super::{open::STORE_NEW, *};
@@ -20,8 +21,19 @@ fn store_with_room(directory: &Path, reserve: u64, bounds: Bounds) -> (Embedded,
     let free = Arc::new(AtomicU64::new(u64::MAX));
     let seen = Arc::clone(&free);
     let room = Room::scripted(reserve, move || seen.load(Ordering::SeqCst));
-    let store = Embedded::open_with(directory, Opening::default(), room, bounds).unwrap();
+    let (opening, limits) = (Opening::default(), memtables::Limits::default());
+    let store = Embedded::open_with(directory, opening, room, bounds, limits).unwrap();
     (store, free)
+}
+
+/// A store with memtables of so many bytes, and a writer that waits for nothing.
+fn store_with_memtables(directory: &Path, bytes: u64) -> Embedded {
+    let limits = memtables::Limits {
+        bytes,
+        patience: Duration::ZERO,
+    };
+    let (opening, room) = (format_tests::opening(), Room::of(directory, 0));
+    Embedded::open_with(directory, opening, room, Bounds::default(), limits).unwrap()
 }
 
 fn put(n: u8, value: &[u8]) -> Batch {
@@ -126,6 +138,78 @@ async fn so_much_room_is_left_alone_as_is_asked_for() {
     }
 }
 
+/// What the engine has not written to files has an end, however long it merges tables; and then it is written, all of it. Its
+/// worker is not given a message for each commit, of which a thousand would block it for ever.
+#[test]
+fn writer_holds_back_while_engine_lags_and_goes_on() {
+    const MEMTABLE: usize = 64 << 10;
+    const VALUE: usize = 8 << 10;
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_memtables(directory.path(), MEMTABLE as u64);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.unwrap();
+    let put = |n: u16| {
+        let batch = format_tests::put(n, vec![b'v'; VALUE]);
+        runtime.block_on(store.commit(batch))
+    };
+    // No file is written meanwhile.
+    let merging = store.data.tree.get_flush_lock();
+    let mut written = 0u16;
+    let refused = loop {
+        match put(written) {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(usize::from(written) * VALUE < 10 * MEMTABLES * MEMTABLE);
+    };
+    assert!(matches!(refused, CommitError::Full), "{refused:?}");
+    assert_eq!(store.data.sealed_memtable_count(), MEMTABLES - 1);
+    let in_memory = store.data.tree.active_memtable().size() as usize;
+    assert!(in_memory < MEMTABLE + 2 * VALUE, "{in_memory}");
+    for _ in 0..2000 {
+        assert!(matches!(put(written), Err(CommitError::Full)));
+    }
+    drop(merging);
+    for n in written..2 * written {
+        while let Err(error) = put(n) {
+            assert!(matches!(error, CommitError::Full), "{error:?}");
+            std::thread::yield_now();
+        }
+    }
+    for n in 0..2 * written {
+        let found = runtime.block_on(store.get(&format_tests::key(n)));
+        assert_eq!(found.unwrap().unwrap().value.len(), VALUE);
+    }
+    assert!(store.data.table_count() > 0);
+}
+
+/// An engine whose worker has ended makes no place: that is an error, and is not waited for.
+#[test]
+fn writer_that_waits_for_an_engine_that_has_stopped_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_memtables(directory.path(), 16 << 10);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.unwrap();
+    let put = || runtime.block_on(store.commit(put(1, &[b'v'; 1 << 10])));
+    let merging = store.data.tree.get_flush_lock();
+    assert!((0..1000).any(|_| put().is_err()), "it does not wait");
+    stop_engine(&store, || drop(merging));
+    let outcome = put();
+    let is_failure = matches!(outcome, Err(CommitError::Store(StoreError::Failed(_))));
+    assert!(is_failure, "{outcome:?}");
+}
+
+/// Lets the engine's worker end, as it finds no place to write a file to. It tries once `begin` is done.
+fn stop_engine(store: &Embedded, begin: impl FnOnce()) {
+    let tables = store.data.path().join("tables");
+    fs::rename(&tables, tables.with_extension("gone")).unwrap();
+    begin();
+    // Behind the store's back: it is not to find out by that.
+    while store.data.insert("x", "").is_ok() {
+        std::thread::yield_now();
+    }
+}
+
 /// What a start that was cut off has left is in nobody's way.
 #[test]
 fn a_store_whose_making_was_cut_off_is_made_anew() {
@@ -201,7 +285,8 @@ async fn follow(steps: Vec<Step>, bounds: Bounds) {
     let directory = tempfile::tempdir().unwrap();
     let open = || {
         let room = Room::of(directory.path(), 0);
-        Embedded::open_with(directory.path(), Opening::default(), room, bounds).unwrap()
+        let (opening, limits) = (Opening::default(), memtables::Limits::default());
+        Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap()
     };
     let mut store = open();
     let mut model: BTreeMap<Key, Vec<u8>> = BTreeMap::new();

@@ -23,6 +23,7 @@ use super::{
     cache::{Cache, Lookup},
     health::{Health, Writing},
     layout::{self, Latest, Seal},
+    memtables::Memtables,
     room::{Room, Space},
 };
 
@@ -54,10 +55,19 @@ pub struct Durable {
     pub trusts: bool,
 }
 
+impl Durable {
+    fn fail(&self, error: &StoreError) {
+        if !self.trusts {
+            self.health.fail(error);
+        }
+    }
+}
+
 /// The writer's state.
 pub struct Writer {
     database: Database,
     data: Keyspace,
+    memtables: Memtables,
     cache: Arc<Cache>,
     behind: Arc<Behind>,
     rows: Rows,
@@ -115,7 +125,7 @@ fn gather(jobs: &mut mpsc::Receiver<Job>, group: &mut Vec<Job>) {
 
 impl Writer {
     pub fn new(
-        (database, data): (Database, Keyspace),
+        (database, data, memtables): (Database, Keyspace, Memtables),
         version: u64,
         cache: Arc<Cache>,
         (rows, behind): (Rows, Arc<Behind>),
@@ -126,6 +136,7 @@ impl Writer {
         Self {
             database,
             data,
+            memtables,
             cache,
             behind,
             rows,
@@ -163,10 +174,9 @@ impl Writer {
             self.begins.clear();
         }
         // What the engine has failed to write before may yet reach the disk, or not: nothing can be put upon it.
-        let mut failed = self.durable.health.check().err();
-        let space = match &failed {
-            Some(_) => Space::Enough,
-            None => self.room.look(),
+        let (space, mut failed) = match self.space() {
+            Ok(space) => (space, None),
+            Err(error) => (Space::Enough, Some(error)),
         };
         let mut accepted = 0;
         let mut answers = Vec::with_capacity(jobs.len());
@@ -207,8 +217,8 @@ impl Writer {
         };
         if failed.is_none() && !is_idle {
             failed = self.write(&mut group, &sweep).err();
-            if let Some(error) = failed.as_ref().filter(|_| !self.durable.trusts) {
-                self.durable.health.fail(error);
+            if let Some(error) = &failed {
+                self.durable.fail(error);
             }
         }
         if failed.is_some() {
@@ -231,6 +241,20 @@ impl Writer {
         give_out(answers, failed.as_ref());
         for log in &group.grown {
             self.subscribers.notify(log);
+        }
+    }
+
+    /// How much may be written now.
+    fn space(&mut self) -> Result<Space, StoreError> {
+        self.durable.health.check()?;
+        match self.memtables.make_place() {
+            Ok(true) => Ok(self.room.look()),
+            Ok(false) => Ok(Space::None),
+            Err(error) => {
+                let error = error.into();
+                self.durable.fail(&error);
+                Err(error)
+            }
         }
     }
 
