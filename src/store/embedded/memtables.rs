@@ -58,6 +58,11 @@ impl Memtables {
         }
     }
 
+    /// Bytes of what is not in files yet.
+    pub fn bytes(&self) -> u64 {
+        self.database.write_buffer_size()
+    }
+
     /// Makes place for the next group, and waits for it. False when the engine lags for too long: then nothing may be written.
     ///
     /// # Errors

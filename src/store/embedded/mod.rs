@@ -8,6 +8,7 @@ mod behind;
 mod cache;
 mod examine;
 mod flags;
+mod gate;
 mod health;
 mod journal;
 mod keeper;
@@ -28,6 +29,7 @@ pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
 use fjall::Keyspace;
 use flags::Flag;
+use gate::Closing;
 use health::Health;
 #[cfg(test)]
 pub(crate) use health::scripted::{fail_next_sync, panic_at_next_write};
@@ -65,13 +67,19 @@ pub struct Embedded {
     // Dropped first to last: the queue's end lets the writer finish.
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
+    // Before the engine, whose last handle is the keeper's.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "it is closed when it is dropped")
+    )]
+    gate: Closing,
     data: Keyspace,
     cache: Arc<Cache>,
     behind: Arc<Behind>,
     desks: Desks,
     subscribers: Arc<Subscribers>,
     health: Arc<Health>,
-    // Writes the mark for the last time, when the writer has ended.
+    // Writes the mark for the last time, when the writer has ended; and closes the engine.
     keeper: Keeper,
     #[cfg_attr(not(test), expect(dead_code, reason = "it was logged"))]
     report: examine::Report,

@@ -20,8 +20,9 @@ use super::{
     cache::Cache,
     examine::{self, Manner, Report},
     flags::Flag,
+    gate::{Closing, Gate},
     health::Health,
-    keeper::{Keeper, Scrub, say_merging},
+    keeper::{Engine, Keeper, Scrub},
     layout,
     manifest::{self, Trouble},
     mark::{self, Mark},
@@ -151,8 +152,10 @@ impl Embedded {
         if opening.is_after_failure {
             Flag::Distrusted.lower(directory).map_err(io)?;
         }
-        let (database, data) = open_engine(&directory.join(STORE))
+        let gate = Gate::new(room.disk());
+        let (database, data) = open_engine(&directory.join(STORE), Some(&gate))
             .map_err(|error| unread(engine_error(directory, &error)))?;
+        let gate = Closing(gate);
         check_format(directory, &database, &data).map_err(unread)?;
         let (version, rows, behind) = read_state(directory, &data, bounds).map_err(unread)?;
         let subscribers = Arc::<Subscribers>::default();
@@ -167,8 +170,12 @@ impl Embedded {
             // They have just been read.
             begins_later: opening.is_after_failure,
         };
-        let merging = room.merging();
-        say_merging(directory, &merging);
+        let engine = Engine {
+            database: database.clone(),
+            disk: room.disk(),
+            gate: Arc::clone(&gate.0),
+            health: Arc::clone(&health),
+        };
         let memtables = Memtables::new(database.clone(), data.clone(), limits);
         let writer = Writer::new(
             (database, data.clone(), memtables),
@@ -191,13 +198,14 @@ impl Embedded {
         Ok(Self {
             queue: Some(queue),
             writer: Some(writer),
+            gate,
             data,
             cache,
             behind,
             desks: Desks::default(),
             subscribers,
             health,
-            keeper: Keeper::start(directory, mark, durable, merging, scrub).map_err(io)?,
+            keeper: Keeper::start(directory, mark, durable, engine, scrub).map_err(io)?,
             report,
             _lock: lock,
         })
@@ -347,12 +355,19 @@ fn damaged_table(directory: &Path) -> Option<OpenError> {
     check().err().map(OpenError::from)
 }
 
-fn open_engine(path: &Path) -> Result<(Database, Keyspace), fjall::Error> {
-    let database = Database::builder(path)
+/// Opens the engine's files. With a gate it can be closed only behind that.
+fn open_engine(
+    path: &Path,
+    gate: Option<&Arc<Gate>>,
+) -> Result<(Database, Keyspace), fjall::Error> {
+    let mut builder = Database::builder(path)
         .cache_size(CACHE_BYTES)
         // Of several, one would keep a processor busy with handing work to the others.
-        .worker_threads(1)
-        .open()?;
+        .worker_threads(1);
+    if let Some(gate) = gate {
+        builder = builder.with_compaction_filter_factories(gate.filters());
+    }
+    let database = builder.open()?;
     let data = database.keyspace("data", || {
         KeyspaceCreateOptions::default()
             .max_memtable_size(MEMTABLE_BYTES)
@@ -369,7 +384,7 @@ fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
         _ => {}
     }
     let engine = |error: fjall::Error| engine_error(directory, &error);
-    let made = open_engine(&fresh)
+    let made = open_engine(&fresh, None)
         .map_err(engine)
         .and_then(|(database, data)| check_format(directory, &database, &data));
     if made.is_err() {

@@ -10,7 +10,7 @@ use std::{
 use fjall::{AbstractTree as _, Database, KeyspaceCreateOptions, PersistMode};
 use proptest::prelude::*;
 
-use super::{open::STORE_NEW, *};
+use super::{open::STORE_NEW, room::Space, *};
 use crate::store::{Expected, NameBytes, Version};
 
 /// More than merging the tables of these stores takes.
@@ -20,7 +20,7 @@ const MIB: u64 = 1 << 20;
 fn store_with_room(directory: &Path, reserve: u64, bounds: Bounds) -> (Embedded, Arc<AtomicU64>) {
     let free = Arc::new(AtomicU64::new(u64::MAX));
     let seen = Arc::clone(&free);
-    let room = Room::scripted(reserve, move || seen.load(Ordering::SeqCst));
+    let room = Room::scripted(directory, reserve, move || Ok(seen.load(Ordering::SeqCst)));
     let (opening, limits) = (Opening::default(), memtables::Limits::default());
     let store = Embedded::open_with(directory, opening, room, bounds, limits).unwrap();
     (store, free)
@@ -99,24 +99,194 @@ async fn a_full_disk_is_not_written_to_when_all_is_refused() {
     assert!(matches!(failed, Err(CommitError::Store(_))), "{failed:?}");
 }
 
-/// The engine stops for good if it has no room to merge tables, so before that nothing more is given to it.
+/// Bytes of all tables, and of what is to be written to tables.
+fn engine_bytes(store: &Embedded, directory: &Path) -> u64 {
+    let trees = examine::trees(&directory.join(STORE)).unwrap();
+    let tables = trees
+        .iter()
+        .flat_map(|tree| manifest::tables(tree).unwrap());
+    let bytes = tables.map(|table| fs::metadata(table.path).unwrap().len());
+    bytes.sum::<u64>() + store.data.tree.active_memtable().size()
+}
+
+/// The engine stops for good if it has no room to write and merge tables, so before that nothing more is given to it, also nothing
+/// that would give room back only with a merge.
 #[tokio::test]
 async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
     let directory = tempfile::tempdir().unwrap();
     super::format_tests::filled(directory.path(), 200, true).await;
     let (store, free) = store_with_room(directory.path(), 100, Bounds::default());
-    let trees = examine::trees(&directory.path().join(STORE)).unwrap();
-    let tables = trees
-        .iter()
-        .flat_map(|tree| manifest::tables(tree).unwrap());
-    let bytes = tables.map(|table| fs::metadata(table.path).unwrap().len());
-    let bytes: u64 = bytes.sum();
-    assert!(bytes > 10_000, "{bytes}");
-    for (left, is_written) in [(bytes, true), (bytes - 1, false)] {
-        free.store(left, Ordering::SeqCst);
-        let outcome = store.commit(put(1, b"1")).await;
-        assert_eq!(outcome.is_ok(), is_written, "{left}: {outcome:?}");
+    let tidying = || Batch {
+        tidies: true,
+        ..put(1, b"1")
+    };
+    for (lacking, is_written) in [(0, true), (1, false)] {
+        for batch in [put(1, b"1"), tidying()] {
+            let bytes = engine_bytes(&store, directory.path());
+            assert!(bytes > 10_000, "{bytes}");
+            free.store(bytes - lacking, Ordering::SeqCst);
+            let outcome = store.commit(batch).await;
+            assert_eq!(outcome.is_ok(), is_written, "{lacking}: {outcome:?}");
+        }
     }
+}
+
+/// What a merge has written is not to be written any more: while it goes on, others go on writing.
+#[tokio::test]
+async fn full_disk_counts_room_of_running_merge_once() {
+    const WRITTEN: u64 = 10_000;
+    let directory = tempfile::tempdir().unwrap();
+    super::format_tests::filled(directory.path(), 200, true).await;
+    let (store, free) = store_with_room(directory.path(), 0, Bounds::default());
+    let written = store.data.path().join("tables/999");
+    fs::write(&written, [0; WRITTEN as usize]).unwrap();
+    for is_written in [true, false] {
+        let bytes = engine_bytes(&store, directory.path());
+        free.store(bytes - WRITTEN, Ordering::SeqCst);
+        let outcome = store.commit(put(1, b"1")).await;
+        assert_eq!(outcome.is_ok(), is_written, "{outcome:?}");
+        if is_written {
+            fs::remove_file(&written).unwrap();
+        }
+    }
+}
+
+/// A disk that does not say how much is free is as full as it was, and not full because of that.
+#[test]
+fn full_disk_is_told_from_disk_that_does_not_say() {
+    let directory = tempfile::tempdir().unwrap();
+    let said = Arc::new(std::sync::Mutex::new(None));
+    let saying = Arc::clone(&said);
+    let free = move || {
+        let said: Option<u64> = *saying.lock().unwrap();
+        said.ok_or_else(|| io::Error::other("it does not say"))
+    };
+    let mut room = Room::scripted(directory.path(), 100, free);
+    for (says, space) in [
+        (None, Space::Enough),
+        (Some(99), Space::Little),
+        (None, Space::Little),
+        (Some(0), Space::None),
+        (None, Space::None),
+        (Some(100), Space::Enough),
+        (None, Space::Enough),
+    ] {
+        *said.lock().unwrap() = says;
+        assert_eq!(room.look(0), space, "{says:?}");
+    }
+}
+
+/// A store whose engine is about to merge tables, for which there is no room.
+async fn store_with_merge_due(directory: &Path) -> (Embedded, Arc<AtomicU64>) {
+    let (store, free) = store_with_room(directory, 0, Bounds::default());
+    // The first is moved, as nothing is below it.
+    for tables in 1..=usize::from(FRESH_FILES) + 1 {
+        store.commit(put(1, b"1")).await.unwrap();
+        if tables > usize::from(FRESH_FILES) {
+            free.store(0, Ordering::SeqCst);
+        }
+        assert!(store.data.rotate_memtable().unwrap());
+        while tables <= FRESH_FILES.into() && store.data.table_count() < tables {
+            std::thread::yield_now();
+        }
+    }
+    (store, free)
+}
+
+/// Tables are merged only when there is room for it: a merge that runs out of room ends the engine's worker.
+#[tokio::test]
+async fn merge_waits_for_room_and_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, free) = store_with_merge_due(directory.path()).await;
+    assert!(store.gate.0.arrival().waits);
+    let tables = store.data.table_count();
+    assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "1");
+    let refused = store.commit(put(1, b"2")).await;
+    assert!(matches!(refused, Err(CommitError::Full)), "{refused:?}");
+    free.store(u64::MAX, Ordering::SeqCst);
+    while store.data.table_count() >= tables {
+        std::thread::yield_now();
+    }
+    store.commit(put(1, b"2")).await.unwrap();
+}
+
+/// A store whose merge waits can be closed, and opened as often as anybody likes, with nothing wrong.
+#[tokio::test]
+async fn merge_that_waits_for_room_keeps_nobody_from_closing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = store_with_merge_due(directory.path()).await;
+    for _ in 0..2 {
+        assert!(store.gate.0.arrival().waits);
+        drop(store);
+        assert!(!Flag::Distrusted.is_raised(directory.path()).unwrap());
+        let room = Room::scripted(directory.path(), 0, || Ok(0));
+        let (bounds, limits) = (Bounds::default(), memtables::Limits::default());
+        let opening = format_tests::opening();
+        store = Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap();
+        assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "1");
+    }
+}
+
+/// An engine that has stopped is found out about while nobody writes: it is to be opened again. On a disk without room for that,
+/// reading goes on.
+#[tokio::test]
+async fn engine_that_has_stopped_is_found_out_about_without_a_write() {
+    for (left, is_opened_again) in [(10, false), (u64::MAX, true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let free = Arc::new(AtomicU64::new(u64::MAX));
+        let seen = Arc::clone(&free);
+        let asked = move || Ok(seen.load(Ordering::SeqCst));
+        let room = Room::scripted(directory.path(), 0, asked);
+        let (bounds, limits) = (Bounds::default(), memtables::Limits::default());
+        let opening = format_tests::opening();
+        let store = Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap();
+        store.commit(put(1, b"1")).await.unwrap();
+        stop_engine(&store, || assert!(store.data.rotate_memtable().unwrap()));
+        free.store(left, Ordering::SeqCst);
+        store.keeper.look();
+        store.keeper.scrubbed(1);
+        let read = store.get(&key(1)).await;
+        let has_failed = matches!(read, Err(StoreError::Failed(_)));
+        assert_eq!(has_failed, is_opened_again, "{read:?}");
+    }
+}
+
+/// What a merge has left that has not ended is removed before a journal is written anew: there may be no room but that. A start
+/// that is refused leaves everything as it was.
+#[tokio::test]
+async fn what_a_merge_has_left_goes_before_a_journal_is_written_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    super::format_tests::filled(directory.path(), 20, true).await;
+    let tree = examine::trees(&directory.path().join(STORE)).unwrap().pop();
+    let left = tree.unwrap().join("tables/999");
+    fs::write(&left, "half a table").unwrap();
+    let journal = format_tests::journal_of(directory.path());
+    let aside = journal.with_extension("aside");
+    fs::rename(&journal, &aside).unwrap();
+    let refused = Embedded::open_as(directory.path(), format_tests::opening());
+    assert!(
+        matches!(refused, Err(OpenError::Lost { .. })),
+        "{refused:?}"
+    );
+    assert!(left.exists());
+    fs::rename(&aside, &journal).unwrap();
+    // The journal cannot be written anew, as on a full disk.
+    let obstacle = journal.with_extension("mended");
+    fs::create_dir(&obstacle).unwrap();
+    let again = || {
+        let opening = Opening {
+            is_after_failure: true,
+            ..format_tests::opening()
+        };
+        Embedded::open_as(directory.path(), opening)
+    };
+    let failed = again();
+    assert!(matches!(failed, Err(OpenError::Io { .. })), "{failed:?}");
+    assert!(!left.exists());
+    fs::remove_dir(&obstacle).unwrap();
+    let store = again().unwrap();
+    let found = store.get(&format_tests::key(7)).await.unwrap();
+    assert_eq!(found.unwrap().value.len(), 40);
 }
 
 /// The room that is left alone is what was asked for.
@@ -138,8 +308,8 @@ async fn so_much_room_is_left_alone_as_is_asked_for() {
     }
 }
 
-/// What the engine has not written to files has an end, however long it merges tables; and then it is written, all of it. Its
-/// worker is not given a message for each commit, of which a thousand would block it for ever.
+/// What the engine has not written to files has an end, however long it merges tables; and then it is written, all of it. So its
+/// worker has few messages to read, too: a thousand of them would block it for ever.
 #[test]
 fn writer_holds_back_while_engine_lags_and_goes_on() {
     const MEMTABLE: usize = 64 << 10;
@@ -202,12 +372,14 @@ fn writer_that_waits_for_an_engine_that_has_stopped_fails() {
 /// Lets the engine's worker end, as it finds no place to write a file to. It tries once `begin` is done.
 fn stop_engine(store: &Embedded, begin: impl FnOnce()) {
     let tables = store.data.path().join("tables");
-    fs::rename(&tables, tables.with_extension("gone")).unwrap();
+    let aside = tables.with_extension("aside");
+    fs::rename(&tables, &aside).unwrap();
     begin();
     // Behind the store's back: it is not to find out by that.
     while store.data.insert("x", "").is_ok() {
         std::thread::yield_now();
     }
+    fs::rename(&aside, &tables).unwrap();
 }
 
 /// What a start that was cut off has left is in nobody's way.

@@ -247,8 +247,13 @@ impl Writer {
     /// How much may be written now.
     fn space(&mut self) -> Result<Space, StoreError> {
         self.durable.health.check()?;
+        let space = self.room.look(self.memtables.bytes());
+        if space == Space::None {
+            // Whether the engine has failed does not matter yet: without room it cannot be opened again.
+            return Ok(space);
+        }
         match self.memtables.make_place() {
-            Ok(true) => Ok(self.room.look()),
+            Ok(true) => Ok(space),
             Ok(false) => Ok(Space::None),
             Err(error) => {
                 let error = error.into();
