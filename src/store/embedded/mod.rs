@@ -293,6 +293,8 @@ impl Store for Embedded {
 }
 
 #[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
 mod format_tests;
 #[cfg(test)]
 mod harness;

@@ -3,8 +3,10 @@
 use std::{
     collections::BTreeMap,
     fs,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use fjall::{AbstractTree as _, Database, KeyspaceCreateOptions, PersistMode};
@@ -17,7 +19,11 @@ use crate::store::{Expected, NameBytes, Version};
 const MIB: u64 = 1 << 20;
 
 /// Room that a test gives and takes, in bytes.
-fn store_with_room(directory: &Path, reserve: u64, bounds: Bounds) -> (Embedded, Arc<AtomicU64>) {
+pub(super) fn store_with_room(
+    directory: &Path,
+    reserve: u64,
+    bounds: Bounds,
+) -> (Embedded, Arc<AtomicU64>) {
     let free = Arc::new(AtomicU64::new(u64::MAX));
     let seen = Arc::clone(&free);
     let room = Room::scripted(directory, reserve, move || Ok(seen.load(Ordering::SeqCst)));
@@ -26,17 +32,7 @@ fn store_with_room(directory: &Path, reserve: u64, bounds: Bounds) -> (Embedded,
     (store, free)
 }
 
-/// A store with memtables of so many bytes, and a writer that waits for nothing.
-fn store_with_memtables(directory: &Path, bytes: u64) -> Embedded {
-    let limits = memtables::Limits {
-        bytes,
-        patience: Duration::ZERO,
-    };
-    let (opening, room) = (format_tests::opening(), Room::of(directory, 0));
-    Embedded::open_with(directory, opening, room, Bounds::default(), limits).unwrap()
-}
-
-fn put(n: u8, value: &[u8]) -> Batch {
+pub(super) fn put(n: u8, value: &[u8]) -> Batch {
     let mut batch = Batch::new();
     batch.put(key(n), value.to_vec());
     batch
@@ -134,7 +130,7 @@ async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
 /// What a merge has written is not to be written any more: while it goes on, others go on writing.
 #[tokio::test]
 async fn full_disk_counts_room_of_running_merge_once() {
-    const WRITTEN: u64 = 10_000;
+    const WRITTEN: u16 = 10_000;
     let directory = tempfile::tempdir().unwrap();
     super::format_tests::filled(directory.path(), 200, true).await;
     let (store, free) = store_with_room(directory.path(), 0, Bounds::default());
@@ -142,7 +138,7 @@ async fn full_disk_counts_room_of_running_merge_once() {
     fs::write(&written, [0; WRITTEN as usize]).unwrap();
     for is_written in [true, false] {
         let bytes = engine_bytes(&store, directory.path());
-        free.store(bytes - WRITTEN, Ordering::SeqCst);
+        free.store(bytes - u64::from(WRITTEN), Ordering::SeqCst);
         let outcome = store.commit(put(1, b"1")).await;
         assert_eq!(outcome.is_ok(), is_written, "{outcome:?}");
         if is_written {
@@ -155,7 +151,7 @@ async fn full_disk_counts_room_of_running_merge_once() {
 #[test]
 fn full_disk_is_told_from_disk_that_does_not_say() {
     let directory = tempfile::tempdir().unwrap();
-    let said = Arc::new(std::sync::Mutex::new(None));
+    let said = Arc::new(Mutex::new(None));
     let saying = Arc::clone(&said);
     let free = move || {
         let said: Option<u64> = *saying.lock().unwrap();
@@ -173,81 +169,6 @@ fn full_disk_is_told_from_disk_that_does_not_say() {
     ] {
         *said.lock().unwrap() = says;
         assert_eq!(room.look(0), space, "{says:?}");
-    }
-}
-
-/// A store whose engine is about to merge tables, for which there is no room.
-async fn store_with_merge_due(directory: &Path) -> (Embedded, Arc<AtomicU64>) {
-    let (store, free) = store_with_room(directory, 0, Bounds::default());
-    // The first is moved, as nothing is below it.
-    for tables in 1..=usize::from(FRESH_FILES) + 1 {
-        store.commit(put(1, b"1")).await.unwrap();
-        if tables > usize::from(FRESH_FILES) {
-            free.store(0, Ordering::SeqCst);
-        }
-        assert!(store.data.rotate_memtable().unwrap());
-        while tables <= FRESH_FILES.into() && store.data.table_count() < tables {
-            std::thread::yield_now();
-        }
-    }
-    (store, free)
-}
-
-/// Tables are merged only when there is room for it: a merge that runs out of room ends the engine's worker.
-#[tokio::test]
-async fn merge_waits_for_room_and_goes_on() {
-    let directory = tempfile::tempdir().unwrap();
-    let (store, free) = store_with_merge_due(directory.path()).await;
-    assert!(store.gate.0.arrival().waits);
-    let tables = store.data.table_count();
-    assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "1");
-    let refused = store.commit(put(1, b"2")).await;
-    assert!(matches!(refused, Err(CommitError::Full)), "{refused:?}");
-    free.store(u64::MAX, Ordering::SeqCst);
-    while store.data.table_count() >= tables {
-        std::thread::yield_now();
-    }
-    store.commit(put(1, b"2")).await.unwrap();
-}
-
-/// A store whose merge waits can be closed, and opened as often as anybody likes, with nothing wrong.
-#[tokio::test]
-async fn merge_that_waits_for_room_keeps_nobody_from_closing() {
-    let directory = tempfile::tempdir().unwrap();
-    let (mut store, _) = store_with_merge_due(directory.path()).await;
-    for _ in 0..2 {
-        assert!(store.gate.0.arrival().waits);
-        drop(store);
-        assert!(!Flag::Distrusted.is_raised(directory.path()).unwrap());
-        let room = Room::scripted(directory.path(), 0, || Ok(0));
-        let (bounds, limits) = (Bounds::default(), memtables::Limits::default());
-        let opening = format_tests::opening();
-        store = Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap();
-        assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "1");
-    }
-}
-
-/// An engine that has stopped is found out about while nobody writes: it is to be opened again. On a disk without room for that,
-/// reading goes on.
-#[tokio::test]
-async fn engine_that_has_stopped_is_found_out_about_without_a_write() {
-    for (left, is_opened_again) in [(10, false), (u64::MAX, true)] {
-        let directory = tempfile::tempdir().unwrap();
-        let free = Arc::new(AtomicU64::new(u64::MAX));
-        let seen = Arc::clone(&free);
-        let asked = move || Ok(seen.load(Ordering::SeqCst));
-        let room = Room::scripted(directory.path(), 0, asked);
-        let (bounds, limits) = (Bounds::default(), memtables::Limits::default());
-        let opening = format_tests::opening();
-        let store = Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap();
-        store.commit(put(1, b"1")).await.unwrap();
-        stop_engine(&store, || assert!(store.data.rotate_memtable().unwrap()));
-        free.store(left, Ordering::SeqCst);
-        store.keeper.look();
-        store.keeper.scrubbed(1);
-        let read = store.get(&key(1)).await;
-        let has_failed = matches!(read, Err(StoreError::Failed(_)));
-        assert_eq!(has_failed, is_opened_again, "{read:?}");
     }
 }
 
@@ -306,80 +227,6 @@ async fn so_much_room_is_left_alone_as_is_asked_for() {
         batch.put(Key(b"a"[..].into()), b"1".to_vec());
         assert_eq!(store.commit(batch).await.is_ok(), is_written, "{reserve}");
     }
-}
-
-/// What the engine has not written to files has an end, however long it merges tables; and then it is written, all of it. So its
-/// worker has few messages to read, too: a thousand of them would block it for ever.
-#[test]
-fn writer_holds_back_while_engine_lags_and_goes_on() {
-    const MEMTABLE: usize = 64 << 10;
-    const VALUE: usize = 8 << 10;
-    let directory = tempfile::tempdir().unwrap();
-    let store = store_with_memtables(directory.path(), MEMTABLE as u64);
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let runtime = runtime.unwrap();
-    let put = |n: u16| {
-        let batch = format_tests::put(n, vec![b'v'; VALUE]);
-        runtime.block_on(store.commit(batch))
-    };
-    // No file is written meanwhile.
-    let merging = store.data.tree.get_flush_lock();
-    let mut written = 0u16;
-    let refused = loop {
-        match put(written) {
-            Ok(_) => written += 1,
-            Err(error) => break error,
-        }
-        assert!(usize::from(written) * VALUE < 10 * MEMTABLES * MEMTABLE);
-    };
-    assert!(matches!(refused, CommitError::Full), "{refused:?}");
-    assert_eq!(store.data.sealed_memtable_count(), MEMTABLES - 1);
-    let in_memory = store.data.tree.active_memtable().size() as usize;
-    assert!(in_memory < MEMTABLE + 2 * VALUE, "{in_memory}");
-    for _ in 0..2000 {
-        assert!(matches!(put(written), Err(CommitError::Full)));
-    }
-    drop(merging);
-    for n in written..2 * written {
-        while let Err(error) = put(n) {
-            assert!(matches!(error, CommitError::Full), "{error:?}");
-            std::thread::yield_now();
-        }
-    }
-    for n in 0..2 * written {
-        let found = runtime.block_on(store.get(&format_tests::key(n)));
-        assert_eq!(found.unwrap().unwrap().value.len(), VALUE);
-    }
-    assert!(store.data.table_count() > 0);
-}
-
-/// An engine whose worker has ended makes no place: that is an error, and is not waited for.
-#[test]
-fn writer_that_waits_for_an_engine_that_has_stopped_fails() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = store_with_memtables(directory.path(), 16 << 10);
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let runtime = runtime.unwrap();
-    let put = || runtime.block_on(store.commit(put(1, &[b'v'; 1 << 10])));
-    let merging = store.data.tree.get_flush_lock();
-    assert!((0..1000).any(|_| put().is_err()), "it does not wait");
-    stop_engine(&store, || drop(merging));
-    let outcome = put();
-    let is_failure = matches!(outcome, Err(CommitError::Store(StoreError::Failed(_))));
-    assert!(is_failure, "{outcome:?}");
-}
-
-/// Lets the engine's worker end, as it finds no place to write a file to. It tries once `begin` is done.
-fn stop_engine(store: &Embedded, begin: impl FnOnce()) {
-    let tables = store.data.path().join("tables");
-    let aside = tables.with_extension("aside");
-    fs::rename(&tables, &aside).unwrap();
-    begin();
-    // Behind the store's back: it is not to find out by that.
-    while store.data.insert("x", "").is_ok() {
-        std::thread::yield_now();
-    }
-    fs::rename(&aside, &tables).unwrap();
 }
 
 /// What a start that was cut off has left is in nobody's way.
@@ -449,7 +296,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Keys under some prefixes.
-fn key(n: u8) -> Key {
+pub(super) fn key(n: u8) -> Key {
     Key([b'a' + n / 16, n][..].into())
 }
 
