@@ -107,14 +107,13 @@ async fn engine_that_has_stopped_is_found_out_about_without_a_write() {
 /// worker has few messages to read, too: a thousand of them would block it for ever.
 #[test]
 fn writer_holds_back_while_engine_lags_and_goes_on() {
-    const MEMTABLE: usize = 64 << 10;
-    const VALUE: usize = 8 << 10;
+    let (memtable, value) = (64 << 10, 8 << 10);
     let directory = tempfile::tempdir().unwrap();
-    let store = store_with_memtables(directory.path(), MEMTABLE as u64);
+    let store = store_with_memtables(directory.path(), memtable as u64);
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.unwrap();
     let put = |n: u16| {
-        let batch = format_tests::put(n, vec![b'v'; VALUE]);
+        let batch = format_tests::put(n, vec![b'v'; value]);
         runtime.block_on(store.commit(batch))
     };
     // No file is written meanwhile.
@@ -125,12 +124,12 @@ fn writer_holds_back_while_engine_lags_and_goes_on() {
             Ok(_) => written += 1,
             Err(error) => break error,
         }
-        assert!(usize::from(written) * VALUE < 10 * MEMTABLES * MEMTABLE);
+        assert!(usize::from(written) * value < 10 * MEMTABLES * memtable);
     };
     assert!(matches!(refused, CommitError::Full), "{refused:?}");
     assert_eq!(store.data.sealed_memtable_count(), MEMTABLES - 1);
     let in_memory = usize::try_from(store.data.tree.active_memtable().size()).unwrap();
-    assert!(in_memory < MEMTABLE + 2 * VALUE, "{in_memory}");
+    assert!(in_memory < memtable + 2 * value, "{in_memory}");
     for _ in 0..2000 {
         assert!(matches!(put(written), Err(CommitError::Full)));
     }
@@ -143,7 +142,7 @@ fn writer_holds_back_while_engine_lags_and_goes_on() {
     }
     for n in 0..2 * written {
         let found = runtime.block_on(store.get(&format_tests::key(n)));
-        assert_eq!(found.unwrap().unwrap().value.len(), VALUE);
+        assert_eq!(found.unwrap().unwrap().value.len(), value);
     }
     assert!(store.data.table_count() > 0);
 }

@@ -60,19 +60,30 @@ pub struct Engine {
     pub disk: Disk,
     pub gate: Arc<Gate>,
     pub health: Arc<Health>,
+    /// It has failed, and the log says so.
+    pub is_noted: bool,
 }
 
 impl Engine {
     /// Finds out whether the engine's worker has failed. Nobody else does while nothing is written, as on a disk that a merge has
     /// filled; and what that has left is removed only when the store is opened again. Where there is no room for that, reading goes
     /// on meanwhile.
-    fn look(&self) {
+    fn look(&mut self) {
         // Writes nothing that is not written already.
         let Err(error) = self.database.persist(PersistMode::Buffer) else {
             return;
         };
-        if !self.gate.is_closed() && self.disk.can_reopen(self.database.write_buffer_size()) {
+        if self.gate.is_closed() {
+            return;
+        }
+        if self.disk.can_reopen(self.database.write_buffer_size()) {
             self.health.fail(&error.into());
+        } else if !self.is_noted {
+            self.is_noted = true;
+            tracing::error!(
+                "the store's engine has stopped writing, and the disk has too little room to open it again: nothing is written until \
+                 it has; make room"
+            );
         }
     }
 }

@@ -175,6 +175,7 @@ impl Embedded {
             disk: room.disk(),
             gate: Arc::clone(&gate.0),
             health: Arc::clone(&health),
+            is_noted: false,
         };
         let memtables = Memtables::new(database.clone(), data.clone(), limits);
         let writer = Writer::new(
