@@ -73,12 +73,15 @@ impl Disk {
     }
 
     /// False if a store could not be opened again whose engine has failed with so much that is not in tables: what merges have left
-    /// is removed then, the newest journal is written anew, and what is not in tables yet is written to some.
+    /// is removed then, the last journal is written anew, and what is not in tables yet is written to some.
     pub fn can_reopen(&self, unflushed: u64) -> bool {
         let needed = || {
             let free = (self.free)().ok()?.saturating_add(self.tables()?.unlisted);
-            let newest = journals(&self.store).ok()?.pop()?.1;
-            let journal = fs::metadata(newest).ok()?.len();
+            let journals = journals(&self.store).ok()?;
+            // The newest may be empty: then it is the one before that is written anew.
+            let last = journals.iter().rev().take(2);
+            let taken = last.map(|(_, path)| Some(taken_bytes(&fs::metadata(path).ok()?)));
+            let journal = taken.collect::<Option<Vec<_>>>()?.into_iter().max()?;
             Some(free >= journal.saturating_add(unflushed))
         };
         // If it cannot be said, it may as well be tried.
@@ -223,4 +226,16 @@ fn free_bytes(directory: &Path) -> io::Result<u64> {
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere it may not say")]
 fn free_bytes(_: &Path) -> io::Result<u64> {
     Ok(u64::MAX)
+}
+
+/// Room that a file takes. The engine makes journals of 64 MiB, and fills them later.
+#[cfg(unix)]
+fn taken_bytes(file: &fs::Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    file.blocks().saturating_mul(512)
+}
+
+#[cfg(not(unix))]
+fn taken_bytes(file: &fs::Metadata) -> u64 {
+    file.len()
 }
