@@ -21,7 +21,7 @@ use crate::{
         ACCOUNTS_COUNTED, ERRANDS_MAX, OWNER_BYTES, OWNERS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
         REALMS_COUNTED, SUBNETS_COUNTED as REALM_SUBNETS, WATCH_BYTES,
     },
-    store::{BEHIND_BYTES, CACHE_BYTES, MEMTABLE_BYTES, VALUES_BYTES, WRITES_WAITING},
+    store::{BEHIND_BYTES, CACHE_BYTES, MEMTABLE_BYTES, MEMTABLES, VALUES_BYTES, WRITES_WAITING},
     wire::PASSWORD_MAX,
 };
 
@@ -29,8 +29,6 @@ use crate::{
 const AROUND: usize = 4 << 10;
 /// What is around something small.
 const AROUND_SMALL: usize = 256;
-/// The store sorts one table into files while it fills the next.
-const MEMTABLES: usize = 2;
 
 /// Who makes a realm hold something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

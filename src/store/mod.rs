@@ -24,8 +24,8 @@ pub use batch::{Batch, Change, Expected};
 use bytes::Bytes;
 #[cfg(feature = "embedded")]
 pub use embedded::{
-    BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, OpenError, Opening, RESERVE_BYTES, SCRUB,
-    VALUES_BYTES, WRITES_WAITING, is_full, may_pass,
+    BEHIND_BYTES, CACHE_BYTES, Embedded, MEMTABLE_BYTES, MEMTABLES, OpenError, Opening,
+    RESERVE_BYTES, SCRUB, VALUES_BYTES, WRITES_WAITING, is_full, may_pass,
 };
 #[cfg(test)]
 #[cfg(feature = "embedded")]
@@ -142,8 +142,8 @@ pub enum CommitError {
     /// An expectation no longer holds: read again, decide again.
     #[error("what the batch relied on has changed")]
     Conflict,
-    /// There is too little room on the disk. Reading goes on, and writing as soon as there is room.
-    #[error("the disk is full")]
+    /// There is too little room on the disk, or the disk does not keep up. Reading goes on, and writing as soon as there is room.
+    #[error("the disk is full, or does not keep up")]
     Full,
     /// A key or a log's name is longer than [`NAME_BYTES_MAX`].
     #[error("the batch cannot be written: {0}")]

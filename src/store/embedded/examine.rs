@@ -112,6 +112,7 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
         let path = first.file.clone();
         return Err(OpenError::Lost { path, what });
     }
+    remove_unlisted(&store)?;
     let mut is_distrusted = manner.distrusts_journal && last_held.is_none();
     for (_, path) in &journals {
         is_distrusted |= manner.distrusts_journal && last_held.as_ref() == Some(path);
@@ -191,6 +192,18 @@ fn look_at_trees(store: &Path) -> Result<(), Trouble> {
                 table.check(|| true)?;
             }
             table.glance()?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a merge has left that has not ended. The engine does that, too, but only when it is opened: before, a journal may
+/// have to be written anew, and on a disk that the merge has filled there is no other room for it.
+fn remove_unlisted(store: &Path) -> Result<(), OpenError> {
+    for tree in trees(store)? {
+        for (path, bytes) in manifest::unlisted(&tree)? {
+            tracing::info!(file = %path.display(), bytes, "a table that was not written to its end is removed");
+            fs::remove_file(&path).map_err(|source| io_at(&path, source))?;
         }
     }
     Ok(())

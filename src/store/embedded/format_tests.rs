@@ -159,12 +159,12 @@ async fn manifest_names_the_files_that_there_are() {
     }
 }
 
-fn table_of(data: &Path) -> std::path::PathBuf {
+pub(super) fn table_of(data: &Path) -> std::path::PathBuf {
     let tree = trees(&data.join(STORE)).unwrap().pop().unwrap();
     manifest::tables(&tree).unwrap().pop().unwrap().path
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

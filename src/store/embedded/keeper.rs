@@ -13,12 +13,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fjall::{Database, PersistMode};
+
 use super::{
     super::Version,
-    FRESH_FILES, STORE,
+    STORE,
     examine::{journals, trees},
+    gate::Gate,
+    health::Health,
     manifest::{self, Table, Trouble},
     mark::Mark,
+    room::Disk,
 };
 
 /// How often the mark is written, if the store has changed: what is lost of the end of the journal is found out but for the
@@ -28,8 +33,6 @@ const MARK_EVERY: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 /// After a look at all tables, reads that meet damage ask for no other for so long.
 const LOOK_AGAIN: Duration = Duration::from_hours(1);
-/// What the engine lets the first level behind the fresh tables grow to, in bytes: as many tables as are fresh, of 64 MiB.
-const LEVEL_BYTES: u64 = (FRESH_FILES as u64) * (64 << 20);
 /// So often a tree is looked at anew that changes meanwhile.
 const TRIES: usize = 5;
 
@@ -51,6 +54,40 @@ pub struct Scrub {
     pub begins_later: bool,
 }
 
+/// What does the store's work, and may have stopped.
+pub struct Engine {
+    pub database: Database,
+    pub disk: Disk,
+    pub gate: Arc<Gate>,
+    pub health: Arc<Health>,
+    /// It has failed, and the log says so.
+    pub is_noted: bool,
+}
+
+impl Engine {
+    /// Finds out whether the engine's worker has failed. Nobody else does while nothing is written, as on a disk that a merge has
+    /// filled; and what that has left is removed only when the store is opened again. Where there is no room for that, reading goes
+    /// on meanwhile.
+    fn look(&mut self) {
+        // Writes nothing that is not written already.
+        let Err(error) = self.database.persist(PersistMode::Buffer) else {
+            return;
+        };
+        if self.gate.is_closed() {
+            return;
+        }
+        if self.disk.can_reopen(self.database.write_buffer_size()) {
+            self.health.fail(&error.into());
+        } else if !self.is_noted {
+            self.is_noted = true;
+            tracing::error!(
+                "the store's engine has stopped writing, and the disk has too little room to open it again: nothing is written until \
+                 it has; make room"
+            );
+        }
+    }
+}
+
 /// The keeper of one store.
 #[derive(Debug)]
 pub struct Keeper {
@@ -64,7 +101,7 @@ struct Work {
     directory: PathBuf,
     mark: Mark,
     durable: Arc<AtomicU64>,
-    merging: Arc<AtomicU64>,
+    engine: Engine,
     scrub: Scrub,
     wake: mpsc::Receiver<()>,
     found: Arc<(Mutex<Scrubbed>, Condvar)>,
@@ -72,13 +109,12 @@ struct Work {
 }
 
 impl Keeper {
-    /// Looks after the store in `directory`, whose last durable version is always in `durable`. The room that merging tables may take
-    /// is said in `merging`.
+    /// Looks after the store in `directory`, whose last durable version is always in `durable`.
     pub fn start(
         directory: &Path,
         mark: Mark,
         durable: Arc<AtomicU64>,
-        merging: Arc<AtomicU64>,
+        engine: Engine,
         scrub: Scrub,
     ) -> io::Result<Self> {
         let (wake, woken) = mpsc::sync_channel(1);
@@ -87,7 +123,7 @@ impl Keeper {
             directory: directory.into(),
             mark,
             durable,
-            merging,
+            engine,
             scrub,
             wake: woken,
             found: Arc::clone(&found),
@@ -141,6 +177,7 @@ impl Work {
         let mut scrub_at = every.map(|every| Instant::now() + first(every));
         let mut looked_at: Option<Instant> = None;
         loop {
+            self.engine.look();
             if scrub_at.is_some_and(|at| at <= Instant::now()) {
                 if !self.scrub() {
                     break;
@@ -165,7 +202,7 @@ impl Work {
     fn keep_mark(&mut self) {
         if self.mark_at <= Instant::now() {
             self.write_mark();
-            say_merging(&self.directory, &self.merging);
+            self.engine.look();
             self.mark_at = Instant::now() + MARK_EVERY;
         }
     }
@@ -243,19 +280,6 @@ impl Work {
         found.damaged = damaged;
         changed.notify_all();
         true
-    }
-}
-
-/// Says how much room merging tables may take. What cannot be read now, because it changes, is as it was.
-pub fn say_merging(directory: &Path, merging: &AtomicU64) {
-    let Ok(trees) = trees(&directory.join(STORE)) else {
-        return;
-    };
-    let mut bytes = trees
-        .iter()
-        .map(|tree| manifest::merge_bytes(tree, LEVEL_BYTES));
-    if let Ok(bytes) = bytes.try_fold(0, |sum, bytes| bytes.map(|bytes| sum + bytes)) {
-        merging.store(bytes, Ordering::Relaxed);
     }
 }
 

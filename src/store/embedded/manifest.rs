@@ -15,6 +15,8 @@ use std::{
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+/// The directory of a tree's tables in its own.
+const TABLES: &str = "tables";
 /// What stands behind the contents of an archive.
 const TRAILER_BYTES: usize = 38;
 /// The longest list of tables and the longest table of contents that are read, in bytes.
@@ -110,6 +112,34 @@ pub fn merge_bytes(tree: &Path, level_max: u64) -> Result<u64, Trouble> {
     Ok(bytes(0) + next.map_or(0, |next| bytes(next).min(level_max)))
 }
 
+/// The files among a tree's tables that its list does not name, and their lengths: a merge writes them or has written them in vain,
+/// or they are about to be deleted.
+pub fn unlisted(tree: &Path) -> Result<Vec<(PathBuf, u64)>, Trouble> {
+    let listed = tables(tree)?;
+    let place = tree.join(TABLES);
+    let io = |error| Trouble::from_io(&place, error);
+    let mut unlisted = Vec::new();
+    let files = match fs::read_dir(&place) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(unlisted),
+        files => files.map_err(io)?,
+    };
+    for entry in files {
+        let path = entry.map_err(io)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let is_table = name.is_some_and(|name| name.parse::<u64>().is_ok());
+        if !is_table || listed.iter().any(|table| table.path == path) {
+            continue;
+        }
+        match fs::metadata(&path) {
+            Ok(file) => unlisted.push((path, file.len())),
+            // It is deleted by now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io(error)),
+        }
+    }
+    Ok(unlisted)
+}
+
 /// The tables of the tree in a directory, each with its level.
 fn listed(tree: &Path) -> Result<Vec<(u8, Table)>, Trouble> {
     let current = tree.join("current");
@@ -129,7 +159,7 @@ fn listed(tree: &Path) -> Result<Vec<(u8, Table)>, Trouble> {
         .find(|section| section.name == b"tables")
         .and_then(|section| section.of(&read).map(<[u8]>::to_vec));
     let listed = section.as_deref().and_then(parse_tables);
-    let place = tree.join("tables");
+    let place = tree.join(TABLES);
     let listed = listed.ok_or_else(damaged)?.into_iter();
     Ok(listed
         .map(|(level, id, checksum)| {

@@ -10,12 +10,14 @@ mod closing;
 mod error;
 mod examine;
 mod flags;
+mod gate;
 mod health;
 mod journal;
 mod keeper;
 mod layout;
 mod manifest;
 mod mark;
+mod memtables;
 mod open;
 mod room;
 mod writer;
@@ -36,10 +38,12 @@ use cache::{Cache, Lookup};
 pub use error::{OpenError, is_full, may_pass};
 use fjall::{Database, Keyspace};
 use flags::Flag;
+use gate::Closing;
 use health::Health;
 #[cfg(test)]
 pub(crate) use health::scripted::{fail_next_sync, hold_closing, panic_at_next_write};
 use keeper::Keeper;
+pub use memtables::{MEMTABLE_BYTES, MEMTABLES};
 pub use open::{Opening, SCRUB};
 pub use room::RESERVE_BYTES;
 use room::Room;
@@ -56,9 +60,6 @@ use crate::faults::{Fault, is_planted};
 pub const CACHE_BYTES: u64 = 32 << 20;
 /// Files of what was written lately, before they are merged with what is older: each time all of that is written anew.
 const FRESH_FILES: u8 = 8;
-/// Memory for what was written lately, until it is sorted into files, in bytes. What is larger than the processor's
-/// cache takes twice as long to sort in.
-pub const MEMTABLE_BYTES: u64 = 16 << 20;
 /// The engine's files, a directory in that of the data.
 const STORE: &str = "store";
 /// Batches that may wait for the writer; whoever comes then waits to be let in.
@@ -75,12 +76,14 @@ pub struct Embedded {
     // Dropped first to last: the queue's end lets the writer finish.
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
+    gate: Option<Closing>,
     data: Keyspace,
     cache: Arc<Cache>,
     behind: Arc<Behind>,
     desks: Desks,
     subscribers: Arc<Subscribers>,
     health: Arc<Health>,
+    // Writes the mark for the last time, when the writer has ended.
     keeper: Keeper,
     #[cfg_attr(not(test), expect(dead_code, reason = "it was logged"))]
     report: examine::Report,
@@ -105,7 +108,8 @@ impl Embedded {
     /// The same as asked for.
     pub fn open_as(directory: &Path, opening: Opening) -> Result<Self, OpenError> {
         let room = Room::of(directory, opening.reserve);
-        Self::open_with(directory, opening, room, Bounds::default())
+        let limits = memtables::Limits::default();
+        Self::open_with(directory, opening, room, Bounds::default(), limits)
     }
 
     /// True when there is a store in `directory`.
@@ -165,6 +169,8 @@ impl Drop for Embedded {
             // A writer that panicked has already failed every commit; there is nothing left to do.
             let _ = writer.join();
         }
+        // A merge that waits for room there is given up.
+        self.gate = None;
         // All that was answered is on the disk; how far that is is noted before the engine is waited for.
         self.keeper.stop();
         if let Some(engine) = self.engine.take() {
@@ -306,6 +312,8 @@ impl Store for Embedded {
     }
 }
 
+#[cfg(test)]
+mod engine_tests;
 #[cfg(test)]
 mod format_tests;
 #[cfg(test)]

@@ -21,11 +21,13 @@ use super::{
     error::{OpenError, engine_error, is_full, unreadable},
     examine::{self, Manner, Report},
     flags::Flag,
+    gate::{Closing, Gate},
     health::Health,
-    keeper::{Keeper, Scrub, say_merging},
+    keeper::{Engine, Keeper, Scrub},
     layout,
     manifest::{self, Trouble},
     mark::{self, Mark},
+    memtables::{self, Memtables},
     room::{RESERVE_BYTES, Room},
     writer::{Durable, Writer},
 };
@@ -72,10 +74,11 @@ impl Embedded {
         opening: Opening,
         room: Room,
         bounds: Bounds,
+        limits: memtables::Limits,
     ) -> Result<Self, OpenError> {
         let is_new =
             !Self::exists(directory) && matches!(Mark::read(directory), Ok(mark::Found::Nothing));
-        Self::open_at(directory, opening, room, bounds).map_err(|error| match error {
+        Self::open_at(directory, opening, room, bounds, limits).map_err(|error| match error {
             OpenError::Io { path, source } if is_full(&source) => OpenError::Full {
                 path,
                 source,
@@ -90,6 +93,7 @@ impl Embedded {
         opening: Opening,
         room: Room,
         bounds: Bounds,
+        limits: memtables::Limits,
     ) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io {
             path: directory.into(),
@@ -127,8 +131,10 @@ impl Embedded {
             tracing::warn!(%error, "a file cannot be made in which it is noted if a write fails");
         }
         refuse_behind(directory, mark, &report, opening).map_err(unread)?;
-        let (database, data) = open_engine(&directory.join(STORE))
+        let gate = Gate::new(room.disk());
+        let (database, data) = open_engine(&directory.join(STORE), Some(&gate))
             .map_err(|error| unread(engine_error(directory, error)))?;
+        let gate = Closing(gate);
         check_format(directory, &database, &data).map_err(unread)?;
         let (version, rows, behind) = read_state(directory, &data, bounds).map_err(unread)?;
         let subscribers = Arc::<Subscribers>::default();
@@ -143,10 +149,16 @@ impl Embedded {
             // They have just been read.
             begins_later: opening.is_after_failure,
         };
-        let merging = room.merging();
-        say_merging(directory, &merging);
+        let engine = Engine {
+            database: database.clone(),
+            disk: room.disk(),
+            gate: Arc::clone(&gate.0),
+            health: Arc::clone(&health),
+            is_noted: false,
+        };
+        let memtables = Memtables::new(database.clone(), data.clone(), limits);
         let writer = Writer::new(
-            (database.clone(), data.clone()),
+            (database.clone(), data.clone(), memtables),
             version.0,
             Arc::clone(&cache),
             (rows, Arc::clone(&behind)),
@@ -166,13 +178,14 @@ impl Embedded {
         Ok(Self {
             queue: Some(queue),
             writer: Some(writer),
+            gate: Some(gate),
             data,
             cache,
             behind,
             desks: Desks::default(),
             subscribers,
             health,
-            keeper: Keeper::start(directory, mark, durable, merging, scrub).map_err(io)?,
+            keeper: Keeper::start(directory, mark, durable, engine, scrub).map_err(io)?,
             report,
             engine: Some(database),
             directory: directory.into(),
@@ -373,12 +386,19 @@ fn damaged_table(directory: &Path) -> Option<OpenError> {
     check().err().map(OpenError::from)
 }
 
-fn open_engine(path: &Path) -> Result<(Database, Keyspace), fjall::Error> {
-    let database = Database::builder(path)
+/// Opens the engine's files. With a gate it can be closed only behind that.
+fn open_engine(
+    path: &Path,
+    gate: Option<&Arc<Gate>>,
+) -> Result<(Database, Keyspace), fjall::Error> {
+    let mut builder = Database::builder(path)
         .cache_size(CACHE_BYTES)
         // Of several, one would keep a processor busy with handing work to the others.
-        .worker_threads(1)
-        .open()?;
+        .worker_threads(1);
+    if let Some(gate) = gate {
+        builder = builder.with_compaction_filter_factories(gate.filters());
+    }
+    let database = builder.open()?;
     let data = database.keyspace(DATA, || {
         KeyspaceCreateOptions::default()
             .max_memtable_size(MEMTABLE_BYTES)
@@ -395,7 +415,7 @@ fn make(directory: &Path) -> io::Result<Result<(), OpenError>> {
         _ => {}
     }
     let engine = |error: fjall::Error| engine_error(directory, error);
-    let made = open_engine(&fresh)
+    let made = open_engine(&fresh, None)
         .map_err(engine)
         .and_then(|(database, data)| check_format(directory, &database, &data));
     if made.is_err() {

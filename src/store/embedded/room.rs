@@ -1,15 +1,18 @@
 //! Whether the disk has room, asked before each group is written: a write that fails for want of room ends all reading, too.
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::super::Batch;
+use super::{
+    super::Batch,
+    FRESH_FILES, STORE,
+    examine::{journals, trees},
+    manifest,
+};
 
 /// Room on the disk that is left alone unless it is set otherwise, in bytes: the engine needs it to tidy up, and so does the operator.
 pub const RESERVE_BYTES: u64 = 32 << 20;
@@ -17,6 +20,8 @@ pub const RESERVE_BYTES: u64 = 32 << 20;
 const ROOM_LIFETIME: Duration = Duration::from_secs(1);
 /// This part of the reserve is left alone also by what gives room back: that is written first, and gives room back later.
 const TIDYING_SHARE: u64 = 4;
+/// What the engine lets the first level behind the fresh tables grow to, in bytes: as many tables as are fresh, of 64 MiB.
+const LEVEL_BYTES: u64 = (FRESH_FILES as u64) * (64 << 20);
 
 /// How much may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,70 +45,168 @@ impl Space {
     }
 }
 
+/// The disk that a store is on.
+#[derive(Clone)]
+pub struct Disk {
+    /// The engine's files.
+    store: PathBuf,
+    /// The room that is left, in bytes.
+    free: Arc<dyn Fn() -> io::Result<u64> + Send + Sync>,
+}
+
+/// What the engine's tables take and may take, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tables {
+    /// Merging them may take so much.
+    merging: u64,
+    /// Files have so much that are not tables: those that a merge writes, until it is done. They are given back with what they are
+    /// made from, or become what was counted as `merging`.
+    unlisted: u64,
+}
+
+impl Disk {
+    /// What merging tables takes and the disk does not have: how much is free, and how much it takes.
+    pub fn lacks(&self) -> Option<(u64, u64)> {
+        // If either cannot be said, the merge may as well be tried.
+        let (free, tables) = ((self.free)().ok()?, self.tables()?);
+        (free < tables.merging).then_some((free, tables.merging))
+    }
+
+    /// False if a store could not be opened again whose engine has failed with so much that is not in tables: what merges have left
+    /// is removed then, the last journal is written anew, and what is not in tables yet is written to some.
+    pub fn can_reopen(&self, unflushed: u64) -> bool {
+        let needed = || {
+            let free = (self.free)().ok()?.saturating_add(self.tables()?.unlisted);
+            let journals = journals(&self.store).ok()?;
+            // The newest may be empty: then it is the one before that is written anew.
+            let last = journals.iter().rev().take(2);
+            let taken = last.map(|(_, path)| Some(taken_bytes(&fs::metadata(path).ok()?)));
+            let journal = taken.collect::<Option<Vec<_>>>()?.into_iter().max()?;
+            Some(free >= journal.saturating_add(unflushed))
+        };
+        // If it cannot be said, it may as well be tried.
+        needed().unwrap_or(true)
+    }
+
+    /// None if it cannot be read now, because it changes.
+    fn tables(&self) -> Option<Tables> {
+        let mut all = Tables::default();
+        for tree in trees(&self.store).ok()? {
+            all.merging += manifest::merge_bytes(&tree, LEVEL_BYTES).ok()?;
+            let unlisted = manifest::unlisted(&tree).ok()?;
+            all.unlisted += unlisted.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        }
+        Some(all)
+    }
+}
+
 /// Whether the disk has room, asked once in a while.
 pub struct Room {
-    /// The room that the disk has left, in bytes, if it says.
-    free: Box<dyn Fn() -> Option<u64> + Send>,
+    disk: Disk,
     looked: Option<(Instant, Space)>,
     lifetime: Duration,
     /// The room that is left alone, in bytes.
     reserve: u64,
-    /// The room that the engine may need to merge tables, in bytes.
-    merging: Arc<AtomicU64>,
+    /// The engine's tables when they could be looked at last.
+    tables: Tables,
+    /// The disk has not said how much is free.
+    is_unknown: bool,
 }
 
 impl Room {
     /// The room on the disk that holds `directory`.
     pub fn of(directory: &Path, reserve: u64) -> Self {
-        let directory = PathBuf::from(directory);
-        Self {
-            free: Box::new(move || free_bytes(&directory)),
-            looked: None,
-            lifetime: ROOM_LIFETIME,
-            reserve,
-            merging: Arc::default(),
-        }
+        let free = {
+            let directory = PathBuf::from(directory);
+            move || free_bytes(&directory)
+        };
+        Self::new(directory, reserve, ROOM_LIFETIME, free)
     }
 
     /// Room as a test has it.
     #[cfg(test)]
-    pub fn scripted(reserve: u64, free: impl Fn() -> u64 + Send + 'static) -> Self {
+    pub fn scripted(
+        directory: &Path,
+        reserve: u64,
+        free: impl Fn() -> io::Result<u64> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(directory, reserve, Duration::ZERO, free)
+    }
+
+    fn new(
+        directory: &Path,
+        reserve: u64,
+        lifetime: Duration,
+        free: impl Fn() -> io::Result<u64> + Send + Sync + 'static,
+    ) -> Self {
         Self {
-            free: Box::new(move || Some(free())),
+            disk: Disk {
+                store: directory.join(STORE),
+                free: Arc::new(free),
+            },
             looked: None,
-            lifetime: Duration::ZERO,
+            lifetime,
             reserve,
-            merging: Arc::default(),
+            tables: Tables::default(),
+            is_unknown: false,
         }
     }
 
-    /// Where the room that the engine may need to merge tables is to be said, in bytes. If it has less then, it stops, and nothing
-    /// can be written before the store is opened again.
-    pub fn merging(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.merging)
+    /// The disk.
+    pub fn disk(&self) -> Disk {
+        self.disk.clone()
     }
 
-    /// How much may be written now.
-    pub fn look(&mut self) -> Space {
+    /// How much may be written now, while `unflushed` bytes are to be written to tables.
+    pub fn look(&mut self, unflushed: u64) -> Space {
         if let Some((at, space)) = self.looked
             && at.elapsed() < self.lifetime
         {
             return space;
         }
-        let merging = self.merging.load(Ordering::Relaxed);
-        let space = match (self.free)() {
-            Some(free) if free >= self.reserve.max(merging) => Space::Enough,
-            Some(free) if free >= self.reserve / TIDYING_SHARE => Space::Little,
-            _ => Space::None,
+        let space = match (self.disk.free)() {
+            Ok(free) => {
+                self.is_unknown = false;
+                self.judge(free, unflushed)
+            }
+            Err(error) => {
+                if !self.is_unknown {
+                    tracing::error!(
+                        %error,
+                        "the disk does not say how much room it has: it counts as having as much as before"
+                    );
+                }
+                self.is_unknown = true;
+                // A write that fails for want of room is survived; one that is refused for ever for nothing is not better.
+                self.looked.map_or(Space::Enough, |(_, space)| space)
+            }
         };
-        let was = self.looked.replace((Instant::now(), space));
-        let had_room = was.is_none_or(|(_, was)| was == Space::Enough);
+        self.looked = Some((Instant::now(), space));
+        space
+    }
+
+    fn judge(&mut self, free: u64, unflushed: u64) -> Space {
+        self.tables = self.disk.tables().unwrap_or(self.tables);
+        let Tables { merging, unlisted } = self.tables;
+        // While a merge runs, what it has written is no longer to come.
+        let free = free.saturating_add(unlisted);
+        // Writing something that gives room back gives none back before tables are merged: below this, it only takes some.
+        let engine = merging.saturating_add(unflushed);
+        let space = if free >= self.reserve.max(engine) {
+            Space::Enough
+        } else if free >= engine.max(self.reserve / TIDYING_SHARE) {
+            Space::Little
+        } else {
+            Space::None
+        };
+        let had_room = self.looked.is_none_or(|(_, was)| was == Space::Enough);
         match (had_room, space == Space::Enough) {
             (true, false) => tracing::error!(
+                free,
                 reserve = self.reserve,
-                merging,
-                "the disk has less room, in bytes, than is to be left alone, or than merging tables of the store takes: nothing is \
-                 written until it has more; make room, or lower reserve in [store] if that is the larger"
+                engine,
+                "the disk has less room, in bytes, than is to be left alone, or than the engine of the store needs to write and merge \
+                 tables: nothing is written until it has more; make room, or lower reserve in [store] if that is the larger"
             ),
             (false, true) => tracing::warn!("the disk has room again"),
             _ => {}
@@ -112,15 +215,27 @@ impl Room {
     }
 }
 
-/// Room that the disk has left, in bytes, if it says.
+/// Room that the disk has left, in bytes.
 #[cfg(unix)]
-fn free_bytes(directory: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(directory).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+fn free_bytes(directory: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(directory)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 #[cfg(not(unix))]
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere it may not say")]
-fn free_bytes(_: &Path) -> Option<u64> {
-    Some(u64::MAX)
+fn free_bytes(_: &Path) -> io::Result<u64> {
+    Ok(u64::MAX)
+}
+
+/// Room that a file takes. The engine makes journals of 64 MiB, and fills them later.
+#[cfg(unix)]
+fn taken_bytes(file: &fs::Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    file.blocks().saturating_mul(512)
+}
+
+#[cfg(not(unix))]
+fn taken_bytes(file: &fs::Metadata) -> u64 {
+    file.len()
 }

@@ -3,28 +3,36 @@
 use std::{
     collections::BTreeMap,
     fs,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use fjall::{Database, KeyspaceCreateOptions, PersistMode};
+use fjall::{AbstractTree as _, Database, KeyspaceCreateOptions, PersistMode};
 use proptest::prelude::*;
 
-use super::{open::STORE_NEW, *};
+use super::{open::STORE_NEW, room::Space, *};
 use crate::store::{Expected, NameBytes, Version};
 
 /// More than merging the tables of these stores takes.
 const MIB: u64 = 1 << 20;
 
 /// Room that a test gives and takes, in bytes.
-fn store_with_room(directory: &Path, reserve: u64, bounds: Bounds) -> (Embedded, Arc<AtomicU64>) {
+pub(super) fn store_with_room(
+    directory: &Path,
+    reserve: u64,
+    bounds: Bounds,
+) -> (Embedded, Arc<AtomicU64>) {
     let free = Arc::new(AtomicU64::new(u64::MAX));
     let seen = Arc::clone(&free);
-    let room = Room::scripted(reserve, move || seen.load(Ordering::SeqCst));
-    let store = Embedded::open_with(directory, Opening::default(), room, bounds).unwrap();
+    let room = Room::scripted(directory, reserve, move || Ok(seen.load(Ordering::SeqCst)));
+    let (opening, limits) = (Opening::default(), memtables::Limits::default());
+    let store = Embedded::open_with(directory, opening, room, bounds, limits).unwrap();
     (store, free)
 }
 
-fn put(n: u8, value: &[u8]) -> Batch {
+pub(super) fn put(n: u8, value: &[u8]) -> Batch {
     let mut batch = Batch::new();
     batch.put(key(n), value.to_vec());
     batch
@@ -87,23 +95,35 @@ async fn a_full_disk_is_not_written_to_when_all_is_refused() {
     assert!(matches!(failed, Err(CommitError::Store(_))), "{failed:?}");
 }
 
-/// The engine stops for good if it has no room to merge tables, so before that nothing more is given to it.
+/// Bytes of all tables, and of what is to be written to tables.
+fn engine_bytes(store: &Embedded, directory: &Path) -> u64 {
+    let trees = examine::trees(&directory.join(STORE)).unwrap();
+    let tables = trees
+        .iter()
+        .flat_map(|tree| manifest::tables(tree).unwrap());
+    let bytes = tables.map(|table| fs::metadata(table.path).unwrap().len());
+    bytes.sum::<u64>() + store.data.tree.active_memtable().size()
+}
+
+/// The engine stops for good if it has no room to write and merge tables, so before that nothing more is given to it, also nothing
+/// that would give room back only with a merge.
 #[tokio::test]
 async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
     let directory = tempfile::tempdir().unwrap();
     super::format_tests::filled(directory.path(), 200, true).await;
     let (store, free) = store_with_room(directory.path(), 100, Bounds::default());
-    let trees = examine::trees(&directory.path().join(STORE)).unwrap();
-    let tables = trees
-        .iter()
-        .flat_map(|tree| manifest::tables(tree).unwrap());
-    let bytes = tables.map(|table| fs::metadata(table.path).unwrap().len());
-    let bytes: u64 = bytes.sum();
-    assert!(bytes > 10_000, "{bytes}");
-    for (left, is_written) in [(bytes, true), (bytes - 1, false)] {
-        free.store(left, Ordering::SeqCst);
-        let outcome = store.commit(put(1, b"1")).await;
-        assert_eq!(outcome.is_ok(), is_written, "{left}: {outcome:?}");
+    let tidying = || Batch {
+        tidies: true,
+        ..put(1, b"1")
+    };
+    for (lacking, is_written) in [(0, true), (1, false)] {
+        for batch in [put(1, b"1"), tidying()] {
+            let bytes = engine_bytes(&store, directory.path());
+            assert!(bytes > 10_000, "{bytes}");
+            free.store(bytes - lacking, Ordering::SeqCst);
+            let outcome = store.commit(batch).await;
+            assert_eq!(outcome.is_ok(), is_written, "{lacking}: {outcome:?}");
+        }
     }
 }
 
@@ -150,6 +170,89 @@ fn engine_that_is_still_locked_asks_for_a_restart() {
     assert!(!held.may_pass());
     drop(engine);
     drop(Embedded::open(directory.path()).unwrap());
+}
+
+/// What a merge has written is not to be written any more: while it goes on, others go on writing.
+#[tokio::test]
+async fn full_disk_counts_room_of_running_merge_once() {
+    const WRITTEN: u16 = 10_000;
+    let directory = tempfile::tempdir().unwrap();
+    super::format_tests::filled(directory.path(), 200, true).await;
+    let (store, free) = store_with_room(directory.path(), 0, Bounds::default());
+    let written = store.data.path().join("tables/999");
+    fs::write(&written, [0; WRITTEN as usize]).unwrap();
+    for is_written in [true, false] {
+        let bytes = engine_bytes(&store, directory.path());
+        free.store(bytes - u64::from(WRITTEN), Ordering::SeqCst);
+        let outcome = store.commit(put(1, b"1")).await;
+        assert_eq!(outcome.is_ok(), is_written, "{outcome:?}");
+        if is_written {
+            fs::remove_file(&written).unwrap();
+        }
+    }
+}
+
+/// A disk that does not say how much is free is as full as it was, and not full because of that.
+#[test]
+fn full_disk_is_told_from_disk_that_does_not_say() {
+    let directory = tempfile::tempdir().unwrap();
+    let said = Arc::new(Mutex::new(None));
+    let saying = Arc::clone(&said);
+    let free = move || {
+        let said: Option<u64> = *saying.lock().unwrap();
+        said.ok_or_else(|| io::Error::other("it does not say"))
+    };
+    let mut room = Room::scripted(directory.path(), 100, free);
+    for (says, space) in [
+        (None, Space::Enough),
+        (Some(99), Space::Little),
+        (None, Space::Little),
+        (Some(0), Space::None),
+        (None, Space::None),
+        (Some(100), Space::Enough),
+        (None, Space::Enough),
+    ] {
+        *said.lock().unwrap() = says;
+        assert_eq!(room.look(0), space, "{says:?}");
+    }
+}
+
+/// What a merge has left that has not ended is removed before a journal is written anew: there may be no room but that. A start
+/// that is refused leaves everything as it was.
+#[tokio::test]
+async fn what_a_merge_has_left_goes_before_a_journal_is_written_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    super::format_tests::filled(directory.path(), 20, true).await;
+    let tree = examine::trees(&directory.path().join(STORE)).unwrap().pop();
+    let left = tree.unwrap().join("tables/999");
+    fs::write(&left, "half a table").unwrap();
+    let journal = format_tests::journal_of(directory.path());
+    let aside = journal.with_extension("aside");
+    fs::rename(&journal, &aside).unwrap();
+    let refused = Embedded::open_as(directory.path(), format_tests::opening());
+    assert!(
+        matches!(refused, Err(OpenError::Lost { .. })),
+        "{refused:?}"
+    );
+    assert!(left.exists());
+    fs::rename(&aside, &journal).unwrap();
+    // The journal cannot be written anew, as on a full disk.
+    let obstacle = journal.with_extension("mended");
+    fs::create_dir(&obstacle).unwrap();
+    let again = || {
+        let opening = Opening {
+            is_after_failure: true,
+            ..format_tests::opening()
+        };
+        Embedded::open_as(directory.path(), opening)
+    };
+    let failed = again();
+    assert!(matches!(failed, Err(OpenError::Io { .. })), "{failed:?}");
+    assert!(!left.exists());
+    fs::remove_dir(&obstacle).unwrap();
+    let store = again().unwrap();
+    let found = store.get(&format_tests::key(7)).await.unwrap();
+    assert_eq!(found.unwrap().value.len(), 40);
 }
 
 /// The room that is left alone is what was asked for.
@@ -238,7 +341,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Keys under some prefixes.
-fn key(n: u8) -> Key {
+pub(super) fn key(n: u8) -> Key {
     Key([b'a' + n / 16, n][..].into())
 }
 
@@ -246,7 +349,8 @@ async fn follow(steps: Vec<Step>, bounds: Bounds) {
     let directory = tempfile::tempdir().unwrap();
     let open = || {
         let room = Room::of(directory.path(), 0);
-        Embedded::open_with(directory.path(), Opening::default(), room, bounds).unwrap()
+        let (opening, limits) = (Opening::default(), memtables::Limits::default());
+        Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap()
     };
     let mut store = open();
     let mut model: BTreeMap<Key, Vec<u8>> = BTreeMap::new();

@@ -2,7 +2,7 @@
 //! so an idle store commits at once, and a busy disk is asked once for many.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
+use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode, UserKey};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -23,6 +23,7 @@ use super::{
     cache::{Cache, Lookup},
     health::{Health, Writing},
     layout::{self, Latest, Seal},
+    memtables::Memtables,
     room::{Room, Space},
 };
 
@@ -54,10 +55,19 @@ pub struct Durable {
     pub trusts: bool,
 }
 
+impl Durable {
+    fn fail(&self, error: &StoreError) {
+        if !self.trusts {
+            self.health.fail(error);
+        }
+    }
+}
+
 /// The writer's state.
 pub struct Writer {
     database: Database,
     data: Keyspace,
+    memtables: Memtables,
     cache: Arc<Cache>,
     behind: Arc<Behind>,
     rows: Rows,
@@ -77,6 +87,25 @@ struct Group {
     grown: Vec<Log>,
     /// Up to where logs have been trimmed.
     trimmed: HashMap<Log, u64>,
+}
+
+/// What is on the disk of the logs that a batch shortens.
+#[derive(Default)]
+struct Found {
+    /// For each trim, in their order: the keys of the entries that it removes, and of one more if there are more.
+    entries: VecDeque<Vec<UserKey>>,
+    /// Up to where logs have been trimmed.
+    trimmed: HashMap<Log, u64>,
+    /// Logs that are to be forgotten and have entries.
+    filled: HashSet<Log>,
+}
+
+impl Found {
+    /// The first position of a log that has not been trimmed, in the group so far.
+    fn mark_of(&self, log: &Log, group: &Group) -> u64 {
+        let on_disk = || self.trimmed.get(log).map_or(1, |end| end + 1);
+        group.trimmed.get(log).copied().unwrap_or_else(on_disk)
+    }
 }
 
 /// Tells everybody what has become of their batch, all at one desk together.
@@ -115,7 +144,7 @@ fn gather(jobs: &mut mpsc::Receiver<Job>, group: &mut Vec<Job>) {
 
 impl Writer {
     pub fn new(
-        (database, data): (Database, Keyspace),
+        (database, data, memtables): (Database, Keyspace, Memtables),
         version: u64,
         cache: Arc<Cache>,
         (rows, behind): (Rows, Arc<Behind>),
@@ -126,6 +155,7 @@ impl Writer {
         Self {
             database,
             data,
+            memtables,
             cache,
             behind,
             rows,
@@ -163,10 +193,9 @@ impl Writer {
             self.begins.clear();
         }
         // What the engine has failed to write before may yet reach the disk, or not: nothing can be put upon it.
-        let mut failed = self.durable.health.check().err();
-        let space = match &failed {
-            Some(_) => Space::Enough,
-            None => self.room.look(),
+        let (space, mut failed) = match self.space() {
+            Ok(space) => (space, None),
+            Err(error) => (Space::Enough, Some(error)),
         };
         let mut accepted = 0;
         let mut answers = Vec::with_capacity(jobs.len());
@@ -180,15 +209,15 @@ impl Writer {
                 Err(error.clone().into())
             } else if !space.admits(&batch) {
                 Err(CommitError::Full)
-            } else if let Err(refused) = self.expects(&batch, &group) {
-                // Nothing of it is in the group: the others go on.
-                Err(refused)
             } else {
-                let applied = self.apply(batch, &mut group);
-                accepted += 1;
-                // A batch that failed half-way must not reach the disk, and with it none of its group.
-                failed = applied.as_ref().err().cloned();
-                applied.map_err(CommitError::from)
+                // If it is refused, nothing of it is in the group: the others go on.
+                self.expects(&batch, &group).and_then(|found| {
+                    let applied = self.apply(batch, found, &mut group);
+                    accepted += 1;
+                    // A batch that failed half-way must not reach the disk, and with it none of its group.
+                    failed = applied.as_ref().err().cloned();
+                    applied.map_err(CommitError::from)
+                })
             };
             answers.push((
                 desk,
@@ -207,8 +236,8 @@ impl Writer {
         };
         if failed.is_none() && !is_idle {
             failed = self.write(&mut group, &sweep).err();
-            if let Some(error) = failed.as_ref().filter(|_| !self.durable.trusts) {
-                self.durable.health.fail(error);
+            if let Some(error) = &failed {
+                self.durable.fail(error);
             }
         }
         if failed.is_some() {
@@ -231,6 +260,25 @@ impl Writer {
         give_out(answers, failed.as_ref());
         for log in &group.grown {
             self.subscribers.notify(log);
+        }
+    }
+
+    /// How much may be written now.
+    fn space(&mut self) -> Result<Space, StoreError> {
+        self.durable.health.check()?;
+        let space = self.room.look(self.memtables.bytes());
+        if space == Space::None {
+            // Whether the engine has failed does not matter yet: without room it cannot be opened again.
+            return Ok(space);
+        }
+        match self.memtables.make_place() {
+            Ok(true) => Ok(space),
+            Ok(false) => Ok(Space::None),
+            Err(error) => {
+                let error = error.into();
+                self.durable.fail(&error);
+                Err(error)
+            }
         }
     }
 
@@ -278,8 +326,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Checks one batch against the disk and the group so far.
-    fn expects(&mut self, batch: &Batch, group: &Group) -> Result<(), CommitError> {
+    /// Checks one batch against the disk and the group so far. All that its changes depend on is read here, before anything is
+    /// changed: what cannot be read then keeps nobody else's batch from the disk.
+    fn expects(&mut self, batch: &Batch, group: &Group) -> Result<Found, CommitError> {
         if !batch.names_fit() {
             let reason = format!("a key or log name is longer than {NAME_BYTES_MAX} bytes");
             return Err(CommitError::Refused(reason));
@@ -299,17 +348,51 @@ impl Writer {
                 return Err(CommitError::Conflict);
             }
         }
+        let mut found = Found::default();
         for change in &batch.changes {
-            if let Change::Append(log, _) | Change::Trim(log, _) = change {
-                // Found out before anything is changed.
-                self.end_of(log)?;
+            match change {
+                Change::Put(..) | Change::Delete(_) => {}
+                Change::Append(log, _) => {
+                    self.end_of(log)?;
+                }
+                Change::Trim(log, below) => {
+                    self.end_of(log)?;
+                    found
+                        .trimmed
+                        .insert(log.clone(), trimmed_end(&self.data, log)?);
+                    found.entries.push_back(self.entries_below(log, *below)?);
+                }
+                Change::Forget(log) => {
+                    self.end_of(log)?;
+                    found
+                        .trimmed
+                        .insert(log.clone(), trimmed_end(&self.data, log)?);
+                    if self.data.prefix(layout::log(log)).next().is_some() {
+                        found.filled.insert(log.clone());
+                    }
+                }
             }
         }
-        Ok(())
+        Ok(found)
+    }
+
+    /// The keys of the entries on the disk that a trim removes, and of one more if there are more.
+    fn entries_below(&self, log: &Log, below: Position) -> Result<Vec<UserKey>, StoreError> {
+        // What has been trimmed is slow to pass over.
+        let begin = self.begins.get(log).copied().unwrap_or_default();
+        let from = layout::entry(log, Position(begin));
+        let to = layout::entry(log, Position(below.0.max(begin)));
+        let entries = self.data.range(from..to).take(TRIM_MAX + 1);
+        entries.map(|guard| guard.key().map_err(unread)).collect()
     }
 
     /// Adds the changes of a batch to the group.
-    fn apply(&mut self, batch: Batch, group: &mut Group) -> Result<Committed, StoreError> {
+    fn apply(
+        &mut self,
+        batch: Batch,
+        mut found: Found,
+        group: &mut Group,
+    ) -> Result<Committed, StoreError> {
         self.version += 1;
         let version = Version(self.version);
         let mut positions = Vec::new();
@@ -332,8 +415,8 @@ impl Writer {
                     positions.push(position);
                     group.grown.push(log);
                 }
-                Change::Trim(log, below) => self.trim(&log, below, group)?,
-                Change::Forget(log) => self.forget(&log, group)?,
+                Change::Trim(log, below) => self.trim(&log, below, &mut found, group)?,
+                Change::Forget(log) => self.forget(&log, &found, group)?,
             }
         }
         Ok(Committed { version, positions })
@@ -366,17 +449,27 @@ impl Writer {
     }
 
     /// Removes entries below a position, so many at most; the mark says up to where they are gone.
-    fn trim(&mut self, log: &Log, below: Position, group: &mut Group) -> Result<(), StoreError> {
+    fn trim(
+        &mut self,
+        log: &Log,
+        below: Position,
+        found: &mut Found,
+        group: &mut Group,
+    ) -> Result<(), StoreError> {
         let below = below.0.min(*self.end_of(log)? + 1);
-        let mark = self.mark_of(log, group)?;
-        // What has been trimmed is slow to pass over.
+        let mark = found.mark_of(log, group);
         let begin = self.begins.get(log).copied().unwrap_or_default();
         let mut gone = begin;
-        let from = layout::entry(log, Position(begin));
-        let to = layout::entry(log, Position(below.max(begin)));
-        for (count, guard) in self.data.range(from..to).enumerate() {
-            let key = guard.key().map_err(unread)?;
-            let position = layout::parse_entry_position(&key).0;
+        let entries = found.entries.pop_front().unwrap_or_default();
+        let entries = entries
+            .into_iter()
+            .map(|key| (layout::parse_entry_position(&key).0, key))
+            // The batch may have trimmed the log before.
+            .skip_while(|(position, _)| *position < begin);
+        for (count, (position, key)) in entries.enumerate() {
+            if position >= below {
+                break;
+            }
             if count == TRIM_MAX {
                 gone = position;
                 break;
@@ -394,23 +487,12 @@ impl Writer {
         Ok(())
     }
 
-    /// The first position of a log that has not been trimmed, in the group so far.
-    fn mark_of(&self, log: &Log, group: &Group) -> Result<u64, StoreError> {
-        match group.trimmed.get(log) {
-            Some(mark) => Ok(*mark),
-            None => Ok(trimmed_end(&self.data, log)? + 1),
-        }
-    }
-}
-
-impl Writer {
     /// Forgets where a log ended, unless it has entries, be it in the group.
-    fn forget(&mut self, log: &Log, group: &mut Group) -> Result<(), StoreError> {
-        let is_empty = self.data.prefix(layout::log(log)).next().is_none();
-        // Nor has it been trimmed in the group, or appended to.
+    fn forget(&mut self, log: &Log, found: &Found, group: &mut Group) -> Result<(), StoreError> {
+        // It has not been trimmed in the group either, or appended to.
         let is_settled =
-            !group.trimmed.contains_key(log) && *self.end_of(log)? == trimmed_end(&self.data, log)?;
-        if is_empty && is_settled {
+            !group.trimmed.contains_key(log) && found.trimmed.get(log) == Some(&*self.end_of(log)?);
+        if !found.filled.contains(log) && is_settled {
             group.writes.remove(&self.data, &layout::trimmed(log)[..]);
             group.trimmed.insert(log.clone(), 1);
             self.ends.insert(log.clone(), 0);

@@ -1,0 +1,259 @@
+//! The engine beneath the store: it lags, it stops, it has no room to merge tables, and it cannot read some of them.
+
+use std::{
+    fs,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use fjall::AbstractTree as _;
+
+use super::{
+    format_tests,
+    tests::{key, put, store_with_room},
+    *,
+};
+
+/// A store with memtables of so many bytes, and a writer that waits for nothing.
+fn store_with_memtables(directory: &Path, bytes: u64) -> Embedded {
+    let limits = memtables::Limits {
+        bytes,
+        patience: Duration::ZERO,
+    };
+    let (opening, room) = (format_tests::opening(), Room::of(directory, 0));
+    Embedded::open_with(directory, opening, room, Bounds::default(), limits).unwrap()
+}
+
+/// A store whose engine is about to merge tables, for which there is no room.
+async fn store_with_merge_due(directory: &Path) -> (Embedded, Arc<AtomicU64>) {
+    let (store, free) = store_with_room(directory, 0, Bounds::default());
+    // The first is moved, as nothing is below it.
+    for tables in 1..=usize::from(FRESH_FILES) + 1 {
+        store.commit(put(1, b"1")).await.unwrap();
+        if tables > usize::from(FRESH_FILES) {
+            free.store(0, Ordering::SeqCst);
+        }
+        assert!(store.data.rotate_memtable().unwrap());
+        while tables <= FRESH_FILES.into() && store.data.table_count() < tables {
+            std::thread::yield_now();
+        }
+    }
+    (store, free)
+}
+
+/// Tables are merged only when there is room for it: a merge that runs out of room ends the engine's worker.
+#[tokio::test]
+async fn merge_waits_for_room_and_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, free) = store_with_merge_due(directory.path()).await;
+    assert!(store.gate.as_ref().unwrap().0.arrival().waits);
+    let tables = store.data.table_count();
+    assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "1");
+    let refused = store.commit(put(1, b"2")).await;
+    assert!(matches!(refused, Err(CommitError::Full)), "{refused:?}");
+    free.store(u64::MAX, Ordering::SeqCst);
+    while store.data.table_count() >= tables {
+        std::thread::yield_now();
+    }
+    store.commit(put(1, b"2")).await.unwrap();
+}
+
+/// A store whose merge waits can be closed, and opened as often as anybody likes, with nothing wrong.
+#[tokio::test]
+async fn merge_that_waits_for_room_keeps_nobody_from_closing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = store_with_merge_due(directory.path()).await;
+    for _ in 0..2 {
+        assert!(store.gate.as_ref().unwrap().0.arrival().waits);
+        drop(store);
+        assert!(!Flag::Distrusted.is_raised(directory.path()).unwrap());
+        let room = Room::scripted(directory.path(), 0, || Ok(0));
+        let (bounds, limits) = (Bounds::default(), memtables::Limits::default());
+        let opening = format_tests::opening();
+        store = Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap();
+        assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "1");
+    }
+}
+
+/// An engine that has stopped is found out about while nobody writes: it is to be opened again. On a disk without room for that,
+/// reading goes on.
+#[tokio::test]
+async fn engine_that_has_stopped_is_found_out_about_without_a_write() {
+    for (left, is_opened_again) in [(10, false), (u64::MAX, true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let free = Arc::new(AtomicU64::new(u64::MAX));
+        let seen = Arc::clone(&free);
+        let asked = move || Ok(seen.load(Ordering::SeqCst));
+        let room = Room::scripted(directory.path(), 0, asked);
+        let (bounds, limits) = (Bounds::default(), memtables::Limits::default());
+        let opening = format_tests::opening();
+        let store = Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap();
+        store.commit(put(1, b"1")).await.unwrap();
+        stop_engine(&store, || assert!(store.data.rotate_memtable().unwrap()));
+        free.store(left, Ordering::SeqCst);
+        store.keeper.look();
+        store.keeper.scrubbed(1);
+        let read = store.get(&key(1)).await;
+        let has_failed = matches!(read, Err(StoreError::Failed(_)));
+        assert_eq!(has_failed, is_opened_again, "{read:?}");
+    }
+}
+
+/// What the engine has not written to files has an end, however long it merges tables; and then it is written, all of it. So its
+/// worker has few messages to read, too: a thousand of them would block it for ever.
+#[test]
+fn writer_holds_back_while_engine_lags_and_goes_on() {
+    let (memtable, value) = (64 << 10, 8 << 10);
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_memtables(directory.path(), memtable as u64);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.unwrap();
+    let put = |n: u16| {
+        let batch = format_tests::put(n, vec![b'v'; value]);
+        runtime.block_on(store.commit(batch))
+    };
+    // No file is written meanwhile.
+    let merging = store.data.tree.get_flush_lock();
+    let mut written = 0u16;
+    let refused = loop {
+        match put(written) {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(usize::from(written) * value < 10 * MEMTABLES * memtable);
+    };
+    assert!(matches!(refused, CommitError::Full), "{refused:?}");
+    assert_eq!(store.data.sealed_memtable_count(), MEMTABLES - 1);
+    let in_memory = usize::try_from(store.data.tree.active_memtable().size()).unwrap();
+    assert!(in_memory < memtable + 2 * value, "{in_memory}");
+    for _ in 0..2000 {
+        assert!(matches!(put(written), Err(CommitError::Full)));
+    }
+    drop(merging);
+    for n in written..2 * written {
+        while let Err(error) = put(n) {
+            assert!(matches!(error, CommitError::Full), "{error:?}");
+            std::thread::yield_now();
+        }
+    }
+    for n in 0..2 * written {
+        let found = runtime.block_on(store.get(&format_tests::key(n)));
+        assert_eq!(found.unwrap().unwrap().value.len(), value);
+    }
+    assert!(store.data.table_count() > 0);
+}
+
+/// An engine whose worker has ended makes no place: that is an error, and is not waited for.
+#[test]
+fn writer_that_waits_for_an_engine_that_has_stopped_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with_memtables(directory.path(), 16 << 10);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.unwrap();
+    let put = || runtime.block_on(store.commit(put(1, &[b'v'; 1 << 10])));
+    let merging = store.data.tree.get_flush_lock();
+    assert!((0..1000).any(|_| put().is_err()), "it does not wait");
+    stop_engine(&store, || drop(merging));
+    let outcome = put();
+    let is_failure = matches!(outcome, Err(CommitError::Store(StoreError::Failed(_))));
+    assert!(is_failure, "{outcome:?}");
+}
+
+/// Lets the engine's worker end, as it finds no place to write a file to. It tries once `begin` is done.
+fn stop_engine(store: &Embedded, begin: impl FnOnce()) {
+    let tables = store.data.path().join("tables");
+    let aside = tables.with_extension("aside");
+    fs::rename(&tables, &aside).unwrap();
+    begin();
+    // Behind the store's back: it is not to find out by that.
+    while store.data.insert("x", "").is_ok() {
+        std::thread::yield_now();
+    }
+    fs::rename(&aside, &tables).unwrap();
+}
+
+/// Commits these in one group.
+async fn commit_together(
+    store: &Embedded,
+    held: &Held,
+    one: Batch,
+    other: Batch,
+) -> (
+    Result<Committed, CommitError>,
+    Result<Committed, CommitError>,
+) {
+    // The writer asks for the free room with this one in its hand, and meanwhile the others wait together.
+    let (_, (one, other)) = tokio::join!(biased; store.commit(put(9, b"")), async {
+        held.asked.recv().unwrap();
+        let (one, other, ()) = tokio::join!(biased; store.commit(one), store.commit(other), async {
+            held.go_on.send(()).unwrap();
+            held.go_on.send(()).unwrap();
+        });
+        held.asked.recv().unwrap();
+        (one, other)
+    });
+    (one, other)
+}
+
+/// A writer that is held back at the beginning of each group.
+struct Held {
+    asked: mpsc::Receiver<()>,
+    go_on: mpsc::Sender<()>,
+}
+
+impl Held {
+    fn room(directory: &Path) -> (Room, Self) {
+        let (asking, asked) = mpsc::channel();
+        let (go_on, going_on) = mpsc::channel();
+        let going_on = Mutex::new(going_on);
+        let room = Room::scripted(directory, 0, move || {
+            let _ = asking.send(());
+            let _ = going_on.lock().unwrap().recv();
+            Ok(u64::MAX)
+        });
+        (room, Self { asked, go_on })
+    }
+}
+
+/// A batch that trims a log, or forgets it, and cannot read what that takes is refused by itself: others of its group are written.
+#[tokio::test]
+async fn trim_that_meets_damage_stops_nobody_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = Log(b"log"[..].into());
+    let made = directory.path().join("made");
+    format_tests::filled(&made, 60, true).await;
+    let len = fs::metadata(format_tests::table_of(&made)).unwrap().len();
+    let mut refused = 0;
+    for at in (0..len).step_by(500) {
+        let copied = directory.path().join(at.to_string());
+        format_tests::copy(&made, &copied);
+        // All is in the table now: the journal would cover it up.
+        fs::write(format_tests::journal_of(&copied), b"").unwrap();
+        let table = format_tests::table_of(&copied);
+        let mut bytes = fs::read(&table).unwrap();
+        bytes[usize::try_from(at).unwrap()] ^= 0x10;
+        fs::write(&table, bytes).unwrap();
+        let (room, held) = Held::room(&copied);
+        let (bounds, limits) = (Bounds::default(), memtables::Limits::default());
+        let opening = format_tests::opening();
+        let Ok(store) = Embedded::open_with(&copied, opening, room, bounds, limits) else {
+            continue;
+        };
+        let reads_end = store.last(&log).await.is_ok();
+        let mut trimming = Batch::tidying();
+        trimming.trim(log.clone(), Position(50));
+        let (trimmed, written) = commit_together(&store, &held, trimming, put(1, b"other")).await;
+        written.unwrap();
+        assert_eq!(store.get(&key(1)).await.unwrap().unwrap().value, "other");
+        if let Err(error) = trimmed {
+            let is_damaged = matches!(error, CommitError::Store(StoreError::Damaged(_)));
+            assert!(is_damaged, "{error:?}");
+            refused += usize::from(reads_end);
+        }
+    }
+    assert!(refused > 0, "no trim met damage");
+}
