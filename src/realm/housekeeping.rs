@@ -41,8 +41,9 @@ impl Pass {
 }
 
 impl<S: Store> Realm<S> {
-    /// One step of a pass over the store, and where the next one goes on. None at the end of the pass.
-    pub async fn tidy(&self, pass: Pass, now: Moment) -> Option<Pass> {
+    /// One step of a pass over the store, and where the next one goes on. None at the end of the pass. `now` tells the time: a step may
+    /// take long.
+    pub async fn tidy(&self, pass: Pass, now: &(impl Fn() -> Moment + Sync)) -> Option<Pass> {
         let next = match pass {
             Pass::Logs(after) => {
                 let found = self
@@ -53,14 +54,14 @@ impl<S: Store> Realm<S> {
             }
             Pass::Sessions(after) => {
                 let found = self
-                    .tidy_sessions(after, now)
+                    .tidy_sessions(after, now())
                     .await
                     .map(|last| last.map(|last| Pass::Sessions(Some(last))));
                 (found, Some(Pass::Answers(None)))
             }
             Pass::Answers(after) => {
                 let found = self
-                    .tidy_answers(after, now.running)
+                    .tidy_answers(after, now().running)
                     .await
                     .map(|last| last.map(|last| Pass::Answers(Some(last))));
                 (found, None)
@@ -75,10 +76,14 @@ impl<S: Store> Realm<S> {
         found.or(after)
     }
 
-    async fn tidy_logs(&self, after: Option<Log>, now: Moment) -> Result<Option<Log>, Failure> {
+    async fn tidy_logs(
+        &self,
+        after: Option<Log>,
+        now: &(impl Fn() -> Moment + Sync),
+    ) -> Result<Option<Log>, Failure> {
         let found = self.store.logs(after.as_ref(), PER_STEP).await?;
         for log in &found {
-            if let Err(failure) = self.sweep_log(log, now.running).await {
+            if let Err(failure) = self.sweep_log(log, now).await {
                 // It is looked at again with the next pass.
                 self.note("retention", &failure);
             }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{
-    Failure, Outcome, Realm,
+    Failure, Moment, Outcome, Realm,
     groups::MEMBERS_AT_ONCE,
     records::{
         self, CopyRecord, GroupRecord, KeepingRecord, KeptRecord, KeptSample, LivesRecord, LogKind,
@@ -130,7 +130,11 @@ impl<S: Store> Realm<S> {
     }
 
     /// Drops what a log has kept for long enough.
-    pub(super) async fn sweep_log(&self, log: &Log, now: u32) -> Result<(), Failure> {
+    pub(super) async fn sweep_log(
+        &self,
+        log: &Log,
+        now: &(impl Fn() -> Moment + Sync),
+    ) -> Result<(), Failure> {
         let retention = self.retention();
         let Some(kind) = records::log_kind(log) else {
             return Ok(());
@@ -163,7 +167,7 @@ impl<S: Store> Realm<S> {
             samples: Vec::new(),
         });
         self.count(log, &mut kept, &retention, now).await?;
-        let bound = kept.bound(&retention, now);
+        let bound = kept.bound(&retention, now().running);
         let target = match reach {
             // Those who have not read what is old enough are asked only where something is.
             Reach::Readers(readers)
@@ -201,7 +205,7 @@ impl<S: Store> Realm<S> {
         log: &Log,
         kept: &mut KeptRecord,
         retention: &Retention,
-        now: u32,
+        clock: &(impl Fn() -> Moment + Sync),
     ) -> Result<(), Failure> {
         loop {
             let page = self
@@ -214,13 +218,12 @@ impl<S: Store> Realm<S> {
                 kept.sample_bytes(retention, now);
             }
             if !page.more {
-                break;
+                kept.sample_time(retention, now);
+                return Ok(());
             }
             // Others have their turn in between.
             tokio::task::yield_now().await;
         }
-        kept.sample_time(retention, now);
-        Ok(())
     }
 
     /// Drops the entries of a log up to a position.
@@ -235,6 +238,8 @@ impl<S: Store> Realm<S> {
             if *first > target {
                 return Ok(());
             }
+            // Not from before: what has come since then would count as older than it is.
+            let now = clock().running;
             let below = (first + TRIMMED_AT_ONCE).min(target + 1);
             let mut batch = Batch::tidying();
             batch.trim(log.clone(), Position(below));
@@ -421,7 +426,8 @@ impl KeptRecord {
             let Some(age) = age else {
                 return 0;
             };
-            let old = |sample: &&KeptSample| now.saturating_sub(sample.at) >= seconds(age);
+            // Both times are cut to whole seconds.
+            let old = |sample: &&KeptSample| now.saturating_sub(sample.at) > seconds(age);
             let found = self.samples.iter().rev().find(old);
             found.map_or(0, |sample| sample.position)
         };

@@ -54,7 +54,7 @@ impl Clock {
             tokio::time::sleep(realm.retention().pass_every()).await;
             let mut next = Some(Pass::BEGIN);
             while let Some(pass) = next {
-                next = realm.tidy(pass, self.now()).await;
+                next = realm.tidy(pass, &|| self.now()).await;
                 tokio::time::sleep(STEP_EVERY).await;
             }
         }

@@ -20,6 +20,7 @@ mod positions;
 mod queue;
 mod retention;
 mod rules;
+mod stops;
 mod watches;
 
 use tempfile::TempDir;

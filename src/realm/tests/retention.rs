@@ -33,7 +33,7 @@ impl Fixture {
     async fn tidy(&self) {
         let mut next = Some(Pass::BEGIN);
         while let Some(pass) = next {
-            next = self.realm.tidy(pass, self.now).await;
+            next = self.realm.tidy(pass, &|| self.now).await;
         }
     }
 

@@ -1,0 +1,75 @@
+//! What stands in the store when a realm is stopped in the middle of something, or finds no room for it.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::store::{Asked, Change, Faulty, Log, PageLimit, Position as At};
+
+/// Everything is kept for a day.
+const A_DAY: Retention = Retention {
+    age: Some(std::time::Duration::from_hours(24)),
+    unread_age: Some(std::time::Duration::from_hours(24)),
+    entries: None,
+    bytes: None,
+};
+
+fn realm_of(store: &Faulty) -> Realm<Faulty> {
+    realm_over(store.clone(), |_, limits| {
+        limits.password_threads = 0;
+        limits.rates = Rates::UNLIMITED;
+    })
+}
+
+async fn pass(realm: &Realm<Faulty>, now: impl Fn() -> Moment + Sync) {
+    let mut next = Some(Pass::BEGIN);
+    while let Some(step) = next {
+        next = realm.tidy(step, &now).await;
+    }
+}
+
+fn mailbox() -> Log {
+    records::Place::private("bob".parse().unwrap()).log
+}
+
+async fn append(store: &Faulty, count: u32) {
+    let mut batch = Batch::new();
+    for _ in 0..count {
+        batch.append(mailbox(), vec![1; 40]);
+    }
+    store.commit(batch).await.unwrap();
+}
+
+/// How many entries the mailbox has.
+async fn entries(store: &Faulty) -> usize {
+    let all = PageLimit {
+        entries: usize::MAX,
+        bytes: usize::MAX,
+    };
+    let page = store.read(&mailbox(), At(0), all).await.unwrap();
+    page.entries.len()
+}
+
+/// READ-10: what comes to a mailbox while the realm looks at others is no older than it is.
+#[tokio::test]
+async fn what_comes_during_a_step_is_not_taken_for_older() {
+    let store = Faulty::new();
+    let realm = realm_of(&store);
+    realm.begin_keeping(Some(A_DAY)).await;
+    append(&store, 1).await;
+    // The step begins, and takes an hour until it comes to this mailbox.
+    let passed = std::sync::Arc::new(AtomicU32::new(0));
+    let passing = std::sync::Arc::clone(&passed);
+    store.fail_when(move |asked| {
+        if matches!(asked, Asked::Logs) {
+            passing.store(3600, Ordering::Relaxed);
+        }
+        false
+    });
+    let now = || later(MOMENT, passed.load(Ordering::Relaxed));
+    pass(&realm, now).await;
+    store.mend();
+    for (passed, kept) in [(DAY, 1), (DAY + 3599, 1), (DAY + 3600, 1), (DAY + 3601, 0)] {
+        pass(&realm, || later(MOMENT, passed)).await;
+        assert_eq!(entries(&store).await, kept, "{passed}");
+    }
+}
