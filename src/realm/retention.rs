@@ -196,7 +196,8 @@ impl<S: Store> Realm<S> {
         if is_planted(Fault::KeepForever) {
             return Ok(());
         }
-        self.trim_to(log, target).await
+        // What was to go before, too: the realm may have been stopped before it had gone.
+        self.trim_to(log, target.max(kept.trimmed)).await
     }
 
     /// Counts what has come to a log since it was looked at last.

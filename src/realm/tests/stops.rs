@@ -49,6 +49,34 @@ async fn entries(store: &Faulty) -> usize {
     page.entries.len()
 }
 
+/// READ-10: a realm that is stopped while old messages go has them go at its next start, and not when as much time has passed again.
+#[tokio::test]
+async fn what_was_to_go_goes_after_a_stop() {
+    let store = Faulty::new();
+    let realm = realm_of(&store);
+    realm.begin_keeping(Some(A_DAY)).await;
+    append(&store, 2500).await;
+    pass(&realm, || MOMENT).await;
+    // It is stopped after the first thousand.
+    let mut trims = 0;
+    store.fail_when(move |asked| {
+        let Asked::Commit(batch) = asked else {
+            return false;
+        };
+        let is_trim = |change: &Change| matches!(change, Change::Trim(..));
+        trims += u32::from(batch.changes.iter().any(is_trim));
+        trims > 1
+    });
+    let late = later(MOMENT, DAY + 1);
+    pass(&realm, || late).await;
+    assert_eq!(entries(&store).await, 1500);
+    store.mend();
+    let realm = realm_of(&store);
+    realm.begin_keeping(Some(A_DAY)).await;
+    pass(&realm, || later(late, 10)).await;
+    assert_eq!(entries(&store).await, 0);
+}
+
 /// READ-10: what comes to a mailbox while the realm looks at others is no older than it is.
 #[tokio::test]
 async fn what_comes_during_a_step_is_not_taken_for_older() {
