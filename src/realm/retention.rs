@@ -87,10 +87,19 @@ pub enum Keeping {
     Forever,
 }
 
+/// What has been decided when the store was opened.
+#[derive(Debug)]
+pub(super) struct Decided {
+    retention: Retention,
+    /// What the store has begun with, if that could not be written.
+    unwritten: Option<KeepingRecord>,
+}
+
 impl<S: Store> Realm<S> {
     /// Decides how long messages are kept, once for each opening of the store, before [`Realm::begin_life`]: as `configured`, or by
     /// what a store began with.
     pub async fn begin_keeping(&self, configured: Option<Retention>) -> (Keeping, Retention) {
+        let mut unwritten = None;
         let decided = async {
             let found = self.record::<KeepingRecord>(&records::keeping()).await?;
             let by_default = match found {
@@ -99,11 +108,13 @@ impl<S: Store> Realm<S> {
                     let lives = self.record::<LivesRecord>(&records::lives()).await?;
                     let users = self.store.list(&records::accounts(), None, 1).await?;
                     let by_default = lives.is_none() && users.is_empty();
+                    let record = KeepingRecord { by_default };
                     let mut batch = Batch::new();
-                    batch.put(records::keeping(), KeepingRecord { by_default }.to_value()?);
-                    // On a full disk it is decided anew at the next start, in the same way.
+                    batch.put(records::keeping(), record.to_value()?);
+                    // On a full disk it is written with the first thing that would have it decided otherwise at the next start.
                     if let Err(failure) = self.commit(batch).await {
                         self.note("retention", &failure);
+                        unwritten = Some(record);
                     }
                     by_default
                 }
@@ -120,13 +131,28 @@ impl<S: Store> Realm<S> {
             None if by_default => (Keeping::Default, Retention::DEFAULT),
             None => (Keeping::Forever, Retention::FOREVER),
         };
-        let _ = self.retention.set(decided.1);
+        let retention = decided.1;
+        let _ = self.retention.set(Decided {
+            retention,
+            unwritten,
+        });
         decided
     }
 
     /// For how long messages are kept.
     pub fn retention(&self) -> Retention {
-        self.retention.get().copied().unwrap_or(Retention::FOREVER)
+        let decided = self.retention.get();
+        decided.map_or(Retention::FOREVER, |decided| decided.retention)
+    }
+
+    /// Adds to `batch`, which makes an account or a life, what the store has begun with, where there was no room for it: else the next
+    /// start would take the store for one from before there was a bound.
+    pub(super) fn put_keeping(&self, batch: &mut Batch) -> Result<(), Failure> {
+        let decided = self.retention.get();
+        if let Some(record) = decided.and_then(|decided| decided.unwritten.as_ref()) {
+            batch.put(records::keeping(), record.to_value()?);
+        }
+        Ok(())
     }
 
     /// Drops what a log has kept for long enough.
@@ -213,6 +239,8 @@ impl<S: Store> Realm<S> {
                 .store
                 .read(log, Position(kept.seen), READ_AT_ONCE)
                 .await?;
+            // Not from before: what has come since then would count as older than it is.
+            let now = clock().running;
             for (position, entry) in &page.entries {
                 kept.seen = position.0;
                 kept.bytes += entry.len() as u64 + AROUND_ENTRY;
@@ -239,8 +267,6 @@ impl<S: Store> Realm<S> {
             if *first > target {
                 return Ok(());
             }
-            // Not from before: what has come since then would count as older than it is.
-            let now = clock().running;
             let below = (first + TRIMMED_AT_ONCE).min(target + 1);
             let mut batch = Batch::tidying();
             batch.trim(log.clone(), Position(below));

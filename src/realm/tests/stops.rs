@@ -101,3 +101,28 @@ async fn what_comes_during_a_step_is_not_taken_for_older() {
         assert_eq!(entries(&store).await, kept, "{passed}");
     }
 }
+
+/// A store that is begun on a full disk stays with the default once there is room, whatever is written first then. It was taken for one
+/// from before there was a bound at its second start, and kept everything for ever.
+#[tokio::test]
+async fn new_store_on_a_full_disk_keeps_the_default() {
+    let default = (Keeping::Default, Retention::DEFAULT);
+    for is_life_first in [false, true] {
+        let store = Faulty::new();
+        let realm = realm_of(&store);
+        store.fail_when(|asked| matches!(asked, Asked::Commit(_)));
+        assert_eq!(realm.begin_keeping(None).await, default);
+        if is_life_first {
+            store.mend();
+        }
+        realm.begin_life(false).await;
+        store.mend();
+        if !is_life_first {
+            let command = Request::from(register(1, "ann")).to_bytes();
+            let answer = realm.handle(&caller(device(1), MOMENT), &command).await;
+            session_in(&Answer::parse(&answer).unwrap());
+        }
+        let realm = realm_of(&store);
+        assert_eq!(realm.begin_keeping(None).await, default, "{is_life_first}");
+    }
+}
