@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::{
     host::Host,
-    realm::{Moment, Pass, Realm},
-    store::Store,
+    realm::{Failure, Moment, Pass, Realm},
+    store::{Store, StoreError},
 };
 
 /// What nobody has asked for for twice as long is not kept in memory.
@@ -17,6 +17,11 @@ const AGES_EVERY: Duration = Duration::from_secs(90);
 const STEP_EVERY: Duration = Duration::from_millis(20);
 /// How often the running time is written down; a crash makes the realm younger by so much at most.
 const WRITE_EVERY: Duration = Duration::from_mins(10);
+/// How long a stop waits until that is written.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// How often, and after how long, it is read again at a start when it cannot be read.
+const READ_AGAIN: u32 = 3;
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A realm's clock.
 #[derive(Clone, Debug)]
@@ -28,13 +33,42 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The clock of a realm that starts now.
-    pub async fn start<S: Store>(host: Host, realm: &Realm<S>) -> Self {
-        Self {
-            host,
-            before: realm.running().await,
-            started: Instant::now(),
+    /// The clock of a realm that starts now. `accepts_damage`: if what says for how long the realm has been running is damaged, the
+    /// clock goes on from when a session was used last.
+    ///
+    /// # Errors
+    /// It cannot be read. A realm does not serve without it: what it would write then, with a time from long ago, would be too old
+    /// at once when the record can be read again, and if the clock wrote its own time over the record, nothing would age for as long
+    /// as the realm had been running.
+    pub async fn start<S: Store>(
+        host: Host,
+        realm: &Realm<S>,
+        accepts_damage: bool,
+    ) -> Result<Self, Failure> {
+        let is_damaged = |read: &Result<u32, Failure>| {
+            matches!(read, Err(Failure::Store(StoreError::Damaged(_))))
+        };
+        let mut before = realm.running().await;
+        for _ in 0..READ_AGAIN {
+            if !is_damaged(&before) {
+                break;
+            }
+            // A disk may fail to read once.
+            tokio::time::sleep(READ_AGAIN_AFTER).await;
+            before = realm.running().await;
         }
+        if accepts_damage && is_damaged(&before) {
+            before = realm.running_at_least().await;
+            tracing::warn!(
+                seconds = before.as_ref().ok(),
+                "for how long the realm has been running is damaged: as was asked for, it goes on from when a session was used last"
+            );
+        }
+        Ok(Self {
+            host,
+            before: before?,
+            started: Instant::now(),
+        })
     }
 
     /// What time it is.

@@ -1,0 +1,185 @@
+//! The clock and the carriers over a store that fails.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    calls::Call,
+    clock::Clock,
+    peering::{Way, keep_in_touch},
+    *,
+};
+use crate::{
+    allowance::Subnet,
+    realm::{Caller, Limits, Moment, Peering, Rates},
+    store::{Asked, Batch, Faulty, Key, Prefix, Store, Version},
+    wire::{
+        Answer, Body, Command, Operation, OperationNumber, Password, PeerRequest, Port, Request,
+        Sent, SessionRef, Text,
+    },
+};
+
+/// For how many seconds a realm has been running that is no new one.
+const LONG: u32 = 10_000_000;
+const MOMENT: Moment = Moment {
+    wall: 1_800_000_000,
+    running: LONG,
+    micros: 1_000_000,
+};
+/// A user's device, and a peer.
+const DEVICE: PublicKey = PublicKey([1; 32]);
+const BETA: PublicKey = PublicKey([50; 32]);
+
+/// A realm over a store, and its errands.
+fn realm_over(store: &Faulty) -> (Arc<Realm<Faulty>>, mpsc::Receiver<Errand>) {
+    let identity = SecretKey::from_bytes([9; 32]);
+    let own = Own {
+        id: "alpha".parse().unwrap(),
+        key: identity.public(),
+        former: Vec::new(),
+        peering: Peering::Listed,
+        registration: Registration::Open,
+        addresses: vec![("192.0.2.1".into(), 6377)],
+        operator_code: "open sesame".into(),
+    };
+    let limits = Limits {
+        password_threads: 0,
+        rates: Rates::UNLIMITED,
+        ..Limits::default()
+    };
+    let (network, errands) = Network::new();
+    let realm = Realm::new(store.clone(), &identity, own, limits, network, [1; 32]).unwrap();
+    (Arc::new(realm), errands)
+}
+
+async fn ask(realm: &Realm<Faulty>, device: PublicKey, bytes: &[u8]) -> Answer {
+    let caller = Caller {
+        device: Some(device),
+        subnet: Subnet::from(std::net::IpAddr::from([192, 0, 2, 7])),
+        own: None,
+        early: false,
+        operation: OperationNumber(0),
+        room: 1100,
+        longest: 1100,
+        trusts_cursors: true,
+        now: MOMENT,
+    };
+    Answer::parse(&realm.handle(&caller, bytes).await).unwrap()
+}
+
+async fn register(realm: &Realm<Faulty>) {
+    let command = Command::Register {
+        operation: Operation::new(1, *b"qz"),
+        full_name: Text("Some One"),
+        country: Text("id"),
+        username: "ann".parse().unwrap(),
+        password: Password(b"correct horse"),
+    };
+    let answer = ask(realm, DEVICE, &Request::from(command).to_bytes()).await;
+    assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
+}
+
+fn is_running_time(asked: Asked<'_>) -> bool {
+    matches!(asked, Asked::Get(Key(name)) if name.as_slice() == b"t/")
+}
+
+async fn start(realm: &Realm<Faulty>, accepts_damage: bool) -> Result<Clock, Failure> {
+    Clock::start(Host::Real, realm, accepts_damage).await
+}
+
+/// What stands under the key of the running time, and since when.
+async fn version(store: &impl Store) -> Option<Version> {
+    let found = store.get(&Key(b"t/"[..].into())).await.unwrap();
+    found.map(|found| found.version)
+}
+
+/// SES-7: for how long a realm has been running is not 0 because it cannot be read: it is read again, and then the realm does not
+/// start. It was taken for 0 and written over some minutes later.
+#[tokio::test(start_paused = true)]
+async fn running_time_that_cannot_be_read_is_not_taken_for_none() {
+    let store = Faulty::new();
+    let (realm, _errands) = realm_over(&store);
+    realm.note_running(LONG).await;
+    let written = version(&store).await;
+    let mut left = 2;
+    store.fail_when(move |asked| {
+        let fails = is_running_time(asked) && left > 0;
+        left -= u32::from(fails);
+        fails
+    });
+    assert_eq!(start(&realm, false).await.unwrap().now().running, LONG);
+    store.fail_when(is_running_time);
+    let failure = start(&realm, false).await.unwrap_err();
+    assert!(matches!(time_unknown(failure), ServerError::Time(_)));
+    store.mend();
+    assert_eq!(version(&store).await, written);
+    assert_eq!(start(&realm, false).await.unwrap().now().running, LONG);
+}
+
+/// What a carrier asks of the peer.
+struct Asking {
+    calls: mpsc::Receiver<Call>,
+}
+
+impl Asking {
+    /// Accepts the peering as often as it is asked for, and gives the text of the next message, which it takes.
+    async fn next_message(&mut self) -> String {
+        loop {
+            let Some(Call::Ask { bytes, answer, .. }) = self.calls.recv().await else {
+                panic!("nobody asks who is there")
+            };
+            match PeerRequest::parse(&bytes).unwrap() {
+                PeerRequest::Introduce { .. } => answer.send(Answer::Done.to_bytes()).unwrap(),
+                PeerRequest::Deliver { message, .. } => {
+                    let text = String::from_utf8(message.0.to_vec()).unwrap();
+                    answer.send(Answer::Sent(Sent::Stored).to_bytes()).unwrap();
+                    return text;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// Keeps a realm in touch with its peers while `asked` is being asked.
+async fn in_touch<T>(
+    realm: &Arc<Realm<Faulty>>,
+    errands: mpsc::Receiver<Errand>,
+    asked: impl AsyncFnOnce(Asking) -> T,
+) -> T {
+    let (calls, called) = mpsc::channel(16);
+    let way = Way {
+        source: ("192.0.2.1".into(), 6377),
+        is_ipv6: false,
+        calls,
+    };
+    let (known, _realms) = watch::channel(Vec::new());
+    let clock = start(realm, false).await.unwrap();
+    let asked = tokio::time::timeout(Duration::from_hours(1), asked(Asking { calls: called }));
+    tokio::select! {
+        () = keep_in_touch(Arc::clone(realm), vec![way], errands, known, clock, 1) => panic!("it ends"),
+        answer = asked => answer.expect("nothing is asked for an hour"),
+    }
+}
+
+async fn list_beta(realm: &Realm<Faulty>) {
+    let address = ("192.0.2.9".to_string(), 6377);
+    let listed = realm.list_peer("beta".parse().unwrap(), BETA, address, None);
+    assert!(listed.await.unwrap());
+}
+
+async fn sendrealm(realm: &Realm<Faulty>, number: u64, text: &str) {
+    let command = Command::SendRealm {
+        operation: Operation::new(number, *b"qz"),
+        session: SessionRef::Bound,
+        src_address: Text(""),
+        src_port: Port(0),
+        realm: "beta".parse().unwrap(),
+        from: "ann".parse().unwrap(),
+        to: "bob".parse().unwrap(),
+        message: Body(text.as_bytes()),
+    };
+    let answer = ask(realm, DEVICE, &Request::from(command).to_bytes()).await;
+    assert!(matches!(answer, Answer::Sent(_)), "{answer:?}");
+}
