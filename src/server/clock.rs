@@ -94,6 +94,18 @@ impl Clock {
         }
     }
 
+    /// Writes down for how long the realm has been running, as it stops in order: else one that never runs for long would never age. A
+    /// disk that does not answer does not hold the stop up.
+    pub async fn stop<S: Store>(&self, realm: &Realm<S>) {
+        let noting = realm.note_running(self.now().running);
+        if tokio::time::timeout(STOP_PATIENCE, noting).await.is_err() {
+            tracing::warn!(
+                patience = ?STOP_PATIENCE,
+                "the store has not written down for how long the realm has been running: it is younger at the next start"
+            );
+        }
+    }
+
     /// Lets the realm know that time passes: it forgets what nobody asks for, and writes down how long it has been
     /// running.
     pub async fn tick<S: Store>(self, realm: &Realm<S>) {

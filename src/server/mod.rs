@@ -370,7 +370,7 @@ impl Server {
             Some(address) = ended.recv() => Err(ServerError::Ended(address)),
             () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, known, clock.clone(), self.seed) => Ok(()),
             () = clock.clone().tick(&self.realm) => Ok(()),
-            () = clock.tidy(&self.realm) => Ok(()),
+            () = clock.clone().tidy(&self.realm) => Ok(()),
         };
         tracing::info!("stopping");
         stopping.send_replace(true);
@@ -383,6 +383,10 @@ impl Server {
             }
         });
         let _ = joined.await;
+        // A store that has failed takes nothing any more.
+        if !matches!(outcome, Err(ServerError::Store(_))) {
+            clock.stop(&self.realm).await;
+        }
         tracing::info!("stopped");
         outcome
     }
@@ -408,10 +412,6 @@ async fn list_peers(realm: &Realm<Embedded>, peers: &[PeerConfig]) -> Result<(),
     Ok(())
 }
 
-/// Tells the operator how long messages are kept where they have not said so themselves.
-fn say_keeping((keeping, retention): (Keeping, Retention)) {
-    let span = |span: Option<_>| span.map_or_else(|| "for ever".into(), unit::whole);
-    match keeping {
 /// Why there is no clock. A store that has failed is opened again, which may help.
 fn time_unknown(failure: Failure) -> ServerError {
     match failure {
@@ -424,6 +424,10 @@ fn time_unknown(failure: Failure) -> ServerError {
     }
 }
 
+/// Tells the operator how long messages are kept where they have not said so themselves.
+fn say_keeping((keeping, retention): (Keeping, Retention)) {
+    let span = |span: Option<_>| span.map_or_else(|| "for ever".into(), unit::whole);
+    match keeping {
         Keeping::Configured => tracing::info!(
             age = span(retention.age),
             unread_age = span(retention.unread_age),

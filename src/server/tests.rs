@@ -117,6 +117,63 @@ async fn running_time_that_cannot_be_read_is_not_taken_for_none() {
     assert_eq!(start(&realm, false).await.unwrap().now().running, LONG);
 }
 
+/// SES-7: an operator who accepts that it is damaged has the realm go on from when a session was used last, and not from 0.
+#[tokio::test(start_paused = true)]
+async fn running_time_that_is_damaged_goes_on_from_the_last_session_where_that_is_accepted() {
+    let store = Faulty::new();
+    let (realm, _errands) = realm_over(&store);
+    register(&realm).await;
+    realm.note_running(LONG + 100).await;
+    store.fail_when(is_running_time);
+    let clock = start(&realm, true).await.unwrap();
+    assert_eq!(clock.now().running, LONG);
+    store.fail_when(|asked| {
+        is_running_time(asked)
+            || matches!(asked, Asked::List(Prefix(name)) if name.as_slice() == b"s/")
+    });
+    start(&realm, true).await.unwrap_err();
+    // What is written next can be read.
+    store.mend();
+    clock.stop(&realm).await;
+    let written = start(&realm, false).await.unwrap().now().running;
+    assert!((LONG..LONG + 100).contains(&written), "{written}");
+}
+
+/// SES-7: what a realm has been running for less than ten minutes counts, when it stops in order.
+#[tokio::test(start_paused = true)]
+async fn running_time_is_written_at_an_orderly_stop() {
+    let store = Faulty::new();
+    for run in 1..=3 {
+        let (realm, _errands) = realm_over(&store);
+        let clock = start(&realm, false).await.unwrap();
+        tokio::time::advance(Duration::from_secs(200)).await;
+        assert_eq!(clock.now().running, run * 200);
+        clock.stop(&realm).await;
+    }
+    // A disk that takes nothing holds no stop up.
+    let (realm, _errands) = realm_over(&store);
+    store.fail_when(|asked| matches!(asked, Asked::Commit(_)));
+    start(&realm, false).await.unwrap().stop(&realm).await;
+    store.mend();
+    assert_eq!(start(&realm, false).await.unwrap().now().running, 600);
+}
+
+/// SES-7: so does a server.
+#[tokio::test]
+async fn server_writes_its_running_time_when_it_is_told_to_stop() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = Config::parse("[[listen]]\naddress = \"127.0.0.1:0\"").unwrap();
+    config.store.path = directory.path().join("data");
+    let mut versions = Vec::new();
+    for _ in 0..2 {
+        let server = Server::start(&config).unwrap();
+        server.run(std::future::ready(())).await.unwrap();
+        let store = Embedded::open(&config.store.path).unwrap();
+        versions.push(version(&store).await.unwrap());
+    }
+    assert!(versions[0] < versions[1], "{versions:?}");
+}
+
 /// What a carrier asks of the peer.
 struct Asking {
     calls: mpsc::Receiver<Call>,
