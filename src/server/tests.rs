@@ -240,3 +240,107 @@ async fn sendrealm(realm: &Realm<Faulty>, number: u64, text: &str) {
     let answer = ask(realm, DEVICE, &Request::from(command).to_bytes()).await;
     assert!(matches!(answer, Answer::Sent(_)), "{answer:?}");
 }
+
+/// PEER-5: a read that fails stops no queue: it is read again. The carrier ended, or took the queue for empty, until the next start.
+#[tokio::test(start_paused = true)]
+async fn queue_is_carried_on_after_a_read_that_has_failed() {
+    let reads: [(&str, fn(Asked<'_>) -> bool); 4] = [
+        (
+            "peers",
+            |asked| matches!(asked, Asked::List(Prefix(name)) if name.as_slice() == b"r/"),
+        ),
+        (
+            "the peer",
+            |asked| matches!(asked, Asked::Get(Key(name)) if name.as_slice() == b"r/beta"),
+        ),
+        (
+            "how far the queue is settled",
+            |asked| matches!(asked, Asked::Get(Key(name)) if name.as_slice() == b"v/beta"),
+        ),
+        (
+            "the queue",
+            |asked| matches!(asked, Asked::Read(log) if log.0.as_slice() == b"q/beta"),
+        ),
+    ];
+    for (what, fails) in reads {
+        let store = Faulty::new();
+        let (realm, errands) = realm_over(&store);
+        register(&realm).await;
+        list_beta(&realm).await;
+        sendrealm(&realm, 2, "first").await;
+        let mut left = 3;
+        store.fail_when(move |asked| {
+            let fails = fails(asked) && left > 0;
+            left -= u32::from(fails);
+            fails
+        });
+        in_touch(&realm, errands, async |mut beta| {
+            assert_eq!(beta.next_message().await, "first", "{what}");
+        })
+        .await;
+    }
+}
+
+/// PEER-11: copies that cannot be listed at a start are listed later; messages do not wait for that.
+#[tokio::test(start_paused = true)]
+async fn copies_that_cannot_be_listed_hold_no_message_up() {
+    let store = Faulty::new();
+    let (realm, errands) = realm_over(&store);
+    register(&realm).await;
+    list_beta(&realm).await;
+    let tries = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = Arc::clone(&tries);
+    store.fail_when(move |asked| {
+        let fails = matches!(asked, Asked::List(Prefix(name)) if name.as_slice() == b"x/beta/");
+        counted.fetch_add(u32::from(fails), std::sync::atomic::Ordering::Relaxed);
+        fails
+    });
+    let sender = Arc::clone(&realm);
+    in_touch(&realm, errands, async |mut beta| {
+        for (number, text) in [(2, "first"), (3, "second")] {
+            let ((), told) = tokio::join!(sendrealm(&sender, number, text), beta.next_message());
+            assert_eq!(told, text);
+        }
+        tokio::time::sleep(Duration::from_mins(1)).await;
+    })
+    .await;
+    assert!(tries.load(std::sync::atomic::Ordering::Relaxed) > 5);
+}
+
+/// PEER-5: a peer that was removed and made again in a moment is carried to: its carrier had ended and was never begun again.
+#[tokio::test(start_paused = true)]
+async fn peer_that_is_made_again_is_carried_to() {
+    let store = Faulty::new();
+    let (realm, errands) = realm_over(&store);
+    register(&realm).await;
+    list_beta(&realm).await;
+    let sender = Arc::clone(&realm);
+    in_touch(&realm, errands, async |mut beta| {
+        let ((), told) = tokio::join!(sendrealm(&sender, 2, "first"), beta.next_message());
+        assert_eq!(told, "first");
+        // Removed, before anybody is told so; the carrier looks, since the queue has grown.
+        let keys = [b"r/beta".to_vec(), [b"k/", &BETA.0[..]].concat()];
+        let mut batch = Batch::new();
+        for key in &keys {
+            batch.delete(Key(key.as_slice().into()));
+        }
+        let queue = crate::store::Log(b"q/beta"[..].into());
+        batch.append(queue.clone(), b"x".to_vec());
+        store.commit(batch).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut batch = Batch::new();
+        batch.trim(queue, crate::store::Position(u64::MAX));
+        store.commit(batch).await.unwrap();
+        list_beta(&sender).await;
+        let introduce = PeerRequest::Introduce {
+            realm: "beta".parse().unwrap(),
+            address: Text("192.0.2.8"),
+            port: Port(7000),
+        };
+        let told = ask(&sender, BETA, &introduce.to_bytes()).await;
+        assert_eq!(told, Answer::Done);
+        let ((), told) = tokio::join!(sendrealm(&sender, 3, "second"), beta.next_message());
+        assert_eq!(told, "second");
+    })
+    .await;
+}
