@@ -226,8 +226,8 @@ async fn list_beta(realm: &Realm<Faulty>) {
     assert!(listed.await.unwrap());
 }
 
-async fn sendrealm(realm: &Realm<Faulty>, number: u64, text: &str) {
-    let command = Command::SendRealm {
+fn message(number: u64, text: &str) -> Command<'_> {
+    Command::SendRealm {
         operation: Operation::new(number, *b"qz"),
         session: SessionRef::Bound,
         src_address: Text(""),
@@ -236,8 +236,12 @@ async fn sendrealm(realm: &Realm<Faulty>, number: u64, text: &str) {
         from: "ann".parse().unwrap(),
         to: "bob".parse().unwrap(),
         message: Body(text.as_bytes()),
-    };
-    let answer = ask(realm, DEVICE, &Request::from(command).to_bytes()).await;
+    }
+}
+
+async fn sendrealm(realm: &Realm<Faulty>, number: u64, text: &str) {
+    let command = Request::from(message(number, text));
+    let answer = ask(realm, DEVICE, &command.to_bytes()).await;
     assert!(matches!(answer, Answer::Sent(_)), "{answer:?}");
 }
 
@@ -343,4 +347,33 @@ async fn peer_that_is_made_again_is_carried_to() {
         assert_eq!(told, "second");
     })
     .await;
+}
+
+/// PEER-17: a queue that cannot be looked through at a start is looked through later: what waits behind another is given back in time.
+#[tokio::test(start_paused = true)]
+async fn queue_that_cannot_be_read_at_a_start_gives_back_what_is_in_it() {
+    let store = Faulty::new();
+    let (realm, _errands) = realm_over(&store);
+    realm.note_running(LONG).await;
+    register(&realm).await;
+    list_beta(&realm).await;
+    sendrealm(&realm, 2, "first").await;
+    let mut hurried = Request::from(message(3, "hurried"));
+    hurried.options.ttl = Some(60);
+    let answer = ask(&realm, DEVICE, &hurried.to_bytes()).await;
+    assert_eq!(answer, Answer::Sent(Sent::Queued));
+    let (realm, errands) = realm_over(&store);
+    // The first who looks at the queue looks for such messages.
+    let mut left = 1;
+    store.fail_when(move |asked| {
+        let fails = left > 0 && matches!(asked, Asked::Read(log) if log.0.as_slice() == b"q/beta");
+        left -= u32::from(fails);
+        fails
+    });
+    let inbox = crate::store::Log(b"p/ann"[..].into());
+    in_touch(&realm, errands, async |_silent| {
+        tokio::time::sleep(Duration::from_mins(5)).await;
+    })
+    .await;
+    assert_eq!(store.last(&inbox).await.unwrap().0, 1);
 }

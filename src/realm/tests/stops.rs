@@ -126,3 +126,83 @@ async fn new_store_on_a_full_disk_keeps_the_default() {
         assert_eq!(realm.begin_keeping(None).await, default, "{is_life_first}");
     }
 }
+
+fn sendrealm(text: &str) -> Request<'_> {
+    let command = Command::SendRealm {
+        operation: op(2),
+        session: SessionRef::Bound,
+        src_address: Text(""),
+        src_port: crate::wire::Port(0),
+        realm: "beta".parse().unwrap(),
+        from: "ann".parse().unwrap(),
+        to: "bob".parse().unwrap(),
+        message: Body(text.as_bytes()),
+    };
+    let options = Options {
+        ttl: Some(60),
+        ..Options::NONE
+    };
+    Request { options, command }
+}
+
+/// PEER-17: a message that the disk did not let go back to its sender goes back when it does.
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_given_back_is_given_back_later() {
+    let store = Faulty::new();
+    let realm = realm_of(&store);
+    let ask = async |bytes: Vec<u8>| {
+        let answer = realm.handle(&caller(device(1), MOMENT), &bytes).await;
+        Answer::parse(&answer).unwrap()
+    };
+    session_in(&ask(Request::from(register(1, "ann")).to_bytes()).await);
+    let address = ("192.0.2.9".to_string(), 6377);
+    let listed = realm.list_peer("beta".parse().unwrap(), PublicKey([50; 32]), address, None);
+    assert!(listed.await.unwrap());
+    let queued = ask(sendrealm("hurried").to_bytes()).await;
+    assert_eq!(queued, Answer::Sent(Sent::Queued));
+    let log = records::Place::private("ann".parse().unwrap()).log;
+    for fails in [
+        (|asked| matches!(asked, Asked::Commit(_))) as fn(Asked<'_>) -> bool,
+        |asked| matches!(asked, Asked::Get(key) if key.0.starts_with(b"r/")),
+    ] {
+        store.fail_when(fails);
+        let due = realm.next_expiry().unwrap();
+        realm
+            .return_expired(later(MOMENT, due - MOMENT.running))
+            .await;
+        assert_eq!(store.last(&log).await.unwrap(), At(0));
+    }
+    store.mend();
+    let due = realm.next_expiry().unwrap();
+    realm
+        .return_expired(later(MOMENT, due - MOMENT.running))
+        .await;
+    assert_eq!(store.last(&log).await.unwrap(), At(1));
+    assert_eq!(realm.next_expiry(), None);
+}
+
+/// PEER-11: a peer is told that it is heard only when all copies of its groups are to be read on.
+#[tokio::test]
+async fn introduction_is_repeated_where_copies_cannot_be_listed() {
+    let store = Faulty::new();
+    let realm = realm_of(&store);
+    let address = ("192.0.2.9".to_string(), 6377);
+    let key = PublicKey([50; 32]);
+    let listed = realm.list_peer("beta".parse().unwrap(), key, address, None);
+    assert!(listed.await.unwrap());
+    let introduce = PeerRequest::Introduce {
+        realm: "beta".parse().unwrap(),
+        address: Text("192.0.2.8"),
+        port: crate::wire::Port(7000),
+    };
+    let ask = async || {
+        let answer = realm
+            .handle(&caller(Some(key), MOMENT), &introduce.to_bytes())
+            .await;
+        Answer::parse(&answer).unwrap()
+    };
+    store.fail_when(|asked| matches!(asked, Asked::List(prefix) if prefix.0.starts_with(b"x/")));
+    assert_eq!(ask().await, refused(ErrorCode::Internal));
+    store.mend();
+    assert_eq!(ask().await, Answer::Done);
+}
