@@ -1,5 +1,5 @@
-//! What has outlived its use leaves the store: sessions that have expired, what was answered to devices that are gone, and messages
-//! that have been kept for long enough (SES-8, EXACT-14, READ-10).
+//! What has outlived its use leaves the store: sessions that have expired, what was answered to devices that are gone, messages
+//! that have been kept for long enough, and cursors of groups that have ended (SES-8, EXACT-14, READ-10, READ-6).
 //!
 //! It is done in steps, between which others have their turn, and each step in commits of its own: a pass that is cut off has done
 //! what it has done.
@@ -33,6 +33,8 @@ pub enum Pass {
     Answers(Option<Key>),
     /// Among the logs, behind this one.
     Logs(Option<Log>),
+    /// Among the cursors, behind this one.
+    Cursors(Option<Key>),
 }
 
 impl Pass {
@@ -64,6 +66,13 @@ impl<S: Store> Realm<S> {
                     .tidy_answers(after, now().running)
                     .await
                     .map(|last| last.map(|last| Pass::Answers(Some(last))));
+                (found, Some(Pass::Cursors(None)))
+            }
+            Pass::Cursors(after) => {
+                let found = self
+                    .tidy_cursors(after)
+                    .await
+                    .map(|last| last.map(|last| Pass::Cursors(Some(last))));
                 (found, None)
             }
         };

@@ -21,6 +21,7 @@ mod queue;
 mod retention;
 mod rules;
 mod stops;
+mod traces;
 mod watches;
 
 use tempfile::TempDir;
