@@ -183,12 +183,17 @@ impl<S: Store> Realm<S> {
                 batch
                     .expect(idle_key.clone(), Expected::At(version))
                     .delete(idle_key);
-                close(&kept, &mut batch)?;
+                if idle.is_session {
+                    forget(&kept, &mut batch);
+                } else {
+                    close(&kept, &mut batch)?;
+                }
             }
-            _ => {
+            idle => {
                 let idle = IdleRecord {
                     since: now,
                     newest: newest.0,
+                    is_session: idle.is_some_and(|(idle, _)| idle.is_session),
                 };
                 batch.put(idle_key, idle.to_value()?);
             }
@@ -221,6 +226,15 @@ impl<S: Store> Realm<S> {
             .await?;
         let session = self.store.get(&records::session(&owner)).await?;
         Ok(!device.is_empty() || session.is_some())
+    }
+}
+
+/// Adds to `batch` that an owner's records go: its session has ended and never comes back, so none of its numbers takes effect any more.
+fn forget(kept: &[(Key, Versioned)], batch: &mut Batch) {
+    for (key, found) in kept {
+        batch
+            .expect(key.clone(), Expected::At(found.version))
+            .delete(key.clone());
     }
 }
 

@@ -96,3 +96,59 @@ async fn cursors_of_groups_that_have_ended_leave_the_store() {
     // That of the copy, and one without which its owner, of a release before, would begin elsewhere.
     assert_eq!(group_cursors(&fixture).await, 2);
 }
+
+/// EXACT-14: of a session of a plain link nothing stays for good, as it never comes back; until then it is answered as any is.
+#[tokio::test]
+async fn numbers_of_a_plain_session_that_has_ended_leave_the_store() {
+    let mut fixture = kept(Retention::FOREVER).await;
+    let login = || Command::Auth {
+        operation: op(1),
+        username: "bob".parse().unwrap(),
+        password: Password(b"correct horse"),
+    };
+    let mut named = Vec::new();
+    for _ in 0..3 {
+        let id = session_in(&fixture.ask(PLAIN, login()).await);
+        named.push(SessionRef::Named(id));
+    }
+    let send = |session| Command::Send {
+        operation: op(1),
+        session,
+        to: "ann".parse().unwrap(),
+        message: Body(b"x"),
+    };
+    let logout = |number, session| Command::Logout {
+        operation: op(number),
+        session,
+    };
+    // One has sent something and one has not; and one is only begun.
+    assert_eq!(fixture.ask(PLAIN, send(named[0])).await, STORED);
+    for (number, session) in [(2, named[0]), (1, named[1])] {
+        for _ in 0..2 {
+            let answer = fixture.ask(PLAIN, logout(number, session)).await;
+            assert_eq!(answer, Answer::Done);
+        }
+    }
+    let before = count(&fixture.realm, b"o/").await;
+    assert_eq!(count(&fixture.realm, b"I/").await, 2);
+    fixture.tidy().await;
+    fixture.now = later(fixture.now, 59 * DAY);
+    fixture.tidy().await;
+    assert_eq!(fixture.ask(PLAIN, send(named[0])).await, STORED);
+    // The one that was only begun has expired, and is left with nothing.
+    assert_eq!(count(&fixture.realm, b"o/").await, before);
+    fixture.now = later(fixture.now, 2 * DAY);
+    fixture.tidy().await;
+    assert_eq!(count(&fixture.realm, b"o/").await, before - 3);
+    let fixture = fixture.restart();
+    for session in [named[0], named[1]] {
+        for number in 1..=3 {
+            let answer = fixture.ask(PLAIN, logout(number, session)).await;
+            assert_eq!(answer, refused(ErrorCode::NoSession));
+        }
+        let answer = fixture.ask(PLAIN, send(session)).await;
+        assert_eq!(answer, refused(ErrorCode::NoSession));
+    }
+    // Ann's device, whose session has expired meanwhile.
+    assert_eq!(count(&fixture.realm, b"I/").await, 1);
+}
