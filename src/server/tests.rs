@@ -31,6 +31,9 @@ const MOMENT: Moment = Moment {
 const DEVICE: PublicKey = PublicKey([1; 32]);
 const BETA: PublicKey = PublicKey([50; 32]);
 
+/// True for what is to fail.
+type Fails = fn(Asked<'_>) -> bool;
+
 /// A realm over a store, and its errands.
 fn realm_over(store: &Faulty) -> (Arc<Realm<Faulty>>, mpsc::Receiver<Errand>) {
     let identity = SecretKey::from_bytes([9; 32]);
@@ -98,7 +101,7 @@ async fn version(store: &impl Store) -> Option<Version> {
 /// start. It was taken for 0 and written over some minutes later.
 #[tokio::test(start_paused = true)]
 async fn running_time_that_cannot_be_read_is_not_taken_for_none() {
-    let store = Faulty::new();
+    let store = Faulty::default();
     let (realm, _errands) = realm_over(&store);
     realm.note_running(LONG).await;
     let written = version(&store).await;
@@ -120,7 +123,7 @@ async fn running_time_that_cannot_be_read_is_not_taken_for_none() {
 /// SES-7: an operator who accepts that it is damaged has the realm go on from when a session was used last, and not from 0.
 #[tokio::test(start_paused = true)]
 async fn running_time_that_is_damaged_goes_on_from_the_last_session_where_that_is_accepted() {
-    let store = Faulty::new();
+    let store = Faulty::default();
     let (realm, _errands) = realm_over(&store);
     register(&realm).await;
     realm.note_running(LONG + 100).await;
@@ -142,7 +145,7 @@ async fn running_time_that_is_damaged_goes_on_from_the_last_session_where_that_i
 /// SES-7: what a realm has been running for less than ten minutes counts, when it stops in order.
 #[tokio::test(start_paused = true)]
 async fn running_time_is_written_at_an_orderly_stop() {
-    let store = Faulty::new();
+    let store = Faulty::default();
     for run in 1..=3 {
         let (realm, _errands) = realm_over(&store);
         let clock = start(&realm, false).await.unwrap();
@@ -248,7 +251,7 @@ async fn sendrealm(realm: &Realm<Faulty>, number: u64, text: &str) {
 /// PEER-5: a read that fails stops no queue: it is read again. The carrier ended, or took the queue for empty, until the next start.
 #[tokio::test(start_paused = true)]
 async fn queue_is_carried_on_after_a_read_that_has_failed() {
-    let reads: [(&str, fn(Asked<'_>) -> bool); 4] = [
+    let reads: [(&str, Fails); 4] = [
         (
             "peers",
             |asked| matches!(asked, Asked::List(Prefix(name)) if name.as_slice() == b"r/"),
@@ -267,7 +270,7 @@ async fn queue_is_carried_on_after_a_read_that_has_failed() {
         ),
     ];
     for (what, fails) in reads {
-        let store = Faulty::new();
+        let store = Faulty::default();
         let (realm, errands) = realm_over(&store);
         register(&realm).await;
         list_beta(&realm).await;
@@ -288,7 +291,7 @@ async fn queue_is_carried_on_after_a_read_that_has_failed() {
 /// PEER-11: copies that cannot be listed at a start are listed later; messages do not wait for that.
 #[tokio::test(start_paused = true)]
 async fn copies_that_cannot_be_listed_hold_no_message_up() {
-    let store = Faulty::new();
+    let store = Faulty::default();
     let (realm, errands) = realm_over(&store);
     register(&realm).await;
     list_beta(&realm).await;
@@ -314,7 +317,7 @@ async fn copies_that_cannot_be_listed_hold_no_message_up() {
 /// PEER-5: a peer that was removed and made again in a moment is carried to: its carrier had ended and was never begun again.
 #[tokio::test(start_paused = true)]
 async fn peer_that_is_made_again_is_carried_to() {
-    let store = Faulty::new();
+    let store = Faulty::default();
     let (realm, errands) = realm_over(&store);
     register(&realm).await;
     list_beta(&realm).await;
@@ -352,7 +355,7 @@ async fn peer_that_is_made_again_is_carried_to() {
 /// PEER-17: a queue that cannot be looked through at a start is looked through later: what waits behind another is given back in time.
 #[tokio::test(start_paused = true)]
 async fn queue_that_cannot_be_read_at_a_start_gives_back_what_is_in_it() {
-    let store = Faulty::new();
+    let store = Faulty::default();
     let (realm, _errands) = realm_over(&store);
     realm.note_running(LONG).await;
     register(&realm).await;

@@ -44,16 +44,18 @@ impl fmt::Debug for Faulty {
     }
 }
 
-impl Faulty {
-    /// An empty store, in which nothing fails.
-    pub fn new() -> Self {
+/// An empty store, in which nothing fails.
+impl Default for Faulty {
+    fn default() -> Self {
         Self(Arc::new(Inner {
             memory: Mutex::default(),
             subscribers: Subscribers::default(),
             plan: Mutex::new(Box::new(|_| false)),
         }))
     }
+}
 
+impl Faulty {
     /// From now on fails what `plan` says: a read as of a damaged record, a commit as on a full disk.
     pub fn fail_when(&self, plan: impl FnMut(Asked<'_>) -> bool + Send + 'static) {
         *self.0.plan.lock().unwrap() = Box::new(plan);

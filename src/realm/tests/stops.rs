@@ -52,7 +52,7 @@ async fn entries(store: &Faulty) -> usize {
 /// READ-10: a realm that is stopped while old messages go has them go at its next start, and not when as much time has passed again.
 #[tokio::test]
 async fn what_was_to_go_goes_after_a_stop() {
-    let store = Faulty::new();
+    let store = Faulty::default();
     let realm = realm_of(&store);
     realm.begin_keeping(Some(A_DAY)).await;
     append(&store, 2500).await;
@@ -80,7 +80,7 @@ async fn what_was_to_go_goes_after_a_stop() {
 /// READ-10: what comes to a mailbox while the realm looks at others is no older than it is.
 #[tokio::test]
 async fn what_comes_during_a_step_is_not_taken_for_older() {
-    let store = Faulty::new();
+    let store = Faulty::default();
     let realm = realm_of(&store);
     realm.begin_keeping(Some(A_DAY)).await;
     append(&store, 1).await;
@@ -108,7 +108,7 @@ async fn what_comes_during_a_step_is_not_taken_for_older() {
 async fn new_store_on_a_full_disk_keeps_the_default() {
     let default = (Keeping::Default, Retention::DEFAULT);
     for is_life_first in [false, true] {
-        let store = Faulty::new();
+        let store = Faulty::default();
         let realm = realm_of(&store);
         store.fail_when(|asked| matches!(asked, Asked::Commit(_)));
         assert_eq!(realm.begin_keeping(None).await, default);
@@ -148,7 +148,7 @@ fn sendrealm(text: &str) -> Request<'_> {
 /// PEER-17: a message that the disk did not let go back to its sender goes back when it does.
 #[tokio::test(start_paused = true)]
 async fn what_could_not_be_given_back_is_given_back_later() {
-    let store = Faulty::new();
+    let store = Faulty::default();
     let realm = realm_of(&store);
     let ask = async |bytes: Vec<u8>| {
         let answer = realm.handle(&caller(device(1), MOMENT), &bytes).await;
@@ -184,7 +184,7 @@ async fn what_could_not_be_given_back_is_given_back_later() {
 /// PEER-11: a peer is told that it is heard only when all copies of its groups are to be read on.
 #[tokio::test]
 async fn introduction_is_repeated_where_copies_cannot_be_listed() {
-    let store = Faulty::new();
+    let store = Faulty::default();
     let realm = realm_of(&store);
     let address = ("192.0.2.9".to_string(), 6377);
     let key = PublicKey([50; 32]);
