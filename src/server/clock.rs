@@ -107,13 +107,14 @@ impl Clock {
     }
 
     /// Lets the realm know that time passes: it forgets what nobody asks for, and writes down how long it has been
-    /// running.
+    /// running. Soon after a start it does that more often, so that a realm that never runs for long ages too, however it ends.
     pub async fn tick<S: Store>(self, realm: &Realm<S>) {
         let mut written = Instant::now();
         loop {
             tokio::time::sleep(AGES_EVERY).await;
             realm.age();
-            if written.elapsed() + AGES_EVERY > WRITE_EVERY {
+            let every = (self.started.elapsed() / 2).clamp(AGES_EVERY, WRITE_EVERY);
+            if written.elapsed() + AGES_EVERY > every {
                 written = Instant::now();
                 realm.note_running(self.now().running).await;
             }

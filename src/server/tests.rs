@@ -161,7 +161,24 @@ async fn running_time_is_written_at_an_orderly_stop() {
     assert_eq!(start(&realm, false).await.unwrap().now().running, 600);
 }
 
-/// SES-7: so does a server.
+/// SES-7: of what a realm has been running for when it is killed, less than half is lost, and ten minutes at most.
+#[tokio::test(start_paused = true)]
+async fn running_time_is_written_soon_after_a_start() {
+    for ran in [100, 200, 359, 449, 500, 809, 1000, 5000] {
+        let store = Faulty::default();
+        let (realm, _errands) = realm_over(&store);
+        let clock = start(&realm, false).await.unwrap();
+        let killed = tokio::time::sleep(Duration::from_secs(ran.into()));
+        tokio::select! {
+            () = clock.tick(&realm) => {}
+            () = killed => {}
+        }
+        let lost = ran - start(&realm, false).await.unwrap().now().running;
+        assert!(lost <= 600 && lost < ran / 2, "{lost} of {ran}");
+    }
+}
+
+/// SES-7: a server that is told to stop writes it.
 #[tokio::test]
 async fn server_writes_its_running_time_when_it_is_told_to_stop() {
     let directory = tempfile::tempdir().unwrap();
