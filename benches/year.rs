@@ -291,7 +291,7 @@ impl World {
             self.seconds += HOUR;
             let mut next = Some(Pass::BEGIN);
             while let Some(pass) = next {
-                next = self.realm.tidy(pass, self.now()).await;
+                next = self.realm.tidy(pass, &|| self.now()).await;
             }
         }
         Ok(())

@@ -58,6 +58,7 @@ impl<S: Store> Realm<S> {
             created: work.caller.now.wall,
         };
         work.batch.put(key, account.to_value()?);
+        self.put_keeping(&mut work.batch)?;
         self.open_session(work, username).await
     }
 

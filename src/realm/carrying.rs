@@ -84,24 +84,26 @@ impl Outgoing {
 
 impl<S: Store> Realm<S> {
     /// The message to be taken to a peer next, if there is one.
-    pub async fn next_outgoing(&self, realm: RealmId) -> Option<Outgoing> {
-        let next = async {
-            let (settled, _) = self.settled(realm).await?;
-            let is_out_of_order = is_planted(Fault::QueueOutOfOrder);
-            let one = PageLimit {
-                entries: 1 + usize::from(is_out_of_order),
-                bytes: if is_out_of_order { usize::MAX } else { 1 },
-            };
-            let log = records::queue(realm);
-            let page = self.store.read(&log, Position(settled), one).await?;
-            let first = page.entries.into_iter().next_back();
-            let outgoing = first.map(|(position, value)| Outgoing::read(position, &value));
-            outgoing.transpose()
+    ///
+    /// # Errors
+    /// It cannot be read. That is not an empty queue: what waits in it still waits.
+    pub async fn next_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
+        let next = self.find_outgoing(realm).await;
+        next.inspect_err(|failure| self.note("queue", failure))
+    }
+
+    pub(super) async fn find_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
+        let (settled, _) = self.settled(realm).await?;
+        let is_out_of_order = is_planted(Fault::QueueOutOfOrder);
+        let one = PageLimit {
+            entries: 1 + usize::from(is_out_of_order),
+            bytes: if is_out_of_order { usize::MAX } else { 1 },
         };
-        next.await.unwrap_or_else(|failure| {
-            self.note("queue", &failure);
-            None
-        })
+        let log = records::queue(realm);
+        let page = self.store.read(&log, Position(settled), one).await?;
+        let first = page.entries.into_iter().next_back();
+        let outgoing = first.map(|(position, value)| Outgoing::read(position, &value));
+        outgoing.transpose()
     }
 
     /// True when a message has been tried for so long that it is given up.

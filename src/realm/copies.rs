@@ -259,20 +259,22 @@ impl<S: Store> Realm<S> {
     }
 
     /// All groups of a peer that are copied here are to be read: it may have grown them unheard.
-    pub async fn read_all_copies(&self, realm: RealmId) {
+    ///
+    /// # Errors
+    /// They cannot be listed, or not all of them.
+    pub async fn read_all_copies(&self, realm: RealmId) -> Result<(), Failure> {
         let prefix = records::copies(realm);
         let mut after = None;
-        loop {
-            match self.next_keys(&prefix, &mut after).await {
-                Ok(Some(keys)) => {
-                    for group in keys.iter().filter_map(|key| records::name_in(key, &prefix)) {
-                        self.network.add_work(realm, GroupWork::Read(group));
-                    }
-                }
-                Ok(None) => return,
-                Err(failure) => return self.note("copies", &failure),
+        while let Some(keys) = self
+            .next_keys(&prefix, &mut after)
+            .await
+            .inspect_err(|failure| self.note("copies", failure))?
+        {
+            for group in keys.iter().filter_map(|key| records::name_in(key, &prefix)) {
+                self.network.add_work(realm, GroupWork::Read(group));
             }
         }
+        Ok(())
     }
 
     /// Tells a peer that a group here has grown. False when it does not answer, or could not hear it.

@@ -1,15 +1,20 @@
 //! Cursors (READ-2, READ-3, READ-7, READ-8): how far each device has confirmed each mailbox, and how far any device of
 //! the user has.
 
+use std::collections::BTreeMap;
+
 use super::{
     ATTEMPTS_MAX, Failure, Realm,
-    records::{self, CursorRecord, LinkedRecord, Owner, Place, Record as _},
+    records::{
+        self, CopyRecord, CursorRecord, GroupRecord, LinkedRecord, LogKind, Owner, Place,
+        Record as _,
+    },
     sessions::Current,
     storing::Outcome,
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, PageLimit, Position, Store},
+    store::{Batch, Expected, Key, Log, PageLimit, Position, Store},
     wire::{ErrorCode, Username},
 };
 
@@ -190,6 +195,71 @@ impl<S: Store> Realm<S> {
             }
         }
         Ok(())
+    }
+
+    /// Drops cursors that nothing depends on any more, among the next so many behind `after`: those of groups that have ended, and of copies
+    /// that are gone. One at or below the floor of its mailbox says nothing else than none does (READ-6). The last that was looked at.
+    pub(super) async fn tidy_cursors(&self, after: Option<Key>) -> Result<Option<Key>, Failure> {
+        let prefix = records::all_cursors();
+        let found = self
+            .store
+            .list(&prefix, after.as_ref(), CURSORS_AT_ONCE)
+            .await?;
+        let mut useless: BTreeMap<Log, u64> = BTreeMap::new();
+        let mut batch = Batch::tidying();
+        for (key, found) in &found {
+            let Some((log, linked)) = records::cursor_log(key) else {
+                continue;
+            };
+            let up_to = match useless.get(&log) {
+                Some(up_to) => *up_to,
+                None => {
+                    let up_to = self.useless_up_to(&log).await?;
+                    *useless.entry(log).or_insert(up_to)
+                }
+            };
+            // What makes no sense is left to whoever needs it.
+            let cursor = CursorRecord::from_value(&found.value);
+            if cursor.is_ok_and(|cursor| cursor.position <= up_to)
+                && self.is_linked(linked.as_ref()).await?
+            {
+                // In a group that is made again meanwhile it may have been moved on.
+                batch
+                    .expect(key.clone(), Expected::At(found.version))
+                    .delete(key.clone());
+            }
+        }
+        if !batch.changes.is_empty() {
+            self.commit(batch).await?;
+        }
+        Ok(found.last().map(|(key, _)| key.clone()))
+    }
+
+    /// False for a device that is not known to have cursors of its own: without one, its reading begins where any other's does.
+    async fn is_linked(&self, linked: Option<&Key>) -> Result<bool, Failure> {
+        Ok(match linked {
+            Some(linked) => self.store.get(linked).await?.is_some(),
+            None => true,
+        })
+    }
+
+    /// Up to which position a cursor of a group's log says nothing.
+    async fn useless_up_to(&self, log: &Log) -> Result<u64, Failure> {
+        let floor = match records::log_kind(log) {
+            Some(LogKind::Group(name, number)) => {
+                let found = self.record::<GroupRecord>(&records::group(name)).await?;
+                let lives = found.filter(|(group, _)| group.log == number);
+                lives.map(|(group, _)| group.floor)
+            }
+            Some(LogKind::Copy(realm, name, number)) => {
+                let key = records::copy(realm, name);
+                let found = self.record::<CopyRecord>(&key).await?;
+                let lives = found.filter(|(copy, _)| copy.log == number);
+                lives.map(|(copy, _)| copy.floor)
+            }
+            _ => return Ok(0),
+        };
+        Ok(floor.unwrap_or(u64::MAX))
     }
 
     /// Adds to `batch` that a device has no session of the user any more: its cursors go.

@@ -24,6 +24,8 @@ use crate::{
 
 /// Bytes of a queue that are read at once.
 const READ_BYTES: usize = 64 << 10;
+/// A message that could not be given back is tried again after so long.
+const AGAIN_SECONDS: u32 = 10;
 
 /// When a message's time is over, in seconds of the realm's running time, and where the message waits.
 type Expiry = (u32, RealmId, u64);
@@ -69,7 +71,10 @@ impl<S: Store> Realm<S> {
     }
 
     /// Looks through the queue to a peer for messages whose time will be over, as after a start.
-    pub async fn find_expiries(&self, realm: RealmId) {
+    ///
+    /// # Errors
+    /// The queue cannot be read, or not all of it.
+    pub async fn find_expiries(&self, realm: RealmId) -> Result<(), Failure> {
         let limit = PageLimit {
             entries: usize::MAX,
             bytes: READ_BYTES,
@@ -89,24 +94,25 @@ impl<S: Store> Realm<S> {
                 }
             }
         };
-        if let Err(failure) = find.await {
-            self.note("expiries", &failure);
-        }
+        let found = find.await;
+        found.inspect_err(|failure| self.note("expiries", failure))
     }
 
     /// Gives the messages back whose time is over and that have not been asked about.
     pub async fn return_expired(&self, now: Moment) {
         for (_, realm, position) in self.expiries.take_due(now.running) {
             if let Err(failure) = self.return_one(realm, position, now.wall).await {
-                // It comes back when it is its turn.
                 self.note("expiry", &failure);
+                // The disk is full, or has failed to read: it may be long until it is its turn.
+                let again = now.running.saturating_add(AGAIN_SECONDS);
+                self.expiries.lock().insert((again, realm, position));
             }
         }
     }
 
     async fn return_one(&self, realm: RealmId, position: u64, now: u32) -> Result<(), Failure> {
         loop {
-            let Ok(peer) = self.peer(&mut Unnoted, realm).await else {
+            let Some(peer) = self.find_peer(&mut Unnoted, realm).await? else {
                 return Ok(());
             };
             let (settled, expected) = self.settled(realm).await?;

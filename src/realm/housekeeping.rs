@@ -1,5 +1,5 @@
-//! What has outlived its use leaves the store: sessions that have expired, what was answered to devices that are gone, and messages
-//! that have been kept for long enough (SES-8, EXACT-14, READ-10).
+//! What has outlived its use leaves the store: sessions that have expired, what was answered to devices that are gone, messages
+//! that have been kept for long enough, and cursors of groups that have ended (SES-8, EXACT-14, READ-10, READ-6).
 //!
 //! It is done in steps, between which others have their turn, and each step in commits of its own: a pass that is cut off has done
 //! what it has done.
@@ -33,6 +33,8 @@ pub enum Pass {
     Answers(Option<Key>),
     /// Among the logs, behind this one.
     Logs(Option<Log>),
+    /// Among the cursors, behind this one.
+    Cursors(Option<Key>),
 }
 
 impl Pass {
@@ -41,8 +43,9 @@ impl Pass {
 }
 
 impl<S: Store> Realm<S> {
-    /// One step of a pass over the store, and where the next one goes on. None at the end of the pass.
-    pub async fn tidy(&self, pass: Pass, now: Moment) -> Option<Pass> {
+    /// One step of a pass over the store, and where the next one goes on. None at the end of the pass. `now` tells the time: a step may
+    /// take long.
+    pub async fn tidy(&self, pass: Pass, now: &(impl Fn() -> Moment + Sync)) -> Option<Pass> {
         let next = match pass {
             Pass::Logs(after) => {
                 let found = self
@@ -53,16 +56,23 @@ impl<S: Store> Realm<S> {
             }
             Pass::Sessions(after) => {
                 let found = self
-                    .tidy_sessions(after, now)
+                    .tidy_sessions(after, now())
                     .await
                     .map(|last| last.map(|last| Pass::Sessions(Some(last))));
                 (found, Some(Pass::Answers(None)))
             }
             Pass::Answers(after) => {
                 let found = self
-                    .tidy_answers(after, now.running)
+                    .tidy_answers(after, now().running)
                     .await
                     .map(|last| last.map(|last| Pass::Answers(Some(last))));
+                (found, Some(Pass::Cursors(None)))
+            }
+            Pass::Cursors(after) => {
+                let found = self
+                    .tidy_cursors(after)
+                    .await
+                    .map(|last| last.map(|last| Pass::Cursors(Some(last))));
                 (found, None)
             }
         };
@@ -75,10 +85,14 @@ impl<S: Store> Realm<S> {
         found.or(after)
     }
 
-    async fn tidy_logs(&self, after: Option<Log>, now: Moment) -> Result<Option<Log>, Failure> {
+    async fn tidy_logs(
+        &self,
+        after: Option<Log>,
+        now: &(impl Fn() -> Moment + Sync),
+    ) -> Result<Option<Log>, Failure> {
         let found = self.store.logs(after.as_ref(), PER_STEP).await?;
         for log in &found {
-            if let Err(failure) = self.sweep_log(log, now.running).await {
+            if let Err(failure) = self.sweep_log(log, now).await {
                 // It is looked at again with the next pass.
                 self.note("retention", &failure);
             }
@@ -169,12 +183,17 @@ impl<S: Store> Realm<S> {
                 batch
                     .expect(idle_key.clone(), Expected::At(version))
                     .delete(idle_key);
-                close(&kept, &mut batch)?;
+                if idle.is_session {
+                    forget(&kept, &mut batch);
+                } else {
+                    close(&kept, &mut batch)?;
+                }
             }
-            _ => {
+            idle => {
                 let idle = IdleRecord {
                     since: now,
                     newest: newest.0,
+                    is_session: idle.is_some_and(|(idle, _)| idle.is_session),
                 };
                 batch.put(idle_key, idle.to_value()?);
             }
@@ -207,6 +226,15 @@ impl<S: Store> Realm<S> {
             .await?;
         let session = self.store.get(&records::session(&owner)).await?;
         Ok(!device.is_empty() || session.is_some())
+    }
+}
+
+/// Adds to `batch` that an owner's records go: its session has ended and never comes back, so none of its numbers takes effect any more.
+fn forget(kept: &[(Key, Versioned)], batch: &mut Batch) {
+    for (key, found) in kept {
+        batch
+            .expect(key.clone(), Expected::At(found.version))
+            .delete(key.clone());
     }
 }
 

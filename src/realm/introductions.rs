@@ -125,8 +125,8 @@ impl<S: Store> Realm<S> {
                     self.network.peers_changed();
                 }
                 self.network.heard(name, caller.now.wall);
-                // It may have been away while its groups grew.
-                self.read_all_copies(name).await;
+                // It may have been away while its groups grew. If they cannot be listed, it is to introduce itself again.
+                self.read_all_copies(name).await?;
                 return Ok(Answer::Done);
             }
         }

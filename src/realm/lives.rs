@@ -64,6 +64,7 @@ impl<S: Store> Realm<S> {
             let mut batch = Batch::new();
             let record = LivesRecord { lives };
             batch.put(records::lives(), record.to_value()?);
+            self.put_keeping(&mut batch)?;
             Ok::<_, Failure>(match self.commit(batch).await {
                 // On a store that has had none, no claim is looked at either.
                 Err(failure) if former.is_empty() && !is_restored => return Err(failure),

@@ -128,7 +128,7 @@ pub struct Greeting {
 pub struct Realm<S> {
     store: S,
     lives: OnceLock<Lives>,
-    retention: OnceLock<Retention>,
+    retention: OnceLock<retention::Decided>,
     own: Own,
     limits: Limits,
     limiter: Limiter,

@@ -5,7 +5,7 @@ use super::{
     limits::PEERS_MAX,
     network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
     records::{self, CursorRecord, PeerName, PeerRecord, Record as _, SessionRecord},
-    storing::Notes,
+    storing::{Notes, Unnoted},
 };
 use crate::{
     crypto::{PublicKey, same},
@@ -191,11 +191,21 @@ impl<S: Store> Realm<S> {
     }
 
     /// All peers, for whoever carries messages to them.
-    pub async fn peers(&self) -> Vec<Peer> {
-        self.list_peers().await.unwrap_or_else(|failure| {
-            self.note("peers", &failure);
-            Vec::new()
-        })
+    ///
+    /// # Errors
+    /// They cannot be read. That is not to have none: what waits for them still waits.
+    pub async fn peers(&self) -> Result<Vec<Peer>, Failure> {
+        let peers = self.list_peers().await;
+        peers.inspect_err(|failure| self.note("peers", failure))
+    }
+
+    /// The peer known by that name, if there is one, for whoever carries messages to it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn peer_now(&self, realm: RealmId) -> Result<Option<Peer>, Failure> {
+        let found = self.find_peer(&mut Unnoted, realm).await;
+        found.inspect_err(|failure| self.note("peers", failure))
     }
 
     pub(super) async fn list_peers(&self) -> Result<Vec<Peer>, Failure> {
@@ -448,7 +458,7 @@ impl<S: Store> Realm<S> {
                 continue;
             }
             let (address, port) = peer.address();
-            let oldest = self.next_outgoing(peer.realm).await;
+            let oldest = self.find_outgoing(peer.realm).await?;
             let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
             states.push(PeerState {
                 realm: peer.realm,

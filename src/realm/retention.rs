@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{
-    Failure, Outcome, Realm,
+    Failure, Moment, Outcome, Realm,
     groups::MEMBERS_AT_ONCE,
     records::{
         self, CopyRecord, GroupRecord, KeepingRecord, KeptRecord, KeptSample, LivesRecord, LogKind,
@@ -87,10 +87,19 @@ pub enum Keeping {
     Forever,
 }
 
+/// What has been decided when the store was opened.
+#[derive(Debug)]
+pub(super) struct Decided {
+    retention: Retention,
+    /// What the store has begun with, if that could not be written.
+    unwritten: Option<KeepingRecord>,
+}
+
 impl<S: Store> Realm<S> {
     /// Decides how long messages are kept, once for each opening of the store, before [`Realm::begin_life`]: as `configured`, or by
     /// what a store began with.
     pub async fn begin_keeping(&self, configured: Option<Retention>) -> (Keeping, Retention) {
+        let mut unwritten = None;
         let decided = async {
             let found = self.record::<KeepingRecord>(&records::keeping()).await?;
             let by_default = match found {
@@ -99,11 +108,13 @@ impl<S: Store> Realm<S> {
                     let lives = self.record::<LivesRecord>(&records::lives()).await?;
                     let users = self.store.list(&records::accounts(), None, 1).await?;
                     let by_default = lives.is_none() && users.is_empty();
+                    let record = KeepingRecord { by_default };
                     let mut batch = Batch::new();
-                    batch.put(records::keeping(), KeepingRecord { by_default }.to_value()?);
-                    // On a full disk it is decided anew at the next start, in the same way.
+                    batch.put(records::keeping(), record.to_value()?);
+                    // On a full disk it is written with the first thing that would have it decided otherwise at the next start.
                     if let Err(failure) = self.commit(batch).await {
                         self.note("retention", &failure);
+                        unwritten = Some(record);
                     }
                     by_default
                 }
@@ -120,17 +131,36 @@ impl<S: Store> Realm<S> {
             None if by_default => (Keeping::Default, Retention::DEFAULT),
             None => (Keeping::Forever, Retention::FOREVER),
         };
-        let _ = self.retention.set(decided.1);
+        let retention = decided.1;
+        let _ = self.retention.set(Decided {
+            retention,
+            unwritten,
+        });
         decided
     }
 
     /// For how long messages are kept.
     pub fn retention(&self) -> Retention {
-        self.retention.get().copied().unwrap_or(Retention::FOREVER)
+        let decided = self.retention.get();
+        decided.map_or(Retention::FOREVER, |decided| decided.retention)
+    }
+
+    /// Adds to `batch`, which makes an account or a life, what the store has begun with, where there was no room for it: else the next
+    /// start would take the store for one from before there was a bound.
+    pub(super) fn put_keeping(&self, batch: &mut Batch) -> Result<(), Failure> {
+        let decided = self.retention.get();
+        if let Some(record) = decided.and_then(|decided| decided.unwritten.as_ref()) {
+            batch.put(records::keeping(), record.to_value()?);
+        }
+        Ok(())
     }
 
     /// Drops what a log has kept for long enough.
-    pub(super) async fn sweep_log(&self, log: &Log, now: u32) -> Result<(), Failure> {
+    pub(super) async fn sweep_log(
+        &self,
+        log: &Log,
+        now: &(impl Fn() -> Moment + Sync),
+    ) -> Result<(), Failure> {
         let retention = self.retention();
         let Some(kind) = records::log_kind(log) else {
             return Ok(());
@@ -163,7 +193,7 @@ impl<S: Store> Realm<S> {
             samples: Vec::new(),
         });
         self.count(log, &mut kept, &retention, now).await?;
-        let bound = kept.bound(&retention, now);
+        let bound = kept.bound(&retention, now().running);
         let target = match reach {
             // Those who have not read what is old enough are asked only where something is.
             Reach::Readers(readers)
@@ -192,7 +222,8 @@ impl<S: Store> Realm<S> {
         if is_planted(Fault::KeepForever) {
             return Ok(());
         }
-        self.trim_to(log, target).await
+        // What was to go before, too: the realm may have been stopped before it had gone.
+        self.trim_to(log, target.max(kept.trimmed)).await
     }
 
     /// Counts what has come to a log since it was looked at last.
@@ -201,26 +232,27 @@ impl<S: Store> Realm<S> {
         log: &Log,
         kept: &mut KeptRecord,
         retention: &Retention,
-        now: u32,
+        clock: &(impl Fn() -> Moment + Sync),
     ) -> Result<(), Failure> {
         loop {
             let page = self
                 .store
                 .read(log, Position(kept.seen), READ_AT_ONCE)
                 .await?;
+            // Not from before: what has come since then would count as older than it is.
+            let now = clock().running;
             for (position, entry) in &page.entries {
                 kept.seen = position.0;
                 kept.bytes += entry.len() as u64 + AROUND_ENTRY;
                 kept.sample_bytes(retention, now);
             }
             if !page.more {
-                break;
+                kept.sample_time(retention, now);
+                return Ok(());
             }
             // Others have their turn in between.
             tokio::task::yield_now().await;
         }
-        kept.sample_time(retention, now);
-        Ok(())
     }
 
     /// Drops the entries of a log up to a position.
@@ -421,7 +453,8 @@ impl KeptRecord {
             let Some(age) = age else {
                 return 0;
             };
-            let old = |sample: &&KeptSample| now.saturating_sub(sample.at) >= seconds(age);
+            // Both times are cut to whole seconds.
+            let old = |sample: &&KeptSample| now.saturating_sub(sample.at) > seconds(age);
             let found = self.samples.iter().rev().find(old);
             found.map_or(0, |sample| sample.position)
         };

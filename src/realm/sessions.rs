@@ -2,7 +2,10 @@
 
 use super::{
     Caller, Failure, Moment, Realm, Work,
-    records::{self, ChangedRecord, Owner, Record as _, SessionHash, SessionLink, SessionRecord},
+    records::{
+        self, ChangedRecord, IdleRecord, Owner, Record as _, SessionHash, SessionLink,
+        SessionRecord,
+    },
     storing::{Notes, Unnoted},
 };
 use crate::{
@@ -325,13 +328,18 @@ impl<S: Store> Realm<S> {
         batch
             .delete(records::session(&current.hash))
             .delete(records::handle(current.user, handle_of(&current.hash)?));
-        if let Some(bytes) = current.record.device {
-            let key = records::device(&PublicKey(bytes));
-            if let Some((link, version)) = self.record::<SessionLink>(&key).await?
-                && link.session == current.hash
-            {
-                batch.expect(key.clone(), Expected::At(version)).delete(key);
+        let Some(bytes) = current.record.device else {
+            let numbers = records::operations_of(current.hash);
+            if !self.store.list(&numbers, None, 1).await?.is_empty() {
+                put_ended(current, batch)?;
             }
+            return Ok(());
+        };
+        let key = records::device(&PublicKey(bytes));
+        if let Some((link, version)) = self.record::<SessionLink>(&key).await?
+            && link.session == current.hash
+        {
+            batch.expect(key.clone(), Expected::At(version)).delete(key);
         }
         Ok(())
     }
@@ -343,6 +351,10 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         let current = self.session_noted(work, session).await?;
         work.affected = Some(current.user);
+        if current.record.device.is_none() {
+            // This is one of its numbers.
+            put_ended(&current, &mut work.batch)?;
+        }
         self.end_sessions(&[current], None, &mut work.batch).await?;
         Ok(Answer::Done)
     }
@@ -428,6 +440,18 @@ const fn adds_to_store(command: &Command<'_>) -> bool {
             | Command::JoinGroupRealm { .. }
             | Command::Ban { .. }
     )
+}
+
+/// Adds to `batch` that a session of a plain link ends which has used numbers: what was answered to them goes one day (EXACT-14).
+fn put_ended(current: &Current, batch: &mut Batch) -> Result<(), Failure> {
+    // Since when is noted by the next pass over the store.
+    let ended = IdleRecord {
+        since: 0,
+        newest: 0,
+        is_session: true,
+    };
+    batch.put(records::idle(current.hash), ended.to_value()?);
+    Ok(())
 }
 
 /// Whoever decides by which sessions a user has decides anew.

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::{
     host::Host,
-    realm::{Moment, Pass, Realm},
-    store::Store,
+    realm::{Failure, Moment, Pass, Realm},
+    store::{Store, StoreError},
 };
 
 /// What nobody has asked for for twice as long is not kept in memory.
@@ -17,6 +17,11 @@ const AGES_EVERY: Duration = Duration::from_secs(90);
 const STEP_EVERY: Duration = Duration::from_millis(20);
 /// How often the running time is written down; a crash makes the realm younger by so much at most.
 const WRITE_EVERY: Duration = Duration::from_mins(10);
+/// How long a stop waits until that is written.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// How often, and after how long, it is read again at a start when it cannot be read.
+const READ_AGAIN: u32 = 3;
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A realm's clock.
 #[derive(Clone, Debug)]
@@ -28,13 +33,42 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The clock of a realm that starts now.
-    pub async fn start<S: Store>(host: Host, realm: &Realm<S>) -> Self {
-        Self {
-            host,
-            before: realm.running().await,
-            started: Instant::now(),
+    /// The clock of a realm that starts now. `accepts_damage`: if what says for how long the realm has been running is damaged, the
+    /// clock goes on from when a session was used last.
+    ///
+    /// # Errors
+    /// It cannot be read. A realm does not serve without it: what it would write then, with a time from long ago, would be too old
+    /// at once when the record can be read again, and if the clock wrote its own time over the record, nothing would age for as long
+    /// as the realm had been running.
+    pub async fn start<S: Store>(
+        host: Host,
+        realm: &Realm<S>,
+        accepts_damage: bool,
+    ) -> Result<Self, Failure> {
+        let is_damaged = |read: &Result<u32, Failure>| {
+            matches!(read, Err(Failure::Store(StoreError::Damaged(_))))
+        };
+        let mut before = realm.running().await;
+        for _ in 0..READ_AGAIN {
+            if !is_damaged(&before) {
+                break;
+            }
+            // A disk may fail to read once.
+            tokio::time::sleep(READ_AGAIN_AFTER).await;
+            before = realm.running().await;
         }
+        if accepts_damage && is_damaged(&before) {
+            before = realm.running_at_least().await;
+            tracing::warn!(
+                seconds = before.as_ref().ok(),
+                "for how long the realm has been running is damaged: as was asked for, it goes on from when a session was used last"
+            );
+        }
+        Ok(Self {
+            host,
+            before: before?,
+            started: Instant::now(),
+        })
     }
 
     /// What time it is.
@@ -54,20 +88,33 @@ impl Clock {
             tokio::time::sleep(realm.retention().pass_every()).await;
             let mut next = Some(Pass::BEGIN);
             while let Some(pass) = next {
-                next = realm.tidy(pass, self.now()).await;
+                next = realm.tidy(pass, &|| self.now()).await;
                 tokio::time::sleep(STEP_EVERY).await;
             }
         }
     }
 
+    /// Writes down for how long the realm has been running, as it stops in order: else one that never runs for long would never age. A
+    /// disk that does not answer does not hold the stop up.
+    pub async fn stop<S: Store>(&self, realm: &Realm<S>) {
+        let noting = realm.note_running(self.now().running);
+        if tokio::time::timeout(STOP_PATIENCE, noting).await.is_err() {
+            tracing::warn!(
+                patience = ?STOP_PATIENCE,
+                "the store has not written down for how long the realm has been running: it is younger at the next start"
+            );
+        }
+    }
+
     /// Lets the realm know that time passes: it forgets what nobody asks for, and writes down how long it has been
-    /// running.
+    /// running. Soon after a start it does that more often, so that a realm that never runs for long ages too, however it ends.
     pub async fn tick<S: Store>(self, realm: &Realm<S>) {
         let mut written = Instant::now();
         loop {
             tokio::time::sleep(AGES_EVERY).await;
             realm.age();
-            if written.elapsed() + AGES_EVERY > WRITE_EVERY {
+            let every = (self.started.elapsed() / 2).clamp(AGES_EVERY, WRITE_EVERY);
+            if written.elapsed() + AGES_EVERY > every {
                 written = Instant::now();
                 realm.note_running(self.now().running).await;
             }

@@ -18,6 +18,8 @@ mod peering;
 mod private;
 mod renewal;
 mod resources;
+#[cfg(test)]
+mod tests;
 pub mod unit;
 mod watches;
 mod worker;
@@ -155,6 +157,11 @@ pub enum ServerError {
         "the listener at {0} has ended, which it never should; the log says why; start the server again"
     )]
     Ended(SocketAddr),
+    /// For how long the realm has been running cannot be read.
+    #[error(
+        "for how long this realm has been running cannot be read: {0}. Without it nothing that is kept would age. If starting again does not          help, restore the whole data directory from a backup, or start once with --accept-damage to go on from when a session was used last          (docs/disk.md)"
+    )]
+    Time(StoreError),
     /// The store failed while serving.
     #[error("{0}; the server stops, so that starting it again can recover the store")]
     Store(StoreError),
@@ -185,6 +192,8 @@ pub struct Server {
     seed: u64,
     /// Positions that were given out may be given out again, so no memory of them is believed.
     is_restored: bool,
+    /// What has been lost is done without.
+    accepts_damage: bool,
     /// The directory of the store.
     data: PathBuf,
     /// For how long messages are kept, if that is configured.
@@ -280,6 +289,7 @@ impl Server {
             work: config.limits.work(),
             seed: rng.next_u64(),
             is_restored,
+            accepts_damage: start.accepts_damage,
             data: config.store.path.clone(),
             retention: config.retention.configured(),
         })
@@ -330,7 +340,8 @@ impl Server {
 
     /// Serves until `stop` ends; then answers what is in work, closes the links and comes back.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let clock = Clock::start(Host::Real, &self.realm).await;
+        let clock = Clock::start(Host::Real, &self.realm, self.accepts_damage).await;
+        let clock = clock.map_err(time_unknown)?;
         say_keeping(self.realm.begin_keeping(self.retention).await);
         let is_begun = self.realm.begin_life(self.is_restored).await;
         if self.is_restored
@@ -386,7 +397,7 @@ impl Server {
             Some(address) = ended.recv() => Err(ServerError::Ended(address)),
             () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, known, clock.clone(), self.seed) => Ok(()),
             () = clock.clone().tick(&self.realm) => Ok(()),
-            () = clock.tidy(&self.realm) => Ok(()),
+            () = clock.clone().tidy(&self.realm) => Ok(()),
         };
         tracing::info!("stopping");
         stopping.send_replace(true);
@@ -399,6 +410,10 @@ impl Server {
             }
         });
         let _ = joined.await;
+        // A store that has failed takes nothing any more.
+        if !matches!(outcome, Err(ServerError::Store(_))) {
+            clock.stop(&self.realm).await;
+        }
         tracing::info!("stopped");
         outcome
     }
@@ -453,6 +468,18 @@ async fn list_peers(realm: &Realm<Embedded>, peers: &[PeerConfig]) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Why there is no clock. A store that has failed is opened again, which may help.
+fn time_unknown(failure: Failure) -> ServerError {
+    match failure {
+        Failure::Store(error @ StoreError::Damaged(_)) => ServerError::Time(error),
+        Failure::Store(error) | Failure::Unknown(error) => ServerError::Store(error),
+        // Nobody refuses a read.
+        Failure::Refused(refusal) => {
+            ServerError::Time(StoreError::Damaged(refusal.code.to_string()))
+        }
+    }
 }
 
 /// Tells the operator how long messages are kept where they have not said so themselves.

@@ -31,8 +31,8 @@ const BACKOFF_MAX: Duration = Duration::from_mins(15);
 /// How long the wait for a whole errand may take, name look-up included.
 const ERRAND_PATIENCE: Duration = Duration::from_secs(12);
 
-/// How long what the store did not take is left alone.
-const CHORES_AGAIN: Duration = Duration::from_secs(10);
+/// How long what the store did not take, or could not read, is left alone.
+const AGAIN: Duration = Duration::from_secs(10);
 /// How long the addresses of a name that has several are probed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the address that answered a probe is used before it is probed again.
@@ -69,25 +69,33 @@ pub async fn keep_in_touch<S: Store>(
     tasks.spawn(do_chores(Arc::clone(&realm), clock.clone()));
     loop {
         let peers = realm.peers().await;
-        carriers.retain(|id, _| peers.iter().any(|peer| peer.realm == *id));
-        known.send_replace(peers.iter().flat_map(Peer::keys).collect());
-        for peer in &peers {
-            let id = peer.realm;
-            carriers.entry(id).or_insert_with(|| {
-                let realm = Arc::clone(&realm);
-                let clock = clock.clone();
-                let rng = StdRng::seed_from_u64(seed ^ u64::from(peer.address().1));
-                // A start is told to all: what they have waiting then comes at once. Whoever becomes a
-                // peer later has just been talked to.
-                let is_introduced = peer.is_introduced() && !is_start;
-                Carrier(tokio::spawn(carry(realm, id, is_introduced, clock, rng)))
+        // Where they cannot be read, all are as they were.
+        let is_unread = peers.is_err();
+        let again = Instant::now() + AGAIN;
+        if let Ok(peers) = &peers {
+            carriers.retain(|id, carrier| {
+                !carrier.has_ended() && peers.iter().any(|peer| peer.realm == *id)
             });
+            known.send_replace(peers.iter().flat_map(Peer::keys).collect());
+            for peer in peers {
+                let id = peer.realm;
+                carriers.entry(id).or_insert_with(|| {
+                    let realm = Arc::clone(&realm);
+                    let clock = clock.clone();
+                    let rng = StdRng::seed_from_u64(seed ^ u64::from(peer.address().1));
+                    // A start is told to all: what they have waiting then comes at once. Whoever becomes a
+                    // peer later has just been talked to.
+                    let is_introduced = peer.is_introduced() && !is_start;
+                    Carrier(tokio::spawn(carry(realm, id, is_introduced, clock, rng)))
+                });
+            }
+            is_start = false;
         }
-        is_start = false;
         loop {
             tokio::select! {
                 biased;
                 () = realm.network().wait_for_change() => break,
+                () = tokio::time::sleep_until(again), if is_unread => break,
                 errand = errands.recv() => match errand {
                     Some(errand) => {
                         let ways = ways.clone();
@@ -110,16 +118,15 @@ async fn do_chores<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
         if realm.do_chores(clock.now().wall).await {
             realm.chore_added().await;
         } else {
-            tokio::time::sleep(CHORES_AGAIN).await;
+            tokio::time::sleep(AGAIN).await;
         }
     }
 }
 
 /// Gives messages back whose time is over before their turn.
 async fn give_back<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
-    for peer in realm.peers().await {
-        realm.find_expiries(peer.realm).await;
-    }
+    let mut are_found = find_expiries(&realm).await;
+    let mut again = Instant::now() + AGAIN;
     loop {
         let due = realm.next_expiry();
         let wait = due.map(|due| due.saturating_sub(clock.now().running));
@@ -127,8 +134,24 @@ async fn give_back<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
             biased;
             () = realm.expiry_noted() => {}
             () = sleep_seconds(wait) => realm.return_expired(clock.now()).await,
+            () = tokio::time::sleep_until(again), if !are_found => {
+                are_found = find_expiries(&realm).await;
+                again = Instant::now() + AGAIN;
+            }
         }
     }
+}
+
+/// Looks through all queues for messages whose time will be over. False when one of them cannot be read.
+async fn find_expiries<S: Store>(realm: &Realm<S>) -> bool {
+    let Ok(peers) = realm.peers().await else {
+        return false;
+    };
+    let mut are_found = true;
+    for peer in peers {
+        are_found &= realm.find_expiries(peer.realm).await.is_ok();
+    }
+    are_found
 }
 
 /// Sleeps for so many seconds, or for ever.
@@ -141,6 +164,13 @@ async fn sleep_seconds(seconds: Option<u32>) {
 
 /// A peer's task; ended when dropped.
 struct Carrier(JoinHandle<()>);
+
+impl Carrier {
+    /// True when it has found that its peer is none any more: for one that is known by the same name since, there is to be another.
+    fn has_ended(&self) -> bool {
+        self.0.is_finished()
+    }
+}
 
 impl Drop for Carrier {
     fn drop(&mut self) {
@@ -291,16 +321,19 @@ async fn carry<S: Store>(
     let mut wait = BACKOFF_MIN;
     // The message that the peer would not take, and how often.
     let mut refused = (0, 0);
-    realm.read_all_copies(id).await;
+    let mut are_copies_listed = false;
     loop {
-        let Some(peer) = realm
-            .peers()
-            .await
-            .into_iter()
-            .find(|peer| peer.realm == id)
-        else {
-            return;
+        let peer = match realm.peer_now(id).await {
+            Ok(Some(peer)) => peer,
+            Ok(None) => return,
+            Err(_) => {
+                back_off(&realm, id, &mut wait, &mut rng).await;
+                continue;
+            }
         };
+        if !are_copies_listed {
+            are_copies_listed = realm.read_all_copies(id).await.is_ok();
+        }
         if !is_introduced {
             is_introduced = realm.introduce_again(&peer).await;
         }
@@ -312,17 +345,18 @@ async fn carry<S: Store>(
         }
         let next = realm.next_outgoing(id).await;
         let is_well = match next {
-            None if is_introduced => {
+            Ok(None) if is_introduced => {
                 tokio::select! {
                     biased;
                     some = grown.grown() => if some.is_none() {
                         return;
                     },
                     () = realm.network().wait_for_work(id) => {}
+                    () = tokio::time::sleep(AGAIN), if !are_copies_listed => {}
                 }
                 true
             }
-            Some(outgoing)
+            Ok(Some(outgoing))
                 // A peer that has not accepted is given nothing; what is too old is given up all the same.
                 if is_introduced || Realm::<S>::is_expired(&outgoing, clock.now()) =>
             {

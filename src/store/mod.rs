@@ -10,6 +10,8 @@ mod batch;
 #[cfg(feature = "embedded")]
 mod embedded;
 #[cfg(test)]
+mod faulty;
+#[cfg(test)]
 mod memory;
 mod subscribe;
 #[cfg(all(test, feature = "client", feature = "embedded"))]
@@ -30,6 +32,8 @@ pub use embedded::{
 #[cfg(test)]
 #[cfg(feature = "embedded")]
 pub(crate) use embedded::{fail_next_sync, hold_closing, panic_at_next_write};
+#[cfg(test)]
+pub use faulty::{Asked, Faulty};
 #[cfg(test)]
 pub use memory::Memory;
 use smallvec::SmallVec;

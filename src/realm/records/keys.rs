@@ -222,6 +222,37 @@ pub fn cursors(user: Username, owner: Option<&Owner>) -> Prefix {
     Prefix(concat(&[b"c/", user.as_bytes(), b"/", owner, b"/"]))
 }
 
+/// All cursors of all users.
+pub fn all_cursors() -> Prefix {
+    Prefix(concat(&[b"c/"]))
+}
+
+/// The log of the group, or of the copy of one, that a cursor is for, and if it is one device's, the key that says that the device has
+/// cursors of its own. None for other mailboxes, and where that cannot be told: an owner is any bytes.
+pub fn cursor_log(key: &Key) -> Option<(Log, Option<Key>)> {
+    let rest = key.0.strip_prefix(b"c/")?;
+    let (_user, rest) = rest.split_at_checked(rest.iter().position(|byte| *byte == b'/')? + 1)?;
+    let mut found = None;
+    // Nobody, a session or a device.
+    for owner in [0, 16, 32] {
+        let mailbox = rest.get(owner..).and_then(|rest| rest.strip_prefix(b"/"));
+        let log = mailbox.map(|name| Log(name.into()));
+        let is_group = |log: &Log| {
+            let kind = log_kind(log);
+            matches!(kind, Some(LogKind::Group(..) | LogKind::Copy(..)))
+        };
+        let Some(log) = log.filter(is_group) else {
+            continue;
+        };
+        let (linked, _) = key.0.split_at_checked(key.0.len() - log.0.len())?;
+        let linked = (owner > 0).then(|| Key(linked.into()));
+        if found.replace((log, linked)).is_some() {
+            return None;
+        }
+    }
+    found
+}
+
 /// Says that a device has cursors of its own for each mailbox of a user, and goes with them.
 pub fn linked(user: Username, owner: &Owner) -> Key {
     let Prefix(name) = cursors(user, Some(owner));

@@ -39,7 +39,7 @@
 //!                                what is still to be done for the members of a group that has ended
 //! R/                             how long messages are kept where that is not set
 //! R/ log                         up to where a log was how old and how large, and what has gone
-//! I/ owner 16                    since when an owner of operations has had no session
+//! I/ owner 16                    since when an owner of operations has had no session, and whether it was one itself
 //! log p/ user                    the user's private messages
 //! log f/ user / realm            the user's private messages from one realm
 //! log q/ realm                   the queue to a peer
@@ -148,8 +148,6 @@ records! {
     CursorRecord { position: u64 }
     /// A device reads a user's mailboxes with cursors of its own.
     LinkedRecord {}
-    /// An owner of numbers has had no session since this time of the realm's running, and the newest of its records is of that version.
-    IdleRecord { since: u32, newest: u64 }
     /// Names the log of the groups that have had a name, of which there is none now.
     GroupLogRecord { log: u64 }
     /// A member of a group.
@@ -212,6 +210,9 @@ macro_rules! changed_records {
 }
 
 changed_records! {
+    /// An owner of numbers has had no session since this time of the realm's running, and the newest of its records is of that version.
+    /// `is_session`: it was a session of nobody's device, which has ended.
+    IdleRecord { since: u32, newest: u64; is_session: bool = (_old) false } was FirstIdleRecord
     /// A group. The owner is a member like any other. `log` names its log, which it has from the groups of that name
     /// before it; its own entries stand behind the position `floor`.
     GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64, realms: Vec<String>; log: u64 = (old) old.epoch, floor: u64 = (_old) 0 } was FirstGroupRecord

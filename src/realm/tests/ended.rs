@@ -445,7 +445,7 @@ async fn ended_copy_is_found_out_by_reading_and_gives_way_to_a_later_one() {
             Some(Errand::Ask { answer, .. }) => answer.send(reply.to_bytes()).unwrap(),
             other => panic!("{other:?}"),
         };
-    let beta = realm.peers().await.remove(0);
+    let beta = realm.peers().await.unwrap().remove(0);
     let (outcome, ()) = tokio::join!(
         realm.read_copy(&beta, group("crew"), MOMENT),
         answer_next(&mut errands, refused(ErrorCode::NoSuchGroup))
@@ -503,10 +503,10 @@ async fn ended_is_told_however_long_the_peer_is_away() {
         message: Body(b"hello"),
     };
     give(&realm, 1, &Request::from(write).to_bytes()).await;
-    let beta = realm.peers().await.remove(0);
+    let beta = realm.peers().await.unwrap().remove(0);
     let late = later(MOMENT, 8 * DAY);
     for _ in 0..2 {
-        let next = realm.next_outgoing(beta.realm).await.unwrap();
+        let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
         let carried = realm.deliver_outgoing(&beta, &next, 0, late).await;
         assert_eq!(carried, Carried::Settled);
     }
@@ -514,7 +514,7 @@ async fn ended_is_told_however_long_the_peer_is_away() {
     let left = waiting(&store, "beta");
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].kind, records::QueuedKind::Ended);
-    let next = realm.next_outgoing(beta.realm).await.unwrap();
+    let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
     assert!(!Realm::<Held>::is_expired(&next, late), "it waits on");
     let claim = Command::Claim {
         operation: op(5),
@@ -528,7 +528,7 @@ async fn ended_is_told_however_long_the_peer_is_away() {
         realm: "beta".parse().unwrap(),
     };
     done(&realm, 1, remove).await;
-    assert!(realm.next_outgoing(beta.realm).await.is_none());
+    assert!(realm.next_outgoing(beta.realm).await.unwrap().is_none());
     assert_eq!(realm.queued(beta.realm).await.unwrap(), 0);
 }
 

@@ -238,7 +238,7 @@ async fn all_copies_are_read_on() {
     let realm = with_users(&store).await;
     put_copies(&store, "ann", 0, 1500, true);
     let beta = "beta".parse().unwrap();
-    realm.read_all_copies(beta).await;
+    realm.read_all_copies(beta).await.unwrap();
     let mut count = 0;
     while let Some(work) = realm.network().next_work(beta) {
         realm.network().begin_work(beta, work);

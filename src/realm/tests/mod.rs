@@ -20,6 +20,8 @@ mod positions;
 mod queue;
 mod retention;
 mod rules;
+mod stops;
+mod traces;
 mod watches;
 
 use tempfile::TempDir;

@@ -45,8 +45,8 @@ async fn carry_at(
     answer: &Answer,
     now: Moment,
 ) -> (Carried, Vec<u8>) {
-    let beta = realm.peers().await.remove(0);
-    let outgoing = realm.next_outgoing(beta.realm).await.unwrap();
+    let beta = realm.peers().await.unwrap().remove(0);
+    let outgoing = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
     let asked = async {
         match errands.recv().await {
             Some(Errand::Ask {
@@ -109,15 +109,27 @@ async fn a_message_that_is_too_old_comes_back() {
     let sendrealm = sendrealm(2, "hello");
     let queued = fixture.ask(device(1), sendrealm.clone()).await;
     assert_eq!(queued, Answer::Sent(Sent::Queued));
-    let beta = fixture.realm.peers().await.remove(0);
-    let outgoing = fixture.realm.next_outgoing(beta.realm).await.unwrap();
+    let beta = fixture.realm.peers().await.unwrap().remove(0);
+    let outgoing = fixture
+        .realm
+        .next_outgoing(beta.realm)
+        .await
+        .unwrap()
+        .unwrap();
     // Nobody carries errands here, so the peer is silent.
     let deliver = |now| fixture.realm.deliver_outgoing(&beta, &outgoing, 0, now);
     assert_eq!(deliver(fixture.now).await, Carried::Silent);
     let late = later(fixture.now, 7 * DAY);
     assert!(Realm::<Embedded>::is_expired(&outgoing, late));
     assert_eq!(deliver(late).await, Carried::Settled);
-    assert!(fixture.realm.next_outgoing(beta.realm).await.is_none());
+    assert!(
+        fixture
+            .realm
+            .next_outgoing(beta.realm)
+            .await
+            .unwrap()
+            .is_none()
+    );
     let notice = ["not delivered (realm-unreachable): hello"];
     assert_eq!(fixture.texts(device(1)).await, notice);
     assert_eq!(
@@ -177,7 +189,13 @@ async fn a_message_that_is_not_taken_makes_way() {
         };
         assert_eq!(message.0, text.as_bytes());
     }
-    assert!(realm.next_outgoing("beta".parse().unwrap()).await.is_none());
+    assert!(
+        realm
+            .next_outgoing("beta".parse().unwrap())
+            .await
+            .unwrap()
+            .is_none()
+    );
     let answer = fixture.ask(device(1), sendrealm(2, "poison")).await;
     assert_eq!(
         answer,
@@ -229,7 +247,7 @@ async fn who_was_answered_queued_hears_of_a_refusal() {
     let (fixture, mut errands) = with_beta().await;
     let beta = "beta".parse().unwrap();
     let repeats = async {
-        while fixture.realm.next_outgoing(beta).await.is_none() {
+        while fixture.realm.next_outgoing(beta).await.unwrap().is_none() {
             tokio::task::yield_now().await;
         }
         let refusal = refused(ErrorCode::NoSuchUser);
@@ -259,7 +277,7 @@ fn for_a_minute(command: Command<'_>) -> Request<'_> {
 
 /// Tells the realm that another has accepted the peering.
 async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Receiver<Errand>) {
-    let beta = realm.peers().await.remove(0);
+    let beta = realm.peers().await.unwrap().remove(0);
     let accepts = async {
         match errands.recv().await {
             Some(Errand::Ask { answer, .. }) => answer.send(Answer::Done.to_bytes()).unwrap(),
@@ -299,8 +317,8 @@ async fn a_message_whose_time_is_over_comes_back_before_its_turn() {
     let answer = fixture.ask(device(1), hurried).await;
     assert_eq!(answer, Answer::Sent(Sent::Queued));
     let mut asked = vec![];
-    while let Some(next) = realm.next_outgoing("beta".parse().unwrap()).await {
-        let beta = realm.peers().await.remove(0);
+    while let Some(next) = realm.next_outgoing("beta".parse().unwrap()).await.unwrap() {
+        let beta = realm.peers().await.unwrap().remove(0);
         if next.position() == 2 {
             let carried = realm.deliver_outgoing(&beta, &next, 0, MOMENT).await;
             assert_eq!(carried, Carried::Settled);
@@ -362,7 +380,11 @@ async fn a_restart_gives_nothing_back_twice() {
         .await;
     fixture.realm.return_expired(later(MOMENT, 60)).await;
     let fixture = fixture.restart();
-    fixture.realm.find_expiries("beta".parse().unwrap()).await;
+    fixture
+        .realm
+        .find_expiries("beta".parse().unwrap())
+        .await
+        .unwrap();
     fixture.realm.return_expired(later(MOMENT, 60)).await;
     let returned = ["not delivered (expired): hurried"];
     assert_eq!(fixture.texts(device(1)).await, returned);
@@ -379,7 +401,11 @@ async fn a_restart_forgets_no_time() {
         .await;
     let fixture = fixture.restart();
     assert_eq!(fixture.realm.next_expiry(), None);
-    fixture.realm.find_expiries("beta".parse().unwrap()).await;
+    fixture
+        .realm
+        .find_expiries("beta".parse().unwrap())
+        .await
+        .unwrap();
     assert_eq!(fixture.realm.next_expiry(), Some(MOMENT.running + 60));
     // Beta has never been talked to: nothing can have been delivered.
     fixture.realm.return_expired(later(MOMENT, 60)).await;

@@ -30,14 +30,14 @@ impl Fixture {
         }
     }
 
-    async fn tidy(&self) {
+    pub async fn tidy(&self) {
         let mut next = Some(Pass::BEGIN);
         while let Some(pass) = next {
-            next = self.realm.tidy(pass, self.now).await;
+            next = self.realm.tidy(pass, &|| self.now).await;
         }
     }
 
-    async fn send_many(&self, first: u64, texts: std::ops::Range<u32>, to: &str) {
+    pub async fn send_many(&self, first: u64, texts: std::ops::Range<u32>, to: &str) {
         for (number, n) in (first..).zip(texts) {
             let text = n.to_string();
             assert_eq!(self.ask(device(1), send(number, to, &text)).await, STORED);
@@ -45,7 +45,7 @@ impl Fixture {
     }
 
     /// What a device is shown of its private messages behind a position.
-    async fn shown(&self, n: u8, after: Option<u64>) -> Vec<String> {
+    pub async fn shown(&self, n: u8, after: Option<u64>) -> Vec<String> {
         let options = Options {
             after,
             offset: after.map(|_| 0),
@@ -59,7 +59,7 @@ impl Fixture {
             .collect()
     }
 
-    async fn confirm(&self, n: u8, position: u64) {
+    pub async fn confirm(&self, n: u8, position: u64) {
         let options = Options {
             after: Some(position),
             ..Options::NONE
@@ -69,7 +69,7 @@ impl Fixture {
 }
 
 /// An entry's text, or how many the realm says are gone.
-fn shown(entry: &Entry) -> String {
+pub fn shown(entry: &Entry) -> String {
     if entry.content == CONTENT_GONE {
         let (rest, count) = parse_varint(&entry.body).unwrap();
         assert!(rest.is_empty());
@@ -83,7 +83,7 @@ fn shown(entry: &Entry) -> String {
     }
 }
 
-async fn kept(retention: Retention) -> Fixture {
+pub async fn kept(retention: Retention) -> Fixture {
     let fixture = Fixture::new();
     fixture.realm.begin_keeping(Some(retention)).await;
     fixture.register(device(1), "ann").await;
@@ -409,7 +409,7 @@ async fn an_older_store_keeps_everything_until_it_is_told_otherwise() {
 }
 
 /// How many records of a kind the store has.
-async fn count(realm: &Realm<Embedded>, kind: &[u8]) -> usize {
+pub async fn count(realm: &Realm<Embedded>, kind: &[u8]) -> usize {
     let prefix = crate::store::Prefix(kind.into());
     realm.store.list(&prefix, None, 10_000).await.unwrap().len()
 }

@@ -1,0 +1,208 @@
+//! What stands in the store when a realm is stopped in the middle of something, or finds no room for it.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::store::{Asked, Change, Faulty, Log, PageLimit, Position as At};
+
+/// Everything is kept for a day.
+const A_DAY: Retention = Retention {
+    age: Some(std::time::Duration::from_hours(24)),
+    unread_age: Some(std::time::Duration::from_hours(24)),
+    entries: None,
+    bytes: None,
+};
+
+fn realm_of(store: &Faulty) -> Realm<Faulty> {
+    realm_over(store.clone(), |_, limits| {
+        limits.password_threads = 0;
+        limits.rates = Rates::UNLIMITED;
+    })
+}
+
+async fn pass(realm: &Realm<Faulty>, now: impl Fn() -> Moment + Sync) {
+    let mut next = Some(Pass::BEGIN);
+    while let Some(step) = next {
+        next = realm.tidy(step, &now).await;
+    }
+}
+
+fn mailbox() -> Log {
+    records::Place::private("bob".parse().unwrap()).log
+}
+
+async fn append(store: &Faulty, count: u32) {
+    let mut batch = Batch::new();
+    for _ in 0..count {
+        batch.append(mailbox(), vec![1; 40]);
+    }
+    store.commit(batch).await.unwrap();
+}
+
+/// How many entries the mailbox has.
+async fn entries(store: &Faulty) -> usize {
+    let all = PageLimit {
+        entries: usize::MAX,
+        bytes: usize::MAX,
+    };
+    let page = store.read(&mailbox(), At(0), all).await.unwrap();
+    page.entries.len()
+}
+
+/// READ-10: a realm that is stopped while old messages go has them go at its next start, and not when as much time has passed again.
+#[tokio::test]
+async fn what_was_to_go_goes_after_a_stop() {
+    let store = Faulty::default();
+    let realm = realm_of(&store);
+    realm.begin_keeping(Some(A_DAY)).await;
+    append(&store, 2500).await;
+    pass(&realm, || MOMENT).await;
+    // It is stopped after the first thousand.
+    let mut trims = 0;
+    store.fail_when(move |asked| {
+        let Asked::Commit(batch) = asked else {
+            return false;
+        };
+        let is_trim = |change: &Change| matches!(change, Change::Trim(..));
+        trims += u32::from(batch.changes.iter().any(is_trim));
+        trims > 1
+    });
+    let late = later(MOMENT, DAY + 1);
+    pass(&realm, || late).await;
+    assert_eq!(entries(&store).await, 1500);
+    store.mend();
+    let realm = realm_of(&store);
+    realm.begin_keeping(Some(A_DAY)).await;
+    pass(&realm, || later(late, 10)).await;
+    assert_eq!(entries(&store).await, 0);
+}
+
+/// READ-10: what comes to a mailbox while the realm looks at others is no older than it is.
+#[tokio::test]
+async fn what_comes_during_a_step_is_not_taken_for_older() {
+    let store = Faulty::default();
+    let realm = realm_of(&store);
+    realm.begin_keeping(Some(A_DAY)).await;
+    append(&store, 1).await;
+    // The step begins, and takes an hour until it comes to this mailbox.
+    let passed = std::sync::Arc::new(AtomicU32::new(0));
+    let passing = std::sync::Arc::clone(&passed);
+    store.fail_when(move |asked| {
+        if matches!(asked, Asked::Logs) {
+            passing.store(3600, Ordering::Relaxed);
+        }
+        false
+    });
+    let now = || later(MOMENT, passed.load(Ordering::Relaxed));
+    pass(&realm, now).await;
+    store.mend();
+    for (passed, kept) in [(DAY, 1), (DAY + 3599, 1), (DAY + 3600, 1), (DAY + 3601, 0)] {
+        pass(&realm, || later(MOMENT, passed)).await;
+        assert_eq!(entries(&store).await, kept, "{passed}");
+    }
+}
+
+/// A store that is begun on a full disk stays with the default once there is room, whatever is written first then. It was taken for one
+/// from before there was a bound at its second start, and kept everything for ever.
+#[tokio::test]
+async fn new_store_on_a_full_disk_keeps_the_default() {
+    let default = (Keeping::Default, Retention::DEFAULT);
+    for is_life_first in [false, true] {
+        let store = Faulty::default();
+        let realm = realm_of(&store);
+        store.fail_when(|asked| matches!(asked, Asked::Commit(_)));
+        assert_eq!(realm.begin_keeping(None).await, default);
+        if is_life_first {
+            store.mend();
+        }
+        realm.begin_life(false).await;
+        store.mend();
+        if !is_life_first {
+            let command = Request::from(register(1, "ann")).to_bytes();
+            let answer = realm.handle(&caller(device(1), MOMENT), &command).await;
+            session_in(&Answer::parse(&answer).unwrap());
+        }
+        let realm = realm_of(&store);
+        assert_eq!(realm.begin_keeping(None).await, default, "{is_life_first}");
+    }
+}
+
+fn sendrealm(text: &str) -> Request<'_> {
+    let command = Command::SendRealm {
+        operation: op(2),
+        session: SessionRef::Bound,
+        src_address: Text(""),
+        src_port: crate::wire::Port(0),
+        realm: "beta".parse().unwrap(),
+        from: "ann".parse().unwrap(),
+        to: "bob".parse().unwrap(),
+        message: Body(text.as_bytes()),
+    };
+    let options = Options {
+        ttl: Some(60),
+        ..Options::NONE
+    };
+    Request { options, command }
+}
+
+/// PEER-17: a message that the disk did not let go back to its sender goes back when it does.
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_given_back_is_given_back_later() {
+    let store = Faulty::default();
+    let realm = realm_of(&store);
+    let ask = async |bytes: Vec<u8>| {
+        let answer = realm.handle(&caller(device(1), MOMENT), &bytes).await;
+        Answer::parse(&answer).unwrap()
+    };
+    session_in(&ask(Request::from(register(1, "ann")).to_bytes()).await);
+    let address = ("192.0.2.9".to_string(), 6377);
+    let listed = realm.list_peer("beta".parse().unwrap(), PublicKey([50; 32]), address, None);
+    assert!(listed.await.unwrap());
+    let queued = ask(sendrealm("hurried").to_bytes()).await;
+    assert_eq!(queued, Answer::Sent(Sent::Queued));
+    let log = records::Place::private("ann".parse().unwrap()).log;
+    for fails in [
+        (|asked| matches!(asked, Asked::Commit(_))) as fn(Asked<'_>) -> bool,
+        |asked| matches!(asked, Asked::Get(key) if key.0.starts_with(b"r/")),
+    ] {
+        store.fail_when(fails);
+        let due = realm.next_expiry().unwrap();
+        realm
+            .return_expired(later(MOMENT, due - MOMENT.running))
+            .await;
+        assert_eq!(store.last(&log).await.unwrap(), At(0));
+    }
+    store.mend();
+    let due = realm.next_expiry().unwrap();
+    realm
+        .return_expired(later(MOMENT, due - MOMENT.running))
+        .await;
+    assert_eq!(store.last(&log).await.unwrap(), At(1));
+    assert_eq!(realm.next_expiry(), None);
+}
+
+/// PEER-11: a peer is told that it is heard only when all copies of its groups are to be read on.
+#[tokio::test]
+async fn introduction_is_repeated_where_copies_cannot_be_listed() {
+    let store = Faulty::default();
+    let realm = realm_of(&store);
+    let address = ("192.0.2.9".to_string(), 6377);
+    let key = PublicKey([50; 32]);
+    let listed = realm.list_peer("beta".parse().unwrap(), key, address, None);
+    assert!(listed.await.unwrap());
+    let introduce = PeerRequest::Introduce {
+        realm: "beta".parse().unwrap(),
+        address: Text("192.0.2.8"),
+        port: crate::wire::Port(7000),
+    };
+    let ask = async || {
+        let answer = realm
+            .handle(&caller(Some(key), MOMENT), &introduce.to_bytes())
+            .await;
+        Answer::parse(&answer).unwrap()
+    };
+    store.fail_when(|asked| matches!(asked, Asked::List(prefix) if prefix.0.starts_with(b"x/")));
+    assert_eq!(ask().await, refused(ErrorCode::Internal));
+    store.mend();
+    assert_eq!(ask().await, Answer::Done);
+}

@@ -1,0 +1,399 @@
+//! The clock and the carriers over a store that fails.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    calls::Call,
+    clock::Clock,
+    peering::{Way, keep_in_touch},
+    *,
+};
+use crate::{
+    allowance::Subnet,
+    realm::{Caller, Limits, Moment, Peering, Rates},
+    store::{Asked, Batch, Faulty, Key, Prefix, Store, Version},
+    wire::{
+        Answer, Body, Command, Operation, OperationNumber, Password, PeerRequest, Port, Request,
+        Sent, SessionRef, Text,
+    },
+};
+
+/// For how many seconds a realm has been running that is no new one.
+const LONG: u32 = 10_000_000;
+const MOMENT: Moment = Moment {
+    wall: 1_800_000_000,
+    running: LONG,
+    micros: 1_000_000,
+};
+/// A user's device, and a peer.
+const DEVICE: PublicKey = PublicKey([1; 32]);
+const BETA: PublicKey = PublicKey([50; 32]);
+
+/// True for what is to fail.
+type Fails = fn(Asked<'_>) -> bool;
+
+/// A realm over a store, and its errands.
+fn realm_over(store: &Faulty) -> (Arc<Realm<Faulty>>, mpsc::Receiver<Errand>) {
+    let identity = SecretKey::from_bytes([9; 32]);
+    let own = Own {
+        id: "alpha".parse().unwrap(),
+        key: identity.public(),
+        former: Vec::new(),
+        peering: Peering::Listed,
+        registration: Registration::Open,
+        addresses: vec![("192.0.2.1".into(), 6377)],
+        operator_code: "open sesame".into(),
+    };
+    let limits = Limits {
+        password_threads: 0,
+        rates: Rates::UNLIMITED,
+        ..Limits::default()
+    };
+    let (network, errands) = Network::new();
+    let realm = Realm::new(store.clone(), &identity, own, limits, network, [1; 32]).unwrap();
+    (Arc::new(realm), errands)
+}
+
+async fn ask(realm: &Realm<Faulty>, device: PublicKey, bytes: &[u8]) -> Answer {
+    let caller = Caller {
+        device: Some(device),
+        subnet: Subnet::from(std::net::IpAddr::from([192, 0, 2, 7])),
+        own: None,
+        early: false,
+        operation: OperationNumber(0),
+        room: 1100,
+        longest: 1100,
+        trusts_cursors: true,
+        now: MOMENT,
+    };
+    Answer::parse(&realm.handle(&caller, bytes).await).unwrap()
+}
+
+async fn register(realm: &Realm<Faulty>) {
+    let command = Command::Register {
+        operation: Operation::new(1, *b"qz"),
+        full_name: Text("Some One"),
+        country: Text("id"),
+        username: "ann".parse().unwrap(),
+        password: Password(b"correct horse"),
+    };
+    let answer = ask(realm, DEVICE, &Request::from(command).to_bytes()).await;
+    assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
+}
+
+fn is_running_time(asked: Asked<'_>) -> bool {
+    matches!(asked, Asked::Get(Key(name)) if name.as_slice() == b"t/")
+}
+
+async fn start(realm: &Realm<Faulty>, accepts_damage: bool) -> Result<Clock, Failure> {
+    Clock::start(Host::Real, realm, accepts_damage).await
+}
+
+/// What stands under the key of the running time, and since when.
+async fn version(store: &impl Store) -> Option<Version> {
+    let found = store.get(&Key(b"t/"[..].into())).await.unwrap();
+    found.map(|found| found.version)
+}
+
+/// SES-7: for how long a realm has been running is not 0 because it cannot be read: it is read again, and then the realm does not
+/// start. It was taken for 0 and written over some minutes later.
+#[tokio::test(start_paused = true)]
+async fn running_time_that_cannot_be_read_is_not_taken_for_none() {
+    let store = Faulty::default();
+    let (realm, _errands) = realm_over(&store);
+    realm.note_running(LONG).await;
+    let written = version(&store).await;
+    let mut left = 2;
+    store.fail_when(move |asked| {
+        let fails = is_running_time(asked) && left > 0;
+        left -= u32::from(fails);
+        fails
+    });
+    assert_eq!(start(&realm, false).await.unwrap().now().running, LONG);
+    store.fail_when(is_running_time);
+    let failure = start(&realm, false).await.unwrap_err();
+    assert!(matches!(time_unknown(failure), ServerError::Time(_)));
+    store.mend();
+    assert_eq!(version(&store).await, written);
+    assert_eq!(start(&realm, false).await.unwrap().now().running, LONG);
+}
+
+/// SES-7: an operator who accepts that it is damaged has the realm go on from when a session was used last, and not from 0.
+#[tokio::test(start_paused = true)]
+async fn running_time_that_is_damaged_goes_on_from_the_last_session_where_that_is_accepted() {
+    let store = Faulty::default();
+    let (realm, _errands) = realm_over(&store);
+    register(&realm).await;
+    realm.note_running(LONG + 100).await;
+    store.fail_when(is_running_time);
+    let clock = start(&realm, true).await.unwrap();
+    assert_eq!(clock.now().running, LONG);
+    store.fail_when(|asked| {
+        is_running_time(asked)
+            || matches!(asked, Asked::List(Prefix(name)) if name.as_slice() == b"s/")
+    });
+    start(&realm, true).await.unwrap_err();
+    // What is written next can be read.
+    store.mend();
+    clock.stop(&realm).await;
+    let written = start(&realm, false).await.unwrap().now().running;
+    assert!((LONG..LONG + 100).contains(&written), "{written}");
+}
+
+/// SES-7: what a realm has been running for less than ten minutes counts, when it stops in order.
+#[tokio::test(start_paused = true)]
+async fn running_time_is_written_at_an_orderly_stop() {
+    let store = Faulty::default();
+    for run in 1..=3 {
+        let (realm, _errands) = realm_over(&store);
+        let clock = start(&realm, false).await.unwrap();
+        tokio::time::advance(Duration::from_secs(200)).await;
+        assert_eq!(clock.now().running, run * 200);
+        clock.stop(&realm).await;
+    }
+    // A disk that takes nothing holds no stop up.
+    let (realm, _errands) = realm_over(&store);
+    store.fail_when(|asked| matches!(asked, Asked::Commit(_)));
+    start(&realm, false).await.unwrap().stop(&realm).await;
+    store.mend();
+    assert_eq!(start(&realm, false).await.unwrap().now().running, 600);
+}
+
+/// SES-7: of what a realm has been running for when it is killed, less than half is lost, and ten minutes at most.
+#[tokio::test(start_paused = true)]
+async fn running_time_is_written_soon_after_a_start() {
+    for ran in [100, 200, 359, 449, 500, 809, 1000, 5000] {
+        let store = Faulty::default();
+        let (realm, _errands) = realm_over(&store);
+        let clock = start(&realm, false).await.unwrap();
+        let killed = tokio::time::sleep(Duration::from_secs(ran.into()));
+        tokio::select! {
+            () = clock.tick(&realm) => {}
+            () = killed => {}
+        }
+        let lost = ran - start(&realm, false).await.unwrap().now().running;
+        assert!(lost <= 600 && lost < ran / 2, "{lost} of {ran}");
+    }
+}
+
+/// SES-7: a server that is told to stop writes it.
+#[tokio::test]
+async fn server_writes_its_running_time_when_it_is_told_to_stop() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = Config::parse("[[listen]]\naddress = \"127.0.0.1:0\"").unwrap();
+    config.store.path = directory.path().join("data");
+    let mut versions = Vec::new();
+    for _ in 0..2 {
+        let server = Server::start(&config).unwrap();
+        server.run(std::future::ready(())).await.unwrap();
+        let store = Embedded::open(&config.store.path).unwrap();
+        versions.push(version(&store).await.unwrap());
+    }
+    assert!(versions[0] < versions[1], "{versions:?}");
+}
+
+/// What a carrier asks of the peer.
+struct Asking {
+    calls: mpsc::Receiver<Call>,
+}
+
+impl Asking {
+    /// Accepts the peering as often as it is asked for, and gives the text of the next message, which it takes.
+    async fn next_message(&mut self) -> String {
+        loop {
+            let Some(Call::Ask { bytes, answer, .. }) = self.calls.recv().await else {
+                panic!("nobody asks who is there")
+            };
+            match PeerRequest::parse(&bytes).unwrap() {
+                PeerRequest::Introduce { .. } => answer.send(Answer::Done.to_bytes()).unwrap(),
+                PeerRequest::Deliver { message, .. } => {
+                    let text = String::from_utf8(message.0.to_vec()).unwrap();
+                    answer.send(Answer::Sent(Sent::Stored).to_bytes()).unwrap();
+                    return text;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// Keeps a realm in touch with its peers while `asked` is being asked.
+async fn in_touch<T>(
+    realm: &Arc<Realm<Faulty>>,
+    errands: mpsc::Receiver<Errand>,
+    asked: impl AsyncFnOnce(Asking) -> T,
+) -> T {
+    let (calls, called) = mpsc::channel(16);
+    let way = Way {
+        source: ("192.0.2.1".into(), 6377),
+        is_ipv6: false,
+        calls,
+    };
+    let (known, _realms) = watch::channel(Vec::new());
+    let clock = start(realm, false).await.unwrap();
+    let asked = tokio::time::timeout(Duration::from_hours(1), asked(Asking { calls: called }));
+    tokio::select! {
+        () = keep_in_touch(Arc::clone(realm), vec![way], errands, known, clock, 1) => panic!("it ends"),
+        answer = asked => answer.expect("nothing is asked for an hour"),
+    }
+}
+
+async fn list_beta(realm: &Realm<Faulty>) {
+    let address = ("192.0.2.9".to_string(), 6377);
+    let listed = realm.list_peer("beta".parse().unwrap(), BETA, address, None);
+    assert!(listed.await.unwrap());
+}
+
+fn message(number: u64, text: &str) -> Command<'_> {
+    Command::SendRealm {
+        operation: Operation::new(number, *b"qz"),
+        session: SessionRef::Bound,
+        src_address: Text(""),
+        src_port: Port(0),
+        realm: "beta".parse().unwrap(),
+        from: "ann".parse().unwrap(),
+        to: "bob".parse().unwrap(),
+        message: Body(text.as_bytes()),
+    }
+}
+
+async fn sendrealm(realm: &Realm<Faulty>, number: u64, text: &str) {
+    let command = Request::from(message(number, text));
+    let answer = ask(realm, DEVICE, &command.to_bytes()).await;
+    assert!(matches!(answer, Answer::Sent(_)), "{answer:?}");
+}
+
+/// PEER-5: a read that fails stops no queue: it is read again. The carrier ended, or took the queue for empty, until the next start.
+#[tokio::test(start_paused = true)]
+async fn queue_is_carried_on_after_a_read_that_has_failed() {
+    let reads: [(&str, Fails); 4] = [
+        (
+            "peers",
+            |asked| matches!(asked, Asked::List(Prefix(name)) if name.as_slice() == b"r/"),
+        ),
+        (
+            "the peer",
+            |asked| matches!(asked, Asked::Get(Key(name)) if name.as_slice() == b"r/beta"),
+        ),
+        (
+            "how far the queue is settled",
+            |asked| matches!(asked, Asked::Get(Key(name)) if name.as_slice() == b"v/beta"),
+        ),
+        (
+            "the queue",
+            |asked| matches!(asked, Asked::Read(log) if log.0.as_slice() == b"q/beta"),
+        ),
+    ];
+    for (what, fails) in reads {
+        let store = Faulty::default();
+        let (realm, errands) = realm_over(&store);
+        register(&realm).await;
+        list_beta(&realm).await;
+        sendrealm(&realm, 2, "first").await;
+        let mut left = 3;
+        store.fail_when(move |asked| {
+            let fails = fails(asked) && left > 0;
+            left -= u32::from(fails);
+            fails
+        });
+        in_touch(&realm, errands, async |mut beta| {
+            assert_eq!(beta.next_message().await, "first", "{what}");
+        })
+        .await;
+    }
+}
+
+/// PEER-11: copies that cannot be listed at a start are listed later; messages do not wait for that.
+#[tokio::test(start_paused = true)]
+async fn copies_that_cannot_be_listed_hold_no_message_up() {
+    let store = Faulty::default();
+    let (realm, errands) = realm_over(&store);
+    register(&realm).await;
+    list_beta(&realm).await;
+    let tries = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = Arc::clone(&tries);
+    store.fail_when(move |asked| {
+        let fails = matches!(asked, Asked::List(Prefix(name)) if name.as_slice() == b"x/beta/");
+        counted.fetch_add(u32::from(fails), std::sync::atomic::Ordering::Relaxed);
+        fails
+    });
+    let sender = Arc::clone(&realm);
+    in_touch(&realm, errands, async |mut beta| {
+        for (number, text) in [(2, "first"), (3, "second")] {
+            let ((), told) = tokio::join!(sendrealm(&sender, number, text), beta.next_message());
+            assert_eq!(told, text);
+        }
+        tokio::time::sleep(Duration::from_mins(1)).await;
+    })
+    .await;
+    assert!(tries.load(std::sync::atomic::Ordering::Relaxed) > 5);
+}
+
+/// PEER-5: a peer that was removed and made again in a moment is carried to: its carrier had ended and was never begun again.
+#[tokio::test(start_paused = true)]
+async fn peer_that_is_made_again_is_carried_to() {
+    let store = Faulty::default();
+    let (realm, errands) = realm_over(&store);
+    register(&realm).await;
+    list_beta(&realm).await;
+    let sender = Arc::clone(&realm);
+    in_touch(&realm, errands, async |mut beta| {
+        let ((), told) = tokio::join!(sendrealm(&sender, 2, "first"), beta.next_message());
+        assert_eq!(told, "first");
+        // Removed, before anybody is told so; the carrier looks, since the queue has grown.
+        let keys = [b"r/beta".to_vec(), [b"k/", &BETA.0[..]].concat()];
+        let mut batch = Batch::new();
+        for key in &keys {
+            batch.delete(Key(key.as_slice().into()));
+        }
+        let queue = crate::store::Log(b"q/beta"[..].into());
+        batch.append(queue.clone(), b"x".to_vec());
+        store.commit(batch).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut batch = Batch::new();
+        batch.trim(queue, crate::store::Position(u64::MAX));
+        store.commit(batch).await.unwrap();
+        list_beta(&sender).await;
+        let introduce = PeerRequest::Introduce {
+            realm: "beta".parse().unwrap(),
+            address: Text("192.0.2.8"),
+            port: Port(7000),
+        };
+        let told = ask(&sender, BETA, &introduce.to_bytes()).await;
+        assert_eq!(told, Answer::Done);
+        let ((), told) = tokio::join!(sendrealm(&sender, 3, "second"), beta.next_message());
+        assert_eq!(told, "second");
+    })
+    .await;
+}
+
+/// PEER-17: a queue that cannot be looked through at a start is looked through later: what waits behind another is given back in time.
+#[tokio::test(start_paused = true)]
+async fn queue_that_cannot_be_read_at_a_start_gives_back_what_is_in_it() {
+    let store = Faulty::default();
+    let (realm, _errands) = realm_over(&store);
+    realm.note_running(LONG).await;
+    register(&realm).await;
+    list_beta(&realm).await;
+    sendrealm(&realm, 2, "first").await;
+    let mut hurried = Request::from(message(3, "hurried"));
+    hurried.options.ttl = Some(60);
+    let answer = ask(&realm, DEVICE, &hurried.to_bytes()).await;
+    assert_eq!(answer, Answer::Sent(Sent::Queued));
+    let (realm, errands) = realm_over(&store);
+    // The first who looks at the queue looks for such messages.
+    let mut left = 1;
+    store.fail_when(move |asked| {
+        let fails = left > 0 && matches!(asked, Asked::Read(log) if log.0.as_slice() == b"q/beta");
+        left -= u32::from(fails);
+        fails
+    });
+    let inbox = crate::store::Log(b"p/ann"[..].into());
+    in_touch(&realm, errands, async |_silent| {
+        tokio::time::sleep(Duration::from_mins(5)).await;
+    })
+    .await;
+    assert_eq!(store.last(&inbox).await.unwrap().0, 1);
+}

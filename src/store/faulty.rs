@@ -1,0 +1,130 @@
+//! A store in memory that fails when it is told to: for tests of what is done about that.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use super::{
+    Batch, Change, CommitError, Committed, Key, Log, Memory, Page, PageLimit, Position, Prefix,
+    Store, StoreError, Subscribers, Subscription, Versioned,
+};
+
+/// What is asked of the store.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked<'a> {
+    /// The value of a key.
+    Get(&'a Key),
+    /// The keys under a prefix.
+    List(&'a Prefix),
+    /// The entries of a log, or where it ends.
+    Read(&'a Log),
+    /// The names of all logs.
+    Logs,
+    /// To be written.
+    Commit(&'a Batch),
+}
+
+/// True for what is to fail.
+type Plan = Box<dyn FnMut(Asked<'_>) -> bool + Send>;
+
+struct Inner {
+    memory: Mutex<Memory>,
+    subscribers: Subscribers,
+    plan: Mutex<Plan>,
+}
+
+/// The store. Its clones hold the same, as processes do that open it one after another.
+#[derive(Clone)]
+pub struct Faulty(Arc<Inner>);
+
+impl fmt::Debug for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faulty").finish_non_exhaustive()
+    }
+}
+
+/// An empty store, in which nothing fails.
+impl Default for Faulty {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            memory: Mutex::default(),
+            subscribers: Subscribers::default(),
+            plan: Mutex::new(Box::new(|_| false)),
+        }))
+    }
+}
+
+impl Faulty {
+    /// From now on fails what `plan` says: a read as of a damaged record, a commit as on a full disk.
+    pub fn fail_when(&self, plan: impl FnMut(Asked<'_>) -> bool + Send + 'static) {
+        *self.0.plan.lock().unwrap() = Box::new(plan);
+    }
+
+    /// From now on nothing fails.
+    pub fn mend(&self) {
+        self.fail_when(|_| false);
+    }
+
+    fn fails(&self, asked: Asked<'_>) -> bool {
+        (self.0.plan.lock().unwrap())(asked)
+    }
+
+    fn read_of(&self, asked: Asked<'_>) -> Result<MutexGuard<'_, Memory>, StoreError> {
+        if self.fails(asked) {
+            return Err(StoreError::Damaged("as planned".into()));
+        }
+        Ok(self.0.memory.lock().unwrap())
+    }
+}
+
+impl Store for Faulty {
+    async fn get(&self, key: &Key) -> Result<Option<Versioned>, StoreError> {
+        Ok(self.read_of(Asked::Get(key))?.get(key))
+    }
+
+    async fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Versioned)>, StoreError> {
+        let memory = self.read_of(Asked::List(prefix))?;
+        Ok(memory.list(prefix, after, limit))
+    }
+
+    async fn read(&self, log: &Log, after: Position, limit: PageLimit) -> Result<Page, StoreError> {
+        Ok(self.read_of(Asked::Read(log))?.read(log, after, limit))
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
+        if self.fails(Asked::Commit(&batch)) {
+            return Err(CommitError::Full);
+        }
+        let logs: Vec<Log> = batch
+            .changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Append(log, _) => Some(log.clone()),
+                _ => None,
+            })
+            .collect();
+        let committed = self.0.memory.lock().unwrap().apply(batch)?;
+        for log in &logs {
+            self.0.subscribers.notify(log);
+        }
+        Ok(committed)
+    }
+
+    async fn last(&self, log: &Log) -> Result<Position, StoreError> {
+        Ok(self.read_of(Asked::Read(log))?.last(log))
+    }
+
+    async fn logs(&self, after: Option<&Log>, limit: usize) -> Result<Vec<Log>, StoreError> {
+        Ok(self.read_of(Asked::Logs)?.logs(after, limit))
+    }
+
+    fn subscribe(&self, logs: &[Log]) -> Subscription {
+        self.0.subscribers.subscribe(logs)
+    }
+}
