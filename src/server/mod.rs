@@ -233,7 +233,8 @@ impl Server {
         let sockets = config.listeners().into_iter();
         let sockets = sockets.map(|listen| Sockets::bind(config, listen));
         let sockets = sockets.collect::<Result<_, _>>()?;
-        Self::with(config, Arc::new(Kept { secrets, sockets }), store)
+        let kept = Arc::new(Kept { secrets, sockets });
+        Self::with(config, start, kept, store)
     }
 
     /// Opens the store again after a write of it has failed, to serve on as whoever did.
@@ -246,10 +247,15 @@ impl Server {
             is_after_failure: true,
             ..Start::default()
         };
-        Self::with(config, kept, open_store(config, start)?)
+        Self::with(config, start, kept, open_store(config, start)?)
     }
 
-    fn with(config: &Config, kept: Arc<Kept>, store: Embedded) -> Result<Self, ServerError> {
+    fn with(
+        config: &Config,
+        start: Start,
+        kept: Arc<Kept>,
+        store: Embedded,
+    ) -> Result<Self, ServerError> {
         let mut rng = Host::Real.rng()?;
         let Secrets {
             identity,

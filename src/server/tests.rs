@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     allowance::Subnet,
-    realm::{Caller, Limits, Moment, Peering, Rates},
+    realm::{Caller, Limits, Moment, Peering, Rates, Registration},
     store::{Asked, Batch, Faulty, Key, Prefix, Store, Version},
     wire::{
         Answer, Body, Command, Operation, OperationNumber, Password, PeerRequest, Port, Request,

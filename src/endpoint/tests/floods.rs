@@ -194,8 +194,8 @@ fn links_that_others_name_are_not_tried_one_after_another() {
         pair.ask(link, false);
         assert_eq!(replies(&pair.settle(|_| false)), 1);
     }
-    assert_eq!(pair.server.links(), links.into());
-    assert_eq!(pair.server.by_name.len(), links.into());
+    assert_eq!(pair.server.links(), usize::from(links));
+    assert_eq!(pair.server.by_name.len(), usize::from(links));
     assert_eq!(pair.server.opened_to(client_address()).count(), 0);
     // Each of them is found by its name alone, and goes with it.
     pair.server.close_all(pair.now);
