@@ -203,7 +203,7 @@ fn requests_that_wait_for_a_proof() {
 /// LINK-23: links of devices without an account, which ask the same again and again, in as few packets as they can.
 #[test]
 fn links_on_which_the_same_is_asked_again() {
-    let mut held = Held::with("links = 40\ncommands = 1\nlink_memory = \"1MiB\"");
+    let mut held = Held::with("links = 50\ncommands = 1\nlink_memory = \"1MiB\"");
     held.begin();
     let mut links = Vec::new();
     for n in 0..40 {
@@ -342,7 +342,7 @@ fn write(realm: &Realm, key: &SecretKey, batches: &[&Batch]) {
 fn watches_of_many_groups() {
     const GROUPS: usize = 120;
     let mut held =
-        Held::with("links = 20\ncommands = 64\nlink_memory = \"8MiB\"\nwatch_memory = \"12MiB\"");
+        Held::with("links = 20\ncommands = 64\nlink_memory = \"8MiB\"\nwatch_memory = \"24MiB\"");
     let keys = devices(&held.realm, "greedy", 3);
     let group = |n: usize| -> GroupName { format!("group-{n}").parse().unwrap() };
     let send = |device: &mut Device, n, message: &[u8]| {
