@@ -347,15 +347,6 @@ impl Endpoint {
         self.asking.retain(|asking| asking.address() != address);
     }
 
-    /// `account` is logged in on the other side of `link`, which may have long messages put together here from now on (LINK-13).
-    pub fn trust(&mut self, link: LinkId, account: AccountId) {
-        if let Some(slot) = self.slots.get_mut(&link) {
-            slot.link.trust();
-            slot.account.get_or_insert(account);
-            self.stand_account(link);
-        }
-    }
-
     /// Lets time pass.
     pub fn handle_timeout(&mut self, now: Time) {
         self.accepts.expire(now);

@@ -159,6 +159,15 @@ impl Standings {
 }
 
 impl Endpoint {
+    /// `account` is logged in on the other side of `link`, which may have long messages put together here from now on (LINK-13).
+    pub fn trust(&mut self, link: LinkId, account: AccountId) {
+        if let Some(slot) = self.slots.get_mut(&link) {
+            slot.link.trust();
+            slot.account.get_or_insert(account);
+            self.stand_account(link);
+        }
+    }
+
     /// A link gets another place.
     fn stand(&mut self, id: LinkId, to: Standing) {
         if !SERVES {

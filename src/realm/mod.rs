@@ -44,7 +44,7 @@ mod tests;
 
 use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicBool};
 
-pub use account::Account;
+pub use account::{Account, Greeting};
 pub use carrying::{Carried, Outgoing};
 pub use copies::ReadOutcome;
 pub use failure::Failure;
@@ -68,7 +68,7 @@ use self::{
     outgoing::is_queued,
     passwords::Passwords,
     records::{Owner, QueuedRecord, RecordedAnswer},
-    storing::{Outcome, Unnoted},
+    storing::Outcome,
     verdicts::Verdicts,
     watch_memory::WatchMemory,
     watching::{Watched, watched_of},
@@ -112,15 +112,6 @@ pub struct Caller {
     pub trusts_cursors: bool,
     /// When.
     pub now: Moment,
-}
-
-/// What a realm knows of a device that opens a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Greeting {
-    /// Who is logged in with the device, or which peer it is.
-    pub account: Option<Account>,
-    /// The highest operation number it has used.
-    pub highest: OperationNumber,
 }
 
 /// The rules, over a store.
@@ -224,28 +215,6 @@ impl<S: Store> Realm<S> {
             session_hashes: MacKey::derive(lasting, "session hashes"),
             rng: Mutex::new(rng),
             failed: watch::Sender::new(None),
-        })
-    }
-
-    /// What is known of a device that opens a link. When the store fails, nothing is.
-    pub async fn greet(&self, device: &PublicKey, now: Moment) -> Greeting {
-        let greeting = async {
-            let account = match self.bound_session(device, now).await? {
-                Some(session) => Some(Account::User(session.user)),
-                None => self
-                    .peer_of(&mut Unnoted, device)
-                    .await?
-                    .map(|peer| Account::Peer(peer.realm)),
-            };
-            let highest = self.highest(&Owner::Device(*device)).await?;
-            Ok::<_, Failure>(Greeting { account, highest })
-        };
-        greeting.await.unwrap_or_else(|failure| {
-            self.note("greet", &failure);
-            Greeting {
-                account: None,
-                highest: OperationNumber(0),
-            }
         })
     }
 
