@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Endpoint, LinkId, ranking::Ranking, slot::Role, standing::Holder};
+use super::{Endpoint, LinkId, SERVES, ranking::Ranking, slot::Role, standing::Holder};
 
 /// Links that hold less are not worth ending, in bytes.
 pub const WORTH_ENDING: usize = 1 << 10;
@@ -25,6 +25,9 @@ impl Memory {
 
     /// A link of somebody holds `after` bytes now, and held `before`.
     pub fn change(&mut self, link: LinkId, holder: Holder, before: usize, after: usize) {
+        if !SERVES {
+            return;
+        }
         self.total = self.total.saturating_sub(before).saturating_add(after);
         self.count(link, holder, before, after);
     }
@@ -64,7 +67,7 @@ impl Endpoint {
     /// Counts what a link holds for its other side. Where all hold too much, the largest ends of whoever holds
     /// most: its initiator hears of it by a Reset, opens another, and asks again.
     pub(super) fn count_memory(&mut self, id: LinkId) {
-        let Some(slot) = self.slots.get_mut(&id) else {
+        let Some(slot) = self.slots.get_mut(&id).filter(|_| SERVES) else {
             return;
         };
         if slot.role == Role::Initiator {
