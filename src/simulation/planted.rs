@@ -6,29 +6,30 @@ use super::campaign::{on_thread, run};
 use crate::faults::{self, Fault};
 
 /// Faults that the simulator finds, and a seed that does.
-const FOUND_BY_SEEDS: [(Fault, u64); 22] = [
+const FOUND_BY_SEEDS: [(Fault, u64); 23] = [
     (Fault::AnswerBeforeCommit, 5),
-    (Fault::ForgetAnswer, 0),
-    (Fault::IgnoreConflict, 27),
-    (Fault::IgnoreFullDisk, 33),
+    (Fault::ForgetAnswer, 5),
+    (Fault::IgnoreConflict, 6),
+    (Fault::IgnoreFullDisk, 16),
     (Fault::ReusePacketNumber, 0),
     (Fault::DropParts, 0),
     (Fault::NeverRepeat, 3),
     (Fault::KeepAddress, 0),
     (Fault::SkipEntry, 0),
-    (Fault::TakeSilenceForDelivery, 28),
+    (Fault::TakeSilenceForDelivery, 40),
     (Fault::QueueOutOfOrder, 1),
-    (Fault::GiveUpPeer, 27),
-    (Fault::FinishUnderFreshNumber, 0),
+    (Fault::GiveUpPeer, 8),
+    (Fault::FinishUnderFreshNumber, 23),
     (Fault::NoSalt, 1),
-    (Fault::KeepNothing, 21),
-    (Fault::OutboxInNoOrder, 115),
-    (Fault::OutboxOfNobody, 1_004_008),
-    (Fault::CancelWithoutVoid, 123),
-    (Fault::ConfirmUnshown, 274),
-    (Fault::ReadMeansShown, 10),
+    (Fault::KeepNothing, 8),
+    (Fault::OutboxInNoOrder, 40),
+    (Fault::OutboxOfNobody, 23),
+    (Fault::CancelWithoutVoid, 171),
+    (Fault::ConfirmUnshown, 594),
+    (Fault::ReadMeansShown, 1),
     (Fault::UnreadWithoutCursors, 0),
-    (Fault::DropUnread, 0),
+    (Fault::DropUnread, 7),
+    (Fault::StoreWithoutShare, 30),
 ];
 
 /// Faults that tests of a part find.
