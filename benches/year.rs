@@ -298,27 +298,41 @@ impl World {
     }
 }
 
-/// Bytes of all files in a directory.
-fn bytes_in(directory: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = match entry.metadata() {
-            // The engine tidies up.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            metadata => metadata?,
-        };
-        bytes += if metadata.is_dir() {
-            bytes_in(&entry.path()).unwrap_or_default()
-        } else {
-            metadata.len()
-        };
+/// What the store takes on the disk, in bytes.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    all: u64,
+    /// Of it what is in tables. The journal is the rest: it is written anew as it fills, and takes as much with few messages as with many.
+    tables: u64,
+}
+
+impl Size {
+    /// That of all files in a directory.
+    fn of(directory: &Path) -> io::Result<Self> {
+        let is_tables = directory.ends_with("tables");
+        let mut size = Self::default();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let metadata = match entry.metadata() {
+                // The engine tidies up.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata?,
+            };
+            if metadata.is_dir() {
+                let inner = Self::of(&entry.path()).unwrap_or_default();
+                size.all += inner.all;
+                size.tables += inner.tables;
+            } else {
+                size.all += metadata.len();
+                size.tables += if is_tables { metadata.len() } else { 0 };
+            }
+        }
+        Ok(size)
     }
-    Ok(bytes)
 }
 
 /// Plays the days; the store's size after each, and how many messages were sent.
-fn play(arguments: &Arguments, retention: Retention) -> Result<(Vec<u64>, usize), Failed> {
+fn play(arguments: &Arguments, retention: Retention) -> Result<(Vec<Size>, usize), Failed> {
     let directory = match &arguments.data {
         Some(data) => tempfile::tempdir_in(data)?,
         None => tempfile::tempdir()?,
@@ -331,30 +345,24 @@ fn play(arguments: &Arguments, retention: Retention) -> Result<(Vec<u64>, usize)
         let mut sizes = Vec::with_capacity(arguments.days);
         for day in 0..arguments.days {
             world.day(day).await?;
-            sizes.push(bytes_in(directory.path())?);
+            sizes.push(Size::of(directory.path())?);
         }
         Ok((sizes, world.sent))
     })
 }
 
-/// The two curves as a picture.
-fn drawn(kept: &[u64], forever: &[u64]) -> String {
-    let (width, height, left, bottom) = (720.0, 300.0, 60.0, 40.0);
-    let most = kept.iter().chain(forever).copied().max().unwrap_or(1) as f64;
+/// The curves as a picture: all of each store, and thinner its tables.
+fn drawn(kept: &[Size], forever: &[Size]) -> String {
+    let (width, height, left, bottom) = (720.0, 320.0, 60.0, 40.0);
+    let all = kept.iter().chain(forever).map(|size| size.all);
+    let most = all.max().unwrap_or(1) as f64;
     let days = kept.len().max(2) - 1;
-    let x = |day: usize| left + (width - left - 20.0) * day as f64 / days as f64;
-    let y = |bytes: f64| height - bottom - (height - bottom - 20.0) * bytes / most;
-    let line = |sizes: &[u64]| {
-        let mut line = String::new();
-        for (day, bytes) in sizes.iter().enumerate() {
-            let _ = write!(line, "{:.1},{:.1} ", x(day), y(*bytes as f64));
-        }
-        line
-    };
+    let x = |day: usize| left + (width - left - 150.0) * day as f64 / days as f64;
+    let y = |bytes: f64| height - bottom - (height - bottom - 30.0) * bytes / most;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>\n\
-         <text x=\"{left}\" y=\"14\" fill=\"#222\">Store on the disk, 100 users who write 10 messages a day each</text>\n"
+         <text x=\"{left}\" y=\"16\" fill=\"#222\">A store on the disk: 100 users who write 10 messages a day each</text>\n"
     );
     for part in 0..=4 {
         let bytes = most * f64::from(part) / 4.0;
@@ -362,7 +370,7 @@ fn drawn(kept: &[u64], forever: &[u64]) -> String {
             out,
             "<line x1=\"{left}\" x2=\"{:.1}\" y1=\"{2:.1}\" y2=\"{2:.1}\" stroke=\"#ddd\"/>\
              <text x=\"{1:.1}\" y=\"{2:.1}\" text-anchor=\"end\" fill=\"#555\">{3:.0} MiB</text>",
-            width - 20.0,
+            x(days),
             left - 6.0,
             y(bytes),
             bytes / MIB
@@ -376,18 +384,37 @@ fn drawn(kept: &[u64], forever: &[u64]) -> String {
             height - bottom + 18.0
         );
     }
-    for (sizes, color, name) in [
-        (forever, "#b5651d", "for ever"),
-        (kept, "#1d5fb5", "90 days (default)"),
+    let all = |size: &Size| size.all;
+    let tables = |size: &Size| size.tables;
+    let mut labels: Vec<f64> = Vec::new();
+    for (sizes, of, color, thick, name) in [
+        (
+            forever,
+            all as fn(&Size) -> u64,
+            "#b5651d",
+            2.0,
+            "for ever, all of it",
+        ),
+        (kept, all, "#1d5fb5", 2.0, "90 days, all of it"),
+        (forever, tables, "#b5651d", 1.0, "for ever, tables"),
+        (kept, tables, "#1d5fb5", 1.0, "90 days, tables"),
     ] {
-        let last = sizes.last().copied().unwrap_or_default() as f64;
+        let mut line = String::new();
+        for (day, size) in sizes.iter().enumerate() {
+            let _ = write!(line, "{:.1},{:.1} ", x(day), y(of(size) as f64));
+        }
+        let last = sizes.last().map(of).unwrap_or_default() as f64;
+        // Names that would stand on one another stand below one another.
+        let mut at = y(last) + 4.0;
+        while let Some(other) = labels.iter().find(|other| (**other - at).abs() < 13.0) {
+            at = other + 13.0;
+        }
+        labels.push(at);
         let _ = writeln!(
             out,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"2\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"{color}\">{name}</text>",
-            line(sizes),
-            width - 24.0,
-            y(last) - 8.0
+            "<polyline points=\"{line}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"{thick}\"/>\
+             <text x=\"{:.1}\" y=\"{at:.1}\" fill=\"{color}\">{name}</text>",
+            x(days) + 6.0
         );
     }
     out + "</svg>\n"
@@ -404,25 +431,36 @@ fn main() -> Result<(), Failed> {
     let (kept, sent) = kept?;
     let (forever, _) = forever.map_err(|_| "a thread has panicked")??;
     println!("{sent} messages in {} days", kept.len());
-    println!("{:>6} {:>14} {:>14}", "day", "90 days", "for ever");
+    println!("{:>6} {:>22} {:>22}", "", "90 days", "for ever");
+    println!(
+        "{:>6} {1:>11}{2:>11} {1:>11}{2:>11}",
+        "day", "all", "tables"
+    );
     for (day, (kept, forever)) in kept.iter().zip(&forever).enumerate() {
         if (day + 1) % 15 == 0 || day + 1 == arguments.days {
-            let mib = |bytes: &u64| *bytes as f64 / MIB;
+            let mib = |bytes: u64| bytes as f64 / MIB;
             println!(
-                "{:>6} {:>10.1} MiB {:>10.1} MiB",
+                "{:>6} {:>7.1} MiB{:>7.1} MiB {:>7.1} MiB{:>7.1} MiB",
                 day + 1,
-                mib(kept),
-                mib(forever)
+                mib(kept.all),
+                mib(kept.tables),
+                mib(forever.all),
+                mib(forever.tables)
             );
         }
     }
     if let (Some(first), true) = (kept.get(120..150), kept.len() > 300) {
-        let most = |sizes: &[u64]| sizes.iter().copied().max().unwrap_or(1) as f64;
-        let last = most(&kept[kept.len() - 30..]);
-        println!(
-            "the largest of the last 30 days is {:.2} of the largest of days 121 to 150",
-            last / most(first)
-        );
+        let last = &kept[kept.len() - 30..];
+        for (what, of) in [
+            ("all", (|size| size.all) as fn(&Size) -> u64),
+            ("tables", |size| size.tables),
+        ] {
+            let most = |sizes: &[Size]| sizes.iter().map(of).max().unwrap_or(1) as f64;
+            println!(
+                "{what}: the largest of the last 30 days is {:.2} of the largest of days 121 to 150",
+                most(last) / most(first)
+            );
+        }
     }
     if let Some(svg) = &arguments.svg {
         fs::write(svg, drawn(&kept, &forever))?;

@@ -86,7 +86,6 @@ impl Accounts {
             .map(|(_, _, link)| *link)
     }
 
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.of_network.len()
     }

@@ -120,7 +120,8 @@ impl Endpoint {
         let Some(mut slot) = self.slots.remove(&id) else {
             return;
         };
-        self.assembling = self.assembling.saturating_sub(slot.link.assembling());
+        self.assembling
+            .change(slot.holder(), slot.link.assembling(), 0);
         let name = slot.is_shared.then(|| self.name_of(id));
         slot.link = slot.link.into_awake().restart(name).into();
         slot.opened = now;

@@ -7,7 +7,7 @@ use rand::Rng as _;
 use super::{
     Endpoint, Event, LinkId, Path, SERVES,
     accepts::{Accepts, Known},
-    limits::{ASSEMBLING_MAX, LINKS_PER_KEY_MAX, STRANGERS_ASSEMBLING_MAX},
+    limits::LINKS_PER_KEY_MAX,
     reset::Resets,
     slot::{Accepting, Role, Slot, Stage},
 };
@@ -150,15 +150,11 @@ impl Endpoint {
         slot.own = u16::try_from(own).ok()?;
         let id = self.insert(slot);
         self.stand_half_open(id, has_shown);
-        if let Some(forgotten) = self.accepts.insert(now, hash, id)
-            && self
-                .slots
-                .get(&forgotten)
-                .is_some_and(|slot| !slot.link.is_proven())
-        {
-            self.end(forgotten, None);
+        if self.slots.contains_key(&id) {
+            // Of those that are forgotten for it the links stay: should one of these Inits come again, it opens another.
+            self.accepts.insert(now, hash, id);
+            self.touch(now, id);
         }
-        self.touch(now, id);
         None
     }
 
@@ -286,7 +282,7 @@ impl Endpoint {
                 };
                 let links: Vec<LinkId> = self.opened_to(from).filter(is_meant).collect();
                 for id in links {
-                    if self.hand_in(now, id, packet, datagram) {
+                    if self.hand_in(now, id, (packet, datagram), true) {
                         return;
                     }
                 }
@@ -331,7 +327,7 @@ impl Endpoint {
         datagram: &[u8],
     ) -> bool {
         let newest = self.largest_received(id);
-        let is_theirs = self.hand_in(now, id, packet, datagram);
+        let is_theirs = self.hand_in(now, id, (packet, datagram), true);
         if is_theirs
             && self.largest_received(id) > newest
             && let Some(slot) = self.slots.get_mut(&id)
@@ -346,13 +342,14 @@ impl Endpoint {
         self.slots.get(&id)?.link.largest_received()
     }
 
-    /// Gives a packet to the link it may belong to. True when it did.
+    /// Gives a packet to the link it may belong to. True when it did. One that comes from elsewhere than where the link is proves nothing
+    /// of where that is.
     pub(super) fn hand_in(
         &mut self,
         now: Time,
         id: LinkId,
-        packet: &LinkPacket<'_>,
-        datagram: &[u8],
+        (packet, datagram): (&LinkPacket<'_>, &[u8]),
+        is_at_home: bool,
     ) -> bool {
         let Some(slot) = self.slots.get_mut(&id) else {
             return false;
@@ -360,19 +357,19 @@ impl Endpoint {
         let was_resting = slot.link.is_resting();
         let was_proven = slot.link.is_proven();
         let held = slot.link.assembling();
-        // Of what strangers send in parts there is little, and room for others' beside it.
-        let (all, own) = if slot.link.is_trusted() {
-            let own = ASSEMBLIES_MAX.saturating_mul(self.config.max_message);
-            (ASSEMBLING_MAX, own)
+        // Of what strangers send in parts there is little.
+        let own = if slot.link.is_trusted() {
+            ASSEMBLIES_MAX.saturating_mul(self.config.max_message)
         } else {
-            (STRANGERS_ASSEMBLING_MAX, slot.link.message_max())
+            slot.link.message_max()
         };
-        let left = all.saturating_sub(self.assembling.saturating_sub(held));
-        slot.link.set_assembly_room(left.min(own));
+        let holder = slot.holder();
+        let room = held.saturating_add(self.assembling.room(holder));
+        slot.link.set_assembly_room(room.min(own));
         let outcome = slot
             .link
             .handle_packet(now, packet, datagram, &mut self.opened);
-        self.assembling = self.assembling.saturating_sub(held) + slot.link.assembling();
+        self.assembling.change(holder, held, slot.link.assembling());
         if was_resting {
             // Perhaps for nothing: then it rests again.
             self.schedule.wake(id);
@@ -383,7 +380,7 @@ impl Endpoint {
                 let is_proven = slot.link.is_proven();
                 if slot.renewal.replaces.is_some() {
                     self.end_replaced(now, id);
-                } else if slot.role == Role::Responder && is_proven && !was_proven {
+                } else if slot.role == Role::Responder && is_proven && !was_proven && is_at_home {
                     if let (Some(accepted), Some(_)) = (slot.accepted, slot.token) {
                         // Who names a link confirms it at once: that is a round trip (PEER-12).
                         slot.link.sample(now - accepted);
@@ -469,8 +466,11 @@ impl Endpoint {
         slot.remote = Some(connection);
         let id = self.insert(slot);
         self.stand_half_open(id, false);
+        if !self.slots.contains_key(&id) {
+            return;
+        }
         self.by_plain.insert((path.remote, connection), id);
-        self.hand_in(now, id, packet, datagram);
+        self.hand_in(now, id, (packet, datagram), true);
     }
 
     /// HS-8: never larger than what it answers, and never more than a few a second.

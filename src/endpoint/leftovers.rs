@@ -17,7 +17,7 @@ impl Endpoint {
             ("accepts", self.accepts.len()),
             ("questions", self.asking.len()),
             ("timers", self.schedule.len()),
-            ("bytes being put together", self.assembling),
+            ("bytes being put together", self.assembling.total()),
             ("datagrams to send", self.outbox.len()),
         ];
         let left = counts.iter().filter(|(_, count)| *count > 0);

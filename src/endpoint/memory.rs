@@ -11,6 +11,7 @@ pub const WORTH_ENDING: usize = 1 << 10;
 /// The links by whose they are and how much they hold.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
+    /// Bytes that all links hold that are worth ending. Those of others have an end each, and would else end all that are.
     total: usize,
     large: BTreeSet<(Holder, usize, LinkId)>,
     /// What the links of each hold that are worth ending.
@@ -18,7 +19,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Bytes that all links hold.
+    /// Bytes that all links hold that are worth ending.
     pub const fn total(&self) -> usize {
         self.total
     }
@@ -28,13 +29,13 @@ impl Memory {
         if !SERVES {
             return;
         }
-        self.total = self.total.saturating_sub(before).saturating_add(after);
         self.count(link, holder, before, after);
     }
 
     fn count(&mut self, link: LinkId, holder: Holder, before: usize, after: usize) {
         let worth = |bytes: usize| if bytes < WORTH_ENDING { 0 } else { bytes };
         let (before, after) = (worth(before), worth(after));
+        self.total = self.total.saturating_sub(before).saturating_add(after);
         if before > 0 {
             self.large.remove(&(holder, before, link));
         }

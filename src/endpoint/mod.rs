@@ -8,6 +8,7 @@
 
 mod accepts;
 mod accounts;
+mod assembling;
 mod config;
 mod counts;
 mod dial;
@@ -45,6 +46,7 @@ use std::{
 
 use accepts::Accepts;
 pub use accounts::AccountId;
+use assembling::Assembling;
 pub use config::Config;
 use counts::Counts;
 pub use event::Event;
@@ -114,7 +116,7 @@ pub struct Endpoint {
     asking: Vec<Asking>,
     schedule: Schedule,
     /// Bytes held of messages that are being put together, on all links.
-    assembling: usize,
+    assembling: Assembling,
     /// Room in which packets are opened.
     opened: Vec<u8>,
     outbox: VecDeque<(Path, Vec<u8>)>,
@@ -147,7 +149,7 @@ impl Endpoint {
             accepts: Accepts::default(),
             asking: Vec::new(),
             schedule: Schedule::default(),
-            assembling: 0,
+            assembling: Assembling::default(),
             opened: Vec::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -374,7 +376,8 @@ impl Endpoint {
         if let Some(slot) = self.slots.get_mut(&id) {
             let held = slot.link.assembling();
             slot.link.handle_timeout(now);
-            self.assembling = self.assembling.saturating_sub(held) + slot.link.assembling();
+            let (holder, holds) = (slot.holder(), slot.link.assembling());
+            self.assembling.change(holder, held, holds);
         }
     }
 
@@ -564,7 +567,8 @@ impl Endpoint {
         let address = slot.path.remote;
         self.leave_standing(id, &slot);
         self.memory.change(id, slot.holder(), slot.memory, 0);
-        self.assembling = self.assembling.saturating_sub(slot.link.assembling());
+        self.assembling
+            .change(slot.holder(), slot.link.assembling(), 0);
         self.end_renewal(&slot.renewal);
         self.schedule.forget(id);
         if !is_planted(Fault::KeepAddress) {

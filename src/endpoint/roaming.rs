@@ -44,7 +44,7 @@ impl Endpoint {
         };
         let goes_back = is_known(slot);
         let was_proven = slot.link.is_proven();
-        if !self.hand_in(now, id, packet, datagram) {
+        if !self.hand_in(now, id, (packet, datagram), false) {
             return;
         }
         let mut data = [0; 8];

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     faults::{Fault, is_planted},
     link::Time,
+    wire::{ConnectionId, Packet},
 };
 
 /// Which place a link has. Its subnet is that of the last address that was proven to be its other side's.
@@ -35,8 +36,12 @@ pub(super) enum Standing {
 /// Who holds a place, and what links hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Holder {
+    /// This side itself.
+    Own,
+    /// Whoever sends Inits from anywhere.
     Nobody,
-    Subnet(SubnetId),
+    /// The newcomers of a network.
+    Network(Network),
     Account(AccountId),
 }
 
@@ -44,14 +49,15 @@ impl Slot {
     /// Who holds what the link holds.
     pub fn holder(&self) -> Holder {
         match (self.standing, self.account) {
-            (Standing::Own | Standing::Unshown, _) => Holder::Nobody,
+            (Standing::Own, _) => Holder::Own,
+            (Standing::Unshown, _) => Holder::Nobody,
             (Standing::Account(..), Some(account)) => Holder::Account(account),
             (
                 Standing::HalfOpen(subnet)
                 | Standing::Stranger(subnet)
                 | Standing::Account(subnet, _),
                 _,
-            ) => Holder::Subnet(subnet),
+            ) => Holder::Network(subnet.into()),
         }
     }
 }
@@ -61,19 +67,20 @@ impl Slot {
 pub(super) struct Standings {
     /// Oldest first.
     unshown: BTreeSet<(Time, LinkId)>,
-    /// By subnet, and then oldest first.
-    half_open: BTreeSet<(SubnetId, Time, LinkId)>,
+    /// Those that are not proven and have shown where they are, and strangers, by network, and then oldest first.
+    newcomers: BTreeSet<(Network, Time, LinkId)>,
+    /// How many of these come from each network.
+    by_network: Ranking<Network>,
+    /// The strangers among them by subnet, and then oldest first.
     strangers: BTreeSet<(SubnetId, Time, LinkId)>,
-    /// How many of these two come from each.
-    newcomers: Ranking<SubnetId>,
     pub accounts: Accounts,
 }
 
-/// The oldest of a subnet.
-fn oldest(links: &BTreeSet<(SubnetId, Time, LinkId)>, subnet: SubnetId) -> Option<(Time, LinkId)> {
-    let next = links.range((subnet, Time(0), LinkId(0))..).next();
-    let theirs = next.filter(|(other, _, _)| *other == subnet);
-    theirs.map(|(_, opened, link)| (*opened, *link))
+/// The oldest of a subnet, or of a network.
+fn oldest<K: Ord + Copy>(links: &BTreeSet<(K, Time, LinkId)>, key: K) -> Option<LinkId> {
+    let next = links.range((key, Time(0), LinkId(0))..).next();
+    let theirs = next.filter(|(other, _, _)| *other == key);
+    theirs.map(|(_, _, link)| *link)
 }
 
 impl Standings {
@@ -83,13 +90,11 @@ impl Standings {
         match slot.standing {
             Standing::Own => {}
             Standing::Unshown => drop(self.unshown.remove(&(opened, link))),
-            Standing::HalfOpen(subnet) => {
-                self.half_open.remove(&(subnet, opened, link));
-                self.newcomers.change(subnet, 1, 0);
-            }
-            Standing::Stranger(subnet) => {
+            Standing::HalfOpen(subnet) | Standing::Stranger(subnet) => {
+                let network = Network::from(subnet);
+                self.newcomers.remove(&(network, opened, link));
+                self.by_network.change(network, 1, 0);
                 self.strangers.remove(&(subnet, opened, link));
-                self.newcomers.change(subnet, 1, 0);
             }
             Standing::Account(subnet, came) => {
                 if let Some(account) = slot.account {
@@ -106,13 +111,13 @@ impl Standings {
         match to {
             Standing::Own => {}
             Standing::Unshown => drop(self.unshown.insert((opened, link))),
-            Standing::HalfOpen(subnet) => {
-                self.half_open.insert((subnet, opened, link));
-                self.newcomers.change(subnet, 0, 1);
-            }
-            Standing::Stranger(subnet) => {
-                self.strangers.insert((subnet, opened, link));
-                self.newcomers.change(subnet, 0, 1);
+            Standing::HalfOpen(subnet) | Standing::Stranger(subnet) => {
+                let network = Network::from(subnet);
+                self.newcomers.insert((network, opened, link));
+                self.by_network.change(network, 0, 1);
+                if matches!(to, Standing::Stranger(_)) {
+                    self.strangers.insert((subnet, opened, link));
+                }
             }
             Standing::Account(subnet, _) => {
                 if let Some(account) = slot.account {
@@ -124,8 +129,9 @@ impl Standings {
     }
 
     /// Links of whoever is not logged in.
+    #[cfg(test)]
     pub fn newcomers(&self) -> usize {
-        self.unshown.len() + self.half_open.len() + self.strangers.len()
+        self.unshown.len() + self.newcomers.len()
     }
 
     /// All links that others have opened.
@@ -141,7 +147,7 @@ impl Standings {
 
     #[cfg(test)]
     pub fn half_open(&self) -> usize {
-        self.unshown.len() + self.half_open.len()
+        self.newcomers() - self.strangers.len()
     }
 
     /// The oldest of which nobody has shown that they receive where they say they are.
@@ -149,12 +155,10 @@ impl Standings {
         self.unshown.first().map(|(_, link)| *link)
     }
 
-    /// The oldest newcomer of the subnet from which most come.
+    /// The oldest newcomer of the network from which most come.
     fn first_newcomer(&self) -> Option<LinkId> {
-        let (_, subnet) = self.newcomers.first()?;
-        let strangers = oldest(&self.strangers, subnet);
-        let first = strangers.into_iter().chain(oldest(&self.half_open, subnet));
-        first.min().map(|(_, link)| link)
+        let (_, network) = self.by_network.first()?;
+        oldest(&self.newcomers, network)
     }
 }
 
@@ -179,8 +183,44 @@ impl Endpoint {
         let before = slot.holder();
         self.standings.take(id, slot);
         self.standings.give(id, slot, to);
-        self.memory
-            .hand_over(id, slot.memory, (before, slot.holder()));
+        let (held, holders) = (slot.memory, (before, slot.holder()));
+        self.memory.hand_over(id, held, holders);
+        self.assembling.hand_over(slot.link.assembling(), holders);
+        if let Standing::Account(..) = to {
+            self.keep_accounts_in_their_places(id);
+        }
+    }
+
+    /// Of all places some are for newcomers: an account that comes takes its place from another account.
+    fn keep_accounts_in_their_places(&mut self, newest: LinkId) {
+        let kept = (self.config.links_max / NEWCOMERS_PART).max(1);
+        while self.standings.accounts.len() > self.config.links_max.saturating_sub(kept)
+            && !is_planted(Fault::AccountsStay)
+        {
+            let heard = |id: &LinkId| {
+                let heard = self.slots.get(id).and_then(|slot| slot.heard);
+                (*id == newest, heard)
+            };
+            let Some(first) = self.standings.accounts.first(heard) else {
+                return;
+            };
+            self.tell_reset(first);
+            self.end(first, None);
+        }
+    }
+
+    /// Tells the other side of a link that it has ended, so that it opens another when it needs one.
+    fn tell_reset(&mut self, id: LinkId) {
+        let Some(slot) = self.slots.get(&id) else {
+            return;
+        };
+        let name = match slot.peer {
+            Some(_) => ConnectionId(id.0),
+            None => slot.remote.unwrap_or(ConnectionId(id.0)),
+        };
+        let mut reset = Vec::new();
+        Packet::emit_reset(name, &self.resets.token(name), &mut reset);
+        self.outbox.push_back((slot.path, reset));
     }
 
     /// A link that others opened is there no more.
@@ -231,7 +271,7 @@ impl Endpoint {
                 .div_ceil(self.config.place.count())
                 .max(STRANGERS_PER_WORKER);
             if self.standings.strangers.range(theirs).count() > kept
-                && let Some((_, first)) = oldest(&self.standings.strangers, subnet)
+                && let Some(first) = oldest(&self.standings.strangers, subnet)
             {
                 self.end(first, None);
             }
@@ -253,20 +293,9 @@ impl Endpoint {
         if !self.is_full() {
             return true;
         }
-        let heard = |id: &LinkId| self.slots.get(id).and_then(|slot| slot.heard);
-        let of_accounts = || {
-            let first = self.standings.accounts.first(heard);
-            first.filter(|_| !is_planted(Fault::AccountsStay))
-        };
-        let newcomers = self.standings.newcomers();
-        let kept = (self.config.links_max / NEWCOMERS_PART).max(1);
-        let first = self.standings.first_unshown().or_else(|| {
-            if newcomers < kept {
-                of_accounts().or_else(|| self.standings.first_newcomer())
-            } else {
-                self.standings.first_newcomer()
-            }
-        });
+        // Accounts leave a part of the places to newcomers, and these take none from them.
+        let first = self.standings.first_unshown();
+        let first = first.or_else(|| self.standings.first_newcomer());
         if let Some(id) = first {
             self.end(id, None);
         }

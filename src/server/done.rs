@@ -25,6 +25,8 @@ pub struct Answered<S> {
 /// What follows an answer.
 pub enum Then<S> {
     Nothing,
+    /// What was asked for could not begin, though it was let.
+    Failed,
     /// Entries are pushed from now on.
     Watch(Box<Watch<S>>),
     /// They are no more.

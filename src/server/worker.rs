@@ -41,6 +41,8 @@ const RECEIVE_BURST: usize = 2;
 const TRANSMIT_BURST: usize = 8;
 /// The longest datagram that a worker takes in, in bytes: no party may send longer ones (LINK-10).
 pub const DATAGRAM_BYTES_MAX: usize = 9000;
+/// What a client is asked to wait whose watch could not begin, in milliseconds.
+const WATCH_BUSY_MS: u64 = 1000;
 /// How long a server that stops waits for what is in work.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -331,13 +333,18 @@ impl<S: Store> Worker<S> {
         let is_account_known = self.endpoint.account(link).is_some();
         self.in_work += 1;
         let carrying_out = async move {
-            let answer = realm.handle(&caller, &bytes).await;
+            let mut answer = realm.handle(&caller, &bytes).await;
             let (mut then, mut account) = (Then::Nothing, None);
             if !Answer::is_refusal(&answer) {
                 if !is_account_known {
                     account = realm.account_of(&caller, &bytes, &answer).await;
                 }
                 then = follow_up(&realm, &caller, &bytes).await;
+            }
+            // What it has begun must not seem to have begun when it has not.
+            if matches!(then, Then::Failed) {
+                answer = Answer::Refused(Refusal::busy(WATCH_BUSY_MS)).to_bytes();
+                then = Then::Nothing;
             }
             let answered = Answered {
                 answer,
@@ -377,7 +384,7 @@ impl<S: Store> Worker<S> {
                     }
                     self.endpoint.reply(now, link, number, answered.answer);
                     match answered.then {
-                        Then::Nothing => {}
+                        Then::Nothing | Then::Failed => {}
                         // Its link may have ended meanwhile: then nobody is there to watch.
                         Then::Watch(_) if !self.endpoint.has(link) => {}
                         Then::Watch(watch) => {
@@ -420,7 +427,7 @@ async fn follow_up<S: Store>(realm: &Arc<Realm<S>>, caller: &Caller, command: &[
     match Request::parse(command).map(|request| request.command) {
         Ok(Command::Watch { .. }) => match realm.watch(caller, command).await {
             Some(watch) => Then::Watch(Box::new(watch)),
-            None => Then::Nothing,
+            None => Then::Failed,
         },
         Ok(Command::Unwatch { .. } | Command::Logout { .. }) => Then::Unwatch,
         _ => Then::Nothing,

@@ -55,7 +55,7 @@ fn what_is_put_together_is_let_go_with_its_link() {
         let mut out = vec![];
         pair.client.poll_transmit(pair.now, &mut out).unwrap();
         pair.server.handle_datagram(pair.now, pair.from, &out);
-        let held = |server: &Endpoint| server.assembling;
+        let held = |server: &Endpoint| server.assembling.total();
         assert!(held(&pair.server) > 0, "{ends}");
         match ends {
             "by itself" => wait(&mut pair, 16 * 60),
