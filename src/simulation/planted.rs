@@ -100,11 +100,11 @@ const FOUND_BY_TESTS: [(Fault, &str); 33] = [
     ),
     (
         Fault::StrangersStay,
-        "endpoint::tests::floods::strangers_hold_few_places_and_make_room",
+        "endpoint::tests::places::strangers_hold_few_places_and_make_room",
     ),
     (
         Fault::AccountsStay,
-        "endpoint::tests::floods::an_account_with_many_links_makes_room",
+        "endpoint::tests::places::an_account_with_many_links_makes_room",
     ),
     (
         Fault::LockOwnerOut,

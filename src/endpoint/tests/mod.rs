@@ -6,6 +6,7 @@ mod lives;
 mod noise;
 mod paths;
 mod place;
+mod places;
 mod realms;
 mod renewal;
 mod rest;

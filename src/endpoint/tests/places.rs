@@ -1,0 +1,410 @@
+//! Places for links, when there are more who want one than there are places.
+
+use super::super::standing::Standing;
+use super::{floods::strict, *};
+
+/// Where a link from an address counts.
+fn standing_subnet(address: [u8; 4]) -> path::SubnetId {
+    SocketAddr::from((address, 0)).into()
+}
+
+fn open_as(pair: &mut Pair, n: u16, from: [u8; 4], user: Option<AccountId>) -> LinkId {
+    open_from(pair, n, (from, 5000).into(), user)
+}
+
+/// Opens a link with a key of its own. Half of those who are users were here before, the others log in.
+fn open_from(pair: &mut Pair, n: u16, from: SocketAddr, user: Option<AccountId>) -> LinkId {
+    pair.now = pair.now + Duration::from_secs(1);
+    let mut key = [7; 32];
+    key[1..3].copy_from_slice(&n.to_be_bytes());
+    let key = SecretKey::from_bytes(key);
+    pair.client = Endpoint::new(config(None), &key.into(), [1; 32]);
+    pair.from = from;
+    let link = pair.connect();
+    pair.ask(link, false);
+    pair.is_known = user.is_some() && n.is_multiple_of(2);
+    pair.account = user.unwrap_or(AccountId::new(0));
+    let told = pair.settle(|_| false);
+    assert_eq!(replies(&told), 1, "{n} gets in");
+    let opened = told.iter().find_map(|event| match event {
+        Event::Incoming { link, .. } => Some(*link),
+        _ => None,
+    });
+    let opened = opened.unwrap();
+    if let Some(user) = user {
+        pair.server.trust(opened, user);
+    }
+    opened
+}
+
+/// HS-13: strangers, who need no more than a key, hold few places and not for long; whoever is logged in gets in, also where
+/// hundreds come from one address.
+#[test]
+fn strangers_hold_few_places_and_make_room() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.server.config.links_max = 320;
+    let address = [192, 0, 2, 7];
+    for n in 0..200 {
+        open_as(
+            &mut pair,
+            n,
+            address,
+            Some(AccountId::new(u64::from(n) + 1)),
+        );
+    }
+    for n in 200..500 {
+        open_as(&mut pair, n, address, None);
+    }
+    let standings = &pair.server.standings;
+    assert_eq!(standings.strangers(), STRANGERS_PER_SUBNET);
+    assert_eq!(pair.server.links(), 200 + STRANGERS_PER_SUBNET);
+    // Users come from where strangers come from, and take their places, but for those that are for newcomers.
+    for n in 500..700 {
+        open_as(
+            &mut pair,
+            n,
+            address,
+            Some(AccountId::new(u64::from(n) + 1)),
+        );
+    }
+    let kept = 320 / NEWCOMERS_PART;
+    let counts = |pair: &Pair| {
+        let standings = &pair.server.standings;
+        (standings.accounts.len(), standings.newcomers() <= kept)
+    };
+    assert_eq!(counts(&pair), (320 - kept, true));
+    // However many strangers come, from wherever, they come and go in those.
+    for n in 700..900_u16 {
+        let [high, low] = n.to_be_bytes();
+        open_as(&mut pair, n, [198, high, low, 1], None);
+    }
+    assert_eq!(counts(&pair), (320 - kept, true));
+}
+
+/// HS-13: a user who has many devices, from wherever, makes room for all others.
+#[test]
+fn an_account_with_many_links_makes_room() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.server.config.links_max = 100;
+    let honest: Vec<LinkId> = (0..30)
+        .map(|n| {
+            open_as(
+                &mut pair,
+                n,
+                [192, 0, 2, 7],
+                Some(AccountId::new(u64::from(n) + 1)),
+            )
+        })
+        .collect();
+    let greedy = AccountId::new(9999);
+    for n in 100..400_u16 {
+        let [high, low] = n.to_be_bytes();
+        open_as(&mut pair, n, [high, low, 2, 7], Some(greedy));
+    }
+    assert_eq!(pair.server.standings.accounts.len(), 94);
+    // The others come again and again, with several devices each, and stay.
+    let again: Vec<LinkId> = (400..454)
+        .map(|n| {
+            open_as(
+                &mut pair,
+                n,
+                [192, 0, 2, 7],
+                Some(AccountId::new(u64::from(n) % 27 + 1)),
+            )
+        })
+        .collect();
+    let is_there = |id: &&LinkId| pair.server.has(**id);
+    assert_eq!(honest.iter().filter(is_there).count(), 30);
+    assert_eq!(again.iter().filter(is_there).count(), 54);
+    assert_eq!(pair.server.standings.accounts.len(), 94);
+}
+
+/// HS-13: many accounts of one network, however many subnets it has, make room for users from elsewhere: whoever has several links, and
+/// then whoever has been there for longest.
+#[test]
+fn a_network_with_many_accounts_makes_room() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.server.config.links_max = 100;
+    let greedy: Vec<LinkId> = (0..100_u16)
+        .map(|n| {
+            let from = SocketAddr::from(([0x2001, 0xdb8, 1, n, 0, 0, 0, 1], 5000));
+            open_from(
+                &mut pair,
+                n,
+                from,
+                Some(AccountId::new(u64::from(n.max(2)))),
+            )
+        })
+        .collect();
+    let honest: Vec<LinkId> = (200..240)
+        .map(|n| {
+            open_as(
+                &mut pair,
+                n,
+                [198, 51, 100, 7],
+                Some(AccountId::new(n.into())),
+            )
+        })
+        .collect();
+    assert!(honest.iter().all(|id| pair.server.has(*id)));
+    let left: Vec<usize> = (0..100).filter(|n| pair.server.has(greedy[*n])).collect();
+    assert_eq!(left, (46..100).collect::<Vec<_>>());
+}
+
+/// HS-13: a place is that of the last address that was proven, however often a link moves without proving where it is: it stays among
+/// those that make room, and takes no place elsewhere.
+#[test]
+fn a_link_counts_where_it_was_proven_last() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let (ann, here, there) = (AccountId::new(1), [192, 0, 2, 7], [198, 51, 100, 7]);
+    let id = open_as(&mut pair, 1, here, Some(ann));
+    let counts = |pair: &Pair, at: [u8; 4]| {
+        let subnet = standing_subnet(at);
+        pair.server.standings.accounts.counts(ann, subnet.into())
+    };
+    assert_eq!(counts(&pair, [192, 0, 2, 99]), (1, 1));
+    let link = pair.client.slots.keys().next().copied().unwrap();
+    let mut out = vec![];
+    for port in 6000..6040 {
+        // Nothing that goes to the new address arrives.
+        pair.ask(link, false);
+        while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+            let from = SocketAddr::from((there, port));
+            pair.server.handle_datagram(pair.now, from, &out);
+        }
+        while pair.server.poll_transmit(pair.now, &mut out).is_some() {}
+        pair.now = pair.now + Duration::from_secs(1);
+        pair.server.handle_timeout(pair.now);
+        assert_eq!(
+            (counts(&pair, here), counts(&pair, there)),
+            ((1, 1), (1, 0))
+        );
+        assert_eq!(pair.server.standings.len(), pair.server.links());
+    }
+    // It is proven there.
+    pair.from = (there, 6039).into();
+    pair.ask(link, false);
+    pair.settle(|_| false);
+    assert_eq!(
+        (counts(&pair, here), counts(&pair, there)),
+        ((1, 0), (1, 1))
+    );
+    pair.server.trust(id, AccountId::new(2));
+    assert_eq!(counts(&pair, there), (1, 1), "it is of who was first");
+    pair.server.close_all(pair.now);
+    pair.settle(|_| false);
+    pair.now = pair.now + Duration::from_hours(48);
+    pair.server.handle_timeout(pair.now);
+    assert_eq!((pair.server.links(), pair.server.standings.len()), (0, 0));
+}
+
+/// HS-13: whoever comes while others begin handshake after handshake, from a few subnets and with cookies, gets in on a slow path: those
+/// of the subnet from which most come go first.
+#[test]
+fn a_newcomer_gets_in_beside_a_flood_of_newcomers() {
+    let mut pair = strict(1000);
+    pair.server.config.links_max = 200;
+    for n in 0..200 {
+        open_as(
+            &mut pair,
+            n,
+            [192, 0, 2, 7],
+            Some(AccountId::new(u64::from(n) + 1)),
+        );
+    }
+    let key = SecretKey::from_bytes([9; 32]);
+    pair.client = Endpoint::new(config(None), &key.into(), [1; 32]);
+    pair.from = ([203, 0, 113, 9], 5000).into();
+    let link = pair.connect();
+    pair.ask(link, false);
+    let mut greedy = 0_u16;
+    let mut out = vec![];
+    let mut answered = 0;
+    // Each way takes as long as a hundred handshakes of the others.
+    for _ in 0..20 {
+        while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+            pair.server.handle_datagram(pair.now, pair.from, &out);
+        }
+        let mut down = vec![];
+        for _ in 0..100 {
+            greedy += 1;
+            knock_with_cookie(&mut pair.server, pair.now, greedy, &mut down);
+            pair.now = pair.now + Duration::from_millis(5);
+        }
+        let mut told = vec![];
+        pair.serve(&mut told);
+        pair.server.handle_timeout(pair.now);
+        while let Some(Path { remote: to, .. }) = pair.server.poll_transmit(pair.now, &mut out) {
+            if to == pair.from {
+                down.push(out.clone());
+            }
+        }
+        for datagram in down {
+            pair.client
+                .handle_datagram(pair.now, server_address(), &datagram);
+        }
+        pair.client.handle_timeout(pair.now);
+        while let Some(event) = pair.client.poll_event() {
+            answered += usize::from(matches!(event, Event::Reply { .. }));
+        }
+    }
+    assert_eq!(answered, 1);
+    assert_eq!(pair.server.standings.len(), pair.server.links());
+    let users = pair.server.standings.accounts.len();
+    assert_eq!(users, 200 - 200 / NEWCOMERS_PART);
+}
+
+/// Begins a handshake from a /24 of a few, and shows the cookie; what goes to others is kept.
+pub(super) fn knock_with_cookie(
+    server: &mut Endpoint,
+    now: Time,
+    n: u16,
+    others: &mut Vec<Vec<u8>>,
+) {
+    let from = SocketAddr::from(([100, 64, n.to_be_bytes()[1] % 4, 1], n));
+    let mut key = [8; 32];
+    key[1..3].copy_from_slice(&n.to_be_bytes());
+    let key = SecretKey::from_bytes(key);
+    let mut client = Endpoint::new(config(None), &key.into(), [2; 32]);
+    client.connect(now, server_address(), realm_key().public(), None);
+    let mut out = vec![];
+    for _ in 0..2 {
+        client.handle_timeout(now);
+        while client.poll_transmit(now, &mut out).is_some() {
+            server.handle_datagram(now, from, &out);
+        }
+        while let Some(Path { remote: to, .. }) = server.poll_transmit(now, &mut out) {
+            if to == from {
+                client.handle_datagram(now, server_address(), &out);
+            } else {
+                others.push(out.clone());
+            }
+        }
+    }
+}
+
+/// HS-13: a stranger whose link is the oldest of too many, when it is proven, leaves nothing behind.
+#[test]
+fn a_stranger_that_has_to_go_at_once_leaves_nothing() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let from = [192, 0, 2, 7];
+    let key = SecretKey::from_bytes([9; 32]);
+    let mut slow = Endpoint::new(config(None), &key.into(), [1; 32]);
+    let address = SocketAddr::from((from, 4999));
+    let link = slow.connect(pair.now, server_address(), pair.realm, Some(RTT));
+    let deadline = pair.now + Duration::from_mins(5);
+    slow.request(pair.now, link, b"ask".to_vec(), deadline, false);
+    let mut out = vec![];
+    while slow.poll_transmit(pair.now, &mut out).is_some() {
+        pair.server.handle_datagram(pair.now, address, &out);
+    }
+    pair.is_known = false;
+    pair.serve(&mut vec![]);
+    let mut accept = vec![];
+    while let Some(to) = pair.server.poll_transmit(pair.now, &mut out) {
+        assert_eq!(to.remote, address);
+        accept.push(out.clone());
+    }
+    for n in 0..u16::try_from(STRANGERS_PER_SUBNET).unwrap() {
+        open_as(&mut pair, n, from, None);
+    }
+    let (links, keys) = (pair.server.links(), pair.server.by_peer.len());
+    for datagram in accept {
+        slow.handle_datagram(pair.now, server_address(), &datagram);
+    }
+    while slow.poll_transmit(pair.now, &mut out).is_some() {
+        pair.server.handle_datagram(pair.now, address, &out);
+    }
+    assert_eq!(
+        (pair.server.links(), pair.server.by_peer.len()),
+        (links - 1, keys)
+    );
+}
+
+/// LINK-23: whoever holds most with all their links gives one up, and not who holds a little more on one.
+#[test]
+fn the_account_that_holds_most_gives_up_a_link() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let ann = open_as(&mut pair, 1, [192, 0, 2, 7], Some(AccountId::new(1)));
+    let eve: Vec<LinkId> = (2..12)
+        .map(|n| open_as(&mut pair, n, [198, 51, 100, 7], Some(AccountId::new(2))))
+        .collect();
+    pair.server.config.memory_max = 60_000;
+    for link in &eve {
+        pair.server
+            .push(pair.now, *link, vec![1; 4000], Urgency::Live);
+    }
+    pair.server
+        .push(pair.now, ann, vec![1; 16_000], Urgency::Live);
+    pair.server
+        .push(pair.now, ann, vec![1; 8000], Urgency::Live);
+    assert!(pair.server.has(ann));
+    let left = eve.iter().filter(|link| pair.server.has(**link)).count();
+    assert!((7..10).contains(&left), "{left}");
+}
+
+/// LINK-23: what many links hold a little of ends nobody's: there is an end to that beside it.
+#[test]
+fn links_that_hold_little_end_no_other() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.server.config.memory_max = 20_000;
+    let many: Vec<LinkId> = (0..40)
+        .map(|n| open_as(&mut pair, n, [198, 51, 100, 7], None))
+        .collect();
+    for link in &many {
+        pair.server
+            .push(pair.now, *link, vec![1; 600], Urgency::Live);
+    }
+    let ann = open_as(&mut pair, 100, [192, 0, 2, 7], Some(AccountId::new(1)));
+    pair.server
+        .push(pair.now, ann, vec![1; 9000], Urgency::Live);
+    assert!(pair.server.has(ann));
+}
+
+/// HS-13: whoever sends an Init with another's address has no place among those of that address, though it gets the Accept: it is where it
+/// answers a challenge.
+#[test]
+fn an_init_from_a_forged_address_takes_no_place_there() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.is_known = false;
+    let (forged, real) = ([192, 0, 2, 7], [198, 51, 100, 7]);
+    let link = pair.connect();
+    pair.ask(link, false);
+    let mut out = vec![];
+    pair.client.poll_transmit(pair.now, &mut out).unwrap();
+    let at = SocketAddr::from((forged, 5000));
+    pair.server.handle_datagram(pair.now, at, &out);
+    pair.serve(&mut vec![]);
+    pair.from = SocketAddr::from((real, 5000));
+    // The repeat comes from elsewhere, and so the Accept goes there.
+    pair.server.handle_datagram(pair.now, pair.from, &out);
+    let id = *pair.server.slots.keys().next().unwrap();
+    let standing = |pair: &Pair| pair.server.slots[&id].standing;
+    while pair.server.poll_transmit(pair.now, &mut out).is_some() {
+        pair.client
+            .handle_datagram(pair.now, server_address(), &out);
+    }
+    while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+        pair.server.handle_datagram(pair.now, pair.from, &out);
+        assert!(!matches!(standing(&pair), Standing::Stranger(_)));
+    }
+    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    assert_eq!(standing(&pair), Standing::Stranger(standing_subnet(real)));
+}
+
+/// HS-13: a stranger's link that says nothing ends soon, and one that is logged in stays.
+#[test]
+fn a_silent_stranger_is_forgotten_soon() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.is_known = false;
+    let link = pair.connect();
+    pair.ask(link, false);
+    pair.settle(|_| false);
+    let id = *pair.server.slots.keys().next().unwrap();
+    for (wait, is_there) in [(STRANGER_IDLE / 2, true), (STRANGER_IDLE, false)] {
+        pair.now = pair.now + wait;
+        pair.server.handle_timeout(pair.now);
+        assert_eq!(pair.server.has(id), is_there);
+    }
+    assert_eq!(pair.server.standings.strangers(), 0);
+}
