@@ -1,8 +1,7 @@
 //! How small a realm is, and how fast it is there: memory of links that are idle, start, restart.
 //!
-//! `cargo bench --bench size` prints a table: what was measured beside what must hold. It takes some fifteen minutes, most
-//! of them handshakes. `-- --quick` does a hundredth of it, to see that it works; `-- --only links`, or `tables`,
-//! `start`, `restart` or `light`, one row.
+//! `cargo bench --bench size` prints a table: what was measured beside what must hold. It takes some minutes. `-- --quick` does a hundredth
+//! of it, to see that it works; `-- --only tables`, `start`, `restart` or `light` prints one row.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -22,21 +21,18 @@ use std::{
 };
 
 use merpati::{
-    client::{Direct, system_rng},
+    client::system_rng,
     crypto::{PublicKey, SecretKey},
     endpoint::{AccountId, Config, Endpoint, Event, Handshakes},
     link::Time,
     wire::{Command, OperationNumber, Protection, Request, SessionRef},
 };
 use support::{Home, Realm, finished, program};
-use tokio::task::JoinSet;
 
 /// As the program has it: memory that is free goes back to the system.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Links of a realm in a process of its own.
-const LINKS: usize = 100_000;
 /// Links in tables, without sockets.
 const IN_TABLES: usize = 1_000_000;
 /// Messages in the store of a realm that is started again.
@@ -44,8 +40,6 @@ const MESSAGES: usize = 1_000_000;
 /// After so long all links are at rest: three minutes and the grain they are counted in, and for those whose answer took so
 /// long that they were told to wait for it, as long as it is sent to a device that says nothing more.
 const UNTIL_REST: Duration = Duration::from_mins(7);
-/// Links that are opened at once.
-const AT_ONCE: usize = 32;
 /// Starts of which the middle one counts.
 const STARTS: usize = 11;
 
@@ -62,65 +56,6 @@ fn device() -> SecretKey {
     SecretKey::generate(&mut system_rng().unwrap())
 }
 
-/// A device opens a link, asks something, has its answer, and is never heard again.
-async fn open(address: SocketAddr, realm: PublicKey) {
-    let none = OperationNumber(0);
-    let mut link = Direct::begin(&device(), none, address, Some(realm))
-        .await
-        .unwrap();
-    assert!(link.ask(command()));
-    let mut told = Vec::new();
-    while told.is_empty() {
-        link.step(&mut told).await.unwrap();
-    }
-}
-
-fn open_many(realm: &Realm, count: usize) {
-    let (address, key) = (realm.address, realm.connect.split_once('#').unwrap().1);
-    let key: PublicKey = key.parse().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut open_now = JoinSet::new();
-        for _ in 0..count {
-            if open_now.len() == AT_ONCE {
-                open_now.join_next().await.unwrap().unwrap();
-            }
-            open_now.spawn(open(address, key));
-        }
-        open_now.join_all().await;
-    });
-}
-
-/// Memory that each link of a realm takes while nothing comes on it.
-fn links(count: usize) {
-    let home = Home::new();
-    let realm = home.realm_as(
-        "[limits]\nlinks = 200000\nhandshakes = \"unlimited\"\nhandshakes_per_subnet = \"unlimited\"\n\
-         commands_per_subnet = \"unlimited\"",
-    );
-    // What it takes once, whoever comes.
-    open_many(&realm, count / 100);
-    let before = realm.memory();
-    open_many(&realm, count);
-    let each = |now: u64| now.saturating_sub(before) / count as u64;
-    let busy = each(realm.memory());
-    thread::sleep(UNTIL_REST);
-    // Others go on for a while; memory that has become free is given back on the way.
-    for _ in 0..20 {
-        open_many(&realm, count / 2000);
-        thread::sleep(Duration::from_secs(1));
-    }
-    let idle = each(realm.memory());
-    row(
-        &format!("an idle link of {count}, of a real realm, in memory"),
-        &format!("{idle} bytes (just opened: {busy})"),
-        "≤ 1024",
-    );
-}
-
 /// Memory of this process, in bytes.
 fn memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
@@ -130,7 +65,7 @@ fn memory() -> u64 {
 }
 
 /// Carries what both sides have to send until there is nothing, and lets the server answer all.
-fn settle(now: Time, from: SocketAddr, client: &mut Endpoint, server: &mut Endpoint) {
+fn settle(now: Time, from: SocketAddr, client: &mut Endpoint, server: &mut Endpoint, user: u64) {
     let realm = SocketAddr::from(([10, 0, 0, 1], 6377));
     let mut out = Vec::new();
     loop {
@@ -142,7 +77,7 @@ fn settle(now: Time, from: SocketAddr, client: &mut Endpoint, server: &mut Endpo
         while let Some(event) = server.poll_event() {
             match event {
                 Event::Incoming { link, .. } => {
-                    server.welcome(now, link, Some(AccountId::new(1)), OperationNumber(0));
+                    server.welcome(now, link, Some(AccountId::new(user)), OperationNumber(0));
                 }
                 Event::Request { link, number, .. } => server.reply(now, link, number, vec![0; 8]),
                 _ => {}
@@ -174,7 +109,7 @@ fn endpoint() -> (Endpoint, PublicKey) {
     (Endpoint::new(config, &key.into(), [1; 32]), public)
 }
 
-/// Opens so many links more, each of a device of its own at an address of its own.
+/// Opens so many links more, each of a device and a user of its own at an address of its own.
 fn open_in(server: &mut Endpoint, key: PublicKey, begin: Time, count: usize) {
     let all = server.links() + count;
     for n in server.links()..all {
@@ -186,7 +121,7 @@ fn open_in(server: &mut Endpoint, key: PublicKey, begin: Time, count: usize) {
         let link = client.connect(now, realm, key, None);
         let deadline = now + Duration::from_mins(1);
         client.request(now, link, command(), deadline, false);
-        settle(now, from, &mut client, server);
+        settle(now, from, &mut client, server, n as u64);
     }
     assert_eq!(server.links(), all);
 }
@@ -201,7 +136,7 @@ fn pass(endpoint: &mut Endpoint, until: Time) {
     }
 }
 
-/// The same without sockets, in one table for each processor, filled and kept by a thread of its own as a worker is.
+/// Memory that each link takes while nothing comes on it, without sockets: in one table for each processor, filled and kept by a thread of its own as a worker is.
 fn tables(count: usize) {
     let before = memory();
     let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -234,7 +169,7 @@ fn tables(count: usize) {
         }
     });
     row(
-        &format!("the same of {count}, in tables alone"),
+        &format!("an idle link of {count}"),
         &format!("{idle} bytes (just opened: {busy})"),
         "≤ 1024",
     );
@@ -328,8 +263,5 @@ fn main() {
     }
     if is_wanted("tables") {
         tables(IN_TABLES / part);
-    }
-    if is_wanted("links") {
-        links(LINKS / part);
     }
 }

@@ -6,6 +6,8 @@ use std::{
     num::NonZeroU64,
 };
 
+use smallvec::SmallVec;
+
 use super::{LinkId, path::Network, ranking::Ranking};
 
 /// Stands for a user who is logged in over a link, or for a peer. Whoever gives it knows for which.
@@ -28,7 +30,8 @@ const COMPARED_MAX: usize = 32;
 /// The proven links of accounts.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
-    links: BTreeMap<AccountId, BTreeSet<LinkId>>,
+    /// In the order in which they came. Nearly all have one or two.
+    links: BTreeMap<AccountId, SmallVec<[LinkId; 2]>>,
     by_account: Ranking<AccountId>,
     by_network: Ranking<Network>,
     /// By where they come from, and then by when they came there.
@@ -40,15 +43,13 @@ pub(super) struct Accounts {
 impl Accounts {
     /// Memory of the link of an account that has no other, from a network from which no other comes, in bytes.
     pub const LINK_BYTES: usize = 2
-        * (size_of::<(AccountId, BTreeSet<LinkId>)>()
-            + 6 * size_of::<LinkId>()
-            + size_of::<(Network, u32, LinkId)>())
+        * (size_of::<(AccountId, SmallVec<[LinkId; 2]>)>() + size_of::<(Network, u32, LinkId)>())
         + Ranking::<AccountId>::EACH_BYTES
         + Ranking::<Network>::EACH_BYTES;
 
     /// A link comes; as which, among all that have come.
     pub fn add(&mut self, link: LinkId, account: AccountId, network: Network) -> u32 {
-        self.links.entry(account).or_default().insert(link);
+        self.links.entry(account).or_default().push(link);
         self.by_account.change(account, 0, 1);
         self.by_network.change(network, 0, 1);
         // Once in four billion it begins anew, and those who came before are taken for younger ones.
@@ -61,7 +62,7 @@ impl Accounts {
     pub fn remove(&mut self, link: LinkId, account: AccountId, (network, came): (Network, u32)) {
         self.of_network.remove(&(network, came, link));
         if let Some(links) = self.links.get_mut(&account) {
-            links.remove(&link);
+            links.retain(|other| *other != link);
             if links.is_empty() {
                 self.links.remove(&account);
             }
