@@ -27,11 +27,13 @@ impl AccountId {
 /// Of the links of an account that may make room, so many are compared.
 const COMPARED_MAX: usize = 32;
 
+/// The links of one account, in the order in which they came. Nearly all have one or two.
+type Few = SmallVec<[LinkId; 2]>;
+
 /// The proven links of accounts.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
-    /// In the order in which they came. Nearly all have one or two.
-    links: BTreeMap<AccountId, SmallVec<[LinkId; 2]>>,
+    links: BTreeMap<AccountId, Few>,
     by_account: Ranking<AccountId>,
     by_network: Ranking<Network>,
     /// By where they come from, and then by when they came there.
@@ -43,7 +45,7 @@ pub(super) struct Accounts {
 impl Accounts {
     /// Memory of the link of an account that has no other, from a network from which no other comes, in bytes.
     pub const LINK_BYTES: usize = 2
-        * (size_of::<(AccountId, SmallVec<[LinkId; 2]>)>() + size_of::<(Network, u32, LinkId)>())
+        * (size_of::<(AccountId, Few)>() + size_of::<(Network, u32, LinkId)>())
         + Ranking::<AccountId>::EACH_BYTES
         + Ranking::<Network>::EACH_BYTES;
 
