@@ -52,6 +52,8 @@ pub struct Disk {
     store: PathBuf,
     /// The room that is left, in bytes.
     free: Arc<dyn Fn() -> io::Result<u64> + Send + Sync>,
+    /// The part of the reserve that is left alone also by what gives room back, in bytes.
+    spare: u64,
 }
 
 /// What the engine's tables take and may take, in bytes.
@@ -65,11 +67,13 @@ struct Tables {
 }
 
 impl Disk {
-    /// What merging tables takes and the disk does not have: how much is free, and how much it takes.
+    /// What merging tables takes and the disk does not have: how much is free, and how much has to be, so that the merge leaves the
+    /// spare room alone.
     pub fn lacks(&self) -> Option<(u64, u64)> {
         // If either cannot be said, the merge may as well be tried.
         let (free, tables) = ((self.free)().ok()?, self.tables()?);
-        (free < tables.merging).then_some((free, tables.merging))
+        let needed = tables.merging.saturating_add(self.spare);
+        (free < needed).then_some((free, needed))
     }
 
     /// False if a store could not be opened again whose engine has failed with so much that is not in tables: what merges have left
@@ -143,6 +147,7 @@ impl Room {
             disk: Disk {
                 store: directory.join(STORE),
                 free: Arc::new(free),
+                spare: reserve / TIDYING_SHARE,
             },
             looked: None,
             lifetime,
@@ -188,13 +193,15 @@ impl Room {
     fn judge(&mut self, free: u64, unflushed: u64) -> Space {
         self.tables = self.disk.tables().unwrap_or(self.tables);
         let Tables { merging, unlisted } = self.tables;
-        // While a merge runs, what it has written is no longer to come.
-        let free = free.saturating_add(unlisted);
-        // Writing something that gives room back gives none back before tables are merged: below this, it only takes some.
-        let engine = merging.saturating_add(unflushed);
-        let space = if free >= self.reserve.max(engine) {
+        let spare = self.disk.spare;
+        // A merge begins only where it leaves the spare room alone. Writing something that gives room back gives none back before
+        // tables are merged: below this, it only takes some.
+        let engine = merging.saturating_add(unflushed).saturating_add(spare);
+        // While a merge runs, what it has written is no longer to come; but it is not free, and so is none of the reserve.
+        let has_engine_room = free.saturating_add(unlisted) >= engine;
+        let space = if has_engine_room && free >= self.reserve {
             Space::Enough
-        } else if free >= engine.max(self.reserve / TIDYING_SHARE) {
+        } else if has_engine_room && free >= spare {
             Space::Little
         } else {
             Space::None

@@ -59,7 +59,7 @@ async fn a_full_disk_refuses_writes_and_recovers() {
 async fn a_full_disk_takes_what_gives_room_back_down_to_a_quarter_of_the_reserve() {
     let directory = tempfile::tempdir().unwrap();
     let (store, free) = store_with_room(directory.path(), 100 * MIB, Bounds::default());
-    for (left, is_written) in [(99, true), (25, true), (24, false), (0, false)] {
+    for (left, is_written) in [(99, true), (26, true), (24, false), (0, false)] {
         free.store(left * MIB, Ordering::SeqCst);
         let mut tidying = Batch::tidying();
         tidying.delete(key(1));
@@ -112,6 +112,7 @@ async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
     let directory = tempfile::tempdir().unwrap();
     super::format_tests::filled(directory.path(), 200, true).await;
     let (store, free) = store_with_room(directory.path(), 100, Bounds::default());
+    let spare = 100 / 4;
     let tidying = || Batch {
         tidies: true,
         ..put(1, b"1")
@@ -120,7 +121,7 @@ async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
         for batch in [put(1, b"1"), tidying()] {
             let bytes = engine_bytes(&store, directory.path());
             assert!(bytes > 10_000, "{bytes}");
-            free.store(bytes - lacking, Ordering::SeqCst);
+            free.store(bytes + spare - lacking, Ordering::SeqCst);
             let outcome = store.commit(batch).await;
             assert_eq!(outcome.is_ok(), is_written, "{lacking}: {outcome:?}");
         }
@@ -189,6 +190,49 @@ async fn full_disk_counts_room_of_running_merge_once() {
         if is_written {
             fs::remove_file(&written).unwrap();
         }
+    }
+}
+
+/// What a running merge has written is not free: the reserve is left alone also by what is written meanwhile, and by the merge.
+#[tokio::test]
+async fn full_disk_keeps_reserve_while_merge_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let (reserve, spare) = (100 * MIB, 25 * MIB);
+    let (store, free) = store_with_room(directory.path(), reserve, Bounds::default());
+    let written = fs::File::create(store.data.path().join("tables/999")).unwrap();
+    written.set_len(1000 * MIB).unwrap();
+    for (left, is_written, tidies) in [
+        (reserve, true, true),
+        (reserve - 1, false, true),
+        (spare, false, true),
+        (spare - 1, false, false),
+    ] {
+        free.store(left, Ordering::SeqCst);
+        let outcome = store.commit(put(1, b"1")).await;
+        assert_eq!(outcome.is_ok(), is_written, "{left}: {outcome:?}");
+        let mut tidying = Batch::tidying();
+        tidying.delete(key(2));
+        let outcome = store.commit(tidying).await;
+        assert_eq!(outcome.is_ok(), tidies, "{left}: {outcome:?}");
+    }
+}
+
+/// A merge begins only where it leaves a quarter of the reserve alone.
+#[tokio::test]
+async fn merge_leaves_a_quarter_of_the_reserve() {
+    let directory = tempfile::tempdir().unwrap();
+    super::format_tests::filled(directory.path(), 200, true).await;
+    let tables = examine::trees(&directory.path().join(STORE)).unwrap();
+    let tables = tables
+        .iter()
+        .flat_map(|tree| manifest::tables(tree).unwrap());
+    let merging: u64 = tables
+        .map(|table| fs::metadata(table.path).unwrap().len())
+        .sum();
+    let needed = merging + 25;
+    for (left, lacks) in [(needed, None), (needed - 1, Some((needed - 1, needed)))] {
+        let room = Room::scripted(directory.path(), 100, move || Ok(left));
+        assert_eq!(room.disk().lacks(), lacks);
     }
 }
 
