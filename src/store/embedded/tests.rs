@@ -161,6 +161,10 @@ fn engine_that_is_still_locked_asks_for_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     drop(Embedded::open(directory.path()).unwrap());
     let engine = Database::builder(directory.path().join(STORE)).open();
+    // The engine that is still alive is writing this one.
+    let tree = examine::trees(&directory.path().join(STORE)).unwrap().pop();
+    let merging = tree.unwrap().join("tables/999");
+    fs::write(&merging, "half a table").unwrap();
     let held = Embedded::open(directory.path()).unwrap_err();
     assert!(matches!(held, OpenError::Held(_)), "{held}");
     let said = held.to_string();
@@ -169,6 +173,7 @@ fn engine_that_is_still_locked_asks_for_a_restart() {
         "{said}"
     );
     assert!(!held.may_pass());
+    assert!(merging.exists());
     drop(engine);
     drop(Embedded::open(directory.path()).unwrap());
 }
