@@ -108,6 +108,8 @@ impl Disk {
 pub struct Room {
     disk: Disk,
     looked: Option<(Instant, Space)>,
+    /// When it was found out last that the store could not be opened again.
+    is_stuck: Option<Instant>,
     lifetime: Duration,
     /// The room that is left alone, in bytes.
     reserve: u64,
@@ -150,6 +152,7 @@ impl Room {
                 spare: reserve / TIDYING_SHARE,
             },
             looked: None,
+            is_stuck: None,
             lifetime,
             reserve,
             tables: Tables::default(),
@@ -188,6 +191,16 @@ impl Room {
         };
         self.looked = Some((Instant::now(), space));
         space
+    }
+
+    /// The same as [`Disk::can_reopen`], found out once in a while where it cannot.
+    pub fn can_reopen(&mut self, unflushed: u64) -> bool {
+        if self.is_stuck.is_some_and(|at| at.elapsed() < self.lifetime) {
+            return false;
+        }
+        let can = self.disk.can_reopen(unflushed);
+        self.is_stuck = (!can).then(Instant::now);
+        can
     }
 
     fn judge(&mut self, free: u64, unflushed: u64) -> Space {
