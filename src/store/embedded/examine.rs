@@ -208,7 +208,7 @@ fn look_at_trees(store: &Path) -> Result<(), Trouble> {
 /// have to be written anew, and on a disk that the merge has filled there is no other room for it.
 fn remove_unlisted(store: &Path) -> Result<(), OpenError> {
     for tree in trees(store)? {
-        for (path, bytes) in manifest::unlisted(&tree)? {
+        for (path, bytes) in manifest::files(&tree)?.unlisted {
             tracing::info!(file = %path.display(), bytes, "a table that was not written to its end is removed");
             fs::remove_file(&path).map_err(|source| io_at(&path, source))?;
         }

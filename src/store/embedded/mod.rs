@@ -18,6 +18,7 @@ mod layout;
 mod manifest;
 mod mark;
 mod memtables;
+mod merging;
 mod open;
 mod room;
 mod writer;

@@ -9,9 +9,9 @@ use std::{
 
 use super::{
     super::Batch,
-    FRESH_FILES, STORE,
+    STORE,
     examine::{journals, trees},
-    manifest,
+    manifest, merging,
 };
 
 /// Room on the disk that is left alone unless it is set otherwise, in bytes: the engine needs it to tidy up, and so does the operator.
@@ -20,8 +20,6 @@ pub const RESERVE_BYTES: u64 = 32 << 20;
 const ROOM_LIFETIME: Duration = Duration::from_secs(1);
 /// This part of the reserve is left alone also by what gives room back: that is written first, and gives room back later.
 const TIDYING_SHARE: u64 = 4;
-/// What the engine lets the first level behind the fresh tables grow to, in bytes: as many tables as are fresh, of 64 MiB.
-const LEVEL_BYTES: u64 = (FRESH_FILES as u64) * (64 << 20);
 
 /// How much may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +78,9 @@ impl Disk {
     /// is removed then, the last journal is written anew, and what is not in tables yet is written to some.
     pub fn can_reopen(&self, unflushed: u64) -> bool {
         let needed = || {
-            let free = (self.free)().ok()?.saturating_add(self.tables()?.unlisted);
+            // What cannot be told apart now is not relied on.
+            let unlisted = self.tables().unwrap_or_default().unlisted;
+            let free = (self.free)().ok()?.saturating_add(unlisted);
             let journals = journals(&self.store).ok()?;
             // The newest may be empty: then it is the one before that is written anew.
             let last = journals.iter().rev().take(2);
@@ -96,9 +96,9 @@ impl Disk {
     fn tables(&self) -> Option<Tables> {
         let mut all = Tables::default();
         for tree in trees(&self.store).ok()? {
-            all.merging += manifest::merge_bytes(&tree, LEVEL_BYTES).ok()?;
-            let unlisted = manifest::unlisted(&tree).ok()?;
-            all.unlisted += unlisted.iter().map(|(_, bytes)| bytes).sum::<u64>();
+            let files = manifest::files(&tree).ok()?;
+            all.merging += merging::bytes(&files.levels);
+            all.unlisted += files.unlisted.iter().map(|(_, bytes)| bytes).sum::<u64>();
         }
         Some(all)
     }
@@ -204,7 +204,13 @@ impl Room {
     }
 
     fn judge(&mut self, free: u64, unflushed: u64) -> Space {
-        self.tables = self.disk.tables().unwrap_or(self.tables);
+        // Where they cannot be looked at, a merge has ended, perhaps, and what it wrote is in the list.
+        let merging = self.tables.merging;
+        let as_before = || Tables {
+            merging,
+            unlisted: 0,
+        };
+        self.tables = self.disk.tables().unwrap_or_else(as_before);
         let Tables { merging, unlisted } = self.tables;
         let spare = self.disk.spare;
         // A merge begins only where it leaves the spare room alone. Writing something that gives room back gives none back before

@@ -222,6 +222,26 @@ async fn full_disk_keeps_reserve_while_merge_runs() {
     }
 }
 
+/// What a merge had written when its list could be read last need not be given back any more, or be its own.
+#[tokio::test]
+async fn full_disk_does_without_running_merge_where_its_list_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    super::format_tests::filled(directory.path(), 200, true).await;
+    let trees = examine::trees(&directory.path().join(STORE)).unwrap();
+    let written = trees.last().unwrap().join("tables/999");
+    fs::write(written, [0; 1000]).unwrap();
+    let levels = trees
+        .iter()
+        .flat_map(|tree| manifest::files(tree).unwrap().levels);
+    let merging: u64 = levels.map(|level| level.bytes).sum();
+    let left = merging - 1000;
+    let mut room = Room::scripted(directory.path(), 0, move || Ok(left));
+    let trees = directory.path().join(STORE).join("keyspaces");
+    assert_eq!(room.look(0), Space::Enough);
+    fs::rename(&trees, trees.with_extension("aside")).unwrap();
+    assert_eq!(room.look(0), Space::None);
+}
+
 /// A merge begins only where it leaves a quarter of the reserve alone.
 #[tokio::test]
 async fn merge_leaves_a_quarter_of_the_reserve() {
