@@ -103,6 +103,29 @@ async fn engine_that_has_stopped_is_found_out_about_without_a_write() {
     }
 }
 
+/// A group that meets an engine that has stopped ends no reading while there is too little room to open the store again.
+#[tokio::test]
+async fn engine_that_has_stopped_ends_no_reading_while_it_cannot_be_opened_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, free) = store_with_room(directory.path(), 0, Bounds::default());
+    // It cannot be compressed, so the journal takes as much.
+    let value: Vec<u8> = (0..1 << 20).map(|_| rand::random()).collect();
+    store.commit(put(1, &value)).await.unwrap();
+    stop_engine(&store, || assert!(store.data.rotate_memtable().unwrap()));
+    let engine = store.engine.as_ref().unwrap();
+    free.store(engine.write_buffer_size() + (64 << 10), Ordering::SeqCst);
+    for _ in 0..2 {
+        let refused = store.commit(put(2, b"2")).await;
+        assert!(matches!(refused, Err(CommitError::Full)), "{refused:?}");
+        assert!(store.get(&key(1)).await.unwrap().is_some());
+    }
+    free.store(u64::MAX, Ordering::SeqCst);
+    let failed = store.commit(put(2, b"2")).await;
+    let is_failure = matches!(failed, Err(CommitError::Store(StoreError::Failed(_))));
+    assert!(is_failure, "{failed:?}");
+    assert!(store.get(&key(1)).await.is_err());
+}
+
 /// What the engine has not written to files has an end, however long it merges tables; and then it is written, all of it. So its
 /// worker has few messages to read, too: a thousand of them would block it for ever.
 #[test]
@@ -145,6 +168,59 @@ fn writer_holds_back_while_engine_lags_and_goes_on() {
         assert_eq!(found.unwrap().unwrap().value.len(), value);
     }
     assert!(store.data.table_count() > 0);
+}
+
+/// Who stops a realm does not wait until the engine has made place: what waits for that is refused at once.
+#[test]
+fn writer_that_waits_for_place_stops_when_store_is_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = memtables::Limits {
+        bytes: 16 << 10,
+        patience: Duration::from_hours(1),
+    };
+    let (opening, room) = (format_tests::opening(), Room::of(directory.path(), 0));
+    let store = Embedded::open_with(directory.path(), opening, room, Bounds::default(), limits);
+    let store = store.unwrap();
+    let job = || {
+        let (answer, answered) = oneshot::channel();
+        let job = Job {
+            batch: put(1, &[b'v'; 1 << 10]),
+            answer,
+            desk: store.desks.here(),
+        };
+        store.queue.as_ref().unwrap().blocking_send(job).unwrap();
+        answered
+    };
+    let data = store.data.clone();
+    let (merge, merging) = mpsc::channel();
+    let (wait, waiting) = mpsc::channel::<oneshot::Receiver<answers::Outcome>>();
+    // The engine writes no files until the last group is answered. Bounded, so that this ends where it would wait for itself.
+    let merges = std::thread::spawn(move || {
+        let _merging = data.tree.get_flush_lock();
+        merge.send(()).unwrap();
+        let mut answered = waiting.recv().unwrap();
+        let began = std::time::Instant::now();
+        loop {
+            match answered.try_recv() {
+                Ok(outcome) => return Some(outcome),
+                Err(_) if began.elapsed() > Duration::from_secs(20) => return None,
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+    });
+    merging.recv().unwrap();
+    while store.data.sealed_memtable_count() + 1 < MEMTABLES
+        || store.data.tree.active_memtable().size() < limits.bytes
+    {
+        job().blocking_recv().unwrap().unwrap();
+    }
+    wait.send(job()).unwrap();
+    drop(store);
+    let outcome = merges.join().unwrap();
+    assert!(
+        matches!(outcome, Some(Err(CommitError::Full))),
+        "{outcome:?}"
+    );
 }
 
 /// An engine whose worker has ended makes no place: that is an error, and is not waited for.

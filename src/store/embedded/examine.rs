@@ -5,9 +5,11 @@
 //! is not opened, unless its operator accepts the loss; and nothing is changed before that is known.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use super::{
@@ -30,6 +32,10 @@ const TREE_OF_TREES: u64 = 0;
 const ASIDE: &str = "damaged";
 /// What the engine's file `version` holds.
 const ENGINE_VERSION: &[u8] = b"FJL\x03";
+/// How often the engine's lock is tried, as the engine does: one that has just been closed may give it back a little later.
+const LOCK_TRIES: usize = 3;
+/// The wait before it is tried again.
+const LOCK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How a store is to be looked at.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,7 +85,8 @@ pub fn examine(directory: &Path, mark: Option<&Mark>, manner: Manner) -> Result<
     let store = directory.join(STORE);
     let mut report = Report::default();
     look_at_trees(&store)?;
-    restore_lock(&store).map_err(|source| io_at(&store, source))?;
+    // Held until all is done: whatever is changed here, an engine that is still alive would not know of it.
+    let _lock = lock_engine(directory)?;
     let journals = journals(&store).map_err(|source| io_at(&store, source))?;
     for what in missing(&store, &journals, mark) {
         if !manner.accepts_damage {
@@ -201,7 +208,7 @@ fn look_at_trees(store: &Path) -> Result<(), Trouble> {
 /// have to be written anew, and on a disk that the merge has filled there is no other room for it.
 fn remove_unlisted(store: &Path) -> Result<(), OpenError> {
     for tree in trees(store)? {
-        for (path, bytes) in manifest::unlisted(&tree)? {
+        for (path, bytes) in manifest::files(&tree)?.unlisted {
             tracing::info!(file = %path.display(), bytes, "a table that was not written to its end is removed");
             fs::remove_file(&path).map_err(|source| io_at(&path, source))?;
         }
@@ -209,13 +216,22 @@ fn remove_unlisted(store: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Makes the file anew that the engine locks, if it is missing. There is nothing in it.
-fn restore_lock(store: &Path) -> io::Result<()> {
-    let lock = store.join("lock");
-    if !lock.try_exists()? {
-        File::create(lock)?;
+/// Locks the file that the engine locks, which is made anew if it is missing: there is nothing in it.
+fn lock_engine(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join(STORE).join("lock");
+    let io = |source| io_at(&path, source);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    let lock = options.open(&path).map_err(io)?;
+    for tried in 1..=LOCK_TRIES {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if tried < LOCK_TRIES => thread::sleep(LOCK_AGAIN),
+            Err(TryLockError::WouldBlock) => break,
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
     }
-    Ok(())
+    Err(OpenError::Held(directory.into()))
 }
 
 /// The journals in `store` and their numbers, the oldest first.

@@ -8,12 +8,15 @@
 //! name length 2, name), then its own place ("SFA!", 1, 0, checksum 16, position 8, length 8).
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{self, Read as _, SeekFrom},
     path::{Path, PathBuf},
 };
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+use super::merging::Level;
 
 /// The directory of a tree's tables in its own.
 const TABLES: &str = "tables";
@@ -23,6 +26,8 @@ const TRAILER_BYTES: usize = 38;
 const LIST_BYTES_MAX: u64 = 64 << 20;
 /// What is hashed at once, in bytes.
 const PIECE: usize = 256 << 10;
+/// So often a tree is looked at anew whose list changes meanwhile.
+const TRIES: usize = 5;
 
 /// A file of the engine's, and the checksum that it must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,59 +94,90 @@ pub fn tables_on_disk(tree: &Path) -> Result<Vec<Table>, Trouble> {
 
 /// The tables of the tree in a directory.
 pub fn tables(tree: &Path) -> Result<Vec<Table>, Trouble> {
-    let listed = listed(tree)?.into_iter();
-    Ok(listed.map(|(_, table)| table).collect())
-}
-
-/// The bytes of the tables that the engine may merge at once, about, and so the room that it needs to write them anew: when the
-/// fresh ones have become many, it merges all of them with what overlaps them in the next level that has any. Of that it counts
-/// `level_max` at most: of one that has more the engine takes less.
-pub fn merge_bytes(tree: &Path, level_max: u64) -> Result<u64, Trouble> {
-    let listed = listed(tree)?;
-    let next = listed
-        .iter()
-        .map(|(level, _)| *level)
-        .filter(|level| *level > 0);
-    let next = next.min();
-    let bytes = |of: u8| -> u64 {
-        let tables = listed.iter().filter(|(level, _)| *level == of);
-        // One that is gone has been merged meanwhile.
-        let lengths = tables.filter_map(|(_, table)| Some(fs::metadata(&table.path).ok()?.len()));
-        lengths.sum()
-    };
-    Ok(bytes(0) + next.map_or(0, |next| bytes(next).min(level_max)))
-}
-
-/// The files among a tree's tables that its list does not name, and their lengths: a merge writes them or has written them in vain,
-/// or they are about to be deleted.
-pub fn unlisted(tree: &Path) -> Result<Vec<(PathBuf, u64)>, Trouble> {
-    let listed = tables(tree)?;
     let place = tree.join(TABLES);
-    let io = |error| Trouble::from_io(&place, error);
-    let mut unlisted = Vec::new();
-    let files = match fs::read_dir(&place) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(unlisted),
-        files => files.map_err(io)?,
-    };
-    for entry in files {
-        let path = entry.map_err(io)?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        let is_table = name.is_some_and(|name| name.parse::<u64>().is_ok());
-        if !is_table || listed.iter().any(|table| table.path == path) {
-            continue;
-        }
-        match fs::metadata(&path) {
-            Ok(file) => unlisted.push((path, file.len())),
-            // It is deleted by now.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io(error)),
+    let listed = listed(tree)?.into_iter();
+    Ok(listed
+        .map(|(_, id, checksum)| {
+            let path = place.join(id.to_string());
+            Table { path, checksum }
+        })
+        .collect())
+}
+
+/// The files of a tree's tables.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// What the list names, the fresh tables first.
+    pub levels: Vec<Level>,
+    /// Files that the list does not name, and their lengths: a merge writes them or has written them in vain, or they are about to be
+    /// deleted.
+    pub unlisted: Vec<(PathBuf, u64)>,
+}
+
+/// The files of the tables of the tree in a directory.
+pub fn files(tree: &Path) -> Result<Files, Trouble> {
+    files_with(tree, || {})
+}
+
+/// The same; between the list and the directory `between` happens.
+fn files_with(tree: &Path, mut between: impl FnMut()) -> Result<Files, Trouble> {
+    let current = tree.join("current");
+    for _ in 0..TRIES {
+        let before = read_bounded(&current)?;
+        let found = listed(tree).and_then(|listed| {
+            between();
+            files_of(tree, &listed)
+        });
+        // A merge that ends in between puts into the list what was not in it.
+        if read_bounded(&current)? == before {
+            return found;
         }
     }
-    Ok(unlisted)
+    Err(Trouble::unsound(&current, "changes all the time"))
 }
 
-/// The tables of the tree in a directory, each with its level.
-fn listed(tree: &Path) -> Result<Vec<(u8, Table)>, Trouble> {
+/// The files of a tree whose list names these tables.
+fn files_of(tree: &Path, listed: &[Listed]) -> Result<Files, Trouble> {
+    let place = tree.join(TABLES);
+    let io = |error| Trouble::from_io(&place, error);
+    let levels: HashMap<u64, u8> = listed.iter().map(|(level, id, _)| (*id, *level)).collect();
+    let mut found = Files::default();
+    let entries = match fs::read_dir(&place) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries.map_err(io)?,
+    };
+    for entry in entries {
+        let path = entry.map_err(io)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(id) = name.and_then(|name| name.parse::<u64>().ok()) else {
+            continue;
+        };
+        let bytes = match fs::metadata(&path) {
+            Ok(file) => file.len(),
+            // It is deleted by now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(io(error)),
+        };
+        let Some(level) = levels.get(&id).map(|level| usize::from(*level)) else {
+            found.unlisted.push((path, bytes));
+            continue;
+        };
+        if found.levels.len() <= level {
+            found.levels.resize(level + 1, Level::default());
+        }
+        if let Some(level) = found.levels.get_mut(level) {
+            level.tables += 1;
+            level.bytes += bytes;
+        }
+    }
+    Ok(found)
+}
+
+/// A table as the list names it: its level, its number, and its checksum.
+type Listed = (u8, u64, u128);
+
+/// The tables that the list of the tree in a directory names.
+fn listed(tree: &Path) -> Result<Vec<Listed>, Trouble> {
     let current = tree.join("current");
     let read = read_bounded(&current)?;
     let (number, checksum) =
@@ -159,14 +195,7 @@ fn listed(tree: &Path) -> Result<Vec<(u8, Table)>, Trouble> {
         .find(|section| section.name == b"tables")
         .and_then(|section| section.of(&read).map(<[u8]>::to_vec));
     let listed = section.as_deref().and_then(parse_tables);
-    let place = tree.join(TABLES);
-    let listed = listed.ok_or_else(damaged)?.into_iter();
-    Ok(listed
-        .map(|(level, id, checksum)| {
-            let path = place.join(id.to_string());
-            (level, Table { path, checksum })
-        })
-        .collect())
+    listed.ok_or_else(damaged)
 }
 
 impl Table {
@@ -297,7 +326,7 @@ fn parse_contents(bytes: &[u8]) -> Option<Vec<Section>> {
 
 /// The levels of the tables, their numbers, and their checksums: levels 1, in each runs 1, in each tables 4, in each its number 8, 0,
 /// checksum 16, sequence number 8.
-fn parse_tables(bytes: &[u8]) -> Option<Vec<(u8, u64, u128)>> {
+fn parse_tables(bytes: &[u8]) -> Option<Vec<Listed>> {
     let mut tables = Vec::new();
     let (levels, mut rest) = bytes.split_first()?;
     for level in 0..*levels {
@@ -374,5 +403,59 @@ mod tests {
         });
         assert_eq!(checked.unwrap(), Some(BYTES as u64));
         assert_eq!(seen, Some(Some(false)));
+    }
+}
+
+#[cfg(test)]
+mod list_tests {
+    use super::{
+        super::{Embedded, STORE, Store as _, examine::trees, format_tests},
+        *,
+    };
+
+    /// A table that is listed while the directory is read is not taken for one that a merge still writes: its room is not free.
+    #[tokio::test]
+    async fn table_that_has_just_been_listed_is_not_unlisted() {
+        let directory = tempfile::tempdir().unwrap();
+        let (data, before) = (directory.path().join("data"), directory.path().join("old"));
+        format_tests::filled(&data, 60, true).await;
+        format_tests::copy(&data, &before);
+        let store = Embedded::open_as(&data, format_tests::opening()).unwrap();
+        store
+            .commit(format_tests::put(1, vec![7; 40]))
+            .await
+            .unwrap();
+        let tables = store.data.table_count();
+        assert!(store.data.rotate_memtable().unwrap());
+        while store.data.table_count() == tables {
+            std::thread::yield_now();
+        }
+        drop(store);
+        let tree = trees(&data.join(STORE)).unwrap().pop().unwrap();
+        let old = trees(&before.join(STORE)).unwrap().pop().unwrap();
+        let now = files(&tree).unwrap();
+        assert_eq!((now.unlisted.len(), now.levels.is_empty()), (0, false));
+        // The list as it was, until the directory is about to be read.
+        let current = tree.join("current");
+        let listed = fs::read(&current).unwrap();
+        for entry in fs::read_dir(&old).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                fs::copy(&path, tree.join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        assert_ne!(fs::read(&current).unwrap(), listed);
+        assert!(!files(&tree).unwrap().unlisted.is_empty());
+        let found = files_with(&tree, || fs::write(&current, &listed).unwrap());
+        assert_eq!(found.unwrap(), now);
+        // One that never stays the same is not relied on.
+        let mut changes = 0u64;
+        let changing = files_with(&tree, || {
+            changes += 1;
+            let is_even = changes.is_multiple_of(2);
+            let other = fs::read(old.join("current")).unwrap();
+            fs::write(&current, if is_even { &listed } else { &other }).unwrap();
+        });
+        assert!(changing.is_err(), "{changing:?}");
     }
 }

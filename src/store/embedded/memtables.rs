@@ -5,6 +5,10 @@
 //! writer seals a memtable as soon as it is full, which takes one message, and waits when too many are sealed.
 
 use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -44,16 +48,24 @@ pub struct Memtables {
     database: Database,
     data: Keyspace,
     limits: Limits,
+    /// Set once the store is being closed: then no group waits.
+    is_closing: Arc<AtomicBool>,
     /// True once a group has waited in vain, until there is place again.
     lags: bool,
 }
 
 impl Memtables {
-    pub fn new(database: Database, data: Keyspace, limits: Limits) -> Self {
+    pub fn new(
+        database: Database,
+        data: Keyspace,
+        limits: Limits,
+        is_closing: Arc<AtomicBool>,
+    ) -> Self {
         Self {
             database,
             data,
             limits,
+            is_closing,
             lags: false,
         }
     }
@@ -63,13 +75,27 @@ impl Memtables {
         self.database.write_buffer_size()
     }
 
-    /// Makes place for the next group, and waits for it. False when the engine lags for too long: then nothing may be written.
+    /// Finds out whether the engine's worker has failed.
+    ///
+    /// # Errors
+    /// When it has: then nothing can be written.
+    pub fn check(&self) -> Result<(), fjall::Error> {
+        // Writes nothing that is not written already.
+        self.database.persist(PersistMode::Buffer)
+    }
+
+    /// Makes place for the next group, and waits for it. False when the engine lags for too long, or lags while the store is being
+    /// closed: then nothing may be written.
     ///
     /// # Errors
     /// When the engine's worker has failed: it will make no place.
     pub fn make_place(&mut self) -> Result<bool, fjall::Error> {
         let began = Instant::now();
         while !self.has_place()? {
+            // Whoever manages services kills what takes long to end.
+            if self.is_closing.load(Ordering::Acquire) {
+                return Ok(false);
+            }
             if self.lags || began.elapsed() >= self.limits.patience {
                 if !self.lags {
                     tracing::warn!(
@@ -99,8 +125,7 @@ impl Memtables {
             return Ok(true);
         }
         if is_full || sealed >= MEMTABLES {
-            // Writes nothing that is not written already, and fails if the worker has.
-            self.database.persist(PersistMode::Buffer)?;
+            self.check()?;
             return Ok(false);
         }
         Ok(true)

@@ -18,6 +18,7 @@ mod layout;
 mod manifest;
 mod mark;
 mod memtables;
+mod merging;
 mod open;
 mod room;
 mod writer;
@@ -26,7 +27,10 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
 };
 
@@ -76,6 +80,8 @@ pub struct Embedded {
     // Dropped first to last: the queue's end lets the writer finish.
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
+    /// Set when the store is being closed: the writer waits for nothing then.
+    is_closing: Arc<AtomicBool>,
     gate: Option<Closing>,
     data: Keyspace,
     cache: Arc<Cache>,
@@ -165,6 +171,7 @@ impl Embedded {
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.queue = None;
+        self.is_closing.store(true, Ordering::Release);
         if let Some(writer) = self.writer.take() {
             // A writer that panicked has already failed every commit; there is nothing left to do.
             let _ = writer.join();

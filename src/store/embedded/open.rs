@@ -4,7 +4,10 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::Path,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
     thread,
     time::Duration,
 };
@@ -156,7 +159,12 @@ impl Embedded {
             health: Arc::clone(&health),
             is_noted: false,
         };
-        let memtables = Memtables::new(database.clone(), data.clone(), limits);
+        // Before the writer, which nobody would wait for if this failed: the lock would be given back while it still has the engine.
+        let keeper = Keeper::start(directory, mark, Arc::clone(&durable), engine, scrub);
+        let keeper = keeper.map_err(io)?;
+        let is_closing = Arc::<AtomicBool>::default();
+        let closing = Arc::clone(&is_closing);
+        let memtables = Memtables::new(database.clone(), data.clone(), limits, closing);
         let writer = Writer::new(
             (database.clone(), data.clone(), memtables),
             version.0,
@@ -166,7 +174,7 @@ impl Embedded {
             room,
             Durable {
                 token: mark.token,
-                version: Arc::clone(&durable),
+                version: durable,
                 health: Arc::clone(&health),
                 trusts: is_planted(Fault::TrustAfterFailedSync),
             },
@@ -178,6 +186,7 @@ impl Embedded {
         Ok(Self {
             queue: Some(queue),
             writer: Some(writer),
+            is_closing,
             gate: Some(gate),
             data,
             cache,
@@ -185,7 +194,7 @@ impl Embedded {
             desks: Desks::default(),
             subscribers,
             health,
-            keeper: Keeper::start(directory, mark, durable, engine, scrub).map_err(io)?,
+            keeper,
             report,
             engine: Some(database),
             directory: directory.into(),

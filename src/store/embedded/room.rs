@@ -9,9 +9,9 @@ use std::{
 
 use super::{
     super::Batch,
-    FRESH_FILES, STORE,
+    STORE,
     examine::{journals, trees},
-    manifest,
+    manifest, merging,
 };
 
 /// Room on the disk that is left alone unless it is set otherwise, in bytes: the engine needs it to tidy up, and so does the operator.
@@ -20,8 +20,6 @@ pub const RESERVE_BYTES: u64 = 32 << 20;
 const ROOM_LIFETIME: Duration = Duration::from_secs(1);
 /// This part of the reserve is left alone also by what gives room back: that is written first, and gives room back later.
 const TIDYING_SHARE: u64 = 4;
-/// What the engine lets the first level behind the fresh tables grow to, in bytes: as many tables as are fresh, of 64 MiB.
-const LEVEL_BYTES: u64 = (FRESH_FILES as u64) * (64 << 20);
 
 /// How much may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +50,8 @@ pub struct Disk {
     store: PathBuf,
     /// The room that is left, in bytes.
     free: Arc<dyn Fn() -> io::Result<u64> + Send + Sync>,
+    /// The part of the reserve that is left alone also by what gives room back, in bytes.
+    spare: u64,
 }
 
 /// What the engine's tables take and may take, in bytes.
@@ -65,18 +65,22 @@ struct Tables {
 }
 
 impl Disk {
-    /// What merging tables takes and the disk does not have: how much is free, and how much it takes.
+    /// What merging tables takes and the disk does not have: how much is free, and how much has to be, so that the merge leaves the
+    /// spare room alone.
     pub fn lacks(&self) -> Option<(u64, u64)> {
         // If either cannot be said, the merge may as well be tried.
         let (free, tables) = ((self.free)().ok()?, self.tables()?);
-        (free < tables.merging).then_some((free, tables.merging))
+        let needed = tables.merging.saturating_add(self.spare);
+        (free < needed).then_some((free, needed))
     }
 
     /// False if a store could not be opened again whose engine has failed with so much that is not in tables: what merges have left
     /// is removed then, the last journal is written anew, and what is not in tables yet is written to some.
     pub fn can_reopen(&self, unflushed: u64) -> bool {
         let needed = || {
-            let free = (self.free)().ok()?.saturating_add(self.tables()?.unlisted);
+            // What cannot be told apart now is not relied on.
+            let unlisted = self.tables().unwrap_or_default().unlisted;
+            let free = (self.free)().ok()?.saturating_add(unlisted);
             let journals = journals(&self.store).ok()?;
             // The newest may be empty: then it is the one before that is written anew.
             let last = journals.iter().rev().take(2);
@@ -92,9 +96,9 @@ impl Disk {
     fn tables(&self) -> Option<Tables> {
         let mut all = Tables::default();
         for tree in trees(&self.store).ok()? {
-            all.merging += manifest::merge_bytes(&tree, LEVEL_BYTES).ok()?;
-            let unlisted = manifest::unlisted(&tree).ok()?;
-            all.unlisted += unlisted.iter().map(|(_, bytes)| bytes).sum::<u64>();
+            let files = manifest::files(&tree).ok()?;
+            all.merging += merging::bytes(&files.levels);
+            all.unlisted += files.unlisted.iter().map(|(_, bytes)| bytes).sum::<u64>();
         }
         Some(all)
     }
@@ -104,6 +108,8 @@ impl Disk {
 pub struct Room {
     disk: Disk,
     looked: Option<(Instant, Space)>,
+    /// When it was found out last that the store could not be opened again.
+    is_stuck: Option<Instant>,
     lifetime: Duration,
     /// The room that is left alone, in bytes.
     reserve: u64,
@@ -143,8 +149,10 @@ impl Room {
             disk: Disk {
                 store: directory.join(STORE),
                 free: Arc::new(free),
+                spare: reserve / TIDYING_SHARE,
             },
             looked: None,
+            is_stuck: None,
             lifetime,
             reserve,
             tables: Tables::default(),
@@ -185,16 +193,34 @@ impl Room {
         space
     }
 
+    /// The same as [`Disk::can_reopen`], found out once in a while where it cannot.
+    pub fn can_reopen(&mut self, unflushed: u64) -> bool {
+        if self.is_stuck.is_some_and(|at| at.elapsed() < self.lifetime) {
+            return false;
+        }
+        let can = self.disk.can_reopen(unflushed);
+        self.is_stuck = (!can).then(Instant::now);
+        can
+    }
+
     fn judge(&mut self, free: u64, unflushed: u64) -> Space {
-        self.tables = self.disk.tables().unwrap_or(self.tables);
+        // Where they cannot be looked at, a merge has ended, perhaps, and what it wrote is in the list.
+        let merging = self.tables.merging;
+        let as_before = || Tables {
+            merging,
+            unlisted: 0,
+        };
+        self.tables = self.disk.tables().unwrap_or_else(as_before);
         let Tables { merging, unlisted } = self.tables;
-        // While a merge runs, what it has written is no longer to come.
-        let free = free.saturating_add(unlisted);
-        // Writing something that gives room back gives none back before tables are merged: below this, it only takes some.
-        let engine = merging.saturating_add(unflushed);
-        let space = if free >= self.reserve.max(engine) {
+        let spare = self.disk.spare;
+        // A merge begins only where it leaves the spare room alone. Writing something that gives room back gives none back before
+        // tables are merged: below this, it only takes some.
+        let engine = merging.saturating_add(unflushed).saturating_add(spare);
+        // While a merge runs, what it has written is no longer to come; but it is not free, and so is none of the reserve.
+        let has_engine_room = free.saturating_add(unlisted) >= engine;
+        let space = if has_engine_room && free >= self.reserve {
             Space::Enough
-        } else if free >= engine.max(self.reserve / TIDYING_SHARE) {
+        } else if has_engine_room && free >= spare {
             Space::Little
         } else {
             Space::None

@@ -59,7 +59,7 @@ async fn a_full_disk_refuses_writes_and_recovers() {
 async fn a_full_disk_takes_what_gives_room_back_down_to_a_quarter_of_the_reserve() {
     let directory = tempfile::tempdir().unwrap();
     let (store, free) = store_with_room(directory.path(), 100 * MIB, Bounds::default());
-    for (left, is_written) in [(99, true), (25, true), (24, false), (0, false)] {
+    for (left, is_written) in [(99, true), (26, true), (24, false), (0, false)] {
         free.store(left * MIB, Ordering::SeqCst);
         let mut tidying = Batch::tidying();
         tidying.delete(key(1));
@@ -112,6 +112,7 @@ async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
     let directory = tempfile::tempdir().unwrap();
     super::format_tests::filled(directory.path(), 200, true).await;
     let (store, free) = store_with_room(directory.path(), 100, Bounds::default());
+    let spare = 100 / 4;
     let tidying = || Batch {
         tidies: true,
         ..put(1, b"1")
@@ -120,7 +121,7 @@ async fn a_full_disk_leaves_the_room_that_merging_tables_takes() {
         for batch in [put(1, b"1"), tidying()] {
             let bytes = engine_bytes(&store, directory.path());
             assert!(bytes > 10_000, "{bytes}");
-            free.store(bytes - lacking, Ordering::SeqCst);
+            free.store(bytes + spare - lacking, Ordering::SeqCst);
             let outcome = store.commit(batch).await;
             assert_eq!(outcome.is_ok(), is_written, "{lacking}: {outcome:?}");
         }
@@ -160,6 +161,10 @@ fn engine_that_is_still_locked_asks_for_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     drop(Embedded::open(directory.path()).unwrap());
     let engine = Database::builder(directory.path().join(STORE)).open();
+    // The engine that is still alive is writing this one.
+    let tree = examine::trees(&directory.path().join(STORE)).unwrap().pop();
+    let merging = tree.unwrap().join("tables/999");
+    fs::write(&merging, "half a table").unwrap();
     let held = Embedded::open(directory.path()).unwrap_err();
     assert!(matches!(held, OpenError::Held(_)), "{held}");
     let said = held.to_string();
@@ -168,6 +173,7 @@ fn engine_that_is_still_locked_asks_for_a_restart() {
         "{said}"
     );
     assert!(!held.may_pass());
+    assert!(merging.exists());
     drop(engine);
     drop(Embedded::open(directory.path()).unwrap());
 }
@@ -189,6 +195,69 @@ async fn full_disk_counts_room_of_running_merge_once() {
         if is_written {
             fs::remove_file(&written).unwrap();
         }
+    }
+}
+
+/// What a running merge has written is not free: the reserve is left alone also by what is written meanwhile, and by the merge.
+#[tokio::test]
+async fn full_disk_keeps_reserve_while_merge_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let (reserve, spare) = (100 * MIB, 25 * MIB);
+    let (store, free) = store_with_room(directory.path(), reserve, Bounds::default());
+    let written = fs::File::create(store.data.path().join("tables/999")).unwrap();
+    written.set_len(1000 * MIB).unwrap();
+    for (left, is_written, tidies) in [
+        (reserve, true, true),
+        (reserve - 1, false, true),
+        (spare, false, true),
+        (spare - 1, false, false),
+    ] {
+        free.store(left, Ordering::SeqCst);
+        let outcome = store.commit(put(1, b"1")).await;
+        assert_eq!(outcome.is_ok(), is_written, "{left}: {outcome:?}");
+        let mut tidying = Batch::tidying();
+        tidying.delete(key(2));
+        let outcome = store.commit(tidying).await;
+        assert_eq!(outcome.is_ok(), tidies, "{left}: {outcome:?}");
+    }
+}
+
+/// What a merge had written when its list could be read last need not be given back any more, or be its own.
+#[tokio::test]
+async fn full_disk_does_without_running_merge_where_its_list_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    super::format_tests::filled(directory.path(), 200, true).await;
+    let trees = examine::trees(&directory.path().join(STORE)).unwrap();
+    let written = trees.last().unwrap().join("tables/999");
+    fs::write(written, [0; 1000]).unwrap();
+    let levels = trees
+        .iter()
+        .flat_map(|tree| manifest::files(tree).unwrap().levels);
+    let merging: u64 = levels.map(|level| level.bytes).sum();
+    let left = merging - 1000;
+    let mut room = Room::scripted(directory.path(), 0, move || Ok(left));
+    let trees = directory.path().join(STORE).join("keyspaces");
+    assert_eq!(room.look(0), Space::Enough);
+    fs::rename(&trees, trees.with_extension("aside")).unwrap();
+    assert_eq!(room.look(0), Space::None);
+}
+
+/// A merge begins only where it leaves a quarter of the reserve alone.
+#[tokio::test]
+async fn merge_leaves_a_quarter_of_the_reserve() {
+    let directory = tempfile::tempdir().unwrap();
+    super::format_tests::filled(directory.path(), 200, true).await;
+    let tables = examine::trees(&directory.path().join(STORE)).unwrap();
+    let tables = tables
+        .iter()
+        .flat_map(|tree| manifest::tables(tree).unwrap());
+    let merging: u64 = tables
+        .map(|table| fs::metadata(table.path).unwrap().len())
+        .sum();
+    let needed = merging + 25;
+    for (left, lacks) in [(needed, None), (needed - 1, Some((needed - 1, needed)))] {
+        let room = Room::scripted(directory.path(), 100, move || Ok(left));
+        assert_eq!(room.disk().lacks(), lacks);
     }
 }
 

@@ -266,14 +266,19 @@ impl Writer {
     /// How much may be written now.
     fn space(&mut self) -> Result<Space, StoreError> {
         self.durable.health.check()?;
-        let space = self.room.look(self.memtables.bytes());
+        let unflushed = self.memtables.bytes();
+        let space = self.room.look(unflushed);
         if space == Space::None {
             // Whether the engine has failed does not matter yet: without room it cannot be opened again.
             return Ok(space);
         }
-        match self.memtables.make_place() {
+        // Asked before a group is written: a write that meets an engine that has failed ends all reading.
+        let has_place = self.memtables.check();
+        match has_place.and_then(|()| self.memtables.make_place()) {
             Ok(true) => Ok(space),
             Ok(false) => Ok(Space::None),
+            // Reading goes on until there is room to open the store again. The keeper logs it.
+            Err(_) if !self.room.can_reopen(unflushed) => Ok(Space::None),
             Err(error) => {
                 let error = error.into();
                 self.durable.fail(&error);
