@@ -2,7 +2,7 @@
 //! to the peer, in order, again and again until it is empty (PEER-5).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -33,6 +33,8 @@ const ERRAND_PATIENCE: Duration = Duration::from_secs(12);
 
 /// How long what the store did not take, or could not read, is left alone.
 const AGAIN: Duration = Duration::from_secs(10);
+/// The longest time for which that which still cannot be read is left alone: it is twice as long each time.
+const AGAIN_MAX: Duration = Duration::from_mins(5);
 /// How long the addresses of a name that has several are probed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the address that answered a probe is used before it is probed again.
@@ -65,37 +67,47 @@ pub async fn keep_in_touch<S: Store>(
     let mut tasks = JoinSet::new();
     let probed = Probed::default();
     let mut is_start = true;
+    let mut wait = AGAIN;
     tasks.spawn(give_back(Arc::clone(&realm), clock.clone()));
     tasks.spawn(do_chores(Arc::clone(&realm), clock.clone()));
     loop {
-        let peers = realm.peers().await;
-        // Where they cannot be read, all are as they were.
-        let is_unread = peers.is_err();
-        let again = Instant::now() + AGAIN;
-        if let Ok(peers) = &peers {
-            carriers.retain(|id, carrier| {
-                !carrier.has_ended() && peers.iter().any(|peer| peer.realm == *id)
-            });
-            known.send_replace(peers.iter().flat_map(Peer::keys).collect());
-            for peer in peers {
-                let id = peer.realm;
-                carriers.entry(id).or_insert_with(|| {
-                    let realm = Arc::clone(&realm);
-                    let clock = clock.clone();
-                    let rng = StdRng::seed_from_u64(seed ^ u64::from(peer.address().1));
-                    // A start is told to all: what they have waiting then comes at once. Whoever becomes a
-                    // peer later has just been talked to.
-                    let is_introduced = peer.is_introduced() && !is_start;
-                    Carrier(tokio::spawn(carry(realm, id, is_introduced, clock, rng)))
-                });
+        let (peers, are_all) = realm.peers().await;
+        // Those that cannot be read are as they were.
+        carriers.retain(|id, carrier| {
+            !carrier.has_ended() && (!are_all || peers.iter().any(|peer| peer.realm == *id))
+        });
+        known.send_modify(|known| {
+            let mut keys: BTreeSet<_> = peers.iter().flat_map(Peer::keys).collect();
+            if !are_all {
+                keys.extend(known.iter());
             }
-            is_start = false;
+            *known = keys.into_iter().collect();
+        });
+        let again = Instant::now() + wait;
+        wait = if are_all {
+            AGAIN
+        } else {
+            (wait * 2).min(AGAIN_MAX)
+        };
+        for peer in &peers {
+            let id = peer.realm;
+            carriers.entry(id).or_insert_with(|| {
+                let realm = Arc::clone(&realm);
+                let clock = clock.clone();
+                let rng = StdRng::seed_from_u64(seed ^ u64::from(peer.address().1));
+                // A start is told to all: what they have waiting then comes at once. Whoever becomes a
+                // peer later has just been talked to.
+                let is_introduced = peer.is_introduced() && !is_start;
+                Carrier(tokio::spawn(carry(realm, id, is_introduced, clock, rng)))
+            });
         }
+        // Those that can be read later are told then.
+        is_start &= !are_all;
         loop {
             tokio::select! {
                 biased;
                 () = realm.network().wait_for_change() => break,
-                () = tokio::time::sleep_until(again), if is_unread => break,
+                () = tokio::time::sleep_until(again), if !are_all => break,
                 errand = errands.recv() => match errand {
                     Some(errand) => {
                         let ways = ways.clone();
@@ -125,31 +137,39 @@ async fn do_chores<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
 
 /// Gives messages back whose time is over before their turn.
 async fn give_back<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
-    let mut are_found = find_expiries(&realm).await;
-    let mut again = Instant::now() + AGAIN;
+    let mut searched = BTreeSet::new();
+    let mut are_found = find_expiries(&realm, &mut searched).await;
+    let mut wait = AGAIN;
+    let mut again = Instant::now() + wait;
     loop {
         let due = realm.next_expiry();
-        let wait = due.map(|due| due.saturating_sub(clock.now().running));
+        let left = due.map(|due| due.saturating_sub(clock.now().running));
         tokio::select! {
             biased;
             () = realm.expiry_noted() => {}
-            () = sleep_seconds(wait) => realm.return_expired(clock.now()).await,
+            () = sleep_seconds(left) => realm.return_expired(clock.now()).await,
             () = tokio::time::sleep_until(again), if !are_found => {
-                are_found = find_expiries(&realm).await;
-                again = Instant::now() + AGAIN;
+                are_found = find_expiries(&realm, &mut searched).await;
+                wait = (wait * 2).min(AGAIN_MAX);
+                again = Instant::now() + wait;
             }
         }
     }
 }
 
-/// Looks through all queues for messages whose time will be over. False when one of them cannot be read.
-async fn find_expiries<S: Store>(realm: &Realm<S>) -> bool {
-    let Ok(peers) = realm.peers().await else {
-        return false;
-    };
-    let mut are_found = true;
+/// Looks through the queues that have not been `searched` for messages whose time will be over. False when one of them cannot be read:
+/// only those are looked through again.
+async fn find_expiries<S: Store>(realm: &Realm<S>, searched: &mut BTreeSet<RealmId>) -> bool {
+    let (peers, mut are_found) = realm.peers().await;
     for peer in peers {
-        are_found &= realm.find_expiries(peer.realm).await.is_ok();
+        if searched.contains(&peer.realm) {
+            continue;
+        }
+        if realm.find_expiries(peer.realm).await.is_ok() {
+            searched.insert(peer.realm);
+        } else {
+            are_found = false;
+        }
     }
     are_found
 }

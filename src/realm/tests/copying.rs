@@ -55,7 +55,7 @@ async fn with_copy<S: Store>(
     batch.put(records::copy(beta, group), copy.to_value().unwrap());
     realm.commit(batch).await.unwrap();
     let log = records::Place::copy(beta, group, &copy).log;
-    (realm.peers().await.unwrap().remove(0), group, log, errands)
+    (realm.peers().await.0.remove(0), group, log, errands)
 }
 
 /// PEER-9: found by the simulator: an entry that came in three pieces or more was written down after the second.
@@ -90,7 +90,7 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
         answer_all(&mut errands, joined)
     );
     assert_eq!(answer, Answer::Done);
-    let peer = realm.peers().await.unwrap().remove(0);
+    let peer = realm.peers().await.0.remove(0);
     // What brings nothing new is asked for again later.
     let short = vec![piece(0, "thr"), piece(3, "")];
     let (outcome, ()) = tokio::join!(
