@@ -28,6 +28,8 @@ use crate::{
 const BACKOFF_MIN: Duration = Duration::from_secs(2);
 /// The longest wait.
 const BACKOFF_MAX: Duration = Duration::from_mins(15);
+/// The longest wait for a peer that does answer, or for this realm's own store: nothing ends it early.
+const BUSY_MAX: Duration = Duration::from_mins(2);
 /// How long the wait for a whole errand may take, name look-up included.
 const ERRAND_PATIENCE: Duration = Duration::from_secs(12);
 
@@ -347,19 +349,28 @@ async fn carry<S: Store>(
             Ok(Some(peer)) => peer,
             Ok(None) => return,
             Err(_) => {
-                back_off(&realm, id, &mut wait, &mut rng).await;
+                back_off(&realm, id, Until::Over, &mut wait, &mut rng).await;
                 continue;
             }
         };
         if !are_copies_listed {
             are_copies_listed = realm.read_all_copies(id).await.is_ok();
         }
+        let mut until = Until::Over;
         if !is_introduced {
-            is_introduced = realm.introduce_again(&peer).await;
+            let introduced = realm.introduce_again(&peer).await;
+            is_introduced = introduced == Carried::Settled;
+            until = match introduced {
+                // It may have been told meanwhile that it is to accept.
+                Carried::Refused => Until::HeardLater,
+                carried => Until::after(carried),
+            };
         }
         if is_introduced && let Some(work) = realm.network().next_work(id) {
-            if !work_for_group(&realm, &peer, work, clock.now()).await {
-                back_off(&realm, id, &mut wait, &mut rng).await;
+            let carried = work_for_group(&realm, &peer, work, clock.now()).await;
+            if carried != Carried::Settled {
+                let until = Until::after(carried);
+                back_off(&realm, id, until, &mut wait, &mut rng).await;
             }
             continue;
         }
@@ -385,16 +396,16 @@ async fn carry<S: Store>(
                     refused = (position, 0);
                 }
                 let now = clock.now();
-                match realm.deliver_outgoing(&peer, &outgoing, refused.1, now).await {
-                    Carried::Settled => true,
-                    Carried::Silent | Carried::Busy => false,
-                    Carried::Refused => {
-                        refused.1 += 1;
-                        false
-                    }
-                }
+                let carried = realm.deliver_outgoing(&peer, &outgoing, refused.1, now).await;
+                refused.1 += u32::from(carried == Carried::Refused);
+                until = Until::after(carried);
+                carried == Carried::Settled
             }
-            _ => false,
+            Ok(_) => false,
+            Err(_) => {
+                until = Until::Over;
+                false
+            }
         };
         if is_well {
             wait = BACKOFF_MIN;
@@ -403,36 +414,81 @@ async fn carry<S: Store>(
         if is_planted(Fault::GiveUpPeer) {
             return;
         }
-        back_off(&realm, id, &mut wait, &mut rng).await;
+        back_off(&realm, id, until, &mut wait, &mut rng).await;
     }
 }
 
-/// Waits before a peer is tried again: longer each time, but not once it has been heard.
-async fn back_off<S: Store>(realm: &Realm<S>, id: RealmId, wait: &mut Duration, rng: &mut StdRng) {
-    let spread = *wait * rng.random_range(80..=140) / 100;
+/// What ends a wait before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// The peer is heard: it was silent.
+    Heard,
+    /// The same, but not sooner than after the shortest wait.
+    HeardLater,
+    /// Nothing. The peer has been heard, or what is wrong is wrong here: two realms with full disks would else wake each other.
+    Over,
+}
+
+impl Until {
+    /// For what has not been carried.
+    const fn after(carried: Carried) -> Self {
+        match carried {
+            Carried::Silent => Self::Heard,
+            Carried::Settled | Carried::Busy | Carried::Refused | Carried::Failed => Self::Over,
+        }
+    }
+}
+
+/// Waits before a peer is tried again: longer each time, but not once a silent one has been heard.
+async fn back_off<S: Store>(
+    realm: &Realm<S>,
+    id: RealmId,
+    until: Until,
+    wait: &mut Duration,
+    rng: &mut StdRng,
+) {
+    let (min, max) = match until {
+        Until::Heard => (Duration::ZERO, BACKOFF_MAX),
+        Until::HeardLater => (BACKOFF_MIN, BACKOFF_MAX),
+        Until::Over => (BACKOFF_MIN, BUSY_MAX),
+    };
+    let spread = (*wait).min(max) * rng.random_range(80..=140) / 100;
+    let spread = spread.max(min);
     tracing::debug!(peer = %id, wait = ?spread, "a peer does not take what waits for it");
+    let heard = async {
+        if until == Until::Over {
+            std::future::pending::<()>().await;
+        }
+        tokio::join!(
+            realm.network().wait_for_contact(id),
+            tokio::time::sleep(min)
+        );
+    };
     tokio::select! {
         biased;
-        () = tokio::time::sleep(spread) => *wait = (*wait * 2).min(BACKOFF_MAX),
-        () = realm.network().wait_for_contact(id) => *wait = BACKOFF_MIN,
+        () = tokio::time::sleep(spread) => *wait = (*wait * 2).min(max),
+        () = heard => *wait = BACKOFF_MIN,
     }
 }
 
-/// Does what is to be done for a group at a peer. False when the peer does not answer: then it is still
-/// to be done.
+/// Does what is to be done for a group at a peer. Where it is not settled, it is still to be done.
 async fn work_for_group<S: Store>(
     realm: &Realm<S>,
     peer: &Peer,
     work: GroupWork,
     now: Moment,
-) -> bool {
+) -> Carried {
     realm.network().begin_work(peer.realm, work);
-    let is_done = match work {
+    let carried = match work {
         GroupWork::Tell(group) => realm.tell_grown(peer, group).await,
-        GroupWork::Read(group) => realm.read_copy(peer, group, now).await != ReadOutcome::Silent,
+        GroupWork::Read(group) => match realm.read_copy(peer, group, now).await {
+            ReadOutcome::Equal | ReadOutcome::Gone => Carried::Settled,
+            ReadOutcome::Silent => Carried::Silent,
+            ReadOutcome::Unread => Carried::Busy,
+        },
     };
-    if !is_done {
+    if carried != Carried::Settled {
         realm.network().add_work(peer.realm, work);
     }
-    is_done
+    carried
 }

@@ -285,7 +285,7 @@ async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Re
         }
     };
     let (is_introduced, ()) = tokio::join!(realm.introduce_again(&beta), accepts);
-    assert!(is_introduced);
+    assert_eq!(is_introduced, Carried::Settled);
 }
 
 /// PEER-17: what waits behind others comes back when its time is over, and is not asked about any more.
