@@ -38,6 +38,8 @@ pub enum Carried {
     Refused,
     /// The peer did not answer.
     Silent,
+    /// This realm cannot read or write what it keeps of it.
+    Failed,
 }
 
 /// The next message to a peer.
@@ -121,7 +123,7 @@ impl<S: Store> Realm<S> {
         now: Moment,
     ) -> Carried {
         let Ok(current) = self.peer(&mut Unnoted, peer.realm).await else {
-            return Carried::Silent;
+            return Carried::Failed;
         };
         let patience = if outgoing.record.set_aside {
             1
@@ -306,7 +308,7 @@ impl<S: Store> Realm<S> {
             Ok(false) => Carried::Refused,
             Err(failure) => {
                 self.note("settle", &failure);
-                Carried::Silent
+                Carried::Failed
             }
         }
     }

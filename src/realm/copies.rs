@@ -3,6 +3,7 @@
 
 use super::{
     Caller, Failure, Moment, Outcome, Realm, Work,
+    carrying::Carried,
     ended::put_ending,
     hosting::PAGE_ENTRIES,
     network::GroupWork,
@@ -63,6 +64,8 @@ enum WholePage {
     },
     /// The peer is silent.
     Silent,
+    /// The peer says nothing to go on with.
+    Unread,
     /// The group has ended.
     Gone,
 }
@@ -76,6 +79,8 @@ pub enum ReadOutcome {
     Gone,
     /// The other realm does not answer.
     Silent,
+    /// It says nothing to go on with now, or this realm cannot keep it now.
+    Unread,
 }
 
 impl<S: Store> Realm<S> {
@@ -278,13 +283,17 @@ impl<S: Store> Realm<S> {
     }
 
     /// Tells a peer that a group here has grown. False when it does not answer, or could not hear it.
-    pub async fn tell_grown(&self, peer: &Peer, group: GroupName) -> bool {
+    pub async fn tell_grown(&self, peer: &Peer, group: GroupName) -> Carried {
         let request = PeerRequest::Grown { group };
         let answer = self.network.ask_patiently(peer, request.to_bytes()).await;
-        answer.is_some_and(|answer| match Answer::parse(&answer) {
-            Ok(Answer::Refused(refusal)) => refusal.is_final(),
-            parsed => parsed == Ok(Answer::Done),
-        })
+        let Some(answer) = answer else {
+            return Carried::Silent;
+        };
+        match Answer::parse(&answer) {
+            Ok(Answer::Refused(refusal)) if refusal.is_final() => Carried::Settled,
+            Ok(Answer::Done) => Carried::Settled,
+            _ => Carried::Busy,
+        }
     }
 
     /// Reads a group from where it lives until the copy has all there is, or the peer has had as much kept as it may (PEER-20).
@@ -295,7 +304,7 @@ impl<S: Store> Realm<S> {
                 Ok(Some(outcome)) => return outcome,
                 Err(failure) => {
                     self.note("copy", &failure);
-                    return ReadOutcome::Silent;
+                    return ReadOutcome::Unread;
                 }
             }
         }
@@ -317,6 +326,7 @@ impl<S: Store> Realm<S> {
         let (entries, more) = match self.read_whole_page(peer, group, &copy.record).await? {
             WholePage::Read { entries, more } => (entries, more),
             WholePage::Silent => return Ok(Some(ReadOutcome::Silent)),
+            WholePage::Unread => return Ok(Some(ReadOutcome::Unread)),
             WholePage::Gone => {
                 // Whatever became of the word that it has ended.
                 let which = (peer.realm, group);
@@ -393,7 +403,7 @@ impl<S: Store> Realm<S> {
                         more: false,
                     });
                 }
-                _ => return Ok(WholePage::Silent),
+                _ => return Ok(WholePage::Unread),
             };
             for piece in page.entries {
                 let is_full = entries.len() > PAGE_ENTRIES;
@@ -412,7 +422,7 @@ impl<S: Store> Realm<S> {
                     }
                     // Positions rise (READ-1): what does not would be read for ever.
                     _ if piece.position.0 <= before || is_full => {
-                        return Ok(WholePage::Silent);
+                        return Ok(WholePage::Unread);
                     }
                     _ => entries.push(piece),
                 }

@@ -73,7 +73,7 @@ impl<S: Store> Realm<S> {
     /// Looks through the queue to a peer for messages whose time will be over, as after a start.
     ///
     /// # Errors
-    /// The queue cannot be read, or not all of it.
+    /// The queue cannot be read, or not all of it: then what was read is noted all the same, also behind an entry that makes no sense.
     pub async fn find_expiries(&self, realm: RealmId) -> Result<(), Failure> {
         let limit = PageLimit {
             entries: usize::MAX,
@@ -81,16 +81,19 @@ impl<S: Store> Realm<S> {
         };
         let find = async {
             let (mut after, _) = self.settled(realm).await?;
+            let mut unread = None;
             loop {
                 let log = records::queue(realm);
                 let page = self.store.read(&log, Position(after), limit).await?;
                 for (position, value) in &page.entries {
-                    let record = QueuedRecord::from_value(value)?;
-                    self.expiries.note(realm, position.0, &record);
+                    match QueuedRecord::from_value(value) {
+                        Ok(record) => self.expiries.note(realm, position.0, &record),
+                        Err(error) => unread = Some(error),
+                    }
                     after = position.0;
                 }
                 if !page.more {
-                    return Ok::<_, Failure>(());
+                    return unread.map_or(Ok(()), |error| Err(Failure::Store(error)));
                 }
             }
         };

@@ -2,6 +2,7 @@
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Outcome, Realm,
+    carrying::Carried,
     limits::PEERS_MAX,
     peers::{Peer, Peering},
     records::{self, PeerName, PeerRecord, Record as _},
@@ -43,18 +44,21 @@ impl<S: Store> Realm<S> {
         Some(answer)
     }
 
-    /// Introduces this realm to a peer that has not accepted it yet, or again when it has started. True
+    /// Introduces this realm to a peer that has not accepted it yet, or again when it has started. Settled
     /// when the peer has accepted it.
-    pub async fn introduce_again(&self, peer: &Peer) -> bool {
+    pub async fn introduce_again(&self, peer: &Peer) -> Carried {
         let mut peer = peer.clone();
         if peer.knows() != self.own.key {
             if !self.tell_new_key(&peer).await {
-                return false;
+                return Carried::Silent;
             }
             peer.record.knows = self.own.key.0;
         }
-        if self.introduce(&peer, false).await != Some(Answer::Done) {
-            return false;
+        match self.introduce(&peer, false).await {
+            None => return Carried::Silent,
+            Some(Answer::Done) => {}
+            Some(Answer::Refused(refusal)) if refusal.is_transient() => return Carried::Busy,
+            Some(_) => return Carried::Refused,
         }
         let introduced = async {
             let mut batch = Batch::new();
@@ -69,10 +73,11 @@ impl<S: Store> Realm<S> {
             self.commit(batch).await
         };
         match introduced.await {
-            Ok(outcome) => matches!(outcome, Outcome::Durable),
+            Ok(Outcome::Durable) => Carried::Settled,
+            Ok(Outcome::Conflict) => Carried::Failed,
             Err(failure) => {
                 self.note("introduce", &failure);
-                false
+                Carried::Failed
             }
         }
     }

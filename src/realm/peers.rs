@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     crypto::{PublicKey, same},
-    store::{Batch, Expected, Position, Store, Version},
+    store::{Batch, Expected, Key, Position, Store, Version, Versioned},
     wire::{
         Answer, Command, ErrorCode, Peer as PeerState, Port, RealmId, Refusal, RegistrationCode,
         Sent, SessionRef, Text,
@@ -190,13 +190,14 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// All peers, for whoever carries messages to them.
-    ///
-    /// # Errors
-    /// They cannot be read. That is not to have none: what waits for them still waits.
-    pub async fn peers(&self) -> Result<Vec<Peer>, Failure> {
-        let peers = self.list_peers().await;
-        peers.inspect_err(|failure| self.note("peers", failure))
+    /// All peers that can be read, for whoever carries messages to them, and whether these are all. Of the others it is not known that
+    /// they are none: what waits for them still waits.
+    pub async fn peers(&self) -> (Vec<Peer>, bool) {
+        let (peers, unread) = self.read_peers().await;
+        if let Some(failure) = &unread {
+            self.note("peers", failure);
+        }
+        (peers, unread.is_none())
     }
 
     /// The peer known by that name, if there is one, for whoever carries messages to it.
@@ -209,27 +210,35 @@ impl<S: Store> Realm<S> {
     }
 
     pub(super) async fn list_peers(&self) -> Result<Vec<Peer>, Failure> {
-        let prefix = records::peers();
-        let mut peers = Vec::new();
-        let mut after = None;
-        // Also those beyond the bound, which the configuration may name: nobody would hear of them otherwise.
-        loop {
-            let found = self.store.list(&prefix, after.as_ref(), PEERS_MAX).await?;
-            let Some((last, _)) = found.last() else {
-                return Ok(peers);
-            };
-            after = Some(last.clone());
-            for (key, found) in found {
-                let Some(realm) = records::name_in(&key, &prefix) else {
-                    continue;
-                };
-                peers.push(Peer {
-                    realm,
-                    record: PeerRecord::from_value(&found.value)?,
-                    version: found.version,
-                });
-            }
+        match self.read_peers().await {
+            (peers, None) => Ok(peers),
+            (_, Some(failure)) => Err(failure),
         }
+    }
+
+    /// All peers that can be read, and why others cannot. Also those beyond the bound, which the configuration may name: nobody would hear
+    /// of them otherwise.
+    async fn read_peers(&self) -> (Vec<Peer>, Option<Failure>) {
+        let prefix = records::peers();
+        let (mut peers, mut unread) = (Vec::new(), None);
+        let found = |key: &Key, found: Versioned| {
+            let Some(realm) = records::name_in(key, &prefix) else {
+                return;
+            };
+            match PeerRecord::from_value(&found.value) {
+                Ok(record) => peers.push(Peer {
+                    realm,
+                    record,
+                    version: found.version,
+                }),
+                Err(error) => {
+                    tracing::error!(peer = %realm, %error, "what is kept of a peer cannot be read");
+                    unread = Some(error);
+                }
+            }
+        };
+        let damage = self.list_readable(&prefix, PEERS_MAX, found).await;
+        (peers, damage.or(unread).map(Failure::Store))
     }
 
     /// One of this realm's own addresses: the one named, or its first where none is.

@@ -3,7 +3,10 @@
 use super::{DISK_FULL_MS, Failure, Realm, records::Record};
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, CommitError, Expected, Key, Position, Store, StoreError, Version},
+    store::{
+        Batch, CommitError, Expected, Key, Position, Prefix, Store, StoreError, Version, Versioned,
+        concat,
+    },
     wire::Refusal,
 };
 
@@ -36,7 +39,60 @@ impl Notes for Batch {
     }
 }
 
+/// Longer than what stands behind a prefix of keys that are listed in spite of damage.
+const BEHIND_PREFIX: [u8; 64] = [u8::MAX; 64];
+
 impl<S: Store> Realm<S> {
+    /// Tells `found` all keys under a prefix that can be read, in order. What the disk has damaged is left out, with no more of what
+    /// stands behind it than begins with the same byte behind the prefix. Why something was left out, if anything was.
+    pub(super) async fn list_readable(
+        &self,
+        prefix: &Prefix,
+        at_once: usize,
+        mut found: impl FnMut(&Key, Versioned) + Send,
+    ) -> Option<StoreError> {
+        let (mut after, mut limit) = (None, at_once);
+        let mut damage = None;
+        // The part of the keys in which something was left out last.
+        let mut skipped: Option<u8> = None;
+        loop {
+            match self.store.list(prefix, after.as_ref(), limit).await {
+                Ok(page) => {
+                    let Some((last, _)) = page.last() else {
+                        return damage;
+                    };
+                    after = Some(last.clone());
+                    for (key, value) in page {
+                        found(&key, value);
+                    }
+                    limit = at_once.min(limit * 2);
+                }
+                // All that stands before the damage is read, one by one in the end.
+                Err(StoreError::Damaged(_)) if limit > 1 => limit /= 2,
+                Err(error @ StoreError::Damaged(_)) => {
+                    damage = Some(error);
+                    let reached = after.as_ref().and_then(|after| {
+                        let Key(name) = after;
+                        name.get(prefix.0.len()).copied()
+                    });
+                    let part = match skipped {
+                        Some(skipped) if reached.is_none_or(|reached| reached <= skipped) => {
+                            skipped.checked_add(1)
+                        }
+                        _ => Some(reached.unwrap_or(0)),
+                    };
+                    let Some(part) = part else {
+                        return damage;
+                    };
+                    skipped = Some(part);
+                    let end = concat(&[&prefix.0, &[part], &BEHIND_PREFIX]);
+                    after = Some(Key(end));
+                }
+                Err(error) => return Some(error),
+            }
+        }
+    }
+
     /// Commits.
     pub(super) async fn commit(&self, batch: Batch) -> Result<Outcome, Failure> {
         Ok(match self.commit_placed(batch).await? {

@@ -4,7 +4,7 @@ use super::{
     Failure, Realm,
     records::{self, Record as _, RunningRecord, SessionRecord},
 };
-use crate::store::{Batch, Store};
+use crate::store::{Batch, Key, Store, StoreError, Versioned};
 
 /// Sessions that are listed at once.
 const SESSIONS_AT_ONCE: usize = 256;
@@ -21,42 +21,67 @@ pub struct Moment {
 }
 
 impl<S: Store> Realm<S> {
-    /// For how many seconds the realm has been running in all, as far as it is written down.
+    /// For how many seconds the realm has been running in all, as far as it is written down: in two places, one of which is enough.
     ///
     /// # Errors
-    /// It cannot be read. That is not 0: whoever went on from there would make all that is kept look newer than it is.
+    /// Neither can be read. That is not 0: whoever went on from there would make all that is kept look newer than it is.
     pub async fn running(&self) -> Result<u32, Failure> {
-        let found = self.record::<RunningRecord>(&records::running()).await;
-        let found = found.inspect_err(|failure| self.note("running", failure))?;
-        Ok(found.map_or(0, |(record, _)| record.seconds))
+        let first = self.record::<RunningRecord>(&records::running()).await;
+        let first = match first {
+            Ok(Some((record, _))) => return Ok(record.seconds),
+            // A store of an earlier release has no other.
+            Ok(None) => Ok(0),
+            Err(failure) => Err(failure),
+        };
+        let again = self
+            .record::<RunningRecord>(&records::running_again())
+            .await;
+        let found = match (again, first) {
+            (Ok(Some((record, _))), first) => {
+                if first.is_err() {
+                    tracing::warn!(
+                        record.seconds,
+                        "for how long the realm has been running cannot be read in one place: it goes on from the other"
+                    );
+                }
+                Ok(record.seconds)
+            }
+            (Ok(None), first) => first,
+            (Err(failure), _) => Err(failure),
+        };
+        found.inspect_err(|failure| self.note("running", failure))
     }
 
     /// For how many seconds the realm has been running at least, where what says so is damaged: until a session was used last,
-    /// which is known to about an hour (SES-4).
+    /// which is known to about an hour (SES-4). Sessions that cannot be read are left out: others were used, too.
     ///
     /// # Errors
-    /// Sessions cannot be read either.
+    /// No session can be read either.
     pub async fn running_at_least(&self) -> Result<u32, Failure> {
+        let (mut seconds, mut unread) = (None, None);
+        let found = |_: &Key, session: Versioned| match SessionRecord::from_value(&session.value) {
+            Ok(session) => seconds = seconds.max(Some(session.last)),
+            Err(error) => unread = Some(error),
+        };
         let prefix = records::sessions();
-        let (mut seconds, mut after) = (0, None);
-        loop {
-            let found = self.store.list(&prefix, after.as_ref(), SESSIONS_AT_ONCE);
-            let found = found.await?;
-            let Some((last, _)) = found.last() else {
-                return Ok(seconds);
-            };
-            after = Some(last.clone());
-            for (_, session) in &found {
-                seconds = seconds.max(SessionRecord::from_value(&session.value)?.last);
+        let damage = self.list_readable(&prefix, SESSIONS_AT_ONCE, found).await;
+        match (seconds, damage.or(unread)) {
+            (seconds, None) => Ok(seconds.unwrap_or(0)),
+            (Some(seconds), Some(error @ StoreError::Damaged(_))) => {
+                tracing::warn!(%error, "some sessions cannot be read: when they were used is not known");
+                Ok(seconds)
             }
+            (_, Some(error)) => Err(error.into()),
         }
     }
 
     /// Writes down for how many seconds the realm has been running in all.
     pub async fn note_running(&self, seconds: u32) {
         let written = async {
+            let record = RunningRecord { seconds }.to_value()?;
             let mut batch = Batch::new();
-            batch.put(records::running(), RunningRecord { seconds }.to_value()?);
+            batch.put(records::running(), record.clone());
+            batch.put(records::running_again(), record);
             self.commit(batch).await
         };
         if let Err(failure) = written.await {

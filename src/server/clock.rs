@@ -63,6 +63,10 @@ impl Clock {
                 seconds = before.as_ref().ok(),
                 "for how long the realm has been running is damaged: as was asked for, it goes on from when a session was used last"
             );
+            if let Ok(seconds) = before {
+                // It was asked for at this start alone, and the store may have to be opened again soon.
+                realm.note_running(seconds).await;
+            }
         }
         Ok(Self {
             host,

@@ -2,7 +2,7 @@
 //! to the peer, in order, again and again until it is empty (PEER-5).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -28,11 +28,15 @@ use crate::{
 const BACKOFF_MIN: Duration = Duration::from_secs(2);
 /// The longest wait.
 const BACKOFF_MAX: Duration = Duration::from_mins(15);
+/// The longest wait for a peer that does answer, or for this realm's own store: nothing ends it early.
+const BUSY_MAX: Duration = Duration::from_mins(2);
 /// How long the wait for a whole errand may take, name look-up included.
 const ERRAND_PATIENCE: Duration = Duration::from_secs(12);
 
 /// How long what the store did not take, or could not read, is left alone.
 const AGAIN: Duration = Duration::from_secs(10);
+/// The longest time for which that which still cannot be read is left alone: it is twice as long each time.
+const AGAIN_MAX: Duration = Duration::from_mins(5);
 /// How long the addresses of a name that has several are probed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the address that answered a probe is used before it is probed again.
@@ -65,37 +69,47 @@ pub async fn keep_in_touch<S: Store>(
     let mut tasks = JoinSet::new();
     let probed = Probed::default();
     let mut is_start = true;
+    let mut wait = AGAIN;
     tasks.spawn(give_back(Arc::clone(&realm), clock.clone()));
     tasks.spawn(do_chores(Arc::clone(&realm), clock.clone()));
     loop {
-        let peers = realm.peers().await;
-        // Where they cannot be read, all are as they were.
-        let is_unread = peers.is_err();
-        let again = Instant::now() + AGAIN;
-        if let Ok(peers) = &peers {
-            carriers.retain(|id, carrier| {
-                !carrier.has_ended() && peers.iter().any(|peer| peer.realm == *id)
-            });
-            known.send_replace(peers.iter().flat_map(Peer::keys).collect());
-            for peer in peers {
-                let id = peer.realm;
-                carriers.entry(id).or_insert_with(|| {
-                    let realm = Arc::clone(&realm);
-                    let clock = clock.clone();
-                    let rng = StdRng::seed_from_u64(seed ^ u64::from(peer.address().1));
-                    // A start is told to all: what they have waiting then comes at once. Whoever becomes a
-                    // peer later has just been talked to.
-                    let is_introduced = peer.is_introduced() && !is_start;
-                    Carrier(tokio::spawn(carry(realm, id, is_introduced, clock, rng)))
-                });
+        let (peers, are_all) = realm.peers().await;
+        // Those that cannot be read are as they were.
+        carriers.retain(|id, carrier| {
+            !carrier.has_ended() && (!are_all || peers.iter().any(|peer| peer.realm == *id))
+        });
+        known.send_modify(|known| {
+            let mut keys: BTreeSet<_> = peers.iter().flat_map(Peer::keys).collect();
+            if !are_all {
+                keys.extend(known.iter());
             }
-            is_start = false;
+            *known = keys.into_iter().collect();
+        });
+        let again = Instant::now() + wait;
+        wait = if are_all {
+            AGAIN
+        } else {
+            (wait * 2).min(AGAIN_MAX)
+        };
+        for peer in &peers {
+            let id = peer.realm;
+            carriers.entry(id).or_insert_with(|| {
+                let realm = Arc::clone(&realm);
+                let clock = clock.clone();
+                let rng = StdRng::seed_from_u64(seed ^ u64::from(peer.address().1));
+                // A start is told to all: what they have waiting then comes at once. Whoever becomes a
+                // peer later has just been talked to.
+                let is_introduced = peer.is_introduced() && !is_start;
+                Carrier(tokio::spawn(carry(realm, id, is_introduced, clock, rng)))
+            });
         }
+        // Those that can be read later are told then.
+        is_start &= !are_all;
         loop {
             tokio::select! {
                 biased;
                 () = realm.network().wait_for_change() => break,
-                () = tokio::time::sleep_until(again), if is_unread => break,
+                () = tokio::time::sleep_until(again), if !are_all => break,
                 errand = errands.recv() => match errand {
                     Some(errand) => {
                         let ways = ways.clone();
@@ -125,31 +139,39 @@ async fn do_chores<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
 
 /// Gives messages back whose time is over before their turn.
 async fn give_back<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
-    let mut are_found = find_expiries(&realm).await;
-    let mut again = Instant::now() + AGAIN;
+    let mut searched = BTreeSet::new();
+    let mut are_found = find_expiries(&realm, &mut searched).await;
+    let mut wait = AGAIN;
+    let mut again = Instant::now() + wait;
     loop {
         let due = realm.next_expiry();
-        let wait = due.map(|due| due.saturating_sub(clock.now().running));
+        let left = due.map(|due| due.saturating_sub(clock.now().running));
         tokio::select! {
             biased;
             () = realm.expiry_noted() => {}
-            () = sleep_seconds(wait) => realm.return_expired(clock.now()).await,
+            () = sleep_seconds(left) => realm.return_expired(clock.now()).await,
             () = tokio::time::sleep_until(again), if !are_found => {
-                are_found = find_expiries(&realm).await;
-                again = Instant::now() + AGAIN;
+                are_found = find_expiries(&realm, &mut searched).await;
+                wait = (wait * 2).min(AGAIN_MAX);
+                again = Instant::now() + wait;
             }
         }
     }
 }
 
-/// Looks through all queues for messages whose time will be over. False when one of them cannot be read.
-async fn find_expiries<S: Store>(realm: &Realm<S>) -> bool {
-    let Ok(peers) = realm.peers().await else {
-        return false;
-    };
-    let mut are_found = true;
+/// Looks through the queues that have not been `searched` for messages whose time will be over. False when one of them cannot be read:
+/// only those are looked through again.
+async fn find_expiries<S: Store>(realm: &Realm<S>, searched: &mut BTreeSet<RealmId>) -> bool {
+    let (peers, mut are_found) = realm.peers().await;
     for peer in peers {
-        are_found &= realm.find_expiries(peer.realm).await.is_ok();
+        if searched.contains(&peer.realm) {
+            continue;
+        }
+        if realm.find_expiries(peer.realm).await.is_ok() {
+            searched.insert(peer.realm);
+        } else {
+            are_found = false;
+        }
     }
     are_found
 }
@@ -327,19 +349,28 @@ async fn carry<S: Store>(
             Ok(Some(peer)) => peer,
             Ok(None) => return,
             Err(_) => {
-                back_off(&realm, id, &mut wait, &mut rng).await;
+                back_off(&realm, id, Until::Over, &mut wait, &mut rng).await;
                 continue;
             }
         };
         if !are_copies_listed {
             are_copies_listed = realm.read_all_copies(id).await.is_ok();
         }
+        let mut until = Until::Over;
         if !is_introduced {
-            is_introduced = realm.introduce_again(&peer).await;
+            let introduced = realm.introduce_again(&peer).await;
+            is_introduced = introduced == Carried::Settled;
+            until = match introduced {
+                // It may have been told meanwhile that it is to accept.
+                Carried::Refused => Until::HeardLater,
+                carried => Until::after(carried),
+            };
         }
         if is_introduced && let Some(work) = realm.network().next_work(id) {
-            if !work_for_group(&realm, &peer, work, clock.now()).await {
-                back_off(&realm, id, &mut wait, &mut rng).await;
+            let carried = work_for_group(&realm, &peer, work, clock.now()).await;
+            if carried != Carried::Settled {
+                let until = Until::after(carried);
+                back_off(&realm, id, until, &mut wait, &mut rng).await;
             }
             continue;
         }
@@ -365,16 +396,16 @@ async fn carry<S: Store>(
                     refused = (position, 0);
                 }
                 let now = clock.now();
-                match realm.deliver_outgoing(&peer, &outgoing, refused.1, now).await {
-                    Carried::Settled => true,
-                    Carried::Silent | Carried::Busy => false,
-                    Carried::Refused => {
-                        refused.1 += 1;
-                        false
-                    }
-                }
+                let carried = realm.deliver_outgoing(&peer, &outgoing, refused.1, now).await;
+                refused.1 += u32::from(carried == Carried::Refused);
+                until = Until::after(carried);
+                carried == Carried::Settled
             }
-            _ => false,
+            Ok(_) => false,
+            Err(_) => {
+                until = Until::Over;
+                false
+            }
         };
         if is_well {
             wait = BACKOFF_MIN;
@@ -383,36 +414,81 @@ async fn carry<S: Store>(
         if is_planted(Fault::GiveUpPeer) {
             return;
         }
-        back_off(&realm, id, &mut wait, &mut rng).await;
+        back_off(&realm, id, until, &mut wait, &mut rng).await;
     }
 }
 
-/// Waits before a peer is tried again: longer each time, but not once it has been heard.
-async fn back_off<S: Store>(realm: &Realm<S>, id: RealmId, wait: &mut Duration, rng: &mut StdRng) {
-    let spread = *wait * rng.random_range(80..=140) / 100;
+/// What ends a wait before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// The peer is heard: it was silent.
+    Heard,
+    /// The same, but not sooner than after the shortest wait.
+    HeardLater,
+    /// Nothing. The peer has been heard, or what is wrong is wrong here: two realms with full disks would else wake each other.
+    Over,
+}
+
+impl Until {
+    /// For what has not been carried.
+    const fn after(carried: Carried) -> Self {
+        match carried {
+            Carried::Silent => Self::Heard,
+            Carried::Settled | Carried::Busy | Carried::Refused | Carried::Failed => Self::Over,
+        }
+    }
+}
+
+/// Waits before a peer is tried again: longer each time, but not once a silent one has been heard.
+async fn back_off<S: Store>(
+    realm: &Realm<S>,
+    id: RealmId,
+    until: Until,
+    wait: &mut Duration,
+    rng: &mut StdRng,
+) {
+    let (min, max) = match until {
+        Until::Heard => (Duration::ZERO, BACKOFF_MAX),
+        Until::HeardLater => (BACKOFF_MIN, BACKOFF_MAX),
+        Until::Over => (BACKOFF_MIN, BUSY_MAX),
+    };
+    let spread = (*wait).min(max) * rng.random_range(80..=140) / 100;
+    let spread = spread.max(min);
     tracing::debug!(peer = %id, wait = ?spread, "a peer does not take what waits for it");
+    let heard = async {
+        if until == Until::Over {
+            std::future::pending::<()>().await;
+        }
+        tokio::join!(
+            realm.network().wait_for_contact(id),
+            tokio::time::sleep(min)
+        );
+    };
     tokio::select! {
         biased;
-        () = tokio::time::sleep(spread) => *wait = (*wait * 2).min(BACKOFF_MAX),
-        () = realm.network().wait_for_contact(id) => *wait = BACKOFF_MIN,
+        () = tokio::time::sleep(spread) => *wait = (*wait * 2).min(max),
+        () = heard => *wait = BACKOFF_MIN,
     }
 }
 
-/// Does what is to be done for a group at a peer. False when the peer does not answer: then it is still
-/// to be done.
+/// Does what is to be done for a group at a peer. Where it is not settled, it is still to be done.
 async fn work_for_group<S: Store>(
     realm: &Realm<S>,
     peer: &Peer,
     work: GroupWork,
     now: Moment,
-) -> bool {
+) -> Carried {
     realm.network().begin_work(peer.realm, work);
-    let is_done = match work {
+    let carried = match work {
         GroupWork::Tell(group) => realm.tell_grown(peer, group).await,
-        GroupWork::Read(group) => realm.read_copy(peer, group, now).await != ReadOutcome::Silent,
+        GroupWork::Read(group) => match realm.read_copy(peer, group, now).await {
+            ReadOutcome::Equal | ReadOutcome::Gone => Carried::Settled,
+            ReadOutcome::Silent => Carried::Silent,
+            ReadOutcome::Unread => Carried::Busy,
+        },
     };
-    if !is_done {
+    if carried != Carried::Settled {
         realm.network().add_work(peer.realm, work);
     }
-    is_done
+    carried
 }

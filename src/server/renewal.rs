@@ -42,10 +42,11 @@ impl Server {
         loop {
             let since = Instant::now();
             let error = match serve_once(server, stop) {
-                Err(ServerError::Store(error)) => error.to_string(),
-                Err(ServerError::System(error)) if is_renewed && may_pass(&error) => {
-                    error.to_string()
-                }
+                Err(error) if may_recover(&error, is_renewed) => match error {
+                    // Without what it says to whoever starts a server.
+                    ServerError::Store(error) | ServerError::Time(error) => error.to_string(),
+                    error => error.to_string(),
+                },
                 served => return served,
             };
             if since.elapsed() >= RECOVERED_AFTER {
@@ -102,6 +103,18 @@ impl Server {
 fn serve_once(server: Server, stop: &watch::Receiver<bool>) -> Result<(), ServerError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(server.run(stopped(stop.clone())))
+}
+
+/// True when a server that has ended so may serve on once its store is opened again. `is_renewed`: it has been before, so that there were
+/// those whom it served.
+fn may_recover(error: &ServerError, is_renewed: bool) -> bool {
+    match error {
+        ServerError::Store(_) => true,
+        // Where files or memory have run out, a read fails as on a damaged disk.
+        ServerError::Time(_) => is_renewed,
+        ServerError::System(error) => is_renewed && may_pass(error),
+        _ => false,
+    }
 }
 
 /// True when waiting may help.
@@ -233,6 +246,21 @@ mod tests {
         }
         assert!(is_passing(&OpenError::Locked("store".into()).into()));
         assert!(!is_passing(&OpenError::Held("store".into()).into()));
+    }
+
+    /// A first start says to its operator why it fails; one that goes on serving tries again.
+    #[test]
+    fn time_that_cannot_be_read_ends_a_first_start_and_no_later_one() {
+        let damaged = || crate::store::StoreError::Damaged("too many open files".into());
+        assert!(!may_recover(&ServerError::Time(damaged()), false));
+        assert!(may_recover(&ServerError::Time(damaged()), true));
+        for is_renewed in [false, true] {
+            assert!(may_recover(&ServerError::Store(damaged()), is_renewed));
+            let full = io::Error::from(io::ErrorKind::OutOfMemory);
+            assert_eq!(may_recover(&full.into(), is_renewed), is_renewed);
+            let gone = ServerError::Gone("store".into());
+            assert!(!may_recover(&gone, is_renewed));
+        }
     }
 
     /// The disk that did not take a write may not have taken that it has failed, either. It is noted when there is room, and at the latest

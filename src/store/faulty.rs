@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Batch, Change, CommitError, Committed, Key, Log, Memory, Page, PageLimit, Position, Prefix,
-    Store, StoreError, Subscribers, Subscription, Versioned,
+    Batch, Change, CommitError, Committed, Key, Log, Memory, NameBytes, Page, PageLimit, Position,
+    Prefix, Store, StoreError, Subscribers, Subscription, Versioned,
 };
 
 /// What is asked of the store.
@@ -17,6 +17,9 @@ pub enum Asked<'a> {
     Get(&'a Key),
     /// The keys under a prefix.
     List(&'a Prefix),
+    /// A key that is come across where others are listed: those that are found, and where these are fewer than were asked for, the
+    /// one behind them, which tells that there are no more.
+    Past(&'a Key),
     /// The entries of a log, or where it ends.
     Read(&'a Log),
     /// The names of all logs.
@@ -89,8 +92,23 @@ impl Store for Faulty {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<(Key, Versioned)>, StoreError> {
-        let memory = self.read_of(Asked::List(prefix))?;
-        Ok(memory.list(prefix, after, limit))
+        let found = self
+            .read_of(Asked::List(prefix))?
+            .list(prefix, after, limit);
+        for (key, _) in &found {
+            drop(self.read_of(Asked::Past(key))?);
+        }
+        if found.len() < limit {
+            let begin = Key(prefix.0.clone());
+            let last = found.last().map(|(key, _)| key).or(after);
+            let last = last.map_or(&begin, |last| last.max(&begin));
+            let all = Prefix(NameBytes::new());
+            let behind = self.0.memory.lock().unwrap().list(&all, Some(last), 1);
+            for (key, _) in &behind {
+                drop(self.read_of(Asked::Past(key))?);
+            }
+        }
+        Ok(found)
     }
 
     async fn read(&self, log: &Log, after: Position, limit: PageLimit) -> Result<Page, StoreError> {

@@ -27,6 +27,8 @@
 //! k/ key 32                      the name under which a key is known
 //! l/                             the lives of the store
 //! v/ realm                       position up to which the queue to a peer is settled
+//! t/                             for how long the realm has been running
+//! T/                             the same once more, far from it: damage takes what stands side by side
 //! t/ realm / position 8          the message there was given back before its turn
 //! j/ user                        written with a join that brings a user near the bound of groups
 //! x/ realm / group               this realm's copy of a group that lives in another

@@ -72,7 +72,7 @@ async fn peers_of_the_configuration_are_all_carried_to() {
                 .unwrap()
         );
     }
-    assert_eq!(realm.peers().await.unwrap().len(), 300);
+    assert_eq!(realm.peers().await.0.len(), 300);
     let introduce = PeerRequest::Introduce {
         realm: "late".parse().unwrap(),
         address: Text("192.0.2.8"),
@@ -198,7 +198,7 @@ async fn notices_show_that_they_are_cut() {
             message: Body(text.as_bytes()),
         };
         give(&realm, 1, &Request::from(write).to_bytes()).await;
-        let beta = realm.peers().await.unwrap().remove(0);
+        let beta = realm.peers().await.0.remove(0);
         let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
         let late = later(MOMENT, 8 * DAY);
         let carried = realm.deliver_outgoing(&beta, &next, 0, late).await;

@@ -445,7 +445,7 @@ async fn ended_copy_is_found_out_by_reading_and_gives_way_to_a_later_one() {
             Some(Errand::Ask { answer, .. }) => answer.send(reply.to_bytes()).unwrap(),
             other => panic!("{other:?}"),
         };
-    let beta = realm.peers().await.unwrap().remove(0);
+    let beta = realm.peers().await.0.remove(0);
     let (outcome, ()) = tokio::join!(
         realm.read_copy(&beta, group("crew"), MOMENT),
         answer_next(&mut errands, refused(ErrorCode::NoSuchGroup))
@@ -503,7 +503,7 @@ async fn ended_is_told_however_long_the_peer_is_away() {
         message: Body(b"hello"),
     };
     give(&realm, 1, &Request::from(write).to_bytes()).await;
-    let beta = realm.peers().await.unwrap().remove(0);
+    let beta = realm.peers().await.0.remove(0);
     let late = later(MOMENT, 8 * DAY);
     for _ in 0..2 {
         let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();

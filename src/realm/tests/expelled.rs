@@ -36,7 +36,7 @@ async fn expelled_user_joins_again_behind_the_word_of_it() {
     );
     // Others are not kept waiting.
     joins(&realm, BETA, "crew", "yan").await;
-    let beta = realm.peers().await.unwrap().remove(0);
+    let beta = realm.peers().await.0.remove(0);
     let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
     let heard = async {
         match errands.recv().await {
