@@ -3,8 +3,8 @@
 //! Sans-IO, like the link: datagrams and time are handed in ([`Endpoint::handle_datagram`],
 //! [`Endpoint::handle_timeout`]); datagrams, events and the next moment of interest are taken out
 //! ([`Endpoint::poll_transmit`], [`Endpoint::poll_event`], [`Endpoint::poll_timeout`]). Randomness
-//! comes from a seed that is handed in. Servers and clients drive the same code. It knows nothing of
-//! accounts or stores. Normative text: `spec/handshake.md`.
+//! comes from a seed that is handed in. Servers and clients drive the same code. It tells
+//! accounts apart by numbers that it is given ([`AccountId`]), and knows nothing else of them, nor of stores. Normative text: `spec/handshake.md`.
 
 mod accepts;
 mod accounts;
