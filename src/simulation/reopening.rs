@@ -11,7 +11,7 @@ use crate::{
     crypto::SecretKey,
     server::{Config, Server, ServerError},
     store::{OpenError, fail_next_sync, hold_closing, panic_at_next_write},
-    wire::Mailbox,
+    wire::{Mailbox, Username},
 };
 
 /// A server on a thread, and how to stop it.
@@ -54,6 +54,14 @@ fn serve_as(directory: &TempDir, config: Config, planted: impl Fn(&Path)) -> Ser
     }
 }
 
+/// Makes the account of whoever writes here.
+async fn register(client: &Client) -> Username {
+    let ann = "ann".parse().unwrap();
+    let registering = client.register("A", "id", ann, b"correct horse");
+    registering.await.unwrap();
+    ann
+}
+
 async fn texts(client: &Client) -> Vec<Vec<u8>> {
     let read = client.read_whole(Mailbox::Private, Some(0), usize::MAX);
     let entries = read.await.unwrap();
@@ -71,11 +79,7 @@ async fn server_whose_sync_fails_serves_on() {
         client,
     } = serve(&directory);
     let data = directory.path().join("data");
-    let ann = "ann".parse().unwrap();
-    client
-        .register("A", "id", ann, b"correct horse")
-        .await
-        .unwrap();
+    let ann = register(&client).await;
     for (text, plant) in [
         ("one", fail_next_sync as fn(&Path)),
         ("two", panic_at_next_write),
@@ -100,9 +104,7 @@ async fn server_whose_engine_closes_late_serves_on() {
         client,
     } = serve(&directory);
     let data = directory.path().join("data");
-    let ann = "ann".parse().unwrap();
-    let registering = client.register("A", "id", ann, b"correct horse");
-    registering.await.unwrap();
+    let ann = register(&client).await;
     let hold = hold_closing(&data);
     fail_next_sync(&data);
     let noted = data.join("store.distrusted");
@@ -176,9 +178,7 @@ async fn server_whose_store_fails_while_peers_are_listed_serves_on() {
         thread,
         client,
     } = serve_as(&directory, config, fail_next_sync);
-    let ann = "ann".parse().unwrap();
-    let registering = client.register("A", "id", ann, b"correct horse");
-    registering.await.unwrap();
+    register(&client).await;
     drop(client);
     stop.send_replace(true);
     thread.join().unwrap().unwrap();
