@@ -1,12 +1,7 @@
 //! Links of devices that are logged in, and of peers (HS-13): whose they are, and whose makes room when there is no place left. A user
 //! has as many keys as they like: otherwise one account would take all places.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    num::NonZeroU64,
-};
-
-use smallvec::SmallVec;
+use std::{collections::BTreeSet, num::NonZeroU64};
 
 use super::{LinkId, path::Network, ranking::Ranking};
 
@@ -27,13 +22,11 @@ impl AccountId {
 /// Of the links of an account that may make room, so many are compared.
 const COMPARED_MAX: usize = 32;
 
-/// The links of one account, in the order in which they came. Nearly all have one or two.
-type Few = SmallVec<[LinkId; 2]>;
-
 /// The proven links of accounts.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
-    links: BTreeMap<AccountId, Few>,
+    /// By whose they are, and then by when they came where they are.
+    of_account: BTreeSet<(AccountId, u32, LinkId)>,
     by_account: Ranking<AccountId>,
     by_network: Ranking<Network>,
     /// By where they come from, and then by when they came there.
@@ -45,30 +38,25 @@ pub(super) struct Accounts {
 impl Accounts {
     /// Memory of the link of an account that has no other, from a network from which no other comes, in bytes.
     pub const LINK_BYTES: usize = 2
-        * (size_of::<(AccountId, Few)>() + size_of::<(Network, u32, LinkId)>())
+        * (size_of::<(AccountId, u32, LinkId)>() + size_of::<(Network, u32, LinkId)>())
         + Ranking::<AccountId>::EACH_BYTES
         + Ranking::<Network>::EACH_BYTES;
 
     /// A link comes; as which, among all that have come.
     pub fn add(&mut self, link: LinkId, account: AccountId, network: Network) -> u32 {
-        self.links.entry(account).or_default().push(link);
         self.by_account.change(account, 0, 1);
         self.by_network.change(network, 0, 1);
         // Once in four billion it begins anew, and those who came before are taken for younger ones.
         self.came = self.came.wrapping_add(1);
+        self.of_account.insert((account, self.came, link));
         self.of_network.insert((network, self.came, link));
         self.came
     }
 
     /// A link goes that came as `came`.
     pub fn remove(&mut self, link: LinkId, account: AccountId, (network, came): (Network, u32)) {
+        self.of_account.remove(&(account, came, link));
         self.of_network.remove(&(network, came, link));
-        if let Some(links) = self.links.get_mut(&account) {
-            links.retain(|other| *other != link);
-            if links.is_empty() {
-                self.links.remove(&account);
-            }
-        }
         self.by_account.change(account, 1, 0);
         self.by_network.change(network, 1, 0);
     }
@@ -78,15 +66,14 @@ impl Accounts {
     pub fn first<H: Ord>(&self, heard: impl Fn(&LinkId) -> H) -> Option<LinkId> {
         let (count, account) = self.by_account.first()?;
         if count > 1 {
-            let links = self.links.get(&account)?.iter().take(COMPARED_MAX);
-            return links.min_by_key(|link| heard(link)).copied();
+            let links = self.of_account.range((account, 0, LinkId(0))..);
+            let theirs = links.take_while(|(other, _, _)| *other == account);
+            let links = theirs.take(COMPARED_MAX).map(|(_, _, link)| *link);
+            return links.min_by_key(|link| heard(link));
         }
         let (_, network) = self.by_network.first()?;
-        let theirs = (network, 0, LinkId(0))..;
-        self.of_network
-            .range(theirs)
-            .next()
-            .map(|(_, _, link)| *link)
+        let mut links = self.of_network.range((network, 0, LinkId(0))..);
+        links.next().map(|(_, _, link)| *link)
     }
 
     pub fn len(&self) -> usize {

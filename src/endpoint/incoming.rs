@@ -43,7 +43,7 @@ impl Endpoint {
         match packet {
             Packet::Link(packet) => self.handle_link_packet(now, path, &packet, datagram),
             Packet::Init(init) => return self.handle_init(now, path, &init, datagram),
-            Packet::Accept { handshake, noise } => self.handle_accept(now, handshake, noise),
+            Packet::Accept { handshake, noise } => self.handle_accept(now, from, handshake, noise),
             Packet::Reset { connection, token } => {
                 self.handle_reset(now, from, connection, &token);
             }
@@ -111,6 +111,12 @@ impl Endpoint {
                 if let Some(slot) = self.slots.get_mut(&link) {
                     // Which of the two is confirmed will not be known.
                     slot.accepted = None;
+                    if slot.path.remote != from && !slot.link.is_proven() {
+                        // From here on whoever has had the Accept need not be where the first Init came from.
+                        let mut data = [0; 8];
+                        self.rng.fill_bytes(&mut data);
+                        slot.link.doubt_path(data);
+                    }
                 }
                 self.outbox.push_back((path, accept));
                 return None;
@@ -158,13 +164,19 @@ impl Endpoint {
         None
     }
 
-    fn handle_accept(&mut self, now: Time, handshake: HandshakeId, noise: &[u8]) {
-        let dialing = self.by_address.iter().find_map(|(_, id)| {
-            let slot = self.slots.get(id)?;
-            matches!(&slot.stage, Stage::Dialing(dial) if dial.handshake == handshake)
-                .then_some(*id)
-        });
-        let Some(id) = dialing else { return };
+    /// The link whose handshake with whoever is at `address` is `handshake`.
+    fn dialing(&self, address: SocketAddr, handshake: HandshakeId) -> Option<LinkId> {
+        self.opened_to(address).find(|id| {
+            self.slots.get(id).is_some_and(
+                |slot| matches!(&slot.stage, Stage::Dialing(dial) if dial.handshake == handshake),
+            )
+        })
+    }
+
+    fn handle_accept(&mut self, now: Time, from: SocketAddr, handshake: HandshakeId, noise: &[u8]) {
+        let Some(id) = self.dialing(from, handshake) else {
+            return;
+        };
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
@@ -209,12 +221,9 @@ impl Endpoint {
         handshake: HandshakeId,
         cookie: &Cookie,
     ) {
-        let asked = self.opened_to(from).find(|id| {
-            self.slots.get(id).is_some_and(
-                |slot| matches!(&slot.stage, Stage::Dialing(dial) if dial.handshake == handshake),
-            )
-        });
-        let Some(id) = asked else { return };
+        let Some(id) = self.dialing(from, handshake) else {
+            return;
+        };
         if let Some(slot) = self.slots.get_mut(&id)
             && let Stage::Dialing(dial) = &mut slot.stage
             && let Some(realm) = &slot.peer
@@ -282,7 +291,7 @@ impl Endpoint {
                 };
                 let links: Vec<LinkId> = self.opened_to(from).filter(is_meant).collect();
                 for id in links {
-                    if self.hand_in(now, id, (packet, datagram), true) {
+                    if self.hand_in(now, id, packet, datagram) {
                         return;
                     }
                 }
@@ -327,7 +336,7 @@ impl Endpoint {
         datagram: &[u8],
     ) -> bool {
         let newest = self.largest_received(id);
-        let is_theirs = self.hand_in(now, id, (packet, datagram), true);
+        let is_theirs = self.hand_in(now, id, packet, datagram);
         if is_theirs
             && self.largest_received(id) > newest
             && let Some(slot) = self.slots.get_mut(&id)
@@ -342,45 +351,20 @@ impl Endpoint {
         self.slots.get(&id)?.link.largest_received()
     }
 
-    /// Gives a packet to the link it may belong to. True when it did. One that comes from elsewhere than where the link is proves nothing
-    /// of where that is.
-    pub(super) fn hand_in(
-        &mut self,
-        now: Time,
-        id: LinkId,
-        (packet, datagram): (&LinkPacket<'_>, &[u8]),
-        is_at_home: bool,
-    ) -> bool {
-        let Some(slot) = self.slots.get_mut(&id) else {
+    /// Gives a packet to the link it may belong to, which is where it comes from. True when it did.
+    fn hand_in(&mut self, now: Time, id: LinkId, packet: &LinkPacket<'_>, datagram: &[u8]) -> bool {
+        let Some(slot) = self.slots.get(&id) else {
             return false;
         };
-        let was_resting = slot.link.is_resting();
         let was_proven = slot.link.is_proven();
-        let held = slot.link.assembling();
-        // Of what strangers send in parts there is little.
-        let own = if slot.link.is_trusted() {
-            ASSEMBLIES_MAX.saturating_mul(self.config.max_message)
-        } else {
-            slot.link.message_max()
-        };
-        let holder = slot.holder();
-        let room = held.saturating_add(self.assembling.room(holder));
-        slot.link.set_assembly_room(room.min(own));
-        let outcome = slot
-            .link
-            .handle_packet(now, packet, datagram, &mut self.opened);
-        self.assembling.change(holder, held, slot.link.assembling());
-        if was_resting {
-            // Perhaps for nothing: then it rests again.
-            self.schedule.wake(id);
-        }
-        match outcome {
+        match self.take_in(now, id, packet, datagram) {
             Ok(()) => {
-                slot.heard = Some(now);
-                let is_proven = slot.link.is_proven();
+                let Some(slot) = self.slots.get_mut(&id) else {
+                    return true;
+                };
                 if slot.renewal.replaces.is_some() {
                     self.end_replaced(now, id);
-                } else if slot.role == Role::Responder && is_proven && !was_proven && is_at_home {
+                } else if slot.role == Role::Responder && slot.link.is_proven() && !was_proven {
                     if let (Some(accepted), Some(_)) = (slot.accepted, slot.token) {
                         // Who names a link confirms it at once: that is a round trip (PEER-12).
                         slot.link.sample(now - accepted);
@@ -396,8 +380,43 @@ impl Endpoint {
         true
     }
 
+    /// Lets a link take a packet in, with as much room for messages in parts as it may have. What the link tells is passed on later: where
+    /// its other side is may have to be settled first.
+    pub(super) fn take_in(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        packet: &LinkPacket<'_>,
+        datagram: &[u8],
+    ) -> Result<(), Ignored> {
+        let slot = self.slots.get_mut(&id).ok_or(Ignored::NotOpen)?;
+        let was_resting = slot.link.is_resting();
+        let held = slot.link.assembling();
+        // Of what strangers send in parts there is little.
+        let own = if slot.link.is_trusted() {
+            ASSEMBLIES_MAX.saturating_mul(self.config.max_message)
+        } else {
+            slot.link.message_max()
+        };
+        let holder = slot.holder();
+        let room = held.saturating_add(self.assembling.room(holder));
+        slot.link.set_assembly_room(room.min(own));
+        let outcome = slot
+            .link
+            .handle_packet(now, packet, datagram, &mut self.opened);
+        self.assembling.change(holder, held, slot.link.assembling());
+        if outcome.is_ok() {
+            slot.heard = Some(now);
+        }
+        if was_resting {
+            // Perhaps for nothing: then it rests again.
+            self.schedule.wake(id);
+        }
+        outcome
+    }
+
     /// A link has turned out genuine: of the same device's older ones only a few stay.
-    fn proven(&mut self, now: Time, id: LinkId) {
+    pub(super) fn proven(&mut self, now: Time, id: LinkId) {
         let Some(slot) = self.slots.get(&id) else {
             return;
         };
@@ -470,7 +489,7 @@ impl Endpoint {
             return;
         }
         self.by_plain.insert((path.remote, connection), id);
-        self.hand_in(now, id, (packet, datagram), true);
+        self.hand_in(now, id, packet, datagram);
     }
 
     /// HS-8: never larger than what it answers, and never more than a few a second.

@@ -20,7 +20,7 @@ pub const UNPROVEN_LIFETIME: Duration = Duration::from_mins(3);
 pub const STRANGERS_PER_SUBNET: usize = 64;
 /// Of several workers each keeps so many of these at least: two who log in at once do not end each other's.
 pub const STRANGERS_PER_WORKER: usize = 8;
-/// When all places are taken, one in so many is kept for whoever is not logged in yet.
+/// One in so many places is for whoever is not logged in yet: links of accounts beyond the others make room for each other.
 pub const NEWCOMERS_PART: usize = 16;
 /// How long a silent link of such a device is kept.
 pub const STRANGER_IDLE: Duration = Duration::from_mins(5);
@@ -28,9 +28,9 @@ pub const STRANGER_IDLE: Duration = Duration::from_mins(5);
 pub const LINKS_PER_KEY_MAX: usize = 8;
 /// Questions on their way at once.
 pub const ASKING_MAX: usize = 16;
-/// Bytes held of messages that are being put together, on all links together (LINK-13).
+/// Bytes of messages in reassembly, on all links of accounts and those that this side opened (LINK-13).
 pub const ASSEMBLING_MAX: usize = 16 << 20;
-/// Of these, what there may be before another is begun for a device without a session.
+/// The same on all other links, in addition.
 pub const STRANGERS_ASSEMBLING_MAX: usize = ASSEMBLING_MAX / 4;
 /// Places in which the subnets that begin handshakes are counted.
 pub const HANDSHAKE_SUBNETS: usize = 4096;

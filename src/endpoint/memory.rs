@@ -11,7 +11,7 @@ pub const WORTH_ENDING: usize = 1 << 10;
 /// The links by whose they are and how much they hold.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// Bytes that all links hold that are worth ending. Those of others have an end each, and would else end all that are.
+    /// Bytes of all links that hold at least `WORTH_ENDING`. What the others hold is bounded by their number.
     total: usize,
     large: BTreeSet<(Holder, usize, LinkId)>,
     /// What the links of each hold that are worth ending.
@@ -29,10 +29,6 @@ impl Memory {
         if !SERVES {
             return;
         }
-        self.count(link, holder, before, after);
-    }
-
-    fn count(&mut self, link: LinkId, holder: Holder, before: usize, after: usize) {
         let worth = |bytes: usize| if bytes < WORTH_ENDING { 0 } else { bytes };
         let (before, after) = (worth(before), worth(after));
         self.total = self.total.saturating_sub(before).saturating_add(after);
@@ -50,8 +46,8 @@ impl Memory {
     /// A link that holds so much is another's from now on.
     pub fn hand_over(&mut self, link: LinkId, bytes: usize, (from, to): (Holder, Holder)) {
         if from != to {
-            self.count(link, from, bytes, 0);
-            self.count(link, to, 0, bytes);
+            self.change(link, from, bytes, 0);
+            self.change(link, to, 0, bytes);
         }
     }
 

@@ -115,7 +115,7 @@ pub struct Endpoint {
     counts: Option<Arc<Counts>>,
     asking: Vec<Asking>,
     schedule: Schedule,
-    /// Bytes held of messages that are being put together, on all links.
+    /// Bytes of messages in reassembly.
     assembling: Assembling,
     /// Room in which packets are opened.
     opened: Vec<u8>,
@@ -498,8 +498,8 @@ impl Endpoint {
             link::Event::Request {
                 number,
                 bytes,
-                early: true,
-            } if !self.config.early_data => {
+                early,
+            } if slot.waits_for_proof(early && self.config.early_data) => {
                 slot.held.push((number, bytes));
                 return;
             }

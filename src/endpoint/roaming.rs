@@ -9,7 +9,10 @@ use super::{
     Endpoint, LinkId, Path, SERVES,
     slot::{Role, Slot},
 };
-use crate::{link::Time, wire::LinkPacket};
+use crate::{
+    link::{Ignored, Time},
+    wire::LinkPacket,
+};
 
 /// An address that does not answer its challenge for so many timeouts is given up again.
 const PROOF_TIMEOUTS: u32 = 4;
@@ -43,37 +46,54 @@ impl Endpoint {
                 .is_some_and(|(left, _)| left.remote == path.remote)
         };
         let goes_back = is_known(slot);
-        let was_proven = slot.link.is_proven();
-        if !self.hand_in(now, id, (packet, datagram), false) {
-            return;
+        let (was_proven, had_moved) = (slot.link.is_proven(), slot.link.has_moved());
+        match self.take_in(now, id, packet, datagram) {
+            Ok(()) => {}
+            Err(Ignored::Violation) => {
+                self.touch(now, id);
+                return;
+            }
+            Err(Ignored::NotAuthentic | Ignored::NotOpen | Ignored::Replayed | Ignored::NoRoom) => {
+                return;
+            }
+        }
+        let has_answered = had_moved
+            && self
+                .slots
+                .get(&id)
+                .is_some_and(|slot| !slot.link.has_moved());
+        if has_answered {
+            // Whoever is where the link is has the data that was sent there, and may return it from elsewhere (RFC 9000 §8.2.3).
+            self.settle_path(now, id);
+            self.proven(now, id);
         }
         let mut data = [0; 8];
         self.rng.fill_bytes(&mut data);
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        if slot.link.largest_received() <= newest {
-            // It came before, or another has overtaken it: it says nothing of where the other side is now.
-            return;
+        if slot.link.largest_received() > newest {
+            let was_proven = was_proven || has_answered;
+            let before = core::mem::replace(&mut slot.path, path);
+            if goes_back {
+                slot.left = None;
+                slot.link.path_proven();
+            } else {
+                let patience = (slot.link.timeout() * PROOF_TIMEOUTS).max(PROOF_PATIENCE);
+                // The last address that was proven, however often it moves on before it proves another. An Init proves
+                // none: whoever has seen it can send it from anywhere.
+                let left = slot.left.as_deref().map(|(left, _)| *left);
+                let proven = left.or(was_proven.then_some(before));
+                slot.left = proven.map(|left| Box::new((left, now + patience)));
+                slot.link.path_moved(datagram.len(), data);
+            }
+            let name = slot.remote.filter(|_| slot.token.is_some());
+            if let Some(remote) = name {
+                self.forget_name(before.remote, remote, id);
+                self.by_name.insert((path.remote, remote), id);
+            }
         }
-        let before = core::mem::replace(&mut slot.path, path);
-        if goes_back {
-            slot.left = None;
-            slot.link.path_proven();
-        } else {
-            let patience = (slot.link.timeout() * PROOF_TIMEOUTS).max(PROOF_PATIENCE);
-            // The last address that was proven, however often it moves on before it proves another. An Init proves
-            // none: whoever has seen it can send it from anywhere.
-            let left = slot.left.as_deref().map(|(left, _)| *left);
-            let proven = left.or(was_proven.then_some(before));
-            slot.left = proven.map(|left| Box::new((left, now + patience)));
-            slot.link.path_moved(datagram.len(), data);
-        }
-        let name = slot.remote.filter(|_| slot.token.is_some());
-        if let Some(remote) = name {
-            self.forget_name(before.remote, remote, id);
-            self.by_name.insert((path.remote, remote), id);
-        }
+        // Else it came before, or another has overtaken it: it says nothing of where the other side is now.
         self.touch(now, id);
     }
 

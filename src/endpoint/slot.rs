@@ -203,7 +203,23 @@ impl Slot {
 
     /// True when the other side has never shown that it receives what is sent to it.
     fn is_unproven(&self) -> bool {
-        !self.link.is_proven() && !self.link.has_moved()
+        // A sealed packet shows that its sender has had the Accept, and a plain one nothing.
+        !self.link.is_proven() && (self.peer.is_none() || self.heard.is_none())
+    }
+
+    /// The address at which the other side was last proven to be; none where none is.
+    pub fn proven_address(&self) -> Option<SocketAddr> {
+        if self.link.is_proven() {
+            return Some(self.path.remote);
+        }
+        self.left.as_deref().map(|(left, _)| left.remote)
+    }
+
+    /// True when requests wait until it is known where they come from, but for `early` ones where those need not: whoever has the keys of
+    /// a link may send packets with any address, and what a command costs is counted by it.
+    pub fn waits_for_proof(&self, early: bool) -> bool {
+        let is_sealed = self.role == Role::Responder && self.peer.is_some();
+        is_sealed && !early && self.proven_address().is_none()
     }
 
     /// True when the link's time is over.

@@ -129,13 +129,11 @@ impl Standings {
     }
 
     /// Links of whoever is not logged in.
-    #[cfg(test)]
     pub fn newcomers(&self) -> usize {
         self.unshown.len() + self.newcomers.len()
     }
 
     /// All links that others have opened.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.newcomers() + self.accounts.len()
     }
@@ -266,7 +264,7 @@ impl Endpoint {
         self.stand(id, to);
         if to == Standing::Stranger(subnet) && !is_planted(Fault::StrangersStay) {
             let theirs = (subnet, Time(0), LinkId(0))..=(subnet, Time(u64::MAX), LinkId(u32::MAX));
-            // All endpoints behind the address together keep so many.
+            // The subnet's places are divided among the endpoints behind one address: rounded up, and some for each.
             let kept = STRANGERS_PER_SUBNET
                 .div_ceil(self.config.place.count())
                 .max(STRANGERS_PER_WORKER);
@@ -302,8 +300,8 @@ impl Endpoint {
         first.is_some()
     }
 
-    /// True when all places are taken.
+    /// True when all places are taken. Links that this side opens take none: they would take those of newcomers.
     pub(super) fn is_full(&self) -> bool {
-        self.slots.len() >= self.config.links_max
+        self.standings.len() >= self.config.links_max
     }
 }

@@ -24,9 +24,11 @@ impl Endpoint {
             .map_or(0, |slot| slot.link.message_max())
     }
 
-    /// Where `link`'s other side is.
-    pub fn address(&self, link: LinkId) -> Option<SocketAddr> {
-        Some(self.slots.get(&link)?.path.remote)
+    /// Where `link`'s other side was last proven to be, or else where the handshake that it began came from: what it asks for counts
+    /// there (LINK-18).
+    pub fn proven_address(&self, link: LinkId) -> Option<SocketAddr> {
+        let slot = self.slots.get(&link)?;
+        Some(slot.proven_address().unwrap_or(slot.path.remote))
     }
 
     /// The key of `link`'s other side; none on a plain link.

@@ -15,10 +15,15 @@ impl Link {
     /// The other side has shown up at another address with `bytes`; `data` is what it has to return to prove
     /// that it is there. Until then it is sent no more than three times what comes from there (LINK-18).
     pub fn path_moved(&mut self, bytes: usize, data: [u8; 8]) {
-        self.has_moved = true;
         self.credit = Some(0);
-        self.controls.challenge(data);
+        self.doubt_path(data);
         self.path_heard(bytes);
+    }
+
+    /// Nothing that comes proves where the other side is but its return of `data`.
+    pub const fn doubt_path(&mut self, data: [u8; 8]) {
+        self.has_moved = true;
+        self.controls.challenge(data);
     }
 
     /// More has come from an address that is to be proven.

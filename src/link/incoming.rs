@@ -169,6 +169,8 @@ impl Link {
             Frame::Ack(ack) => self.handle_ack(now, &ack)?,
             Frame::Request { number, command } => self.handle_request(now, number, command, early),
             Frame::Reply { number, answer } => self.handle_reply(now, number, answer),
+            // LINK-13: who it is from, and how much room there is for it, is not known yet.
+            Frame::Part { .. } if early => return Err(Ignored::Violation),
             Frame::Part {
                 of,
                 number,

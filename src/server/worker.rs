@@ -304,7 +304,7 @@ impl<S: Store> Worker<S> {
 
     fn carry_out(&mut self, link: LinkId, number: u64, bytes: Vec<u8>, early: bool) {
         let now = self.now();
-        let Some(address) = self.endpoint.address(link) else {
+        let Some(address) = self.endpoint.proven_address(link) else {
             // Its link has ended meanwhile.
             return;
         };

@@ -31,7 +31,7 @@ pub const NAME: &str = "greta";
 const PASSWORD: &[u8] = b"more, more, more";
 /// Devices that it has at once: as many as all places of its realm, and some more.
 const DEVICES_MAX: usize = LINKS_MAX + 10;
-/// Of these so many watch.
+/// Of these so many try to begin a watch, over the whole run.
 const WATCHES_MAX: usize = 4;
 /// After so much has been asked it rests, and keeps what it has: a run is to come to an end.
 const ASKED_MAX: usize = 400;
@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Places for links at a realm that it is at.
 pub const LINKS_MAX: usize = 24;
-/// What watches hold there, in bytes: a watch and what it reads ahead find room in an eighth of it.
+/// What watches hold there, in bytes: a watch and what it reads ahead find room in the share of one account.
 pub const WATCH_MEMORY: usize = 1 << 20;
 /// What each account has kept there.
 const STORED_AN_HOUR: u32 = 60_000;
@@ -86,7 +86,7 @@ pub async fn take_all(machine: &Machine, target: Target, victim: Username) {
 async fn take(machine: &Machine, target: Target, victim: Username) {
     let mut rng = machine.rng();
     let mut devices = JoinSet::new();
-    // All of them are one account's. The first makes it.
+    // All of them are one account's. Whichever is the first to register makes it.
     let (mut aim, mut watches) = (Aim::Fill, 0);
     let asked = Arc::new(AtomicUsize::new(0));
     loop {

@@ -36,7 +36,7 @@ impl World {
         // What is counted begins anew with each start.
         let starts = life.starts.load(std::sync::atomic::Ordering::Relaxed);
         let greedy = greedy::may_have_kept(lasted, starts);
-        // Each message to each mailbox that it may be in, and what is around it.
+        // More than there is: each message once, at full length, with what is around it.
         let honest = self.history.messages() * (MESSAGE_MAX + 200);
         (logged > greedy + honest).then(|| {
             format!(

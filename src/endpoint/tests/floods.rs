@@ -140,7 +140,7 @@ fn half_open_links_are_few() {
     pair.ask(link, false);
     let told = pair.settle(|_| false);
     assert_eq!(replies(&told), 1, "who is in stays in");
-    // All others are as good as in: the newest stranger still finds a place, that of the oldest.
+    // With all places taken, an Init without a cookie is answered with a Retry, and one with a cookie takes the place of the oldest.
     pair.server.config.links_max = pair.server.links();
     let first = pair.server.standings.first_unshown().unwrap();
     pair.now = pair.now + Duration::from_secs(1);

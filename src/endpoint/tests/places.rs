@@ -353,12 +353,17 @@ fn links_that_hold_little_end_no_other() {
         .collect();
     for link in &many {
         pair.server
-            .push(pair.now, *link, vec![1; 600], Urgency::Live);
+            .push(pair.now, *link, vec![1; 300], Urgency::Live);
     }
     let ann = open_as(&mut pair, 100, [192, 0, 2, 7], Some(AccountId::new(1)));
     pair.server
         .push(pair.now, ann, vec![1; 9000], Urgency::Live);
     assert!(pair.server.has(ann));
+    let held = |link: &LinkId| pair.server.slots.get(link).map(|slot| slot.memory);
+    let held: Vec<usize> = many.iter().filter_map(held).collect();
+    assert_eq!(held.len(), many.len());
+    assert!(held.iter().all(|held| *held < WORTH_ENDING));
+    assert!(held.iter().sum::<usize>() + 9000 > pair.server.config.memory_max);
 }
 
 /// HS-13: whoever sends an Init with another's address has no place among those of that address, though it gets the Accept: it is where it
@@ -407,4 +412,26 @@ fn a_silent_stranger_is_forgotten_soon() {
         assert_eq!(pair.server.has(id), is_there);
     }
     assert_eq!(pair.server.standings.strangers(), 0);
+}
+
+/// HS-13: links that this side opens, to other realms, take no place of newcomers.
+#[test]
+fn links_to_other_realms_leave_the_places_to_newcomers() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.server.config.links_max = 32;
+    for n in 0..32 {
+        open_as(
+            &mut pair,
+            n,
+            [192, 0, 2, 7],
+            Some(AccountId::new(u64::from(n) + 1)),
+        );
+    }
+    for n in 0..3 {
+        let other = SocketAddr::from(([203, 0, 113, n], 6377));
+        pair.server
+            .connect(pair.now, other, realm_key().public(), None);
+    }
+    assert!(pair.server.links() > 32);
+    open_as(&mut pair, 99, [198, 51, 100, 7], None);
 }

@@ -184,3 +184,153 @@ fn a_replayed_packet_moves_nothing() {
     pair.serve(&mut told);
     assert!(requests(&told) == 0, "{told:?}");
 }
+
+/// Carries what the server has to send to the client, if it goes to where the client is; says what went elsewhere.
+fn carry_down(pair: &mut Pair) -> usize {
+    let (mut out, mut astray) = (vec![], 0);
+    while let Some(path) = pair.server.poll_transmit(pair.now, &mut out) {
+        if path.remote == pair.from {
+            pair.client
+                .handle_datagram(pair.now, server_address(), &out);
+        } else {
+            astray += out.len();
+        }
+    }
+    astray
+}
+
+/// LINK-18: whoever has the keys of a link may give its packets any address. What they ask for counts where they were proven to be, and
+/// not where somebody else is, whose allowance it would use up.
+#[test]
+fn what_is_asked_counts_where_its_sender_was_proven_to_be() {
+    let (mut pair, link) = in_use();
+    let id = *pair.server.slots.keys().next().unwrap();
+    let mut out = vec![];
+    for (at, counted) in [
+        (elsewhere(1), client_address()),
+        (elsewhere(2), client_address()),
+        (client_address(), client_address()),
+        (elsewhere(1), client_address()),
+    ] {
+        pair.ask(link, false);
+        while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+            pair.server.handle_datagram(pair.now, at, &out);
+        }
+        let mut told = vec![];
+        pair.serve(&mut told);
+        assert_eq!(requests(&told), 1);
+        assert_eq!(pair.server.proven_address(id), Some(counted), "from {at}");
+    }
+    // Once it has answered there, it counts there.
+    pair.from = elsewhere(1);
+    pair.settle(|_| false);
+    assert_eq!(address(&pair), elsewhere(1));
+    assert_eq!(pair.server.proven_address(id), Some(elsewhere(1)));
+}
+
+/// LINK-18: the same where no address has been proven yet: what is asked waits until one is.
+#[test]
+fn what_is_asked_from_nowhere_waits() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    let mut out = vec![];
+    pair.client.poll_transmit(pair.now, &mut out).unwrap();
+    pair.server.handle_datagram(pair.now, pair.from, &out);
+    pair.serve(&mut vec![]);
+    carry_down(&mut pair);
+    pair.ask(link, false);
+    pair.client.poll_transmit(pair.now, &mut out).unwrap();
+    let mut told = vec![];
+    pair.server.handle_datagram(pair.now, elsewhere(1), &out);
+    pair.serve(&mut told);
+    assert_eq!(requests(&told), 0, "it may have come from anywhere");
+    pair.from = elsewhere(1);
+    let told = pair.settle(|_| false);
+    assert_eq!((requests(&told), replies(&told)), (1, 1));
+}
+
+/// LINK-18: an Init comes with a forged address and again from elsewhere, so that its sender gets the Accept. A first sealed packet with
+/// the forged address does not prove that they are there, and little goes there.
+#[test]
+fn whoever_gets_the_accept_elsewhere_is_not_where_the_init_came_from() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let (link, forged, real) = (pair.connect(), elsewhere(1), elsewhere(2));
+    let (mut out, mut came, mut went) = (vec![], 0, 0);
+    pair.client.poll_transmit(pair.now, &mut out).unwrap();
+    pair.server.handle_datagram(pair.now, forged, &out);
+    came += out.len();
+    pair.serve(&mut vec![]);
+    pair.from = real;
+    went += carry_down(&mut pair);
+    pair.server.handle_datagram(pair.now, real, &out);
+    went += carry_down(&mut pair);
+    let id = *pair.server.slots.keys().next().unwrap();
+    let mut told = vec![];
+    for _ in 0..20 {
+        pair.ask(link, false);
+        while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+            came += out.len();
+            pair.server.handle_datagram(pair.now, forged, &out);
+        }
+        pair.serve(&mut told);
+        pair.server.push(pair.now, id, vec![7; 1000], Urgency::Live);
+        went += carry_down(&mut pair);
+        pair.now = pair.now + RTT;
+        pair.server.handle_timeout(pair.now);
+    }
+    assert_eq!(requests(&told), 0, "nobody is proven to be there");
+    assert!((1..=3 * came).contains(&went), "{went} bytes for {came}");
+    // From where it really is, it is served.
+    let mut told = vec![];
+    for _ in 0..10 {
+        told.extend(pair.settle(|_| false));
+        pair.wait();
+    }
+    assert_eq!(replies(&told), 20);
+    assert_eq!(pair.server.proven_address(id), Some(real));
+}
+
+/// LINK-18: whoever was sent a challenge may answer it from yet another address: then both are proven, one after the other.
+#[test]
+fn a_challenge_may_be_answered_from_elsewhere() {
+    for is_new in [false, true] {
+        let mut pair = Pair::new(Protection::Sealed);
+        let link = pair.connect();
+        if is_new {
+            // Nothing is proven when the client moves.
+            pair.ask(link, true);
+            pair.settle(|_| false);
+        } else {
+            (pair, _) = in_use();
+        }
+        let link = *pair.client.slots.keys().next().unwrap();
+        let id = *pair.server.slots.keys().next().unwrap();
+        pair.ask(link, false);
+        let mut out = vec![];
+        while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+            pair.server.handle_datagram(pair.now, elsewhere(1), &out);
+        }
+        let mut told = vec![];
+        pair.serve(&mut told);
+        assert_eq!(requests(&told), usize::from(!is_new));
+        pair.from = elsewhere(1);
+        carry_down(&mut pair);
+        while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+            pair.server.handle_datagram(pair.now, elsewhere(2), &out);
+        }
+        pair.serve(&mut told);
+        assert_eq!(requests(&told), 1);
+        assert_eq!(pair.server.proven_address(id), Some(elsewhere(1)));
+        assert_eq!(address(&pair), elsewhere(2), "where it says it is now");
+        let counts = |pair: &Pair| pair.server.slots[&id].standing;
+        let there = path::SubnetId::from(elsewhere(1));
+        assert!(
+            matches!(counts(&pair), super::super::standing::Standing::Account(at, _) if at == there)
+        );
+        // And where it does not answer from there, it is taken to be at the one before.
+        carry_down(&mut pair);
+        pair.now = pair.now + Duration::from_mins(1);
+        pair.server.handle_timeout(pair.now);
+        assert_eq!(address(&pair), elsewhere(1));
+    }
+}

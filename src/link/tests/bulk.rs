@@ -5,6 +5,7 @@ use alloc::collections::BTreeMap;
 use rand::RngExt as _;
 
 use super::*;
+use crate::wire::Frame;
 
 /// One direction of a path.
 struct Pipe {
@@ -383,6 +384,28 @@ fn what_a_handshake_carried_has_been_sent() {
     deliver(&mut pair.client, pair.now, &down).unwrap();
     assert_eq!(events(&mut pair.client).len(), 1);
     assert_eq!(pair.client.rtt(), None);
+}
+
+/// LINK-13: a handshake message brings no message in parts: how much room there is for whoever sends it is not known yet.
+#[test]
+fn a_handshake_brings_no_parts() {
+    let mut pair = Pair::new();
+    pair.client.request(vec![1; 20], END, true).unwrap();
+    let mut carried = Vec::new();
+    for offset in [0, 5] {
+        let part = Frame::Part {
+            of: PartOf::Request,
+            number: 9,
+            total: 1100,
+            offset,
+            bytes: &[7],
+        };
+        part.emit(false, &mut carried);
+    }
+    carried.extend(pair.client.init_payload(pair.now, 500));
+    let outcome = pair.server.handle_early(pair.now, &carried);
+    assert_eq!(outcome, Err(Ignored::Violation));
+    assert_eq!(pair.server.assembling(), 0);
 }
 
 /// LINK-5, LINK-8. Found by the simulator: while a long reply was on its way over a slow and long path, its request was
