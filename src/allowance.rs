@@ -5,15 +5,18 @@
 use std::{
     fmt,
     hash::{Hash, Hasher as _},
-    net::IpAddr,
     str::FromStr,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use crate::faults::{Fault, is_planted};
 use rand_core::CryptoRng;
 use siphasher::sip::SipHasher13;
+
+use crate::{
+    faults::{Fault, is_planted},
+    subnet::{Network, Subnet},
+};
 
 /// So many periods' worth may come at once.
 const BURST: u64 = 4;
@@ -285,6 +288,12 @@ pub struct SubnetAllowances {
     networks: Allowances,
 }
 
+/// The network in which a subnet is one of many, of which whoever has one has the others.
+fn wide_network(subnet: Subnet) -> Option<Network> {
+    let network = Network::from(subnet);
+    (network.is_wider() && !is_planted(Fault::ForgetNetworks)).then_some(network)
+}
+
 impl SubnetAllowances {
     /// Subnets are counted in so many places, and networks in a sixteenth of them.
     pub fn new(places: usize, rng: &mut impl CryptoRng) -> Self {
@@ -304,7 +313,7 @@ impl SubnetAllowances {
     /// # Errors
     /// How long it takes until there is one.
     pub fn take(&self, now: u64, subnet: &Subnet, often: Frequency) -> Result<(), Duration> {
-        let (network, wide) = (subnet.network(), often.times(WIDE_FACTOR));
+        let (network, wide) = (wide_network(*subnet), often.times(WIDE_FACTOR));
         if let Some(network) = &network {
             // Nothing is counted of a subnet whose network has used up its own.
             match self.networks.wait(now, network, wide) {
@@ -322,7 +331,7 @@ impl SubnetAllowances {
     /// As [`Allowances::wait`].
     pub fn wait(&self, now: u64, subnet: &Subnet, often: Frequency) -> Duration {
         let wide = often.times(WIDE_FACTOR);
-        let network = subnet.network();
+        let network = wide_network(*subnet);
         let network = network.map(|network| self.networks.wait(now, &network, wide));
         self.subnets
             .wait(now, subnet, often)
@@ -332,7 +341,7 @@ impl SubnetAllowances {
     /// As [`Allowances::charge`].
     pub fn charge(&self, now: u64, subnet: &Subnet, often: Frequency, count: u64) {
         self.subnets.charge(now, subnet, often, count);
-        if let Some(network) = subnet.network() {
+        if let Some(network) = wide_network(*subnet) {
             self.networks
                 .charge(now, &network, often.times(WIDE_FACTOR), count);
         }
@@ -433,42 +442,10 @@ impl Guesses {
     }
 }
 
-/// The subnet that an address is in: an IPv4 /24, or an IPv6 /64. Whoever has one address has the others at hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Subnet([u8; 8]);
-
-impl Subnet {
-    /// Stands for it where it is written down; no two have the same.
-    pub const fn as_bytes(&self) -> &[u8; 8] {
-        &self.0
-    }
-
-    /// The network of which it is one of many, as whoever has one has the others: an IPv6 /48.
-    fn network(&self) -> Option<[u8; 6]> {
-        let is_ipv4 = self.0.starts_with(&[0; 4]);
-        let network = self.0.first_chunk().copied();
-        network.filter(|_| !is_ipv4 && !is_planted(Fault::ForgetNetworks))
-    }
-}
-
-impl From<IpAddr> for Subnet {
-    fn from(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(v4) => {
-                let [a, b, c, _] = v4.octets();
-                // No IPv6 subnet begins with these.
-                Self([0, 0, 0, 0, 1, a, b, c])
-            }
-            IpAddr::V6(v6) => {
-                let octets = v6.octets();
-                Self(octets.first_chunk().copied().unwrap_or_default())
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use rand::{SeedableRng as _, rngs::StdRng};
 
     use super::*;
@@ -579,15 +556,5 @@ mod tests {
             let error = text.parse::<Frequency>().unwrap_err();
             assert!(error.to_string().contains("\"5/m\""), "{text}");
         }
-    }
-
-    #[test]
-    fn a_subnet_is_a_24_or_a_64() {
-        let subnet = |text: &str| Subnet::from(text.parse::<IpAddr>().unwrap());
-        assert_eq!(subnet("192.0.2.1"), subnet("192.0.2.254"));
-        assert_eq!(subnet("192.0.2.1"), subnet("::ffff:192.0.2.9"));
-        assert_ne!(subnet("192.0.2.1"), subnet("192.0.3.1"));
-        assert_eq!(subnet("2001:db8::1"), subnet("2001:db8::2:0:0:1"));
-        assert_ne!(subnet("2001:db8::1"), subnet("2001:db8:0:1::1"));
     }
 }

@@ -51,4 +51,6 @@ pub mod server;
 mod simulation;
 #[cfg(feature = "server")]
 pub mod store;
+#[cfg(feature = "std")]
+pub mod subnet;
 pub mod wire;

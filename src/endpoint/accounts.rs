@@ -3,7 +3,8 @@
 
 use std::{collections::BTreeSet, num::NonZeroU64};
 
-use super::{LinkId, path::Network, ranking::Ranking};
+use super::{LinkId, ranking::Ranking};
+use crate::subnet::Network;
 
 /// Stands for a user who is logged in over a link, or for a peer. Whoever gives it knows for which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -11,9 +11,10 @@ use rand_core::CryptoRng;
 
 use super::counts::Counts;
 use crate::{
-    allowance::{Frequency, Subnet},
+    allowance::Frequency,
     crypto::{MacKey, SecretKey, same},
     link::Time,
+    subnet::Subnet,
     wire::{Cookie, HandshakeId},
 };
 

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 
 use super::counts::Counts;
 use crate::{
-    allowance::{Frequency, Subnet},
+    allowance::Frequency,
     crypto::{MacKey, SecretKey},
     link::Time,
+    subnet::Subnet,
     wire::{ConnectionId, ResetToken},
 };
 

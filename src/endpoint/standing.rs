@@ -7,13 +7,13 @@ use super::{
     AccountId, Endpoint, LinkId, SERVES,
     accounts::Accounts,
     limits::{HALF_OPEN_MAX, NEWCOMERS_PART, STRANGERS_PER_SUBNET, STRANGERS_PER_WORKER},
-    path::{Network, SubnetId},
     ranking::Ranking,
     slot::Slot,
 };
 use crate::{
     faults::{Fault, is_planted},
     link::Time,
+    subnet::{Network, Subnet},
     wire::{ConnectionId, Packet},
 };
 
@@ -26,11 +26,11 @@ pub(super) enum Standing {
     /// It is not proven, and its Init may come from anywhere.
     Unshown,
     /// It is not proven, and a cookie has come from its subnet.
-    HalfOpen(SubnetId),
+    HalfOpen(Subnet),
     /// It is proven, and nothing is known of its device.
-    Stranger(SubnetId),
+    Stranger(Subnet),
     /// Somebody is logged in, or it is a peer's: whose it is does not change any more. As which it came.
-    Account(SubnetId, u32),
+    Account(Subnet, u32),
 }
 
 /// Who holds a place, and what links hold.
@@ -72,7 +72,7 @@ pub(super) struct Standings {
     /// How many of these come from each network.
     by_network: Ranking<Network>,
     /// The strangers among them by subnet, and then oldest first.
-    strangers: BTreeSet<(SubnetId, Time, LinkId)>,
+    strangers: BTreeSet<(Subnet, Time, LinkId)>,
     pub accounts: Accounts,
 }
 
@@ -252,7 +252,7 @@ impl Endpoint {
         let Some(slot) = self.slots.get(&id) else {
             return;
         };
-        let subnet = SubnetId::from(slot.path.remote);
+        let subnet = Subnet::from(slot.path.remote);
         let to = match (slot.account, slot.standing) {
             (Some(_), Standing::Account(there, _)) if there == subnet => return,
             (Some(_), _) => Standing::Account(subnet, 0),

@@ -75,9 +75,9 @@ use self::{
     windows::Windows,
 };
 use crate::{
-    allowance::Subnet,
     crypto::{MacKey, PublicKey, SecretKey},
     store::{Batch, Position, Store, StoreError},
+    subnet::Subnet,
     wire::{
         Answer, Command, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId, Refusal,
         Request, SessionRef, Username,

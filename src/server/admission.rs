@@ -5,9 +5,10 @@ use rand::CryptoRng;
 
 use super::limits::{LINKS_COUNTED, SUBNETS_COUNTED};
 use crate::{
-    allowance::{Allowances, Frequency, Subnet, SubnetAllowances},
+    allowance::{Allowances, Frequency, SubnetAllowances},
     endpoint::LinkId,
     link::Time,
+    subnet::Subnet,
     wire::Refusal,
 };
 

@@ -13,9 +13,9 @@ use super::{
     *,
 };
 use crate::{
-    allowance::Subnet,
     realm::{Caller, Limits, Moment, Peering, Rates, Registration},
     store::{Asked, Batch, Faulty, Key, Prefix, Store, Version},
+    subnet::Subnet,
     wire::{
         Answer, Body, Command, ErrorCode, Operation, OperationNumber, Password, PeerRequest, Port,
         Request, Sent, SessionRef, Text,

@@ -25,13 +25,13 @@ use super::{
     watches::Watches,
 };
 use crate::{
-    allowance::Subnet,
     crypto::PublicKey,
     endpoint::{AccountId, Endpoint, Event, LinkId, Path},
     host::{Leaving, Listening, Received},
     link::{Time, earliest},
     realm::{Account, Caller, Greeting, LifeNews, Realm},
     store::Store,
+    subnet::Subnet,
     wire::{Answer, CloseReason, Command, OperationNumber, Refusal, Request},
 };
 

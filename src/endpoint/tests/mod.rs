@@ -16,6 +16,7 @@ use super::{limits::*, *};
 use crate::{
     crypto::SecretKey,
     link::Redundancy,
+    subnet::Subnet,
     wire::{ANSWER_BYTES_MAX, Packet, Protection},
 };
 

@@ -4,7 +4,7 @@ use super::super::standing::Standing;
 use super::{floods::strict, *};
 
 /// Where a link from an address counts.
-fn standing_subnet(address: [u8; 4]) -> path::SubnetId {
+fn standing_subnet(address: [u8; 4]) -> Subnet {
     SocketAddr::from((address, 0)).into()
 }
 

@@ -323,7 +323,7 @@ fn a_challenge_may_be_answered_from_elsewhere() {
         assert_eq!(pair.server.proven_address(id), Some(elsewhere(1)));
         assert_eq!(address(&pair), elsewhere(2), "where it says it is now");
         let counts = |pair: &Pair| pair.server.slots[&id].standing;
-        let there = path::SubnetId::from(elsewhere(1));
+        let there = Subnet::from(elsewhere(1));
         assert!(
             matches!(counts(&pair), super::super::standing::Standing::Account(at, _) if at == there)
         );

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::allowance::{Frequency, Subnet};
+use crate::{allowance::Frequency, subnet::Subnet};
 
 const CODE: RegistrationCode = RegistrationCode([7; 10]);
 
