@@ -22,6 +22,7 @@ mod merging;
 mod open;
 mod room;
 mod writer;
+mod writes;
 
 use std::{
     fs::File,

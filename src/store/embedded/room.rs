@@ -18,6 +18,8 @@ use super::{
 pub const RESERVE_BYTES: u64 = 32 << 20;
 /// How long a look at the free room holds.
 const ROOM_LIFETIME: Duration = Duration::from_secs(1);
+/// It holds no longer than until this part of the reserve has been written. Journals take that, and tables once more.
+const WRITTEN_SHARE: u64 = 8;
 /// This part of the reserve is left alone also by what gives room back: that is written first, and gives room back later.
 const TIDYING_SHARE: u64 = 4;
 
@@ -108,6 +110,8 @@ impl Disk {
 pub struct Room {
     disk: Disk,
     looked: Option<(Instant, Space)>,
+    /// What was written since, in bytes.
+    written: u64,
     /// When it was found out last that the store could not be opened again.
     is_stuck: Option<Instant>,
     lifetime: Duration,
@@ -139,7 +143,8 @@ impl Room {
         Self::new(directory, reserve, Duration::ZERO, free)
     }
 
-    fn new(
+    /// The room that `free` says there is, where each look holds for `lifetime` at most.
+    pub fn new(
         directory: &Path,
         reserve: u64,
         lifetime: Duration,
@@ -152,6 +157,7 @@ impl Room {
                 spare: reserve / TIDYING_SHARE,
             },
             looked: None,
+            written: 0,
             is_stuck: None,
             lifetime,
             reserve,
@@ -169,9 +175,11 @@ impl Room {
     pub fn look(&mut self, unflushed: u64) -> Space {
         if let Some((at, space)) = self.looked
             && at.elapsed() < self.lifetime
+            && self.written <= self.reserve / WRITTEN_SHARE
         {
             return space;
         }
+        self.written = 0;
         let space = match (self.disk.free)() {
             Ok(free) => {
                 self.is_unknown = false;
@@ -191,6 +199,11 @@ impl Room {
         };
         self.looked = Some((Instant::now(), space));
         space
+    }
+
+    /// So many bytes are being written: what was seen last holds the shorter.
+    pub const fn note_written(&mut self, bytes: u64) {
+        self.written = self.written.saturating_add(bytes);
     }
 
     /// The same as [`Disk::can_reopen`], found out once in a while where it cannot.
