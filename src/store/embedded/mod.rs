@@ -315,6 +315,10 @@ impl Store for Embedded {
         self.subscribers.subscribe(logs)
     }
 
+    async fn failed(&self) -> StoreError {
+        self.health.failed().await
+    }
+
     fn age(&self) {
         self.cache.age();
     }
