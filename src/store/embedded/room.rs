@@ -113,7 +113,7 @@ pub struct Room {
     /// What was written since, in bytes.
     written: u64,
     /// When it was found out last that the store could not be opened again.
-    is_stuck: Option<Instant>,
+    found_stuck: Option<Instant>,
     lifetime: Duration,
     /// The room that is left alone, in bytes.
     reserve: u64,
@@ -158,7 +158,7 @@ impl Room {
             },
             looked: None,
             written: 0,
-            is_stuck: None,
+            found_stuck: None,
             lifetime,
             reserve,
             tables: Tables::default(),
@@ -209,13 +209,13 @@ impl Room {
     /// The same as [`Disk::can_reopen`], found out once in a while where it cannot.
     pub fn can_reopen(&mut self, unflushed: u64) -> bool {
         if self
-            .is_stuck
+            .found_stuck
             .is_some_and(|at| at.elapsed() < self.lifetime)
         {
             return false;
         }
         let can = self.disk.can_reopen(unflushed);
-        self.is_stuck = (!can).then(Instant::now);
+        self.found_stuck = (!can).then(Instant::now);
         can
     }
 
