@@ -224,6 +224,12 @@ impl<S: Store> Realm<S> {
         self.store.age();
     }
 
+    /// The store.
+    #[cfg(test)]
+    pub const fn store(&self) -> &S {
+        &self.store
+    }
+
     /// What watches hold, in bytes.
     #[cfg(test)]
     pub fn watched_bytes(&self) -> usize {
@@ -538,12 +544,17 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Waits until the store fails. From then on nothing can be written: only starting anew helps.
+    /// Waits until the store fails, be it by itself, while nobody asks for anything. From then on nothing can be written: only starting anew
+    /// helps.
     pub async fn failed(&self) -> StoreError {
         let mut failed = self.failed.subscribe();
-        match failed.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(error)) => error.clone(),
-            _ => StoreError::Closed,
+        tokio::select! {
+            biased;
+            failed = failed.wait_for(Option::is_some) => match failed.as_deref() {
+                Ok(Some(error)) => error.clone(),
+                _ => StoreError::Closed,
+            },
+            error = self.store.failed() => error,
         }
     }
 

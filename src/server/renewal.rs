@@ -179,7 +179,7 @@ mod tests {
     use std::path::Path;
 
     use super::{super::Start, *};
-    use crate::store::fail_next_sync;
+    use crate::store::{Batch, Store as _, StoreError, fail_next_sync};
 
     fn config(directory: &Path, reserve: u64) -> Config {
         let mut config = Config::parse("[[listen]]\naddress = \"127.0.0.1:0\"").unwrap();
@@ -192,6 +192,39 @@ mod tests {
     fn run(server: Server, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(server.run(stop))
+    }
+
+    /// docs/disk.md: an engine that has stopped by itself is found out about by a realm that nobody asks for anything.
+    #[test]
+    fn engine_that_has_stopped_ends_a_server_without_traffic() {
+        let directory = tempfile::tempdir().unwrap();
+        let server = Server::start(&config(directory.path(), 0)).unwrap();
+        let realm = Arc::clone(&server.realm);
+        let others_turns = || async {
+            for _ in 0..64 {
+                tokio::task::yield_now().await;
+            }
+        };
+        // It is polled by a server that serves. What that asks of its store at a start, it has asked before.
+        let stop = async move {
+            // Both wait by then, and are told at once.
+            let failed = tokio::spawn({
+                let realm = Arc::clone(&realm);
+                async move { realm.store().failed().await }
+            });
+            for _ in 0..4 {
+                others_turns().await;
+                // Behind what others write.
+                realm.store().commit(Batch::new()).await.unwrap();
+            }
+            realm.store().stop_engine();
+            failed.await.unwrap();
+            // Should it not end by itself, it is told to stop.
+            others_turns().await;
+        };
+        let ended = run(server, stop).unwrap_err();
+        let has_failed = matches!(ended, ServerError::Store(StoreError::Failed(_)));
+        assert!(has_failed, "{ended}");
     }
 
     /// A store may be large, and its operator in a hurry.

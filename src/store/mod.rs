@@ -194,6 +194,12 @@ pub trait Store: Send + Sync + 'static {
     /// Wakes when one of `logs` has grown.
     fn subscribe(&self, logs: &[Log]) -> Subscription;
 
+    /// Waits until the store has failed, be it by itself, while nobody asks it for anything. One that cannot do so lets wait for ever: what it
+    /// is asked for says that it has failed.
+    fn failed(&self) -> impl Future<Output = StoreError> + Send {
+        core::future::pending()
+    }
+
     /// Gives back memory of what nobody has asked for since this was called the last time but one.
     fn age(&self) {}
 }

@@ -239,6 +239,16 @@ fn writer_that_waits_for_an_engine_that_has_stopped_fails() {
     assert!(is_failure, "{outcome:?}");
 }
 
+impl Embedded {
+    /// Lets the engine's worker end, and has the keeper look.
+    pub(crate) fn stop_engine(&self) {
+        // One that reads all tables need not be asked to look.
+        self.keeper.scrubbed(1);
+        stop_engine(self, || assert!(self.data.rotate_memtable().unwrap()));
+        self.keeper.look();
+    }
+}
+
 /// Lets the engine's worker end, as it finds no place to write a file to. It tries once `begin` is done.
 fn stop_engine(store: &Embedded, begin: impl FnOnce()) {
     let tables = store.data.path().join("tables");

@@ -6,6 +6,8 @@ use std::{
     thread,
 };
 
+use tokio::sync::Notify;
+
 use super::{super::StoreError, flags::Flag};
 
 /// After a write has failed nobody knows what is on the disk: the system may have dropped what it could not write, and
@@ -15,6 +17,8 @@ pub struct Health {
     /// The directory that holds the store.
     directory: PathBuf,
     failed: OnceLock<StoreError>,
+    /// Wakes those who wait for that.
+    failing: Notify,
 }
 
 impl Health {
@@ -23,6 +27,7 @@ impl Health {
         Self {
             directory: directory.into(),
             failed: OnceLock::new(),
+            failing: Notify::new(),
         }
     }
 
@@ -37,6 +42,18 @@ impl Health {
         self.failed.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
+    /// Waits until a write has failed.
+    pub async fn failed(&self) -> StoreError {
+        loop {
+            // Made before the look, so that none is missed.
+            let failing = self.failing.notified();
+            if let Err(error) = self.check() {
+                return error;
+            }
+            failing.await;
+        }
+    }
+
     /// A write has failed. What the first has failed of is what everybody is told.
     pub fn fail(&self, error: &StoreError) {
         if self.failed.set(error.clone()).is_err() {
@@ -46,6 +63,7 @@ impl Health {
         if let Err(error) = Flag::Distrusted.raise(&self.directory) {
             tracing::error!(%error, "this cannot be noted for the next start");
         }
+        self.failing.notify_waiters();
     }
 }
 

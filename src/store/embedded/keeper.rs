@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fjall::{Database, PersistMode};
+use fjall::Database;
 
 use super::{
     super::Version,
@@ -23,6 +23,7 @@ use super::{
     health::Health,
     manifest::{self, Table, Trouble},
     mark::Mark,
+    memtables::check_worker,
     room::Disk,
 };
 
@@ -69,8 +70,7 @@ impl Engine {
     /// filled; and what that has left is removed only when the store is opened again. Where there is no room for that, reading goes
     /// on meanwhile.
     fn look(&mut self) {
-        // Writes nothing that is not written already.
-        let Err(error) = self.database.persist(PersistMode::Buffer) else {
+        let Err(error) = check_worker(&self.database) else {
             return;
         };
         if self.gate.is_closed() {
@@ -192,19 +192,23 @@ impl Work {
                     scrub_at = Some(Instant::now());
                 }
                 Ok(()) => {}
-                Err(RecvTimeoutError::Timeout) => self.keep_mark(),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.keep_mark();
+                }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         self.write_mark();
     }
 
-    fn keep_mark(&mut self) {
-        if self.mark_at <= Instant::now() {
+    /// Writes the mark if it is time; true if it was.
+    fn keep_mark(&mut self) -> bool {
+        let is_time = self.mark_at <= Instant::now();
+        if is_time {
             self.write_mark();
-            self.engine.look();
             self.mark_at = Instant::now() + MARK_EVERY;
         }
+        is_time
     }
 
     fn write_mark(&mut self) {
@@ -229,7 +233,10 @@ impl Work {
 
     /// Waits a little; false when the store is closed.
     fn pause(&mut self) -> bool {
-        self.keep_mark();
+        // Reading all tables may take hours.
+        if self.keep_mark() {
+            self.engine.look();
+        }
         !matches!(
             self.wake.recv_timeout(PAUSE),
             Err(RecvTimeoutError::Disconnected)

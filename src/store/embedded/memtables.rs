@@ -43,6 +43,15 @@ impl Default for Limits {
     }
 }
 
+/// Finds out whether the engine's worker has failed.
+///
+/// # Errors
+/// When it has: then nothing can be written.
+pub fn check_worker(database: &Database) -> Result<(), fjall::Error> {
+    // Writes nothing that is not written already.
+    database.persist(PersistMode::Buffer)
+}
+
 /// The engine's memtables, for the writer.
 pub struct Memtables {
     database: Database,
@@ -75,13 +84,9 @@ impl Memtables {
         self.database.write_buffer_size()
     }
 
-    /// Finds out whether the engine's worker has failed.
-    ///
-    /// # Errors
-    /// When it has: then nothing can be written.
+    /// As [`check_worker`].
     pub fn check(&self) -> Result<(), fjall::Error> {
-        // Writes nothing that is not written already.
-        self.database.persist(PersistMode::Buffer)
+        check_worker(&self.database)
     }
 
     /// Makes place for the next group, and waits for it. False when the engine lags for too long, or lags while the store is being

@@ -22,24 +22,47 @@ pub struct Level {
     pub bytes: u64,
 }
 
-/// The most that the next merge writes, in bytes: the levels are those of one tree, the fresh tables first.
+/// The most that the next merge writes, in bytes, or the one after the fresh tables have been merged: the levels are those of one tree, the
+/// fresh tables first.
 pub fn bytes(levels: &[Level]) -> u64 {
     let Some((fresh, levels)) = levels.split_first() else {
         return 0;
     };
-    let targets = core::iter::successors(Some(LEVEL_BYTES), |target| {
-        Some(target.saturating_mul(LEVEL_RATIO))
-    });
+    let mut levels = levels.to_vec();
+    let now = deeper(&levels);
+    let to = first(&levels);
+    let Some(to) = levels.get_mut(to) else {
+        return fresh.bytes;
+    };
+    to.bytes += fresh.bytes;
+    // Merging may make one table of many. Of few, each has the more below it.
+    to.tables = to.tables.max(fresh.tables.min(1));
+    let merged = to.bytes;
+    now.max(merged).max(deeper(&levels))
+}
+
+/// Which level the fresh tables are merged into: the first that has any, or the one above that if all that have any are full.
+fn first(levels: &[Level]) -> usize {
     let above = levels.iter().take_while(|level| level.tables == 0).count();
-    let used: Vec<_> = levels.iter().skip(above).zip(targets).collect();
-    let is_full = |(level, target): &(&Level, u64)| level.tables == 0 || level.bytes > *target;
-    // If all are full, the fresh ones begin a level of their own.
-    let begins_level = above > 0 && used.iter().all(is_full);
-    let first = used.first().filter(|_| !begins_level);
-    let first = fresh.bytes + first.map_or(0, |(level, _)| level.bytes);
-    let deeper = used.windows(2).map(|pair| match pair {
-        // It may become full by the merge before.
-        [(level, target), (next, _)] if next.tables > 0 && level.bytes + fresh.bytes > *target => {
+    let used = levels.iter().skip(above);
+    let is_full = |(level, target): (&Level, u64)| level.tables == 0 || level.bytes > target;
+    let begins_level = above > 0 && used.zip(targets()).all(is_full);
+    above - usize::from(begins_level)
+}
+
+/// What levels may grow to, in bytes: that which the fresh tables are merged into, and those below.
+fn targets() -> impl Iterator<Item = u64> {
+    core::iter::successors(Some(LEVEL_BYTES), |target| {
+        Some(target.saturating_mul(LEVEL_RATIO))
+    })
+}
+
+/// The most that merging a level with the next writes, in bytes.
+fn deeper(levels: &[Level]) -> u64 {
+    // If a level is begun above the others, each of these may grow to what the next might before.
+    let used: Vec<_> = levels.iter().skip(first(levels)).zip(targets()).collect();
+    let merges = used.windows(2).map(|pair| match pair {
+        [(level, target), (next, _)] if next.tables > 0 && level.bytes > *target => {
             // The engine takes the least that it can, and that is no more than what a table of the level overlaps on average, and a
             // table at each end, and one that others of the level overlap as well. Of those at the ends of the level it may take none.
             let tables = level.tables.max(FRESH_FILES.into()) - 2;
@@ -48,7 +71,7 @@ pub fn bytes(levels: &[Level]) -> u64 {
         }
         _ => 0,
     });
-    deeper.fold(first, u64::max)
+    merges.max().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -75,10 +98,20 @@ mod tests {
             ([80, 0, 0, 0, 0, 100, 5000], 180),
             // The level above the last is full: it is merged into that, or will be after the next merge.
             ([0, 0, 0, 0, 0, 576, 4200], 512 + 4200 / 7 + 192),
-            ([80, 0, 0, 0, 0, 500, 4200], 500 + 4200 / 6 + 192),
+            ([80, 0, 0, 0, 0, 500, 4200], 512 + 4200 / 6 + 192),
             // There are no more tables than that to be merged with.
             ([0, 0, 0, 0, 0, 576, 100], 612),
-            ([0, 0, 0, 0, 0, 576, 60_000], 512 + 3200),
+            ([0, 0, 0, 0, 0, 576, 5000], 512 + 5000 / 7 + 192),
+            ([0, 0, 0, 0, 0, 9, 60_000], 9),
+            // All are full: each may grow to ten times as much, and nothing is merged before the fresh ones have begun a level.
+            ([0, 0, 0, 0, 0, 576, 60_000], 0),
+            ([80, 0, 0, 0, 0, 520, 5200], 80),
+            // They will be after the next merge.
+            ([80, 0, 0, 0, 0, 500, 60_000], 580),
+            // Also by what they may grow to then, one is full.
+            ([80, 0, 0, 0, 0, 6000, 60_000], 512 + 60_000 / 92 + 192),
+            // One that the fresh ones do not go to is not made full by them.
+            ([80, 0, 0, 0, 100, 5100, 49_000], 180),
             // What nothing is below is moved.
             ([0, 0, 0, 0, 600, 0, 5000], 600),
             ([80, 0, 0, 0, 0, 600, 0], 80),

@@ -22,6 +22,7 @@ mod merging;
 mod open;
 mod room;
 mod writer;
+mod writes;
 
 use std::{
     fs::File,
@@ -312,6 +313,10 @@ impl Store for Embedded {
 
     fn subscribe(&self, logs: &[Log]) -> Subscription {
         self.subscribers.subscribe(logs)
+    }
+
+    async fn failed(&self) -> StoreError {
+        self.health.failed().await
     }
 
     fn age(&self) {

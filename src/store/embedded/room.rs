@@ -18,6 +18,8 @@ use super::{
 pub const RESERVE_BYTES: u64 = 32 << 20;
 /// How long a look at the free room holds.
 const ROOM_LIFETIME: Duration = Duration::from_secs(1);
+/// It holds no longer than until this part of the reserve has been written. Journals take that, and tables once more.
+const WRITTEN_SHARE: u64 = 8;
 /// This part of the reserve is left alone also by what gives room back: that is written first, and gives room back later.
 const TIDYING_SHARE: u64 = 4;
 
@@ -108,8 +110,10 @@ impl Disk {
 pub struct Room {
     disk: Disk,
     looked: Option<(Instant, Space)>,
+    /// What was written since, in bytes.
+    written: u64,
     /// When it was found out last that the store could not be opened again.
-    is_stuck: Option<Instant>,
+    found_stuck: Option<Instant>,
     lifetime: Duration,
     /// The room that is left alone, in bytes.
     reserve: u64,
@@ -139,7 +143,8 @@ impl Room {
         Self::new(directory, reserve, Duration::ZERO, free)
     }
 
-    fn new(
+    /// The room that `free` says there is, where each look holds for `lifetime` at most.
+    pub fn new(
         directory: &Path,
         reserve: u64,
         lifetime: Duration,
@@ -152,7 +157,8 @@ impl Room {
                 spare: reserve / TIDYING_SHARE,
             },
             looked: None,
-            is_stuck: None,
+            written: 0,
+            found_stuck: None,
             lifetime,
             reserve,
             tables: Tables::default(),
@@ -169,9 +175,11 @@ impl Room {
     pub fn look(&mut self, unflushed: u64) -> Space {
         if let Some((at, space)) = self.looked
             && at.elapsed() < self.lifetime
+            && self.written <= self.reserve / WRITTEN_SHARE
         {
             return space;
         }
+        self.written = 0;
         let space = match (self.disk.free)() {
             Ok(free) => {
                 self.is_unknown = false;
@@ -193,13 +201,21 @@ impl Room {
         space
     }
 
+    /// So many bytes are being written: what was seen last holds the shorter.
+    pub const fn note_written(&mut self, bytes: u64) {
+        self.written = self.written.saturating_add(bytes);
+    }
+
     /// The same as [`Disk::can_reopen`], found out once in a while where it cannot.
     pub fn can_reopen(&mut self, unflushed: u64) -> bool {
-        if self.is_stuck.is_some_and(|at| at.elapsed() < self.lifetime) {
+        if self
+            .found_stuck
+            .is_some_and(|at| at.elapsed() < self.lifetime)
+        {
             return false;
         }
         let can = self.disk.can_reopen(unflushed);
-        self.is_stuck = (!can).then(Instant::now);
+        self.found_stuck = (!can).then(Instant::now);
         can
     }
 
@@ -225,19 +241,34 @@ impl Room {
         } else {
             Space::None
         };
-        let had_room = self.looked.is_none_or(|(_, was)| was == Space::Enough);
-        match (had_room, space == Space::Enough) {
-            (true, false) => tracing::error!(
-                free,
-                reserve = self.reserve,
-                engine,
-                "the disk has less room, in bytes, than is to be left alone, or than the engine of the store needs to write and merge \
-                 tables: nothing is written until it has more; make room, or lower reserve in [store] if that is the larger"
-            ),
-            (false, true) => tracing::warn!("the disk has room again"),
-            _ => {}
+        let was = self.looked.map_or(Space::Enough, |(_, was)| was);
+        if space != was {
+            self.log(space, free, engine);
         }
         space
+    }
+
+    /// Tells the operator how much may be written from now on: `free` bytes are free, and the engine needs `needed`.
+    fn log(&self, space: Space, free: u64, needed: u64) {
+        let reserve = self.reserve;
+        match space {
+            Space::Enough => tracing::warn!(free, "the disk has room again: everything is written"),
+            Space::Little => tracing::error!(
+                ?space,
+                free,
+                reserve,
+                "the disk has less free space, in bytes, than `reserve`: commands that need space are answered `busy`, what gives space \
+                 back is written; free some, or lower `reserve` in [store]"
+            ),
+            Space::None => tracing::error!(
+                ?space,
+                free,
+                needed,
+                reserve,
+                "the disk has less free space, in bytes, than the store needs to write and merge tables, a quarter of `reserve` included: \
+                 nothing is written, and commands that write are answered `busy`; make room"
+            ),
+        }
     }
 }
 
@@ -264,4 +295,98 @@ fn taken_bytes(file: &fs::Metadata) -> u64 {
 #[cfg(not(unix))]
 fn taken_bytes(file: &fs::Metadata) -> u64 {
     file.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fmt::Write as _,
+        sync::{
+            Mutex,
+            atomic::{AtomicU64, Ordering},
+        },
+    };
+
+    use tracing::{Event, Metadata, Subscriber, field, span};
+
+    use super::*;
+
+    /// Keeps what is logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<Line>>>);
+
+    /// One line of the log.
+    #[derive(Debug, Default)]
+    struct Line {
+        message: String,
+        fields: String,
+    }
+
+    impl field::Visit for Line {
+        fn record_debug(&mut self, field: &field::Field, value: &dyn std::fmt::Debug) {
+            match field.name() {
+                "message" => self.message = format!("{value:?}"),
+                name => write!(self.fields, "{name}={value:?} ").unwrap(),
+            }
+        }
+    }
+
+    impl Subscriber for Lines {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            let mut line = Line::default();
+            event.record(&mut line);
+            self.0.lock().unwrap().push(line);
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    /// The operator reads what is written, and what helps, each time that is something else, and once.
+    #[test]
+    fn full_disk_is_logged_as_what_is_still_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let free = Arc::new(AtomicU64::new(100));
+        let seen = Arc::clone(&free);
+        let asked = move || Ok(seen.load(Ordering::SeqCst));
+        let mut room = Room::scripted(directory.path(), 100, asked);
+        let lines = Lines::default();
+        tracing::subscriber::with_default(lines.clone(), || {
+            let (some, none) = ("what gives space back is written", "nothing is written");
+            for (left, says) in [
+                (100, None),
+                (99, Some(("space=Little free=99 reserve=100 ", some))),
+                (50, None),
+                (
+                    24,
+                    Some(("space=None free=24 needed=25 reserve=100 ", none)),
+                ),
+                (23, None),
+                (25, Some(("space=Little free=25 reserve=100 ", some))),
+                (100, Some(("free=100 ", "everything is written"))),
+            ] {
+                free.store(left, Ordering::SeqCst);
+                let _ = room.look(0);
+                let said = std::mem::take(&mut *lines.0.lock().unwrap());
+                assert_eq!(said.len(), usize::from(says.is_some()), "{left}: {said:?}");
+                for (line, (fields, part)) in said.iter().zip(says) {
+                    assert_eq!(line.fields, fields);
+                    assert!(line.message.contains(part), "{left}: {line:?}");
+                }
+            }
+        });
+    }
 }

@@ -7,6 +7,7 @@ use std::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use fjall::{AbstractTree as _, Database, KeyspaceCreateOptions, PersistMode};
@@ -219,6 +220,27 @@ async fn full_disk_keeps_reserve_while_merge_runs() {
         tidying.delete(key(2));
         let outcome = store.commit(tidying).await;
         assert_eq!(outcome.is_ok(), tidies, "{left}: {outcome:?}");
+    }
+}
+
+/// A look at the free room holds for so much as is written to a disk that was not full, and no longer.
+#[tokio::test]
+async fn full_disk_is_found_after_large_group_however_long_a_look_holds() {
+    for (bytes, is_refused) in [(90 << 10, false), (140 << 10, true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let free = Arc::new(AtomicU64::new(u64::MAX));
+        let seen = Arc::clone(&free);
+        let asked = move || Ok(seen.load(Ordering::SeqCst));
+        let room = Room::new(directory.path(), MIB, Duration::from_hours(1), asked);
+        let (bounds, limits) = (Bounds::default(), memtables::Limits::default());
+        let opening = Opening::default();
+        let store = Embedded::open_with(directory.path(), opening, room, bounds, limits).unwrap();
+        store.commit(put(1, b"1")).await.unwrap();
+        free.store(0, Ordering::SeqCst);
+        store.commit(put(2, &vec![b'v'; bytes])).await.unwrap();
+        let outcome = store.commit(put(3, b"3")).await;
+        let has_refused = matches!(outcome, Err(CommitError::Full));
+        assert_eq!(has_refused, is_refused, "{outcome:?}");
     }
 }
 

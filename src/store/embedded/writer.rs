@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode, UserKey};
+use fjall::{Database, Keyspace, UserKey};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -25,6 +25,7 @@ use super::{
     layout::{self, Latest, Seal},
     memtables::Memtables,
     room::{Room, Space},
+    writes::Writes,
 };
 
 /// Batches that share one sync.
@@ -82,7 +83,7 @@ pub struct Writer {
 
 /// The changes of one group, and what they make of the keys they touch.
 struct Group {
-    writes: OwnedWriteBatch,
+    writes: Writes,
     values: HashMap<Key, Latest>,
     grown: Vec<Log>,
     /// Up to where logs have been trimmed.
@@ -180,7 +181,7 @@ impl Writer {
 
     fn commit_group(&mut self, jobs: &mut Vec<Job>) {
         let mut group = Group {
-            writes: self.database.batch(),
+            writes: Writes::new(&self.database, &self.data),
             values: HashMap::with_capacity(jobs.len()),
             grown: Vec::with_capacity(jobs.len()),
             trimmed: HashMap::new(),
@@ -288,16 +289,15 @@ impl Writer {
     }
 
     /// Writes what a group changes, and what it brings to its place.
-    fn write(&self, group: &mut Group, sweep: &Sweep) -> Result<(), StoreError> {
-        let mut writes = core::mem::replace(&mut group.writes, self.database.batch())
-            // Synced before it is visible: what is read is on the disk.
-            .durability(Some(PersistMode::SyncData));
+    fn write(&mut self, group: &mut Group, sweep: &Sweep) -> Result<(), StoreError> {
+        let none = Writes::new(&self.database, &self.data);
+        let mut writes = core::mem::replace(&mut group.writes, none);
         if !group.values.is_empty() {
             let mut row = Vec::new();
             for (key, latest) in &group.values {
                 layout::add_to_row(&mut row, key, latest);
             }
-            writes.insert(&self.data, &layout::row_key(self.rows.next())[..], row);
+            writes.insert(&layout::row_key(self.rows.next())[..], row);
         }
         let mut stored = Vec::new();
         for (key, latest) in &sweep.placed {
@@ -306,13 +306,13 @@ impl Writer {
                 Some(value) => {
                     stored.clear();
                     layout::add_value(&mut stored, latest.version, value);
-                    writes.insert(&self.data, place, &stored[..]);
+                    writes.insert(place, &stored[..]);
                 }
-                None => writes.remove(&self.data, place),
+                None => writes.remove(place),
             }
         }
         if let Some(done) = sweep.done {
-            writes.insert(&self.data, layout::VERSION_KEY, done.0.to_be_bytes());
+            writes.insert(layout::VERSION_KEY, done.0.to_be_bytes());
         }
         if writes.is_empty() {
             return Ok(());
@@ -321,7 +321,8 @@ impl Writer {
             token: self.durable.token,
             version: Version(self.version),
         };
-        writes.insert(&self.data, layout::SEAL_KEY, &seal.to_bytes()[..]);
+        writes.insert(layout::SEAL_KEY, &seal.to_bytes()[..]);
+        self.room.note_written(writes.bytes());
         writes.commit()?;
         #[cfg(test)]
         if super::health::scripted::fails(self.durable.health.directory()) {
@@ -416,7 +417,7 @@ impl Writer {
                     *end += 1;
                     let position = Position(*end);
                     let place = &layout::entry(&log, position)[..];
-                    group.writes.insert(&self.data, place, entry);
+                    group.writes.insert(place, entry);
                     positions.push(position);
                     group.grown.push(log);
                 }
@@ -479,14 +480,14 @@ impl Writer {
                 gone = position;
                 break;
             }
-            group.writes.remove(&self.data, key);
+            group.writes.remove(key);
             gone = position + 1;
         }
         self.begins.insert(log.clone(), gone);
         if gone > mark {
             group
                 .writes
-                .insert(&self.data, &layout::trimmed(log)[..], gone.to_be_bytes());
+                .insert(&layout::trimmed(log)[..], gone.to_be_bytes());
             group.trimmed.insert(log.clone(), gone);
         }
         Ok(())
@@ -498,7 +499,7 @@ impl Writer {
         let is_settled =
             !group.trimmed.contains_key(log) && found.trimmed.get(log) == Some(&*self.end_of(log)?);
         if !found.filled.contains(log) && is_settled {
-            group.writes.remove(&self.data, &layout::trimmed(log)[..]);
+            group.writes.remove(&layout::trimmed(log)[..]);
             group.trimmed.insert(log.clone(), 1);
             self.ends.insert(log.clone(), 0);
             self.begins.remove(log);
