@@ -1,6 +1,9 @@
 //! What stands in the store when a realm is stopped in the middle of something, or finds no room for it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+};
 
 use super::*;
 use crate::store::{Asked, Change, Faulty, Log, PageLimit, Position as At};
@@ -20,7 +23,7 @@ fn realm_of(store: &Faulty) -> Realm<Faulty> {
     })
 }
 
-async fn pass(realm: &Realm<Faulty>, now: impl Fn() -> Moment + Sync) {
+async fn pass<S: Store>(realm: &Realm<S>, now: impl Fn() -> Moment + Sync) {
     let mut next = Some(Pass::BEGIN);
     while let Some(step) = next {
         next = realm.tidy(step, &now).await;
@@ -85,8 +88,8 @@ async fn what_comes_during_a_step_is_not_taken_for_older() {
     realm.begin_keeping(Some(A_DAY)).await;
     append(&store, 1).await;
     // The step begins, and takes an hour until it comes to this mailbox.
-    let passed = std::sync::Arc::new(AtomicU32::new(0));
-    let passing = std::sync::Arc::clone(&passed);
+    let passed = Arc::new(AtomicU32::new(0));
+    let passing = Arc::clone(&passed);
     store.fail_when(move |asked| {
         if matches!(asked, Asked::Logs) {
             passing.store(3600, Ordering::Relaxed);
@@ -125,6 +128,67 @@ async fn new_store_on_a_full_disk_keeps_the_default() {
         let realm = realm_of(&store);
         assert_eq!(realm.begin_keeping(None).await, default, "{is_life_first}");
     }
+}
+
+/// A realm in `directory`, on a disk with half of the reserve left once `is_full` says so.
+fn realm_on(directory: &TempDir, is_full: &Arc<AtomicBool>) -> Realm<Embedded> {
+    const RESERVE: u64 = 100 << 20;
+    let is_full = Arc::clone(is_full);
+    let free = move || {
+        let is_full = is_full.load(Ordering::SeqCst);
+        Ok(if is_full { RESERVE / 2 } else { u64::MAX })
+    };
+    let store = Embedded::open_on(directory.path(), RESERVE, free).unwrap();
+    realm_over(store, |_, limits| {
+        limits.password_threads = 0;
+        limits.rates = Rates::UNLIMITED;
+    })
+}
+
+/// SES-7: a full disk takes the running time, which only writes over what stands there. It was refused for as long as the disk was full, and
+/// the next start went back by all of that.
+#[tokio::test]
+async fn running_time_is_written_on_a_full_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let is_full = Arc::default();
+    let realm = realm_on(&directory, &is_full);
+    realm.note_running(1000).await;
+    is_full.store(true, Ordering::SeqCst);
+    let command = Request::from(register(1, "ann")).to_bytes();
+    let answer = realm.handle(&caller(device(1), MOMENT), &command).await;
+    let answer = Answer::parse(&answer).unwrap();
+    assert_eq!(answer, Answer::Refused(Refusal::busy(DISK_FULL_MS)));
+    realm.note_running(90_000).await;
+    drop(realm);
+    let realm = realm_on(&directory, &is_full);
+    assert_eq!(realm.running().await.unwrap(), 90_000);
+}
+
+/// SES-4: a session that is used on a full disk stays one. Its use was not noted there, so it expired in the midst of it, and there was no
+/// room for another: its user could read no more.
+#[tokio::test]
+async fn session_in_use_outlives_a_full_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let is_full = Arc::default();
+    let realm = realm_on(&directory, &is_full);
+    let ask = async |now: Moment, command: Command<'_>| {
+        let bytes = Request::from(command).to_bytes();
+        Answer::parse(&realm.handle(&caller(device(1), now), &bytes).await).unwrap()
+    };
+    session_in(&ask(MOMENT, register(1, "ann")).await);
+    is_full.store(true, Ordering::SeqCst);
+    let inbox = || Command::Inbox {
+        session: SessionRef::Bound,
+    };
+    for days in (20..200).step_by(20) {
+        let now = later(MOMENT, days * DAY);
+        let answer = ask(now, inbox()).await;
+        assert!(matches!(answer, Answer::Page(_)), "{days}: {answer:?}");
+        pass(&realm, || now).await;
+    }
+    // The one that nobody uses expires there as anywhere.
+    let late = later(MOMENT, 220 * DAY);
+    assert_eq!(ask(late, inbox()).await, refused(ErrorCode::NoSession));
 }
 
 fn sendrealm(text: &str) -> Request<'_> {

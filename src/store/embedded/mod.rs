@@ -118,6 +118,18 @@ impl Embedded {
         Self::open_with(directory, opening, room, Bounds::default(), limits)
     }
 
+    /// The same on a disk as a test has it, of which `reserve` bytes are left alone, and `free` says how many are free.
+    #[cfg(test)]
+    pub(crate) fn open_on(
+        directory: &Path,
+        reserve: u64,
+        free: impl Fn() -> io::Result<u64> + Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
+        let room = Room::scripted(directory, reserve, free);
+        let (opening, limits) = (Opening::default(), memtables::Limits::default());
+        Self::open_with(directory, opening, room, Bounds::default(), limits)
+    }
+
     /// True when there is a store in `directory`.
     pub fn exists(directory: &Path) -> bool {
         directory.join(STORE).exists()
