@@ -55,8 +55,8 @@ use tokio::sync::{mpsc, oneshot};
 use writer::Job;
 
 use super::{
-    Batch, CommitError, Committed, Key, Log, Page, PageLimit, Position, Prefix, Store, StoreError,
-    Subscribers, Subscription, Versioned,
+    Batch, CommitError, Committed, Gap, Key, Log, Page, PageLimit, Position, Prefix, Store,
+    StoreError, Subscribers, Subscription, Versioned, concat,
 };
 use crate::faults::{Fault, is_planted};
 
@@ -163,6 +163,27 @@ impl Embedded {
         self.keeper.look();
         // Those that write find out about a disk that fails as a whole.
         StoreError::Damaged(format!("it cannot be read: {error}"))
+    }
+
+    /// The first log with an entry at `from` or behind it.
+    fn log_from(&self, from: &[u8]) -> Result<Option<Log>, StoreError> {
+        let Some(guard) = self.data.range(from..layout::LOGS_END).next() else {
+            return Ok(None);
+        };
+        let key = guard.key().map_err(|error| self.unread(&error))?;
+        let log = layout::parse_log(&key);
+        log.map(Some)
+            .ok_or_else(|| StoreError::Damaged("an entry without its log".into()))
+    }
+
+    /// Where logs can be read again behind `from`, where they cannot.
+    fn after_gap(&self, from: &[u8]) -> Option<layout::Place> {
+        let place = |behind: &[u8]| concat(&[layout::LOG_PREFIX, behind]);
+        let mut gap = Gap::behind(from.get(layout::LOG_PREFIX.len()..).unwrap_or_default());
+        while let Some(behind) = gap.next() {
+            gap.tell(self.log_from(&place(&behind)).is_ok());
+        }
+        gap.end().map(|behind| place(&behind))
     }
 
     /// The writer is gone, and left no answer.
@@ -309,15 +330,20 @@ impl Store for Embedded {
         let mut from = after.map_or_else(|| layout::LOG_PREFIX.into(), layout::after_log);
         while found.len() < limit {
             // All entries of a log are passed over at once.
-            let next = self.data.range(&from[..]..layout::LOGS_END).next();
-            let Some(guard) = next else {
-                break;
-            };
-            let key = guard.key().map_err(|error| self.unread(&error))?;
-            let log = layout::parse_log(&key)
-                .ok_or_else(|| StoreError::Damaged("an entry without its log".into()))?;
-            from = layout::after_log(&log);
-            found.push(log);
+            match self.log_from(&from) {
+                Ok(Some(log)) => {
+                    from = layout::after_log(&log);
+                    found.push(log);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::error!(%error, "names of logs cannot be read: what is kept in those is passed over");
+                    match self.after_gap(&from) {
+                        Some(end) => from = end,
+                        None => break,
+                    }
+                }
+            }
         }
         Ok(found)
     }
