@@ -16,6 +16,11 @@ const A_DAY: Retention = Retention {
     bytes: None,
 };
 
+const ALL: PageLimit = PageLimit {
+    entries: usize::MAX,
+    bytes: usize::MAX,
+};
+
 fn realm_of(store: &Faulty) -> Realm<Faulty> {
     realm_over(store.clone(), |_, limits| {
         limits.password_threads = 0;
@@ -44,11 +49,7 @@ async fn append(store: &Faulty, count: u32) {
 
 /// How many entries the mailbox has.
 async fn entries(store: &Faulty) -> usize {
-    let all = PageLimit {
-        entries: usize::MAX,
-        bytes: usize::MAX,
-    };
-    let page = store.read(&mailbox(), At(0), all).await.unwrap();
+    let page = store.read(&mailbox(), At(0), ALL).await.unwrap();
     page.entries.len()
 }
 
@@ -189,6 +190,92 @@ async fn session_in_use_outlives_a_full_disk() {
     // The one that nobody uses expires there as anywhere.
     let late = later(MOMENT, 220 * DAY);
     assert_eq!(ask(late, inbox()).await, refused(ErrorCode::NoSession));
+}
+
+/// PEER-19: what is damaged of one group that has ended keeps no user from hearing of another. It was tried first each time, for ever.
+#[tokio::test]
+async fn damage_to_one_ended_group_holds_no_other_up() {
+    let (crew, bob) = ("crew".parse().unwrap(), "bob".parse().unwrap());
+    let realms: [RealmId; 2] = ["beta".parse().unwrap(), "gamma".parse().unwrap()];
+    let tell = |realm| records::ending(records::Ending::Tell, Some(realm), crew, 7);
+    let member = |realm| records::copy_member(realm, crew, bob);
+    let (ending, of_member) = (tell(realms[0]), member(realms[0]));
+    for damaged in [ending.clone(), of_member.clone()] {
+        for is_block in [false, true] {
+            let store = Faulty::default();
+            let realm = realm_of(&store);
+            let mut batch = Batch::new();
+            for of in realms {
+                let record = records::CopyMemberRecord {
+                    joined: 1,
+                    epoch: Some(7),
+                };
+                batch.put(member(of), record.to_value().unwrap());
+                let which = (Some(of), crew);
+                crate::realm::ended::put_ending(records::Ending::Tell, which, (7, 7), &mut batch)
+                    .unwrap();
+            }
+            store.commit(batch).await.unwrap();
+            let kept = store.get(&damaged).await.unwrap().unwrap().value;
+            let write = async |value: Vec<u8>| {
+                let mut batch = Batch::new();
+                batch.put(damaged.clone(), value);
+                store.commit(batch).await.unwrap();
+            };
+            if is_block {
+                let damaged = damaged.clone();
+                store.fail_when(move |asked| matches!(asked, Asked::Past(key) if *key == damaged));
+            } else {
+                write(b"nothing".to_vec()).await;
+            }
+            for _ in 0..2 {
+                assert!(!realm.do_chores(NOW).await);
+                assert_eq!(entries(&store).await, 1, "{damaged:?}, {is_block}");
+            }
+            store.mend();
+            write(kept.to_vec()).await;
+            assert!(realm.do_chores(NOW).await);
+            assert_eq!(entries(&store).await, 2);
+        }
+    }
+}
+
+/// SES-8, READ-10: what cannot be read keeps nothing that stands behind it.
+#[tokio::test]
+async fn damage_keeps_nothing_behind_it_from_leaving() {
+    let store = Faulty::default();
+    let realm = realm_of(&store);
+    realm.begin_keeping(Some(A_DAY)).await;
+    for n in 1..=4 {
+        let command = Request::from(register(1, &format!("u{n}"))).to_bytes();
+        let answer = realm.handle(&caller(device(n), MOMENT), &command).await;
+        session_in(&Answer::parse(&answer).unwrap());
+    }
+    append(&store, 3).await;
+    let broken = Log(b"p/ann"[..].into());
+    let mut batch = Batch::new();
+    batch.append(broken.clone(), vec![1; 40]);
+    store.commit(batch).await.unwrap();
+    pass(&realm, || MOMENT).await;
+    let sessions = store.list(&records::sessions(), None, 9).await.unwrap();
+    assert_eq!(sessions.len(), 4);
+    let first = sessions[0].0.clone();
+    let damaged = (first.clone(), broken.clone());
+    store.fail_when(move |asked| match asked {
+        Asked::Past(key) => *key == damaged.0,
+        Asked::Read(log) => *log == damaged.1,
+        _ => false,
+    });
+    pass(&realm, || later(MOMENT, 40 * DAY)).await;
+    store.mend();
+    let left = store.list(&records::sessions(), None, 9).await.unwrap();
+    let left: Vec<_> = left.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(left, [first]);
+    assert_eq!(entries(&store).await, 0);
+    assert_eq!(
+        store.read(&broken, At(0), ALL).await.unwrap().entries.len(),
+        1
+    );
 }
 
 fn sendrealm(text: &str) -> Request<'_> {
