@@ -339,7 +339,7 @@ mod tests {
         let stop = async move {
             fail_next_sync(&path);
             realm.note_running(RAN).await;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let failed = run(server, stop).unwrap_err();
         assert!(matches!(failed, ServerError::Store(_)), "{failed}");
