@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, Log, PageLimit, Position, Store},
+    store::{Batch, Expected, Key, Log, PageLimit, Position, Store, StoreError},
     wire::{ErrorCode, Username},
 };
 
@@ -201,10 +201,7 @@ impl<S: Store> Realm<S> {
     /// that are gone. One at or below the floor of its mailbox says nothing else than none does (READ-6). The last that was looked at.
     pub(super) async fn tidy_cursors(&self, after: Option<Key>) -> Result<Option<Key>, Failure> {
         let prefix = records::all_cursors();
-        let found = self
-            .store
-            .list(&prefix, after.as_ref(), CURSORS_AT_ONCE)
-            .await?;
+        let found = self.next_readable(prefix, after, CURSORS_AT_ONCE).await?;
         let mut useless: BTreeMap<Log, u64> = BTreeMap::new();
         let mut batch = Batch::tidying();
         for (key, found) in &found {
@@ -214,7 +211,14 @@ impl<S: Store> Realm<S> {
             let up_to = match useless.get(&log) {
                 Some(up_to) => *up_to,
                 None => {
-                    let up_to = self.useless_up_to(&log).await?;
+                    // What says nothing of one group keeps no cursor of another.
+                    let up_to = self.useless_up_to(&log).await.or_else(|failure| {
+                        self.note("cursors", &failure);
+                        match failure {
+                            Failure::Store(StoreError::Damaged(_)) => Ok(0),
+                            failure => Err(failure),
+                        }
+                    })?;
                     *useless.entry(log).or_insert(up_to)
                 }
             };

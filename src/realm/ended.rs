@@ -10,7 +10,7 @@ use super::{
         self, ChangedRecord, CopyMemberRecord, CopyRecord, Ending, EndingRecord, EntryRecord,
         GroupLink, GroupLogRecord, Place, QueuedKind, Record as _,
     },
-    storing::Notes as _,
+    storing::{Notes as _, Walk},
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -112,38 +112,67 @@ impl<S: Store> Realm<S> {
     }
 
     /// Does all that is to be done for members of groups that have ended, and lists copies by user where they are not; `now` is the
-    /// time of day. False when the store could not be written: it is still to be done.
+    /// time of day. False when something could not be read or written: it is still to be done. What is damaged holds up nothing else.
     pub async fn do_chores(&self, now: u32) -> bool {
-        let chores = async {
+        let listing = async {
             while !self.list_copies().await? {
                 tokio::task::yield_now().await;
             }
-            while self.do_ending(now).await? {
-                // Others have their turn in between.
-                tokio::task::yield_now().await;
-            }
-            Ok::<_, Failure>(())
+            Ok(())
         };
-        match chores.await {
-            Ok(()) => true,
-            Err(failure) => {
-                self.note("chores", &failure);
-                false
+        let listed = listing.await;
+        let mut are_done = listed.is_ok();
+        if let Err(failure) = listed {
+            self.note("chores", &failure);
+            if !is_damage(&failure) {
+                return false;
             }
+        }
+        // Behind this one: those before it cannot be done now.
+        let mut after = None;
+        loop {
+            let mut walk = Walk::new(records::endings(), after.clone(), 1);
+            let found = walk.next(&self.store).await.map_err(Failure::from);
+            if let Some(error) = walk.damage {
+                self.note("chores", &error.into());
+                are_done = false;
+                // Once is enough.
+                after = walk.passed.or(after);
+            }
+            let next = found.map(|found| found.into_iter().next());
+            let (key, done) = match next {
+                Ok(None) => return are_done,
+                Ok(Some((key, found))) => {
+                    let done = self.do_ending(&key, found, now).await;
+                    (Some(key), done)
+                }
+                Err(failure) => (None, Err(failure)),
+            };
+            if let Err(failure) = done {
+                self.note("chores", &failure);
+                are_done = false;
+                if key.is_none() || !is_damage(&failure) {
+                    return false;
+                }
+                after = key;
+            }
+            // Others have their turn in between.
+            tokio::task::yield_now().await;
         }
     }
 
-    /// Does what is to be done next for members of a group that has ended. False when there is nothing.
-    pub(super) async fn do_ending(&self, now: u32) -> Result<bool, Failure> {
-        let first = self.store.list(&records::endings(), None, 1).await?;
-        let Some((key, found)) = first.into_iter().next() else {
-            return Ok(false);
-        };
+    /// Does some of what is to be done for members of a group that has ended.
+    pub(super) async fn do_ending(
+        &self,
+        key: &Key,
+        found: Versioned,
+        now: u32,
+    ) -> Result<(), Failure> {
         let Versioned { value, version } = found;
         let record = EndingRecord::from_value(&value)?;
         let damaged =
             || StoreError::Damaged("what is to be done for a group that has ended".into());
-        let kind = Ending::of(&key).ok_or_else(damaged)?;
+        let kind = Ending::of(key).ok_or_else(damaged)?;
         let group = record.group.parse().map_err(|_| damaged())?;
         let realm = record.realm.as_ref().map(|realm| realm.parse()).transpose();
         let realm = realm.map_err(|_| damaged())?;
@@ -153,17 +182,17 @@ impl<S: Store> Realm<S> {
             (Ending::Forget, _) => self.forget_some(group, &record, &mut batch).await?,
             (_, Some(realm)) => {
                 let ending = CopyEnding { kind, realm, group };
-                self.end_some(&ending, (&key, &record), now, &mut batch)
+                self.end_some(&ending, (key, &record), now, &mut batch)
                     .await?
             }
             _ => return Err(damaged().into()),
         };
         if is_over {
-            batch.delete(key);
+            batch.delete(key.clone());
         }
         // On a conflict it is looked at anew.
         self.commit(batch).await?;
-        Ok(true)
+        Ok(())
     }
 
     /// Adds to `batch` what is to be done for the next members of a copy. True when they are the last.
@@ -283,6 +312,11 @@ impl<S: Store> Realm<S> {
         }
         Ok(is_there)
     }
+}
+
+/// True when something cannot be read, and all else is as before.
+const fn is_damage(failure: &Failure) -> bool {
+    matches!(failure, Failure::Store(StoreError::Damaged(_)))
 }
 
 /// What is to be done for the members of a copy.

@@ -10,10 +10,11 @@ use super::{
     Failure, Moment, Realm,
     records::{self, IdleRecord, OperationRecord, Record as _, RecordedAnswer, SessionRecord},
     sessions::Current,
+    storing::Walk,
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, Log, Store, Version, Versioned},
+    store::{Batch, Expected, Key, Log, Prefix, Store, Version, Versioned},
 };
 
 /// Logs, or keys, that one step looks at.
@@ -103,7 +104,7 @@ impl<S: Store> Realm<S> {
     /// Ends the sessions that nobody can use any more.
     async fn tidy_sessions(&self, after: Option<Key>, now: Moment) -> Result<Option<Key>, Failure> {
         let prefix = records::sessions();
-        let found = self.store.list(&prefix, after.as_ref(), PER_STEP).await?;
+        let found = self.next_readable(prefix, after, PER_STEP).await?;
         for (key, found) in &found {
             // One that cannot be read keeps no other from leaving.
             if let Err(failure) = self.tidy_session(key, found, now).await {
@@ -111,6 +112,21 @@ impl<S: Store> Realm<S> {
             }
         }
         Ok(found.last().map(|(key, _)| key.clone()))
+    }
+
+    /// The next keys under a prefix that can be read. What cannot be read is passed over, and said.
+    pub(super) async fn next_readable(
+        &self,
+        prefix: Prefix,
+        after: Option<Key>,
+        at_once: usize,
+    ) -> Result<Vec<(Key, Versioned)>, Failure> {
+        let mut walk = Walk::new(prefix, after, at_once);
+        let found = walk.next(&self.store).await;
+        if let Some(error) = walk.damage {
+            self.note("housekeeping", &error.into());
+        }
+        Ok(found?)
     }
 
     async fn tidy_session(&self, key: &Key, found: &Versioned, now: Moment) -> Result<(), Failure> {
@@ -142,7 +158,7 @@ impl<S: Store> Realm<S> {
         let prefix = records::all_operations();
         let mut after = after;
         for _ in 0..PER_STEP {
-            let found = self.store.list(&prefix, after.as_ref(), 1).await?;
+            let found = self.next_readable(prefix.clone(), after.take(), 1).await?;
             let Some((key, _)) = found.first() else {
                 return Ok(None);
             };

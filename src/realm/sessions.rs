@@ -187,11 +187,12 @@ impl<S: Store> Realm<S> {
         }))
     }
 
-    /// Writes down that a session is in use.
+    /// Writes down that a session is in use, also on a full disk: it writes over one record, and a session that expires there leaves its
+    /// user without, as a new one needs room.
     async fn touch(&self, mut current: Current, now: Moment) -> Result<Current, Failure> {
         current.record.used = now.wall;
         current.record.last = now.running;
-        let mut batch = Batch::new();
+        let mut batch = Batch::tidying();
         current.rely_on(&mut batch);
         batch.put(records::session(&current.hash), current.record.to_value()?);
         match self.store.commit(batch).await {

@@ -4,8 +4,8 @@ use super::{DISK_FULL_MS, Failure, Realm, records::Record};
 use crate::{
     faults::{Fault, is_planted},
     store::{
-        Batch, CommitError, Expected, Key, Position, Prefix, Store, StoreError, Version, Versioned,
-        concat,
+        Batch, CommitError, Expected, Gap, Key, Position, Prefix, Store, StoreError, Version,
+        Versioned, concat,
     },
     wire::Refusal,
 };
@@ -39,55 +39,97 @@ impl Notes for Batch {
     }
 }
 
-/// Longer than what stands behind a prefix of keys that are listed in spite of damage.
-const BEHIND_PREFIX: [u8; 64] = [u8::MAX; 64];
+/// A walk over the keys under a prefix that can be read, in order. What the disk has damaged is passed over, with as little of what stands
+/// behind it as can be.
+pub(super) struct Walk {
+    prefix: Prefix,
+    after: Option<Key>,
+    at_once: usize,
+    limit: usize,
+    /// Why something was left out, if anything was.
+    pub damage: Option<StoreError>,
+    /// Where what was left out last ends.
+    pub passed: Option<Key>,
+}
+
+impl Walk {
+    /// Of the keys behind `after`, so many at once.
+    pub const fn new(prefix: Prefix, after: Option<Key>, at_once: usize) -> Self {
+        Self {
+            prefix,
+            after,
+            at_once,
+            limit: at_once,
+            damage: None,
+            passed: None,
+        }
+    }
+
+    /// The next keys. None at the end, and also where nothing behind can be read.
+    ///
+    /// # Errors
+    /// The store fails otherwise than by damage.
+    pub async fn next(&mut self, store: &impl Store) -> Result<Vec<(Key, Versioned)>, StoreError> {
+        loop {
+            match store
+                .list(&self.prefix, self.after.as_ref(), self.limit)
+                .await
+            {
+                Ok(page) => {
+                    if let Some((last, _)) = page.last() {
+                        self.after = Some(last.clone());
+                        self.limit = self.at_once.min(self.limit * 2);
+                    }
+                    return Ok(page);
+                }
+                // All that stands before the damage is read, one by one in the end.
+                Err(StoreError::Damaged(_)) if self.limit > 1 => self.limit /= 2,
+                Err(error @ StoreError::Damaged(_)) => {
+                    self.damage = Some(error);
+                    if !self.pass_over(store).await? {
+                        return Ok(Vec::new());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Passes over what cannot be read. False when nothing can behind it.
+    async fn pass_over(&mut self, store: &impl Store) -> Result<bool, StoreError> {
+        let key = |behind: &[u8]| Key(concat(&[&self.prefix.0, behind]));
+        let reached = self.after.as_ref();
+        let reached = reached.and_then(|Key(name)| name.get(self.prefix.0.len()..));
+        let mut gap = Gap::behind(reached.unwrap_or_default());
+        while let Some(behind) = gap.next() {
+            match store.list(&self.prefix, Some(&key(&behind)), 1).await {
+                Ok(_) => gap.tell(true),
+                Err(StoreError::Damaged(_)) => gap.tell(false),
+                Err(error) => return Err(error),
+            }
+        }
+        let end = gap.end();
+        if let Some(behind) = end {
+            self.after = Some(key(&behind));
+            self.passed.clone_from(&self.after);
+        }
+        Ok(end.is_some())
+    }
+}
 
 impl<S: Store> Realm<S> {
-    /// Tells `found` all keys under a prefix that can be read, in order. What the disk has damaged is left out, with no more of what
-    /// stands behind it than begins with the same byte behind the prefix. Why something was left out, if anything was.
+    /// Tells `found` all keys under a prefix that can be read, in order. Why something was left out, if anything was.
     pub(super) async fn list_readable(
         &self,
         prefix: &Prefix,
         at_once: usize,
         mut found: impl FnMut(&Key, Versioned) + Send,
     ) -> Option<StoreError> {
-        let (mut after, mut limit) = (None, at_once);
-        let mut damage = None;
-        // The part of the keys in which something was left out last.
-        let mut skipped: Option<u8> = None;
+        let mut walk = Walk::new(prefix.clone(), None, at_once);
         loop {
-            match self.store.list(prefix, after.as_ref(), limit).await {
-                Ok(page) => {
-                    let Some((last, _)) = page.last() else {
-                        return damage;
-                    };
-                    after = Some(last.clone());
-                    for (key, value) in page {
-                        found(&key, value);
-                    }
-                    limit = at_once.min(limit * 2);
-                }
-                // All that stands before the damage is read, one by one in the end.
-                Err(StoreError::Damaged(_)) if limit > 1 => limit /= 2,
-                Err(error @ StoreError::Damaged(_)) => {
-                    damage = Some(error);
-                    let reached = after.as_ref().and_then(|after| {
-                        let Key(name) = after;
-                        name.get(prefix.0.len()).copied()
-                    });
-                    let part = match skipped {
-                        Some(skipped) if reached.is_none_or(|reached| reached <= skipped) => {
-                            skipped.checked_add(1)
-                        }
-                        _ => Some(reached.unwrap_or(0)),
-                    };
-                    let Some(part) = part else {
-                        return damage;
-                    };
-                    skipped = Some(part);
-                    let end = concat(&[&prefix.0, &[part], &BEHIND_PREFIX]);
-                    after = Some(Key(end));
-                }
+            match walk.next(&self.store).await {
+                Ok(page) if page.is_empty() => return walk.damage,
+                Ok(page) => page.into_iter().for_each(|(key, value)| found(&key, value)),
                 Err(error) => return Some(error),
             }
         }

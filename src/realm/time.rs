@@ -75,17 +75,24 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Writes down for how many seconds the realm has been running in all.
+    /// Writes down for how many seconds the realm has been running in all, also on a full disk: it writes over two records.
     pub async fn note_running(&self, seconds: u32) {
         let written = async {
             let record = RunningRecord { seconds }.to_value()?;
-            let mut batch = Batch::new();
+            let mut batch = Batch::tidying();
             batch.put(records::running(), record.clone());
             batch.put(records::running_again(), record);
             self.commit(batch).await
         };
-        if let Err(failure) = written.await {
-            self.note("running", &failure);
+        match written.await {
+            Ok(_) => {}
+            Err(Failure::Refused(refusal)) => tracing::warn!(
+                seconds,
+                code = %refusal.code,
+                "the store does not take for how long the realm has been running, as its disk has no room left: if this process ends before \
+                 it does, the realm goes on from what was written last, and sessions and messages are kept for so much longer; make room"
+            ),
+            Err(failure) => self.note("running", &failure),
         }
     }
 }

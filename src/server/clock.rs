@@ -15,7 +15,7 @@ use crate::{
 const AGES_EVERY: Duration = Duration::from_secs(90);
 /// Between two steps of a pass over the store.
 const STEP_EVERY: Duration = Duration::from_millis(20);
-/// How often the running time is written down; a crash makes the realm younger by so much at most.
+/// How often the running time is written down; a crash makes the realm younger by so much at most, unless the disk takes nothing.
 const WRITE_EVERY: Duration = Duration::from_mins(10);
 /// How long a stop waits until that is written.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -73,6 +73,13 @@ impl Clock {
             before: before?,
             started: Instant::now(),
         })
+    }
+
+    /// The same, which goes on from `running` seconds at least, as a former clock of this process had them in the end: the store may
+    /// not have taken them.
+    pub fn not_before(mut self, running: u32) -> Self {
+        self.before = self.before.max(running);
+        self
     }
 
     /// What time it is.

@@ -1,15 +1,16 @@
-//! What a process reads and binds once, however often it opens its store again: keys, codes and sockets. What somebody changes of the files
-//! meanwhile takes effect when they start it again, and nobody else gets its addresses.
+//! What a process has once, however often it opens its store again: keys, codes, sockets, and the time that passes. What somebody
+//! changes of the files meanwhile takes effect when they start it again, and nobody else gets its addresses.
 
 use std::{
     fmt, io,
     net::{SocketAddr, UdpSocket},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use rand::CryptoRng;
 
 use super::{
-    Config, ServerError,
+    Clock, Config, ServerError,
     config::{ListenConfig, RegistrationConfig},
     keys, listener,
 };
@@ -79,4 +80,38 @@ impl Sockets {
 pub struct Kept {
     pub secrets: Secrets,
     pub sockets: Vec<Sockets>,
+    /// For how many seconds the realm had been running in all when its last clock ended; 0 before that.
+    ran: AtomicU32,
+}
+
+impl Kept {
+    pub const fn new(secrets: Secrets, sockets: Vec<Sockets>) -> Self {
+        Self {
+            secrets,
+            sockets,
+            ran: AtomicU32::new(0),
+        }
+    }
+
+    /// The clock that goes on where the one before it ended, whatever the store has taken of that.
+    pub fn go_on(&self, clock: Clock) -> Clock {
+        clock.not_before(self.ran.load(Ordering::Acquire))
+    }
+
+    /// Keeps the time of `clock` when what is given here is dropped, however the server ends.
+    pub const fn keep_time(&self, clock: Clock) -> impl Drop + '_ {
+        KeptTime { kept: self, clock }
+    }
+}
+
+struct KeptTime<'a> {
+    kept: &'a Kept,
+    clock: Clock,
+}
+
+impl Drop for KeptTime<'_> {
+    fn drop(&mut self) {
+        let running = self.clock.now().running;
+        self.kept.ran.fetch_max(running, Ordering::AcqRel);
+    }
 }

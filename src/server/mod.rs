@@ -233,7 +233,7 @@ impl Server {
         let sockets = config.listeners().into_iter();
         let sockets = sockets.map(|listen| Sockets::bind(config, listen));
         let sockets = sockets.collect::<Result<_, _>>()?;
-        let kept = Arc::new(Kept { secrets, sockets });
+        let kept = Arc::new(Kept::new(secrets, sockets));
         Self::with(config, start, kept, store)
     }
 
@@ -347,7 +347,8 @@ impl Server {
     /// Serves until `stop` ends; then answers what is in work, closes the links and comes back.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let clock = Clock::start(Host::Real, &self.realm, self.accepts_damage).await;
-        let clock = clock.map_err(time_unknown)?;
+        let clock = self.kept.go_on(clock.map_err(time_unknown)?);
+        let _kept_time = self.kept.keep_time(clock.clone());
         say_keeping(self.realm.begin_keeping(self.retention).await);
         let is_begun = self.realm.begin_life(self.is_restored).await;
         if self.is_restored

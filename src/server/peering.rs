@@ -128,11 +128,18 @@ pub async fn keep_in_touch<S: Store>(
 
 /// Does what is to be done for the members of groups that have ended, also of those that ended before a start.
 async fn do_chores<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
+    let mut wait = AGAIN;
     loop {
         if realm.do_chores(clock.now().wall).await {
+            wait = AGAIN;
             realm.chore_added().await;
         } else {
-            tokio::time::sleep(AGAIN).await;
+            tokio::select! {
+                biased;
+                // What is added need not wait for what cannot be read.
+                () = realm.chore_added() => {}
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(AGAIN_MAX),
+            }
         }
     }
 }

@@ -356,6 +356,35 @@ mod tests {
         assert_eq!((server.key(), server.former_keys()), (new, 1));
     }
 
+    /// SES-7: a write that fails takes with it none of the time for which the realm has been running: what expires and what is kept would
+    /// be younger by all of it each time that the store is opened again.
+    #[test]
+    fn running_time_does_not_go_back_when_the_store_is_opened_again() {
+        const RAN: u32 = 100_000;
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path(), 0);
+        let server = Server::start(&config).unwrap();
+        let kept = Arc::clone(&server.kept);
+        // With a runtime of its own each time, as the server has: answers go to the one that is there.
+        let waiting = || Builder::new_current_thread().build().unwrap();
+        waiting().block_on(server.realm.note_running(RAN));
+        let (realm, path) = (Arc::clone(&server.realm), config.store.path.clone());
+        let stop = async move {
+            fail_next_sync(&path);
+            realm.note_running(RAN).await;
+            std::future::pending::<()>().await;
+        };
+        let failed = run(server, stop).unwrap_err();
+        assert!(matches!(failed, ServerError::Store(_)), "{failed}");
+        let server = Server::start_again(&config, kept).unwrap();
+        // As if nothing had been written since the realm was young.
+        waiting().block_on(server.realm.note_running(7));
+        run(server, std::future::ready(())).unwrap();
+        let server = Server::start(&config).unwrap();
+        let running = waiting().block_on(server.realm.running()).unwrap();
+        assert!(running >= RAN, "{running}");
+    }
+
     /// Whoever moves a store away under a realm that serves does not get an empty one.
     #[test]
     fn store_that_is_gone_is_not_made_anew() {

@@ -256,6 +256,25 @@ async fn running_time_is_written_soon_after_a_start() {
     }
 }
 
+/// SES-7: a clock of the same process goes on from the one before it, whatever the store has taken of that.
+#[tokio::test(start_paused = true)]
+async fn running_time_does_not_go_back_in_a_process_whose_disk_takes_nothing() {
+    let store = Faulty::default();
+    let (realm, _errands) = realm_over(&store);
+    realm.note_running(LONG).await;
+    store.fail_when(|asked| matches!(asked, Asked::Commit(_)));
+    let clock = start(&realm, false).await.unwrap();
+    tokio::time::advance(Duration::from_hours(1)).await;
+    clock.stop(&realm).await;
+    let ran = clock.now().running;
+    assert_eq!(ran, LONG + 3600);
+    let next = start(&realm, false).await.unwrap();
+    assert_eq!(next.now().running, LONG);
+    assert_eq!(next.clone().not_before(ran).now().running, ran);
+    // What the store has is not forgotten for one that knows less.
+    assert_eq!(next.not_before(7).now().running, LONG);
+}
+
 /// SES-7: a server that is told to stop writes it.
 #[tokio::test]
 async fn server_writes_its_running_time_when_it_is_told_to_stop() {

@@ -40,7 +40,8 @@ pub struct Batch {
     pub ends: Vec<(Log, Position)>,
     /// What is to be done then, for an engine to do in this order.
     pub changes: Vec<Change>,
-    /// It gives room back, and is written when the disk has too little for anything else.
+    /// It gives room back, or writes over a few records that stand already, and is written when the disk has too little for anything
+    /// else.
     pub tidies: bool,
 }
 
@@ -50,7 +51,8 @@ impl Batch {
         Self::default()
     }
 
-    /// A batch that gives room back: it is also written when the disk is full.
+    /// A batch that gives room back, or takes none for good as it writes over a few records that stand already: it is also written when
+    /// the disk is full.
     pub fn tidying() -> Self {
         Self {
             tidies: true,

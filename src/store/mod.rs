@@ -11,6 +11,7 @@ mod batch;
 mod embedded;
 #[cfg(test)]
 mod faulty;
+mod gap;
 #[cfg(test)]
 mod memory;
 mod subscribe;
@@ -34,6 +35,7 @@ pub use embedded::{
 pub(crate) use embedded::{fail_next_sync, hold_closing, panic_at_next_write};
 #[cfg(test)]
 pub use faulty::{Asked, Faulty};
+pub(crate) use gap::Gap;
 #[cfg(test)]
 pub use memory::Memory;
 use smallvec::SmallVec;
@@ -184,7 +186,8 @@ pub trait Store: Send + Sync + 'static {
     /// The last position given out in `log`, also when its entries were trimmed; 0 when there was none.
     fn last(&self, log: &Log) -> impl Future<Output = Result<Position, StoreError>> + Send;
 
-    /// Names of logs that have entries, those behind `after`, at most `limit`, in an order of the engine's.
+    /// Names of logs that have entries, those behind `after`, at most `limit`, in an order of the engine's. Those whose
+    /// names the disk has damaged are left out, which the engine logs.
     fn logs(
         &self,
         after: Option<&Log>,

@@ -1,6 +1,9 @@
 //! What stands in the store when a realm is stopped in the middle of something, or finds no room for it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+};
 
 use super::*;
 use crate::store::{Asked, Change, Faulty, Log, PageLimit, Position as At};
@@ -13,6 +16,11 @@ const A_DAY: Retention = Retention {
     bytes: None,
 };
 
+const ALL: PageLimit = PageLimit {
+    entries: usize::MAX,
+    bytes: usize::MAX,
+};
+
 fn realm_of(store: &Faulty) -> Realm<Faulty> {
     realm_over(store.clone(), |_, limits| {
         limits.password_threads = 0;
@@ -20,7 +28,7 @@ fn realm_of(store: &Faulty) -> Realm<Faulty> {
     })
 }
 
-async fn pass(realm: &Realm<Faulty>, now: impl Fn() -> Moment + Sync) {
+async fn pass<S: Store>(realm: &Realm<S>, now: impl Fn() -> Moment + Sync) {
     let mut next = Some(Pass::BEGIN);
     while let Some(step) = next {
         next = realm.tidy(step, &now).await;
@@ -41,11 +49,7 @@ async fn append(store: &Faulty, count: u32) {
 
 /// How many entries the mailbox has.
 async fn entries(store: &Faulty) -> usize {
-    let all = PageLimit {
-        entries: usize::MAX,
-        bytes: usize::MAX,
-    };
-    let page = store.read(&mailbox(), At(0), all).await.unwrap();
+    let page = store.read(&mailbox(), At(0), ALL).await.unwrap();
     page.entries.len()
 }
 
@@ -85,8 +89,8 @@ async fn what_comes_during_a_step_is_not_taken_for_older() {
     realm.begin_keeping(Some(A_DAY)).await;
     append(&store, 1).await;
     // The step begins, and takes an hour until it comes to this mailbox.
-    let passed = std::sync::Arc::new(AtomicU32::new(0));
-    let passing = std::sync::Arc::clone(&passed);
+    let passed = Arc::new(AtomicU32::new(0));
+    let passing = Arc::clone(&passed);
     store.fail_when(move |asked| {
         if matches!(asked, Asked::Logs) {
             passing.store(3600, Ordering::Relaxed);
@@ -125,6 +129,153 @@ async fn new_store_on_a_full_disk_keeps_the_default() {
         let realm = realm_of(&store);
         assert_eq!(realm.begin_keeping(None).await, default, "{is_life_first}");
     }
+}
+
+/// A realm in `directory`, on a disk with half of the reserve left once `is_full` says so.
+fn realm_on(directory: &TempDir, is_full: &Arc<AtomicBool>) -> Realm<Embedded> {
+    const RESERVE: u64 = 100 << 20;
+    let is_full = Arc::clone(is_full);
+    let free = move || {
+        let is_full = is_full.load(Ordering::SeqCst);
+        Ok(if is_full { RESERVE / 2 } else { u64::MAX })
+    };
+    let store = Embedded::open_on(directory.path(), RESERVE, free).unwrap();
+    realm_over(store, |_, limits| {
+        limits.password_threads = 0;
+        limits.rates = Rates::UNLIMITED;
+    })
+}
+
+/// SES-7: a full disk takes the running time, which only writes over what stands there. It was refused for as long as the disk was full, and
+/// the next start went back by all of that.
+#[tokio::test]
+async fn running_time_is_written_on_a_full_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let is_full = Arc::default();
+    let realm = realm_on(&directory, &is_full);
+    realm.note_running(1000).await;
+    is_full.store(true, Ordering::SeqCst);
+    let command = Request::from(register(1, "ann")).to_bytes();
+    let answer = realm.handle(&caller(device(1), MOMENT), &command).await;
+    let answer = Answer::parse(&answer).unwrap();
+    assert_eq!(answer, Answer::Refused(Refusal::busy(DISK_FULL_MS)));
+    realm.note_running(90_000).await;
+    drop(realm);
+    let realm = realm_on(&directory, &is_full);
+    assert_eq!(realm.running().await.unwrap(), 90_000);
+}
+
+/// SES-4: a session that is used on a full disk stays one. Its use was not noted there, so it expired in the midst of it, and there was no
+/// room for another: its user could read no more.
+#[tokio::test]
+async fn session_in_use_outlives_a_full_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let is_full = Arc::default();
+    let realm = realm_on(&directory, &is_full);
+    let ask = async |now: Moment, command: Command<'_>| {
+        let bytes = Request::from(command).to_bytes();
+        Answer::parse(&realm.handle(&caller(device(1), now), &bytes).await).unwrap()
+    };
+    session_in(&ask(MOMENT, register(1, "ann")).await);
+    is_full.store(true, Ordering::SeqCst);
+    let inbox = || Command::Inbox {
+        session: SessionRef::Bound,
+    };
+    for days in (20..200).step_by(20) {
+        let now = later(MOMENT, days * DAY);
+        let answer = ask(now, inbox()).await;
+        assert!(matches!(answer, Answer::Page(_)), "{days}: {answer:?}");
+        pass(&realm, || now).await;
+    }
+    // The one that nobody uses expires there as anywhere.
+    let late = later(MOMENT, 220 * DAY);
+    assert_eq!(ask(late, inbox()).await, refused(ErrorCode::NoSession));
+}
+
+/// PEER-19: what is damaged of one group that has ended keeps no user from hearing of another. It was tried first each time, for ever.
+#[tokio::test]
+async fn damage_to_one_ended_group_holds_no_other_up() {
+    let (crew, bob) = ("crew".parse().unwrap(), "bob".parse().unwrap());
+    let realms: [RealmId; 2] = ["beta".parse().unwrap(), "gamma".parse().unwrap()];
+    let tell = |realm| records::ending(records::Ending::Tell, Some(realm), crew, 7);
+    let member = |realm| records::copy_member(realm, crew, bob);
+    let (ending, of_member) = (tell(realms[0]), member(realms[0]));
+    for damaged in [ending.clone(), of_member.clone()] {
+        for is_block in [false, true] {
+            let store = Faulty::default();
+            let realm = realm_of(&store);
+            let mut batch = Batch::new();
+            for of in realms {
+                let record = records::CopyMemberRecord {
+                    joined: 1,
+                    epoch: Some(7),
+                };
+                batch.put(member(of), record.to_value().unwrap());
+                let which = (Some(of), crew);
+                crate::realm::ended::put_ending(records::Ending::Tell, which, (7, 7), &mut batch)
+                    .unwrap();
+            }
+            store.commit(batch).await.unwrap();
+            let kept = store.get(&damaged).await.unwrap().unwrap().value;
+            let write = async |value: Vec<u8>| {
+                let mut batch = Batch::new();
+                batch.put(damaged.clone(), value);
+                store.commit(batch).await.unwrap();
+            };
+            if is_block {
+                let damaged = damaged.clone();
+                store.fail_when(move |asked| matches!(asked, Asked::Past(key) if *key == damaged));
+            } else {
+                write(b"nothing".to_vec()).await;
+            }
+            for _ in 0..2 {
+                assert!(!realm.do_chores(NOW).await);
+                assert_eq!(entries(&store).await, 1, "{damaged:?}, {is_block}");
+            }
+            store.mend();
+            write(kept.to_vec()).await;
+            assert!(realm.do_chores(NOW).await);
+            assert_eq!(entries(&store).await, 2);
+        }
+    }
+}
+
+/// SES-8, READ-10: what cannot be read keeps nothing that stands behind it.
+#[tokio::test]
+async fn damage_keeps_nothing_behind_it_from_leaving() {
+    let store = Faulty::default();
+    let realm = realm_of(&store);
+    realm.begin_keeping(Some(A_DAY)).await;
+    for n in 1..=4 {
+        let command = Request::from(register(1, &format!("u{n}"))).to_bytes();
+        let answer = realm.handle(&caller(device(n), MOMENT), &command).await;
+        session_in(&Answer::parse(&answer).unwrap());
+    }
+    append(&store, 3).await;
+    let broken = Log(b"p/ann"[..].into());
+    let mut batch = Batch::new();
+    batch.append(broken.clone(), vec![1; 40]);
+    store.commit(batch).await.unwrap();
+    pass(&realm, || MOMENT).await;
+    let sessions = store.list(&records::sessions(), None, 9).await.unwrap();
+    assert_eq!(sessions.len(), 4);
+    let first = sessions[0].0.clone();
+    let damaged = (first.clone(), broken.clone());
+    store.fail_when(move |asked| match asked {
+        Asked::Past(key) => *key == damaged.0,
+        Asked::Read(log) => *log == damaged.1,
+        _ => false,
+    });
+    pass(&realm, || later(MOMENT, 40 * DAY)).await;
+    store.mend();
+    let left = store.list(&records::sessions(), None, 9).await.unwrap();
+    let left: Vec<_> = left.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(left, [first]);
+    assert_eq!(entries(&store).await, 0);
+    assert_eq!(
+        store.read(&broken, At(0), ALL).await.unwrap().entries.len(),
+        1
+    );
 }
 
 fn sendrealm(text: &str) -> Request<'_> {

@@ -343,3 +343,54 @@ async fn trim_that_meets_damage_stops_nobody_else() {
     }
     assert!(refused > 0, "no trim met damage");
 }
+
+/// A block that cannot be read hides the logs in it, and none behind it: what is kept there could not be let go of for ever.
+#[tokio::test]
+async fn logs_behind_damage_are_listed() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = directory.path().join("made");
+    let name = |n: u16| Log(format!("p/u{n:03}").as_bytes().into());
+    let all = 60;
+    {
+        let store = Embedded::open_as(&made, format_tests::opening()).unwrap();
+        for n in 0..all {
+            let mut batch = Batch::new();
+            let entry = (0..400).map(|_| rand::random()).collect();
+            batch.append(name(n), entry);
+            store.commit(batch).await.unwrap();
+        }
+        assert!(store.data.rotate_memtable().unwrap());
+        while store.data.table_count() == 0 {
+            std::thread::yield_now();
+        }
+    }
+    let len = fs::metadata(format_tests::table_of(&made)).unwrap().len();
+    let mut passed = 0;
+    for at in (0..len).step_by(1000) {
+        let copied = directory.path().join(at.to_string());
+        format_tests::copy(&made, &copied);
+        // All is in the table now: the journal would cover it up.
+        fs::write(format_tests::journal_of(&copied), b"").unwrap();
+        let table = format_tests::table_of(&copied);
+        let mut bytes = fs::read(&table).unwrap();
+        bytes[usize::try_from(at).unwrap()] ^= 0x10;
+        fs::write(&table, bytes).unwrap();
+        let Ok(store) = Embedded::open_as(&copied, format_tests::opening()) else {
+            continue;
+        };
+        let mut found = Vec::new();
+        loop {
+            let next = store.logs(found.last(), 7).await.unwrap();
+            if next.is_empty() {
+                break;
+            }
+            found.extend(next);
+        }
+        assert!(found.is_sorted(), "{found:?}");
+        let lost = usize::from(all) - found.len();
+        let is_last_found = found.last() == Some(&name(all - 1));
+        // A block has about ten of them.
+        passed += usize::from(is_last_found && (1..20).contains(&lost));
+    }
+    assert!(passed > 5, "{passed}");
+}

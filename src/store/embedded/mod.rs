@@ -56,8 +56,8 @@ use tokio::sync::{mpsc, oneshot};
 use writer::Job;
 
 use super::{
-    Batch, CommitError, Committed, Key, Log, Page, PageLimit, Position, Prefix, Store, StoreError,
-    Subscribers, Subscription, Versioned,
+    Batch, CommitError, Committed, Gap, Key, Log, Page, PageLimit, Position, Prefix, Store,
+    StoreError, Subscribers, Subscription, Versioned, concat,
 };
 use crate::faults::{Fault, is_planted};
 
@@ -119,6 +119,18 @@ impl Embedded {
         Self::open_with(directory, opening, room, Bounds::default(), limits)
     }
 
+    /// The same on a disk as a test has it, of which `reserve` bytes are left alone, and `free` says how many are free.
+    #[cfg(test)]
+    pub(crate) fn open_on(
+        directory: &Path,
+        reserve: u64,
+        free: impl Fn() -> io::Result<u64> + Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
+        let room = Room::scripted(directory, reserve, free);
+        let (opening, limits) = (Opening::default(), memtables::Limits::default());
+        Self::open_with(directory, opening, room, Bounds::default(), limits)
+    }
+
     /// True when there is a store in `directory`.
     pub fn exists(directory: &Path) -> bool {
         directory.join(STORE).exists()
@@ -152,6 +164,27 @@ impl Embedded {
         self.keeper.look();
         // Those that write find out about a disk that fails as a whole.
         StoreError::Damaged(format!("it cannot be read: {error}"))
+    }
+
+    /// The first log with an entry at `from` or behind it.
+    fn log_from(&self, from: &[u8]) -> Result<Option<Log>, StoreError> {
+        let Some(guard) = self.data.range(from..layout::LOGS_END).next() else {
+            return Ok(None);
+        };
+        let key = guard.key().map_err(|error| self.unread(&error))?;
+        let log = layout::parse_log(&key);
+        log.map(Some)
+            .ok_or_else(|| StoreError::Damaged("an entry without its log".into()))
+    }
+
+    /// Where logs can be read again behind `from`, where they cannot.
+    fn after_gap(&self, from: &[u8]) -> Option<layout::Place> {
+        let place = |behind: &[u8]| concat(&[layout::LOG_PREFIX, behind]);
+        let mut gap = Gap::behind(from.get(layout::LOG_PREFIX.len()..).unwrap_or_default());
+        while let Some(behind) = gap.next() {
+            gap.tell(self.log_from(&place(&behind)).is_ok());
+        }
+        gap.end().map(|behind| place(&behind))
     }
 
     /// The writer is gone, and left no answer.
@@ -298,15 +331,20 @@ impl Store for Embedded {
         let mut from = after.map_or_else(|| layout::LOG_PREFIX.into(), layout::after_log);
         while found.len() < limit {
             // All entries of a log are passed over at once.
-            let next = self.data.range(&from[..]..layout::LOGS_END).next();
-            let Some(guard) = next else {
-                break;
-            };
-            let key = guard.key().map_err(|error| self.unread(&error))?;
-            let log = layout::parse_log(&key)
-                .ok_or_else(|| StoreError::Damaged("an entry without its log".into()))?;
-            from = layout::after_log(&log);
-            found.push(log);
+            match self.log_from(&from) {
+                Ok(Some(log)) => {
+                    from = layout::after_log(&log);
+                    found.push(log);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::error!(%error, "names of logs cannot be read: what is kept in those is passed over");
+                    match self.after_gap(&from) {
+                        Some(end) => from = end,
+                        None => break,
+                    }
+                }
+            }
         }
         Ok(found)
     }
