@@ -358,23 +358,31 @@ impl Endpoint {
         };
         let was_proven = slot.link.is_proven();
         match self.take_in(now, id, packet, datagram) {
-            Ok(()) => {
-                let Some(slot) = self.slots.get_mut(&id) else {
-                    return true;
-                };
-                if slot.renewal.replaces.is_some() {
-                    self.end_replaced(now, id);
-                } else if slot.role == Role::Responder && slot.link.is_proven() && !was_proven {
-                    if let (Some(accepted), Some(_)) = (slot.accepted, slot.token) {
-                        // Who names a link confirms it at once: that is a round trip (PEER-12).
-                        slot.link.sample(now - accepted);
-                    }
-                    self.proven(now, id);
+            Ok(()) => {}
+            Err(Ignored::NoRoom) => {
+                // What it brings is as good as lost, but that it came is not: whoever is proven may have more room.
+                if let Some(slot) = self.slots.get_mut(&id) {
+                    slot.link.show_path();
                 }
             }
+            Err(Ignored::Violation) => {
+                self.touch(now, id);
+                return true;
+            }
+            Err(Ignored::Replayed) => return true,
             Err(Ignored::NotAuthentic | Ignored::NotOpen) => return false,
-            Err(Ignored::Replayed | Ignored::NoRoom) => return true,
-            Err(Ignored::Violation) => {}
+        }
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return true;
+        };
+        if slot.renewal.replaces.is_some() {
+            self.end_replaced(now, id);
+        } else if slot.role == Role::Responder && slot.link.is_proven() && !was_proven {
+            if let (Some(accepted), Some(_)) = (slot.accepted, slot.token) {
+                // Who names a link confirms it at once: that is a round trip (PEER-12).
+                slot.link.sample(now - accepted);
+            }
+            self.proven(now, id);
         }
         self.touch(now, id);
         true

@@ -1,6 +1,6 @@
 //! Where the other side is, and how much may go there before that is proven (LINK-11, LINK-18).
 
-use super::Link;
+use super::{Keys, Link, State};
 use crate::wire::PacketNumber;
 
 /// So many times what has come from an address that is to be proven may go there (RFC 9000 §8.1).
@@ -31,6 +31,13 @@ impl Link {
         if self.has_moved {
             self.add_credit(bytes.saturating_mul(PATH_CREDIT));
             self.controls.challenge_again();
+        }
+    }
+
+    /// A sealed packet has come: whoever sent it has had the Accept.
+    pub const fn show_path(&mut self) {
+        if !self.has_moved && matches!(self.state, State::Open(Keys::Sealed(_))) {
+            self.credit = None;
         }
     }
 

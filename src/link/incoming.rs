@@ -49,14 +49,13 @@ impl Link {
         if !self.received.is_new(number) {
             return Err(Ignored::Replayed);
         }
-        if packet.protection == Protection::Sealed {
-            if !self.has_moved {
-                self.credit = None;
-            }
-        } else {
+        if packet.protection == Protection::Plain {
             self.add_credit(datagram.len());
         }
-        let frames = Frames::checked(payload).map_err(|_| self.violate())?;
+        let Ok(frames) = Frames::checked(payload) else {
+            self.show_path();
+            return Err(self.violate());
+        };
         let mut begun = Begun::default();
         if !frames
             .clone()
@@ -65,6 +64,7 @@ impl Link {
             // As good as lost on the way: its sender sends it again, and more slowly.
             return Err(Ignored::NoRoom);
         }
+        self.show_path();
         if self.received.record(now, number) {
             // Something before this packet is missing; its sender should hear of it soon, with
             // whatever leaves next.

@@ -187,12 +187,18 @@ impl<S: Store> Realm<S> {
         }))
     }
 
-    /// Writes down that a session is in use, also on a full disk: it writes over one record, and a session that expires there leaves its
-    /// user without, as a new one needs room.
+    /// Writes down that a session is in use. Half of its time before it expires also on a full disk: its user could not get another, which
+    /// needs room.
     async fn touch(&self, mut current: Current, now: Moment) -> Result<Current, Failure> {
+        let unused = u64::from(now.running.saturating_sub(current.record.last));
+        let is_urgent = unused >= self.limits.session_ttl.as_secs() / 2;
         current.record.used = now.wall;
         current.record.last = now.running;
-        let mut batch = Batch::tidying();
+        let mut batch = if is_urgent {
+            Batch::tidying()
+        } else {
+            Batch::new()
+        };
         current.rely_on(&mut batch);
         batch.put(records::session(&current.hash), current.record.to_value()?);
         match self.store.commit(batch).await {

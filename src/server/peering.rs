@@ -134,10 +134,14 @@ async fn do_chores<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
             wait = AGAIN;
             realm.chore_added().await;
         } else {
+            // What is added need not wait for what cannot be read, but does not have that read again each time.
+            let added = async {
+                tokio::time::sleep(BACKOFF_MIN).await;
+                realm.chore_added().await;
+            };
             tokio::select! {
                 biased;
-                // What is added need not wait for what cannot be read.
-                () = realm.chore_added() => {}
+                () = added => {}
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(AGAIN_MAX),
             }
         }

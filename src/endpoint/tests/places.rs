@@ -435,3 +435,51 @@ fn links_to_other_realms_leave_the_places_to_newcomers() {
     assert!(pair.server.links() > 32);
     open_as(&mut pair, 99, [198, 51, 100, 7], None);
 }
+
+/// HS-13: what has no room when it comes proves all the same that its sender is there. The link counted as half open for good, and what
+/// had waited for the proof waited on.
+#[test]
+fn a_first_packet_without_room_proves_a_link() {
+    let mut pair = Pair::new(Protection::Sealed);
+    pair.server.config.early_data = false;
+    pair.is_known = false;
+    let link = pair.connect();
+    pair.ask(link, true);
+    let mut out = vec![];
+    pair.client.poll_transmit(pair.now, &mut out).unwrap();
+    pair.server.handle_datagram(pair.now, pair.from, &out);
+    pair.serve(&mut vec![]);
+    let id = *pair.server.slots.keys().next().unwrap();
+    pair.now = pair.now + RTT;
+    pair.server.handle_timeout(pair.now);
+    pair.server.poll_transmit(pair.now, &mut out).unwrap();
+    pair.client
+        .handle_datagram(pair.now, server_address(), &out);
+    // A message in parts for which there is no room.
+    let holder = pair.server.slots[&id].holder();
+    pair.server.assembling.change(holder, 0, ASSEMBLING_MAX);
+    pair.client
+        .request(
+            pair.now,
+            link,
+            vec![7; 5000],
+            pair.now + Duration::from_mins(1),
+            false,
+        )
+        .unwrap();
+    let mut refused = 0;
+    while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+        if out.len() > 400 {
+            pair.server.handle_datagram(pair.now, pair.from, &out);
+            refused += 1;
+        }
+    }
+    assert!(refused > 0);
+    assert_eq!(pair.server.slots[&id].link.assembling(), 0);
+    let mut told = vec![];
+    pair.serve(&mut told);
+    assert_eq!(requests(&told), 1, "what came early");
+    let standing = pair.server.slots[&id].standing;
+    assert!(matches!(standing, Standing::Stranger(_)), "{standing:?}");
+    assert_eq!(pair.server.by_peer.len(), 1);
+}

@@ -181,7 +181,19 @@ async fn session_in_use_outlives_a_full_disk() {
     let inbox = || Command::Inbox {
         session: SessionRef::Bound,
     };
-    for days in (20..200).step_by(20) {
+    let written = async || {
+        let found = realm.store.list(&records::sessions(), None, 9).await;
+        found.unwrap().first().map(|(_, found)| found.version)
+    };
+    let at_first = written().await;
+    for (days, is_written) in [(1, false), (14, false), (20, true), (21, true), (40, true)] {
+        let now = later(MOMENT, days * DAY);
+        let answer = ask(now, inbox()).await;
+        assert!(matches!(answer, Answer::Page(_)), "{days}: {answer:?}");
+        // What sessions write leaves room for what gives room back.
+        assert_eq!(written().await != at_first, is_written, "{days}");
+    }
+    for days in (40..200).step_by(20) {
         let now = later(MOMENT, days * DAY);
         let answer = ask(now, inbox()).await;
         assert!(matches!(answer, Answer::Page(_)), "{days}: {answer:?}");

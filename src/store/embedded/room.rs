@@ -20,6 +20,8 @@ pub const RESERVE_BYTES: u64 = 32 << 20;
 const ROOM_LIFETIME: Duration = Duration::from_secs(1);
 /// It holds no longer than until this part of the reserve has been written. Journals take that, and tables once more.
 const WRITTEN_SHARE: u64 = 8;
+/// So much may always be written before the next look, which looks at each table.
+const WRITTEN_BYTES: u64 = 64 << 10;
 /// This part of the reserve is left alone also by what gives room back: that is written first, and gives room back later.
 const TIDYING_SHARE: u64 = 4;
 
@@ -175,7 +177,7 @@ impl Room {
     pub fn look(&mut self, unflushed: u64) -> Space {
         if let Some((at, space)) = self.looked
             && at.elapsed() < self.lifetime
-            && self.written <= self.reserve / WRITTEN_SHARE
+            && self.written <= (self.reserve / WRITTEN_SHARE).max(WRITTEN_BYTES)
         {
             return space;
         }
