@@ -60,8 +60,8 @@ pub fn limits(args: &Limits, json: bool) -> Result<(), Failure> {
         writeln!(
             out,
             "\nThe last column names the setting that changes a row, where nothing else is said in [limits]. Messages are kept for ever where [retention] is \
-             not set and the store is older than it, which the start of the server says. Users come near theirs only by asking \
-             for much on every link and never saying that it has arrived."
+             not set and the store is older than it, which the start of the server says; what is over a bound of [retention] goes within an hour. \
+             Users come near what they may hold in memory only by asking for much on every link and never saying that it has arrived."
         )?;
     }
     Ok(out.flush()?)

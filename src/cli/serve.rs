@@ -1,6 +1,10 @@
 //! `merpati serve`.
 
-use std::{net::IpAddr, path::Path, thread};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    thread,
+};
 
 use merpati::{
     crypto::ConnectionString,
@@ -159,9 +163,10 @@ fn announce(server: &Server, config: &Config, json: bool) -> Result<(), Failure>
                 .into(),
         );
     } else if reach.is_loopback {
-        lines.push(
-            "Only programs on this machine reach it; --listen 0.0.0.0:6377 lets others in.".into(),
-        );
+        let port = server.addresses().first().map_or(6377, SocketAddr::port);
+        lines.push(format!(
+            "Only programs on this machine reach it; --listen 0.0.0.0:{port} lets others in."
+        ));
     }
     print_line(&lines.join("\n"))
 }

@@ -170,7 +170,7 @@ fn volume(often: Frequency) -> String {
     let parsed = text.split_once('/');
     let bytes = parsed.and_then(|(count, period)| Some((count.parse().ok()?, period)));
     bytes.map_or(text.clone(), |(bytes, period)| {
-        format!("{}/{period}", mib(bytes))
+        format!("{}/{period}, {} at once", mib(bytes), mib(bytes * 4))
     })
 }
 

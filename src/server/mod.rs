@@ -82,7 +82,7 @@ pub enum ServerError {
     /// A secret is missing that the store was made with.
     #[error(
         "there is a store in {}, and no {} beside it: without it this would be another realm. Restore that file from a backup, or move \
-         the directory away to begin anew", data.display(), file
+         the directory away to begin anew as another realm", data.display(), file
     )]
     Missing {
         /// The data directory.

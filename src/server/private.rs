@@ -54,7 +54,9 @@ fn close_one(path: &Path, at: &std::fs::Metadata) -> io::Result<bool> {
         tracing::debug!(path = %path.display(), "was open to others of this machine");
         fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o077))?;
     }
-    Ok(is_open)
+    // Nobody could read anything in an empty file, as in those that an operator makes to say something.
+    let is_empty = at.is_file() && at.len() == 0 && mode & 0o022 == 0;
+    Ok(is_open && !is_empty)
 }
 
 #[cfg(not(unix))]

@@ -57,7 +57,7 @@ error_codes! {
     15 NotOperator "not-operator" "Only an operator may do that; `claim` the operator code first."
     16 TooLarge "too-large" "That is more than the realm allows."
     17 QueueFull "queue-full" "The queue to that realm is full; try again later."
-    18 RateLimited "rate-limited" "Too many requests, or too much to be kept at once; try again later."
+    18 RateLimited "rate-limited" "Too much was asked of the realm, or is to be kept there, in too short a time; try again later."
     19 Busy "busy" "The realm is busy; try again later."
     20 AlreadyDone "already-done" "That command was carried out before; its answer is no longer kept."
     21 NumberReused "number-reused" "The operation number was used for another command; take a fresh one."

@@ -141,8 +141,41 @@ fn a_zeroed_sector_at_the_end_of_the_journal_is_cut_off_or_named() {
             assert!(run.err.contains("lost writes"), "{run:?}");
         } else {
             realm.start_again();
-            assert!(realm.log().contains("was cut off"), "{}", realm.log());
+            for said in [
+                "was cut off",
+                "what was acknowledged last is lost",
+                "store.mark is missing",
+            ] {
+                assert!(realm.log().contains(said), "{said}: {}", realm.log());
+            }
             home.run("ann", &["send", "ann", "after"]).ok();
         }
+    }
+}
+
+/// An operator who makes the empty file `store.distrusted` by hand, as docs/disk.md has it, is not told that the realm's key may be
+/// known; one whose secrets others could read is.
+#[cfg(unix)]
+#[test]
+fn an_empty_file_raises_no_alarm() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mut realm = Realm::start();
+    for (name, is_alarming) in [("store.distrusted", false), ("realm.secret", true)] {
+        realm.stop();
+        let path = realm.data().join(name);
+        if !path.exists() {
+            fs::write(&path, b"").unwrap();
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let before = realm.log().len();
+        realm.start_again();
+        let log = realm.log()[before..].to_string();
+        assert_eq!(log.contains("rotatekey"), is_alarming, "{name}: {log}");
+        assert_eq!(
+            log.contains("store.distrusted was there"),
+            !is_alarming,
+            "{name}: {log}"
+        );
     }
 }

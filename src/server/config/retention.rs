@@ -62,7 +62,7 @@ impl RetentionConfig {
                 ..
             }) if unread < age => Err(format!(
                 "in [retention] unread_age is {} and age is {}: what has not been read is not dropped before what has; make unread_age as \
-                 long at least, or leave it out",
+                 long at least, or leave it out, or set a shorter age",
                 whole(unread),
                 whole(age)
             )),

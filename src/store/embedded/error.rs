@@ -64,8 +64,8 @@ pub enum OpenError {
         what: String,
     },
     /// A file is damaged or missing without which nothing can be made of the others.
-    #[error("the store is damaged: {} {what}. --accept-damage is of no use here: restore the whole data directory from a backup, or move it away \
-        to begin anew (docs/disk.md)", path.display())]
+    #[error("the store is damaged: {} {what}. --accept-damage is of no use here: restore the whole data directory from a backup. Without one, \
+        move `store` and `store.mark` away and start once with --restored: the realm keeps its key, and accounts are made anew (docs/disk.md)", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

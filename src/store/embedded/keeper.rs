@@ -226,7 +226,7 @@ impl Work {
         match mark.write(&self.directory) {
             Ok(()) => self.mark = mark,
             Err(error) => {
-                tracing::warn!(%error, "how far the store has come cannot be noted beside it");
+                tracing::warn!(%error, "how far the store has come cannot be noted in store.mark; the next start finds out less of what is lost");
             }
         }
     }

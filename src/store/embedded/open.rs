@@ -129,6 +129,9 @@ impl Embedded {
         report.missing.extend(lost);
         if opening.is_after_failure {
             Flag::Distrusted.lower(directory).map_err(io)?;
+            tracing::info!(
+                "store.distrusted was there, or a write has failed: the journal has been written anew, and all tables have been read"
+            );
         }
         if let Err(error) = Flag::Distrusted.prepare(directory) {
             tracing::warn!(%error, "a file cannot be made in which it is noted if a write fails");
@@ -221,7 +224,16 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
 fn read_mark(directory: &Path) -> io::Result<Option<Mark>> {
     Ok(match Mark::read(directory)? {
         mark::Found::Mark(mark) => Some(mark),
-        mark::Found::Nothing => None,
+        mark::Found::Nothing => {
+            if Embedded::exists(directory) {
+                tracing::warn!(
+                    directory = %directory.display(),
+                    "the file store.mark is missing and is written anew: whether the store has lost its last writes cannot be told this time; \
+                     if you have not removed it, look at the disk, and compare with a backup"
+                );
+            }
+            None
+        }
         mark::Found::Unreadable => {
             tracing::warn!(
                 directory = %directory.display(),
@@ -261,11 +273,15 @@ fn look(directory: &Path, mark: Option<&Mark>, opening: Opening) -> Result<Repor
     // The journal is written anew before the tables are read: on a full disk that fails, and need not be preceded by long reading.
     let report = examine::examine(directory, mark, manner)?;
     if let Some(cut) = &report.cut {
+        let lost = if mark.is_some() {
+            "what was acknowledged after the version that was noted"
+        } else {
+            "what was acknowledged last"
+        };
         tracing::warn!(
             file = %cut.file.display(), offset = cut.at, bytes = cut.bytes, noted = mark.map(|mark| mark.version.0),
             "the end of the store's journal was not whole and was cut off: it is what was being written when the process or the machine \
-             stopped, and nobody was told that it was stored; if the disk has damaged it since, what was acknowledged after the version \
-             that was noted is lost"
+             stopped, and nobody was told that it was stored; if the disk has damaged it since, {lost} is lost"
         );
     }
     for piece in &report.dropped {
@@ -377,7 +393,7 @@ fn go_on(
     };
     if let Err(error) = mark.write(directory) {
         // The disk may be full, and is to be read all the same.
-        tracing::warn!(%error, "how far the store has come cannot be noted beside it");
+        tracing::warn!(%error, "how far the store has come cannot be noted in store.mark; the next start finds out less of what is lost");
     }
     Ok(mark)
 }
