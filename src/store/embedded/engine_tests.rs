@@ -305,6 +305,17 @@ impl Held {
     }
 }
 
+/// Copies a store all of which is in its table, of which one bit is turned at a place.
+fn copy_with_rot(made: &Path, copied: &Path, at: u64) {
+    format_tests::copy(made, copied);
+    // The journal would cover it up.
+    fs::write(format_tests::journal_of(copied), b"").unwrap();
+    let table = format_tests::table_of(copied);
+    let mut bytes = fs::read(&table).unwrap();
+    bytes[usize::try_from(at).unwrap()] ^= 0x10;
+    fs::write(&table, bytes).unwrap();
+}
+
 /// A batch that trims a log, or forgets it, and cannot read what that takes is refused by itself: others of its group are written.
 #[tokio::test]
 async fn trim_that_meets_damage_stops_nobody_else() {
@@ -316,13 +327,7 @@ async fn trim_that_meets_damage_stops_nobody_else() {
     let mut refused = 0;
     for at in (0..len).step_by(500) {
         let copied = directory.path().join(at.to_string());
-        format_tests::copy(&made, &copied);
-        // All is in the table now: the journal would cover it up.
-        fs::write(format_tests::journal_of(&copied), b"").unwrap();
-        let table = format_tests::table_of(&copied);
-        let mut bytes = fs::read(&table).unwrap();
-        bytes[usize::try_from(at).unwrap()] ^= 0x10;
-        fs::write(&table, bytes).unwrap();
+        copy_with_rot(&made, &copied, at);
         let (room, held) = Held::room(&copied);
         let (bounds, limits) = (Bounds::default(), memtables::Limits::default());
         let opening = format_tests::opening();
@@ -368,13 +373,7 @@ async fn logs_behind_damage_are_listed() {
     let mut passed = 0;
     for at in (0..len).step_by(1000) {
         let copied = directory.path().join(at.to_string());
-        format_tests::copy(&made, &copied);
-        // All is in the table now: the journal would cover it up.
-        fs::write(format_tests::journal_of(&copied), b"").unwrap();
-        let table = format_tests::table_of(&copied);
-        let mut bytes = fs::read(&table).unwrap();
-        bytes[usize::try_from(at).unwrap()] ^= 0x10;
-        fs::write(&table, bytes).unwrap();
+        copy_with_rot(&made, &copied, at);
         let Ok(store) = Embedded::open_as(&copied, format_tests::opening()) else {
             continue;
         };
