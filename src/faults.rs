@@ -104,6 +104,10 @@ pub enum Fault {
     WatchOutlivesSession,
     /// Nobody elsewhere is told that a group has ended.
     EndUnsaid,
+    /// What undoes something may travel early.
+    TakeAllEarly,
+    /// A peer may go by anybody's key.
+    TakeAnyKey,
     /// Anybody may have kept as much as they like.
     StoreWithoutShare,
     /// One account may hold all that watches may.

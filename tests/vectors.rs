@@ -697,8 +697,12 @@ fn realms() {
         ),
         (
             "leave",
-            json!({ "group": "cats", "user": "ann" }),
-            PeerRequest::Leave { group, user: from },
+            json!({ "group": "cats", "user": "ann", "membership": 9 }),
+            PeerRequest::Leave {
+                group,
+                user: from,
+                membership: 9,
+            },
         ),
         (
             "post",
@@ -729,8 +733,11 @@ fn realms() {
         ),
         (
             "rotate",
-            json!({ "key": hex(&[7; 32]) }),
-            PeerRequest::Rotate { key: [7; 32] },
+            json!({ "key": hex(&[7; 32]), "proof": hex(&[8; 16]) }),
+            PeerRequest::Rotate {
+                key: [7; 32],
+                proof: [8; 16],
+            },
         ),
         (
             "withdraw",
@@ -739,12 +746,13 @@ fn realms() {
         ),
         (
             "expelled",
-            json!({ "epoch": 7, "sequence": 70, "group": "cats", "user": "ann" }),
+            json!({ "epoch": 7, "sequence": 70, "group": "cats", "user": "ann", "membership": 9 }),
             PeerRequest::Expelled {
                 epoch,
                 sequence,
                 group,
                 user: from,
+                membership: 9,
             },
         ),
         (

@@ -270,6 +270,12 @@ impl<S: Store> Realm<S> {
                 sequence,
                 group: record.to.parse().ok()?,
                 user: from()?,
+                // One that was queued by an earlier release is about whatever membership there is.
+                membership: record
+                    .body
+                    .as_slice()
+                    .try_into()
+                    .map_or(0, u64::from_be_bytes),
             },
             QueuedKind::Ended => PeerRequest::Ended {
                 epoch,
@@ -377,13 +383,6 @@ impl<S: Store> Realm<S> {
                     .expect(key.clone(), Expected::At(version))
                     .put(key, record.to_value()?);
             }
-        }
-        if outgoing.record.kind == QueuedKind::Expelled
-            && let (Ok(group), Ok(user)) =
-                (outgoing.record.to.parse(), outgoing.record.from.parse())
-        {
-            // From here on the user may join again.
-            batch.delete(records::expelling(peer.realm, group, user));
         }
         if let Some(refusal) = notice {
             append_notice(peer, outgoing, refusal, now, &mut batch)?;

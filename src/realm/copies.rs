@@ -144,14 +144,19 @@ impl<S: Store> Realm<S> {
             user,
             password,
         };
-        let (epoch, known_as) = match self.ask_peer(&peer, &request).await? {
-            Answer::Joined { epoch, known_as } => (epoch, known_as),
+        let (epoch, membership, known_as) = match self.ask_peer(&peer, &request).await? {
+            Answer::Joined {
+                epoch,
+                membership,
+                known_as,
+            } => (epoch, membership, known_as),
             Answer::Refused(refusal) => return Err(refusal.into()),
             _ => return Err(ErrorCode::Internal.into()),
         };
         let member = CopyMemberRecord {
             joined: work.caller.now.wall,
             epoch: Some(epoch),
+            membership,
         };
         let key = records::copy(realm, group);
         let copy = self.find_copy(&mut work.batch, realm, group).await?;
@@ -218,10 +223,16 @@ impl<S: Store> Realm<S> {
         // Of one that has ended only this realm knows. Its realm may have another of that name.
         if !copy.has_ended() {
             let gone = [ErrorCode::NoSuchGroup, ErrorCode::NotAMember];
-            match self
-                .ask_peer(&peer, &PeerRequest::Leave { group, user })
-                .await?
-            {
+            let key = records::copy_member(realm, group, user);
+            let member = self
+                .noted::<CopyMemberRecord>(&mut work.batch, &key)
+                .await?;
+            let leave = PeerRequest::Leave {
+                group,
+                user,
+                membership: member.map_or(0, |(member, _)| member.membership),
+            };
+            match self.ask_peer(&peer, &leave).await? {
                 Answer::Done => {}
                 Answer::Refused(refusal) if gone.contains(&refusal.code) => {}
                 Answer::Refused(refusal) => return Err(refusal.into()),

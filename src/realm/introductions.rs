@@ -9,7 +9,8 @@ use super::{
     storing::Unnoted,
 };
 use crate::{
-    crypto::PublicKey,
+    crypto::{Possession, PublicKey, is_possession, show_possession},
+    faults::{Fault, is_planted},
     store::{Batch, Store, Version},
     wire::{Answer, ErrorCode, PeerRequest, Port, RealmId, Refusal, Text},
 };
@@ -48,11 +49,11 @@ impl<S: Store> Realm<S> {
     /// when the peer has accepted it.
     pub async fn introduce_again(&self, peer: &Peer) -> Carried {
         let mut peer = peer.clone();
-        if peer.knows() != self.own.key {
+        if peer.knows() != self.own.key() {
             if !self.tell_new_key(&peer).await {
                 return Carried::Silent;
             }
-            peer.record.knows = self.own.key.0;
+            peer.record.knows = self.own.key().0;
         }
         match self.introduce(&peer, false).await {
             None => return Carried::Silent,
@@ -65,7 +66,7 @@ impl<S: Store> Realm<S> {
             let current = self.peer(&mut batch, peer.realm).await?;
             let record = PeerRecord {
                 introduced: true,
-                knows: self.own.key.0,
+                knows: self.own.key().0,
                 ..current.record
             };
             let key = records::peer(peer.realm);
@@ -100,8 +101,8 @@ impl<S: Store> Realm<S> {
                 Some(known) if known.key() != *key => return Err(ErrorCode::PeerRefused.into()),
                 Some(known) => {
                     // What comes early may be old; the key there is now is never given up for another.
-                    let knows = if caller.own == Some(self.own.key) {
-                        self.own.key.0
+                    let knows = if caller.own == Some(self.own.key()) {
+                        self.own.key().0
                     } else {
                         known.record.knows
                     };
@@ -156,7 +157,7 @@ impl<S: Store> Realm<S> {
         let record = PeerRecord {
             key: key.0,
             former: Vec::new(),
-            knows: caller.own.unwrap_or(self.own.key).0,
+            knows: caller.own.unwrap_or(self.own.key()).0,
             address: address.into(),
             port,
             src_address,
@@ -175,8 +176,12 @@ impl<S: Store> Realm<S> {
     /// Tells a peer over a link of the key by which it knows this realm that there is another. False when
     /// it is silent. One that does not know the old key (any more) may know the new one.
     async fn tell_new_key(&self, peer: &Peer) -> bool {
-        let key = self.own.key.0;
-        let request = PeerRequest::Rotate { key }.to_bytes();
+        let (old, to) = (peer.knows(), peer.key());
+        let Some(proof) = show_possession(&self.own.secret, &old, &to) else {
+            return false;
+        };
+        let key = self.own.key().0;
+        let request = PeerRequest::Rotate { key, proof }.to_bytes();
         let Some(answer) = self.network.ask(peer, request).await else {
             self.network.silent(peer.realm);
             return false;
@@ -188,12 +193,18 @@ impl<S: Store> Realm<S> {
         true
     }
 
-    /// A peer goes by another key from now on: `old`, which it has proven, vouches for `new`.
+    /// A peer goes by another key from now on: `old`, which it has proven, vouches for `new`, and `proof` shows that it has that, too.
     pub(super) async fn rotated(
         &self,
+        caller: &Caller,
         old: &PublicKey,
-        new: &PublicKey,
+        (new, proof): (&PublicKey, &Possession),
     ) -> Result<Answer, Failure> {
+        let own = caller.own.and_then(|own| self.own.secret_of(&own));
+        let is_theirs = own.is_some_and(|own| is_possession(proof, own, (old, new)));
+        if !is_theirs && !is_planted(Fault::TakeAnyKey) {
+            return Err(ErrorCode::PeerRefused.into());
+        }
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
             let known = self.peer_of(&mut batch, old).await?;

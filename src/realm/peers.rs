@@ -8,7 +8,7 @@ use super::{
     storing::{Notes, Unnoted},
 };
 use crate::{
-    crypto::{PublicKey, same},
+    crypto::{PublicKey, SecretKey, same},
     store::{Batch, Expected, Key, Position, Store, Version, Versioned},
     wire::{
         Answer, Command, ErrorCode, Peer as PeerState, Port, RealmId, Refusal, RegistrationCode,
@@ -45,10 +45,10 @@ pub enum Registration {
 pub struct Own {
     /// How it calls itself.
     pub id: RealmId,
-    /// Its key.
-    pub key: PublicKey,
+    /// Its secret key.
+    pub secret: SecretKey,
     /// The keys it had before, to which it still answers.
-    pub former: Vec<PublicKey>,
+    pub former: Vec<SecretKey>,
     /// Which realms may peer with it.
     pub peering: Peering,
     /// The hosts and ports at which others reach it; the first where nothing else is said.
@@ -60,9 +60,20 @@ pub struct Own {
 }
 
 impl Own {
+    /// Its key.
+    pub fn key(&self) -> PublicKey {
+        self.secret.public()
+    }
+
+    /// The secret half of one of its keys.
+    pub(super) fn secret_of(&self, key: &PublicKey) -> Option<&SecretKey> {
+        let mut all = core::iter::once(&self.secret).chain(&self.former);
+        all.find(|secret| secret.public() == *key)
+    }
+
     /// True when `key` is this realm's, or was.
     pub(super) fn is(&self, key: &PublicKey) -> bool {
-        *key == self.key || self.former.contains(key)
+        self.secret_of(key).is_some()
     }
 }
 
@@ -310,7 +321,7 @@ impl<S: Store> Realm<S> {
             record: PeerRecord {
                 key: key.0,
                 former: Vec::new(),
-                knows: self.own.key.0,
+                knows: self.own.key().0,
                 address: address.0.into(),
                 port: port.0,
                 src_address,
@@ -391,7 +402,7 @@ impl<S: Store> Realm<S> {
                 let record = PeerRecord {
                     key: key.0,
                     former: Vec::new(),
-                    knows: self.own.key.0,
+                    knows: self.own.key().0,
                     address,
                     port,
                     src_address,

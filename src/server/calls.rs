@@ -85,7 +85,8 @@ impl Calls {
                 answer,
             } => {
                 let link = endpoint.link_with(now, &own, key, address);
-                let early = !PeerRequest::carries_password(&bytes);
+                let early =
+                    PeerRequest::parse(&bytes).is_ok_and(|request| request.may_travel_early());
                 let deadline = now + endpoint.rtt(link).map_or(FIRST, |_| LONGEST);
                 if let Some(number) = endpoint.request(now, link, bytes, deadline, early) {
                     let asked = Asked {

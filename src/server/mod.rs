@@ -47,7 +47,7 @@ use tokio::sync::{mpsc, watch};
 pub(crate) use worker::Worker;
 
 use crate::{
-    crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
+    crypto::{ConnectionString, IdentityError, PublicKey},
     host::{Host, Listening},
     realm::{Errand, Failure, Keeping, Network, Own, Realm, Retention},
     store::{Embedded, OpenError, Opening, StoreError, is_full},
@@ -272,8 +272,8 @@ impl Server {
             .collect::<Result<Vec<Listener>, _>>()?;
         let own = Own {
             id,
-            key,
-            former: identity.former.iter().map(SecretKey::public).collect(),
+            secret: identity.current.clone(),
+            former: identity.former.clone(),
             peering: config.realm.peering.into(),
             registration: *registration,
             addresses: listeners.iter().map(Listener::reached_at).collect(),

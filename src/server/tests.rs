@@ -13,6 +13,7 @@ use super::{
     *,
 };
 use crate::{
+    crypto::SecretKey,
     realm::{Caller, Limits, Moment, Peering, Rates, Registration},
     store::{Asked, Batch, Faulty, Key, Prefix, Store, Version},
     subnet::Subnet,
@@ -41,7 +42,7 @@ fn realm_over(store: &Faulty) -> (Arc<Realm<Faulty>>, mpsc::Receiver<Errand>) {
     let identity = SecretKey::from_bytes([9; 32]);
     let own = Own {
         id: "alpha".parse().unwrap(),
-        key: identity.public(),
+        secret: identity.clone(),
         former: Vec::new(),
         peering: Peering::Listed,
         registration: Registration::Open,

@@ -33,7 +33,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 23] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 33] = [
+const FOUND_BY_TESTS: [(Fault, &str); 35] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -125,6 +125,14 @@ const FOUND_BY_TESTS: [(Fault, &str); 33] = [
     (
         Fault::WatchOutlivesSession,
         "realm::tests::watches::a_watch_ends_with_its_session",
+    ),
+    (
+        Fault::TakeAllEarly,
+        "realm::tests::peers::what_undoes_something_does_not_travel_early",
+    ),
+    (
+        Fault::TakeAnyKey,
+        "realm::tests::peers::a_peer_goes_by_no_key_but_its_own",
     ),
     (
         Fault::EndUnsaid,

@@ -109,7 +109,7 @@ impl Site {
         let place = (self.address.ip().to_string(), self.address.port());
         let own = Own {
             id: self.id,
-            key: self.key.public(),
+            secret: self.key.clone(),
             former: Vec::new(),
             peering: Peering::Listed,
             registration: Registration::Open,

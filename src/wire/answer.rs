@@ -82,6 +82,8 @@ pub enum Answer {
     Joined {
         /// The group's epoch.
         epoch: u64,
+        /// The number of the user's membership: whatever is said of it later names it.
+        membership: u64,
         /// The name under which the asking realm is known.
         known_as: RealmId,
     },
@@ -219,8 +221,14 @@ impl Answer {
             }
             REALMS => all(parse_peer)(input).map(|(rest, peers)| (rest, Self::Realms(peers)))?,
             JOINED => {
-                let (rest, (epoch, known_as)) = (be_u64, RealmId::parse).parse(input)?;
-                (rest, Self::Joined { epoch, known_as })
+                let (rest, (epoch, membership, known_as)) =
+                    (be_u64, be_u64, RealmId::parse).parse(input)?;
+                let joined = Self::Joined {
+                    epoch,
+                    membership,
+                    known_as,
+                };
+                (rest, joined)
             }
             UNREAD => {
                 all(parse_unread)(input).map(|(rest, unread)| (rest, Self::Unread(unread)))?
@@ -296,9 +304,14 @@ impl Answer {
                     member.role.emit(out);
                 }
             }
-            Self::Joined { epoch, known_as } => {
+            Self::Joined {
+                epoch,
+                membership,
+                known_as,
+            } => {
                 out.put_u8(JOINED);
                 out.put_u64(*epoch);
+                out.put_u64(*membership);
                 known_as.emit(out);
             }
             Self::Realms(peers) => {
@@ -476,6 +489,7 @@ mod tests {
             }]),
             Answer::Joined {
                 epoch: 7,
+                membership: 8,
                 known_as: "alpha".parse().unwrap(),
             },
             Answer::Refused(Refusal::too_large(16_384)),

@@ -152,8 +152,6 @@ records! {
     LinkedRecord {}
     /// Names the log of the groups that have had a name, of which there is none now.
     GroupLogRecord { log: u64 }
-    /// A member of a group.
-    MemberRecord { moderator: bool, joined: u32 }
     /// Says that something has changed, by its version.
     ChangedRecord {}
     /// How many users of another realm are in a group.
@@ -215,6 +213,8 @@ changed_records! {
     /// An owner of numbers has had no session since this time of the realm's running, and the newest of its records is of that version.
     /// `is_session`: it was a session of nobody's device, which has ended.
     IdleRecord { since: u32, newest: u64; is_session: bool = (_old) false } was FirstIdleRecord
+    /// A member of a group. `membership` tells that of a user of another realm from others of the same user, before and after it.
+    MemberRecord { moderator: bool, joined: u32; membership: u64 = (_old) 0 } was FirstMemberRecord
     /// A group. The owner is a member like any other. `log` names its log, which it has from the groups of that name
     /// before it; its own entries stand behind the position `floor`.
     GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64, realms: Vec<String>; log: u64 = (old) old.epoch, floor: u64 = (_old) 0 } was FirstGroupRecord
@@ -227,7 +227,7 @@ pub enum QueuedKind {
     Private,
     /// A message to a group that lives there.
     Group,
-    /// Word that a user of that realm is a member of a group no more.
+    /// Word that a user of that realm is a member of a group no more. The number of the membership is the body.
     Expelled,
     /// Word that a group has ended, of which users of that realm are members. Its epoch is the body.
     Ended,

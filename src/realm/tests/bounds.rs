@@ -3,6 +3,7 @@
 use super::{
     acts::{BOUND, group, user},
     held::{Held, add_peer, give, realm_of},
+    peers::rotate,
     *,
 };
 use crate::store::{Key, PageLimit};
@@ -117,9 +118,13 @@ async fn a_peer_changes_its_key_so_often_and_no_more() {
     let store = Held::default();
     let realm = realm_of(&store);
     add_peer(&realm, 100, "beta").await;
+    let mut key = PublicKey([100; 32]);
     for n in 100..165 {
-        let rotate = PeerRequest::Rotate { key: [n + 1; 32] };
-        let answer = give(&realm, n, &rotate.to_bytes()).await;
+        let new = SecretKey::from_bytes([n + 1; 32]);
+        let rotate = rotate(key, &new).to_bytes();
+        let answer = realm.handle(&caller(Some(key), MOMENT), &rotate).await;
+        let answer = Answer::parse(&answer).unwrap();
+        key = new.public();
         let wanted = if n < 164 {
             Answer::Done
         } else {

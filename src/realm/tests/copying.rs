@@ -84,7 +84,11 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
         password: Password(b""),
     };
     let known_as = "alpha".parse().unwrap();
-    let joined = vec![Answer::Joined { epoch: 1, known_as }];
+    let joined = vec![Answer::Joined {
+        epoch: 1,
+        membership: 1,
+        known_as,
+    }];
     let (answer, ()) = tokio::join!(
         fixture.ask(device(1), join),
         answer_all(&mut errands, joined)

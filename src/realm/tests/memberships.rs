@@ -42,6 +42,7 @@ fn put_copies(store: &Held, who: &str, first: usize, count: usize, is_listed: bo
         let member = records::CopyMemberRecord {
             joined: 1,
             epoch: Some(7),
+            membership: 0,
         };
         batch
             .put(records::copy(beta, name), copy.to_value().unwrap())
@@ -156,6 +157,7 @@ async fn who_leaves_while_copies_are_listed_is_not_listed() {
             sequence: OperationNumber(1),
             group: group("g00000"),
             user: user("ann"),
+            membership: 0,
         };
         assert_eq!(give(&realm, BETA, &expelled.to_bytes()).await, STORED);
         store.hold.release.notify_one();

@@ -75,8 +75,8 @@ fn realm_over<S: Store>(store: S, change: impl FnOnce(&mut Own, &mut Limits)) ->
     let identity = SecretKey::from_bytes([9; 32]);
     let mut own = Own {
         id: "alpha".parse().unwrap(),
-        key: identity.public(),
-        former: vec![PublicKey([8; 32])],
+        secret: identity.clone(),
+        former: vec![SecretKey::from_bytes([8; 32])],
         peering: Peering::Listed,
         registration: Registration::Open,
         addresses: vec![("192.0.2.1".into(), 6377)],
@@ -85,6 +85,11 @@ fn realm_over<S: Store>(store: S, change: impl FnOnce(&mut Own, &mut Limits)) ->
     change(&mut own, &mut limits);
     let (network, _) = Network::new();
     Realm::new(store, &identity, own, limits, network, [1; 32]).unwrap()
+}
+
+/// The key of the realm that is tested.
+fn realm_key() -> PublicKey {
+    SecretKey::from_bytes([9; 32]).public()
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "as a caller has it")]
@@ -155,7 +160,7 @@ fn caller(device: Option<PublicKey>, now: Moment) -> Caller {
     Caller {
         device,
         subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
-        own: None,
+        own: device.map(|_| realm_key()),
         early: false,
         operation: OperationNumber(0),
         room: 1100,

@@ -221,6 +221,7 @@ async fn damage_to_one_ended_group_holds_no_other_up() {
                 let record = records::CopyMemberRecord {
                     joined: 1,
                     epoch: Some(7),
+                    membership: 0,
                 };
                 batch.put(member(of), record.to_value().unwrap());
                 let which = (Some(of), crew);
