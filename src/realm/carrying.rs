@@ -5,8 +5,8 @@ use super::{
     Failure, Moment, Outcome, Realm,
     peers::Peer,
     records::{
-        self, CursorRecord, EntryRecord, OperationRecord, Owner, PeerRecord, Place, QueuedKind,
-        QueuedRecord, Record as _, RecordedAnswer,
+        self, CursorRecord, EntryRecord, OperationRecord, Owner, Place, QueuedKind, QueuedRecord,
+        Record as _, RecordedAnswer,
     },
     storing::Unnoted,
 };
@@ -76,6 +76,14 @@ impl Outgoing {
     /// Its place in the queue.
     pub const fn position(&self) -> u64 {
         self.position
+    }
+
+    /// In which epoch it is numbered.
+    const fn epoch(&self, peer: &Peer) -> u64 {
+        match self.record.epoch {
+            0 => peer.record.epoch,
+            epoch => epoch,
+        }
     }
 
     /// For how many seconds of the realm's running time it has been waiting.
@@ -178,8 +186,12 @@ impl<S: Store> Realm<S> {
             }
             Some(Answer::Done) => self.set_aside(&current, outgoing).await,
             Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::NumberReused => {
-                // This realm's memory is older than the peer's: its numbers mean other messages there.
-                self.begin_epoch(&current).await
+                // Its number means another message there: this realm's memory is older than the peer's, or the peer lies.
+                let moved = self.number_anew(&current, outgoing).await;
+                return match self.carried(moved) {
+                    Carried::Settled if outgoing.record.epoch != 0 => Carried::Refused,
+                    carried => carried,
+                };
             }
             Some(answer) => self.settle(&current, outgoing, &answer, now.wall).await,
         };
@@ -202,7 +214,7 @@ impl<S: Store> Realm<S> {
 
     async fn ask_to_withdraw(&self, peer: &Peer, outgoing: &Outgoing) -> Option<Answer> {
         let request = PeerRequest::Withdraw {
-            epoch: peer.record.epoch,
+            epoch: outgoing.epoch(peer),
             sequence: OperationNumber(outgoing.position),
         };
         let answer = self.network.ask_patiently(peer, request.to_bytes()).await?;
@@ -213,16 +225,11 @@ impl<S: Store> Realm<S> {
     async fn set_aside(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
         let record = QueuedRecord {
             set_aside: true,
+            epoch: self.epoch,
             ..outgoing.record.clone()
         };
-        let mut batch = self.leave_queue(peer, outgoing.position).await?;
-        batch.append(records::queue(peer.realm), record.to_value()?);
-        let placed = self.commit_placed(batch).await?;
         tracing::warn!(peer = %peer.realm, "a peer does not take a message; it waits behind the others now");
-        if let Some(position) = placed.iter().flatten().next() {
-            self.expiries.note(peer.realm, position.0, &record);
-        }
-        Ok(placed.is_some())
+        self.queue_again(peer, outgoing, &record).await
     }
 
     /// Puts word of memberships that has waited for as long as a message may behind the others, where it goes on waiting: those
@@ -235,16 +242,15 @@ impl<S: Store> Realm<S> {
     ) -> Result<bool, Failure> {
         let record = QueuedRecord {
             queued: running,
+            epoch: self.epoch,
             ..outgoing.record.clone()
         };
-        let mut batch = self.leave_queue(peer, outgoing.position).await?;
-        batch.append(records::queue(peer.realm), record.to_value()?);
-        Ok(matches!(self.commit(batch).await?, Outcome::Durable))
+        self.queue_again(peer, outgoing, &record).await
     }
 
     async fn ask_to_deliver(&self, peer: &Peer, outgoing: &Outgoing) -> Option<Answer> {
         let record = &outgoing.record;
-        let (epoch, sequence) = (peer.record.epoch, OperationNumber(outgoing.position));
+        let (epoch, sequence) = (outgoing.epoch(peer), OperationNumber(outgoing.position));
         let content = record.content;
         let from = || record.from.parse().ok();
         let message = Body(&record.body);
@@ -292,19 +298,30 @@ impl<S: Store> Realm<S> {
         Answer::parse(&answer).ok()
     }
 
-    /// From here on messages are numbered anew for a peer.
-    async fn begin_epoch(&self, peer: &Peer) -> Result<bool, Failure> {
-        let record = PeerRecord {
-            epoch: u64::from_be_bytes(self.random()),
-            ..peer.record.clone()
+    /// Puts a message behind the others, numbered in an epoch of which the peer has never heard.
+    async fn number_anew(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
+        let record = QueuedRecord {
+            epoch: u64::from_be_bytes(self.random()).max(1),
+            ..outgoing.record.clone()
         };
-        let key = records::peer(peer.realm);
-        let mut batch = Batch::new();
-        batch
-            .expect(key.clone(), Expected::At(peer.version))
-            .put(key, record.to_value()?);
-        self.commit(batch).await?;
-        Ok(true)
+        tracing::warn!(peer = %peer.realm, "the number of a message means another to a peer; it is numbered anew, behind the others");
+        self.queue_again(peer, outgoing, &record).await
+    }
+
+    /// A message waits behind the others from now on, as `record` says. False on a conflict.
+    async fn queue_again(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        record: &QueuedRecord,
+    ) -> Result<bool, Failure> {
+        let mut batch = self.leave_queue(peer, outgoing.position).await?;
+        batch.append(records::queue(peer.realm), record.to_value()?);
+        let placed = self.commit_placed(batch).await?;
+        if let Some(position) = placed.iter().flatten().next() {
+            self.expiries.note(peer.realm, position.0, record);
+        }
+        Ok(placed.is_some())
     }
 
     /// What has come of a message, once that is written down.

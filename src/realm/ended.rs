@@ -38,7 +38,7 @@ impl<S: Store> Realm<S> {
                 // from ending. Each such word takes the place of a membership that the peer has asked for.
                 let kind = QueuedKind::Ended;
                 let life = group.record.epoch.to_be_bytes();
-                Self::queue_word(&peer, (kind, ""), group.name, &life, work)?;
+                self.queue_word(&peer, (kind, ""), group.name, &life, work)?;
             }
         }
         let batch = &mut work.batch;

@@ -140,6 +140,8 @@ pub struct Realm<S> {
     session_ids: MacKey,
     /// Makes what stands for them in the store.
     session_hashes: MacKey,
+    /// In which all is numbered that is queued for peers until this realm is made again: a store may have been restored by then.
+    epoch: u64,
     rng: Mutex<StdRng>,
     /// Set for good when the store fails.
     failed: watch::Sender<Option<StoreError>>,
@@ -183,6 +185,12 @@ impl Work<'_> {
     }
 }
 
+/// An epoch of the queues to peers.
+fn epoch(rng: &mut StdRng) -> u64 {
+    // 0 stands for none.
+    rng.next_u64().max(1)
+}
+
 impl<S: Store> Realm<S> {
     /// The realm over what `store` holds. `lasting` is a secret that stays whatever key the realm has: it
     /// makes session ids. Randomness comes from `seed`.
@@ -213,6 +221,7 @@ impl<S: Store> Realm<S> {
             limits,
             session_ids: MacKey::derive(lasting, "session ids"),
             session_hashes: MacKey::derive(lasting, "session hashes"),
+            epoch: epoch(&mut rng),
             rng: Mutex::new(rng),
             failed: watch::Sender::new(None),
         })

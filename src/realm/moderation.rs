@@ -110,7 +110,7 @@ impl<S: Store> Realm<S> {
         {
             let word = (QueuedKind::Expelled, who.user.as_str());
             let membership = member.membership.to_be_bytes();
-            Self::queue_word(&peer, word, group.name, &membership, work)?;
+            self.queue_word(&peer, word, group.name, &membership, work)?;
         }
         Ok(())
     }

@@ -136,6 +136,7 @@ impl<S: Store> Realm<S> {
                 owner: owner.bytes().to_vec(),
                 number,
             }),
+            epoch: self.epoch,
         };
         // Whoever removes the peer meanwhile leaves no message behind.
         work.batch
@@ -147,6 +148,7 @@ impl<S: Store> Realm<S> {
     /// Adds to the work's batch that a peer is to hear of its users' memberships in a group: that `from` is in it no more, or that
     /// it has ended.
     pub(super) fn queue_word(
+        &self,
         peer: &Peer,
         (kind, from): (QueuedKind, &str),
         group: GroupName,
@@ -164,6 +166,7 @@ impl<S: Store> Realm<S> {
             set_aside: false,
             lifetime: QUEUED_LIFETIME_SECONDS,
             operation: None,
+            epoch: self.epoch,
         };
         work.batch
             .append(records::queue(peer.realm), queued.to_value()?);

@@ -162,14 +162,10 @@ records! {
     BanRecord { since: u32 }
     /// Another realm, under the name by which this one knows it. `introduced`: it has accepted the
     /// peering; `added`: an operator here wants it, and it did not only introduce itself; `former`: the keys
-    /// it had before, the latest first; `knows`: the key by which it knows this realm.
+    /// it had before, the latest first; `knows`: the key by which it knows this realm; `epoch`: in which messages are numbered that an earlier release has queued.
     PeerRecord { key: [u8; 32], former: Vec<[u8; 32]>, knows: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool, added: bool }
     /// The name under which a key is known.
     PeerName { realm: String }
-    /// A message on its way to another realm. `source`: by which of this realm's addresses, if not the peering's;
-    /// `set_aside`: it has made way for others, because the peer would not take it; `lifetime`: for how many seconds it
-    /// is worth delivering.
-    QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, #[serde(with = "serde_bytes")] body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool, lifetime: u32 }
     /// A message has been given back to its sender before its turn in the queue.
     ReturnedRecord {}
     /// The command that queued a message, which the other realm's verdict answers.
@@ -187,15 +183,15 @@ records! {
 macro_rules! changed_records {
     ($(
         $(#[$doc:meta])*
-        $Name:ident { $($field:ident: $Type:ty),* ; $($added:ident: $Added:ty = ($old:ident) $value:expr),* } was $First:ident
+        $Name:ident { $($(#[$how:meta])* $field:ident: $Type:ty),* ; $($added:ident: $Added:ty = ($old:ident) $value:expr),* } was $First:ident
     )*) => { $(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub struct $Name { $(pub $field: $Type,)* $(pub $added: $Added),* }
+        pub struct $Name { $($(#[$how])* pub $field: $Type,)* $(pub $added: $Added),* }
 
         /// The same in format 1.
         #[derive(Serialize, Deserialize)]
-        struct $First { $($field: $Type),* }
+        struct $First { $($(#[$how])* $field: $Type),* }
 
         impl Record for $Name {
             const FORMAT: u8 = FORMAT_2;
@@ -215,6 +211,10 @@ changed_records! {
     IdleRecord { since: u32, newest: u64; is_session: bool = (_old) false } was FirstIdleRecord
     /// A member of a group. `membership` tells that of a user of another realm from others of the same user, before and after it.
     MemberRecord { moderator: bool, joined: u32; membership: u64 = (_old) 0 } was FirstMemberRecord
+    /// A message on its way to another realm. `source`: by which of this realm's addresses, if not the peering's;
+    /// `set_aside`: it has made way for others, because the peer would not take it; `lifetime`: for how many seconds it
+    /// is worth delivering; `epoch`: in which it is numbered, or 0 for that of the peering.
+    QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, #[serde(with = "serde_bytes")] body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool, lifetime: u32; epoch: u64 = (_old) 0 } was FirstQueuedRecord
     /// A group. The owner is a member like any other. `log` names its log, which it has from the groups of that name
     /// before it; its own entries stand behind the position `floor`.
     GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64, realms: Vec<String>; log: u64 = (old) old.epoch, floor: u64 = (_old) 0 } was FirstGroupRecord

@@ -139,6 +139,7 @@ async fn ended_group_is_told_beyond_the_bound_of_the_queue() {
         source: None,
         set_aside: false,
         lifetime: 1000,
+        epoch: 1,
     };
     let mut batch = Batch::new();
     for _ in 0..4096 {

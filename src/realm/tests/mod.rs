@@ -24,6 +24,8 @@ mod stops;
 mod traces;
 mod watches;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use tempfile::TempDir;
 
 use super::{records::Record as _, *};
@@ -84,7 +86,11 @@ fn realm_over<S: Store>(store: S, change: impl FnOnce(&mut Own, &mut Limits)) ->
     };
     change(&mut own, &mut limits);
     let (network, _) = Network::new();
-    Realm::new(store, &identity, own, limits, network, [1; 32]).unwrap()
+    // No two begin with the same, as no two processes do.
+    static BEGUN: AtomicU64 = AtomicU64::new(1);
+    let mut seed = [1; 32];
+    seed[..8].copy_from_slice(&BEGUN.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    Realm::new(store, &identity, own, limits, network, seed).unwrap()
 }
 
 /// The key of the realm that is tested.
