@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 
 use rand::Rng as _;
+use smallvec::SmallVec;
 
 use super::{
     Endpoint, Event, LinkId,
@@ -156,6 +157,16 @@ impl Endpoint {
         let (own, Some(peer)) = (slot.own, slot.peer) else {
             return;
         };
+        // It may have forgotten the links that it opened before, and then nothing that waits on them is ever answered.
+        let links = self.by_peer.get(&peer).map_or(&[][..], |links| links);
+        let is_asked = |id: &&LinkId| {
+            let slot = self.slots.get(id);
+            **id != theirs && slot.is_some_and(|slot| slot.own == own && slot.link.is_waiting())
+        };
+        let asked: SmallVec<[LinkId; 2]> = links.iter().filter(is_asked).copied().collect();
+        for before in asked {
+            self.move_requests(now, before, theirs);
+        }
         let Some(ours) = self.dialed.get(&peer).copied() else {
             return;
         };

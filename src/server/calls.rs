@@ -13,8 +13,8 @@ use crate::{
 
 /// For how long nothing may be heard of a peer while somebody waits, beyond three round trips.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The same where nobody does.
-const PATIENCE_ALONE: Duration = Duration::from_mins(3);
+/// The same where nobody does, beyond six: an answer may take longer, where the way is narrow, and asking again takes more of it.
+const PATIENCE_ALONE: Duration = Duration::from_secs(20);
 /// How long a question is asked at most.
 const LONGEST: Duration = Duration::from_mins(30);
 /// How long a peer that was never heard is asked on, to learn how far away it is.
@@ -59,12 +59,11 @@ impl Asked {
         let heard = endpoint
             .heard(link)
             .map_or(self.since, |heard| heard.max(self.since));
-        let patience = if self.is_awaited {
-            PATIENCE
-        } else {
-            PATIENCE_ALONE
-        };
-        heard + patience + endpoint.rtt(link).unwrap_or_default() * 3
+        match (self.is_awaited, endpoint.rtt(link)) {
+            (true, rtt) => heard + PATIENCE + rtt.unwrap_or_default() * 3,
+            (false, Some(rtt)) => heard + PATIENCE_ALONE + rtt * 6,
+            (false, None) => heard + FIRST,
+        }
     }
 }
 

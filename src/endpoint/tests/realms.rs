@@ -323,3 +323,24 @@ fn a_link_between_realms_is_replaced_while_both_ask_on_it() {
         assert!(closed >= Some(least), "seed {seed}: {closed:?} replaced");
     }
 }
+
+/// PEER-12: what waits on a link that its opener has forgotten is asked on the one that it opens next. It waited for minutes, though the peer
+/// was heard: behind an address that has changed nobody can tell the other side that its link is gone.
+#[test]
+fn what_waits_on_a_forgotten_link_moves_to_the_next() {
+    let mut realms = Realms::new(1, 0.0);
+    realms.ask(0);
+    realms.settle();
+    realms.sides[0].endpoint = endpoint(1, 7);
+    realms.sides[0].address = SocketAddr::from(([10, 0, 0, 3], 6377));
+    realms.ask(1);
+    for _ in 0..20 {
+        realms.carry();
+    }
+    assert_eq!(realms.answered(), [1, 0]);
+    let before = realms.now;
+    realms.ask(0);
+    realms.settle();
+    assert_eq!(realms.answered(), [2, 1]);
+    assert!(realms.now <= before + RTT * 5, "a few round trips");
+}
