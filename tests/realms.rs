@@ -226,10 +226,6 @@ fn a_message_to_a_peer_that_is_away_is_queued_and_arrives_once() {
         );
     }
     assert_eq!(pair.peer("ann")["queued"], 2);
-    assert_eq!(
-        pair.home.run("ann", &["removerealm", "beta"]).error(1),
-        "queue-full"
-    );
     pair.alpha.kill();
     pair.alpha.start_again();
     assert_eq!(pair.peer("ann")["queued"], 2, "a queue outlives its realm");
@@ -238,7 +234,32 @@ fn a_message_to_a_peer_that_is_away_is_queued_and_arrives_once() {
     pair.until("both arrive", || pair.home.texts("bob").len() >= 3);
     assert_eq!(pair.home.texts("bob"), ["one", "two", "three"]);
     pair.until("the queue is empty", || pair.peer("ann")["queued"] == 0);
+}
+
+/// PEER-22: a realm that is gone for good can be removed; what waits for it comes back, and its users are in no group any more. The answer
+/// was that the queue is full, and whoever had the name next was a member of its groups.
+#[test]
+fn a_dead_peer_is_removed_with_all_that_was_its() {
+    let mut pair = Pair::peered();
+    pair.home
+        .run("ann", &["addgroup", "crew", "--no-password"])
+        .ok();
+    pair.home
+        .run("bob", &["joingrouprealm", "alpha", "crew", "--no-password"])
+        .ok();
+    pair.beta.kill();
+    let waits = pair.send("ann", "beta", "bob", "are you there?").ok();
+    assert_eq!(waits["state"], "queued");
     pair.home.run("ann", &["removerealm", "beta"]).ok();
+    pair.until("it comes back", || !pair.home.texts("ann").is_empty());
+    assert!(pair.home.texts("ann")[0].contains("are you there?"));
+    pair.until("nobody of it is a member", || {
+        pair.home.run("ann", &["members", "crew"]).objects().len() == 1
+    });
+    assert_eq!(
+        pair.send("ann", "beta", "bob", "again").error(1),
+        "no-such-realm"
+    );
 }
 
 /// PEER-6: what fails after its sender has gone on comes back as a notice; and one that fails holds up

@@ -138,7 +138,7 @@ impl<S: Store> Realm<S> {
         } else {
             REFUSED_MAX
         };
-        match self.is_returned(&current, outgoing).await {
+        match self.is_returned(current.realm, outgoing).await {
             Ok(false) => {}
             Ok(true) => {
                 let dropped = self.drop_returned(&current, outgoing).await;
@@ -315,7 +315,7 @@ impl<S: Store> Realm<S> {
         outgoing: &Outgoing,
         record: &QueuedRecord,
     ) -> Result<bool, Failure> {
-        let mut batch = self.leave_queue(peer, outgoing.position).await?;
+        let mut batch = self.leave_queue(peer.realm, outgoing.position).await?;
         batch.append(records::queue(peer.realm), record.to_value()?);
         let placed = self.commit_placed(batch).await?;
         if let Some(position) = placed.iter().flatten().next() {
@@ -344,19 +344,24 @@ impl<S: Store> Realm<S> {
         answer: &Answer,
         now: u32,
     ) -> Result<bool, Failure> {
-        let batch = self.leave_queue(peer, outgoing.position).await?;
-        self.conclude(peer, outgoing, answer, now, batch).await
+        let batch = self.leave_queue(peer.realm, outgoing.position).await?;
+        self.conclude(peer.realm, outgoing, answer, now, batch)
+            .await
     }
 
     /// A batch by which the next message in turn leaves the queue.
-    pub(super) async fn leave_queue(&self, peer: &Peer, position: u64) -> Result<Batch, Failure> {
-        let (_, expected) = self.settled(peer.realm).await?;
-        let key = records::settled(peer.realm);
+    pub(super) async fn leave_queue(
+        &self,
+        realm: RealmId,
+        position: u64,
+    ) -> Result<Batch, Failure> {
+        let (_, expected) = self.settled(realm).await?;
+        let key = records::settled(realm);
         let mut batch = Batch::new();
         batch
             .expect(key.clone(), expected)
             .put(key, CursorRecord { position }.to_value()?)
-            .trim(records::queue(peer.realm), Position(position + 1));
+            .trim(records::queue(realm), Position(position + 1));
         Ok(batch)
     }
 
@@ -364,7 +369,7 @@ impl<S: Store> Realm<S> {
     /// on, and a sender who is not waiting any more is told of what failed. False on a conflict.
     pub(super) async fn conclude(
         &self,
-        peer: &Peer,
+        realm: RealmId,
         outgoing: &Outgoing,
         answer: &Answer,
         now: u32,
@@ -402,7 +407,7 @@ impl<S: Store> Realm<S> {
             }
         }
         if let Some(refusal) = notice {
-            append_notice(peer, outgoing, refusal, now, &mut batch)?;
+            append_notice(realm, outgoing, refusal, now, &mut batch)?;
         }
         let outcome = self.commit(batch).await?;
         if let (Outcome::Durable, Some(settling)) = (&outcome, settling) {
@@ -414,7 +419,7 @@ impl<S: Store> Realm<S> {
 
 /// Adds to `batch` that the sender is told that a message was not delivered.
 fn append_notice(
-    peer: &Peer,
+    realm: RealmId,
     outgoing: &Outgoing,
     refusal: Refusal,
     now: u32,
@@ -434,7 +439,7 @@ fn append_notice(
         time: now,
         content: CONTENT_NOTICE,
         user: record.to.clone(),
-        realm: Some(peer.realm.as_str().into()),
+        realm: Some(realm.as_str().into()),
         body: text.into_bytes(),
     };
     batch.append(Place::private(sender).log, notice.to_value()?);

@@ -239,7 +239,11 @@ fn put_realm_members(
     Ok(())
 }
 
-fn put_realms(group: &Group, realms: Vec<String>, batch: &mut Batch) -> Result<(), Failure> {
+pub(super) fn put_realms(
+    group: &Group,
+    realms: Vec<String>,
+    batch: &mut Batch,
+) -> Result<(), Failure> {
     let record = GroupRecord {
         realms,
         ..group.record.clone()

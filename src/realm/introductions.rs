@@ -120,6 +120,7 @@ impl<S: Store> Realm<S> {
                     known.realm
                 }
                 None => {
+                    self.check_departed(realm, &mut batch).await?;
                     let peer = self.new_peer(caller, key, realm, (address, port)).await?;
                     Self::put_new_peer(&peer, &mut batch)?;
                     realm

@@ -9,6 +9,7 @@ mod accounts;
 mod carrying;
 mod copies;
 mod cursors;
+mod departing;
 mod ended;
 mod expiry;
 mod failure;

@@ -2,7 +2,7 @@
 
 use super::{
     Failure, Known, Realm, Work,
-    carrying::{Outgoing, QUEUED_LIFETIME_SECONDS},
+    carrying::QUEUED_LIFETIME_SECONDS,
     operations::fingerprint,
     peers::Peer,
     records::{
@@ -19,9 +19,6 @@ use crate::{
 
 /// Messages that may wait for a peer: at the longest each, 64 MiB.
 const QUEUE_MAX: u64 = 4096;
-
-/// What waits for a peer and is read at once, to find out whether any of it is a message.
-const WORDS_AT_ONCE: usize = 16;
 
 /// For how many seconds a message is worth delivering.
 fn lifetime(options: &Options) -> Result<u32, Failure> {
@@ -227,31 +224,6 @@ impl<S: Store> Realm<S> {
             }
         }
         Ok(count)
-    }
-
-    /// True when a message that somebody wrote waits for a peer behind a position of its queue.
-    pub(super) async fn has_messages(
-        &self,
-        realm: RealmId,
-        mut after: Position,
-    ) -> Result<bool, Failure> {
-        let log = records::queue(realm);
-        let limit = PageLimit {
-            entries: WORDS_AT_ONCE,
-            bytes: usize::MAX,
-        };
-        loop {
-            let page = self.store.read(&log, after, limit).await?;
-            for (position, value) in &page.entries {
-                if !Outgoing::read(*position, value)?.is_word() {
-                    return Ok(true);
-                }
-                after = *position;
-            }
-            if !page.more {
-                return Ok(false);
-            }
-        }
     }
 
     /// Wakes when a message to a peer has been queued.

@@ -4,12 +4,12 @@ use super::{
     Caller, Failure, Outcome, Realm, Work,
     limits::PEERS_MAX,
     network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
-    records::{self, CursorRecord, PeerName, PeerRecord, Record as _, SessionRecord},
+    records::{self, ChangedRecord, PeerName, PeerRecord, Record as _, SessionRecord},
     storing::{Notes, Unnoted},
 };
 use crate::{
     crypto::{PublicKey, SecretKey, same},
-    store::{Batch, Expected, Key, Position, Store, Version, Versioned},
+    store::{Batch, Expected, Key, Store, Version, Versioned},
     wire::{
         Answer, Command, ErrorCode, Peer as PeerState, Port, RealmId, Refusal, RegistrationCode,
         Sent, SessionRef, Text,
@@ -332,6 +332,7 @@ impl<S: Store> Realm<S> {
             },
             version: Version(0),
         };
+        self.check_departed(realm, &mut work.batch).await?;
         let answer = match self.introduce(&peer, true).await {
             Some(Answer::Done) => {
                 peer.record.introduced = true;
@@ -399,6 +400,7 @@ impl<S: Store> Realm<S> {
                 }
                 batch.put(records::peer(realm), record.to_value()?);
             } else {
+                self.check_departed(realm, &mut batch).await?;
                 let record = PeerRecord {
                     key: key.0,
                     former: Vec::new(),
@@ -438,29 +440,16 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         self.operator(work, session).await?;
         let peer = self.peer(&mut work.batch, realm).await?;
-        let queue = records::queue(realm);
-        let end = self.store.last(&queue).await?;
-        work.batch.expect_end(queue, end);
-        let (settled, expected) = self.settled(realm).await?;
-        if self.has_messages(realm, Position(settled)).await? {
-            // What waits would be lost without a word.
-            return Err(ErrorCode::QueueFull.into());
-        }
-        // What this realm itself had to say there of memberships nobody misses.
-        if settled < end.0 {
-            let key = records::settled(realm);
-            let position = end.0;
-            work.batch
-                .expect(key.clone(), expected)
-                .put(key, CursorRecord { position }.to_value()?)
-                .trim(records::queue(realm), Position(position + 1));
-        }
         work.batch
             .delete(records::peer(realm))
             .delete(records::peer_name(&peer.key()));
         for former in &peer.record.former {
             work.batch.delete(records::peer_name(&PublicKey(*former)));
         }
+        let departs = ChangedRecord {}.to_value()?;
+        work.batch.put(records::departure(realm), departs);
+        // What it leaves behind ends step by step.
+        work.ends = true;
         Ok(Answer::Done)
     }
 

@@ -277,6 +277,11 @@ pub fn group(name: GroupName) -> Key {
     key(&[b"g/", name.as_bytes()])
 }
 
+/// All groups of this realm.
+pub fn groups() -> Prefix {
+    Prefix(concat(&[b"g/"]))
+}
+
 fn of_group(kind: &[u8], group: GroupName, epoch: u64) -> NameBytes {
     let epoch = epoch.to_be_bytes();
     concat(&[kind, group.as_bytes(), b"/", &epoch, b"/"])
@@ -329,6 +334,11 @@ pub fn member_in(key: &Key, prefix: &Prefix) -> Option<Sender> {
     name_in(key, prefix)
 }
 
+/// Who is banned from a group.
+pub fn bans(group: GroupName, epoch: u64) -> Prefix {
+    Prefix(of_group(b"b/", group, epoch))
+}
+
 pub fn ban(group: GroupName, epoch: u64, who: &Sender) -> Key {
     key(&[&of_group(b"b/", group, epoch), who.to_string().as_bytes()])
 }
@@ -369,6 +379,15 @@ pub fn peers() -> Prefix {
 
 pub fn peer_name(key_of: &PublicKey) -> Key {
     key(&[b"k/", &key_of.0])
+}
+
+/// The realms that were removed and have left something behind that has not ended yet.
+pub fn departures() -> Prefix {
+    Prefix(concat(&[b"D/"]))
+}
+
+pub fn departure(realm: RealmId) -> Key {
+    key(&[b"D/", realm.as_bytes()])
 }
 
 pub fn settled(realm: RealmId) -> Key {

@@ -192,6 +192,11 @@ pub fn words(realm: RealmId, group: GroupName) -> Key {
     key(&[b"q/", realm.as_bytes(), b"/", &hash[..1]])
 }
 
+/// All of these of one peer.
+pub fn words_of(realm: RealmId) -> Prefix {
+    Prefix(concat(&[b"q/", realm.as_bytes(), b"/"]))
+}
+
 pub fn copies(realm: RealmId) -> Prefix {
     Prefix(concat(&[b"x/", realm.as_bytes(), b"/"]))
 }

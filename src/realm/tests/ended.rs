@@ -8,7 +8,7 @@ use super::{
 use crate::store::{Key, PageLimit, Prefix};
 
 pub const BETA: u8 = 50;
-const GAMMA: u8 = 51;
+pub const GAMMA: u8 = 51;
 const EPOCH: u64 = 7;
 
 pub async fn done(realm: &Realm<Held>, n: u8, command: Command<'_>) {
@@ -280,7 +280,7 @@ fn ended(sequence: u64, name: &str, life: u64) -> PeerRequest<'static> {
 }
 
 /// The notices that a user has.
-fn notices(store: &Held, who: &str) -> Vec<(String, String)> {
+pub fn notices(store: &Held, who: &str) -> Vec<(String, String)> {
     let all = PageLimit {
         entries: usize::MAX,
         bytes: usize::MAX,
@@ -537,6 +537,7 @@ async fn ended_is_told_however_long_the_peer_is_away() {
         realm: "beta".parse().unwrap(),
     };
     done(&realm, 1, remove).await;
+    assert!(realm.do_chores(NOW).await);
     assert!(realm.next_outgoing(beta.realm).await.unwrap().is_none());
     assert_eq!(realm.queued(beta.realm).await.unwrap(), 0);
 }

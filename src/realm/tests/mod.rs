@@ -3,6 +3,7 @@
 mod acts;
 mod bounds;
 mod copying;
+mod departing;
 mod doubt;
 mod ended;
 mod expelled;
