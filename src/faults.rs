@@ -108,6 +108,10 @@ pub enum Fault {
     TakeAllEarly,
     /// A peer may go by anybody's key.
     TakeAnyKey,
+    /// A message leaves its queue although it has left it.
+    SettleTwice,
+    /// Whether who asks is a peer is looked at once.
+    ForgetRemoval,
     /// Anybody may have kept as much as they like.
     StoreWithoutShare,
     /// One account may hold all that watches may.

@@ -151,6 +151,7 @@ impl<S: Store> Realm<S> {
             let moved = self.move_back(&current, outgoing, now.running).await;
             return self.carried(moved);
         }
+        let mut is_withdrawn = false;
         let answer = if expired {
             Some(Answer::Refused(ErrorCode::RealmUnreachable.into()))
         } else if outgoing.is_worthless(now) {
@@ -161,6 +162,7 @@ impl<S: Store> Realm<S> {
                 other => other,
             })
         } else if refused >= patience && self.has_more(peer.realm, outgoing).await {
+            is_withdrawn = true;
             self.ask_to_withdraw(&current, outgoing).await
         } else {
             self.ask_to_deliver(&current, outgoing).await
@@ -184,7 +186,12 @@ impl<S: Store> Realm<S> {
                 self.network.heard(peer.realm, now.wall);
                 return Carried::Refused;
             }
-            Some(Answer::Done) => self.set_aside(&current, outgoing).await,
+            Some(Answer::Done) if is_withdrawn => self.set_aside(&current, outgoing).await,
+            // It says nothing of a message that was brought.
+            Some(Answer::Done) => {
+                self.network.heard(peer.realm, now.wall);
+                return Carried::Refused;
+            }
             Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::NumberReused => {
                 // Its number means another message there: this realm's memory is older than the peer's, or the peer lies.
                 let moved = self.number_anew(&current, outgoing).await;
@@ -315,7 +322,9 @@ impl<S: Store> Realm<S> {
         outgoing: &Outgoing,
         record: &QueuedRecord,
     ) -> Result<bool, Failure> {
-        let mut batch = self.leave_queue(peer.realm, outgoing.position).await?;
+        let Some(mut batch) = self.leave_queue(peer.realm, outgoing.position).await? else {
+            return Ok(false);
+        };
         batch.append(records::queue(peer.realm), record.to_value()?);
         let placed = self.commit_placed(batch).await?;
         if let Some(position) = placed.iter().flatten().next() {
@@ -344,25 +353,30 @@ impl<S: Store> Realm<S> {
         answer: &Answer,
         now: u32,
     ) -> Result<bool, Failure> {
-        let batch = self.leave_queue(peer.realm, outgoing.position).await?;
+        let Some(batch) = self.leave_queue(peer.realm, outgoing.position).await? else {
+            return Ok(false);
+        };
         self.conclude(peer.realm, outgoing, answer, now, batch)
             .await
     }
 
-    /// A batch by which the next message in turn leaves the queue.
+    /// A batch by which the next message in turn leaves the queue; none where it has left it already, as when its peer was removed meanwhile.
     pub(super) async fn leave_queue(
         &self,
         realm: RealmId,
         position: u64,
-    ) -> Result<Batch, Failure> {
-        let (_, expected) = self.settled(realm).await?;
+    ) -> Result<Option<Batch>, Failure> {
+        let (settled, expected) = self.settled(realm).await?;
+        if position <= settled && !is_planted(Fault::SettleTwice) {
+            return Ok(None);
+        }
         let key = records::settled(realm);
         let mut batch = Batch::new();
         batch
             .expect(key.clone(), expected)
             .put(key, CursorRecord { position }.to_value()?)
             .trim(records::queue(realm), Position(position + 1));
-        Ok(batch)
+        Ok(Some(batch))
     }
 
     /// Commits, together with `batch`, the end of a message: the command that queued it is answered so from now

@@ -330,6 +330,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<Option<ReadOutcome>, Failure> {
         self.limiter.may_store_from(now, peer.realm)?;
         let mut batch = Batch::new();
+        self.rely_on_peer(&mut batch, peer).await?;
         let copy = self.find_copy(&mut batch, peer.realm, group).await?;
         let Some(copy) = copy.filter(|copy| !copy.has_ended()) else {
             return Ok(Some(ReadOutcome::Gone));
@@ -455,7 +456,7 @@ impl<S: Store> Realm<S> {
                     more: true,
                 });
             }
-            if last.fragment.is_some() && offset > 0 && have <= offset {
+            if last.fragment.is_some() && have <= offset {
                 // The rest should have come; it is asked for again later.
                 return Ok(WholePage::Silent);
             }

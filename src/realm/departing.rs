@@ -6,10 +6,11 @@
 use super::{
     Failure, Outcome, Realm,
     carrying::Outgoing,
-    ended::append_notice,
+    ended::{append_notice, is_damage},
     groups::{Group, MEMBERS_AT_ONCE},
     hosting::put_realms,
     records::{self, ChangedRecord, CopyRecord, Place, Record as _},
+    storing::Walk,
 };
 use crate::{
     store::{Batch, Expected, Key, PageLimit, Position, Prefix, Store},
@@ -39,7 +40,7 @@ impl<S: Store> Realm<S> {
     }
 
     /// Does what is to be done for realms that were removed. False when some of it is still to be done.
-    pub(super) async fn do_departures(&self, now: u32) -> bool {
+    pub async fn do_departures(&self, now: u32) -> bool {
         let prefix = records::departures();
         let mut realms = Vec::new();
         let damage = self
@@ -61,6 +62,7 @@ impl<S: Store> Realm<S> {
     }
 
     async fn depart(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
+        self.network.forget(realm);
         self.give_queue_back(realm, now).await?;
         self.leave_groups(realm).await?;
         self.end_copies(realm, now).await?;
@@ -73,6 +75,26 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
+    /// What cannot be read is passed over: nobody can use it, and the name would never be free.
+    fn pass_over(&self, done: Result<(), Failure>) -> Result<(), Failure> {
+        match done {
+            Err(failure) if is_damage(&failure) => {
+                self.note("departure", &failure);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// The keys under a prefix that can be read, behind those that `walk` has passed; nothing at the end.
+    async fn next_departing(&self, walk: &mut Walk) -> Result<Vec<Key>, Failure> {
+        let found = walk.next(&self.store).await?;
+        if let Some(error) = walk.damage.take() {
+            self.note("departure", &error.into());
+        }
+        Ok(found.into_iter().map(|(key, _)| key).collect())
+    }
+
     /// What waits for a realm comes back to its senders. Whether the first of it has been delivered is not known.
     async fn give_queue_back(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
         let one = PageLimit {
@@ -83,12 +105,33 @@ impl<S: Store> Realm<S> {
         loop {
             let (settled, _) = self.settled(realm).await?;
             let log = records::queue(realm);
-            let page = self.store.read(&log, Position(settled), one).await?;
-            let Some((position, value)) = page.entries.into_iter().next() else {
-                return Ok(());
+            let end = self.store.last(&log).await?.0;
+            let page = self.store.read(&log, Position(settled), one).await;
+            let next = page.map_err(Failure::from).and_then(|page| {
+                let first = page.entries.into_iter().next();
+                first
+                    .map(|(position, value)| Outgoing::read(position, &value))
+                    .transpose()
+            });
+            let outgoing = match next {
+                Ok(Some(outgoing)) => outgoing,
+                Ok(None) => return Ok(()),
+                Err(failure) if is_damage(&failure) => {
+                    // Whose it is cannot be read, nor where it ends: what stands there is nobody's any more.
+                    self.note("departure", &failure);
+                    let next = (settled + 1).min(end);
+                    if let Some(batch) = self.leave_queue(realm, next).await? {
+                        self.commit(batch).await?;
+                        continue;
+                    }
+                    return Ok(());
+                }
+                Err(failure) => return Err(failure),
             };
-            let outgoing = Outgoing::read(position, &value)?;
-            let mut batch = self.leave_queue(realm, position.0).await?;
+            let position = Position(outgoing.position());
+            let Some(mut batch) = self.leave_queue(realm, position.0).await? else {
+                continue;
+            };
             let is_settled = if self.is_returned(realm, &outgoing).await? {
                 batch.delete(records::returned(realm, position.0));
                 matches!(self.commit(batch).await?, Outcome::Durable)
@@ -110,16 +153,20 @@ impl<S: Store> Realm<S> {
     /// Users of a realm are members of no group here any more, nor banned from any.
     async fn leave_groups(&self, realm: RealmId) -> Result<(), Failure> {
         let prefix = records::groups();
-        let mut after = None;
-        while let Some(keys) = self.next_keys(&prefix, &mut after).await? {
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        loop {
+            let keys = self.next_departing(&mut walk).await?;
+            if keys.is_empty() {
+                return Ok(());
+            }
             for key in keys {
                 if let Some(group) = records::name_in::<GroupName>(&key, &prefix) {
-                    self.leave_group(realm, group).await?;
+                    let left = self.leave_group(realm, group).await;
+                    self.pass_over(left)?;
                 }
             }
             tokio::task::yield_now().await;
         }
-        Ok(())
     }
 
     async fn leave_group(&self, realm: RealmId, name: GroupName) -> Result<(), Failure> {
@@ -155,8 +202,12 @@ impl<S: Store> Realm<S> {
 
     async fn forget_bans(&self, realm: RealmId, group: &Group) -> Result<(), Failure> {
         let prefix = records::bans(group.name, group.record.epoch);
-        let mut after = None;
-        while let Some(keys) = self.next_keys(&prefix, &mut after).await? {
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        loop {
+            let keys = self.next_departing(&mut walk).await?;
+            if keys.is_empty() {
+                return Ok(());
+            }
             let mut batch = Batch::new();
             for key in keys {
                 let who = records::name_in::<Sender>(&key, &prefix);
@@ -168,40 +219,49 @@ impl<S: Store> Realm<S> {
                 self.commit(batch).await?;
             }
         }
-        Ok(())
     }
 
     /// The copies of a realm's groups end, and nobody here is in them any more.
     async fn end_copies(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
         let prefix = records::copies(realm);
-        let mut after = None;
-        while let Some(keys) = self.next_keys(&prefix, &mut after).await? {
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        loop {
+            let keys = self.next_departing(&mut walk).await?;
+            if keys.is_empty() {
+                return Ok(());
+            }
             for key in keys {
                 let Some(group) = records::name_in::<GroupName>(&key, &prefix) else {
                     continue;
                 };
-                while !self.end_departed_copy(&key).await? {}
-                self.leave_copy((realm, group), now).await?;
+                let ended = self.end_departed_copy(&key).await;
+                self.pass_over(ended)?;
+                let left = self.leave_copy((realm, group), now).await;
+                self.pass_over(left)?;
             }
             tokio::task::yield_now().await;
         }
-        Ok(())
     }
 
-    /// Nothing more is read of a copy. Its place stays: a group that another realm has under this name goes on behind it (READ-6). False on a
-    /// conflict.
-    async fn end_departed_copy(&self, key: &Key) -> Result<bool, Failure> {
-        let mut batch = Batch::new();
-        let found = self.noted::<CopyRecord>(&mut batch, key).await?;
-        let Some((copy, _)) = found.filter(|(copy, _)| !copy.ended) else {
-            return Ok(true);
-        };
-        let record = CopyRecord {
-            ended: true,
-            ..copy
-        };
-        batch.put(key.clone(), record.to_value()?);
-        Ok(matches!(self.commit(batch).await?, Outcome::Durable))
+    /// Nothing more is read of a copy. Its place stays: a group that another realm has under this name goes on behind it (READ-6), also one
+    /// that is said to be the same.
+    async fn end_departed_copy(&self, key: &Key) -> Result<(), Failure> {
+        loop {
+            let mut batch = Batch::new();
+            let found = self.noted::<CopyRecord>(&mut batch, key).await?;
+            let Some((copy, _)) = found else {
+                return Ok(());
+            };
+            let record = CopyRecord {
+                ended: true,
+                epoch: u64::from_be_bytes(self.random()),
+                ..copy
+            };
+            batch.put(key.clone(), record.to_value()?);
+            if let Outcome::Durable = self.commit(batch).await? {
+                return Ok(());
+            }
+        }
     }
 
     /// Nobody is in a copy any more, and all who were are told.
@@ -229,25 +289,21 @@ impl<S: Store> Realm<S> {
     /// What a realm's users have written stands among all private messages; the mailboxes of that realm alone are the next holder's.
     async fn empty_mailboxes(&self, realm: RealmId) -> Result<(), Failure> {
         let prefix = records::accounts();
-        let mut after = None;
-        while let Some(keys) = self.next_keys(&prefix, &mut after).await? {
-            let mut batch = Batch::new();
-            for key in keys {
-                let Some(user) = records::name_in::<Username>(&key, &prefix) else {
-                    continue;
-                };
-                let log = Place::from_realm(user, realm).log;
-                let end = self.store.last(&log).await?;
-                if end > Position(0) {
-                    batch.trim(log, Position(end.0 + 1));
-                }
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+        loop {
+            let keys = self.next_departing(&mut walk).await?;
+            if keys.is_empty() {
+                return Ok(());
             }
-            if !batch.changes.is_empty() {
-                self.commit(batch).await?;
+            for key in keys {
+                if let Some(user) = records::name_in::<Username>(&key, &prefix) {
+                    let log = Place::from_realm(user, realm).log;
+                    let emptied = self.trim_to(&log, u64::MAX - 1).await;
+                    self.pass_over(emptied)?;
+                }
             }
             tokio::task::yield_now().await;
         }
-        Ok(())
     }
 
     async fn forget_all(&self, prefix: &Prefix) -> Result<(), Failure> {

@@ -327,7 +327,7 @@ pub(super) fn append_notice(
 }
 
 /// True when something cannot be read, and all else is as before.
-const fn is_damage(failure: &Failure) -> bool {
+pub(super) const fn is_damage(failure: &Failure) -> bool {
     matches!(failure, Failure::Store(StoreError::Damaged(_)))
 }
 

@@ -189,7 +189,9 @@ impl<S: Store> Realm<S> {
         outgoing: &Outgoing,
     ) -> Result<bool, Failure> {
         let position = outgoing.position();
-        let mut batch = self.leave_queue(peer.realm, position).await?;
+        let Some(mut batch) = self.leave_queue(peer.realm, position).await? else {
+            return Ok(false);
+        };
         batch.delete(records::returned(peer.realm, position));
         Ok(matches!(self.commit(batch).await?, Outcome::Durable))
     }

@@ -35,6 +35,7 @@ impl<S: Store> Realm<S> {
         };
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
+            self.rely_on_peer(&mut batch, peer).await?;
             let group = match self.group(&mut batch, name).await {
                 Err(Failure::Refused(refusal))
                     if refusal.code == ErrorCode::NoSuchGroup && self.limits.hide_groups =>
@@ -99,6 +100,7 @@ impl<S: Store> Realm<S> {
         };
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
+            self.rely_on_peer(&mut batch, peer).await?;
             let group = self.group(&mut batch, name).await?;
             let member = self.find_member(&mut batch, &group, &who).await?;
             // Of a membership that is over: there may be another by now.

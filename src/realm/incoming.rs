@@ -191,6 +191,8 @@ impl<S: Store> Realm<S> {
                 Known::New(operation) => operation,
             };
             let mut batch = Batch::new();
+            // That it is none any more says nothing of the message.
+            self.rely_on_peer(&mut batch, &delivery.peer).await?;
             let (answer, realms) = match self.decide_delivery(delivery, &mut batch).await {
                 Ok(realms) => (Answer::Sent(Sent::Stored), realms),
                 Err(Failure::Refused(refusal)) => {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     crypto::{Possession, PublicKey, is_possession, show_possession},
     faults::{Fault, is_planted},
-    store::{Batch, Store, Version},
+    store::{Batch, Store},
     wire::{Answer, ErrorCode, PeerRequest, Port, RealmId, Refusal, Text},
 };
 
@@ -64,6 +64,10 @@ impl<S: Store> Realm<S> {
         let introduced = async {
             let mut batch = Batch::new();
             let current = self.peer(&mut batch, peer.realm).await?;
+            if current.first_key() != peer.first_key() {
+                // Another realm has the name by now.
+                return Ok(Outcome::Conflict);
+            }
             let record = PeerRecord {
                 introduced: true,
                 knows: self.own.key().0,
@@ -120,9 +124,11 @@ impl<S: Store> Realm<S> {
                     known.realm
                 }
                 None => {
-                    self.check_departed(realm, &mut batch).await?;
-                    let peer = self.new_peer(caller, key, realm, (address, port)).await?;
-                    Self::put_new_peer(&peer, &mut batch)?;
+                    let of = (realm, *key);
+                    let peer = self
+                        .new_peer(caller, &mut batch, of, (address, port))
+                        .await?;
+                    self.put_new_peer(&peer, &mut batch).await?;
                     realm
                 }
             };
@@ -144,8 +150,8 @@ impl<S: Store> Realm<S> {
     async fn new_peer(
         &self,
         caller: &Caller,
-        key: &PublicKey,
-        realm: RealmId,
+        batch: &mut Batch,
+        (realm, key): (RealmId, PublicKey),
         (address, port): (&str, u16),
     ) -> Result<Peer, Failure> {
         if self.own.peering != Peering::Open || self.list_peers().await?.len() >= PEERS_MAX {
@@ -154,24 +160,13 @@ impl<S: Store> Realm<S> {
         if realm == self.own.id || self.find_peer(&mut Unnoted, realm).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
         }
-        let (src_address, src_port) = self.source(Text(""), Port(0))?;
-        let record = PeerRecord {
-            key: key.0,
-            former: Vec::new(),
-            knows: caller.own.unwrap_or(self.own.key()).0,
-            address: address.into(),
-            port,
-            src_address,
-            src_port,
-            epoch: u64::from_be_bytes(self.random()),
-            introduced: true,
-            added: false,
-        };
-        Ok(Peer {
-            realm,
-            record,
-            version: Version(0),
-        })
+        let source = self.source(Text(""), Port(0))?;
+        let mut peer = self
+            .begin_peer(batch, (realm, key), (address.into(), port), source)
+            .await?;
+        peer.record.introduced = true;
+        peer.record.knows = caller.own.unwrap_or(self.own.key()).0;
+        Ok(peer)
     }
 
     /// Tells a peer over a link of the key by which it knows this realm that there is another. False when

@@ -209,6 +209,15 @@ impl Network {
         });
     }
 
+    /// A peer was removed: of whoever has its name next nothing is known.
+    pub(super) fn forget(&self, realm: RealmId) {
+        let mut standings = self
+            .standings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        standings.remove(&realm);
+    }
+
     /// What is to be done next for a group at a peer. It stays until [`Network::begin_work`].
     pub fn next_work(&self, realm: RealmId) -> Option<GroupWork> {
         self.standing(realm, |standing| {

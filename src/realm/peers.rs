@@ -4,11 +4,14 @@ use super::{
     Caller, Failure, Outcome, Realm, Work,
     limits::PEERS_MAX,
     network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
-    records::{self, ChangedRecord, PeerName, PeerRecord, Record as _, SessionRecord},
+    records::{
+        self, ChangedRecord, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord,
+    },
     storing::{Notes, Unnoted},
 };
 use crate::{
     crypto::{PublicKey, SecretKey, same},
+    faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Store, Version, Versioned},
     wire::{
         Answer, Command, ErrorCode, Peer as PeerState, Port, RealmId, Refusal, RegistrationCode,
@@ -160,6 +163,22 @@ impl<S: Store> Realm<S> {
             Ok(())
         } else {
             Err(ErrorCode::NotOperator.into())
+        }
+    }
+
+    /// Adds to `notes` that a realm which asks is still a peer, by the key that it has proven: it may have been removed since it began to ask.
+    pub(super) async fn rely_on_peer(
+        &self,
+        notes: &mut impl Notes,
+        peer: &Peer,
+    ) -> Result<(), Failure> {
+        if is_planted(Fault::ForgetRemoval) {
+            return Ok(());
+        }
+        let current = self.find_peer(notes, peer.realm).await?;
+        match current.filter(|current| current.key() == peer.key()) {
+            Some(_) => Ok(()),
+            None => Err(ErrorCode::PeerRefused.into()),
         }
     }
 
@@ -316,23 +335,12 @@ impl<S: Store> Realm<S> {
         if self.list_peers().await?.len() >= PEERS_MAX {
             return Err(Refusal::too_large(PEERS_MAX as u64).into());
         }
-        let mut peer = Peer {
-            realm,
-            record: PeerRecord {
-                key: key.0,
-                former: Vec::new(),
-                knows: self.own.key().0,
-                address: address.0.into(),
-                port: port.0,
-                src_address,
-                src_port,
-                epoch: u64::from_be_bytes(self.random()),
-                introduced: false,
-                added: true,
-            },
-            version: Version(0),
-        };
-        self.check_departed(realm, &mut work.batch).await?;
+        let place = (address.0.into(), port.0);
+        let of = (realm, key);
+        let mut peer = self
+            .begin_peer(&mut work.batch, of, place, (src_address, src_port))
+            .await?;
+        peer.record.added = true;
         let answer = match self.introduce(&peer, true).await {
             Some(Answer::Done) => {
                 peer.record.introduced = true;
@@ -344,18 +352,55 @@ impl<S: Store> Realm<S> {
             // It does not answer, or has not listed us yet: it is asked again until it does.
             _ => Answer::Sent(Sent::Queued),
         };
-        Self::put_new_peer(&peer, &mut work.batch)?;
+        self.put_new_peer(&peer, &mut work.batch).await?;
         Ok(answer)
     }
 
-    pub(super) fn put_new_peer(peer: &Peer, batch: &mut Batch) -> Result<(), Failure> {
+    /// Another realm, as it becomes a peer. What is remembered of its messages from before it was removed goes on.
+    pub(super) async fn begin_peer(
+        &self,
+        batch: &mut Batch,
+        (realm, key): (RealmId, PublicKey),
+        (address, port): (String, u16),
+        (src_address, src_port): (String, u16),
+    ) -> Result<Peer, Failure> {
+        self.check_departed(realm, batch).await?;
+        let former = records::former_keys(&key);
+        let former = self.noted::<FormerKeysRecord>(batch, &former).await?;
+        Ok(Peer {
+            realm,
+            record: PeerRecord {
+                key: key.0,
+                former: former.map(|(former, _)| former.keys).unwrap_or_default(),
+                knows: self.own.key().0,
+                address,
+                port,
+                src_address,
+                src_port,
+                epoch: u64::from_be_bytes(self.random()),
+                introduced: false,
+                added: false,
+            },
+            version: Version(0),
+        })
+    }
+
+    pub(super) async fn put_new_peer(&self, peer: &Peer, batch: &mut Batch) -> Result<(), Failure> {
         let (key, name) = (records::peer(peer.realm), records::peer_name(&peer.key()));
-        let realm = peer.realm.as_str().into();
+        let realm: String = peer.realm.as_str().into();
+        let named = PeerName { realm }.to_value()?;
         batch
             .expect(key.clone(), Expected::Absent)
             .expect(name.clone(), Expected::Absent)
             .put(key, peer.record.to_value()?)
-            .put(name, PeerName { realm }.to_value()?);
+            .put(name, named.clone());
+        for former in &peer.record.former {
+            let name = records::peer_name(&PublicKey(*former));
+            // Unless it is another's by now.
+            if self.noted::<PeerName>(batch, &name).await?.is_none() {
+                batch.put(name, named.clone());
+            }
+        }
         Ok(())
     }
 
@@ -400,25 +445,12 @@ impl<S: Store> Realm<S> {
                 }
                 batch.put(records::peer(realm), record.to_value()?);
             } else {
-                self.check_departed(realm, &mut batch).await?;
-                let record = PeerRecord {
-                    key: key.0,
-                    former: Vec::new(),
-                    knows: self.own.key().0,
-                    address,
-                    port,
-                    src_address,
-                    src_port,
-                    epoch: u64::from_be_bytes(self.random()),
-                    introduced: false,
-                    added: true,
-                };
-                let peer = Peer {
-                    realm,
-                    record,
-                    version: Version(0),
-                };
-                Self::put_new_peer(&peer, &mut batch)?;
+                let (of, source) = ((realm, key), (src_address, src_port));
+                let mut peer = self
+                    .begin_peer(&mut batch, of, (address, port), source)
+                    .await?;
+                peer.record.added = true;
+                self.put_new_peer(&peer, &mut batch).await?;
             }
             self.commit(batch).await
         };
@@ -445,6 +477,12 @@ impl<S: Store> Realm<S> {
             .delete(records::peer_name(&peer.key()));
         for former in &peer.record.former {
             work.batch.delete(records::peer_name(&PublicKey(*former)));
+        }
+        if !peer.record.former.is_empty() {
+            // Should it come back: what is remembered of its messages goes by the first.
+            let keys = peer.record.former.clone();
+            let former = FormerKeysRecord { keys }.to_value()?;
+            work.batch.put(records::former_keys(&peer.key()), former);
         }
         let departs = ChangedRecord {}.to_value()?;
         work.batch.put(records::departure(realm), departs);

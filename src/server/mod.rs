@@ -358,6 +358,8 @@ impl Server {
             tracing::warn!(%error, "the next start takes the store for a restored one again");
         }
         let (stopping, told_to_stop) = watch::channel(false);
+        // The configuration may name one that was removed: it begins anew.
+        self.realm.do_departures(clock.now().wall).await;
         list_peers(&self.realm, &self.peers).await?;
         let mut ways = Vec::new();
         let mut rng = Host::Real.rng()?;

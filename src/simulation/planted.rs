@@ -33,7 +33,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 23] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 35] = [
+const FOUND_BY_TESTS: [(Fault, &str); 37] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -133,6 +133,14 @@ const FOUND_BY_TESTS: [(Fault, &str); 35] = [
     (
         Fault::TakeAnyKey,
         "realm::tests::peers::a_peer_goes_by_no_key_but_its_own",
+    ),
+    (
+        Fault::SettleTwice,
+        "realm::tests::departing::an_answer_that_comes_after_the_removal_changes_nothing",
+    ),
+    (
+        Fault::ForgetRemoval,
+        "realm::tests::departing::what_a_removed_realm_has_under_way_is_refused",
     ),
     (
         Fault::EndUnsaid,

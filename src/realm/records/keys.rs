@@ -390,6 +390,11 @@ pub fn departure(realm: RealmId) -> Key {
     key(&[b"D/", realm.as_bytes()])
 }
 
+/// The keys that a realm had which went by this one when it was removed.
+pub fn former_keys(key_of: &PublicKey) -> Key {
+    key(&[b"K/", &key_of.0])
+}
+
 pub fn settled(realm: RealmId) -> Key {
     key(&[b"v/", realm.as_bytes()])
 }

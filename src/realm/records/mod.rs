@@ -164,6 +164,8 @@ records! {
     /// peering; `added`: an operator here wants it, and it did not only introduce itself; `former`: the keys
     /// it had before, the latest first; `knows`: the key by which it knows this realm; `epoch`: in which messages are numbered that an earlier release has queued.
     PeerRecord { key: [u8; 32], former: Vec<[u8; 32]>, knows: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool, added: bool }
+    /// The keys that a realm had before the one with which it was removed, the latest first.
+    FormerKeysRecord { keys: Vec<[u8; 32]> }
     /// The name under which a key is known.
     PeerName { realm: String }
     /// A message has been given back to its sender before its turn in the queue.

@@ -150,13 +150,15 @@ async fn a_message_that_is_not_taken_makes_way() {
     let fails = Answer::Refused(ErrorCode::Internal.into());
     let is_withdrawn =
         |bytes: &[u8]| matches!(PeerRequest::parse(bytes), Ok(PeerRequest::Withdraw { .. }));
-    for refused in 0..9 {
-        let (carried, bytes) = carry(realm, &mut errands, refused, &fails).await;
-        assert_eq!(
-            (carried, is_withdrawn(&bytes)),
-            (Carried::Refused, false),
-            "it is alone"
-        );
+    for answer in [&fails, &Answer::Done] {
+        for refused in 0..9 {
+            let (carried, bytes) = carry(realm, &mut errands, refused, answer).await;
+            assert_eq!(
+                (carried, is_withdrawn(&bytes)),
+                (Carried::Refused, false),
+                "it is alone, and *done* says nothing of what was brought"
+            );
+        }
     }
     fixture.ask(device(1), sendrealm(3, "good")).await;
     // Found by the simulator: a peer whose disk is full says nothing of this message, and would say the same of the
