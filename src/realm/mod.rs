@@ -53,7 +53,7 @@ pub use housekeeping::Pass;
 use limits::{Guess, Limiter};
 pub use limits::{Limits, Rates};
 pub use lives::LifeNews;
-pub use network::{Errand, GroupWork, Network};
+pub use network::{Dialing, Errand, GroupWork, Network};
 pub use peers::{Own, Peer, Peering, Registration};
 pub use retention::{Keeping, Retention};
 pub use time::Moment;

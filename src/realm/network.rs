@@ -25,6 +25,17 @@ pub(super) const STATE_OPEN: u8 = 1;
 pub(super) const STATE_TRYING: u8 = 2;
 const STATE_NOT_ACCEPTED: u8 = 3;
 
+/// Whether a link to a peer may be opened to ask it something, where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialing {
+    /// An operator has named the address, or the peer has answered there.
+    Freely,
+    /// The address is what the peer says of itself: nobody may be there who wants to hear of it (PEER-23).
+    Once,
+    /// There is no address: only a link that the peer has opened will do.
+    Never,
+}
+
 /// Something to be asked of another realm.
 #[derive(Debug)]
 pub enum Errand {
@@ -45,6 +56,8 @@ pub enum Errand {
         bytes: Vec<u8>,
         /// Somebody waits for it: better soon no answer than late one.
         is_awaited: bool,
+        /// Whether a link may be opened for it.
+        dialing: Dialing,
         /// Told the answer, or dropped when there is none in time.
         answer: oneshot::Sender<Vec<u8>>,
     },
@@ -141,6 +154,7 @@ impl Network {
             peer,
             bytes,
             is_awaited,
+            dialing: Dialing::Freely,
             answer,
         };
         self.errands.send(errand).await.ok()?;

@@ -8,6 +8,7 @@ use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, LinkId},
     link::Time,
+    realm::Dialing,
     wire::{HelloReply, PeerRequest},
 };
 
@@ -34,6 +35,7 @@ pub enum Call {
         bytes: Vec<u8>,
         /// Somebody waits for it.
         is_awaited: bool,
+        dialing: Dialing,
         answer: oneshot::Sender<Vec<u8>>,
     },
 }
@@ -81,6 +83,7 @@ impl Calls {
                 address,
                 bytes,
                 is_awaited,
+                dialing: _,
                 answer,
             } => {
                 let link = endpoint.link_with(now, &own, key, address);
@@ -212,6 +215,7 @@ mod tests {
                 address: SocketAddr::from(([192, 0, 2, 1], 6377)),
                 bytes: vec![1],
                 is_awaited,
+                dialing: Dialing::Freely,
                 answer,
             };
             calls.begin(begun, &mut endpoint, call);

@@ -228,6 +228,7 @@ async fn run(errand: Errand, ways: Vec<Way>, probed: Probed) {
             peer,
             bytes,
             is_awaited,
+            dialing,
             answer,
         } => {
             let (host, port) = peer.address();
@@ -241,6 +242,7 @@ async fn run(errand: Errand, ways: Vec<Way>, probed: Probed) {
                     address,
                     bytes,
                     is_awaited,
+                    dialing,
                     answer,
                 };
                 let _ = way.calls.send(call).await;
