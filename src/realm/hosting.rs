@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Entries on a page for another realm.
-pub(super) const PAGE_ENTRIES: usize = 100;
+const PAGE_ENTRIES: usize = 100;
 /// Realms whose users may be in one group.
 const REALMS_MAX: usize = 64;
 

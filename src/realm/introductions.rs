@@ -2,14 +2,14 @@
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Outcome, Realm,
-    carrying::Carried,
+    carrying::Written,
     limits::PEERS_MAX,
     peers::{Peer, Peering},
     records::{self, PeerName, PeerRecord, Record as _},
     storing::Unnoted,
 };
 use crate::{
-    crypto::{Possession, PublicKey, is_possession, show_possession},
+    crypto::{Possession, PublicKey, is_possession},
     faults::{Fault, is_planted},
     store::{Batch, Store},
     wire::{Answer, ErrorCode, PeerRequest, Port, RealmId, Refusal, Text},
@@ -19,20 +19,15 @@ use crate::{
 const FORMER_MAX: usize = 64;
 
 impl<S: Store> Realm<S> {
-    /// Introduces this realm to a peer; its answer, if it gives one. `is_awaited`: somebody waits for it.
-    pub(super) async fn introduce(&self, peer: &Peer, is_awaited: bool) -> Option<Answer> {
+    /// Introduces this realm to a peer for somebody who waits; its answer, if it gives one.
+    pub(super) async fn introduce(&self, peer: &Peer) -> Option<Answer> {
         let (address, port) = peer.source();
         let request = PeerRequest::Introduce {
             realm: self.own.id,
             address: Text(address),
             port: Port(port),
         };
-        let answer = if is_awaited {
-            self.network.ask(peer, request.to_bytes()).await
-        } else {
-            self.network.ask_patiently(peer, request.to_bytes()).await
-        };
-        let Some(answer) = answer else {
+        let Some(answer) = self.network.ask(peer, request.to_bytes()).await else {
             self.network.silent(peer.realm);
             return None;
         };
@@ -45,32 +40,18 @@ impl<S: Store> Realm<S> {
         Some(answer)
     }
 
-    /// Introduces this realm to a peer that has not accepted it yet, or again when it has started. Settled
-    /// when the peer has accepted it.
-    pub async fn introduce_again(&self, peer: &Peer) -> Carried {
-        let mut peer = peer.clone();
-        if peer.knows() != self.own.key() {
-            if !self.tell_new_key(&peer).await {
-                return Carried::Silent;
-            }
-            peer.record.knows = self.own.key().0;
-        }
-        match self.introduce(&peer, false).await {
-            None => return Carried::Silent,
-            Some(Answer::Done) => {}
-            Some(Answer::Refused(refusal)) if refusal.is_transient() => return Carried::Busy,
-            Some(_) => return Carried::Refused,
-        }
+    /// Writes down that a peer has accepted the peering, and by which key it knows this realm.
+    pub async fn note_introduced(&self, peer: &Peer) -> Written {
         let introduced = async {
             let mut batch = Batch::new();
             let current = self.peer(&mut batch, peer.realm).await?;
-            if current.first_key() != peer.first_key() {
+            if current.identity() != peer.identity() {
                 // Another realm has the name by now.
                 return Ok(Outcome::Conflict);
             }
             let record = PeerRecord {
                 introduced: true,
-                knows: self.own.key().0,
+                knows: peer.record.knows,
                 ..current.record
             };
             let key = records::peer(peer.realm);
@@ -78,11 +59,11 @@ impl<S: Store> Realm<S> {
             self.commit(batch).await
         };
         match introduced.await {
-            Ok(Outcome::Durable) => Carried::Settled,
-            Ok(Outcome::Conflict) => Carried::Failed,
+            Ok(Outcome::Durable) => Written::Durable,
+            Ok(Outcome::Conflict) => Written::Conflict,
             Err(failure) => {
                 self.note("introduce", &failure);
-                Carried::Failed
+                Written::Failed
             }
         }
     }
@@ -167,26 +148,6 @@ impl<S: Store> Realm<S> {
         peer.record.introduced = true;
         peer.record.knows = caller.own.unwrap_or(self.own.key()).0;
         Ok(peer)
-    }
-
-    /// Tells a peer over a link of the key by which it knows this realm that there is another. False when
-    /// it is silent. One that does not know the old key (any more) may know the new one.
-    async fn tell_new_key(&self, peer: &Peer) -> bool {
-        let (old, to) = (peer.knows(), peer.key());
-        let Some(proof) = show_possession(&self.own.secret, &old, &to) else {
-            return false;
-        };
-        let key = self.own.key().0;
-        let request = PeerRequest::Rotate { key, proof }.to_bytes();
-        let Some(answer) = self.network.ask(peer, request).await else {
-            self.network.silent(peer.realm);
-            return false;
-        };
-        match Answer::parse(&answer) {
-            Ok(Answer::Done) => tracing::info!(peer = %peer.realm, "a peer follows to the new key"),
-            _ => tracing::debug!(peer = %peer.realm, "a peer does not follow to the new key"),
-        }
-        true
     }
 
     /// A peer goes by another key from now on: `old`, which it has proven, vouches for `new`, and `proof` shows that it has that, too.

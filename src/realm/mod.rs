@@ -46,14 +46,14 @@ mod tests;
 use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicBool};
 
 pub use account::{Account, Greeting};
-pub use carrying::{Carried, Outgoing};
-pub use copies::ReadOutcome;
+pub use carrying::{Glance, NextOutgoing, Outgoing, Settling, Written};
+pub use copies::{CopyLook, CopyState, Kept};
 pub use failure::Failure;
 pub use housekeeping::Pass;
 use limits::{Guess, Limiter};
 pub use limits::{Limits, Rates};
 pub use lives::LifeNews;
-pub use network::{Dialing, Errand, GroupWork, Network};
+pub use network::{Dialing, Errand, GroupWork, Network, Signals};
 pub use peers::{Own, Peer, Peering, Registration};
 pub use retention::{Keeping, Retention};
 pub use time::Moment;
@@ -244,6 +244,11 @@ impl<S: Store> Realm<S> {
     #[cfg(test)]
     pub fn watched_bytes(&self) -> usize {
         self.watch_memory.held()
+    }
+
+    /// What this realm says of itself to others.
+    pub const fn own(&self) -> &Own {
+        &self.own
     }
 
     /// The way to other realms.

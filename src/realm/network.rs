@@ -1,8 +1,9 @@
-//! The realm's way to other realms: errands that whoever has the sockets carries out.
+//! The realm's way to other realms: what it asks them for somebody who waits is carried out by whoever has the sockets; what is to be done
+//! with them else, by whoever keeps in touch with them.
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,8 +17,6 @@ use crate::{
 
 /// How long to ask who is at an address: a round trip may take a minute.
 const WHO_PATIENCE: Duration = Duration::from_secs(75);
-/// A peer that has not answered for so long is shown as one that does not.
-const SILENT_AFTER: Duration = Duration::from_secs(10);
 
 /// How the link to a peer stands, as `realms` tells it.
 pub(super) const STATE_IDLE: u8 = 0;
@@ -64,23 +63,17 @@ pub enum Errand {
 }
 
 /// How the link to a peer stands.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Standing {
     is_trying: bool,
     /// It refuses the peering.
     is_refused: bool,
     /// When it was last heard, in seconds since 1970.
     heard: u32,
-    contact: Arc<Notify>,
-    /// Groups here that have grown, of which the peer is to be told.
-    grown: BTreeSet<GroupName>,
-    /// Groups there that are to be read.
-    to_read: BTreeSet<GroupName>,
-    work: Arc<Notify>,
 }
 
 /// What is to be done for a group at a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GroupWork {
     /// Tell the peer that the group has grown.
     Tell(GroupName),
@@ -88,12 +81,30 @@ pub enum GroupWork {
     Read(GroupName),
 }
 
+/// What has happened since it was last taken ([`Network::signals`]).
+#[derive(Debug, Default)]
+pub struct Signals {
+    /// Peers have come, gone or changed.
+    pub are_peers_changed: bool,
+    /// Peers that have asked something, or have answered somebody who waits.
+    pub heard: BTreeSet<RealmId>,
+    /// What is to be done for groups at peers.
+    pub work: BTreeSet<(RealmId, GroupWork)>,
+}
+
+impl Signals {
+    fn is_empty(&self) -> bool {
+        !self.are_peers_changed && self.heard.is_empty() && self.work.is_empty()
+    }
+}
+
 /// The way to other realms.
 #[derive(Debug)]
 pub struct Network {
     errands: mpsc::Sender<Errand>,
-    changed: Notify,
     standings: Mutex<HashMap<RealmId, Standing>>,
+    signals: Mutex<Signals>,
+    are_signals: Notify,
 }
 
 impl Network {
@@ -102,8 +113,9 @@ impl Network {
         let (errands, taken) = mpsc::channel(ERRANDS_MAX);
         let network = Self {
             errands,
-            changed: Notify::new(),
             standings: Mutex::default(),
+            signals: Mutex::default(),
+            are_signals: Notify::new(),
         };
         (network, taken)
     }
@@ -126,48 +138,47 @@ impl Network {
     /// Asks a peer for somebody who waits; nothing, when it is silent. How long that takes to find out depends on
     /// the way to it.
     pub(super) async fn ask(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        self.ask_if(peer, bytes, true).await?.await.ok()
-    }
-
-    /// Asks a peer when nobody waits: for as long as that may make sense on the longest and narrowest of ways.
-    pub(super) async fn ask_patiently(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        let mut answered = self.ask_if(peer, bytes, false).await?;
-        tokio::select! {
-            biased;
-            answer = &mut answered => answer.ok(),
-            () = tokio::time::sleep(SILENT_AFTER) => {
-                self.silent(peer.realm);
-                answered.await.ok()
-            }
-        }
-    }
-
-    async fn ask_if(
-        &self,
-        peer: &Peer,
-        bytes: Vec<u8>,
-        is_awaited: bool,
-    ) -> Option<oneshot::Receiver<Vec<u8>>> {
         let (answer, answered) = oneshot::channel();
-        let peer = peer.clone();
         let errand = Errand::Ask {
-            peer,
+            peer: peer.clone(),
             bytes,
-            is_awaited,
+            is_awaited: true,
             dialing: Dialing::Freely,
             answer,
         };
         self.errands.send(errand).await.ok()?;
-        Some(answered)
+        answered.await.ok()
+    }
+
+    fn signal(&self, add: impl FnOnce(&mut Signals)) {
+        let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        add(&mut signals);
+        self.are_signals.notify_one();
+    }
+
+    /// What has happened since this was last called, once anything has.
+    pub async fn signals(&self) -> Signals {
+        loop {
+            let taken = {
+                let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::take(&mut *signals)
+            };
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.are_signals.notified().await;
+        }
     }
 
     pub(super) fn peers_changed(&self) {
-        self.changed.notify_one();
+        self.signal(|signals| signals.are_peers_changed = true);
     }
 
-    /// Waits until peers have come, gone or moved since it was last asked.
-    pub async fn wait_for_change(&self) {
-        self.changed.notified().await;
+    /// Something is to be done for a group at a peer.
+    pub fn add_work(&self, realm: RealmId, work: GroupWork) {
+        self.signal(|signals| {
+            signals.work.insert((realm, work));
+        });
     }
 
     fn standing<T>(&self, realm: RealmId, change: impl FnOnce(&mut Standing) -> T) -> T {
@@ -178,49 +189,39 @@ impl Network {
         change(standings.entry(realm).or_default())
     }
 
-    /// Notes that a peer has answered or asked.
+    /// Notes that a peer has asked: what waits for it need not wait any longer.
     pub(super) fn heard(&self, realm: RealmId, now: u32) {
+        self.answers(realm, now);
+        self.signal(|signals| {
+            signals.heard.insert(realm);
+        });
+    }
+
+    /// Notes that a peer has answered somebody who waits.
+    pub(super) fn reached(&self, realm: RealmId) {
+        self.standing(realm, |standing| standing.is_trying = false);
+        self.signal(|signals| {
+            signals.heard.insert(realm);
+        });
+    }
+
+    /// Notes that a peer answers.
+    pub fn answers(&self, realm: RealmId, now: u32) {
         self.standing(realm, |standing| {
             standing.is_trying = false;
             standing.is_refused = false;
             standing.heard = now;
-            standing.contact.notify_waiters();
         });
-    }
-
-    /// Notes that a peer has answered: what waits for it need not wait any longer.
-    pub(super) fn reached(&self, realm: RealmId) {
-        self.standing(realm, |standing| {
-            standing.is_trying = false;
-            standing.contact.notify_waiters();
-        });
-    }
-
-    /// Waits until a peer has answered or asked.
-    pub async fn wait_for_contact(&self, realm: RealmId) {
-        let contact = self.standing(realm, |standing| Arc::clone(&standing.contact));
-        contact.notified().await;
     }
 
     /// Notes that a peer does not answer.
-    pub(super) fn silent(&self, realm: RealmId) {
+    pub fn silent(&self, realm: RealmId) {
         self.standing(realm, |standing| standing.is_trying = true);
     }
 
     /// Notes that a peer refuses the peering.
-    pub(super) fn refused(&self, realm: RealmId) {
+    pub fn refused(&self, realm: RealmId) {
         self.standing(realm, |standing| standing.is_refused = true);
-    }
-
-    /// Something is to be done for a group at a peer, or still is.
-    pub fn add_work(&self, realm: RealmId, work: GroupWork) {
-        self.standing(realm, |standing| {
-            match work {
-                GroupWork::Tell(group) => standing.grown.insert(group),
-                GroupWork::Read(group) => standing.to_read.insert(group),
-            };
-            standing.work.notify_one();
-        });
     }
 
     /// A peer was removed: of whoever has its name next nothing is known.
@@ -230,28 +231,12 @@ impl Network {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         standings.remove(&realm);
-    }
-
-    /// What is to be done next for a group at a peer. It stays until [`Network::begin_work`].
-    pub fn next_work(&self, realm: RealmId) -> Option<GroupWork> {
-        self.standing(realm, |standing| {
-            let tell = standing.grown.first().copied().map(GroupWork::Tell);
-            tell.or_else(|| standing.to_read.first().copied().map(GroupWork::Read))
-        })
-    }
-
-    /// Takes a piece of work up: should it come again meanwhile, it is done again.
-    pub fn begin_work(&self, realm: RealmId, work: GroupWork) {
-        self.standing(realm, |standing| match work {
-            GroupWork::Tell(group) => standing.grown.remove(&group),
-            GroupWork::Read(group) => standing.to_read.remove(&group),
+        drop(standings);
+        self.signal(|signals| {
+            signals.heard.remove(&realm);
+            signals.work.retain(|(other, _)| *other != realm);
+            signals.are_peers_changed = true;
         });
-    }
-
-    /// Waits until there is something to be done for a group at a peer.
-    pub async fn wait_for_work(&self, realm: RealmId) {
-        let work = self.standing(realm, |standing| Arc::clone(&standing.work));
-        work.notified().await;
     }
 
     /// How a peer stands, as `realms` tells it, and when it was last heard.

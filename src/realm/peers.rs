@@ -7,7 +7,7 @@ use super::{
     records::{
         self, ChangedRecord, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord,
     },
-    storing::{Notes, Unnoted},
+    storing::Notes,
 };
 use crate::{
     crypto::{PublicKey, SecretKey, same},
@@ -107,6 +107,40 @@ impl Peer {
         PublicKey(*self.record.former.last().unwrap_or(&self.record.key))
     }
 
+    /// A peer that has not accepted the peering yet.
+    #[cfg(test)]
+    pub fn sample(realm: RealmId, key: PublicKey, knows: PublicKey) -> Self {
+        let record = PeerRecord {
+            key: key.0,
+            former: Vec::new(),
+            knows: knows.0,
+            address: "192.0.2.9".into(),
+            port: 6377,
+            src_address: "192.0.2.1".into(),
+            src_port: 6377,
+            epoch: 7,
+            introduced: false,
+            added: true,
+        };
+        let version = Version(0);
+        Self {
+            realm,
+            record,
+            version,
+        }
+    }
+
+    /// Which realm it is, whatever keys it has later, and which peering with it.
+    pub fn identity(&self) -> (PublicKey, u64) {
+        (self.first_key(), self.record.epoch)
+    }
+
+    /// The same peer, which knows this realm by `key`.
+    pub fn known_by(mut self, key: PublicKey) -> Self {
+        self.record.knows = key.0;
+        self
+    }
+
     /// The key by which it knows this realm.
     pub const fn knows(&self) -> PublicKey {
         PublicKey(self.record.knows)
@@ -166,7 +200,7 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Adds to `notes` that a realm which asks is still a peer, by the key that it has proven: it may have been removed since it began to ask.
+    /// Adds to `notes` that a realm which asks is still a peer: it may have been removed since it began to ask. One that has a new key since is.
     pub(super) async fn rely_on_peer(
         &self,
         notes: &mut impl Notes,
@@ -176,7 +210,7 @@ impl<S: Store> Realm<S> {
             return Ok(());
         }
         let current = self.find_peer(notes, peer.realm).await?;
-        match current.filter(|current| current.key() == peer.key()) {
+        match current.filter(|current| current.identity() == peer.identity()) {
             Some(_) => Ok(()),
             None => Err(ErrorCode::PeerRefused.into()),
         }
@@ -228,15 +262,6 @@ impl<S: Store> Realm<S> {
             self.note("peers", failure);
         }
         (peers, unread.is_none())
-    }
-
-    /// The peer known by that name, if there is one, for whoever carries messages to it.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub async fn peer_now(&self, realm: RealmId) -> Result<Option<Peer>, Failure> {
-        let found = self.find_peer(&mut Unnoted, realm).await;
-        found.inspect_err(|failure| self.note("peers", failure))
     }
 
     pub(super) async fn list_peers(&self) -> Result<Vec<Peer>, Failure> {
@@ -341,7 +366,7 @@ impl<S: Store> Realm<S> {
             .begin_peer(&mut work.batch, of, place, (src_address, src_port))
             .await?;
         peer.record.added = true;
-        let answer = match self.introduce(&peer, true).await {
+        let answer = match self.introduce(&peer).await {
             Some(Answer::Done) => {
                 peer.record.introduced = true;
                 Answer::Done

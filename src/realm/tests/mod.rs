@@ -5,6 +5,7 @@ mod bounds;
 mod copying;
 mod departing;
 mod doubt;
+mod driven;
 mod ended;
 mod expelled;
 mod fill;
@@ -29,6 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
 
+use self::driven::{Carried, ReadOutcome};
 use super::{records::Record as _, *};
 use crate::{
     store::Embedded,

@@ -201,7 +201,7 @@ async fn hints_of_groups_that_nobody_is_in_are_forgotten() {
     };
     assert_eq!(asked(&fixture, device(50), &grown).await, Answer::Done);
     let beta = "beta".parse().unwrap();
-    assert_eq!(fixture.realm.network().next_work(beta), None);
+    assert_eq!(fixture.realm.group_work(beta).await, []);
 }
 
 /// What a peer that goes by `old` says of its new key.

@@ -1,0 +1,533 @@
+//! What is to be done with one peer, one step after the other.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use rand::Rng;
+
+use super::{
+    AGAIN, Done, News, Own, Step, StepId,
+    backoff::{BackOff, Until, Wait},
+    queue::{self, Asked, Turn, Verdict},
+    reader::{Reader, Reading},
+};
+use crate::{
+    crypto::{PublicKey, show_possession},
+    faults::{Fault, is_planted},
+    realm::{
+        CopyLook, CopyState, Glance, GroupWork, Kept, Moment, NextOutgoing, Outgoing, Peer,
+        Settling, Written,
+    },
+    wire::{Answer, GroupName, PeerRequest, Port, RealmId, Text},
+};
+
+/// A peer that has not answered for so long is shown as one that does not.
+const SILENT_AFTER: Duration = Duration::from_secs(10);
+
+/// What is done now.
+#[derive(Debug)]
+enum Stage {
+    /// There is nothing to be done.
+    Idle {
+        /// When that is looked at again all the same, in time since the start.
+        again: Option<Duration>,
+    },
+    /// A step is under way.
+    Doing(StepId, Doing),
+    /// The peer, or this realm, takes nothing now.
+    Waiting(Wait),
+}
+
+/// Which step.
+#[derive(Debug)]
+pub enum Doing {
+    Listing,
+    Looking,
+    TellingKey(Peer),
+    Introducing(Peer),
+    /// That the peer has accepted is written down.
+    Noting,
+    Telling(GroupName),
+    LookingAtCopy(Peer, GroupName),
+    Reading(Peer, Reader, CopyState),
+    /// What was read is written down; whether there is more.
+    Keeping(Peer, GroupName, bool),
+    Asking(Peer, Box<Outgoing>, Asked),
+    Settling(After),
+}
+
+impl Doing {
+    const fn is_asking(&self) -> bool {
+        match self {
+            Self::TellingKey(_)
+            | Self::Introducing(_)
+            | Self::Telling(_)
+            | Self::Reading(..)
+            | Self::Asking(..) => true,
+            Self::Listing
+            | Self::Looking
+            | Self::Noting
+            | Self::LookingAtCopy(..)
+            | Self::Keeping(..)
+            | Self::Settling(_) => false,
+        }
+    }
+}
+
+/// What follows once it is written down what becomes of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The next message has its turn.
+    GoOn,
+    /// The peer has not taken it: it is left alone for a while.
+    Wait,
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum Next {
+    Do(Step, Doing),
+    Wait(Until),
+    /// It is no peer any more.
+    End,
+}
+
+/// One peer.
+#[derive(Debug)]
+pub struct PeerTask {
+    id: RealmId,
+    /// Which peer it is: another may have the name later.
+    who: (PublicKey, u64),
+    /// It has been introduced to since this realm has started, or has become a peer since.
+    is_introduced: bool,
+    are_copies_listed: bool,
+    work: BTreeSet<GroupWork>,
+    /// The queue has grown since it was looked at.
+    has_grown: bool,
+    /// The message that the peer would not take, and how often.
+    refused: (u64, u32),
+    backoff: BackOff,
+    stage: Stage,
+    /// When it is shown as silent.
+    silent_at: Option<Duration>,
+    /// It has asked something since it was asked.
+    is_heard: bool,
+    news: VecDeque<News>,
+}
+
+impl PeerTask {
+    pub fn new(peer: &Peer, is_introduced: bool) -> Self {
+        Self {
+            id: peer.realm,
+            who: peer.identity(),
+            is_introduced,
+            are_copies_listed: false,
+            work: BTreeSet::new(),
+            has_grown: false,
+            refused: (0, 0),
+            backoff: BackOff::default(),
+            stage: Stage::Idle { again: None },
+            silent_at: None,
+            is_heard: false,
+            news: VecDeque::new(),
+        }
+    }
+
+    /// True when it is that peer, and no other that has its name.
+    pub fn is_of(&self, peer: &Peer) -> bool {
+        self.who == peer.identity()
+    }
+
+    pub fn take_news(&mut self) -> Option<News> {
+        self.news.pop_front()
+    }
+
+    /// The next moment of interest, in time since the start.
+    pub fn timeout(&self) -> Option<Duration> {
+        match &self.stage {
+            Stage::Idle { again } => *again,
+            Stage::Doing(..) => self.silent_at,
+            Stage::Waiting(wait) => Some(wait.at),
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Moment) -> Option<Next> {
+        let now = now.since_start();
+        match &self.stage {
+            Stage::Idle { again } if again.is_some_and(|at| at <= now) => Some(self.begin()),
+            Stage::Waiting(wait) if wait.at <= now => Some(self.begin()),
+            Stage::Doing(..) if self.silent_at.is_some_and(|at| at <= now) => {
+                self.silent_at = None;
+                self.news.push_back(News::Silent);
+                None
+            }
+            Stage::Idle { .. } | Stage::Doing(..) | Stage::Waiting(_) => None,
+        }
+    }
+
+    /// More waits in the queue.
+    pub fn grown(&mut self) -> Option<Next> {
+        self.has_grown = true;
+        self.wake()
+    }
+
+    /// Something is to be done for a group, or still is.
+    pub fn add_work(&mut self, work: GroupWork) -> Option<Next> {
+        self.work.insert(work);
+        self.wake()
+    }
+
+    fn wake(&mut self) -> Option<Next> {
+        match self.stage {
+            Stage::Idle { .. } => Some(self.begin()),
+            Stage::Doing(..) | Stage::Waiting(_) => None,
+        }
+    }
+
+    /// The peer has asked something, or has answered somebody.
+    pub fn heard(&mut self, now: Moment) -> Option<Next> {
+        self.is_heard = true;
+        let Stage::Waiting(wait) = &mut self.stage else {
+            return None;
+        };
+        let is_over = self.backoff.heard(wait, now.since_start());
+        is_over.then(|| self.begin())
+    }
+
+    /// A step is under way.
+    pub fn does(&mut self, now: Moment, step: StepId, doing: Doing) {
+        self.is_heard &= !doing.is_asking();
+        self.silent_at = doing.is_asking().then(|| now.since_start() + SILENT_AFTER);
+        self.stage = Stage::Doing(step, doing);
+    }
+
+    /// Nothing is done for a while.
+    pub fn waits(&mut self, now: Moment, until: Until, rng: &mut impl Rng) {
+        self.silent_at = None;
+        let mut wait = self.backoff.begin(now.since_start(), until, rng);
+        if is_planted(Fault::GiveUpPeer) {
+            wait = Wait::for_ever();
+        }
+        tracing::debug!(peer = %self.id, wait = ?wait.at.saturating_sub(now.since_start()), "a peer does not take what waits for it");
+        self.stage = Stage::Waiting(wait);
+    }
+
+    /// Begins with whatever is first.
+    pub fn begin(&mut self) -> Next {
+        if self.are_copies_listed {
+            self.look()
+        } else {
+            Next::Do(Step::ListCopies(self.id), Doing::Listing)
+        }
+    }
+
+    fn look(&mut self) -> Next {
+        self.has_grown = false;
+        let step = Step::Look {
+            peer: self.id,
+            more: self.refused.1 > 0,
+        };
+        Next::Do(step, Doing::Looking)
+    }
+
+    /// What waited has been taken.
+    fn go_on(&mut self) -> Option<Next> {
+        self.backoff.reset();
+        Some(self.begin())
+    }
+
+    /// A step is done.
+    pub(super) fn done(&mut self, own: &Own, now: Moment, id: StepId, done: Done) -> Option<Next> {
+        let idle = Stage::Idle { again: None };
+        let doing = match std::mem::replace(&mut self.stage, idle) {
+            Stage::Doing(current, doing) if current == id => doing,
+            // Of one that nobody waits for.
+            stage => {
+                self.stage = stage;
+                return None;
+            }
+        };
+        self.silent_at = None;
+        match (doing, done) {
+            (Doing::Listing, Done::Copies(groups)) => {
+                self.are_copies_listed = groups.is_some();
+                let groups = groups.into_iter().flatten();
+                self.work.extend(groups.map(GroupWork::Read));
+                Some(self.look())
+            }
+            (Doing::Looking, Done::Looked(looked)) => match looked {
+                Ok(Some(glance)) => self.decide(own, now, glance),
+                Ok(None) => Some(Next::End),
+                Err(_) => Some(Next::Wait(Until::Over)),
+            },
+            (Doing::TellingKey(peer), Done::Answered(answer)) => {
+                self.told_key(own, peer, answer.as_deref())
+            }
+            (Doing::Introducing(peer), Done::Answered(answer)) => {
+                self.introduced(own, peer, answer.as_deref())
+            }
+            (Doing::Noting, Done::Written(Written::Durable)) => {
+                self.is_introduced = true;
+                self.go_on()
+            }
+            (Doing::Noting, Done::Written(_)) => Some(Next::Wait(Until::Over)),
+            (Doing::Telling(group), Done::Answered(answer)) => self.told(group, answer.as_deref()),
+            (Doing::LookingAtCopy(peer, group), Done::Copy(look)) => match look {
+                CopyLook::At(state) => {
+                    let reader = Reader::new(group, state.epoch(), state.position());
+                    let bytes = reader.request();
+                    let doing = Doing::Reading(peer.clone(), reader, state);
+                    Some(Next::Do(Step::Ask { peer, bytes }, doing))
+                }
+                CopyLook::Gone => self.go_on(),
+                CopyLook::NotNow => self.later(GroupWork::Read(group), Until::Over),
+            },
+            (Doing::Reading(peer, reader, state), Done::Answered(answer)) => {
+                self.read(peer, (reader, state), answer.as_deref())
+            }
+            (Doing::Keeping(peer, group, more), Done::Written(written)) => match written {
+                Written::Durable if !more => self.go_on(),
+                // Nobody else reads this group; should it have been joined anew meanwhile, it is read anew.
+                Written::Durable | Written::Conflict => Some(look_at_copy(peer, group)),
+                Written::Failed => self.later(GroupWork::Read(group), Until::Over),
+            },
+            (Doing::Asking(peer, outgoing, asked), Done::Answered(answer)) => {
+                self.answered(peer, outgoing, (asked, answer.as_deref()))
+            }
+            (Doing::Settling(after), Done::Written(written)) => self.settled(after, written),
+            // No step comes back as another.
+            (doing, done) => {
+                debug_assert!(false, "{doing:?} came back as {done:?}");
+                Some(Next::Wait(Until::Over))
+            }
+        }
+    }
+
+    /// What is first: introductions, then groups, then the queue.
+    fn decide(&mut self, own: &Own, now: Moment, glance: Glance) -> Option<Next> {
+        let Glance { peer, next } = glance;
+        if !self.is_introduced {
+            // What is too old is given up also where the peer has not accepted.
+            return Some(match next {
+                Ok(Some(next)) => match queue::without_peer(&next, now) {
+                    Some(settling) => settle(peer, next, settling),
+                    None => self.introduce(own, peer),
+                },
+                Ok(None) | Err(_) => self.introduce(own, peer),
+            });
+        }
+        if let Some(work) = self.work.pop_first() {
+            return Some(match work {
+                GroupWork::Tell(group) => {
+                    let bytes = PeerRequest::Grown { group }.to_bytes();
+                    Next::Do(Step::Ask { peer, bytes }, Doing::Telling(group))
+                }
+                GroupWork::Read(group) => look_at_copy(peer, group),
+            });
+        }
+        match next {
+            Err(_) => Some(Next::Wait(Until::Over)),
+            Ok(Some(next)) => Some(self.turn(peer, next, now)),
+            Ok(None) if self.has_grown => Some(self.look()),
+            Ok(None) => {
+                let again = now.since_start() + AGAIN;
+                self.backoff.reset();
+                self.stage = Stage::Idle {
+                    again: (!self.are_copies_listed).then_some(again),
+                };
+                None
+            }
+        }
+    }
+
+    /// It is the turn of a message.
+    fn turn(&mut self, peer: Peer, next: NextOutgoing, now: Moment) -> Next {
+        if next.outgoing.position() != self.refused.0 {
+            self.refused = (next.outgoing.position(), 0);
+        }
+        match queue::turn(&peer, &next, self.refused.1, now) {
+            Turn::Settle(settling) => settle(peer, next, settling),
+            Turn::Nothing => self.not_taken(),
+            Turn::Ask(asked, bytes) => {
+                let outgoing = Box::new(next.outgoing);
+                let step = Step::Ask {
+                    peer: outgoing.asks(&peer),
+                    bytes,
+                };
+                Next::Do(step, Doing::Asking(peer, outgoing, asked))
+            }
+        }
+    }
+
+    /// Introduces this realm; to a peer that knows it by a former key it first says the new one, over a link of the key that it knows.
+    fn introduce(&mut self, own: &Own, peer: Peer) -> Next {
+        let (old, new) = (peer.knows(), own.secret.public());
+        if old != new {
+            let Some(proof) = show_possession(&own.secret, &old, &peer.key()) else {
+                return Next::Wait(Until::Heard);
+            };
+            let bytes = PeerRequest::Rotate { key: new.0, proof }.to_bytes();
+            let doing = Doing::TellingKey(peer.clone());
+            return Next::Do(Step::Ask { peer, bytes }, doing);
+        }
+        let (address, port) = peer.source();
+        let request = PeerRequest::Introduce {
+            realm: own.id,
+            address: Text(address),
+            port: Port(port),
+        };
+        let bytes = request.to_bytes();
+        let doing = Doing::Introducing(peer.clone());
+        Next::Do(Step::Ask { peer, bytes }, doing)
+    }
+
+    /// A peer has been told of this realm's new key. One that does not know the old one (any more) may know the new one.
+    fn told_key(&mut self, own: &Own, peer: Peer, answer: Option<&[u8]>) -> Option<Next> {
+        let Some(answer) = answer else {
+            return Some(self.is_silent());
+        };
+        match Answer::parse(answer) {
+            Ok(Answer::Done) => tracing::info!(peer = %self.id, "a peer follows to the new key"),
+            _ => tracing::debug!(peer = %self.id, "a peer does not follow to the new key"),
+        }
+        let peer = peer.known_by(own.secret.public());
+        Some(self.introduce(own, peer))
+    }
+
+    fn introduced(&mut self, own: &Own, peer: Peer, answer: Option<&[u8]>) -> Option<Next> {
+        let Some(answer) = answer.and_then(|answer| Answer::parse(answer).ok()) else {
+            return Some(self.is_silent());
+        };
+        self.news.push_back(News::Answers);
+        let refusal = match answer {
+            Answer::Done => {
+                let peer = peer.known_by(own.secret.public());
+                return Some(Next::Do(Step::Introduced(peer), Doing::Noting));
+            }
+            Answer::Refused(refusal) => refusal,
+            _ => return Some(Next::Wait(Until::HeardLater)),
+        };
+        tracing::warn!(peer = %self.id, code = %refusal.code, "a peer refuses the peering");
+        self.news.push_back(News::Refuses(refusal.code));
+        Some(Next::Wait(if refusal.is_transient() {
+            Until::Over
+        } else {
+            // It may have been told meanwhile that it is to accept.
+            Until::HeardLater
+        }))
+    }
+
+    /// A peer has been told that a group has grown.
+    fn told(&mut self, group: GroupName, answer: Option<&[u8]>) -> Option<Next> {
+        let Some(answer) = answer else {
+            self.work.insert(GroupWork::Tell(group));
+            return Some(self.is_silent());
+        };
+        self.news.push_back(News::Answers);
+        match Answer::parse(answer) {
+            Ok(Answer::Done) => self.go_on(),
+            Ok(Answer::Refused(refusal)) if refusal.is_final() => self.go_on(),
+            _ => self.later(GroupWork::Tell(group), Until::Over),
+        }
+    }
+
+    fn read(
+        &mut self,
+        peer: Peer,
+        (mut reader, state): (Reader, CopyState),
+        answer: Option<&[u8]>,
+    ) -> Option<Next> {
+        if answer.is_some() {
+            self.news.push_back(News::Answers);
+        }
+        let group = reader.group();
+        let kept = match reader.take(answer) {
+            Reading::Ask(bytes) => {
+                let doing = Doing::Reading(peer.clone(), reader, state);
+                return Some(Next::Do(Step::Ask { peer, bytes }, doing));
+            }
+            Reading::Silent => {
+                self.work.insert(GroupWork::Read(group));
+                return Some(self.is_silent());
+            }
+            Reading::Unread => return self.later(GroupWork::Read(group), Until::Over),
+            Reading::Entries(entries, _) if entries.is_empty() => return self.go_on(),
+            Reading::Entries(entries, more) => (Kept::Entries(entries), more),
+            // Whatever became of the word that it has ended.
+            Reading::Gone => (Kept::Gone, false),
+        };
+        let (kept, more) = kept;
+        let step = Step::Keep(peer.clone(), group, state, kept);
+        Some(Next::Do(step, Doing::Keeping(peer, group, more)))
+    }
+
+    /// The peer has been asked about the message whose turn it is.
+    fn answered(
+        &mut self,
+        peer: Peer,
+        outgoing: Box<Outgoing>,
+        (asked, answer): (Asked, Option<&[u8]>),
+    ) -> Option<Next> {
+        let verdict = queue::verdict(asked, answer);
+        if answer.is_some() {
+            self.news.push_back(News::Answers);
+        }
+        Some(match verdict {
+            Verdict::Silent => self.is_silent(),
+            Verdict::Busy => Next::Wait(Until::Over),
+            Verdict::Refused => self.not_taken(),
+            Verdict::Settle(settling) => {
+                // One that always says that a number is used would make this realm ask as fast as it can.
+                let is_again = settling == Settling::Anew && outgoing.has_own_epoch();
+                let after = if is_again { After::Wait } else { After::GoOn };
+                Next::Do(
+                    Step::Settle(peer, outgoing, settling),
+                    Doing::Settling(after),
+                )
+            }
+        })
+    }
+
+    fn settled(&mut self, after: After, written: Written) -> Option<Next> {
+        match (written, after) {
+            (Written::Durable, After::GoOn) => self.go_on(),
+            (Written::Durable, After::Wait) | (Written::Conflict, _) => Some(self.not_taken()),
+            (Written::Failed, _) => Some(Next::Wait(Until::Over)),
+        }
+    }
+
+    /// The peer has not taken the message whose turn it is.
+    fn not_taken(&mut self) -> Next {
+        self.refused.1 += 1;
+        Next::Wait(Until::Over)
+    }
+
+    fn is_silent(&mut self) -> Next {
+        if self.is_heard {
+            // It is there by now: what was lost is asked again soon.
+            self.backoff.reset();
+            return Next::Wait(Until::HeardLater);
+        }
+        self.news.push_back(News::Silent);
+        Next::Wait(Until::Heard)
+    }
+
+    /// What is to be done for a group still is.
+    fn later(&mut self, work: GroupWork, until: Until) -> Option<Next> {
+        self.work.insert(work);
+        Some(Next::Wait(until))
+    }
+}
+
+fn look_at_copy(peer: Peer, group: GroupName) -> Next {
+    let step = Step::LookAtCopy(peer.clone(), group);
+    Next::Do(step, Doing::LookingAtCopy(peer, group))
+}
+
+/// Writes down what becomes of a message that its peer was not asked about.
+fn settle(peer: Peer, next: NextOutgoing, settling: Settling) -> Next {
+    let step = Step::Settle(peer, Box::new(next.outgoing), settling);
+    Next::Do(step, Doing::Settling(After::GoOn))
+}
