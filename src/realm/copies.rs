@@ -3,6 +3,7 @@
 
 use super::{
     Caller, Failure, Moment, Outcome, Realm, Work,
+    asking::{Decision, needed},
     carrying::Written,
     ended::put_ending,
     network::GroupWork,
@@ -16,7 +17,7 @@ use crate::{
     store::{Batch, Store},
     wire::{
         Answer, CONTENT_GONE, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position,
-        RealmId, Refusal, SessionRef, Username, is_of_realm, parse_varint,
+        RealmId, SessionRef, Username, is_of_realm, parse_varint,
     },
 };
 
@@ -121,7 +122,7 @@ impl<S: Store> Realm<S> {
         Ok(copy)
     }
 
-    pub(super) async fn joingrouprealm(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+    pub(super) async fn joingrouprealm(&self, work: &mut Work<'_>) -> Result<Decision, Failure> {
         let Command::JoinGroupRealm {
             session,
             src_address,
@@ -152,7 +153,11 @@ impl<S: Store> Realm<S> {
             user,
             password,
         };
-        let (epoch, membership, known_as) = match self.ask_peer(&peer, &request).await? {
+        let answer = match work.answer_of(&peer, &request) {
+            Ok(answer) => needed(answer)?,
+            Err(question) => return Ok(Decision::Ask(question)),
+        };
+        let (epoch, membership, known_as) = match answer {
             Answer::Joined {
                 epoch,
                 membership,
@@ -214,7 +219,7 @@ impl<S: Store> Realm<S> {
                 ChangedRecord {}.to_value()?,
             );
         work.affected = Some(user);
-        Ok(Answer::Done)
+        Ok(Decision::Answer(Answer::Done))
     }
 
     pub(super) async fn leavegrouprealm(
@@ -223,7 +228,7 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         realm: RealmId,
         group: GroupName,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Decision, Failure> {
         let current = self.session_noted(work, session).await?;
         let peer = self.peer(&mut work.batch, realm).await?;
         let user = current.user;
@@ -240,7 +245,11 @@ impl<S: Store> Realm<S> {
                 user,
                 membership: member.map_or(0, |(member, _)| member.membership),
             };
-            match self.ask_peer(&peer, &leave).await? {
+            let answer = match work.answer_of(&peer, &leave) {
+                Ok(answer) => needed(answer)?,
+                Err(question) => return Ok(Decision::Ask(question)),
+            };
+            match answer {
                 Answer::Done => {}
                 Answer::Refused(refusal) if gone.contains(&refusal.code) => {}
                 Answer::Refused(refusal) => return Err(refusal.into()),
@@ -250,22 +259,7 @@ impl<S: Store> Realm<S> {
         work.batch
             .delete(records::copy_member(realm, group, user))
             .delete(records::copied_group(user, realm, group));
-        Ok(Answer::Done)
-    }
-
-    async fn ask_peer(&self, peer: &Peer, request: &PeerRequest<'_>) -> Result<Answer, Failure> {
-        let answer = self.network.ask(peer, request.to_bytes()).await;
-        let answer = answer.ok_or(ErrorCode::RealmUnreachable)?;
-        self.network.reached(peer.realm);
-        let answer = Answer::parse(&answer).map_err(|_| ErrorCode::Internal)?;
-        Ok(match answer {
-            // Of numbers a client is told only by its own realm: these would be taken for its own.
-            Answer::Refused(Refusal {
-                code: ErrorCode::AlreadyDone | ErrorCode::NumberReused | ErrorCode::Unknown,
-                ..
-            }) => Answer::Refused(ErrorCode::Internal.into()),
-            answer => answer,
-        })
+        Ok(Decision::Answer(Answer::Done))
     }
 
     pub(super) async fn inboxgrouprealm(

@@ -19,25 +19,14 @@ use crate::{
 const FORMER_MAX: usize = 64;
 
 impl<S: Store> Realm<S> {
-    /// Introduces this realm to a peer for somebody who waits; its answer, if it gives one.
-    pub(super) async fn introduce(&self, peer: &Peer) -> Option<Answer> {
+    /// What introduces this realm to a peer.
+    pub(super) fn introduction<'a>(&self, peer: &'a Peer) -> PeerRequest<'a> {
         let (address, port) = peer.source();
-        let request = PeerRequest::Introduce {
+        PeerRequest::Introduce {
             realm: self.own.id,
             address: Text(address),
             port: Port(port),
-        };
-        let Some(answer) = self.network.ask(peer, request.to_bytes()).await else {
-            self.network.silent(peer.realm);
-            return None;
-        };
-        self.network.reached(peer.realm);
-        let answer = Answer::parse(&answer).ok()?;
-        if let Answer::Refused(refusal) = &answer {
-            tracing::warn!(peer = %peer.realm, code = %refusal.code, "a peer refuses the peering");
-            self.network.refused(peer.realm);
         }
-        Some(answer)
     }
 
     /// Writes down that a peer has accepted the peering, and by which key it knows this realm.

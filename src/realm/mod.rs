@@ -6,6 +6,7 @@
 
 mod account;
 mod accounts;
+mod asking;
 mod carrying;
 mod copies;
 mod cursors;
@@ -63,6 +64,7 @@ use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use tokio::sync::{Notify, watch};
 
 use self::{
+    asking::{Asked, Decision},
     expiry::Expiries,
     lives::Lives,
     operations::{Known, fingerprint, options_fit},
@@ -175,6 +177,10 @@ struct Work<'a> {
     ends: bool,
     /// Its number is not written down: nothing can be done under it any more.
     is_unrecorded: bool,
+    /// It has been counted among the commands of its user.
+    is_counted: bool,
+    /// What other realms were asked for it.
+    asked: Vec<Asked>,
 }
 
 impl Work<'_> {
@@ -359,6 +365,8 @@ impl<S: Store> Realm<S> {
             adds_for: None,
             ends: false,
             is_unrecorded: false,
+            is_counted: false,
+            asked: Vec::new(),
         };
         let mut operation = None;
         for _ in 0..ATTEMPTS_MAX {
@@ -378,13 +386,19 @@ impl<S: Store> Realm<S> {
                     }
                 },
             };
-            work.batch = Batch::new();
+            work.begin();
             let answer = match self.decide(&mut work).await {
+                Ok(Decision::Answer(answer)) => answer,
+                Ok(Decision::Ask(question)) => {
+                    Box::pin(self.ask_first(&mut work, question)).await;
+                    continue;
+                }
                 Err(Failure::Refused(refusal)) => {
                     let is_remembered = self.is_remembered(&work, refusal).await?;
                     work.forget();
                     if !is_remembered {
                         if self.is_outdated(&mut work, refusal).await? {
+                            work.forget_answers();
                             continue;
                         }
                         return Err(refusal.into());
@@ -392,7 +406,7 @@ impl<S: Store> Realm<S> {
                     self.note(request.command.name(), &refusal.into());
                     Answer::Refused(refusal)
                 }
-                decided => decided?,
+                Err(failure) => return Err(failure),
             };
             let bytes = answer.to_bytes();
             if let Some(operation) = operation.as_ref().filter(|_| !work.is_unrecorded) {
@@ -424,6 +438,7 @@ impl<S: Store> Realm<S> {
                     None => Ok(bytes),
                 };
             }
+            work.forget_answers();
         }
         Err(Refusal::busy(CONTENDED_MS).into())
     }
@@ -453,14 +468,23 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    /// Decides about a command that changes something: what is to be written, and the answer.
-    async fn decide(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        match work.request.command {
+    /// Decides about a command that changes something: what is to be written, and the answer, or what is to be asked first.
+    async fn decide(&self, work: &mut Work<'_>) -> Result<Decision, Failure> {
+        let answer = match work.request.command {
             Command::Send { .. } => self.send(work).await,
             Command::SendGroup { .. } => self.sendgroup(work).await,
             // Seldom, and large: apart, so that messages need not carry its room about.
+            Command::JoinGroupRealm { .. } => return Box::pin(self.joingrouprealm(work)).await,
+            Command::LeaveGroupRealm {
+                session,
+                realm,
+                group,
+                ..
+            } => return Box::pin(self.leavegrouprealm(work, session, realm, group)).await,
+            Command::AddRealm { .. } => return Box::pin(self.addrealm(work)).await,
             _ => Box::pin(self.decide_other(work)).await,
-        }
+        };
+        answer.map(Decision::Answer)
     }
 
     async fn decide_other(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
@@ -470,15 +494,7 @@ impl<S: Store> Realm<S> {
             Command::Logout { session, .. } => self.logout(work, session).await,
             Command::SendRealm { .. } => self.sendrealm(work).await,
             Command::SendGroupRealm { .. } => self.sendgrouprealm(work).await,
-            Command::JoinGroupRealm { .. } => self.joingrouprealm(work).await,
-            Command::LeaveGroupRealm {
-                session,
-                realm,
-                group,
-                ..
-            } => self.leavegrouprealm(work, session, realm, group).await,
             Command::Claim { session, code, .. } => self.claim(work, session, code.0).await,
-            Command::AddRealm { .. } => self.addrealm(work).await,
             Command::RemoveRealm { session, realm, .. } => {
                 self.removerealm(work, session, realm).await
             }

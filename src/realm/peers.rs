@@ -2,6 +2,7 @@
 
 use super::{
     Caller, Failure, Outcome, Realm, Work,
+    asking::Decision,
     limits::PEERS_MAX,
     network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
     records::{
@@ -308,7 +309,7 @@ impl<S: Store> Realm<S> {
         found.cloned().ok_or(ErrorCode::BadSource.into())
     }
 
-    pub(super) async fn addrealm(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+    pub(super) async fn addrealm(&self, work: &mut Work<'_>) -> Result<Decision, Failure> {
         let Command::AddRealm {
             session,
             realm,
@@ -345,14 +346,14 @@ impl<S: Store> Realm<S> {
                 ..known.record
             };
             work.batch.put(records::peer(realm), record.to_value()?);
-            return Ok(Answer::Done);
+            return Ok(Decision::Answer(Answer::Done));
         }
         let key = match work.request.options.key {
             Some(key) => PublicKey(key),
-            None => {
-                let found = self.network.who(address.0, port.0).await;
-                found.ok_or(ErrorCode::RealmUnreachable)?
-            }
+            None => match work.who(address.0, port.0) {
+                Ok(found) => found.ok_or(ErrorCode::RealmUnreachable)?,
+                Err(question) => return Ok(Decision::Ask(question)),
+            },
         };
         if self.own.is(&key) || self.peer_of(&mut work.batch, &key).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
@@ -366,7 +367,11 @@ impl<S: Store> Realm<S> {
             .begin_peer(&mut work.batch, of, place, (src_address, src_port))
             .await?;
         peer.record.added = true;
-        let answer = match self.introduce(&peer).await {
+        let said = match work.answer_of(&peer, &self.introduction(&peer)) {
+            Ok(said) => said,
+            Err(question) => return Ok(Decision::Ask(question)),
+        };
+        let answer = match said {
             Some(Answer::Done) => {
                 peer.record.introduced = true;
                 Answer::Done
@@ -375,10 +380,16 @@ impl<S: Store> Realm<S> {
                 return Err(refusal.into());
             }
             // It does not answer, or has not listed us yet: it is asked again until it does.
-            _ => Answer::Sent(Sent::Queued),
+            said => {
+                if let Some(Answer::Refused(refusal)) = said {
+                    tracing::warn!(peer = %realm, code = %refusal.code, "a peer refuses the peering");
+                    self.network.refused(realm);
+                }
+                Answer::Sent(Sent::Queued)
+            }
         };
         self.put_new_peer(&peer, &mut work.batch).await?;
-        Ok(answer)
+        Ok(Decision::Answer(answer))
     }
 
     /// Another realm, as it becomes a peer. What is remembered of its messages from before it was removed goes on.

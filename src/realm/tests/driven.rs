@@ -113,7 +113,9 @@ impl<S: Store> Realm<S> {
             }
         }
         let peer = peer.clone().known_by(own);
-        match self.introduce(&peer).await {
+        let request = self.introduction(&peer).to_bytes();
+        let answer = self.network.ask(&peer, request).await;
+        match answer.map(|answer| Answer::parse(&answer).unwrap()) {
             None => Carried::Silent,
             Some(Answer::Done) => self.note_introduced(&peer).await.into(),
             Some(Answer::Refused(refusal)) if refusal.is_transient() => Carried::Busy,
