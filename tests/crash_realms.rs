@@ -16,7 +16,7 @@ use std::{
 
 use merpati::{client::Client, wire::Username};
 use rand::{RngExt as _, SeedableRng, rngs::ChaCha20Rng};
-use support::{Home, PASSWORD, relay::Relay};
+use support::{Home, PASSWORD, Realm, relay::Relay, typing::until};
 
 /// Senders in each realm.
 const SENDERS: u64 = 8;
@@ -40,9 +40,11 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
     for (connect, reader) in through.iter().zip(["ann", "bob"]) {
         home.register(reader, connect);
     }
-    let code = realms[0].data().join("operator-code");
-    home.run("ann", &["claim", "--password-file", code.to_str().unwrap()])
-        .ok();
+    for (realm, operator) in realms.iter().zip(["ann", "bob"]) {
+        let code = realm.data().join("operator-code");
+        let claim = ["claim", "--password-file", code.to_str().unwrap()];
+        home.run(operator, &claim).ok();
+    }
     let (_, key) = realms[1].connect.split_once('#').unwrap();
     let port = realms[1].address.port().to_string();
     let add = ["addrealm", "beta", "127.0.0.1", &port, "--key", key];
@@ -69,10 +71,15 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
         while accepted.load(Ordering::Relaxed) < next.min(2 * all / SENDERS * SENDERS) {
             std::thread::park_timeout(Duration::from_millis(1));
         }
-        let which = rng.random_range(0..2);
+        let which: usize = rng.random_range(0..2);
+        let moves_now = rng.random_ratio(1, KILLS_PER_MOVE);
+        if moves_now {
+            // Two that both move before either has told the other find each other by an operator or a name alone.
+            until_known(&home, &realms);
+        }
         let victim = &mut realms[which];
         victim.kill();
-        if rng.random_ratio(1, KILLS_PER_MOVE) {
+        if moves_now {
             victim.start_elsewhere();
             relays[which].point_at(victim.address);
             moves += 1;
@@ -105,6 +112,17 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
     println!(
         "{kills} kills, {moves} of them moves, {each} messages each way, none lost, none doubled, all in order"
     );
+}
+
+/// Waits until each realm knows where the other is.
+fn until_known(home: &Home, realms: &[Realm; 2]) {
+    for (operator, other) in [("ann", &realms[1]), ("bob", &realms[0])] {
+        let is_known = || {
+            let peers = home.run(operator, &["realms"]).objects();
+            peers[0]["address"] == other.address.to_string()
+        };
+        until("each knows where the other is", is_known);
+    }
 }
 
 /// The reader's messages, once there are as many as there should be.

@@ -202,10 +202,10 @@ impl Federation {
     pub fn handle(&mut self, now: Moment, input: Input) {
         match input {
             Input::PeersChanged => self.list(),
-            Input::Grown(realm) => self.tell(now, realm, PeerTask::grown),
-            Input::Heard(realm) => self.tell(now, realm, |peer| peer.heard(now)),
+            Input::Grown(realm) => self.tell(now, realm, |_, peer| peer.grown()),
+            Input::Heard(realm) => self.tell(now, realm, |_, peer| peer.heard(now)),
             Input::Work(realm, work) if self.peers.contains_key(&realm) => {
-                self.tell(now, realm, |peer| peer.add_work(work));
+                self.tell(now, realm, |_, peer| peer.add_work(work));
             }
             Input::Work(realm, work) => {
                 if self.listing.is_under_way {
@@ -214,7 +214,9 @@ impl Federation {
             }
             Input::Done(step, done) => match (self.under_way.remove(&step), done) {
                 (Some(None), Done::Peers(peers, are_all)) => self.listed(now, peers, are_all),
-                (Some(Some(realm)), done) => self.peer_done(now, realm, step, done),
+                (Some(Some(realm)), done) => {
+                    self.tell(now, realm, |own, peer| peer.done(own, now, step, done));
+                }
                 (Some(None) | None, _) => {}
             },
         }
@@ -233,7 +235,7 @@ impl Federation {
             .map(|(realm, _)| *realm)
             .collect();
         for realm in due {
-            self.tell(now, realm, |peer| peer.handle_timeout(now));
+            self.tell(now, realm, |_, peer| peer.handle_timeout(now));
         }
     }
 
@@ -266,7 +268,7 @@ impl Federation {
                 let _ = task.add_work(work);
             }
             self.peers.insert(peer.realm, task);
-            self.tell(now, peer.realm, |peer| Some(peer.begin()));
+            self.tell(now, peer.realm, |_, peer| Some(peer.begin()));
         }
         // Those that can be read later are told then.
         self.is_start &= !are_all;
@@ -287,18 +289,12 @@ impl Federation {
         &mut self,
         now: Moment,
         realm: RealmId,
-        what: impl FnOnce(&mut PeerTask) -> Option<Next>,
+        what: impl FnOnce(&Own, &mut PeerTask) -> Option<Next>,
     ) {
-        if let Some(next) = self.peers.get_mut(&realm).and_then(what) {
-            self.go_on(now, realm, next);
-        }
-    }
-
-    fn peer_done(&mut self, now: Moment, realm: RealmId, step: StepId, done: Done) {
         let Some(peer) = self.peers.get_mut(&realm) else {
             return;
         };
-        let next = peer.done(&self.own, now, step, done);
+        let next = what(&self.own, peer);
         while let Some(news) = peer.take_news() {
             self.news.push_back((realm, news));
         }

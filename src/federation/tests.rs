@@ -182,6 +182,24 @@ fn silent_peer_is_asked_when_it_is_heard() {
     assert!(scene.next_question().is_none());
 }
 
+/// PEER-18: a peer that does not answer is shown as one soon, and not only once it is given up for now.
+#[test]
+fn silence_is_told_of_while_a_peer_is_asked() {
+    let mut scene = Scene::introduced();
+    scene.queue(1);
+    let (_, id, _) = scene.wait_for_question();
+    while scene.machine.poll_news().is_some() {}
+    scene.seconds += 9;
+    scene.machine.handle_timeout(scene.now());
+    assert_eq!(scene.machine.poll_news(), None);
+    scene.seconds += 2;
+    scene.machine.handle_timeout(scene.now());
+    assert_eq!(scene.machine.poll_news(), Some((beta(), News::Silent)));
+    assert_eq!(scene.machine.poll_timeout(), None, "it is told once");
+    scene.answer(id, Some(&STORED));
+    assert_eq!(scene.machine.poll_news(), Some((beta(), News::Answers)));
+}
+
 /// PEER-7: a peer to which every number means another message is not asked as fast as this realm can.
 #[test]
 fn peer_that_finds_each_number_used_is_asked_seldom() {
