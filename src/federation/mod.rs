@@ -26,6 +26,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -67,18 +68,18 @@ pub enum Step {
     /// Ask a peer: [`Done::Answered`].
     Ask {
         /// The peer.
-        peer: Peer,
+        peer: Arc<Peer>,
         /// The request.
         bytes: Vec<u8>,
     },
     /// Read how far the copy of a peer's group goes: [`Done::Copy`].
-    LookAtCopy(Peer, GroupName),
+    LookAtCopy(Arc<Peer>, GroupName),
     /// Write down that a peer has accepted the peering: [`Done::Written`].
-    Introduced(Peer),
+    Introduced(Arc<Peer>),
     /// Write down what becomes of the message whose turn it is: [`Done::Written`].
-    Settle(Peer, Box<Outgoing>, Settling),
+    Settle(Arc<Peer>, Box<Outgoing>, Settling),
     /// Write down what a peer has in a group: [`Done::Written`].
-    Keep(Peer, GroupName, CopyState, Kept),
+    Keep(Arc<Peer>, GroupName, Box<(CopyState, Kept)>),
 }
 
 /// What has come of a step.
@@ -89,11 +90,11 @@ pub enum Done {
     /// The groups that are copied here. None when not all of them can be read.
     Copies(Option<Vec<GroupName>>),
     /// What is kept of a peer, if it is one.
-    Looked(Result<Option<Glance>, Failure>),
+    Looked(Result<Option<Box<Glance>>, Failure>),
     /// What the peer has answered. None when it is silent.
     Answered(Option<Vec<u8>>),
     /// How far a copy goes.
-    Copy(CopyLook),
+    Copy(Box<CopyLook>),
     /// What has come of writing.
     Written(Written),
 }
@@ -213,7 +214,7 @@ impl Federation {
                 }
             }
             Input::Done(step, done) => match (self.under_way.remove(&step), done) {
-                (Some(None), Done::Peers(peers, are_all)) => self.listed(now, peers, are_all),
+                (Some(None), Done::Peers(peers, are_all)) => self.listed(now, &peers, are_all),
                 (Some(Some(realm)), done) => {
                     self.tell(now, realm, |own, peer| peer.done(own, now, step, done));
                 }
@@ -250,14 +251,14 @@ impl Federation {
         self.push(None, Step::ListPeers);
     }
 
-    fn listed(&mut self, now: Moment, peers: Vec<Peer>, are_all: bool) {
+    fn listed(&mut self, now: Moment, peers: &[Peer], are_all: bool) {
         self.listing.is_under_way = false;
         // Those that cannot be read are as they were.
         self.peers.retain(|realm, task| {
             let listed = peers.iter().find(|peer| peer.realm == *realm);
             listed.map_or(!are_all, |peer| task.is_of(peer))
         });
-        for peer in &peers {
+        for peer in peers {
             if self.peers.contains_key(&peer.realm) {
                 continue;
             }
@@ -305,7 +306,8 @@ impl Federation {
 
     fn go_on(&mut self, now: Moment, realm: RealmId, next: Next) {
         match next {
-            Next::Do(step, doing) => {
+            Next::Do(act) => {
+                let (step, doing) = *act;
                 let id = self.push(Some(realm), step);
                 if let Some(peer) = self.peers.get_mut(&realm) {
                     peer.does(now, id, doing);
@@ -314,6 +316,11 @@ impl Federation {
             Next::Wait(until) => {
                 if let Some(peer) = self.peers.get_mut(&realm) {
                     peer.waits(now, until, &mut self.rng);
+                }
+            }
+            Next::Nothing(again) => {
+                if let Some(peer) = self.peers.get_mut(&realm) {
+                    peer.rests(again);
                 }
             }
             Next::End => {

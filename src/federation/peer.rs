@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -45,17 +46,23 @@ enum Stage {
 pub enum Doing {
     Listing,
     Looking,
-    TellingKey(Peer),
-    Introducing(Peer),
+    TellingKey(Arc<Peer>),
+    Introducing(Arc<Peer>),
     /// That the peer has accepted is written down.
     Noting,
     Telling(GroupName),
-    LookingAtCopy(Peer, GroupName),
-    Reading(Peer, Reader, CopyState),
+    LookingAtCopy(Arc<Peer>, GroupName),
+    Reading(Arc<Peer>, Box<(Reader, CopyState)>),
     /// What was read is written down; whether there is more.
-    Keeping(Peer, GroupName, bool),
-    Asking(Peer, Box<Outgoing>, Asked),
+    Keeping(Arc<Peer>, GroupName, bool),
+    Asking(Arc<Peer>, Box<Outgoing>, Asked),
     Settling(After),
+}
+
+impl Next {
+    fn act(step: Step, doing: Doing) -> Self {
+        Self::Do(Box::new((step, doing)))
+    }
 }
 
 impl Doing {
@@ -88,8 +95,10 @@ pub enum After {
 /// What is to be done next.
 #[derive(Debug)]
 pub enum Next {
-    Do(Step, Doing),
+    Do(Box<(Step, Doing)>),
     Wait(Until),
+    /// Nothing, before something happens or that moment, in time since the start.
+    Nothing(Option<Duration>),
     /// It is no peer any more.
     End,
 }
@@ -203,6 +212,11 @@ impl PeerTask {
         self.stage = Stage::Doing(step, doing);
     }
 
+    /// There is nothing to be done.
+    pub fn rests(&mut self, again: Option<Duration>) {
+        self.stage = Stage::Idle { again };
+    }
+
     /// Nothing is done for a while.
     pub fn waits(&mut self, now: Moment, until: Until, rng: &mut impl Rng) {
         self.silent_at = None;
@@ -219,7 +233,7 @@ impl PeerTask {
         if self.are_copies_listed {
             self.look()
         } else {
-            Next::Do(Step::ListCopies(self.id), Doing::Listing)
+            Next::act(Step::ListCopies(self.id), Doing::Listing)
         }
     }
 
@@ -229,13 +243,13 @@ impl PeerTask {
             peer: self.id,
             more: self.refused.1 > 0,
         };
-        Next::Do(step, Doing::Looking)
+        Next::act(step, Doing::Looking)
     }
 
     /// What waited has been taken.
-    fn go_on(&mut self) -> Option<Next> {
+    fn go_on(&mut self) -> Next {
         self.backoff.reset();
-        Some(self.begin())
+        self.begin()
     }
 
     /// A step is done.
@@ -250,47 +264,47 @@ impl PeerTask {
             }
         };
         self.silent_at = None;
-        match (doing, done) {
+        Some(match (doing, done) {
             (Doing::Listing, Done::Copies(groups)) => {
                 self.are_copies_listed = groups.is_some();
                 let groups = groups.into_iter().flatten();
                 self.work.extend(groups.map(GroupWork::Read));
-                Some(self.look())
+                self.look()
             }
             (Doing::Looking, Done::Looked(looked)) => match looked {
-                Ok(Some(glance)) => self.decide(own, now, glance),
-                Ok(None) => Some(Next::End),
-                Err(_) => Some(Next::Wait(Until::Over)),
+                Ok(Some(glance)) => self.decide(own, now, *glance),
+                Ok(None) => Next::End,
+                Err(_) => Next::Wait(Until::Over),
             },
             (Doing::TellingKey(peer), Done::Answered(answer)) => {
-                self.told_key(own, peer, answer.as_deref())
+                self.told_key(own, &peer, answer.as_deref())
             }
             (Doing::Introducing(peer), Done::Answered(answer)) => {
-                self.introduced(own, peer, answer.as_deref())
+                self.introduced(own, &peer, answer.as_deref())
             }
             (Doing::Noting, Done::Written(Written::Durable)) => {
                 self.is_introduced = true;
                 self.go_on()
             }
-            (Doing::Noting, Done::Written(_)) => Some(Next::Wait(Until::Over)),
+            (Doing::Noting, Done::Written(_)) => Next::Wait(Until::Over),
             (Doing::Telling(group), Done::Answered(answer)) => self.told(group, answer.as_deref()),
-            (Doing::LookingAtCopy(peer, group), Done::Copy(look)) => match look {
+            (Doing::LookingAtCopy(peer, group), Done::Copy(look)) => match *look {
                 CopyLook::At(state) => {
                     let reader = Reader::new(group, state.epoch(), state.position());
                     let bytes = reader.request();
-                    let doing = Doing::Reading(peer.clone(), reader, state);
-                    Some(Next::Do(Step::Ask { peer, bytes }, doing))
+                    let doing = Doing::Reading(peer.clone(), Box::new((reader, state)));
+                    Next::act(Step::Ask { peer, bytes }, doing)
                 }
                 CopyLook::Gone => self.go_on(),
                 CopyLook::NotNow => self.later(GroupWork::Read(group), Until::Over),
             },
-            (Doing::Reading(peer, reader, state), Done::Answered(answer)) => {
-                self.read(peer, (reader, state), answer.as_deref())
+            (Doing::Reading(peer, reading), Done::Answered(answer)) => {
+                self.read(peer, reading, answer.as_deref())
             }
             (Doing::Keeping(peer, group, more), Done::Written(written)) => match written {
                 Written::Durable if !more => self.go_on(),
                 // Nobody else reads this group; should it have been joined anew meanwhile, it is read anew.
-                Written::Durable | Written::Conflict => Some(look_at_copy(peer, group)),
+                Written::Durable | Written::Conflict => look_at_copy(peer, group),
                 Written::Failed => self.later(GroupWork::Read(group), Until::Over),
             },
             (Doing::Asking(peer, outgoing, asked), Done::Answered(answer)) => {
@@ -300,50 +314,47 @@ impl PeerTask {
             // No step comes back as another.
             (doing, done) => {
                 debug_assert!(false, "{doing:?} came back as {done:?}");
-                Some(Next::Wait(Until::Over))
+                Next::Wait(Until::Over)
             }
-        }
+        })
     }
 
     /// What is first: introductions, then groups, then the queue.
-    fn decide(&mut self, own: &Own, now: Moment, glance: Glance) -> Option<Next> {
-        let Glance { peer, next } = glance;
+    fn decide(&mut self, own: &Own, now: Moment, glance: Glance) -> Next {
+        let (peer, next) = (Arc::new(glance.peer), glance.next);
         if !self.is_introduced {
             // What is too old is given up also where the peer has not accepted.
-            return Some(match next {
+            return match next {
                 Ok(Some(next)) => match queue::without_peer(&next, now) {
                     Some(settling) => settle(peer, next, settling),
-                    None => self.introduce(own, peer),
+                    None => introduce(own, &peer),
                 },
-                Ok(None) | Err(_) => self.introduce(own, peer),
-            });
+                Ok(None) | Err(_) => introduce(own, &peer),
+            };
         }
         if let Some(work) = self.work.pop_first() {
-            return Some(match work {
+            return match work {
                 GroupWork::Tell(group) => {
                     let bytes = PeerRequest::Grown { group }.to_bytes();
-                    Next::Do(Step::Ask { peer, bytes }, Doing::Telling(group))
+                    Next::act(Step::Ask { peer, bytes }, Doing::Telling(group))
                 }
                 GroupWork::Read(group) => look_at_copy(peer, group),
-            });
+            };
         }
         match next {
-            Err(_) => Some(Next::Wait(Until::Over)),
-            Ok(Some(next)) => Some(self.turn(peer, next, now)),
-            Ok(None) if self.has_grown => Some(self.look()),
+            Err(_) => Next::Wait(Until::Over),
+            Ok(Some(next)) => self.turn(peer, next, now),
+            Ok(None) if self.has_grown => self.look(),
             Ok(None) => {
                 let again = now.since_start() + AGAIN;
                 self.backoff.reset();
-                self.stage = Stage::Idle {
-                    again: (!self.are_copies_listed).then_some(again),
-                };
-                None
+                Next::Nothing((!self.are_copies_listed).then_some(again))
             }
         }
     }
 
     /// It is the turn of a message.
-    fn turn(&mut self, peer: Peer, next: NextOutgoing, now: Moment) -> Next {
+    fn turn(&mut self, peer: Arc<Peer>, next: NextOutgoing, now: Moment) -> Next {
         if next.outgoing.position() != self.refused.0 {
             self.refused = (next.outgoing.position(), 0);
         }
@@ -353,77 +364,54 @@ impl PeerTask {
             Turn::Ask(asked, bytes) => {
                 let outgoing = Box::new(next.outgoing);
                 let step = Step::Ask {
-                    peer: outgoing.asks(&peer),
+                    peer: Arc::new(outgoing.asks(&peer)),
                     bytes,
                 };
-                Next::Do(step, Doing::Asking(peer, outgoing, asked))
+                Next::act(step, Doing::Asking(peer, outgoing, asked))
             }
         }
     }
 
-    /// Introduces this realm; to a peer that knows it by a former key it first says the new one, over a link of the key that it knows.
-    fn introduce(&mut self, own: &Own, peer: Peer) -> Next {
-        let (old, new) = (peer.knows(), own.secret.public());
-        if old != new {
-            let Some(proof) = show_possession(&own.secret, &old, &peer.key()) else {
-                return Next::Wait(Until::Heard);
-            };
-            let bytes = PeerRequest::Rotate { key: new.0, proof }.to_bytes();
-            let doing = Doing::TellingKey(peer.clone());
-            return Next::Do(Step::Ask { peer, bytes }, doing);
-        }
-        let (address, port) = peer.source();
-        let request = PeerRequest::Introduce {
-            realm: own.id,
-            address: Text(address),
-            port: Port(port),
-        };
-        let bytes = request.to_bytes();
-        let doing = Doing::Introducing(peer.clone());
-        Next::Do(Step::Ask { peer, bytes }, doing)
-    }
-
     /// A peer has been told of this realm's new key. One that does not know the old one (any more) may know the new one.
-    fn told_key(&mut self, own: &Own, peer: Peer, answer: Option<&[u8]>) -> Option<Next> {
+    fn told_key(&mut self, own: &Own, peer: &Peer, answer: Option<&[u8]>) -> Next {
         let Some(answer) = answer else {
-            return Some(self.is_silent());
+            return self.is_silent();
         };
         match Answer::parse(answer) {
             Ok(Answer::Done) => tracing::info!(peer = %self.id, "a peer follows to the new key"),
             _ => tracing::debug!(peer = %self.id, "a peer does not follow to the new key"),
         }
-        let peer = peer.known_by(own.secret.public());
-        Some(self.introduce(own, peer))
+        introduce(own, &peer.known_by(own.secret.public()))
     }
 
-    fn introduced(&mut self, own: &Own, peer: Peer, answer: Option<&[u8]>) -> Option<Next> {
+    fn introduced(&mut self, own: &Own, peer: &Peer, answer: Option<&[u8]>) -> Next {
         let Some(answer) = answer.and_then(|answer| Answer::parse(answer).ok()) else {
-            return Some(self.is_silent());
+            return self.is_silent();
         };
         self.news.push_back(News::Answers);
         let refusal = match answer {
             Answer::Done => {
-                let peer = peer.known_by(own.secret.public());
-                return Some(Next::Do(Step::Introduced(peer), Doing::Noting));
+                let peer = Arc::new(peer.known_by(own.secret.public()));
+                return Next::act(Step::Introduced(peer), Doing::Noting);
             }
             Answer::Refused(refusal) => refusal,
-            _ => return Some(Next::Wait(Until::HeardLater)),
+            _ => return Next::Wait(Until::HeardLater),
         };
         tracing::warn!(peer = %self.id, code = %refusal.code, "a peer refuses the peering");
         self.news.push_back(News::Refuses(refusal.code));
-        Some(Next::Wait(if refusal.is_transient() {
+        Next::Wait(if refusal.is_transient() {
             Until::Over
         } else {
             // It may have been told meanwhile that it is to accept.
             Until::HeardLater
-        }))
+        })
     }
 
     /// A peer has been told that a group has grown.
-    fn told(&mut self, group: GroupName, answer: Option<&[u8]>) -> Option<Next> {
+    fn told(&mut self, group: GroupName, answer: Option<&[u8]>) -> Next {
         let Some(answer) = answer else {
             self.work.insert(GroupWork::Tell(group));
-            return Some(self.is_silent());
+            return self.is_silent();
         };
         self.news.push_back(News::Answers);
         match Answer::parse(answer) {
@@ -435,22 +423,22 @@ impl PeerTask {
 
     fn read(
         &mut self,
-        peer: Peer,
-        (mut reader, state): (Reader, CopyState),
+        peer: Arc<Peer>,
+        mut reading: Box<(Reader, CopyState)>,
         answer: Option<&[u8]>,
-    ) -> Option<Next> {
+    ) -> Next {
         if answer.is_some() {
             self.news.push_back(News::Answers);
         }
-        let group = reader.group();
-        let kept = match reader.take(answer) {
+        let group = reading.0.group();
+        let (kept, more) = match reading.0.take(answer) {
             Reading::Ask(bytes) => {
-                let doing = Doing::Reading(peer.clone(), reader, state);
-                return Some(Next::Do(Step::Ask { peer, bytes }, doing));
+                let doing = Doing::Reading(peer.clone(), reading);
+                return Next::act(Step::Ask { peer, bytes }, doing);
             }
             Reading::Silent => {
                 self.work.insert(GroupWork::Read(group));
-                return Some(self.is_silent());
+                return self.is_silent();
             }
             Reading::Unread => return self.later(GroupWork::Read(group), Until::Over),
             Reading::Entries(entries, _) if entries.is_empty() => return self.go_on(),
@@ -458,23 +446,22 @@ impl PeerTask {
             // Whatever became of the word that it has ended.
             Reading::Gone => (Kept::Gone, false),
         };
-        let (kept, more) = kept;
-        let step = Step::Keep(peer.clone(), group, state, kept);
-        Some(Next::Do(step, Doing::Keeping(peer, group, more)))
+        let step = Step::Keep(peer.clone(), group, Box::new((reading.1, kept)));
+        Next::act(step, Doing::Keeping(peer, group, more))
     }
 
     /// The peer has been asked about the message whose turn it is.
     fn answered(
         &mut self,
-        peer: Peer,
+        peer: Arc<Peer>,
         outgoing: Box<Outgoing>,
         (asked, answer): (Asked, Option<&[u8]>),
-    ) -> Option<Next> {
+    ) -> Next {
         let verdict = queue::verdict(asked, answer);
         if answer.is_some() {
             self.news.push_back(News::Answers);
         }
-        Some(match verdict {
+        match verdict {
             Verdict::Silent => self.is_silent(),
             Verdict::Busy => Next::Wait(Until::Over),
             Verdict::Refused => self.not_taken(),
@@ -482,24 +469,22 @@ impl PeerTask {
                 // One that always says that a number is used would make this realm ask as fast as it can.
                 let is_again = settling == Settling::Anew && outgoing.has_own_epoch();
                 let after = if is_again { After::Wait } else { After::GoOn };
-                Next::Do(
-                    Step::Settle(peer, outgoing, settling),
-                    Doing::Settling(after),
-                )
+                let step = Step::Settle(peer, outgoing, settling);
+                Next::act(step, Doing::Settling(after))
             }
-        })
+        }
     }
 
-    fn settled(&mut self, after: After, written: Written) -> Option<Next> {
+    fn settled(&mut self, after: After, written: Written) -> Next {
         match (written, after) {
             (Written::Durable, After::GoOn) => self.go_on(),
-            (Written::Durable, After::Wait) | (Written::Conflict, _) => Some(self.not_taken()),
-            (Written::Failed, _) => Some(Next::Wait(Until::Over)),
+            (Written::Durable, After::Wait) | (Written::Conflict, _) => self.not_taken(),
+            (Written::Failed, _) => Next::Wait(Until::Over),
         }
     }
 
     /// The peer has not taken the message whose turn it is.
-    fn not_taken(&mut self) -> Next {
+    const fn not_taken(&mut self) -> Next {
         self.refused.1 += 1;
         Next::Wait(Until::Over)
     }
@@ -515,19 +500,42 @@ impl PeerTask {
     }
 
     /// What is to be done for a group still is.
-    fn later(&mut self, work: GroupWork, until: Until) -> Option<Next> {
+    fn later(&mut self, work: GroupWork, until: Until) -> Next {
         self.work.insert(work);
-        Some(Next::Wait(until))
+        Next::Wait(until)
     }
 }
 
-fn look_at_copy(peer: Peer, group: GroupName) -> Next {
+/// Introduces this realm; to a peer that knows it by a former key it first says the new one, over a link of the key that it knows.
+fn introduce(own: &Own, peer: &Peer) -> Next {
+    let peer = Arc::new(peer.clone());
+    let (old, new) = (peer.knows(), own.secret.public());
+    if old != new {
+        let Some(proof) = show_possession(&own.secret, &old, &peer.key()) else {
+            return Next::Wait(Until::Heard);
+        };
+        let bytes = PeerRequest::Rotate { key: new.0, proof }.to_bytes();
+        let doing = Doing::TellingKey(peer.clone());
+        return Next::act(Step::Ask { peer, bytes }, doing);
+    }
+    let (address, port) = peer.source();
+    let request = PeerRequest::Introduce {
+        realm: own.id,
+        address: Text(address),
+        port: Port(port),
+    };
+    let bytes = request.to_bytes();
+    let doing = Doing::Introducing(peer.clone());
+    Next::act(Step::Ask { peer, bytes }, doing)
+}
+
+fn look_at_copy(peer: Arc<Peer>, group: GroupName) -> Next {
     let step = Step::LookAtCopy(peer.clone(), group);
-    Next::Do(step, Doing::LookingAtCopy(peer, group))
+    Next::act(step, Doing::LookingAtCopy(peer, group))
 }
 
 /// Writes down what becomes of a message that its peer was not asked about.
-fn settle(peer: Peer, next: NextOutgoing, settling: Settling) -> Next {
+fn settle(peer: Arc<Peer>, next: NextOutgoing, settling: Settling) -> Next {
     let step = Step::Settle(peer, Box::new(next.outgoing), settling);
-    Next::Do(step, Doing::Settling(After::GoOn))
+    Next::act(step, Doing::Settling(After::GoOn))
 }

@@ -25,7 +25,7 @@ pub(super) enum Question {
     /// Who is at a host and port?
     Who(String, u16),
     /// A request to a peer, in its bytes on the wire.
-    Peer(Peer, Vec<u8>),
+    Peer(Box<Peer>, Vec<u8>),
 }
 
 impl Question {
@@ -93,7 +93,7 @@ impl Work<'_> {
         peer: &Peer,
         request: &PeerRequest<'_>,
     ) -> Result<Option<Answer>, Question> {
-        let question = Question::Peer(peer.clone(), request.to_bytes());
+        let question = Question::Peer(Box::new(peer.clone()), request.to_bytes());
         match self.said(&question) {
             Some(Said::Peer(answer)) => Ok(answer.clone()),
             Some(Said::Who(_)) | None => Err(question),

@@ -137,9 +137,11 @@ impl Peer {
     }
 
     /// The same peer, which knows this realm by `key`.
-    pub fn known_by(mut self, key: PublicKey) -> Self {
-        self.record.knows = key.0;
-        self
+    #[must_use]
+    pub fn known_by(&self, key: PublicKey) -> Self {
+        let mut peer = self.clone();
+        peer.record.knows = key.0;
+        peer
     }
 
     /// The key by which it knows this realm.

@@ -141,18 +141,23 @@ async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, asking: &Asking, s
             Done::Peers(peers, are_all)
         }
         Step::ListCopies(peer) => Done::Copies(realm.copies_of(peer).await.ok()),
-        Step::Look { peer, more } => Done::Looked(realm.look(peer, more).await),
-        Step::Ask { peer, bytes } => Done::Answered(asking.ask(peer, bytes).await),
-        Step::LookAtCopy(peer, group) => {
-            Done::Copy(realm.look_at_copy(&peer, group, clock.now()).await)
-        }
+        Step::Look { peer, more } => Done::Looked(
+            realm
+                .look(peer, more)
+                .await
+                .map(|looked| looked.map(Box::new)),
+        ),
+        Step::Ask { peer, bytes } => Done::Answered(asking.ask(&peer, bytes).await),
+        Step::LookAtCopy(peer, group) => Done::Copy(Box::new(
+            realm.look_at_copy(&peer, group, clock.now()).await,
+        )),
         Step::Introduced(peer) => Done::Written(realm.note_introduced(&peer).await),
         Step::Settle(peer, outgoing, settling) => {
             let settled = realm.settle_outgoing(&peer, &outgoing, &settling, clock.now());
             Done::Written(settled.await)
         }
-        Step::Keep(peer, group, state, kept) => {
-            Done::Written(realm.keep(&peer, group, (state, kept), clock.now()).await)
+        Step::Keep(peer, group, kept) => {
+            Done::Written(realm.keep(&peer, group, *kept, clock.now()).await)
         }
     }
 }
@@ -282,10 +287,10 @@ struct Asking {
 
 impl Asking {
     /// Asks a peer when nobody waits: for as long as that may make sense on the longest and narrowest of ways.
-    async fn ask(&self, peer: Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
+    async fn ask(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
         let (answer, answered) = oneshot::channel();
         self.run(Errand::Ask {
-            peer,
+            peer: peer.clone(),
             bytes,
             is_awaited: false,
             dialing: Dialing::Freely,

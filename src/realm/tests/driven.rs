@@ -112,7 +112,7 @@ impl<S: Store> Realm<S> {
                 return Carried::Silent;
             }
         }
-        let peer = peer.clone().known_by(own);
+        let peer = peer.known_by(own);
         let request = self.introduction(&peer).to_bytes();
         let answer = self.network.ask(&peer, request).await;
         match answer.map(|answer| Answer::parse(&answer).unwrap()) {
