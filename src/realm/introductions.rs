@@ -21,10 +21,10 @@ const FORMER_MAX: usize = 64;
 impl<S: Store> Realm<S> {
     /// Introduces this realm to a peer; its answer, if it gives one. `is_awaited`: somebody waits for it.
     pub(super) async fn introduce(&self, peer: &Peer, is_awaited: bool) -> Option<Answer> {
-        let (address, port) = peer.source();
+        let (address, port) = self.told_to(peer);
         let request = PeerRequest::Introduce {
             realm: self.own.id,
-            address: Text(address),
+            address: Text(&address),
             port: Port(port),
         };
         let answer = if is_awaited {
@@ -95,7 +95,7 @@ impl<S: Store> Realm<S> {
         realm: RealmId,
         (address, port): (&str, u16),
     ) -> Result<Answer, Failure> {
-        if address.is_empty() || port == 0 || self.own.is(key) {
+        if address.is_empty() != (port == 0) || self.own.is(key) {
             return Err(ErrorCode::BadRequest.into());
         }
         for _ in 0..ATTEMPTS_MAX {

@@ -271,6 +271,23 @@ impl<S: Store> Realm<S> {
         (peers, damage.or(unread).map(Failure::Store))
     }
 
+    /// Where a peer is told that it reaches this realm: at the address noted for it or, when this realm is not there any more, at its
+    /// first. One that stands for all addresses leads nowhere from elsewhere: then nothing is said.
+    pub(super) fn told_to(&self, peer: &Peer) -> (String, u16) {
+        let (host, port) = peer.source();
+        let is_noted = |own: &&(String, u16)| (own.0.as_str(), own.1) == (host, port);
+        let mut own = self.own.addresses.iter();
+        let found = own.find(is_noted).or(self.own.addresses.first());
+        let is_said = |(host, _): &&(String, u16)| {
+            let ip = host.parse::<std::net::IpAddr>();
+            !ip.is_ok_and(|ip| ip.is_unspecified())
+        };
+        if is_planted(Fault::IntroduceOldAddress) {
+            return (host.into(), port);
+        }
+        found.filter(is_said).cloned().unwrap_or_default()
+    }
+
     /// One of this realm's own addresses: the one named, or its first where none is.
     pub(super) fn source(&self, address: Text<'_>, port: Port) -> Result<(String, u16), Failure> {
         let named = (address.0, port.0);

@@ -3,19 +3,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
     time::Instant,
 };
 
-use super::{calls::Call, clock::Clock};
+use super::{asking::Ways, clock::Clock, links::Happened};
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
@@ -30,36 +29,14 @@ const BACKOFF_MIN: Duration = Duration::from_secs(2);
 const BACKOFF_MAX: Duration = Duration::from_mins(15);
 /// The longest wait for a peer that does answer, or for this realm's own store: nothing ends it early.
 const BUSY_MAX: Duration = Duration::from_mins(2);
-/// How long the wait for a whole errand may take, name look-up included.
-const ERRAND_PATIENCE: Duration = Duration::from_secs(12);
-
 /// How long what the store did not take, or could not read, is left alone.
 const AGAIN: Duration = Duration::from_secs(10);
 /// The longest time for which that which still cannot be read is left alone: it is twice as long each time.
 const AGAIN_MAX: Duration = Duration::from_mins(5);
-/// How long the addresses of a name that has several are probed.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the address that answered a probe is used before it is probed again.
-const PROBE_AGAIN: Duration = Duration::from_mins(5);
-/// Addresses of a name that are probed; further ones are ignored.
-const CANDIDATES_MAX: usize = 8;
-
-/// By host and port of the peers whose name has several addresses: the one that answered last, and when.
-type Probed = Arc<Mutex<BTreeMap<(String, u16), (Instant, SocketAddr)>>>;
-
-/// A listener that asks other realms, and how they reach it.
-#[derive(Clone, Debug)]
-pub struct Way {
-    pub source: (String, u16),
-    /// Its socket leads to IPv6 addresses, or else to IPv4 ones.
-    pub is_ipv6: bool,
-    pub calls: mpsc::Sender<Call>,
-}
-
 /// Runs until the realm is gone; ends all it has begun when dropped.
 pub async fn keep_in_touch<S: Store>(
     realm: Arc<Realm<S>>,
-    ways: Vec<Way>,
+    ways: Ways,
     mut errands: mpsc::Receiver<Errand>,
     known: watch::Sender<Vec<PublicKey>>,
     clock: Clock,
@@ -67,7 +44,7 @@ pub async fn keep_in_touch<S: Store>(
 ) {
     let mut carriers: BTreeMap<RealmId, Carrier> = BTreeMap::new();
     let mut tasks = JoinSet::new();
-    let probed = Probed::default();
+    let ways = Arc::new(ways);
     let mut is_start = true;
     let mut wait = AGAIN;
     tasks.spawn(give_back(Arc::clone(&realm), clock.clone()));
@@ -79,11 +56,13 @@ pub async fn keep_in_touch<S: Store>(
             !carrier.has_ended() && (!are_all || peers.iter().any(|peer| peer.realm == *id))
         });
         known.send_modify(|known| {
-            let mut keys: BTreeSet<_> = peers.iter().flat_map(Peer::keys).collect();
+            let mut all: BTreeSet<_> = peers.iter().flat_map(Peer::keys).collect();
             if !are_all {
-                keys.extend(known.iter());
+                all.extend(known.iter());
             }
-            *known = keys.into_iter().collect();
+            *known = all.into_iter().collect();
+            // Before the workers are told.
+            ways.links().keep_only(known);
         });
         let again = Instant::now() + wait;
         wait = if are_all {
@@ -100,7 +79,8 @@ pub async fn keep_in_touch<S: Store>(
                 // A start is told to all: what they have waiting then comes at once. Whoever becomes a
                 // peer later has just been talked to.
                 let is_introduced = peer.is_introduced() && !is_start;
-                Carrier(tokio::spawn(carry(realm, id, is_introduced, clock, rng)))
+                let ways = Arc::clone(&ways);
+                Carrier(tokio::spawn(carry(realm, id, is_introduced, ways, (clock, rng))))
             });
         }
         // Those that can be read later are told then.
@@ -112,11 +92,8 @@ pub async fn keep_in_touch<S: Store>(
                 () = tokio::time::sleep_until(again), if !are_all => break,
                 errand = errands.recv() => match errand {
                     Some(errand) => {
-                        let ways = ways.clone();
-                        let running = run(errand, ways, Arc::clone(&probed));
-                        tasks.spawn(async move {
-                            let _ = tokio::time::timeout(ERRAND_PATIENCE, running).await;
-                        });
+                        let ways = Arc::clone(&ways);
+                        tasks.spawn(async move { ways.run(errand).await });
                     }
                     None => return,
                 },
@@ -211,147 +188,18 @@ impl Drop for Carrier {
     }
 }
 
-/// Runs an errand: finds the address, and hands the question to the listener it is to leave by.
-async fn run(errand: Errand, ways: Vec<Way>, probed: Probed) {
-    match errand {
-        Errand::Who {
-            address,
-            port,
-            answer,
-        } => {
-            if let Some((way, address)) = find((&address, port), &ways, (None, None), &probed).await
-            {
-                let _ = way.calls.send(Call::Who(address, answer)).await;
-            }
-        }
-        Errand::Ask {
-            peer,
-            bytes,
-            is_awaited,
-            dialing,
-            answer,
-        } => {
-            let (host, port) = peer.address();
-            let (name, number) = peer.source();
-            let source = (name.to_string(), number);
-            let wanted = (Some(&source), Some(peer.key()));
-            if let Some((way, address)) = find((host, port), &ways, wanted, &probed).await {
-                let call = Call::Ask {
-                    own: peer.knows(),
-                    key: peer.key(),
-                    address,
-                    bytes,
-                    is_awaited,
-                    dialing,
-                    answer,
-                };
-                let _ = way.calls.send(call).await;
-            }
-        }
-    }
-}
-
-/// Finds an address of `host`, and a way there: the one whose source is named, or else the first that leads to an
-/// address of that kind. Of several addresses the first that answers is taken, if possible one that goes by `key`.
-async fn find<'a>(
-    (host, port): (&str, u16),
-    ways: &'a [Way],
-    (source, key): (Option<&(String, u16)>, Option<PublicKey>),
-    probed: &Probed,
-) -> Option<(&'a Way, SocketAddr)> {
-    let found: Vec<_> = match tokio::net::lookup_host((host, port)).await {
-        Ok(mut found) => {
-            let taken = found.by_ref().take(CANDIDATES_MAX).collect();
-            let ignored = found.count();
-            if ignored > 0 {
-                tracing::warn!(
-                    host,
-                    tried = CANDIDATES_MAX,
-                    ignored,
-                    "a peer's name has more addresses than are tried; give it fewer"
-                );
-            }
-            taken
-        }
-        Err(error) => {
-            tracing::warn!(host, %error, "a peer's name does not resolve; it is tried again");
-            return None;
-        }
-    };
-    let named = ways.iter().filter(|way| Some(&way.source) == source);
-    let mut pairs: Vec<(&Way, SocketAddr)> = Vec::new();
-    for way in named.chain(ways) {
-        for address in &found {
-            let is_new = pairs.iter().all(|(_, known)| known != address);
-            if is_new && address.is_ipv6() == way.is_ipv6 {
-                pairs.push((way, *address));
-            }
-        }
-    }
-    let Some(first) = pairs.first().copied() else {
-        tracing::warn!(host, addresses = ?found, "no listener of this realm leads to a peer's address: give [[listen]] one of its kind");
-        return None;
-    };
-    if pairs.len() == 1 {
-        return Some(first);
-    }
-    let name = (host.to_string(), port);
-    let known = {
-        let mut probed = probed.lock().unwrap_or_else(PoisonError::into_inner);
-        probed.retain(|_, (at, _)| at.elapsed() < PROBE_AGAIN);
-        probed.get(&name).map(|(_, address)| *address)
-    };
-    if let Some(pair) = pairs.iter().find(|(_, address)| Some(*address) == known) {
-        return Some(*pair);
-    }
-    let Some(pair) = probe(&pairs, key).await else {
-        return Some(first);
-    };
-    let mut probed = probed.lock().unwrap_or_else(PoisonError::into_inner);
-    probed.insert(name, (Instant::now(), pair.1));
-    Some(pair)
-}
-
-/// Asks at all addresses who is there. The first that goes by `key` wins, or else the first that answers.
-async fn probe<'a>(
-    pairs: &[(&'a Way, SocketAddr)],
-    key: Option<PublicKey>,
-) -> Option<(&'a Way, SocketAddr)> {
-    let mut replies = JoinSet::new();
-    for (which, (way, address)) in pairs.iter().enumerate() {
-        let (calls, address) = (way.calls.clone(), *address);
-        replies.spawn(async move {
-            let (answer, answered) = oneshot::channel();
-            calls.send(Call::Who(address, answer)).await.ok()?;
-            Some((which, answered.await.ok()?))
-        });
-    }
-    let mut first = None;
-    let collecting = async {
-        while let Some(reply) = replies.join_next().await {
-            let Ok(Some((which, found))) = reply else {
-                continue;
-            };
-            if key.is_none_or(|key| key == found) {
-                first = Some(which);
-                return;
-            }
-            // A peer that has a new key goes by that one in its reply.
-            first.get_or_insert(which);
-        }
-    };
-    let _ = tokio::time::timeout(PROBE_TIMEOUT, collecting).await;
-    pairs.get(first?).copied()
-}
-
 /// Carries one peer's queue.
 async fn carry<S: Store>(
     realm: Arc<Realm<S>>,
     id: RealmId,
     mut is_introduced: bool,
-    clock: Clock,
-    mut rng: StdRng,
+    ways: Arc<Ways>,
+    (clock, mut rng): (Clock, StdRng),
 ) {
+    let links = ways.links();
+    let mut seen = Happened::default();
+    // Beside all else: the peer need not be called for what waits for it to be carried.
+    let mut calling_back = JoinSet::new();
     let mut grown = realm.queue_grown(id);
     let mut wait = BACKOFF_MIN;
     // The message that the peer would not take, and how often.
@@ -366,6 +214,14 @@ async fn carry<S: Store>(
                 continue;
             }
         };
+        let key = peer.key();
+        let happened = links.happened(&key);
+        is_introduced &= happened.lost <= seen.lost;
+        if happened.back > seen.back && is_introduced {
+            let (realm, peer) = (Arc::clone(&realm), peer.clone());
+            calling_back.spawn(async move { realm.introduce_again(&peer).await });
+        }
+        seen = happened;
         if !are_copies_listed {
             are_copies_listed = realm.read_all_copies(id).await.is_ok();
         }
@@ -396,6 +252,8 @@ async fn carry<S: Store>(
                         return;
                     },
                     () = realm.network().wait_for_work(id) => {}
+                    () = links.wait_beyond(&key, seen) => {}
+                    Some(_) = calling_back.join_next() => {}
                     () = tokio::time::sleep(AGAIN), if !are_copies_listed => {}
                 }
                 true
