@@ -61,7 +61,7 @@ impl<S: Store> Realm<S> {
             Some(Answer::Refused(refusal)) if refusal.is_transient() => return Carried::Busy,
             Some(_) => return Carried::Refused,
         }
-        let introduced = async {
+        let introduced = async || {
             let mut batch = Batch::new();
             let current = self.peer(&mut batch, peer.realm).await?;
             if current.first_key() != peer.first_key() {
@@ -77,14 +77,18 @@ impl<S: Store> Realm<S> {
             batch.put(key, record.to_value()?);
             self.commit(batch).await
         };
-        match introduced.await {
-            Ok(Outcome::Durable) => Carried::Settled,
-            Ok(Outcome::Conflict) => Carried::Failed,
-            Err(failure) => {
-                self.note("introduce", &failure);
-                Carried::Failed
+        // The peer may introduce itself or change its key at the same time: what waits for it need not wait longer for that.
+        for _ in 0..ATTEMPTS_MAX {
+            match introduced().await {
+                Ok(Outcome::Durable) => return Carried::Settled,
+                Ok(Outcome::Conflict) => {}
+                Err(failure) => {
+                    self.note("introduce", &failure);
+                    break;
+                }
             }
         }
+        Carried::Failed
     }
 
     /// A realm introduces itself.
@@ -239,6 +243,7 @@ impl<S: Store> Realm<S> {
                     fingerprint = new.fingerprint(),
                     "a peer has a new key, for which its old one vouches"
                 );
+                self.network.peers_changed();
                 return Ok(Answer::Done);
             }
         }

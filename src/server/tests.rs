@@ -1,10 +1,11 @@
 //! The clock and the carriers over a store that fails.
 
 mod carriers;
+mod seats;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     calls::{Call, Told},
