@@ -1,8 +1,8 @@
 //! Several endpoints behind one address, each with links of its own: which of them a datagram belongs to.
 //!
 //! The network decides which of them a datagram comes to, by where it came from; and so a link's packets come to the
-//! endpoint that let it in, until its client moves. The id of a link names its endpoint, and the first one does all
-//! that concerns other realms: it dials them, and keeps the links that they open.
+//! endpoint that let it in, until its client moves. The id of a link names its endpoint, and the first one does most
+//! that concerns other realms: it dials them, and keeps the links that they open. One that a realm has opened before it was known stays where it is.
 
 use std::net::SocketAddr;
 

@@ -107,9 +107,7 @@ impl Endpoint {
     /// True while this side waits for the other to let it in.
     pub fn is_dialing(&self, link: LinkId) -> bool {
         let slot = self.slots.get(&link);
-        slot.is_some_and(|slot| {
-            slot.role == Role::Initiator && !matches!(slot.stage, Stage::Open)
-        })
+        slot.is_some_and(|slot| slot.role == Role::Initiator && !matches!(slot.stage, Stage::Open))
     }
 
     /// True when the way of `link` is kept open.

@@ -244,7 +244,8 @@ impl Slot {
             Stage::Dialing(dial) => dial.timeout() <= now,
             _ => false,
         };
-        (is_dead || has_waited && self.is_dialled_out()) || self.end(config).is_some_and(|end| end <= now)
+        (is_dead || has_waited && self.is_dialled_out())
+            || self.end(config).is_some_and(|end| end <= now)
     }
 
     /// True when the Accept can leave: the realm has said its welcome, and the answers to early

@@ -60,15 +60,15 @@ impl Way {
 /// The listeners by which this realm asks others, by their numbers, and what is known of the links with them.
 #[derive(Debug)]
 pub struct Ways {
-    ways: Vec<Way>,
+    all: Vec<Way>,
     links: Arc<Links>,
     probed: Probed,
 }
 
 impl Ways {
-    pub fn new(ways: Vec<Way>, links: Arc<Links>) -> Self {
+    pub fn new(all: Vec<Way>, links: Arc<Links>) -> Self {
         Self {
-            ways,
+            all,
             links,
             probed: Probed::default(),
         }
@@ -119,7 +119,7 @@ impl Ways {
         let mut dialing = if has_address { dialing } else { Dialing::Never };
         let (key, (name, number)) = (peer.key(), peer.source());
         let source = (name.to_string(), number);
-        let listener = self.ways.iter().position(|way| way.source == source);
+        let listener = self.all.iter().position(|way| way.source == source);
         let listener = listener.unwrap_or(0);
         // Who introduces itself calls, if it may: so the other sees that it can be called.
         let is_back = matches!(
@@ -149,7 +149,7 @@ impl Ways {
                 (way, 0, by)
             } else {
                 let seat = there?;
-                (self.ways.get(seat.listener)?, seat.worker, By::LinkThere)
+                (self.all.get(seat.listener)?, seat.worker, By::LinkThere)
             };
             let (answer, told) = oneshot::channel();
             let call = Call::Ask {
@@ -184,7 +184,7 @@ impl Ways {
         (source, key): (Option<&(String, u16)>, Option<PublicKey>),
         may_probe: bool,
     ) -> Option<(&Way, SocketAddr)> {
-        let (ways, probed) = (&self.ways, &self.probed);
+        let (ways, probed) = (&self.all, &self.probed);
         let found: Vec<_> = match tokio::net::lookup_host((host, port)).await {
             Ok(mut found) => {
                 let taken = found.by_ref().take(CANDIDATES_MAX).collect();
@@ -270,4 +270,3 @@ async fn probe<'a>(
     let _ = tokio::time::timeout(PROBE_TIMEOUT, collecting).await;
     pairs.get(first?).copied()
 }
-

@@ -198,7 +198,9 @@ impl Links {
                     // The other side has forgotten it, and with it where this realm is.
                     known.lost += u64::from(is_again && !known.has_opened);
                     known.reached = Some(Instant::now());
-                    known.unreached.retain(|listener| *listener != link.0.listener);
+                    known
+                        .unreached
+                        .retain(|listener| *listener != link.0.listener);
                 }
             }
         }

@@ -80,7 +80,13 @@ pub async fn keep_in_touch<S: Store>(
                 // peer later has just been talked to.
                 let is_introduced = peer.is_introduced() && !is_start;
                 let ways = Arc::clone(&ways);
-                Carrier(tokio::spawn(carry(realm, id, is_introduced, ways, (clock, rng))))
+                Carrier(tokio::spawn(carry(
+                    realm,
+                    id,
+                    is_introduced,
+                    ways,
+                    (clock, rng),
+                )))
             });
         }
         // Those that can be read later are told then.

@@ -306,7 +306,9 @@ impl Asking {
                 panic!("nobody asks who is there")
             };
             match PeerRequest::parse(&bytes).unwrap() {
-                PeerRequest::Introduce { .. } => answer.send(Told::Answer(Answer::Done.to_bytes())).unwrap(),
+                PeerRequest::Introduce { .. } => {
+                    answer.send(Told::Answer(Answer::Done.to_bytes())).unwrap();
+                }
                 PeerRequest::Deliver { message, .. } => {
                     let text = String::from_utf8(message.0.to_vec()).unwrap();
                     let told = Told::Answer(Answer::Sent(Sent::Stored).to_bytes());

@@ -456,7 +456,9 @@ fn who_cannot_be_called_back_is_asked_on_its_own_link() {
     let there = side.endpoint.link_there(&side.key, &key);
     assert!(there.is_some());
     // Who can be called, is.
-    let link = side.endpoint.link_to(realms.now, &side.key, (key, address), true);
+    let link = side
+        .endpoint
+        .link_to(realms.now, &side.key, (key, address), true);
     assert_ne!(Some(link), there);
     realms.settle();
     assert!(realms.sides[1].endpoint.is_open(link) || !realms.sides[1].endpoint.has(link));

@@ -87,7 +87,7 @@ async fn a_peer_is_asked_at_the_worker_that_has_its_link() {
     second.proven(LinkId(7), BETA);
     for dialing in [Dialing::Freely, Dialing::Once, Dialing::Never] {
         let told = listeners.ask(dialing).await;
-        let found = tokio::time::timeout(Duration::from_secs(60), listeners.next(0, 2)).await;
+        let found = tokio::time::timeout(Duration::from_mins(1), listeners.next(0, 2)).await;
         let (by, answer) = found.expect("the worker that has the link is asked");
         assert_eq!(by, By::LinkThere);
         answer.send(Told::Answer(vec![1])).unwrap();
@@ -237,7 +237,10 @@ async fn the_link_to_a_peer_that_can_open_none_is_kept_open() {
     assert!(called.seated.changed.has_changed().unwrap());
     called.seated.keep_open(called.now, &mut called.sides[0]);
     called.wait(60);
-    assert!(!called.sides[0].has(called.link), "it costs nothing any more");
+    assert!(
+        !called.sides[0].has(called.link),
+        "it costs nothing any more"
+    );
     assert_eq!(links.happened(&peer).lost, seen.lost + 1);
 }
 
