@@ -104,6 +104,14 @@ pub enum Fault {
     WatchOutlivesSession,
     /// Nobody elsewhere is told that a group has ended.
     EndUnsaid,
+    /// Links of peers count only where they have come to the first worker.
+    AskAtFirstOnly,
+    /// A link to a peer that cannot open one itself ends when it has been idle.
+    LetLinksIdleOut,
+    /// An Init to an address that nobody vouches for is sent on and on.
+    DialWithoutEnd,
+    /// A realm introduces itself at the address where it was when the peering was made.
+    IntroduceOldAddress,
     /// What undoes something may travel early.
     TakeAllEarly,
     /// A peer may go by anybody's key.

@@ -15,6 +15,7 @@
 //!  └───────────────────────────────────────────────────────────┴─▶ not now: Waiting
 //! ```
 
+mod aside;
 mod backoff;
 mod peer;
 mod queue;
@@ -34,10 +35,9 @@ use rand::{SeedableRng as _, rngs::StdRng};
 
 use self::peer::{Next, PeerTask};
 use crate::{
-    crypto::SecretKey,
     realm::{
-        CopyLook, CopyState, Failure, Glance, GroupWork, Kept, Moment, Outgoing, Peer, Settling,
-        Written,
+        CopyLook, CopyState, Failure, Glance, GroupWork, Kept, Moment, Outgoing, Own, Peer,
+        Settling, Written,
     },
     wire::{ErrorCode, GroupName, RealmId},
 };
@@ -110,6 +110,11 @@ pub enum Input {
     Work(RealmId, GroupWork),
     /// A peer has asked something, or has answered somebody who waits.
     Heard(RealmId),
+    /// The links that this realm had opened to a peer that opens none itself are lost: it hears of this realm only when that introduces
+    /// itself again (PEER-24).
+    Lost(RealmId),
+    /// A peer has opened a link, and is to see whether it can be called back (PEER-24).
+    CallBack(RealmId),
     /// A step is done.
     Done(StepId, Done),
 }
@@ -143,13 +148,6 @@ pub struct Federation {
     rng: StdRng,
 }
 
-/// This realm.
-#[derive(Debug)]
-struct Own {
-    id: RealmId,
-    secret: SecretKey,
-}
-
 /// How it stands with the list of peers.
 #[derive(Debug, Default)]
 struct Listing {
@@ -162,10 +160,10 @@ struct Listing {
 }
 
 impl Federation {
-    /// The machine at a start of the realm that calls itself `id` and has the key `secret`. Its first step lists the peers.
-    pub fn new(id: RealmId, secret: SecretKey, seed: u64) -> Self {
+    /// The machine at a start of a realm. Its first step lists the peers.
+    pub fn new(own: Own, seed: u64) -> Self {
         let mut machine = Self {
-            own: Own { id, secret },
+            own,
             peers: BTreeMap::new(),
             steps: VecDeque::new(),
             news: VecDeque::new(),
@@ -205,6 +203,8 @@ impl Federation {
             Input::PeersChanged => self.list(),
             Input::Grown(realm) => self.tell(now, realm, |_, peer| peer.grown()),
             Input::Heard(realm) => self.tell(now, realm, |_, peer| peer.heard(now)),
+            Input::Lost(realm) => self.tell(now, realm, |_, peer| peer.lost()),
+            Input::CallBack(realm) => self.tell(now, realm, |_, peer| peer.call_back()),
             Input::Work(realm, work) if self.peers.contains_key(&realm) => {
                 self.tell(now, realm, |_, peer| peer.add_work(work));
             }
@@ -301,6 +301,12 @@ impl Federation {
         }
         if let Some(next) = next {
             self.go_on(now, realm, next);
+        }
+        if let Some(step) = self.peers.get_mut(&realm).and_then(PeerTask::take_aside) {
+            let id = self.push(Some(realm), step);
+            if let Some(peer) = self.peers.get_mut(&realm) {
+                peer.began_aside(id);
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use rand::Rng;
 
 use super::{
     AGAIN, Done, News, Own, Step, StepId,
+    aside::Aside,
     backoff::{BackOff, Until, Wait},
     queue::{self, Asked, Turn, Verdict},
     reader::{Reader, Reading},
@@ -21,7 +22,7 @@ use crate::{
         CopyLook, CopyState, Glance, GroupWork, Kept, Moment, NextOutgoing, Outgoing, Peer,
         Settling, Written,
     },
-    wire::{Answer, GroupName, PeerRequest, Port, RealmId, Text},
+    wire::{Answer, GroupName, PeerRequest, RealmId},
 };
 
 /// A peer that has not answered for so long is shown as one that does not.
@@ -124,6 +125,9 @@ pub struct PeerTask {
     /// It has asked something since it was asked.
     is_heard: bool,
     news: VecDeque<News>,
+    aside: Aside,
+    /// What is to be done beside all else.
+    step_aside: Option<Step>,
 }
 
 impl PeerTask {
@@ -141,6 +145,8 @@ impl PeerTask {
             silent_at: None,
             is_heard: false,
             news: VecDeque::new(),
+            aside: Aside::new(peer.realm),
+            step_aside: None,
         }
     }
 
@@ -151,6 +157,18 @@ impl PeerTask {
 
     pub fn take_news(&mut self) -> Option<News> {
         self.news.pop_front()
+    }
+
+    /// What is to be done beside all else, if anything is.
+    pub fn take_aside(&mut self) -> Option<Step> {
+        let step = self.step_aside.take();
+        // To one that has not accepted it is introduced all the same.
+        step.or_else(|| self.is_introduced.then(|| self.aside.begin())?)
+    }
+
+    /// That has this number.
+    pub fn began_aside(&mut self, step: StepId) {
+        self.aside.began(step);
     }
 
     /// The next moment of interest, in time since the start.
@@ -186,6 +204,18 @@ impl PeerTask {
     pub fn add_work(&mut self, work: GroupWork) -> Option<Next> {
         self.work.insert(work);
         self.wake()
+    }
+
+    /// It hears of this realm only when that introduces itself again.
+    pub fn lost(&mut self) -> Option<Next> {
+        self.is_introduced = false;
+        self.wake()
+    }
+
+    /// It is to be called back.
+    pub fn call_back(&mut self) -> Option<Next> {
+        self.aside.call_back();
+        None
     }
 
     fn wake(&mut self) -> Option<Next> {
@@ -254,6 +284,10 @@ impl PeerTask {
 
     /// A step is done.
     pub(super) fn done(&mut self, own: &Own, now: Moment, id: StepId, done: Done) -> Option<Next> {
+        if self.aside.is_doing(id) {
+            self.step_aside = self.aside.done(own, done);
+            return None;
+        }
         let idle = Stage::Idle { again: None };
         let doing = match std::mem::replace(&mut self.stage, idle) {
             Stage::Doing(current, doing) if current == id => doing,
@@ -518,13 +552,7 @@ fn introduce(own: &Own, peer: &Peer) -> Next {
         let doing = Doing::TellingKey(peer.clone());
         return Next::act(Step::Ask { peer, bytes }, doing);
     }
-    let (address, port) = peer.source();
-    let request = PeerRequest::Introduce {
-        realm: own.id,
-        address: Text(address),
-        port: Port(port),
-    };
-    let bytes = request.to_bytes();
+    let bytes = own.introduction(&peer);
     let doing = Doing::Introducing(peer.clone());
     Next::act(Step::Ask { peer, bytes }, doing)
 }

@@ -4,7 +4,7 @@ use rand::RngExt as _;
 
 use super::*;
 use crate::{
-    crypto::PublicKey,
+    crypto::{PublicKey, SecretKey},
     realm::{NextOutgoing, Settling},
     wire::{Answer, PeerRequest, Refusal, Sent},
 };
@@ -33,7 +33,7 @@ impl Scene {
         let secret = SecretKey::from_bytes([9; 32]);
         let peer = Peer::sample(beta(), BETA, secret.public());
         Self {
-            machine: Federation::new("alpha".parse().unwrap(), secret, 1),
+            machine: Federation::new(Own::sample("alpha".parse().unwrap(), secret), 1),
             peers: vec![peer],
             queue: VecDeque::new(),
             seconds: 0,

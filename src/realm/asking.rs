@@ -7,7 +7,7 @@ use super::{Failure, Realm, Work, peers::Peer};
 use crate::{
     crypto::PublicKey,
     store::{Batch, Store},
-    wire::{Answer, ErrorCode, PeerRequest, Refusal},
+    wire::{Answer, ErrorCode, Refusal},
 };
 
 /// What comes of deciding about a command.
@@ -91,9 +91,9 @@ impl Work<'_> {
     pub(super) fn answer_of(
         &self,
         peer: &Peer,
-        request: &PeerRequest<'_>,
+        request: Vec<u8>,
     ) -> Result<Option<Answer>, Question> {
-        let question = Question::Peer(Box::new(peer.clone()), request.to_bytes());
+        let question = Question::Peer(Box::new(peer.clone()), request);
         match self.said(&question) {
             Some(Said::Peer(answer)) => Ok(answer.clone()),
             Some(Said::Who(_)) | None => Err(question),

@@ -153,7 +153,7 @@ impl<S: Store> Realm<S> {
             user,
             password,
         };
-        let answer = match work.answer_of(&peer, &request) {
+        let answer = match work.answer_of(&peer, request.to_bytes()) {
             Ok(answer) => needed(answer)?,
             Err(question) => return Ok(Decision::Ask(question)),
         };
@@ -245,7 +245,7 @@ impl<S: Store> Realm<S> {
                 user,
                 membership: member.map_or(0, |(member, _)| member.membership),
             };
-            let answer = match work.answer_of(&peer, &leave) {
+            let answer = match work.answer_of(&peer, leave.to_bytes()) {
                 Ok(answer) => needed(answer)?,
                 Err(question) => return Ok(Decision::Ask(question)),
             };

@@ -12,31 +12,21 @@ use crate::{
     crypto::{Possession, PublicKey, is_possession},
     faults::{Fault, is_planted},
     store::{Batch, Store},
-    wire::{Answer, ErrorCode, PeerRequest, Port, RealmId, Refusal, Text},
+    wire::{Answer, ErrorCode, Port, RealmId, Refusal, Text},
 };
 
 /// Keys that a peer may have had before; one that changes it more often has to be added anew.
 const FORMER_MAX: usize = 64;
 
 impl<S: Store> Realm<S> {
-    /// What introduces this realm to a peer.
-    pub(super) fn introduction<'a>(&self, peer: &'a Peer) -> PeerRequest<'a> {
-        let (address, port) = peer.source();
-        PeerRequest::Introduce {
-            realm: self.own.id,
-            address: Text(address),
-            port: Port(port),
-        }
-    }
-
     /// Writes down that a peer has accepted the peering, and by which key it knows this realm.
     pub async fn note_introduced(&self, peer: &Peer) -> Written {
-        let introduced = async {
+        let introduced = async || {
             let mut batch = Batch::new();
             let current = self.peer(&mut batch, peer.realm).await?;
             if current.identity() != peer.identity() {
                 // Another realm has the name by now.
-                return Ok(Outcome::Conflict);
+                return Ok(None);
             }
             let record = PeerRecord {
                 introduced: true,
@@ -45,16 +35,21 @@ impl<S: Store> Realm<S> {
             };
             let key = records::peer(peer.realm);
             batch.put(key, record.to_value()?);
-            self.commit(batch).await
+            self.commit(batch).await.map(Some)
         };
-        match introduced.await {
-            Ok(Outcome::Durable) => Written::Durable,
-            Ok(Outcome::Conflict) => Written::Conflict,
-            Err(failure) => {
-                self.note("introduce", &failure);
-                Written::Failed
+        // The peer may introduce itself or change its key at the same time: what waits for it need not wait longer for that.
+        for _ in 0..ATTEMPTS_MAX {
+            match introduced().await {
+                Ok(Some(Outcome::Durable)) => return Written::Durable,
+                Ok(Some(Outcome::Conflict)) => {}
+                Ok(None) => break,
+                Err(failure) => {
+                    self.note("introduce", &failure);
+                    return Written::Failed;
+                }
             }
         }
+        Written::Conflict
     }
 
     /// A realm introduces itself.
@@ -65,7 +60,7 @@ impl<S: Store> Realm<S> {
         realm: RealmId,
         (address, port): (&str, u16),
     ) -> Result<Answer, Failure> {
-        if address.is_empty() || port == 0 || self.own.is(key) {
+        if address.is_empty() != (port == 0) || self.own.is(key) {
             return Err(ErrorCode::BadRequest.into());
         }
         for _ in 0..ATTEMPTS_MAX {

@@ -15,8 +15,8 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Store, Version, Versioned},
     wire::{
-        Answer, Command, ErrorCode, Peer as PeerState, Port, RealmId, Refusal, RegistrationCode,
-        Sent, SessionRef, Text,
+        Answer, Command, ErrorCode, Peer as PeerState, PeerRequest, Port, RealmId, Refusal,
+        RegistrationCode, Sent, SessionRef, Text,
     },
 };
 
@@ -69,10 +69,52 @@ impl Own {
         self.secret.public()
     }
 
+    /// A realm at one address.
+    #[cfg(test)]
+    pub fn sample(id: RealmId, secret: SecretKey) -> Self {
+        Self {
+            id,
+            secret,
+            former: Vec::new(),
+            peering: Peering::Listed,
+            addresses: vec![("192.0.2.1".into(), 6377)],
+            registration: Registration::Open,
+            operator_code: "open sesame".into(),
+        }
+    }
+
     /// The secret half of one of its keys.
     pub(super) fn secret_of(&self, key: &PublicKey) -> Option<&SecretKey> {
         let mut all = core::iter::once(&self.secret).chain(&self.former);
         all.find(|secret| secret.public() == *key)
+    }
+
+    /// What introduces this realm to a peer.
+    pub fn introduction(&self, peer: &Peer) -> Vec<u8> {
+        let (address, port) = self.told_to(peer);
+        let request = PeerRequest::Introduce {
+            realm: self.id,
+            address: Text(&address),
+            port: Port(port),
+        };
+        request.to_bytes()
+    }
+
+    /// Where a peer is told that it reaches this realm: at the address noted for it or, when this realm is not there any more, at its
+    /// first. One that stands for all addresses leads nowhere from elsewhere: then nothing is said.
+    pub(super) fn told_to(&self, peer: &Peer) -> (String, u16) {
+        let (host, port) = peer.source();
+        let is_noted = |own: &&(String, u16)| (own.0.as_str(), own.1) == (host, port);
+        let mut own = self.addresses.iter();
+        let found = own.find(is_noted).or(self.addresses.first());
+        let is_said = |(host, _): &&(String, u16)| {
+            let ip = host.parse::<std::net::IpAddr>();
+            !ip.is_ok_and(|ip| ip.is_unspecified())
+        };
+        if is_planted(Fault::IntroduceOldAddress) {
+            return (host.into(), port);
+        }
+        found.filter(is_said).cloned().unwrap_or_default()
     }
 
     /// True when `key` is this realm's, or was.
@@ -369,7 +411,7 @@ impl<S: Store> Realm<S> {
             .begin_peer(&mut work.batch, of, place, (src_address, src_port))
             .await?;
         peer.record.added = true;
-        let said = match work.answer_of(&peer, &self.introduction(&peer)) {
+        let said = match work.answer_of(&peer, self.own.introduction(&peer)) {
             Ok(said) => said,
             Err(question) => return Ok(Decision::Ask(question)),
         };

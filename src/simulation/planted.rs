@@ -33,7 +33,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 23] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 37] = [
+const FOUND_BY_TESTS: [(Fault, &str); 41] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -125,6 +125,22 @@ const FOUND_BY_TESTS: [(Fault, &str); 37] = [
     (
         Fault::WatchOutlivesSession,
         "realm::tests::watches::a_watch_ends_with_its_session",
+    ),
+    (
+        Fault::AskAtFirstOnly,
+        "server::tests::seats::a_peer_is_asked_at_the_worker_that_has_its_link",
+    ),
+    (
+        Fault::LetLinksIdleOut,
+        "server::tests::seats::the_link_to_a_peer_that_can_open_none_is_kept_open",
+    ),
+    (
+        Fault::DialWithoutEnd,
+        "endpoint::tests::realms::an_address_for_which_nobody_vouches_gets_three_datagrams",
+    ),
+    (
+        Fault::IntroduceOldAddress,
+        "realm::tests::peers::a_realm_that_has_moved_says_where_it_is",
     ),
     (
         Fault::TakeAllEarly,

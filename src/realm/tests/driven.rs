@@ -113,7 +113,7 @@ impl<S: Store> Realm<S> {
             }
         }
         let peer = peer.known_by(own);
-        let request = self.introduction(&peer).to_bytes();
+        let request = self.own.introduction(&peer);
         let answer = self.network.ask(&peer, request).await;
         match answer.map(|answer| Answer::parse(&answer).unwrap()) {
             None => Carried::Silent,

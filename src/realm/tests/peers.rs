@@ -495,3 +495,32 @@ async fn a_peer_has_so_much_kept_and_no_more() {
         STORED
     );
 }
+
+/// PEER-2: a realm that has moved says where it is, whatever was noted when the peering was made; one that listens at all addresses says nothing,
+/// for it does not know by which of them it is reached.
+#[tokio::test]
+async fn a_realm_that_has_moved_says_where_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |host: &str, port| (host.to_string(), port);
+    let beta = || "beta".parse().unwrap();
+    let told = |here: Vec<(String, u16)>, listed: Option<(String, u16)>| {
+        let realm = open_with(&directory, |own, _| own.addresses = here);
+        async move {
+            if listed.is_some() {
+                let address = ("192.0.2.9".to_string(), 6377);
+                let listing = realm.list_peer(beta(), PublicKey([50; 32]), address, listed);
+                assert!(listing.await.unwrap());
+            }
+            realm.own.told_to(&realm.peers().await.0.remove(0))
+        }
+    };
+    let (first, second) = (place("192.0.2.1", 1), place("192.0.2.1", 2));
+    let both = vec![first.clone(), second.clone()];
+    assert_eq!(told(both.clone(), Some(second.clone())).await, second);
+    assert_eq!(told(both, None).await, second, "the one that was named");
+    let elsewhere = place("198.51.100.1", 1);
+    assert_eq!(told(vec![elsewhere.clone()], None).await, elsewhere);
+    for everywhere in [place("0.0.0.0", 1), place("::", 1)] {
+        assert_eq!(told(vec![everywhere], None).await, place("", 0));
+    }
+}

@@ -26,7 +26,7 @@ impl Asking {
             matches!(request, PeerRequest::Introduce { .. }),
             "{request:?}"
         );
-        answer.send(Answer::Done.to_bytes()).unwrap();
+        answer.send(Told::Answer(Answer::Done.to_bytes())).unwrap();
         key
     }
 }
@@ -148,7 +148,7 @@ async fn deliveries(
                         }
                     };
                     if let Some(says) = says {
-                        answer.send(says.to_bytes()).unwrap();
+                        answer.send(Told::Answer(says.to_bytes())).unwrap();
                     }
                 }
                 _ = second.tick() => {
