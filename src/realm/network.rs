@@ -30,7 +30,8 @@ const STATE_NOT_ACCEPTED: u8 = 3;
 pub enum Dialing {
     /// An operator has named the address, or the peer has answered there.
     Freely,
-    /// The address is what the peer says of itself: nobody may be there who wants to hear of it (PEER-23).
+    /// The address is what the peer says of itself: nobody may be there who wants to hear of it (PEER-23). The question is whether the peer is
+    /// there: it is asked there and nowhere else, and what is answered over another link is no answer to it.
     Once,
     /// There is no address: only a link that the peer has opened will do.
     Never,
@@ -77,6 +78,8 @@ struct Standing {
     /// Groups there that are to be read.
     to_read: BTreeSet<GroupName>,
     work: Arc<Notify>,
+    /// The address that it says of itself is to be tried.
+    is_claim_due: bool,
 }
 
 /// What is to be done for a group at a peer.
@@ -149,12 +152,12 @@ impl Network {
         is_awaited: bool,
     ) -> Option<oneshot::Receiver<Vec<u8>>> {
         let (answer, answered) = oneshot::channel();
-        let peer = peer.clone();
+        let (peer, dialing) = (peer.clone(), peer.dialing());
         let errand = Errand::Ask {
             peer,
             bytes,
             is_awaited,
-            dialing: Dialing::Freely,
+            dialing,
             answer,
         };
         self.errands.send(errand).await.ok()?;
@@ -221,6 +224,21 @@ impl Network {
             };
             standing.work.notify_one();
         });
+    }
+
+    /// The address that a peer says of itself is to be tried.
+    pub fn claim_to_try(&self, realm: RealmId) {
+        self.standing(realm, |standing| {
+            standing.is_claim_due = true;
+            standing.work.notify_one();
+        });
+    }
+
+    /// Whether it is. It is tried once.
+    pub(super) fn take_claim(&self, realm: RealmId) -> bool {
+        self.standing(realm, |standing| {
+            core::mem::take(&mut standing.is_claim_due)
+        })
     }
 
     /// A peer was removed: of whoever has its name next nothing is known.

@@ -93,6 +93,10 @@ pub async fn keep_in_touch<S: Store>(
         };
         for peer in &peers {
             let id = peer.realm;
+            if is_start {
+                // Its last word before the stop may not have been looked into.
+                realm.network().claim_to_try(id);
+            }
             carriers.entry(id).or_insert_with(|| {
                 let realm = Arc::clone(&realm);
                 let clock = clock.clone();
@@ -357,6 +361,8 @@ async fn carry<S: Store>(
     // The message that the peer would not take, and how often.
     let mut refused = (0, 0);
     let mut are_copies_listed = false;
+    // Beside all else: what waits for the peer need not wait for it.
+    let mut trying = JoinSet::new();
     loop {
         let peer = match realm.peer_now(id).await {
             Ok(Some(peer)) => peer,
@@ -366,12 +372,17 @@ async fn carry<S: Store>(
                 continue;
             }
         };
+        while trying.try_join_next().is_some() {}
+        if realm.take_claim(&peer) {
+            let (realm, peer, now) = (Arc::clone(&realm), peer.clone(), clock.now());
+            trying.spawn(async move { realm.try_claim(&peer, now).await });
+        }
         if !are_copies_listed {
             are_copies_listed = realm.read_all_copies(id).await.is_ok();
         }
         let mut until = Until::Over;
         if !is_introduced {
-            let introduced = realm.introduce_again(&peer).await;
+            let introduced = realm.introduce_again(&peer, clock.now()).await;
             is_introduced = introduced == Carried::Settled;
             until = match introduced {
                 // It may have been told meanwhile that it is to accept.
