@@ -120,6 +120,12 @@ pub enum Fault {
     SettleTwice,
     /// Whether who asks is a peer is looked at once.
     ForgetRemoval,
+    /// A peer is at whatever address it says of itself.
+    BelieveClaims,
+    /// Realms that nobody has asked for take all places for peers.
+    UnaskedWithoutEnd,
+    /// What was of a former peering goes on in the next.
+    KeepFormerPeering,
     /// Anybody may have kept as much as they like.
     StoreWithoutShare,
     /// One account may hold all that watches may.

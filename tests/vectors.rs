@@ -659,7 +659,7 @@ fn commands() {
     compare("commands.json", &json!({ "valid": good, "invalid": bad }));
 }
 
-/// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10
+/// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10, PEER-23, PEER-27
 #[test]
 fn realms() {
     let (group, message) = (user("cats"), Body(b"hello"));
@@ -672,6 +672,17 @@ fn realms() {
                 realm: user("alpha"),
                 address: Text("alpha.example"),
                 port: Port(6377),
+                numbers: None,
+            },
+        ),
+        (
+            "introduce with numbers, from nowhere",
+            json!({ "realm": "alpha", "address": "", "port": 0, "number": 7, "theirs": 8 }),
+            PeerRequest::Introduce {
+                realm: user("alpha"),
+                address: Text(""),
+                port: Port(0),
+                numbers: Some((7, 8)),
             },
         ),
         (

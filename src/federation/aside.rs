@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use super::{Done, Own, Step, StepId};
 use crate::{
-    realm::Peer,
+    realm::{Numbered, Peer},
     wire::{Answer, RealmId},
 };
 
-/// Calls a peer back that has opened a link: so it sees that it need not keep that open (PEER-24).
+/// Tries the address that a peer says of itself (PEER-23), and calls a peer back that has opened a link: so it sees that it need not keep
+/// that open (PEER-24).
 #[derive(Debug)]
 pub struct Aside {
     peer: RealmId,
-    /// It is to be called back, or to be called back once more.
-    is_due: bool,
+    /// It is to be tried at the address that it says of itself, once.
+    is_claim_due: bool,
+    /// It is to be called back, once.
+    is_call_due: bool,
     /// The step that is under way, or is to begin.
     doing: Option<(Option<StepId>, Doing)>,
 }
@@ -21,8 +24,12 @@ pub struct Aside {
 /// Which step.
 #[derive(Debug)]
 enum Doing {
-    Looking,
-    Introducing(Arc<Peer>),
+    /// What is kept of the peer is looked at, to try its claim or else to call it back.
+    Looking {
+        is_claim: bool,
+    },
+    Trying(Arc<Peer>),
+    CallingBack(Arc<Peer>),
     Noting,
 }
 
@@ -31,14 +38,20 @@ impl Aside {
     pub const fn new(peer: RealmId) -> Self {
         Self {
             peer,
-            is_due: false,
+            is_claim_due: false,
+            is_call_due: false,
             doing: None,
         }
     }
 
+    /// The peer is to be tried at the address that it says of itself.
+    pub const fn try_claim(&mut self) {
+        self.is_claim_due = true;
+    }
+
     /// The peer is to be called back.
     pub const fn call_back(&mut self) {
-        self.is_due = true;
+        self.is_call_due = true;
     }
 
     /// True when that step is this one's.
@@ -47,12 +60,18 @@ impl Aside {
         doing.is_some_and(|(current, _)| *current == Some(step))
     }
 
-    /// What is to be done first, if anything and nothing is yet.
-    pub fn begin(&mut self) -> Option<Step> {
-        if self.doing.is_some() || !core::mem::take(&mut self.is_due) {
+    /// What is to be done first, if anything is and nothing is yet. One that this realm has still to introduce itself to is called with that.
+    pub fn begin(&mut self, is_introduced: bool) -> Option<Step> {
+        if self.doing.is_some() {
             return None;
         }
-        self.doing = Some((None, Doing::Looking));
+        let is_claim = core::mem::take(&mut self.is_claim_due);
+        if !is_claim {
+            self.is_call_due.then_some(())?;
+            self.is_call_due = false;
+            is_introduced.then_some(())?;
+        }
+        self.doing = Some((None, Doing::Looking { is_claim }));
         Some(Step::Look {
             peer: self.peer,
             more: false,
@@ -60,31 +79,48 @@ impl Aside {
     }
 
     /// The step that was handed out has that number.
-    pub fn began(&mut self, step: StepId) {
+    pub const fn began(&mut self, step: StepId) {
         if let Some((current, _)) = &mut self.doing {
             *current = Some(step);
         }
     }
 
-    /// A step is done: what is to be done next. What fails is done once more when the peer opens another link.
+    /// A step is done: what is to be done next. What fails is done once more when the peer says so again, or opens another link.
     pub fn done(&mut self, own: &Own, done: Done) -> Option<Step> {
         let (_, doing) = self.doing.take()?;
         let (step, doing) = match (doing, done) {
-            (Doing::Looking, Done::Looked(Ok(Some(glance)))) => {
-                let peer = Arc::new(glance.peer);
-                let bytes = own.introduction(&peer);
-                let doing = Doing::Introducing(Arc::clone(&peer));
-                (Step::Ask { peer, bytes }, doing)
+            (Doing::Looking { is_claim: true }, Done::Looked(Ok(Some(glance)))) => {
+                let peer = Arc::new(glance.peer.at_claim()?);
+                ask(own, peer, Doing::Trying)
             }
-            (Doing::Introducing(peer), Done::Answered(Some(answer))) => {
-                match Answer::parse(&answer) {
-                    Ok(Answer::Done) => (Step::Introduced(peer), Doing::Noting),
-                    Ok(_) | Err(_) => return None,
-                }
+            (Doing::Looking { is_claim: false }, Done::Looked(Ok(Some(glance)))) => {
+                ask(own, Arc::new(glance.peer), Doing::CallingBack)
             }
-            (Doing::Looking | Doing::Introducing(_) | Doing::Noting, _) => return None,
+            // Whatever it answers: it is there.
+            (Doing::Trying(peer), Done::Answered(Some(_))) => (Step::Claimed(peer), Doing::Noting),
+            (Doing::Trying(peer), Done::Answered(None)) => {
+                let (host, port) = peer.address();
+                tracing::info!(peer = %self.peer, host, port, "a peer does not answer at the address that it gives; it is not tried again before the peer introduces itself");
+                return None;
+            }
+            (Doing::CallingBack(peer), Done::Answered(Some(answer))) => {
+                let answer = Answer::parse(&answer).ok()?;
+                let said = Numbered::of(&answer);
+                (said.is_some() || answer == Answer::Done).then_some(())?;
+                (Step::Introduced(peer, said), Doing::Noting)
+            }
+            (
+                Doing::Looking { .. } | Doing::Trying(_) | Doing::CallingBack(_) | Doing::Noting,
+                _,
+            ) => return None,
         };
         self.doing = Some((None, doing));
         Some(step)
     }
+}
+
+fn ask(own: &Own, peer: Arc<Peer>, doing: impl FnOnce(Arc<Peer>) -> Doing) -> (Step, Doing) {
+    let bytes = own.introduction(&peer, true);
+    let doing = doing(Arc::clone(&peer));
+    (Step::Ask { peer, bytes }, doing)
 }

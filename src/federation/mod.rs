@@ -36,8 +36,8 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use self::peer::{Next, PeerTask};
 use crate::{
     realm::{
-        CopyLook, CopyState, Failure, Glance, GroupWork, Kept, Moment, Outgoing, Own, Peer,
-        Settling, Written,
+        CopyLook, CopyState, Failure, Glance, GroupWork, Kept, Moment, Numbered, Outgoing, Own,
+        Peer, Settling, Written,
     },
     wire::{ErrorCode, GroupName, RealmId},
 };
@@ -74,8 +74,10 @@ pub enum Step {
     },
     /// Read how far the copy of a peer's group goes: [`Done::Copy`].
     LookAtCopy(Arc<Peer>, GroupName),
-    /// Write down that a peer has accepted the peering: [`Done::Written`].
-    Introduced(Arc<Peer>),
+    /// Write down that a peer has accepted the peering, and how it numbers that if it has said so: [`Done::Written`].
+    Introduced(Arc<Peer>, Option<Numbered>),
+    /// Write down that a peer has answered at the address that it says of itself: [`Done::Written`].
+    Claimed(Arc<Peer>),
     /// Write down what becomes of the message whose turn it is: [`Done::Written`].
     Settle(Arc<Peer>, Box<Outgoing>, Settling),
     /// Write down what a peer has in a group: [`Done::Written`].
@@ -113,6 +115,8 @@ pub enum Input {
     /// The links that this realm had opened to a peer that opens none itself are lost: it hears of this realm only when that introduces
     /// itself again (PEER-24).
     Lost(RealmId),
+    /// A peer says of itself that it is at another address than is believed (PEER-23).
+    Claimed(RealmId),
     /// A peer has opened a link, and is to see whether it can be called back (PEER-24).
     CallBack(RealmId),
     /// A step is done.
@@ -204,6 +208,7 @@ impl Federation {
             Input::Grown(realm) => self.tell(now, realm, |_, peer| peer.grown()),
             Input::Heard(realm) => self.tell(now, realm, |_, peer| peer.heard(now)),
             Input::Lost(realm) => self.tell(now, realm, |_, peer| peer.lost()),
+            Input::Claimed(realm) => self.tell(now, realm, |_, peer| peer.claimed()),
             Input::CallBack(realm) => self.tell(now, realm, |_, peer| peer.call_back()),
             Input::Work(realm, work) if self.peers.contains_key(&realm) => {
                 self.tell(now, realm, |_, peer| peer.add_work(work));
@@ -265,6 +270,10 @@ impl Federation {
             // A start is told to all: what they have waiting then comes at once. Whoever becomes a peer later has just been talked to.
             let is_introduced = peer.is_introduced() && !self.is_start;
             let mut task = PeerTask::new(peer, is_introduced);
+            if self.is_start {
+                // Its last word before the stop may not have been looked into.
+                let _ = task.claimed();
+            }
             for work in self.early.remove(&peer.realm).unwrap_or_default() {
                 let _ = task.add_work(work);
             }

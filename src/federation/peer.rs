@@ -19,10 +19,10 @@ use crate::{
     crypto::{PublicKey, show_possession},
     faults::{Fault, is_planted},
     realm::{
-        CopyLook, CopyState, Glance, GroupWork, Kept, Moment, NextOutgoing, Outgoing, Peer,
-        Settling, Written,
+        CopyLook, CopyState, Glance, GroupWork, Kept, Moment, NextOutgoing, Numbered, Outgoing,
+        Peer, Settling, Written,
     },
-    wire::{Answer, GroupName, PeerRequest, RealmId},
+    wire::{Answer, ErrorCode, GroupName, PeerRequest, RealmId},
 };
 
 /// A peer that has not answered for so long is shown as one that does not.
@@ -48,7 +48,8 @@ pub enum Doing {
     Listing,
     Looking,
     TellingKey(Arc<Peer>),
-    Introducing(Arc<Peer>),
+    /// With numbers, or without.
+    Introducing(Arc<Peer>, bool),
     /// That the peer has accepted is written down.
     Noting,
     Telling(GroupName),
@@ -70,7 +71,7 @@ impl Doing {
     const fn is_asking(&self) -> bool {
         match self {
             Self::TellingKey(_)
-            | Self::Introducing(_)
+            | Self::Introducing(..)
             | Self::Telling(_)
             | Self::Reading(..)
             | Self::Asking(..) => true,
@@ -162,8 +163,7 @@ impl PeerTask {
     /// What is to be done beside all else, if anything is.
     pub fn take_aside(&mut self) -> Option<Step> {
         let step = self.step_aside.take();
-        // To one that has not accepted it is introduced all the same.
-        step.or_else(|| self.is_introduced.then(|| self.aside.begin())?)
+        step.or_else(|| self.aside.begin(self.is_introduced))
     }
 
     /// That has this number.
@@ -210,6 +210,12 @@ impl PeerTask {
     pub fn lost(&mut self) -> Option<Next> {
         self.is_introduced = false;
         self.wake()
+    }
+
+    /// It says of itself that it is somewhere else.
+    pub fn claimed(&mut self) -> Option<Next> {
+        self.aside.try_claim();
+        None
     }
 
     /// It is to be called back.
@@ -313,8 +319,8 @@ impl PeerTask {
             (Doing::TellingKey(peer), Done::Answered(answer)) => {
                 self.told_key(own, &peer, answer.as_deref())
             }
-            (Doing::Introducing(peer), Done::Answered(answer)) => {
-                self.introduced(own, &peer, answer.as_deref())
+            (Doing::Introducing(peer, is_numbered), Done::Answered(answer)) => {
+                self.introduced(own, (&peer, is_numbered), answer.as_deref())
             }
             (Doing::Noting, Done::Written(Written::Durable)) => {
                 self.is_introduced = true;
@@ -418,19 +424,29 @@ impl PeerTask {
         introduce(own, &peer.known_by(own.secret.public()))
     }
 
-    fn introduced(&mut self, own: &Own, peer: &Peer, answer: Option<&[u8]>) -> Next {
+    fn introduced(
+        &mut self,
+        own: &Own,
+        (peer, is_numbered): (&Peer, bool),
+        answer: Option<&[u8]>,
+    ) -> Next {
         let Some(answer) = answer.and_then(|answer| Answer::parse(answer).ok()) else {
             return self.is_silent();
         };
         self.news.push_back(News::Answers);
+        let said = Numbered::of(&answer);
         let refusal = match answer {
-            Answer::Done => {
-                let peer = Arc::new(peer.known_by(own.secret.public()));
-                return Next::act(Step::Introduced(peer), Doing::Noting);
-            }
             Answer::Refused(refusal) => refusal,
+            Answer::Done | Answer::Joined { .. } => {
+                let peer = Arc::new(peer.known_by(own.secret.public()));
+                return Next::act(Step::Introduced(peer, said), Doing::Noting);
+            }
             _ => return Next::Wait(Until::HeardLater),
         };
+        if refusal.code == ErrorCode::Unsupported && is_numbered {
+            // It is of a release from before there were numbers.
+            return introduce_as(own, peer, false);
+        }
         tracing::warn!(peer = %self.id, code = %refusal.code, "a peer refuses the peering");
         self.news.push_back(News::Refuses(refusal.code));
         Next::Wait(if refusal.is_transient() {
@@ -552,8 +568,13 @@ fn introduce(own: &Own, peer: &Peer) -> Next {
         let doing = Doing::TellingKey(peer.clone());
         return Next::act(Step::Ask { peer, bytes }, doing);
     }
-    let bytes = own.introduction(&peer);
-    let doing = Doing::Introducing(peer.clone());
+    introduce_as(own, &peer, true)
+}
+
+fn introduce_as(own: &Own, peer: &Peer, is_numbered: bool) -> Next {
+    let bytes = own.introduction(peer, is_numbered);
+    let peer = Arc::new(peer.clone());
+    let doing = Doing::Introducing(peer.clone(), is_numbered);
     Next::act(Step::Ask { peer, bytes }, doing)
 }
 

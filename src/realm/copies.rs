@@ -137,6 +137,7 @@ impl<S: Store> Realm<S> {
         };
         let current = self.session_noted(work, session).await?;
         let peer = self.peer(&mut work.batch, realm).await?;
+        self.check_peering(realm, &mut work.batch).await?;
         let peer = peer.asked_by(self.named_source(src_address, src_port)?);
         let user = current.user;
         // Noted before it is asked: what it tells of the group meanwhile may be younger than its answer.

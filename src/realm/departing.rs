@@ -58,14 +58,14 @@ impl<S: Store> Realm<S> {
                 are_done = false;
             }
         }
-        are_done
+        self.do_voids(now).await && are_done
     }
 
     async fn depart(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
         self.network.forget(realm);
         self.give_queue_back(realm, now).await?;
-        self.leave_groups(realm).await?;
-        self.end_copies(realm, now).await?;
+        self.leave_groups(realm, false).await?;
+        self.end_copies(realm, (NOTICE, now)).await?;
         self.empty_mailboxes(realm).await?;
         self.forget_all(&records::words_of(realm)).await?;
         let mut batch = Batch::new();
@@ -151,7 +151,11 @@ impl<S: Store> Realm<S> {
     }
 
     /// Users of a realm are members of no group here any more, nor banned from any.
-    async fn leave_groups(&self, realm: RealmId) -> Result<(), Failure> {
+    pub(super) async fn leave_groups(
+        &self,
+        realm: RealmId,
+        are_bans_kept: bool,
+    ) -> Result<(), Failure> {
         let prefix = records::groups();
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
         loop {
@@ -161,7 +165,7 @@ impl<S: Store> Realm<S> {
             }
             for key in keys {
                 if let Some(group) = records::name_in::<GroupName>(&key, &prefix) {
-                    let left = self.leave_group(realm, group).await;
+                    let left = self.leave_group(realm, group, are_bans_kept).await;
                     self.pass_over(left)?;
                 }
             }
@@ -169,7 +173,12 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    async fn leave_group(&self, realm: RealmId, name: GroupName) -> Result<(), Failure> {
+    async fn leave_group(
+        &self,
+        realm: RealmId,
+        name: GroupName,
+        are_bans_kept: bool,
+    ) -> Result<(), Failure> {
         let is_theirs = |who: &Sender| who.realm == Some(realm);
         let mut after = None;
         loop {
@@ -178,7 +187,10 @@ impl<S: Store> Realm<S> {
                 return Ok(());
             };
             if !group.realms().any(|other| other == realm) {
-                return self.forget_bans(realm, &group).await;
+                return match are_bans_kept {
+                    true => Ok(()),
+                    false => self.forget_bans(realm, &group).await,
+                };
             }
             let members = self
                 .members_of(&group, after.as_ref(), MEMBERS_AT_ONCE)
@@ -222,7 +234,11 @@ impl<S: Store> Realm<S> {
     }
 
     /// The copies of a realm's groups end, and nobody here is in them any more.
-    async fn end_copies(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
+    pub(super) async fn end_copies(
+        &self,
+        realm: RealmId,
+        (notice, now): (&str, u32),
+    ) -> Result<(), Failure> {
         let prefix = records::copies(realm);
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
         loop {
@@ -236,7 +252,7 @@ impl<S: Store> Realm<S> {
                 };
                 let ended = self.end_departed_copy(&key).await;
                 self.pass_over(ended)?;
-                let left = self.leave_copy((realm, group), now).await;
+                let left = self.leave_copy((realm, group), (notice, now)).await;
                 self.pass_over(left)?;
             }
             tokio::task::yield_now().await;
@@ -265,7 +281,11 @@ impl<S: Store> Realm<S> {
     }
 
     /// Nobody is in a copy any more, and all who were are told.
-    async fn leave_copy(&self, which: (RealmId, GroupName), now: u32) -> Result<(), Failure> {
+    async fn leave_copy(
+        &self,
+        which: (RealmId, GroupName),
+        (notice, now): (&str, u32),
+    ) -> Result<(), Failure> {
         let prefix = records::copy_members(which.0, which.1);
         loop {
             let members = self.store.list(&prefix, None, DEPARTING_AT_ONCE).await?;
@@ -277,7 +297,7 @@ impl<S: Store> Realm<S> {
                 batch.expect(key.clone(), Expected::At(found.version));
                 if let Some((realm, group, user)) = records::copy_member_in(&key) {
                     batch.delete(records::copied_group(user, realm, group));
-                    append_notice(which, user, (NOTICE, now), &mut batch)?;
+                    append_notice(which, user, (notice, now), &mut batch)?;
                 }
                 batch.delete(key);
             }

@@ -36,6 +36,7 @@ impl<S: Store> Realm<S> {
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
             self.rely_on_peer(&mut batch, peer).await?;
+            self.check_peering(peer.realm, &mut batch).await?;
             let group = match self.group(&mut batch, name).await {
                 Err(Failure::Refused(refusal))
                     if refusal.code == ErrorCode::NoSuchGroup && self.limits.hide_groups =>

@@ -1,11 +1,11 @@
 //! How realms get to know each other (PEER-2, PEER-3, PEER-13): introductions, and keys that change.
 
 use super::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Outcome, Realm,
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Moment, Outcome, Realm,
     carrying::Written,
-    limits::PEERS_MAX,
     peers::{Peer, Peering},
     records::{self, PeerName, PeerRecord, Record as _},
+    repeering::Numbered,
     storing::Unnoted,
 };
 use crate::{
@@ -19,37 +19,47 @@ use crate::{
 const FORMER_MAX: usize = 64;
 
 impl<S: Store> Realm<S> {
-    /// Writes down that a peer has accepted the peering, and by which key it knows this realm.
-    pub async fn note_introduced(&self, peer: &Peer) -> Written {
-        let introduced = async || {
-            let mut batch = Batch::new();
-            let current = self.peer(&mut batch, peer.realm).await?;
-            if current.identity() != peer.identity() {
-                // Another realm has the name by now.
-                return Ok(None);
+    /// Writes down that a peer has accepted the peering, by which key it knows this realm, and how it numbers the peering, if it has `said` that.
+    /// A conflict: it is to be introduced to once more.
+    pub async fn note_introduced(
+        &self,
+        peer: &Peer,
+        said: Option<Numbered>,
+        now: Moment,
+    ) -> Written {
+        let noted = async {
+            if let Some(numbered) = said
+                && !self.take_numbered(now, peer, numbered).await?
+            {
+                // It is told again, with the number that it has now.
+                return Ok(Written::Conflict);
             }
-            let record = PeerRecord {
-                introduced: true,
-                knows: peer.record.knows,
-                ..current.record
-            };
-            let key = records::peer(peer.realm);
-            batch.put(key, record.to_value()?);
-            self.commit(batch).await.map(Some)
-        };
-        // The peer may introduce itself or change its key at the same time: what waits for it need not wait longer for that.
-        for _ in 0..ATTEMPTS_MAX {
-            match introduced().await {
-                Ok(Some(Outcome::Durable)) => return Written::Durable,
-                Ok(Some(Outcome::Conflict)) => {}
-                Ok(None) => break,
-                Err(failure) => {
-                    self.note("introduce", &failure);
-                    return Written::Failed;
+            // The peer may introduce itself or change its key at the same time: what waits for it need not wait longer for that.
+            for _ in 0..ATTEMPTS_MAX {
+                let mut batch = Batch::new();
+                let current = self.peer(&mut batch, peer.realm).await?;
+                // Another realm may have the name by now, or this one another number: it is told again.
+                if current.identity() != peer.identity()
+                    || current.record.number != peer.record.number
+                {
+                    break;
+                }
+                let record = PeerRecord {
+                    introduced: true,
+                    knows: peer.record.knows,
+                    ..current.record
+                };
+                batch.put(records::peer(peer.realm), record.to_value()?);
+                if let Outcome::Durable = self.commit(batch).await? {
+                    return Ok(Written::Durable);
                 }
             }
-        }
-        Written::Conflict
+            Ok(Written::Conflict)
+        };
+        noted.await.unwrap_or_else(|failure: Failure| {
+            self.note("introduce", &failure);
+            Written::Failed
+        })
     }
 
     /// A realm introduces itself.
@@ -59,53 +69,70 @@ impl<S: Store> Realm<S> {
         key: &PublicKey,
         realm: RealmId,
         (address, port): (&str, u16),
+        numbers: Option<(u64, u64)>,
     ) -> Result<Answer, Failure> {
         if address.is_empty() != (port == 0) || self.own.is(key) {
             return Err(ErrorCode::BadRequest.into());
         }
+        let mut is_counted = false;
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
-            let name = match self.peer_of(&mut batch, key).await? {
+            let (mut peer, is_new) = match self.peer_of(&mut batch, key).await? {
                 // It has told of a newer key itself.
                 Some(known) if known.key() != *key => return Err(ErrorCode::PeerRefused.into()),
-                Some(known) => {
-                    // What comes early may be old; the key there is now is never given up for another.
-                    let knows = if caller.own == Some(self.own.key()) {
-                        self.own.key().0
-                    } else {
-                        known.record.knows
-                    };
-                    let record = PeerRecord {
-                        address: address.into(),
-                        port,
-                        introduced: true,
-                        knows,
-                        ..known.record.clone()
-                    };
-                    if record != known.record {
-                        let key = records::peer(known.realm);
-                        batch.put(key, record.to_value()?);
-                    }
-                    known.realm
-                }
+                Some(known) => (known, false),
                 None => {
-                    let of = (realm, *key);
                     let peer = self
-                        .new_peer(caller, &mut batch, of, (address, port))
+                        .new_peer(caller, &mut batch, (realm, *key), &mut is_counted)
                         .await?;
-                    self.put_new_peer(&peer, &mut batch).await?;
-                    realm
+                    (peer, true)
                 }
             };
-            let is_new = !batch.changes.is_empty();
-            if !is_new || matches!(self.commit(batch).await?, Outcome::Durable) {
+            let was = peer.record.clone();
+            peer.record = Self::with_claim(&was, (address, port));
+            peer.record.introduced = true;
+            // The key there is now is never given up for another.
+            if caller.own == Some(self.own.key()) {
+                peer.record.knows = self.own.key().0;
+            }
+            let is_claim = peer.record.claimed.is_some();
+            let mut answer = Answer::Done;
+            if let Some(numbers) = numbers {
+                peer.record = self.renumbered(caller.now, &peer, numbers, &mut batch)?;
+                let numbered = Numbered {
+                    number: peer.record.number,
+                    is_apart: peer.record.apart,
+                };
+                answer = numbered.answer(peer.realm);
+            }
+            let ends = was.number != peer.record.number;
+            if is_new {
+                self.put_new_peer(&peer, &mut batch).await?;
+            } else if peer.record != was {
+                batch.put(records::peer(peer.realm), peer.record.to_value()?);
+            }
+            let changes = !batch.changes.is_empty();
+            if !changes || matches!(self.commit(batch).await?, Outcome::Durable) {
                 if is_new {
+                    tracing::info!(peer = %peer.realm, fingerprint = key.fingerprint(), "a realm has introduced itself and is a peer");
+                }
+                if ends {
+                    tracing::warn!(peer = %peer.realm, "a peer has begun to peer anew: what was of the former peering ends");
+                }
+                if is_new || ends {
+                    // Another may have given way.
+                    self.chores.notify_one();
+                }
+                if changes {
                     self.network.peers_changed();
                 }
-                self.network.heard(name, caller.now.wall);
+                self.network.heard(peer.realm, caller.now.wall);
+                if is_claim {
+                    self.has_claimed(caller, key, peer.realm, address);
+                }
                 // It may have been away while its groups grew. If they cannot be listed, it is to introduce itself again.
-                self.read_all_copies(name).await?;
-                return Ok(Answer::Done);
+                self.read_all_copies(peer.realm).await?;
+                return Ok(answer);
             }
         }
         Err(Refusal::busy(CONTENDED_MS).into())
@@ -117,19 +144,27 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         batch: &mut Batch,
         (realm, key): (RealmId, PublicKey),
-        (address, port): (&str, u16),
+        is_counted: &mut bool,
     ) -> Result<Peer, Failure> {
-        if self.own.peering != Peering::Open || self.list_peers().await?.len() >= PEERS_MAX {
+        if self.own.peering != Peering::Open {
             return Err(ErrorCode::PeerRefused.into());
         }
         if realm == self.own.id || self.find_peer(&mut Unnoted, realm).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
         }
+        if !*is_counted && !is_planted(Fault::UnaskedWithoutEnd) {
+            self.limiter.unasked(caller)?;
+            *is_counted = true;
+        }
         let source = self.source(Text(""), Port(0))?;
+        // Where it is is for it to show.
+        let nowhere = (String::new(), 0);
         let mut peer = self
-            .begin_peer(batch, (realm, key), (address.into(), port), source)
+            .begin_peer(batch, (realm, key), nowhere, source)
             .await?;
-        peer.record.introduced = true;
+        if let Some(gone) = self.make_place(false, batch).await? {
+            tracing::info!(peer = %gone, "a peer that nobody here has asked for, or had anything to do with, gives way to another");
+        }
         peer.record.knows = caller.own.unwrap_or(self.own.key()).0;
         Ok(peer)
     }

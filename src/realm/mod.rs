@@ -30,8 +30,10 @@ mod operations;
 mod outgoing;
 mod passwords;
 mod peers;
+mod places;
 mod reading;
 mod records;
+mod repeering;
 mod retention;
 mod sessions;
 mod storing;
@@ -56,6 +58,7 @@ pub use limits::{Limits, Rates};
 pub use lives::LifeNews;
 pub use network::{Dialing, Errand, GroupWork, Network, Signals};
 pub use peers::{Own, Peer, Peering, Registration};
+pub use repeering::Numbered;
 pub use retention::{Keeping, Retention};
 pub use time::Moment;
 pub use watching::{Push, Watch};
@@ -181,6 +184,8 @@ struct Work<'a> {
     is_counted: bool,
     /// What other realms were asked for it.
     asked: Vec<Asked>,
+    /// The number that was drawn for a peering that it begins.
+    drawn: Option<u64>,
 }
 
 impl Work<'_> {
@@ -367,6 +372,7 @@ impl<S: Store> Realm<S> {
             is_unrecorded: false,
             is_counted: false,
             asked: Vec::new(),
+            drawn: None,
         };
         let mut operation = None;
         for _ in 0..ATTEMPTS_MAX {

@@ -29,7 +29,8 @@ const STATE_NOT_ACCEPTED: u8 = 3;
 pub enum Dialing {
     /// An operator has named the address, or the peer has answered there.
     Freely,
-    /// The address is what the peer says of itself: nobody may be there who wants to hear of it (PEER-23).
+    /// The address is what the peer says of itself: nobody may be there who wants to hear of it (PEER-23). The question is whether the peer is
+    /// there: it is asked there and nowhere else, and what is answered over another link is no answer to it.
     Once,
     /// There is no address: only a link that the peer has opened will do.
     Never,
@@ -90,11 +91,16 @@ pub struct Signals {
     pub heard: BTreeSet<RealmId>,
     /// What is to be done for groups at peers.
     pub work: BTreeSet<(RealmId, GroupWork)>,
+    /// Peers that are to be tried at the address that they say of themselves.
+    pub claims: BTreeSet<RealmId>,
 }
 
 impl Signals {
     fn is_empty(&self) -> bool {
-        !self.are_peers_changed && self.heard.is_empty() && self.work.is_empty()
+        !self.are_peers_changed
+            && self.heard.is_empty()
+            && self.work.is_empty()
+            && self.claims.is_empty()
     }
 }
 
@@ -139,11 +145,12 @@ impl Network {
     /// the way to it.
     pub(super) async fn ask(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
         let (answer, answered) = oneshot::channel();
+        let (peer, dialing) = (peer.clone(), peer.dialing());
         let errand = Errand::Ask {
-            peer: peer.clone(),
+            peer,
             bytes,
             is_awaited: true,
-            dialing: Dialing::Freely,
+            dialing,
             answer,
         };
         self.errands.send(errand).await.ok()?;
@@ -178,6 +185,13 @@ impl Network {
     pub fn add_work(&self, realm: RealmId, work: GroupWork) {
         self.signal(|signals| {
             signals.work.insert((realm, work));
+        });
+    }
+
+    /// The address that a peer says of itself is to be tried, once.
+    pub(super) fn claim_to_try(&self, realm: RealmId) {
+        self.signal(|signals| {
+            signals.claims.insert(realm);
         });
     }
 
@@ -234,6 +248,7 @@ impl Network {
         drop(standings);
         self.signal(|signals| {
             signals.heard.remove(&realm);
+            signals.claims.remove(&realm);
             signals.work.retain(|(other, _)| *other != realm);
             signals.are_peers_changed = true;
         });

@@ -2,12 +2,11 @@
 
 use super::{
     Caller, Failure, Outcome, Realm, Work,
-    asking::Decision,
+    asking::{Decision, Question},
     limits::PEERS_MAX,
-    network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
-    records::{
-        self, ChangedRecord, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord,
-    },
+    network::{Dialing, STATE_IDLE, STATE_OPEN, STATE_TRYING},
+    records::{self, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord},
+    repeering::Numbered,
     storing::Notes,
 };
 use crate::{
@@ -15,10 +14,13 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Store, Version, Versioned},
     wire::{
-        Answer, Command, ErrorCode, Peer as PeerState, PeerRequest, Port, RealmId, Refusal,
+        Answer, Command, ErrorCode, Peer as PeerState, PeerRequest, Port, RealmId,
         RegistrationCode, Sent, SessionRef, Text,
     },
 };
+
+/// How often another realm is told in `addrealm` that its number is known.
+const NUMBERS_TOLD: usize = 3;
 
 /// Which realms may peer with this one unasked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,13 +91,14 @@ impl Own {
         all.find(|secret| secret.public() == *key)
     }
 
-    /// What introduces this realm to a peer.
-    pub fn introduction(&self, peer: &Peer) -> Vec<u8> {
+    /// What introduces this realm to a peer; without numbers to one of a release from before there were any (PEER-27).
+    pub fn introduction(&self, peer: &Peer, is_numbered: bool) -> Vec<u8> {
         let (address, port) = self.told_to(peer);
         let request = PeerRequest::Introduce {
             realm: self.id,
             address: Text(&address),
             port: Port(port),
+            numbers: is_numbered.then_some((peer.record.number, peer.record.theirs)),
         };
         request.to_bytes()
     }
@@ -131,6 +134,8 @@ pub struct Peer {
     /// What is kept of it.
     pub(super) record: PeerRecord,
     pub(super) version: Version,
+    /// It is to be asked at an address that nobody vouches for.
+    is_tried: bool,
 }
 
 impl Peer {
@@ -164,12 +169,17 @@ impl Peer {
             epoch: 7,
             introduced: false,
             added: true,
+            claimed: None,
+            number: 11,
+            theirs: 0,
+            apart: false,
         };
         let version = Version(0);
         Self {
             realm,
             record,
             version,
+            is_tried: false,
         }
     }
 
@@ -203,6 +213,25 @@ impl Peer {
     /// Where it is.
     pub fn address(&self) -> (&str, u16) {
         (&self.record.address, self.record.port)
+    }
+
+    /// Whether a link to its address may be opened to ask it something.
+    pub fn dialing(&self) -> Dialing {
+        match self.record.port {
+            _ if self.is_tried => Dialing::Once,
+            0 => Dialing::Never,
+            _ if self.record.address.is_empty() => Dialing::Never,
+            _ => Dialing::Freely,
+        }
+    }
+
+    /// The same peer at the address that it says of itself, if that is another than is believed.
+    pub fn at_claim(&self) -> Option<Self> {
+        let (address, port) = self.record.claimed.clone()?;
+        let mut peer = self.clone();
+        (peer.record.address, peer.record.port) = (address, port);
+        peer.is_tried = true;
+        Some(peer)
     }
 
     /// Where it reaches this realm.
@@ -282,6 +311,7 @@ impl<S: Store> Realm<S> {
             realm,
             record,
             version,
+            is_tried: false,
         }))
     }
 
@@ -330,6 +360,7 @@ impl<S: Store> Realm<S> {
                     realm,
                     record,
                     version: found.version,
+                    is_tried: false,
                 }),
                 Err(error) => {
                     tracing::error!(peer = %realm, %error, "what is kept of a peer cannot be read");
@@ -382,6 +413,7 @@ impl<S: Store> Realm<S> {
             }
             // It has introduced itself, perhaps in answer to this very command, and is now wanted here too.
             let record = PeerRecord {
+                claimed: None,
                 address: address.0.into(),
                 port: port.0,
                 src_address,
@@ -402,24 +434,22 @@ impl<S: Store> Realm<S> {
         if self.own.is(&key) || self.peer_of(&mut work.batch, &key).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
         }
-        if self.list_peers().await?.len() >= PEERS_MAX {
-            return Err(Refusal::too_large(PEERS_MAX as u64).into());
-        }
+        work.ends |= self.make_place(true, &mut work.batch).await?.is_some();
         let place = (address.0.into(), port.0);
         let of = (realm, key);
         let mut peer = self
             .begin_peer(&mut work.batch, of, place, (src_address, src_port))
             .await?;
         peer.record.added = true;
-        let said = match work.answer_of(&peer, self.own.introduction(&peer)) {
+        // The same however often it is decided about: the other realm is told it.
+        peer.record.number = *work.drawn.get_or_insert(peer.record.number);
+        let said = match self.introduced_first(work, &mut peer) {
             Ok(said) => said,
             Err(question) => return Ok(Decision::Ask(question)),
         };
         let answer = match said {
-            Some(Answer::Done) => {
-                peer.record.introduced = true;
-                Answer::Done
-            }
+            Some(Answer::Done | Answer::Joined { .. }) if peer.record.introduced => Answer::Done,
+            Some(Answer::Done | Answer::Joined { .. }) => Answer::Sent(Sent::Queued),
             Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::RealmExists => {
                 return Err(refusal.into());
             }
@@ -434,6 +464,34 @@ impl<S: Store> Realm<S> {
         };
         self.put_new_peer(&peer, &mut work.batch).await?;
         Ok(Decision::Answer(answer))
+    }
+
+    /// What another realm has answered to the introduction by which it is to become a peer, and what that says of the peering; or what it is to
+    /// be asked first.
+    fn introduced_first(
+        &self,
+        work: &Work<'_>,
+        peer: &mut Peer,
+    ) -> Result<Option<Answer>, Question> {
+        let mut said = None;
+        // Once more where the other knows this realm from before: it is to hear that its number is known.
+        for _ in 0..=NUMBERS_TOLD {
+            said = work.answer_of(peer, self.own.introduction(peer, true))?;
+            if said == Some(Answer::Refused(ErrorCode::Unsupported.into())) {
+                // It is of a release from before there were numbers.
+                said = work.answer_of(peer, self.own.introduction(peer, false))?;
+            }
+            let Some(numbered) = said.as_ref().and_then(Numbered::of) else {
+                break;
+            };
+            peer.record.theirs = numbered.number;
+            peer.record.introduced = !numbered.is_apart;
+            if !numbered.is_apart {
+                break;
+            }
+        }
+        peer.record.introduced |= said == Some(Answer::Done);
+        Ok(said)
     }
 
     /// Another realm, as it becomes a peer. What is remembered of its messages from before it was removed goes on.
@@ -460,8 +518,13 @@ impl<S: Store> Realm<S> {
                 epoch: u64::from_be_bytes(self.random()),
                 introduced: false,
                 added: false,
+                claimed: None,
+                number: u64::from_be_bytes(self.random()).max(1),
+                theirs: 0,
+                apart: false,
             },
             version: Version(0),
+            is_tried: false,
         })
     }
 
@@ -505,6 +568,10 @@ impl<S: Store> Realm<S> {
             let found = self.find_peer(&mut batch, realm).await?;
             if let Some(Peer { record: was, .. }) = found {
                 let record = PeerRecord {
+                    claimed: was
+                        .claimed
+                        .clone()
+                        .filter(|at| *at != (address.clone(), port)),
                     address,
                     port,
                     src_address,
@@ -552,20 +619,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         self.operator(work, session).await?;
         let peer = self.peer(&mut work.batch, realm).await?;
-        work.batch
-            .delete(records::peer(realm))
-            .delete(records::peer_name(&peer.key()));
-        for former in &peer.record.former {
-            work.batch.delete(records::peer_name(&PublicKey(*former)));
-        }
-        if !peer.record.former.is_empty() {
-            // Should it come back: what is remembered of its messages goes by the first.
-            let keys = peer.record.former.clone();
-            let former = FormerKeysRecord { keys }.to_value()?;
-            work.batch.put(records::former_keys(&peer.key()), former);
-        }
-        let departs = ChangedRecord {}.to_value()?;
-        work.batch.put(records::departure(realm), departs);
+        self.remove_peer(&peer, &mut work.batch)?;
         // What it leaves behind ends step by step.
         work.ends = true;
         Ok(Answer::Done)
@@ -584,12 +638,15 @@ impl<S: Store> Realm<S> {
                 states.extend(shown_to_users(&peer, state));
                 continue;
             }
-            let (address, port) = peer.address();
+            let address = match peer.address() {
+                ("", _) => "-".into(),
+                (address, port) => format!("{address}:{port}"),
+            };
             let oldest = self.find_outgoing(peer.realm).await?;
             let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
             states.push(PeerState {
                 realm: peer.realm,
-                address: format!("{address}:{port}"),
+                address,
                 state,
                 queued: self.queued(peer.realm).await?,
                 age: age.into(),

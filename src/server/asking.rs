@@ -109,7 +109,7 @@ impl Ways {
 
     /// Asks a peer when nobody waits: for as long as that may make sense on the longest and narrowest of ways.
     pub async fn ask_alone(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        self.ask(peer, bytes, false, Dialing::Freely).await
+        self.ask(peer, bytes, false, peer.dialing()).await
     }
 
     /// Asks a peer, over one link after another while they turn out to be none; its answer, if it gives one in time.

@@ -102,6 +102,9 @@ pub async fn keep_in_touch<S: Store>(
                 for (peer, work) in signals.work {
                     federation.handle(now, Input::Work(peer, work));
                 }
+                for peer in signals.claims {
+                    federation.handle(now, Input::Claimed(peer));
+                }
                 for peer in signals.heard {
                     federation.handle(now, Input::Heard(peer));
                 }
@@ -136,7 +139,10 @@ async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, ways: &Ways, step:
         Step::LookAtCopy(peer, group) => Done::Copy(Box::new(
             realm.look_at_copy(&peer, group, clock.now()).await,
         )),
-        Step::Introduced(peer) => Done::Written(realm.note_introduced(&peer).await),
+        Step::Introduced(peer, said) => {
+            Done::Written(realm.note_introduced(&peer, said, clock.now()).await)
+        }
+        Step::Claimed(peer) => Done::Written(realm.note_claim(&peer).await),
         Step::Settle(peer, outgoing, settling) => {
             let settled = realm.settle_outgoing(&peer, &outgoing, &settling, clock.now());
             Done::Written(settled.await)

@@ -466,6 +466,7 @@ async fn peer_that_is_made_again_is_carried_to() {
             realm: "beta".parse().unwrap(),
             address: Text("192.0.2.8"),
             port: Port(7000),
+            numbers: None,
         };
         let told = ask(&sender, BETA, &introduce.to_bytes()).await;
         assert_eq!(told, Answer::Done);

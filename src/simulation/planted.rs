@@ -33,7 +33,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 23] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 41] = [
+const FOUND_BY_TESTS: [(Fault, &str); 44] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -153,6 +153,18 @@ const FOUND_BY_TESTS: [(Fault, &str); 41] = [
     (
         Fault::SettleTwice,
         "realm::tests::departing::an_answer_that_comes_after_the_removal_changes_nothing",
+    ),
+    (
+        Fault::BelieveClaims,
+        "realm::tests::claims::a_claimed_address_replaces_no_other_by_being_said",
+    ),
+    (
+        Fault::UnaskedWithoutEnd,
+        "realm::tests::claims::unasked_peers_come_at_a_rate",
+    ),
+    (
+        Fault::KeepFormerPeering,
+        "realm::tests::repeering::peering_anew_ends_what_was_of_the_former_on_both_sides",
     ),
     (
         Fault::ForgetRemoval,

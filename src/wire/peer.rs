@@ -1,7 +1,7 @@
 //! What realms ask of each other (`spec/realms.md`). The answers are those to commands.
 //!
 //! ```text
-//! 0x60 introduce   realm, address, port 2
+//! 0x60 introduce   realm, address, port 2, [number 8, the other's number 8]
 //! 0x61 deliver     epoch 8, sequence varint, content type 1, sender, recipient, message
 //! 0x62 join        group, user, password
 //! 0x63 leave       group, user, membership 8
@@ -48,8 +48,10 @@ pub enum PeerRequest<'a> {
         realm: RealmId,
         /// Its host.
         address: Text<'a>,
-        /// Its port.
+        /// Its port; 0, with an empty host, where it cannot be reached.
         port: Port,
+        /// Its number of the peering, and the other's as it knows it (PEER-27); none from releases of before there were numbers.
+        numbers: Option<(u64, u64)>,
     },
     /// Brings a private message.
     Deliver {
@@ -191,11 +193,19 @@ impl<'a> PeerRequest<'a> {
         match code {
             INTRODUCE => {
                 let (input, (realm, address)) = (RealmId::parse, Text::parse).parse(input)?;
-                let (_, port) = Port::parse_last(input)?;
+                let (input, port) = Port::parse(input)?;
+                let numbers = match input {
+                    [] => None,
+                    _ => {
+                        let (input, number) = be_u64::<_, Malformed>(input)?;
+                        Some((number, last_u64(input)?))
+                    }
+                };
                 Ok(Self::Introduce {
                     realm,
                     address,
                     port,
+                    numbers,
                 })
             }
             DELIVER => {
@@ -313,11 +323,16 @@ impl<'a> PeerRequest<'a> {
                 realm,
                 address,
                 port,
+                numbers,
             } => {
                 out.put_u8(INTRODUCE);
                 realm.emit(out);
                 address.emit(out);
-                port.emit_last(out);
+                port.emit(out);
+                if let Some((number, theirs)) = numbers {
+                    out.put_u64(*number);
+                    out.put_u64(*theirs);
+                }
             }
             Self::Deliver {
                 epoch,
@@ -451,7 +466,7 @@ mod tests {
 
     use super::*;
 
-    /// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10, PEER-13, PEER-14, PEER-15, PEER-19
+    /// PEER-2, PEER-4, PEER-27, PEER-8, PEER-9, PEER-10, PEER-13, PEER-14, PEER-15, PEER-19
     #[test]
     fn emit_then_parse_is_identity() {
         for request in [
@@ -459,6 +474,13 @@ mod tests {
                 realm: "alpha".parse().unwrap(),
                 address: Text("alpha.example.org"),
                 port: Port(6377),
+                numbers: None,
+            },
+            PeerRequest::Introduce {
+                realm: "alpha".parse().unwrap(),
+                address: Text(""),
+                port: Port(0),
+                numbers: Some((7, 8)),
             },
             PeerRequest::Deliver {
                 epoch: 7,

@@ -50,8 +50,13 @@ fn requests() -> Vec<(&'static str, PeerRequest<'static>, Answer)> {
                 realm: name("beta"),
                 address: Text("beta.example"),
                 port: Port(6377),
+                numbers: Some((epoch, epoch)),
             },
-            Answer::Done,
+            Answer::Joined {
+                epoch,
+                membership: 0,
+                known_as: name("beta"),
+            },
         ),
         (
             "rotate",

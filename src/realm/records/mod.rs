@@ -24,6 +24,8 @@
 //! j/ user / group                epoch: the groups a user is in
 //! b/ group / epoch 8 / user      banned
 //! r/ realm                       peer
+//! A/                             written with each peer that takes a place among those that are counted
+//! V/ realm                       what was of the former peering with it is still to end
 //! k/ key 32                      the name under which a key is known
 //! l/                             the lives of the store
 //! v/ realm                       position up to which the queue to a peer is settled
@@ -160,10 +162,6 @@ records! {
     GroupLink { epoch: u64 }
     /// A user may not join a group.
     BanRecord { since: u32 }
-    /// Another realm, under the name by which this one knows it. `introduced`: it has accepted the
-    /// peering; `added`: an operator here wants it, and it did not only introduce itself; `former`: the keys
-    /// it had before, the latest first; `knows`: the key by which it knows this realm; `epoch`: in which messages are numbered that an earlier release has queued.
-    PeerRecord { key: [u8; 32], former: Vec<[u8; 32]>, knows: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool, added: bool }
     /// The keys that a realm had before the one with which it was removed, the latest first.
     FormerKeysRecord { keys: Vec<[u8; 32]> }
     /// The name under which a key is known.
@@ -208,6 +206,13 @@ macro_rules! changed_records {
 }
 
 changed_records! {
+    /// Another realm, under the name by which this one knows it. `introduced`: it has accepted the
+    /// peering; `added`: an operator here wants it, and it did not only introduce itself; `former`: the keys
+    /// it had before, the latest first; `knows`: the key by which it knows this realm; `epoch`: in which messages are numbered that an
+    /// earlier release has queued. `address` is one that an operator has named or the peer has answered at, or empty; `claimed` is
+    /// another that it says of itself. `number` is this side's of the peering, `theirs` the other's, 0 where it has told none; `apart`:
+    /// the other may not know yet that the former peering is over.
+    PeerRecord { key: [u8; 32], former: Vec<[u8; 32]>, knows: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool, added: bool; claimed: Option<(String, u16)> = (_old) None, number: u64 = (old) old.epoch, theirs: u64 = (_old) 0, apart: bool = (_old) false } was FirstPeerRecord
     /// An owner of numbers has had no session since this time of the realm's running, and the newest of its records is of that version.
     /// `is_session`: it was a session of nobody's device, which has ended.
     IdleRecord { since: u32, newest: u64; is_session: bool = (_old) false } was FirstIdleRecord

@@ -102,8 +102,14 @@ impl<S: Store> Realm<S> {
         }
     }
 
+    /// The peer known by that name.
+    pub async fn peer_now(&self, realm: RealmId) -> Result<Option<Peer>, Failure> {
+        let looked = self.look(realm, false).await?;
+        Ok(looked.map(|glance| glance.peer))
+    }
+
     /// Introduces this realm, by its new key where the peer knows a former one.
-    pub async fn introduce_again(&self, peer: &Peer) -> Carried {
+    pub async fn introduce_again(&self, peer: &Peer, now: Moment) -> Carried {
         let own = self.own.key();
         if peer.knows() != own {
             let proof = show_possession(&self.own.secret, &peer.knows(), &peer.key()).unwrap();
@@ -113,13 +119,51 @@ impl<S: Store> Realm<S> {
             }
         }
         let peer = peer.known_by(own);
-        let request = self.own.introduction(&peer);
-        let answer = self.network.ask(&peer, request).await;
-        match answer.map(|answer| Answer::parse(&answer).unwrap()) {
-            None => Carried::Silent,
-            Some(Answer::Done) => self.note_introduced(&peer).await.into(),
-            Some(Answer::Refused(refusal)) if refusal.is_transient() => Carried::Busy,
-            Some(_) => Carried::Refused,
+        for is_numbered in [true, false] {
+            let request = self.own.introduction(&peer, is_numbered);
+            let answer = self.network.ask(&peer, request).await;
+            let Some(answer) = answer.map(|answer| Answer::parse(&answer).unwrap()) else {
+                return Carried::Silent;
+            };
+            let said = Numbered::of(&answer);
+            return match answer {
+                Answer::Done | Answer::Joined { .. } => {
+                    match self.note_introduced(&peer, said, now).await {
+                        Written::Durable => Carried::Settled,
+                        Written::Conflict => Carried::Busy,
+                        Written::Failed => Carried::Failed,
+                    }
+                }
+                Answer::Refused(refusal) if refusal.is_transient() => Carried::Busy,
+                Answer::Refused(refusal)
+                    if is_numbered && refusal.code == ErrorCode::Unsupported =>
+                {
+                    continue;
+                }
+                _ => Carried::Refused,
+            };
+        }
+        Carried::Refused
+    }
+
+    /// Whether a peer is to be tried at the address that it says of itself. That is said once.
+    pub async fn take_claim(&self, peer: &Peer) -> bool {
+        // There is always something then.
+        self.network.heard(peer.realm, 0);
+        let signals = self.network.signals().await;
+        for other in signals.claims.iter().filter(|other| **other != peer.realm) {
+            self.network.claim_to_try(*other);
+        }
+        peer.record.claimed.is_some() && signals.claims.contains(&peer.realm)
+    }
+
+    /// Tries the address that a peer says of itself.
+    pub async fn try_claim(&self, peer: &Peer) {
+        if let Some(tried) = peer.at_claim() {
+            let request = self.own.introduction(&tried, true);
+            if self.network.ask(&tried, request).await.is_some() {
+                self.note_claim(&tried).await;
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod acts;
 mod bounds;
+mod claims;
 mod copying;
 mod departing;
 mod doubt;
@@ -20,6 +21,7 @@ mod pairs;
 mod peers;
 mod positions;
 mod queue;
+mod repeering;
 mod retention;
 mod rules;
 mod stops;

@@ -286,7 +286,7 @@ async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Re
             other => panic!("{other:?}"),
         }
     };
-    let (is_introduced, ()) = tokio::join!(realm.introduce_again(&beta), accepts);
+    let (is_introduced, ()) = tokio::join!(realm.introduce_again(&beta, MOMENT), accepts);
     assert_eq!(is_introduced, Carried::Settled);
 }
 

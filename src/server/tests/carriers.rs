@@ -129,6 +129,7 @@ async fn deliveries(
             realm: "beta".parse().unwrap(),
             address: Text("192.0.2.9"),
             port: Port(6377),
+            numbers: None,
         };
         let mut count = 0;
         let mut seconds = 0;
