@@ -122,6 +122,8 @@ pub enum Fault {
     ForgetRemoval,
     /// A peer is at whatever address it says of itself.
     BelieveClaims,
+    /// An answer over any link shows that a peer is at the address that it claims.
+    BelieveAnyLink,
     /// Realms that nobody has asked for take all places for peers.
     UnaskedWithoutEnd,
     /// What was of a former peering goes on in the next.

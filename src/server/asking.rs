@@ -137,7 +137,8 @@ impl Ways {
             let is_first = there.is_none_or(|seat| seat.listener == listener && seat.worker == 0);
             let is_called = match dialing {
                 Dialing::Freely => is_back || is_first,
-                Dialing::Once => is_back || there.is_none(),
+                // The question is whether it is there.
+                Dialing::Once => true,
                 Dialing::Never => false,
             };
             let (way, worker, by) = if is_called {
@@ -170,6 +171,7 @@ impl Ways {
             }
             match told.await {
                 Ok(Told::Answer(answer)) => return Some(answer),
+                Ok(Told::Elsewhere) if dialing == Dialing::Once => return None,
                 Ok(Told::Elsewhere) if is_called => {
                     self.links.not_reached(&key, listener);
                     dialing = Dialing::Never;

@@ -8,6 +8,7 @@ use super::links::Seated;
 use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, LinkId},
+    faults::{Fault, is_planted},
     link::Time,
     wire::{HelloReply, PeerRequest},
 };
@@ -32,7 +33,7 @@ pub enum By {
     /// One to this address, be it opened for that.
     Address {
         address: SocketAddr,
-        /// The Init leaves a few times at most.
+        /// The Init leaves a few times at most, and what is answered over another link is no answer: the question is whether the peer is there.
         is_once: bool,
         /// One that this realm opens, though the other may have opened one: it is to see that it can be called.
         is_back: bool,
@@ -80,6 +81,8 @@ struct Asked {
     key: PublicKey,
     /// The peer is to see that it can be called: a link that it opens itself meanwhile shows nothing.
     is_back: bool,
+    /// The question is whether the peer is at that address: what it answers over another link is no answer to it (PEER-23).
+    is_only: bool,
     /// The link has had its time to open.
     is_looked_at: bool,
     is_awaited: bool,
@@ -128,15 +131,11 @@ impl Calls {
                         is_once,
                         is_back,
                     } => {
-                        let there = endpoint.link_there(&own, &key);
-                        let there = there.filter(|_| is_once && !is_back);
-                        Some(there.unwrap_or_else(|| {
-                            if is_once || is_back {
-                                endpoint.link_to(now, &own, (key, address), is_once)
-                            } else {
-                                endpoint.link_with(now, &own, key, address)
-                            }
-                        }))
+                        if is_once || is_back {
+                            Some(endpoint.link_to(now, &own, (key, address), is_once))
+                        } else {
+                            Some(endpoint.link_with(now, &own, key, address))
+                        }
                     }
                 };
                 let Some(link) = link else {
@@ -144,6 +143,7 @@ impl Calls {
                     return;
                 };
                 let is_back = matches!(by, By::Address { is_back: true, .. });
+                let is_only = matches!(by, By::Address { is_once: true, .. });
                 let early =
                     PeerRequest::parse(&bytes).is_ok_and(|request| request.may_travel_early());
                 let deadline = now + endpoint.rtt(link).map_or(FIRST, |_| LONGEST);
@@ -152,6 +152,7 @@ impl Calls {
                         since: now,
                         key,
                         is_back,
+                        is_only,
                         is_looked_at: false,
                         is_awaited,
                         answer,
@@ -187,7 +188,8 @@ impl Calls {
     /// Has what waits here asked elsewhere where the peer has opened a link elsewhere since, or one here does not open.
     pub fn look_elsewhere(&mut self, now: Time, endpoint: &mut Endpoint, seated: &Seated) {
         let mut elsewhere = Vec::new();
-        for ((link, number), asked) in &self.asked {
+        let asked = self.asked.iter().filter(|(_, asked)| !asked.is_only);
+        for ((link, number), asked) in asked {
             let is_better = if endpoint.is_dialing(*link) {
                 // Here the endpoint has what waits asked on it.
                 let latest = seated.links().latest(&asked.key);
@@ -209,9 +211,21 @@ impl Calls {
     }
 
     /// A question waits for its answer on another link now.
-    pub fn moved(&mut self, from: (LinkId, u64), to: (LinkId, u64)) {
-        if let Some(waiting) = self.asked.remove(&from) {
-            self.asked.insert(to, waiting);
+    pub fn moved(
+        &mut self,
+        now: Time,
+        endpoint: &mut Endpoint,
+        from: (LinkId, u64),
+        to: (LinkId, u64),
+    ) {
+        match self.asked.remove(&from) {
+            Some(asked) if asked.is_only && !is_planted(Fault::BelieveAnyLink) => {
+                endpoint.give_up(now, to.0, to.1);
+            }
+            Some(asked) => {
+                self.asked.insert(to, asked);
+            }
+            None => {}
         }
     }
 
@@ -227,7 +241,8 @@ impl Calls {
         asked
             .map(|((link, _), asked)| {
                 let until = asked.until(endpoint, *link);
-                let is_looked_at = asked.is_looked_at || !endpoint.is_dialing(*link);
+                let is_looked_at =
+                    asked.is_looked_at || asked.is_only || !endpoint.is_dialing(*link);
                 if is_looked_at {
                     until
                 } else {
@@ -346,5 +361,41 @@ mod tests {
         );
         calls.handle_timeout(begun + Duration::from_mins(3), &mut endpoint, &seated);
         assert_eq!(calls.len(), 0);
+    }
+
+    /// PEER-23: whether a peer is at the address that it says of itself is asked there alone. A peer behind whose link the question went on
+    /// was believed to be wherever it said.
+    #[test]
+    fn whether_a_peer_is_somewhere_is_asked_nowhere_else() {
+        let identity = SecretKey::from_bytes([1; 32]);
+        let mut endpoint = Endpoint::new(
+            endpoint::Config::default(),
+            &identity.clone().into(),
+            [1; 32],
+        );
+        let mut calls = Calls::default();
+        let now = Time(1_000_000);
+        for (is_once, is_told) in [(true, false), (false, true)] {
+            let (answer, mut told) = oneshot::channel();
+            let call = Call::Ask {
+                own: identity.public(),
+                key: SecretKey::from_bytes([2; 32]).public(),
+                by: By::Address {
+                    address: SocketAddr::from(([192, 0, 2, 1], 6377)),
+                    is_once,
+                    is_back: true,
+                },
+                bytes: vec![1],
+                is_awaited: false,
+                answer,
+            };
+            calls.begin(now, &mut endpoint, call);
+            let (from, _) = calls.asked.first_key_value().unwrap();
+            let (from, to) = (*from, (LinkId(77), 5));
+            // The peer has opened a link meanwhile.
+            calls.moved(now, &mut endpoint, from, to);
+            calls.answered(to.0, to.1, vec![2]);
+            assert_eq!(told.try_recv().is_ok(), is_told);
+        }
     }
 }

@@ -19,6 +19,12 @@ use crate::{
 /// A peer that has opened a link is dialled back no more often than this.
 const BACK_AGAIN: Duration = Duration::from_mins(1);
 
+/// A peer that has opened no link is introduced to again after so long, and then each time after twice as long: it may not have been able to, or
+/// what it opened was lost.
+const ASK_AGAIN: Duration = Duration::from_mins(10);
+/// The longest time between two of these.
+const ASK_AGAIN_MAX: Duration = Duration::from_hours(24);
+
 /// One worker of one listener, by their numbers from 0 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seat {
@@ -48,6 +54,8 @@ struct Known {
     unreached: Vec<usize>,
     /// How often the last link that this realm had opened to it has ended, or had to be opened anew, while it could open none itself.
     lost: u64,
+    /// How long a link to it is kept open before it is introduced to again.
+    ask_again: Duration,
     /// How often it was to be dialled back, and when that was last.
     back: u64,
     back_at: Option<Instant>,
@@ -153,6 +161,24 @@ impl Links {
             known.call_back();
         }
         self.changed.send_replace(());
+    }
+
+    /// Has peers introduced to again that have opened no link for long, though one to them is kept open: from time to time they may be able to,
+    /// and then that need not be kept open any more.
+    pub fn ask_again(&self) {
+        let mut is_any = false;
+        for known in self.known().values_mut() {
+            let is_kept = !known.has_opened && !known.ours.is_empty();
+            let wait = known.ask_again.max(ASK_AGAIN);
+            if is_kept && known.reached.is_some_and(|at| at.elapsed() >= wait) {
+                known.ask_again = (wait * 2).min(ASK_AGAIN_MAX);
+                known.lost += 1;
+                is_any = true;
+            }
+        }
+        if is_any {
+            self.changed.send_replace(());
+        }
     }
 
     /// What has happened to the links with a peer.

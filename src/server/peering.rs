@@ -32,6 +32,8 @@ const CHORES_AGAIN_MIN: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(10);
 /// The longest time for which that which still cannot be read is left alone: it is twice as long each time.
 const AGAIN_MAX: Duration = Duration::from_mins(5);
+/// How often it is looked whether a link to a peer has been kept open for long.
+const LINKS_LOOKED_AT: Duration = Duration::from_mins(1);
 /// A longer sleep is none that ends.
 const LONGEST_SLEEP: Duration = Duration::from_hours(24 * 365);
 
@@ -52,6 +54,7 @@ pub async fn keep_in_touch<S: Store>(
     let mut steps = JoinSet::new();
     let mut queues = Queues::default();
     let mut links = Watched::new(ways.links());
+    let mut look_at_links = tokio::time::interval(LINKS_LOOKED_AT);
     loop {
         while let Some((id, step)) = federation.poll_step() {
             let (realm, clock, ways) = (Arc::clone(&realm), clock.clone(), Arc::clone(&ways));
@@ -89,6 +92,7 @@ pub async fn keep_in_touch<S: Store>(
                     federation.handle(clock.now(), Input::Grown(peer));
                 }
             }
+            _ = look_at_links.tick() => ways.links().ask_again(),
             () = links.changed() => {
                 for input in links.take(ways.links()) {
                     federation.handle(clock.now(), input);

@@ -258,7 +258,11 @@ impl<S: Store> Worker<S> {
                     number,
                     to,
                     as_number,
-                } => self.calls.moved((link, number), (to, as_number)),
+                } => {
+                    let now = self.now();
+                    let (from, to) = ((link, number), (to, as_number));
+                    self.calls.moved(now, &mut self.endpoint, from, to);
+                }
                 Event::Closed { link, .. } => {
                     tracing::debug!(link = link.0, "a link has ended");
                     self.beside.seated.closed(link);

@@ -33,7 +33,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 23] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 44] = [
+const FOUND_BY_TESTS: [(Fault, &str); 45] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -157,6 +157,10 @@ const FOUND_BY_TESTS: [(Fault, &str); 44] = [
     (
         Fault::BelieveClaims,
         "realm::tests::claims::a_claimed_address_replaces_no_other_by_being_said",
+    ),
+    (
+        Fault::BelieveAnyLink,
+        "server::calls::tests::whether_a_peer_is_somewhere_is_asked_nowhere_else",
     ),
     (
         Fault::UnaskedWithoutEnd,
