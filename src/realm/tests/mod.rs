@@ -33,12 +33,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
 use self::driven::{Carried, ReadOutcome};
-use super::{records::Record as _, *};
+use super::{
+    records::{QueuedRecord, Record as _},
+    *,
+};
 use crate::{
-    store::Embedded,
+    store::{Batch, Embedded},
     wire::{
-        Body, Field, Operation, Options, Page, Password, Position, RegistrationCode, Sent,
-        SessionId, Text,
+        Body, Field, GroupName, Operation, Options, Page, Password, Position, RealmId,
+        RegistrationCode, Sent, SessionId, Text, Username,
     },
 };
 
