@@ -60,16 +60,15 @@ impl Aside {
         doing.is_some_and(|(current, _)| *current == Some(step))
     }
 
-    /// What is to be done first, if anything is and nothing is yet. One that this realm has still to introduce itself to is called with that.
+    /// What is to be done first, if anything is and nothing is yet. Whoever this realm has still to introduce itself to is called by that first.
     pub fn begin(&mut self, is_introduced: bool) -> Option<Step> {
         if self.doing.is_some() {
             return None;
         }
         let is_claim = core::mem::take(&mut self.is_claim_due);
         if !is_claim {
-            self.is_call_due.then_some(())?;
+            (self.is_call_due && is_introduced).then_some(())?;
             self.is_call_due = false;
-            is_introduced.then_some(())?;
         }
         self.doing = Some((None, Doing::Looking { is_claim }));
         Some(Step::Look {

@@ -241,6 +241,30 @@ fn message_that_is_not_taken_makes_way() {
     assert_eq!(sequence(&bytes), 2);
 }
 
+/// PEER-24: a peer that opens a link while this realm introduces itself is called back after that, and what waits for it does not wait for that.
+#[test]
+fn peer_is_called_back_beside_all_else() {
+    let mut scene = Scene::new();
+    let (_, id, _) = scene.wait_for_question();
+    scene.happens(Input::CallBack(beta()));
+    assert!(scene.next_question().is_none());
+    scene.answer(id, Some(&Answer::Done));
+    let (back, bytes) = scene.next_question().expect("it is called back");
+    let introduces = matches!(
+        PeerRequest::parse(&bytes),
+        Ok(PeerRequest::Introduce { .. })
+    );
+    assert!(introduces);
+    scene.queue(1);
+    let (waited, id, bytes) = scene.wait_for_question();
+    assert_eq!((waited, sequence(&bytes)), (0, 1));
+    scene.answer(id, Some(&STORED));
+    scene.answer(back, None);
+    assert!(scene.next_question().is_none(), "once");
+    scene.happens(Input::CallBack(beta()));
+    assert!(scene.next_question().is_some());
+}
+
 /// PEER-22: of a peer that was removed nothing that comes back is believed, and another that has its name begins anew.
 #[test]
 fn another_peer_of_the_same_name_begins_anew() {
