@@ -3,7 +3,7 @@
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Dialing, Failure, Moment, Outcome, Realm,
     carrying::Carried,
-    peers::{Peer, Peering},
+    peers::{NUMBERS_TOLD, Peer, Peering},
     records::{self, PeerName, PeerRecord, Record as _},
     repeering::{Numbered, is_same},
     storing::Unnoted,
@@ -43,7 +43,7 @@ impl<S: Store> Realm<S> {
         };
         if let Answer::Refused(refusal) = &answer {
             tracing::warn!(peer = %peer.realm, code = %refusal.code, "a peer refuses the peering");
-            self.network.refused(peer.realm);
+            self.network.refused(peer.realm, refusal.code);
         }
         Some(answer)
     }
@@ -80,24 +80,9 @@ impl<S: Store> Realm<S> {
             }
             peer.record.knows = self.own.key().0;
         }
-        match self.introduce(&peer, false).await {
-            None => return Carried::Silent,
-            Some(Answer::Done) => {}
-            Some(Answer::Refused(refusal)) if refusal.is_transient() => return Carried::Busy,
-            Some(answer) => {
-                let Some(numbered) = Numbered::of(&answer) else {
-                    return Carried::Refused;
-                };
-                match self.take_numbered(now, &peer, numbered).await {
-                    Ok(true) => {}
-                    // It is told again, with the number that it has now.
-                    Ok(false) => return Carried::Busy,
-                    Err(failure) => {
-                        self.note("introduce", &failure);
-                        return Carried::Failed;
-                    }
-                }
-            }
+        match self.come_to_terms(&mut peer, now).await {
+            Carried::Settled => {}
+            carried => return carried,
         }
         let introduced = async {
             let mut batch = Batch::new();
@@ -125,6 +110,32 @@ impl<S: Store> Realm<S> {
         }
     }
 
+    /// Introduces this realm until both sides know each other's number, but a few times at most. Settled when they do.
+    async fn come_to_terms(&self, peer: &mut Peer, now: Moment) -> Carried {
+        for _ in 0..NUMBERS_TOLD {
+            let answer = match self.introduce(peer, false).await {
+                None => return Carried::Silent,
+                Some(Answer::Done) => return Carried::Settled,
+                Some(Answer::Refused(refusal)) if refusal.is_transient() => return Carried::Busy,
+                Some(answer) => answer,
+            };
+            let Some(numbered) = Numbered::of(&answer) else {
+                return Carried::Refused;
+            };
+            match self.take_numbered(now, peer, numbered).await {
+                Ok(true) => return Carried::Settled,
+                // It is told again, with the numbers that there are now.
+                Ok(false) => {}
+                Err(failure) => {
+                    self.note("introduce", &failure);
+                    return Carried::Failed;
+                }
+            }
+        }
+        self.network.introduction_due(peer.realm);
+        Carried::Busy
+    }
+
     /// A realm introduces itself.
     pub(super) async fn introduced(
         &self,
@@ -147,7 +158,10 @@ impl<S: Store> Realm<S> {
                 None => {
                     let peer = self
                         .new_peer(caller, &mut batch, (realm, *key), &mut is_counted)
-                        .await?;
+                        .await;
+                    let peer = peer.inspect_err(|_| {
+                        self.keep_pending(caller, (realm, *key), (address, port));
+                    })?;
                     (peer, true)
                 }
             };

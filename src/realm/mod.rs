@@ -9,6 +9,7 @@ mod accounts;
 mod carrying;
 mod copies;
 mod cursors;
+mod deciding;
 mod departing;
 mod ended;
 mod expiry;
@@ -173,6 +174,8 @@ struct Work<'a> {
     affected: Option<Username>,
     /// For whom it makes the store larger, if it does.
     adds_for: Option<Username>,
+    /// What it decides about another realm.
+    decision: Option<deciding::Decision>,
     /// It ends a group: something is to be done for its members.
     ends: bool,
     /// Its number is not written down: nothing can be done under it any more.
@@ -184,7 +187,8 @@ impl Work<'_> {
     fn forget(&mut self) {
         self.batch.changes.clear();
         self.hints.clear();
-        (self.queued, self.affected, self.ends) = (None, None, false);
+        (self.queued, self.affected, self.decision) = (None, None, None);
+        self.ends = false;
     }
 }
 
@@ -309,7 +313,7 @@ impl<S: Store> Realm<S> {
                 let which = (session, realm, group);
                 self.inboxgrouprealm(caller, which, &request.options).await
             }
-            Command::Realms { session } => self.realms(caller, session).await,
+            Command::Realms { session } => self.realms(caller, session, request.options.form).await,
             Command::Groups { session } => self.groups(caller, session, &request.options).await,
             Command::Members { session, group } => {
                 self.members(caller, session, group, &request.options).await
@@ -354,6 +358,7 @@ impl<S: Store> Realm<S> {
             queued: None,
             affected: None,
             adds_for: None,
+            decision: None,
             ends: false,
             is_unrecorded: false,
         };
@@ -443,9 +448,7 @@ impl<S: Store> Realm<S> {
             Command::JoinGroupRealm { realm, group, .. } => {
                 self.network.add_work(*realm, GroupWork::Read(*group));
             }
-            Command::AddRealm { .. } | Command::RemoveRealm { .. } => {
-                self.network.peers_changed();
-            }
+            Command::AddRealm { .. } | Command::RemoveRealm { .. } => self.decided(work),
             _ => {}
         }
     }

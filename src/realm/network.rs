@@ -6,12 +6,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
 
-use super::{limits::ERRANDS_MAX, peers::Peer};
+use super::{deciding::Pending, limits::ERRANDS_MAX, peers::Peer};
 use crate::{
     crypto::PublicKey,
-    wire::{GroupName, RealmId},
+    wire::{self, ErrorCode, GroupName, RealmId},
 };
 
 /// How long to ask who is at an address: a round trip may take a minute.
@@ -52,7 +55,7 @@ pub enum Errand {
     /// Ask a peer.
     Ask {
         /// The peer.
-        peer: Peer,
+        peer: Box<Peer>,
         /// The request.
         bytes: Vec<u8>,
         /// Somebody waits for it: better soon no answer than late one.
@@ -68,8 +71,12 @@ pub enum Errand {
 #[derive(Debug, Default)]
 struct Standing {
     is_trying: bool,
-    /// It refuses the peering.
-    is_refused: bool,
+    /// It refuses the peering, and how.
+    refused: Option<ErrorCode>,
+    /// When either changed last.
+    since: Option<Instant>,
+    /// When it is tried next.
+    next: Option<Instant>,
     /// When it was last heard, in seconds since 1970.
     heard: u32,
     contact: Arc<Notify>,
@@ -80,6 +87,27 @@ struct Standing {
     work: Arc<Notify>,
     /// The address that it says of itself is to be tried.
     is_claim_due: bool,
+    /// It is to be introduced to again.
+    is_introduction_due: bool,
+}
+
+impl Standing {
+    fn turn(&mut self, is_trying: bool, refused: Option<ErrorCode>) {
+        if (self.is_trying, self.refused) != (is_trying, refused) || self.since.is_none() {
+            self.since = Some(Instant::now());
+        }
+        (self.is_trying, self.refused) = (is_trying, refused);
+    }
+}
+
+/// How a peer stands, for operators. Times are in seconds since 1970, or 0.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub state: wire::Standing,
+    pub why: Option<ErrorCode>,
+    pub since: u32,
+    pub next: u32,
+    pub heard: u32,
 }
 
 /// What is to be done for a group at a peer.
@@ -97,6 +125,7 @@ pub struct Network {
     errands: mpsc::Sender<Errand>,
     changed: Notify,
     standings: Mutex<HashMap<RealmId, Standing>>,
+    pending: Mutex<Pending>,
 }
 
 impl Network {
@@ -107,6 +136,7 @@ impl Network {
             errands,
             changed: Notify::new(),
             standings: Mutex::default(),
+            pending: Mutex::default(),
         };
         (network, taken)
     }
@@ -152,7 +182,7 @@ impl Network {
         is_awaited: bool,
     ) -> Option<oneshot::Receiver<Vec<u8>>> {
         let (answer, answered) = oneshot::channel();
-        let (peer, dialing) = (peer.clone(), peer.dialing());
+        let (peer, dialing) = (Box::new(peer.clone()), peer.dialing());
         let errand = Errand::Ask {
             peer,
             bytes,
@@ -184,8 +214,7 @@ impl Network {
     /// Notes that a peer has answered or asked.
     pub(super) fn heard(&self, realm: RealmId, now: u32) {
         self.standing(realm, |standing| {
-            standing.is_trying = false;
-            standing.is_refused = false;
+            standing.turn(false, None);
             standing.heard = now;
             standing.contact.notify_waiters();
         });
@@ -194,7 +223,7 @@ impl Network {
     /// Notes that a peer has answered: what waits for it need not wait any longer.
     pub(super) fn reached(&self, realm: RealmId) {
         self.standing(realm, |standing| {
-            standing.is_trying = false;
+            standing.turn(false, standing.refused);
             standing.contact.notify_waiters();
         });
     }
@@ -207,12 +236,57 @@ impl Network {
 
     /// Notes that a peer does not answer.
     pub(super) fn silent(&self, realm: RealmId) {
-        self.standing(realm, |standing| standing.is_trying = true);
+        self.standing(realm, |standing| standing.turn(true, standing.refused));
     }
 
     /// Notes that a peer refuses the peering.
-    pub(super) fn refused(&self, realm: RealmId) {
-        self.standing(realm, |standing| standing.is_refused = true);
+    pub(super) fn refused(&self, realm: RealmId, why: ErrorCode) {
+        self.standing(realm, |standing| {
+            standing.turn(standing.is_trying, Some(why));
+        });
+    }
+
+    /// Notes that a peer is tried again after a wait.
+    pub fn waits(&self, realm: RealmId, wait: Duration) {
+        self.standing(realm, |standing| {
+            standing.next = Some(Instant::now() + wait);
+        });
+    }
+
+    /// Those that have introduced themselves and wait for a decision.
+    pub(super) fn pending<T>(&self, change: impl FnOnce(&mut Pending) -> T) -> T {
+        let pending = self.pending.lock();
+        change(&mut pending.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How a peer stands, as operators see it.
+    pub(super) fn seen(&self, peer: &Peer, now: u32) -> Seen {
+        let (state, heard) = self.state_of(peer);
+        self.standing(peer.realm, |standing| {
+            let state = match state {
+                STATE_IDLE => wire::Standing::Idle,
+                STATE_OPEN => wire::Standing::Open,
+                _ if standing.refused.is_some() => wire::Standing::Refused,
+                STATE_TRYING => wire::Standing::Trying,
+                _ if standing.is_trying => wire::Standing::Trying,
+                _ => wire::Standing::Introduced,
+            };
+            let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+            let since = standing.since.map(|since| seconds(since.elapsed()));
+            let next = standing
+                .next
+                .map(|at| at.saturating_duration_since(Instant::now()));
+            Seen {
+                state,
+                why: standing.refused,
+                since: since.map_or(0, |ago| now.saturating_sub(ago)),
+                next: match next {
+                    None | Some(Duration::ZERO) => 0,
+                    Some(left) => now.saturating_add(seconds(left)),
+                },
+                heard,
+            }
+        })
     }
 
     /// Something is to be done for a group at a peer, or still is.
@@ -224,6 +298,21 @@ impl Network {
             };
             standing.work.notify_one();
         });
+    }
+
+    /// A peer is to be introduced to again.
+    pub(super) fn introduction_due(&self, realm: RealmId) {
+        self.standing(realm, |standing| {
+            standing.is_introduction_due = true;
+            standing.work.notify_one();
+        });
+    }
+
+    /// Whether it is. Whoever asks sees to it.
+    pub fn take_introduction(&self, realm: RealmId) -> bool {
+        self.standing(realm, |standing| {
+            core::mem::take(&mut standing.is_introduction_due)
+        })
     }
 
     /// The address that a peer says of itself is to be tried.
@@ -275,7 +364,7 @@ impl Network {
     /// How a peer stands, as `realms` tells it, and when it was last heard.
     pub(super) fn state_of(&self, peer: &Peer) -> (u8, u32) {
         self.standing(peer.realm, |standing| {
-            let is_accepted = peer.is_introduced() && !standing.is_refused;
+            let is_accepted = peer.is_introduced() && standing.refused.is_none();
             let state = match (is_accepted, standing.is_trying) {
                 (false, _) => STATE_NOT_ACCEPTED,
                 (true, true) => STATE_TRYING,

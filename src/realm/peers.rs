@@ -1,9 +1,9 @@
 //! Peering with other realms (PEER-1 … PEER-3): who they are, where they are, and who may become one.
 
 use super::{
-    Caller, Failure, Outcome, Realm, Work,
+    Dialing, Failure, Outcome, Realm, Work,
+    deciding::{Act, Decision},
     limits::PEERS_MAX,
-    network::{Dialing, STATE_IDLE, STATE_OPEN, STATE_TRYING},
     records::{self, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord},
     repeering::Numbered,
     storing::{Notes, Unnoted},
@@ -13,13 +13,13 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Store, Version, Versioned},
     wire::{
-        Answer, Command, ErrorCode, Peer as PeerState, Port, RealmId, RegistrationCode, Sent,
-        SessionRef, Text,
+        Answer, Command, ErrorCode, FORM_MOVE, Port, RealmId, RegistrationCode, Sent, SessionRef,
+        Text, Username,
     },
 };
 
-/// How often another realm is told in `addrealm` that its number is known.
-const NUMBERS_TOLD: usize = 3;
+/// How often another realm is introduced to at once, until it has heard that its number is known.
+pub(super) const NUMBERS_TOLD: usize = 3;
 
 /// Which realms may peer with this one unasked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,10 +180,15 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    async fn operator(&self, work: &mut Work<'_>, session: SessionRef) -> Result<(), Failure> {
+    /// Who gives a command that is for operators.
+    pub(super) async fn operator(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+    ) -> Result<Username, Failure> {
         let current = self.session_noted(work, session).await?;
         if current.record.operator {
-            Ok(())
+            Ok(current.user)
         } else {
             Err(ErrorCode::NotOperator.into())
         }
@@ -321,8 +326,22 @@ impl<S: Store> Realm<S> {
         else {
             return Err(ErrorCode::Internal.into());
         };
-        self.operator(work, session).await?;
+        let who = self.operator(work, session).await?;
+        let named = self.named_source(src_address, src_port)?;
         let (src_address, src_port) = self.source(src_address, src_port)?;
+        let (form, key) = (work.request.options.form, work.request.options.key);
+        match (form, key) {
+            (Some(FORM_MOVE), _) => {
+                let place = (address, port);
+                return self.move_peer(work, realm, place, (named, who)).await;
+            }
+            (Some(_), _) => return Err(ErrorCode::Unsupported.into()),
+            (None, Some(key)) if (address.0, port.0) == ("", 0) => {
+                let (of, source) = ((realm, PublicKey(key)), (src_address, src_port));
+                return self.accept_pending(work, of, source, who).await;
+            }
+            (None, _) => {}
+        }
         if address.0.is_empty() || port.0 == 0 {
             return Err(ErrorCode::BadRequest.into());
         }
@@ -346,6 +365,12 @@ impl<S: Store> Realm<S> {
                 ..known.record
             };
             work.batch.put(records::peer(realm), record.to_value()?);
+            work.decision = Some(Decision {
+                act: Act::Added,
+                peer: realm,
+                key: PublicKey(record.key),
+                who,
+            });
             return Ok(Answer::Done);
         }
         let key = match work.request.options.key {
@@ -365,7 +390,20 @@ impl<S: Store> Realm<S> {
             .begin_peer(&mut work.batch, of, place, (src_address, src_port))
             .await?;
         peer.record.added = true;
-        let mut answer = self.introduce(&peer, true).await;
+        let answer = self.first_introduction(&mut peer).await?;
+        self.put_new_peer(&peer, &mut work.batch).await?;
+        work.decision = Some(Decision {
+            act: Act::Added,
+            peer: realm,
+            key,
+            who,
+        });
+        Ok(answer)
+    }
+
+    /// Introduces this realm to one that an operator adds: accepted, or queued.
+    async fn first_introduction(&self, peer: &mut Peer) -> Result<Answer, Failure> {
+        let mut answer = self.introduce(peer, true).await;
         // Once more where the other knows this realm from before: it is to hear that its number is known.
         for _ in 0..NUMBERS_TOLD {
             let Some(numbered) = answer.as_ref().and_then(Numbered::of) else {
@@ -376,9 +414,9 @@ impl<S: Store> Realm<S> {
             if !numbered.is_apart {
                 break;
             }
-            answer = self.introduce(&peer, true).await;
+            answer = self.introduce(peer, true).await;
         }
-        let answer = match answer {
+        Ok(match answer {
             Some(Answer::Done | Answer::Joined { .. }) => {
                 peer.record.introduced |= matches!(answer, Some(Answer::Done));
                 if peer.record.introduced {
@@ -392,9 +430,7 @@ impl<S: Store> Realm<S> {
             }
             // It does not answer, or has not listed us yet: it is asked again until it does.
             _ => Answer::Sent(Sent::Queued),
-        };
-        self.put_new_peer(&peer, &mut work.batch).await?;
-        Ok(answer)
+        })
     }
 
     /// Another realm, as it becomes a peer. What is remembered of its messages from before it was removed goes on.
@@ -513,67 +549,4 @@ impl<S: Store> Realm<S> {
             listed => Ok(matches!(listed?, Outcome::Durable)),
         }
     }
-
-    pub(super) async fn removerealm(
-        &self,
-        work: &mut Work<'_>,
-        session: SessionRef,
-        realm: RealmId,
-    ) -> Result<Answer, Failure> {
-        self.operator(work, session).await?;
-        let peer = self.peer(&mut work.batch, realm).await?;
-        self.remove_peer(&peer, &mut work.batch)?;
-        // What it leaves behind ends step by step.
-        work.ends = true;
-        Ok(Answer::Done)
-    }
-
-    pub(super) async fn realms(
-        &self,
-        caller: &Caller,
-        session: SessionRef,
-    ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
-        let mut states = Vec::new();
-        for peer in self.list_peers().await? {
-            let (state, heard) = self.network.state_of(&peer);
-            if !current.record.operator {
-                states.extend(shown_to_users(&peer, state));
-                continue;
-            }
-            let address = match peer.address() {
-                ("", _) => "-".into(),
-                (address, port) => format!("{address}:{port}"),
-            };
-            let oldest = self.find_outgoing(peer.realm).await?;
-            let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
-            states.push(PeerState {
-                realm: peer.realm,
-                address,
-                state,
-                queued: self.queued(peer.realm).await?,
-                age: age.into(),
-                heard,
-            });
-        }
-        Ok(Answer::Realms(states))
-    }
-}
-
-/// What users see of a peer: that they can write to it, and whether it answers. Nothing of one that has not accepted the
-/// peering.
-fn shown_to_users(peer: &Peer, state: u8) -> Option<PeerState> {
-    let state = match state {
-        STATE_IDLE | STATE_OPEN => STATE_OPEN,
-        STATE_TRYING => STATE_TRYING,
-        _ => return None,
-    };
-    Some(PeerState {
-        realm: peer.realm,
-        address: String::new(),
-        state,
-        queued: 0,
-        age: 0,
-        heard: 0,
-    })
 }

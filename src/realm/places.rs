@@ -56,7 +56,7 @@ impl<S: Store> Realm<S> {
         idle.sort_by_key(|(heard, peer)| (*heard, peer.realm));
         for (_, peer) in idle {
             if self.is_of_no_use(peer.realm).await? {
-                self.remove_peer(peer, batch)?;
+                Self::remove_peer(peer, false, batch)?;
                 return Ok(Some(peer.realm));
             }
         }
@@ -107,7 +107,7 @@ impl<S: Store> Realm<S> {
     }
 
     /// Adds to `batch` that a realm is no peer any more, and that what it leaves behind is to end.
-    pub(super) fn remove_peer(&self, peer: &Peer, batch: &mut Batch) -> Result<(), Failure> {
+    pub(super) fn remove_peer(peer: &Peer, drops: bool, batch: &mut Batch) -> Result<(), Failure> {
         batch
             .delete(records::peer(peer.realm))
             .delete(records::void(peer.realm));
@@ -120,7 +120,7 @@ impl<S: Store> Realm<S> {
             let former = records::FormerKeysRecord { keys }.to_value()?;
             batch.put(records::former_keys(&peer.key()), former);
         }
-        batch.put(records::departure(peer.realm), ChangedRecord {}.to_value()?);
+        batch.put(records::departure(peer.realm), Self::departure(drops)?);
         Ok(())
     }
 

@@ -381,6 +381,7 @@ async fn carry<S: Store>(
             are_copies_listed = realm.read_all_copies(id).await.is_ok();
         }
         let mut until = Until::Over;
+        is_introduced &= !realm.network().take_introduction(id);
         if !is_introduced {
             let introduced = realm.introduce_again(&peer, clock.now()).await;
             is_introduced = introduced == Carried::Settled;
@@ -478,6 +479,7 @@ async fn back_off<S: Store>(
     };
     let spread = (*wait).min(max) * rng.random_range(80..=140) / 100;
     let spread = spread.max(min);
+    realm.network().waits(id, spread);
     tracing::debug!(peer = %id, wait = ?spread, "a peer does not take what waits for it");
     let heard = async {
         if until == Until::Over {

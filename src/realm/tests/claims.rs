@@ -11,7 +11,7 @@ use crate::{subnet::Subnet, wire::Port};
 
 const THERE: (&str, u16) = ("192.0.2.8", 7000);
 
-fn introduce<'a>(name: &str, (address, port): (&'a str, u16)) -> PeerRequest<'a> {
+pub fn introduce<'a>(name: &str, (address, port): (&'a str, u16)) -> PeerRequest<'a> {
     PeerRequest::Introduce {
         realm: name.parse().unwrap(),
         address: Text(address),
@@ -28,7 +28,7 @@ fn open_realm(store: &Held) -> (Realm<Held>, mpsc::Receiver<Errand>) {
     (realm, errands)
 }
 
-fn key_of(n: u16) -> PublicKey {
+pub fn key_of(n: u16) -> PublicKey {
     let mut key = [77; 32];
     key[..2].copy_from_slice(&n.to_be_bytes());
     PublicKey(key)

@@ -4,6 +4,7 @@ mod acts;
 mod bounds;
 mod claims;
 mod copying;
+mod deciding;
 mod departing;
 mod doubt;
 mod ended;
@@ -71,6 +72,9 @@ fn open_with(directory: &TempDir, change: impl FnOnce(&mut Own, &mut Limits)) ->
     realm_over(store, change)
 }
 
+/// How many realms have been begun.
+static BEGUN: AtomicU64 = AtomicU64::new(1);
+
 fn realm_over<S: Store>(store: S, change: impl FnOnce(&mut Own, &mut Limits)) -> Realm<S> {
     let mut limits = Limits {
         sessions_max: 3,
@@ -90,7 +94,6 @@ fn realm_over<S: Store>(store: S, change: impl FnOnce(&mut Own, &mut Limits)) ->
     change(&mut own, &mut limits);
     let (network, _) = Network::new();
     // No two begin with the same, as no two processes do.
-    static BEGUN: AtomicU64 = AtomicU64::new(1);
     let mut seed = [1; 32];
     seed[..8].copy_from_slice(&BEGUN.fetch_add(1, Ordering::Relaxed).to_be_bytes());
     Realm::new(store, &identity, own, limits, network, seed).unwrap()
