@@ -8,15 +8,14 @@ use super::{
     carrying::Carried,
     limits::{PEERS_MAX, UNASKED_MAX},
     peers::Peer,
-    records::{self, ChangedRecord, PeerRecord, Record as _},
+    records::{self, ChangedRecord, GroupRecord, PeerRecord, Record as _},
     repeering::is_same,
-    storing::Walk,
 };
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
     store::{Batch, Store},
-    wire::{ErrorCode, GroupName, RealmId, Refusal},
+    wire::{ErrorCode, RealmId, Refusal},
 };
 
 /// Records that are looked at, at once, in search of a peer that may give way.
@@ -66,34 +65,32 @@ impl<S: Store> Realm<S> {
     /// The realms whose users are in a group here, or banned from one.
     async fn realms_in_use(&self) -> Result<BTreeSet<RealmId>, Failure> {
         let mut found = BTreeSet::new();
-        let prefix = records::groups();
-        let mut walk = Walk::new(prefix.clone(), None, SEARCHED_AT_ONCE);
-        loop {
-            let page = walk.next(&self.store).await?;
-            if page.is_empty() {
-                break;
-            }
-            for (key, _) in page {
-                if let Some(name) = records::name_in::<GroupName>(&key, &prefix)
-                    && let Some(group) = self.find_group(&mut super::storing::Unnoted, name).await?
-                {
-                    found.extend(group.realms());
-                }
-            }
+        let groups = async |found: &mut BTreeSet<RealmId>| {
+            let mut unread = None;
+            let damage = self
+                .list_readable(&records::groups(), SEARCHED_AT_ONCE, |_, group| {
+                    match GroupRecord::from_value(&group.value) {
+                        Ok(group) => {
+                            let realms = group.realms.iter();
+                            found.extend(realms.filter_map(|name| name.parse::<RealmId>().ok()));
+                        }
+                        Err(error) => unread = Some(error),
+                    }
+                })
+                .await;
+            damage.or(unread)
+        };
+        let mut damage = groups(&mut found).await;
+        if damage.is_none() {
+            let bans = records::all_bans();
+            damage = self
+                .list_readable(&bans, SEARCHED_AT_ONCE, |key, _| {
+                    found.extend(records::banned_realm(key));
+                })
+                .await;
         }
-        let mut walk = Walk::new(records::all_bans(), None, SEARCHED_AT_ONCE);
-        loop {
-            let page = walk.next(&self.store).await?;
-            if page.is_empty() {
-                break;
-            }
-            found.extend(
-                page.iter()
-                    .filter_map(|(key, _)| records::banned_realm(key)),
-            );
-        }
-        match walk.damage {
-            // Whose bans these are cannot be read: nobody gives way.
+        match damage {
+            // Whose these are cannot be read: nobody gives way.
             Some(error) => Err(error.into()),
             None => Ok(found),
         }

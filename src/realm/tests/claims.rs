@@ -198,6 +198,17 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
             let joined = Answer::parse(&answer).unwrap();
             assert!(matches!(joined, Answer::Joined { .. }), "{joined:?}");
         }
+        if n == 45 {
+            // Were it forgotten, so would be that its user is banned.
+            let ban = Command::Ban {
+                operation: op(5),
+                session: BOUND,
+                group: group("crew"),
+                user: "eve@realm45".parse().unwrap(),
+            };
+            let banned = give(&realm, 1, &Request::from(ban).to_bytes()).await;
+            assert_eq!(banned, Answer::Done);
+        }
         assert!(realm.do_chores(NOW).await);
     }
     let names = async || -> Vec<String> {
@@ -206,7 +217,7 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
     };
     let there = names().await;
     assert_eq!(there.len(), 64);
-    for n in (0..40).chain(276..300) {
+    for n in (0..40).chain([45]).chain(277..300) {
         assert!(there.contains(&format!("realm{n}")), "{n}");
     }
     let claim = Command::Claim {
@@ -215,7 +226,7 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
         code: Password(b"open sesame"),
     };
     give(&realm, 1, &Request::from(claim).to_bytes()).await;
-    for n in 0..217u8 {
+    for n in 0..216u8 {
         let command = Command::AddRealm {
             operation: op(10 + u64::from(n)),
             session: BOUND,
@@ -235,7 +246,7 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
         let answer = give(&realm, 1, &bytes).await;
         // Those that are of use stay.
         let expected = match n {
-            216 => Answer::Refused(Refusal::too_large(256)),
+            215 => Answer::Refused(Refusal::too_large(256)),
             _ => Answer::Sent(Sent::Queued),
         };
         assert_eq!(answer, expected, "{n}");
@@ -243,7 +254,8 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
     }
     let there = names().await;
     assert_eq!(there.len(), 256);
-    assert!((0..40).all(|n| there.contains(&format!("realm{n}"))));
+    let mut of_use = (0..40).chain([45]);
+    assert!(of_use.all(|n| there.contains(&format!("realm{n}"))));
 }
 
 /// PEER-2: where all who have a place unasked are of use, the next is refused; and so many come in an hour, of one network and of all.
