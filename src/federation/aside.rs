@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Done, Own, Step, StepId};
 use crate::{
-    realm::{Numbered, Peer},
+    realm::{Numbered, Peer, Written},
     wire::{Answer, RealmId},
 };
 
@@ -17,6 +17,8 @@ pub struct Aside {
     is_claim_due: bool,
     /// It is to be called back, once.
     is_call_due: bool,
+    /// It does not agree about the peering.
+    is_apart: bool,
     /// The step that is under way, or is to begin.
     doing: Option<(Option<StepId>, Doing)>,
 }
@@ -30,7 +32,11 @@ enum Doing {
     },
     Trying(Arc<Peer>),
     CallingBack(Arc<Peer>),
-    Noting,
+    /// What it has said of the peering is written down; and then that it is there, if it was tried.
+    Noting {
+        tried: Option<Arc<Peer>>,
+    },
+    Believing,
 }
 
 impl Aside {
@@ -40,6 +46,7 @@ impl Aside {
             peer,
             is_claim_due: false,
             is_call_due: false,
+            is_apart: false,
             doing: None,
         }
     }
@@ -52,6 +59,11 @@ impl Aside {
     /// The peer is to be called back.
     pub const fn call_back(&mut self) {
         self.is_call_due = true;
+    }
+
+    /// Whether it has been found that the peer does not agree about the peering. That is said once.
+    pub const fn take_apart(&mut self) -> bool {
+        core::mem::replace(&mut self.is_apart, false)
     }
 
     /// True when that step is this one's.
@@ -95,27 +107,49 @@ impl Aside {
             (Doing::Looking { is_claim: false }, Done::Looked(Ok(Some(glance)))) => {
                 ask(own, Arc::new(glance.peer), Doing::CallingBack)
             }
-            // Whatever it answers: it is there.
-            (Doing::Trying(peer), Done::Answered(Some(_))) => (Step::Claimed(peer), Doing::Noting),
+            (Doing::Trying(peer), Done::Answered(Some(answer))) => {
+                match accepted(&answer) {
+                    Some(said) => {
+                        let tried = Some(Arc::clone(&peer));
+                        (Step::Introduced(peer, said), Doing::Noting { tried })
+                    }
+                    // Whatever it answers: it is there.
+                    None => (Step::Claimed(peer), Doing::Believing),
+                }
+            }
             (Doing::Trying(peer), Done::Answered(None)) => {
                 let (host, port) = peer.address();
                 tracing::info!(peer = %self.peer, host, port, "a peer does not answer at the address that it gives; it is not tried again before the peer introduces itself");
                 return None;
             }
             (Doing::CallingBack(peer), Done::Answered(Some(answer))) => {
-                let answer = Answer::parse(&answer).ok()?;
-                let said = Numbered::of(&answer);
-                (said.is_some() || answer == Answer::Done).then_some(())?;
-                (Step::Introduced(peer, said), Doing::Noting)
+                let said = accepted(&answer)?;
+                (Step::Introduced(peer, said), Doing::Noting { tried: None })
+            }
+            (Doing::Noting { tried }, Done::Written(written)) => {
+                // The two do not agree about the peering: it is told again.
+                self.is_apart |= written == Written::Conflict;
+                (Step::Claimed(tried?), Doing::Believing)
             }
             (
-                Doing::Looking { .. } | Doing::Trying(_) | Doing::CallingBack(_) | Doing::Noting,
+                Doing::Looking { .. }
+                | Doing::Trying(_)
+                | Doing::CallingBack(_)
+                | Doing::Noting { .. }
+                | Doing::Believing,
                 _,
             ) => return None,
         };
         self.doing = Some((None, doing));
         Some(step)
     }
+}
+
+/// What a peer that accepts the peering says of it, if it says anything; nothing where it does not accept it.
+fn accepted(answer: &[u8]) -> Option<Option<Numbered>> {
+    let answer = Answer::parse(answer).ok()?;
+    let said = Numbered::of(&answer);
+    (said.is_some() || answer == Answer::Done).then_some(said)
 }
 
 fn ask(own: &Own, peer: Arc<Peer>, doing: impl FnOnce(Arc<Peer>) -> Doing) -> (Step, Doing) {

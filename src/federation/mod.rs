@@ -112,8 +112,8 @@ pub enum Input {
     Work(RealmId, GroupWork),
     /// A peer has asked something, or has answered somebody who waits.
     Heard(RealmId),
-    /// The links that this realm had opened to a peer that opens none itself are lost: it hears of this realm only when that introduces
-    /// itself again (PEER-24).
+    /// A peer is to be introduced to again: the two do not agree about the peering (PEER-27), or the links that this realm had opened to it are
+    /// lost and it opens none itself (PEER-24).
     Lost(RealmId),
     /// A peer says of itself that it is at another address than is believed (PEER-23).
     Claimed(RealmId),
@@ -132,6 +132,8 @@ pub enum News {
     Silent,
     /// It refuses the peering, and why.
     Refuses(ErrorCode),
+    /// It is tried again after so long.
+    Waits(Duration),
 }
 
 /// Federation as one machine.
@@ -330,7 +332,8 @@ impl Federation {
             }
             Next::Wait(until) => {
                 if let Some(peer) = self.peers.get_mut(&realm) {
-                    peer.waits(now, until, &mut self.rng);
+                    let wait = peer.waits(now, until, &mut self.rng);
+                    self.news.push_back((realm, News::Waits(wait)));
                 }
             }
             Next::Nothing(again) => {

@@ -28,6 +28,9 @@ use crate::{
 /// A peer that has not answered for so long is shown as one that does not.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
 
+/// How often a peer is told at once of numbers that it does not know.
+const NUMBERS_TOLD: u32 = 3;
+
 /// What is done now.
 #[derive(Debug)]
 enum Stage {
@@ -115,6 +118,8 @@ pub struct PeerTask {
     is_introduced: bool,
     are_copies_listed: bool,
     work: BTreeSet<GroupWork>,
+    /// How often it has been told of numbers that it did not know (PEER-27).
+    told: u32,
     /// The queue has grown since it was looked at.
     has_grown: bool,
     /// The message that the peer would not take, and how often.
@@ -139,6 +144,7 @@ impl PeerTask {
             is_introduced,
             are_copies_listed: false,
             work: BTreeSet::new(),
+            told: 0,
             has_grown: false,
             refused: (0, 0),
             backoff: BackOff::default(),
@@ -254,14 +260,16 @@ impl PeerTask {
     }
 
     /// Nothing is done for a while.
-    pub fn waits(&mut self, now: Moment, until: Until, rng: &mut impl Rng) {
+    pub fn waits(&mut self, now: Moment, until: Until, rng: &mut impl Rng) -> Duration {
         self.silent_at = None;
         let mut wait = self.backoff.begin(now.since_start(), until, rng);
         if is_planted(Fault::GiveUpPeer) {
             wait = Wait::for_ever();
         }
-        tracing::debug!(peer = %self.id, wait = ?wait.at.saturating_sub(now.since_start()), "a peer does not take what waits for it");
+        let left = wait.at.saturating_sub(now.since_start());
+        tracing::debug!(peer = %self.id, wait = ?left, "a peer does not take what waits for it");
         self.stage = Stage::Waiting(wait);
+        left
     }
 
     /// Begins with whatever is first.
@@ -292,7 +300,7 @@ impl PeerTask {
     pub(super) fn done(&mut self, own: &Own, now: Moment, id: StepId, done: Done) -> Option<Next> {
         if self.aside.is_doing(id) {
             self.step_aside = self.aside.done(own, done);
-            return None;
+            return self.aside.take_apart().then(|| self.lost())?;
         }
         let idle = Stage::Idle { again: None };
         let doing = match std::mem::replace(&mut self.stage, idle) {
@@ -324,9 +332,18 @@ impl PeerTask {
             }
             (Doing::Noting, Done::Written(Written::Durable)) => {
                 self.is_introduced = true;
+                self.told = 0;
                 self.go_on()
             }
-            (Doing::Noting, Done::Written(_)) => Next::Wait(Until::Over),
+            // It is told again at once, with the numbers that there are now, but a few times at most.
+            (Doing::Noting, Done::Written(Written::Conflict)) if self.told < NUMBERS_TOLD => {
+                self.told += 1;
+                self.begin()
+            }
+            (Doing::Noting, Done::Written(_)) => {
+                self.told = 0;
+                Next::Wait(Until::Over)
+            }
             (Doing::Telling(group), Done::Answered(answer)) => self.told(group, answer.as_deref()),
             (Doing::LookingAtCopy(peer, group), Done::Copy(look)) => match *look {
                 CopyLook::At(state) => {

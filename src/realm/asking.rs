@@ -12,7 +12,7 @@ use crate::{
 
 /// What comes of deciding about a command.
 #[derive(Debug)]
-pub(super) enum Decision {
+pub(super) enum Decided {
     /// Its answer, once what is to be written is.
     Answer(Answer),
     /// Another realm is to be asked first.

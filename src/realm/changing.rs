@@ -3,7 +3,8 @@
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Known, Outcome, Realm,
-    asking::{Asked, Decision},
+    asking::{Asked, Decided},
+    deciding::Decision,
     fingerprint, is_queued,
     network::GroupWork,
     records::{QueuedRecord, RecordedAnswer},
@@ -39,6 +40,8 @@ pub(super) struct Work<'a> {
     pub affected: Option<Username>,
     /// For whom it makes the store larger, if it does.
     pub adds_for: Option<Username>,
+    /// What it decides about another realm.
+    pub decision: Option<Decision>,
     /// It ends a group: something is to be done for its members.
     pub ends: bool,
     /// Its number is not written down: nothing can be done under it any more.
@@ -56,7 +59,8 @@ impl Work<'_> {
     fn forget(&mut self) {
         self.batch.changes.clear();
         self.hints.clear();
-        (self.queued, self.affected, self.ends) = (None, None, false);
+        (self.queued, self.affected, self.decision) = (None, None, None);
+        self.ends = false;
     }
 }
 
@@ -83,6 +87,7 @@ impl<S: Store> Realm<S> {
             queued: None,
             affected: None,
             adds_for: None,
+            decision: None,
             ends: false,
             is_unrecorded: false,
             is_counted: false,
@@ -109,8 +114,8 @@ impl<S: Store> Realm<S> {
             };
             work.begin();
             let answer = match self.decide(&mut work).await {
-                Ok(Decision::Answer(answer)) => answer,
-                Ok(Decision::Ask(question)) => {
+                Ok(Decided::Answer(answer)) => answer,
+                Ok(Decided::Ask(question)) => {
                     Box::pin(self.ask_first(&mut work, question)).await;
                     continue;
                 }
@@ -182,15 +187,13 @@ impl<S: Store> Realm<S> {
             Command::JoinGroupRealm { realm, group, .. } => {
                 self.network.add_work(*realm, GroupWork::Read(*group));
             }
-            Command::AddRealm { .. } | Command::RemoveRealm { .. } => {
-                self.network.peers_changed();
-            }
+            Command::AddRealm { .. } | Command::RemoveRealm { .. } => self.decided(work),
             _ => {}
         }
     }
 
     /// Decides about a command that changes something: what is to be written, and the answer, or what is to be asked first.
-    async fn decide(&self, work: &mut Work<'_>) -> Result<Decision, Failure> {
+    async fn decide(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
         let answer = match work.request.command {
             Command::Send { .. } => self.send(work).await,
             Command::SendGroup { .. } => self.sendgroup(work).await,
@@ -205,7 +208,7 @@ impl<S: Store> Realm<S> {
             Command::AddRealm { .. } => return Box::pin(self.addrealm(work)).await,
             _ => Box::pin(self.decide_other(work)).await,
         };
-        answer.map(Decision::Answer)
+        answer.map(Decided::Answer)
     }
 
     async fn decide_other(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {

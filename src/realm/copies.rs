@@ -3,7 +3,7 @@
 
 use super::{
     Caller, Failure, Moment, Outcome, Realm, Work,
-    asking::{Decision, needed},
+    asking::{Decided, needed},
     carrying::Written,
     ended::put_ending,
     network::GroupWork,
@@ -122,7 +122,7 @@ impl<S: Store> Realm<S> {
         Ok(copy)
     }
 
-    pub(super) async fn joingrouprealm(&self, work: &mut Work<'_>) -> Result<Decision, Failure> {
+    pub(super) async fn joingrouprealm(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
         let Command::JoinGroupRealm {
             session,
             src_address,
@@ -156,7 +156,7 @@ impl<S: Store> Realm<S> {
         };
         let answer = match work.answer_of(&peer, request.to_bytes()) {
             Ok(answer) => needed(answer)?,
-            Err(question) => return Ok(Decision::Ask(question)),
+            Err(question) => return Ok(Decided::Ask(question)),
         };
         let (epoch, membership, known_as) = match answer {
             Answer::Joined {
@@ -220,7 +220,7 @@ impl<S: Store> Realm<S> {
                 ChangedRecord {}.to_value()?,
             );
         work.affected = Some(user);
-        Ok(Decision::Answer(Answer::Done))
+        Ok(Decided::Answer(Answer::Done))
     }
 
     pub(super) async fn leavegrouprealm(
@@ -229,7 +229,7 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         realm: RealmId,
         group: GroupName,
-    ) -> Result<Decision, Failure> {
+    ) -> Result<Decided, Failure> {
         let current = self.session_noted(work, session).await?;
         let peer = self.peer(&mut work.batch, realm).await?;
         let user = current.user;
@@ -248,7 +248,7 @@ impl<S: Store> Realm<S> {
             };
             let answer = match work.answer_of(&peer, leave.to_bytes()) {
                 Ok(answer) => needed(answer)?,
-                Err(question) => return Ok(Decision::Ask(question)),
+                Err(question) => return Ok(Decided::Ask(question)),
             };
             match answer {
                 Answer::Done => {}
@@ -260,7 +260,7 @@ impl<S: Store> Realm<S> {
         work.batch
             .delete(records::copy_member(realm, group, user))
             .delete(records::copied_group(user, realm, group));
-        Ok(Decision::Answer(Answer::Done))
+        Ok(Decided::Answer(Answer::Done))
     }
 
     pub(super) async fn inboxgrouprealm(

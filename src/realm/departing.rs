@@ -9,7 +9,7 @@ use super::{
     ended::{append_notice, is_damage},
     groups::{Group, MEMBERS_AT_ONCE},
     hosting::put_realms,
-    records::{self, ChangedRecord, CopyRecord, Place, Record as _},
+    records::{self, CopyRecord, DepartureRecord, Place, Record as _},
     storing::Walk,
 };
 use crate::{
@@ -33,7 +33,7 @@ impl<S: Store> Realm<S> {
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         let key = records::departure(realm);
-        match self.noted::<ChangedRecord>(batch, &key).await? {
+        match self.noted::<DepartureRecord>(batch, &key).await? {
             Some(_) => Err(Refusal::busy(DEPARTING_MS).into()),
             None => Ok(()),
         }
@@ -63,7 +63,13 @@ impl<S: Store> Realm<S> {
 
     async fn depart(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
         self.network.forget(realm);
-        self.give_queue_back(realm, now).await?;
+        let departure = records::departure(realm);
+        let departure = self.record::<DepartureRecord>(&departure).await?;
+        if departure.is_some_and(|(departure, _)| departure.drops) {
+            self.drop_queue(realm).await?;
+        } else {
+            self.give_queue_back(realm, now).await?;
+        }
         self.leave_groups(realm, false).await?;
         self.end_copies(realm, (NOTICE, now)).await?;
         self.empty_mailboxes(realm).await?;
@@ -93,6 +99,17 @@ impl<S: Store> Realm<S> {
             self.note("departure", &error.into());
         }
         Ok(found.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// What waits for a realm is gone: an operator has said so.
+    async fn drop_queue(&self, realm: RealmId) -> Result<(), Failure> {
+        let end = self.store.last(&records::queue(realm)).await?.0;
+        if let Some(batch) = self.leave_queue(realm, end).await? {
+            let count = self.queued(realm).await?;
+            self.commit(batch).await?;
+            tracing::info!(peer = %realm, count, "what waited for a removed realm is dropped");
+        }
+        self.forget_all(&records::all_returned(realm)).await
     }
 
     /// What waits for a realm comes back to its senders. Whether the first of it has been delivered is not known.
@@ -187,10 +204,10 @@ impl<S: Store> Realm<S> {
                 return Ok(());
             };
             if !group.realms().any(|other| other == realm) {
-                return match are_bans_kept {
-                    true => Ok(()),
-                    false => self.forget_bans(realm, &group).await,
-                };
+                if are_bans_kept {
+                    return Ok(());
+                }
+                return self.forget_bans(realm, &group).await;
             }
             let members = self
                 .members_of(&group, after.as_ref(), MEMBERS_AT_ONCE)

@@ -29,7 +29,7 @@ impl<S: Store> Realm<S> {
     ) -> Written {
         let noted = async {
             if let Some(numbered) = said
-                && !self.take_numbered(now, peer, numbered).await?
+                && !self.take_numbered(now, &mut peer.clone(), numbered).await?
             {
                 // It is told again, with the number that it has now.
                 return Ok(Written::Conflict);
@@ -84,7 +84,10 @@ impl<S: Store> Realm<S> {
                 None => {
                     let peer = self
                         .new_peer(caller, &mut batch, (realm, *key), &mut is_counted)
-                        .await?;
+                        .await;
+                    let peer = peer.inspect_err(|_| {
+                        self.keep_pending(caller, (realm, *key), (address, port));
+                    })?;
                     (peer, true)
                 }
             };

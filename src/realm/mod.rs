@@ -11,6 +11,7 @@ mod carrying;
 mod changing;
 mod copies;
 mod cursors;
+mod deciding;
 mod departing;
 mod ended;
 mod expiry;
@@ -279,7 +280,7 @@ impl<S: Store> Realm<S> {
                 let which = (session, realm, group);
                 self.inboxgrouprealm(caller, which, &request.options).await
             }
-            Command::Realms { session } => self.realms(caller, session).await,
+            Command::Realms { session } => self.realms(caller, session, request.options.form).await,
             Command::Groups { session } => self.groups(caller, session, &request.options).await,
             Command::Members { session, group } => {
                 self.members(caller, session, group, &request.options).await

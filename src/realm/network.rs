@@ -7,12 +7,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
 
-use super::{limits::ERRANDS_MAX, peers::Peer};
+use super::{deciding::Pending, limits::ERRANDS_MAX, peers::Peer};
 use crate::{
     crypto::PublicKey,
-    wire::{GroupName, RealmId},
+    wire::{self, ErrorCode, GroupName, RealmId},
 };
 
 /// How long to ask who is at an address: a round trip may take a minute.
@@ -51,7 +54,7 @@ pub enum Errand {
     /// Ask a peer.
     Ask {
         /// The peer.
-        peer: Peer,
+        peer: Box<Peer>,
         /// The request.
         bytes: Vec<u8>,
         /// Somebody waits for it: better soon no answer than late one.
@@ -67,10 +70,33 @@ pub enum Errand {
 #[derive(Clone, Copy, Debug, Default)]
 struct Standing {
     is_trying: bool,
-    /// It refuses the peering.
-    is_refused: bool,
+    /// It refuses the peering, and how.
+    refused: Option<ErrorCode>,
+    /// When either changed last.
+    since: Option<Instant>,
+    /// When it is tried next.
+    next: Option<Instant>,
     /// When it was last heard, in seconds since 1970.
     heard: u32,
+}
+
+impl Standing {
+    fn turn(&mut self, is_trying: bool, refused: Option<ErrorCode>) {
+        if (self.is_trying, self.refused) != (is_trying, refused) || self.since.is_none() {
+            self.since = Some(Instant::now());
+        }
+        (self.is_trying, self.refused) = (is_trying, refused);
+    }
+}
+
+/// How a peer stands, for operators. Times are in seconds since 1970, or 0.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub state: wire::Standing,
+    pub why: Option<ErrorCode>,
+    pub since: u32,
+    pub next: u32,
+    pub heard: u32,
 }
 
 /// What is to be done for a group at a peer.
@@ -93,6 +119,8 @@ pub struct Signals {
     pub work: BTreeSet<(RealmId, GroupWork)>,
     /// Peers that are to be tried at the address that they say of themselves.
     pub claims: BTreeSet<RealmId>,
+    /// Peers that are to be introduced to again.
+    pub introductions: BTreeSet<RealmId>,
 }
 
 impl Signals {
@@ -101,6 +129,7 @@ impl Signals {
             && self.heard.is_empty()
             && self.work.is_empty()
             && self.claims.is_empty()
+            && self.introductions.is_empty()
     }
 }
 
@@ -111,6 +140,7 @@ pub struct Network {
     standings: Mutex<HashMap<RealmId, Standing>>,
     signals: Mutex<Signals>,
     are_signals: Notify,
+    pending: Mutex<Pending>,
 }
 
 impl Network {
@@ -122,6 +152,7 @@ impl Network {
             standings: Mutex::default(),
             signals: Mutex::default(),
             are_signals: Notify::new(),
+            pending: Mutex::default(),
         };
         (network, taken)
     }
@@ -145,7 +176,7 @@ impl Network {
     /// the way to it.
     pub(super) async fn ask(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
         let (answer, answered) = oneshot::channel();
-        let (peer, dialing) = (peer.clone(), peer.dialing());
+        let (peer, dialing) = (Box::new(peer.clone()), peer.dialing());
         let errand = Errand::Ask {
             peer,
             bytes,
@@ -188,6 +219,13 @@ impl Network {
         });
     }
 
+    /// A peer is to be introduced to again.
+    pub(super) fn introduction_due(&self, realm: RealmId) {
+        self.signal(|signals| {
+            signals.introductions.insert(realm);
+        });
+    }
+
     /// The address that a peer says of itself is to be tried, once.
     pub(super) fn claim_to_try(&self, realm: RealmId) {
         self.signal(|signals| {
@@ -213,7 +251,7 @@ impl Network {
 
     /// Notes that a peer has answered somebody who waits.
     pub(super) fn reached(&self, realm: RealmId) {
-        self.standing(realm, |standing| standing.is_trying = false);
+        self.standing(realm, |standing| standing.turn(false, standing.refused));
         self.signal(|signals| {
             signals.heard.insert(realm);
         });
@@ -222,20 +260,64 @@ impl Network {
     /// Notes that a peer answers.
     pub fn answers(&self, realm: RealmId, now: u32) {
         self.standing(realm, |standing| {
-            standing.is_trying = false;
-            standing.is_refused = false;
+            standing.turn(false, None);
             standing.heard = now;
         });
     }
 
     /// Notes that a peer does not answer.
     pub fn silent(&self, realm: RealmId) {
-        self.standing(realm, |standing| standing.is_trying = true);
+        self.standing(realm, |standing| standing.turn(true, standing.refused));
     }
 
     /// Notes that a peer refuses the peering.
-    pub fn refused(&self, realm: RealmId) {
-        self.standing(realm, |standing| standing.is_refused = true);
+    pub fn refused(&self, realm: RealmId, why: ErrorCode) {
+        self.standing(realm, |standing| {
+            standing.turn(standing.is_trying, Some(why));
+        });
+    }
+
+    /// Notes that a peer is tried again after a wait.
+    pub fn waits(&self, realm: RealmId, wait: Duration) {
+        self.standing(realm, |standing| {
+            standing.next = Some(Instant::now() + wait);
+        });
+    }
+
+    /// Those that have introduced themselves and wait for a decision.
+    pub(super) fn pending<T>(&self, change: impl FnOnce(&mut Pending) -> T) -> T {
+        let pending = self.pending.lock();
+        change(&mut pending.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How a peer stands, as operators see it.
+    pub(super) fn seen(&self, peer: &Peer, now: u32) -> Seen {
+        let (state, heard) = self.state_of(peer);
+        self.standing(peer.realm, |standing| {
+            let state = match state {
+                STATE_IDLE => wire::Standing::Idle,
+                STATE_OPEN => wire::Standing::Open,
+                _ if standing.refused.is_some() => wire::Standing::Refused,
+                STATE_TRYING => wire::Standing::Trying,
+                _ if standing.is_trying => wire::Standing::Trying,
+                _ => wire::Standing::Introduced,
+            };
+            let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+            let since = standing.since.map(|since| seconds(since.elapsed()));
+            let next = standing
+                .next
+                .map(|at| at.saturating_duration_since(Instant::now()));
+            Seen {
+                state,
+                why: standing.refused,
+                since: since.map_or(0, |ago| now.saturating_sub(ago)),
+                next: match next {
+                    None | Some(Duration::ZERO) => 0,
+                    Some(left) => now.saturating_add(seconds(left)),
+                },
+                heard,
+            }
+        })
     }
 
     /// A peer was removed: of whoever has its name next nothing is known.
@@ -249,6 +331,7 @@ impl Network {
         self.signal(|signals| {
             signals.heard.remove(&realm);
             signals.claims.remove(&realm);
+            signals.introductions.remove(&realm);
             signals.work.retain(|(other, _)| *other != realm);
             signals.are_peers_changed = true;
         });
@@ -257,7 +340,7 @@ impl Network {
     /// How a peer stands, as `realms` tells it, and when it was last heard.
     pub(super) fn state_of(&self, peer: &Peer) -> (u8, u32) {
         self.standing(peer.realm, |standing| {
-            let is_accepted = peer.is_introduced() && !standing.is_refused;
+            let is_accepted = peer.is_introduced() && standing.refused.is_none();
             let state = match (is_accepted, standing.is_trying) {
                 (false, _) => STATE_NOT_ACCEPTED,
                 (true, true) => STATE_TRYING,

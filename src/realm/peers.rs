@@ -1,10 +1,10 @@
 //! Peering with other realms (PEER-1 … PEER-3): who they are, where they are, and who may become one.
 
 use super::{
-    Caller, Failure, Outcome, Realm, Work,
-    asking::{Decision, Question},
+    Dialing, Failure, Outcome, Realm, Work,
+    asking::{Decided, Question},
+    deciding::{Act, Decision},
     limits::PEERS_MAX,
-    network::{Dialing, STATE_IDLE, STATE_OPEN, STATE_TRYING},
     records::{self, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord},
     repeering::Numbered,
     storing::Notes,
@@ -14,13 +14,13 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Store, Version, Versioned},
     wire::{
-        Answer, Command, ErrorCode, Peer as PeerState, PeerRequest, Port, RealmId,
-        RegistrationCode, Sent, SessionRef, Text,
+        Answer, Command, ErrorCode, FORM_MOVE, PeerRequest, Port, RealmId, RegistrationCode, Sent,
+        SessionRef, Text, Username,
     },
 };
 
-/// How often another realm is told in `addrealm` that its number is known.
-const NUMBERS_TOLD: usize = 3;
+/// How often another realm is introduced to at once, until it has heard that its number is known.
+pub(super) const NUMBERS_TOLD: usize = 3;
 
 /// Which realms may peer with this one unasked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -265,10 +265,15 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    async fn operator(&self, work: &mut Work<'_>, session: SessionRef) -> Result<(), Failure> {
+    /// Who gives a command that is for operators.
+    pub(super) async fn operator(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+    ) -> Result<Username, Failure> {
         let current = self.session_noted(work, session).await?;
         if current.record.operator {
-            Ok(())
+            Ok(current.user)
         } else {
             Err(ErrorCode::NotOperator.into())
         }
@@ -384,7 +389,7 @@ impl<S: Store> Realm<S> {
         found.cloned().ok_or(ErrorCode::BadSource.into())
     }
 
-    pub(super) async fn addrealm(&self, work: &mut Work<'_>) -> Result<Decision, Failure> {
+    pub(super) async fn addrealm(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
         let Command::AddRealm {
             session,
             realm,
@@ -397,8 +402,24 @@ impl<S: Store> Realm<S> {
         else {
             return Err(ErrorCode::Internal.into());
         };
-        self.operator(work, session).await?;
+        let who = self.operator(work, session).await?;
+        let named = self.named_source(src_address, src_port)?;
         let (src_address, src_port) = self.source(src_address, src_port)?;
+        let (form, key) = (work.request.options.form, work.request.options.key);
+        match (form, key) {
+            (Some(FORM_MOVE), _) => {
+                let place = (address, port);
+                let moved = self.move_peer(work, realm, place, (named, who)).await;
+                return moved.map(Decided::Answer);
+            }
+            (Some(_), _) => return Err(ErrorCode::Unsupported.into()),
+            (None, Some(key)) if (address.0, port.0) == ("", 0) => {
+                let (of, source) = ((realm, PublicKey(key)), (src_address, src_port));
+                let accepted = self.accept_pending(work, of, source, who).await;
+                return accepted.map(Decided::Answer);
+            }
+            (None, _) => {}
+        }
         if address.0.is_empty() || port.0 == 0 {
             return Err(ErrorCode::BadRequest.into());
         }
@@ -422,13 +443,19 @@ impl<S: Store> Realm<S> {
                 ..known.record
             };
             work.batch.put(records::peer(realm), record.to_value()?);
-            return Ok(Decision::Answer(Answer::Done));
+            work.decision = Some(Decision {
+                act: Act::Added,
+                peer: realm,
+                key: PublicKey(record.key),
+                who,
+            });
+            return Ok(Decided::Answer(Answer::Done));
         }
         let key = match work.request.options.key {
             Some(key) => PublicKey(key),
             None => match work.who(address.0, port.0) {
                 Ok(found) => found.ok_or(ErrorCode::RealmUnreachable)?,
-                Err(question) => return Ok(Decision::Ask(question)),
+                Err(question) => return Ok(Decided::Ask(question)),
             },
         };
         if self.own.is(&key) || self.peer_of(&mut work.batch, &key).await?.is_some() {
@@ -445,7 +472,7 @@ impl<S: Store> Realm<S> {
         peer.record.number = *work.drawn.get_or_insert(peer.record.number);
         let said = match self.introduced_first(work, &mut peer) {
             Ok(said) => said,
-            Err(question) => return Ok(Decision::Ask(question)),
+            Err(question) => return Ok(Decided::Ask(question)),
         };
         let answer = match said {
             Some(Answer::Done | Answer::Joined { .. }) if peer.record.introduced => Answer::Done,
@@ -457,13 +484,19 @@ impl<S: Store> Realm<S> {
             said => {
                 if let Some(Answer::Refused(refusal)) = said {
                     tracing::warn!(peer = %realm, code = %refusal.code, "a peer refuses the peering");
-                    self.network.refused(realm);
+                    self.network.refused(realm, refusal.code);
                 }
                 Answer::Sent(Sent::Queued)
             }
         };
         self.put_new_peer(&peer, &mut work.batch).await?;
-        Ok(Decision::Answer(answer))
+        work.decision = Some(Decision {
+            act: Act::Added,
+            peer: realm,
+            key,
+            who,
+        });
+        Ok(Decided::Answer(answer))
     }
 
     /// What another realm has answered to the introduction by which it is to become a peer, and what that says of the peering; or what it is to
@@ -610,67 +643,4 @@ impl<S: Store> Realm<S> {
             listed => Ok(matches!(listed?, Outcome::Durable)),
         }
     }
-
-    pub(super) async fn removerealm(
-        &self,
-        work: &mut Work<'_>,
-        session: SessionRef,
-        realm: RealmId,
-    ) -> Result<Answer, Failure> {
-        self.operator(work, session).await?;
-        let peer = self.peer(&mut work.batch, realm).await?;
-        self.remove_peer(&peer, &mut work.batch)?;
-        // What it leaves behind ends step by step.
-        work.ends = true;
-        Ok(Answer::Done)
-    }
-
-    pub(super) async fn realms(
-        &self,
-        caller: &Caller,
-        session: SessionRef,
-    ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
-        let mut states = Vec::new();
-        for peer in self.list_peers().await? {
-            let (state, heard) = self.network.state_of(&peer);
-            if !current.record.operator {
-                states.extend(shown_to_users(&peer, state));
-                continue;
-            }
-            let address = match peer.address() {
-                ("", _) => "-".into(),
-                (address, port) => format!("{address}:{port}"),
-            };
-            let oldest = self.find_outgoing(peer.realm).await?;
-            let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
-            states.push(PeerState {
-                realm: peer.realm,
-                address,
-                state,
-                queued: self.queued(peer.realm).await?,
-                age: age.into(),
-                heard,
-            });
-        }
-        Ok(Answer::Realms(states))
-    }
-}
-
-/// What users see of a peer: that they can write to it, and whether it answers. Nothing of one that has not accepted the
-/// peering.
-fn shown_to_users(peer: &Peer, state: u8) -> Option<PeerState> {
-    let state = match state {
-        STATE_IDLE | STATE_OPEN => STATE_OPEN,
-        STATE_TRYING => STATE_TRYING,
-        _ => return None,
-    };
-    Some(PeerState {
-        realm: peer.realm,
-        address: String::new(),
-        state,
-        queued: 0,
-        age: 0,
-        heard: 0,
-    })
 }

@@ -8,14 +8,13 @@ use super::{
     carrying::Written,
     limits::{PEERS_MAX, UNASKED_MAX},
     peers::Peer,
-    records::{self, ChangedRecord, PeerRecord, Record as _},
-    storing::Walk,
+    records::{self, ChangedRecord, GroupRecord, PeerRecord, Record as _},
 };
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
     store::{Batch, Store},
-    wire::{ErrorCode, GroupName, RealmId, Refusal},
+    wire::{ErrorCode, RealmId, Refusal},
 };
 
 /// Records that are looked at, at once, in search of a peer that may give way.
@@ -55,7 +54,7 @@ impl<S: Store> Realm<S> {
         idle.sort_by_key(|(heard, peer)| (*heard, peer.realm));
         for (_, peer) in idle {
             if self.is_of_no_use(peer.realm).await? {
-                self.remove_peer(peer, batch)?;
+                Self::remove_peer(peer, false, batch)?;
                 return Ok(Some(peer.realm));
             }
         }
@@ -65,34 +64,32 @@ impl<S: Store> Realm<S> {
     /// The realms whose users are in a group here, or banned from one.
     async fn realms_in_use(&self) -> Result<BTreeSet<RealmId>, Failure> {
         let mut found = BTreeSet::new();
-        let prefix = records::groups();
-        let mut walk = Walk::new(prefix.clone(), None, SEARCHED_AT_ONCE);
-        loop {
-            let page = walk.next(&self.store).await?;
-            if page.is_empty() {
-                break;
-            }
-            for (key, _) in page {
-                if let Some(name) = records::name_in::<GroupName>(&key, &prefix)
-                    && let Some(group) = self.find_group(&mut super::storing::Unnoted, name).await?
-                {
-                    found.extend(group.realms());
-                }
-            }
+        let groups = async |found: &mut BTreeSet<RealmId>| {
+            let mut unread = None;
+            let damage = self
+                .list_readable(&records::groups(), SEARCHED_AT_ONCE, |_, group| {
+                    match GroupRecord::from_value(&group.value) {
+                        Ok(group) => {
+                            let realms = group.realms.iter();
+                            found.extend(realms.filter_map(|name| name.parse::<RealmId>().ok()));
+                        }
+                        Err(error) => unread = Some(error),
+                    }
+                })
+                .await;
+            damage.or(unread)
+        };
+        let mut damage = groups(&mut found).await;
+        if damage.is_none() {
+            let bans = records::all_bans();
+            damage = self
+                .list_readable(&bans, SEARCHED_AT_ONCE, |key, _| {
+                    found.extend(records::banned_realm(key));
+                })
+                .await;
         }
-        let mut walk = Walk::new(records::all_bans(), None, SEARCHED_AT_ONCE);
-        loop {
-            let page = walk.next(&self.store).await?;
-            if page.is_empty() {
-                break;
-            }
-            found.extend(
-                page.iter()
-                    .filter_map(|(key, _)| records::banned_realm(key)),
-            );
-        }
-        match walk.damage {
-            // Whose bans these are cannot be read: nobody gives way.
+        match damage {
+            // Whose these are cannot be read: nobody gives way.
             Some(error) => Err(error.into()),
             None => Ok(found),
         }
@@ -106,7 +103,7 @@ impl<S: Store> Realm<S> {
     }
 
     /// Adds to `batch` that a realm is no peer any more, and that what it leaves behind is to end.
-    pub(super) fn remove_peer(&self, peer: &Peer, batch: &mut Batch) -> Result<(), Failure> {
+    pub(super) fn remove_peer(peer: &Peer, drops: bool, batch: &mut Batch) -> Result<(), Failure> {
         batch
             .delete(records::peer(peer.realm))
             .delete(records::void(peer.realm));
@@ -119,7 +116,7 @@ impl<S: Store> Realm<S> {
             let former = records::FormerKeysRecord { keys }.to_value()?;
             batch.put(records::former_keys(&peer.key()), former);
         }
-        batch.put(records::departure(peer.realm), ChangedRecord {}.to_value()?);
+        batch.put(records::departure(peer.realm), Self::departure(drops)?);
         Ok(())
     }
 

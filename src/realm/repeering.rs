@@ -83,39 +83,46 @@ impl<S: Store> Realm<S> {
         Ok(record)
     }
 
-    /// Takes up what a peer has answered about the peering. True when both sides know each other's number.
+    /// Takes up what a peer has answered when it was introduced to as `peer`, which has its numbers from then on. True when both sides know
+    /// each other's.
     pub(super) async fn take_numbered(
         &self,
         now: Moment,
-        peer: &Peer,
+        peer: &mut Peer,
         numbered: Numbered,
     ) -> Result<bool, Failure> {
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
             let current = self.peer(&mut batch, peer.realm).await?;
-            if current.identity() != peer.identity() {
-                return Ok(false);
+            if current.identity() != peer.identity() || numbered.number == 0 {
+                return Err(ErrorCode::PeerRefused.into());
             }
             let theirs = current.record.theirs;
-            if theirs == numbered.number || numbered.number == 0 {
-                return Ok(!numbered.is_apart);
-            }
-            if theirs != 0 {
+            let is_other = theirs != 0 && theirs != numbered.number;
+            // What it was told is what is so: by its answer it knows.
+            let is_told = current.record.number == peer.record.number;
+            let record = PeerRecord {
+                theirs: numbered.number,
+                apart: current.record.apart && !is_told,
+                ..current.record.clone()
+            };
+            if is_other {
                 self.limiter.begin_peering(now, peer.realm)?;
                 begin_void(peer.realm, &mut batch)?;
             }
-            let record = PeerRecord {
-                theirs: numbered.number,
-                ..current.record
-            };
-            batch.put(records::peer(peer.realm), record.to_value()?);
-            if let Outcome::Durable = self.commit(batch).await? {
-                if theirs != 0 {
-                    tracing::warn!(peer = %peer.realm, "a peer has begun to peer anew: what was of the former peering ends");
-                    self.chores.notify_one();
+            let is_settled = is_told && !numbered.is_apart;
+            if record != current.record {
+                batch.put(records::peer(peer.realm), record.to_value()?);
+                if !matches!(self.commit(batch).await?, Outcome::Durable) {
+                    continue;
                 }
-                return Ok(!numbered.is_apart);
             }
+            if is_other {
+                tracing::warn!(peer = %peer.realm, "a peer has begun to peer anew: what was of the former peering ends");
+                self.chores.notify_one();
+            }
+            (peer.record.number, peer.record.theirs) = (record.number, record.theirs);
+            return Ok(is_settled);
         }
         Err(Refusal::busy(CONTENDED_MS).into())
     }
@@ -130,6 +137,10 @@ impl<S: Store> Realm<S> {
         let is_ending = self.noted::<ChangedRecord>(batch, &void).await?.is_some();
         let peer = self.find_peer(batch, realm).await?;
         let peer = peer.ok_or(ErrorCode::PeerRefused)?;
+        if peer.record.apart {
+            // Should the other not come back to it.
+            self.network.introduction_due(realm);
+        }
         if is_ending || peer.record.apart {
             return Err(Refusal::busy(ENDING_MS).into());
         }

@@ -65,7 +65,8 @@ pub async fn keep_in_touch<S: Store>(
             match news {
                 News::Answers => network.answers(peer, clock.now().wall),
                 News::Silent => network.silent(peer),
-                News::Refuses(_) => network.refused(peer),
+                News::Refuses(why) => network.refused(peer, why),
+                News::Waits(wait) => network.waits(peer, wait),
             }
         }
         let timeout = federation.poll_timeout();
@@ -108,6 +109,9 @@ pub async fn keep_in_touch<S: Store>(
                 }
                 for peer in signals.claims {
                     federation.handle(now, Input::Claimed(peer));
+                }
+                for peer in signals.introductions {
+                    federation.handle(now, Input::Lost(peer));
                 }
                 for peer in signals.heard {
                     federation.handle(now, Input::Heard(peer));

@@ -329,10 +329,7 @@ impl<'a> PeerRequest<'a> {
                 realm.emit(out);
                 address.emit(out);
                 port.emit(out);
-                if let Some((number, theirs)) = numbers {
-                    out.put_u64(*number);
-                    out.put_u64(*theirs);
-                }
+                emit_numbers(*numbers, out);
             }
             Self::Deliver {
                 epoch,
@@ -343,10 +340,7 @@ impl<'a> PeerRequest<'a> {
                 message,
             } => {
                 emit_head(DELIVER, *epoch, *sequence, out);
-                out.put_u8(*content);
-                from.emit(out);
-                to.emit(out);
-                message.emit_last(out);
+                emit_message(*content, (from, to), message, out);
             }
             Self::Join {
                 group,
@@ -377,10 +371,7 @@ impl<'a> PeerRequest<'a> {
                 message,
             } => {
                 emit_head(POST, *epoch, *sequence, out);
-                out.put_u8(*content);
-                from.emit(out);
-                group.emit(out);
-                message.emit_last(out);
+                emit_message(*content, (from, group), message, out);
             }
             Self::Grown { group } => {
                 out.put_u8(GROWN);
@@ -403,11 +394,7 @@ impl<'a> PeerRequest<'a> {
                 out.put_slice(key);
                 out.put_slice(proof);
             }
-            Self::Withdraw { epoch, sequence } => {
-                out.put_u8(WITHDRAW);
-                out.put_u64(*epoch);
-                sequence.emit_last(out);
-            }
+            Self::Withdraw { epoch, sequence } => emit_head(WITHDRAW, *epoch, *sequence, out),
             Self::Expelled {
                 epoch,
                 sequence,
@@ -449,6 +436,26 @@ fn last_u64(input: &[u8]) -> Result<u64, Malformed> {
             what: "request of a realm: bytes after its end",
         }),
     }
+}
+
+fn emit_numbers(numbers: Option<(u64, u64)>, out: &mut impl BufMut) {
+    if let Some((ours, theirs)) = numbers {
+        out.put_u64(ours);
+        out.put_u64(theirs);
+    }
+}
+
+/// What stands behind that of a message: its content type, who wrote it and to whom, and the message.
+fn emit_message<'a>(
+    content: u8,
+    (from, to): (&Username, &impl Field<'a>),
+    message: &Body<'a>,
+    out: &mut impl BufMut,
+) {
+    out.put_u8(content);
+    from.emit(out);
+    to.emit(out);
+    message.emit_last(out);
 }
 
 /// What begins whatever is brought once and in order.

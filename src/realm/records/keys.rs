@@ -433,6 +433,11 @@ pub fn returned(realm: RealmId, position: u64) -> Key {
     key(&[b"t/", realm.as_bytes(), b"/", &position.to_be_bytes()])
 }
 
+/// All that was given back before its turn.
+pub fn all_returned(realm: RealmId) -> Prefix {
+    Prefix(concat(&[b"t/", realm.as_bytes(), b"/"]))
+}
+
 pub fn queue(realm: RealmId) -> Log {
     Log(concat(&[b"q/", realm.as_bytes()]))
 }

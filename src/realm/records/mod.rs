@@ -206,6 +206,8 @@ macro_rules! changed_records {
 }
 
 changed_records! {
+    /// A realm departs. `drops`: what waits for it does not come back to its senders.
+    DepartureRecord { ; drops: bool = (_old) false } was FirstDepartureRecord
     /// Another realm, under the name by which this one knows it. `introduced`: it has accepted the
     /// peering; `added`: an operator here wants it, and it did not only introduce itself; `former`: the keys
     /// it had before, the latest first; `knows`: the key by which it knows this realm; `epoch`: in which messages are numbered that an
@@ -313,6 +315,30 @@ impl Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// PEER-23, PEER-27: the address of a peer that an earlier release has noted is believed, and its epoch is the number.
+    #[test]
+    fn peer_of_an_earlier_release_is_where_it_was() {
+        let first = FirstPeerRecord {
+            key: [1; 32],
+            former: vec![[2; 32]],
+            knows: [3; 32],
+            address: "192.0.2.9".into(),
+            port: 6377,
+            src_address: "192.0.2.1".into(),
+            src_port: 6378,
+            epoch: 77,
+            introduced: true,
+            added: false,
+        };
+        let value = postcard::to_extend(&first, vec![FORMAT]).unwrap();
+        let read = PeerRecord::from_value(&value).unwrap();
+        assert_eq!((read.address.as_str(), read.port), ("192.0.2.9", 6377));
+        assert_eq!((read.number, read.theirs, read.apart), (77, 0, false));
+        assert_eq!((read.claimed, read.introduced), (None, true));
+        let none = DepartureRecord::from_value(&[FORMAT]).unwrap();
+        assert!(!none.drops);
+    }
 
     #[test]
     fn records_are_read_back_and_newer_ones_refused() {

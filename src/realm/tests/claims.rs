@@ -11,7 +11,7 @@ use crate::{subnet::Subnet, wire::Port};
 
 const THERE: (&str, u16) = ("192.0.2.8", 7000);
 
-fn introduce<'a>(name: &str, (address, port): (&'a str, u16)) -> PeerRequest<'a> {
+pub fn introduce<'a>(name: &str, (address, port): (&'a str, u16)) -> PeerRequest<'a> {
     PeerRequest::Introduce {
         realm: name.parse().unwrap(),
         address: Text(address),
@@ -28,7 +28,7 @@ fn open_realm(store: &Held) -> (Realm<Held>, mpsc::Receiver<Errand>) {
     (realm, errands)
 }
 
-fn key_of(n: u16) -> PublicKey {
+pub fn key_of(n: u16) -> PublicKey {
     let mut key = [77; 32];
     key[..2].copy_from_slice(&n.to_be_bytes());
     PublicKey(key)
@@ -83,7 +83,10 @@ async fn a_claimed_address_is_believed_once_the_peer_has_answered_there() {
     assert_eq!((beta.address(), beta.dialing()), (("", 0), Dialing::Never));
     assert!(realm.take_claim(&beta).await);
     assert!(!realm.take_claim(&beta).await, "once");
-    let ((), asked) = tokio::join!(realm.try_claim(&beta), next_question(&mut errands, None));
+    let ((), asked) = tokio::join!(
+        realm.try_claim(&beta, MOMENT),
+        next_question(&mut errands, None)
+    );
     assert_eq!(asked, (there.clone(), Dialing::Once));
     let beta = only_peer(&realm).await;
     assert_eq!((beta.address(), beta.dialing()), (("", 0), Dialing::Never));
@@ -92,7 +95,7 @@ async fn a_claimed_address_is_believed_once_the_peer_has_answered_there() {
     assert_eq!(again, Answer::Done);
     assert!(realm.take_claim(&beta).await);
     let ((), asked) = tokio::join!(
-        realm.try_claim(&beta),
+        realm.try_claim(&beta, MOMENT),
         next_question(&mut errands, Some(Answer::Done))
     );
     assert_eq!(asked, (there, Dialing::Once));
@@ -130,7 +133,7 @@ async fn a_claimed_address_replaces_no_other_by_being_said() {
     give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
     let beta = only_peer(&realm).await;
     let elsewhere = introduce("beta", ("192.0.2.66", 7000)).to_bytes();
-    let ((), ()) = tokio::join!(realm.try_claim(&beta), async {
+    let ((), ()) = tokio::join!(realm.try_claim(&beta, MOMENT), async {
         let Some(Errand::Ask { answer, .. }) = errands.recv().await else {
             panic!("nothing is asked")
         };
@@ -198,6 +201,17 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
             let joined = Answer::parse(&answer).unwrap();
             assert!(matches!(joined, Answer::Joined { .. }), "{joined:?}");
         }
+        if n == 45 {
+            // Were it forgotten, so would be that its user is banned.
+            let ban = Command::Ban {
+                operation: op(5),
+                session: BOUND,
+                group: group("crew"),
+                user: "eve@realm45".parse().unwrap(),
+            };
+            let banned = give(&realm, 1, &Request::from(ban).to_bytes()).await;
+            assert_eq!(banned, Answer::Done);
+        }
         assert!(realm.do_chores(NOW).await);
     }
     let names = async || -> Vec<String> {
@@ -206,7 +220,7 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
     };
     let there = names().await;
     assert_eq!(there.len(), 64);
-    for n in (0..40).chain(276..300) {
+    for n in (0..40).chain([45]).chain(277..300) {
         assert!(there.contains(&format!("realm{n}")), "{n}");
     }
     let claim = Command::Claim {
@@ -215,7 +229,7 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
         code: Password(b"open sesame"),
     };
     give(&realm, 1, &Request::from(claim).to_bytes()).await;
-    for n in 0..217u8 {
+    for n in 0..216u8 {
         let command = Command::AddRealm {
             operation: op(10 + u64::from(n)),
             session: BOUND,
@@ -235,7 +249,7 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
         let answer = give(&realm, 1, &bytes).await;
         // Those that are of use stay.
         let expected = match n {
-            216 => Answer::Refused(Refusal::too_large(256)),
+            215 => Answer::Refused(Refusal::too_large(256)),
             _ => Answer::Sent(Sent::Queued),
         };
         assert_eq!(answer, expected, "{n}");
@@ -243,7 +257,8 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
     }
     let there = names().await;
     assert_eq!(there.len(), 256);
-    assert!((0..40).all(|n| there.contains(&format!("realm{n}"))));
+    let mut of_use = (0..40).chain([45]);
+    assert!(of_use.all(|n| there.contains(&format!("realm{n}"))));
 }
 
 /// PEER-2: where all who have a place unasked are of use, the next is refused; and so many come in an hour, of one network and of all.

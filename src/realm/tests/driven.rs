@@ -108,7 +108,7 @@ impl<S: Store> Realm<S> {
         Ok(looked.map(|glance| glance.peer))
     }
 
-    /// Introduces this realm, by its new key where the peer knows a former one.
+    /// Introduces this realm, by its new key where the peer knows a former one, until both know each other's number, but a few times at most.
     pub async fn introduce_again(&self, peer: &Peer, now: Moment) -> Carried {
         let own = self.own.key();
         if peer.knows() != own {
@@ -118,17 +118,33 @@ impl<S: Store> Realm<S> {
                 return Carried::Silent;
             }
         }
-        let peer = peer.known_by(own);
+        let mut carried = Carried::Busy;
+        for _ in 0..=3 {
+            let current = self.peer_now(peer.realm).await.unwrap();
+            let mut tried = current.unwrap_or_else(|| peer.clone()).known_by(own);
+            if peer.dialing() == Dialing::Once {
+                tried = tried.at_claim().unwrap_or(tried);
+            }
+            carried = self.introduce_once(&tried, now).await;
+            if carried != Carried::Busy {
+                break;
+            }
+        }
+        carried
+    }
+
+    async fn introduce_once(&self, peer: &Peer, now: Moment) -> Carried {
         for is_numbered in [true, false] {
-            let request = self.own.introduction(&peer, is_numbered);
-            let answer = self.network.ask(&peer, request).await;
+            let request = self.own.introduction(peer, is_numbered);
+            let answer = self.network.ask(peer, request).await;
             let Some(answer) = answer.map(|answer| Answer::parse(&answer).unwrap()) else {
+                self.network.silent(peer.realm);
                 return Carried::Silent;
             };
             let said = Numbered::of(&answer);
             return match answer {
                 Answer::Done | Answer::Joined { .. } => {
-                    match self.note_introduced(&peer, said, now).await {
+                    match self.note_introduced(peer, said, now).await {
                         Written::Durable => Carried::Settled,
                         Written::Conflict => Carried::Busy,
                         Written::Failed => Carried::Failed,
@@ -146,6 +162,14 @@ impl<S: Store> Realm<S> {
         Carried::Refused
     }
 
+    /// Whether a peer is to be introduced to again. That is said once.
+    pub async fn take_introduction(&self, realm: RealmId) -> bool {
+        // There is always something then.
+        self.network.heard(realm, 0);
+        let signals = self.network.signals().await;
+        signals.introductions.contains(&realm)
+    }
+
     /// Whether a peer is to be tried at the address that it says of itself. That is said once.
     pub async fn take_claim(&self, peer: &Peer) -> bool {
         // There is always something then.
@@ -158,12 +182,11 @@ impl<S: Store> Realm<S> {
     }
 
     /// Tries the address that a peer says of itself.
-    pub async fn try_claim(&self, peer: &Peer) {
-        if let Some(tried) = peer.at_claim() {
-            let request = self.own.introduction(&tried, true);
-            if self.network.ask(&tried, request).await.is_some() {
-                self.note_claim(&tried).await;
-            }
+    pub async fn try_claim(&self, peer: &Peer, now: Moment) {
+        if let Some(tried) = peer.at_claim()
+            && self.introduce_again(&tried, now).await != Carried::Silent
+        {
+            self.note_claim(&tried).await;
         }
     }
 

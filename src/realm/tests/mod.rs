@@ -4,6 +4,7 @@ mod acts;
 mod bounds;
 mod claims;
 mod copying;
+mod deciding;
 mod departing;
 mod doubt;
 mod driven;

@@ -55,7 +55,7 @@ impl Listeners {
     async fn ask(&self, dialing: Dialing) -> oneshot::Receiver<Vec<u8>> {
         let (answer, told) = oneshot::channel();
         let errand = Errand::Ask {
-            peer: self.realm.peers().await.0.remove(0),
+            peer: Box::new(self.realm.peers().await.0.remove(0)),
             bytes: PeerRequest::Grown {
                 group: "cats".parse().unwrap(),
             }
