@@ -54,7 +54,9 @@ struct Known {
     unreached: Vec<usize>,
     /// How often the last link that this realm had opened to it has ended, or had to be opened anew, while it could open none itself.
     lost: u64,
-    /// How long a link to it is kept open before it is introduced to again.
+    /// Since when a link to it has been kept open, or since it was introduced to again for that.
+    kept_since: Option<Instant>,
+    /// How long that is before it is introduced to again.
     ask_again: Duration,
     /// How often it was to be dialled back, and when that was last.
     back: u64,
@@ -168,10 +170,16 @@ impl Links {
     pub fn ask_again(&self) {
         let mut is_any = false;
         for known in self.known().values_mut() {
-            let is_kept = !known.has_opened && !known.ours.is_empty();
+            if known.has_opened || known.ours.is_empty() {
+                (known.kept_since, known.ask_again) = (None, ASK_AGAIN);
+                continue;
+            }
+            // However often the link is renewed meanwhile.
+            let since = *known.kept_since.get_or_insert_with(Instant::now);
             let wait = known.ask_again.max(ASK_AGAIN);
-            if is_kept && known.reached.is_some_and(|at| at.elapsed() >= wait) {
+            if since.elapsed() >= wait {
                 known.ask_again = (wait * 2).min(ASK_AGAIN_MAX);
+                known.kept_since = Some(Instant::now());
                 known.lost += 1;
                 is_any = true;
             }
