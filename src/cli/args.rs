@@ -289,14 +289,18 @@ pub enum Command {
         #[arg(long, allow_hyphen_values = true)]
         key: Option<PublicKey>,
     },
-    /// End a peering (operators only). What waits for the realm comes back to its senders.
+    /// End a peering (operators only).
+    ///
+    /// What waits for the realm comes back to its senders.
     Removerealm {
         realm_id: RealmId,
         /// Drop what waits for it; its senders are not told.
         #[arg(long)]
         drop: bool,
     },
-    /// Peer with a realm that `realms --pending` shows (operators only).
+    /// Peer with a pending realm (operators only).
+    ///
+    /// `realms --pending` shows which have introduced themselves.
     Acceptrealm {
         /// How it calls itself.
         realm_id: RealmId,
@@ -308,7 +312,9 @@ pub enum Command {
         #[arg(long = "as", value_name = "NAME")]
         known_as: Option<RealmId>,
     },
-    /// Refuse a realm that `realms --pending` shows; it is not shown again for a day (operators only).
+    /// Refuse a pending realm (operators only).
+    ///
+    /// It is not shown again for a day.
     Refuserealm {
         /// How it calls itself.
         realm_id: RealmId,
@@ -316,7 +322,7 @@ pub enum Command {
         #[arg(long, allow_hyphen_values = true)]
         key: KeyShown,
     },
-    /// Say that a peer is at another address (operators only).
+    /// Say where a peer is now (operators only).
     Moverealm {
         realm_id: RealmId,
         /// Its host.
@@ -325,7 +331,9 @@ pub enum Command {
         #[arg(value_parser = clap::value_parser!(u16).range(1..))]
         realm_port: u16,
     },
-    /// List the realms that you can write to; for operators, how each peering stands.
+    /// List the realms that you can write to.
+    ///
+    /// For operators: how each peering stands.
     Realms {
         /// For operators: all that there is to tell of each.
         #[arg(long, conflicts_with = "pending")]

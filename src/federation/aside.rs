@@ -109,7 +109,7 @@ impl Aside {
             }
             (Doing::Trying(peer), Done::Answered(Some(answer))) => {
                 match accepted(&answer) {
-                    Some(said) => {
+                    Some(Accepted(said)) => {
                         let tried = Some(Arc::clone(&peer));
                         (Step::Introduced(peer, said), Doing::Noting { tried })
                     }
@@ -123,7 +123,7 @@ impl Aside {
                 return None;
             }
             (Doing::CallingBack(peer), Done::Answered(Some(answer))) => {
-                let said = accepted(&answer)?;
+                let Accepted(said) = accepted(&answer)?;
                 (Step::Introduced(peer, said), Doing::Noting { tried: None })
             }
             (Doing::Noting { tried }, Done::Written(written)) => {
@@ -145,11 +145,14 @@ impl Aside {
     }
 }
 
-/// What a peer that accepts the peering says of it, if it says anything; nothing where it does not accept it.
-fn accepted(answer: &[u8]) -> Option<Option<Numbered>> {
+/// What a peer that accepts the peering says of it, if it says anything.
+struct Accepted(Option<Numbered>);
+
+/// Nothing where it does not accept it.
+fn accepted(answer: &[u8]) -> Option<Accepted> {
     let answer = Answer::parse(answer).ok()?;
     let said = Numbered::of(&answer);
-    (said.is_some() || answer == Answer::Done).then_some(said)
+    (said.is_some() || answer == Answer::Done).then_some(Accepted(said))
 }
 
 fn ask(own: &Own, peer: Arc<Peer>, doing: impl FnOnce(Arc<Peer>) -> Doing) -> (Step, Doing) {

@@ -474,21 +474,7 @@ impl<S: Store> Realm<S> {
             Ok(said) => said,
             Err(question) => return Ok(Decided::Ask(question)),
         };
-        let answer = match said {
-            Some(Answer::Done | Answer::Joined { .. }) if peer.record.introduced => Answer::Done,
-            Some(Answer::Done | Answer::Joined { .. }) => Answer::Sent(Sent::Queued),
-            Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::RealmExists => {
-                return Err(refusal.into());
-            }
-            // It does not answer, or has not listed us yet: it is asked again until it does.
-            said => {
-                if let Some(Answer::Refused(refusal)) = said {
-                    tracing::warn!(peer = %realm, code = %refusal.code, "a peer refuses the peering");
-                    self.network.refused(realm, refusal.code);
-                }
-                Answer::Sent(Sent::Queued)
-            }
-        };
+        let answer = self.added(&peer, said)?;
         self.put_new_peer(&peer, &mut work.batch).await?;
         work.decision = Some(Decision {
             act: Act::Added,
@@ -497,6 +483,24 @@ impl<S: Store> Realm<S> {
             who,
         });
         Ok(Decided::Answer(answer))
+    }
+
+    /// What an operator is told who has added a peer: that it has accepted, or that it is asked again until it does.
+    fn added(&self, peer: &Peer, said: Option<Answer>) -> Result<Answer, Failure> {
+        Ok(match said {
+            Some(Answer::Done | Answer::Joined { .. }) if peer.record.introduced => Answer::Done,
+            Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::RealmExists => {
+                return Err(refusal.into());
+            }
+            // It has not listed us yet.
+            Some(Answer::Refused(refusal)) => {
+                tracing::warn!(peer = %peer.realm, code = %refusal.code, "a peer refuses the peering");
+                self.network.refused(peer.realm, refusal.code);
+                Answer::Sent(Sent::Queued)
+            }
+            // It does not answer, or does not agree about the peering yet.
+            Some(_) | None => Answer::Sent(Sent::Queued),
+        })
     }
 
     /// What another realm has answered to the introduction by which it is to become a peer, and what that says of the peering; or what it is to
