@@ -91,7 +91,10 @@ fn a_realm_that_cannot_be_called_is_asked_on_its_own_link() {
     let pair = Pair::new(8, "peer_idle = \"1s\"", &listen);
     pair.add("ann", "beta", &pair.beta);
     let peers = pair.home.run("bob", &["realms"]).objects();
-    assert_eq!(peers[0]["address"], NOWHERE);
+    assert_eq!(
+        peers[0]["address"], "-",
+        "it has not answered where it says it is"
+    );
     for text in ["one", "two", "three"] {
         pair.exchange(text);
     }

@@ -474,7 +474,7 @@ impl<S: Store> Realm<S> {
             Ok(said) => said,
             Err(question) => return Ok(Decided::Ask(question)),
         };
-        let answer = self.added(&peer, said)?;
+        let answer = self.added(&peer, said.as_ref())?;
         self.put_new_peer(&peer, &mut work.batch).await?;
         work.decision = Some(Decision {
             act: Act::Added,
@@ -486,11 +486,11 @@ impl<S: Store> Realm<S> {
     }
 
     /// What an operator is told who has added a peer: that it has accepted, or that it is asked again until it does.
-    fn added(&self, peer: &Peer, said: Option<Answer>) -> Result<Answer, Failure> {
+    fn added(&self, peer: &Peer, said: Option<&Answer>) -> Result<Answer, Failure> {
         Ok(match said {
             Some(Answer::Done | Answer::Joined { .. }) if peer.record.introduced => Answer::Done,
             Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::RealmExists => {
-                return Err(refusal.into());
+                return Err((*refusal).into());
             }
             // It has not listed us yet.
             Some(Answer::Refused(refusal)) => {
