@@ -29,10 +29,12 @@ mod operations;
 mod outgoing;
 mod passwords;
 mod peers;
+mod posts;
 mod reading;
 mod records;
 mod retention;
 mod sessions;
+mod shares;
 mod storing;
 mod time;
 mod verdicts;
@@ -69,6 +71,7 @@ use self::{
     outgoing::is_queued,
     passwords::Passwords,
     records::{Owner, QueuedRecord, RecordedAnswer},
+    shares::{Arriving, Shares},
     storing::Outcome,
     verdicts::Verdicts,
     watch_memory::WatchMemory,
@@ -129,6 +132,7 @@ pub struct Realm<S> {
     verdicts: Verdicts,
     /// When messages to other realms are not worth delivering any more.
     expiries: Expiries,
+    shares: Shares,
     watched: Watched,
     watch_memory: WatchMemory,
     /// Something is to be done for the members of a group that has ended.
@@ -166,7 +170,7 @@ struct Work<'a> {
     /// The realms that are to hear that a group has grown, once it has.
     hints: Vec<(RealmId, GroupName)>,
     /// What it has queued for another realm.
-    queued: Option<(RealmId, QueuedRecord)>,
+    queued: Option<(RealmId, QueuedRecord, Arriving)>,
     /// Whose groups or sessions are others than before.
     affected: Option<Username>,
     /// For whom it makes the store larger, if it does.
@@ -213,6 +217,7 @@ impl<S: Store> Realm<S> {
             network,
             verdicts: Verdicts::default(),
             expiries: Expiries::default(),
+            shares: Shares::new(lasting),
             watched: Watched::default(),
             watch_memory: WatchMemory::new(limits.watch_memory),
             chores: Notify::new(),
@@ -425,8 +430,9 @@ impl<S: Store> Realm<S> {
 
     /// What follows from a command that is durable now: who is woken, and what is to be asked of other realms.
     fn begin_effects(&self, work: &mut Work<'_>, positions: &[Position]) {
-        if let (Some((realm, queued)), Some(position)) = (&work.queued, positions.first()) {
-            self.expiries.note(*realm, position.0, queued);
+        if let (Some((realm, queued, _)), Some(position)) = (work.queued.take(), positions.first())
+        {
+            self.expiries.note(realm, position.0, &queued);
         }
         if let Some(user) = work.affected.take() {
             self.watched.notify(&watched_of(user));

@@ -7,6 +7,7 @@ mod departing;
 mod doubt;
 mod ended;
 mod expelled;
+mod fair;
 mod fill;
 mod groups;
 mod held;
@@ -23,6 +24,7 @@ mod retention;
 mod rules;
 mod stops;
 mod traces;
+mod vouching;
 mod watches;
 
 use std::sync::atomic::{AtomicU64, Ordering};
