@@ -104,6 +104,14 @@ pub enum Fault {
     WatchOutlivesSession,
     /// Nobody elsewhere is told that a group has ended.
     EndUnsaid,
+    /// Links of peers count only where they have come to the first worker.
+    AskAtFirstOnly,
+    /// A link to a peer that cannot open one itself ends when it has been idle.
+    LetLinksIdleOut,
+    /// An Init to an address that nobody vouches for is sent on and on.
+    DialWithoutEnd,
+    /// A realm introduces itself at the address where it was when the peering was made.
+    IntroduceOldAddress,
     /// What undoes something may travel early.
     TakeAllEarly,
     /// A peer may go by anybody's key.
@@ -112,6 +120,14 @@ pub enum Fault {
     SettleTwice,
     /// Whether who asks is a peer is looked at once.
     ForgetRemoval,
+    /// A peer is at whatever address it says of itself.
+    BelieveClaims,
+    /// An answer over any link shows that a peer is at the address that it claims.
+    BelieveAnyLink,
+    /// Realms that nobody has asked for take all places for peers.
+    UnaskedWithoutEnd,
+    /// What was of a former peering goes on in the next.
+    KeepFormerPeering,
     /// Anybody may have kept as much as they like.
     StoreWithoutShare,
     /// One account may hold all that watches may.

@@ -486,5 +486,5 @@ fn outbox_keeps_what_is_to_come_again_later_and_says_that_it_is_not_done() {
     assert_eq!(object["state"], "kept", "{kept:?}");
     let message = object["message"].as_str().unwrap();
     assert!(message.contains("not done within 2s"), "{message}");
-    assert!(message.contains("Too many requests"), "{message}");
+    assert!(message.contains("Too much was asked"), "{message}");
 }

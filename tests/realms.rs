@@ -166,6 +166,79 @@ fn a_listed_peering_needs_both_operators() {
     );
 }
 
+/// PEER-28: an operator sees who would be a peer, and accepts it by the key that was shown, under another name.
+#[test]
+fn pending_realm_is_seen_and_accepted() {
+    let pair = Pair::new("listed");
+    assert_eq!(pair.add("ann", "beta", &pair.beta).ok()["state"], "waiting");
+    assert_eq!(
+        pair.send("ann", "beta", "bob", "early").ok()["state"],
+        "queued"
+    );
+    let home = &pair.home;
+    let pending = home.run("bob", &["realms", "--pending"]).objects();
+    assert_eq!(pending.len(), 1, "{pending:?}");
+    let alpha = &pending[0];
+    let (_, key) = pair.alpha.connect.split_once('#').unwrap();
+    assert_eq!(alpha["realm"], "alpha");
+    assert_eq!(alpha["key"], key);
+    assert_eq!(alpha["claimed"], pair.alpha.address.to_string());
+    let told = home.run("ann", &["realms", "--details"]).objects();
+    assert_eq!(told[0]["state"], "refused");
+    assert_eq!(told[0]["why"], "peer-refused");
+    assert_eq!(home.run("bob", &["realms"]).objects().len(), 0);
+    let fingerprint = alpha["fingerprint"].as_str().unwrap();
+    let other = fingerprint.replace(|c: char| c.is_ascii_alphanumeric(), "a");
+    let accept = |key: &str| {
+        home.run(
+            "bob",
+            &["acceptrealm", "alpha", "--as", "friends", "--key", key],
+        )
+    };
+    assert_eq!(accept(&other).error(1), "no-such-realm");
+    accept(fingerprint).ok();
+    assert!(pair.beta.log().contains(fingerprint), "{}", pair.beta.log());
+    pair.until("the message arrives", || home.texts("bob") == ["early"]);
+    pair.until("the peer is believed to be where it says", || {
+        let details = home.run("bob", &["realms", "--details"]).objects();
+        details[0]["address"] == pair.alpha.address.to_string()
+    });
+    assert_eq!(
+        pair.send("bob", "friends", "ann", "back").ok()["state"],
+        "delivered"
+    );
+    let refused = home.run("bob", &["refuserealm", "alpha", "--key", key]);
+    assert_eq!(refused.error(1), "no-such-realm");
+}
+
+/// PEER-27: a realm is removed and added again: who was in which group before is in none after, as both see it.
+#[test]
+fn peering_anew_is_agreed_upon() {
+    let pair = Pair::with_group();
+    let are_in = || {
+        let members = pair.home.run("ann", &["members", "cats"]).out;
+        let reads = pair.home.run("bob", &["inboxgrouprealm", "alpha", "cats"]);
+        (members.contains("bob"), reads.code == Some(0))
+    };
+    assert_eq!(are_in(), (true, true));
+    pair.home.run("ann", &["removerealm", "beta"]).ok();
+    pair.until("the name is free", || {
+        pair.add("ann", "beta", &pair.beta).code == Some(0)
+    });
+    pair.until("both agree", || are_in() == (false, false));
+    let join = [
+        "joingrouprealm",
+        "alpha",
+        "cats",
+        "--password-file",
+        "password",
+    ];
+    pair.until("bob joins again", || {
+        pair.home.run("bob", &join).code == Some(0)
+    });
+    assert_eq!(are_in(), (true, true));
+}
+
 /// Row 13: its errors.
 #[test]
 fn sendrealm_refuses_with_the_other_realms_words() {

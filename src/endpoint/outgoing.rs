@@ -57,6 +57,9 @@ impl Endpoint {
         if slot.accept_is_due(now) {
             return self.accept(now, id, out);
         }
+        if slot.is_dialled_out() {
+            return false;
+        }
         match &mut slot.stage {
             Stage::Dialing(dial) => {
                 let (repeats, bytes) = dial.sent();

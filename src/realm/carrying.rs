@@ -24,26 +24,54 @@ pub(super) const QUEUED_LIFETIME_SECONDS: u32 = 7 * 24 * 3600;
 /// How much of a message a notice repeats, in characters.
 const NOTICE_QUOTE_MAX: usize = 60;
 
-/// How often a peer may fail to take a message before the message makes way for others.
-const REFUSED_MAX: u32 = 4;
+/// What is kept of a peer, and the message whose turn it is.
+#[derive(Debug)]
+pub struct Glance {
+    /// The peer.
+    pub peer: Peer,
+    /// The message, if any waits. Where that cannot be read it is not an empty queue: what waits in it still waits.
+    pub next: Result<Option<NextOutgoing>, Failure>,
+}
 
-/// What came of taking a message to its peer.
+/// The message whose turn it is.
+#[derive(Debug)]
+pub struct NextOutgoing {
+    /// The message.
+    pub outgoing: Outgoing,
+    /// It has been given back to its sender before its turn (PEER-17).
+    pub is_returned: bool,
+    /// Others wait behind it, as far as that was asked.
+    pub has_more: bool,
+}
+
+/// What becomes of the message whose turn it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settling {
+    /// It leaves the queue, and its sender is told this.
+    Told(Answer),
+    /// It leaves the queue: its sender has been told.
+    Returned,
+    /// It waits behind the others: the peer has promised not to deliver it.
+    Aside,
+    /// It waits behind the others: it is word of memberships, which is never given up.
+    Back,
+    /// It waits behind the others, under another number.
+    Anew,
+}
+
+/// What has come of writing something down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carried {
-    /// It has left its place in the queue.
-    Settled,
-    /// The peer takes nothing now.
-    Busy,
-    /// The peer does not take this one.
-    Refused,
-    /// The peer did not answer.
-    Silent,
-    /// This realm cannot read or write what it keeps of it.
+pub enum Written {
+    /// It is durable.
+    Durable,
+    /// What it relied on is not so any more: nothing was written.
+    Conflict,
+    /// This realm cannot read or write what it keeps.
     Failed,
 }
 
-/// The next message to a peer.
-#[derive(Debug)]
+/// A message to a peer.
+#[derive(Clone, Debug)]
 pub struct Outgoing {
     position: u64,
     record: QueuedRecord,
@@ -58,206 +86,73 @@ impl Outgoing {
         })
     }
 
+    /// A message from ann to bob that was queued at that running time.
+    #[cfg(test)]
+    pub fn sample(position: u64, queued: u32) -> Self {
+        let record = QueuedRecord {
+            queued,
+            content: 0,
+            kind: QueuedKind::Private,
+            from: "ann".into(),
+            to: "bob".into(),
+            body: b"hello".to_vec(),
+            source: None,
+            set_aside: false,
+            lifetime: QUEUED_LIFETIME_SECONDS,
+            operation: None,
+            epoch: 7,
+        };
+        Self { position, record }
+    }
+
     /// True when it is worth delivering for less long than others.
     pub(super) const fn may_expire(&self) -> bool {
         self.record.lifetime < QUEUED_LIFETIME_SECONDS
     }
 
     /// True when it is not worth delivering any more.
-    const fn is_worthless(&self, now: Moment) -> bool {
+    pub const fn is_worthless(&self, now: Moment) -> bool {
         self.age(now) >= self.record.lifetime
     }
 
+    /// True when it has been tried for so long that it is given up.
+    pub const fn is_expired(&self, now: Moment) -> bool {
+        self.age(now) >= QUEUED_LIFETIME_SECONDS
+    }
+
     /// True when this realm has something to say of memberships itself: nobody is told should it be lost, so it never is.
-    pub(super) const fn is_word(&self) -> bool {
+    pub const fn is_word(&self) -> bool {
         self.record.kind.is_word()
     }
 
-    /// Its place in the queue.
-    pub const fn position(&self) -> u64 {
-        self.position
+    /// True when it waits behind others because its peer would not take it.
+    pub const fn is_set_aside(&self) -> bool {
+        self.record.set_aside
     }
 
-    /// In which epoch it is numbered.
-    const fn epoch(&self, peer: &Peer) -> u64 {
-        match self.record.epoch {
-            0 => peer.record.epoch,
-            epoch => epoch,
-        }
+    /// True when it is numbered in another epoch than its peering's first.
+    pub const fn has_own_epoch(&self) -> bool {
+        self.record.epoch != 0
     }
 
-    /// For how many seconds of the realm's running time it has been waiting.
-    pub const fn age(&self, now: Moment) -> u32 {
-        now.running.saturating_sub(self.record.queued)
-    }
-}
-
-impl<S: Store> Realm<S> {
-    /// The message to be taken to a peer next, if there is one.
-    ///
-    /// # Errors
-    /// It cannot be read. That is not an empty queue: what waits in it still waits.
-    pub async fn next_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
-        let next = self.find_outgoing(realm).await;
-        next.inspect_err(|failure| self.note("queue", failure))
+    /// The peer, as it is asked about this message: by the address of this realm that its sender has named.
+    pub fn asks(&self, peer: &Peer) -> Peer {
+        peer.asked_by(self.record.source.clone())
     }
 
-    pub(super) async fn find_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
-        let (settled, _) = self.settled(realm).await?;
-        let is_out_of_order = is_planted(Fault::QueueOutOfOrder);
-        let one = PageLimit {
-            entries: 1 + usize::from(is_out_of_order),
-            bytes: if is_out_of_order { usize::MAX } else { 1 },
-        };
-        let log = records::queue(realm);
-        let page = self.store.read(&log, Position(settled), one).await?;
-        let first = page.entries.into_iter().next_back();
-        let outgoing = first.map(|(position, value)| Outgoing::read(position, &value));
-        outgoing.transpose()
-    }
-
-    /// True when a message has been tried for so long that it is given up.
-    pub const fn is_expired(outgoing: &Outgoing, now: Moment) -> bool {
-        outgoing.age(now) >= QUEUED_LIFETIME_SECONDS
-    }
-
-    /// Takes a message to its peer, and writes down what came of it. `refused` says how often the peer
-    /// would not take it: then it makes way for those behind it (PEER-14).
-    pub async fn deliver_outgoing(
-        &self,
-        peer: &Peer,
-        outgoing: &Outgoing,
-        refused: u32,
-        now: Moment,
-    ) -> Carried {
-        let Ok(current) = self.peer(&mut Unnoted, peer.realm).await else {
-            return Carried::Failed;
-        };
-        let patience = if outgoing.record.set_aside {
-            1
-        } else {
-            REFUSED_MAX
-        };
-        match self.is_returned(current.realm, outgoing).await {
-            Ok(false) => {}
-            Ok(true) => {
-                let dropped = self.drop_returned(&current, outgoing).await;
-                return self.carried(dropped);
-            }
-            Err(failure) => return self.carried(Err(failure)),
-        }
-        let expired = Self::is_expired(outgoing, now);
-        if expired && outgoing.is_word() {
-            let moved = self.move_back(&current, outgoing, now.running).await;
-            return self.carried(moved);
-        }
-        let mut is_withdrawn = false;
-        let answer = if expired {
-            Some(Answer::Refused(ErrorCode::RealmUnreachable.into()))
-        } else if outgoing.is_worthless(now) {
-            // It may have been delivered: only the peer can say.
-            let answer = self.ask_to_withdraw(&current, outgoing).await;
-            answer.map(|answer| match answer {
-                Answer::Done => Answer::Refused(ErrorCode::Expired.into()),
-                other => other,
-            })
-        } else if refused >= patience && self.has_more(peer.realm, outgoing).await {
-            is_withdrawn = true;
-            self.ask_to_withdraw(&current, outgoing).await
-        } else {
-            self.ask_to_deliver(&current, outgoing).await
-        };
-        let settled = match answer {
-            None if is_planted(Fault::TakeSilenceForDelivery) => {
-                let delivered = Answer::Sent(Sent::Delivered);
-                self.settle(&current, outgoing, &delivered, now.wall).await
-            }
-            None => {
-                self.network.silent(peer.realm);
-                return Carried::Silent;
-            }
-            Some(Answer::Refused(refusal)) if refusal.is_transient() => {
-                self.network.heard(peer.realm, now.wall);
-                return Carried::Busy;
-            }
-            Some(Answer::Refused(refusal))
-                if refusal.is_unknown() || refusal.code == ErrorCode::Internal =>
-            {
-                self.network.heard(peer.realm, now.wall);
-                return Carried::Refused;
-            }
-            Some(Answer::Done) if is_withdrawn => self.set_aside(&current, outgoing).await,
-            // It says nothing of a message that was brought.
-            Some(Answer::Done) => {
-                self.network.heard(peer.realm, now.wall);
-                return Carried::Refused;
-            }
-            Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::NumberReused => {
-                // Its number means another message there: this realm's memory is older than the peer's, or the peer lies.
-                let moved = self.number_anew(&current, outgoing).await;
-                return match self.carried(moved) {
-                    Carried::Settled if outgoing.record.epoch != 0 => Carried::Refused,
-                    carried => carried,
-                };
-            }
-            Some(answer) => self.settle(&current, outgoing, &answer, now.wall).await,
-        };
-        if !expired {
-            self.network.heard(peer.realm, now.wall);
-        }
-        self.carried(settled)
-    }
-
-    /// True when others wait behind a message.
-    async fn has_more(&self, realm: RealmId, outgoing: &Outgoing) -> bool {
-        let one = PageLimit {
-            entries: 1,
-            bytes: 1,
-        };
-        let log = records::queue(realm);
-        let behind = self.store.read(&log, Position(outgoing.position), one);
-        behind.await.is_ok_and(|page| !page.entries.is_empty())
-    }
-
-    async fn ask_to_withdraw(&self, peer: &Peer, outgoing: &Outgoing) -> Option<Answer> {
+    /// What asks a peer not to deliver it any more.
+    pub fn withdraw_request(&self, peer: &Peer) -> Vec<u8> {
         let request = PeerRequest::Withdraw {
-            epoch: outgoing.epoch(peer),
-            sequence: OperationNumber(outgoing.position),
+            epoch: self.epoch(peer),
+            sequence: OperationNumber(self.position),
         };
-        let answer = self.network.ask_patiently(peer, request.to_bytes()).await?;
-        Answer::parse(&answer).ok()
+        request.to_bytes()
     }
 
-    /// Puts a message that the peer has promised not to deliver behind the others.
-    async fn set_aside(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
-        let record = QueuedRecord {
-            set_aside: true,
-            epoch: self.epoch,
-            ..outgoing.record.clone()
-        };
-        tracing::warn!(peer = %peer.realm, "a peer does not take a message; it waits behind the others now");
-        self.queue_again(peer, outgoing, &record).await
-    }
-
-    /// Puts word of memberships that has waited for as long as a message may behind the others, where it goes on waiting: those
-    /// are given up in their turn.
-    async fn move_back(
-        &self,
-        peer: &Peer,
-        outgoing: &Outgoing,
-        running: u32,
-    ) -> Result<bool, Failure> {
-        let record = QueuedRecord {
-            queued: running,
-            epoch: self.epoch,
-            ..outgoing.record.clone()
-        };
-        self.queue_again(peer, outgoing, &record).await
-    }
-
-    async fn ask_to_deliver(&self, peer: &Peer, outgoing: &Outgoing) -> Option<Answer> {
-        let record = &outgoing.record;
-        let (epoch, sequence) = (outgoing.epoch(peer), OperationNumber(outgoing.position));
+    /// What brings it to a peer. None when what is kept of it makes no sense.
+    pub fn deliver_request(&self, peer: &Peer) -> Option<Vec<u8>> {
+        let record = &self.record;
+        let (epoch, sequence) = (self.epoch(peer), OperationNumber(self.position));
         let content = record.content;
         let from = || record.from.parse().ok();
         let message = Body(&record.body);
@@ -297,12 +192,130 @@ impl<S: Store> Realm<S> {
                 life: u64::from_be_bytes(record.body.as_slice().try_into().ok()?),
             },
         };
-        let peer = peer.asked_by(record.source.clone());
-        let answer = self
-            .network
-            .ask_patiently(&peer, request.to_bytes())
-            .await?;
-        Answer::parse(&answer).ok()
+        Some(request.to_bytes())
+    }
+
+    /// Its place in the queue.
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// In which epoch it is numbered.
+    const fn epoch(&self, peer: &Peer) -> u64 {
+        match self.record.epoch {
+            0 => peer.record.epoch,
+            epoch => epoch,
+        }
+    }
+
+    /// For how many seconds of the realm's running time it has been waiting.
+    pub const fn age(&self, now: Moment) -> u32 {
+        now.running.saturating_sub(self.record.queued)
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// What is kept of a peer, if it is one, and the message whose turn it is. `more`: also whether others wait behind that.
+    ///
+    /// # Errors
+    /// It is not known whether it is one.
+    pub async fn look(&self, realm: RealmId, more: bool) -> Result<Option<Glance>, Failure> {
+        let found = self.find_peer(&mut Unnoted, realm).await;
+        let found = found.inspect_err(|failure| self.note("peers", failure))?;
+        let Some(peer) = found else {
+            return Ok(None);
+        };
+        let next = self.find_next(realm, more).await;
+        let next = next.inspect_err(|failure| self.note("queue", failure));
+        Ok(Some(Glance { peer, next }))
+    }
+
+    async fn find_next(&self, realm: RealmId, more: bool) -> Result<Option<NextOutgoing>, Failure> {
+        let Some(outgoing) = self.find_outgoing(realm).await? else {
+            return Ok(None);
+        };
+        Ok(Some(NextOutgoing {
+            is_returned: self.is_returned(realm, &outgoing).await?,
+            has_more: more && self.has_more(realm, &outgoing).await,
+            outgoing,
+        }))
+    }
+
+    pub(super) async fn find_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
+        let (settled, _) = self.settled(realm).await?;
+        let is_out_of_order = is_planted(Fault::QueueOutOfOrder);
+        let one = PageLimit {
+            entries: 1 + usize::from(is_out_of_order),
+            bytes: if is_out_of_order { usize::MAX } else { 1 },
+        };
+        let log = records::queue(realm);
+        let page = self.store.read(&log, Position(settled), one).await?;
+        let first = page.entries.into_iter().next_back();
+        let outgoing = first.map(|(position, value)| Outgoing::read(position, &value));
+        outgoing.transpose()
+    }
+
+    /// Writes down what becomes of the message whose turn it is.
+    pub async fn settle_outgoing(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        settling: &Settling,
+        now: Moment,
+    ) -> Written {
+        let settled = match settling {
+            Settling::Told(answer) => self.settle(peer, outgoing, answer, now.wall).await,
+            Settling::Returned => self.drop_returned(peer, outgoing).await,
+            Settling::Aside => self.set_aside(peer, outgoing).await,
+            Settling::Back => self.move_back(peer, outgoing, now.running).await,
+            Settling::Anew => self.number_anew(peer, outgoing).await,
+        };
+        match settled {
+            Ok(true) => Written::Durable,
+            Ok(false) => Written::Conflict,
+            Err(failure) => {
+                self.note("settle", &failure);
+                Written::Failed
+            }
+        }
+    }
+
+    /// True when others wait behind a message.
+    async fn has_more(&self, realm: RealmId, outgoing: &Outgoing) -> bool {
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
+        let log = records::queue(realm);
+        let behind = self.store.read(&log, Position(outgoing.position), one);
+        behind.await.is_ok_and(|page| !page.entries.is_empty())
+    }
+
+    /// Puts a message that the peer has promised not to deliver behind the others.
+    async fn set_aside(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
+        let record = QueuedRecord {
+            set_aside: true,
+            epoch: self.epoch,
+            ..outgoing.record.clone()
+        };
+        tracing::warn!(peer = %peer.realm, "a peer does not take a message; it waits behind the others now");
+        self.queue_again(peer, outgoing, &record).await
+    }
+
+    /// Puts word of memberships that has waited for as long as a message may behind the others, where it goes on waiting: those
+    /// are given up in their turn.
+    async fn move_back(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        running: u32,
+    ) -> Result<bool, Failure> {
+        let record = QueuedRecord {
+            queued: running,
+            epoch: self.epoch,
+            ..outgoing.record.clone()
+        };
+        self.queue_again(peer, outgoing, &record).await
     }
 
     /// Puts a message behind the others, numbered in an epoch of which the peer has never heard.
@@ -331,18 +344,6 @@ impl<S: Store> Realm<S> {
             self.expiries.note(peer.realm, position.0, record);
         }
         Ok(placed.is_some())
-    }
-
-    /// What has come of a message, once that is written down.
-    fn carried(&self, settled: Result<bool, Failure>) -> Carried {
-        match settled {
-            Ok(true) => Carried::Settled,
-            Ok(false) => Carried::Refused,
-            Err(failure) => {
-                self.note("settle", &failure);
-                Carried::Failed
-            }
-        }
     }
 
     /// Writes down what a peer said of a message: it leaves the queue, and its sender is told.

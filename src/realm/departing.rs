@@ -9,7 +9,7 @@ use super::{
     ended::{append_notice, is_damage},
     groups::{Group, MEMBERS_AT_ONCE},
     hosting::put_realms,
-    records::{self, ChangedRecord, CopyRecord, Place, Record as _},
+    records::{self, CopyRecord, DepartureRecord, Place, Record as _},
     storing::Walk,
 };
 use crate::{
@@ -33,7 +33,7 @@ impl<S: Store> Realm<S> {
         batch: &mut Batch,
     ) -> Result<(), Failure> {
         let key = records::departure(realm);
-        match self.noted::<ChangedRecord>(batch, &key).await? {
+        match self.noted::<DepartureRecord>(batch, &key).await? {
             Some(_) => Err(Refusal::busy(DEPARTING_MS).into()),
             None => Ok(()),
         }
@@ -58,14 +58,20 @@ impl<S: Store> Realm<S> {
                 are_done = false;
             }
         }
-        are_done
+        self.do_voids(now).await && are_done
     }
 
     async fn depart(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
         self.network.forget(realm);
-        self.give_queue_back(realm, now).await?;
-        self.leave_groups(realm).await?;
-        self.end_copies(realm, now).await?;
+        let departure = records::departure(realm);
+        let departure = self.record::<DepartureRecord>(&departure).await?;
+        if departure.is_some_and(|(departure, _)| departure.drops) {
+            self.drop_queue(realm).await?;
+        } else {
+            self.give_queue_back(realm, now).await?;
+        }
+        self.leave_groups(realm, false).await?;
+        self.end_copies(realm, (NOTICE, now)).await?;
         self.empty_mailboxes(realm).await?;
         self.forget_all(&records::words_of(realm)).await?;
         self.forget_all(&records::posts_of(realm)).await?;
@@ -94,6 +100,17 @@ impl<S: Store> Realm<S> {
             self.note("departure", &error.into());
         }
         Ok(found.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// What waits for a realm is gone: an operator has said so.
+    async fn drop_queue(&self, realm: RealmId) -> Result<(), Failure> {
+        let end = self.store.last(&records::queue(realm)).await?.0;
+        if let Some(batch) = self.leave_queue(realm, end).await? {
+            let count = self.queued(realm).await?;
+            self.commit(batch).await?;
+            tracing::info!(peer = %realm, count, "what waited for a removed realm is dropped");
+        }
+        self.forget_all(&records::all_returned(realm)).await
     }
 
     /// What waits for a realm comes back to its senders. Whether the first of it has been delivered is not known.
@@ -152,7 +169,11 @@ impl<S: Store> Realm<S> {
     }
 
     /// Users of a realm are members of no group here any more, nor banned from any.
-    async fn leave_groups(&self, realm: RealmId) -> Result<(), Failure> {
+    pub(super) async fn leave_groups(
+        &self,
+        realm: RealmId,
+        are_bans_kept: bool,
+    ) -> Result<(), Failure> {
         let prefix = records::groups();
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
         loop {
@@ -162,7 +183,7 @@ impl<S: Store> Realm<S> {
             }
             for key in keys {
                 if let Some(group) = records::name_in::<GroupName>(&key, &prefix) {
-                    let left = self.leave_group(realm, group).await;
+                    let left = self.leave_group(realm, group, are_bans_kept).await;
                     self.pass_over(left)?;
                 }
             }
@@ -170,7 +191,12 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    async fn leave_group(&self, realm: RealmId, name: GroupName) -> Result<(), Failure> {
+    async fn leave_group(
+        &self,
+        realm: RealmId,
+        name: GroupName,
+        are_bans_kept: bool,
+    ) -> Result<(), Failure> {
         let is_theirs = |who: &Sender| who.realm == Some(realm);
         let mut after = None;
         loop {
@@ -179,6 +205,9 @@ impl<S: Store> Realm<S> {
                 return Ok(());
             };
             if !group.realms().any(|other| other == realm) {
+                if are_bans_kept {
+                    return Ok(());
+                }
                 return self.forget_bans(realm, &group).await;
             }
             let members = self
@@ -223,7 +252,11 @@ impl<S: Store> Realm<S> {
     }
 
     /// The copies of a realm's groups end, and nobody here is in them any more.
-    async fn end_copies(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
+    pub(super) async fn end_copies(
+        &self,
+        realm: RealmId,
+        (notice, now): (&str, u32),
+    ) -> Result<(), Failure> {
         let prefix = records::copies(realm);
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
         loop {
@@ -237,7 +270,7 @@ impl<S: Store> Realm<S> {
                 };
                 let ended = self.end_departed_copy(&key).await;
                 self.pass_over(ended)?;
-                let left = self.leave_copy((realm, group), now).await;
+                let left = self.leave_copy((realm, group), (notice, now)).await;
                 self.pass_over(left)?;
             }
             tokio::task::yield_now().await;
@@ -266,7 +299,11 @@ impl<S: Store> Realm<S> {
     }
 
     /// Nobody is in a copy any more, and all who were are told.
-    async fn leave_copy(&self, which: (RealmId, GroupName), now: u32) -> Result<(), Failure> {
+    async fn leave_copy(
+        &self,
+        which: (RealmId, GroupName),
+        (notice, now): (&str, u32),
+    ) -> Result<(), Failure> {
         let prefix = records::copy_members(which.0, which.1);
         loop {
             let members = self.store.list(&prefix, None, DEPARTING_AT_ONCE).await?;
@@ -278,7 +315,7 @@ impl<S: Store> Realm<S> {
                 batch.expect(key.clone(), Expected::At(found.version));
                 if let Some((realm, group, user)) = records::copy_member_in(&key) {
                     batch.delete(records::copied_group(user, realm, group));
-                    append_notice(which, user, (NOTICE, now), &mut batch)?;
+                    append_notice(which, user, (notice, now), &mut batch)?;
                 }
                 batch.delete(key);
             }

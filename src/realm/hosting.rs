@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Entries on a page for another realm.
-pub(super) const PAGE_ENTRIES: usize = 100;
+const PAGE_ENTRIES: usize = 100;
 /// Realms whose users may be in one group.
 const REALMS_MAX: usize = 64;
 
@@ -36,6 +36,7 @@ impl<S: Store> Realm<S> {
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
             self.rely_on_peer(&mut batch, peer).await?;
+            self.check_peering(peer.realm, &mut batch).await?;
             let group = match self.group(&mut batch, name).await {
                 Err(Failure::Refused(refusal))
                     if refusal.code == ErrorCode::NoSuchGroup && self.limits.hide_groups =>

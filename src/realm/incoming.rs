@@ -44,10 +44,11 @@ impl<S: Store> Realm<S> {
             realm,
             address,
             port,
+            numbers,
         } = request
         {
             let place = (address.0, port.0);
-            let answer = self.introduced(caller, &key, realm, place).await?;
+            let answer = self.introduced(caller, &key, realm, place, numbers).await?;
             return Ok(answer.to_bytes());
         }
         if let PeerRequest::Rotate { key: new, proof } = request {

@@ -230,8 +230,9 @@ impl<S: Store> Realm<S> {
         Ok(count)
     }
 
-    /// Wakes when a message to a peer has been queued.
-    pub fn queue_grown(&self, realm: RealmId) -> Subscription {
-        self.store.subscribe(&[records::queue(realm)])
+    /// Wakes when a message to one of these peers has been queued.
+    pub fn queues_grown(&self, realms: &[RealmId]) -> Subscription {
+        let queues: Vec<_> = realms.iter().map(|realm| records::queue(*realm)).collect();
+        self.store.subscribe(&queues)
     }
 }

@@ -1,23 +1,26 @@
 //! Peering with other realms (PEER-1 … PEER-3): who they are, where they are, and who may become one.
 
 use super::{
-    Caller, Failure, Outcome, Realm, Work,
+    Dialing, Failure, Outcome, Realm, Work,
+    asking::{Decided, Question},
+    deciding::{Act, Decision},
     limits::PEERS_MAX,
-    network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
-    records::{
-        self, ChangedRecord, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord,
-    },
-    storing::{Notes, Unnoted},
+    records::{self, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord},
+    repeering::Numbered,
+    storing::Notes,
 };
 use crate::{
     crypto::{PublicKey, SecretKey, same},
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Store, Version, Versioned},
     wire::{
-        Answer, Command, ErrorCode, Peer as PeerState, Port, RealmId, Refusal, RegistrationCode,
-        Sent, SessionRef, Text,
+        Answer, Command, ErrorCode, FORM_MOVE, PeerRequest, Port, RealmId, RegistrationCode, Sent,
+        SessionRef, Text, Username,
     },
 };
+
+/// How often another realm is introduced to at once, until it has heard that its number is known.
+pub(super) const NUMBERS_TOLD: usize = 3;
 
 /// Which realms may peer with this one unasked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,10 +71,53 @@ impl Own {
         self.secret.public()
     }
 
+    /// A realm at one address.
+    #[cfg(test)]
+    pub fn sample(id: RealmId, secret: SecretKey) -> Self {
+        Self {
+            id,
+            secret,
+            former: Vec::new(),
+            peering: Peering::Listed,
+            addresses: vec![("192.0.2.1".into(), 6377)],
+            registration: Registration::Open,
+            operator_code: "open sesame".into(),
+        }
+    }
+
     /// The secret half of one of its keys.
     pub(super) fn secret_of(&self, key: &PublicKey) -> Option<&SecretKey> {
         let mut all = core::iter::once(&self.secret).chain(&self.former);
         all.find(|secret| secret.public() == *key)
+    }
+
+    /// What introduces this realm to a peer; without numbers to one of a release from before there were any (PEER-27).
+    pub fn introduction(&self, peer: &Peer, is_numbered: bool) -> Vec<u8> {
+        let (address, port) = self.told_to(peer);
+        let request = PeerRequest::Introduce {
+            realm: self.id,
+            address: Text(&address),
+            port: Port(port),
+            numbers: is_numbered.then_some((peer.record.number, peer.record.theirs)),
+        };
+        request.to_bytes()
+    }
+
+    /// Where a peer is told that it reaches this realm: at the address noted for it or, when this realm is not there any more, at its
+    /// first. One that stands for all addresses leads nowhere from elsewhere: then nothing is said.
+    pub(super) fn told_to(&self, peer: &Peer) -> (String, u16) {
+        let (host, port) = peer.source();
+        let is_noted = |own: &&(String, u16)| (own.0.as_str(), own.1) == (host, port);
+        let mut own = self.addresses.iter();
+        let found = own.find(is_noted).or(self.addresses.first());
+        let is_said = |(host, _): &&(String, u16)| {
+            let ip = host.parse::<std::net::IpAddr>();
+            !ip.is_ok_and(|ip| ip.is_unspecified())
+        };
+        if is_planted(Fault::IntroduceOldAddress) {
+            return (host.into(), port);
+        }
+        found.filter(is_said).cloned().unwrap_or_default()
     }
 
     /// True when `key` is this realm's, or was.
@@ -88,6 +134,8 @@ pub struct Peer {
     /// What is kept of it.
     pub(super) record: PeerRecord,
     pub(super) version: Version,
+    /// It is to be asked at an address that nobody vouches for.
+    is_tried: bool,
 }
 
 impl Peer {
@@ -107,6 +155,47 @@ impl Peer {
         PublicKey(*self.record.former.last().unwrap_or(&self.record.key))
     }
 
+    /// A peer that has not accepted the peering yet.
+    #[cfg(test)]
+    pub fn sample(realm: RealmId, key: PublicKey, knows: PublicKey) -> Self {
+        let record = PeerRecord {
+            key: key.0,
+            former: Vec::new(),
+            knows: knows.0,
+            address: "192.0.2.9".into(),
+            port: 6377,
+            src_address: "192.0.2.1".into(),
+            src_port: 6377,
+            epoch: 7,
+            introduced: false,
+            added: true,
+            claimed: None,
+            number: 11,
+            theirs: 0,
+            apart: false,
+        };
+        let version = Version(0);
+        Self {
+            realm,
+            record,
+            version,
+            is_tried: false,
+        }
+    }
+
+    /// Which realm it is, whatever keys it has later, and which peering with it.
+    pub fn identity(&self) -> (PublicKey, u64) {
+        (self.first_key(), self.record.epoch)
+    }
+
+    /// The same peer, which knows this realm by `key`.
+    #[must_use]
+    pub fn known_by(&self, key: PublicKey) -> Self {
+        let mut peer = self.clone();
+        peer.record.knows = key.0;
+        peer
+    }
+
     /// The key by which it knows this realm.
     pub const fn knows(&self) -> PublicKey {
         PublicKey(self.record.knows)
@@ -124,6 +213,25 @@ impl Peer {
     /// Where it is.
     pub fn address(&self) -> (&str, u16) {
         (&self.record.address, self.record.port)
+    }
+
+    /// Whether a link to its address may be opened to ask it something.
+    pub fn dialing(&self) -> Dialing {
+        match self.record.port {
+            _ if self.is_tried => Dialing::Once,
+            0 => Dialing::Never,
+            _ if self.record.address.is_empty() => Dialing::Never,
+            _ => Dialing::Freely,
+        }
+    }
+
+    /// The same peer at the address that it says of itself, if that is another than is believed.
+    pub fn at_claim(&self) -> Option<Self> {
+        let (address, port) = self.record.claimed.clone()?;
+        let mut peer = self.clone();
+        (peer.record.address, peer.record.port) = (address, port);
+        peer.is_tried = true;
+        Some(peer)
     }
 
     /// Where it reaches this realm.
@@ -157,16 +265,21 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    async fn operator(&self, work: &mut Work<'_>, session: SessionRef) -> Result<(), Failure> {
+    /// Who gives a command that is for operators.
+    pub(super) async fn operator(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+    ) -> Result<Username, Failure> {
         let current = self.session_noted(work, session).await?;
         if current.record.operator {
-            Ok(())
+            Ok(current.user)
         } else {
             Err(ErrorCode::NotOperator.into())
         }
     }
 
-    /// Adds to `notes` that a realm which asks is still a peer, by the key that it has proven: it may have been removed since it began to ask.
+    /// Adds to `notes` that a realm which asks is still a peer: it may have been removed since it began to ask. One that has a new key since is.
     pub(super) async fn rely_on_peer(
         &self,
         notes: &mut impl Notes,
@@ -176,7 +289,7 @@ impl<S: Store> Realm<S> {
             return Ok(());
         }
         let current = self.find_peer(notes, peer.realm).await?;
-        match current.filter(|current| current.key() == peer.key()) {
+        match current.filter(|current| current.identity() == peer.identity()) {
             Some(_) => Ok(()),
             None => Err(ErrorCode::PeerRefused.into()),
         }
@@ -203,6 +316,7 @@ impl<S: Store> Realm<S> {
             realm,
             record,
             version,
+            is_tried: false,
         }))
     }
 
@@ -230,15 +344,6 @@ impl<S: Store> Realm<S> {
         (peers, unread.is_none())
     }
 
-    /// The peer known by that name, if there is one, for whoever carries messages to it.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub async fn peer_now(&self, realm: RealmId) -> Result<Option<Peer>, Failure> {
-        let found = self.find_peer(&mut Unnoted, realm).await;
-        found.inspect_err(|failure| self.note("peers", failure))
-    }
-
     pub(super) async fn list_peers(&self) -> Result<Vec<Peer>, Failure> {
         match self.read_peers().await {
             (peers, None) => Ok(peers),
@@ -260,6 +365,7 @@ impl<S: Store> Realm<S> {
                     realm,
                     record,
                     version: found.version,
+                    is_tried: false,
                 }),
                 Err(error) => {
                     tracing::error!(peer = %realm, %error, "what is kept of a peer cannot be read");
@@ -283,7 +389,7 @@ impl<S: Store> Realm<S> {
         found.cloned().ok_or(ErrorCode::BadSource.into())
     }
 
-    pub(super) async fn addrealm(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+    pub(super) async fn addrealm(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
         let Command::AddRealm {
             session,
             realm,
@@ -296,8 +402,24 @@ impl<S: Store> Realm<S> {
         else {
             return Err(ErrorCode::Internal.into());
         };
-        self.operator(work, session).await?;
+        let who = self.operator(work, session).await?;
+        let named = self.named_source(src_address, src_port)?;
         let (src_address, src_port) = self.source(src_address, src_port)?;
+        let (form, key) = (work.request.options.form, work.request.options.key);
+        match (form, key) {
+            (Some(FORM_MOVE), _) => {
+                let place = (address, port);
+                let moved = self.move_peer(work, realm, place, (named, who)).await;
+                return moved.map(Decided::Answer);
+            }
+            (Some(_), _) => return Err(ErrorCode::Unsupported.into()),
+            (None, Some(key)) if (address.0, port.0) == ("", 0) => {
+                let (of, source) = ((realm, PublicKey(key)), (src_address, src_port));
+                let accepted = self.accept_pending(work, of, source, who).await;
+                return accepted.map(Decided::Answer);
+            }
+            (None, _) => {}
+        }
         if address.0.is_empty() || port.0 == 0 {
             return Err(ErrorCode::BadRequest.into());
         }
@@ -312,6 +434,7 @@ impl<S: Store> Realm<S> {
             }
             // It has introduced itself, perhaps in answer to this very command, and is now wanted here too.
             let record = PeerRecord {
+                claimed: None,
                 address: address.0.into(),
                 port: port.0,
                 src_address,
@@ -320,40 +443,88 @@ impl<S: Store> Realm<S> {
                 ..known.record
             };
             work.batch.put(records::peer(realm), record.to_value()?);
-            return Ok(Answer::Done);
+            work.decision = Some(Decision {
+                act: Act::Added,
+                peer: realm,
+                key: PublicKey(record.key),
+                who,
+            });
+            return Ok(Decided::Answer(Answer::Done));
         }
         let key = match work.request.options.key {
             Some(key) => PublicKey(key),
-            None => {
-                let found = self.network.who(address.0, port.0).await;
-                found.ok_or(ErrorCode::RealmUnreachable)?
-            }
+            None => match work.who(address.0, port.0) {
+                Ok(found) => found.ok_or(ErrorCode::RealmUnreachable)?,
+                Err(question) => return Ok(Decided::Ask(question)),
+            },
         };
         if self.own.is(&key) || self.peer_of(&mut work.batch, &key).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
         }
-        if self.list_peers().await?.len() >= PEERS_MAX {
-            return Err(Refusal::too_large(PEERS_MAX as u64).into());
-        }
+        work.ends |= self.make_place(true, &mut work.batch).await?.is_some();
         let place = (address.0.into(), port.0);
         let of = (realm, key);
         let mut peer = self
             .begin_peer(&mut work.batch, of, place, (src_address, src_port))
             .await?;
         peer.record.added = true;
-        let answer = match self.introduce(&peer, true).await {
-            Some(Answer::Done) => {
-                peer.record.introduced = true;
-                Answer::Done
-            }
+        // The same however often it is decided about: the other realm is told it.
+        peer.record.number = *work.drawn.get_or_insert(peer.record.number);
+        let said = match self.introduced_first(work, &mut peer) {
+            Ok(said) => said,
+            Err(question) => return Ok(Decided::Ask(question)),
+        };
+        let answer = match said {
+            Some(Answer::Done | Answer::Joined { .. }) if peer.record.introduced => Answer::Done,
+            Some(Answer::Done | Answer::Joined { .. }) => Answer::Sent(Sent::Queued),
             Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::RealmExists => {
                 return Err(refusal.into());
             }
             // It does not answer, or has not listed us yet: it is asked again until it does.
-            _ => Answer::Sent(Sent::Queued),
+            said => {
+                if let Some(Answer::Refused(refusal)) = said {
+                    tracing::warn!(peer = %realm, code = %refusal.code, "a peer refuses the peering");
+                    self.network.refused(realm, refusal.code);
+                }
+                Answer::Sent(Sent::Queued)
+            }
         };
         self.put_new_peer(&peer, &mut work.batch).await?;
-        Ok(answer)
+        work.decision = Some(Decision {
+            act: Act::Added,
+            peer: realm,
+            key,
+            who,
+        });
+        Ok(Decided::Answer(answer))
+    }
+
+    /// What another realm has answered to the introduction by which it is to become a peer, and what that says of the peering; or what it is to
+    /// be asked first.
+    fn introduced_first(
+        &self,
+        work: &Work<'_>,
+        peer: &mut Peer,
+    ) -> Result<Option<Answer>, Question> {
+        let mut said = None;
+        // Once more where the other knows this realm from before: it is to hear that its number is known.
+        for _ in 0..=NUMBERS_TOLD {
+            said = work.answer_of(peer, self.own.introduction(peer, true))?;
+            if said == Some(Answer::Refused(ErrorCode::Unsupported.into())) {
+                // It is of a release from before there were numbers.
+                said = work.answer_of(peer, self.own.introduction(peer, false))?;
+            }
+            let Some(numbered) = said.as_ref().and_then(Numbered::of) else {
+                break;
+            };
+            peer.record.theirs = numbered.number;
+            peer.record.introduced = !numbered.is_apart;
+            if !numbered.is_apart {
+                break;
+            }
+        }
+        peer.record.introduced |= said == Some(Answer::Done);
+        Ok(said)
     }
 
     /// Another realm, as it becomes a peer. What is remembered of its messages from before it was removed goes on.
@@ -380,8 +551,13 @@ impl<S: Store> Realm<S> {
                 epoch: u64::from_be_bytes(self.random()),
                 introduced: false,
                 added: false,
+                claimed: None,
+                number: u64::from_be_bytes(self.random()).max(1),
+                theirs: 0,
+                apart: false,
             },
             version: Version(0),
+            is_tried: false,
         })
     }
 
@@ -425,6 +601,10 @@ impl<S: Store> Realm<S> {
             let found = self.find_peer(&mut batch, realm).await?;
             if let Some(Peer { record: was, .. }) = found {
                 let record = PeerRecord {
+                    claimed: was
+                        .claimed
+                        .clone()
+                        .filter(|at| *at != (address.clone(), port)),
                     address,
                     port,
                     src_address,
@@ -463,77 +643,4 @@ impl<S: Store> Realm<S> {
             listed => Ok(matches!(listed?, Outcome::Durable)),
         }
     }
-
-    pub(super) async fn removerealm(
-        &self,
-        work: &mut Work<'_>,
-        session: SessionRef,
-        realm: RealmId,
-    ) -> Result<Answer, Failure> {
-        self.operator(work, session).await?;
-        let peer = self.peer(&mut work.batch, realm).await?;
-        work.batch
-            .delete(records::peer(realm))
-            .delete(records::peer_name(&peer.key()));
-        for former in &peer.record.former {
-            work.batch.delete(records::peer_name(&PublicKey(*former)));
-        }
-        if !peer.record.former.is_empty() {
-            // Should it come back: what is remembered of its messages goes by the first.
-            let keys = peer.record.former.clone();
-            let former = FormerKeysRecord { keys }.to_value()?;
-            work.batch.put(records::former_keys(&peer.key()), former);
-        }
-        let departs = ChangedRecord {}.to_value()?;
-        work.batch.put(records::departure(realm), departs);
-        // What it leaves behind ends step by step.
-        work.ends = true;
-        Ok(Answer::Done)
-    }
-
-    pub(super) async fn realms(
-        &self,
-        caller: &Caller,
-        session: SessionRef,
-    ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
-        let mut states = Vec::new();
-        for peer in self.list_peers().await? {
-            let (state, heard) = self.network.state_of(&peer);
-            if !current.record.operator {
-                states.extend(shown_to_users(&peer, state));
-                continue;
-            }
-            let (address, port) = peer.address();
-            let oldest = self.find_outgoing(peer.realm).await?;
-            let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
-            states.push(PeerState {
-                realm: peer.realm,
-                address: format!("{address}:{port}"),
-                state,
-                queued: self.queued(peer.realm).await?,
-                age: age.into(),
-                heard,
-            });
-        }
-        Ok(Answer::Realms(states))
-    }
-}
-
-/// What users see of a peer: that they can write to it, and whether it answers. Nothing of one that has not accepted the
-/// peering.
-fn shown_to_users(peer: &Peer, state: u8) -> Option<PeerState> {
-    let state = match state {
-        STATE_IDLE | STATE_OPEN => STATE_OPEN,
-        STATE_TRYING => STATE_TRYING,
-        _ => return None,
-    };
-    Some(PeerState {
-        realm: peer.realm,
-        address: String::new(),
-        state,
-        queued: 0,
-        age: 0,
-        heard: 0,
-    })
 }

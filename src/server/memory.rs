@@ -229,7 +229,7 @@ fn always(listeners: usize) -> Vec<Holding> {
             + subnets(RESET_SUBNETS)
             + LINKS_COUNTED
             + subnets(SUBNETS_COUNTED));
-    let counted = counted + ACCOUNTS_COUNTED + 3 * subnets(REALM_SUBNETS) + REALMS_COUNTED;
+    let counted = counted + 2 * ACCOUNTS_COUNTED + 5 * subnets(REALM_SUBNETS) + 7 * REALMS_COUNTED;
     let of = |what, amount| holding(Holder::Nobody, what, amount, None);
     vec![
         of("what the store has read lately", (1, bytes(CACHE_BYTES))),

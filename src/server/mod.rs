@@ -4,6 +4,7 @@
 //! that whoever holds a [`Server`] knows its addresses; [`Server::run`] serves until told to stop.
 
 mod admission;
+mod asking;
 mod beside;
 mod calls;
 mod clock;
@@ -12,6 +13,7 @@ mod done;
 mod kept;
 mod keys;
 mod limits;
+mod links;
 mod listener;
 mod memory;
 mod peering;
@@ -33,15 +35,17 @@ use std::{
 };
 
 pub(crate) use admission::{Admission, WorkLimits};
+pub(crate) use asking::{Way, Ways};
 pub(crate) use beside::Beside;
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
 use config::{PeerConfig, Security};
 use kept::{Kept, Secrets, Sockets};
 use limits::CALLS_MAX;
+pub(crate) use links::Links;
 use listener::{Ending, Listener};
 pub use memory::{Holder, Holding, holdings, keepings};
-pub(crate) use peering::{Way, keep_in_touch};
+pub(crate) use peering::keep_in_touch;
 use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
 pub(crate) use worker::Worker;
@@ -49,6 +53,7 @@ pub(crate) use worker::Worker;
 use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey},
     host::{Host, Listening},
+    link::Silence,
     realm::{Errand, Failure, Keeping, Network, Own, Realm, Retention},
     store::{Embedded, OpenError, Opening, StoreError, is_full},
     wire::RealmId,
@@ -189,6 +194,8 @@ pub struct Server {
     errands: mpsc::Receiver<Errand>,
     peers: Vec<PeerConfig>,
     work: WorkLimits,
+    /// How a link to a peer is kept open that cannot open one itself.
+    keepalive: Silence,
     seed: u64,
     /// Positions that were given out may be given out again, so no memory of them is believed.
     is_restored: bool,
@@ -276,7 +283,7 @@ impl Server {
             former: identity.former.clone(),
             peering: config.realm.peering.into(),
             registration: *registration,
-            addresses: listeners.iter().map(Listener::reached_at).collect(),
+            addresses: listeners.iter().map(Listener::told).collect(),
             operator_code: operator_code.clone(),
         };
         let (network, errands) = Network::new();
@@ -293,6 +300,7 @@ impl Server {
             errands,
             peers: config.peer.clone(),
             work: config.limits.work(),
+            keepalive: config.link.traits().keepalive,
             seed: rng.next_u64(),
             is_restored,
             accepts_damage: start.accepts_damage,
@@ -366,25 +374,31 @@ impl Server {
         let mut workers = Vec::new();
         let (ending, mut ended) = mpsc::unbounded_channel();
         let (known, realms) = watch::channel(Vec::new());
+        let links = Arc::new(Links::default());
         for listener in self.listeners {
-            let (calls, to_call) = mpsc::channel(CALLS_MAX);
-            if listener.config.security == Security::Sealed {
+            let count = listener.workers.len();
+            let (calls, each_to_call): (Vec<_>, Vec<_>) =
+                (0..count).map(|_| mpsc::channel(CALLS_MAX)).unzip();
+            let place = (ways.len(), count);
+            let is_sealed = listener.config.security == Security::Sealed;
+            // Over plain links nobody is known.
+            let nobody = Arc::new(Links::default());
+            let links = if is_sealed { &links } else { &nobody };
+            let beside = Beside::each(place, &realms, links, self.keepalive);
+            if is_sealed {
                 ways.push(Way {
-                    source: listener.reached_at(),
+                    source: listener.told(),
                     is_ipv6: listener.address.is_ipv6(),
                     calls,
                 });
             }
             let admission = Arc::new(Admission::new(self.work, &mut rng));
-            let beside = Beside::each(listener.workers.len(), &realms);
-            // Only the first worker asks others.
-            let mut to_call = Some(to_call);
-            for ((socket, endpoint), beside) in listener.workers.into_iter().zip(beside) {
+            let workers_here = listener.workers.into_iter().zip(beside).zip(each_to_call);
+            for (((socket, endpoint), beside), to_call) in workers_here {
                 let realm = Arc::clone(&self.realm);
                 let admission = Arc::clone(&admission);
                 let mut worker = Worker::new(endpoint, realm, admission, beside, clock.clone());
                 let told_to_stop = told_to_stop.clone();
-                let to_call = to_call.take().unwrap_or_else(|| mpsc::channel(1).1);
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()?;
@@ -404,7 +418,7 @@ impl Server {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
             Some(address) = ended.recv() => Err(ServerError::Ended(address)),
-            () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, known, clock.clone(), self.seed) => Ok(()),
+            () = keep_in_touch(Arc::clone(&self.realm), Ways::new(ways, links), self.errands, known, clock.clone(), self.seed) => Ok(()),
             () = clock.clone().tick(&self.realm) => Ok(()),
             () = clock.clone().tidy(&self.realm) => Ok(()),
         };

@@ -33,7 +33,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 23] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 40] = [
+const FOUND_BY_TESTS: [(Fault, &str); 48] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -127,6 +127,22 @@ const FOUND_BY_TESTS: [(Fault, &str); 40] = [
         "realm::tests::watches::a_watch_ends_with_its_session",
     ),
     (
+        Fault::AskAtFirstOnly,
+        "server::tests::seats::a_peer_is_asked_at_the_worker_that_has_its_link",
+    ),
+    (
+        Fault::LetLinksIdleOut,
+        "server::tests::seats::the_link_to_a_peer_that_can_open_none_is_kept_open",
+    ),
+    (
+        Fault::DialWithoutEnd,
+        "endpoint::tests::realms::an_address_for_which_nobody_vouches_gets_three_datagrams",
+    ),
+    (
+        Fault::IntroduceOldAddress,
+        "realm::tests::peers::a_realm_that_has_moved_says_where_it_is",
+    ),
+    (
         Fault::TakeAllEarly,
         "realm::tests::peers::what_undoes_something_does_not_travel_early",
     ),
@@ -137,6 +153,22 @@ const FOUND_BY_TESTS: [(Fault, &str); 40] = [
     (
         Fault::SettleTwice,
         "realm::tests::departing::an_answer_that_comes_after_the_removal_changes_nothing",
+    ),
+    (
+        Fault::BelieveClaims,
+        "realm::tests::claims::a_claimed_address_replaces_no_other_by_being_said",
+    ),
+    (
+        Fault::BelieveAnyLink,
+        "server::calls::tests::whether_a_peer_is_somewhere_is_asked_nowhere_else",
+    ),
+    (
+        Fault::UnaskedWithoutEnd,
+        "realm::tests::claims::unasked_peers_come_at_a_rate",
+    ),
+    (
+        Fault::KeepFormerPeering,
+        "realm::tests::repeering::peering_anew_ends_what_was_of_the_former_on_both_sides",
     ),
     (
         Fault::ForgetRemoval,

@@ -15,9 +15,9 @@ use crate::{
     crypto::{ConnectionString, PublicKey, SecretKey},
     endpoint::{self, Endpoint, Identity},
     host::{Host, Listening},
-    link::Redundancy,
+    link::{Redundancy, Traits},
     realm::{Limits, Network, Own, Peering, Realm, Registration, Retention},
-    server::{Admission, Beside, Clock, Way, WorkLimits, Worker, keep_in_touch},
+    server::{Admission, Beside, Clock, Links, Way, Ways, WorkLimits, Worker, keep_in_touch},
     wire::{Protection, RealmId},
 };
 
@@ -154,8 +154,9 @@ impl Site {
         let ways = vec![Way {
             source: place,
             is_ipv6: false,
-            calls,
+            calls: vec![calls],
         }];
+        let links = Arc::new(Links::default());
         let limits = WorkLimits {
             commands_max: 1024,
             max_message: MESSAGE_MAX,
@@ -164,7 +165,7 @@ impl Site {
         };
         let admission = Arc::new(Admission::new(limits, &mut machine.rng()));
         let (known, realms) = watch::channel(Vec::new());
-        let beside = Beside::each(1, &realms).remove(0);
+        let beside = Beside::each((0, 1), &realms, &links, Traits::default().keepalive).remove(0);
         let endpoint = self.endpoint(&machine);
         let mut worker = Worker::new(
             endpoint,
@@ -188,7 +189,7 @@ impl Site {
                     machine.note(|| "has stopped".into());
                     return Vec::new();
                 }
-                () = keep_in_touch(Arc::clone(&realm), ways, errands, known, clock.clone(), seed) => {}
+                () = keep_in_touch(Arc::clone(&realm), Ways::new(ways, links), errands, known, clock.clone(), seed) => {}
                 () = clock.clone().tick(&realm) => {}
                 () = clock.tidy(&realm) => {}
                 () = look_at_watches(&realm, watch_memory) => {}

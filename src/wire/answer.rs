@@ -7,7 +7,8 @@
 //! 0x03 queued                              0x09 realms    realm, address, state 1, queued varint, age varint, heard 4, …
 //! 0x04 session   session id 16             0x0a unread    mailbox, count varint, …
 //! 0x05 page      page                      0x0b members  more 1, sender, role 1, …
-//! 0x0c joined    epoch 8, realm           0x40 + error code, [detail varint]
+//! 0x0c joined    epoch 8, membership 8, realm
+//! 0x0d details   see `detail.rs`           0x40 + error code, [detail varint]
 //! ```
 //!
 //! The high bit announces optional fields as in a command; none are known yet, so an answer that
@@ -22,8 +23,8 @@ use nom::{
 };
 
 use super::{
-    Field, Handle, Mailbox, Malformed, Options, Page, Parsed, RealmId, Refusal, Role, Sender,
-    SessionId, Text, Username, all, emit_varint, parse_varint,
+    Field, Handle, Mailbox, Malformed, Options, Page, Parsed, PeerDetails, RealmId, Refusal, Role,
+    Sender, SessionId, Text, Username, all, emit_varint, parse_varint,
 };
 
 const DONE: u8 = 0x00;
@@ -39,6 +40,7 @@ const REALMS: u8 = 0x09;
 const UNREAD: u8 = 0x0a;
 const MEMBERS: u8 = 0x0b;
 const JOINED: u8 = 0x0c;
+const DETAILS: u8 = 0x0d;
 const REFUSED: u8 = 0x40;
 const HAS_OPTIONS: u8 = 0x80;
 
@@ -87,6 +89,8 @@ pub enum Answer {
         /// The name under which the asking realm is known.
         known_as: RealmId,
     },
+    /// The peers, or those that would be, with all that there is to tell.
+    Details(PeerDetails),
     /// The command is refused and has changed nothing.
     Refused(Refusal),
 }
@@ -233,6 +237,7 @@ impl Answer {
             UNREAD => {
                 all(parse_unread)(input).map(|(rest, unread)| (rest, Self::Unread(unread)))?
             }
+            DETAILS => (&[][..], Self::Details(PeerDetails(input.to_vec()))),
             // A refusal's code stands in the kind itself.
             code @ REFUSED..=0x7f => {
                 let mut refusal = Vec::with_capacity(bytes.len());
@@ -326,6 +331,10 @@ impl Answer {
                     mailbox.emit(out);
                     emit_varint(*count, out);
                 }
+            }
+            Self::Details(details) => {
+                out.put_u8(DETAILS);
+                out.extend_from_slice(&details.0);
             }
             Self::Refused(refusal) => {
                 let at = out.len();

@@ -1,7 +1,7 @@
 //! What realms ask of each other (`spec/realms.md`). The answers are those to commands.
 //!
 //! ```text
-//! 0x60 introduce   realm, address, port 2
+//! 0x60 introduce   realm, address, port 2, [number 8, the other's number 8]
 //! 0x61 deliver     epoch 8, sequence varint, content type 1, sender, recipient, message
 //! 0x62 join        group, user, password
 //! 0x63 leave       group, user, membership 8
@@ -48,8 +48,10 @@ pub enum PeerRequest<'a> {
         realm: RealmId,
         /// Its host.
         address: Text<'a>,
-        /// Its port.
+        /// Its port; 0, with an empty host, where it cannot be reached.
         port: Port,
+        /// Its number of the peering, and the other's as it knows it (PEER-27); none from releases of before there were numbers.
+        numbers: Option<(u64, u64)>,
     },
     /// Brings a private message.
     Deliver {
@@ -191,11 +193,19 @@ impl<'a> PeerRequest<'a> {
         match code {
             INTRODUCE => {
                 let (input, (realm, address)) = (RealmId::parse, Text::parse).parse(input)?;
-                let (_, port) = Port::parse_last(input)?;
+                let (input, port) = Port::parse(input)?;
+                let numbers = match input {
+                    [] => None,
+                    _ => {
+                        let (input, number) = be_u64::<_, Malformed>(input)?;
+                        Some((number, last_u64(input)?))
+                    }
+                };
                 Ok(Self::Introduce {
                     realm,
                     address,
                     port,
+                    numbers,
                 })
             }
             DELIVER => {
@@ -313,11 +323,13 @@ impl<'a> PeerRequest<'a> {
                 realm,
                 address,
                 port,
+                numbers,
             } => {
                 out.put_u8(INTRODUCE);
                 realm.emit(out);
                 address.emit(out);
-                port.emit_last(out);
+                port.emit(out);
+                emit_numbers(*numbers, out);
             }
             Self::Deliver {
                 epoch,
@@ -328,10 +340,7 @@ impl<'a> PeerRequest<'a> {
                 message,
             } => {
                 emit_head(DELIVER, *epoch, *sequence, out);
-                out.put_u8(*content);
-                from.emit(out);
-                to.emit(out);
-                message.emit_last(out);
+                emit_message(*content, (from, to), message, out);
             }
             Self::Join {
                 group,
@@ -362,10 +371,7 @@ impl<'a> PeerRequest<'a> {
                 message,
             } => {
                 emit_head(POST, *epoch, *sequence, out);
-                out.put_u8(*content);
-                from.emit(out);
-                group.emit(out);
-                message.emit_last(out);
+                emit_message(*content, (from, group), message, out);
             }
             Self::Grown { group } => {
                 out.put_u8(GROWN);
@@ -388,11 +394,7 @@ impl<'a> PeerRequest<'a> {
                 out.put_slice(key);
                 out.put_slice(proof);
             }
-            Self::Withdraw { epoch, sequence } => {
-                out.put_u8(WITHDRAW);
-                out.put_u64(*epoch);
-                sequence.emit_last(out);
-            }
+            Self::Withdraw { epoch, sequence } => emit_head(WITHDRAW, *epoch, *sequence, out),
             Self::Expelled {
                 epoch,
                 sequence,
@@ -436,6 +438,26 @@ fn last_u64(input: &[u8]) -> Result<u64, Malformed> {
     }
 }
 
+fn emit_numbers(numbers: Option<(u64, u64)>, out: &mut impl BufMut) {
+    if let Some((ours, theirs)) = numbers {
+        out.put_u64(ours);
+        out.put_u64(theirs);
+    }
+}
+
+/// What stands behind that of a message: its content type, who wrote it and to whom, and the message.
+fn emit_message<'a>(
+    content: u8,
+    (from, to): (&Username, &impl Field<'a>),
+    message: &Body<'a>,
+    out: &mut impl BufMut,
+) {
+    out.put_u8(content);
+    from.emit(out);
+    to.emit(out);
+    message.emit_last(out);
+}
+
 /// What begins whatever is brought once and in order.
 fn emit_head(code: u8, epoch: u64, sequence: OperationNumber, out: &mut impl BufMut) {
     out.put_u8(code);
@@ -451,7 +473,7 @@ mod tests {
 
     use super::*;
 
-    /// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10, PEER-13, PEER-14, PEER-15, PEER-19
+    /// PEER-2, PEER-4, PEER-27, PEER-8, PEER-9, PEER-10, PEER-13, PEER-14, PEER-15, PEER-19
     #[test]
     fn emit_then_parse_is_identity() {
         for request in [
@@ -459,6 +481,13 @@ mod tests {
                 realm: "alpha".parse().unwrap(),
                 address: Text("alpha.example.org"),
                 port: Port(6377),
+                numbers: None,
+            },
+            PeerRequest::Introduce {
+                realm: "alpha".parse().unwrap(),
+                address: Text(""),
+                port: Port(0),
+                numbers: Some((7, 8)),
             },
             PeerRequest::Deliver {
                 epoch: 7,

@@ -390,6 +390,36 @@ pub fn departure(realm: RealmId) -> Key {
     key(&[b"D/", realm.as_bytes()])
 }
 
+/// Changes whenever another realm takes a place.
+pub fn places() -> Key {
+    key(&[b"A/"])
+}
+
+/// The peers that have begun a new peering, and have left something behind of the former that has not ended yet.
+pub fn voids() -> Prefix {
+    Prefix(concat(&[b"V/"]))
+}
+
+pub fn void(realm: RealmId) -> Key {
+    key(&[b"V/", realm.as_bytes()])
+}
+
+/// All who are banned from a group.
+pub fn all_bans() -> Prefix {
+    Prefix(concat(&[b"b/"]))
+}
+
+/// The realm at the end of a key of a ban, if it is of another realm's user.
+pub fn banned_realm(key: &Key) -> Option<RealmId> {
+    let at = key.0.iter().rposition(|byte| *byte == b'@')?;
+    name_of(key.0.get(at + 1..)?)
+}
+
+/// The users here who are in any group of one realm.
+pub fn copy_members_of(realm: RealmId) -> Prefix {
+    Prefix(concat(&[b"y/", realm.as_bytes(), b"/"]))
+}
+
 /// The keys that a realm had which went by this one when it was removed.
 pub fn former_keys(key_of: &PublicKey) -> Key {
     key(&[b"K/", &key_of.0])
@@ -401,6 +431,11 @@ pub fn settled(realm: RealmId) -> Key {
 
 pub fn returned(realm: RealmId, position: u64) -> Key {
     key(&[b"t/", realm.as_bytes(), b"/", &position.to_be_bytes()])
+}
+
+/// All that was given back before its turn.
+pub fn all_returned(realm: RealmId) -> Prefix {
+    Prefix(concat(&[b"t/", realm.as_bytes(), b"/"]))
 }
 
 pub fn queue(realm: RealmId) -> Log {

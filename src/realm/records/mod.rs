@@ -24,6 +24,8 @@
 //! j/ user / group                epoch: the groups a user is in
 //! b/ group / epoch 8 / user      banned
 //! r/ realm                       peer
+//! A/                             written with each peer that takes a place among those that are counted
+//! V/ realm                       what was of the former peering with it is still to end
 //! k/ key 32                      the name under which a key is known
 //! l/                             the lives of the store
 //! v/ realm                       position up to which the queue to a peer is settled
@@ -161,10 +163,6 @@ records! {
     GroupLink { epoch: u64 }
     /// A user may not join a group.
     BanRecord { since: u32 }
-    /// Another realm, under the name by which this one knows it. `introduced`: it has accepted the
-    /// peering; `added`: an operator here wants it, and it did not only introduce itself; `former`: the keys
-    /// it had before, the latest first; `knows`: the key by which it knows this realm; `epoch`: in which messages are numbered that an earlier release has queued.
-    PeerRecord { key: [u8; 32], former: Vec<[u8; 32]>, knows: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool, added: bool }
     /// The keys that a realm had before the one with which it was removed, the latest first.
     FormerKeysRecord { keys: Vec<[u8; 32]> }
     /// The name under which a key is known.
@@ -211,6 +209,15 @@ macro_rules! changed_records {
 }
 
 changed_records! {
+    /// A realm departs. `drops`: what waits for it does not come back to its senders.
+    DepartureRecord { ; drops: bool = (_old) false } was FirstDepartureRecord
+    /// Another realm, under the name by which this one knows it. `introduced`: it has accepted the
+    /// peering; `added`: an operator here wants it, and it did not only introduce itself; `former`: the keys
+    /// it had before, the latest first; `knows`: the key by which it knows this realm; `epoch`: in which messages are numbered that an
+    /// earlier release has queued. `address` is one that an operator has named or the peer has answered at, or empty; `claimed` is
+    /// another that it says of itself. `number` is this side's of the peering, `theirs` the other's, 0 where it has told none; `apart`:
+    /// the other may not know yet that the former peering is over.
+    PeerRecord { key: [u8; 32], former: Vec<[u8; 32]>, knows: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool, added: bool; claimed: Option<(String, u16)> = (_old) None, number: u64 = (old) old.epoch, theirs: u64 = (_old) 0, apart: bool = (_old) false } was FirstPeerRecord
     /// An owner of numbers has had no session since this time of the realm's running, and the newest of its records is of that version.
     /// `is_session`: it was a session of nobody's device, which has ended.
     IdleRecord { since: u32, newest: u64; is_session: bool = (_old) false } was FirstIdleRecord
@@ -311,6 +318,30 @@ impl Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// PEER-23, PEER-27: the address of a peer that an earlier release has noted is believed, and its epoch is the number.
+    #[test]
+    fn peer_of_an_earlier_release_is_where_it_was() {
+        let first = FirstPeerRecord {
+            key: [1; 32],
+            former: vec![[2; 32]],
+            knows: [3; 32],
+            address: "192.0.2.9".into(),
+            port: 6377,
+            src_address: "192.0.2.1".into(),
+            src_port: 6378,
+            epoch: 77,
+            introduced: true,
+            added: false,
+        };
+        let value = postcard::to_extend(&first, vec![FORMAT]).unwrap();
+        let read = PeerRecord::from_value(&value).unwrap();
+        assert_eq!((read.address.as_str(), read.port), ("192.0.2.9", 6377));
+        assert_eq!((read.number, read.theirs, read.apart), (77, 0, false));
+        assert_eq!((read.claimed, read.introduced), (None, true));
+        let none = DepartureRecord::from_value(&[FORMAT]).unwrap();
+        assert!(!none.drops);
+    }
 
     #[test]
     fn records_are_read_back_and_newer_ones_refused() {

@@ -367,6 +367,7 @@ pub fn of_realms() -> Vec<Act> {
             realm: "alpha".parse().unwrap(),
             address: Text("192.0.2.77"),
             port: crate::wire::Port(7000),
+            numbers: None,
         }),
     ]
 }

@@ -78,6 +78,7 @@ async fn peers_of_the_configuration_are_all_carried_to() {
         realm: "late".parse().unwrap(),
         address: Text("192.0.2.8"),
         port: crate::wire::Port(7000),
+        numbers: None,
     };
     let answer = give(&realm, 99, &introduce.to_bytes()).await;
     assert_eq!(answer, refused(ErrorCode::PeerRefused));

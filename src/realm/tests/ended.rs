@@ -524,7 +524,7 @@ async fn ended_is_told_however_long_the_peer_is_away() {
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].kind, records::QueuedKind::Ended);
     let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
-    assert!(!Realm::<Held>::is_expired(&next, late), "it waits on");
+    assert!(!next.is_expired(late), "it waits on");
     let claim = Command::Claim {
         operation: op(5),
         session: BOUND,

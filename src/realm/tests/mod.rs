@@ -2,9 +2,12 @@
 
 mod acts;
 mod bounds;
+mod claims;
 mod copying;
+mod deciding;
 mod departing;
 mod doubt;
+mod driven;
 mod ended;
 mod expelled;
 mod fair;
@@ -20,6 +23,7 @@ mod pairs;
 mod peers;
 mod positions;
 mod queue;
+mod repeering;
 mod retention;
 mod rules;
 mod stops;
@@ -31,12 +35,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
 
-use super::{records::Record as _, *};
+use self::driven::{Carried, ReadOutcome};
+use super::{
+    records::{QueuedRecord, Record as _},
+    *,
+};
 use crate::{
-    store::Embedded,
+    store::{Batch, Embedded},
     wire::{
-        Body, Field, Operation, Options, Page, Password, Position, RegistrationCode, Sent,
-        SessionId, Text,
+        Body, Field, GroupName, Operation, Options, Page, Password, Position, RealmId,
+        RegistrationCode, Sent, SessionId, Text, Username,
     },
 };
 
@@ -71,6 +79,9 @@ fn open_with(directory: &TempDir, change: impl FnOnce(&mut Own, &mut Limits)) ->
     realm_over(store, change)
 }
 
+/// How many realms have begun: no two begin with the same seed, as no two processes do.
+static BEGUN: AtomicU64 = AtomicU64::new(1);
+
 fn realm_over<S: Store>(store: S, change: impl FnOnce(&mut Own, &mut Limits)) -> Realm<S> {
     let mut limits = Limits {
         sessions_max: 3,
@@ -89,8 +100,6 @@ fn realm_over<S: Store>(store: S, change: impl FnOnce(&mut Own, &mut Limits)) ->
     };
     change(&mut own, &mut limits);
     let (network, _) = Network::new();
-    // No two begin with the same, as no two processes do.
-    static BEGUN: AtomicU64 = AtomicU64::new(1);
     let mut seed = [1; 32];
     seed[..8].copy_from_slice(&BEGUN.fetch_add(1, Ordering::Relaxed).to_be_bytes());
     Realm::new(store, &identity, own, limits, network, seed).unwrap()

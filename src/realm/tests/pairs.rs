@@ -173,6 +173,13 @@ fn comparable(answer: Answer) -> Answer {
             refusal.detail = None;
             Answer::Refused(refusal)
         }
+        // That a peer was heard is so whether what it asked was refused or not.
+        Answer::Realms(mut peers) => {
+            for peer in &mut peers {
+                peer.heard = 0;
+            }
+            Answer::Realms(peers)
+        }
         answer => answer,
     }
 }

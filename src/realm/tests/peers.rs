@@ -56,6 +56,7 @@ fn introduce(name: &str) -> PeerRequest<'static> {
         realm: name.parse().unwrap(),
         address: Text("192.0.2.8"),
         port: crate::wire::Port(7000),
+        numbers: None,
     }
 }
 
@@ -164,29 +165,12 @@ async fn an_open_realm_notes_who_introduces_itself() {
     assert_eq!(peers.len(), 1);
     assert_eq!(
         (peers[0].realm.as_str(), peers[0].address()),
-        ("beta", ("192.0.2.8", 7000))
+        ("beta", ("", 0)),
+        "it has shown nowhere that it is"
     );
     fixture.realm.own.peering = Peering::Closed;
     assert_eq!(
         asked(&fixture, device(52), &introduce("gamma")).await,
-        refused(ErrorCode::PeerRefused)
-    );
-}
-
-/// An open realm has room for so many peers and no more.
-#[tokio::test]
-async fn an_open_realm_is_not_filled_with_peers() {
-    let mut fixture = Fixture::new();
-    fixture.realm.own.peering = Peering::Open;
-    for n in 0..256u16 {
-        let mut key = [77; 32];
-        key[..2].copy_from_slice(&n.to_be_bytes());
-        let name = format!("realm{n}");
-        let answer = asked(&fixture, Some(PublicKey(key)), &introduce(&name)).await;
-        assert_eq!(answer, Answer::Done);
-    }
-    assert_eq!(
-        asked(&fixture, device(50), &introduce("beta")).await,
         refused(ErrorCode::PeerRefused)
     );
 }
@@ -201,7 +185,7 @@ async fn hints_of_groups_that_nobody_is_in_are_forgotten() {
     };
     assert_eq!(asked(&fixture, device(50), &grown).await, Answer::Done);
     let beta = "beta".parse().unwrap();
-    assert_eq!(fixture.realm.network().next_work(beta), None);
+    assert_eq!(fixture.realm.group_work(beta).await, []);
 }
 
 /// What a peer that goes by `old` says of its new key.
@@ -494,4 +478,33 @@ async fn a_peer_has_so_much_kept_and_no_more() {
         asked(&fixture, device(50), &deliver(7, sequence, "ann", &text)).await,
         STORED
     );
+}
+
+/// PEER-2: a realm that has moved says where it is, whatever was noted when the peering was made; one that listens at all addresses says nothing,
+/// for it does not know by which of them it is reached.
+#[tokio::test]
+async fn a_realm_that_has_moved_says_where_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |host: &str, port| (host.to_string(), port);
+    let beta = || "beta".parse().unwrap();
+    let told = |here: Vec<(String, u16)>, listed: Option<(String, u16)>| {
+        let realm = open_with(&directory, |own, _| own.addresses = here);
+        async move {
+            if listed.is_some() {
+                let address = ("192.0.2.9".to_string(), 6377);
+                let listing = realm.list_peer(beta(), PublicKey([50; 32]), address, listed);
+                assert!(listing.await.unwrap());
+            }
+            realm.own.told_to(&realm.peers().await.0.remove(0))
+        }
+    };
+    let (first, second) = (place("192.0.2.1", 1), place("192.0.2.1", 2));
+    let both = vec![first.clone(), second.clone()];
+    assert_eq!(told(both.clone(), Some(second.clone())).await, second);
+    assert_eq!(told(both, None).await, second, "the one that was named");
+    let elsewhere = place("198.51.100.1", 1);
+    assert_eq!(told(vec![elsewhere.clone()], None).await, elsewhere);
+    for everywhere in [place("0.0.0.0", 1), place("::", 1)] {
+        assert_eq!(told(vec![everywhere], None).await, place("", 0));
+    }
 }

@@ -120,7 +120,7 @@ async fn a_message_that_is_too_old_comes_back() {
     let deliver = |now| fixture.realm.deliver_outgoing(&beta, &outgoing, 0, now);
     assert_eq!(deliver(fixture.now).await, Carried::Silent);
     let late = later(fixture.now, 7 * DAY);
-    assert!(Realm::<Embedded>::is_expired(&outgoing, late));
+    assert!(outgoing.is_expired(late));
     assert_eq!(deliver(late).await, Carried::Settled);
     assert!(
         fixture
@@ -286,7 +286,7 @@ async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Re
             other => panic!("{other:?}"),
         }
     };
-    let (is_introduced, ()) = tokio::join!(realm.introduce_again(&beta), accepts);
+    let (is_introduced, ()) = tokio::join!(realm.introduce_again(&beta, MOMENT), accepts);
     assert_eq!(is_introduced, Carried::Settled);
 }
 

@@ -358,6 +358,7 @@ async fn introduction_is_repeated_where_copies_cannot_be_listed() {
         realm: "beta".parse().unwrap(),
         address: Text("192.0.2.8"),
         port: crate::wire::Port(7000),
+        numbers: None,
     };
     let ask = async || {
         let answer = realm
