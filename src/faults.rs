@@ -142,6 +142,12 @@ pub enum Fault {
     KeepForever,
     /// After a start, what has been given back is given back again.
     GiveBackTwice,
+    /// One account may fill the queue to a peer.
+    QueueWithoutShare,
+    /// Whoever keeps a group may say what users of this realm wrote there.
+    BelieveCopies,
+    /// Word of a membership that had no number ends one that has.
+    OldWordsEnd,
     /// The engine's files are not looked at before it opens them.
     SkipExamine,
     /// How far the store had come is not asked for.

@@ -933,3 +933,43 @@ fn a_message_that_is_late_comes_back() {
     let late = pair.home.run("ann", &["send", "ann", "x", "--ttl", "0s"]);
     assert_eq!(late.error(2), "usage");
 }
+
+/// PEER-6, PEER-17: what becomes of a message is told once, however often the realm is killed: a message whose time was over came back once
+/// more with each start.
+#[test]
+fn a_fate_is_told_once_however_often_the_realm_is_killed() {
+    let mut pair = Pair::peered();
+    pair.beta.kill();
+    let send = |pair: &Pair, text: &str, worth: &str| {
+        let send = ["sendrealm", "beta", "bob", text, "--ttl", worth];
+        pair.home.run("ann", &send)
+    };
+    assert_eq!(send(&pair, "patient", "1h").ok()["state"], "queued");
+    // The command still waits, so its answer tells, and nothing else does.
+    assert_eq!(send(&pair, "brief", "1s").error(1), "expired");
+    let mut told = Vec::new();
+    for text in ["one", "two", "three"] {
+        // Longer than the command waits.
+        assert_eq!(send(&pair, text, "4s").ok()["state"], "queued");
+        // Those before it would come back before it.
+        told.push(format!("not delivered (expired): {text}"));
+        pair.until("the message comes back", || {
+            pair.home.texts("ann").contains(&told[told.len() - 1])
+        });
+        assert_eq!(pair.home.texts("ann"), told);
+        pair.alpha.kill();
+        pair.alpha.start_again();
+    }
+    pair.beta.start_again();
+    pair.until("the other arrives", || {
+        pair.home.texts("bob") == ["patient"]
+    });
+    let sent = pair.send("ann", "beta", "bob", "on time").ok();
+    assert_eq!(sent["state"], "delivered");
+    pair.alpha.kill();
+    pair.alpha.start_again();
+    pair.home.run("ann", &["send", "ann", "last"]).ok();
+    told.push("last".into());
+    assert_eq!(pair.home.texts("ann"), told);
+    assert_eq!(pair.home.texts("bob"), ["patient", "on time"]);
+}

@@ -8,7 +8,9 @@ use super::{
     fingerprint, is_queued,
     network::GroupWork,
     records::{QueuedRecord, RecordedAnswer},
-    sessions, watched_of,
+    sessions,
+    shares::Arriving,
+    watched_of,
 };
 use crate::{
     store::{Batch, Position, Store},
@@ -35,7 +37,7 @@ pub(super) struct Work<'a> {
     /// The realms that are to hear that a group has grown, once it has.
     pub hints: Vec<(RealmId, GroupName)>,
     /// What it has queued for another realm.
-    pub queued: Option<(RealmId, QueuedRecord)>,
+    pub queued: Option<(RealmId, QueuedRecord, Arriving)>,
     /// Whose groups or sessions are others than before.
     pub affected: Option<Username>,
     /// For whom it makes the store larger, if it does.
@@ -171,8 +173,9 @@ impl<S: Store> Realm<S> {
 
     /// What follows from a command that is durable now: who is woken, and what is to be asked of other realms.
     fn begin_effects(&self, work: &mut Work<'_>, positions: &[Position]) {
-        if let (Some((realm, queued)), Some(position)) = (&work.queued, positions.first()) {
-            self.expiries.note(*realm, position.0, queued);
+        if let (Some((realm, queued, _)), Some(position)) = (work.queued.take(), positions.first())
+        {
+            self.expiries.note(realm, position.0, &queued);
         }
         if let Some(user) = work.affected.take() {
             self.watched.notify(&watched_of(user));

@@ -8,9 +8,8 @@ use super::{
     ended::put_ending,
     network::GroupWork,
     peers::Peer,
-    records::{
-        self, ChangedRecord, CopyMemberRecord, CopyRecord, Ending, EntryRecord, Place, Record as _,
-    },
+    posts::Vouchers,
+    records::{self, ChangedRecord, CopyMemberRecord, CopyRecord, Ending, Place, Record as _},
     storing::{Notes, Unnoted},
 };
 use crate::{
@@ -373,26 +372,17 @@ impl<S: Store> Realm<S> {
             relied: mut batch,
         } = state;
         let place = Place::copy(peer.realm, group, &copy);
-        for entry in entries {
-            let realm = match entry.from.realm {
-                None => Some(peer.realm.as_str().to_string()),
-                Some(realm) if realm.as_str() == copy.known_as => None,
-                Some(other) => Some(other.as_str().to_string()),
-            };
-            let record = EntryRecord {
-                time: entry.time,
-                // What means something to programs is this realm's own to say; but what is not kept there any more it cannot know.
-                content: if is_of_realm(entry.content) && !says_gone(&entry) {
-                    CONTENT_OTHER
-                } else {
-                    entry.content
-                },
-                user: entry.from.user.as_str().into(),
-                realm,
-                body: entry.body,
-            };
+        let mut vouchers = Vouchers::default();
+        for mut entry in entries {
+            // What means something to programs is this realm's own to say; but what is not kept there any more it cannot know.
+            if is_of_realm(entry.content) && !says_gone(&entry) {
+                entry.content = CONTENT_OTHER;
+            }
+            let kept = self.copied_entry((peer.realm, group), &copy, entry, &mut vouchers);
+            let record = kept.await?;
             batch.append(place.log.clone(), record.to_value()?);
         }
+        vouchers.spend((peer.realm, group), &mut batch)?;
         let key = records::copy(peer.realm, group);
         let record = CopyRecord {
             position: last,

@@ -74,6 +74,7 @@ impl<S: Store> Realm<S> {
         self.end_copies(realm, (NOTICE, now)).await?;
         self.empty_mailboxes(realm).await?;
         self.forget_all(&records::words_of(realm)).await?;
+        self.forget_all(&records::posts_of(realm)).await?;
         let mut batch = Batch::new();
         batch.delete(records::departure(realm));
         self.commit(batch).await?;

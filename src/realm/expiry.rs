@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Bytes of a queue that are read at once.
-const READ_BYTES: usize = 64 << 10;
+pub(super) const READ_BYTES: usize = 64 << 10;
 /// A message that could not be given back is tried again after so long.
 const AGAIN_SECONDS: u32 = 10;
 

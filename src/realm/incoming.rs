@@ -256,8 +256,13 @@ impl<S: Store> Realm<S> {
                 batch.put(words, ChangedRecord {}.to_value()?);
                 let key = records::copy_member(peer.realm, *group, *user);
                 let member = self.noted::<CopyMemberRecord>(batch, &key).await?;
-                // Of a membership that is over: the user may have joined again.
-                if member.is_some_and(|(member, _)| is_of(*membership, member.membership)) {
+                // Of a membership that is over: the user may have joined again. Word without a number is from before there were any, and says
+                // nothing of a membership that has one.
+                let is_meant = |own| {
+                    (*membership != 0 || own == 0 || is_planted(Fault::OldWordsEnd))
+                        && is_of(*membership, own)
+                };
+                if member.is_some_and(|(member, _)| is_meant(member.membership)) {
                     batch
                         .delete(key)
                         .delete(records::copied_group(*user, peer.realm, *group));

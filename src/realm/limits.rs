@@ -12,6 +12,7 @@ use rand::CryptoRng;
 
 use super::{Caller, Failure, Moment};
 pub use super::{
+    shares::{QUEUE_MAX, SHARE_BYTES},
     watch_memory::WATCH_BYTES,
     windows::{OWNER_BYTES, OWNERS_MAX},
 };

@@ -33,11 +33,13 @@ mod outgoing;
 mod passwords;
 mod peers;
 mod places;
+mod posts;
 mod reading;
 mod records;
 mod repeering;
 mod retention;
 mod sessions;
+mod shares;
 mod storing;
 mod time;
 mod verdicts;
@@ -76,6 +78,7 @@ use self::{
     outgoing::is_queued,
     passwords::Passwords,
     records::Owner,
+    shares::Shares,
     storing::Outcome,
     verdicts::Verdicts,
     watch_memory::WatchMemory,
@@ -135,6 +138,7 @@ pub struct Realm<S> {
     verdicts: Verdicts,
     /// When messages to other realms are not worth delivering any more.
     expiries: Expiries,
+    shares: Shares,
     watched: Watched,
     watch_memory: WatchMemory,
     /// Something is to be done for the members of a group that has ended.
@@ -181,6 +185,7 @@ impl<S: Store> Realm<S> {
             network,
             verdicts: Verdicts::default(),
             expiries: Expiries::default(),
+            shares: Shares::new(lasting),
             watched: Watched::default(),
             watch_memory: WatchMemory::new(limits.watch_memory),
             chores: Notify::new(),

@@ -17,8 +17,8 @@ use crate::{
     wire::{Answer, Body, Command, ErrorCode, GroupName, Options, Port, RealmId, Sent, Text},
 };
 
-/// Messages that may wait for a peer: at the longest each, 64 MiB.
-const QUEUE_MAX: u64 = 4096;
+/// Messages that wait for a peer are counted up to twice as many, less one.
+const COUNTED_MAX: u64 = 4096;
 
 /// For how many seconds a message is worth delivering.
 fn lifetime(options: &Options) -> Result<u32, Failure> {
@@ -114,9 +114,9 @@ impl<S: Store> Realm<S> {
         message: &Body<'_>,
     ) -> Result<Answer, Failure> {
         let content = self.check_message(&work.request.options, message)?;
-        if self.queued(peer.realm).await? >= QUEUE_MAX {
-            return Err(ErrorCode::QueueFull.into());
-        }
+        // What an attempt before this one has taken.
+        work.queued = None;
+        let place = self.queue_share(peer.realm, current.user).await?;
         let owner = self.owner(work.caller, work.request.command.session());
         let number = work.caller.operation.0;
         let queued = QueuedRecord {
@@ -138,7 +138,11 @@ impl<S: Store> Realm<S> {
         // Whoever removes the peer meanwhile leaves no message behind.
         work.batch
             .append(records::queue(peer.realm), queued.to_value()?);
-        work.queued = Some((peer.realm, queued));
+        if kind == QueuedKind::Group {
+            let batch = &mut work.batch;
+            self.note_post(&queued, (peer.realm, to), batch).await?;
+        }
+        work.queued = Some((peer.realm, queued, place));
         Ok(Answer::Sent(Sent::Queued))
     }
 
@@ -213,7 +217,7 @@ impl<S: Store> Realm<S> {
             bytes: 1,
         };
         let mut count = 0;
-        for bit in (0..=QUEUE_MAX.ilog2()).rev() {
+        for bit in (0..=COUNTED_MAX.ilog2()).rev() {
             let more = count + (1 << bit);
             let page = self
                 .store

@@ -33,7 +33,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 23] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 45] = [
+const FOUND_BY_TESTS: [(Fault, &str); 48] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -189,6 +189,18 @@ const FOUND_BY_TESTS: [(Fault, &str); 45] = [
     (
         Fault::EpochsWithoutEnd,
         "realm::tests::peers::a_peer_begins_few_epochs",
+    ),
+    (
+        Fault::QueueWithoutShare,
+        "realm::tests::fair::a_queue_that_one_account_has_filled_has_room_for_others",
+    ),
+    (
+        Fault::BelieveCopies,
+        "realm::tests::vouching::a_copy_has_in_the_name_of_users_here_what_they_have_sent",
+    ),
+    (
+        Fault::OldWordsEnd,
+        "realm::tests::expelled::word_of_a_former_membership_ends_no_other",
     ),
     (
         Fault::KeepForever,

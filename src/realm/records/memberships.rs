@@ -197,6 +197,25 @@ pub fn words_of(realm: RealmId) -> Prefix {
     Prefix(concat(&[b"q/", realm.as_bytes(), b"/"]))
 }
 
+/// What a release kept of memberships whose end a peer had not heard of.
+pub fn all_expelling() -> Prefix {
+    Prefix(concat(&[b"f/"]))
+}
+
+/// What users here have sent to groups of other realms.
+pub fn posts() -> Prefix {
+    Prefix(concat(&[b"P/"]))
+}
+
+/// The same of one realm.
+pub fn posts_of(realm: RealmId) -> Prefix {
+    Prefix(concat(&[b"P/", realm.as_bytes(), b"/"]))
+}
+
+pub fn post(realm: RealmId, group: &str, hash: [u8; 16]) -> Key {
+    key(&[&posts_of(realm).0, group.as_bytes(), b"/", &hash])
+}
+
 pub fn copies(realm: RealmId) -> Prefix {
     Prefix(concat(&[b"x/", realm.as_bytes(), b"/"]))
 }

@@ -38,7 +38,8 @@
 //! z/ user / realm / group        the same, by user
 //! z/                             how far z/ has been filled from y/ in a store from before it
 //! q/ realm / slot 1              written with each word of a peer that users here are members of a group there no more
-//! f/ realm / group / user        a peer has not heard yet that its user is a member of a group here no more
+//! f/ realm / group / user        written by a release that is gone, and removed
+//! P/ realm / group / hash 16     how many messages to a group there have been sent that are not read back
 //! e/ kind 1 realm / group / epoch 8
 //!                                what is still to be done for the members of a group that has ended
 //! R/                             how long messages are kept where that is not set
@@ -170,6 +171,8 @@ records! {
     ReturnedRecord {}
     /// The command that queued a message, which the other realm's verdict answers.
     QueuedOperation { owner: Vec<u8>, number: u64 }
+    /// Messages of users here to a group of another realm that have not been read back, all of the same words, the last sent at this time of the realm's running.
+    PostRecord { count: u32, since: u32 }
     /// How long messages are kept where the configuration does not say: as by default, or for ever.
     KeepingRecord { by_default: bool }
     /// What is known of the age and the size of a log: `seen` up to a position, with so many `bytes` behind what was `trimmed`.

@@ -80,7 +80,10 @@ async fn word_of_a_former_membership_ends_no_other() {
         let key = records::copy_member("beta".parse().unwrap(), group("crew"), user("ann"));
         store.memory().get(&key).is_some()
     };
-    for (sequence, membership, stays) in [(1, 11, true), (2, 13, true), (3, 12, false)] {
+    for (sequence, membership, stays) in
+        // Word without a number is of a release before there were any, and so of a membership before this one.
+        [(1, 11, true), (2, 13, true), (3, 0, true), (4, 12, false)]
+    {
         let expelled = PeerRequest::Expelled {
             epoch: 1,
             sequence: OperationNumber(sequence),
@@ -90,5 +93,32 @@ async fn word_of_a_former_membership_ends_no_other() {
         };
         assert_eq!(give(&realm, BETA, &expelled.to_bytes()).await, STORED);
         assert_eq!(is_member(), stays, "{membership}");
+    }
+}
+
+/// PEER-15: a membership without a number ends by whatever word there is of it: else the realms would disagree for good.
+#[tokio::test]
+async fn a_membership_without_a_number_ends_by_any_word() {
+    for membership in [0, 11] {
+        let store = Held::default();
+        let realm = with_users(&store, &["ann"]).await;
+        let member = records::CopyMemberRecord {
+            joined: 1,
+            epoch: Some(7),
+            membership: 0,
+        };
+        let key = records::copy_member("beta".parse().unwrap(), group("crew"), user("ann"));
+        let mut batch = Batch::new();
+        batch.put(key.clone(), member.to_value().unwrap());
+        store.memory().apply(batch).unwrap();
+        let expelled = PeerRequest::Expelled {
+            epoch: 1,
+            sequence: OperationNumber(1),
+            group: group("crew"),
+            user: user("ann"),
+            membership,
+        };
+        assert_eq!(give(&realm, BETA, &expelled.to_bytes()).await, STORED);
+        assert!(store.memory().get(&key).is_none(), "{membership}");
     }
 }

@@ -10,6 +10,7 @@ mod doubt;
 mod driven;
 mod ended;
 mod expelled;
+mod fair;
 mod fill;
 mod groups;
 mod held;
@@ -27,6 +28,7 @@ mod retention;
 mod rules;
 mod stops;
 mod traces;
+mod vouching;
 mod watches;
 
 use std::sync::atomic::{AtomicU64, Ordering};
