@@ -17,6 +17,7 @@
 
 mod aside;
 mod backoff;
+mod doing;
 mod peer;
 mod queue;
 mod reader;
@@ -33,7 +34,7 @@ use std::{
 
 use rand::{SeedableRng as _, rngs::StdRng};
 
-use self::peer::{Next, PeerTask};
+use self::{doing::Next, peer::PeerTask};
 use crate::{
     realm::{
         CopyLook, CopyState, Failure, Glance, GroupWork, Kept, Moment, Numbered, Outgoing, Own,

@@ -6,6 +6,7 @@
 
 mod account;
 mod accounts;
+mod adding;
 mod asking;
 mod carrying;
 mod changing;
