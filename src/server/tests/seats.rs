@@ -268,4 +268,30 @@ async fn a_peer_that_calls_is_called_back() {
     Seated::new(&links, seat, SILENCE).proven(LinkId(9), peer);
     links.introduced(&peer);
     assert_eq!(links.happened(&peer).back, 0);
+    // It may have started again since it was called: it is called back as soon as that may be.
+    tokio::time::advance(Duration::from_secs(59)).await;
+    links.look_at_time();
+    assert_eq!(links.happened(&peer).back, 0);
+    assert_eq!(
+        links.due(),
+        Some(tokio::time::Instant::now() + Duration::from_secs(1))
+    );
+    tokio::time::advance(Duration::from_secs(1)).await;
+    links.look_at_time();
+    assert_eq!((links.happened(&peer).back, links.due()), (1, None));
+    // What it says over the links that it has is no reason for another.
+    tokio::time::advance(Duration::from_secs(100)).await;
+    links.introduced(&peer);
+    assert_eq!((links.happened(&peer).back, links.due()), (1, None));
+    // Nor is that it calls back itself because of that.
+    called
+        .seated
+        .dialled(called.now, &mut called.sides[0], called.link);
+    Seated::new(&links, seat, SILENCE).proven(LinkId(10), peer);
+    links.introduced(&peer);
+    assert_eq!((links.happened(&peer).back, links.due()), (1, None));
+    // But the next time it may have started again.
+    Seated::new(&links, seat, SILENCE).proven(LinkId(11), peer);
+    links.introduced(&peer);
+    assert!(links.due().is_some());
 }
