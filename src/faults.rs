@@ -32,6 +32,8 @@ pub enum Fault {
     TakeSilenceForDelivery,
     /// Of two messages that wait for a peer the second goes first.
     QueueOutOfOrder,
+    /// A peer that is to be called back so soon after a call that it has to wait for it is not called back.
+    LeaveOutCallBack,
     /// A peer that has not answered is not tried again.
     GiveUpPeer,
     /// A command that was cut off is finished as if it were another one.

@@ -18,6 +18,8 @@ use crate::{
 
 /// A peer that has opened a link is dialled back no more often than this.
 const BACK_AGAIN: Duration = Duration::from_mins(1);
+/// One that was dialled back late calls back at once, if it does: what it says within this time is no reason to dial it again.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A peer that has opened no link is introduced to again after so long, and then each time after twice as long: it may not have been able to, or
 /// what it opened was lost.
@@ -61,16 +63,72 @@ struct Known {
     /// How often it was to be dialled back, and when that was last.
     back: u64,
     back_at: Option<Instant>,
+    /// When it is to be dialled back next, if it is, and whether that was put off.
+    back_due: Option<(Instant, bool)>,
+    /// It has opened a link since this realm last did, and may have started again.
+    is_fresh: bool,
+    /// It was dialled back late, for which a link may have to be opened;
+    is_back_late: bool,
+    /// and until then it may call back for that, which is no reason to do so again.
+    answers_until: Option<Instant>,
 }
 
 impl Known {
-    /// It is to be dialled back, unless it just has been.
+    /// It is to be dialled back: at once, or some time after it was dialled last. That it could be called before says nothing to one that has
+    /// started again since, so this is put off and not left out.
     fn call_back(&mut self) {
-        let is_recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < BACK_AGAIN);
-        if !is_recent(self.reached) && !is_recent(self.back_at) {
-            self.back += 1;
-            self.back_at = Some(Instant::now());
+        let now = Instant::now();
+        let lately = self.reached.max(self.back_at);
+        let due = lately.map_or(now, |lately| now.max(lately + BACK_AGAIN));
+        if due > now && is_planted(Fault::LeaveOutCallBack) {
+            return;
         }
+        self.back_due.get_or_insert((due, due > now));
+        self.look_at_time(now);
+    }
+
+    /// It has introduced itself.
+    fn introduced(&mut self) {
+        let is_fresh = core::mem::take(&mut self.is_fresh);
+        let answers = self.answers_until.take_if(|_| is_fresh);
+        if is_fresh && answers.is_none_or(|until| until <= Instant::now()) {
+            self.call_back();
+        }
+        // It may introduce itself because it keeps a link open that leads here, though it could be called: what was opened to it was lost.
+        let lately = self.reached.max(self.back_at);
+        if !is_fresh && lately.is_none_or(|lately| lately.elapsed() >= BACK_AGAIN) {
+            self.call_back();
+        }
+    }
+
+    fn look_at_time(&mut self, now: Instant) {
+        if let Some((_, is_late)) = self.back_due.take_if(|(due, _)| *due <= now) {
+            self.back += 1;
+            self.back_at = Some(now);
+            self.is_back_late = is_late;
+        }
+    }
+
+    /// It has opened a link, which may be noted already.
+    fn has_called(&mut self, is_again: bool) {
+        self.has_opened = true;
+        self.is_fresh |= !is_again;
+        if self.reached.is_none() {
+            self.call_back();
+        }
+    }
+
+    /// A link to it is open, maybe again.
+    fn was_called(&mut self, listener: usize, is_again: bool) {
+        // The other side has forgotten it, and with it where this realm is.
+        self.lost += u64::from(is_again && !self.has_opened);
+        let now = Instant::now();
+        self.reached = Some(now);
+        self.unreached.retain(|unreached| *unreached != listener);
+        self.back_due = None;
+        self.is_fresh = false;
+        self.answers_until =
+            core::mem::take(&mut self.is_back_late).then_some(now + ANSWERS_WITHIN);
     }
 }
 
@@ -160,7 +218,8 @@ impl Links {
     /// The peer has introduced itself: it may have started again, and then does not know that it can be dialled.
     pub fn introduced(&self, peer: &PublicKey) {
         if let Some(known) = self.known().get_mut(peer) {
-            known.call_back();
+            known.introduced();
+            known.look_at_time(Instant::now());
         }
         self.changed.send_replace(());
     }
@@ -198,6 +257,21 @@ impl Links {
         })
     }
 
+    /// When something happens by itself, if nothing else does before.
+    pub fn due(&self) -> Option<Instant> {
+        let known = self.known();
+        let due = known.values().filter_map(|known| known.back_due);
+        due.map(|(due, _)| due).min()
+    }
+
+    /// What is due by now happens.
+    pub fn look_at_time(&self) {
+        let now = Instant::now();
+        for known in self.known().values_mut() {
+            known.look_at_time(now);
+        }
+    }
+
     /// Told when something may have happened.
     pub fn changed(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
@@ -218,20 +292,8 @@ impl Links {
             links.retain(|other| *other != link);
             links.push(link);
             match opener {
-                Opener::Peer => {
-                    known.has_opened = true;
-                    if known.reached.is_none() {
-                        known.call_back();
-                    }
-                }
-                Opener::This => {
-                    // The other side has forgotten it, and with it where this realm is.
-                    known.lost += u64::from(is_again && !known.has_opened);
-                    known.reached = Some(Instant::now());
-                    known
-                        .unreached
-                        .retain(|listener| *listener != link.0.listener);
-                }
+                Opener::Peer => known.has_called(is_again),
+                Opener::This => known.was_called(link.0.listener, is_again),
             }
         }
         self.changed.send_replace(());

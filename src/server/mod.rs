@@ -5,6 +5,7 @@
 
 mod admission;
 mod asking;
+mod assembly;
 mod beside;
 mod calls;
 mod clock;
@@ -34,21 +35,18 @@ use std::{
     thread,
 };
 
-pub(crate) use admission::{Admission, WorkLimits};
-pub(crate) use asking::{Way, Ways};
-pub(crate) use beside::Beside;
+pub(crate) use admission::WorkLimits;
+#[cfg(test)]
+pub(crate) use assembly::Post;
+pub(crate) use assembly::{Assembly, Reached};
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
 use config::{PeerConfig, Security};
 use kept::{Kept, Secrets, Sockets};
-use limits::CALLS_MAX;
-pub(crate) use links::Links;
 use listener::{Ending, Listener};
 pub use memory::{Holder, Holding, holdings, keepings};
-pub(crate) use peering::keep_in_touch;
 use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
-pub(crate) use worker::Worker;
 
 use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey},
@@ -369,35 +367,20 @@ impl Server {
         // The configuration may name one that was removed: it begins anew.
         self.realm.do_departures(clock.now().wall).await;
         list_peers(&self.realm, &self.peers).await?;
-        let mut ways = Vec::new();
         let mut rng = Host::Real.rng()?;
         let mut workers = Vec::new();
         let (ending, mut ended) = mpsc::unbounded_channel();
-        let (known, realms) = watch::channel(Vec::new());
-        let links = Arc::new(Links::default());
+        let realm = Arc::clone(&self.realm);
+        let mut assembly = Assembly::new(realm, clock.clone(), self.work, self.keepalive);
         for listener in self.listeners {
-            let count = listener.workers.len();
-            let (calls, each_to_call): (Vec<_>, Vec<_>) =
-                (0..count).map(|_| mpsc::channel(CALLS_MAX)).unzip();
-            let place = (ways.len(), count);
             let is_sealed = listener.config.security == Security::Sealed;
-            // Over plain links nobody is known.
-            let nobody = Arc::new(Links::default());
-            let links = if is_sealed { &links } else { &nobody };
-            let beside = Beside::each(place, &realms, links, self.keepalive);
-            if is_sealed {
-                ways.push(Way {
-                    source: listener.told(),
-                    is_ipv6: listener.address.is_ipv6(),
-                    calls,
-                });
-            }
-            let admission = Arc::new(Admission::new(self.work, &mut rng));
-            let workers_here = listener.workers.into_iter().zip(beside).zip(each_to_call);
-            for (((socket, endpoint), beside), to_call) in workers_here {
-                let realm = Arc::clone(&self.realm);
-                let admission = Arc::clone(&admission);
-                let mut worker = Worker::new(endpoint, realm, admission, beside, clock.clone());
+            let reached = is_sealed.then(|| Reached {
+                source: listener.told(),
+                is_ipv6: listener.address.is_ipv6(),
+            });
+            let (sockets, endpoints): (Vec<_>, _) = listener.workers.into_iter().unzip();
+            let posts = assembly.listen(reached, endpoints, &mut rng);
+            for (socket, mut post) in sockets.into_iter().zip(posts) {
                 let told_to_stop = told_to_stop.clone();
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
@@ -408,7 +391,7 @@ impl Server {
                     let _ending = ending;
                     runtime.block_on(async {
                         let socket = Listening::start(socket)?;
-                        worker.run(socket, to_call, told_to_stop).await
+                        post.run(socket, told_to_stop).await
                     })
                 };
                 workers.push(thread::Builder::new().name(name).spawn(work)?);
@@ -418,9 +401,7 @@ impl Server {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
             Some(address) = ended.recv() => Err(ServerError::Ended(address)),
-            () = keep_in_touch(Arc::clone(&self.realm), Ways::new(ways, links), self.errands, known, clock.clone(), self.seed) => Ok(()),
-            () = clock.clone().tick(&self.realm) => Ok(()),
-            () = clock.clone().tidy(&self.realm) => Ok(()),
+            () = assembly.keep(self.errands, self.seed) => Ok(()),
         };
         tracing::info!("stopping");
         stopping.send_replace(true);

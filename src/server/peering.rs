@@ -94,7 +94,7 @@ pub async fn keep_in_touch<S: Store>(
                 }
             }
             _ = look_at_links.tick() => ways.links().ask_again(),
-            () = links.changed() => {
+            () = links.changed(ways.links()) => {
                 for input in links.take(ways.links()) {
                     federation.handle(clock.now(), input);
                 }
@@ -204,15 +204,28 @@ impl Watched {
         self.changed.mark_changed();
     }
 
-    async fn changed(&mut self) {
-        if self.changed.changed().await.is_err() {
-            std::future::pending::<()>().await;
+    /// Something may have happened, or is due.
+    async fn changed(&mut self, links: &Links) {
+        let due = links.due();
+        let due = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            changed = self.changed.changed() => if changed.is_err() {
+                std::future::pending::<()>().await;
+            },
+            () = due => {}
         }
     }
 
     /// What has happened since this was last asked.
     fn take(&mut self, links: &Links) -> Vec<Input> {
         let mut inputs = Vec::new();
+        links.look_at_time();
         for (realm, (key, seen)) in &mut self.seen {
             let happened = links.happened(key);
             if happened.lost > seen.lost {

@@ -8,8 +8,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    asking::{Way, Ways},
     calls::{Call, Told},
     clock::Clock,
+    links::Links,
     peering::keep_in_touch,
     *,
 };

@@ -93,7 +93,7 @@ impl<S: Store> Worker<S> {
     pub async fn run(
         &mut self,
         mut socket: Listening,
-        mut to_call: mpsc::Receiver<Call>,
+        to_call: &mut mpsc::Receiver<Call>,
         mut told_to_stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let mut received = Received::new(DATAGRAM_BYTES_MAX);

@@ -33,7 +33,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 23] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 48] = [
+const FOUND_BY_TESTS: [(Fault, &str); 49] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -133,6 +133,10 @@ const FOUND_BY_TESTS: [(Fault, &str); 48] = [
     (
         Fault::LetLinksIdleOut,
         "server::tests::seats::the_link_to_a_peer_that_can_open_none_is_kept_open",
+    ),
+    (
+        Fault::LeaveOutCallBack,
+        "server::tests::seats::a_peer_that_calls_is_called_back",
     ),
     (
         Fault::DialWithoutEnd,

@@ -299,4 +299,49 @@ async fn a_peer_that_calls_is_called_back() {
     Seated::new(&links, seat, SILENCE).proven(LinkId(9), peer);
     links.introduced(&peer);
     assert_eq!(links.happened(&peer).back, 0);
+    // It may have started again since it was called: it is called back as soon as that may be.
+    tokio::time::advance(Duration::from_secs(59)).await;
+    links.look_at_time();
+    assert_eq!(links.happened(&peer).back, 0);
+    assert_eq!(
+        links.due(),
+        Some(tokio::time::Instant::now() + Duration::from_secs(1))
+    );
+    tokio::time::advance(Duration::from_secs(1)).await;
+    links.look_at_time();
+    assert_eq!((links.happened(&peer).back, links.due()), (1, None));
+    // What it says over the links that it has is no reason for another so soon.
+    tokio::time::advance(Duration::from_secs(50)).await;
+    links.introduced(&peer);
+    assert_eq!((links.happened(&peer).back, links.due()), (1, None));
+    // Nor is that it calls back itself because of that.
+    called
+        .seated
+        .dialled(called.now, &mut called.sides[0], called.link);
+    Seated::new(&links, seat, SILENCE).proven(LinkId(10), peer);
+    links.introduced(&peer);
+    assert_eq!((links.happened(&peer).back, links.due()), (1, None));
+    // But the next time it may have started again.
+    Seated::new(&links, seat, SILENCE).proven(LinkId(11), peer);
+    links.introduced(&peer);
+    assert!(links.due().is_some());
+}
+
+/// PEER-24: a peer that introduces itself over a link that is there may keep that open because what was opened to it was lost: it is called
+/// back, at most once a minute. Found by the simulator: a realm kept a link open for good.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_introduces_itself_on_a_link_that_is_there_is_called_back() {
+    let links = Arc::new(Links::default());
+    let called = Called::new(&links);
+    let peer = SecretKey::from_bytes([2; 32]).public();
+    let mut backs = Vec::new();
+    for second in 0..130 {
+        links.introduced(&peer);
+        if links.happened(&peer).back > backs.len() as u64 {
+            backs.push(second);
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(backs, [60, 120]);
+    drop(called);
 }
