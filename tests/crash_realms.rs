@@ -16,7 +16,7 @@ use std::{
 
 use merpati::{client::Client, wire::Username};
 use rand::{RngExt as _, SeedableRng, rngs::ChaCha20Rng};
-use support::{Home, PASSWORD, Realm, relay::Relay, typing::until};
+use support::{Home, PASSWORD, Realm, relay::Relay};
 
 /// Senders in each realm.
 const SENDERS: u64 = 8;
@@ -74,11 +74,10 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
             std::thread::park_timeout(Duration::from_millis(1));
         }
         let which: usize = rng.random_range(0..2);
-        let moves_now = moves[which] < MOVES_MAX && rng.random_ratio(1, KILLS_PER_MOVE);
-        if moves_now {
-            // Two that both move before either has told the other find each other by an operator or a name alone.
-            until_known(&home, &realms);
-        }
+        // Two that both move before either has told the other find each other by an operator or a name alone.
+        let moves_now = moves[which] < MOVES_MAX
+            && rng.random_ratio(1, KILLS_PER_MOVE)
+            && are_known(&home, &realms);
         let victim = &mut realms[which];
         victim.kill();
         if moves_now {
@@ -117,15 +116,14 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
     );
 }
 
-/// Waits until each realm knows where the other is.
-fn until_known(home: &Home, realms: &[Realm; 2]) {
-    for (operator, other) in [("ann", &realms[1]), ("bob", &realms[0])] {
-        let is_known = || {
+/// True when each realm knows where the other is.
+fn are_known(home: &Home, realms: &[Realm; 2]) -> bool {
+    [("ann", &realms[1]), ("bob", &realms[0])]
+        .iter()
+        .all(|(operator, other)| {
             let peers = home.run(operator, &["realms"]).objects();
             peers[0]["address"] == other.address.to_string()
-        };
-        until("each knows where the other is", is_known);
-    }
+        })
 }
 
 /// The reader's messages, once there are as many as there should be.
