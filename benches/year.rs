@@ -94,7 +94,7 @@ impl World {
         let key = SecretKey::from_bytes([9; 32]);
         let own = Own {
             id: "year".parse()?,
-            key: key.public(),
+            secret: key.clone(),
             former: Vec::new(),
             peering: Peering::Closed,
             registration: Registration::Open,

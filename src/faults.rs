@@ -32,6 +32,8 @@ pub enum Fault {
     TakeSilenceForDelivery,
     /// Of two messages that wait for a peer the second goes first.
     QueueOutOfOrder,
+    /// A peer that is to be called back so soon after a call that it has to wait for it is not called back.
+    LeaveOutCallBack,
     /// A peer that has not answered is not tried again.
     GiveUpPeer,
     /// A command that was cut off is finished as if it were another one.
@@ -104,6 +106,30 @@ pub enum Fault {
     WatchOutlivesSession,
     /// Nobody elsewhere is told that a group has ended.
     EndUnsaid,
+    /// Links of peers count only where they have come to the first worker.
+    AskAtFirstOnly,
+    /// A link to a peer that cannot open one itself ends when it has been idle.
+    LetLinksIdleOut,
+    /// An Init to an address that nobody vouches for is sent on and on.
+    DialWithoutEnd,
+    /// A realm introduces itself at the address where it was when the peering was made.
+    IntroduceOldAddress,
+    /// What undoes something may travel early.
+    TakeAllEarly,
+    /// A peer may go by anybody's key.
+    TakeAnyKey,
+    /// A message leaves its queue although it has left it.
+    SettleTwice,
+    /// Whether who asks is a peer is looked at once.
+    ForgetRemoval,
+    /// A peer is at whatever address it says of itself.
+    BelieveClaims,
+    /// An answer over any link shows that a peer is at the address that it claims.
+    BelieveAnyLink,
+    /// Realms that nobody has asked for take all places for peers.
+    UnaskedWithoutEnd,
+    /// What was of a former peering goes on in the next.
+    KeepFormerPeering,
     /// Anybody may have kept as much as they like.
     StoreWithoutShare,
     /// One account may hold all that watches may.
@@ -118,6 +144,12 @@ pub enum Fault {
     KeepForever,
     /// After a start, what has been given back is given back again.
     GiveBackTwice,
+    /// One account may fill the queue to a peer.
+    QueueWithoutShare,
+    /// Whoever keeps a group may say what users of this realm wrote there.
+    BelieveCopies,
+    /// Word of a membership that had no number ends one that has.
+    OldWordsEnd,
     /// The engine's files are not looked at before it opens them.
     SkipExamine,
     /// How far the store had come is not asked for.

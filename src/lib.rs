@@ -40,6 +40,8 @@ pub mod crypto;
 #[cfg(feature = "std")]
 pub mod endpoint;
 mod faults;
+#[cfg(feature = "server")]
+pub mod federation;
 #[cfg(any(feature = "client", feature = "embedded"))]
 mod host;
 pub mod link;

@@ -1,5 +1,5 @@
-//! Two realms that write to each other under load and are killed again and again: nothing that was accepted
-//! is lost, nothing is there twice, and each sender's order is kept (PEER-4, PEER-5).
+//! Two realms that write to each other under load, and are killed again and again, and move to other addresses: nothing that was accepted
+//! is lost, nothing is there twice, and each sender's order is kept (PEER-2, PEER-4, PEER-5).
 //!
 //! `MERPATI_MESSAGES=10000 cargo test --release --test crash_realms -- --nocapture` runs a longer campaign.
 
@@ -16,12 +16,16 @@ use std::{
 
 use merpati::{client::Client, wire::Username};
 use rand::{RngExt as _, SeedableRng, rngs::ChaCha20Rng};
-use support::{Home, PASSWORD};
+use support::{Home, PASSWORD, Realm, relay::Relay};
 
 /// Senders in each realm.
 const SENDERS: u64 = 8;
 /// Messages of one realm between two kills, on average.
 const MESSAGES_PER_KILL: u64 = 100;
+/// Of so many kills one, on average, is the beginning of a move.
+const KILLS_PER_MOVE: u32 = 3;
+/// A realm moves so often: a new address is tried four times at once, and once an hour (PEER-23).
+const MOVES_MAX: u32 = 3;
 
 #[test]
 fn realms_killed_under_load_lose_and_double_nothing_between_them() {
@@ -32,22 +36,26 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
     let mut rng = ChaCha20Rng::seed_from_u64(seed);
     let home = Home::new();
     let mut realms = [home.realm("alpha", "open"), home.realm("beta", "open")];
-    for (realm, reader) in realms.iter().zip(["ann", "bob"]) {
-        home.register(reader, &realm.connect);
+    // Users know where their realm is; here a relay does.
+    let relays = [0, 1].map(|which| Relay::to(realms[which].address));
+    let through = [0, 1].map(|which| realms[which].connect_through(relays[which].address));
+    for (connect, reader) in through.iter().zip(["ann", "bob"]) {
+        home.register(reader, connect);
     }
-    let code = realms[0].data().join("operator-code");
-    home.run("ann", &["claim", "--password-file", code.to_str().unwrap()])
-        .ok();
+    for (realm, operator) in realms.iter().zip(["ann", "bob"]) {
+        let code = realm.data().join("operator-code");
+        let claim = ["claim", "--password-file", code.to_str().unwrap()];
+        home.run(operator, &claim).ok();
+    }
     let (_, key) = realms[1].connect.split_once('#').unwrap();
     let port = realms[1].address.port().to_string();
     let add = ["addrealm", "beta", "127.0.0.1", &port, "--key", key];
     home.run("ann", &add).ok();
-
     let accepted = Arc::new(AtomicU64::new(0));
     let senders: Vec<_> = (0..2 * SENDERS)
         .map(|sender| {
             let from = usize::from(sender >= SENDERS);
-            let client = home.client(&format!("sender{sender}"), &realms[from].connect);
+            let client = home.client(&format!("sender{sender}"), &through[from]);
             let to = [("beta", "bob"), ("alpha", "ann")][from];
             let accepted = Arc::clone(&accepted);
             std::thread::spawn(move || {
@@ -59,15 +67,26 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
             })
         })
         .collect();
-    let mut kills = 0;
+    let (mut kills, mut moves) = (0, [0; 2]);
     while accepted.load(Ordering::Relaxed) < 2 * all / SENDERS * SENDERS {
         let next = accepted.load(Ordering::Relaxed) + rng.random_range(1..2 * MESSAGES_PER_KILL);
         while accepted.load(Ordering::Relaxed) < next.min(2 * all / SENDERS * SENDERS) {
             std::thread::park_timeout(Duration::from_millis(1));
         }
-        let victim = &mut realms[rng.random_range(0..2)];
+        let which: usize = rng.random_range(0..2);
+        // Two that both move before either has told the other find each other by an operator or a name alone.
+        let moves_now = moves[which] < MOVES_MAX
+            && rng.random_ratio(1, KILLS_PER_MOVE)
+            && are_known(&home, &realms);
+        let victim = &mut realms[which];
         victim.kill();
-        victim.start_again();
+        if moves_now {
+            victim.start_elsewhere();
+            relays[which].point_at(victim.address);
+            moves[which] += 1;
+        } else {
+            victim.start_again();
+        }
         kills += 1;
     }
     for sender in senders {
@@ -91,7 +110,20 @@ fn realms_killed_under_load_lose_and_double_nothing_between_them() {
         }
         assert_eq!(texts.len(), each, "for {reader}, with seed {seed}");
     }
-    println!("{kills} kills, {each} messages each way, none lost, none doubled, all in order");
+    let moves: u32 = moves.iter().sum();
+    println!(
+        "{kills} kills, {moves} of them moves, {each} messages each way, none lost, none doubled, all in order"
+    );
+}
+
+/// True when each realm knows where the other is.
+fn are_known(home: &Home, realms: &[Realm; 2]) -> bool {
+    [("ann", &realms[1]), ("bob", &realms[0])]
+        .iter()
+        .all(|(operator, other)| {
+            let peers = home.run(operator, &["realms"]).objects();
+            peers[0]["address"] == other.address.to_string()
+        })
 }
 
 /// The reader's messages, once there are as many as there should be.

@@ -186,6 +186,8 @@ fn each_command_between_realms_prints_what_is_written() {
         ("sent", &["sendgrouprealm", "beta", "devs", "hi"]),
         ("done", &["leavegrouprealm", "beta", "devs"]),
         ("error", &["removerealm", "gamma"]),
+        ("detail", &["realms", "--details"]),
+        ("done", &["moverealm", "beta", "127.0.0.1", &port]),
     ] {
         schema.check_all(name, &home.run("ann", arguments).objects());
     }
@@ -194,6 +196,34 @@ fn each_command_between_realms_prints_what_is_written() {
         &home.run("bob", &["inboxrealm", "alpha"]).objects(),
     );
     schema.check_all("entry", &home.run("bob", &["inboxgroup", "devs"]).objects());
+    let removed = home.run("ann", &["removerealm", "beta"]).objects();
+    schema.check_all("removed", &removed);
+    // Two of which one is accepted by a realm that lists its peers, and one is refused.
+    let gamma = home.realm("gamma", "listed");
+    home.register("eve", &gamma.connect);
+    let code = gamma.data().join("operator-code");
+    let claim = ["claim", "--password-file", code.to_str().unwrap()];
+    home.run("eve", &claim).ok();
+    let code = beta.data().join("operator-code");
+    let claim = ["claim", "--password-file", code.to_str().unwrap()];
+    home.run("bob", &claim).ok();
+    let port = gamma.address.port().to_string();
+    let (_, key) = gamma.connect.split_once('#').unwrap();
+    for who in ["ann", "bob"] {
+        let add = ["addrealm", "gamma", "127.0.0.1", &port, "--key", key];
+        schema.check_all("peering", &home.run(who, &add).objects());
+    }
+    let pending = home.run("eve", &["realms", "--pending"]).objects();
+    assert_eq!(pending.len(), 2, "{pending:?}");
+    schema.check_all("detail", &pending);
+    for (one, (name, command)) in pending
+        .iter()
+        .zip([("accepted", "acceptrealm"), ("done", "refuserealm")])
+    {
+        let (realm, key) = (&one["realm"], one["key"].as_str().unwrap());
+        let arguments = [command, realm.as_str().unwrap(), "--key", key];
+        schema.check_all(name, &home.run("eve", &arguments).objects());
+    }
 }
 
 #[test]

@@ -166,6 +166,79 @@ fn a_listed_peering_needs_both_operators() {
     );
 }
 
+/// PEER-28: an operator sees who would be a peer, and accepts it by the key that was shown, under another name.
+#[test]
+fn pending_realm_is_seen_and_accepted() {
+    let pair = Pair::new("listed");
+    assert_eq!(pair.add("ann", "beta", &pair.beta).ok()["state"], "waiting");
+    assert_eq!(
+        pair.send("ann", "beta", "bob", "early").ok()["state"],
+        "queued"
+    );
+    let home = &pair.home;
+    let pending = home.run("bob", &["realms", "--pending"]).objects();
+    assert_eq!(pending.len(), 1, "{pending:?}");
+    let alpha = &pending[0];
+    let (_, key) = pair.alpha.connect.split_once('#').unwrap();
+    assert_eq!(alpha["realm"], "alpha");
+    assert_eq!(alpha["key"], key);
+    assert_eq!(alpha["claimed"], pair.alpha.address.to_string());
+    let told = home.run("ann", &["realms", "--details"]).objects();
+    assert_eq!(told[0]["state"], "refused");
+    assert_eq!(told[0]["why"], "peer-refused");
+    assert_eq!(home.run("bob", &["realms"]).objects().len(), 0);
+    let fingerprint = alpha["fingerprint"].as_str().unwrap();
+    let other = fingerprint.replace(|c: char| c.is_ascii_alphanumeric(), "a");
+    let accept = |key: &str| {
+        home.run(
+            "bob",
+            &["acceptrealm", "alpha", "--as", "friends", "--key", key],
+        )
+    };
+    assert_eq!(accept(&other).error(1), "no-such-realm");
+    accept(fingerprint).ok();
+    assert!(pair.beta.log().contains(fingerprint), "{}", pair.beta.log());
+    pair.until("the message arrives", || home.texts("bob") == ["early"]);
+    pair.until("the peer is believed to be where it says", || {
+        let details = home.run("bob", &["realms", "--details"]).objects();
+        details[0]["address"] == pair.alpha.address.to_string()
+    });
+    assert_eq!(
+        pair.send("bob", "friends", "ann", "back").ok()["state"],
+        "delivered"
+    );
+    let refused = home.run("bob", &["refuserealm", "alpha", "--key", key]);
+    assert_eq!(refused.error(1), "no-such-realm");
+}
+
+/// PEER-27: a realm is removed and added again: who was in which group before is in none after, as both see it.
+#[test]
+fn peering_anew_is_agreed_upon() {
+    let pair = Pair::with_group();
+    let are_in = || {
+        let members = pair.home.run("ann", &["members", "cats"]).out;
+        let reads = pair.home.run("bob", &["inboxgrouprealm", "alpha", "cats"]);
+        (members.contains("bob"), reads.code == Some(0))
+    };
+    assert_eq!(are_in(), (true, true));
+    pair.home.run("ann", &["removerealm", "beta"]).ok();
+    pair.until("the name is free", || {
+        pair.add("ann", "beta", &pair.beta).code == Some(0)
+    });
+    pair.until("both agree", || are_in() == (false, false));
+    let join = [
+        "joingrouprealm",
+        "alpha",
+        "cats",
+        "--password-file",
+        "password",
+    ];
+    pair.until("bob joins again", || {
+        pair.home.run("bob", &join).code == Some(0)
+    });
+    assert_eq!(are_in(), (true, true));
+}
+
 /// Row 13: its errors.
 #[test]
 fn sendrealm_refuses_with_the_other_realms_words() {
@@ -226,10 +299,6 @@ fn a_message_to_a_peer_that_is_away_is_queued_and_arrives_once() {
         );
     }
     assert_eq!(pair.peer("ann")["queued"], 2);
-    assert_eq!(
-        pair.home.run("ann", &["removerealm", "beta"]).error(1),
-        "queue-full"
-    );
     pair.alpha.kill();
     pair.alpha.start_again();
     assert_eq!(pair.peer("ann")["queued"], 2, "a queue outlives its realm");
@@ -238,7 +307,32 @@ fn a_message_to_a_peer_that_is_away_is_queued_and_arrives_once() {
     pair.until("both arrive", || pair.home.texts("bob").len() >= 3);
     assert_eq!(pair.home.texts("bob"), ["one", "two", "three"]);
     pair.until("the queue is empty", || pair.peer("ann")["queued"] == 0);
+}
+
+/// PEER-22: a realm that is gone for good can be removed; what waits for it comes back, and its users are in no group any more. The answer
+/// was that the queue is full, and whoever had the name next was a member of its groups.
+#[test]
+fn a_dead_peer_is_removed_with_all_that_was_its() {
+    let mut pair = Pair::peered();
+    pair.home
+        .run("ann", &["addgroup", "crew", "--no-password"])
+        .ok();
+    pair.home
+        .run("bob", &["joingrouprealm", "alpha", "crew", "--no-password"])
+        .ok();
+    pair.beta.kill();
+    let waits = pair.send("ann", "beta", "bob", "are you there?").ok();
+    assert_eq!(waits["state"], "queued");
     pair.home.run("ann", &["removerealm", "beta"]).ok();
+    pair.until("it comes back", || !pair.home.texts("ann").is_empty());
+    assert!(pair.home.texts("ann")[0].contains("are you there?"));
+    pair.until("nobody of it is a member", || {
+        pair.home.run("ann", &["members", "crew"]).objects().len() == 1
+    });
+    assert_eq!(
+        pair.send("ann", "beta", "bob", "again").error(1),
+        "no-such-realm"
+    );
 }
 
 /// PEER-6: what fails after its sender has gone on comes back as a notice; and one that fails holds up
@@ -838,4 +932,44 @@ fn a_message_that_is_late_comes_back() {
     assert_eq!(pair.home.texts("bob"), ["patient", "on time"]);
     let late = pair.home.run("ann", &["send", "ann", "x", "--ttl", "0s"]);
     assert_eq!(late.error(2), "usage");
+}
+
+/// PEER-6, PEER-17: what becomes of a message is told once, however often the realm is killed: a message whose time was over came back once
+/// more with each start.
+#[test]
+fn a_fate_is_told_once_however_often_the_realm_is_killed() {
+    let mut pair = Pair::peered();
+    pair.beta.kill();
+    let send = |pair: &Pair, text: &str, worth: &str| {
+        let send = ["sendrealm", "beta", "bob", text, "--ttl", worth];
+        pair.home.run("ann", &send)
+    };
+    assert_eq!(send(&pair, "patient", "1h").ok()["state"], "queued");
+    // The command still waits, so its answer tells, and nothing else does.
+    assert_eq!(send(&pair, "brief", "1s").error(1), "expired");
+    let mut told = Vec::new();
+    for text in ["one", "two", "three"] {
+        // Longer than the command waits.
+        assert_eq!(send(&pair, text, "4s").ok()["state"], "queued");
+        // Those before it would come back before it.
+        told.push(format!("not delivered (expired): {text}"));
+        pair.until("the message comes back", || {
+            pair.home.texts("ann").contains(&told[told.len() - 1])
+        });
+        assert_eq!(pair.home.texts("ann"), told);
+        pair.alpha.kill();
+        pair.alpha.start_again();
+    }
+    pair.beta.start_again();
+    pair.until("the other arrives", || {
+        pair.home.texts("bob") == ["patient"]
+    });
+    let sent = pair.send("ann", "beta", "bob", "on time").ok();
+    assert_eq!(sent["state"], "delivered");
+    pair.alpha.kill();
+    pair.alpha.start_again();
+    pair.home.run("ann", &["send", "ann", "last"]).ok();
+    told.push("last".into());
+    assert_eq!(pair.home.texts("ann"), told);
+    assert_eq!(pair.home.texts("bob"), ["patient", "on time"]);
 }

@@ -186,7 +186,15 @@ fn every_limit_is_named_in_the_page() {
         named.insert([row[0], row[1], row[2]].map(|cell| cell.trim_matches('`').to_string()));
     }
     let mut there = BTreeSet::new();
-    let layers = ["realm", "store", "server", "endpoint", "link", "wire"];
+    let layers = [
+        "realm",
+        "federation",
+        "store",
+        "server",
+        "endpoint",
+        "link",
+        "wire",
+    ];
     for file in layers
         .iter()
         .flat_map(|layer| files(&root().join("src").join(layer), "rs"))

@@ -13,9 +13,10 @@ use merpati::{
         Account, AckFrame, Answer, Body, CloseReason, Command, ConnectionId, Cursors,
         DeviceSession, Entry, ErrorCode, Event, Fragment, Frame, Frames, HandshakeId, Hello,
         HelloReply, Init, Life, LinkName, Mailbox, Member, Open, Operation, OperationNumber,
-        Options, PROTOCOL_VERSION, Packet, PacketNumber, Page, PartOf, Password, Peer, PeerRequest,
-        Port, Position, Protection, Refusal, RegistrationCode, Request, Role, Sender, Sent,
-        SessionId, SessionRef, Text, Unread, Welcome, append_crc, link_header,
+        Options, PROTOCOL_VERSION, Packet, PacketNumber, Page, PartOf, Password, Peer, PeerDetail,
+        PeerDetails, PeerRequest, Port, Position, Protection, Refusal, RegistrationCode, Request,
+        Role, Sender, Sent, SessionId, SessionRef, Standing, Text, Unread, Welcome, append_crc,
+        link_header,
     },
 };
 use serde_json::{Value, json};
@@ -601,6 +602,19 @@ fn commands() {
         &json!({ "session": "bound", "group": "cats", "behind": "bob@beta" }),
         &request.to_bytes(),
     ));
+    let request = Request {
+        options: Options {
+            form: Some(2),
+            ..Options::NONE
+        },
+        command: Command::Realms { session },
+    };
+    assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
+    good.push(valid(
+        "realms that wait for a decision",
+        &json!({ "session": "bound", "form": 2 }),
+        &request.to_bytes(),
+    ));
     let cursors = vec![
         (Mailbox::Private, Position(70)),
         (Mailbox::Group(user("cats")), Position(3)),
@@ -659,7 +673,7 @@ fn commands() {
     compare("commands.json", &json!({ "valid": good, "invalid": bad }));
 }
 
-/// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10
+/// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10, PEER-23, PEER-27
 #[test]
 fn realms() {
     let (group, message) = (user("cats"), Body(b"hello"));
@@ -672,6 +686,17 @@ fn realms() {
                 realm: user("alpha"),
                 address: Text("alpha.example"),
                 port: Port(6377),
+                numbers: None,
+            },
+        ),
+        (
+            "introduce with numbers, from nowhere",
+            json!({ "realm": "alpha", "address": "", "port": 0, "number": 7, "theirs": 8 }),
+            PeerRequest::Introduce {
+                realm: user("alpha"),
+                address: Text(""),
+                port: Port(0),
+                numbers: Some((7, 8)),
             },
         ),
         (
@@ -697,8 +722,12 @@ fn realms() {
         ),
         (
             "leave",
-            json!({ "group": "cats", "user": "ann" }),
-            PeerRequest::Leave { group, user: from },
+            json!({ "group": "cats", "user": "ann", "membership": 9 }),
+            PeerRequest::Leave {
+                group,
+                user: from,
+                membership: 9,
+            },
         ),
         (
             "post",
@@ -729,8 +758,11 @@ fn realms() {
         ),
         (
             "rotate",
-            json!({ "key": hex(&[7; 32]) }),
-            PeerRequest::Rotate { key: [7; 32] },
+            json!({ "key": hex(&[7; 32]), "proof": hex(&[8; 16]) }),
+            PeerRequest::Rotate {
+                key: [7; 32],
+                proof: [8; 16],
+            },
         ),
         (
             "withdraw",
@@ -739,12 +771,13 @@ fn realms() {
         ),
         (
             "expelled",
-            json!({ "epoch": 7, "sequence": 70, "group": "cats", "user": "ann" }),
+            json!({ "epoch": 7, "sequence": 70, "group": "cats", "user": "ann", "membership": 9 }),
             PeerRequest::Expelled {
                 epoch,
                 sequence,
                 group,
                 user: from,
+                membership: 9,
             },
         ),
         (
@@ -837,6 +870,22 @@ fn answers() {
         age: 70,
         heard: 1_800_000_000,
     };
+    let mut details = PeerDetails::default();
+    details.add(&PeerDetail {
+        realm: user("beta"),
+        key: [7; 32],
+        address: String::new(),
+        claimed: "beta.example:6377".into(),
+        state: Standing::Refused,
+        why: Some(ErrorCode::PeerRefused),
+        since: 1_800_000_000,
+        next: 1_800_000_060,
+        heard: 0,
+        queued: 3,
+        age: 70,
+        former: 1,
+        times: 0,
+    });
     let mut cases = vec![
         ("done", json!({}), Answer::Done),
         ("stored", json!({}), Answer::Sent(Sent::Stored)),
@@ -922,6 +971,11 @@ fn answers() {
             "realms",
             json!([{ "realm": "beta", "address": "beta.example:6377", "state": 1, "queued": 3, "age": 70, "heard": 1_800_000_000 }]),
             Answer::Realms(vec![peer]),
+        ),
+        (
+            "details",
+            json!([{ "realm": "beta", "key": "0707070707070707070707070707070707070707070707070707070707070707", "address": "", "claimed": "beta.example:6377", "state": 5, "why": 12, "since": 1_800_000_000, "next": 1_800_000_060, "heard": 0, "queued": 3, "age": 70, "former": 1, "times": 0 }]),
+            Answer::Details(details),
         ),
         (
             "counts",

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, time::Duration};
 
 pub use super::local_args::{Bench, Demo, Limits, Rotatekey, Serve};
-use super::names::{GroupAt, personal};
+use super::names::{GroupAt, KeyShown, personal};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, builder::Resettable};
 use clap_complete::Shell;
 use merpati::{
@@ -290,9 +290,58 @@ pub enum Command {
         key: Option<PublicKey>,
     },
     /// End a peering (operators only).
-    Removerealm { realm_id: RealmId },
-    /// List the realms that you can write to; for operators, how each peering stands.
-    Realms,
+    ///
+    /// What waits for the realm comes back to its senders.
+    Removerealm {
+        realm_id: RealmId,
+        /// Drop what waits for it; its senders are not told.
+        #[arg(long)]
+        drop: bool,
+    },
+    /// Peer with a pending realm (operators only).
+    ///
+    /// `realms --pending` shows which have introduced themselves.
+    Acceptrealm {
+        /// How it calls itself.
+        realm_id: RealmId,
+        /// Its key, or its fingerprint as shown: nobody can take its place in between.
+        // A key may begin with a hyphen.
+        #[arg(long, allow_hyphen_values = true)]
+        key: KeyShown,
+        /// The name by which this realm is to know it, if another.
+        #[arg(long = "as", value_name = "NAME")]
+        known_as: Option<RealmId>,
+    },
+    /// Refuse a pending realm (operators only).
+    ///
+    /// It is not shown again for a day.
+    Refuserealm {
+        /// How it calls itself.
+        realm_id: RealmId,
+        /// Its key, or its fingerprint as shown.
+        #[arg(long, allow_hyphen_values = true)]
+        key: KeyShown,
+    },
+    /// Say where a peer is now (operators only).
+    Moverealm {
+        realm_id: RealmId,
+        /// Its host.
+        realm_address: String,
+        /// Its port.
+        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+        realm_port: u16,
+    },
+    /// List the realms that you can write to.
+    ///
+    /// For operators: how each peering stands.
+    Realms {
+        /// For operators: all that there is to tell of each.
+        #[arg(long, conflicts_with = "pending")]
+        details: bool,
+        /// For operators: the realms that have introduced themselves and wait for a decision.
+        #[arg(long)]
+        pending: bool,
+    },
     /// Write to a user of another realm.
     Sendrealm {
         realm_id: RealmId,

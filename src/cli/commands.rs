@@ -119,7 +119,7 @@ pub const fn changes(command: &Command) -> bool {
             | Command::Sessions
             | Command::Groups
             | Command::Members { .. }
-            | Command::Realms
+            | Command::Realms { .. }
     )
 }
 

@@ -18,6 +18,7 @@ mod names;
 mod outbox;
 mod output;
 mod passwords;
+mod peerings;
 mod reading;
 mod realms;
 mod serve;

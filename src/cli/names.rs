@@ -3,7 +3,10 @@
 use std::str::FromStr;
 
 use clap::error::ErrorKind;
-use merpati::wire::{GroupName, InvalidName, RealmId};
+use merpati::{
+    crypto::PublicKey,
+    wire::{GroupName, InvalidName, RealmId},
+};
 
 /// The commands that end with a message.
 const WITH_MESSAGE: [&str; 4] = ["send", "sendgroup", "sendrealm", "sendgrouprealm"];
@@ -25,6 +28,45 @@ impl FromStr for GroupAt {
         };
         let group = group.parse()?;
         Ok(Self { group, realm })
+    }
+}
+
+/// A key, or the fingerprint by which it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyShown {
+    Key(PublicKey),
+    Fingerprint(String),
+}
+
+impl KeyShown {
+    /// True for the key that is meant.
+    pub fn is_of(&self, key: &PublicKey) -> bool {
+        match self {
+            Self::Key(meant) => meant == key,
+            Self::Fingerprint(meant) => key.fingerprint() == *meant,
+        }
+    }
+}
+
+impl FromStr for KeyShown {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(key) = text.parse() {
+            return Ok(Self::Key(key));
+        }
+        let text = text.to_ascii_lowercase();
+        let groups: Vec<&str> = text.split('-').collect();
+        let is_group = |group: &&str| {
+            group.len() == 4
+                && group
+                    .bytes()
+                    .all(|c| matches!(c, b'a'..=b'z' | b'2'..=b'7'))
+        };
+        if groups.len() == 5 && groups.iter().all(is_group) {
+            return Ok(Self::Fingerprint(text));
+        }
+        Err("it is neither a key (43 characters) nor a whole fingerprint (five groups of four); `realms --pending` shows both".into())
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     ask::patiently,
     given::Given,
     output::{Failure, Output},
-    reading,
+    peerings, reading,
 };
 
 /// A command about other realms.
@@ -56,11 +56,11 @@ pub async fn once(
                 )
             }
         }
-        Command::Removerealm { realm_id } => {
-            patiently(client, client.removerealm(realm_id)).await?;
-            output.result(&json!({}), "removed")
-        }
-        Command::Realms => realms(client, output).await,
+        command @ (Command::Removerealm { .. }
+        | Command::Acceptrealm { .. }
+        | Command::Refuserealm { .. }
+        | Command::Moverealm { .. }
+        | Command::Realms { .. }) => peerings::once(client, output, command).await,
         Command::Sendrealm {
             realm_id,
             username_to,
@@ -186,54 +186,4 @@ pub async fn sendgrouprealm(
     let call = client.sendgrouprealm(source, realm, group, message);
     let sent = patiently(client, call).await?;
     output.receipt(sent)
-}
-
-async fn realms(client: &Client, output: Output) -> Result<(), Failure> {
-    for peer in patiently(client, client.realms()).await? {
-        let state = match peer.state {
-            0 => "idle",
-            1 => "open",
-            2 => "trying",
-            _ => "waiting",
-        };
-        if peer.address.is_empty() {
-            // What users are told.
-            let object = json!({ "realm": peer.realm.as_str(), "state": state });
-            output.item(&object, &format!("{}  {state}", peer.realm))?;
-            continue;
-        }
-        let heard = match peer.heard {
-            0 => None,
-            seconds => Some(jiff::Timestamp::from_second(seconds.into()).map_err(Failure::local)?),
-        };
-        let object = json!({
-            "realm": peer.realm.as_str(),
-            "address": peer.address,
-            "state": state,
-            "queued": peer.queued,
-            "age": peer.age,
-            "heard": heard.map(|heard| heard.to_string()),
-        });
-        let heard = heard.map_or_else(|| "never heard".into(), |heard| format!("heard {heard}"));
-        let queued = match peer.queued {
-            0 => "nothing queued".into(),
-            count => format!("{count} queued, the oldest for {}", span(peer.age)),
-        };
-        let text = format!(
-            "{}  {}  {state}  {queued}  {heard}",
-            peer.realm, peer.address
-        );
-        output.item(&object, &text)?;
-    }
-    Ok(())
-}
-
-/// A span of time in its largest unit.
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min", seconds / 60),
-        3600..86_400 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
-    }
 }

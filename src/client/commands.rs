@@ -4,14 +4,14 @@ use super::{CallError, Client, Message, Receipt};
 use crate::crypto::PublicKey;
 use crate::wire::{
     Account, Answer, Body, Command, DeviceSession, ErrorCode, GroupName, Handle, Member, Operation,
-    Options, Password, Peer, Port, RealmId, RegistrationCode, Role, Sender, Sent, SessionId,
-    SessionRef, Text, Username,
+    Options, Password, Port, RealmId, RegistrationCode, Role, Sender, Sent, SessionId, SessionRef,
+    Text, Username,
 };
 
 /// Stands for the first of the realm's own addresses.
 const OWN_ADDRESS: (&str, u16) = ("", 0);
 /// Filled in by [`Client::call`].
-const UNNUMBERED: Operation = Operation::UNNUMBERED;
+pub(super) const UNNUMBERED: Operation = Operation::UNNUMBERED;
 
 impl Client {
     /// Makes an account and opens a session. `full_name` and `country` are 1 to 64 bytes, the
@@ -305,27 +305,6 @@ impl Client {
         }
     }
 
-    /// Ends a peering. Refused with `queue-full` while messages wait for the peer.
-    pub async fn removerealm(&self, realm: RealmId) -> Result<(), CallError> {
-        let command = Command::RemoveRealm {
-            operation: UNNUMBERED,
-            session: self.session()?,
-            realm,
-        };
-        done(&self.call(Options::NONE, command).await?)
-    }
-
-    /// The realm's peers.
-    pub async fn realms(&self) -> Result<Vec<Peer>, CallError> {
-        let command = Command::Realms {
-            session: self.session()?,
-        };
-        match self.call(Options::NONE, command).await? {
-            Answer::Realms(peers) => Ok(peers),
-            other => Err(unexpected(&other)),
-        }
-    }
-
     /// Writes to a user of another realm. `Delivered`: it is in the recipient's mailbox there;
     /// `Queued`: it is on its way, and comes back as a notice should it fail for good.
     pub async fn sendrealm(
@@ -472,7 +451,7 @@ fn session(answer: Answer) -> Result<SessionId, CallError> {
     }
 }
 
-fn done(answer: &Answer) -> Result<(), CallError> {
+pub(super) fn done(answer: &Answer) -> Result<(), CallError> {
     match answer {
         Answer::Done => Ok(()),
         other => Err(unexpected(other)),
@@ -491,6 +470,7 @@ pub(super) fn unexpected(answer: &Answer) -> CallError {
         Answer::Members { .. } => "members",
         Answer::Joined { .. } => "a membership",
         Answer::Realms(_) => "realms",
+        Answer::Details(_) => "details of realms",
         Answer::Unread(_) => "counts",
         Answer::Refused(_) => "a refusal",
     };

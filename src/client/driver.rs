@@ -312,6 +312,7 @@ impl Driver {
                 }
                 // Nobody asks a client anything.
                 Event::Incoming { .. }
+                | Event::Proven { .. }
                 | Event::Request { .. }
                 | Event::Oversized { .. }
                 | Event::Delivered { .. } => {}

@@ -83,6 +83,7 @@ mod error;
 mod message;
 mod meter;
 mod outbox;
+mod peerings;
 mod profile;
 mod reading;
 mod route;

@@ -15,6 +15,8 @@ mod key;
 mod known;
 mod life;
 mod mac;
+#[cfg(feature = "server")]
+mod possession;
 mod seal;
 
 pub use connect::{ConnectionString, DEFAULT_PORT, InvalidConnectionString};
@@ -26,6 +28,8 @@ pub use identity::{IdentityError, load_or_create_identity, refuse_exposed, write
 pub use key::{InvalidKey, PublicKey, SecretKey};
 pub use life::{LifeClaim, LifeKey};
 pub use mac::{Mac, MacKey, mac1};
+#[cfg(feature = "server")]
+pub use possession::{Possession, is_possession, show_possession};
 pub use seal::{OpenFailed, SealKey, TAG_LEN};
 
 /// Equality that takes the same time wherever the bytes differ.

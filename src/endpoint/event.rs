@@ -23,6 +23,13 @@ pub enum Event {
         /// made of it is for [`super::Endpoint::tell_life`].
         claim: Option<LifeClaim>,
     },
+    /// A realm of those given with [`super::Endpoint::leave_to_first`] has opened a link, and has shown that it is there.
+    Proven {
+        /// The link.
+        link: LinkId,
+        /// The realm's key.
+        peer: PublicKey,
+    },
     /// A link that this side opened is open; again after the other side has restarted.
     Opened {
         /// The link.

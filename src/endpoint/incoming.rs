@@ -142,7 +142,7 @@ impl Endpoint {
         let Ok((responder, payload)) = Responder::read(&mut self.rng, &secret, init.noise) else {
             return None;
         };
-        if self.of_first.contains(&responder.peer) {
+        if self.config.place.own() > 0 && self.realms.contains(&responder.peer) {
             return Some(0);
         }
         let mut link = Link::respond(self.link_config(None), 0);
@@ -196,6 +196,7 @@ impl Endpoint {
         };
         let connection = ConnectionId(u32::from_be_bytes(*connection));
         slot.stage = Stage::Open;
+        slot.is_once = false;
         slot.heard = Some(now);
         slot.remote = Some(connection);
         slot.link.establish(keys, Some(connection));
@@ -441,6 +442,9 @@ impl Endpoint {
             return;
         }
         links.push(id);
+        if self.realms.contains(&peer) {
+            self.events.push_back(Event::Proven { link: id, peer });
+        }
         if let Some(slot) = self.slots.get_mut(&id) {
             for (number, bytes) in core::mem::take(&mut slot.held) {
                 self.events.push_back(Event::Request {

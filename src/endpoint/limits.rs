@@ -26,6 +26,10 @@ pub const NEWCOMERS_PART: usize = 16;
 pub const STRANGER_IDLE: Duration = Duration::from_mins(5);
 /// Links of one device key that are kept; the one least recently heard makes room for another.
 pub const LINKS_PER_KEY_MAX: usize = 8;
+/// Datagrams to an address for which nobody vouches but who is said to be there.
+pub const DIALS_ONCE: u32 = 3;
+/// How long the answer to the last of them is waited for: a round trip may take a minute.
+pub const DIALS_ONCE_PATIENCE: Duration = Duration::from_secs(75);
 /// Questions on their way at once.
 pub const ASKING_MAX: usize = 16;
 /// Bytes of messages in reassembly, on all links of accounts and those that this side opened (LINK-13).

@@ -104,8 +104,8 @@ pub struct Endpoint {
     by_peer: HashMap<PublicKey, SmallVec<[LinkId; 2]>>,
     /// Links that this side opened to realms, to share them, by the realm's key.
     dialed: BTreeMap<PublicKey, LinkId>,
-    /// Keys whose handshakes belong to the first of several endpoints.
-    of_first: BTreeSet<PublicKey>,
+    /// Keys of other realms.
+    realms: BTreeSet<PublicKey>,
     standings: Standings,
     memory: Memory,
     accepts: Accepts,
@@ -143,7 +143,7 @@ impl Endpoint {
             by_plain: BTreeMap::new(),
             by_peer: HashMap::new(),
             dialed: BTreeMap::new(),
-            of_first: BTreeSet::new(),
+            realms: BTreeSet::new(),
             standings: Standings::default(),
             memory: Memory::default(),
             accepts: Accepts::default(),
@@ -363,6 +363,7 @@ impl Endpoint {
                 } else if slot.is_shared && matches!(slot.stage, Stage::Open) {
                     self.close(now, id, CloseReason::Done);
                 } else {
+                    self.give_up_dial(now, id);
                     self.end(id, None);
                 }
             } else if !self.lay_to_rest(now, id) {

@@ -1,6 +1,11 @@
 //! What leaves: whose turn it is, and what the handshake makes of it.
 
-use super::{Endpoint, LinkId, Path, dial::Dial, slot::Stage};
+use super::{
+    Endpoint, LinkId, Path,
+    dial::Dial,
+    limits::{DIALS_ONCE, DIALS_ONCE_PATIENCE},
+    slot::Stage,
+};
 use crate::{
     crypto::MESSAGE_2_OVERHEAD,
     link::Time,
@@ -57,10 +62,17 @@ impl Endpoint {
         if slot.accept_is_due(now) {
             return self.accept(now, id, out);
         }
+        if slot.is_dialled_out() {
+            return false;
+        }
         match &mut slot.stage {
             Stage::Dialing(dial) => {
                 let (repeats, bytes) = dial.sent();
-                let wait = slot.link.repeat_after(repeats, bytes);
+                let mut wait = slot.link.repeat_after(repeats, bytes);
+                if slot.is_once && repeats + 1 >= DIALS_ONCE {
+                    // It was the last: the answer to it may have far to come.
+                    wait = wait.max(DIALS_ONCE_PATIENCE);
+                }
                 dial.transmit(now, wait, out)
             }
             Stage::Open => {

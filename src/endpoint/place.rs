@@ -1,10 +1,10 @@
 //! Several endpoints behind one address, each with links of its own: which of them a datagram belongs to.
 //!
 //! The network decides which of them a datagram comes to, by where it came from; and so a link's packets come to the
-//! endpoint that let it in, until its client moves. The id of a link names its endpoint, and the first one does all
-//! that concerns other realms: it dials them, and keeps the links that they open.
+//! endpoint that let it in, until its client moves. The id of a link names its endpoint, and the first one does most
+//! that concerns other realms: it dials them, and keeps the links that they open. One that a realm has opened before it was known stays where it is.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::net::SocketAddr;
 
 use super::{Endpoint, LinkId};
 use crate::{
@@ -53,12 +53,10 @@ impl Place {
 }
 
 impl Endpoint {
-    /// From now on handshakes with these keys, those of other realms, belong to the first endpoint.
+    /// From now on handshakes with these keys, those of other realms, belong to the first endpoint; and that they have opened a link is
+    /// told ([`super::Event::Proven`]).
     pub fn leave_to_first(&mut self, realms: impl IntoIterator<Item = PublicKey>) {
-        self.of_first = BTreeSet::new();
-        if self.config.place.own > 0 {
-            self.of_first.extend(realms);
-        }
+        self.realms = realms.into_iter().collect();
     }
 
     /// True when a Reset may mean a link of this endpoint.

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 
 use rand::Rng as _;
+use smallvec::SmallVec;
 
 use super::{
     Endpoint, Event, LinkId,
@@ -41,8 +42,99 @@ impl Endpoint {
         let ours = dialed.filter(|id| is_open(id) && self.ours_stays(own, &peer));
         let theirs = self.accepted_from(own, &peer);
         if let Some(link) = ours.or(theirs).or(dialed) {
+            if let Some(slot) = self.slots.get_mut(&link) {
+                // Whoever asks vouches for the address.
+                slot.is_once = false;
+            }
             return link;
         }
+        self.dial_instead(now, own, (peer, address))
+    }
+
+    /// A link to the realm whose key is `peer`, opened by this side to `address`: that there is one shows the other that it can be
+    /// called. If it `is_once`, the Init leaves [`DIALS_ONCE`] times at most, until the answer has come.
+    ///
+    /// [`DIALS_ONCE`]: super::limits::DIALS_ONCE
+    pub fn link_to(
+        &mut self,
+        now: Time,
+        own: &PublicKey,
+        (peer, address): (PublicKey, SocketAddr),
+        is_once: bool,
+    ) -> LinkId {
+        let own = self.own_key(own);
+        let dialed = self.dialed.get(&peer).copied();
+        let dialed = dialed.filter(|id| match self.slots.get(id) {
+            Some(slot) => slot.own == own && slot.path.remote == address && !slot.link.is_closing(),
+            None => false,
+        });
+        if let Some(link) = dialed {
+            if let Some(slot) = self.slots.get_mut(&link) {
+                slot.is_once &= is_once;
+            }
+            return link;
+        }
+        let link = self.dial_instead(now, own, (peer, address));
+        if let Some(slot) = self.slots.get_mut(&link) {
+            slot.is_once = is_once;
+        }
+        link
+    }
+
+    /// An open link with the realm whose key is `peer`, whoever has opened it: the one on which it was heard last.
+    pub fn link_there(&self, own: &PublicKey, peer: &PublicKey) -> Option<LinkId> {
+        self.open_link(self.own_key(own), peer)
+    }
+
+    fn open_link(&self, own: u16, peer: &PublicKey) -> Option<LinkId> {
+        let theirs = self.by_peer.get(peer).map_or(&[][..], |links| links);
+        let all = theirs.iter().chain(self.dialed.get(peer)).copied();
+        let open = all.filter_map(|id| {
+            let slot = self.slots.get(&id)?;
+            let is_open = matches!(slot.stage, Stage::Open) && !slot.link.is_closing();
+            (slot.own == own && is_open).then_some((slot.heard, id))
+        });
+        open.max().map(|(_, id)| id)
+    }
+
+    /// The proven links that the holder of `peer` has opened, and the open one that this side has.
+    pub fn links_with(&self, peer: &PublicKey) -> (SmallVec<[LinkId; 2]>, Option<LinkId>) {
+        let ours = self.dialed.get(peer).copied();
+        let ours = ours.filter(|id| self.is_open(*id));
+        (self.by_peer.get(peer).cloned().unwrap_or_default(), ours)
+    }
+
+    /// True while this side waits for the other to let it in.
+    pub fn is_dialing(&self, link: LinkId) -> bool {
+        let slot = self.slots.get(&link);
+        slot.is_some_and(|slot| slot.role == Role::Initiator && !matches!(slot.stage, Stage::Open))
+    }
+
+    /// True when the way of `link` is kept open.
+    pub fn is_kept_alive(&self, link: LinkId) -> bool {
+        let slot = self.slots.get(&link);
+        slot.is_some_and(|slot| slot.link.is_kept_alive())
+    }
+
+    /// Nobody has answered at an address: what waits for that is asked on another link, if there is one.
+    pub(super) fn give_up_dial(&mut self, now: Time, id: LinkId) {
+        let Some(slot) = self.slots.get(&id).filter(|_| self.is_dialing(id)) else {
+            return;
+        };
+        if let Some(peer) = slot.peer
+            && let Some(other) = self.open_link(slot.own, &peer)
+        {
+            self.move_requests(now, id, other);
+        }
+    }
+
+    /// Opens a link to a realm. What is asked over one to another address moves there.
+    fn dial_instead(
+        &mut self,
+        now: Time,
+        own: u16,
+        (peer, address): (PublicKey, SocketAddr),
+    ) -> LinkId {
         let elsewhere = self.dialed.get(&peer).copied();
         let link = self.dial_realm(now, own, peer, address);
         if let Some(elsewhere) = elsewhere {
@@ -156,6 +248,16 @@ impl Endpoint {
         let (own, Some(peer)) = (slot.own, slot.peer) else {
             return;
         };
+        // It may have forgotten the links that it opened before, and then nothing that waits on them is ever answered.
+        let links = self.by_peer.get(&peer).map_or(&[][..], |links| links);
+        let is_asked = |id: &&LinkId| {
+            let slot = self.slots.get(id);
+            **id != theirs && slot.is_some_and(|slot| slot.own == own && slot.link.is_waiting())
+        };
+        let asked: SmallVec<[LinkId; 2]> = links.iter().filter(is_asked).copied().collect();
+        for before in asked {
+            self.move_requests(now, before, theirs);
+        }
         let Some(ours) = self.dialed.get(&peer).copied() else {
             return;
         };

@@ -7,13 +7,14 @@ use super::{
     accepts::InitHash,
     accounts::Accounts,
     dial::Dial,
-    limits::{STRANGER_IDLE, UNPROVEN_LIFETIME},
+    limits::{DIALS_ONCE, STRANGER_IDLE, UNPROVEN_LIFETIME},
     renewal::Renewal,
     rest::MayRest,
     standing::Standing,
 };
 use crate::{
     crypto::{PublicKey, Responder},
+    faults::{Fault, is_planted},
     link::{Link, Time, earliest},
     wire::{ConnectionId, HandshakeId, Life, ResetToken},
 };
@@ -89,6 +90,8 @@ pub(super) struct Slot {
     pub own: u16,
     /// This side opened it to a realm, which may ask on it too.
     pub is_shared: bool,
+    /// Its Init is sent [`DIALS_ONCE`] times at most: nobody vouches for the address.
+    pub is_once: bool,
     /// How the other side knows the link, and the token that its Reset must carry.
     pub remote: Option<ConnectionId>,
     pub token: Option<ResetToken>,
@@ -141,6 +144,7 @@ impl Slot {
             stage,
             own: 0,
             is_shared: false,
+            is_once: false,
             remote: None,
             token: None,
             opened: now,
@@ -182,7 +186,9 @@ impl Slot {
     /// When the link ends unless something comes.
     fn end(&self, config: &Config) -> Option<Time> {
         match (self.role, &self.stage) {
-            (Role::Initiator, Stage::Open) if self.is_shared && self.link.is_idle() => {
+            (Role::Initiator, Stage::Open)
+                if self.is_shared && self.link.is_idle() && !self.link.is_kept_alive() =>
+            {
                 Some(self.heard.unwrap_or(self.opened) + config.shared_idle)
             }
             (Role::Initiator, Stage::Open) => None,
@@ -222,10 +228,24 @@ impl Slot {
         is_sealed && !early && self.proven_address().is_none()
     }
 
+    /// True when the Init has left as often as it may, to an address for which nobody vouches.
+    pub fn is_dialled_out(&self) -> bool {
+        let sent = match &self.stage {
+            Stage::Dialing(dial) => dial.sent().0,
+            _ => 0,
+        };
+        self.is_once && sent >= DIALS_ONCE && !is_planted(Fault::DialWithoutEnd)
+    }
+
     /// True when the link's time is over.
     pub fn is_over(&self, now: Time, config: &Config) -> bool {
         let is_dead = self.role == Role::Initiator && self.link.is_dead();
-        is_dead || self.end(config).is_some_and(|end| end <= now)
+        let has_waited = match &self.stage {
+            Stage::Dialing(dial) => dial.timeout() <= now,
+            _ => false,
+        };
+        (is_dead || has_waited && self.is_dialled_out())
+            || self.end(config).is_some_and(|end| end <= now)
     }
 
     /// True when the Accept can leave: the realm has said its welcome, and the answers to early

@@ -451,6 +451,11 @@ impl Link {
         self.keepalive.is_some_and(|keepalive| keepalive.is_dead())
     }
 
+    /// True when the way to this side is kept open.
+    pub const fn is_kept_alive(&self) -> bool {
+        self.keepalive.is_some()
+    }
+
     /// True while a keepalive is unanswered.
     pub fn awaits_sign(&self) -> bool {
         self.keepalive.is_some_and(|keepalive| keepalive.awaits())

@@ -5,8 +5,8 @@ use super::{
     Failure, Moment, Outcome, Realm,
     peers::Peer,
     records::{
-        self, CursorRecord, EntryRecord, OperationRecord, Owner, PeerRecord, Place, QueuedKind,
-        QueuedRecord, Record as _, RecordedAnswer,
+        self, CursorRecord, EntryRecord, OperationRecord, Owner, Place, QueuedKind, QueuedRecord,
+        Record as _, RecordedAnswer,
     },
     storing::Unnoted,
 };
@@ -24,26 +24,54 @@ pub(super) const QUEUED_LIFETIME_SECONDS: u32 = 7 * 24 * 3600;
 /// How much of a message a notice repeats, in characters.
 const NOTICE_QUOTE_MAX: usize = 60;
 
-/// How often a peer may fail to take a message before the message makes way for others.
-const REFUSED_MAX: u32 = 4;
+/// What is kept of a peer, and the message whose turn it is.
+#[derive(Debug)]
+pub struct Glance {
+    /// The peer.
+    pub peer: Peer,
+    /// The message, if any waits. Where that cannot be read it is not an empty queue: what waits in it still waits.
+    pub next: Result<Option<NextOutgoing>, Failure>,
+}
 
-/// What came of taking a message to its peer.
+/// The message whose turn it is.
+#[derive(Debug)]
+pub struct NextOutgoing {
+    /// The message.
+    pub outgoing: Outgoing,
+    /// It has been given back to its sender before its turn (PEER-17).
+    pub is_returned: bool,
+    /// Others wait behind it, as far as that was asked.
+    pub has_more: bool,
+}
+
+/// What becomes of the message whose turn it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settling {
+    /// It leaves the queue, and its sender is told this.
+    Told(Answer),
+    /// It leaves the queue: its sender has been told.
+    Returned,
+    /// It waits behind the others: the peer has promised not to deliver it.
+    Aside,
+    /// It waits behind the others: it is word of memberships, which is never given up.
+    Back,
+    /// It waits behind the others, under another number.
+    Anew,
+}
+
+/// What has come of writing something down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carried {
-    /// It has left its place in the queue.
-    Settled,
-    /// The peer takes nothing now.
-    Busy,
-    /// The peer does not take this one.
-    Refused,
-    /// The peer did not answer.
-    Silent,
-    /// This realm cannot read or write what it keeps of it.
+pub enum Written {
+    /// It is durable.
+    Durable,
+    /// What it relied on is not so any more: nothing was written.
+    Conflict,
+    /// This realm cannot read or write what it keeps.
     Failed,
 }
 
-/// The next message to a peer.
-#[derive(Debug)]
+/// A message to a peer.
+#[derive(Clone, Debug)]
 pub struct Outgoing {
     position: u64,
     record: QueuedRecord,
@@ -58,193 +86,73 @@ impl Outgoing {
         })
     }
 
+    /// A message from ann to bob that was queued at that running time.
+    #[cfg(test)]
+    pub fn sample(position: u64, queued: u32) -> Self {
+        let record = QueuedRecord {
+            queued,
+            content: 0,
+            kind: QueuedKind::Private,
+            from: "ann".into(),
+            to: "bob".into(),
+            body: b"hello".to_vec(),
+            source: None,
+            set_aside: false,
+            lifetime: QUEUED_LIFETIME_SECONDS,
+            operation: None,
+            epoch: 7,
+        };
+        Self { position, record }
+    }
+
     /// True when it is worth delivering for less long than others.
     pub(super) const fn may_expire(&self) -> bool {
         self.record.lifetime < QUEUED_LIFETIME_SECONDS
     }
 
     /// True when it is not worth delivering any more.
-    const fn is_worthless(&self, now: Moment) -> bool {
+    pub const fn is_worthless(&self, now: Moment) -> bool {
         self.age(now) >= self.record.lifetime
     }
 
+    /// True when it has been tried for so long that it is given up.
+    pub const fn is_expired(&self, now: Moment) -> bool {
+        self.age(now) >= QUEUED_LIFETIME_SECONDS
+    }
+
     /// True when this realm has something to say of memberships itself: nobody is told should it be lost, so it never is.
-    pub(super) const fn is_word(&self) -> bool {
+    pub const fn is_word(&self) -> bool {
         self.record.kind.is_word()
     }
 
-    /// Its place in the queue.
-    pub const fn position(&self) -> u64 {
-        self.position
+    /// True when it waits behind others because its peer would not take it.
+    pub const fn is_set_aside(&self) -> bool {
+        self.record.set_aside
     }
 
-    /// For how many seconds of the realm's running time it has been waiting.
-    pub const fn age(&self, now: Moment) -> u32 {
-        now.running.saturating_sub(self.record.queued)
-    }
-}
-
-impl<S: Store> Realm<S> {
-    /// The message to be taken to a peer next, if there is one.
-    ///
-    /// # Errors
-    /// It cannot be read. That is not an empty queue: what waits in it still waits.
-    pub async fn next_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
-        let next = self.find_outgoing(realm).await;
-        next.inspect_err(|failure| self.note("queue", failure))
+    /// True when it is numbered in another epoch than its peering's first.
+    pub const fn has_own_epoch(&self) -> bool {
+        self.record.epoch != 0
     }
 
-    pub(super) async fn find_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
-        let (settled, _) = self.settled(realm).await?;
-        let is_out_of_order = is_planted(Fault::QueueOutOfOrder);
-        let one = PageLimit {
-            entries: 1 + usize::from(is_out_of_order),
-            bytes: if is_out_of_order { usize::MAX } else { 1 },
-        };
-        let log = records::queue(realm);
-        let page = self.store.read(&log, Position(settled), one).await?;
-        let first = page.entries.into_iter().next_back();
-        let outgoing = first.map(|(position, value)| Outgoing::read(position, &value));
-        outgoing.transpose()
+    /// The peer, as it is asked about this message: by the address of this realm that its sender has named.
+    pub fn asks(&self, peer: &Peer) -> Peer {
+        peer.asked_by(self.record.source.clone())
     }
 
-    /// True when a message has been tried for so long that it is given up.
-    pub const fn is_expired(outgoing: &Outgoing, now: Moment) -> bool {
-        outgoing.age(now) >= QUEUED_LIFETIME_SECONDS
-    }
-
-    /// Takes a message to its peer, and writes down what came of it. `refused` says how often the peer
-    /// would not take it: then it makes way for those behind it (PEER-14).
-    pub async fn deliver_outgoing(
-        &self,
-        peer: &Peer,
-        outgoing: &Outgoing,
-        refused: u32,
-        now: Moment,
-    ) -> Carried {
-        let Ok(current) = self.peer(&mut Unnoted, peer.realm).await else {
-            return Carried::Failed;
-        };
-        let patience = if outgoing.record.set_aside {
-            1
-        } else {
-            REFUSED_MAX
-        };
-        match self.is_returned(&current, outgoing).await {
-            Ok(false) => {}
-            Ok(true) => {
-                let dropped = self.drop_returned(&current, outgoing).await;
-                return self.carried(dropped);
-            }
-            Err(failure) => return self.carried(Err(failure)),
-        }
-        let expired = Self::is_expired(outgoing, now);
-        if expired && outgoing.is_word() {
-            let moved = self.move_back(&current, outgoing, now.running).await;
-            return self.carried(moved);
-        }
-        let answer = if expired {
-            Some(Answer::Refused(ErrorCode::RealmUnreachable.into()))
-        } else if outgoing.is_worthless(now) {
-            // It may have been delivered: only the peer can say.
-            let answer = self.ask_to_withdraw(&current, outgoing).await;
-            answer.map(|answer| match answer {
-                Answer::Done => Answer::Refused(ErrorCode::Expired.into()),
-                other => other,
-            })
-        } else if refused >= patience && self.has_more(peer.realm, outgoing).await {
-            self.ask_to_withdraw(&current, outgoing).await
-        } else {
-            self.ask_to_deliver(&current, outgoing).await
-        };
-        let settled = match answer {
-            None if is_planted(Fault::TakeSilenceForDelivery) => {
-                let delivered = Answer::Sent(Sent::Delivered);
-                self.settle(&current, outgoing, &delivered, now.wall).await
-            }
-            None => {
-                self.network.silent(peer.realm);
-                return Carried::Silent;
-            }
-            Some(Answer::Refused(refusal)) if refusal.is_transient() => {
-                self.network.heard(peer.realm, now.wall);
-                return Carried::Busy;
-            }
-            Some(Answer::Refused(refusal))
-                if refusal.is_unknown() || refusal.code == ErrorCode::Internal =>
-            {
-                self.network.heard(peer.realm, now.wall);
-                return Carried::Refused;
-            }
-            Some(Answer::Done) => self.set_aside(&current, outgoing).await,
-            Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::NumberReused => {
-                // This realm's memory is older than the peer's: its numbers mean other messages there.
-                self.begin_epoch(&current).await
-            }
-            Some(answer) => self.settle(&current, outgoing, &answer, now.wall).await,
-        };
-        if !expired {
-            self.network.heard(peer.realm, now.wall);
-        }
-        self.carried(settled)
-    }
-
-    /// True when others wait behind a message.
-    async fn has_more(&self, realm: RealmId, outgoing: &Outgoing) -> bool {
-        let one = PageLimit {
-            entries: 1,
-            bytes: 1,
-        };
-        let log = records::queue(realm);
-        let behind = self.store.read(&log, Position(outgoing.position), one);
-        behind.await.is_ok_and(|page| !page.entries.is_empty())
-    }
-
-    async fn ask_to_withdraw(&self, peer: &Peer, outgoing: &Outgoing) -> Option<Answer> {
+    /// What asks a peer not to deliver it any more.
+    pub fn withdraw_request(&self, peer: &Peer) -> Vec<u8> {
         let request = PeerRequest::Withdraw {
-            epoch: peer.record.epoch,
-            sequence: OperationNumber(outgoing.position),
+            epoch: self.epoch(peer),
+            sequence: OperationNumber(self.position),
         };
-        let answer = self.network.ask_patiently(peer, request.to_bytes()).await?;
-        Answer::parse(&answer).ok()
+        request.to_bytes()
     }
 
-    /// Puts a message that the peer has promised not to deliver behind the others.
-    async fn set_aside(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
-        let record = QueuedRecord {
-            set_aside: true,
-            ..outgoing.record.clone()
-        };
-        let mut batch = self.leave_queue(peer, outgoing.position).await?;
-        batch.append(records::queue(peer.realm), record.to_value()?);
-        let placed = self.commit_placed(batch).await?;
-        tracing::warn!(peer = %peer.realm, "a peer does not take a message; it waits behind the others now");
-        if let Some(position) = placed.iter().flatten().next() {
-            self.expiries.note(peer.realm, position.0, &record);
-        }
-        Ok(placed.is_some())
-    }
-
-    /// Puts word of memberships that has waited for as long as a message may behind the others, where it goes on waiting: those
-    /// are given up in their turn.
-    async fn move_back(
-        &self,
-        peer: &Peer,
-        outgoing: &Outgoing,
-        running: u32,
-    ) -> Result<bool, Failure> {
-        let record = QueuedRecord {
-            queued: running,
-            ..outgoing.record.clone()
-        };
-        let mut batch = self.leave_queue(peer, outgoing.position).await?;
-        batch.append(records::queue(peer.realm), record.to_value()?);
-        Ok(matches!(self.commit(batch).await?, Outcome::Durable))
-    }
-
-    async fn ask_to_deliver(&self, peer: &Peer, outgoing: &Outgoing) -> Option<Answer> {
-        let record = &outgoing.record;
-        let (epoch, sequence) = (peer.record.epoch, OperationNumber(outgoing.position));
+    /// What brings it to a peer. None when what is kept of it makes no sense.
+    pub fn deliver_request(&self, peer: &Peer) -> Option<Vec<u8>> {
+        let record = &self.record;
+        let (epoch, sequence) = (self.epoch(peer), OperationNumber(self.position));
         let content = record.content;
         let from = || record.from.parse().ok();
         let message = Body(&record.body);
@@ -270,6 +178,12 @@ impl<S: Store> Realm<S> {
                 sequence,
                 group: record.to.parse().ok()?,
                 user: from()?,
+                // One that was queued by an earlier release is about whatever membership there is.
+                membership: record
+                    .body
+                    .as_slice()
+                    .try_into()
+                    .map_or(0, u64::from_be_bytes),
             },
             QueuedKind::Ended => PeerRequest::Ended {
                 epoch,
@@ -278,39 +192,158 @@ impl<S: Store> Realm<S> {
                 life: u64::from_be_bytes(record.body.as_slice().try_into().ok()?),
             },
         };
-        let peer = peer.asked_by(record.source.clone());
-        let answer = self
-            .network
-            .ask_patiently(&peer, request.to_bytes())
-            .await?;
-        Answer::parse(&answer).ok()
+        Some(request.to_bytes())
     }
 
-    /// From here on messages are numbered anew for a peer.
-    async fn begin_epoch(&self, peer: &Peer) -> Result<bool, Failure> {
-        let record = PeerRecord {
-            epoch: u64::from_be_bytes(self.random()),
-            ..peer.record.clone()
+    /// Its place in the queue.
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// In which epoch it is numbered.
+    const fn epoch(&self, peer: &Peer) -> u64 {
+        match self.record.epoch {
+            0 => peer.record.epoch,
+            epoch => epoch,
+        }
+    }
+
+    /// For how many seconds of the realm's running time it has been waiting.
+    pub const fn age(&self, now: Moment) -> u32 {
+        now.running.saturating_sub(self.record.queued)
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// What is kept of a peer, if it is one, and the message whose turn it is. `more`: also whether others wait behind that.
+    ///
+    /// # Errors
+    /// It is not known whether it is one.
+    pub async fn look(&self, realm: RealmId, more: bool) -> Result<Option<Glance>, Failure> {
+        let found = self.find_peer(&mut Unnoted, realm).await;
+        let found = found.inspect_err(|failure| self.note("peers", failure))?;
+        let Some(peer) = found else {
+            return Ok(None);
         };
-        let key = records::peer(peer.realm);
-        let mut batch = Batch::new();
-        batch
-            .expect(key.clone(), Expected::At(peer.version))
-            .put(key, record.to_value()?);
-        self.commit(batch).await?;
-        Ok(true)
+        let next = self.find_next(realm, more).await;
+        let next = next.inspect_err(|failure| self.note("queue", failure));
+        Ok(Some(Glance { peer, next }))
     }
 
-    /// What has come of a message, once that is written down.
-    fn carried(&self, settled: Result<bool, Failure>) -> Carried {
+    async fn find_next(&self, realm: RealmId, more: bool) -> Result<Option<NextOutgoing>, Failure> {
+        let Some(outgoing) = self.find_outgoing(realm).await? else {
+            return Ok(None);
+        };
+        Ok(Some(NextOutgoing {
+            is_returned: self.is_returned(realm, &outgoing).await?,
+            has_more: more && self.has_more(realm, &outgoing).await,
+            outgoing,
+        }))
+    }
+
+    pub(super) async fn find_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
+        let (settled, _) = self.settled(realm).await?;
+        let is_out_of_order = is_planted(Fault::QueueOutOfOrder);
+        let one = PageLimit {
+            entries: 1 + usize::from(is_out_of_order),
+            bytes: if is_out_of_order { usize::MAX } else { 1 },
+        };
+        let log = records::queue(realm);
+        let page = self.store.read(&log, Position(settled), one).await?;
+        let first = page.entries.into_iter().next_back();
+        let outgoing = first.map(|(position, value)| Outgoing::read(position, &value));
+        outgoing.transpose()
+    }
+
+    /// Writes down what becomes of the message whose turn it is.
+    pub async fn settle_outgoing(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        settling: &Settling,
+        now: Moment,
+    ) -> Written {
+        let settled = match settling {
+            Settling::Told(answer) => self.settle(peer, outgoing, answer, now.wall).await,
+            Settling::Returned => self.drop_returned(peer, outgoing).await,
+            Settling::Aside => self.set_aside(peer, outgoing).await,
+            Settling::Back => self.move_back(peer, outgoing, now.running).await,
+            Settling::Anew => self.number_anew(peer, outgoing).await,
+        };
         match settled {
-            Ok(true) => Carried::Settled,
-            Ok(false) => Carried::Refused,
+            Ok(true) => Written::Durable,
+            Ok(false) => Written::Conflict,
             Err(failure) => {
                 self.note("settle", &failure);
-                Carried::Failed
+                Written::Failed
             }
         }
+    }
+
+    /// True when others wait behind a message.
+    async fn has_more(&self, realm: RealmId, outgoing: &Outgoing) -> bool {
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
+        let log = records::queue(realm);
+        let behind = self.store.read(&log, Position(outgoing.position), one);
+        behind.await.is_ok_and(|page| !page.entries.is_empty())
+    }
+
+    /// Puts a message that the peer has promised not to deliver behind the others.
+    async fn set_aside(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
+        let record = QueuedRecord {
+            set_aside: true,
+            epoch: self.epoch,
+            ..outgoing.record.clone()
+        };
+        tracing::warn!(peer = %peer.realm, "a peer does not take a message; it waits behind the others now");
+        self.queue_again(peer, outgoing, &record).await
+    }
+
+    /// Puts word of memberships that has waited for as long as a message may behind the others, where it goes on waiting: those
+    /// are given up in their turn.
+    async fn move_back(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        running: u32,
+    ) -> Result<bool, Failure> {
+        let record = QueuedRecord {
+            queued: running,
+            epoch: self.epoch,
+            ..outgoing.record.clone()
+        };
+        self.queue_again(peer, outgoing, &record).await
+    }
+
+    /// Puts a message behind the others, numbered in an epoch of which the peer has never heard.
+    async fn number_anew(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
+        let record = QueuedRecord {
+            epoch: u64::from_be_bytes(self.random()).max(1),
+            ..outgoing.record.clone()
+        };
+        tracing::warn!(peer = %peer.realm, "the number of a message means another to a peer; it is numbered anew, behind the others");
+        self.queue_again(peer, outgoing, &record).await
+    }
+
+    /// A message waits behind the others from now on, as `record` says. False on a conflict.
+    async fn queue_again(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        record: &QueuedRecord,
+    ) -> Result<bool, Failure> {
+        let Some(mut batch) = self.leave_queue(peer.realm, outgoing.position).await? else {
+            return Ok(false);
+        };
+        batch.append(records::queue(peer.realm), record.to_value()?);
+        let placed = self.commit_placed(batch).await?;
+        if let Some(position) = placed.iter().flatten().next() {
+            self.expiries.note(peer.realm, position.0, record);
+        }
+        Ok(placed.is_some())
     }
 
     /// Writes down what a peer said of a message: it leaves the queue, and its sender is told.
@@ -321,27 +354,37 @@ impl<S: Store> Realm<S> {
         answer: &Answer,
         now: u32,
     ) -> Result<bool, Failure> {
-        let batch = self.leave_queue(peer, outgoing.position).await?;
-        self.conclude(peer, outgoing, answer, now, batch).await
+        let Some(batch) = self.leave_queue(peer.realm, outgoing.position).await? else {
+            return Ok(false);
+        };
+        self.conclude(peer.realm, outgoing, answer, now, batch)
+            .await
     }
 
-    /// A batch by which the next message in turn leaves the queue.
-    pub(super) async fn leave_queue(&self, peer: &Peer, position: u64) -> Result<Batch, Failure> {
-        let (_, expected) = self.settled(peer.realm).await?;
-        let key = records::settled(peer.realm);
+    /// A batch by which the next message in turn leaves the queue; none where it has left it already, as when its peer was removed meanwhile.
+    pub(super) async fn leave_queue(
+        &self,
+        realm: RealmId,
+        position: u64,
+    ) -> Result<Option<Batch>, Failure> {
+        let (settled, expected) = self.settled(realm).await?;
+        if position <= settled && !is_planted(Fault::SettleTwice) {
+            return Ok(None);
+        }
+        let key = records::settled(realm);
         let mut batch = Batch::new();
         batch
             .expect(key.clone(), expected)
             .put(key, CursorRecord { position }.to_value()?)
-            .trim(records::queue(peer.realm), Position(position + 1));
-        Ok(batch)
+            .trim(records::queue(realm), Position(position + 1));
+        Ok(Some(batch))
     }
 
     /// Commits, together with `batch`, the end of a message: the command that queued it is answered so from now
     /// on, and a sender who is not waiting any more is told of what failed. False on a conflict.
     pub(super) async fn conclude(
         &self,
-        peer: &Peer,
+        realm: RealmId,
         outgoing: &Outgoing,
         answer: &Answer,
         now: u32,
@@ -378,15 +421,8 @@ impl<S: Store> Realm<S> {
                     .put(key, record.to_value()?);
             }
         }
-        if outgoing.record.kind == QueuedKind::Expelled
-            && let (Ok(group), Ok(user)) =
-                (outgoing.record.to.parse(), outgoing.record.from.parse())
-        {
-            // From here on the user may join again.
-            batch.delete(records::expelling(peer.realm, group, user));
-        }
         if let Some(refusal) = notice {
-            append_notice(peer, outgoing, refusal, now, &mut batch)?;
+            append_notice(realm, outgoing, refusal, now, &mut batch)?;
         }
         let outcome = self.commit(batch).await?;
         if let (Outcome::Durable, Some(settling)) = (&outcome, settling) {
@@ -398,7 +434,7 @@ impl<S: Store> Realm<S> {
 
 /// Adds to `batch` that the sender is told that a message was not delivered.
 fn append_notice(
-    peer: &Peer,
+    realm: RealmId,
     outgoing: &Outgoing,
     refusal: Refusal,
     now: u32,
@@ -418,7 +454,7 @@ fn append_notice(
         time: now,
         content: CONTENT_NOTICE,
         user: record.to.clone(),
-        realm: Some(peer.realm.as_str().into()),
+        realm: Some(realm.as_str().into()),
         body: text.into_bytes(),
     };
     batch.append(Place::private(sender).log, notice.to_value()?);

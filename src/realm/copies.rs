@@ -3,29 +3,25 @@
 
 use super::{
     Caller, Failure, Moment, Outcome, Realm, Work,
-    carrying::Carried,
+    asking::{Decided, needed},
+    carrying::Written,
     ended::put_ending,
-    hosting::PAGE_ENTRIES,
     network::GroupWork,
     peers::Peer,
-    records::{
-        self, ChangedRecord, CopyMemberRecord, CopyRecord, Ending, EntryRecord, Place, Record as _,
-    },
+    posts::Vouchers,
+    records::{self, ChangedRecord, CopyMemberRecord, CopyRecord, Ending, Place, Record as _},
     storing::{Notes, Unnoted},
 };
 use crate::{
     store::{Batch, Store},
     wire::{
         Answer, CONTENT_GONE, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position,
-        RealmId, Refusal, SessionRef, Username, emit_varint, is_of_realm, parse_varint,
+        RealmId, SessionRef, Username, is_of_realm, parse_varint,
     },
 };
 
 /// The content type of what claims one that it may not have: nobody knows it.
 const CONTENT_OTHER: u8 = 0x7f;
-
-/// The longest entry of another realm's group that is copied, in bytes: more than a realm may be set to take.
-const ENTRY_BYTES_MAX: u64 = 17 << 20;
 
 /// True for what a realm says of entries that it does not keep any more, as any realm writes it (READ-11).
 fn says_gone(entry: &Entry) -> bool {
@@ -56,31 +52,43 @@ impl Copy {
     }
 }
 
-/// The next entries of a group.
-enum WholePage {
-    Read {
-        entries: Vec<Entry>,
-        more: bool,
-    },
-    /// The peer is silent.
-    Silent,
-    /// The peer says nothing to go on with.
-    Unread,
-    /// The group has ended.
-    Gone,
+/// How far a copy goes, and what that relies on.
+#[derive(Debug)]
+pub struct CopyState {
+    record: CopyRecord,
+    relied: Batch,
 }
 
-/// What came of reading a group from where it lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadOutcome {
-    /// The copy has all there is.
-    Equal,
+impl CopyState {
+    /// Which group of that name it is.
+    pub const fn epoch(&self) -> u64 {
+        self.record.epoch
+    }
+
+    /// The position in the group up to which the copy has it.
+    pub const fn position(&self) -> u64 {
+        self.record.position
+    }
+}
+
+/// What there is of a copy that is to be read on.
+#[derive(Debug)]
+pub enum CopyLook {
+    /// It goes so far.
+    At(CopyState),
     /// There is nothing to be read any more.
     Gone,
-    /// The other realm does not answer.
-    Silent,
-    /// It says nothing to go on with now, or this realm cannot keep it now.
-    Unread,
+    /// It cannot be read, or the peer has had as much kept as it may (PEER-20).
+    NotNow,
+}
+
+/// What a peer has in a group, behind what the copy has.
+#[derive(Debug)]
+pub enum Kept {
+    /// These entries, each of them whole.
+    Entries(Vec<Entry>),
+    /// The group has ended.
+    Gone,
 }
 
 impl<S: Store> Realm<S> {
@@ -113,7 +121,7 @@ impl<S: Store> Realm<S> {
         Ok(copy)
     }
 
-    pub(super) async fn joingrouprealm(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+    pub(super) async fn joingrouprealm(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
         let Command::JoinGroupRealm {
             session,
             src_address,
@@ -128,6 +136,7 @@ impl<S: Store> Realm<S> {
         };
         let current = self.session_noted(work, session).await?;
         let peer = self.peer(&mut work.batch, realm).await?;
+        self.check_peering(realm, &mut work.batch).await?;
         let peer = peer.asked_by(self.named_source(src_address, src_port)?);
         let user = current.user;
         // Noted before it is asked: what it tells of the group meanwhile may be younger than its answer.
@@ -144,14 +153,23 @@ impl<S: Store> Realm<S> {
             user,
             password,
         };
-        let (epoch, known_as) = match self.ask_peer(&peer, &request).await? {
-            Answer::Joined { epoch, known_as } => (epoch, known_as),
+        let answer = match work.answer_of(&peer, request.to_bytes()) {
+            Ok(answer) => needed(answer)?,
+            Err(question) => return Ok(Decided::Ask(question)),
+        };
+        let (epoch, membership, known_as) = match answer {
+            Answer::Joined {
+                epoch,
+                membership,
+                known_as,
+            } => (epoch, membership, known_as),
             Answer::Refused(refusal) => return Err(refusal.into()),
             _ => return Err(ErrorCode::Internal.into()),
         };
         let member = CopyMemberRecord {
             joined: work.caller.now.wall,
             epoch: Some(epoch),
+            membership,
         };
         let key = records::copy(realm, group);
         let copy = self.find_copy(&mut work.batch, realm, group).await?;
@@ -201,7 +219,7 @@ impl<S: Store> Realm<S> {
                 ChangedRecord {}.to_value()?,
             );
         work.affected = Some(user);
-        Ok(Answer::Done)
+        Ok(Decided::Answer(Answer::Done))
     }
 
     pub(super) async fn leavegrouprealm(
@@ -210,7 +228,7 @@ impl<S: Store> Realm<S> {
         session: SessionRef,
         realm: RealmId,
         group: GroupName,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Decided, Failure> {
         let current = self.session_noted(work, session).await?;
         let peer = self.peer(&mut work.batch, realm).await?;
         let user = current.user;
@@ -218,10 +236,20 @@ impl<S: Store> Realm<S> {
         // Of one that has ended only this realm knows. Its realm may have another of that name.
         if !copy.has_ended() {
             let gone = [ErrorCode::NoSuchGroup, ErrorCode::NotAMember];
-            match self
-                .ask_peer(&peer, &PeerRequest::Leave { group, user })
-                .await?
-            {
+            let key = records::copy_member(realm, group, user);
+            let member = self
+                .noted::<CopyMemberRecord>(&mut work.batch, &key)
+                .await?;
+            let leave = PeerRequest::Leave {
+                group,
+                user,
+                membership: member.map_or(0, |(member, _)| member.membership),
+            };
+            let answer = match work.answer_of(&peer, leave.to_bytes()) {
+                Ok(answer) => needed(answer)?,
+                Err(question) => return Ok(Decided::Ask(question)),
+            };
+            match answer {
                 Answer::Done => {}
                 Answer::Refused(refusal) if gone.contains(&refusal.code) => {}
                 Answer::Refused(refusal) => return Err(refusal.into()),
@@ -231,22 +259,7 @@ impl<S: Store> Realm<S> {
         work.batch
             .delete(records::copy_member(realm, group, user))
             .delete(records::copied_group(user, realm, group));
-        Ok(Answer::Done)
-    }
-
-    async fn ask_peer(&self, peer: &Peer, request: &PeerRequest<'_>) -> Result<Answer, Failure> {
-        let answer = self.network.ask(peer, request.to_bytes()).await;
-        let answer = answer.ok_or(ErrorCode::RealmUnreachable)?;
-        self.network.reached(peer.realm);
-        let answer = Answer::parse(&answer).map_err(|_| ErrorCode::Internal)?;
-        Ok(match answer {
-            // Of numbers a client is told only by its own realm: these would be taken for its own.
-            Answer::Refused(Refusal {
-                code: ErrorCode::AlreadyDone | ErrorCode::NumberReused | ErrorCode::Unknown,
-                ..
-            }) => Answer::Refused(ErrorCode::Internal.into()),
-            answer => answer,
-        })
+        Ok(Decided::Answer(Answer::Done))
     }
 
     pub(super) async fn inboxgrouprealm(
@@ -263,199 +276,120 @@ impl<S: Store> Realm<S> {
         self.read_page(caller, &current, &place, options).await
     }
 
-    /// All groups of a peer that are copied here are to be read: it may have grown them unheard.
+    /// The groups of a peer that are copied here.
     ///
     /// # Errors
     /// They cannot be listed, or not all of them.
-    pub async fn read_all_copies(&self, realm: RealmId) -> Result<(), Failure> {
+    pub async fn copies_of(&self, realm: RealmId) -> Result<Vec<GroupName>, Failure> {
         let prefix = records::copies(realm);
-        let mut after = None;
+        let (mut groups, mut after) = (Vec::new(), None);
         while let Some(keys) = self
             .next_keys(&prefix, &mut after)
             .await
             .inspect_err(|failure| self.note("copies", failure))?
         {
-            for group in keys.iter().filter_map(|key| records::name_in(key, &prefix)) {
-                self.network.add_work(realm, GroupWork::Read(group));
-            }
+            groups.extend(
+                keys.iter()
+                    .filter_map(|key| records::name_in::<GroupName>(key, &prefix)),
+            );
+        }
+        Ok(groups)
+    }
+
+    /// All groups of a peer that are copied here are to be read: it may have grown them unheard.
+    ///
+    /// # Errors
+    /// As [`Realm::copies_of`].
+    pub(super) async fn read_all_copies(&self, realm: RealmId) -> Result<(), Failure> {
+        for group in self.copies_of(realm).await? {
+            self.network.add_work(realm, GroupWork::Read(group));
         }
         Ok(())
     }
 
-    /// Tells a peer that a group here has grown. False when it does not answer, or could not hear it.
-    pub async fn tell_grown(&self, peer: &Peer, group: GroupName) -> Carried {
-        let request = PeerRequest::Grown { group };
-        let answer = self.network.ask_patiently(peer, request.to_bytes()).await;
-        let Some(answer) = answer else {
-            return Carried::Silent;
+    /// How far the copy of a peer's group goes.
+    pub async fn look_at_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> CopyLook {
+        let look = async {
+            self.limiter.may_store_from(now, peer.realm)?;
+            let mut relied = Batch::new();
+            self.rely_on_peer(&mut relied, peer).await?;
+            let copy = self.find_copy(&mut relied, peer.realm, group).await?;
+            let copy = copy.filter(|copy| !copy.has_ended());
+            Ok(copy.map(|copy| CopyState {
+                record: copy.record,
+                relied,
+            }))
         };
-        match Answer::parse(&answer) {
-            Ok(Answer::Refused(refusal)) if refusal.is_final() => Carried::Settled,
-            Ok(Answer::Done) => Carried::Settled,
-            _ => Carried::Busy,
-        }
-    }
-
-    /// Reads a group from where it lives until the copy has all there is, or the peer has had as much kept as it may (PEER-20).
-    pub async fn read_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> ReadOutcome {
-        loop {
-            match self.read_copy_once(peer, group, now).await {
-                Ok(None) => {}
-                Ok(Some(outcome)) => return outcome,
-                Err(failure) => {
-                    self.note("copy", &failure);
-                    return ReadOutcome::Unread;
-                }
+        match look.await {
+            Ok(Some(state)) => CopyLook::At(state),
+            Ok(None) => CopyLook::Gone,
+            Err(failure) => {
+                let failure: Failure = failure;
+                self.note("copy", &failure);
+                CopyLook::NotNow
             }
         }
     }
 
-    /// Reads one page, and writes it down with how far it goes.
-    async fn read_copy_once(
+    /// Writes down what a peer has in a group, and how far the copy goes with that.
+    pub async fn keep(
         &self,
         peer: &Peer,
         group: GroupName,
+        (state, kept): (CopyState, Kept),
         now: Moment,
-    ) -> Result<Option<ReadOutcome>, Failure> {
-        self.limiter.may_store_from(now, peer.realm)?;
-        let mut batch = Batch::new();
-        let copy = self.find_copy(&mut batch, peer.realm, group).await?;
-        let Some(copy) = copy.filter(|copy| !copy.has_ended()) else {
-            return Ok(Some(ReadOutcome::Gone));
-        };
-        let (entries, more) = match self.read_whole_page(peer, group, &copy.record).await? {
-            WholePage::Read { entries, more } => (entries, more),
-            WholePage::Silent => return Ok(Some(ReadOutcome::Silent)),
-            WholePage::Unread => return Ok(Some(ReadOutcome::Unread)),
-            WholePage::Gone => {
-                // Whatever became of the word that it has ended.
-                let which = (peer.realm, group);
-                self.copy_is_gone(which, copy.record.epoch).await?;
-                return Ok(Some(ReadOutcome::Gone));
+    ) -> Written {
+        let kept = match kept {
+            Kept::Entries(entries) => self.keep_entries(peer, group, (state, entries), now).await,
+            // Whatever became of the word that it has ended.
+            Kept::Gone => {
+                let gone = self.copy_is_gone((peer.realm, group), state.epoch()).await;
+                gone.map(|()| Outcome::Durable)
             }
         };
+        match kept {
+            Ok(Outcome::Durable) => Written::Durable,
+            Ok(Outcome::Conflict) => Written::Conflict,
+            Err(failure) => {
+                self.note("copy", &failure);
+                Written::Failed
+            }
+        }
+    }
+
+    async fn keep_entries(
+        &self,
+        peer: &Peer,
+        group: GroupName,
+        (state, entries): (CopyState, Vec<Entry>),
+        now: Moment,
+    ) -> Result<Outcome, Failure> {
         let Some(last) = entries.last().map(|entry| entry.position.0) else {
-            return Ok(Some(ReadOutcome::Equal));
+            return Ok(Outcome::Durable);
         };
-        let place = copy.place(peer.realm, group);
-        for entry in entries {
-            let realm = match entry.from.realm {
-                None => Some(peer.realm.as_str().to_string()),
-                Some(realm) if realm.as_str() == copy.record.known_as => None,
-                Some(other) => Some(other.as_str().to_string()),
-            };
-            let record = EntryRecord {
-                time: entry.time,
-                // What means something to programs is this realm's own to say; but what is not kept there any more it cannot know.
-                content: if is_of_realm(entry.content) && !says_gone(&entry) {
-                    CONTENT_OTHER
-                } else {
-                    entry.content
-                },
-                user: entry.from.user.as_str().into(),
-                realm,
-                body: entry.body,
-            };
+        let CopyState {
+            record: copy,
+            relied: mut batch,
+        } = state;
+        let place = Place::copy(peer.realm, group, &copy);
+        let mut vouchers = Vouchers::default();
+        for mut entry in entries {
+            // What means something to programs is this realm's own to say; but what is not kept there any more it cannot know.
+            if is_of_realm(entry.content) && !says_gone(&entry) {
+                entry.content = CONTENT_OTHER;
+            }
+            let kept = self.copied_entry((peer.realm, group), &copy, entry, &mut vouchers);
+            let record = kept.await?;
             batch.append(place.log.clone(), record.to_value()?);
         }
+        vouchers.spend((peer.realm, group), &mut batch)?;
         let key = records::copy(peer.realm, group);
         let record = CopyRecord {
             position: last,
-            ..copy.record
+            ..copy
         };
-        // Nobody else reads this group; should it have been joined anew meanwhile, it is read anew.
         batch.put(key, record.to_value()?);
         self.limiter.stored_from(now, peer.realm, batch.bytes());
-        match self.commit(batch).await? {
-            Outcome::Durable if !more => Ok(Some(ReadOutcome::Equal)),
-            Outcome::Durable | Outcome::Conflict => Ok(None),
-        }
-    }
-
-    /// The next page of a group, with its last entry made whole.
-    async fn read_whole_page(
-        &self,
-        peer: &Peer,
-        group: GroupName,
-        record: &CopyRecord,
-    ) -> Result<WholePage, Failure> {
-        let mut entries: Vec<Entry> = Vec::new();
-        let (mut after, mut offset) = (record.position, 0);
-        loop {
-            let request = PeerRequest::Read {
-                group,
-                epoch: record.epoch,
-                after: Position(after),
-                offset,
-            };
-            let Some(answer) = self.network.ask_patiently(peer, request.to_bytes()).await else {
-                return Ok(WholePage::Silent);
-            };
-            let page = match Answer::parse(&answer) {
-                Ok(Answer::Page(page)) => page,
-                Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::NoSuchGroup => {
-                    return Ok(WholePage::Gone);
-                }
-                // Nobody here is in it any more: the copy stays as it is.
-                Ok(Answer::Refused(refusal)) if refusal.is_final() => {
-                    return Ok(WholePage::Read {
-                        entries: Vec::new(),
-                        more: false,
-                    });
-                }
-                _ => return Ok(WholePage::Unread),
-            };
-            for piece in page.entries {
-                let is_full = entries.len() > PAGE_ENTRIES;
-                let before = entries
-                    .last()
-                    .map_or(record.position, |last| last.position.0);
-                match entries.last_mut() {
-                    Some(last) if last.position == piece.position => {
-                        let offset = piece.fragment.map_or(0, |fragment| fragment.offset);
-                        if offset == last.body.len() as u64 {
-                            last.body.extend_from_slice(&piece.body);
-                        } else {
-                            // It has gone meanwhile, and another one stands in its place (READ-11).
-                            *last = piece;
-                        }
-                    }
-                    // Positions rise (READ-1): what does not would be read for ever.
-                    _ if piece.position.0 <= before || is_full => {
-                        return Ok(WholePage::Unread);
-                    }
-                    _ => entries.push(piece),
-                }
-            }
-            let Some(last) = entries.last_mut() else {
-                return Ok(WholePage::Read {
-                    entries,
-                    more: false,
-                });
-            };
-            let have = last.body.len() as u64;
-            if have.max(last.fragment.map_or(0, |whole| whole.total)) > ENTRY_BYTES_MAX {
-                // Longer than any message that a realm may be set to take: that there was one is all that is kept of it.
-                (last.content, last.fragment) = (CONTENT_GONE, None);
-                last.body.clear();
-                emit_varint(1, &mut last.body);
-                return Ok(WholePage::Read {
-                    entries,
-                    more: true,
-                });
-            }
-            if last.fragment.is_some() && offset > 0 && have <= offset {
-                // The rest should have come; it is asked for again later.
-                return Ok(WholePage::Silent);
-            }
-            if last.fragment.is_none_or(|whole| have >= whole.total) {
-                last.fragment = None;
-                return Ok(WholePage::Read {
-                    entries,
-                    more: page.more,
-                });
-            }
-            (after, offset) = (last.position.0.saturating_sub(1), have);
-        }
+        self.commit(batch).await
     }
 }

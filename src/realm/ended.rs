@@ -15,7 +15,7 @@ use super::{
 use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Log, PageLimit, Position, Store, StoreError, Versioned},
-    wire::{CONTENT_NOTICE, GroupName, RealmId},
+    wire::{CONTENT_NOTICE, GroupName, RealmId, Username},
 };
 
 /// Members of a group that has ended for whom something is done in one commit.
@@ -38,7 +38,7 @@ impl<S: Store> Realm<S> {
                 // from ending. Each such word takes the place of a membership that the peer has asked for.
                 let kind = QueuedKind::Ended;
                 let life = group.record.epoch.to_be_bytes();
-                Self::queue_word(&peer, (kind, ""), group.name, &life, work)?;
+                self.queue_word(&peer, (kind, ""), group.name, &life, work)?;
             }
         }
         let batch = &mut work.batch;
@@ -128,6 +128,7 @@ impl<S: Store> Realm<S> {
                 return false;
             }
         }
+        are_done &= self.do_departures(now).await;
         // Behind this one: those before it cannot be done now.
         let mut after = None;
         loop {
@@ -230,14 +231,7 @@ impl<S: Store> Realm<S> {
             };
             match ending.kind {
                 Ending::Tell if member.epoch.is_none_or(|epoch| epoch == record.epoch) => {
-                    let notice = EntryRecord {
-                        time: now,
-                        content: CONTENT_NOTICE,
-                        user: group.as_str().into(),
-                        realm: Some(realm.as_str().into()),
-                        body: NOTICE.into(),
-                    };
-                    batch.append(Place::private(user).log, notice.to_value()?);
+                    append_notice((realm, group), user, (NOTICE, now), batch)?;
                 }
                 Ending::ForgetCopy if member.epoch == Some(record.epoch) => {
                     // Unless they have joined again meanwhile.
@@ -314,8 +308,26 @@ impl<S: Store> Realm<S> {
     }
 }
 
+/// Adds to `batch` that a user is told something of a group.
+pub(super) fn append_notice(
+    (realm, group): (RealmId, GroupName),
+    user: Username,
+    (text, now): (&str, u32),
+    batch: &mut Batch,
+) -> Result<(), Failure> {
+    let notice = EntryRecord {
+        time: now,
+        content: CONTENT_NOTICE,
+        user: group.as_str().into(),
+        realm: Some(realm.as_str().into()),
+        body: text.into(),
+    };
+    batch.append(Place::private(user).log, notice.to_value()?);
+    Ok(())
+}
+
 /// True when something cannot be read, and all else is as before.
-const fn is_damage(failure: &Failure) -> bool {
+pub(super) const fn is_damage(failure: &Failure) -> bool {
     matches!(failure, Failure::Store(StoreError::Damaged(_)))
 }
 

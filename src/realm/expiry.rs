@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Bytes of a queue that are read at once.
-const READ_BYTES: usize = 64 << 10;
+pub(super) const READ_BYTES: usize = 64 << 10;
 /// A message that could not be given back is tried again after so long.
 const AGAIN_SECONDS: u32 = 10;
 
@@ -127,7 +127,7 @@ impl<S: Store> Realm<S> {
             let Some(outgoing) = self.outgoing_at(realm, position).await? else {
                 return Ok(());
             };
-            if self.is_returned(&peer, &outgoing).await? && !is_planted(Fault::GiveBackTwice) {
+            if self.is_returned(realm, &outgoing).await? && !is_planted(Fault::GiveBackTwice) {
                 // Before the realm was started again.
                 return Ok(());
             }
@@ -142,7 +142,7 @@ impl<S: Store> Realm<S> {
                 );
             let expired = Answer::Refused(ErrorCode::Expired.into());
             if self
-                .conclude(&peer, &outgoing, &expired, now, batch)
+                .conclude(realm, &outgoing, &expired, now, batch)
                 .await?
             {
                 return Ok(());
@@ -172,13 +172,13 @@ impl<S: Store> Realm<S> {
     /// True when a message has been given back to its sender before its turn.
     pub(super) async fn is_returned(
         &self,
-        peer: &Peer,
+        realm: RealmId,
         outgoing: &Outgoing,
     ) -> Result<bool, Failure> {
         if !outgoing.may_expire() {
             return Ok(false);
         }
-        let key = records::returned(peer.realm, outgoing.position());
+        let key = records::returned(realm, outgoing.position());
         Ok(self.store.get(&key).await?.is_some())
     }
 
@@ -189,7 +189,9 @@ impl<S: Store> Realm<S> {
         outgoing: &Outgoing,
     ) -> Result<bool, Failure> {
         let position = outgoing.position();
-        let mut batch = self.leave_queue(peer, position).await?;
+        let Some(mut batch) = self.leave_queue(peer.realm, position).await? else {
+            return Ok(false);
+        };
         batch.delete(records::returned(peer.realm, position));
         Ok(matches!(self.commit(batch).await?, Outcome::Durable))
     }

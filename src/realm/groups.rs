@@ -214,6 +214,7 @@ impl<S: Store> Realm<S> {
         let member = MemberRecord {
             moderator: false,
             joined: work.caller.now.wall,
+            membership: 0,
         };
         group.put(&local(current.user), &member, None, &mut work.batch)?;
         work.affected = Some(current.user);
@@ -282,6 +283,7 @@ impl<S: Store> Realm<S> {
         let member = MemberRecord {
             moderator: false,
             joined: work.caller.now.wall,
+            membership: 0,
         };
         group.put(&user, &member, None, batch)?;
         work.affected = Some(current.user);

@@ -2,13 +2,10 @@
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Guess, Hashed, Outcome, Realm,
-    groups::{Group, MEMBERS_AT_ONCE},
+    groups::{Group, MEMBERS_AT_ONCE, Membership},
     network::GroupWork,
     peers::Peer,
-    records::{
-        self, BanRecord, ChangedRecord, GroupRecord, MemberRecord, Place, RealmMembersRecord,
-        Record as _,
-    },
+    records::{self, BanRecord, GroupRecord, MemberRecord, Place, RealmMembersRecord, Record as _},
     storing::{Notes, Unnoted},
 };
 use crate::{
@@ -17,9 +14,7 @@ use crate::{
 };
 
 /// Entries on a page for another realm.
-pub(super) const PAGE_ENTRIES: usize = 100;
-/// What a user is asked to wait whose realm has not heard yet that they were removed, in milliseconds.
-const EXPELLING_MS: u64 = 500;
+const PAGE_ENTRIES: usize = 100;
 /// Realms whose users may be in one group.
 const REALMS_MAX: usize = 64;
 
@@ -40,6 +35,8 @@ impl<S: Store> Realm<S> {
         };
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
+            self.rely_on_peer(&mut batch, peer).await?;
+            self.check_peering(peer.realm, &mut batch).await?;
             let group = match self.group(&mut batch, name).await {
                 Err(Failure::Refused(refusal))
                     if refusal.code == ErrorCode::NoSuchGroup && self.limits.hide_groups =>
@@ -54,28 +51,22 @@ impl<S: Store> Realm<S> {
             let guess = (caller.now, &Guess::Join(who));
             self.check_group_password(guess, &group, password, &mut hashed)
                 .await?;
-            let joined = Answer::Joined {
+            let joined = |membership| Answer::Joined {
                 epoch: group.record.epoch,
+                membership,
                 known_as: peer.realm,
             };
             let ban = records::ban(name, group.record.epoch, &who);
             if self.noted::<BanRecord>(&mut batch, &ban).await?.is_some() {
                 return Err(ErrorCode::Banned.into());
             }
-            if self.find_member(&mut batch, &group, &who).await?.is_some() {
-                return Ok(joined);
-            }
-            let which = (name, user);
-            if self.is_expelling(peer.realm, which, &mut batch).await? {
-                // Of what was read before and after a change, no order would have refused.
-                match self.commit(batch).await? {
-                    Outcome::Durable => return Err(Refusal::busy(EXPELLING_MS).into()),
-                    Outcome::Conflict => continue,
-                }
+            if let Some(member) = self.find_member(&mut batch, &group, &who).await? {
+                return Ok(joined(member.record.membership));
             }
             let member = MemberRecord {
                 moderator: false,
                 joined: caller.now.wall,
+                membership: u64::from_be_bytes(self.random()),
             };
             group.put(&who, &member, None, &mut batch)?;
             let count = self.realm_members(&mut batch, &group, peer.realm).await?;
@@ -91,39 +82,18 @@ impl<S: Store> Realm<S> {
             self.limiter
                 .stored_from(caller.now, peer.realm, batch.bytes());
             if let Outcome::Durable = self.commit(batch).await? {
-                return Ok(joined);
+                return Ok(joined(member.membership));
             }
         }
         Err(Refusal::busy(CONTENDED_MS).into())
-    }
-
-    /// True when a user's realm has not heard yet that they were removed: nobody joins again before, or it would take that for the
-    /// end of the new membership (PEER-15).
-    async fn is_expelling(
-        &self,
-        realm: RealmId,
-        (group, user): (GroupName, Username),
-        batch: &mut Batch,
-    ) -> Result<bool, Failure> {
-        let key = records::expelling(realm, group, user);
-        if self.noted::<ChangedRecord>(batch, &key).await?.is_none() {
-            return Ok(false);
-        }
-        let (settled, _) = self.settled(realm).await?;
-        if settled < self.store.last(&records::queue(realm)).await?.0 {
-            return Ok(true);
-        }
-        // The peer was removed meanwhile, and the word with it.
-        batch.delete(key);
-        Ok(false)
     }
 
     /// A user of a peer leaves a group.
     pub(super) async fn host_leave(
         &self,
         peer: &Peer,
-        name: GroupName,
-        user: Username,
+        (name, user): (GroupName, Username),
+        membership: u64,
     ) -> Result<Answer, Failure> {
         let who = Sender {
             user,
@@ -131,8 +101,12 @@ impl<S: Store> Realm<S> {
         };
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
+            self.rely_on_peer(&mut batch, peer).await?;
             let group = self.group(&mut batch, name).await?;
-            let Some(member) = self.find_member(&mut batch, &group, &who).await? else {
+            let member = self.find_member(&mut batch, &group, &who).await?;
+            // Of a membership that is over: there may be another by now.
+            let is_meant = |member: &Membership| is_of(membership, member.record.membership);
+            let Some(member) = member.filter(is_meant) else {
                 if let Outcome::Durable = self.commit(batch).await? {
                     return Err(ErrorCode::NotAMember.into());
                 }
@@ -248,6 +222,11 @@ impl<S: Store> Realm<S> {
     }
 }
 
+/// True when what is said of a membership is meant for the one there is. One without a number was made by an earlier release.
+pub(super) fn is_of(said: u64, membership: u64) -> bool {
+    said == membership || said == 0 || membership == 0
+}
+
 fn put_realm_members(
     group: &Group,
     realm: RealmId,
@@ -263,7 +242,11 @@ fn put_realm_members(
     Ok(())
 }
 
-fn put_realms(group: &Group, realms: Vec<String>, batch: &mut Batch) -> Result<(), Failure> {
+pub(super) fn put_realms(
+    group: &Group,
+    realms: Vec<String>,
+    batch: &mut Batch,
+) -> Result<(), Failure> {
     let record = GroupRecord {
         realms,
         ..group.record.clone()

@@ -36,6 +36,8 @@ pub enum Pass {
     Logs(Option<Log>),
     /// Among the cursors, behind this one.
     Cursors(Option<Key>),
+    /// Among what was sent to groups of other realms, behind this.
+    Posts(Option<Key>),
 }
 
 impl Pass {
@@ -74,6 +76,13 @@ impl<S: Store> Realm<S> {
                     .tidy_cursors(after)
                     .await
                     .map(|last| last.map(|last| Pass::Cursors(Some(last))));
+                (found, Some(Pass::Posts(None)))
+            }
+            Pass::Posts(after) => {
+                let found = self
+                    .tidy_posts(after, now())
+                    .await
+                    .map(|last| last.map(|last| Pass::Posts(Some(last))));
                 (found, None)
             }
         };

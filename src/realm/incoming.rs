@@ -4,15 +4,18 @@ use blake2::{Blake2s256, Digest};
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Known, Moment, Realm,
+    hosting::is_of,
     network::GroupWork,
     peers::Peer,
     records::{
-        self, AccountRecord, ChangedRecord, EntryRecord, Owner, Place, Record as _, RecordedAnswer,
+        self, AccountRecord, ChangedRecord, CopyMemberRecord, EntryRecord, Owner, Place,
+        Record as _, RecordedAnswer,
     },
     storing::Unnoted,
 };
 use crate::{
     crypto::PublicKey,
+    faults::{Fault, is_planted},
     store::{Batch, Store},
     wire::{
         Answer, Body, CONTENT_TEXT, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId,
@@ -34,18 +37,24 @@ impl<S: Store> Realm<S> {
         let Ok(request) = PeerRequest::parse(bytes) else {
             return Err(ErrorCode::Unsupported.into());
         };
+        if caller.early && !request.may_travel_early() && !is_planted(Fault::TakeAllEarly) {
+            return Err(ErrorCode::BadRequest.into());
+        }
         if let PeerRequest::Introduce {
             realm,
             address,
             port,
+            numbers,
         } = request
         {
             let place = (address.0, port.0);
-            let answer = self.introduced(caller, &key, realm, place).await?;
+            let answer = self.introduced(caller, &key, realm, place, numbers).await?;
             return Ok(answer.to_bytes());
         }
-        if let PeerRequest::Rotate { key: new } = request {
-            let answer = self.rotated(&key, &PublicKey(new)).await?;
+        if let PeerRequest::Rotate { key: new, proof } = request {
+            let answer = self
+                .rotated(caller, &key, (&PublicKey(new), &proof))
+                .await?;
             return Ok(answer.to_bytes());
         }
         let peer = self.peer_of(&mut Unnoted, &key).await?;
@@ -80,7 +89,11 @@ impl<S: Store> Realm<S> {
                 sequence,
                 group,
                 user,
-            } => (epoch, sequence, What::Expelled(group, user)),
+                membership,
+            } => {
+                let what = What::Expelled((group, user), membership);
+                (epoch, sequence, what)
+            }
             PeerRequest::Ended {
                 epoch,
                 sequence,
@@ -117,14 +130,16 @@ impl<S: Store> Realm<S> {
         request: PeerRequest<'_>,
     ) -> Result<Answer, Failure> {
         match request {
-            // As from a client: what may be recorded and sent by anyone carries no password.
-            PeerRequest::Join { .. } if caller.early => Err(ErrorCode::BadRequest.into()),
             PeerRequest::Join {
                 group,
                 user,
                 password,
             } => self.host_join(caller, peer, (group, user), &password).await,
-            PeerRequest::Leave { group, user } => self.host_leave(peer, group, user).await,
+            PeerRequest::Leave {
+                group,
+                user,
+                membership,
+            } => self.host_leave(peer, (group, user), membership).await,
             PeerRequest::Grown { group } => {
                 // Of a group that nobody here is in nothing is remembered.
                 if self
@@ -177,6 +192,8 @@ impl<S: Store> Realm<S> {
                 Known::New(operation) => operation,
             };
             let mut batch = Batch::new();
+            // That it is none any more says nothing of the message.
+            self.rely_on_peer(&mut batch, &delivery.peer).await?;
             let (answer, realms) = match self.decide_delivery(delivery, &mut batch).await {
                 Ok(realms) => (Answer::Sent(Sent::Stored), realms),
                 Err(Failure::Refused(refusal)) => {
@@ -234,12 +251,22 @@ impl<S: Store> Realm<S> {
         let Delivery { peer, what, now } = delivery;
         let (to, (content, from, message)) = match what {
             What::Message(to, message) => (to, message),
-            What::Expelled(group, user) => {
+            What::Expelled((group, user), membership) => {
                 let words = records::words(peer.realm, *group);
-                batch
-                    .put(words, ChangedRecord {}.to_value()?)
-                    .delete(records::copy_member(peer.realm, *group, *user))
-                    .delete(records::copied_group(*user, peer.realm, *group));
+                batch.put(words, ChangedRecord {}.to_value()?);
+                let key = records::copy_member(peer.realm, *group, *user);
+                let member = self.noted::<CopyMemberRecord>(batch, &key).await?;
+                // Of a membership that is over: the user may have joined again. Word without a number is from before there were any, and says
+                // nothing of a membership that has one.
+                let is_meant = |own| {
+                    (*membership != 0 || own == 0 || is_planted(Fault::OldWordsEnd))
+                        && is_of(*membership, own)
+                };
+                if member.is_some_and(|(member, _)| is_meant(member.membership)) {
+                    batch
+                        .delete(key)
+                        .delete(records::copied_group(*user, peer.realm, *group));
+                }
                 return Ok(Vec::new());
             }
             What::Ended(group, life) => {
@@ -296,8 +323,8 @@ enum To {
 enum What<'a> {
     /// A message: its content type, who wrote it, and what was written.
     Message(To, (u8, Username, Body<'a>)),
-    /// Word that a user here is a member of a group there no more.
-    Expelled(GroupName, Username),
+    /// Word that a user here is a member of a group there no more, and the number of that membership.
+    Expelled((GroupName, Username), u64),
     /// Word that a group there has ended, which had this epoch.
     Ended(GroupName, u64),
 }

@@ -1,85 +1,65 @@
 //! How realms get to know each other (PEER-2, PEER-3, PEER-13): introductions, and keys that change.
 
 use super::{
-    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Outcome, Realm,
-    carrying::Carried,
-    limits::PEERS_MAX,
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Moment, Outcome, Realm,
+    carrying::Written,
     peers::{Peer, Peering},
     records::{self, PeerName, PeerRecord, Record as _},
+    repeering::Numbered,
     storing::Unnoted,
 };
 use crate::{
-    crypto::PublicKey,
-    store::{Batch, Store, Version},
-    wire::{Answer, ErrorCode, PeerRequest, Port, RealmId, Refusal, Text},
+    crypto::{Possession, PublicKey, is_possession},
+    faults::{Fault, is_planted},
+    store::{Batch, Store},
+    wire::{Answer, ErrorCode, Port, RealmId, Refusal, Text},
 };
 
 /// Keys that a peer may have had before; one that changes it more often has to be added anew.
 const FORMER_MAX: usize = 64;
 
 impl<S: Store> Realm<S> {
-    /// Introduces this realm to a peer; its answer, if it gives one. `is_awaited`: somebody waits for it.
-    pub(super) async fn introduce(&self, peer: &Peer, is_awaited: bool) -> Option<Answer> {
-        let (address, port) = peer.source();
-        let request = PeerRequest::Introduce {
-            realm: self.own.id,
-            address: Text(address),
-            port: Port(port),
-        };
-        let answer = if is_awaited {
-            self.network.ask(peer, request.to_bytes()).await
-        } else {
-            self.network.ask_patiently(peer, request.to_bytes()).await
-        };
-        let Some(answer) = answer else {
-            self.network.silent(peer.realm);
-            return None;
-        };
-        self.network.reached(peer.realm);
-        let answer = Answer::parse(&answer).ok()?;
-        if let Answer::Refused(refusal) = &answer {
-            tracing::warn!(peer = %peer.realm, code = %refusal.code, "a peer refuses the peering");
-            self.network.refused(peer.realm);
-        }
-        Some(answer)
-    }
-
-    /// Introduces this realm to a peer that has not accepted it yet, or again when it has started. Settled
-    /// when the peer has accepted it.
-    pub async fn introduce_again(&self, peer: &Peer) -> Carried {
-        let mut peer = peer.clone();
-        if peer.knows() != self.own.key {
-            if !self.tell_new_key(&peer).await {
-                return Carried::Silent;
+    /// Writes down that a peer has accepted the peering, by which key it knows this realm, and how it numbers the peering, if it has `said` that.
+    /// A conflict: it is to be introduced to once more.
+    pub async fn note_introduced(
+        &self,
+        peer: &Peer,
+        said: Option<Numbered>,
+        now: Moment,
+    ) -> Written {
+        let noted = async {
+            if let Some(numbered) = said
+                && !self.take_numbered(now, &mut peer.clone(), numbered).await?
+            {
+                // It is told again, with the number that it has now.
+                return Ok(Written::Conflict);
             }
-            peer.record.knows = self.own.key.0;
-        }
-        match self.introduce(&peer, false).await {
-            None => return Carried::Silent,
-            Some(Answer::Done) => {}
-            Some(Answer::Refused(refusal)) if refusal.is_transient() => return Carried::Busy,
-            Some(_) => return Carried::Refused,
-        }
-        let introduced = async {
-            let mut batch = Batch::new();
-            let current = self.peer(&mut batch, peer.realm).await?;
-            let record = PeerRecord {
-                introduced: true,
-                knows: self.own.key.0,
-                ..current.record
-            };
-            let key = records::peer(peer.realm);
-            batch.put(key, record.to_value()?);
-            self.commit(batch).await
-        };
-        match introduced.await {
-            Ok(Outcome::Durable) => Carried::Settled,
-            Ok(Outcome::Conflict) => Carried::Failed,
-            Err(failure) => {
-                self.note("introduce", &failure);
-                Carried::Failed
+            // The peer may introduce itself or change its key at the same time: what waits for it need not wait longer for that.
+            for _ in 0..ATTEMPTS_MAX {
+                let mut batch = Batch::new();
+                let current = self.peer(&mut batch, peer.realm).await?;
+                // Another realm may have the name by now, or this one another number: it is told again.
+                if current.identity() != peer.identity()
+                    || current.record.number != peer.record.number
+                {
+                    break;
+                }
+                let record = PeerRecord {
+                    introduced: true,
+                    knows: peer.record.knows,
+                    ..current.record
+                };
+                batch.put(records::peer(peer.realm), record.to_value()?);
+                if let Outcome::Durable = self.commit(batch).await? {
+                    return Ok(Written::Durable);
+                }
             }
-        }
+            Ok(Written::Conflict)
+        };
+        noted.await.unwrap_or_else(|failure: Failure| {
+            self.note("introduce", &failure);
+            Written::Failed
+        })
     }
 
     /// A realm introduces itself.
@@ -89,50 +69,73 @@ impl<S: Store> Realm<S> {
         key: &PublicKey,
         realm: RealmId,
         (address, port): (&str, u16),
+        numbers: Option<(u64, u64)>,
     ) -> Result<Answer, Failure> {
-        if address.is_empty() || port == 0 || self.own.is(key) {
+        if address.is_empty() != (port == 0) || self.own.is(key) {
             return Err(ErrorCode::BadRequest.into());
         }
+        let mut is_counted = false;
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
-            let name = match self.peer_of(&mut batch, key).await? {
+            let (mut peer, is_new) = match self.peer_of(&mut batch, key).await? {
                 // It has told of a newer key itself.
                 Some(known) if known.key() != *key => return Err(ErrorCode::PeerRefused.into()),
-                Some(known) => {
-                    // What comes early may be old; the key there is now is never given up for another.
-                    let knows = if caller.own == Some(self.own.key) {
-                        self.own.key.0
-                    } else {
-                        known.record.knows
-                    };
-                    let record = PeerRecord {
-                        address: address.into(),
-                        port,
-                        introduced: true,
-                        knows,
-                        ..known.record.clone()
-                    };
-                    if record != known.record {
-                        let key = records::peer(known.realm);
-                        batch.put(key, record.to_value()?);
-                    }
-                    known.realm
-                }
+                Some(known) => (known, false),
                 None => {
-                    let peer = self.new_peer(caller, key, realm, (address, port)).await?;
-                    Self::put_new_peer(&peer, &mut batch)?;
-                    realm
+                    let peer = self
+                        .new_peer(caller, &mut batch, (realm, *key), &mut is_counted)
+                        .await;
+                    let peer = peer.inspect_err(|_| {
+                        self.keep_pending(caller, (realm, *key), (address, port));
+                    })?;
+                    (peer, true)
                 }
             };
-            let is_new = !batch.changes.is_empty();
-            if !is_new || matches!(self.commit(batch).await?, Outcome::Durable) {
+            let was = peer.record.clone();
+            peer.record = Self::with_claim(&was, (address, port));
+            peer.record.introduced = true;
+            // The key there is now is never given up for another.
+            if caller.own == Some(self.own.key()) {
+                peer.record.knows = self.own.key().0;
+            }
+            let is_claim = peer.record.claimed.is_some();
+            let mut answer = Answer::Done;
+            if let Some(numbers) = numbers {
+                peer.record = self.renumbered(caller.now, &peer, numbers, &mut batch)?;
+                let numbered = Numbered {
+                    number: peer.record.number,
+                    is_apart: peer.record.apart,
+                };
+                answer = numbered.answer(peer.realm);
+            }
+            let ends = was.number != peer.record.number;
+            if is_new {
+                self.put_new_peer(&peer, &mut batch).await?;
+            } else if peer.record != was {
+                batch.put(records::peer(peer.realm), peer.record.to_value()?);
+            }
+            let changes = !batch.changes.is_empty();
+            if !changes || matches!(self.commit(batch).await?, Outcome::Durable) {
                 if is_new {
+                    tracing::info!(peer = %peer.realm, fingerprint = key.fingerprint(), "a realm has introduced itself and is a peer");
+                }
+                if ends {
+                    tracing::warn!(peer = %peer.realm, "a peer has begun to peer anew: what was of the former peering ends");
+                }
+                if is_new || ends {
+                    // Another may have given way.
+                    self.chores.notify_one();
+                }
+                if changes {
                     self.network.peers_changed();
                 }
-                self.network.heard(name, caller.now.wall);
+                self.network.heard(peer.realm, caller.now.wall);
+                if is_claim {
+                    self.has_claimed(caller, key, peer.realm, address);
+                }
                 // It may have been away while its groups grew. If they cannot be listed, it is to introduce itself again.
-                self.read_all_copies(name).await?;
-                return Ok(Answer::Done);
+                self.read_all_copies(peer.realm).await?;
+                return Ok(answer);
             }
         }
         Err(Refusal::busy(CONTENDED_MS).into())
@@ -142,58 +145,45 @@ impl<S: Store> Realm<S> {
     async fn new_peer(
         &self,
         caller: &Caller,
-        key: &PublicKey,
-        realm: RealmId,
-        (address, port): (&str, u16),
+        batch: &mut Batch,
+        (realm, key): (RealmId, PublicKey),
+        is_counted: &mut bool,
     ) -> Result<Peer, Failure> {
-        if self.own.peering != Peering::Open || self.list_peers().await?.len() >= PEERS_MAX {
+        if self.own.peering != Peering::Open {
             return Err(ErrorCode::PeerRefused.into());
         }
         if realm == self.own.id || self.find_peer(&mut Unnoted, realm).await?.is_some() {
             return Err(ErrorCode::RealmExists.into());
         }
-        let (src_address, src_port) = self.source(Text(""), Port(0))?;
-        let record = PeerRecord {
-            key: key.0,
-            former: Vec::new(),
-            knows: caller.own.unwrap_or(self.own.key).0,
-            address: address.into(),
-            port,
-            src_address,
-            src_port,
-            epoch: u64::from_be_bytes(self.random()),
-            introduced: true,
-            added: false,
-        };
-        Ok(Peer {
-            realm,
-            record,
-            version: Version(0),
-        })
-    }
-
-    /// Tells a peer over a link of the key by which it knows this realm that there is another. False when
-    /// it is silent. One that does not know the old key (any more) may know the new one.
-    async fn tell_new_key(&self, peer: &Peer) -> bool {
-        let key = self.own.key.0;
-        let request = PeerRequest::Rotate { key }.to_bytes();
-        let Some(answer) = self.network.ask(peer, request).await else {
-            self.network.silent(peer.realm);
-            return false;
-        };
-        match Answer::parse(&answer) {
-            Ok(Answer::Done) => tracing::info!(peer = %peer.realm, "a peer follows to the new key"),
-            _ => tracing::debug!(peer = %peer.realm, "a peer does not follow to the new key"),
+        if !*is_counted && !is_planted(Fault::UnaskedWithoutEnd) {
+            self.limiter.unasked(caller)?;
+            *is_counted = true;
         }
-        true
+        let source = self.source(Text(""), Port(0))?;
+        // Where it is is for it to show.
+        let nowhere = (String::new(), 0);
+        let mut peer = self
+            .begin_peer(batch, (realm, key), nowhere, source)
+            .await?;
+        if let Some(gone) = self.make_place(false, batch).await? {
+            tracing::info!(peer = %gone, "a peer that nobody here has asked for, or had anything to do with, gives way to another");
+        }
+        peer.record.knows = caller.own.unwrap_or(self.own.key()).0;
+        Ok(peer)
     }
 
-    /// A peer goes by another key from now on: `old`, which it has proven, vouches for `new`.
+    /// A peer goes by another key from now on: `old`, which it has proven, vouches for `new`, and `proof` shows that it has that, too.
     pub(super) async fn rotated(
         &self,
+        caller: &Caller,
         old: &PublicKey,
-        new: &PublicKey,
+        (new, proof): (&PublicKey, &Possession),
     ) -> Result<Answer, Failure> {
+        let own = caller.own.and_then(|own| self.own.secret_of(&own));
+        let is_theirs = own.is_some_and(|own| is_possession(proof, own, (old, new)));
+        if !is_theirs && !is_planted(Fault::TakeAnyKey) {
+            return Err(ErrorCode::PeerRefused.into());
+        }
         for _ in 0..ATTEMPTS_MAX {
             let mut batch = Batch::new();
             let known = self.peer_of(&mut batch, old).await?;

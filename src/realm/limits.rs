@@ -12,11 +12,13 @@ use rand::CryptoRng;
 
 use super::{Caller, Failure, Moment};
 pub use super::{
+    shares::{QUEUE_MAX, SHARE_BYTES},
     watch_memory::WATCH_BYTES,
     windows::{OWNER_BYTES, OWNERS_MAX},
 };
 use crate::{
     allowance::{Allowances, Frequency, Guesses, SubnetAllowances},
+    crypto::PublicKey,
     faults::{Fault, is_planted},
     wire::{RealmId, Refusal, Sender, Username},
 };
@@ -37,6 +39,8 @@ pub const PASSWORDS_WAITING: usize = 64;
 pub const ERRANDS_MAX: usize = 1024;
 /// Peers that a realm has at most: whoever introduces himself to an open one then is refused.
 pub const PEERS_MAX: usize = 256;
+/// Of these, such as nobody here has asked for: one that is of no use to anybody gives way to the next.
+pub const UNASKED_MAX: usize = 64;
 /// Groups that one user may be in, those of other realms included.
 pub const MEMBERSHIPS_MAX: usize = 1000;
 /// No further entry is read at once after so many bytes.
@@ -44,6 +48,15 @@ pub const WATCH_READ_BYTES: usize = 8 << 10;
 
 /// Epochs of its queue that a peer may begin: it does with each restore of its store, and never otherwise.
 const EPOCHS: Frequency = Frequency::per_hour(20);
+
+/// Realms that become peers unasked, of one subnet and of all. For each that gives way all groups and accounts are looked through.
+const UNASKED: Frequency = Frequency::per_hour(5);
+const UNASKED_OF_ALL: Frequency = Frequency::per_hour(30);
+/// How often an address is tried that a peer says of itself: of one peer, at one host, and of all.
+const CLAIMS: Frequency = Frequency::per_hour(1);
+const CLAIMS_OF_ALL: Frequency = Frequency::per_hour(60);
+/// Peerings that one peer may begin anew: all groups are looked through for each.
+const PEERINGS: Frequency = Frequency::per_hour(5);
 
 /// What a command looks up at the price of one.
 const LOOKED_UP_PER_COMMAND: usize = 16;
@@ -159,6 +172,12 @@ pub(super) struct Limiter {
     stored_subnets: SubnetAllowances,
     stored_peers: Allowances,
     epochs: Allowances,
+    peerings: Allowances,
+    unasked: SubnetAllowances,
+    claims: Allowances,
+    claimed_hosts: Allowances,
+    /// What is counted for all together.
+    of_all: Allowances,
 }
 
 impl Limiter {
@@ -175,6 +194,11 @@ impl Limiter {
             stored_subnets: SubnetAllowances::new(SUBNETS_COUNTED, rng),
             stored_peers: Allowances::new(REALMS_COUNTED, rng),
             epochs: Allowances::new(REALMS_COUNTED, rng),
+            peerings: Allowances::new(REALMS_COUNTED, rng),
+            unasked: SubnetAllowances::new(SUBNETS_COUNTED, rng),
+            claims: Allowances::new(REALMS_COUNTED, rng),
+            claimed_hosts: Allowances::new(REALMS_COUNTED, rng),
+            of_all: Allowances::new(REALMS_COUNTED, rng),
         }
     }
 
@@ -270,6 +294,26 @@ impl Limiter {
             return Ok(());
         }
         told(self.epochs.take(now.micros, &realm, EPOCHS))
+    }
+
+    /// A peer begins the peering anew.
+    pub fn begin_peering(&self, now: Moment, realm: RealmId) -> Result<(), Failure> {
+        told(self.peerings.take(now.micros, &realm, PEERINGS))
+    }
+
+    /// A realm that nobody here has asked for becomes a peer.
+    pub fn unasked(&self, caller: &Caller) -> Result<(), Failure> {
+        let now = caller.now.micros;
+        told(self.unasked.take(now, &caller.subnet, UNASKED))?;
+        told(self.of_all.take(now, &"unasked", UNASKED_OF_ALL))
+    }
+
+    /// An address is tried that a peer says of itself.
+    pub fn claim(&self, now: Moment, key: &PublicKey, host: &str) -> Result<(), Failure> {
+        let now = now.micros;
+        told(self.claims.take(now, &key.0, CLAIMS))?;
+        told(self.claimed_hosts.take(now, &host, CLAIMS))?;
+        told(self.of_all.take(now, &"claims", CLAIMS_OF_ALL))
     }
 
     /// A password is compared; it counts as wrong until [`Limiter::was_right`] is called.

@@ -6,9 +6,14 @@
 
 mod account;
 mod accounts;
+mod adding;
+mod asking;
 mod carrying;
+mod changing;
 mod copies;
 mod cursors;
+mod deciding;
+mod departing;
 mod ended;
 mod expiry;
 mod failure;
@@ -28,10 +33,14 @@ mod operations;
 mod outgoing;
 mod passwords;
 mod peers;
+mod places;
+mod posts;
 mod reading;
 mod records;
+mod repeering;
 mod retention;
 mod sessions;
+mod shares;
 mod storing;
 mod time;
 mod verdicts;
@@ -45,15 +54,16 @@ mod tests;
 use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicBool};
 
 pub use account::{Account, Greeting};
-pub use carrying::{Carried, Outgoing};
-pub use copies::ReadOutcome;
+pub use carrying::{Glance, NextOutgoing, Outgoing, Settling, Written};
+pub use copies::{CopyLook, CopyState, Kept};
 pub use failure::Failure;
 pub use housekeeping::Pass;
 use limits::{Guess, Limiter};
 pub use limits::{Limits, Rates};
 pub use lives::LifeNews;
-pub use network::{Errand, GroupWork, Network};
+pub use network::{Dialing, Errand, GroupWork, Network, Signals};
 pub use peers::{Own, Peer, Peering, Registration};
+pub use repeering::Numbered;
 pub use retention::{Keeping, Retention};
 pub use time::Moment;
 pub use watching::{Push, Watch};
@@ -62,12 +72,14 @@ use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use tokio::sync::{Notify, watch};
 
 use self::{
+    changing::{Hashed, Work},
     expiry::Expiries,
     lives::Lives,
     operations::{Known, fingerprint, options_fit},
     outgoing::is_queued,
     passwords::Passwords,
-    records::{Owner, QueuedRecord, RecordedAnswer},
+    records::Owner,
+    shares::Shares,
     storing::Outcome,
     verdicts::Verdicts,
     watch_memory::WatchMemory,
@@ -76,11 +88,10 @@ use self::{
 };
 use crate::{
     crypto::{MacKey, PublicKey, SecretKey},
-    store::{Batch, Position, Store, StoreError},
+    store::{Store, StoreError},
     subnet::Subnet,
     wire::{
-        Answer, Command, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId, Refusal,
-        Request, SessionRef, Username,
+        Answer, Command, ErrorCode, OperationNumber, PeerRequest, Refusal, Request, SessionRef,
     },
 };
 
@@ -128,6 +139,7 @@ pub struct Realm<S> {
     verdicts: Verdicts,
     /// When messages to other realms are not worth delivering any more.
     expiries: Expiries,
+    shares: Shares,
     watched: Watched,
     watch_memory: WatchMemory,
     /// Something is to be done for the members of a group that has ended.
@@ -140,47 +152,17 @@ pub struct Realm<S> {
     session_ids: MacKey,
     /// Makes what stands for them in the store.
     session_hashes: MacKey,
+    /// In which all is numbered that is queued for peers until this realm is made again: a store may have been restored by then.
+    epoch: u64,
     rng: Mutex<StdRng>,
     /// Set for good when the store fails.
     failed: watch::Sender<Option<StoreError>>,
 }
 
-/// What hashing has found out so far, so that deciding anew does not hash anew.
-#[derive(Debug, Default)]
-struct Hashed {
-    /// The hash of the new password.
-    made: Option<String>,
-    /// The hash that the given password was compared with, and how that ended.
-    compared: Option<(Option<String>, bool)>,
-}
-
-/// A command in work.
-struct Work<'a> {
-    caller: &'a Caller,
-    request: &'a Request<'a>,
-    batch: Batch,
-    hashed: Hashed,
-    /// The realms that are to hear that a group has grown, once it has.
-    hints: Vec<(RealmId, GroupName)>,
-    /// What it has queued for another realm.
-    queued: Option<(RealmId, QueuedRecord)>,
-    /// Whose groups or sessions are others than before.
-    affected: Option<Username>,
-    /// For whom it makes the store larger, if it does.
-    adds_for: Option<Username>,
-    /// It ends a group: something is to be done for its members.
-    ends: bool,
-    /// Its number is not written down: nothing can be done under it any more.
-    is_unrecorded: bool,
-}
-
-impl Work<'_> {
-    /// Nothing of it is to be done. What was decided depends on the same.
-    fn forget(&mut self) {
-        self.batch.changes.clear();
-        self.hints.clear();
-        (self.queued, self.affected, self.ends) = (None, None, false);
-    }
+/// An epoch of the queues to peers.
+fn epoch(rng: &mut StdRng) -> u64 {
+    // 0 stands for none.
+    rng.next_u64().max(1)
 }
 
 impl<S: Store> Realm<S> {
@@ -204,6 +186,7 @@ impl<S: Store> Realm<S> {
             network,
             verdicts: Verdicts::default(),
             expiries: Expiries::default(),
+            shares: Shares::new(lasting),
             watched: Watched::default(),
             watch_memory: WatchMemory::new(limits.watch_memory),
             chores: Notify::new(),
@@ -213,6 +196,7 @@ impl<S: Store> Realm<S> {
             limits,
             session_ids: MacKey::derive(lasting, "session ids"),
             session_hashes: MacKey::derive(lasting, "session hashes"),
+            epoch: epoch(&mut rng),
             rng: Mutex::new(rng),
             failed: watch::Sender::new(None),
         })
@@ -234,6 +218,11 @@ impl<S: Store> Realm<S> {
     #[cfg(test)]
     pub fn watched_bytes(&self) -> usize {
         self.watch_memory.held()
+    }
+
+    /// What this realm says of itself to others.
+    pub const fn own(&self) -> &Own {
+        &self.own
     }
 
     /// The way to other realms.
@@ -297,7 +286,7 @@ impl<S: Store> Realm<S> {
                 let which = (session, realm, group);
                 self.inboxgrouprealm(caller, which, &request.options).await
             }
-            Command::Realms { session } => self.realms(caller, session).await,
+            Command::Realms { session } => self.realms(caller, session, request.options.form).await,
             Command::Groups { session } => self.groups(caller, session, &request.options).await,
             Command::Members { session, group } => {
                 self.members(caller, session, group, &request.options).await
@@ -317,221 +306,6 @@ impl<S: Store> Realm<S> {
                 ref cursors,
             } => self.unread(caller, session, cursors).await,
             _ => Err(ErrorCode::Unsupported.into()),
-        }
-    }
-
-    /// Carries out a command that changes something, or gives the answer it had when it was.
-    async fn change(
-        &self,
-        caller: &Caller,
-        request: &Request<'_>,
-        number: OperationNumber,
-    ) -> Result<Vec<u8>, Failure> {
-        let owner = self.owner(caller, request.command.session());
-        let fingerprint = fingerprint(request);
-        let caller = &Caller {
-            operation: number,
-            ..*caller
-        };
-        let mut work = Work {
-            caller,
-            request,
-            batch: Batch::new(),
-            hashed: Hashed::default(),
-            hints: Vec::new(),
-            queued: None,
-            affected: None,
-            adds_for: None,
-            ends: false,
-            is_unrecorded: false,
-        };
-        let mut operation = None;
-        for _ in 0..ATTEMPTS_MAX {
-            let fresh = operation.take();
-            operation = match owner {
-                None => None,
-                Some(_) if fresh.is_some() => fresh,
-                Some(owner) => match self.look_up_command(owner, number, fingerprint).await? {
-                    Known::New(operation) => Some(operation),
-                    Known::Done(answer) => {
-                        let answer = self.recall(&work, answer)?;
-                        if is_queued(&request.command, &answer) {
-                            let wait = self.verdicts.join(&owner, number.0);
-                            return Box::pin(self.verdict(&work, owner, wait, answer)).await;
-                        }
-                        return Ok(answer);
-                    }
-                },
-            };
-            work.batch = Batch::new();
-            let answer = match self.decide(&mut work).await {
-                Err(Failure::Refused(refusal)) => {
-                    let is_remembered = self.is_remembered(&work, refusal).await?;
-                    work.forget();
-                    if !is_remembered {
-                        if self.is_outdated(&mut work, refusal).await? {
-                            continue;
-                        }
-                        return Err(refusal.into());
-                    }
-                    self.note(request.command.name(), &refusal.into());
-                    Answer::Refused(refusal)
-                }
-                decided => decided?,
-            };
-            let bytes = answer.to_bytes();
-            if let Some(operation) = operation.as_ref().filter(|_| !work.is_unrecorded) {
-                let recorded = match answer {
-                    Answer::Session(_) => RecordedAnswer::Session,
-                    _ => RecordedAnswer::Bytes(bytes.clone()),
-                };
-                operation.record(recorded, &mut work.batch)?;
-            }
-            let is_queued = is_queued(&request.command, &bytes);
-            let waits = owner.filter(|_| is_queued);
-            let wait = waits.map(|owner| (owner, self.verdicts.expect(&owner, number.0)));
-            // On a conflict, what the decision relied on has changed: it is made anew.
-            let batch = core::mem::take(&mut work.batch);
-            let stored = batch.bytes();
-            let placed = match &mut operation {
-                Some(operation) => self.commit_operation(operation, batch).await?,
-                None => self.commit_placed(batch).await?,
-            };
-            if let Some(positions) = placed {
-                if let Some(user) = work.adds_for {
-                    self.limiter.stored(caller, &user, stored);
-                }
-                self.begin_effects(&mut work, &positions);
-                return match wait {
-                    Some((owner, wait)) => {
-                        Box::pin(self.verdict(&work, owner, Some(wait), bytes)).await
-                    }
-                    None => Ok(bytes),
-                };
-            }
-        }
-        Err(Refusal::busy(CONTENDED_MS).into())
-    }
-
-    /// What follows from a command that is durable now: who is woken, and what is to be asked of other realms.
-    fn begin_effects(&self, work: &mut Work<'_>, positions: &[Position]) {
-        if let (Some((realm, queued)), Some(position)) = (&work.queued, positions.first()) {
-            self.expiries.note(*realm, position.0, queued);
-        }
-        if let Some(user) = work.affected.take() {
-            self.watched.notify(&watched_of(user));
-        }
-        if work.ends {
-            self.chores.notify_one();
-        }
-        for (realm, group) in work.hints.drain(..) {
-            self.network.add_work(realm, GroupWork::Tell(group));
-        }
-        match &work.request.command {
-            Command::JoinGroupRealm { realm, group, .. } => {
-                self.network.add_work(*realm, GroupWork::Read(*group));
-            }
-            Command::AddRealm { .. } | Command::RemoveRealm { .. } => {
-                self.network.peers_changed();
-            }
-            _ => {}
-        }
-    }
-
-    /// Decides about a command that changes something: what is to be written, and the answer.
-    async fn decide(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        match work.request.command {
-            Command::Send { .. } => self.send(work).await,
-            Command::SendGroup { .. } => self.sendgroup(work).await,
-            // Seldom, and large: apart, so that messages need not carry its room about.
-            _ => Box::pin(self.decide_other(work)).await,
-        }
-    }
-
-    async fn decide_other(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        match work.request.command {
-            Command::Register { .. } => self.register(work).await,
-            Command::Auth { .. } => self.auth(work).await,
-            Command::Logout { session, .. } => self.logout(work, session).await,
-            Command::SendRealm { .. } => self.sendrealm(work).await,
-            Command::SendGroupRealm { .. } => self.sendgrouprealm(work).await,
-            Command::JoinGroupRealm { .. } => self.joingrouprealm(work).await,
-            Command::LeaveGroupRealm {
-                session,
-                realm,
-                group,
-                ..
-            } => self.leavegrouprealm(work, session, realm, group).await,
-            Command::Claim { session, code, .. } => self.claim(work, session, code.0).await,
-            Command::AddRealm { .. } => self.addrealm(work).await,
-            Command::RemoveRealm { session, realm, .. } => {
-                self.removerealm(work, session, realm).await
-            }
-            Command::AddGroup { .. } => self.addgroup(work).await,
-            Command::JoinGroup { .. } => self.joingroup(work).await,
-            Command::LeaveGroup { session, group, .. } => {
-                self.leavegroup(work, session, group).await
-            }
-            Command::Kick { group, user, .. } => self.kick(work, group, user).await,
-            Command::Ban { group, user, .. } => self.ban(work, group, user).await,
-            Command::Unban { group, user, .. } => self.unban(work, group, user).await,
-            Command::SetRole {
-                group, user, role, ..
-            } => self.set_role(work, group, user, role).await,
-            Command::GroupPasswd {
-                group, password, ..
-            } => self.grouppasswd(work, group, password).await,
-            Command::DelGroup { group, .. } => self.delgroup(work, group).await,
-            Command::Revoke {
-                session, handle, ..
-            } => self.revoke(work, session, handle).await,
-            Command::Passwd { .. } => self.passwd(work).await,
-            Command::Void { session, .. } => self.void(work, session).await,
-            _ => Err(ErrorCode::Unsupported.into()),
-        }
-    }
-
-    /// The answer to a repeated command.
-    fn recall(&self, work: &Work<'_>, answer: RecordedAnswer) -> Result<Vec<u8>, Failure> {
-        match answer {
-            RecordedAnswer::Bytes(bytes) => Ok(bytes),
-            RecordedAnswer::Session => match &work.request.command {
-                Command::Register { username, .. } | Command::Auth { username, .. } => {
-                    let id = self.session_id(work, *username);
-                    Ok(Answer::Session(id).to_bytes())
-                }
-                _ => Err(ErrorCode::Internal.into()),
-            },
-            RecordedAnswer::Closed(_) => Err(ErrorCode::AlreadyDone.into()),
-        }
-    }
-
-    /// True when something has changed that a refusal was decided by: of what was read before and after a change, no order of
-    /// the two commands would have refused.
-    async fn is_outdated(&self, work: &mut Work<'_>, refusal: Refusal) -> Result<bool, Failure> {
-        let batch = core::mem::take(&mut work.batch);
-        if refusal.is_transient() || batch == Batch::new() {
-            return Ok(false);
-        }
-        match self.commit(batch).await {
-            Ok(Outcome::Conflict) => Ok(true),
-            // Nothing is written: a full disk keeps nobody from being refused.
-            Ok(Outcome::Durable) | Err(Failure::Refused(_)) => Ok(false),
-            Err(failure) => Err(failure),
-        }
-    }
-
-    /// EXACT-6: true when a refusal is written down like what is done. The command may have travelled early, and then
-    /// anybody can send it again: what its sender was told would not happen must not happen later. Of who has no
-    /// session nothing is written; their numbers end with the next session they open.
-    async fn is_remembered(&self, work: &Work<'_>, refusal: Refusal) -> Result<bool, Failure> {
-        let command = &work.request.command;
-        match command.session() {
-            Some(session) if refusal.is_final() && !command.carries_password() => {
-                let found = self.find_session(work.caller, session).await?;
-                Ok(matches!(found, sessions::Found::Open(_)))
-            }
-            _ => Ok(false),
         }
     }
 

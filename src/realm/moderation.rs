@@ -3,10 +3,7 @@
 use super::{
     Failure, Realm, Work,
     groups::{Group, Membership, local},
-    records::{
-        self, AccountRecord, BanRecord, ChangedRecord, GroupRecord, MemberRecord, QueuedKind,
-        Record as _,
-    },
+    records::{self, AccountRecord, BanRecord, GroupRecord, MemberRecord, QueuedKind, Record as _},
     sessions::Current,
 };
 use crate::{
@@ -112,9 +109,8 @@ impl<S: Store> Realm<S> {
             && let Some(peer) = self.find_peer(&mut work.batch, realm).await?
         {
             let word = (QueuedKind::Expelled, who.user.as_str());
-            Self::queue_word(&peer, word, group.name, &[], work)?;
-            let expelling = records::expelling(realm, group.name, who.user);
-            work.batch.put(expelling, ChangedRecord {}.to_value()?);
+            let membership = member.membership.to_be_bytes();
+            self.queue_word(&peer, word, group.name, &membership, work)?;
         }
         Ok(())
     }

@@ -1,29 +1,43 @@
-//! The realm's way to other realms: errands that whoever has the sockets carries out.
+//! The realm's way to other realms: what it asks them for somebody who waits is carried out by whoever has the sockets; what is to be done
+//! with them else, by whoever keeps in touch with them.
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
 
-use super::{limits::ERRANDS_MAX, peers::Peer};
+use super::{deciding::Pending, limits::ERRANDS_MAX, peers::Peer};
 use crate::{
     crypto::PublicKey,
-    wire::{GroupName, RealmId},
+    wire::{self, ErrorCode, GroupName, RealmId},
 };
 
 /// How long to ask who is at an address: a round trip may take a minute.
 const WHO_PATIENCE: Duration = Duration::from_secs(75);
-/// A peer that has not answered for so long is shown as one that does not.
-const SILENT_AFTER: Duration = Duration::from_secs(10);
 
 /// How the link to a peer stands, as `realms` tells it.
 pub(super) const STATE_IDLE: u8 = 0;
 pub(super) const STATE_OPEN: u8 = 1;
 pub(super) const STATE_TRYING: u8 = 2;
 const STATE_NOT_ACCEPTED: u8 = 3;
+
+/// Whether a link to a peer may be opened to ask it something, where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialing {
+    /// An operator has named the address, or the peer has answered there.
+    Freely,
+    /// The address is what the peer says of itself: nobody may be there who wants to hear of it (PEER-23). The question is whether the peer is
+    /// there: it is asked there and nowhere else, and what is answered over another link is no answer to it.
+    Once,
+    /// There is no address: only a link that the peer has opened will do.
+    Never,
+}
 
 /// Something to be asked of another realm.
 #[derive(Debug)]
@@ -40,34 +54,53 @@ pub enum Errand {
     /// Ask a peer.
     Ask {
         /// The peer.
-        peer: Peer,
+        peer: Box<Peer>,
         /// The request.
         bytes: Vec<u8>,
         /// Somebody waits for it: better soon no answer than late one.
         is_awaited: bool,
+        /// Whether a link may be opened for it.
+        dialing: Dialing,
         /// Told the answer, or dropped when there is none in time.
         answer: oneshot::Sender<Vec<u8>>,
     },
 }
 
 /// How the link to a peer stands.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Standing {
     is_trying: bool,
-    /// It refuses the peering.
-    is_refused: bool,
+    /// It refuses the peering, and how.
+    refused: Option<ErrorCode>,
+    /// When either changed last.
+    since: Option<Instant>,
+    /// When it is tried next.
+    next: Option<Instant>,
     /// When it was last heard, in seconds since 1970.
     heard: u32,
-    contact: Arc<Notify>,
-    /// Groups here that have grown, of which the peer is to be told.
-    grown: BTreeSet<GroupName>,
-    /// Groups there that are to be read.
-    to_read: BTreeSet<GroupName>,
-    work: Arc<Notify>,
+}
+
+impl Standing {
+    fn turn(&mut self, is_trying: bool, refused: Option<ErrorCode>) {
+        if (self.is_trying, self.refused) != (is_trying, refused) || self.since.is_none() {
+            self.since = Some(Instant::now());
+        }
+        (self.is_trying, self.refused) = (is_trying, refused);
+    }
+}
+
+/// How a peer stands, for operators. Times are in seconds since 1970, or 0.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub state: wire::Standing,
+    pub why: Option<ErrorCode>,
+    pub since: u32,
+    pub next: u32,
+    pub heard: u32,
 }
 
 /// What is to be done for a group at a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GroupWork {
     /// Tell the peer that the group has grown.
     Tell(GroupName),
@@ -75,12 +108,39 @@ pub enum GroupWork {
     Read(GroupName),
 }
 
+/// What has happened since it was last taken ([`Network::signals`]).
+#[derive(Debug, Default)]
+pub struct Signals {
+    /// Peers have come, gone or changed.
+    pub are_peers_changed: bool,
+    /// Peers that have asked something, or have answered somebody who waits.
+    pub heard: BTreeSet<RealmId>,
+    /// What is to be done for groups at peers.
+    pub work: BTreeSet<(RealmId, GroupWork)>,
+    /// Peers that are to be tried at the address that they say of themselves.
+    pub claims: BTreeSet<RealmId>,
+    /// Peers that are to be introduced to again.
+    pub introductions: BTreeSet<RealmId>,
+}
+
+impl Signals {
+    fn is_empty(&self) -> bool {
+        !self.are_peers_changed
+            && self.heard.is_empty()
+            && self.work.is_empty()
+            && self.claims.is_empty()
+            && self.introductions.is_empty()
+    }
+}
+
 /// The way to other realms.
 #[derive(Debug)]
 pub struct Network {
     errands: mpsc::Sender<Errand>,
-    changed: Notify,
     standings: Mutex<HashMap<RealmId, Standing>>,
+    signals: Mutex<Signals>,
+    are_signals: Notify,
+    pending: Mutex<Pending>,
 }
 
 impl Network {
@@ -89,8 +149,10 @@ impl Network {
         let (errands, taken) = mpsc::channel(ERRANDS_MAX);
         let network = Self {
             errands,
-            changed: Notify::new(),
             standings: Mutex::default(),
+            signals: Mutex::default(),
+            are_signals: Notify::new(),
+            pending: Mutex::default(),
         };
         (network, taken)
     }
@@ -113,47 +175,62 @@ impl Network {
     /// Asks a peer for somebody who waits; nothing, when it is silent. How long that takes to find out depends on
     /// the way to it.
     pub(super) async fn ask(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        self.ask_if(peer, bytes, true).await?.await.ok()
-    }
-
-    /// Asks a peer when nobody waits: for as long as that may make sense on the longest and narrowest of ways.
-    pub(super) async fn ask_patiently(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        let mut answered = self.ask_if(peer, bytes, false).await?;
-        tokio::select! {
-            biased;
-            answer = &mut answered => answer.ok(),
-            () = tokio::time::sleep(SILENT_AFTER) => {
-                self.silent(peer.realm);
-                answered.await.ok()
-            }
-        }
-    }
-
-    async fn ask_if(
-        &self,
-        peer: &Peer,
-        bytes: Vec<u8>,
-        is_awaited: bool,
-    ) -> Option<oneshot::Receiver<Vec<u8>>> {
         let (answer, answered) = oneshot::channel();
-        let peer = peer.clone();
+        let (peer, dialing) = (Box::new(peer.clone()), peer.dialing());
         let errand = Errand::Ask {
             peer,
             bytes,
-            is_awaited,
+            is_awaited: true,
+            dialing,
             answer,
         };
         self.errands.send(errand).await.ok()?;
-        Some(answered)
+        answered.await.ok()
+    }
+
+    fn signal(&self, add: impl FnOnce(&mut Signals)) {
+        let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        add(&mut signals);
+        self.are_signals.notify_one();
+    }
+
+    /// What has happened since this was last called, once anything has.
+    pub async fn signals(&self) -> Signals {
+        loop {
+            let taken = {
+                let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::take(&mut *signals)
+            };
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.are_signals.notified().await;
+        }
     }
 
     pub(super) fn peers_changed(&self) {
-        self.changed.notify_one();
+        self.signal(|signals| signals.are_peers_changed = true);
     }
 
-    /// Waits until peers have come, gone or moved since it was last asked.
-    pub async fn wait_for_change(&self) {
-        self.changed.notified().await;
+    /// Something is to be done for a group at a peer.
+    pub fn add_work(&self, realm: RealmId, work: GroupWork) {
+        self.signal(|signals| {
+            signals.work.insert((realm, work));
+        });
+    }
+
+    /// A peer is to be introduced to again.
+    pub(super) fn introduction_due(&self, realm: RealmId) {
+        self.signal(|signals| {
+            signals.introductions.insert(realm);
+        });
+    }
+
+    /// The address that a peer says of itself is to be tried, once.
+    pub(super) fn claim_to_try(&self, realm: RealmId) {
+        self.signal(|signals| {
+            signals.claims.insert(realm);
+        });
     }
 
     fn standing<T>(&self, realm: RealmId, change: impl FnOnce(&mut Standing) -> T) -> T {
@@ -164,77 +241,106 @@ impl Network {
         change(standings.entry(realm).or_default())
     }
 
-    /// Notes that a peer has answered or asked.
+    /// Notes that a peer has asked: what waits for it need not wait any longer.
     pub(super) fn heard(&self, realm: RealmId, now: u32) {
-        self.standing(realm, |standing| {
-            standing.is_trying = false;
-            standing.is_refused = false;
-            standing.heard = now;
-            standing.contact.notify_waiters();
+        self.answers(realm, now);
+        self.signal(|signals| {
+            signals.heard.insert(realm);
         });
     }
 
-    /// Notes that a peer has answered: what waits for it need not wait any longer.
+    /// Notes that a peer has answered somebody who waits.
     pub(super) fn reached(&self, realm: RealmId) {
-        self.standing(realm, |standing| {
-            standing.is_trying = false;
-            standing.contact.notify_waiters();
+        self.standing(realm, |standing| standing.turn(false, standing.refused));
+        self.signal(|signals| {
+            signals.heard.insert(realm);
         });
     }
 
-    /// Waits until a peer has answered or asked.
-    pub async fn wait_for_contact(&self, realm: RealmId) {
-        let contact = self.standing(realm, |standing| Arc::clone(&standing.contact));
-        contact.notified().await;
+    /// Notes that a peer answers.
+    pub fn answers(&self, realm: RealmId, now: u32) {
+        self.standing(realm, |standing| {
+            standing.turn(false, None);
+            standing.heard = now;
+        });
     }
 
     /// Notes that a peer does not answer.
-    pub(super) fn silent(&self, realm: RealmId) {
-        self.standing(realm, |standing| standing.is_trying = true);
+    pub fn silent(&self, realm: RealmId) {
+        self.standing(realm, |standing| standing.turn(true, standing.refused));
     }
 
     /// Notes that a peer refuses the peering.
-    pub(super) fn refused(&self, realm: RealmId) {
-        self.standing(realm, |standing| standing.is_refused = true);
-    }
-
-    /// Something is to be done for a group at a peer, or still is.
-    pub fn add_work(&self, realm: RealmId, work: GroupWork) {
+    pub fn refused(&self, realm: RealmId, why: ErrorCode) {
         self.standing(realm, |standing| {
-            match work {
-                GroupWork::Tell(group) => standing.grown.insert(group),
-                GroupWork::Read(group) => standing.to_read.insert(group),
-            };
-            standing.work.notify_one();
+            standing.turn(standing.is_trying, Some(why));
         });
     }
 
-    /// What is to be done next for a group at a peer. It stays until [`Network::begin_work`].
-    pub fn next_work(&self, realm: RealmId) -> Option<GroupWork> {
+    /// Notes that a peer is tried again after a wait.
+    pub fn waits(&self, realm: RealmId, wait: Duration) {
         self.standing(realm, |standing| {
-            let tell = standing.grown.first().copied().map(GroupWork::Tell);
-            tell.or_else(|| standing.to_read.first().copied().map(GroupWork::Read))
+            standing.next = Some(Instant::now() + wait);
+        });
+    }
+
+    /// Those that have introduced themselves and wait for a decision.
+    pub(super) fn pending<T>(&self, change: impl FnOnce(&mut Pending) -> T) -> T {
+        let pending = self.pending.lock();
+        change(&mut pending.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How a peer stands, as operators see it.
+    pub(super) fn seen(&self, peer: &Peer, now: u32) -> Seen {
+        let (state, heard) = self.state_of(peer);
+        self.standing(peer.realm, |standing| {
+            let state = match state {
+                STATE_IDLE => wire::Standing::Idle,
+                STATE_OPEN => wire::Standing::Open,
+                _ if standing.refused.is_some() => wire::Standing::Refused,
+                STATE_TRYING => wire::Standing::Trying,
+                _ if standing.is_trying => wire::Standing::Trying,
+                _ => wire::Standing::Introduced,
+            };
+            let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+            let since = standing.since.map(|since| seconds(since.elapsed()));
+            let next = standing
+                .next
+                .map(|at| at.saturating_duration_since(Instant::now()));
+            Seen {
+                state,
+                why: standing.refused,
+                since: since.map_or(0, |ago| now.saturating_sub(ago)),
+                next: match next {
+                    None | Some(Duration::ZERO) => 0,
+                    Some(left) => now.saturating_add(seconds(left)),
+                },
+                heard,
+            }
         })
     }
 
-    /// Takes a piece of work up: should it come again meanwhile, it is done again.
-    pub fn begin_work(&self, realm: RealmId, work: GroupWork) {
-        self.standing(realm, |standing| match work {
-            GroupWork::Tell(group) => standing.grown.remove(&group),
-            GroupWork::Read(group) => standing.to_read.remove(&group),
+    /// A peer was removed: of whoever has its name next nothing is known.
+    pub(super) fn forget(&self, realm: RealmId) {
+        let mut standings = self
+            .standings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        standings.remove(&realm);
+        drop(standings);
+        self.signal(|signals| {
+            signals.heard.remove(&realm);
+            signals.claims.remove(&realm);
+            signals.introductions.remove(&realm);
+            signals.work.retain(|(other, _)| *other != realm);
+            signals.are_peers_changed = true;
         });
-    }
-
-    /// Waits until there is something to be done for a group at a peer.
-    pub async fn wait_for_work(&self, realm: RealmId) {
-        let work = self.standing(realm, |standing| Arc::clone(&standing.work));
-        work.notified().await;
     }
 
     /// How a peer stands, as `realms` tells it, and when it was last heard.
     pub(super) fn state_of(&self, peer: &Peer) -> (u8, u32) {
         self.standing(peer.realm, |standing| {
-            let is_accepted = peer.is_introduced() && !standing.is_refused;
+            let is_accepted = peer.is_introduced() && standing.refused.is_none();
             let state = match (is_accepted, standing.is_trying) {
                 (false, _) => STATE_NOT_ACCEPTED,
                 (true, true) => STATE_TRYING,

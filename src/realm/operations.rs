@@ -241,7 +241,10 @@ pub(super) fn options_fit(request: &Request<'_>) -> bool {
         | Command::SendGroupRealm { .. } => {
             (rest.content, rest.ttl) = (None, None);
         }
-        Command::AddRealm { .. } => rest.key = None,
+        Command::AddRealm { .. } | Command::RemoveRealm { .. } => {
+            (rest.key, rest.form) = (None, None);
+        }
+        Command::Realms { .. } => rest.form = None,
         Command::Register { .. } => rest.code = None,
         _ => {}
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Failure, Known, Realm, Work,
-    carrying::{Outgoing, QUEUED_LIFETIME_SECONDS},
+    carrying::QUEUED_LIFETIME_SECONDS,
     operations::fingerprint,
     peers::Peer,
     records::{
@@ -17,11 +17,8 @@ use crate::{
     wire::{Answer, Body, Command, ErrorCode, GroupName, Options, Port, RealmId, Sent, Text},
 };
 
-/// Messages that may wait for a peer: at the longest each, 64 MiB.
-const QUEUE_MAX: u64 = 4096;
-
-/// What waits for a peer and is read at once, to find out whether any of it is a message.
-const WORDS_AT_ONCE: usize = 16;
+/// Messages that wait for a peer are counted up to twice as many, less one.
+const COUNTED_MAX: u64 = 4096;
 
 /// For how many seconds a message is worth delivering.
 fn lifetime(options: &Options) -> Result<u32, Failure> {
@@ -117,9 +114,9 @@ impl<S: Store> Realm<S> {
         message: &Body<'_>,
     ) -> Result<Answer, Failure> {
         let content = self.check_message(&work.request.options, message)?;
-        if self.queued(peer.realm).await? >= QUEUE_MAX {
-            return Err(ErrorCode::QueueFull.into());
-        }
+        // What an attempt before this one has taken.
+        work.queued = None;
+        let place = self.queue_share(peer.realm, current.user).await?;
         let owner = self.owner(work.caller, work.request.command.session());
         let number = work.caller.operation.0;
         let queued = QueuedRecord {
@@ -136,17 +133,23 @@ impl<S: Store> Realm<S> {
                 owner: owner.bytes().to_vec(),
                 number,
             }),
+            epoch: self.epoch,
         };
         // Whoever removes the peer meanwhile leaves no message behind.
         work.batch
             .append(records::queue(peer.realm), queued.to_value()?);
-        work.queued = Some((peer.realm, queued));
+        if kind == QueuedKind::Group {
+            let batch = &mut work.batch;
+            self.note_post(&queued, (peer.realm, to), batch).await?;
+        }
+        work.queued = Some((peer.realm, queued, place));
         Ok(Answer::Sent(Sent::Queued))
     }
 
     /// Adds to the work's batch that a peer is to hear of its users' memberships in a group: that `from` is in it no more, or that
     /// it has ended.
     pub(super) fn queue_word(
+        &self,
         peer: &Peer,
         (kind, from): (QueuedKind, &str),
         group: GroupName,
@@ -164,6 +167,7 @@ impl<S: Store> Realm<S> {
             set_aside: false,
             lifetime: QUEUED_LIFETIME_SECONDS,
             operation: None,
+            epoch: self.epoch,
         };
         work.batch
             .append(records::queue(peer.realm), queued.to_value()?);
@@ -213,7 +217,7 @@ impl<S: Store> Realm<S> {
             bytes: 1,
         };
         let mut count = 0;
-        for bit in (0..=QUEUE_MAX.ilog2()).rev() {
+        for bit in (0..=COUNTED_MAX.ilog2()).rev() {
             let more = count + (1 << bit);
             let page = self
                 .store
@@ -226,33 +230,9 @@ impl<S: Store> Realm<S> {
         Ok(count)
     }
 
-    /// True when a message that somebody wrote waits for a peer behind a position of its queue.
-    pub(super) async fn has_messages(
-        &self,
-        realm: RealmId,
-        mut after: Position,
-    ) -> Result<bool, Failure> {
-        let log = records::queue(realm);
-        let limit = PageLimit {
-            entries: WORDS_AT_ONCE,
-            bytes: usize::MAX,
-        };
-        loop {
-            let page = self.store.read(&log, after, limit).await?;
-            for (position, value) in &page.entries {
-                if !Outgoing::read(*position, value)?.is_word() {
-                    return Ok(true);
-                }
-                after = *position;
-            }
-            if !page.more {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// Wakes when a message to a peer has been queued.
-    pub fn queue_grown(&self, realm: RealmId) -> Subscription {
-        self.store.subscribe(&[records::queue(realm)])
+    /// Wakes when a message to one of these peers has been queued.
+    pub fn queues_grown(&self, realms: &[RealmId]) -> Subscription {
+        let queues: Vec<_> = realms.iter().map(|realm| records::queue(*realm)).collect();
+        self.store.subscribe(&queues)
     }
 }

@@ -1,20 +1,22 @@
 //! Peering with other realms (PEER-1 … PEER-3): who they are, where they are, and who may become one.
 
 use super::{
-    Caller, Failure, Outcome, Realm, Work,
+    Dialing, Failure, Outcome, Realm, Work,
     limits::PEERS_MAX,
-    network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
-    records::{self, CursorRecord, PeerName, PeerRecord, Record as _, SessionRecord},
-    storing::{Notes, Unnoted},
+    records::{self, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord},
+    storing::Notes,
 };
 use crate::{
-    crypto::{PublicKey, same},
-    store::{Batch, Expected, Key, Position, Store, Version, Versioned},
+    crypto::{PublicKey, SecretKey, same},
+    faults::{Fault, is_planted},
+    store::{Batch, Expected, Key, Store, Version, Versioned},
     wire::{
-        Answer, Command, ErrorCode, Peer as PeerState, Port, RealmId, Refusal, RegistrationCode,
-        Sent, SessionRef, Text,
+        Answer, ErrorCode, PeerRequest, Port, RealmId, RegistrationCode, SessionRef, Text, Username,
     },
 };
+
+/// How often another realm is introduced to at once, until it has heard that its number is known.
+pub(super) const NUMBERS_TOLD: usize = 3;
 
 /// Which realms may peer with this one unasked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,10 +47,10 @@ pub enum Registration {
 pub struct Own {
     /// How it calls itself.
     pub id: RealmId,
-    /// Its key.
-    pub key: PublicKey,
+    /// Its secret key.
+    pub secret: SecretKey,
     /// The keys it had before, to which it still answers.
-    pub former: Vec<PublicKey>,
+    pub former: Vec<SecretKey>,
     /// Which realms may peer with it.
     pub peering: Peering,
     /// The hosts and ports at which others reach it; the first where nothing else is said.
@@ -60,9 +62,63 @@ pub struct Own {
 }
 
 impl Own {
+    /// Its key.
+    pub fn key(&self) -> PublicKey {
+        self.secret.public()
+    }
+
+    /// A realm at one address.
+    #[cfg(test)]
+    pub fn sample(id: RealmId, secret: SecretKey) -> Self {
+        Self {
+            id,
+            secret,
+            former: Vec::new(),
+            peering: Peering::Listed,
+            addresses: vec![("192.0.2.1".into(), 6377)],
+            registration: Registration::Open,
+            operator_code: "open sesame".into(),
+        }
+    }
+
+    /// The secret half of one of its keys.
+    pub(super) fn secret_of(&self, key: &PublicKey) -> Option<&SecretKey> {
+        let mut all = core::iter::once(&self.secret).chain(&self.former);
+        all.find(|secret| secret.public() == *key)
+    }
+
+    /// What introduces this realm to a peer; without numbers to one of a release from before there were any (PEER-27).
+    pub fn introduction(&self, peer: &Peer, is_numbered: bool) -> Vec<u8> {
+        let (address, port) = self.told_to(peer);
+        let request = PeerRequest::Introduce {
+            realm: self.id,
+            address: Text(&address),
+            port: Port(port),
+            numbers: is_numbered.then_some((peer.record.number, peer.record.theirs)),
+        };
+        request.to_bytes()
+    }
+
+    /// Where a peer is told that it reaches this realm: at the address noted for it or, when this realm is not there any more, at its
+    /// first. One that stands for all addresses leads nowhere from elsewhere: then nothing is said.
+    pub(super) fn told_to(&self, peer: &Peer) -> (String, u16) {
+        let (host, port) = peer.source();
+        let is_noted = |own: &&(String, u16)| (own.0.as_str(), own.1) == (host, port);
+        let mut own = self.addresses.iter();
+        let found = own.find(is_noted).or(self.addresses.first());
+        let is_said = |(host, _): &&(String, u16)| {
+            let ip = host.parse::<std::net::IpAddr>();
+            !ip.is_ok_and(|ip| ip.is_unspecified())
+        };
+        if is_planted(Fault::IntroduceOldAddress) {
+            return (host.into(), port);
+        }
+        found.filter(is_said).cloned().unwrap_or_default()
+    }
+
     /// True when `key` is this realm's, or was.
     pub(super) fn is(&self, key: &PublicKey) -> bool {
-        *key == self.key || self.former.contains(key)
+        self.secret_of(key).is_some()
     }
 }
 
@@ -74,6 +130,8 @@ pub struct Peer {
     /// What is kept of it.
     pub(super) record: PeerRecord,
     pub(super) version: Version,
+    /// It is to be asked at an address that nobody vouches for.
+    is_tried: bool,
 }
 
 impl Peer {
@@ -93,6 +151,47 @@ impl Peer {
         PublicKey(*self.record.former.last().unwrap_or(&self.record.key))
     }
 
+    /// A peer that has not accepted the peering yet.
+    #[cfg(test)]
+    pub fn sample(realm: RealmId, key: PublicKey, knows: PublicKey) -> Self {
+        let record = PeerRecord {
+            key: key.0,
+            former: Vec::new(),
+            knows: knows.0,
+            address: "192.0.2.9".into(),
+            port: 6377,
+            src_address: "192.0.2.1".into(),
+            src_port: 6377,
+            epoch: 7,
+            introduced: false,
+            added: true,
+            claimed: None,
+            number: 11,
+            theirs: 0,
+            apart: false,
+        };
+        let version = Version(0);
+        Self {
+            realm,
+            record,
+            version,
+            is_tried: false,
+        }
+    }
+
+    /// Which realm it is, whatever keys it has later, and which peering with it.
+    pub fn identity(&self) -> (PublicKey, u64) {
+        (self.first_key(), self.record.epoch)
+    }
+
+    /// The same peer, which knows this realm by `key`.
+    #[must_use]
+    pub fn known_by(&self, key: PublicKey) -> Self {
+        let mut peer = self.clone();
+        peer.record.knows = key.0;
+        peer
+    }
+
     /// The key by which it knows this realm.
     pub const fn knows(&self) -> PublicKey {
         PublicKey(self.record.knows)
@@ -110,6 +209,25 @@ impl Peer {
     /// Where it is.
     pub fn address(&self) -> (&str, u16) {
         (&self.record.address, self.record.port)
+    }
+
+    /// Whether a link to its address may be opened to ask it something.
+    pub fn dialing(&self) -> Dialing {
+        match self.record.port {
+            _ if self.is_tried => Dialing::Once,
+            0 => Dialing::Never,
+            _ if self.record.address.is_empty() => Dialing::Never,
+            _ => Dialing::Freely,
+        }
+    }
+
+    /// The same peer at the address that it says of itself, if that is another than is believed.
+    pub fn at_claim(&self) -> Option<Self> {
+        let (address, port) = self.record.claimed.clone()?;
+        let mut peer = self.clone();
+        (peer.record.address, peer.record.port) = (address, port);
+        peer.is_tried = true;
+        Some(peer)
     }
 
     /// Where it reaches this realm.
@@ -143,12 +261,33 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Done)
     }
 
-    async fn operator(&self, work: &mut Work<'_>, session: SessionRef) -> Result<(), Failure> {
+    /// Who gives a command that is for operators.
+    pub(super) async fn operator(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+    ) -> Result<Username, Failure> {
         let current = self.session_noted(work, session).await?;
         if current.record.operator {
-            Ok(())
+            Ok(current.user)
         } else {
             Err(ErrorCode::NotOperator.into())
+        }
+    }
+
+    /// Adds to `notes` that a realm which asks is still a peer: it may have been removed since it began to ask. One that has a new key since is.
+    pub(super) async fn rely_on_peer(
+        &self,
+        notes: &mut impl Notes,
+        peer: &Peer,
+    ) -> Result<(), Failure> {
+        if is_planted(Fault::ForgetRemoval) {
+            return Ok(());
+        }
+        let current = self.find_peer(notes, peer.realm).await?;
+        match current.filter(|current| current.identity() == peer.identity()) {
+            Some(_) => Ok(()),
+            None => Err(ErrorCode::PeerRefused.into()),
         }
     }
 
@@ -173,6 +312,7 @@ impl<S: Store> Realm<S> {
             realm,
             record,
             version,
+            is_tried: false,
         }))
     }
 
@@ -200,15 +340,6 @@ impl<S: Store> Realm<S> {
         (peers, unread.is_none())
     }
 
-    /// The peer known by that name, if there is one, for whoever carries messages to it.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub async fn peer_now(&self, realm: RealmId) -> Result<Option<Peer>, Failure> {
-        let found = self.find_peer(&mut Unnoted, realm).await;
-        found.inspect_err(|failure| self.note("peers", failure))
-    }
-
     pub(super) async fn list_peers(&self) -> Result<Vec<Peer>, Failure> {
         match self.read_peers().await {
             (peers, None) => Ok(peers),
@@ -230,6 +361,7 @@ impl<S: Store> Realm<S> {
                     realm,
                     record,
                     version: found.version,
+                    is_tried: false,
                 }),
                 Err(error) => {
                     tracing::error!(peer = %realm, %error, "what is kept of a peer cannot be read");
@@ -253,97 +385,56 @@ impl<S: Store> Realm<S> {
         found.cloned().ok_or(ErrorCode::BadSource.into())
     }
 
-    pub(super) async fn addrealm(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
-        let Command::AddRealm {
-            session,
-            realm,
-            address,
-            port,
-            src_address,
-            src_port,
-            ..
-        } = work.request.command
-        else {
-            return Err(ErrorCode::Internal.into());
-        };
-        self.operator(work, session).await?;
-        let (src_address, src_port) = self.source(src_address, src_port)?;
-        if address.0.is_empty() || port.0 == 0 {
-            return Err(ErrorCode::BadRequest.into());
-        }
-        if let Some(known) = self.find_peer(&mut work.batch, realm).await? {
-            let is_meant = work
-                .request
-                .options
-                .key
-                .is_none_or(|key| key == known.record.key);
-            if known.record.added || !is_meant {
-                return Err(ErrorCode::RealmExists.into());
-            }
-            // It has introduced itself, perhaps in answer to this very command, and is now wanted here too.
-            let record = PeerRecord {
-                address: address.0.into(),
-                port: port.0,
-                src_address,
-                src_port,
-                added: true,
-                ..known.record
-            };
-            work.batch.put(records::peer(realm), record.to_value()?);
-            return Ok(Answer::Done);
-        }
-        let key = match work.request.options.key {
-            Some(key) => PublicKey(key),
-            None => {
-                let found = self.network.who(address.0, port.0).await;
-                found.ok_or(ErrorCode::RealmUnreachable)?
-            }
-        };
-        if self.own.is(&key) || self.peer_of(&mut work.batch, &key).await?.is_some() {
-            return Err(ErrorCode::RealmExists.into());
-        }
-        if self.list_peers().await?.len() >= PEERS_MAX {
-            return Err(Refusal::too_large(PEERS_MAX as u64).into());
-        }
-        let mut peer = Peer {
+    /// Another realm, as it becomes a peer. What is remembered of its messages from before it was removed goes on.
+    pub(super) async fn begin_peer(
+        &self,
+        batch: &mut Batch,
+        (realm, key): (RealmId, PublicKey),
+        (address, port): (String, u16),
+        (src_address, src_port): (String, u16),
+    ) -> Result<Peer, Failure> {
+        self.check_departed(realm, batch).await?;
+        let former = records::former_keys(&key);
+        let former = self.noted::<FormerKeysRecord>(batch, &former).await?;
+        Ok(Peer {
             realm,
             record: PeerRecord {
                 key: key.0,
-                former: Vec::new(),
-                knows: self.own.key.0,
-                address: address.0.into(),
-                port: port.0,
+                former: former.map(|(former, _)| former.keys).unwrap_or_default(),
+                knows: self.own.key().0,
+                address,
+                port,
                 src_address,
                 src_port,
                 epoch: u64::from_be_bytes(self.random()),
                 introduced: false,
-                added: true,
+                added: false,
+                claimed: None,
+                number: u64::from_be_bytes(self.random()).max(1),
+                theirs: 0,
+                apart: false,
             },
             version: Version(0),
-        };
-        let answer = match self.introduce(&peer, true).await {
-            Some(Answer::Done) => {
-                peer.record.introduced = true;
-                Answer::Done
-            }
-            Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::RealmExists => {
-                return Err(refusal.into());
-            }
-            // It does not answer, or has not listed us yet: it is asked again until it does.
-            _ => Answer::Sent(Sent::Queued),
-        };
-        Self::put_new_peer(&peer, &mut work.batch)?;
-        Ok(answer)
+            is_tried: false,
+        })
     }
 
-    pub(super) fn put_new_peer(peer: &Peer, batch: &mut Batch) -> Result<(), Failure> {
+    pub(super) async fn put_new_peer(&self, peer: &Peer, batch: &mut Batch) -> Result<(), Failure> {
         let (key, name) = (records::peer(peer.realm), records::peer_name(&peer.key()));
-        let realm = peer.realm.as_str().into();
+        let realm: String = peer.realm.as_str().into();
+        let named = PeerName { realm }.to_value()?;
         batch
             .expect(key.clone(), Expected::Absent)
             .expect(name.clone(), Expected::Absent)
             .put(key, peer.record.to_value()?)
-            .put(name, PeerName { realm }.to_value()?);
+            .put(name, named.clone());
+        for former in &peer.record.former {
+            let name = records::peer_name(&PublicKey(*former));
+            // Unless it is another's by now.
+            if self.noted::<PeerName>(batch, &name).await?.is_none() {
+                batch.put(name, named.clone());
+            }
+        }
         Ok(())
     }
 
@@ -368,6 +459,10 @@ impl<S: Store> Realm<S> {
             let found = self.find_peer(&mut batch, realm).await?;
             if let Some(Peer { record: was, .. }) = found {
                 let record = PeerRecord {
+                    claimed: was
+                        .claimed
+                        .clone()
+                        .filter(|at| *at != (address.clone(), port)),
                     address,
                     port,
                     src_address,
@@ -388,24 +483,12 @@ impl<S: Store> Realm<S> {
                 }
                 batch.put(records::peer(realm), record.to_value()?);
             } else {
-                let record = PeerRecord {
-                    key: key.0,
-                    former: Vec::new(),
-                    knows: self.own.key.0,
-                    address,
-                    port,
-                    src_address,
-                    src_port,
-                    epoch: u64::from_be_bytes(self.random()),
-                    introduced: false,
-                    added: true,
-                };
-                let peer = Peer {
-                    realm,
-                    record,
-                    version: Version(0),
-                };
-                Self::put_new_peer(&peer, &mut batch)?;
+                let (of, source) = ((realm, key), (src_address, src_port));
+                let mut peer = self
+                    .begin_peer(&mut batch, of, (address, port), source)
+                    .await?;
+                peer.record.added = true;
+                self.put_new_peer(&peer, &mut batch).await?;
             }
             self.commit(batch).await
         };
@@ -418,84 +501,4 @@ impl<S: Store> Realm<S> {
             listed => Ok(matches!(listed?, Outcome::Durable)),
         }
     }
-
-    pub(super) async fn removerealm(
-        &self,
-        work: &mut Work<'_>,
-        session: SessionRef,
-        realm: RealmId,
-    ) -> Result<Answer, Failure> {
-        self.operator(work, session).await?;
-        let peer = self.peer(&mut work.batch, realm).await?;
-        let queue = records::queue(realm);
-        let end = self.store.last(&queue).await?;
-        work.batch.expect_end(queue, end);
-        let (settled, expected) = self.settled(realm).await?;
-        if self.has_messages(realm, Position(settled)).await? {
-            // What waits would be lost without a word.
-            return Err(ErrorCode::QueueFull.into());
-        }
-        // What this realm itself had to say there of memberships nobody misses.
-        if settled < end.0 {
-            let key = records::settled(realm);
-            let position = end.0;
-            work.batch
-                .expect(key.clone(), expected)
-                .put(key, CursorRecord { position }.to_value()?)
-                .trim(records::queue(realm), Position(position + 1));
-        }
-        work.batch
-            .delete(records::peer(realm))
-            .delete(records::peer_name(&peer.key()));
-        for former in &peer.record.former {
-            work.batch.delete(records::peer_name(&PublicKey(*former)));
-        }
-        Ok(Answer::Done)
-    }
-
-    pub(super) async fn realms(
-        &self,
-        caller: &Caller,
-        session: SessionRef,
-    ) -> Result<Answer, Failure> {
-        let current = self.session(caller, session).await?;
-        let mut states = Vec::new();
-        for peer in self.list_peers().await? {
-            let (state, heard) = self.network.state_of(&peer);
-            if !current.record.operator {
-                states.extend(shown_to_users(&peer, state));
-                continue;
-            }
-            let (address, port) = peer.address();
-            let oldest = self.find_outgoing(peer.realm).await?;
-            let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
-            states.push(PeerState {
-                realm: peer.realm,
-                address: format!("{address}:{port}"),
-                state,
-                queued: self.queued(peer.realm).await?,
-                age: age.into(),
-                heard,
-            });
-        }
-        Ok(Answer::Realms(states))
-    }
-}
-
-/// What users see of a peer: that they can write to it, and whether it answers. Nothing of one that has not accepted the
-/// peering.
-fn shown_to_users(peer: &Peer, state: u8) -> Option<PeerState> {
-    let state = match state {
-        STATE_IDLE | STATE_OPEN => STATE_OPEN,
-        STATE_TRYING => STATE_TRYING,
-        _ => return None,
-    };
-    Some(PeerState {
-        realm: peer.realm,
-        address: String::new(),
-        state,
-        queued: 0,
-        age: 0,
-        heard: 0,
-    })
 }

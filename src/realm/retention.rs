@@ -256,7 +256,7 @@ impl<S: Store> Realm<S> {
     }
 
     /// Drops the entries of a log up to a position.
-    async fn trim_to(&self, log: &Log, target: u64) -> Result<(), Failure> {
+    pub(super) async fn trim_to(&self, log: &Log, target: u64) -> Result<(), Failure> {
         // It is read on from where it was trimmed last: what has just gone is slow to pass over.
         let mut trimmed = 0;
         loop {

@@ -83,16 +83,24 @@ impl<S: Store> Realm<S> {
         caller: &Caller,
         session: SessionRef,
     ) -> Result<Current, Failure> {
-        let current = match self.find_session(caller, session).await? {
-            Found::Open(current) => current,
-            Found::Since(owner) => {
-                let highest = self.highest(&owner).await?;
-                return Err(Refusal::number(ErrorCode::NoSession, highest).into());
-            }
-            Found::None => return Err(ErrorCode::NoSession.into()),
-        };
+        let current = self.open_session_of(caller, session).await?;
         self.limiter.command(caller.now, &current.user)?;
         self.use_session(current, caller.now).await
+    }
+
+    async fn open_session_of(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+    ) -> Result<Current, Failure> {
+        match self.find_session(caller, session).await? {
+            Found::Open(current) => Ok(current),
+            Found::Since(owner) => {
+                let highest = self.highest(&owner).await?;
+                Err(Refusal::number(ErrorCode::NoSession, highest).into())
+            }
+            Found::None => Err(ErrorCode::NoSession.into()),
+        }
     }
 
     /// The session of a command that changes something, which depends on its being there still.
@@ -101,7 +109,13 @@ impl<S: Store> Realm<S> {
         work: &mut Work<'_>,
         session: SessionRef,
     ) -> Result<Current, Failure> {
-        let current = self.session(work.caller, session).await?;
+        let current = self.open_session_of(work.caller, session).await?;
+        // Once, however often it is decided about.
+        if !work.is_counted {
+            self.limiter.command(work.caller.now, &current.user)?;
+            work.is_counted = true;
+        }
+        let current = self.use_session(current, work.caller.now).await?;
         if adds_to_store(&work.request.command) {
             self.limiter.may_store(work.caller, &current.user)?;
             work.adds_for = Some(current.user);

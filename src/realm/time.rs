@@ -1,5 +1,7 @@
 //! The time that a realm is told, and for how long it has been running in all (SES-7).
 
+use std::time::Duration;
+
 use super::{
     Failure, Realm,
     records::{self, Record as _, RunningRecord, SessionRecord},
@@ -18,6 +20,13 @@ pub struct Moment {
     pub running: u32,
     /// The same in microseconds, since it was started: for what happens many times a second.
     pub micros: u64,
+}
+
+impl Moment {
+    /// The time since the realm was started.
+    pub const fn since_start(&self) -> Duration {
+        Duration::from_micros(self.micros)
+    }
 }
 
 impl<S: Store> Realm<S> {

@@ -1,9 +1,14 @@
 //! The workers of one listener, side by side: what comes to one of them and belongs to another is handed over.
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, watch};
 
-use super::limits::HANDED_MAX;
-use crate::{crypto::PublicKey, endpoint::Path};
+use super::{
+    limits::HANDED_MAX,
+    links::{Links, Seat, Seated},
+};
+use crate::{crypto::PublicKey, endpoint::Path, link::Silence};
 
 /// A datagram that came to another worker.
 #[derive(Debug)]
@@ -20,17 +25,26 @@ pub struct Beside {
     pub handed: mpsc::Receiver<Handed>,
     /// The keys of the realms that are peers: the first worker's.
     pub realms: watch::Receiver<Vec<PublicKey>>,
+    /// What all of them know of the links with peers.
+    pub seated: Seated,
 }
 
 impl Beside {
-    /// For each of so many workers.
-    pub fn each(count: usize, realms: &watch::Receiver<Vec<PublicKey>>) -> Vec<Self> {
+    /// For each of so many workers of listener number `listener`. A link to a peer that can open none is kept open with such silences.
+    pub fn each(
+        (listener, count): (usize, usize),
+        realms: &watch::Receiver<Vec<PublicKey>>,
+        links: &Arc<Links>,
+        silence: Silence,
+    ) -> Vec<Self> {
         let (workers, handed): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(HANDED_MAX)).unzip();
-        let each = handed.into_iter().map(|handed| Self {
+        let each = handed.into_iter().enumerate();
+        let each = each.map(|(worker, handed)| Self {
             workers: workers.clone(),
             handed,
             realms: realms.clone(),
+            seated: Seated::new(links, Seat { listener, worker }, silence),
         });
         each.collect()
     }

@@ -4,21 +4,50 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use tokio::sync::oneshot;
 
+use super::links::Seated;
 use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, LinkId},
+    faults::{Fault, is_planted},
     link::Time,
     wire::{HelloReply, PeerRequest},
 };
 
 /// For how long nothing may be heard of a peer while somebody waits, beyond three round trips.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The same where nobody does.
-const PATIENCE_ALONE: Duration = Duration::from_mins(3);
+/// The same where nobody does, beyond six: an answer may take longer, where the way is narrow, and asking again takes more of it.
+const PATIENCE_ALONE: Duration = Duration::from_secs(20);
 /// How long a question is asked at most.
 const LONGEST: Duration = Duration::from_mins(30);
 /// How long a peer that was never heard is asked on, to learn how far away it is.
 const FIRST: Duration = Duration::from_mins(3);
+
+/// How long a link may take to open while there is another that the peer has opened.
+const OPENING: Duration = Duration::from_secs(3);
+
+/// By which link a realm is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// One that is there.
+    LinkThere,
+    /// One to this address, be it opened for that.
+    Address {
+        address: SocketAddr,
+        /// The Init leaves a few times at most, and what is answered over another link is no answer: the question is whether the peer is there.
+        is_once: bool,
+        /// One that this realm opens, though the other may have opened one: it is to see that it can be called.
+        is_back: bool,
+    },
+}
+
+/// What whoever asks is told.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The answer.
+    Answer(Vec<u8>),
+    /// There is no such link, or there is a better one elsewhere.
+    Elsewhere,
+}
 
 /// A question to another realm.
 #[derive(Debug)]
@@ -30,11 +59,11 @@ pub enum Call {
         /// By which of this realm's keys the other knows it.
         own: PublicKey,
         key: PublicKey,
-        address: SocketAddr,
+        by: By,
         bytes: Vec<u8>,
         /// Somebody waits for it.
         is_awaited: bool,
-        answer: oneshot::Sender<Vec<u8>>,
+        answer: oneshot::Sender<Told>,
     },
 }
 
@@ -49,22 +78,33 @@ pub struct Calls {
 #[derive(Debug)]
 struct Asked {
     since: Time,
+    key: PublicKey,
+    /// The peer is to see that it can be called: a link that it opens itself meanwhile shows nothing.
+    is_back: bool,
+    /// The question is whether the peer is at that address: what it answers over another link is no answer to it (PEER-23).
+    is_only: bool,
+    /// The link has had its time to open.
+    is_looked_at: bool,
     is_awaited: bool,
-    answer: oneshot::Sender<Vec<u8>>,
+    answer: oneshot::Sender<Told>,
 }
 
 impl Asked {
+    /// Until when the link may take to open if there is another.
+    fn opens_by(&self) -> Time {
+        self.since + OPENING
+    }
+
     /// When whoever asked is told that the peer is silent: its way may be long, or the question, and narrow.
     fn until(&self, endpoint: &Endpoint, link: LinkId) -> Time {
         let heard = endpoint
             .heard(link)
             .map_or(self.since, |heard| heard.max(self.since));
-        let patience = if self.is_awaited {
-            PATIENCE
-        } else {
-            PATIENCE_ALONE
-        };
-        heard + patience + endpoint.rtt(link).unwrap_or_default() * 3
+        match (self.is_awaited, endpoint.rtt(link)) {
+            (true, rtt) => heard + PATIENCE + rtt.unwrap_or_default() * 3,
+            (false, Some(rtt)) => heard + PATIENCE_ALONE + rtt * 6,
+            (false, None) => heard + FIRST,
+        }
     }
 }
 
@@ -79,17 +119,41 @@ impl Calls {
             Call::Ask {
                 own,
                 key,
-                address,
+                by,
                 bytes,
                 is_awaited,
                 answer,
             } => {
-                let link = endpoint.link_with(now, &own, key, address);
-                let early = !PeerRequest::carries_password(&bytes);
+                let link = match by {
+                    By::LinkThere => endpoint.link_there(&own, &key),
+                    By::Address {
+                        address,
+                        is_once,
+                        is_back,
+                    } => {
+                        if is_once || is_back {
+                            Some(endpoint.link_to(now, &own, (key, address), is_once))
+                        } else {
+                            Some(endpoint.link_with(now, &own, key, address))
+                        }
+                    }
+                };
+                let Some(link) = link else {
+                    let _ = answer.send(Told::Elsewhere);
+                    return;
+                };
+                let is_back = matches!(by, By::Address { is_back: true, .. });
+                let is_only = matches!(by, By::Address { is_once: true, .. });
+                let early =
+                    PeerRequest::parse(&bytes).is_ok_and(|request| request.may_travel_early());
                 let deadline = now + endpoint.rtt(link).map_or(FIRST, |_| LONGEST);
                 if let Some(number) = endpoint.request(now, link, bytes, deadline, early) {
                     let asked = Asked {
                         since: now,
+                        key,
+                        is_back,
+                        is_only,
+                        is_looked_at: false,
                         is_awaited,
                         answer,
                     };
@@ -117,14 +181,51 @@ impl Calls {
     pub fn answered(&mut self, link: LinkId, number: u64, answer: Vec<u8>) {
         if let Some(waiting) = self.asked.remove(&(link, number)) {
             // Whoever asked may have stopped waiting.
-            let _ = waiting.answer.send(answer);
+            let _ = waiting.answer.send(Told::Answer(answer));
+        }
+    }
+
+    /// Has what waits here asked elsewhere where the peer has opened a link elsewhere since, or one here does not open.
+    pub fn look_elsewhere(&mut self, now: Time, endpoint: &mut Endpoint, seated: &Seated) {
+        let mut elsewhere = Vec::new();
+        let asked = self.asked.iter().filter(|(_, asked)| !asked.is_only);
+        for ((link, number), asked) in asked {
+            let is_better = if endpoint.is_dialing(*link) {
+                // Here the endpoint has what waits asked on it.
+                let latest = seated.links().latest(&asked.key);
+                let is_elsewhere = |seat| seat != seated.seat() && !asked.is_back;
+                latest.is_some_and(|seat| asked.opens_by() <= now || is_elsewhere(seat))
+            } else {
+                seated.is_superseded(&asked.key, *link)
+            };
+            if is_better {
+                elsewhere.push((*link, *number));
+            }
+        }
+        for which in elsewhere {
+            if let Some(asked) = self.asked.remove(&which) {
+                let _ = asked.answer.send(Told::Elsewhere);
+            }
+            endpoint.give_up(now, which.0, which.1);
         }
     }
 
     /// A question waits for its answer on another link now.
-    pub fn moved(&mut self, from: (LinkId, u64), to: (LinkId, u64)) {
-        if let Some(waiting) = self.asked.remove(&from) {
-            self.asked.insert(to, waiting);
+    pub fn moved(
+        &mut self,
+        now: Time,
+        endpoint: &mut Endpoint,
+        from: (LinkId, u64),
+        to: (LinkId, u64),
+    ) {
+        match self.asked.remove(&from) {
+            Some(asked) if asked.is_only && !is_planted(Fault::BelieveAnyLink) => {
+                endpoint.give_up(now, to.0, to.1);
+            }
+            Some(asked) => {
+                self.asked.insert(to, asked);
+            }
+            None => {}
         }
     }
 
@@ -138,12 +239,25 @@ impl Calls {
     pub fn timeout(&self, endpoint: &Endpoint) -> Option<Time> {
         let asked = self.asked.iter();
         asked
-            .map(|((link, _), asked)| asked.until(endpoint, *link))
+            .map(|((link, _), asked)| {
+                let until = asked.until(endpoint, *link);
+                let is_looked_at =
+                    asked.is_looked_at || asked.is_only || !endpoint.is_dialing(*link);
+                if is_looked_at {
+                    until
+                } else {
+                    until.min(asked.opens_by())
+                }
+            })
             .min()
     }
 
     /// Stops waiting for peers that are silent.
-    pub fn handle_timeout(&mut self, now: Time, endpoint: &mut Endpoint) {
+    pub fn handle_timeout(&mut self, now: Time, endpoint: &mut Endpoint, seated: &Seated) {
+        self.look_elsewhere(now, endpoint, seated);
+        for asked in self.asked.values_mut() {
+            asked.is_looked_at |= asked.opens_by() <= now;
+        }
         let silent: Vec<(LinkId, u64)> = self
             .asked
             .iter()
@@ -178,8 +292,14 @@ impl Calls {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{crypto::SecretKey, endpoint, link::Redundancy};
+    use std::sync::Arc;
+
+    use super::{super::links::Seat, *};
+    use crate::{
+        crypto::SecretKey,
+        endpoint,
+        link::{Redundancy, Silence},
+    };
 
     /// PEER-5. Found by the simulator: realms gave each other up after ten seconds, although a round trip took longer.
     #[test]
@@ -203,13 +323,23 @@ mod tests {
         };
         let mut endpoint = Endpoint::new(config, &identity.clone().into(), [1; 32]);
         let mut calls = Calls::default();
+        let seat = Seat {
+            listener: 0,
+            worker: 0,
+        };
+        let silence = Silence::fixed(Duration::from_secs(30));
+        let seated = Seated::new(&Arc::default(), seat, silence);
         let begun = Time(1_000_000);
         let mut ask = |is_awaited| {
             let (answer, told) = oneshot::channel();
             let call = Call::Ask {
                 own: identity.public(),
                 key: SecretKey::from_bytes([2; 32]).public(),
-                address: SocketAddr::from(([192, 0, 2, 1], 6377)),
+                by: By::Address {
+                    address: SocketAddr::from(([192, 0, 2, 1], 6377)),
+                    is_once: false,
+                    is_back: false,
+                },
                 bytes: vec![1],
                 is_awaited,
                 answer,
@@ -220,7 +350,7 @@ mod tests {
         let (mut awaited, mut alone) = (ask(true), ask(false));
         for (seconds, waiting) in [(9, [true, true]), (10, [false, true]), (179, [false, true])] {
             let now = begun + Duration::from_secs(seconds);
-            calls.handle_timeout(now, &mut endpoint);
+            calls.handle_timeout(now, &mut endpoint, &seated);
             let is_waiting = [&mut awaited, &mut alone]
                 .map(|told| told.try_recv() == Err(oneshot::error::TryRecvError::Empty));
             assert_eq!(is_waiting, waiting, "after {seconds} s");
@@ -229,7 +359,43 @@ mod tests {
             calls.timeout(&endpoint),
             Some(begun + Duration::from_mins(3))
         );
-        calls.handle_timeout(begun + Duration::from_mins(3), &mut endpoint);
+        calls.handle_timeout(begun + Duration::from_mins(3), &mut endpoint, &seated);
         assert_eq!(calls.len(), 0);
+    }
+
+    /// PEER-23: whether a peer is at the address that it says of itself is asked there alone. A peer behind whose link the question went on
+    /// was believed to be wherever it said.
+    #[test]
+    fn whether_a_peer_is_somewhere_is_asked_nowhere_else() {
+        let identity = SecretKey::from_bytes([1; 32]);
+        let mut endpoint = Endpoint::new(
+            endpoint::Config::default(),
+            &identity.clone().into(),
+            [1; 32],
+        );
+        let mut calls = Calls::default();
+        let now = Time(1_000_000);
+        for (is_once, is_told) in [(true, false), (false, true)] {
+            let (answer, mut told) = oneshot::channel();
+            let call = Call::Ask {
+                own: identity.public(),
+                key: SecretKey::from_bytes([2; 32]).public(),
+                by: By::Address {
+                    address: SocketAddr::from(([192, 0, 2, 1], 6377)),
+                    is_once,
+                    is_back: true,
+                },
+                bytes: vec![1],
+                is_awaited: false,
+                answer,
+            };
+            calls.begin(now, &mut endpoint, call);
+            let (from, _) = calls.asked.first_key_value().unwrap();
+            let (from, to) = (*from, (LinkId(77), 5));
+            // The peer has opened a link meanwhile.
+            calls.moved(now, &mut endpoint, from, to);
+            calls.answered(to.0, to.1, vec![2]);
+            assert_eq!(told.try_recv().is_ok(), is_told);
+        }
     }
 }

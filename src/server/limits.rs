@@ -10,7 +10,7 @@ pub const SUBNETS_COUNTED: usize = 4096;
 pub const LONGEST_ANSWER: usize = 65 << 10;
 /// What one link may have on its way, of each kind.
 pub const WATCHED_AT_ONCE: usize = PUSHES_AT_ONCE / 2;
-/// Questions to other realms that may wait for one listener.
+/// Questions to other realms that may wait for one worker.
 pub const CALLS_MAX: usize = 256;
 /// Datagrams that may wait for the worker that they belong to.
 pub const HANDED_MAX: usize = 256;

@@ -104,14 +104,23 @@ impl Listener {
         })
     }
 
-    /// The host and port at which others reach it.
+    /// The host and port at which programs on this machine reach it, and others, too, where that is known.
     pub fn reached_at(&self) -> (String, u16) {
-        let advertised = self.config.advertise.as_deref();
-        let place = advertised.and_then(|text| host_and_port(text).ok());
-        place.unwrap_or_else(|| {
+        self.advertised().unwrap_or_else(|| {
             let ip = reachable(self.address.ip());
             (ip.to_string(), self.address.port())
         })
+    }
+
+    /// The host and port that it goes by. At all addresses (0.0.0.0 or ::) it is reached at one that only others may know.
+    pub fn told(&self) -> (String, u16) {
+        let own = || (self.address.ip().to_string(), self.address.port());
+        self.advertised().unwrap_or_else(own)
+    }
+
+    fn advertised(&self) -> Option<(String, u16)> {
+        let advertised = self.config.advertise.as_deref();
+        advertised.and_then(|text| host_and_port(text).ok())
     }
 }
 

@@ -19,7 +19,8 @@ use crate::{
     realm::Retention,
     realm::limits::{
         ACCOUNTS_COUNTED, ERRANDS_MAX, OWNER_BYTES, OWNERS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
-        REALMS_COUNTED, SUBNETS_COUNTED as REALM_SUBNETS, WATCH_BYTES,
+        PEERS_MAX, QUEUE_MAX, REALMS_COUNTED, SHARE_BYTES, SUBNETS_COUNTED as REALM_SUBNETS,
+        WATCH_BYTES,
     },
     store::{BEHIND_BYTES, CACHE_BYTES, MEMTABLE_BYTES, MEMTABLES, VALUES_BYTES, WRITES_WAITING},
     wire::PASSWORD_MAX,
@@ -203,12 +204,20 @@ pub fn holdings(config: &Config) -> Vec<Holding> {
         by_strangers(workers, config.link.traits().max_datagram),
         by_devices(config, listeners, message),
         by_users(config, listeners, message),
-        vec![holding(
-            Holder::Peers,
-            "what is asked of other realms",
-            (ERRANDS_MAX, message),
-            None,
-        )],
+        vec![
+            holding(
+                Holder::Peers,
+                "what is asked of other realms",
+                (ERRANDS_MAX, message),
+                None,
+            ),
+            holding(
+                Holder::Peers,
+                "whose the messages are that wait for other realms",
+                (PEERS_MAX * QUEUE_MAX, SHARE_BYTES),
+                None,
+            ),
+        ],
     ]
     .concat()
 }
@@ -220,7 +229,7 @@ fn always(listeners: usize) -> Vec<Holding> {
             + subnets(RESET_SUBNETS)
             + LINKS_COUNTED
             + subnets(SUBNETS_COUNTED));
-    let counted = counted + ACCOUNTS_COUNTED + 3 * subnets(REALM_SUBNETS) + REALMS_COUNTED;
+    let counted = counted + 2 * ACCOUNTS_COUNTED + 5 * subnets(REALM_SUBNETS) + 7 * REALMS_COUNTED;
     let of = |what, amount| holding(Holder::Nobody, what, amount, None);
     vec![
         of("what the store has read lately", (1, bytes(CACHE_BYTES))),

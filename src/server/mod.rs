@@ -4,6 +4,8 @@
 //! that whoever holds a [`Server`] knows its addresses; [`Server::run`] serves until told to stop.
 
 mod admission;
+mod asking;
+mod assembly;
 mod beside;
 mod calls;
 mod clock;
@@ -12,6 +14,7 @@ mod done;
 mod kept;
 mod keys;
 mod limits;
+mod links;
 mod listener;
 mod memory;
 mod peering;
@@ -32,23 +35,23 @@ use std::{
     thread,
 };
 
-pub(crate) use admission::{Admission, WorkLimits};
-pub(crate) use beside::Beside;
+pub(crate) use admission::WorkLimits;
+#[cfg(test)]
+pub(crate) use assembly::Post;
+pub(crate) use assembly::{Assembly, Reached};
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
 use config::{PeerConfig, Security};
 use kept::{Kept, Secrets, Sockets};
-use limits::CALLS_MAX;
 use listener::{Ending, Listener};
 pub use memory::{Holder, Holding, holdings, keepings};
-pub(crate) use peering::{Way, keep_in_touch};
 use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
-pub(crate) use worker::Worker;
 
 use crate::{
-    crypto::{ConnectionString, IdentityError, PublicKey, SecretKey},
+    crypto::{ConnectionString, IdentityError, PublicKey},
     host::{Host, Listening},
+    link::Silence,
     realm::{Errand, Failure, Keeping, Network, Own, Realm, Retention},
     store::{Embedded, OpenError, Opening, StoreError, is_full},
     wire::RealmId,
@@ -189,6 +192,8 @@ pub struct Server {
     errands: mpsc::Receiver<Errand>,
     peers: Vec<PeerConfig>,
     work: WorkLimits,
+    /// How a link to a peer is kept open that cannot open one itself.
+    keepalive: Silence,
     seed: u64,
     /// Positions that were given out may be given out again, so no memory of them is believed.
     is_restored: bool,
@@ -272,11 +277,11 @@ impl Server {
             .collect::<Result<Vec<Listener>, _>>()?;
         let own = Own {
             id,
-            key,
-            former: identity.former.iter().map(SecretKey::public).collect(),
+            secret: identity.current.clone(),
+            former: identity.former.clone(),
             peering: config.realm.peering.into(),
             registration: *registration,
-            addresses: listeners.iter().map(Listener::reached_at).collect(),
+            addresses: listeners.iter().map(Listener::told).collect(),
             operator_code: operator_code.clone(),
         };
         let (network, errands) = Network::new();
@@ -293,6 +298,7 @@ impl Server {
             errands,
             peers: config.peer.clone(),
             work: config.limits.work(),
+            keepalive: config.link.traits().keepalive,
             seed: rng.next_u64(),
             is_restored,
             accepts_damage: start.accepts_damage,
@@ -358,31 +364,24 @@ impl Server {
             tracing::warn!(%error, "the next start takes the store for a restored one again");
         }
         let (stopping, told_to_stop) = watch::channel(false);
+        // The configuration may name one that was removed: it begins anew.
+        self.realm.do_departures(clock.now().wall).await;
         list_peers(&self.realm, &self.peers).await?;
-        let mut ways = Vec::new();
         let mut rng = Host::Real.rng()?;
         let mut workers = Vec::new();
         let (ending, mut ended) = mpsc::unbounded_channel();
-        let (known, realms) = watch::channel(Vec::new());
+        let realm = Arc::clone(&self.realm);
+        let mut assembly = Assembly::new(realm, clock.clone(), self.work, self.keepalive);
         for listener in self.listeners {
-            let (calls, to_call) = mpsc::channel(CALLS_MAX);
-            if listener.config.security == Security::Sealed {
-                ways.push(Way {
-                    source: listener.reached_at(),
-                    is_ipv6: listener.address.is_ipv6(),
-                    calls,
-                });
-            }
-            let admission = Arc::new(Admission::new(self.work, &mut rng));
-            let beside = Beside::each(listener.workers.len(), &realms);
-            // Only the first worker asks others.
-            let mut to_call = Some(to_call);
-            for ((socket, endpoint), beside) in listener.workers.into_iter().zip(beside) {
-                let realm = Arc::clone(&self.realm);
-                let admission = Arc::clone(&admission);
-                let mut worker = Worker::new(endpoint, realm, admission, beside, clock.clone());
+            let is_sealed = listener.config.security == Security::Sealed;
+            let reached = is_sealed.then(|| Reached {
+                source: listener.told(),
+                is_ipv6: listener.address.is_ipv6(),
+            });
+            let (sockets, endpoints): (Vec<_>, _) = listener.workers.into_iter().unzip();
+            let posts = assembly.listen(reached, endpoints, &mut rng);
+            for (socket, mut post) in sockets.into_iter().zip(posts) {
                 let told_to_stop = told_to_stop.clone();
-                let to_call = to_call.take().unwrap_or_else(|| mpsc::channel(1).1);
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()?;
@@ -392,7 +391,7 @@ impl Server {
                     let _ending = ending;
                     runtime.block_on(async {
                         let socket = Listening::start(socket)?;
-                        worker.run(socket, to_call, told_to_stop).await
+                        post.run(socket, told_to_stop).await
                     })
                 };
                 workers.push(thread::Builder::new().name(name).spawn(work)?);
@@ -402,9 +401,7 @@ impl Server {
             () = stop => Ok(()),
             error = self.realm.failed() => Err(ServerError::Store(error)),
             Some(address) = ended.recv() => Err(ServerError::Ended(address)),
-            () = keep_in_touch(Arc::clone(&self.realm), ways, self.errands, known, clock.clone(), self.seed) => Ok(()),
-            () = clock.clone().tick(&self.realm) => Ok(()),
-            () = clock.clone().tidy(&self.realm) => Ok(()),
+            () = assembly.keep(self.errands, self.seed) => Ok(()),
         };
         tracing::info!("stopping");
         stopping.send_replace(true);

@@ -1,128 +1,278 @@
-//! Keeps a realm in touch with its peers: carries the realm's errands to the listeners, and each peer's queue
-//! to the peer, in order, again and again until it is empty (PEER-5).
+//! Keeps a realm in touch with its peers: drives [`Federation`], which says what is to be done and when, and carries that out: reads and
+//! writes with the realm, and questions through the listeners.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::{JoinHandle, JoinSet},
+    sync::{mpsc, watch},
+    task::JoinSet,
     time::Instant,
 };
 
-use super::{calls::Call, clock::Clock};
+use super::{
+    asking::Ways,
+    clock::Clock,
+    links::{Happened, Links},
+};
 use crate::{
     crypto::PublicKey,
-    faults::{Fault, is_planted},
-    realm::{Carried, Errand, GroupWork, Moment, Peer, ReadOutcome, Realm},
-    store::Store,
+    federation::{Done, Federation, Input, News, Step},
+    realm::{Errand, Peer, Realm},
+    store::{Store, Subscription},
     wire::RealmId,
 };
 
-/// The wait after the first failure; each further one is twice as long.
-const BACKOFF_MIN: Duration = Duration::from_secs(2);
-/// The longest wait.
-const BACKOFF_MAX: Duration = Duration::from_mins(15);
-/// The longest wait for a peer that does answer, or for this realm's own store: nothing ends it early.
-const BUSY_MAX: Duration = Duration::from_mins(2);
-/// How long the wait for a whole errand may take, name look-up included.
-const ERRAND_PATIENCE: Duration = Duration::from_secs(12);
-
+/// The wait before what could not be done for members of groups is tried again at the earliest.
+const CHORES_AGAIN_MIN: Duration = Duration::from_secs(2);
 /// How long what the store did not take, or could not read, is left alone.
 const AGAIN: Duration = Duration::from_secs(10);
 /// The longest time for which that which still cannot be read is left alone: it is twice as long each time.
 const AGAIN_MAX: Duration = Duration::from_mins(5);
-/// How long the addresses of a name that has several are probed.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the address that answered a probe is used before it is probed again.
-const PROBE_AGAIN: Duration = Duration::from_mins(5);
-/// Addresses of a name that are probed; further ones are ignored.
-const CANDIDATES_MAX: usize = 8;
-
-/// By host and port of the peers whose name has several addresses: the one that answered last, and when.
-type Probed = Arc<Mutex<BTreeMap<(String, u16), (Instant, SocketAddr)>>>;
-
-/// A listener that asks other realms, and how they reach it.
-#[derive(Clone, Debug)]
-pub struct Way {
-    pub source: (String, u16),
-    /// Its socket leads to IPv6 addresses, or else to IPv4 ones.
-    pub is_ipv6: bool,
-    pub calls: mpsc::Sender<Call>,
-}
+/// How often it is looked whether a link to a peer has been kept open for long.
+const LINKS_LOOKED_AT: Duration = Duration::from_mins(1);
+/// A longer sleep is none that ends.
+const LONGEST_SLEEP: Duration = Duration::from_hours(24 * 365);
 
 /// Runs until the realm is gone; ends all it has begun when dropped.
 pub async fn keep_in_touch<S: Store>(
     realm: Arc<Realm<S>>,
-    ways: Vec<Way>,
+    ways: Ways,
     mut errands: mpsc::Receiver<Errand>,
     known: watch::Sender<Vec<PublicKey>>,
     clock: Clock,
     seed: u64,
 ) {
-    let mut carriers: BTreeMap<RealmId, Carrier> = BTreeMap::new();
-    let mut tasks = JoinSet::new();
-    let probed = Probed::default();
-    let mut is_start = true;
-    let mut wait = AGAIN;
-    tasks.spawn(give_back(Arc::clone(&realm), clock.clone()));
-    tasks.spawn(do_chores(Arc::clone(&realm), clock.clone()));
+    let mut federation = Federation::new(realm.own().clone(), seed);
+    let ways = Arc::new(ways);
+    let mut beside = JoinSet::new();
+    beside.spawn(give_back(Arc::clone(&realm), clock.clone()));
+    beside.spawn(do_chores(Arc::clone(&realm), clock.clone()));
+    let mut steps = JoinSet::new();
+    let mut queues = Queues::default();
+    let mut links = Watched::new(ways.links());
+    let mut look_at_links = tokio::time::interval(LINKS_LOOKED_AT);
     loop {
-        let (peers, are_all) = realm.peers().await;
-        // Those that cannot be read are as they were.
-        carriers.retain(|id, carrier| {
-            !carrier.has_ended() && (!are_all || peers.iter().any(|peer| peer.realm == *id))
-        });
-        known.send_modify(|known| {
-            let mut keys: BTreeSet<_> = peers.iter().flat_map(Peer::keys).collect();
-            if !are_all {
-                keys.extend(known.iter());
-            }
-            *known = keys.into_iter().collect();
-        });
-        let again = Instant::now() + wait;
-        wait = if are_all {
-            AGAIN
-        } else {
-            (wait * 2).min(AGAIN_MAX)
-        };
-        for peer in &peers {
-            let id = peer.realm;
-            carriers.entry(id).or_insert_with(|| {
-                let realm = Arc::clone(&realm);
-                let clock = clock.clone();
-                let rng = StdRng::seed_from_u64(seed ^ u64::from(peer.address().1));
-                // A start is told to all: what they have waiting then comes at once. Whoever becomes a
-                // peer later has just been talked to.
-                let is_introduced = peer.is_introduced() && !is_start;
-                Carrier(tokio::spawn(carry(realm, id, is_introduced, clock, rng)))
-            });
+        while let Some((id, step)) = federation.poll_step() {
+            let (realm, clock, ways) = (Arc::clone(&realm), clock.clone(), Arc::clone(&ways));
+            steps.spawn(async move { (id, carry_out(&realm, &clock, &ways, step).await) });
         }
-        // Those that can be read later are told then.
-        is_start &= !are_all;
-        loop {
-            tokio::select! {
-                biased;
-                () = realm.network().wait_for_change() => break,
-                () = tokio::time::sleep_until(again), if !are_all => break,
-                errand = errands.recv() => match errand {
-                    Some(errand) => {
-                        let ways = ways.clone();
-                        let running = run(errand, ways, Arc::clone(&probed));
-                        tasks.spawn(async move {
-                            let _ = tokio::time::timeout(ERRAND_PATIENCE, running).await;
-                        });
+        while let Some((peer, news)) = federation.poll_news() {
+            let network = realm.network();
+            match news {
+                News::Answers => network.answers(peer, clock.now().wall),
+                News::Silent => network.silent(peer),
+                News::Refuses(why) => network.refused(peer, why),
+                News::Waits(wait) => network.waits(peer, wait),
+            }
+        }
+        let timeout = federation.poll_timeout();
+        tokio::select! {
+            biased;
+            () = sleep_until(timeout, &clock) => federation.handle_timeout(clock.now()),
+            Some(done) = steps.join_next() => {
+                // One that was ended is nobody's.
+                let Ok((id, done)) = done else { continue };
+                if let Done::Peers(peers, are_all) = &done {
+                    tell_keys(&known, &ways, peers, *are_all);
+                    links.watch(peers, *are_all);
+                    queues.subscribe(&realm, peers, *are_all);
+                    for peer in &queues.peers {
+                        // It may have grown while nobody was told.
+                        federation.handle(clock.now(), Input::Grown(*peer));
                     }
-                    None => return,
-                },
-                Some(_) = tasks.join_next() => {}
+                }
+                federation.handle(clock.now(), Input::Done(id, done));
             }
+            grown = queues.grown() => {
+                let Some(grown) = grown else { return };
+                for peer in grown {
+                    federation.handle(clock.now(), Input::Grown(peer));
+                }
+            }
+            _ = look_at_links.tick() => ways.links().ask_again(),
+            () = links.changed(ways.links()) => {
+                for input in links.take(ways.links()) {
+                    federation.handle(clock.now(), input);
+                }
+            }
+            signals = realm.network().signals() => {
+                let now = clock.now();
+                if signals.are_peers_changed {
+                    federation.handle(now, Input::PeersChanged);
+                }
+                for (peer, work) in signals.work {
+                    federation.handle(now, Input::Work(peer, work));
+                }
+                for peer in signals.claims {
+                    federation.handle(now, Input::Claimed(peer));
+                }
+                for peer in signals.introductions {
+                    federation.handle(now, Input::Lost(peer));
+                }
+                for peer in signals.heard {
+                    federation.handle(now, Input::Heard(peer));
+                }
+            }
+            errand = errands.recv() => match errand {
+                Some(errand) => {
+                    let ways = Arc::clone(&ways);
+                    beside.spawn(async move { ways.run(errand).await });
+                }
+                None => return,
+            },
+            Some(_) = beside.join_next() => {}
         }
+    }
+}
+
+/// Carries out a step.
+async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, ways: &Ways, step: Step) -> Done {
+    match step {
+        Step::ListPeers => {
+            let (peers, are_all) = realm.peers().await;
+            Done::Peers(peers, are_all)
+        }
+        Step::ListCopies(peer) => Done::Copies(realm.copies_of(peer).await.ok()),
+        Step::Look { peer, more } => Done::Looked(
+            realm
+                .look(peer, more)
+                .await
+                .map(|looked| looked.map(Box::new)),
+        ),
+        Step::Ask { peer, bytes } => Done::Answered(ways.ask_alone(&peer, bytes).await),
+        Step::LookAtCopy(peer, group) => Done::Copy(Box::new(
+            realm.look_at_copy(&peer, group, clock.now()).await,
+        )),
+        Step::Introduced(peer, said) => {
+            Done::Written(realm.note_introduced(&peer, said, clock.now()).await)
+        }
+        Step::Claimed(peer) => Done::Written(realm.note_claim(&peer).await),
+        Step::Settle(peer, outgoing, settling) => {
+            let settled = realm.settle_outgoing(&peer, &outgoing, &settling, clock.now());
+            Done::Written(settled.await)
+        }
+        Step::Keep(peer, group, kept) => {
+            Done::Written(realm.keep(&peer, group, *kept, clock.now()).await)
+        }
+    }
+}
+
+/// Tells the workers the keys of all peers: links of those are the first worker's.
+fn tell_keys(known: &watch::Sender<Vec<PublicKey>>, ways: &Ways, peers: &[Peer], are_all: bool) {
+    known.send_modify(|known| {
+        let mut keys: BTreeSet<_> = peers.iter().flat_map(Peer::keys).collect();
+        if !are_all {
+            keys.extend(known.iter());
+        }
+        *known = keys.into_iter().collect();
+        // Before the workers are told.
+        ways.links().keep_only(known);
+    });
+}
+
+/// What has happened to the links with peers.
+struct Watched {
+    changed: watch::Receiver<()>,
+    seen: BTreeMap<RealmId, (PublicKey, Happened)>,
+}
+
+impl Watched {
+    fn new(links: &Links) -> Self {
+        Self {
+            changed: links.changed(),
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Looks at the links with these peers from now on.
+    fn watch(&mut self, peers: &[Peer], are_all: bool) {
+        if are_all {
+            let is_there = |realm: &RealmId| peers.iter().any(|peer| peer.realm == *realm);
+            self.seen.retain(|realm, _| is_there(realm));
+        }
+        for peer in peers {
+            let (key, before) = (peer.key(), self.seen.get(&peer.realm));
+            let seen = before.filter(|(known, _)| *known == key);
+            let seen = seen.map_or_else(Happened::default, |(_, seen)| *seen);
+            self.seen.insert(peer.realm, (key, seen));
+        }
+        // Something may have happened before.
+        self.changed.mark_changed();
+    }
+
+    /// Something may have happened, or is due.
+    async fn changed(&mut self, links: &Links) {
+        let due = links.due();
+        let due = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            changed = self.changed.changed() => if changed.is_err() {
+                std::future::pending::<()>().await;
+            },
+            () = due => {}
+        }
+    }
+
+    /// What has happened since this was last asked.
+    fn take(&mut self, links: &Links) -> Vec<Input> {
+        let mut inputs = Vec::new();
+        links.look_at_time();
+        for (realm, (key, seen)) in &mut self.seen {
+            let happened = links.happened(key);
+            if happened.lost > seen.lost {
+                inputs.push(Input::Lost(*realm));
+            }
+            if happened.back > seen.back {
+                inputs.push(Input::CallBack(*realm));
+            }
+            *seen = happened;
+        }
+        inputs
+    }
+}
+
+/// The queues of all peers.
+#[derive(Default)]
+struct Queues {
+    peers: Vec<RealmId>,
+    growth: Option<Subscription>,
+}
+
+impl Queues {
+    fn subscribe<S: Store>(&mut self, realm: &Realm<S>, peers: &[Peer], are_all: bool) {
+        let listed: BTreeSet<RealmId> = peers.iter().map(|peer| peer.realm).collect();
+        let before = self.peers.iter().copied();
+        let before = before.filter(|peer| !are_all && !listed.contains(peer));
+        self.peers = before.chain(listed.iter().copied()).collect();
+        self.growth = Some(realm.queues_grown(&self.peers));
+    }
+
+    /// The peers whose queues have grown. None when the store is closed.
+    async fn grown(&mut self) -> Option<Vec<RealmId>> {
+        let Some(growth) = &mut self.growth else {
+            return std::future::pending().await;
+        };
+        let grown = growth.grown().await?;
+        let grown = grown.iter().filter_map(|at| self.peers.get(*at)).copied();
+        Some(grown.collect())
+    }
+}
+
+/// Sleeps until a moment since the start of the clock, or for ever.
+async fn sleep_until(at: Option<Duration>, clock: &Clock) {
+    match at.map(|at| at.saturating_sub(clock.now().since_start())) {
+        // No timer reaches further.
+        Some(left) if left < LONGEST_SLEEP => tokio::time::sleep(left).await,
+        Some(_) | None => std::future::pending().await,
     }
 }
 
@@ -136,7 +286,7 @@ async fn do_chores<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
         } else {
             // What is added need not wait for what cannot be read, but does not have that read again each time.
             let added = async {
-                tokio::time::sleep(BACKOFF_MIN).await;
+                tokio::time::sleep(CHORES_AGAIN_MIN).await;
                 realm.chore_added().await;
             };
             tokio::select! {
@@ -193,313 +343,4 @@ async fn sleep_seconds(seconds: Option<u32>) {
         Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds.into())).await,
         None => std::future::pending().await,
     }
-}
-
-/// A peer's task; ended when dropped.
-struct Carrier(JoinHandle<()>);
-
-impl Carrier {
-    /// True when it has found that its peer is none any more: for one that is known by the same name since, there is to be another.
-    fn has_ended(&self) -> bool {
-        self.0.is_finished()
-    }
-}
-
-impl Drop for Carrier {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Runs an errand: finds the address, and hands the question to the listener it is to leave by.
-async fn run(errand: Errand, ways: Vec<Way>, probed: Probed) {
-    match errand {
-        Errand::Who {
-            address,
-            port,
-            answer,
-        } => {
-            if let Some((way, address)) = find((&address, port), &ways, (None, None), &probed).await
-            {
-                let _ = way.calls.send(Call::Who(address, answer)).await;
-            }
-        }
-        Errand::Ask {
-            peer,
-            bytes,
-            is_awaited,
-            answer,
-        } => {
-            let (host, port) = peer.address();
-            let (name, number) = peer.source();
-            let source = (name.to_string(), number);
-            let wanted = (Some(&source), Some(peer.key()));
-            if let Some((way, address)) = find((host, port), &ways, wanted, &probed).await {
-                let call = Call::Ask {
-                    own: peer.knows(),
-                    key: peer.key(),
-                    address,
-                    bytes,
-                    is_awaited,
-                    answer,
-                };
-                let _ = way.calls.send(call).await;
-            }
-        }
-    }
-}
-
-/// Finds an address of `host`, and a way there: the one whose source is named, or else the first that leads to an
-/// address of that kind. Of several addresses the first that answers is taken, if possible one that goes by `key`.
-async fn find<'a>(
-    (host, port): (&str, u16),
-    ways: &'a [Way],
-    (source, key): (Option<&(String, u16)>, Option<PublicKey>),
-    probed: &Probed,
-) -> Option<(&'a Way, SocketAddr)> {
-    let found: Vec<_> = match tokio::net::lookup_host((host, port)).await {
-        Ok(mut found) => {
-            let taken = found.by_ref().take(CANDIDATES_MAX).collect();
-            let ignored = found.count();
-            if ignored > 0 {
-                tracing::warn!(
-                    host,
-                    tried = CANDIDATES_MAX,
-                    ignored,
-                    "a peer's name has more addresses than are tried; give it fewer"
-                );
-            }
-            taken
-        }
-        Err(error) => {
-            tracing::warn!(host, %error, "a peer's name does not resolve; it is tried again");
-            return None;
-        }
-    };
-    let named = ways.iter().filter(|way| Some(&way.source) == source);
-    let mut pairs: Vec<(&Way, SocketAddr)> = Vec::new();
-    for way in named.chain(ways) {
-        for address in &found {
-            let is_new = pairs.iter().all(|(_, known)| known != address);
-            if is_new && address.is_ipv6() == way.is_ipv6 {
-                pairs.push((way, *address));
-            }
-        }
-    }
-    let Some(first) = pairs.first().copied() else {
-        tracing::warn!(host, addresses = ?found, "no listener of this realm leads to a peer's address: give [[listen]] one of its kind");
-        return None;
-    };
-    if pairs.len() == 1 {
-        return Some(first);
-    }
-    let name = (host.to_string(), port);
-    let known = {
-        let mut probed = probed.lock().unwrap_or_else(PoisonError::into_inner);
-        probed.retain(|_, (at, _)| at.elapsed() < PROBE_AGAIN);
-        probed.get(&name).map(|(_, address)| *address)
-    };
-    if let Some(pair) = pairs.iter().find(|(_, address)| Some(*address) == known) {
-        return Some(*pair);
-    }
-    let Some(pair) = probe(&pairs, key).await else {
-        return Some(first);
-    };
-    let mut probed = probed.lock().unwrap_or_else(PoisonError::into_inner);
-    probed.insert(name, (Instant::now(), pair.1));
-    Some(pair)
-}
-
-/// Asks at all addresses who is there. The first that goes by `key` wins, or else the first that answers.
-async fn probe<'a>(
-    pairs: &[(&'a Way, SocketAddr)],
-    key: Option<PublicKey>,
-) -> Option<(&'a Way, SocketAddr)> {
-    let mut replies = JoinSet::new();
-    for (which, (way, address)) in pairs.iter().enumerate() {
-        let (calls, address) = (way.calls.clone(), *address);
-        replies.spawn(async move {
-            let (answer, answered) = oneshot::channel();
-            calls.send(Call::Who(address, answer)).await.ok()?;
-            Some((which, answered.await.ok()?))
-        });
-    }
-    let mut first = None;
-    let collecting = async {
-        while let Some(reply) = replies.join_next().await {
-            let Ok(Some((which, found))) = reply else {
-                continue;
-            };
-            if key.is_none_or(|key| key == found) {
-                first = Some(which);
-                return;
-            }
-            // A peer that has a new key goes by that one in its reply.
-            first.get_or_insert(which);
-        }
-    };
-    let _ = tokio::time::timeout(PROBE_TIMEOUT, collecting).await;
-    pairs.get(first?).copied()
-}
-
-/// Carries one peer's queue.
-async fn carry<S: Store>(
-    realm: Arc<Realm<S>>,
-    id: RealmId,
-    mut is_introduced: bool,
-    clock: Clock,
-    mut rng: StdRng,
-) {
-    let mut grown = realm.queue_grown(id);
-    let mut wait = BACKOFF_MIN;
-    // The message that the peer would not take, and how often.
-    let mut refused = (0, 0);
-    let mut are_copies_listed = false;
-    loop {
-        let peer = match realm.peer_now(id).await {
-            Ok(Some(peer)) => peer,
-            Ok(None) => return,
-            Err(_) => {
-                back_off(&realm, id, Until::Over, &mut wait, &mut rng).await;
-                continue;
-            }
-        };
-        if !are_copies_listed {
-            are_copies_listed = realm.read_all_copies(id).await.is_ok();
-        }
-        let mut until = Until::Over;
-        if !is_introduced {
-            let introduced = realm.introduce_again(&peer).await;
-            is_introduced = introduced == Carried::Settled;
-            until = match introduced {
-                // It may have been told meanwhile that it is to accept.
-                Carried::Refused => Until::HeardLater,
-                carried => Until::after(carried),
-            };
-        }
-        if is_introduced && let Some(work) = realm.network().next_work(id) {
-            let carried = work_for_group(&realm, &peer, work, clock.now()).await;
-            if carried != Carried::Settled {
-                let until = Until::after(carried);
-                back_off(&realm, id, until, &mut wait, &mut rng).await;
-            }
-            continue;
-        }
-        let next = realm.next_outgoing(id).await;
-        let is_well = match next {
-            Ok(None) if is_introduced => {
-                tokio::select! {
-                    biased;
-                    some = grown.grown() => if some.is_none() {
-                        return;
-                    },
-                    () = realm.network().wait_for_work(id) => {}
-                    () = tokio::time::sleep(AGAIN), if !are_copies_listed => {}
-                }
-                true
-            }
-            Ok(Some(outgoing))
-                // A peer that has not accepted is given nothing; what is too old is given up all the same.
-                if is_introduced || Realm::<S>::is_expired(&outgoing, clock.now()) =>
-            {
-                let position = outgoing.position();
-                if refused.0 != position {
-                    refused = (position, 0);
-                }
-                let now = clock.now();
-                let carried = realm.deliver_outgoing(&peer, &outgoing, refused.1, now).await;
-                refused.1 += u32::from(carried == Carried::Refused);
-                until = Until::after(carried);
-                carried == Carried::Settled
-            }
-            Ok(_) => false,
-            Err(_) => {
-                until = Until::Over;
-                false
-            }
-        };
-        if is_well {
-            wait = BACKOFF_MIN;
-            continue;
-        }
-        if is_planted(Fault::GiveUpPeer) {
-            return;
-        }
-        back_off(&realm, id, until, &mut wait, &mut rng).await;
-    }
-}
-
-/// What ends a wait before its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Until {
-    /// The peer is heard: it was silent.
-    Heard,
-    /// The same, but not sooner than after the shortest wait.
-    HeardLater,
-    /// Nothing. The peer has been heard, or what is wrong is wrong here: two realms with full disks would else wake each other.
-    Over,
-}
-
-impl Until {
-    /// For what has not been carried.
-    const fn after(carried: Carried) -> Self {
-        match carried {
-            Carried::Silent => Self::Heard,
-            Carried::Settled | Carried::Busy | Carried::Refused | Carried::Failed => Self::Over,
-        }
-    }
-}
-
-/// Waits before a peer is tried again: longer each time, but not once a silent one has been heard.
-async fn back_off<S: Store>(
-    realm: &Realm<S>,
-    id: RealmId,
-    until: Until,
-    wait: &mut Duration,
-    rng: &mut StdRng,
-) {
-    let (min, max) = match until {
-        Until::Heard => (Duration::ZERO, BACKOFF_MAX),
-        Until::HeardLater => (BACKOFF_MIN, BACKOFF_MAX),
-        Until::Over => (BACKOFF_MIN, BUSY_MAX),
-    };
-    let spread = (*wait).min(max) * rng.random_range(80..=140) / 100;
-    let spread = spread.max(min);
-    tracing::debug!(peer = %id, wait = ?spread, "a peer does not take what waits for it");
-    let heard = async {
-        if until == Until::Over {
-            std::future::pending::<()>().await;
-        }
-        tokio::join!(
-            realm.network().wait_for_contact(id),
-            tokio::time::sleep(min)
-        );
-    };
-    tokio::select! {
-        biased;
-        () = tokio::time::sleep(spread) => *wait = (*wait * 2).min(max),
-        () = heard => *wait = BACKOFF_MIN,
-    }
-}
-
-/// Does what is to be done for a group at a peer. Where it is not settled, it is still to be done.
-async fn work_for_group<S: Store>(
-    realm: &Realm<S>,
-    peer: &Peer,
-    work: GroupWork,
-    now: Moment,
-) -> Carried {
-    realm.network().begin_work(peer.realm, work);
-    let carried = match work {
-        GroupWork::Tell(group) => realm.tell_grown(peer, group).await,
-        GroupWork::Read(group) => match realm.read_copy(peer, group, now).await {
-            ReadOutcome::Equal | ReadOutcome::Gone => Carried::Settled,
-            ReadOutcome::Silent => Carried::Silent,
-            ReadOutcome::Unread => Carried::Busy,
-        },
-    };
-    if carried != Carried::Settled {
-        realm.network().add_work(peer.realm, work);
-    }
-    carried
 }

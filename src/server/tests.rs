@@ -1,18 +1,22 @@
 //! The clock and the carriers over a store that fails.
 
 mod carriers;
+mod seats;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    calls::Call,
+    asking::{Way, Ways},
+    calls::{Call, Told},
     clock::Clock,
-    peering::{Way, keep_in_touch},
+    links::Links,
+    peering::keep_in_touch,
     *,
 };
 use crate::{
+    crypto::SecretKey,
     realm::{Caller, Limits, Moment, Peering, Rates, Registration},
     store::{Asked, Batch, Faulty, Key, Prefix, Store, Version},
     subnet::Subnet,
@@ -41,7 +45,7 @@ fn realm_over(store: &Faulty) -> (Arc<Realm<Faulty>>, mpsc::Receiver<Errand>) {
     let identity = SecretKey::from_bytes([9; 32]);
     let own = Own {
         id: "alpha".parse().unwrap(),
-        key: identity.public(),
+        secret: identity.clone(),
         former: Vec::new(),
         peering: Peering::Listed,
         registration: Registration::Open,
@@ -304,10 +308,13 @@ impl Asking {
                 panic!("nobody asks who is there")
             };
             match PeerRequest::parse(&bytes).unwrap() {
-                PeerRequest::Introduce { .. } => answer.send(Answer::Done.to_bytes()).unwrap(),
+                PeerRequest::Introduce { .. } => {
+                    answer.send(Told::Answer(Answer::Done.to_bytes())).unwrap();
+                }
                 PeerRequest::Deliver { message, .. } => {
                     let text = String::from_utf8(message.0.to_vec()).unwrap();
-                    answer.send(Answer::Sent(Sent::Stored).to_bytes()).unwrap();
+                    let told = Told::Answer(Answer::Sent(Sent::Stored).to_bytes());
+                    answer.send(told).unwrap();
                     return text;
                 }
                 other => panic!("{other:?}"),
@@ -326,13 +333,14 @@ async fn in_touch<T>(
     let way = Way {
         source: ("192.0.2.1".into(), 6377),
         is_ipv6: false,
-        calls,
+        calls: vec![calls],
     };
+    let ways = Ways::new(vec![way], Arc::new(Links::default()));
     let (known, _realms) = watch::channel(Vec::new());
     let clock = start(realm, false).await.unwrap();
     let asked = tokio::time::timeout(Duration::from_hours(1), asked(Asking { calls: called }));
     tokio::select! {
-        () = keep_in_touch(Arc::clone(realm), vec![way], errands, known, clock, 1) => panic!("it ends"),
+        () = keep_in_touch(Arc::clone(realm), ways, errands, known, clock, 1) => panic!("it ends"),
         answer = asked => answer.expect("nothing is asked for an hour"),
     }
 }
@@ -460,6 +468,7 @@ async fn peer_that_is_made_again_is_carried_to() {
             realm: "beta".parse().unwrap(),
             address: Text("192.0.2.8"),
             port: Port(7000),
+            numbers: None,
         };
         let told = ask(&sender, BETA, &introduce.to_bytes()).await;
         assert_eq!(told, Answer::Done);

@@ -32,7 +32,7 @@ use crate::{
     realm::{Account, Caller, Greeting, LifeNews, Realm},
     store::Store,
     subnet::Subnet,
-    wire::{Answer, CloseReason, Command, OperationNumber, Refusal, Request},
+    wire::{Answer, CloseReason, Command, OperationNumber, PeerRequest, Refusal, Request},
 };
 
 /// Batches of datagrams taken in before answers and timers get their turn.
@@ -93,7 +93,7 @@ impl<S: Store> Worker<S> {
     pub async fn run(
         &mut self,
         mut socket: Listening,
-        mut to_call: mpsc::Receiver<Call>,
+        to_call: &mut mpsc::Receiver<Call>,
         mut told_to_stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let mut received = Received::new(DATAGRAM_BYTES_MAX);
@@ -126,7 +126,8 @@ impl<S: Store> Worker<S> {
                 () = sleep_until(next) => {
                     let now = self.now();
                     self.endpoint.handle_timeout(now);
-                    self.calls.handle_timeout(now, &mut self.endpoint);
+                    let seated = &self.beside.seated;
+                    self.calls.handle_timeout(now, &mut self.endpoint, seated);
                     self.receive(&socket, &mut received);
                 }
                 Some(done) = self.finished.recv() => self.finish(done),
@@ -135,7 +136,15 @@ impl<S: Store> Worker<S> {
                 }
                 Ok(()) = self.beside.realms.changed() => {
                     let realms = self.beside.realms.borrow_and_update().clone();
+                    let now = self.now();
+                    self.beside.seated.look(now, &mut self.endpoint, &realms);
                     self.endpoint.leave_to_first(realms);
+                }
+                Ok(()) = self.beside.seated.changed.changed() => {
+                    let now = self.now();
+                    let seated = &self.beside.seated;
+                    seated.keep_open(now, &mut self.endpoint);
+                    self.calls.look_elsewhere(now, &mut self.endpoint, seated);
                 }
                 Some(call) = to_call.recv() => {
                     let now = self.now();
@@ -249,9 +258,14 @@ impl<S: Store> Worker<S> {
                     number,
                     to,
                     as_number,
-                } => self.calls.moved((link, number), (to, as_number)),
+                } => {
+                    let now = self.now();
+                    let (from, to) = ((link, number), (to, as_number));
+                    self.calls.moved(now, &mut self.endpoint, from, to);
+                }
                 Event::Closed { link, .. } => {
                     tracing::debug!(link = link.0, "a link has ended");
+                    self.beside.seated.closed(link);
                     self.calls.closed(link);
                     self.watches.end(link);
                 }
@@ -280,8 +294,14 @@ impl<S: Store> Worker<S> {
                     self.watches
                         .delivered(now, &mut self.endpoint, link, number);
                 }
+                Event::Proven { link, peer } => self.beside.seated.proven(link, peer),
+                Event::Opened { link, .. } => {
+                    let now = self.now();
+                    let seated = &mut self.beside.seated;
+                    seated.dialled(now, &mut self.endpoint, link);
+                }
                 // Nobody pushes anything to a realm.
-                Event::Opened { .. } | Event::Pushed { .. } => {}
+                Event::Pushed { .. } => {}
             }
         }
     }
@@ -330,12 +350,18 @@ impl<S: Store> Worker<S> {
             now: self.clock.now(),
         };
         let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
+        let links = Arc::clone(self.beside.seated.links());
         let is_account_known = self.endpoint.account(link).is_some();
         self.in_work += 1;
         let carrying_out = async move {
             let mut answer = realm.handle(&caller, &bytes).await;
             let (mut then, mut account) = (Then::Nothing, None);
             if !Answer::is_refusal(&answer) {
+                if let Some(peer) = caller.device
+                    && let Ok(PeerRequest::Introduce { .. }) = PeerRequest::parse(&bytes)
+                {
+                    links.introduced(&peer);
+                }
                 if !is_account_known {
                     account = realm.account_of(&caller, &bytes, &answer).await;
                 }

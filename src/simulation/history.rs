@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use crate::wire::{CONTENT_GONE, Entry, ErrorCode, Mailbox};
+use crate::wire::{CONTENT_GONE, CONTENT_NOTICE, Entry, ErrorCode, Mailbox};
 
 /// Where a message is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +79,8 @@ struct Told {
     messages: Vec<Message>,
     /// What each device was shown of each mailbox, in order.
     shown: BTreeMap<(usize, String), Vec<Shown>>,
+    /// Where a realm's own word was shown: to whom, in which mailbox and at which place.
+    notices: BTreeSet<(usize, String, u64)>,
     /// For how many messages of each person a later run of theirs was told that they are kept.
     finished: BTreeMap<usize, usize>,
 }
@@ -104,8 +106,16 @@ impl Told {
 
     /// How many notices about a message its sender has been shown.
     fn times_quoted(&self, message: &Message) -> usize {
-        let in_each = self.shown_to(message.from).map(|shown| {
-            let quoting = |(_, text): &&Shown| message.is_quoted_in(&String::from_utf8_lossy(text));
+        let theirs = self
+            .shown
+            .iter()
+            .filter(|((who, _), _)| *who == message.from);
+        let in_each = theirs.map(|((who, mailbox), shown)| {
+            let quoting = |(at, text): &&Shown| {
+                // Anybody may write what looks like one.
+                let is_notice = self.notices.contains(&(*who, mailbox.clone(), *at));
+                is_notice && message.is_quoted_in(&String::from_utf8_lossy(text))
+            };
             let places = shown.iter().filter(quoting).map(|(at, _)| at);
             places.collect::<BTreeSet<_>>().len()
         });
@@ -162,6 +172,14 @@ impl History {
             body: body.clone(),
         });
         (id, body)
+    }
+
+    /// Who wrote a text, if anybody did.
+    pub fn author(&self, text: &[u8]) -> Option<usize> {
+        let told = self.told();
+        let mut messages = told.messages.iter();
+        let message = messages.find(|message| message.body == text);
+        message.map(|message| message.from)
     }
 
     /// The same text is typed once more: that is another message.
@@ -239,6 +257,9 @@ impl History {
         let key = (person, mailbox.to_string());
         let position = entry.position.0;
         let mut told = self.told();
+        if entry.content == CONTENT_NOTICE {
+            told.notices.insert((person, key.1.clone(), position));
+        }
         let shown = told.shown.entry(key).or_default();
         shown.push((position, entry.body.clone()));
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    accomplice::honest,
     greedy,
     history::{Gone, Message, To},
     machine::Machine,
@@ -28,10 +29,20 @@ const LOOKS: [Duration; 5] = [
 const QUIET: Duration = Duration::from_mins(45);
 const QUIET_AND_SLOW: Duration = Duration::from_hours(6);
 
+/// What a person has in one mailbox.
+pub type View = (usize, Mailbox, Vec<Entry>);
+
 impl World {
     /// What one account may have kept by now is not all of the disk.
-    pub(super) fn wrong_with_disk(&self, lasted: Duration) -> Option<String> {
-        let (site, life) = &self.sites[0];
+    pub(super) fn wrong_with_disk(&self, lasted: Duration) -> Vec<String> {
+        let each = self.sites.iter().enumerate();
+        let each = each.filter(|(number, (site, _))| *number == 0 || site.is_lied_to);
+        each.filter_map(|(number, _)| self.wrong_with_disk_of(number, lasted))
+            .collect()
+    }
+
+    fn wrong_with_disk_of(&self, number: usize, lasted: Duration) -> Option<String> {
+        let (site, life) = &self.sites[number];
         let logged = site.disk.logged();
         // What is counted begins anew with each start.
         let starts = life.starts.load(std::sync::atomic::Ordering::Relaxed);
@@ -109,7 +120,9 @@ impl World {
                     }
                 }
             }
-            wrong = self.wrong_with(&views);
+            wrong = self.impersonations(&views);
+            wrong.extend(self.wrong_with(&honest(&views)));
+            wrong.extend(self.wrong_with_queues().await);
             if wrong.is_empty() {
                 break;
             }
@@ -161,7 +174,7 @@ impl World {
         }
     }
 
-    fn wrong_with(&self, views: &[(usize, Mailbox, Vec<Entry>)]) -> Vec<String> {
+    fn wrong_with(&self, views: &[View]) -> Vec<String> {
         let people = &self.population.people;
         let mut wrong = Vec::new();
         let all = views.iter().flat_map(|(_, _, entries)| entries);
@@ -217,7 +230,7 @@ fn gone(entry: &Entry) -> Option<u64> {
 }
 
 /// Waits for all of them.
-async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+pub(super) async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut waiting: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {
         let mut is_ready = true;

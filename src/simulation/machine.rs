@@ -180,7 +180,13 @@ impl Machine {
 
     /// A socket that others find at `address`.
     pub fn bind(&self, address: SocketAddr) -> io::Result<Socket> {
-        self.0.network.bind(self.clone(), address)
+        let mut sockets = self.bind_all(address, 1)?;
+        sockets.pop().ok_or_else(|| io::ErrorKind::Other.into())
+    }
+
+    /// So many sockets, over which what comes to `address` is spread.
+    pub fn bind_all(&self, address: SocketAddr, count: usize) -> io::Result<Vec<Socket>> {
+        self.0.network.bind(self, address, count)
     }
 
     /// A socket of the machine's, somewhere, for a conversation with `address`.

@@ -6,14 +6,20 @@
 //! cargo test --lib simulation                       2,000 seeds, and the planted faults (`planted`)
 //! MERPATI_SEEDS=1000000 cargo test --profile campaign --lib simulation::campaign::nothing -- --nocapture
 //! MERPATI_SEED=42 cargo test --lib simulation::campaign::nothing -- --nocapture      one seed, with its trace
+//! MERPATI_KIND=liar …      all worlds that can be are of this kind: workers, moves, nat, liar (`kinds`)
 //! ```
 
+mod accomplice;
 mod campaign;
 mod disk;
 mod greedy;
 mod history;
 mod judging;
+mod kinds;
 mod machine;
+mod malice;
+mod moving;
+mod nat;
 mod network;
 mod owners;
 mod person;

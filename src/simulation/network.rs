@@ -13,7 +13,7 @@ use std::{
 use rand::{RngExt as _, rngs::StdRng};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{machine::Machine, trace::Trace};
+use super::{machine::Machine, nat::Nats, trace::Trace};
 
 /// Bytes of IP and UDP around each datagram.
 const AROUND: usize = 28;
@@ -84,7 +84,11 @@ struct Inbox {
 struct State {
     rng: StdRng,
     weather: Weather,
-    open: BTreeMap<SocketAddr, Arc<Inbox>>,
+    /// Sockets, by their address: those of a realm's workers share one.
+    open: BTreeMap<SocketAddr, Vec<Arc<Inbox>>>,
+    nats: Nats,
+    /// Datagrams sent to addresses where nobody is, by those.
+    to_nobody: BTreeMap<SocketAddr, u64>,
     /// Pairs of machines that have no way to each other.
     cut: BTreeSet<(String, String)>,
     /// Until when each machine's bottleneck is busy.
@@ -111,6 +115,8 @@ impl Network {
             rng,
             weather,
             open: BTreeMap::new(),
+            nats: Nats::default(),
+            to_nobody: BTreeMap::new(),
             cut: BTreeSet::new(),
             busy: BTreeMap::new(),
             overheard: VecDeque::new(),
@@ -146,25 +152,28 @@ impl Network {
     pub fn rebind(&self, machine: &str) {
         let mut state = self.state.lock().unwrap();
         let open = std::mem::take(&mut state.open);
-        for (address, inbox) in open {
-            let is_client = address.port() != super::REALM_PORT;
-            let moved = if inbox.machine == machine && is_client {
-                let fresh = state.fresh_address();
-                self.trace
-                    .note(machine, || format!("is at {fresh}, no more at {address}"));
-                *inbox.address.lock().unwrap() = fresh;
-                fresh
-            } else {
-                address
-            };
-            state.open.insert(moved, inbox);
+        for (address, inboxes) in open {
+            let mut moved = address;
+            for inbox in &inboxes {
+                if inbox.machine == machine && is_client(address) {
+                    moved = state.fresh_address();
+                    self.trace
+                        .note(machine, || format!("is at {moved}, no more at {address}"));
+                    *inbox.address.lock().unwrap() = moved;
+                }
+            }
+            state.open.insert(moved, inboxes);
         }
+        state.nats.forget_all(machine);
     }
 
     /// The machine's sockets are no more.
     pub fn forget(&self, machine: &str) {
         let mut state = self.state.lock().unwrap();
-        state.open.retain(|_, inbox| inbox.machine != machine);
+        state.open.retain(|_, inboxes| {
+            inboxes.retain(|inbox| inbox.machine != machine);
+            !inboxes.is_empty()
+        });
     }
 
     /// A salt that nobody has drawn before. One pair of equal ones in 65,536 (EXACT-10) would be found, and is known.
@@ -179,12 +188,32 @@ impl Network {
         self.state.lock().unwrap().sent
     }
 
-    pub(super) fn bind(&self, machine: Machine, address: SocketAddr) -> io::Result<Socket> {
+    /// So many sockets that share an address.
+    pub(super) fn bind(
+        &self,
+        machine: &Machine,
+        address: SocketAddr,
+        count: usize,
+    ) -> io::Result<Vec<Socket>> {
         let mut state = self.state.lock().unwrap();
         if state.open.contains_key(&address) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        Ok(Socket::open(self, &mut state, machine, address, None))
+        let each = (0..count)
+            .map(|_| Socket::open(self, &mut state, machine.clone(), address, None))
+            .collect();
+        Ok(each)
+    }
+
+    /// The machine is behind an address translator, which forgets who is spoken to after so long a silence.
+    pub fn translate(&self, machine: &str, forgets: Duration) {
+        self.state.lock().unwrap().nats.begin(machine, forgets);
+    }
+
+    /// How many datagrams were sent to an address at which nobody was.
+    pub fn sent_to_nobody(&self, address: SocketAddr) -> u64 {
+        let state = self.state.lock().unwrap();
+        state.to_nobody.get(&address).copied().unwrap_or_default()
     }
 
     pub(super) fn connect(&self, machine: Machine, peer: SocketAddr) -> io::Result<Socket> {
@@ -227,12 +256,21 @@ impl Network {
             "the run sends without end: {} datagrams",
             state.sent
         );
-        let address = *from.address.lock().unwrap();
-        let fates = state.fates(from, to, bytes);
+        let inside = *from.address.lock().unwrap();
+        let address = state.nats.leave(&from.machine, inside, to);
+        let told = to;
+        let entered = state.nats.enter(address, told);
+        let to = entered.unwrap_or(told);
+        // Who is behind a translator is let in to its own address by nobody.
+        let outside = address.ip() != to.ip() && entered.is_none();
+        let fates = state.fates(from, (outside.then_some(address), to), bytes);
+        if matches!(fates[..], [Fate::NobodyThere]) {
+            *state.to_nobody.entry(told).or_default() += 1;
+        }
         self.trace.note(&from.machine, || {
             let fates: Vec<String> = fates.iter().map(ToString::to_string).collect();
             format!(
-                "{address} → {to}  {} bytes, {}",
+                "{address} → {told}  {} bytes, {}",
                 bytes.len(),
                 fates.join(" and ")
             )
@@ -312,15 +350,23 @@ impl State {
         SocketAddr::from((Ipv4Addr::new(100, b, c, d), 40_000))
     }
 
-    fn fates(&mut self, from: &Inbox, to: SocketAddr, bytes: &[u8]) -> Vec<Fate> {
+    fn fates(
+        &mut self,
+        from: &Inbox,
+        (outside, to): (Option<SocketAddr>, SocketAddr),
+        bytes: &[u8],
+    ) -> Vec<Fate> {
         let weather = self.weather;
         if bytes.len() > weather.mtu {
             return vec![Fate::TooLong];
         }
-        let Some(there) = self.open.get(&to) else {
+        let Some(there) = self.open.get(&to).and_then(|inboxes| inboxes.first()) else {
             return vec![Fate::NobodyThere];
         };
         let (a, b) = (&from.machine, &there.machine);
+        if outside.is_some_and(|from| self.nats.shuts_out(b, from)) {
+            return vec![Fate::Cut];
+        }
         if self.cut.contains(&(a.min(b).clone(), a.max(b).clone())) {
             return vec![Fate::Cut];
         }
@@ -355,13 +401,30 @@ impl State {
     }
 
     fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>, after: Duration) {
-        if let Some(inbox) = self.open.get(&to) {
+        if let Some(inboxes) = self.open.get(&to) {
+            // As a kernel does that spreads what comes over the sockets of an address.
+            let inbox = &inboxes[spread(from) % inboxes.len()];
             let at = Instant::now() + after;
             let mut arriving = inbox.arriving.lock().unwrap();
             arriving.push(Reverse((at, self.sent, from, to, bytes)));
             inbox.wake.notify_one();
         }
     }
+}
+
+/// Realms are in a net of their own.
+const fn is_client(address: SocketAddr) -> bool {
+    matches!(address.ip(), IpAddr::V4(ip) if ip.octets()[0] == 100)
+}
+
+/// Which of an address's sockets a datagram comes to, by where it is from.
+fn spread(from: SocketAddr) -> usize {
+    let octets = match from.ip() {
+        IpAddr::V4(ip) => u32::from(ip),
+        IpAddr::V6(_) => 0,
+    };
+    let mixed = (octets ^ u32::from(from.port()).rotate_left(16)).wrapping_mul(0x9e37_79b1);
+    usize::try_from(mixed >> 16).unwrap_or_default()
 }
 
 /// A socket on the network.
@@ -388,7 +451,8 @@ impl Socket {
             refused: Mutex::new(false),
             wake: Notify::new(),
         });
-        state.open.insert(address, Arc::clone(&inbox));
+        let there = state.open.entry(address).or_default();
+        there.push(Arc::clone(&inbox));
         Self {
             network: network.clone(),
             machine,
@@ -463,8 +527,9 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         let mut state = self.network.state.lock().unwrap();
-        state
-            .open
-            .retain(|_, inbox| !Arc::ptr_eq(inbox, &self.inbox));
+        state.open.retain(|_, inboxes| {
+            inboxes.retain(|inbox| !Arc::ptr_eq(inbox, &self.inbox));
+            !inboxes.is_empty()
+        });
     }
 }

@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// The password of everybody.
-const PASSWORD: &[u8] = b"correct horse";
+pub const PASSWORD: &[u8] = b"correct horse";
 /// The password of all groups.
-const GROUP_PASSWORD: &[u8] = b"battery staple";
+pub const GROUP_PASSWORD: &[u8] = b"battery staple";
 
 /// How long somebody waits who waits.
 const PATIENCE: Duration = Duration::from_hours(6);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::{RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
 
-use super::{disk::Health, network::Weather};
+use super::{disk::Health, kinds::Kinds, network::Weather};
 use crate::endpoint::LINK_LIFETIME;
 
 /// What a seed stands for.
@@ -36,14 +36,16 @@ pub struct Plan {
     pub kept: Option<Duration>,
     /// Somebody takes all they can at the first realm.
     pub is_greedy: bool,
+    pub kinds: Kinds,
 }
 
 /// The part of the worlds in which somebody takes all they can.
 const GREEDY: f64 = 0.05;
 
 impl Plan {
-    /// `greed` decides whether somebody takes all they can: whatever else a seed stands for does not depend on that.
-    pub fn draw(rng: &mut StdRng, greed: &mut StdRng) -> Self {
+    /// `greed` decides whether somebody takes all they can, and `seed` of which kinds the world is: whatever else a seed stands for does
+    /// not depend on that.
+    pub fn draw(seed: u64, rng: &mut StdRng, greed: &mut StdRng) -> Self {
         let realms: &[&[usize]] = &[&[1], &[2], &[2], &[3], &[1, 1], &[1, 1], &[2, 1], &[2, 2]];
         let delay_ms = match rng.random_range(0..100) {
             0..60 => rng.random_range(1..100),
@@ -82,8 +84,10 @@ impl Plan {
             ..path
         };
         let seconds = |rng: &mut StdRng, from, to| Duration::from_secs(rng.random_range(from..to));
+        let realms = realms.choose(rng).map_or_else(|| vec![1], |r| r.to_vec());
         Self {
-            realms: realms.choose(rng).map_or_else(|| vec![1], |r| r.to_vec()),
+            kinds: Kinds::draw(seed, realms.len()),
+            realms,
             turns: rng.random_range(2..12),
             storm: seconds(rng, 20, if is_slow { 3000 } else { 600 }),
             path,

@@ -33,7 +33,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 23] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 33] = [
+const FOUND_BY_TESTS: [(Fault, &str); 49] = [
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",
@@ -127,6 +127,58 @@ const FOUND_BY_TESTS: [(Fault, &str); 33] = [
         "realm::tests::watches::a_watch_ends_with_its_session",
     ),
     (
+        Fault::AskAtFirstOnly,
+        "server::tests::seats::a_peer_is_asked_at_the_worker_that_has_its_link",
+    ),
+    (
+        Fault::LetLinksIdleOut,
+        "server::tests::seats::the_link_to_a_peer_that_can_open_none_is_kept_open",
+    ),
+    (
+        Fault::LeaveOutCallBack,
+        "server::tests::seats::a_peer_that_calls_is_called_back",
+    ),
+    (
+        Fault::DialWithoutEnd,
+        "endpoint::tests::realms::an_address_for_which_nobody_vouches_gets_three_datagrams",
+    ),
+    (
+        Fault::IntroduceOldAddress,
+        "realm::tests::peers::a_realm_that_has_moved_says_where_it_is",
+    ),
+    (
+        Fault::TakeAllEarly,
+        "realm::tests::peers::what_undoes_something_does_not_travel_early",
+    ),
+    (
+        Fault::TakeAnyKey,
+        "realm::tests::peers::a_peer_goes_by_no_key_but_its_own",
+    ),
+    (
+        Fault::SettleTwice,
+        "realm::tests::departing::an_answer_that_comes_after_the_removal_changes_nothing",
+    ),
+    (
+        Fault::BelieveClaims,
+        "realm::tests::claims::a_claimed_address_replaces_no_other_by_being_said",
+    ),
+    (
+        Fault::BelieveAnyLink,
+        "server::calls::tests::whether_a_peer_is_somewhere_is_asked_nowhere_else",
+    ),
+    (
+        Fault::UnaskedWithoutEnd,
+        "realm::tests::claims::unasked_peers_come_at_a_rate",
+    ),
+    (
+        Fault::KeepFormerPeering,
+        "realm::tests::repeering::peering_anew_ends_what_was_of_the_former_on_both_sides",
+    ),
+    (
+        Fault::ForgetRemoval,
+        "realm::tests::departing::what_a_removed_realm_has_under_way_is_refused",
+    ),
+    (
         Fault::EndUnsaid,
         "realm::tests::ended::ended_group_is_told_to_each_realm_of_its_members_once",
     ),
@@ -141,6 +193,18 @@ const FOUND_BY_TESTS: [(Fault, &str); 33] = [
     (
         Fault::EpochsWithoutEnd,
         "realm::tests::peers::a_peer_begins_few_epochs",
+    ),
+    (
+        Fault::QueueWithoutShare,
+        "realm::tests::fair::a_queue_that_one_account_has_filled_has_room_for_others",
+    ),
+    (
+        Fault::BelieveCopies,
+        "realm::tests::vouching::a_copy_has_in_the_name_of_users_here_what_they_have_sent",
+    ),
+    (
+        Fault::OldWordsEnd,
+        "realm::tests::expelled::word_of_a_former_membership_ends_no_other",
     ),
     (
         Fault::KeepForever,

@@ -74,7 +74,11 @@ impl Setting {
         }
         let site = Site {
             id: "alpha".parse().unwrap(),
-            address: LIVE,
+            address: Arc::new(Mutex::new(LIVE)),
+            name: None,
+            is_told: true,
+            workers: 1,
+            standing: Arc::default(),
             key: SecretKey::from_bytes([7; 32]),
             disk: Disk::new(rng(2)),
             neighbours: Vec::new(),
@@ -82,6 +86,7 @@ impl Setting {
             lifetime: LINK_LIFETIME,
             kept: None,
             is_greedy: false,
+            is_lied_to: false,
         };
         let setting = Self {
             network,
@@ -109,7 +114,7 @@ impl Setting {
         self.stop();
         let machine = self.machine("alpha");
         let site = Site {
-            address,
+            address: Arc::new(Mutex::new(address)),
             ..self.site.clone()
         };
         let (stop, stopping) = watch::channel(false);

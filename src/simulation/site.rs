@@ -1,13 +1,18 @@
 //! A realm of a run: its disk, and the processes that serve from it, one after another.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use rand::Rng as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::{
     disk::{Disk, SimulatedStore},
     greedy,
+    judging::join_all,
     machine::Machine,
 };
 use crate::{
@@ -15,9 +20,9 @@ use crate::{
     crypto::{ConnectionString, PublicKey, SecretKey},
     endpoint::{self, Endpoint, Identity},
     host::{Host, Listening},
-    link::Redundancy,
+    link::{Redundancy, Traits},
     realm::{Limits, Network, Own, Peering, Realm, Registration, Retention},
-    server::{Admission, Beside, Clock, Way, WorkLimits, Worker, keep_in_touch},
+    server::{Assembly, Clock, Post, Reached, WorkLimits},
     wire::{Protection, RealmId},
 };
 
@@ -36,14 +41,36 @@ const LOOK: Duration = Duration::from_secs(20);
 pub struct Neighbour {
     pub realm: RealmId,
     pub key: PublicKey,
-    pub address: SocketAddr,
+    /// None is known where nobody can call it.
+    pub address: Option<SocketAddr>,
+}
+
+/// An address as it is told.
+pub fn host_and_port(address: SocketAddr) -> (String, u16) {
+    (address.ip().to_string(), address.port())
+}
+
+/// What changes about a realm while it is served from by one process after another.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// The process there is serves this realm.
+    pub realm: Option<Arc<Realm<SimulatedStore>>>,
+    /// Its operator has added the peers, and need not do so again.
+    pub has_peers: bool,
 }
 
 /// A realm's place.
 #[derive(Clone, Debug)]
 pub struct Site {
     pub id: RealmId,
-    pub address: SocketAddr,
+    /// Where it serves at the next start.
+    pub address: Arc<Mutex<SocketAddr>>,
+    /// Its users know it by this name, or else by its address.
+    pub name: Option<&'static str>,
+    /// It tells other realms where it is.
+    pub is_told: bool,
+    pub workers: usize,
+    pub standing: Arc<Mutex<Standing>>,
     pub key: SecretKey,
     pub disk: Disk,
     pub neighbours: Vec<Neighbour>,
@@ -53,46 +80,84 @@ pub struct Site {
     pub kept: Option<Duration>,
     /// Somebody takes all they can here.
     pub is_greedy: bool,
+    /// One of its peers lies, and has no more kept here than anybody who takes all they can.
+    pub is_lied_to: bool,
 }
 
 impl Site {
+    pub fn address(&self) -> SocketAddr {
+        *self.address.lock().unwrap()
+    }
+
     pub fn connection_string(&self) -> ConnectionString {
+        let (host, port) = host_and_port(self.address());
         ConnectionString {
-            host: self.address.ip().to_string(),
-            port: self.address.port(),
+            host: self.name.map_or(host, Into::into),
+            port,
             key: Some(self.key.public()),
         }
     }
 
-    fn endpoint(&self, machine: &Machine) -> Endpoint {
-        let config = endpoint::Config {
-            accept: Some(Protection::Sealed),
-            hello: Some(self.id),
-            early_data: self.early_data,
-            place: endpoint::Place::ALONE,
-            max_datagram: 1200,
-            max_message: MESSAGE_MAX + 1024,
-            rate: None,
-            redundancy: Redundancy::Auto,
-            lifetime: self.lifetime,
-            links_max: if self.is_greedy {
-                greedy::LINKS_MAX
-            } else {
-                1000
-            },
-            memory_max: 1 << 26,
-            handshakes: endpoint::Handshakes::default(),
-            idle: IDLE,
-            shared_idle: PEER_IDLE,
-        };
+    /// One for each worker.
+    fn endpoints(&self, machine: &Machine) -> Vec<Endpoint> {
+        let count = self.workers;
         let identity = Identity {
             current: self.key.clone(),
             former: Vec::new(),
             lasting: self.key.clone(),
         };
-        let mut seed = [0; 32];
-        machine.rng().fill_bytes(&mut seed);
-        Endpoint::new(config, &identity, seed)
+        let links_max = if self.is_greedy {
+            greedy::LINKS_MAX
+        } else {
+            1000
+        };
+        let mut endpoints: Vec<Endpoint> = Vec::with_capacity(count);
+        for own in 0..count {
+            let place =
+                |of| endpoint::Place::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);
+            let config = endpoint::Config {
+                accept: Some(Protection::Sealed),
+                hello: Some(self.id),
+                early_data: self.early_data,
+                place: place(count).expect("there are so many"),
+                max_datagram: 1200,
+                max_message: MESSAGE_MAX + 1024,
+                rate: None,
+                redundancy: Redundancy::Auto,
+                lifetime: self.lifetime,
+                links_max: links_max.div_ceil(count),
+                memory_max: (1 << 26) / count,
+                handshakes: endpoint::Handshakes::default(),
+                idle: IDLE,
+                shared_idle: PEER_IDLE,
+            };
+            let mut seed = [0; 32];
+            machine.rng().fill_bytes(&mut seed);
+            let mut endpoint = Endpoint::new(config, &identity, seed);
+            if let Some(first) = endpoints.first() {
+                endpoint.count_with(first);
+            }
+            endpoints.push(endpoint);
+        }
+        endpoints
+    }
+
+    /// Adds the peers, as an operator would; false when the disk was full, or failed. Once that is done, realms that move tell each other
+    /// where they are.
+    async fn add_peers(&self, realm: &Realm<SimulatedStore>) -> bool {
+        let moves = self.name.is_some();
+        if moves && self.standing.lock().unwrap().has_peers {
+            return true;
+        }
+        for peer in &self.neighbours {
+            let address = peer.address.map(host_and_port).unwrap_or_default();
+            let listed = realm.list_peer(peer.realm, peer.key, address, None).await;
+            if !listed.unwrap_or(false) {
+                return false;
+            }
+        }
+        self.standing.lock().unwrap().has_peers = true;
+        true
     }
 
     /// Serves as one process, until told to stop (in order, or to be looked at) or until the store fails. What it
@@ -106,14 +171,19 @@ impl Site {
         let host = Host::Simulated(machine.clone());
         let mut seed = [0; 32];
         machine.rng().fill_bytes(&mut seed);
-        let place = (self.address.ip().to_string(), self.address.port());
+        let address = self.address();
+        let place = host_and_port(address);
         let own = Own {
             id: self.id,
-            key: self.key.public(),
+            secret: self.key.clone(),
             former: Vec::new(),
             peering: Peering::Listed,
             registration: Registration::Open,
-            addresses: vec![place.clone()],
+            addresses: vec![if self.is_told {
+                place.clone()
+            } else {
+                host_and_port(SocketAddr::from(([0, 0, 0, 0], address.port())))
+            }],
             operator_code: "code".into(),
         };
         let mut limits = Limits {
@@ -124,6 +194,9 @@ impl Site {
         if self.is_greedy {
             limits.watch_memory = greedy::WATCH_MEMORY;
             limits.rates.stored_account = greedy::STORED;
+        }
+        if self.is_lied_to {
+            limits.rates.stored_peer = greedy::STORED;
         }
         let watch_memory = limits.watch_memory;
         let (network, errands) = Network::new();
@@ -139,44 +212,33 @@ impl Site {
         };
         realm.begin_keeping(Some(retention)).await;
         realm.begin_life(false).await;
-        for peer in &self.neighbours {
-            let address = (peer.address.ip().to_string(), peer.address.port());
-            let listed = realm.list_peer(peer.realm, peer.key, address, None).await;
-            if !listed.unwrap_or(false) {
-                // As an operator would: the disk was full, or failed.
-                return Vec::new();
-            }
+        if !self.add_peers(&realm).await {
+            return Vec::new();
         }
-        let Ok(socket) = machine.bind(self.address) else {
-            return vec![format!("{} is taken", self.address)];
+        let Ok(sockets) = machine.bind_all(address, self.workers) else {
+            return vec![format!("{address} is taken")];
         };
-        let (calls, to_call) = mpsc::channel(64);
-        let ways = vec![Way {
-            source: place,
-            is_ipv6: false,
-            calls,
-        }];
-        let limits = WorkLimits {
+        self.standing.lock().unwrap().realm = Some(Arc::clone(&realm));
+        let work = WorkLimits {
             commands_max: 1024,
             max_message: MESSAGE_MAX,
             per_link: Frequency::per_second(500),
             per_subnet: Frequency::per_second(2000),
         };
-        let admission = Arc::new(Admission::new(limits, &mut machine.rng()));
-        let (known, realms) = watch::channel(Vec::new());
-        let beside = Beside::each(1, &realms).remove(0);
-        let endpoint = self.endpoint(&machine);
-        let mut worker = Worker::new(
-            endpoint,
-            Arc::clone(&realm),
-            admission,
-            beside,
-            clock.clone(),
-        );
+        let keepalive = Traits::default().keepalive;
+        let mut rng = machine.rng();
+        let mut assembly = Assembly::new(Arc::clone(&realm), clock, work, keepalive);
+        let reached = Reached {
+            source: place,
+            is_ipv6: false,
+        };
+        let endpoints = self.endpoints(&machine);
+        let mut posts = assembly.listen(Some(reached), endpoints, &mut rng);
         let seed = machine.rng().next_u64();
         {
-            let socket = Listening::Simulated(socket);
-            let serving = worker.run(socket, to_call, told_to_stop);
+            let serving = posts.iter_mut().zip(sockets);
+            let serving = serving
+                .map(|(post, socket)| post.run(Listening::Simulated(socket), told_to_stop.clone()));
             tokio::select! {
                 biased;
                 () = looked_at => {}
@@ -184,17 +246,15 @@ impl Site {
                     machine.note(|| format!("stops: {error}"));
                     return Vec::new();
                 }
-                _ = serving => {
+                _ = join_all(serving) => {
                     machine.note(|| "has stopped".into());
                     return Vec::new();
                 }
-                () = keep_in_touch(Arc::clone(&realm), ways, errands, known, clock.clone(), seed) => {}
-                () = clock.clone().tick(&realm) => {}
-                () = clock.tidy(&realm) => {}
+                () = assembly.keep(errands, seed) => {}
                 () = look_at_watches(&realm, watch_memory) => {}
             }
         }
-        worker.leftovers()
+        posts.iter().flat_map(Post::leftovers).collect()
     }
 }
 

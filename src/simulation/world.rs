@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    REALM_PORT,
+    REALM_PORT, accomplice,
     disk::Disk,
     greedy::{self, Target},
     history::History,
@@ -37,6 +37,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_hours(48);
 const NAMES: [&str; 4] = ["ann", "bob", "cho", "dia"];
 const REALMS: [&str; 2] = ["alpha", "beta"];
+/// The names by which the users of realms that move know them.
+const HOSTS: [&str; 2] = ["alpha.test", "beta.test"];
 
 /// What came of a run.
 #[derive(Debug, Default)]
@@ -76,6 +78,13 @@ impl Life {
             starts: AtomicUsize::new(0),
         }
     }
+
+    /// The process there is dies, if there is one.
+    pub(super) fn kill(&self) {
+        if let Some(machine) = &*self.machine.lock().unwrap() {
+            machine.kill();
+        }
+    }
 }
 
 fn fork(rng: &mut StdRng) -> StdRng {
@@ -87,7 +96,9 @@ fn fork(rng: &mut StdRng) -> StdRng {
 pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) network: Network,
-    trace: Trace,
+    pub(super) trace: Trace,
+    /// How often a realm that lies has introduced itself.
+    pub(super) introduced: AtomicU64,
     pub(super) history: History,
     is_calm: watch::Sender<bool>,
     deaths: Mutex<u64>,
@@ -101,7 +112,8 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
     let started = Instant::now();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut greed = StdRng::seed_from_u64(!seed);
-    let plan = Plan::draw(&mut rng, &mut greed);
+    let plan = Plan::draw(seed, &mut rng, &mut greed);
+    let kinds_rng = StdRng::seed_from_u64(seed.rotate_left(16) ^ 1);
     trace.note("seed", || format!("{seed}: {plan:#?}"));
     let network = Network::new(fork(&mut rng), plan.path, trace.clone());
     let sites = sites(&plan, &mut rng);
@@ -112,6 +124,7 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
         sites,
         network,
         trace,
+        introduced: AtomicU64::new(0),
         history: History::default(),
         is_calm: watch::Sender::new(false),
         deaths: Mutex::new(0),
@@ -119,8 +132,14 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
         population,
         plan,
     });
+    world.set_out();
+    let mut kinds_rng = kinds_rng;
     let greta = world.plan.is_greedy.then(|| world.let_in(greed));
-    let mut outcome = world.tell(&mut rng, greta).await;
+    let mut guests = Vec::from_iter(greta);
+    if let Some(seed) = world.plan.kinds.liar {
+        guests.extend(world.let_liar_in(seed, &mut kinds_rng));
+    }
+    let mut outcome = world.tell(&mut rng, kinds_rng, guests).await;
     outcome.simulated = started.elapsed();
     outcome.messages = world.history.messages();
     outcome.datagrams = world.network.sent();
@@ -136,15 +155,26 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Site, Life)> {
         .map(|(number, (name, key))| Neighbour {
             realm: name.parse().expect("a name"),
             key: key.public(),
-            address: SocketAddr::from(([10, 0, 0, number + 1], REALM_PORT)),
+            address: Some(SocketAddr::from(([10, 0, 0, number + 1], REALM_PORT))),
         })
         .collect();
-    let sites = neighbours.iter().zip(keys).map(|(own, key)| {
+    let kinds = &plan.kinds;
+    let each = neighbours.iter().zip(keys).enumerate();
+    let sites = each.map(|(number, (own, key))| {
         let mut others = neighbours.clone();
+        let silent = kinds.nat.filter(|nat| !nat.tells).map(|nat| nat.realm);
+        if let Some(silent) = silent {
+            others[silent].address = None;
+        }
         others.retain(|other| other.realm != own.realm);
+        others.extend(kinds.liar.map(accomplice::liar));
         let site = Site {
             id: own.realm,
-            address: own.address,
+            address: Arc::new(Mutex::new(own.address.expect("it has one"))),
+            name: kinds.moves.then_some(HOSTS[number]),
+            is_told: silent != Some(number),
+            workers: kinds.workers[number],
+            standing: Arc::default(),
             key,
             disk: Disk::new(fork(rng)),
             neighbours: others,
@@ -152,6 +182,7 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Site, Life)> {
             lifetime: plan.lifetime,
             kept: plan.kept,
             is_greedy: plan.is_greedy,
+            is_lied_to: kinds.liar.is_some(),
         };
         site.disk.set_health(plan.good_health());
         (site, Life::new(own.realm.as_str(), rng))
@@ -180,6 +211,23 @@ fn population(plan: &Plan, sites: &[(Site, Life)]) -> Population {
 impl World {
     fn is_calm(&self) -> bool {
         *self.is_calm.borrow()
+    }
+
+    pub(super) fn note(&self, who: &str, what: impl FnOnce() -> String) {
+        self.trace.note(who, what);
+    }
+
+    /// The network is told of what it needs to know of realms.
+    fn set_out(&self) {
+        for (site, _) in &self.sites {
+            if let Some(name) = site.name {
+                self.network.set_name(name, &[site.address()]);
+            }
+        }
+        if let Some(nat) = self.plan.kinds.nat {
+            let (site, _) = &self.sites[nat.realm];
+            self.network.translate(site.id.as_str(), nat.forgets);
+        }
     }
 
     /// The next process of a life.
@@ -219,6 +267,7 @@ impl World {
                 leftovers = serving => leftovers,
             };
             machine.kill();
+            site.standing.lock().unwrap().realm = None;
             site.disk.power_off();
             if *life.is_looked_at.lock().unwrap() {
                 return leftovers;
@@ -255,7 +304,7 @@ impl World {
         let machine = Machine::start(greedy::NAME, network, wall, trace, rng, None);
         let (site, _) = &self.sites[0];
         let target = Target {
-            address: site.address,
+            address: site.address(),
             key: site.key.public(),
         };
         let (victim, _) = self.population.people[0];
@@ -270,7 +319,12 @@ impl World {
         machine
     }
 
-    async fn tell(self: &Arc<Self>, rng: &mut StdRng, greta: Option<Machine>) -> Outcome {
+    async fn tell(
+        self: &Arc<Self>,
+        rng: &mut StdRng,
+        mut kinds_rng: StdRng,
+        guests: Vec<Machine>,
+    ) -> Outcome {
         let started = Instant::now();
         let sites: Vec<JoinHandle<_>> = (0..self.sites.len())
             .map(|number| tokio::spawn(Arc::clone(self).keep_site(number)))
@@ -281,10 +335,14 @@ impl World {
                 tokio::spawn(Arc::clone(self).keep_person(person))
             })
             .collect();
-        self.storm(rng).await;
+        tokio::select! {
+            biased;
+            () = self.storm(rng) => {}
+            () = self.move_about(fork(&mut kinds_rng)), if self.plan.kinds.moves => {}
+        }
         self.calm();
         let mut outcome = Outcome::default();
-        if greta.is_some() {
+        if !guests.is_empty() {
             outcome
                 .wrong
                 .extend(self.wrong_with_disk(started.elapsed()));
@@ -300,9 +358,10 @@ impl World {
                     .push(format!("{} does not come to an end", life.name)),
             }
         }
-        if let Some(greta) = greta {
-            greta.kill();
+        for guest in guests {
+            guest.kill();
         }
+        outcome.wrong.extend(self.wrong_with_dials());
         if outcome.wrong.is_empty() {
             self.trace.note("world", || "everybody is done".into());
             outcome.wrong = self.judge(&mut ready).await;
@@ -315,9 +374,12 @@ impl World {
                 let left = tokio::time::timeout(PATIENCE, site).await;
                 let left = left.map_err(|_| ()).and_then(|left| left.map_err(|_| ()));
                 match left {
-                    Ok(left) => outcome
-                        .wrong
-                        .extend(left.iter().map(|left| format!("{}: {left}", life.name))),
+                    Ok(left) => {
+                        let kinds = &self.plan.kinds;
+                        let left = left.iter().filter(|left| !kinds.may_be_left(left));
+                        let left = left.map(|left| format!("{}: {left}", life.name));
+                        outcome.wrong.extend(left);
+                    }
                     Err(()) => outcome
                         .wrong
                         .push(format!("{} cannot be looked at", life.name)),

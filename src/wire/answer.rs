@@ -7,7 +7,8 @@
 //! 0x03 queued                              0x09 realms    realm, address, state 1, queued varint, age varint, heard 4, …
 //! 0x04 session   session id 16             0x0a unread    mailbox, count varint, …
 //! 0x05 page      page                      0x0b members  more 1, sender, role 1, …
-//! 0x0c joined    epoch 8, realm           0x40 + error code, [detail varint]
+//! 0x0c joined    epoch 8, membership 8, realm
+//! 0x0d details   see `detail.rs`           0x40 + error code, [detail varint]
 //! ```
 //!
 //! The high bit announces optional fields as in a command; none are known yet, so an answer that
@@ -22,8 +23,8 @@ use nom::{
 };
 
 use super::{
-    Field, Handle, Mailbox, Malformed, Options, Page, Parsed, RealmId, Refusal, Role, Sender,
-    SessionId, Text, Username, all, emit_varint, parse_varint,
+    Field, Handle, Mailbox, Malformed, Options, Page, Parsed, PeerDetails, RealmId, Refusal, Role,
+    Sender, SessionId, Text, Username, all, emit_varint, parse_varint,
 };
 
 const DONE: u8 = 0x00;
@@ -39,6 +40,7 @@ const REALMS: u8 = 0x09;
 const UNREAD: u8 = 0x0a;
 const MEMBERS: u8 = 0x0b;
 const JOINED: u8 = 0x0c;
+const DETAILS: u8 = 0x0d;
 const REFUSED: u8 = 0x40;
 const HAS_OPTIONS: u8 = 0x80;
 
@@ -82,9 +84,13 @@ pub enum Answer {
     Joined {
         /// The group's epoch.
         epoch: u64,
+        /// The number of the user's membership: whatever is said of it later names it.
+        membership: u64,
         /// The name under which the asking realm is known.
         known_as: RealmId,
     },
+    /// The peers, or those that would be, with all that there is to tell.
+    Details(PeerDetails),
     /// The command is refused and has changed nothing.
     Refused(Refusal),
 }
@@ -219,12 +225,19 @@ impl Answer {
             }
             REALMS => all(parse_peer)(input).map(|(rest, peers)| (rest, Self::Realms(peers)))?,
             JOINED => {
-                let (rest, (epoch, known_as)) = (be_u64, RealmId::parse).parse(input)?;
-                (rest, Self::Joined { epoch, known_as })
+                let (rest, (epoch, membership, known_as)) =
+                    (be_u64, be_u64, RealmId::parse).parse(input)?;
+                let joined = Self::Joined {
+                    epoch,
+                    membership,
+                    known_as,
+                };
+                (rest, joined)
             }
             UNREAD => {
                 all(parse_unread)(input).map(|(rest, unread)| (rest, Self::Unread(unread)))?
             }
+            DETAILS => (&[][..], Self::Details(PeerDetails(input.to_vec()))),
             // A refusal's code stands in the kind itself.
             code @ REFUSED..=0x7f => {
                 let mut refusal = Vec::with_capacity(bytes.len());
@@ -296,9 +309,14 @@ impl Answer {
                     member.role.emit(out);
                 }
             }
-            Self::Joined { epoch, known_as } => {
+            Self::Joined {
+                epoch,
+                membership,
+                known_as,
+            } => {
                 out.put_u8(JOINED);
                 out.put_u64(*epoch);
+                out.put_u64(*membership);
                 known_as.emit(out);
             }
             Self::Realms(peers) => {
@@ -313,6 +331,10 @@ impl Answer {
                     mailbox.emit(out);
                     emit_varint(*count, out);
                 }
+            }
+            Self::Details(details) => {
+                out.put_u8(DETAILS);
+                out.extend_from_slice(&details.0);
             }
             Self::Refused(refusal) => {
                 let at = out.len();
@@ -476,6 +498,7 @@ mod tests {
             }]),
             Answer::Joined {
                 epoch: 7,
+                membership: 8,
                 known_as: "alpha".parse().unwrap(),
             },
             Answer::Refused(Refusal::too_large(16_384)),

@@ -7,6 +7,7 @@
 mod answer;
 mod code;
 mod command;
+mod detail;
 mod entry;
 mod error;
 mod field;
@@ -23,6 +24,7 @@ mod varint;
 pub use answer::{Account, Answer, DeviceSession, Member, Peer, Sent, Unread};
 pub use code::RegistrationCode;
 pub use command::{COMMANDS, CURSORS_MAX, Command, Cursors, Request};
+pub use detail::{PeerDetail, PeerDetails, Standing};
 pub use entry::{
     CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry, Event, Fragment, Page, Sender, is_of_realm,
 };
@@ -37,7 +39,7 @@ pub use mailbox::Mailbox;
 pub use name::{GroupName, Handle, InvalidName, NAME_MAX, RealmId, Username};
 pub use number::PacketNumber;
 pub use opening::{Life, LinkName, Open, Welcome};
-pub use option::Options;
+pub use option::{FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, Options};
 pub use packet::{
     ACCEPT_HEADER, ANSWER_BYTES_MAX, ConnectionId, Cookie, HandshakeId, Hello, HelloReply,
     INIT_OVERHEAD, Init, LinkPacket, MAC1_LEN, PROTOCOL_VERSION, Packet, Protection, ResetToken,

@@ -14,6 +14,7 @@
 //! 0x0f type      1 byte: a message's content type, 0 (text) where absent
 //! 0x11 code      10 bytes: what lets one register
 //! 0x13 behind    sender: the name behind which a list goes on; a group's stands for a user's
+//! 0x15 form     1 byte: another form of the command: of realms 1 (details) or 2 (pending), of addrealm 1 (move), of removerealm 1 (drop)
 //! 0x02 urgent    no bytes: before everything else
 //! ```
 
@@ -24,6 +25,15 @@ use super::{
     Field, Malformed, Parsed, RegistrationCode, Sender, array, emit_varint, parse_varint,
     varint_len,
 };
+
+/// Of `realms`: all that there is to tell of each peer (PEER-28).
+pub const FORM_DETAILS: u8 = 1;
+/// Of `realms`: those that have introduced themselves and wait for a decision.
+pub const FORM_PENDING: u8 = 2;
+/// Of `addrealm`: the peer that there is is at that address.
+pub const FORM_MOVE: u8 = 1;
+/// Of `removerealm`: what waits for the peer is dropped.
+pub const FORM_DROP: u8 = 1;
 
 /// The optional fields of one command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +58,8 @@ pub struct Options {
     pub code: Option<RegistrationCode>,
     /// The name behind which a list goes on: a user's, or a group's in its place.
     pub behind: Option<Sender>,
+    /// Another form of the command.
+    pub form: Option<u8>,
     /// Before everything else.
     pub urgent: bool,
     /// An odd type came that this version does not know: the command must be refused.
@@ -67,6 +79,7 @@ impl Options {
         content: None,
         code: None,
         behind: None,
+        form: None,
         urgent: false,
         not_understood: false,
     };
@@ -101,6 +114,7 @@ impl Options {
             0x0f => self.content = Some(be_u8(value)?.1),
             0x11 => self.code = Some(RegistrationCode(array(value)?.1)),
             0x13 => self.behind = Some(Sender::parse(value)?.1),
+            0x15 => self.form = Some(be_u8(value)?.1),
             0x02 => self.urgent = true,
             odd if odd % 2 == 1 => self.not_understood = true,
             _ => {}
@@ -129,8 +143,10 @@ impl Options {
             out.put_slice(&[0x0d, 32]);
             out.put_slice(key);
         }
-        if let Some(content) = self.content {
-            out.put_slice(&[0x0f, 1, content]);
+        for (kind, value) in [(0x0f, self.content), (0x15, self.form)] {
+            if let Some(value) = value {
+                out.put_slice(&[kind, 1, value]);
+            }
         }
         if let Some(code) = &self.code {
             out.put_slice(&[0x11, 10]);
@@ -162,6 +178,7 @@ impl Options {
             content,
             code,
             behind,
+            form,
             urgent,
             not_understood,
         } = self;
@@ -170,7 +187,8 @@ impl Options {
             && key.is_none()
             && content.is_none()
             && code.is_none()
-            && behind.is_none();
+            && behind.is_none()
+            && form.is_none();
         is_absent && !urgent && !not_understood
     }
 }
@@ -211,6 +229,7 @@ mod tests {
             content: Some(8),
             code: Some(RegistrationCode([9; 10])),
             behind: Some("bob@beta".parse().unwrap()),
+            form: Some(2),
             urgent: true,
             not_understood: false,
         };

@@ -1,16 +1,16 @@
 //! What realms ask of each other (`spec/realms.md`). The answers are those to commands.
 //!
 //! ```text
-//! 0x60 introduce   realm, address, port 2
+//! 0x60 introduce   realm, address, port 2, [number 8, the other's number 8]
 //! 0x61 deliver     epoch 8, sequence varint, content type 1, sender, recipient, message
 //! 0x62 join        group, user, password
-//! 0x63 leave       group, user
+//! 0x63 leave       group, user, membership 8
 //! 0x64 post        epoch 8, sequence varint, content type 1, sender, group, message
 //! 0x65 grown       group
 //! 0x66 read        group, epoch 8, after varint, offset varint
-//! 0x67 rotate      key 32
+//! 0x67 rotate      key 32, proof 16
 //! 0x68 withdraw    epoch 8, sequence varint
-//! 0x69 expelled    epoch 8, sequence varint, group, user
+//! 0x69 expelled    epoch 8, sequence varint, group, user, membership 8
 //! 0x6a ended       epoch 8, sequence varint, group, group's epoch 8
 //! ```
 
@@ -48,8 +48,10 @@ pub enum PeerRequest<'a> {
         realm: RealmId,
         /// Its host.
         address: Text<'a>,
-        /// Its port.
+        /// Its port; 0, with an empty host, where it cannot be reached.
         port: Port,
+        /// Its number of the peering, and the other's as it knows it (PEER-27); none from releases of before there were numbers.
+        numbers: Option<(u64, u64)>,
     },
     /// Brings a private message.
     Deliver {
@@ -81,6 +83,8 @@ pub enum PeerRequest<'a> {
         group: GroupName,
         /// The user.
         user: Username,
+        /// The number of the membership that ends.
+        membership: u64,
     },
     /// Brings a message to a group.
     Post {
@@ -118,6 +122,8 @@ pub enum PeerRequest<'a> {
     Rotate {
         /// The new key.
         key: [u8; 32],
+        /// Shows that the asking realm has it.
+        proof: [u8; 16],
     },
     /// Asks that a message, should it not have been delivered yet, never be.
     Withdraw {
@@ -136,6 +142,8 @@ pub enum PeerRequest<'a> {
         group: GroupName,
         /// The user.
         user: Username,
+        /// The number of the membership that has ended.
+        membership: u64,
     },
     /// Says that a group here has ended, of which users of the other realm are members.
     Ended {
@@ -158,9 +166,22 @@ impl<'a> PeerRequest<'a> {
             .is_some_and(|code| (INTRODUCE..0x80).contains(code))
     }
 
-    /// True when a request carries a password, and so must not travel in early data (HS-7).
-    pub fn carries_password(bytes: &[u8]) -> bool {
-        bytes.first() == Some(&JOIN)
+    /// True when a request may travel in early data: whoever has recorded it can send it again, when it would undo what has been done since
+    /// (PEER-21). What is numbered is done once, and what only asks undoes nothing.
+    pub fn may_travel_early(&self) -> bool {
+        match self {
+            Self::Deliver { .. }
+            | Self::Post { .. }
+            | Self::Withdraw { .. }
+            | Self::Expelled { .. }
+            | Self::Ended { .. }
+            | Self::Grown { .. }
+            | Self::Read { .. } => true,
+            Self::Introduce { .. }
+            | Self::Rotate { .. }
+            | Self::Join { .. }
+            | Self::Leave { .. } => false,
+        }
     }
 
     /// Reads a request.
@@ -172,11 +193,19 @@ impl<'a> PeerRequest<'a> {
         match code {
             INTRODUCE => {
                 let (input, (realm, address)) = (RealmId::parse, Text::parse).parse(input)?;
-                let (_, port) = Port::parse_last(input)?;
+                let (input, port) = Port::parse(input)?;
+                let numbers = match input {
+                    [] => None,
+                    _ => {
+                        let (input, number) = be_u64::<_, Malformed>(input)?;
+                        Some((number, last_u64(input)?))
+                    }
+                };
                 Ok(Self::Introduce {
                     realm,
                     address,
                     port,
+                    numbers,
                 })
             }
             DELIVER => {
@@ -203,9 +232,12 @@ impl<'a> PeerRequest<'a> {
                 })
             }
             LEAVE => {
-                let (input, group) = GroupName::parse(input)?;
-                let (_, user) = Username::parse_last(input)?;
-                Ok(Self::Leave { group, user })
+                let (input, (group, user)) = (GroupName::parse, Username::parse).parse(input)?;
+                Ok(Self::Leave {
+                    group,
+                    user,
+                    membership: last_u64(input)?,
+                })
             }
             POST => {
                 let (input, (epoch, sequence, content)) =
@@ -236,12 +268,15 @@ impl<'a> PeerRequest<'a> {
                     offset,
                 })
             }
-            ROTATE => match array(input)? {
-                ([], key) => Ok(Self::Rotate { key }),
-                _ => Err(Malformed {
-                    what: "rotate: bytes after the key",
-                }),
-            },
+            ROTATE => {
+                let (input, key) = array(input)?;
+                match array(input)? {
+                    ([], proof) => Ok(Self::Rotate { key, proof }),
+                    _ => Err(Malformed {
+                        what: "rotate: bytes after the proof",
+                    }),
+                }
+            }
             _ => Self::parse_word(code, input),
         }
     }
@@ -255,30 +290,25 @@ impl<'a> PeerRequest<'a> {
                 Ok(Self::Withdraw { epoch, sequence })
             }
             EXPELLED => {
-                let (input, (epoch, sequence, group)) =
-                    (be_u64, OperationNumber::parse, GroupName::parse).parse(input)?;
-                let (_, user) = Username::parse_last(input)?;
+                let (input, (epoch, sequence)) = (be_u64, OperationNumber::parse).parse(input)?;
+                let (input, (group, user)) = (GroupName::parse, Username::parse).parse(input)?;
                 Ok(Self::Expelled {
                     epoch,
                     sequence,
                     group,
                     user,
+                    membership: last_u64(input)?,
                 })
             }
             ENDED => {
                 let (input, (epoch, sequence, group)) =
                     (be_u64, OperationNumber::parse, GroupName::parse).parse(input)?;
-                match array(input)? {
-                    ([], life) => Ok(Self::Ended {
-                        epoch,
-                        sequence,
-                        group,
-                        life: u64::from_be_bytes(life),
-                    }),
-                    _ => Err(Malformed {
-                        what: "ended: bytes after the group's epoch",
-                    }),
-                }
+                Ok(Self::Ended {
+                    epoch,
+                    sequence,
+                    group,
+                    life: last_u64(input)?,
+                })
             }
             _ => Err(Malformed {
                 what: "request of a realm: its opcode is not known",
@@ -293,11 +323,13 @@ impl<'a> PeerRequest<'a> {
                 realm,
                 address,
                 port,
+                numbers,
             } => {
                 out.put_u8(INTRODUCE);
                 realm.emit(out);
                 address.emit(out);
-                port.emit_last(out);
+                port.emit(out);
+                emit_numbers(*numbers, out);
             }
             Self::Deliver {
                 epoch,
@@ -308,10 +340,7 @@ impl<'a> PeerRequest<'a> {
                 message,
             } => {
                 emit_head(DELIVER, *epoch, *sequence, out);
-                out.put_u8(*content);
-                from.emit(out);
-                to.emit(out);
-                message.emit_last(out);
+                emit_message(*content, (from, to), message, out);
             }
             Self::Join {
                 group,
@@ -323,10 +352,15 @@ impl<'a> PeerRequest<'a> {
                 user.emit(out);
                 password.emit_last(out);
             }
-            Self::Leave { group, user } => {
+            Self::Leave {
+                group,
+                user,
+                membership,
+            } => {
                 out.put_u8(LEAVE);
                 group.emit(out);
-                user.emit_last(out);
+                user.emit(out);
+                out.put_u64(*membership);
             }
             Self::Post {
                 epoch,
@@ -337,10 +371,7 @@ impl<'a> PeerRequest<'a> {
                 message,
             } => {
                 emit_head(POST, *epoch, *sequence, out);
-                out.put_u8(*content);
-                from.emit(out);
-                group.emit(out);
-                message.emit_last(out);
+                emit_message(*content, (from, group), message, out);
             }
             Self::Grown { group } => {
                 out.put_u8(GROWN);
@@ -358,24 +389,23 @@ impl<'a> PeerRequest<'a> {
                 after.emit(out);
                 Position(*offset).emit_last(out);
             }
-            Self::Rotate { key } => {
+            Self::Rotate { key, proof } => {
                 out.put_u8(ROTATE);
                 out.put_slice(key);
+                out.put_slice(proof);
             }
-            Self::Withdraw { epoch, sequence } => {
-                out.put_u8(WITHDRAW);
-                out.put_u64(*epoch);
-                sequence.emit_last(out);
-            }
+            Self::Withdraw { epoch, sequence } => emit_head(WITHDRAW, *epoch, *sequence, out),
             Self::Expelled {
                 epoch,
                 sequence,
                 group,
                 user,
+                membership,
             } => {
                 emit_head(EXPELLED, *epoch, *sequence, out);
                 group.emit(out);
-                user.emit_last(out);
+                user.emit(out);
+                out.put_u64(*membership);
             }
             Self::Ended {
                 epoch,
@@ -398,6 +428,36 @@ impl<'a> PeerRequest<'a> {
     }
 }
 
+/// A number that is all there is left.
+fn last_u64(input: &[u8]) -> Result<u64, Malformed> {
+    match array(input)? {
+        ([], number) => Ok(u64::from_be_bytes(number)),
+        _ => Err(Malformed {
+            what: "request of a realm: bytes after its end",
+        }),
+    }
+}
+
+fn emit_numbers(numbers: Option<(u64, u64)>, out: &mut impl BufMut) {
+    if let Some((ours, theirs)) = numbers {
+        out.put_u64(ours);
+        out.put_u64(theirs);
+    }
+}
+
+/// What stands behind that of a message: its content type, who wrote it and to whom, and the message.
+fn emit_message<'a>(
+    content: u8,
+    (from, to): (&Username, &impl Field<'a>),
+    message: &Body<'a>,
+    out: &mut impl BufMut,
+) {
+    out.put_u8(content);
+    from.emit(out);
+    to.emit(out);
+    message.emit_last(out);
+}
+
 /// What begins whatever is brought once and in order.
 fn emit_head(code: u8, epoch: u64, sequence: OperationNumber, out: &mut impl BufMut) {
     out.put_u8(code);
@@ -413,7 +473,7 @@ mod tests {
 
     use super::*;
 
-    /// PEER-2, PEER-4, PEER-8, PEER-9, PEER-10, PEER-13, PEER-14, PEER-15, PEER-19
+    /// PEER-2, PEER-4, PEER-27, PEER-8, PEER-9, PEER-10, PEER-13, PEER-14, PEER-15, PEER-19
     #[test]
     fn emit_then_parse_is_identity() {
         for request in [
@@ -421,6 +481,13 @@ mod tests {
                 realm: "alpha".parse().unwrap(),
                 address: Text("alpha.example.org"),
                 port: Port(6377),
+                numbers: None,
+            },
+            PeerRequest::Introduce {
+                realm: "alpha".parse().unwrap(),
+                address: Text(""),
+                port: Port(0),
+                numbers: Some((7, 8)),
             },
             PeerRequest::Deliver {
                 epoch: 7,
@@ -438,6 +505,7 @@ mod tests {
             PeerRequest::Leave {
                 group: "cats".parse().unwrap(),
                 user: "ann".parse().unwrap(),
+                membership: 9,
             },
             PeerRequest::Post {
                 epoch: 7,
@@ -456,7 +524,10 @@ mod tests {
                 after: Position(70),
                 offset: 100,
             },
-            PeerRequest::Rotate { key: [7; 32] },
+            PeerRequest::Rotate {
+                key: [7; 32],
+                proof: [8; 16],
+            },
             PeerRequest::Withdraw {
                 epoch: 7,
                 sequence: OperationNumber(70),
@@ -466,6 +537,7 @@ mod tests {
                 sequence: OperationNumber(70),
                 group: "cats".parse().unwrap(),
                 user: "bob".parse().unwrap(),
+                membership: 9,
             },
             PeerRequest::Ended {
                 epoch: 7,

@@ -11,7 +11,7 @@ pub mod watch;
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -114,6 +114,20 @@ impl Realm {
     pub fn start_again(&mut self) {
         let address = self.address.to_string();
         (self.process, self.announced) = spawn(self.directory.path(), &address, &self.options);
+    }
+
+    /// Starts a realm that was started by [`Realm::start_fixed`] again at another port.
+    pub fn start_elsewhere(&mut self) {
+        let free = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let elsewhere = free.local_addr().unwrap();
+        drop(free);
+        let config = self.options.last().unwrap();
+        let text = fs::read_to_string(config).unwrap();
+        let before = format!("\"{}\"", self.address);
+        assert!(text.contains(&before), "{text}");
+        fs::write(config, text.replace(&before, &format!("\"{elsewhere}\""))).unwrap();
+        self.address = elsewhere;
+        self.start_again();
     }
 
     /// Starts it again at the same address, this time with further options.

@@ -59,7 +59,7 @@ impl Bottleneck {
 }
 
 struct Shared {
-    realm: SocketAddr,
+    realm: Mutex<SocketAddr>,
     socket: UdpSocket,
     carried: Mutex<Vec<Carried>>,
     /// True for what is lost.
@@ -86,7 +86,7 @@ impl Relay {
         socket.set_read_timeout(Some(TICK)).unwrap();
         let address = socket.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            realm,
+            realm: Mutex::new(realm),
             socket,
             carried: Mutex::default(),
             loses: Mutex::new(Box::new(|_, _| false)),
@@ -120,6 +120,11 @@ impl Relay {
         self.shared.moves.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// From here on the realm is somewhere else.
+    pub fn point_at(&self, realm: SocketAddr) {
+        *lock(&self.shared.realm) = realm;
+    }
+
     /// What came since this was last asked.
     pub fn take_carried(&self) -> Vec<Carried> {
         std::mem::take(&mut *lock(&self.shared.carried))
@@ -129,7 +134,7 @@ impl Relay {
     pub fn inject(&self, bytes: &[u8]) {
         self.shared
             .socket
-            .send_to(bytes, self.shared.realm)
+            .send_to(bytes, *lock(&self.shared.realm))
             .unwrap();
     }
 }
@@ -199,7 +204,7 @@ impl Shared {
                 thread::spawn(move || shared.carry_to_client(&socket, from, moves));
                 upstream
             });
-            let (upstream, realm) = (Arc::clone(upstream), self.realm);
+            let (upstream, realm) = (Arc::clone(upstream), *lock(&self.realm));
             self.carry(Way::ToRealm, &buffer[..len], move |bytes| {
                 let _ = upstream.send_to(bytes, realm);
             });

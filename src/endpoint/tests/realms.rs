@@ -323,3 +323,174 @@ fn a_link_between_realms_is_replaced_while_both_ask_on_it() {
         assert!(closed >= Some(least), "seed {seed}: {closed:?} replaced");
     }
 }
+
+/// PEER-12: what waits on a link that its opener has forgotten is asked on the one that it opens next. It waited for minutes, though the peer
+/// was heard: behind an address that has changed nobody can tell the other side that its link is gone.
+#[test]
+fn what_waits_on_a_forgotten_link_moves_to_the_next() {
+    let mut realms = Realms::new(1, 0.0);
+    realms.ask(0);
+    realms.settle();
+    realms.sides[0].endpoint = endpoint(1, 7);
+    realms.sides[0].address = SocketAddr::from(([10, 0, 0, 3], 6377));
+    realms.ask(1);
+    for _ in 0..20 {
+        realms.carry();
+    }
+    assert_eq!(realms.answered(), [1, 0]);
+    let before = realms.now;
+    realms.ask(0);
+    realms.settle();
+    assert_eq!(realms.answered(), [2, 1]);
+    assert!(realms.now <= before + RTT * 5, "a few round trips");
+}
+
+/// An address at which nobody is.
+fn nowhere() -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 99], 6377))
+}
+
+impl Realms {
+    /// Side `from` asks the other, whom it believes at an address for which nobody vouches.
+    fn ask_once(&mut self, from: usize, address: SocketAddr) -> LinkId {
+        let key = self.sides[1 - from].key;
+        let side = &mut self.sides[from];
+        let to = (key, address);
+        let link = side.endpoint.link_to(self.now, &side.key, to, true);
+        let deadline = self.now + Duration::from_hours(1);
+        let asked = side
+            .endpoint
+            .request(self.now, link, b"ask".to_vec(), deadline, false);
+        side.asked.insert((link, asked.unwrap()));
+        link
+    }
+
+    /// Lets so much time pass, and gives how many datagrams side `from` has sent to `address` meanwhile.
+    fn sent_to(&mut self, from: usize, address: SocketAddr, during: Duration) -> usize {
+        let (end, mut sent) = (self.now + during, 0);
+        while self.now < end {
+            let side = &mut self.sides[from];
+            let mut out = vec![];
+            while let Some(path) = side.endpoint.poll_transmit(self.now, &mut out) {
+                sent += usize::from(path.remote == address);
+            }
+            side.take_events(self.now);
+            let next = side.endpoint.poll_timeout().unwrap_or(end);
+            self.now = next.max(self.now).min(end);
+            side.endpoint.handle_timeout(self.now);
+            side.take_events(self.now);
+        }
+        sent
+    }
+}
+
+/// PEER-23: an address for which nobody vouches gets three datagrams, whatever waits for whoever may be there, and whatever comes back.
+#[test]
+fn an_address_for_which_nobody_vouches_gets_three_datagrams() {
+    for answers in [false, true] {
+        let mut realms = Realms::new(1, 0.0);
+        let link = realms.ask_once(0, nowhere());
+        realms.ask_once(0, nowhere());
+        let mut out = vec![];
+        let endpoint = &mut realms.sides[0].endpoint;
+        assert!(endpoint.poll_transmit(realms.now, &mut out).is_some());
+        if answers {
+            // Anybody who is there may go on saying that a cookie is missing.
+            let Ok(Packet::Init(init)) = Packet::parse(&out) else {
+                panic!("it dials")
+            };
+            let handshake = init.handshake;
+            for n in 0..5 {
+                let mut retry = vec![];
+                Packet::emit_retry(handshake, &[n; 16], &mut retry);
+                let endpoint = &mut realms.sides[0].endpoint;
+                endpoint.handle_datagram(realms.now, nowhere(), &retry);
+                realms.sent_to(0, nowhere(), Duration::from_millis(10));
+            }
+            assert!(!realms.sides[0].endpoint.has(link), "it is over");
+            continue;
+        }
+        let sent = realms.sent_to(0, nowhere(), Duration::from_hours(2));
+        assert_eq!(sent, 2, "after the first");
+        assert!(!realms.sides[0].endpoint.has(link));
+        assert!(realms.sides[0].asked.is_empty(), "whoever asked is told");
+    }
+}
+
+/// PEER-23: one that answers is called like any other from then on, also when it has restarted.
+#[test]
+fn an_address_that_has_answered_is_as_good_as_any() {
+    let mut realms = Realms::new(1, 0.0);
+    let address = realms.sides[1].address;
+    let link = realms.ask_once(0, address);
+    realms.settle();
+    assert_eq!(realms.answered(), [1, 0]);
+    realms.sides[1].endpoint = endpoint(2, 7);
+    realms.ask(0);
+    assert!(realms.carry());
+    // It has forgotten the link: that is opened again, and its Init repeated for as long as somebody waits.
+    realms.carry();
+    assert!(realms.sides[0].endpoint.is_dialing(link));
+    let sent = realms.sent_to(0, address, Duration::from_mins(2));
+    assert!(sent > 3, "{sent}");
+    // Whoever vouches for an address may have it called in the middle of that.
+    let mut realms = Realms::new(1, 0.0);
+    realms.sides[1].address = nowhere();
+    realms.ask_once(0, nowhere());
+    realms.ask(0);
+    assert!(realms.sent_to(0, nowhere(), Duration::from_mins(2)) > 3);
+}
+
+/// PEER-24: a realm that has been called calls back to see that it can be called itself; when nobody answers it asks on the other's link.
+#[test]
+fn who_cannot_be_called_back_is_asked_on_its_own_link() {
+    let mut realms = Realms::new(1, 0.0);
+    realms.ask(0);
+    realms.settle();
+    realms.ask_once(1, nowhere());
+    realms.settle();
+    assert_eq!((realms.links(), realms.answered()), ([1, 1], [1, 1]));
+    // It is one link both ways, although the address is another.
+    let (key, address) = (realms.sides[0].key, realms.sides[0].address);
+    let side = &mut realms.sides[1];
+    let there = side.endpoint.link_there(&side.key, &key);
+    assert!(there.is_some());
+    // Who can be called, is.
+    let link = side
+        .endpoint
+        .link_to(realms.now, &side.key, (key, address), true);
+    assert_ne!(Some(link), there);
+    realms.settle();
+    assert!(realms.sides[1].endpoint.is_open(link) || !realms.sides[1].endpoint.has(link));
+}
+
+/// PEER-24: the link of a realm that cannot be called is kept open: nothing else leads to it.
+#[test]
+fn a_link_between_realms_is_kept_open_where_that_is_asked_for() {
+    let mut realms = Realms::new(1, 0.0);
+    realms.ask(0);
+    realms.settle();
+    let key = realms.sides[1].key;
+    let ours = realms.sides[0].endpoint.links_with(&key).1.unwrap();
+    let silence = Silence::fixed(Duration::from_secs(30));
+    let now = realms.now;
+    let endpoint = &mut realms.sides[0].endpoint;
+    endpoint.keep_alive(now, ours, Some(silence));
+    let (end, before) = (now + IDLE * 3, realms.sealed);
+    while realms.now < end {
+        realms.wait();
+        while realms.carry() {}
+    }
+    assert_eq!(realms.links(), [1, 1]);
+    let signs = realms.sealed - before;
+    assert!((50..=66).contains(&signs), "two packets in 30 s: {signs}");
+    realms.ask(1);
+    realms.settle();
+    assert_eq!(realms.answered(), [1, 1]);
+    let now = realms.now;
+    realms.sides[0].endpoint.keep_alive(now, ours, None);
+    while realms.links() != [0, 0] {
+        realms.wait();
+        realms.settle();
+    }
+}

@@ -277,6 +277,11 @@ pub fn group(name: GroupName) -> Key {
     key(&[b"g/", name.as_bytes()])
 }
 
+/// All groups of this realm.
+pub fn groups() -> Prefix {
+    Prefix(concat(&[b"g/"]))
+}
+
 fn of_group(kind: &[u8], group: GroupName, epoch: u64) -> NameBytes {
     let epoch = epoch.to_be_bytes();
     concat(&[kind, group.as_bytes(), b"/", &epoch, b"/"])
@@ -329,6 +334,11 @@ pub fn member_in(key: &Key, prefix: &Prefix) -> Option<Sender> {
     name_in(key, prefix)
 }
 
+/// Who is banned from a group.
+pub fn bans(group: GroupName, epoch: u64) -> Prefix {
+    Prefix(of_group(b"b/", group, epoch))
+}
+
 pub fn ban(group: GroupName, epoch: u64, who: &Sender) -> Key {
     key(&[&of_group(b"b/", group, epoch), who.to_string().as_bytes()])
 }
@@ -371,12 +381,61 @@ pub fn peer_name(key_of: &PublicKey) -> Key {
     key(&[b"k/", &key_of.0])
 }
 
+/// The realms that were removed and have left something behind that has not ended yet.
+pub fn departures() -> Prefix {
+    Prefix(concat(&[b"D/"]))
+}
+
+pub fn departure(realm: RealmId) -> Key {
+    key(&[b"D/", realm.as_bytes()])
+}
+
+/// Changes whenever another realm takes a place.
+pub fn places() -> Key {
+    key(&[b"A/"])
+}
+
+/// The peers that have begun a new peering, and have left something behind of the former that has not ended yet.
+pub fn voids() -> Prefix {
+    Prefix(concat(&[b"V/"]))
+}
+
+pub fn void(realm: RealmId) -> Key {
+    key(&[b"V/", realm.as_bytes()])
+}
+
+/// All who are banned from a group.
+pub fn all_bans() -> Prefix {
+    Prefix(concat(&[b"b/"]))
+}
+
+/// The realm at the end of a key of a ban, if it is of another realm's user.
+pub fn banned_realm(key: &Key) -> Option<RealmId> {
+    let at = key.0.iter().rposition(|byte| *byte == b'@')?;
+    name_of(key.0.get(at + 1..)?)
+}
+
+/// The users here who are in any group of one realm.
+pub fn copy_members_of(realm: RealmId) -> Prefix {
+    Prefix(concat(&[b"y/", realm.as_bytes(), b"/"]))
+}
+
+/// The keys that a realm had which went by this one when it was removed.
+pub fn former_keys(key_of: &PublicKey) -> Key {
+    key(&[b"K/", &key_of.0])
+}
+
 pub fn settled(realm: RealmId) -> Key {
     key(&[b"v/", realm.as_bytes()])
 }
 
 pub fn returned(realm: RealmId, position: u64) -> Key {
     key(&[b"t/", realm.as_bytes(), b"/", &position.to_be_bytes()])
+}
+
+/// All that was given back before its turn.
+pub fn all_returned(realm: RealmId) -> Prefix {
+    Prefix(concat(&[b"t/", realm.as_bytes(), b"/"]))
 }
 
 pub fn queue(realm: RealmId) -> Log {

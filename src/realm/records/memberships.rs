@@ -3,7 +3,7 @@
 use blake2::{Blake2s256, Digest as _};
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT_2, FORMAT_3, Record, key, parse};
+use super::{FORMAT_3, Record, key, parse};
 use crate::{
     store::{Key, Prefix, StoreError, concat},
     wire::{GroupName, RealmId, Username},
@@ -68,11 +68,13 @@ impl Record for CopyRecord {
     }
 }
 
-/// A user of this realm is in a group of another, of that epoch if that is written.
+/// A user of this realm is in a group of another, of that epoch if that is written. `membership` is the number that the other realm gave
+/// it; 0 where it gave none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyMemberRecord {
     pub joined: u32,
     pub epoch: Option<u64>,
+    pub membership: u64,
 }
 
 /// The same in format 1.
@@ -81,14 +83,31 @@ struct FirstCopyMemberRecord {
     joined: u32,
 }
 
+/// The same in format 2.
+#[derive(Deserialize)]
+struct SecondCopyMemberRecord {
+    joined: u32,
+    epoch: Option<u64>,
+}
+
 impl Record for CopyMemberRecord {
-    const FORMAT: u8 = FORMAT_2;
+    const FORMAT: u8 = FORMAT_3;
 
     fn from_first_format(record: &[u8]) -> Result<Self, StoreError> {
         let first: FirstCopyMemberRecord = parse(record)?;
         Ok(Self {
             joined: first.joined,
             epoch: None,
+            membership: 0,
+        })
+    }
+
+    fn from_second_format(record: &[u8]) -> Result<Self, StoreError> {
+        let second: SecondCopyMemberRecord = parse(record)?;
+        Ok(Self {
+            joined: second.joined,
+            epoch: second.epoch,
+            membership: 0,
         })
     }
 }
@@ -173,16 +192,28 @@ pub fn words(realm: RealmId, group: GroupName) -> Key {
     key(&[b"q/", realm.as_bytes(), b"/", &hash[..1]])
 }
 
-/// Says that a peer has not heard yet that its user is a member of a group here no more.
-pub fn expelling(realm: RealmId, group: GroupName, user: Username) -> Key {
-    key(&[
-        b"f/",
-        realm.as_bytes(),
-        b"/",
-        group.as_bytes(),
-        b"/",
-        user.as_bytes(),
-    ])
+/// All of these of one peer.
+pub fn words_of(realm: RealmId) -> Prefix {
+    Prefix(concat(&[b"q/", realm.as_bytes(), b"/"]))
+}
+
+/// What a release kept of memberships whose end a peer had not heard of.
+pub fn all_expelling() -> Prefix {
+    Prefix(concat(&[b"f/"]))
+}
+
+/// What users here have sent to groups of other realms.
+pub fn posts() -> Prefix {
+    Prefix(concat(&[b"P/"]))
+}
+
+/// The same of one realm.
+pub fn posts_of(realm: RealmId) -> Prefix {
+    Prefix(concat(&[b"P/", realm.as_bytes(), b"/"]))
+}
+
+pub fn post(realm: RealmId, group: &str, hash: [u8; 16]) -> Key {
+    key(&[&posts_of(realm).0, group.as_bytes(), b"/", &hash])
 }
 
 pub fn copies(realm: RealmId) -> Prefix {

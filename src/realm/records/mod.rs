@@ -24,6 +24,8 @@
 //! j/ user / group                epoch: the groups a user is in
 //! b/ group / epoch 8 / user      banned
 //! r/ realm                       peer
+//! A/                             written with each peer that takes a place among those that are counted
+//! V/ realm                       what was of the former peering with it is still to end
 //! k/ key 32                      the name under which a key is known
 //! l/                             the lives of the store
 //! v/ realm                       position up to which the queue to a peer is settled
@@ -36,7 +38,8 @@
 //! z/ user / realm / group        the same, by user
 //! z/                             how far z/ has been filled from y/ in a store from before it
 //! q/ realm / slot 1              written with each word of a peer that users here are members of a group there no more
-//! f/ realm / group / user        a peer has not heard yet that its user is a member of a group here no more
+//! f/ realm / group / user        written by a release that is gone, and removed
+//! P/ realm / group / hash 16     how many messages to a group there have been sent that are not read back
 //! e/ kind 1 realm / group / epoch 8
 //!                                what is still to be done for the members of a group that has ended
 //! R/                             how long messages are kept where that is not set
@@ -152,8 +155,6 @@ records! {
     LinkedRecord {}
     /// Names the log of the groups that have had a name, of which there is none now.
     GroupLogRecord { log: u64 }
-    /// A member of a group.
-    MemberRecord { moderator: bool, joined: u32 }
     /// Says that something has changed, by its version.
     ChangedRecord {}
     /// How many users of another realm are in a group.
@@ -162,20 +163,16 @@ records! {
     GroupLink { epoch: u64 }
     /// A user may not join a group.
     BanRecord { since: u32 }
-    /// Another realm, under the name by which this one knows it. `introduced`: it has accepted the
-    /// peering; `added`: an operator here wants it, and it did not only introduce itself; `former`: the keys
-    /// it had before, the latest first; `knows`: the key by which it knows this realm.
-    PeerRecord { key: [u8; 32], former: Vec<[u8; 32]>, knows: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool, added: bool }
+    /// The keys that a realm had before the one with which it was removed, the latest first.
+    FormerKeysRecord { keys: Vec<[u8; 32]> }
     /// The name under which a key is known.
     PeerName { realm: String }
-    /// A message on its way to another realm. `source`: by which of this realm's addresses, if not the peering's;
-    /// `set_aside`: it has made way for others, because the peer would not take it; `lifetime`: for how many seconds it
-    /// is worth delivering.
-    QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, #[serde(with = "serde_bytes")] body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool, lifetime: u32 }
     /// A message has been given back to its sender before its turn in the queue.
     ReturnedRecord {}
     /// The command that queued a message, which the other realm's verdict answers.
     QueuedOperation { owner: Vec<u8>, number: u64 }
+    /// Messages of users here to a group of another realm that have not been read back, all of the same words, the last sent at this time of the realm's running.
+    PostRecord { count: u32, since: u32 }
     /// How long messages are kept where the configuration does not say: as by default, or for ever.
     KeepingRecord { by_default: bool }
     /// What is known of the age and the size of a log: `seen` up to a position, with so many `bytes` behind what was `trimmed`.
@@ -189,15 +186,15 @@ records! {
 macro_rules! changed_records {
     ($(
         $(#[$doc:meta])*
-        $Name:ident { $($field:ident: $Type:ty),* ; $($added:ident: $Added:ty = ($old:ident) $value:expr),* } was $First:ident
+        $Name:ident { $($(#[$how:meta])* $field:ident: $Type:ty),* ; $($added:ident: $Added:ty = ($old:ident) $value:expr),* } was $First:ident
     )*) => { $(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub struct $Name { $(pub $field: $Type,)* $(pub $added: $Added),* }
+        pub struct $Name { $($(#[$how])* pub $field: $Type,)* $(pub $added: $Added),* }
 
         /// The same in format 1.
         #[derive(Serialize, Deserialize)]
-        struct $First { $($field: $Type),* }
+        struct $First { $($(#[$how])* $field: $Type),* }
 
         impl Record for $Name {
             const FORMAT: u8 = FORMAT_2;
@@ -212,9 +209,24 @@ macro_rules! changed_records {
 }
 
 changed_records! {
+    /// A realm departs. `drops`: what waits for it does not come back to its senders.
+    DepartureRecord { ; drops: bool = (_old) false } was FirstDepartureRecord
+    /// Another realm, under the name by which this one knows it. `introduced`: it has accepted the
+    /// peering; `added`: an operator here wants it, and it did not only introduce itself; `former`: the keys
+    /// it had before, the latest first; `knows`: the key by which it knows this realm; `epoch`: in which messages are numbered that an
+    /// earlier release has queued. `address` is one that an operator has named or the peer has answered at, or empty; `claimed` is
+    /// another that it says of itself. `number` is this side's of the peering, `theirs` the other's, 0 where it has told none; `apart`:
+    /// the other may not know yet that the former peering is over.
+    PeerRecord { key: [u8; 32], former: Vec<[u8; 32]>, knows: [u8; 32], address: String, port: u16, src_address: String, src_port: u16, epoch: u64, introduced: bool, added: bool; claimed: Option<(String, u16)> = (_old) None, number: u64 = (old) old.epoch, theirs: u64 = (_old) 0, apart: bool = (_old) false } was FirstPeerRecord
     /// An owner of numbers has had no session since this time of the realm's running, and the newest of its records is of that version.
     /// `is_session`: it was a session of nobody's device, which has ended.
     IdleRecord { since: u32, newest: u64; is_session: bool = (_old) false } was FirstIdleRecord
+    /// A member of a group. `membership` tells that of a user of another realm from others of the same user, before and after it.
+    MemberRecord { moderator: bool, joined: u32; membership: u64 = (_old) 0 } was FirstMemberRecord
+    /// A message on its way to another realm. `source`: by which of this realm's addresses, if not the peering's;
+    /// `set_aside`: it has made way for others, because the peer would not take it; `lifetime`: for how many seconds it
+    /// is worth delivering; `epoch`: in which it is numbered, or 0 for that of the peering.
+    QueuedRecord { queued: u32, content: u8, kind: QueuedKind, from: String, to: String, #[serde(with = "serde_bytes")] body: Vec<u8>, operation: Option<QueuedOperation>, source: Option<(String, u16)>, set_aside: bool, lifetime: u32; epoch: u64 = (_old) 0 } was FirstQueuedRecord
     /// A group. The owner is a member like any other. `log` names its log, which it has from the groups of that name
     /// before it; its own entries stand behind the position `floor`.
     GroupRecord { owner: String, password: Option<String>, created: u32, epoch: u64, realms: Vec<String>; log: u64 = (old) old.epoch, floor: u64 = (_old) 0 } was FirstGroupRecord
@@ -227,7 +239,7 @@ pub enum QueuedKind {
     Private,
     /// A message to a group that lives there.
     Group,
-    /// Word that a user of that realm is a member of a group no more.
+    /// Word that a user of that realm is a member of a group no more. The number of the membership is the body.
     Expelled,
     /// Word that a group has ended, of which users of that realm are members. Its epoch is the body.
     Ended,
@@ -306,6 +318,30 @@ impl Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// PEER-23, PEER-27: the address of a peer that an earlier release has noted is believed, and its epoch is the number.
+    #[test]
+    fn peer_of_an_earlier_release_is_where_it_was() {
+        let first = FirstPeerRecord {
+            key: [1; 32],
+            former: vec![[2; 32]],
+            knows: [3; 32],
+            address: "192.0.2.9".into(),
+            port: 6377,
+            src_address: "192.0.2.1".into(),
+            src_port: 6378,
+            epoch: 77,
+            introduced: true,
+            added: false,
+        };
+        let value = postcard::to_extend(&first, vec![FORMAT]).unwrap();
+        let read = PeerRecord::from_value(&value).unwrap();
+        assert_eq!((read.address.as_str(), read.port), ("192.0.2.9", 6377));
+        assert_eq!((read.number, read.theirs, read.apart), (77, 0, false));
+        assert_eq!((read.claimed, read.introduced), (None, true));
+        let none = DepartureRecord::from_value(&[FORMAT]).unwrap();
+        assert!(!none.drops);
+    }
 
     #[test]
     fn records_are_read_back_and_newer_ones_refused() {

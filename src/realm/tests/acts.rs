@@ -1,6 +1,6 @@
 //! Commands for [`super::pairs`]: who gives them, and what they change.
 
-use super::{held::Device, *};
+use super::{held::Device, peers::rotate, *};
 use crate::wire::{GroupName, Handle, Role, Sender};
 
 /// A realm that is a peer.
@@ -213,6 +213,7 @@ pub fn of_peers() -> Vec<Act> {
     acts.push(peer_act("zoe@beta leaves", |_| PeerRequest::Leave {
         group: group("g"),
         user: user("zoe"),
+        membership: 0,
     }));
     acts.push(peer_act("zoe@beta posts", |number| PeerRequest::Post {
         epoch: 7,
@@ -359,13 +360,14 @@ pub fn of_realms() -> Vec<Act> {
             user: user("yan"),
             password: Password(b""),
         }),
-        peer_act("beta has a new key", |_| PeerRequest::Rotate {
-            key: [51; 32],
+        peer_act("beta has a new key", |_| {
+            rotate(PublicKey([50; 32]), &SecretKey::from_bytes([51; 32]))
         }),
         peer_act("beta moves", |_| PeerRequest::Introduce {
             realm: "alpha".parse().unwrap(),
             address: Text("192.0.2.77"),
             port: crate::wire::Port(7000),
+            numbers: None,
         }),
     ]
 }
@@ -420,6 +422,7 @@ pub fn of_copies(name: &'static str) -> Vec<Act> {
                 sequence: OperationNumber(sequence),
                 group: group(name),
                 user: user(who),
+                membership: 0,
             },
         );
         acts.push(Act {

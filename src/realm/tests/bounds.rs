@@ -3,6 +3,7 @@
 use super::{
     acts::{BOUND, group, user},
     held::{Held, add_peer, give, realm_of},
+    peers::rotate,
     *,
 };
 use crate::store::{Key, PageLimit};
@@ -77,6 +78,7 @@ async fn peers_of_the_configuration_are_all_carried_to() {
         realm: "late".parse().unwrap(),
         address: Text("192.0.2.8"),
         port: crate::wire::Port(7000),
+        numbers: None,
     };
     let answer = give(&realm, 99, &introduce.to_bytes()).await;
     assert_eq!(answer, refused(ErrorCode::PeerRefused));
@@ -117,9 +119,13 @@ async fn a_peer_changes_its_key_so_often_and_no_more() {
     let store = Held::default();
     let realm = realm_of(&store);
     add_peer(&realm, 100, "beta").await;
+    let mut key = PublicKey([100; 32]);
     for n in 100..165 {
-        let rotate = PeerRequest::Rotate { key: [n + 1; 32] };
-        let answer = give(&realm, n, &rotate.to_bytes()).await;
+        let new = SecretKey::from_bytes([n + 1; 32]);
+        let rotate = rotate(key, &new).to_bytes();
+        let answer = realm.handle(&caller(Some(key), MOMENT), &rotate).await;
+        let answer = Answer::parse(&answer).unwrap();
+        key = new.public();
         let wanted = if n < 164 {
             Answer::Done
         } else {

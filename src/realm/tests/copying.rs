@@ -84,7 +84,11 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
         password: Password(b""),
     };
     let known_as = "alpha".parse().unwrap();
-    let joined = vec![Answer::Joined { epoch: 1, known_as }];
+    let joined = vec![Answer::Joined {
+        epoch: 1,
+        membership: 1,
+        known_as,
+    }];
     let (answer, ()) = tokio::join!(
         fixture.ask(device(1), join),
         answer_all(&mut errands, joined)
@@ -202,7 +206,7 @@ async fn who_joins_while_a_message_is_written_hears_of_it() {
         };
         // Both are decided before either is written, unless the disk is very fast.
         let (has_read, _) = tokio::join!(biased; join_and_read, fixture.ask(device(1), post));
-        let is_told = realm.network().next_work(id) == Some(GroupWork::Tell(crew));
+        let is_told = realm.group_work(id).await.contains(&GroupWork::Tell(crew));
         assert!(has_read || is_told, "realm {n}");
     }
 }

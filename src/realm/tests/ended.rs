@@ -8,7 +8,7 @@ use super::{
 use crate::store::{Key, PageLimit, Prefix};
 
 pub const BETA: u8 = 50;
-const GAMMA: u8 = 51;
+pub const GAMMA: u8 = 51;
 const EPOCH: u64 = 7;
 
 pub async fn done(realm: &Realm<Held>, n: u8, command: Command<'_>) {
@@ -45,7 +45,7 @@ pub fn add(number: u64, name: &str) -> Command<'static> {
 }
 
 /// What waits for a peer.
-fn waiting(store: &Held, realm: &str) -> Vec<QueuedRecord> {
+pub fn waiting(store: &Held, realm: &str) -> Vec<QueuedRecord> {
     let all = PageLimit {
         entries: usize::MAX,
         bytes: usize::MAX,
@@ -70,6 +70,14 @@ pub async fn joins(realm: &Realm<Held>, n: u8, name: &str, who: &str) -> u64 {
     }
 }
 
+/// Answers what a peer is asked next.
+pub async fn answer_next(errands: &mut tokio::sync::mpsc::Receiver<Errand>, reply: Answer) {
+    match errands.recv().await {
+        Some(Errand::Ask { answer, .. }) => answer.send(reply.to_bytes()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// PEER-19, GRP-7: each realm with members is told once, whoever ends the group and however often it is asked.
 #[tokio::test]
 async fn ended_group_is_told_to_each_realm_of_its_members_once() {
@@ -83,6 +91,7 @@ async fn ended_group_is_told_to_each_realm_of_its_members_once() {
         let leaves = PeerRequest::Leave {
             group: group("crew"),
             user: user("xie"),
+            membership: 0,
         };
         let end = if is_deleted {
             Command::DelGroup {
@@ -130,6 +139,7 @@ async fn ended_group_is_told_beyond_the_bound_of_the_queue() {
         source: None,
         set_aside: false,
         lifetime: 1000,
+        epoch: 1,
     };
     let mut batch = Batch::new();
     for _ in 0..4096 {
@@ -157,6 +167,7 @@ async fn ended_group_leaves_nothing_behind() {
     let member = records::MemberRecord {
         moderator: false,
         joined: 1,
+        membership: 0,
     };
     for number in 0..2500 {
         let who = super::super::groups::local(user(&format!("u{number:05}")));
@@ -247,6 +258,7 @@ fn put_member(store: &Held, of: &str, who: &str) {
     let member = records::CopyMemberRecord {
         joined: 1,
         epoch: Some(EPOCH),
+        membership: 0,
     };
     let mut batch = Batch::new();
     batch
@@ -268,7 +280,7 @@ fn ended(sequence: u64, name: &str, life: u64) -> PeerRequest<'static> {
 }
 
 /// The notices that a user has.
-fn notices(store: &Held, who: &str) -> Vec<(String, String)> {
+pub fn notices(store: &Held, who: &str) -> Vec<(String, String)> {
     let all = PageLimit {
         entries: usize::MAX,
         bytes: usize::MAX,
@@ -441,14 +453,6 @@ async fn ended_copy_is_found_out_by_reading_and_gives_way_to_a_later_one() {
     let mut realm = with_copy(&store, &["ann", "bob"]).await;
     let (network, mut errands) = Network::new();
     realm.network = network;
-    let answer_next =
-        async |errands: &mut tokio::sync::mpsc::Receiver<Errand>, reply: Answer| match errands
-            .recv()
-            .await
-        {
-            Some(Errand::Ask { answer, .. }) => answer.send(reply.to_bytes()).unwrap(),
-            other => panic!("{other:?}"),
-        };
     let beta = realm.peers().await.0.remove(0);
     let (outcome, ()) = tokio::join!(
         realm.read_copy(&beta, group("crew"), MOMENT),
@@ -464,6 +468,7 @@ async fn ended_copy_is_found_out_by_reading_and_gives_way_to_a_later_one() {
     let known_as = "alpha".parse().unwrap();
     let joined = Answer::Joined {
         epoch: EPOCH + 1,
+        membership: 1,
         known_as,
     };
     let (answer, ()) = tokio::join!(give(&realm, 1, &command), answer_next(&mut errands, joined));
@@ -519,7 +524,7 @@ async fn ended_is_told_however_long_the_peer_is_away() {
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].kind, records::QueuedKind::Ended);
     let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
-    assert!(!Realm::<Held>::is_expired(&next, late), "it waits on");
+    assert!(!next.is_expired(late), "it waits on");
     let claim = Command::Claim {
         operation: op(5),
         session: BOUND,
@@ -532,6 +537,7 @@ async fn ended_is_told_however_long_the_peer_is_away() {
         realm: "beta".parse().unwrap(),
     };
     done(&realm, 1, remove).await;
+    assert!(realm.do_chores(NOW).await);
     assert!(realm.next_outgoing(beta.realm).await.unwrap().is_none());
     assert_eq!(realm.queued(beta.realm).await.unwrap(), 0);
 }

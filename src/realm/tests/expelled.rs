@@ -1,68 +1,124 @@
-//! Users of other realms who are removed from a group here, and join it again.
+//! Users of one realm in groups of another, who are removed, leave, and join again: what is said of a membership that is over says nothing
+//! of the next.
 
 use super::{
-    acts::{BOUND, group, user},
-    ended::{BETA, add, done, joins, with_users},
-    held::{Held, add_peer, give},
+    acts::{BOUND, group, join_realm, user},
+    ended::{BETA, add, answer_next, done, waiting, with_users},
+    held::{Held, give},
     *,
 };
-use crate::store::Prefix;
 
-/// PEER-15, EXACT-13: who was removed joins again once their realm has heard of it, and is then in the group on both sides.
-#[tokio::test(start_paused = true)]
-async fn expelled_user_joins_again_behind_the_word_of_it() {
+fn join() -> PeerRequest<'static> {
+    PeerRequest::Join {
+        group: group("crew"),
+        user: user("zoe"),
+        password: Password(b""),
+    }
+}
+
+/// PEER-15, PEER-8: who was removed may join again at once, and is a member for the second time.
+#[tokio::test]
+async fn expelled_user_joins_again_at_once() {
     let store = Held::default();
-    let mut realm = with_users(&store, &["ann"]).await;
-    let (network, mut errands) = Network::new();
-    realm.network = network;
+    let realm = with_users(&store, &["ann"]).await;
     done(&realm, 1, add(2, "crew")).await;
-    joins(&realm, BETA, "crew", "zoe").await;
-    let kick = |number| Command::Kick {
-        operation: op(number),
+    let joins = async || match give(&realm, BETA, &join().to_bytes()).await {
+        Answer::Joined { membership, .. } => membership,
+        other => panic!("{other:?}"),
+    };
+    let first = joins().await;
+    assert_eq!(joins().await, first, "asked twice");
+    let kick = Command::Kick {
+        operation: op(3),
         session: BOUND,
         group: group("crew"),
         user: "zoe@beta".parse().unwrap(),
     };
-    done(&realm, 1, kick(3)).await;
-    let join = PeerRequest::Join {
-        group: group("crew"),
-        user: user("zoe"),
-        password: Password(b""),
+    done(&realm, 1, kick).await;
+    let second = joins().await;
+    assert_ne!(first, second);
+    let said: Vec<_> = waiting(&store, "beta")
+        .into_iter()
+        .map(|word| word.body)
+        .collect();
+    assert_eq!(said, [first.to_be_bytes()]);
+    // What was to end the first comes late.
+    for (membership, answer) in [
+        (first, refused(ErrorCode::NotAMember)),
+        (second, Answer::Done),
+        (second, refused(ErrorCode::NotAMember)),
+    ] {
+        let leave = PeerRequest::Leave {
+            group: group("crew"),
+            user: user("zoe"),
+            membership,
+        };
+        assert_eq!(give(&realm, BETA, &leave.to_bytes()).await, answer);
+    }
+}
+
+/// PEER-15. `joingrouprealm` was answered with *done*, and word of an earlier membership, which was still on its way, ended the new one;
+/// the other realm kept the user among its members for good.
+#[tokio::test]
+async fn word_of_a_former_membership_ends_no_other() {
+    let store = Held::default();
+    let mut realm = with_users(&store, &["ann"]).await;
+    let (network, mut errands) = Network::new();
+    realm.network = network;
+    for (number, membership) in [(2, 11), (3, 12)] {
+        let command = Request::from(join_realm(op(number), "crew")).to_bytes();
+        let joined = Answer::Joined {
+            epoch: 7,
+            membership,
+            known_as: "alpha".parse().unwrap(),
+        };
+        let (answer, ()) =
+            tokio::join!(give(&realm, 1, &command), answer_next(&mut errands, joined));
+        assert_eq!(answer, Answer::Done);
+    }
+    let is_member = || {
+        let key = records::copy_member("beta".parse().unwrap(), group("crew"), user("ann"));
+        store.memory().get(&key).is_some()
     };
-    let answer = give(&realm, BETA, &join.to_bytes()).await;
-    assert!(
-        matches!(answer, Answer::Refused(refusal) if refusal.code == ErrorCode::Busy),
-        "{answer:?}"
-    );
-    // Others are not kept waiting.
-    joins(&realm, BETA, "crew", "yan").await;
-    let beta = realm.peers().await.0.remove(0);
-    let next = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
-    let heard = async {
-        match errands.recv().await {
-            Some(Errand::Ask { answer, .. }) => answer.send(STORED.to_bytes()).unwrap(),
-            other => panic!("{other:?}"),
-        }
-    };
-    let (carried, ()) = tokio::join!(realm.deliver_outgoing(&beta, &next, 0, MOMENT), heard);
-    assert_eq!(carried, Carried::Settled);
-    joins(&realm, BETA, "crew", "zoe").await;
-    // A peer that was removed with the word of it, and is there again, is not kept waiting for good.
-    done(&realm, 1, kick(4)).await;
-    let claim = Command::Claim {
-        operation: op(5),
-        session: BOUND,
-        code: Password(b"open sesame"),
-    };
-    done(&realm, 1, claim).await;
-    let remove = Command::RemoveRealm {
-        operation: op(6),
-        session: BOUND,
-        realm: "beta".parse().unwrap(),
-    };
-    done(&realm, 1, remove).await;
-    add_peer(&realm, BETA, "beta").await;
-    joins(&realm, BETA, "crew", "zoe").await;
-    let left = store.memory().list(&Prefix(b"f/"[..].into()), None, 9);
-    assert_eq!(left, []);
+    for (sequence, membership, stays) in
+        // Word without a number is of a release before there were any, and so of a membership before this one.
+        [(1, 11, true), (2, 13, true), (3, 0, true), (4, 12, false)]
+    {
+        let expelled = PeerRequest::Expelled {
+            epoch: 1,
+            sequence: OperationNumber(sequence),
+            group: group("crew"),
+            user: user("ann"),
+            membership,
+        };
+        assert_eq!(give(&realm, BETA, &expelled.to_bytes()).await, STORED);
+        assert_eq!(is_member(), stays, "{membership}");
+    }
+}
+
+/// PEER-15: a membership without a number ends by whatever word there is of it: else the realms would disagree for good.
+#[tokio::test]
+async fn a_membership_without_a_number_ends_by_any_word() {
+    for membership in [0, 11] {
+        let store = Held::default();
+        let realm = with_users(&store, &["ann"]).await;
+        let member = records::CopyMemberRecord {
+            joined: 1,
+            epoch: Some(7),
+            membership: 0,
+        };
+        let key = records::copy_member("beta".parse().unwrap(), group("crew"), user("ann"));
+        let mut batch = Batch::new();
+        batch.put(key.clone(), member.to_value().unwrap());
+        store.memory().apply(batch).unwrap();
+        let expelled = PeerRequest::Expelled {
+            epoch: 1,
+            sequence: OperationNumber(1),
+            group: group("crew"),
+            user: user("ann"),
+            membership,
+        };
+        assert_eq!(give(&realm, BETA, &expelled.to_bytes()).await, STORED);
+        assert!(store.memory().get(&key).is_none(), "{membership}");
+    }
 }

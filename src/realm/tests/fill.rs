@@ -72,7 +72,7 @@ fn a_large_realm() {
     let identity = SecretKey::from_bytes([9; 32]);
     let own = Own {
         id: "alpha".parse().unwrap(),
-        key: identity.public(),
+        secret: identity.clone(),
         former: vec![],
         peering: Peering::Closed,
         registration: Registration::Open,

@@ -153,6 +153,7 @@ async fn a_realm_hears_of_a_group_until_its_last_user_leaves() {
             let leave = PeerRequest::Leave {
                 group: crowd(),
                 user: foreign(number),
+                membership: 0,
             };
             assert_eq!(give(&realm, BETA, &leave.to_bytes()).await, Answer::Done);
         }

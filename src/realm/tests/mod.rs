@@ -2,10 +2,15 @@
 
 mod acts;
 mod bounds;
+mod claims;
 mod copying;
+mod deciding;
+mod departing;
 mod doubt;
+mod driven;
 mod ended;
 mod expelled;
+mod fair;
 mod fill;
 mod groups;
 mod held;
@@ -18,20 +23,28 @@ mod pairs;
 mod peers;
 mod positions;
 mod queue;
+mod repeering;
 mod retention;
 mod rules;
 mod stops;
 mod traces;
+mod vouching;
 mod watches;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
 
-use super::{records::Record as _, *};
+use self::driven::{Carried, ReadOutcome};
+use super::{
+    records::{QueuedRecord, Record as _},
+    *,
+};
 use crate::{
-    store::Embedded,
+    store::{Batch, Embedded},
     wire::{
-        Body, Field, Operation, Options, Page, Password, Position, RegistrationCode, Sent,
-        SessionId, Text,
+        Body, Field, GroupName, Operation, Options, Page, Password, Position, RealmId,
+        RegistrationCode, Sent, SessionId, Text, Username,
     },
 };
 
@@ -66,6 +79,9 @@ fn open_with(directory: &TempDir, change: impl FnOnce(&mut Own, &mut Limits)) ->
     realm_over(store, change)
 }
 
+/// How many realms have begun: no two begin with the same seed, as no two processes do.
+static BEGUN: AtomicU64 = AtomicU64::new(1);
+
 fn realm_over<S: Store>(store: S, change: impl FnOnce(&mut Own, &mut Limits)) -> Realm<S> {
     let mut limits = Limits {
         sessions_max: 3,
@@ -75,8 +91,8 @@ fn realm_over<S: Store>(store: S, change: impl FnOnce(&mut Own, &mut Limits)) ->
     let identity = SecretKey::from_bytes([9; 32]);
     let mut own = Own {
         id: "alpha".parse().unwrap(),
-        key: identity.public(),
-        former: vec![PublicKey([8; 32])],
+        secret: identity.clone(),
+        former: vec![SecretKey::from_bytes([8; 32])],
         peering: Peering::Listed,
         registration: Registration::Open,
         addresses: vec![("192.0.2.1".into(), 6377)],
@@ -84,7 +100,14 @@ fn realm_over<S: Store>(store: S, change: impl FnOnce(&mut Own, &mut Limits)) ->
     };
     change(&mut own, &mut limits);
     let (network, _) = Network::new();
-    Realm::new(store, &identity, own, limits, network, [1; 32]).unwrap()
+    let mut seed = [1; 32];
+    seed[..8].copy_from_slice(&BEGUN.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    Realm::new(store, &identity, own, limits, network, seed).unwrap()
+}
+
+/// The key of the realm that is tested.
+fn realm_key() -> PublicKey {
+    SecretKey::from_bytes([9; 32]).public()
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "as a caller has it")]
@@ -155,7 +178,7 @@ fn caller(device: Option<PublicKey>, now: Moment) -> Caller {
     Caller {
         device,
         subnet: std::net::IpAddr::from([192, 0, 2, 7]).into(),
-        own: None,
+        own: device.map(|_| realm_key()),
         early: false,
         operation: OperationNumber(0),
         room: 1100,

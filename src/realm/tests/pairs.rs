@@ -61,6 +61,7 @@ async fn answer_for_beta(mut errands: mpsc::Receiver<Errand>, beta: Arc<Mutex<Be
         let mut beta = beta.lock().unwrap();
         let joined = |epoch| Answer::Joined {
             epoch,
+            membership: 0,
             known_as: "alpha".parse().unwrap(),
         };
         let reply = match PeerRequest::parse(&bytes).unwrap() {
@@ -70,7 +71,7 @@ async fn answer_for_beta(mut errands: mpsc::Receiver<Errand>, beta: Arc<Mutex<Be
                 beta.members.insert((group, user));
                 joined(if beta.have_ended { NEW } else { OLD })
             }
-            PeerRequest::Leave { group, user } if beta.members.remove(&(group, user)) => {
+            PeerRequest::Leave { group, user, .. } if beta.members.remove(&(group, user)) => {
                 Answer::Done
             }
             PeerRequest::Leave { .. } if !beta.have_ended => refused(ErrorCode::NotAMember),
@@ -163,10 +164,21 @@ impl Tried {
 /// The same answer, without what is drawn at random.
 fn comparable(answer: Answer) -> Answer {
     match answer {
-        Answer::Joined { known_as, .. } => Answer::Joined { epoch: 0, known_as },
+        Answer::Joined { known_as, .. } => Answer::Joined {
+            epoch: 0,
+            membership: 0,
+            known_as,
+        },
         Answer::Refused(mut refusal) if refusal.code == ErrorCode::Busy => {
             refusal.detail = None;
             Answer::Refused(refusal)
+        }
+        // That a peer was heard is so whether what it asked was refused or not.
+        Answer::Realms(mut peers) => {
+            for peer in &mut peers {
+                peer.heard = 0;
+            }
+            Answer::Realms(peers)
         }
         answer => answer,
     }
@@ -309,6 +321,7 @@ async fn seen(realm: &Realm<Held>, devices: u8) -> Vec<Answer> {
         PeerRequest::Leave {
             group: group("g"),
             user: user("zoe"),
+            membership: 0,
         },
     ] {
         for key in [BETA, 51, 60] {

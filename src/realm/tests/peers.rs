@@ -1,6 +1,7 @@
 //! What other realms may ask, and what they are refused.
 
 use super::*;
+use crate::crypto::show_possession;
 
 pub async fn peer(fixture: &Fixture, n: u8, name: &str) {
     let address = ("192.0.2.9".to_string(), 6377);
@@ -55,6 +56,7 @@ fn introduce(name: &str) -> PeerRequest<'static> {
         realm: name.parse().unwrap(),
         address: Text("192.0.2.8"),
         port: crate::wire::Port(7000),
+        numbers: None,
     }
 }
 
@@ -163,29 +165,12 @@ async fn an_open_realm_notes_who_introduces_itself() {
     assert_eq!(peers.len(), 1);
     assert_eq!(
         (peers[0].realm.as_str(), peers[0].address()),
-        ("beta", ("192.0.2.8", 7000))
+        ("beta", ("", 0)),
+        "it has shown nowhere that it is"
     );
     fixture.realm.own.peering = Peering::Closed;
     assert_eq!(
         asked(&fixture, device(52), &introduce("gamma")).await,
-        refused(ErrorCode::PeerRefused)
-    );
-}
-
-/// An open realm has room for so many peers and no more.
-#[tokio::test]
-async fn an_open_realm_is_not_filled_with_peers() {
-    let mut fixture = Fixture::new();
-    fixture.realm.own.peering = Peering::Open;
-    for n in 0..256u16 {
-        let mut key = [77; 32];
-        key[..2].copy_from_slice(&n.to_be_bytes());
-        let name = format!("realm{n}");
-        let answer = asked(&fixture, Some(PublicKey(key)), &introduce(&name)).await;
-        assert_eq!(answer, Answer::Done);
-    }
-    assert_eq!(
-        asked(&fixture, device(50), &introduce("beta")).await,
         refused(ErrorCode::PeerRefused)
     );
 }
@@ -200,7 +185,15 @@ async fn hints_of_groups_that_nobody_is_in_are_forgotten() {
     };
     assert_eq!(asked(&fixture, device(50), &grown).await, Answer::Done);
     let beta = "beta".parse().unwrap();
-    assert_eq!(fixture.realm.network().next_work(beta), None);
+    assert_eq!(fixture.realm.group_work(beta).await, []);
+}
+
+/// What a peer that goes by `old` says of its new key.
+pub fn rotate(old: PublicKey, new: &SecretKey) -> PeerRequest<'static> {
+    PeerRequest::Rotate {
+        key: new.public().0,
+        proof: show_possession(new, &old, &realm_key()).unwrap(),
+    }
 }
 
 /// PEER-13: an old key vouches for a new one, once; what was delivered under the old stays delivered.
@@ -210,35 +203,27 @@ async fn a_peer_changes_its_key() {
     fixture.register(device(1), "ann").await;
     peer(&fixture, 50, "beta").await;
     peer(&fixture, 60, "gamma").await;
-    let rotate = |n: u8| PeerRequest::Rotate { key: [n; 32] };
+    let [second, third] = [51, 52].map(|n| SecretKey::from_bytes([n; 32]));
+    let rotate = |new: &SecretKey| rotate(PublicKey([50; 32]), new);
     let no = refused(ErrorCode::PeerRefused);
     assert_eq!(
         asked(&fixture, device(50), &deliver(7, 1, "ann", "one")).await,
         STORED
     );
     assert_eq!(
-        asked(&fixture, device(49), &rotate(51)).await,
+        asked(&fixture, device(49), &rotate(&second)).await,
         no,
         "a stranger"
     );
-    assert_eq!(asked(&fixture, PLAIN, &rotate(51)).await, no);
-    for taken in [60, 8, 9] {
-        let key = if taken == 9 {
-            fixture.realm.own.key.0
-        } else {
-            [taken; 32]
-        };
+    assert_eq!(asked(&fixture, PLAIN, &rotate(&second)).await, no);
+    for _ in 0..2 {
         assert_eq!(
-            asked(&fixture, device(50), &PeerRequest::Rotate { key }).await,
-            refused(ErrorCode::RealmExists),
-            "another's, or our own"
+            asked(&fixture, device(50), &rotate(&second)).await,
+            Answer::Done
         );
     }
-    for _ in 0..2 {
-        assert_eq!(asked(&fixture, device(50), &rotate(51)).await, Answer::Done);
-    }
     assert_eq!(
-        asked(&fixture, device(50), &rotate(52)).await,
+        asked(&fixture, device(50), &rotate(&third)).await,
         no,
         "it has vouched"
     );
@@ -249,12 +234,97 @@ async fn a_peer_changes_its_key() {
     );
     for (sequence, text) in [(1, "one"), (2, "two")] {
         let request = deliver(7, sequence, "ann", text);
-        assert_eq!(asked(&fixture, device(51), &request).await, STORED);
+        assert_eq!(
+            asked(&fixture, Some(second.public()), &request).await,
+            STORED
+        );
     }
     assert_eq!(fixture.texts(device(1)).await, ["one", "two"]);
     // The configuration may still name the old key.
     peer(&fixture, 50, "beta").await;
-    assert_eq!(fixture.realm.peers().await.0[0].key(), PublicKey([51; 32]));
+    assert_eq!(fixture.realm.peers().await.0[0].key(), second.public());
+}
+
+/// PEER-13: a peer vouches for a key that it has, and for nobody else's. One that went by another realm's key spoke for its users.
+#[tokio::test]
+async fn a_peer_goes_by_no_key_but_its_own() {
+    let fixture = Fixture::new();
+    peer(&fixture, 50, "mal").await;
+    let (mal, victim) = (
+        SecretKey::from_bytes([50; 32]),
+        SecretKey::from_bytes([77; 32]),
+    );
+    let old = PublicKey([50; 32]);
+    let PeerRequest::Rotate { proof, .. } = rotate(old, &mal) else {
+        unreachable!()
+    };
+    for key in [
+        victim.public(),
+        realm_key(),
+        PublicKey([8; 32]),
+        PublicKey([0; 32]),
+    ] {
+        let forged = PeerRequest::Rotate { key: key.0, proof };
+        assert_eq!(
+            asked(&fixture, device(50), &forged).await,
+            refused(ErrorCode::PeerRefused)
+        );
+    }
+    assert_eq!(fixture.realm.peers().await.0[0].key(), old);
+    // What another realm has shown of its own key shows nothing of it here.
+    let PeerRequest::Rotate { proof, .. } = rotate(PublicKey([60; 32]), &victim) else {
+        unreachable!()
+    };
+    let replayed = PeerRequest::Rotate {
+        key: victim.public().0,
+        proof,
+    };
+    assert_eq!(
+        asked(&fixture, device(50), &replayed).await,
+        refused(ErrorCode::PeerRefused)
+    );
+}
+
+/// PEER-21: whoever has recorded early data can send it again. An old `leave` ended a membership, and an old `introduce` moved a peer back.
+#[tokio::test]
+async fn what_undoes_something_does_not_travel_early() {
+    let fixture = Fixture::new();
+    fixture.register(device(1), "ann").await;
+    peer(&fixture, 50, "beta").await;
+    let own = SecretKey::from_bytes([51; 32]);
+    let (crew, zoe) = ("crew".parse().unwrap(), "zoe".parse().unwrap());
+    let join = PeerRequest::Join {
+        group: crew,
+        user: zoe,
+        password: Password(b""),
+    };
+    let leave = PeerRequest::Leave {
+        group: crew,
+        user: zoe,
+        membership: 0,
+    };
+    for request in [
+        introduce("beta"),
+        rotate(PublicKey([50; 32]), &own),
+        join,
+        leave,
+    ] {
+        assert!(!request.may_travel_early());
+        let caller = Caller {
+            early: true,
+            ..caller(device(50), fixture.now)
+        };
+        let answer = fixture.realm.handle(&caller, &request.to_bytes()).await;
+        assert_eq!(
+            Answer::parse(&answer).unwrap(),
+            refused(ErrorCode::BadRequest),
+            "{request:?}"
+        );
+    }
+    assert_eq!(
+        fixture.realm.peers().await.0[0].address(),
+        ("192.0.2.9", 6377)
+    );
 }
 
 /// PEER-18: users see which realms they can write to, and nothing else of them.
@@ -408,4 +478,33 @@ async fn a_peer_has_so_much_kept_and_no_more() {
         asked(&fixture, device(50), &deliver(7, sequence, "ann", &text)).await,
         STORED
     );
+}
+
+/// PEER-2: a realm that has moved says where it is, whatever was noted when the peering was made; one that listens at all addresses says nothing,
+/// for it does not know by which of them it is reached.
+#[tokio::test]
+async fn a_realm_that_has_moved_says_where_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |host: &str, port| (host.to_string(), port);
+    let beta = || "beta".parse().unwrap();
+    let told = |here: Vec<(String, u16)>, listed: Option<(String, u16)>| {
+        let realm = open_with(&directory, |own, _| own.addresses = here);
+        async move {
+            if listed.is_some() {
+                let address = ("192.0.2.9".to_string(), 6377);
+                let listing = realm.list_peer(beta(), PublicKey([50; 32]), address, listed);
+                assert!(listing.await.unwrap());
+            }
+            realm.own.told_to(&realm.peers().await.0.remove(0))
+        }
+    };
+    let (first, second) = (place("192.0.2.1", 1), place("192.0.2.1", 2));
+    let both = vec![first.clone(), second.clone()];
+    assert_eq!(told(both.clone(), Some(second.clone())).await, second);
+    assert_eq!(told(both, None).await, second, "the one that was named");
+    let elsewhere = place("198.51.100.1", 1);
+    assert_eq!(told(vec![elsewhere.clone()], None).await, elsewhere);
+    for everywhere in [place("0.0.0.0", 1), place("::", 1)] {
+        assert_eq!(told(vec![everywhere], None).await, place("", 0));
+    }
 }

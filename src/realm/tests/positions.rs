@@ -248,7 +248,11 @@ async fn a_copy_of_a_group_made_again_is_shown_from_its_beginning() {
     let mailbox = Mailbox::RealmGroup(beta, crew);
     let joins = async |n, number, epoch| {
         let known_as = "alpha".parse().unwrap();
-        let joined = Answer::Joined { epoch, known_as };
+        let joined = Answer::Joined {
+            epoch,
+            membership: 1,
+            known_as,
+        };
         let (answer, ()) = tokio::join!(
             fixture.ask(device(n), join(number)),
             answer_with(&errands, joined)

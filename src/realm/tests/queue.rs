@@ -120,7 +120,7 @@ async fn a_message_that_is_too_old_comes_back() {
     let deliver = |now| fixture.realm.deliver_outgoing(&beta, &outgoing, 0, now);
     assert_eq!(deliver(fixture.now).await, Carried::Silent);
     let late = later(fixture.now, 7 * DAY);
-    assert!(Realm::<Embedded>::is_expired(&outgoing, late));
+    assert!(outgoing.is_expired(late));
     assert_eq!(deliver(late).await, Carried::Settled);
     assert!(
         fixture
@@ -150,13 +150,15 @@ async fn a_message_that_is_not_taken_makes_way() {
     let fails = Answer::Refused(ErrorCode::Internal.into());
     let is_withdrawn =
         |bytes: &[u8]| matches!(PeerRequest::parse(bytes), Ok(PeerRequest::Withdraw { .. }));
-    for refused in 0..9 {
-        let (carried, bytes) = carry(realm, &mut errands, refused, &fails).await;
-        assert_eq!(
-            (carried, is_withdrawn(&bytes)),
-            (Carried::Refused, false),
-            "it is alone"
-        );
+    for answer in [&fails, &Answer::Done] {
+        for refused in 0..9 {
+            let (carried, bytes) = carry(realm, &mut errands, refused, answer).await;
+            assert_eq!(
+                (carried, is_withdrawn(&bytes)),
+                (Carried::Refused, false),
+                "it is alone, and *done* says nothing of what was brought"
+            );
+        }
     }
     fixture.ask(device(1), sendrealm(3, "good")).await;
     // Found by the simulator: a peer whose disk is full says nothing of this message, and would say the same of the
@@ -284,7 +286,7 @@ async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Re
             other => panic!("{other:?}"),
         }
     };
-    let (is_introduced, ()) = tokio::join!(realm.introduce_again(&beta), accepts);
+    let (is_introduced, ()) = tokio::join!(realm.introduce_again(&beta, MOMENT), accepts);
     assert_eq!(is_introduced, Carried::Settled);
 }
 
@@ -411,4 +413,69 @@ async fn a_restart_forgets_no_time() {
     fixture.realm.return_expired(later(MOMENT, 60)).await;
     let returned = ["not delivered (expired): hurried"];
     assert_eq!(fixture.texts(device(1)).await, returned);
+}
+
+/// The epoch, the sequence number and the text of a message on its way.
+fn numbered(bytes: &[u8]) -> (u64, u64, Vec<u8>) {
+    match PeerRequest::parse(bytes) {
+        Ok(PeerRequest::Deliver {
+            epoch,
+            sequence,
+            message,
+            ..
+        }) => (epoch, sequence.0, message.0.to_vec()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// PEER-7: what was queued keeps its number over a restart; what is queued then is numbered in another epoch. A realm restored from a copy
+/// that sent the same text to the same user as since the copy was told that it had been delivered, and nothing came.
+#[tokio::test]
+async fn each_start_numbers_in_an_epoch_of_its_own() {
+    let (fixture, mut errands) = with_beta().await;
+    fixture.ask(device(1), sendrealm(2, "hello")).await;
+    let busy = Answer::Refused(Refusal::busy(100));
+    let (_, before) = carry(&fixture.realm, &mut errands, 0, &busy).await;
+    let mut fixture = fixture.restart();
+    let (network, mut errands) = Network::new();
+    fixture.realm.network = network;
+    fixture.ask(device(1), sendrealm(3, "hello")).await;
+    let (carried, again) = carry(&fixture.realm, &mut errands, 0, &STORED).await;
+    assert_eq!((carried, &again), (Carried::Settled, &before));
+    let (_, next) = carry(&fixture.realm, &mut errands, 0, &STORED).await;
+    assert_ne!(numbered(&next).0, numbered(&before).0);
+    // As the copy would send it again: the place in the queue is the same, and the text.
+    let (copy, mut errands) = with_beta().await;
+    copy.ask(device(1), sendrealm(2, "hello")).await;
+    let (_, restored) = carry(&copy.realm, &mut errands, 0, &STORED).await;
+    let ((then, place, text), (now, same, words)) = (numbered(&before), numbered(&restored));
+    assert_eq!((place, text), (same, words));
+    assert_ne!(then, now);
+}
+
+/// PEER-7: a peer to which a number means another message is given the message under another, once it is its turn again. One that always says
+/// so made the realm ask as fast as it could, for a week.
+#[tokio::test]
+async fn a_message_whose_number_is_used_is_numbered_anew() {
+    let (fixture, mut errands) = with_beta().await;
+    let realm = &fixture.realm;
+    fixture.ask(device(1), sendrealm(2, "one")).await;
+    fixture.ask(device(1), sendrealm(3, "two")).await;
+    let used = refused_number(ErrorCode::NumberReused, 9);
+    let (carried, first) = carry(realm, &mut errands, 0, &used).await;
+    assert_eq!(
+        carried,
+        Carried::Refused,
+        "it is waited before the next is asked"
+    );
+    let (_, second) = carry(realm, &mut errands, 0, &STORED).await;
+    let (carried, again) = carry(realm, &mut errands, 0, &STORED).await;
+    assert_eq!(carried, Carried::Settled);
+    assert_eq!(numbered(&second).2, b"two");
+    let ((then, _, text), (now, _, same)) = (numbered(&first), numbered(&again));
+    assert_eq!(
+        (text.as_slice(), same.as_slice()),
+        (&b"one"[..], &b"one"[..])
+    );
+    assert_ne!(then, now);
 }

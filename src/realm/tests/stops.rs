@@ -221,6 +221,7 @@ async fn damage_to_one_ended_group_holds_no_other_up() {
                 let record = records::CopyMemberRecord {
                     joined: 1,
                     epoch: Some(7),
+                    membership: 0,
                 };
                 batch.put(member(of), record.to_value().unwrap());
                 let which = (Some(of), crew);
@@ -357,6 +358,7 @@ async fn introduction_is_repeated_where_copies_cannot_be_listed() {
         realm: "beta".parse().unwrap(),
         address: Text("192.0.2.8"),
         port: crate::wire::Port(7000),
+        numbers: None,
     };
     let ask = async || {
         let answer = realm

@@ -103,8 +103,8 @@ pub struct ListenConfig {
     /// The UDP address.
     #[serde(deserialize_with = "socket_address")]
     pub address: SocketAddr,
-    /// What clients are told to use instead, as `host` or `host:port`; for realms behind a name or
-    /// a translated address.
+    /// What clients and other realms are told to use instead, as `host` or `host:port`; for realms behind a name or
+    /// a translated address, and for those that listen at all addresses.
     #[serde(default, deserialize_with = "place")]
     pub advertise: Option<String>,
     /// How links are protected.

@@ -26,7 +26,7 @@ impl Asking {
             matches!(request, PeerRequest::Introduce { .. }),
             "{request:?}"
         );
-        answer.send(Answer::Done.to_bytes()).unwrap();
+        answer.send(Told::Answer(Answer::Done.to_bytes())).unwrap();
         key
     }
 }
@@ -129,6 +129,7 @@ async fn deliveries(
             realm: "beta".parse().unwrap(),
             address: Text("192.0.2.9"),
             port: Port(6377),
+            numbers: None,
         };
         let mut count = 0;
         let mut seconds = 0;
@@ -148,7 +149,7 @@ async fn deliveries(
                         }
                     };
                     if let Some(says) = says {
-                        answer.send(says.to_bytes()).unwrap();
+                        answer.send(Told::Answer(says.to_bytes())).unwrap();
                     }
                 }
                 _ = second.tick() => {

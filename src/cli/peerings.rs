@@ -1,0 +1,305 @@
+//! What an operator sees of other realms, and decides about them.
+
+use merpati::{
+    client::Client,
+    crypto::PublicKey,
+    wire::{ErrorCode, PeerDetail, RealmId, Standing},
+};
+use serde_json::{Value, json};
+
+use super::{
+    args::Command,
+    ask::patiently,
+    names::KeyShown,
+    output::{Failure, Output, REFUSED},
+};
+
+/// One of these commands.
+pub async fn once(client: &Client, output: Output, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Removerealm { realm_id, drop } => {
+            let (queue, text) = if drop {
+                patiently(client, client.droprealm(realm_id)).await?;
+                let text = "removed; what waited for it is dropped, and its senders are not told";
+                ("dropped", text)
+            } else {
+                patiently(client, client.removerealm(realm_id)).await?;
+                (
+                    "returned",
+                    "removed; what waits for it comes back to its senders",
+                )
+            };
+            output.result(&json!({ "queue": queue }), text)
+        }
+        Command::Acceptrealm {
+            realm_id,
+            key,
+            known_as,
+        } => {
+            let key = pending_key(client, realm_id, &key).await?;
+            let name = known_as.unwrap_or(realm_id);
+            patiently(client, client.acceptrealm(name, key)).await?;
+            let text = format!("{name} is a peer now, with the key {}", key.fingerprint());
+            output.result(
+                &json!({ "realm": name.as_str(), "key": key.to_string() }),
+                &text,
+            )
+        }
+        Command::Refuserealm { realm_id, key } => {
+            let key = pending_key(client, realm_id, &key).await?;
+            patiently(client, client.refuserealm(realm_id, key)).await?;
+            output.result(&json!({}), "refused; it is not shown again for a day")
+        }
+        Command::Moverealm {
+            realm_id,
+            realm_address,
+            realm_port,
+        } => {
+            let address = (realm_address.as_str(), realm_port);
+            patiently(client, client.moverealm(realm_id, address)).await?;
+            output.result(&json!({}), "moved; it is tried there from now on")
+        }
+        Command::Realms { pending: true, .. } => pending(client, output).await,
+        Command::Realms { details: true, .. } => details(client, output).await,
+        _ => realms(client, output).await,
+    }
+}
+
+/// The key that is meant, if a realm of that name waits with it.
+async fn pending_key(
+    client: &Client,
+    realm: RealmId,
+    shown: &KeyShown,
+) -> Result<PublicKey, Failure> {
+    if let KeyShown::Key(key) = shown {
+        return Ok(*key);
+    }
+    let pending = patiently(client, client.pending_realms()).await?;
+    let keys = pending.iter().filter(|one| one.realm == realm);
+    let mut keys = keys.map(|one| PublicKey(one.key));
+    keys.find(|key| shown.is_of(key)).ok_or_else(|| {
+        Failure::new(
+            "no-such-realm",
+            format!("no realm that calls itself {realm} waits with that key; `realms --pending` shows those that do"),
+            REFUSED,
+        )
+    })
+}
+
+async fn realms(client: &Client, output: Output) -> Result<(), Failure> {
+    for peer in patiently(client, client.realms()).await? {
+        let state = match peer.state {
+            0 => "idle",
+            1 => "open",
+            2 => "trying",
+            _ => "waiting",
+        };
+        if peer.address.is_empty() {
+            // What users are told.
+            let object = json!({ "realm": peer.realm.as_str(), "state": state });
+            output.item(&object, &format!("{}  {state}", peer.realm))?;
+            continue;
+        }
+        let heard = time(peer.heard)?;
+        let object = json!({
+            "realm": peer.realm.as_str(),
+            "address": peer.address,
+            "state": state,
+            "queued": peer.queued,
+            "age": peer.age,
+            "heard": heard,
+        });
+        let text = format!(
+            "{}  {}  {state}  {}  {}",
+            peer.realm,
+            peer.address,
+            queued(peer.queued, peer.age),
+            said(heard.as_deref(), "heard", "never heard")
+        );
+        output.item(&object, &text)?;
+    }
+    Ok(())
+}
+
+async fn details(client: &Client, output: Output) -> Result<(), Failure> {
+    for one in patiently(client, client.realm_details()).await? {
+        let (since, next, heard) = (time(one.since)?, time(one.next)?, time(one.heard)?);
+        let why = one.why.map(ErrorCode::name);
+        let key = (one.state != Standing::Departing).then_some(PublicKey(one.key));
+        let object = json!({
+            "realm": one.realm.as_str(),
+            "state": one.state.name(),
+            "why": why,
+            "since": since,
+            "next": next,
+            "heard": heard,
+            "address": some(&one.address),
+            "claimed": some(&one.claimed),
+            "key": key.map(|key| key.to_string()),
+            "fingerprint": key.map(|key| key.fingerprint()),
+            "former_keys": one.former,
+            "queued": one.queued,
+            "age": one.age,
+        });
+        output.item(&object, &block(&one, key, [since, next, heard]))?;
+    }
+    Ok(())
+}
+
+/// What is shown of a peer: lines of 80 characters at most, unless a host's name is longer.
+fn block(one: &PeerDetail, key: Option<PublicKey>, times: [Option<String>; 3]) -> String {
+    let [since, next, heard] = times;
+    let why = one.why.map(|why| format!("  ({why})")).unwrap_or_default();
+    let mut lines = vec![format!("{}  {}{why}", one.realm, one.state.name())];
+    let mut when = Vec::new();
+    when.extend(since.map(|since| format!("since {since}")));
+    when.extend(next.map(|next| format!("next try {next}")));
+    if !when.is_empty() {
+        lines.push(format!("  {}", when.join(", ")));
+    }
+    if let Some(key) = key {
+        let address = match one.address.as_str() {
+            "" => "only on links that it opens",
+            address => address,
+        };
+        lines.push(format!("  key {}", key.fingerprint()));
+        lines.push(format!("  at {address}"));
+    }
+    if !one.claimed.is_empty() {
+        lines.push(format!("  says that it is at {}", one.claimed));
+        lines.push("  it has not answered there; moverealm makes that its address".into());
+    }
+    if one.former > 0 {
+        lines.push(format!("  has had {} other keys before", one.former));
+    }
+    let heard = said(heard.as_deref(), "heard", "never heard");
+    lines.push(format!("  {}", queued(one.queued, one.age)));
+    lines.push(format!("  {heard}"));
+    lines.join("\n")
+}
+
+async fn pending(client: &Client, output: Output) -> Result<(), Failure> {
+    for one in patiently(client, client.pending_realms()).await? {
+        let key = PublicKey(one.key);
+        let (first, last) = (time(one.since)?, time(one.heard)?);
+        let object = json!({
+            "realm": one.realm.as_str(),
+            "state": one.state.name(),
+            "key": key.to_string(),
+            "fingerprint": key.fingerprint(),
+            "claimed": some(&one.claimed),
+            "first": first,
+            "last": last,
+            "times": one.times,
+        });
+        let place = match one.claimed.as_str() {
+            "" => "it says that it cannot be reached",
+            claimed => &format!("says that it is at {claimed}"),
+        };
+        let times = match one.times {
+            1 => "once".into(),
+            times => format!("{times} times"),
+        };
+        let text = format!(
+            "{}  has introduced itself {times}\n  key {}\n  {place}\n  first {}, last {}",
+            one.realm,
+            key.fingerprint(),
+            first.as_deref().unwrap_or("-"),
+            last.as_deref().unwrap_or("-"),
+        );
+        output.item(&object, &text)?;
+    }
+    Ok(())
+}
+
+fn some(text: &str) -> Value {
+    if text.is_empty() {
+        Value::Null
+    } else {
+        text.into()
+    }
+}
+
+/// A time of the realm's; 0 stands for none.
+fn time(seconds: u32) -> Result<Option<String>, Failure> {
+    match seconds {
+        0 => Ok(None),
+        seconds => {
+            let time = jiff::Timestamp::from_second(seconds.into()).map_err(Failure::local)?;
+            Ok(Some(time.to_string()))
+        }
+    }
+}
+
+fn said(time: Option<&str>, what: &str, never: &str) -> String {
+    time.map_or_else(|| never.into(), |time| format!("{what} {time}"))
+}
+
+fn queued(count: u64, age: u64) -> String {
+    match count {
+        0 => "nothing queued".into(),
+        count => format!("{count} queued, the oldest for {}", span(age)),
+    }
+}
+
+/// A span of time in its largest unit.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// PEER-28: whatever there is to tell of a peer is read on a screen of 80 columns.
+    #[test]
+    fn details_of_a_peer_fit_80_columns() {
+        let one = PeerDetail {
+            realm: "a-realm-with-the-longest-name-32".parse().unwrap(),
+            key: [7; 32],
+            address: "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".into(),
+            claimed: "[2001:db8:1111:2222:3333:4444:5555:7777]:65535".into(),
+            state: Standing::Introduced,
+            why: Some(ErrorCode::RegistrationClosed),
+            since: 1,
+            next: 2,
+            heard: 3,
+            queued: 8191,
+            age: 604_800,
+            former: 64,
+            times: 0,
+        };
+        let time = || time(1_800_000_000).unwrap();
+        let text = block(&one, Some(PublicKey(one.key)), [time(), time(), time()]);
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(text.contains("next try") && text.contains("registration-closed"));
+    }
+
+    #[test]
+    fn key_is_named_whole_or_by_its_fingerprint() {
+        let key = PublicKey([7; 32]);
+        for text in [
+            key.to_string(),
+            key.fingerprint(),
+            key.fingerprint().to_uppercase(),
+        ] {
+            let shown: KeyShown = text.parse().unwrap();
+            assert!(
+                shown.is_of(&key) && !shown.is_of(&PublicKey([8; 32])),
+                "{text}"
+            );
+        }
+        let short = &key.fingerprint()[..19];
+        assert!(
+            short.parse::<KeyShown>().is_err(),
+            "a part of it is not enough"
+        );
+    }
+}

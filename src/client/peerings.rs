@@ -1,0 +1,121 @@
+//! What an operator sees of other realms, and decides about them.
+
+use super::{
+    CallError, Client,
+    commands::{UNNUMBERED, done, unexpected},
+};
+use crate::{
+    crypto::PublicKey,
+    wire::{
+        Answer, Command, FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, Options, Peer,
+        PeerDetail, Port, RealmId, Text,
+    },
+};
+
+impl Client {
+    /// Ends a peering. What waits for the peer comes back to its senders.
+    pub async fn removerealm(&self, realm: RealmId) -> Result<(), CallError> {
+        self.remove(realm, Options::NONE).await
+    }
+
+    /// The same, but what waits for the peer is gone, and its senders are not told.
+    pub async fn droprealm(&self, realm: RealmId) -> Result<(), CallError> {
+        let options = Options {
+            form: Some(FORM_DROP),
+            ..Options::NONE
+        };
+        self.remove(realm, options).await
+    }
+
+    async fn remove(&self, realm: RealmId, options: Options) -> Result<(), CallError> {
+        let command = Command::RemoveRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            realm,
+        };
+        done(&self.call(options, command).await?)
+    }
+
+    /// Makes a realm a peer that has introduced itself and waits for a decision: the one with that key, under this name.
+    pub async fn acceptrealm(&self, realm: RealmId, key: PublicKey) -> Result<(), CallError> {
+        let options = Options {
+            key: Some(key.0),
+            ..Options::NONE
+        };
+        self.about_address(realm, ("", 0), options).await
+    }
+
+    /// Refuses such a realm, by the name that it calls itself.
+    pub async fn refuserealm(&self, realm: RealmId, key: PublicKey) -> Result<(), CallError> {
+        let options = Options {
+            key: Some(key.0),
+            ..Options::NONE
+        };
+        self.remove(realm, options).await
+    }
+
+    /// Says that a peer is at another address.
+    pub async fn moverealm(&self, realm: RealmId, address: (&str, u16)) -> Result<(), CallError> {
+        let options = Options {
+            form: Some(FORM_MOVE),
+            ..Options::NONE
+        };
+        self.about_address(realm, address, options).await
+    }
+
+    async fn about_address(
+        &self,
+        realm: RealmId,
+        (address, port): (&str, u16),
+        options: Options,
+    ) -> Result<(), CallError> {
+        let command = Command::AddRealm {
+            operation: UNNUMBERED,
+            session: self.session()?,
+            realm,
+            address: Text(address),
+            port: Port(port),
+            src_address: Text(""),
+            src_port: Port(0),
+        };
+        done(&self.call(options, command).await?)
+    }
+
+    /// The realm's peers.
+    pub async fn realms(&self) -> Result<Vec<Peer>, CallError> {
+        let command = Command::Realms {
+            session: self.session()?,
+        };
+        match self.call(Options::NONE, command).await? {
+            Answer::Realms(peers) => Ok(peers),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The realm's peers with all that there is to tell an operator of them.
+    pub async fn realm_details(&self) -> Result<Vec<PeerDetail>, CallError> {
+        self.details(FORM_DETAILS).await
+    }
+
+    /// The realms that have introduced themselves and wait for a decision.
+    pub async fn pending_realms(&self) -> Result<Vec<PeerDetail>, CallError> {
+        self.details(FORM_PENDING).await
+    }
+
+    async fn details(&self, form: u8) -> Result<Vec<PeerDetail>, CallError> {
+        let command = Command::Realms {
+            session: self.session()?,
+        };
+        let options = Options {
+            form: Some(form),
+            ..Options::NONE
+        };
+        match self.call(options, command).await? {
+            Answer::Details(details) => {
+                let read = details.read();
+                read.map_err(|_| CallError::Misunderstood("details of realms".into()))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+}

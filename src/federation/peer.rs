@@ -1,0 +1,512 @@
+//! What is to be done with one peer, one step after the other.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use rand::Rng;
+
+use super::{
+    AGAIN, Done, News, Own, Step, StepId,
+    aside::Aside,
+    backoff::{BackOff, Until, Wait},
+    doing::{After, Doing, Next, introduce, introduce_as, look_at_copy, settle},
+    queue::{self, Asked, Turn, Verdict},
+    reader::{Reader, Reading},
+};
+use crate::{
+    crypto::PublicKey,
+    faults::{Fault, is_planted},
+    realm::{
+        CopyLook, CopyState, Glance, GroupWork, Kept, Moment, NextOutgoing, Numbered, Outgoing,
+        Peer, Settling, Written,
+    },
+    wire::{Answer, ErrorCode, GroupName, PeerRequest, RealmId},
+};
+
+/// A peer that has not answered for so long is shown as one that does not.
+const SILENT_AFTER: Duration = Duration::from_secs(10);
+
+/// How often a peer is told at once of numbers that it does not know.
+const NUMBERS_TOLD: u32 = 3;
+
+/// What is done now.
+#[derive(Debug)]
+enum Stage {
+    /// There is nothing to be done.
+    Idle {
+        /// When that is looked at again all the same, in time since the start.
+        again: Option<Duration>,
+    },
+    /// A step is under way.
+    Doing(StepId, Doing),
+    /// The peer, or this realm, takes nothing now.
+    Waiting(Wait),
+}
+
+/// One peer.
+#[derive(Debug)]
+pub struct PeerTask {
+    id: RealmId,
+    /// Which peer it is: another may have the name later.
+    who: (PublicKey, u64),
+    /// It has been introduced to since this realm has started, or has become a peer since.
+    is_introduced: bool,
+    are_copies_listed: bool,
+    work: BTreeSet<GroupWork>,
+    /// How often it has been told of numbers that it did not know (PEER-27).
+    told: u32,
+    /// The queue has grown since it was looked at.
+    has_grown: bool,
+    /// The message that the peer would not take, and how often.
+    refused: (u64, u32),
+    backoff: BackOff,
+    stage: Stage,
+    /// When it is shown as silent.
+    silent_at: Option<Duration>,
+    /// It has asked something since it was asked.
+    is_heard: bool,
+    news: VecDeque<News>,
+    aside: Aside,
+    /// What is to be done beside all else.
+    step_aside: Option<Step>,
+}
+
+impl PeerTask {
+    pub fn new(peer: &Peer, is_introduced: bool) -> Self {
+        Self {
+            id: peer.realm,
+            who: peer.identity(),
+            is_introduced,
+            are_copies_listed: false,
+            work: BTreeSet::new(),
+            told: 0,
+            has_grown: false,
+            refused: (0, 0),
+            backoff: BackOff::default(),
+            stage: Stage::Idle { again: None },
+            silent_at: None,
+            is_heard: false,
+            news: VecDeque::new(),
+            aside: Aside::new(peer.realm),
+            step_aside: None,
+        }
+    }
+
+    /// True when it is that peer, and no other that has its name.
+    pub fn is_of(&self, peer: &Peer) -> bool {
+        self.who == peer.identity()
+    }
+
+    pub fn take_news(&mut self) -> Option<News> {
+        self.news.pop_front()
+    }
+
+    /// What is to be done beside all else, if anything is.
+    pub fn take_aside(&mut self) -> Option<Step> {
+        let step = self.step_aside.take();
+        step.or_else(|| self.aside.begin(self.is_introduced))
+    }
+
+    /// That has this number.
+    pub fn began_aside(&mut self, step: StepId) {
+        self.aside.began(step);
+    }
+
+    /// The next moment of interest, in time since the start.
+    pub fn timeout(&self) -> Option<Duration> {
+        match &self.stage {
+            Stage::Idle { again } => *again,
+            Stage::Doing(..) => self.silent_at,
+            Stage::Waiting(wait) => Some(wait.at),
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Moment) -> Option<Next> {
+        let now = now.since_start();
+        match &self.stage {
+            Stage::Idle { again } if again.is_some_and(|at| at <= now) => Some(self.begin()),
+            Stage::Waiting(wait) if wait.at <= now => Some(self.begin()),
+            Stage::Doing(..) if self.silent_at.is_some_and(|at| at <= now) => {
+                self.silent_at = None;
+                self.news.push_back(News::Silent);
+                None
+            }
+            Stage::Idle { .. } | Stage::Doing(..) | Stage::Waiting(_) => None,
+        }
+    }
+
+    /// More waits in the queue.
+    pub fn grown(&mut self) -> Option<Next> {
+        self.has_grown = true;
+        self.wake()
+    }
+
+    /// Something is to be done for a group, or still is.
+    pub fn add_work(&mut self, work: GroupWork) -> Option<Next> {
+        self.work.insert(work);
+        self.wake()
+    }
+
+    /// It hears of this realm only when that introduces itself again.
+    pub fn lost(&mut self) -> Option<Next> {
+        self.is_introduced = false;
+        self.wake()
+    }
+
+    /// It says of itself that it is somewhere else.
+    pub fn claimed(&mut self) -> Option<Next> {
+        self.aside.try_claim();
+        None
+    }
+
+    /// It is to be called back.
+    pub fn call_back(&mut self) -> Option<Next> {
+        self.aside.call_back();
+        None
+    }
+
+    fn wake(&mut self) -> Option<Next> {
+        match self.stage {
+            Stage::Idle { .. } => Some(self.begin()),
+            Stage::Doing(..) | Stage::Waiting(_) => None,
+        }
+    }
+
+    /// The peer has asked something, or has answered somebody.
+    pub fn heard(&mut self, now: Moment) -> Option<Next> {
+        self.is_heard = true;
+        let Stage::Waiting(wait) = &mut self.stage else {
+            return None;
+        };
+        let is_over = self.backoff.heard(wait, now.since_start());
+        is_over.then(|| self.begin())
+    }
+
+    /// A step is under way.
+    pub fn does(&mut self, now: Moment, step: StepId, doing: Doing) {
+        self.is_heard &= !doing.is_asking();
+        self.silent_at = doing.is_asking().then(|| now.since_start() + SILENT_AFTER);
+        self.stage = Stage::Doing(step, doing);
+    }
+
+    /// There is nothing to be done.
+    pub fn rests(&mut self, again: Option<Duration>) {
+        self.stage = Stage::Idle { again };
+    }
+
+    /// Nothing is done for a while.
+    pub fn waits(&mut self, now: Moment, until: Until, rng: &mut impl Rng) -> Duration {
+        self.silent_at = None;
+        let mut wait = self.backoff.begin(now.since_start(), until, rng);
+        if is_planted(Fault::GiveUpPeer) {
+            wait = Wait::for_ever();
+        }
+        let left = wait.at.saturating_sub(now.since_start());
+        tracing::debug!(peer = %self.id, wait = ?left, "a peer does not take what waits for it");
+        self.stage = Stage::Waiting(wait);
+        left
+    }
+
+    /// Begins with whatever is first.
+    pub fn begin(&mut self) -> Next {
+        if self.are_copies_listed {
+            self.look()
+        } else {
+            Next::act(Step::ListCopies(self.id), Doing::Listing)
+        }
+    }
+
+    fn look(&mut self) -> Next {
+        self.has_grown = false;
+        let step = Step::Look {
+            peer: self.id,
+            more: self.refused.1 > 0,
+        };
+        Next::act(step, Doing::Looking)
+    }
+
+    /// What waited has been taken.
+    fn go_on(&mut self) -> Next {
+        self.backoff.reset();
+        self.begin()
+    }
+
+    /// A step is done.
+    pub(super) fn done(&mut self, own: &Own, now: Moment, id: StepId, done: Done) -> Option<Next> {
+        if self.aside.is_doing(id) {
+            self.step_aside = self.aside.done(own, done);
+            return self.aside.take_apart().then(|| self.lost())?;
+        }
+        let idle = Stage::Idle { again: None };
+        let doing = match std::mem::replace(&mut self.stage, idle) {
+            Stage::Doing(current, doing) if current == id => doing,
+            // Of one that nobody waits for.
+            stage => {
+                self.stage = stage;
+                return None;
+            }
+        };
+        self.silent_at = None;
+        Some(match (doing, done) {
+            (Doing::Listing, Done::Copies(groups)) => {
+                self.are_copies_listed = groups.is_some();
+                let groups = groups.into_iter().flatten();
+                self.work.extend(groups.map(GroupWork::Read));
+                self.look()
+            }
+            (Doing::Looking, Done::Looked(looked)) => match looked {
+                Ok(Some(glance)) => self.decide(own, now, *glance),
+                Ok(None) => Next::End,
+                Err(_) => Next::Wait(Until::Over),
+            },
+            (Doing::TellingKey(peer), Done::Answered(answer)) => {
+                self.told_key(own, &peer, answer.as_deref())
+            }
+            (Doing::Introducing(peer, is_numbered), Done::Answered(answer)) => {
+                self.introduced(own, (&peer, is_numbered), answer.as_deref())
+            }
+            (Doing::Noting, Done::Written(Written::Durable)) => {
+                self.is_introduced = true;
+                self.told = 0;
+                self.go_on()
+            }
+            // It is told again at once, with the numbers that there are now, but a few times at most.
+            (Doing::Noting, Done::Written(Written::Conflict)) if self.told < NUMBERS_TOLD => {
+                self.told += 1;
+                self.begin()
+            }
+            (Doing::Noting, Done::Written(_)) => {
+                self.told = 0;
+                Next::Wait(Until::Over)
+            }
+            (Doing::Telling(group), Done::Answered(answer)) => self.told(group, answer.as_deref()),
+            (Doing::LookingAtCopy(peer, group), Done::Copy(look)) => match *look {
+                CopyLook::At(state) => {
+                    let reader = Reader::new(group, state.epoch(), state.position());
+                    let bytes = reader.request();
+                    let doing = Doing::Reading(peer.clone(), Box::new((reader, state)));
+                    Next::act(Step::Ask { peer, bytes }, doing)
+                }
+                CopyLook::Gone => self.go_on(),
+                CopyLook::NotNow => self.later(GroupWork::Read(group), Until::Over),
+            },
+            (Doing::Reading(peer, reading), Done::Answered(answer)) => {
+                self.read(peer, reading, answer.as_deref())
+            }
+            (Doing::Keeping(peer, group, more), Done::Written(written)) => match written {
+                Written::Durable if !more => self.go_on(),
+                // Nobody else reads this group; should it have been joined anew meanwhile, it is read anew.
+                Written::Durable | Written::Conflict => look_at_copy(peer, group),
+                Written::Failed => self.later(GroupWork::Read(group), Until::Over),
+            },
+            (Doing::Asking(peer, outgoing, asked), Done::Answered(answer)) => {
+                self.answered(peer, outgoing, (asked, answer.as_deref()))
+            }
+            (Doing::Settling(after), Done::Written(written)) => self.settled(after, written),
+            // No step comes back as another.
+            (doing, done) => {
+                debug_assert!(false, "{doing:?} came back as {done:?}");
+                Next::Wait(Until::Over)
+            }
+        })
+    }
+
+    /// What is first: introductions, then groups, then the queue.
+    fn decide(&mut self, own: &Own, now: Moment, glance: Glance) -> Next {
+        let (peer, next) = (Arc::new(glance.peer), glance.next);
+        if !self.is_introduced {
+            // What is too old is given up also where the peer has not accepted.
+            return match next {
+                Ok(Some(next)) => match queue::without_peer(&next, now) {
+                    Some(settling) => settle(peer, next, settling),
+                    None => introduce(own, &peer),
+                },
+                Ok(None) | Err(_) => introduce(own, &peer),
+            };
+        }
+        if let Some(work) = self.work.pop_first() {
+            return match work {
+                GroupWork::Tell(group) => {
+                    let bytes = PeerRequest::Grown { group }.to_bytes();
+                    Next::act(Step::Ask { peer, bytes }, Doing::Telling(group))
+                }
+                GroupWork::Read(group) => look_at_copy(peer, group),
+            };
+        }
+        match next {
+            Err(_) => Next::Wait(Until::Over),
+            Ok(Some(next)) => self.turn(peer, next, now),
+            Ok(None) if self.has_grown => self.look(),
+            Ok(None) => {
+                let again = now.since_start() + AGAIN;
+                self.backoff.reset();
+                Next::Nothing((!self.are_copies_listed).then_some(again))
+            }
+        }
+    }
+
+    /// It is the turn of a message.
+    fn turn(&mut self, peer: Arc<Peer>, next: NextOutgoing, now: Moment) -> Next {
+        if next.outgoing.position() != self.refused.0 {
+            self.refused = (next.outgoing.position(), 0);
+        }
+        match queue::turn(&peer, &next, self.refused.1, now) {
+            Turn::Settle(settling) => settle(peer, next, settling),
+            Turn::Nothing => self.not_taken(),
+            Turn::Ask(asked, bytes) => {
+                let outgoing = Box::new(next.outgoing);
+                let step = Step::Ask {
+                    peer: Arc::new(outgoing.asks(&peer)),
+                    bytes,
+                };
+                Next::act(step, Doing::Asking(peer, outgoing, asked))
+            }
+        }
+    }
+
+    /// A peer has been told of this realm's new key. One that does not know the old one (any more) may know the new one.
+    fn told_key(&mut self, own: &Own, peer: &Peer, answer: Option<&[u8]>) -> Next {
+        let Some(answer) = answer else {
+            return self.is_silent();
+        };
+        match Answer::parse(answer) {
+            Ok(Answer::Done) => tracing::info!(peer = %self.id, "a peer follows to the new key"),
+            _ => tracing::debug!(peer = %self.id, "a peer does not follow to the new key"),
+        }
+        introduce(own, &peer.known_by(own.secret.public()))
+    }
+
+    fn introduced(
+        &mut self,
+        own: &Own,
+        (peer, is_numbered): (&Peer, bool),
+        answer: Option<&[u8]>,
+    ) -> Next {
+        let Some(answer) = answer.and_then(|answer| Answer::parse(answer).ok()) else {
+            return self.is_silent();
+        };
+        self.news.push_back(News::Answers);
+        let said = Numbered::of(&answer);
+        let refusal = match answer {
+            Answer::Refused(refusal) => refusal,
+            Answer::Done | Answer::Joined { .. } => {
+                let peer = Arc::new(peer.known_by(own.secret.public()));
+                return Next::act(Step::Introduced(peer, said), Doing::Noting);
+            }
+            _ => return Next::Wait(Until::HeardLater),
+        };
+        if refusal.code == ErrorCode::Unsupported && is_numbered {
+            // It is of a release from before there were numbers.
+            return introduce_as(own, peer, false);
+        }
+        tracing::warn!(peer = %self.id, code = %refusal.code, "a peer refuses the peering");
+        self.news.push_back(News::Refuses(refusal.code));
+        Next::Wait(if refusal.is_transient() {
+            Until::Over
+        } else {
+            // It may have been told meanwhile that it is to accept.
+            Until::HeardLater
+        })
+    }
+
+    /// A peer has been told that a group has grown.
+    fn told(&mut self, group: GroupName, answer: Option<&[u8]>) -> Next {
+        let Some(answer) = answer else {
+            self.work.insert(GroupWork::Tell(group));
+            return self.is_silent();
+        };
+        self.news.push_back(News::Answers);
+        match Answer::parse(answer) {
+            Ok(Answer::Done) => self.go_on(),
+            Ok(Answer::Refused(refusal)) if refusal.is_final() => self.go_on(),
+            _ => self.later(GroupWork::Tell(group), Until::Over),
+        }
+    }
+
+    fn read(
+        &mut self,
+        peer: Arc<Peer>,
+        mut reading: Box<(Reader, CopyState)>,
+        answer: Option<&[u8]>,
+    ) -> Next {
+        if answer.is_some() {
+            self.news.push_back(News::Answers);
+        }
+        let group = reading.0.group();
+        let (kept, more) = match reading.0.take(answer) {
+            Reading::Ask(bytes) => {
+                let doing = Doing::Reading(peer.clone(), reading);
+                return Next::act(Step::Ask { peer, bytes }, doing);
+            }
+            Reading::Silent => {
+                self.work.insert(GroupWork::Read(group));
+                return self.is_silent();
+            }
+            Reading::Unread => return self.later(GroupWork::Read(group), Until::Over),
+            Reading::Entries(entries, _) if entries.is_empty() => return self.go_on(),
+            Reading::Entries(entries, more) => (Kept::Entries(entries), more),
+            // Whatever became of the word that it has ended.
+            Reading::Gone => (Kept::Gone, false),
+        };
+        let step = Step::Keep(peer.clone(), group, Box::new((reading.1, kept)));
+        Next::act(step, Doing::Keeping(peer, group, more))
+    }
+
+    /// The peer has been asked about the message whose turn it is.
+    fn answered(
+        &mut self,
+        peer: Arc<Peer>,
+        outgoing: Box<Outgoing>,
+        (asked, answer): (Asked, Option<&[u8]>),
+    ) -> Next {
+        let verdict = queue::verdict(asked, answer);
+        if answer.is_some() {
+            self.news.push_back(News::Answers);
+        }
+        match verdict {
+            Verdict::Silent => self.is_silent(),
+            Verdict::Busy => Next::Wait(Until::Over),
+            Verdict::Refused => self.not_taken(),
+            Verdict::Settle(settling) => {
+                // One that always says that a number is used would make this realm ask as fast as it can.
+                let is_again = settling == Settling::Anew && outgoing.has_own_epoch();
+                let after = if is_again { After::Wait } else { After::GoOn };
+                let step = Step::Settle(peer, outgoing, settling);
+                Next::act(step, Doing::Settling(after))
+            }
+        }
+    }
+
+    fn settled(&mut self, after: After, written: Written) -> Next {
+        match (written, after) {
+            (Written::Durable, After::GoOn) => self.go_on(),
+            (Written::Durable, After::Wait) | (Written::Conflict, _) => self.not_taken(),
+            (Written::Failed, _) => Next::Wait(Until::Over),
+        }
+    }
+
+    /// The peer has not taken the message whose turn it is.
+    const fn not_taken(&mut self) -> Next {
+        self.refused.1 += 1;
+        Next::Wait(Until::Over)
+    }
+
+    fn is_silent(&mut self) -> Next {
+        if self.is_heard {
+            // It is there by now: what was lost is asked again soon.
+            self.backoff.reset();
+            return Next::Wait(Until::HeardLater);
+        }
+        self.news.push_back(News::Silent);
+        Next::Wait(Until::Heard)
+    }
+
+    /// What is to be done for a group still is.
+    fn later(&mut self, work: GroupWork, until: Until) -> Next {
+        self.work.insert(work);
+        Next::Wait(until)
+    }
+}

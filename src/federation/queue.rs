@@ -1,0 +1,118 @@
+//! What is to be done for the message whose turn it is in a peer's queue, and what comes of it (PEER-5, PEER-6, PEER-7, PEER-14, PEER-17).
+
+use crate::{
+    faults::{Fault, is_planted},
+    realm::{Moment, NextOutgoing, Outgoing, Peer, Settling},
+    wire::{Answer, ErrorCode, Sent},
+};
+
+/// How often a peer may fail to take a message before the message makes way for others.
+const REFUSED_MAX: u32 = 4;
+
+/// What is to be done for the message whose turn it is.
+#[derive(Debug)]
+pub enum Turn {
+    /// Nobody needs to be asked.
+    Settle(Settling),
+    /// The peer is asked; why, and with what.
+    Ask(Asked, Vec<u8>),
+    /// Nothing can be asked: what is kept of it makes no sense.
+    Nothing,
+}
+
+/// Why a peer is asked about a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// It is to deliver it.
+    Deliver,
+    /// It is not to deliver it any more: its time is over.
+    Withdraw,
+    /// The same, because others wait behind it.
+    MakeWay,
+}
+
+/// What has come of asking.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is known what becomes of it.
+    Settle(Settling),
+    /// The peer takes nothing now.
+    Busy,
+    /// The peer does not take this one.
+    Refused,
+    /// The peer does not answer.
+    Silent,
+}
+
+/// What becomes of a message that its peer need not be asked about, also one that has not accepted the peering.
+pub fn without_peer(next: &NextOutgoing, now: Moment) -> Option<Settling> {
+    let outgoing: &Outgoing = &next.outgoing;
+    if next.is_returned {
+        return Some(Settling::Returned);
+    }
+    if !outgoing.is_expired(now) {
+        return None;
+    }
+    Some(if outgoing.is_word() {
+        Settling::Back
+    } else {
+        Settling::Told(Answer::Refused(ErrorCode::RealmUnreachable.into()))
+    })
+}
+
+/// What is to be done for a message that its peer has `refused` so many times.
+pub fn turn(peer: &Peer, next: &NextOutgoing, refused: u32, now: Moment) -> Turn {
+    if let Some(settling) = without_peer(next, now) {
+        return Turn::Settle(settling);
+    }
+    let outgoing = &next.outgoing;
+    let patience = if outgoing.is_set_aside() {
+        1
+    } else {
+        REFUSED_MAX
+    };
+    if outgoing.is_worthless(now) {
+        // It may have been delivered: only the peer can say.
+        Turn::Ask(Asked::Withdraw, outgoing.withdraw_request(peer))
+    } else if refused >= patience && next.has_more {
+        Turn::Ask(Asked::MakeWay, outgoing.withdraw_request(peer))
+    } else {
+        match outgoing.deliver_request(peer) {
+            Some(bytes) => Turn::Ask(Asked::Deliver, bytes),
+            None => Turn::Nothing,
+        }
+    }
+}
+
+/// What comes of the peer's answer, or of none.
+pub fn verdict(asked: Asked, answer: Option<&[u8]>) -> Verdict {
+    let Some(answer) = answer else {
+        return if is_planted(Fault::TakeSilenceForDelivery) {
+            Verdict::Settle(Settling::Told(Answer::Sent(Sent::Delivered)))
+        } else {
+            Verdict::Silent
+        };
+    };
+    match (Answer::parse(answer), asked) {
+        // What makes no sense is as good as nothing.
+        (Err(_), _) => Verdict::Silent,
+        (Ok(Answer::Refused(refusal)), _) if refusal.is_transient() => Verdict::Busy,
+        (Ok(Answer::Refused(refusal)), _)
+            if refusal.is_unknown() || refusal.code == ErrorCode::Internal =>
+        {
+            Verdict::Refused
+        }
+        (Ok(Answer::Done), Asked::MakeWay) => Verdict::Settle(Settling::Aside),
+        (Ok(Answer::Done), Asked::Withdraw) => {
+            let expired = Answer::Refused(ErrorCode::Expired.into());
+            Verdict::Settle(Settling::Told(expired))
+        }
+        // It says nothing of a message that was brought.
+        (Ok(Answer::Done), Asked::Deliver) => Verdict::Refused,
+        // Its number means another message there: this realm's memory is older than the peer's, or the peer lies.
+        (Ok(Answer::Refused(refusal)), _) if refusal.code == ErrorCode::NumberReused => {
+            Verdict::Settle(Settling::Anew)
+        }
+        (Ok(answer), _) => Verdict::Settle(Settling::Told(answer)),
+    }
+}

@@ -1,0 +1,372 @@
+//! The machine alone: what it is handed, and what it wants done.
+
+use rand::RngExt as _;
+
+use super::*;
+use crate::{
+    crypto::{PublicKey, SecretKey},
+    realm::{NextOutgoing, Settling},
+    wire::{Answer, PeerRequest, Refusal, Sent},
+};
+
+const STORED: Answer = Answer::Sent(Sent::Stored);
+const BETA: PublicKey = PublicKey([50; 32]);
+
+fn beta() -> RealmId {
+    "beta".parse().unwrap()
+}
+
+fn crew() -> GroupName {
+    "crew".parse().unwrap()
+}
+
+/// A machine, the peers that are in the store beside it, and the time.
+struct Scene {
+    machine: Federation,
+    peers: Vec<Peer>,
+    queue: VecDeque<u64>,
+    seconds: u64,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let secret = SecretKey::from_bytes([9; 32]);
+        let peer = Peer::sample(beta(), BETA, secret.public());
+        Self {
+            machine: Federation::new(Own::sample("alpha".parse().unwrap(), secret), 1),
+            peers: vec![peer],
+            queue: VecDeque::new(),
+            seconds: 0,
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment {
+            wall: 1_800_000_000,
+            running: 1000,
+            micros: self.seconds * 1_000_000,
+        }
+    }
+
+    /// Lets something happen.
+    fn happens(&mut self, input: Input) {
+        self.machine.handle(self.now(), input);
+    }
+
+    /// What is read from the store.
+    fn read(&mut self, step: &Step) -> Option<Done> {
+        Some(match step {
+            Step::ListPeers => Done::Peers(self.peers.clone(), true),
+            Step::ListCopies(_) => Done::Copies(Some(Vec::new())),
+            Step::Look { peer, .. } => {
+                let found = self.peers.iter().find(|known| known.realm == *peer);
+                let next = self.queue.front().map(|position| NextOutgoing {
+                    outgoing: Outgoing::sample(*position, 1000),
+                    is_returned: false,
+                    has_more: self.queue.len() > 1,
+                });
+                Done::Looked(Ok(found.map(|peer| {
+                    Box::new(Glance {
+                        peer: peer.clone(),
+                        next: Ok(next),
+                    })
+                })))
+            }
+            Step::Introduced(..) | Step::Claimed(_) => Done::Written(Written::Durable),
+            Step::Settle(_, outgoing, settling) => {
+                assert_eq!(self.queue.pop_front(), Some(outgoing.position()));
+                if !matches!(settling, Settling::Told(_) | Settling::Returned) {
+                    self.queue.push_back(outgoing.position() + 1000);
+                }
+                Done::Written(Written::Durable)
+            }
+            Step::LookAtCopy(..) => Done::Copy(Box::new(CopyLook::Gone)),
+            Step::Keep(..) => Done::Written(Written::Durable),
+            Step::Ask { .. } => return None,
+        })
+    }
+
+    /// The next question to a peer; what the store is asked before it is answered. None when there is none now.
+    fn next_question(&mut self) -> Option<(StepId, Vec<u8>)> {
+        while let Some((id, step)) = self.machine.poll_step() {
+            match self.read(&step) {
+                Some(done) => self.happens(Input::Done(id, done)),
+                None => match step {
+                    Step::Ask { bytes, .. } => return Some((id, bytes)),
+                    step => panic!("{step:?}"),
+                },
+            }
+        }
+        None
+    }
+
+    /// The same, later if need be; and how many seconds later.
+    fn wait_for_question(&mut self) -> (u64, StepId, Vec<u8>) {
+        let began = self.seconds;
+        loop {
+            if let Some((id, bytes)) = self.next_question() {
+                return (self.seconds - began, id, bytes);
+            }
+            let timeout = self.machine.poll_timeout().expect("it waits for something");
+            self.seconds = self.seconds.max(timeout.as_secs() + 1);
+            self.machine.handle_timeout(self.now());
+        }
+    }
+
+    fn answer(&mut self, id: StepId, answer: Option<&Answer>) {
+        let answer = answer.map(Answer::to_bytes);
+        self.happens(Input::Done(id, Done::Answered(answer)));
+    }
+
+    /// Up to where the peer has accepted the peering.
+    fn introduced() -> Self {
+        let mut scene = Self::new();
+        let (_, id, bytes) = scene.wait_for_question();
+        let asked = PeerRequest::parse(&bytes).unwrap();
+        assert!(matches!(asked, PeerRequest::Introduce { .. }), "{asked:?}");
+        scene.answer(id, Some(&Answer::Done));
+        scene
+    }
+
+    fn queue(&mut self, position: u64) {
+        self.queue.push_back(position);
+        self.happens(Input::Grown(beta()));
+    }
+}
+
+fn sequence(bytes: &[u8]) -> u64 {
+    match PeerRequest::parse(bytes) {
+        Ok(PeerRequest::Deliver { sequence, .. }) => sequence.0,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// PEER-2, PEER-5: a start is told first; then what waits is brought in order, one after the other.
+#[test]
+fn peer_is_introduced_to_and_brought_what_waits() {
+    let mut scene = Scene::introduced();
+    assert!(scene.next_question().is_none());
+    assert_eq!(scene.machine.poll_timeout(), None, "nothing is to be done");
+    scene.queue(1);
+    scene.queue(2);
+    for position in [1, 2] {
+        let (waited, id, bytes) = scene.wait_for_question();
+        assert_eq!((waited, sequence(&bytes)), (0, position));
+        assert!(scene.next_question().is_none(), "one at a time");
+        scene.answer(id, Some(&STORED));
+    }
+    assert!(scene.next_question().is_none());
+    assert!(scene.queue.is_empty());
+}
+
+/// PEER-5: a silent peer is asked again later each time, at once when it is heard, and soon when it was heard while its answer was lost: it
+/// had to be silent for as long as it had been before.
+#[test]
+fn silent_peer_is_asked_when_it_is_heard() {
+    let mut scene = Scene::introduced();
+    scene.queue(1);
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        let (waited, id, _) = scene.wait_for_question();
+        waits.push(waited);
+        scene.answer(id, None);
+    }
+    assert!(waits[11] > 600 && waits[11] < 1300, "{waits:?}");
+    assert!(waits[1] < 5, "{waits:?}");
+    scene.happens(Input::Heard(beta()));
+    let (waited, id, _) = scene.wait_for_question();
+    assert_eq!(waited, 0);
+    scene.happens(Input::Heard(beta()));
+    scene.answer(id, None);
+    let (waited, id, _) = scene.wait_for_question();
+    assert!((2..5).contains(&waited), "{waited}");
+    scene.answer(id, Some(&STORED));
+    assert!(scene.next_question().is_none());
+}
+
+/// PEER-18: a peer that does not answer is shown as one soon, and not only once it is given up for now.
+#[test]
+fn silence_is_told_of_while_a_peer_is_asked() {
+    let mut scene = Scene::introduced();
+    scene.queue(1);
+    let (_, id, _) = scene.wait_for_question();
+    while scene.machine.poll_news().is_some() {}
+    scene.seconds += 9;
+    scene.machine.handle_timeout(scene.now());
+    assert_eq!(scene.machine.poll_news(), None);
+    scene.seconds += 2;
+    scene.machine.handle_timeout(scene.now());
+    assert_eq!(scene.machine.poll_news(), Some((beta(), News::Silent)));
+    assert_eq!(scene.machine.poll_timeout(), None, "it is told once");
+    scene.answer(id, Some(&STORED));
+    assert_eq!(scene.machine.poll_news(), Some((beta(), News::Answers)));
+}
+
+/// PEER-7: a peer to which every number means another message is not asked as fast as this realm can.
+#[test]
+fn peer_that_finds_each_number_used_is_asked_seldom() {
+    let mut scene = Scene::introduced();
+    scene.queue(1);
+    let reused = Answer::Refused(ErrorCode::NumberReused.into());
+    let mut asked = 0;
+    while scene.seconds < 3600 {
+        let (_, id, _) = scene.wait_for_question();
+        scene.answer(id, Some(&reused));
+        asked += 1;
+    }
+    assert!((20..120).contains(&asked), "{asked}");
+}
+
+/// PEER-14: a message that the peer does not take makes way for those behind it, once it has promised not to deliver it.
+#[test]
+fn message_that_is_not_taken_makes_way() {
+    let mut scene = Scene::introduced();
+    scene.queue(1);
+    scene.queue(2);
+    let internal = Answer::Refused(ErrorCode::Internal.into());
+    let mut asked = 0;
+    loop {
+        let (_, id, bytes) = scene.wait_for_question();
+        if let Ok(PeerRequest::Withdraw { sequence, .. }) = PeerRequest::parse(&bytes) {
+            assert_eq!(sequence.0, 1);
+            scene.answer(id, Some(&Answer::Done));
+            break;
+        }
+        assert_eq!(sequence(&bytes), 1);
+        asked += 1;
+        scene.answer(id, Some(&internal));
+    }
+    assert_eq!(asked, 4);
+    let (_, _, bytes) = scene.wait_for_question();
+    assert_eq!(sequence(&bytes), 2);
+}
+
+/// PEER-24: a peer that opens a link while this realm introduces itself is called back after that, and what waits for it does not wait for that.
+#[test]
+fn peer_is_called_back_beside_all_else() {
+    let mut scene = Scene::new();
+    let (_, id, _) = scene.wait_for_question();
+    scene.happens(Input::CallBack(beta()));
+    assert!(scene.next_question().is_none());
+    scene.answer(id, Some(&Answer::Done));
+    let (back, bytes) = scene.next_question().expect("it is called back");
+    let introduces = matches!(
+        PeerRequest::parse(&bytes),
+        Ok(PeerRequest::Introduce { .. })
+    );
+    assert!(introduces);
+    scene.queue(1);
+    let (waited, id, bytes) = scene.wait_for_question();
+    assert_eq!((waited, sequence(&bytes)), (0, 1));
+    scene.answer(id, Some(&STORED));
+    scene.answer(back, None);
+    assert!(scene.next_question().is_none(), "once");
+    scene.happens(Input::CallBack(beta()));
+    assert!(scene.next_question().is_some());
+}
+
+/// PEER-22: of a peer that was removed nothing that comes back is believed, and another that has its name begins anew.
+#[test]
+fn another_peer_of_the_same_name_begins_anew() {
+    let mut scene = Scene::introduced();
+    scene.queue(1);
+    let (_, old, _) = scene.wait_for_question();
+    let own = SecretKey::from_bytes([9; 32]).public();
+    scene.peers = vec![Peer::sample(beta(), PublicKey([51; 32]), own)];
+    scene.queue.clear();
+    scene.happens(Input::PeersChanged);
+    let (_, new, bytes) = scene.wait_for_question();
+    let introduces = matches!(
+        PeerRequest::parse(&bytes),
+        Ok(PeerRequest::Introduce { .. })
+    );
+    assert!(introduces, "the sample has not accepted");
+    scene.answer(old, Some(&STORED));
+    assert!(scene.next_question().is_none(), "nothing is settled");
+    scene.answer(new, Some(&Answer::Done));
+    assert!(scene.next_question().is_none());
+}
+
+/// PEER-10: what is to be done for a group stays to be done until it is.
+#[test]
+fn group_work_is_done_until_it_is_settled() {
+    let mut scene = Scene::introduced();
+    assert!(scene.next_question().is_none());
+    scene.happens(Input::Work(beta(), GroupWork::Tell(crew())));
+    let busy = Answer::Refused(Refusal::busy(100));
+    for (answer, is_over) in [
+        (None, false),
+        (Some(busy), false),
+        (Some(Answer::Done), true),
+    ] {
+        let (_, id, bytes) = scene.wait_for_question();
+        let told = PeerRequest::parse(&bytes).unwrap();
+        assert!(matches!(told, PeerRequest::Grown { .. }), "{told:?}");
+        scene.answer(id, answer.as_ref());
+        assert_eq!(scene.machine.poll_timeout().is_none(), is_over);
+    }
+}
+
+/// PEER-5: whatever happens in whatever order, one step of a peer is under way at most, and once the peer takes what waits for it nothing waits.
+#[test]
+fn nothing_stands_still() {
+    for seed in 0..2000 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut scene = Scene::new();
+        let mut asked: Option<(StepId, Vec<u8>)> = None;
+        let mut position = 0;
+        for _ in 0..60 {
+            match rng.random_range(0..8) {
+                0 => {
+                    position += 1;
+                    scene.queue(position);
+                }
+                1 => scene.happens(Input::Heard(beta())),
+                2 => scene.happens(Input::Work(beta(), GroupWork::Tell(crew()))),
+                3 => scene.happens(Input::Work(beta(), GroupWork::Read(crew()))),
+                4 => scene.happens(Input::PeersChanged),
+                5 => {
+                    scene.seconds += rng.random_range(0..100);
+                    scene.machine.handle_timeout(scene.now());
+                }
+                _ => {
+                    let Some((id, ..)) = asked.take() else {
+                        continue;
+                    };
+                    let answer = match rng.random_range(0..6) {
+                        0 => None,
+                        1 => Some(Answer::Refused(Refusal::busy(100))),
+                        2 => Some(Answer::Refused(ErrorCode::Internal.into())),
+                        3 => Some(Answer::Refused(ErrorCode::NumberReused.into())),
+                        4 => Some(Answer::Done),
+                        _ => Some(STORED),
+                    };
+                    scene.answer(id, answer.as_ref());
+                }
+            }
+            if let Some(question) = scene.next_question() {
+                assert!(
+                    asked.replace(question).is_none(),
+                    "seed {seed}: one at a time"
+                );
+            }
+        }
+        let mut questions = 0;
+        loop {
+            let (id, bytes) = match asked.take().or_else(|| scene.next_question()) {
+                Some(question) => question,
+                None if scene.machine.poll_timeout().is_none() => break,
+                None => {
+                    let (_, id, bytes) = scene.wait_for_question();
+                    (id, bytes)
+                }
+            };
+            let brings = matches!(PeerRequest::parse(&bytes), Ok(PeerRequest::Deliver { .. }));
+            // What is brought is not answered by *done*.
+            scene.answer(id, Some(if brings { &STORED } else { &Answer::Done }));
+            questions += 1;
+            assert!(questions < 1000, "seed {seed}: it never ends");
+        }
+        assert!(scene.queue.is_empty(), "seed {seed}");
+    }
+}

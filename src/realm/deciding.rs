@@ -1,0 +1,379 @@
+//! What an operator sees of other realms, and decides about them (PEER-18, PEER-28). Each decision leaves a line in the log.
+
+mod pending;
+
+pub use pending::{Introduction, Pending};
+
+use super::{
+    Caller, Failure, Realm, Work,
+    network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
+    peers::{Peer, Peering},
+    records::{self, DepartureRecord, PeerRecord, Record as _},
+};
+use crate::{
+    crypto::PublicKey,
+    store::Store,
+    wire::{
+        Answer, ErrorCode, FORM_DETAILS, FORM_DROP, FORM_PENDING, Peer as PeerState, PeerDetail,
+        PeerDetails, Port, RealmId, SessionRef, Standing, Text, Username,
+    },
+};
+
+/// What an operator has decided about another realm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    Added,
+    Accepted,
+    Moved,
+    Removed,
+    /// With what waits for it.
+    Dropped,
+    Refused,
+}
+
+/// The same, about which, and who has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decision {
+    pub act: Act,
+    pub peer: RealmId,
+    pub key: PublicKey,
+    pub who: Username,
+}
+
+/// An address as it is shown; nothing where there is none.
+fn shown((host, port): (&str, u16)) -> String {
+    match host {
+        "" => String::new(),
+        _ if host.contains(':') => format!("[{host}]:{port}"),
+        _ => format!("{host}:{port}"),
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// A decision is durable: it is logged, and whoever keeps in touch with peers hears of it.
+    pub(super) fn decided(&self, work: &mut Work<'_>) {
+        self.network.peers_changed();
+        let Some(Decision {
+            act,
+            peer,
+            key,
+            who,
+        }) = work.decision.take()
+        else {
+            return;
+        };
+        let fingerprint = key.fingerprint();
+        match act {
+            Act::Added => {
+                tracing::info!(%peer, fingerprint, %who, "operator added a peer");
+                self.network.pending(|pending| pending.forget(&key));
+            }
+            Act::Accepted => {
+                tracing::info!(%peer, fingerprint, %who, "operator accepted a peer");
+                self.network.pending(|pending| pending.forget(&key));
+                self.network.claim_to_try(peer);
+            }
+            Act::Moved => {
+                tracing::info!(%peer, fingerprint, %who, "operator moved a peer");
+                self.network.reached(peer);
+            }
+            Act::Removed => tracing::info!(%peer, fingerprint, %who, "operator removed a peer"),
+            Act::Dropped => {
+                tracing::info!(%peer, fingerprint, %who, "operator removed a peer, and what waits for it");
+            }
+            Act::Refused => {
+                tracing::info!(%peer, fingerprint, %who, "operator refused a realm");
+                self.network.pending(|pending| pending.refuse(&key));
+            }
+        }
+    }
+
+    /// Keeps for an operator that a realm has introduced itself.
+    pub(super) fn keep_pending(
+        &self,
+        caller: &Caller,
+        (realm, key): (RealmId, PublicKey),
+        (address, port): (&str, u16),
+    ) {
+        if self.own.peering != Peering::Listed {
+            return;
+        }
+        let new = Introduction {
+            realm,
+            key,
+            own: caller.own.unwrap_or(self.own.key()),
+            address: (address.into(), port),
+            first: caller.now.wall,
+            last: caller.now.wall,
+            times: 1,
+        };
+        let may_be_new = || self.limiter.unasked(caller).is_ok();
+        self.network
+            .pending(|pending| pending.note(new, may_be_new));
+    }
+
+    /// A realm that waits for a decision becomes a peer, as if it had been added before it introduced itself. Where it is is for it to show.
+    pub(super) async fn accept_pending(
+        &self,
+        work: &mut Work<'_>,
+        (realm, key): (RealmId, PublicKey),
+        source: (String, u16),
+        who: Username,
+    ) -> Result<Answer, Failure> {
+        let found = self.network.pending(|pending| pending.find(&key));
+        let batch = &mut work.batch;
+        let is_taken = self.find_peer(batch, realm).await?.is_some();
+        if is_taken || realm == self.own.id || self.peer_of(batch, &key).await?.is_some() {
+            return Err(ErrorCode::RealmExists.into());
+        }
+        let found = found.ok_or(ErrorCode::NoSuchRealm)?;
+        work.ends |= self.make_place(true, batch).await?.is_some();
+        let nowhere = (String::new(), 0);
+        let mut peer = self
+            .begin_peer(batch, (realm, key), nowhere, source)
+            .await?;
+        let (host, port) = &found.address;
+        peer.record = PeerRecord {
+            introduced: true,
+            added: true,
+            knows: found.own.0,
+            ..Self::with_claim(&peer.record, (host, *port))
+        };
+        self.put_new_peer(&peer, batch).await?;
+        work.decision = Some(Decision {
+            act: Act::Accepted,
+            peer: realm,
+            key,
+            who,
+        });
+        Ok(Answer::Done)
+    }
+
+    /// A realm that waits for a decision is refused.
+    pub(super) fn refuse_pending(
+        &self,
+        work: &mut Work<'_>,
+        (realm, key): (RealmId, PublicKey),
+        who: Username,
+    ) -> Result<Answer, Failure> {
+        let found = self.network.pending(|pending| pending.find(&key));
+        let found = found.filter(|found| found.realm == realm);
+        found.ok_or(ErrorCode::NoSuchRealm)?;
+        work.decision = Some(Decision {
+            act: Act::Refused,
+            peer: realm,
+            key,
+            who,
+        });
+        Ok(Answer::Done)
+    }
+
+    /// A peer is elsewhere from now on.
+    pub(super) async fn move_peer(
+        &self,
+        work: &mut Work<'_>,
+        realm: RealmId,
+        (address, port): (Text<'_>, Port),
+        (source, who): (Option<(String, u16)>, Username),
+    ) -> Result<Answer, Failure> {
+        let peer = self.peer(&mut work.batch, realm).await?;
+        let key = work.request.options.key.map(PublicKey);
+        if key.is_some_and(|key| peer.key() != key) {
+            return Err(ErrorCode::NoSuchRealm.into());
+        }
+        if address.0.is_empty() || port.0 == 0 {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let (host, number) = peer.source();
+        let (src_address, src_port) = source.unwrap_or((host.into(), number));
+        let record = PeerRecord {
+            address: address.0.into(),
+            port: port.0,
+            claimed: None,
+            src_address,
+            src_port,
+            ..peer.record.clone()
+        };
+        work.batch.put(records::peer(realm), record.to_value()?);
+        work.decision = Some(Decision {
+            act: Act::Moved,
+            peer: realm,
+            key: peer.key(),
+            who,
+        });
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn removerealm(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+        realm: RealmId,
+    ) -> Result<Answer, Failure> {
+        let who = self.operator(work, session).await?;
+        let drops = match (work.request.options.form, work.request.options.key) {
+            (None, Some(key)) => return self.refuse_pending(work, (realm, PublicKey(key)), who),
+            (None, None) => false,
+            (Some(FORM_DROP), None) => true,
+            _ => return Err(ErrorCode::Unsupported.into()),
+        };
+        let peer = self.peer(&mut work.batch, realm).await?;
+        Self::remove_peer(&peer, drops, &mut work.batch)?;
+        work.decision = Some(Decision {
+            act: if drops { Act::Dropped } else { Act::Removed },
+            peer: realm,
+            key: peer.key(),
+            who,
+        });
+        // What it leaves behind ends step by step.
+        work.ends = true;
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn realms(
+        &self,
+        caller: &Caller,
+        session: SessionRef,
+        form: Option<u8>,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(caller, session).await?;
+        let is_operator = current.record.operator;
+        match form {
+            None => {}
+            Some(FORM_DETAILS | FORM_PENDING) if !is_operator => {
+                return Err(ErrorCode::NotOperator.into());
+            }
+            Some(FORM_DETAILS) => return self.details(caller).await,
+            Some(FORM_PENDING) => return Ok(Answer::Details(self.pending_details())),
+            Some(_) => return Err(ErrorCode::Unsupported.into()),
+        }
+        let mut states = Vec::new();
+        for peer in self.list_peers().await? {
+            let (state, heard) = self.network.state_of(&peer);
+            if !is_operator {
+                states.extend(shown_to_users(&peer, state));
+                continue;
+            }
+            let address = match peer.address() {
+                ("", _) => "-".into(),
+                (address, port) => format!("{address}:{port}"),
+            };
+            let (queued, age) = self.waiting_for(caller, peer.realm).await?;
+            states.push(PeerState {
+                realm: peer.realm,
+                address,
+                state,
+                queued,
+                age,
+                heard,
+            });
+        }
+        Ok(Answer::Realms(states))
+    }
+
+    /// How many messages wait for a realm, and the oldest for how many seconds.
+    async fn waiting_for(&self, caller: &Caller, realm: RealmId) -> Result<(u64, u64), Failure> {
+        let oldest = self.find_outgoing(realm).await?;
+        let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
+        Ok((self.queued(realm).await?, age.into()))
+    }
+
+    async fn details(&self, caller: &Caller) -> Result<Answer, Failure> {
+        let mut details = PeerDetails::default();
+        for peer in self.list_peers().await? {
+            let seen = self.network.seen(&peer, caller.now.wall);
+            let (queued, age) = self.waiting_for(caller, peer.realm).await?;
+            let claimed = peer.record.claimed.as_ref();
+            details.add(&PeerDetail {
+                realm: peer.realm,
+                key: peer.key().0,
+                address: shown(peer.address()),
+                claimed: claimed.map_or_else(String::new, |(host, port)| shown((host, *port))),
+                state: seen.state,
+                why: seen.why,
+                since: seen.since,
+                next: seen.next,
+                heard: seen.heard,
+                queued,
+                age,
+                former: peer.record.former.len() as u64,
+                times: 0,
+            });
+        }
+        let prefix = records::departures();
+        let mut departing: Vec<RealmId> = Vec::new();
+        let damage = self
+            .list_readable(&prefix, 256, |key, _| {
+                departing.extend(records::name_in::<RealmId>(key, &prefix));
+            })
+            .await;
+        if let Some(error) = damage {
+            return Err(error.into());
+        }
+        for realm in departing {
+            let (queued, age) = self.waiting_for(caller, realm).await?;
+            details.add(&PeerDetail {
+                realm,
+                key: [0; 32],
+                address: String::new(),
+                claimed: String::new(),
+                state: Standing::Departing,
+                why: None,
+                since: 0,
+                next: 0,
+                heard: 0,
+                queued,
+                age,
+                former: 0,
+                times: 0,
+            });
+        }
+        Ok(Answer::Details(details))
+    }
+
+    fn pending_details(&self) -> PeerDetails {
+        let mut details = PeerDetails::default();
+        for one in self.network.pending(|pending| pending.all()) {
+            let (host, port) = &one.address;
+            details.add(&PeerDetail {
+                realm: one.realm,
+                key: one.key.0,
+                address: String::new(),
+                claimed: shown((host, *port)),
+                state: Standing::Pending,
+                why: None,
+                since: one.first,
+                next: 0,
+                heard: one.last,
+                queued: 0,
+                age: 0,
+                former: 0,
+                times: one.times,
+            });
+        }
+        details
+    }
+
+    /// What is noted of a realm that departs.
+    pub(super) fn departure(drops: bool) -> Result<Vec<u8>, Failure> {
+        Ok(DepartureRecord { drops }.to_value()?)
+    }
+}
+
+/// What users see of a peer: that they can write to it, and whether it answers. Nothing of one that has not accepted the
+/// peering.
+fn shown_to_users(peer: &Peer, state: u8) -> Option<PeerState> {
+    let state = match state {
+        STATE_IDLE | STATE_OPEN => STATE_OPEN,
+        STATE_TRYING => STATE_TRYING,
+        _ => return None,
+    };
+    Some(PeerState {
+        realm: peer.realm,
+        address: String::new(),
+        state,
+        queued: 0,
+        age: 0,
+        heard: 0,
+    })
+}

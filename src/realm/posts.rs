@@ -1,0 +1,204 @@
+//! What users of this realm have sent to groups of other realms (PEER-26): the home realm of a group says who wrote what there, and is
+//! believed of this realm's own users only where they did.
+//!
+//! A post is noted in the commit that queues it, whatever becomes of it then, and the note goes with the entry that is read back. So each
+//! post vouches for one entry.
+
+use std::collections::BTreeMap;
+
+use blake2::{Blake2s256, Digest as _};
+
+use super::{
+    Failure, Moment, Outcome, Realm,
+    ended::is_damage,
+    records::{self, CopyRecord, EntryRecord, PostRecord, QueuedRecord, Record as _},
+    storing::Walk,
+};
+use crate::{
+    faults::{Fault, is_planted},
+    store::{Batch, Expected, Key, Prefix, Store, Version},
+    wire::{CONTENT_NOTICE, CONTENT_TEXT, Entry, GroupName, RealmId},
+};
+
+/// For how long what was sent vouches for what is read back, in seconds of the realm's running time: it waits for its peer for 7 days at most.
+const POSTS_KEPT_SECONDS: u32 = 30 * 86_400;
+/// Records of posts that one step of a pass over the store looks at.
+const POSTS_AT_ONCE: usize = 256;
+
+/// What tells one post of a group from others.
+fn post_hash(from: &str, content: u8, body: &[u8]) -> [u8; 16] {
+    let mut hash = Blake2s256::new();
+    // No name has such a byte.
+    hash.update(from.as_bytes());
+    hash.update([0, content]);
+    hash.update(body);
+    let hash: [u8; 32] = hash.finalize().into();
+    hash.first_chunk().copied().unwrap_or_default()
+}
+
+/// The posts that the entries of a page need, as they stand and as they are to.
+#[derive(Default)]
+pub(super) struct Vouchers(BTreeMap<[u8; 16], Option<(PostRecord, Version)>>);
+
+impl Vouchers {
+    /// Adds to `batch` that what has vouched does so no more.
+    pub fn spend(self, which: (RealmId, GroupName), batch: &mut Batch) -> Result<(), Failure> {
+        for (hash, found) in self.0 {
+            let key = records::post(which.0, which.1.as_str(), hash);
+            let expected = found.as_ref().map(|(_, version)| *version);
+            batch.expect(key.clone(), expected.map_or(Expected::Absent, Expected::At));
+            match found {
+                Some((record, _)) if record.count > 0 => batch.put(key, record.to_value()?),
+                Some(_) => batch.delete(key),
+                None => continue,
+            };
+        }
+        Ok(())
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// Adds to `batch` that a user here sends a message to a group of a peer.
+    pub(super) async fn note_post(
+        &self,
+        queued: &QueuedRecord,
+        (realm, group): (RealmId, &str),
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let hash = post_hash(&queued.from, queued.content, &queued.body);
+        let key = records::post(realm, group, hash);
+        let found = match self.noted::<PostRecord>(batch, &key).await {
+            // It is written anew, and a post of before may not be confirmed.
+            Err(failure) if is_damage(&failure) => None,
+            found => found?,
+        };
+        let record = PostRecord {
+            count: found
+                .map_or(0, |(record, _)| record.count)
+                .saturating_add(1),
+            since: queued.queued,
+        };
+        batch.put(key, record.to_value()?);
+        Ok(())
+    }
+
+    /// An entry of a group as it is kept: of whom its home realm says that they wrote it, if it may say so.
+    pub(super) async fn copied_entry(
+        &self,
+        (realm, group): (RealmId, GroupName),
+        copy: &CopyRecord,
+        entry: Entry,
+        vouchers: &mut Vouchers,
+    ) -> Result<EntryRecord, Failure> {
+        let record = |realm, user: &str, content, body| EntryRecord {
+            time: entry.time,
+            content,
+            user: user.into(),
+            realm,
+            body,
+        };
+        let home = || Some(realm.as_str().to_string());
+        let (user, content) = (entry.from.user.as_str(), entry.content);
+        let theirs = match entry.from.realm {
+            None => home(),
+            // Nobody is shown as a user of this realm because another realm goes by its name there.
+            Some(other) if other == self.own.id || other.as_str() == copy.known_as => {
+                let is_ours = other.as_str() == copy.known_as;
+                if is_planted(Fault::BelieveCopies)
+                    || is_ours && self.vouches((realm, group), &entry, vouchers).await?
+                {
+                    return Ok(record(None, user, content, entry.body));
+                }
+                let text = (content == CONTENT_TEXT).then(|| core::str::from_utf8(&entry.body));
+                let Some(Ok(text)) = text else {
+                    return Ok(record(home(), group.as_str(), content, entry.body));
+                };
+                let said = format!(
+                    "{realm} says that {} wrote this, which {} cannot confirm: {text}",
+                    entry.from, self.own.id
+                );
+                let said = said.into_bytes();
+                return Ok(record(home(), group.as_str(), CONTENT_NOTICE, said));
+            }
+            Some(other) => Some(other.as_str().to_string()),
+        };
+        Ok(record(theirs, user, content, entry.body))
+    }
+
+    /// True when a user here has sent what an entry says; that does not vouch for another one.
+    async fn vouches(
+        &self,
+        (realm, group): (RealmId, GroupName),
+        entry: &Entry,
+        vouchers: &mut Vouchers,
+    ) -> Result<bool, Failure> {
+        let hash = post_hash(entry.from.user.as_str(), entry.content, &entry.body);
+        let found = match vouchers.0.entry(hash) {
+            std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => {
+                let key = records::post(realm, group.as_str(), hash);
+                match self.record(&key).await {
+                    // Nothing vouches then, and all behind it is read on.
+                    Err(failure) if is_damage(&failure) => return Ok(false),
+                    found => place.insert(found?),
+                }
+            }
+        };
+        let left = found.as_mut().map(|(record, _)| &mut record.count);
+        let left = left.filter(|left| **left > 0);
+        Ok(left.map(|left| *left -= 1).is_some())
+    }
+
+    /// Forgets what was sent so long ago that it is not read back any more, and what an earlier release has left of memberships that ended.
+    pub(super) async fn tidy_posts(
+        &self,
+        after: Option<Key>,
+        now: Moment,
+    ) -> Result<Option<Key>, Failure> {
+        if after.is_none() {
+            self.tidy_expelling().await?;
+        }
+        let prefix = records::posts();
+        let found = self.next_readable(prefix, after, POSTS_AT_ONCE).await?;
+        let mut batch = Batch::tidying();
+        for (key, found) in &found {
+            let is_old = |record: &PostRecord| {
+                now.running.saturating_sub(record.since) >= POSTS_KEPT_SECONDS
+            };
+            // One that makes no sense vouches for nothing.
+            if PostRecord::from_value(&found.value)
+                .as_ref()
+                .map_or(true, is_old)
+                && !is_planted(Fault::KeepForever)
+            {
+                batch
+                    .expect(key.clone(), Expected::At(found.version))
+                    .delete(key.clone());
+            }
+        }
+        if !batch.changes.is_empty() {
+            // On a conflict one has been sent again; the others are looked at with the next pass.
+            self.commit(batch).await?;
+        }
+        Ok(found.last().map(|(key, _)| key.clone()))
+    }
+
+    /// For a time a release noted which memberships had ended that a peer had not heard of. Nobody reads that any more.
+    async fn tidy_expelling(&self) -> Result<(), Failure> {
+        let prefix: Prefix = records::all_expelling();
+        let mut walk = Walk::new(prefix, None, POSTS_AT_ONCE);
+        loop {
+            let found = walk.next(&self.store).await?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            let mut batch = Batch::tidying();
+            for (key, _) in found {
+                batch.delete(key);
+            }
+            if matches!(self.commit(batch).await?, Outcome::Conflict) {
+                return Ok(());
+            }
+        }
+    }
+}

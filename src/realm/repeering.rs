@@ -1,0 +1,187 @@
+//! Peerings that begin anew (PEER-27): each side numbers them, so that neither goes on from what the other has ended.
+//!
+//! A side draws its number when it makes the record of the peer, and again when it hears another number from the other side than it knew: all
+//! that was of the former peering ends here then, step by step, as when a realm is removed, but for what waits in the queue. The other
+//! side learns the new number from the answer, and ends what is left of it there. Until it has said that it knows, nobody
+//! joins a group across the two: what one side would begin the other might end.
+
+use super::{
+    ATTEMPTS_MAX, CONTENDED_MS, Failure, Moment, Outcome, Realm,
+    peers::Peer,
+    records::{self, ChangedRecord, PeerRecord, Record as _},
+};
+use crate::{
+    faults::{Fault, is_planted},
+    store::{Batch, Store},
+    wire::{Answer, ErrorCode, RealmId, Refusal},
+};
+
+/// What a user who was in a group of such a realm is told.
+const NOTICE: &str = "the realm of this group has begun to peer anew: you are not in it any more";
+/// What whoever would join is asked to wait while the former peering ends, in milliseconds.
+const ENDING_MS: u64 = 1000;
+
+/// What a realm says when it is introduced to: its number of the peering, and whether the other is to say that it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// Its number.
+    pub number: u64,
+    /// It has not heard yet that this number is known.
+    pub is_apart: bool,
+}
+
+impl Numbered {
+    /// What is answered to the realm known here as `known_as`.
+    pub(super) fn answer(self, known_as: RealmId) -> Answer {
+        Answer::Joined {
+            epoch: self.number,
+            membership: self.is_apart.into(),
+            known_as,
+        }
+    }
+
+    /// What such an answer says; nothing where the other has no numbers.
+    pub const fn of(answer: &Answer) -> Option<Self> {
+        match answer {
+            Answer::Joined {
+                epoch, membership, ..
+            } => Some(Self {
+                number: *epoch,
+                is_apart: *membership != 0,
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// The record of a peer that says which number it has, and which it knows this realm's to be. What was of another peering ends.
+    pub(super) fn renumbered(
+        &self,
+        now: Moment,
+        peer: &Peer,
+        (number, known): (u64, u64),
+        batch: &mut Batch,
+    ) -> Result<PeerRecord, Failure> {
+        let mut record = peer.record.clone();
+        if number == 0 {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        let is_other = record.theirs != 0 && record.theirs != number;
+        if is_other && !is_planted(Fault::KeepFormerPeering) {
+            self.limiter.begin_peering(now, peer.realm)?;
+            begin_void(peer.realm, batch)?;
+            record.number = u64::from_be_bytes(self.random()).max(1);
+            record.apart = true;
+        }
+        record.theirs = number;
+        if known == record.number {
+            record.apart = false;
+        } else if known != 0 {
+            record.apart = true;
+        }
+        Ok(record)
+    }
+
+    /// Takes up what a peer has answered when it was introduced to as `peer`, which has its numbers from then on. True when both sides know
+    /// each other's.
+    pub(super) async fn take_numbered(
+        &self,
+        now: Moment,
+        peer: &mut Peer,
+        numbered: Numbered,
+    ) -> Result<bool, Failure> {
+        for _ in 0..ATTEMPTS_MAX {
+            let mut batch = Batch::new();
+            let current = self.peer(&mut batch, peer.realm).await?;
+            if current.identity() != peer.identity() || numbered.number == 0 {
+                return Err(ErrorCode::PeerRefused.into());
+            }
+            let theirs = current.record.theirs;
+            let is_other = theirs != 0 && theirs != numbered.number;
+            // What it was told is what is so: by its answer it knows.
+            let is_told = current.record.number == peer.record.number;
+            let record = PeerRecord {
+                theirs: numbered.number,
+                apart: current.record.apart && !is_told,
+                ..current.record.clone()
+            };
+            if is_other {
+                self.limiter.begin_peering(now, peer.realm)?;
+                begin_void(peer.realm, &mut batch)?;
+            }
+            let is_settled = is_told && !numbered.is_apart;
+            if record != current.record {
+                batch.put(records::peer(peer.realm), record.to_value()?);
+                if !matches!(self.commit(batch).await?, Outcome::Durable) {
+                    continue;
+                }
+            }
+            if is_other {
+                tracing::warn!(peer = %peer.realm, "a peer has begun to peer anew: what was of the former peering ends");
+                self.chores.notify_one();
+            }
+            (peer.record.number, peer.record.theirs) = (record.number, record.theirs);
+            return Ok(is_settled);
+        }
+        Err(Refusal::busy(CONTENDED_MS).into())
+    }
+
+    /// Refuses to let anybody join a group across a peering whose two sides may not agree about which it is.
+    pub(super) async fn check_peering(
+        &self,
+        realm: RealmId,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let void = records::void(realm);
+        let is_ending = self.noted::<ChangedRecord>(batch, &void).await?.is_some();
+        let peer = self.find_peer(batch, realm).await?;
+        let peer = peer.ok_or(ErrorCode::PeerRefused)?;
+        if peer.record.apart {
+            // Should the other not come back to it.
+            self.network.introduction_due(realm);
+        }
+        if is_ending || peer.record.apart {
+            return Err(Refusal::busy(ENDING_MS).into());
+        }
+        Ok(())
+    }
+
+    /// Ends what was of former peerings. False when some of it is still to end.
+    pub(super) async fn do_voids(&self, now: u32) -> bool {
+        let prefix = records::voids();
+        let mut realms: Vec<RealmId> = Vec::new();
+        let found = self
+            .list_readable(&prefix, 256, |key, _| {
+                realms.extend(records::name_in::<RealmId>(key, &prefix));
+            })
+            .await;
+        let mut are_done = found.is_none();
+        if let Some(error) = found {
+            self.note("peerings", &error.into());
+        }
+        for realm in realms {
+            if let Err(failure) = self.end_former_peering(realm, now).await {
+                self.note("peering", &failure);
+                are_done = false;
+            }
+        }
+        are_done
+    }
+
+    async fn end_former_peering(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
+        // Who is banned stays so: else a peer would lift bans of its users by beginning anew.
+        self.leave_groups(realm, true).await?;
+        self.end_copies(realm, (NOTICE, now)).await?;
+        let mut batch = Batch::new();
+        batch.delete(records::void(realm));
+        self.commit(batch).await?;
+        tracing::info!(peer = %realm, "all that was of the former peering has ended");
+        Ok(())
+    }
+}
+
+fn begin_void(realm: RealmId, batch: &mut Batch) -> Result<(), Failure> {
+    batch.put(records::void(realm), ChangedRecord {}.to_value()?);
+    Ok(())
+}

@@ -1,0 +1,305 @@
+//! What strangers make a realm keep and send by introducing themselves.
+
+use tokio::sync::mpsc;
+
+use super::{
+    acts::{BOUND, group},
+    held::{Held, add_peer, give, realm_of},
+    *,
+};
+use crate::{subnet::Subnet, wire::Port};
+
+const THERE: (&str, u16) = ("192.0.2.8", 7000);
+
+pub fn introduce<'a>(name: &str, (address, port): (&'a str, u16)) -> PeerRequest<'a> {
+    PeerRequest::Introduce {
+        realm: name.parse().unwrap(),
+        address: Text(address),
+        port: Port(port),
+        numbers: None,
+    }
+}
+
+fn open_realm(store: &Held) -> (Realm<Held>, mpsc::Receiver<Errand>) {
+    let mut realm = realm_of(store);
+    realm.own.peering = Peering::Open;
+    let (network, errands) = Network::new();
+    realm.network = network;
+    (realm, errands)
+}
+
+pub fn key_of(n: u16) -> PublicKey {
+    let mut key = [77; 32];
+    key[..2].copy_from_slice(&n.to_be_bytes());
+    PublicKey(key)
+}
+
+/// A stranger from a network of its own introduces itself.
+async fn stranger(realm: &Realm<Held>, n: u16, now: Moment) -> Answer {
+    let [high, low] = n.to_be_bytes();
+    let caller = Caller {
+        subnet: Subnet::from(std::net::IpAddr::from([10, high, low, 1])),
+        ..caller(Some(key_of(n)), now)
+    };
+    let request = introduce(&format!("realm{n}"), THERE).to_bytes();
+    Answer::parse(&realm.handle(&caller, &request).await).unwrap()
+}
+
+async fn only_peer(realm: &Realm<Held>) -> Peer {
+    let mut peers = realm.peers().await.0;
+    assert_eq!(peers.len(), 1);
+    peers.remove(0)
+}
+
+/// What the realm asks next, and how. It is answered so, or not at all.
+async fn next_question(
+    errands: &mut mpsc::Receiver<Errand>,
+    says: Option<Answer>,
+) -> ((String, u16), Dialing) {
+    let Some(Errand::Ask {
+        peer,
+        dialing,
+        answer,
+        ..
+    }) = errands.recv().await
+    else {
+        panic!("nothing is asked")
+    };
+    if let Some(says) = says {
+        let _ = answer.send(says.to_bytes());
+    }
+    let (host, port) = peer.address();
+    ((host.into(), port), dialing)
+}
+
+/// PEER-23: a peer is asked once at the address that it says of itself; when it answers there, it is there.
+#[tokio::test(start_paused = true)]
+async fn a_claimed_address_is_believed_once_the_peer_has_answered_there() {
+    let (realm, mut errands) = open_realm(&Held::default());
+    let first = give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
+    assert_eq!(first, Answer::Done);
+    let there = (THERE.0.to_string(), THERE.1);
+    let beta = only_peer(&realm).await;
+    assert_eq!((beta.address(), beta.dialing()), (("", 0), Dialing::Never));
+    assert!(realm.take_claim(&beta).await);
+    assert!(!realm.take_claim(&beta).await, "once");
+    let ((), asked) = tokio::join!(
+        realm.try_claim(&beta, MOMENT),
+        next_question(&mut errands, None)
+    );
+    assert_eq!(asked, (there.clone(), Dialing::Once));
+    let beta = only_peer(&realm).await;
+    assert_eq!((beta.address(), beta.dialing()), (("", 0), Dialing::Never));
+    assert!(!realm.take_claim(&beta).await, "nobody was there");
+    let again = give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
+    assert_eq!(again, Answer::Done);
+    assert!(realm.take_claim(&beta).await);
+    let ((), asked) = tokio::join!(
+        realm.try_claim(&beta, MOMENT),
+        next_question(&mut errands, Some(Answer::Done))
+    );
+    assert_eq!(asked, (there, Dialing::Once));
+    let beta = only_peer(&realm).await;
+    assert_eq!((beta.address(), beta.dialing()), (THERE, Dialing::Freely));
+    give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
+    assert!(
+        !realm.take_claim(&only_peer(&realm).await).await,
+        "it is there"
+    );
+}
+
+/// PEER-23: the address that an operator has named stays until the peer has answered at another, and one that cannot be reached may say so.
+#[tokio::test(start_paused = true)]
+async fn a_claimed_address_replaces_no_other_by_being_said() {
+    let (realm, mut errands) = open_realm(&Held::default());
+    add_peer(&realm, 50, "beta").await;
+    let named = ("192.0.2.9", 6377);
+    for (place, is_claim) in [
+        (THERE, true),
+        (named, false),
+        (THERE, true),
+        (("", 0), false),
+    ] {
+        give(&realm, 50, &introduce("beta", place).to_bytes()).await;
+        let beta = only_peer(&realm).await;
+        assert_eq!((beta.address(), beta.dialing()), (named, Dialing::Freely));
+        assert_eq!(realm.take_claim(&beta).await, is_claim, "{place:?}");
+    }
+    for place in [("", 7000), ("192.0.2.8", 0)] {
+        let answer = give(&realm, 50, &introduce("beta", place).to_bytes()).await;
+        assert_eq!(answer, refused(ErrorCode::BadRequest), "{place:?}");
+    }
+    // Another that it says while one is tried is not taken for that.
+    give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
+    let beta = only_peer(&realm).await;
+    let elsewhere = introduce("beta", ("192.0.2.66", 7000)).to_bytes();
+    let ((), ()) = tokio::join!(realm.try_claim(&beta, MOMENT), async {
+        let Some(Errand::Ask { answer, .. }) = errands.recv().await else {
+            panic!("nothing is asked")
+        };
+        give(&realm, 50, &elsewhere).await;
+        let _ = answer.send(Answer::Done.to_bytes());
+    });
+    assert_eq!(only_peer(&realm).await.address(), named);
+}
+
+/// PEER-23: however often peers say that they are at an address, it is tried a few times an hour.
+#[tokio::test]
+async fn a_claimed_address_is_tried_a_few_times_an_hour() {
+    let (realm, _errands) = open_realm(&Held::default());
+    let mut tried = 0;
+    for second in 0..3600 {
+        let n = u16::try_from(second % 8).unwrap();
+        add_stranger(&realm, n).await;
+        let caller = caller(Some(key_of(n)), later(MOMENT, second));
+        let claim = introduce("any", THERE).to_bytes();
+        realm.handle(&caller, &claim).await;
+        for peer in realm.peers().await.0 {
+            tried += u32::from(realm.take_claim(&peer).await);
+        }
+    }
+    assert_eq!(tried, 4, "at once, and one an hour");
+}
+
+/// Makes a stranger a peer that is believed to be elsewhere.
+async fn add_stranger(realm: &Realm<Held>, n: u16) {
+    let name = format!("realm{n}").parse().unwrap();
+    let place = ("192.0.2.99".to_string(), 6377);
+    let listed = realm.list_peer(name, key_of(n), place, None);
+    assert!(listed.await.unwrap());
+}
+
+/// PEER-2: realms that nobody has asked for have so many places and take no others; those of no use give way, one at a time.
+#[tokio::test]
+async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
+    let store = Held::default();
+    let (realm, errands) = open_realm(&store);
+    // Nobody answers.
+    drop(errands);
+    give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
+    let add = Command::AddGroup {
+        operation: op(2),
+        session: BOUND,
+        group: group("crew"),
+        password: Password(b""),
+    };
+    give(&realm, 1, &Request::from(add).to_bytes()).await;
+    let mut now = MOMENT;
+    for n in 0..300 {
+        now = later(now, 3600);
+        assert_eq!(stranger(&realm, n, now).await, Answer::Done, "{n}");
+        if n < 40 {
+            // It is of some use.
+            let join = PeerRequest::Join {
+                group: group("crew"),
+                user: "zoe".parse().unwrap(),
+                password: Password(b""),
+            };
+            let answer = realm
+                .handle(&caller(Some(key_of(n)), now), &join.to_bytes())
+                .await;
+            let joined = Answer::parse(&answer).unwrap();
+            assert!(matches!(joined, Answer::Joined { .. }), "{joined:?}");
+        }
+        if n == 45 {
+            // Were it forgotten, so would be that its user is banned.
+            let ban = Command::Ban {
+                operation: op(5),
+                session: BOUND,
+                group: group("crew"),
+                user: "eve@realm45".parse().unwrap(),
+            };
+            let banned = give(&realm, 1, &Request::from(ban).to_bytes()).await;
+            assert_eq!(banned, Answer::Done);
+        }
+        assert!(realm.do_chores(NOW).await);
+    }
+    let names = async || -> Vec<String> {
+        let peers = realm.peers().await.0;
+        peers.iter().map(|peer| peer.realm.to_string()).collect()
+    };
+    let there = names().await;
+    assert_eq!(there.len(), 64);
+    for n in (0..40).chain([45]).chain(277..300) {
+        assert!(there.contains(&format!("realm{n}")), "{n}");
+    }
+    let claim = Command::Claim {
+        operation: op(3),
+        session: BOUND,
+        code: Password(b"open sesame"),
+    };
+    give(&realm, 1, &Request::from(claim).to_bytes()).await;
+    for n in 0..216u8 {
+        let command = Command::AddRealm {
+            operation: op(10 + u64::from(n)),
+            session: BOUND,
+            realm: format!("asked{n}").parse().unwrap(),
+            address: Text("192.0.2.9"),
+            port: Port(6377),
+            src_address: Text(""),
+            src_port: Port(0),
+        };
+        let mut key = [99; 32];
+        key[0] = n;
+        let options = Options {
+            key: Some(key),
+            ..Options::NONE
+        };
+        let bytes = Request { options, command }.to_bytes();
+        let answer = give(&realm, 1, &bytes).await;
+        // Those that are of use stay.
+        let expected = match n {
+            215 => Answer::Refused(Refusal::too_large(256)),
+            _ => Answer::Sent(Sent::Queued),
+        };
+        assert_eq!(answer, expected, "{n}");
+        assert!(realm.do_chores(NOW).await);
+    }
+    let there = names().await;
+    assert_eq!(there.len(), 256);
+    let mut of_use = (0..40).chain([45]);
+    assert!(of_use.all(|n| there.contains(&format!("realm{n}"))));
+}
+
+/// PEER-2: where all who have a place unasked are of use, the next is refused; and so many come in an hour, of one network and of all.
+#[tokio::test]
+async fn unasked_peers_come_at_a_rate() {
+    let (realm, _errands) = open_realm(&Held::default());
+    let mut of_one = 0;
+    for n in 0..100 {
+        let caller = caller(Some(key_of(n)), MOMENT);
+        let request = introduce(&format!("realm{n}"), THERE).to_bytes();
+        let answer = Answer::parse(&realm.handle(&caller, &request).await).unwrap();
+        match answer {
+            Answer::Done => of_one += 1,
+            Answer::Refused(refusal) => assert_eq!(refusal.code, ErrorCode::RateLimited),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(of_one, 20);
+    let mut of_all = of_one;
+    for n in 100..300 {
+        match stranger(&realm, n, MOMENT).await {
+            Answer::Done => of_all += 1,
+            Answer::Refused(refusal) => assert!(refusal.is_transient(), "{refusal:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(of_all, 120);
+    assert_eq!(realm.peers().await.0.len(), 64);
+}
+
+/// PEER-2: two that introduce themselves at once take one place each, and no more than there are.
+#[tokio::test]
+async fn unasked_peers_at_once_take_no_more_places_than_there_are() {
+    let (realm, _errands) = open_realm(&Held::default());
+    let realm = std::sync::Arc::new(realm);
+    let mut now = MOMENT;
+    for n in 0..63 {
+        now = later(now, 3600);
+        assert_eq!(stranger(&realm, n, now).await, Answer::Done);
+    }
+    let both = tokio::join!(stranger(&realm, 70, now), stranger(&realm, 71, now));
+    assert_eq!(both, (Answer::Done, Answer::Done));
+    assert_eq!(realm.peers().await.0.len(), 64);
+}

@@ -1,0 +1,237 @@
+//! Single steps with peers, as [`Federation`](crate::federation::Federation) has them done.
+
+use super::*;
+use crate::{
+    crypto::show_possession,
+    federation::testing::{Reader, Reading, Turn, Verdict, turn, verdict},
+};
+
+/// What came of taking a message to its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// It has left its place in the queue.
+    Settled,
+    /// The peer takes nothing now.
+    Busy,
+    /// The peer does not take this one.
+    Refused,
+    /// The peer did not answer.
+    Silent,
+    /// This realm cannot read or write what it keeps of it.
+    Failed,
+}
+
+impl From<Written> for Carried {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Durable => Self::Settled,
+            Written::Conflict => Self::Refused,
+            Written::Failed => Self::Failed,
+        }
+    }
+}
+
+/// What came of reading a group from where it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// The copy has all there is.
+    Equal,
+    /// There is nothing to be read any more.
+    Gone,
+    /// The other realm does not answer.
+    Silent,
+    /// It says nothing to go on with now, or this realm cannot keep it now.
+    Unread,
+}
+
+impl<S: Store> Realm<S> {
+    /// What has been said that is to be done for groups at a peer.
+    pub async fn group_work(&self, realm: RealmId) -> Vec<GroupWork> {
+        // There is always something then.
+        self.network.heard(realm, 0);
+        let signals = self.network.signals().await;
+        let work = signals.work.into_iter();
+        work.filter(|(at, _)| *at == realm)
+            .map(|(_, work)| work)
+            .collect()
+    }
+
+    /// The message whose turn it is.
+    pub async fn next_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
+        self.find_outgoing(realm).await
+    }
+
+    /// Takes a message to its peer, and writes down what came of it.
+    pub async fn deliver_outgoing(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        refused: u32,
+        now: Moment,
+    ) -> Carried {
+        let looked = self.look(peer.realm, true).await;
+        let Ok(Some(Glance { peer, next })) = looked else {
+            return Carried::Failed;
+        };
+        let next = match next {
+            Ok(Some(next)) => NextOutgoing {
+                outgoing: outgoing.clone(),
+                ..next
+            },
+            Ok(None) => return Carried::Refused,
+            Err(_) => return Carried::Failed,
+        };
+        let settling = match turn(&peer, &next, refused, now) {
+            Turn::Nothing => return Carried::Refused,
+            Turn::Settle(settling) => settling,
+            Turn::Ask(asked, bytes) => {
+                let answer = self.network.ask(&outgoing.asks(&peer), bytes).await;
+                match verdict(asked, answer.as_deref()) {
+                    Verdict::Settle(settling) => settling,
+                    Verdict::Busy => return Carried::Busy,
+                    Verdict::Refused => return Carried::Refused,
+                    Verdict::Silent => return Carried::Silent,
+                }
+            }
+        };
+        let is_again = settling == Settling::Anew && outgoing.has_own_epoch();
+        let settled = self.settle_outgoing(&peer, outgoing, &settling, now).await;
+        match settled.into() {
+            Carried::Settled if is_again => Carried::Refused,
+            carried => carried,
+        }
+    }
+
+    /// The peer known by that name.
+    pub async fn peer_now(&self, realm: RealmId) -> Result<Option<Peer>, Failure> {
+        let looked = self.look(realm, false).await?;
+        Ok(looked.map(|glance| glance.peer))
+    }
+
+    /// Introduces this realm, by its new key where the peer knows a former one, until both know each other's number, but a few times at most.
+    pub async fn introduce_again(&self, peer: &Peer, now: Moment) -> Carried {
+        let own = self.own.key();
+        if peer.knows() != own {
+            let proof = show_possession(&self.own.secret, &peer.knows(), &peer.key()).unwrap();
+            let request = PeerRequest::Rotate { key: own.0, proof };
+            if self.network.ask(peer, request.to_bytes()).await.is_none() {
+                return Carried::Silent;
+            }
+        }
+        let mut carried = Carried::Busy;
+        for _ in 0..=3 {
+            let current = self.peer_now(peer.realm).await.unwrap();
+            let mut tried = current.unwrap_or_else(|| peer.clone()).known_by(own);
+            if peer.dialing() == Dialing::Once {
+                tried = tried.at_claim().unwrap_or(tried);
+            }
+            carried = self.introduce_once(&tried, now).await;
+            if carried != Carried::Busy {
+                break;
+            }
+        }
+        carried
+    }
+
+    async fn introduce_once(&self, peer: &Peer, now: Moment) -> Carried {
+        for is_numbered in [true, false] {
+            let request = self.own.introduction(peer, is_numbered);
+            let answer = self.network.ask(peer, request).await;
+            let Some(answer) = answer.map(|answer| Answer::parse(&answer).unwrap()) else {
+                self.network.silent(peer.realm);
+                return Carried::Silent;
+            };
+            let said = Numbered::of(&answer);
+            return match answer {
+                Answer::Done | Answer::Joined { .. } => {
+                    match self.note_introduced(peer, said, now).await {
+                        Written::Durable => Carried::Settled,
+                        Written::Conflict => Carried::Busy,
+                        Written::Failed => Carried::Failed,
+                    }
+                }
+                Answer::Refused(refusal) if refusal.is_transient() => Carried::Busy,
+                Answer::Refused(refusal)
+                    if is_numbered && refusal.code == ErrorCode::Unsupported =>
+                {
+                    continue;
+                }
+                _ => Carried::Refused,
+            };
+        }
+        Carried::Refused
+    }
+
+    /// Whether a peer is to be introduced to again. That is said once.
+    pub async fn take_introduction(&self, realm: RealmId) -> bool {
+        // There is always something then.
+        self.network.heard(realm, 0);
+        let signals = self.network.signals().await;
+        signals.introductions.contains(&realm)
+    }
+
+    /// Whether a peer is to be tried at the address that it says of itself. That is said once.
+    pub async fn take_claim(&self, peer: &Peer) -> bool {
+        // There is always something then.
+        self.network.heard(peer.realm, 0);
+        let signals = self.network.signals().await;
+        for other in signals.claims.iter().filter(|other| **other != peer.realm) {
+            self.network.claim_to_try(*other);
+        }
+        peer.record.claimed.is_some() && signals.claims.contains(&peer.realm)
+    }
+
+    /// Tries the address that a peer says of itself.
+    pub async fn try_claim(&self, peer: &Peer, now: Moment) {
+        if let Some(tried) = peer.at_claim()
+            && self.introduce_again(&tried, now).await != Carried::Silent
+        {
+            self.note_claim(&tried).await;
+        }
+    }
+
+    /// Reads a group from where it lives until the copy has all there is.
+    pub async fn read_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> ReadOutcome {
+        loop {
+            let state = match self.look_at_copy(peer, group, now).await {
+                CopyLook::At(state) => state,
+                CopyLook::Gone => return ReadOutcome::Gone,
+                CopyLook::NotNow => return ReadOutcome::Unread,
+            };
+            let mut reader = Reader::new(group, state.epoch(), state.position());
+            let (kept, more) = loop {
+                let answer = self.network.ask(peer, reader.request()).await;
+                match reader.take(answer.as_deref()) {
+                    Reading::Ask(_) => {}
+                    Reading::Silent => return ReadOutcome::Silent,
+                    Reading::Unread => return ReadOutcome::Unread,
+                    Reading::Gone => break (Kept::Gone, false),
+                    Reading::Entries(entries, _) if entries.is_empty() => {
+                        return ReadOutcome::Equal;
+                    }
+                    Reading::Entries(entries, more) => break (Kept::Entries(entries), more),
+                }
+            };
+            let is_gone = matches!(kept, Kept::Gone);
+            match self.keep(peer, group, (state, kept), now).await {
+                Written::Durable if is_gone => return ReadOutcome::Gone,
+                Written::Durable if !more => return ReadOutcome::Equal,
+                Written::Durable | Written::Conflict => {}
+                Written::Failed => return ReadOutcome::Unread,
+            }
+        }
+    }
+
+    /// Tells a peer that a group here has grown.
+    pub async fn tell_grown(&self, peer: &Peer, group: GroupName) -> Carried {
+        let request = PeerRequest::Grown { group };
+        let Some(answer) = self.network.ask(peer, request.to_bytes()).await else {
+            return Carried::Silent;
+        };
+        match Answer::parse(&answer) {
+            Ok(Answer::Refused(refusal)) if refusal.is_final() => Carried::Settled,
+            Ok(Answer::Done) => Carried::Settled,
+            _ => Carried::Busy,
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Fair shares of the queue to a peer.
+
+use super::{
+    acts::{BOUND, user},
+    ended::{waiting, with_users},
+    held::{Held, give, realm_of},
+    *,
+};
+use crate::realm::records::{CursorRecord, QueuedKind};
+
+fn send(number: u64, from: &str) -> Vec<u8> {
+    let command = Command::SendRealm {
+        operation: op(number),
+        session: BOUND,
+        src_address: Text(""),
+        src_port: crate::wire::Port(0),
+        realm: "beta".parse().unwrap(),
+        from: user(from),
+        to: user("zoe"),
+        message: Body(b"x"),
+    };
+    Request::from(command).to_bytes()
+}
+
+/// What an earlier release, or this one, has queued for beta.
+fn put(store: &Held, count: usize, from: &str, kind: QueuedKind) {
+    let written = QueuedRecord {
+        queued: 0,
+        content: 0,
+        kind,
+        from: from.into(),
+        to: "zoe".into(),
+        body: 7_u64.to_be_bytes().to_vec(),
+        operation: None,
+        source: None,
+        set_aside: false,
+        lifetime: 1000,
+        epoch: 1,
+    };
+    let mut batch = Batch::new();
+    for _ in 0..count {
+        let log = records::queue("beta".parse().unwrap());
+        batch.append(log, written.to_value().unwrap());
+    }
+    store.memory().apply(batch).unwrap();
+}
+
+/// What beta has taken leaves the queue.
+fn settle(store: &Held, position: u64) {
+    let beta = "beta".parse().unwrap();
+    let mut batch = Batch::new();
+    batch
+        .put(
+            records::settled(beta),
+            CursorRecord { position }.to_value().unwrap(),
+        )
+        .trim(records::queue(beta), Position(position + 1));
+    store.memory().apply(batch).unwrap();
+}
+
+const QUEUED: Answer = Answer::Sent(Sent::Queued);
+
+/// PEER-25: whoever has filled a queue is refused, and others are not; also after a start, for there is no other record of it than the
+/// queue.
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_one_account_has_filled_has_room_for_others() {
+    let store = Held::default();
+    let realm = with_users(&store, &["ann", "bob"]).await;
+    let full = refused(ErrorCode::QueueFull);
+    // Word of memberships takes no room from users.
+    put(&store, 5000, "zoe", QueuedKind::Expelled);
+    put(&store, 2047, "ann", QueuedKind::Private);
+    assert_eq!(give(&realm, 1, &send(2, "ann")).await, QUEUED);
+    assert_eq!(give(&realm, 1, &send(3, "ann")).await, full);
+    assert_eq!(give(&realm, 2, &send(2, "bob")).await, QUEUED);
+    let realm = realm_of(&store);
+    assert_eq!(give(&realm, 1, &send(4, "ann")).await, full);
+    // The last places are for those of whom nothing waits.
+    put(&store, 1900, "ann", QueuedKind::Private);
+    settle(&store, 5000);
+    assert_eq!(give(&realm, 2, &send(3, "bob")).await, full);
+    let mut fewer = waiting(&store, "beta").len() as u64;
+    assert_eq!(fewer, 2048 + 1 + 1900);
+    settle(&store, 5000 + 2049);
+    fewer -= 2049;
+    assert_eq!(give(&realm, 1, &send(5, "ann")).await, QUEUED);
+    assert_eq!(waiting(&store, "beta").len() as u64, fewer + 1);
+}
+
+/// PEER-25: what waits behind the others from then on, under another number, counts as it did; and so does what cannot be read.
+#[tokio::test(start_paused = true)]
+async fn what_moves_in_a_queue_counts_once() {
+    let store = Held::default();
+    let mut realm = with_users(&store, &["ann", "bob"]).await;
+    let (network, mut errands) = Network::new();
+    realm.network = network;
+    put(&store, 2046, "ann", QueuedKind::Private);
+    let mut batch = Batch::new();
+    batch.append(records::queue("beta".parse().unwrap()), vec![1]);
+    store.memory().apply(batch).unwrap();
+    let peers = realm.peers().await.0;
+    let beta = peers.iter().find(|peer| peer.realm.as_str() == "beta");
+    for _ in 0..5 {
+        let beta = beta.unwrap();
+        let outgoing = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
+        let used = refused_number(ErrorCode::NumberReused, 9);
+        let (carried, ()) = tokio::join!(
+            realm.deliver_outgoing(beta, &outgoing, 0, MOMENT),
+            super::ended::answer_next(&mut errands, used)
+        );
+        assert_eq!(carried, Carried::Refused);
+    }
+    assert_eq!(give(&realm, 1, &send(2, "ann")).await, QUEUED);
+    let full = refused(ErrorCode::QueueFull);
+    assert_eq!(give(&realm, 1, &send(3, "ann")).await, full);
+}
+
+/// PEER-22, PEER-25: what waited for a realm that was removed takes no room from the next of its name.
+#[tokio::test(start_paused = true)]
+async fn a_removed_realm_leaves_its_queue_empty_for_the_next() {
+    let store = Held::default();
+    let realm = with_users(&store, &["ann"]).await;
+    put(&store, 2048, "ann", QueuedKind::Private);
+    let full = refused(ErrorCode::QueueFull);
+    assert_eq!(give(&realm, 1, &send(2, "ann")).await, full);
+    let claim = Command::Claim {
+        operation: op(3),
+        session: BOUND,
+        code: Password(b"open sesame"),
+    };
+    super::ended::done(&realm, 1, claim).await;
+    let remove = Command::RemoveRealm {
+        operation: op(4),
+        session: BOUND,
+        realm: "beta".parse().unwrap(),
+    };
+    super::ended::done(&realm, 1, remove).await;
+    assert!(realm.do_departures(NOW).await);
+    super::held::add_peer(&realm, 99, "beta").await;
+    assert_eq!(give(&realm, 1, &send(5, "ann")).await, QUEUED);
+    assert_eq!(waiting(&store, "beta").len(), 1);
+}

@@ -1,0 +1,205 @@
+//! What the home realm of a group may say of this realm's users.
+
+use super::{
+    acts::{BOUND, group, join_realm},
+    ended::{answer_next, done, with_users},
+    held::{Held, give, realm_of},
+    *,
+};
+use crate::{
+    realm::records::EntryRecord,
+    store::{Key, PageLimit, Prefix},
+    wire::{CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry},
+};
+
+type Errands = tokio::sync::mpsc::Receiver<Errand>;
+
+/// A realm with a user who is in a group of beta, where this realm goes by the name of "ours".
+async fn with_crew(store: &Held) -> (Realm<Held>, Errands) {
+    let mut realm = with_users(store, &["ann"]).await;
+    let (network, mut errands) = Network::new();
+    realm.network = network;
+    let joined = Answer::Joined {
+        epoch: 7,
+        membership: 1,
+        known_as: "ours".parse().unwrap(),
+    };
+    let join = Request::from(join_realm(op(2), "crew")).to_bytes();
+    let (answer, ()) = tokio::join!(give(&realm, 1, &join), answer_next(&mut errands, joined));
+    assert_eq!(answer, Answer::Done);
+    (realm, errands)
+}
+
+/// Ann writes to the group.
+async fn post(realm: &Realm<Held>, number: u64, text: &str) {
+    let post = Command::SendGroupRealm {
+        operation: op(number),
+        session: BOUND,
+        src_address: Text(""),
+        src_port: crate::wire::Port(0),
+        realm: "beta".parse().unwrap(),
+        group: group("crew"),
+        message: Body(text.as_bytes()),
+    };
+    let answer = give(realm, 1, &Request::from(post).to_bytes()).await;
+    assert_eq!(answer, Answer::Sent(Sent::Queued));
+}
+
+/// What beta says of the group, behind the position `after`.
+fn said(after: u64, entries: &[(&str, u8, &str)]) -> Answer {
+    let entries = entries.iter().zip(after + 1..);
+    let entries = entries.map(|((from, content, body), position)| Entry {
+        position: Position(position),
+        time: 0,
+        content: *content,
+        fragment: None,
+        from: from.parse().unwrap(),
+        read: false,
+        body: body.as_bytes().to_vec(),
+    });
+    Answer::Page(Page {
+        more: false,
+        entries: entries.collect(),
+    })
+}
+
+async fn read(realm: &Realm<Held>, errands: &mut Errands, answer: Answer) {
+    let peers = realm.peers().await.0;
+    let beta = peers.iter().find(|peer| peer.realm.as_str() == "beta");
+    let (outcome, ()) = tokio::join!(
+        realm.read_copy(beta.unwrap(), group("crew"), MOMENT),
+        answer_next(errands, answer)
+    );
+    assert_eq!(outcome, ReadOutcome::Equal);
+}
+
+/// Who is shown to have written what.
+fn copied(store: &Held) -> Vec<(String, u8, String)> {
+    let beta = "beta".parse().unwrap();
+    let key = records::copy(beta, group("crew"));
+    let copy = store.memory().get(&key).unwrap();
+    let copy = records::CopyRecord::from_value(&copy.value).unwrap();
+    let all = PageLimit {
+        entries: usize::MAX,
+        bytes: usize::MAX,
+    };
+    let log = records::Place::copy(beta, group("crew"), &copy).log;
+    let page = store.memory().read(&log, Position(0), all);
+    let entries = page.entries.iter().map(|(_, value)| {
+        let entry = EntryRecord::from_value(value).unwrap();
+        let realm = entry.realm.map(|realm| format!("@{realm}"));
+        let from = entry.user + &realm.unwrap_or_default();
+        (from, entry.content, String::from_utf8(entry.body).unwrap())
+    });
+    entries.collect()
+}
+
+fn noted(store: &Held) -> Vec<Key> {
+    let all = store.memory().list(&Prefix(b"P/"[..].into()), None, 99);
+    all.into_iter().map(|(key, _)| key).collect()
+}
+
+fn shown(from: &str, content: u8, body: &str) -> (String, u8, String) {
+    (from.into(), content, body.into())
+}
+
+/// A notice in the name of the group.
+fn unconfirmed(who: &str, text: &str) -> (String, u8, String) {
+    let said = format!("beta says that {who} wrote this, which alpha cannot confirm: {text}");
+    shown("crew@beta", CONTENT_NOTICE, &said)
+}
+
+/// PEER-26: each post of a user here vouches for one entry, also when the realm has been started again meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_copy_has_in_the_name_of_users_here_what_they_have_sent() {
+    let store = Held::default();
+    let (realm, mut errands) = with_crew(&store).await;
+    for (number, text) in [(3, "hi"), (4, "hi"), (5, "yo")] {
+        post(&realm, number, text).await;
+    }
+    let page = [
+        ("ann@ours", CONTENT_TEXT, "hi"),
+        ("ann@ours", CONTENT_TEXT, "hi"),
+        // Once more than ann has said it.
+        ("ann@ours", CONTENT_TEXT, "hi"),
+        ("bob@ours", CONTENT_TEXT, "hi"),
+        // Another realm goes by this realm's name there.
+        ("ann@alpha", CONTENT_TEXT, "yo"),
+        ("ann@ours", 64, "yo"),
+        ("ann@ours", CONTENT_NOTICE, "yo"),
+        ("ann@ours", CONTENT_GONE, "\u{3}"),
+        ("zoe", CONTENT_TEXT, "hi"),
+        ("ann@gamma", CONTENT_TEXT, "hi"),
+    ];
+    read(&realm, &mut errands, said(0, &page)).await;
+    let mut wanted = vec![
+        shown("ann", CONTENT_TEXT, "hi"),
+        shown("ann", CONTENT_TEXT, "hi"),
+        unconfirmed("ann@ours", "hi"),
+        unconfirmed("bob@ours", "hi"),
+        unconfirmed("ann@alpha", "yo"),
+        shown("crew@beta", 64, "yo"),
+        shown("crew@beta", 127, "yo"),
+        shown("crew@beta", CONTENT_GONE, "\u{3}"),
+        shown("zoe@beta", CONTENT_TEXT, "hi"),
+        shown("ann@gamma", CONTENT_TEXT, "hi"),
+    ];
+    assert_eq!(copied(&store), wanted);
+    drop(realm);
+    let mut realm = realm_of(&store);
+    let (network, mut errands) = Network::new();
+    realm.network = network;
+    for (after, shown) in [
+        (10, shown("ann", CONTENT_TEXT, "yo")),
+        (11, unconfirmed("ann@ours", "yo")),
+    ] {
+        let page = [("ann@ours", CONTENT_TEXT, "yo")];
+        read(&realm, &mut errands, said(after, &page)).await;
+        wanted.push(shown);
+        assert_eq!(copied(&store), wanted);
+    }
+    assert_eq!(noted(&store), []);
+}
+
+async fn pass(realm: &Realm<Held>, now: Moment) {
+    let mut next = Some(Pass::BEGIN);
+    while let Some(step) = next {
+        next = realm.tidy(step, &|| now).await;
+    }
+}
+
+/// PEER-26: what is never read back is not kept for good, and nothing of a realm that was removed.
+#[tokio::test(start_paused = true)]
+async fn what_is_noted_of_posts_has_an_end() {
+    let store = Held::default();
+    let (realm, _errands) = with_crew(&store).await;
+    post(&realm, 3, "one").await;
+    // Of a release that noted which memberships had ended.
+    let left = || Key(b"f/beta/crew/zoe"[..].into());
+    let mut batch = Batch::new();
+    batch.put(left(), vec![1]);
+    store.memory().apply(batch).unwrap();
+    pass(&realm, later(MOMENT, 29 * DAY)).await;
+    assert_eq!(noted(&store).len(), 1);
+    assert!(store.memory().get(&left()).is_none());
+    pass(&realm, later(MOMENT, 30 * DAY)).await;
+    assert_eq!(noted(&store), []);
+    let store = Held::default();
+    let (realm, _errands) = with_crew(&store).await;
+    post(&realm, 4, "two").await;
+    assert_eq!(noted(&store).len(), 1);
+    let claim = Command::Claim {
+        operation: op(5),
+        session: BOUND,
+        code: Password(b"open sesame"),
+    };
+    done(&realm, 1, claim).await;
+    let remove = Command::RemoveRealm {
+        operation: op(6),
+        session: BOUND,
+        realm: "beta".parse().unwrap(),
+    };
+    done(&realm, 1, remove).await;
+    assert!(realm.do_departures(NOW).await);
+    assert_eq!(noted(&store), []);
+}

@@ -1,0 +1,105 @@
+//! What makes a world of several realms another than one in which all of them are honest, stay where they are and have one worker each.
+//! Each is so in a share of the worlds, whatever else their seeds stand for.
+
+use std::time::Duration;
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+/// Names a kind of which all worlds are to be that can.
+const VARIABLE: &str = "MERPATI_KIND";
+
+/// The part of the worlds in which a realm has several workers.
+const WORKERS: f64 = 0.2;
+/// The part of the worlds with several realms in which they move,
+const MOVES: f64 = 0.1;
+/// and in which one is behind an address translator.
+const NAT: f64 = 0.1;
+/// The part of the worlds in which a realm lies.
+const LIAR: f64 = 0.1;
+
+/// A realm behind an address translator.
+#[derive(Clone, Copy, Debug)]
+pub struct Nat {
+    /// Which realm.
+    pub realm: usize,
+    /// The translator forgets after so long a silence.
+    pub forgets: Duration,
+    /// The realm tells its own address, which leads nowhere, or else none.
+    pub tells: bool,
+}
+
+/// Of which kinds a world is.
+#[derive(Clone, Debug, Default)]
+pub struct Kinds {
+    /// How many workers each realm has.
+    pub workers: Vec<usize>,
+    /// Realms move to other addresses.
+    pub moves: bool,
+    pub nat: Option<Nat>,
+    /// One more realm is listed, which lies: what its key is made of.
+    pub liar: Option<u64>,
+}
+
+impl Kinds {
+    /// Those of the world of a seed with so many realms.
+    pub fn draw(seed: u64, realms: usize) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed.rotate_left(32) ^ 0x6b69_6e64);
+        let wanted = std::env::var(VARIABLE).unwrap_or_default();
+        // Each is drawn, so that one says nothing of the next.
+        let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
+        let (many, moves, nat) = (is("workers", WORKERS), is("moves", MOVES), is("nat", NAT));
+        let lies = is("liar", LIAR);
+        let are_several = realms > 1;
+        let workers = (0..realms).map(|_| if many { rng.random_range(1..=8) } else { 1 });
+        Self {
+            workers: workers.collect(),
+            moves: moves && are_several,
+            nat: (nat && are_several).then(|| Nat {
+                realm: rng.random_range(0..realms),
+                forgets: Duration::from_secs(rng.random_range(30..=120)),
+                tells: rng.random_bool(0.5),
+            }),
+            liar: lies.then_some(seed),
+        }
+    }
+}
+
+/// Whether realms that can be called are seen to let go of their links in the end. One keeps its link open for ever to a peer that has called it
+/// back if the first packets of that call are lost, and the peer then gives its own link up for this one (PEER-12): the peer seems never to
+/// have called. To be switched on with the mend of that.
+const ARE_LINKS_LET_GO: bool = true;
+/// What the link to a realm that cannot be called, and one that cannot be opened to it, may take in the end: it is kept open (PEER-24).
+const KEPT_OPEN: u64 = 4;
+/// What one such link takes: of each table one place, and two of some.
+const ONE_KEPT_OPEN: u64 = 2;
+/// What is held for those links, in bytes.
+const KEPT_BYTES: u64 = 16_000;
+/// What a realm that lies, and is gone, may have others hold: its links, the links to it, and what waits to be asked on those.
+const LIED_TO: u64 = 16;
+
+impl Kinds {
+    /// True when a realm may hold so much in the end, though nobody is there any more.
+    pub fn may_be_left(&self, left: &str) -> bool {
+        let links = match (self.nat, self.liar) {
+            (_, Some(_)) => LIED_TO,
+            (Some(_), None) => KEPT_OPEN,
+            (None, None) if self.workers.len() > 1 && !ARE_LINKS_LET_GO => ONE_KEPT_OPEN,
+            (None, None) => return false,
+        };
+        let Some((Ok(count), what)) = left
+            .split_once(' ')
+            .map(|(count, what)| (count.parse::<u64>(), what))
+        else {
+            return false;
+        };
+        let most = match what {
+            "commands in work are left" | "watches are left" | "datagrams to send are left" => 0,
+            "calls are left" if self.liar.is_none() => 0,
+            "bytes held for others are left" => KEPT_BYTES * links,
+            "timers are left" | "accepts are left" => links.max(2),
+            _ if links == ONE_KEPT_OPEN => 1,
+            _ => links,
+        };
+        count <= most
+    }
+}

@@ -1,0 +1,464 @@
+//! A realm that lies: the others have listed it as a peer, and it keeps to the rules of links and to no other. It asks what it likes in any
+//! order, repeats and sends again what it has recorded, and answers whatever it is asked with what is not so. What the others say to each
+//! other must come true beside it, and what it makes them keep and send has an end.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rand::{Rng as _, RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
+use tokio::time::Instant;
+
+use super::{greedy::Target, machine::Machine, network::Socket, person::GROUP_PASSWORD};
+use crate::{
+    crypto::{PublicKey, SecretKey},
+    endpoint::{Config, Endpoint, Event, LinkId},
+    link::Time,
+    wire::{
+        Answer, Body, Entry, ErrorCode, GroupName, OperationNumber, Page, Password, PeerRequest,
+        Port, Position, Protection, RealmId, Refusal, Sender, Sent, Text, Username,
+    },
+};
+
+/// Its name, as the others have listed it.
+pub const NAME: &str = "mallory";
+/// Where it is, and where nobody is whom it says it is.
+pub const ADDRESS: SocketAddr = address(9, 6377);
+pub const BYSTANDER: SocketAddr = address(77, 53);
+/// After so many questions it only answers: a run is to come to an end.
+const ASKED_MAX: usize = 600;
+/// What it has said or sent, to be said or sent again.
+const RECORDED_MAX: usize = 64;
+/// What is not answered by then is nothing to it.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// How often an Init may leave for one introduction (PEER-23).
+const DIALS_AN_INTRODUCTION: u64 = 3;
+
+const fn address(net: u8, port: u16) -> SocketAddr {
+    let ip = std::net::Ipv4Addr::new(10, net, 0, 9);
+    SocketAddr::new(std::net::IpAddr::V4(ip), port)
+}
+
+/// What it says of what it is brought.
+#[derive(Clone, Copy, Debug)]
+enum Verdict {
+    NumberReused,
+    Delivered,
+    Transient,
+    Refused,
+    Silence,
+    Anything,
+}
+
+/// What it knows of the others.
+#[derive(Debug)]
+pub struct Known {
+    pub targets: Vec<Target>,
+    pub realms: Vec<RealmId>,
+    pub people: Vec<Username>,
+    pub groups: Vec<GroupName>,
+}
+
+/// A realm that lies.
+struct Liar {
+    socket: Socket,
+    endpoint: Endpoint,
+    started: Instant,
+    own: PublicKey,
+    known: Known,
+    rng: StdRng,
+    verdict: Verdict,
+    /// Links over which it asks, be they its own or others'.
+    links: Vec<LinkId>,
+    epochs: Vec<u64>,
+    requests: Vec<Vec<u8>>,
+    datagrams: Vec<(Vec<u8>, SocketAddr)>,
+    asked: usize,
+    introductions: u64,
+}
+
+/// The most datagrams that may have come to where nobody asked for any.
+pub const fn may_have_come(introductions: u64) -> u64 {
+    introductions * DIALS_AN_INTRODUCTION
+}
+
+/// Lies for ever. `introduced` is told how often it has introduced itself by what is not its address.
+pub async fn lie(machine: &Machine, key: SecretKey, known: Known, introduced: impl Fn(u64)) {
+    let Ok(socket) = machine.bind(ADDRESS) else {
+        return;
+    };
+    let mut rng = machine.rng();
+    let mut seed = [0; 32];
+    rng.fill_bytes(&mut seed);
+    let config = Config {
+        accept: Some(Protection::Sealed),
+        early_data: true,
+        links_max: 100,
+        shared_idle: Duration::from_mins(1),
+        ..Config::default()
+    };
+    let own = key.public();
+    let verdicts = [
+        Verdict::NumberReused,
+        Verdict::Delivered,
+        Verdict::Transient,
+        Verdict::Refused,
+        Verdict::Silence,
+        Verdict::Anything,
+        Verdict::Anything,
+    ];
+    let liar = Liar {
+        socket,
+        endpoint: Endpoint::new(config, &key.into(), seed),
+        started: Instant::now(),
+        own,
+        known,
+        verdict: *verdicts.choose(&mut rng).unwrap_or(&Verdict::Anything),
+        rng,
+        links: Vec::new(),
+        epochs: Vec::new(),
+        requests: Vec::new(),
+        datagrams: Vec::new(),
+        asked: 0,
+        introductions: 0,
+    };
+    machine.note(|| format!("lies: {:?}", liar.verdict));
+    liar.live(introduced).await;
+}
+
+impl Liar {
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    async fn live(mut self, introduced: impl Fn(u64)) {
+        let mut next = Instant::now();
+        let mut buffer = vec![0; 2000];
+        loop {
+            if next <= Instant::now() {
+                let pause = if self.asked < ASKED_MAX {
+                    self.ask();
+                    introduced(self.introductions);
+                    self.rng.random_range(1..1500)
+                } else {
+                    3_600_000
+                };
+                next = Instant::now() + Duration::from_millis(pause);
+            }
+            self.transmit().await;
+            let due = self.endpoint.poll_timeout();
+            let due = due.map(|at| self.started + Duration::from_micros(at.0));
+            let due = due.map_or(next, |due| due.min(next));
+            let due = due.max(Instant::now() + Duration::from_millis(1));
+            tokio::select! {
+                biased;
+                _ = self.socket.readable() => {
+                    while let Ok((len, from)) = self.socket.try_recv_from(&mut buffer) {
+                        let now = self.now();
+                        let _ = self.endpoint.handle_datagram(now, from, &buffer[..len]);
+                    }
+                }
+                () = tokio::time::sleep_until(due) => {}
+            }
+            let now = self.now();
+            self.endpoint.handle_timeout(now);
+            self.take_events();
+        }
+    }
+
+    async fn transmit(&mut self) {
+        let mut out = Vec::new();
+        loop {
+            let now = self.now();
+            let Some(path) = self.endpoint.poll_transmit(now, &mut out) else {
+                return;
+            };
+            // As good as lost on the way.
+            let _ = self.socket.send_to(&out, path.remote).await;
+            record(
+                &mut self.datagrams,
+                (out.clone(), path.remote),
+                &mut self.rng,
+            );
+            if self.asked < ASKED_MAX && self.rng.random_bool(0.02) {
+                // A first packet, perhaps, with what it carries early.
+                let again = self.datagrams.choose(&mut self.rng).cloned();
+                if let Some((bytes, to)) = again {
+                    let _ = self.socket.send_to(&bytes, to).await;
+                }
+            }
+        }
+    }
+
+    fn take_events(&mut self) {
+        while let Some(event) = self.endpoint.poll_event() {
+            let now = self.now();
+            match event {
+                Event::Incoming { link, .. } => {
+                    let highest = OperationNumber(self.rng.random_range(0..5));
+                    self.endpoint.welcome(now, link, None, highest);
+                    self.links.push(link);
+                }
+                Event::Request {
+                    link,
+                    number,
+                    bytes,
+                    ..
+                } => {
+                    if let Some(answer) = self.answer(&bytes) {
+                        self.endpoint.reply(now, link, number, answer);
+                    }
+                }
+                Event::Closed { link, .. } => self.links.retain(|other| *other != link),
+                _ => {}
+            }
+        }
+    }
+
+    /// Asks something, of somebody.
+    fn ask(&mut self) {
+        self.asked += 1;
+        let now = self.now();
+        let bytes = match self.requests.choose(&mut self.rng) {
+            Some(again) if self.rng.random_bool(0.2) => again.clone(),
+            _ => self.request(),
+        };
+        record(&mut self.requests, bytes.clone(), &mut self.rng);
+        let theirs = self.links.choose(&mut self.rng).copied();
+        let link = match theirs.filter(|_| self.rng.random_bool(0.3)) {
+            Some(link) => link,
+            None => {
+                let Some(to) = self.known.targets.choose(&mut self.rng).copied() else {
+                    return;
+                };
+                if self.rng.random_bool(0.1) {
+                    // Another one, though there may be one.
+                    self.endpoint.connect(now, to.address, to.key, None)
+                } else {
+                    let own = self.own;
+                    self.endpoint.link_with(now, &own, to.key, to.address)
+                }
+            }
+        };
+        let early = self.rng.random_bool(0.5);
+        self.endpoint
+            .request(now, link, bytes, now + PATIENCE, early);
+    }
+
+    fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> Option<T> {
+        from.choose(rng).copied()
+    }
+
+    fn epoch(&mut self) -> u64 {
+        match Self::pick(&mut self.rng, &self.epochs) {
+            Some(epoch) if self.rng.random_bool(0.7) => epoch,
+            _ => {
+                let epoch = self.rng.next_u64();
+                record(&mut self.epochs, epoch, &mut self.rng);
+                epoch
+            }
+        }
+    }
+
+    /// Whatever comes to its mind.
+    fn request(&mut self) -> Vec<u8> {
+        let (epoch, place) = (self.epoch(), self.rng.random_range(0..40));
+        let sequence = OperationNumber(if self.rng.random_bool(0.05) {
+            self.rng.next_u64() >> 1
+        } else {
+            place
+        });
+        let rng = &mut self.rng;
+        let nobody: Username = "mal".parse().expect("a name");
+        let unknown: GroupName = "den".parse().expect("a name");
+        let from = Self::pick(rng, &self.known.people).unwrap_or(nobody);
+        let from = if rng.random_bool(0.3) { nobody } else { from };
+        let to = Self::pick(rng, &self.known.people).unwrap_or(nobody);
+        let group = Self::pick(rng, &self.known.groups).unwrap_or(unknown);
+        let group = if rng.random_bool(0.2) { unknown } else { group };
+        let membership = if rng.random_bool(0.5) {
+            0
+        } else {
+            rng.next_u64()
+        };
+        let content = *[0, 0, 0, 1, 2, 3, 127, 255].choose(rng).unwrap_or(&0);
+        // As one of the others would write, or their realm of what it could not deliver.
+        let number = rng.random_range(0..30);
+        let text = if rng.random_bool(0.5) {
+            format!("{to} writes {number} ")
+        } else {
+            format!("not delivered ({from}@beta): {to} writes {number} ")
+        };
+        let message = Body(text.as_bytes());
+        let request = match rng.random_range(0..16) {
+            0..4 => PeerRequest::Deliver {
+                epoch,
+                sequence,
+                content,
+                from,
+                to,
+                message,
+            },
+            4..6 => PeerRequest::Post {
+                epoch,
+                sequence,
+                content,
+                from,
+                group,
+                message,
+            },
+            6 | 7 => return self.introduction(),
+            8 => PeerRequest::Join {
+                group,
+                user: from,
+                password: Password(if rng.random_bool(0.5) {
+                    GROUP_PASSWORD
+                } else {
+                    b"guessed"
+                }),
+            },
+            9 => PeerRequest::Leave {
+                group,
+                user: from,
+                membership,
+            },
+            10 => PeerRequest::Grown { group },
+            11 => PeerRequest::Read {
+                group,
+                epoch: membership,
+                after: Position(rng.random_range(0..20)),
+                offset: rng.random_range(0..100),
+            },
+            12 => {
+                let mut proof = [0; 16];
+                rng.fill_bytes(&mut proof);
+                let other = self.known.targets.choose(rng);
+                PeerRequest::Rotate {
+                    key: other.map_or([7; 32], |other| other.key.0),
+                    proof,
+                }
+            }
+            13 => PeerRequest::Withdraw { epoch, sequence },
+            14 if rng.random_bool(0.5) => PeerRequest::Ended {
+                epoch,
+                sequence,
+                group,
+                life: membership,
+            },
+            14 => PeerRequest::Expelled {
+                epoch,
+                sequence,
+                group,
+                user: to,
+                membership,
+            },
+            _ => {
+                let mut noise = vec![0; rng.random_range(1..60)];
+                rng.fill_bytes(&mut noise);
+                noise[0] = rng.random_range(0x5e..0x80);
+                return noise;
+            }
+        };
+        request.to_bytes()
+    }
+
+    /// Says that it is somebody, somewhere.
+    fn introduction(&mut self) -> Vec<u8> {
+        let rng = &mut self.rng;
+        let other = Self::pick(rng, &self.known.realms);
+        let own: RealmId = NAME.parse().expect("a name");
+        let realm = other.filter(|_| rng.random_bool(0.5)).unwrap_or(own);
+        let ip = ADDRESS.ip().to_string();
+        let bystander = BYSTANDER.ip().to_string();
+        let (address, port) = match rng.random_range(0..4) {
+            0 => (bystander, BYSTANDER.port()),
+            1 => (String::new(), 0),
+            2 => match self.known.targets.choose(rng) {
+                Some(other) => (other.address.ip().to_string(), other.address.port()),
+                None => (ip, ADDRESS.port()),
+            },
+            _ => (ip, ADDRESS.port()),
+        };
+        let numbers = match rng.random_range(0..3) {
+            0 => None,
+            1 => Some((7, 0)),
+            _ => Some((rng.next_u64(), rng.next_u64())),
+        };
+        self.introductions += 1;
+        PeerRequest::Introduce {
+            realm,
+            address: Text(&address),
+            port: Port(port),
+            numbers,
+        }
+        .to_bytes()
+    }
+
+    /// What it answers, if it does.
+    fn answer(&mut self, request: &[u8]) -> Option<Vec<u8>> {
+        let refused = |code: ErrorCode| Answer::Refused(code.into());
+        let highest = OperationNumber(self.rng.random_range(0..100));
+        let reused = Answer::Refused(Refusal::number(ErrorCode::NumberReused, highest));
+        let is_message = matches!(
+            PeerRequest::parse(request),
+            Ok(PeerRequest::Deliver { .. } | PeerRequest::Post { .. })
+        );
+        let answer = match (self.verdict, is_message) {
+            (Verdict::NumberReused, true) => reused,
+            (Verdict::Delivered, true) => Answer::Sent(Sent::Delivered),
+            (Verdict::Transient, true) => Answer::Refused(Refusal::busy(1)),
+            (Verdict::Refused, true) => refused(ErrorCode::NoSuchUser),
+            (Verdict::Silence, true) => return None,
+            _ => match self.rng.random_range(0..14) {
+                0..3 => Answer::Done,
+                3 => Answer::Sent(Sent::Stored),
+                4 => reused,
+                5 => Answer::Refused(Refusal::busy(u64::MAX)),
+                6 => refused(ErrorCode::Internal),
+                7 => refused(ErrorCode::NoSuchGroup),
+                8 => refused(ErrorCode::PeerRefused),
+                9 => Answer::Joined {
+                    epoch: self.rng.random_range(0..3),
+                    membership: self.rng.next_u64(),
+                    known_as: *self.known.realms.choose(&mut self.rng)?,
+                },
+                10 | 11 => Answer::Page(self.page()),
+                12 => return Some(vec![0xff, 1, 2]),
+                _ => return None,
+            },
+        };
+        Some(answer.to_bytes())
+    }
+
+    /// A page that falls, or repeats, or has no end.
+    fn page(&mut self) -> Page {
+        let rng = &mut self.rng;
+        let count = rng.random_range(0..3);
+        let entries = (0..count).filter_map(|_| {
+            let user = *self.known.people.choose(rng)?;
+            let realm = self.known.realms.choose(rng).copied();
+            let realm = realm.filter(|_| rng.random_bool(0.7));
+            Some(Entry {
+                position: Position(rng.random_range(0..10)),
+                time: rng.random(),
+                content: rng.random_range(0..128),
+                fragment: None,
+                from: Sender { user, realm },
+                read: false,
+                body: b"never said".to_vec(),
+            })
+        });
+        let entries = entries.collect();
+        let more = rng.random_bool(0.9);
+        Page { more, entries }
+    }
+}
+
+/// Keeps something in place of something else.
+fn record<T>(all: &mut Vec<T>, one: T, rng: &mut StdRng) {
+    if all.len() < RECORDED_MAX {
+        all.push(one);
+    } else {
+        let at = rng.random_range(0..all.len());
+        all[at] = one;
+    }
+}

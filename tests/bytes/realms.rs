@@ -1,0 +1,189 @@
+//! What realms say to each other.
+
+use std::fmt::Write as _;
+
+use merpati::{
+    crypto::SecretKey,
+    wire::{
+        Answer, Body, Entry, ErrorCode, OperationNumber, Page, Password, PeerRequest, Port,
+        Position, Protection, Sender, Sent, Text,
+    },
+};
+
+use crate::{BEFORE, Cost, Talk, at, cell, name};
+
+const HEAD: &str = "
+## Between realms
+
+The same for what realms ask each other, on the link that two of them share. Names and messages are as long, hosts have twelve letters. What
+may not travel early (PEER-21) waits for the handshake where there is no link.
+
+| request | on an open link | from nothing |
+| --- | --- | --- |
+";
+
+/// Every request, with what is usually answered.
+fn requests() -> Vec<(&'static str, PeerRequest<'static>, Answer)> {
+    let (epoch, sequence) = (0x0123_4567_89ab_cdef, OperationNumber(1000));
+    let message = Body(b"twenty bytes of text");
+    let (anna, bobby, cats) = (name("anna"), name("bobby"), name("cats"));
+    let membership = 0xfedc_ba98_7654_3210;
+    let page = Answer::Page(Page {
+        more: false,
+        entries: vec![Entry {
+            position: Position(1000),
+            time: 1_800_000_000,
+            content: 0,
+            fragment: None,
+            from: Sender {
+                user: bobby,
+                realm: None,
+            },
+            read: false,
+            body: message.0.to_vec(),
+        }],
+    });
+    vec![
+        (
+            "introduce",
+            PeerRequest::Introduce {
+                realm: name("beta"),
+                address: Text("beta.example"),
+                port: Port(6377),
+                numbers: Some((epoch, epoch)),
+            },
+            Answer::Joined {
+                epoch,
+                membership: 0,
+                known_as: name("beta"),
+            },
+        ),
+        (
+            "rotate",
+            PeerRequest::Rotate {
+                key: [7; 32],
+                proof: [8; 16],
+            },
+            Answer::Done,
+        ),
+        (
+            "deliver",
+            PeerRequest::Deliver {
+                epoch,
+                sequence,
+                content: 0,
+                from: anna,
+                to: bobby,
+                message,
+            },
+            Answer::Sent(Sent::Stored),
+        ),
+        (
+            "post",
+            PeerRequest::Post {
+                epoch,
+                sequence,
+                content: 0,
+                from: anna,
+                group: cats,
+                message,
+            },
+            Answer::Sent(Sent::Stored),
+        ),
+        (
+            "withdraw",
+            PeerRequest::Withdraw { epoch, sequence },
+            Answer::Done,
+        ),
+        (
+            "join",
+            PeerRequest::Join {
+                group: cats,
+                user: anna,
+                password: Password(b"correct horse"),
+            },
+            Answer::Joined {
+                epoch,
+                membership,
+                known_as: name("beta"),
+            },
+        ),
+        (
+            "leave",
+            PeerRequest::Leave {
+                group: cats,
+                user: anna,
+                membership,
+            },
+            Answer::Done,
+        ),
+        ("grown", PeerRequest::Grown { group: cats }, Answer::Done),
+        (
+            "read",
+            PeerRequest::Read {
+                group: cats,
+                epoch,
+                after: Position(999),
+                offset: 0,
+            },
+            page,
+        ),
+        (
+            "expelled",
+            PeerRequest::Expelled {
+                epoch,
+                sequence,
+                group: cats,
+                user: anna,
+                membership,
+            },
+            Answer::Refused(ErrorCode::NotAMember.into()),
+        ),
+        (
+            "ended",
+            PeerRequest::Ended {
+                epoch,
+                sequence,
+                group: cats,
+                life: epoch,
+            },
+            Answer::Sent(Sent::Stored),
+        ),
+    ]
+}
+
+/// What a request costs on a link that is open, and from nothing.
+fn costs(request: &PeerRequest<'_>, answer: &Answer) -> [Cost; 2] {
+    let bytes = request.to_bytes();
+    let mut talk = Talk::new(Protection::Sealed, answer);
+    let (own, peer) = (
+        SecretKey::from_bytes([1; 32]),
+        SecretKey::from_bytes([2; 32]),
+    );
+    let (now, own, peer) = (talk.now, own.public(), peer.public());
+    let link = talk.client.link_with(now, &own, peer, at(2));
+    let nothing = talk.exchange(link, &bytes, request.may_travel_early());
+    for _ in 0..BEFORE {
+        talk.exchange(link, &bytes, false);
+    }
+    [talk.exchange(link, &bytes, false), nothing]
+}
+
+/// The part of `spec/bytes.md` that is about realms.
+///
+/// PEER-4, PEER-7: that messages are numbered in an epoch of each start costs a delivery nothing.
+pub fn table() -> String {
+    let mut text = HEAD.to_owned();
+    for (name, request, answer) in requests() {
+        let costs = costs(&request, &answer);
+        let [open, nothing] = costs.map(cell);
+        writeln!(text, "| `{name}` | {open} | {nothing} |").unwrap();
+        if ["deliver", "post"].contains(&name) {
+            assert!(
+                costs[0].up <= 67 && costs[0].down <= 25,
+                "{name}: {costs:?}"
+            );
+        }
+    }
+    text
+}
