@@ -69,7 +69,7 @@ impl Endpoint {
             Stage::Dialing(dial) => {
                 let (repeats, bytes) = dial.sent();
                 let mut wait = slot.link.repeat_after(repeats, bytes);
-                if slot.is_once && repeats + 1 >= DIALS_ONCE {
+                if cfg!(feature = "server") && slot.is_once && repeats + 1 >= DIALS_ONCE {
                     // It was the last: the answer to it may have far to come.
                     wait = wait.max(DIALS_ONCE_PATIENCE);
                 }
