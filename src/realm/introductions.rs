@@ -222,6 +222,8 @@ impl<S: Store> Realm<S> {
                     fingerprint = new.fingerprint(),
                     "a peer has a new key, for which its old one vouches"
                 );
+                // Links with it go by the new one.
+                self.network.peers_changed();
                 return Ok(Answer::Done);
             }
         }
