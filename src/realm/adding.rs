@@ -50,12 +50,19 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::BadRequest.into());
         }
         if let Some(known) = self.find_peer(&mut work.batch, realm).await? {
-            let is_meant = work
-                .request
-                .options
-                .key
-                .is_none_or(|key| key == known.record.key);
-            if known.record.added || !is_meant {
+            if known.record.added {
+                return Err(ErrorCode::RealmExists.into());
+            }
+            // Who has introduced itself under that name is not for that reason who is meant.
+            let meant = match work.request.options.key {
+                Some(key) => Some(PublicKey(key)),
+                None => match work.who(address.0, port.0) {
+                    Ok(found) => found,
+                    Err(question) => return Ok(Decided::Ask(question)),
+                },
+            };
+            let meant = meant.ok_or(ErrorCode::RealmUnreachable)?;
+            if meant != known.key() {
                 return Err(ErrorCode::RealmExists.into());
             }
             // It has introduced itself, perhaps in answer to this very command, and is now wanted here too.
