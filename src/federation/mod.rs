@@ -273,10 +273,8 @@ impl Federation {
             // A start is told to all: what they have waiting then comes at once. Whoever becomes a peer later has just been talked to.
             let is_introduced = peer.is_introduced() && !self.is_start;
             let mut task = PeerTask::new(peer, is_introduced);
-            if self.is_start {
-                // Its last word before the stop may not have been looked into.
-                let _ = task.claimed();
-            }
+            // What it says of its address came before it was listed, or before the stop: that it is to be tried may have met nobody.
+            let _ = task.claimed();
             for work in self.early.remove(&peer.realm).unwrap_or_default() {
                 let _ = task.add_work(work);
             }

@@ -56,6 +56,8 @@ pub struct PeerTask {
     is_introduced: bool,
     are_copies_listed: bool,
     work: BTreeSet<GroupWork>,
+    /// It is to be introduced to again since it was introduced to last.
+    is_lost: bool,
     /// How often it has been told of numbers that it did not know (PEER-27).
     told: u32,
     /// The queue has grown since it was looked at.
@@ -82,6 +84,7 @@ impl PeerTask {
             is_introduced,
             are_copies_listed: false,
             work: BTreeSet::new(),
+            is_lost: false,
             told: 0,
             has_grown: false,
             refused: (0, 0),
@@ -153,6 +156,7 @@ impl PeerTask {
     /// It hears of this realm only when that introduces itself again.
     pub fn lost(&mut self) -> Option<Next> {
         self.is_introduced = false;
+        self.is_lost = true;
         self.wake()
     }
 
@@ -188,6 +192,7 @@ impl PeerTask {
     /// A step is under way.
     pub fn does(&mut self, now: Moment, step: StepId, doing: Doing) {
         self.is_heard &= !doing.is_asking();
+        self.is_lost &= !matches!(doing, Doing::Introducing(..));
         self.silent_at = doing.is_asking().then(|| now.since_start() + SILENT_AFTER);
         self.stage = Stage::Doing(step, doing);
     }
@@ -269,7 +274,8 @@ impl PeerTask {
                 self.introduced(own, (&peer, is_numbered), answer.as_deref())
             }
             (Doing::Noting, Done::Written(Written::Durable)) => {
-                self.is_introduced = true;
+                // Unless the link is lost on which that was answered.
+                self.is_introduced = !self.is_lost;
                 self.told = 0;
                 self.go_on()
             }

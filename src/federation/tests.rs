@@ -265,6 +265,20 @@ fn peer_is_called_back_beside_all_else() {
     assert!(scene.next_question().is_some());
 }
 
+/// PEER-24: a link that is lost while this realm introduces itself over it has it do so again.
+#[test]
+fn link_lost_during_an_introduction_has_another_follow() {
+    let mut scene = Scene::new();
+    let (_, id, _) = scene.wait_for_question();
+    scene.happens(Input::Lost(beta()));
+    scene.answer(id, Some(&Answer::Done));
+    let (id, bytes) = scene.next_question().expect("once more");
+    let again = PeerRequest::parse(&bytes).unwrap();
+    assert!(matches!(again, PeerRequest::Introduce { .. }), "{again:?}");
+    scene.answer(id, Some(&Answer::Done));
+    assert!(scene.next_question().is_none());
+}
+
 /// PEER-22: of a peer that was removed nothing that comes back is believed, and another that has its name begins anew.
 #[test]
 fn another_peer_of_the_same_name_begins_anew() {

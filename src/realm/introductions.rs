@@ -44,9 +44,15 @@ impl<S: Store> Realm<S> {
                 {
                     break;
                 }
+                // Once it knows the key there is now, an answer that comes late takes nothing back.
+                let knows_now = current.record.knows == self.own.key().0;
                 let record = PeerRecord {
                     introduced: true,
-                    knows: peer.record.knows,
+                    knows: if knows_now {
+                        current.record.knows
+                    } else {
+                        peer.record.knows
+                    },
                     ..current.record
                 };
                 batch.put(records::peer(peer.realm), record.to_value()?);

@@ -303,3 +303,74 @@ async fn unasked_peers_at_once_take_no_more_places_than_there_are() {
     assert_eq!(both, (Answer::Done, Answer::Done));
     assert_eq!(realm.peers().await.0.len(), 64);
 }
+
+/// PEER-1: a realm that has introduced itself under a name is added under it only if it is who answers at the address. Its key was taken for
+/// that of the realm that an operator had named.
+#[tokio::test(start_paused = true)]
+async fn who_has_taken_a_name_is_not_added_for_another() {
+    for (there, expected) in [
+        (Some(60), refused(ErrorCode::RealmExists)),
+        (None, refused(ErrorCode::RealmUnreachable)),
+        (Some(50), Answer::Done),
+    ] {
+        let (realm, mut errands) = open_realm(&Held::default());
+        let taken = give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
+        assert_eq!(taken, Answer::Done);
+        give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
+        let claim = Command::Claim {
+            operation: op(2),
+            session: BOUND,
+            code: Password(b"open sesame"),
+        };
+        give(&realm, 1, &Request::from(claim).to_bytes()).await;
+        let add = Command::AddRealm {
+            operation: op(3),
+            session: BOUND,
+            realm: "beta".parse().unwrap(),
+            address: Text("192.0.2.9"),
+            port: Port(6377),
+            src_address: Text(""),
+            src_port: Port(0),
+        };
+        let add = Request::from(add).to_bytes();
+        let (answer, ()) = tokio::join!(give(&realm, 1, &add), async {
+            let Some(Errand::Who { answer, .. }) = errands.recv().await else {
+                panic!("nobody is asked who is there")
+            };
+            if let Some(n) = there {
+                answer.send(PublicKey([n; 32])).unwrap();
+            }
+        });
+        assert_eq!(answer, expected);
+        let is_added = only_peer(&realm).await.record.added;
+        assert_eq!(is_added, there == Some(50));
+    }
+}
+
+/// PEER-13, PEER-24: whoever looks after links hears of a new key: a link with it was one with nobody.
+#[tokio::test]
+async fn new_key_of_a_peer_is_told_to_who_looks_after_links() {
+    let (realm, _errands) = open_realm(&Held::default());
+    add_peer(&realm, 50, "beta").await;
+    realm.network.heard("beta".parse().unwrap(), NOW);
+    realm.network.signals().await;
+    let new_key = super::peers::rotate(PublicKey([50; 32]), &SecretKey::from_bytes([51; 32]));
+    assert_eq!(give(&realm, 50, &new_key.to_bytes()).await, Answer::Done);
+    assert!(realm.network.signals().await.are_peers_changed);
+}
+
+/// PEER-13: what a peer answered when it knew this realm by a former key takes nothing back when it is written down late. All that was asked
+/// from then on was asked by that key, and refused.
+#[tokio::test]
+async fn late_answer_puts_no_former_key_of_this_realm_back() {
+    let (realm, _errands) = open_realm(&Held::default());
+    add_peer(&realm, 50, "beta").await;
+    let now = realm.own.key();
+    let beta = only_peer(&realm).await;
+    let before = beta.known_by(PublicKey([8; 32]));
+    for peer in [&before, &beta.known_by(now), &before] {
+        let noted = realm.note_introduced(peer, None, MOMENT).await;
+        assert_eq!(noted, Written::Durable);
+    }
+    assert_eq!(only_peer(&realm).await.knows(), now);
+}
