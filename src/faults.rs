@@ -118,6 +118,16 @@ pub enum Fault {
     TakeAllEarly,
     /// A peer may go by anybody's key.
     TakeAnyKey,
+    /// A realm that was restored from a copy goes on with peers that remember what it does not.
+    ForgetLives,
+    /// A peer is asked where it was never found yet, as soon as it says that it is there.
+    TrialTakesLink,
+    /// Messages that are not taken make way for each other at once.
+    MakeWayAtOnce,
+    /// A restored realm does what was recorded before.
+    TakeAllEarlyOnceRestored,
+    /// A key that a removed peer has given up makes a peer of whoever has it.
+    TakeGivenUpKey,
     /// A message leaves its queue although it has left it.
     SettleTwice,
     /// Whether who asks is a peer is looked at once.

@@ -196,7 +196,7 @@ impl Endpoint {
         };
         let connection = ConnectionId(u32::from_be_bytes(*connection));
         slot.stage = Stage::Open;
-        slot.is_once = false;
+        let was_tried = cfg!(feature = "server") && slot.is_once;
         slot.heard = Some(now);
         slot.remote = Some(connection);
         slot.link.establish(keys, Some(connection));
@@ -210,6 +210,9 @@ impl Endpoint {
             // The answer did not fit what we brought, or is slow: now it may come. And a realm may ask
             // on a link as soon as it is proven.
             slot.link.confirm();
+        }
+        if was_tried {
+            self.is_there(now, id);
         }
         self.touch(now, id);
     }

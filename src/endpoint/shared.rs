@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     crypto::PublicKey,
+    faults::{Fault, is_planted},
     link::{Link, Time},
     wire::{CloseReason, ConnectionId, LinkName},
 };
@@ -29,11 +30,7 @@ impl Endpoint {
         address: SocketAddr,
     ) -> LinkId {
         let own = self.own_key(own);
-        let dialed = self.dialed.get(&peer).copied();
-        let dialed = dialed.filter(|id| match self.slots.get(id) {
-            Some(slot) => slot.own == own && slot.path.remote == address && !slot.link.is_closing(),
-            None => false,
-        });
+        let dialed = self.dialed_to(own, (peer, address));
         let is_open = |id: &LinkId| {
             self.slots
                 .get(id)
@@ -41,18 +38,15 @@ impl Endpoint {
         };
         let ours = dialed.filter(|id| is_open(id) && self.ours_stays(own, &peer));
         let theirs = self.accepted_from(own, &peer);
-        if let Some(link) = ours.or(theirs).or(dialed) {
-            if let Some(slot) = self.slots.get_mut(&link) {
-                // Whoever asks vouches for the address.
-                slot.is_once = false;
-            }
-            return link;
+        match ours.or(theirs).or(dialed) {
+            Some(link) => link,
+            None => self.dial_instead(now, own, (peer, address)),
         }
-        self.dial_instead(now, own, (peer, address))
     }
 
     /// A link to the realm whose key is `peer`, opened by this side to `address`: that there is one shows the other that it can be
-    /// called. If it `is_once`, the Init leaves [`DIALS_ONCE`] times at most, until the answer has come.
+    /// called. If it `is_once`, the Init leaves [`DIALS_ONCE`] times at most, until the answer has come; until then it takes nothing
+    /// from a link to another address: nobody vouches for this one.
     ///
     /// [`DIALS_ONCE`]: super::limits::DIALS_ONCE
     pub fn link_to(
@@ -63,22 +57,41 @@ impl Endpoint {
         is_once: bool,
     ) -> LinkId {
         let own = self.own_key(own);
-        let dialed = self.dialed.get(&peer).copied();
-        let dialed = dialed.filter(|id| match self.slots.get(id) {
-            Some(slot) => slot.own == own && slot.path.remote == address && !slot.link.is_closing(),
-            None => false,
-        });
-        if let Some(link) = dialed {
-            if let Some(slot) = self.slots.get_mut(&link) {
-                slot.is_once &= is_once;
-            }
+        if let Some(link) = self.dialed_to(own, (peer, address)) {
             return link;
         }
-        let link = self.dial_instead(now, own, (peer, address));
+        if !is_once || is_planted(Fault::TrialTakesLink) {
+            return self.dial_instead(now, own, (peer, address));
+        }
+        let is_tried =
+            |slot: &Slot| slot.is_once && slot.peer == Some(peer) && slot.is_to(own, address);
+        let mut slots = self.slots.iter();
+        if let Some((link, _)) = slots.find(|(_, slot)| is_tried(slot)) {
+            return *link;
+        }
+        let link = self.dial_realm(now, own, peer, address);
         if let Some(slot) = self.slots.get_mut(&link) {
-            slot.is_once = is_once;
+            slot.is_once = true;
         }
         link
+    }
+
+    /// The realm that was tried at an address is there: it is called there from now on.
+    pub(super) fn is_there(&mut self, now: Time, id: LinkId) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        slot.is_once = false;
+        if let Some(peer) = slot.peer {
+            self.take_place(now, peer, id);
+        }
+    }
+
+    /// The link that this side has opened to a realm at that address.
+    fn dialed_to(&self, own: u16, (peer, address): (PublicKey, SocketAddr)) -> Option<LinkId> {
+        let id = self.dialed.get(&peer)?;
+        let slot = self.slots.get(id)?;
+        slot.is_to(own, address).then_some(*id)
     }
 
     /// An open link with the realm whose key is `peer`, whoever has opened it: the one on which it was heard last.
@@ -135,13 +148,17 @@ impl Endpoint {
         own: u16,
         (peer, address): (PublicKey, SocketAddr),
     ) -> LinkId {
-        let elsewhere = self.dialed.get(&peer).copied();
         let link = self.dial_realm(now, own, peer, address);
-        if let Some(elsewhere) = elsewhere {
+        self.take_place(now, peer, link);
+        link
+    }
+
+    /// A realm is called on `link` from now on, and not at another address any more.
+    fn take_place(&mut self, now: Time, peer: PublicKey, link: LinkId) {
+        if let Some(elsewhere) = self.dialed.insert(peer, link) {
             self.move_requests(now, elsewhere, link);
             self.close(now, elsewhere, CloseReason::Done);
         }
-        link
     }
 
     /// Ends a link on which a request was not answered in time, if the other side opened it: it may have
@@ -200,7 +217,6 @@ impl Endpoint {
         );
         slot.own = own;
         slot.is_shared = true;
-        self.dialed.insert(peer, id);
         self.place(id, slot);
         id
     }

@@ -228,6 +228,11 @@ impl Slot {
         is_sealed && !early && self.proven_address().is_none()
     }
 
+    /// True when it leads from that key of this side's to that address, and is not about to end.
+    pub fn is_to(&self, own: u16, address: SocketAddr) -> bool {
+        self.own == own && self.path.remote == address && !self.link.is_closing()
+    }
+
     /// True when the Init has left as often as it may, to an address for which nobody vouches.
     pub fn is_dialled_out(&self) -> bool {
         // Only realms are told where others are; a light client need not carry this about.

@@ -441,6 +441,39 @@ fn an_address_that_has_answered_is_as_good_as_any() {
     assert!(realms.sent_to(0, nowhere(), Duration::from_mins(2)) > 3);
 }
 
+/// PEER-23: while a realm is tried at an address for which nobody vouches, it is asked where it is believed to be, and the trial goes on. The
+/// link that was there was given up for one that leads nowhere.
+#[test]
+fn a_trial_takes_nothing_from_the_link_that_is_there() {
+    let mut realms = Realms::new(1, 0.0);
+    realms.ask(0);
+    realms.settle();
+    let key = realms.sides[1].key;
+    let ours = |realms: &Realms| realms.sides[0].endpoint.links_with(&key).1;
+    let before = ours(&realms).unwrap();
+    let trial = realms.ask_once(0, nowhere());
+    assert_eq!(realms.ask_once(0, nowhere()), trial, "it is one trial");
+    for answered in [2, 3] {
+        realms.ask(0);
+        realms.carry();
+        realms.carry();
+        assert_eq!(
+            (realms.answered()[0], ours(&realms)),
+            (answered, Some(before))
+        );
+        assert!(realms.sides[0].endpoint.is_dialing(trial));
+    }
+    realms.settle();
+    assert!(!realms.sides[0].endpoint.has(trial));
+    // One that answers takes the place of the other, and what waits on that.
+    let address = SocketAddr::from(([10, 0, 0, 7], 6377));
+    let trial = realms.ask_once(0, address);
+    realms.sides[1].address = address;
+    realms.settle();
+    assert_eq!(ours(&realms), Some(trial));
+    assert_eq!(realms.links()[0], 1, "the other is closed");
+}
+
 /// PEER-24: a realm that has been called calls back to see that it can be called itself; when nobody answers it asks on the other's link.
 #[test]
 fn who_cannot_be_called_back_is_asked_on_its_own_link() {
