@@ -7,6 +7,8 @@ use super::{
 };
 use crate::{
     crypto::LifeClaim,
+    faults::{Fault, is_planted},
+    link::Time,
     wire::{Life, LinkName, OperationNumber, Welcome, varint_len},
 };
 
@@ -37,6 +39,25 @@ impl Endpoint {
         self.slots
             .get(&link)
             .is_some_and(|slot| slot.is_life_unknown)
+    }
+
+    /// Keeps an early request until `link` is proven, if its other side claimed a life that is unknown here: the store may have forgotten that
+    /// it has been done, and somebody may have recorded it (HS-7). Else it is given back.
+    pub fn keep_for_proof(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        (number, bytes): (u64, Vec<u8>),
+    ) -> Option<(u64, Vec<u8>)> {
+        match self.slots.get_mut(&link) {
+            _ if is_planted(Fault::TakeAllEarlyOnceRestored) => Some((number, bytes)),
+            Some(slot) if slot.is_life_unknown && slot.waits_for_proof(false) => {
+                slot.held.push((number, bytes));
+                self.touch(now, link);
+                None
+            }
+            _ => Some((number, bytes)),
+        }
     }
 }
 

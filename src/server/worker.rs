@@ -252,7 +252,17 @@ impl<S: Store> Worker<S> {
                     number,
                     bytes,
                     early,
-                } => self.carry_out(link, number, bytes, early),
+                } => {
+                    let (now, mut request) = (self.now(), Some((number, bytes)));
+                    if early {
+                        let early = request.take();
+                        request =
+                            early.and_then(|early| self.endpoint.keep_for_proof(now, link, early));
+                    }
+                    if let Some((number, bytes)) = request {
+                        self.carry_out(link, number, bytes, early);
+                    }
+                }
                 Event::Moved {
                     link,
                     number,

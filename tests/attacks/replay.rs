@@ -1,6 +1,6 @@
 //! Everything that was sent in a session, sent again: one by one, all together, after a restart, from elsewhere.
 
-use std::net::Ipv4Addr;
+use std::{fs, net::Ipv4Addr};
 
 use merpati::wire::{Packet, Protection};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     stranger::Stranger,
     support::{
-        Home, Realm,
+        Home, Realm, copy_directory,
         relay::{Relay, Way},
         watch::Watch,
     },
@@ -146,4 +146,35 @@ fn a_session_that_is_replayed_has_no_effect() {
     }
     home.run("ann", &["send", "bob", "goes on"]).ok();
     assert!(!realm.log().contains("panicked"), "{}", realm.log());
+}
+
+/// HS-7, HS-14: a realm that was restored from a copy does not know what has been done since; what was recorded of that does it no second time.
+#[test]
+fn nothing_recorded_is_done_again_by_a_restored_realm() {
+    let home = Home::new();
+    let limits = "[limits]\nhandshakes = \"unlimited\"\nhandshakes_per_subnet = \"unlimited\"";
+    let mut realm = home.realm_as(limits);
+    let relay = Relay::to(realm.address);
+    let connect = realm.connect_through(relay.address);
+    for name in ["ann", "bob"] {
+        home.register(name, &connect);
+    }
+    assert_eq!(realm.stop(), Some(0));
+    let backup = home.directory.path().join("backup");
+    copy_directory(&realm.data(), &backup);
+    realm.start_again();
+    // By which ann learns the life that the copy does not know.
+    home.run("ann", &["whoami"]).ok();
+    relay.take_carried();
+    home.run("ann", &["send", "bob", "recorded"]).ok();
+    let carried = relay.take_carried();
+    let up = carried.into_iter().filter(|one| one.way == Way::ToRealm);
+    let datagrams: Vec<Vec<u8>> = up.map(|one| one.bytes).collect();
+    assert_eq!(realm.stop(), Some(0));
+    fs::remove_dir_all(realm.data()).unwrap();
+    copy_directory(&backup, &realm.data());
+    realm.start_again();
+    replay(&realm, Ipv4Addr::new(127, 0, 1, 1), &datagrams, 1);
+    home.run("ann", &["send", "bob", "goes on"]).ok();
+    assert_eq!(home.texts("bob"), ["goes on"]);
 }

@@ -67,6 +67,49 @@ fn life_claimed_and_told() {
     }
 }
 
+/// HS-7: what is asked early by whoever claims an unknown life waits until the link is proven.
+#[test]
+fn early_request_of_an_unknown_life_waits_for_proof() {
+    for is_unknown in [false, true] {
+        let mut pair = Pair::new(Protection::Sealed);
+        let link = pair.connect();
+        pair.client.claim_life(link, Some(OLD));
+        pair.ask(link, true);
+        let mut out = vec![];
+        pair.client.poll_transmit(pair.now, &mut out).unwrap();
+        pair.server.handle_datagram(pair.now, pair.from, &out);
+        let Some(Event::Incoming { link, .. }) = pair.server.poll_event() else {
+            panic!("no link was opened")
+        };
+        pair.server.tell_life(link, Some(NEW), is_unknown);
+        let Some(Event::Request {
+            number,
+            bytes,
+            early: true,
+            ..
+        }) = pair.server.poll_event()
+        else {
+            panic!("nothing was asked early")
+        };
+        let given = pair.server.keep_for_proof(pair.now, link, (number, bytes));
+        assert_eq!(given.is_none(), is_unknown);
+        if is_unknown {
+            let number = OperationNumber(9);
+            pair.server
+                .welcome(pair.now, link, Some(AccountId::new(1)), number);
+            // The Accept waits for an answer for a moment.
+            let mut told = pair.settle(|_| false);
+            while told.is_empty() {
+                pair.wait();
+                told = pair.settle(|_| false);
+            }
+            let is_asked = |event: &&Event| matches!(event, Event::Request { early: false, .. });
+            let asked = told.iter().filter(is_asked).count();
+            assert_eq!(asked, 1);
+        }
+    }
+}
+
 /// HS-14: the handshake that follows on one link claims what was told on it, and so does one that replaces it.
 #[test]
 fn life_told_is_claimed_by_later_handshakes() {
