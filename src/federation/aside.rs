@@ -119,7 +119,7 @@ impl Aside {
             }
             (Doing::Trying(peer), Done::Answered(None)) => {
                 let (host, port) = peer.address();
-                tracing::info!(peer = %self.peer, host, port, "a peer does not answer at the address that it gives; it is not tried again before the peer introduces itself");
+                tracing::info!(peer = %self.peer, host, port, "a peer was not found at the address that it gives; it is not tried again before the peer introduces itself");
                 return None;
             }
             (Doing::CallingBack(peer), Done::Answered(Some(answer))) => {

@@ -55,8 +55,10 @@ impl Doing {
 /// What follows once it is written down what becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// The next message has its turn.
+    /// It has been taken, or is given up: the next message has its turn.
     GoOn,
+    /// It has made way for the next, which may not be taken either.
+    MadeWay,
     /// The peer has not taken it: it is left alone for a while.
     Wait,
 }

@@ -34,7 +34,11 @@ use std::{
 
 use rand::{SeedableRng as _, rngs::StdRng};
 
-use self::{doing::Next, peer::PeerTask};
+use self::{
+    backoff::Until,
+    doing::{Doing, Next},
+    peer::PeerTask,
+};
 use crate::{
     realm::{
         CopyLook, CopyState, Failure, Glance, GroupWork, Kept, Moment, Numbered, Outgoing, Own,
@@ -47,6 +51,11 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(10);
 /// The longest time for which that which still cannot be read is left alone: it is twice as long each time.
 const AGAIN_MAX: Duration = Duration::from_mins(5);
+
+/// What is held of entries that are not whole yet, in bytes: of each peer in any case,
+const HELD_OF_EACH: usize = 128 << 10;
+/// and of all beyond that.
+const HELD_OF_ALL: usize = 64 << 20;
 
 /// Which step: what comes back of one that nobody waits for any more is passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -324,6 +333,16 @@ impl Federation {
         match next {
             Next::Do(act) => {
                 let (step, doing) = *act;
+                if let Doing::Reading(_, reading) = &doing
+                    && !self.may_hold(realm, reading.0.held())
+                {
+                    let group = reading.0.group();
+                    if let Some(peer) = self.peers.get_mut(&realm) {
+                        let next = peer.later(GroupWork::Read(group), Until::Over);
+                        self.go_on(now, realm, next);
+                    }
+                    return;
+                }
                 let id = self.push(Some(realm), step);
                 if let Some(peer) = self.peers.get_mut(&realm) {
                     peer.does(now, id, doing);
@@ -346,6 +365,14 @@ impl Federation {
                 self.list();
             }
         }
+    }
+
+    /// True when there is room for so much of an entry of a peer's group that is not whole yet: each peer has a little, and all share the rest.
+    fn may_hold(&self, realm: RealmId, held: usize) -> bool {
+        let others = self.peers.iter().filter(|(other, _)| **other != realm);
+        let over = |held: usize| held.saturating_sub(HELD_OF_EACH);
+        let all: usize = others.map(|(_, peer)| over(peer.held())).sum();
+        over(held) == 0 || all + over(held) <= HELD_OF_ALL
     }
 
     fn push(&mut self, realm: Option<RealmId>, step: Step) -> StepId {

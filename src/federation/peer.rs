@@ -479,7 +479,15 @@ impl PeerTask {
             Verdict::Settle(settling) => {
                 // One that always says that a number is used would make this realm ask as fast as it can.
                 let is_again = settling == Settling::Anew && outgoing.has_own_epoch();
-                let after = if is_again { After::Wait } else { After::GoOn };
+                let after = match settling {
+                    _ if is_again => After::Wait,
+                    Settling::Aside if !is_planted(Fault::MakeWayAtOnce) => After::MadeWay,
+                    Settling::Told(_)
+                    | Settling::Aside
+                    | Settling::Back
+                    | Settling::Anew
+                    | Settling::Returned => After::GoOn,
+                };
                 let step = Step::Settle(peer, outgoing, settling);
                 Next::act(step, Doing::Settling(after))
             }
@@ -489,6 +497,8 @@ impl PeerTask {
     fn settled(&mut self, after: After, written: Written) -> Next {
         match (written, after) {
             (Written::Durable, After::GoOn) => self.go_on(),
+            // Each that makes way for the other would else be asked about as often as is ever done.
+            (Written::Durable, After::MadeWay) => self.begin(),
             (Written::Durable, After::Wait) | (Written::Conflict, _) => self.not_taken(),
             (Written::Failed, _) => Next::Wait(Until::Over),
         }
@@ -510,8 +520,16 @@ impl PeerTask {
         Next::Wait(Until::Heard)
     }
 
+    /// How much of an entry that is not whole yet is held, in bytes.
+    pub fn held(&self) -> usize {
+        match &self.stage {
+            Stage::Doing(_, Doing::Reading(_, reading)) => reading.0.held(),
+            Stage::Doing(..) | Stage::Idle { .. } | Stage::Waiting(_) => 0,
+        }
+    }
+
     /// What is to be done for a group still is.
-    fn later(&mut self, work: GroupWork, until: Until) -> Next {
+    pub fn later(&mut self, work: GroupWork, until: Until) -> Next {
         self.work.insert(work);
         Next::Wait(until)
     }

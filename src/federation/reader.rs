@@ -54,6 +54,11 @@ impl Reader {
         self.group
     }
 
+    /// How much is held of entries until they are whole, in bytes.
+    pub fn held(&self) -> usize {
+        self.entries.iter().map(|entry| entry.body.capacity()).sum()
+    }
+
     /// The next question.
     pub fn request(&self) -> Vec<u8> {
         let read = PeerRequest::Read {

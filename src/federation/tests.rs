@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     crypto::{PublicKey, SecretKey},
     realm::{NextOutgoing, Settling},
-    wire::{Answer, PeerRequest, Refusal, Sent},
+    wire::{Answer, Entry, Fragment, Page, PeerRequest, Position, Refusal, Sent},
 };
 
 const STORED: Answer = Answer::Sent(Sent::Stored);
@@ -25,6 +25,7 @@ struct Scene {
     machine: Federation,
     peers: Vec<Peer>,
     queue: VecDeque<u64>,
+    has_copies: bool,
     seconds: u64,
 }
 
@@ -36,6 +37,7 @@ impl Scene {
             machine: Federation::new(Own::sample("alpha".parse().unwrap(), secret), 1),
             peers: vec![peer],
             queue: VecDeque::new(),
+            has_copies: false,
             seconds: 0,
         }
     }
@@ -79,6 +81,9 @@ impl Scene {
                     self.queue.push_back(outgoing.position() + 1000);
                 }
                 Done::Written(Written::Durable)
+            }
+            Step::LookAtCopy(..) if self.has_copies => {
+                Done::Copy(Box::new(CopyLook::At(CopyState::sample())))
             }
             Step::LookAtCopy(..) => Done::Copy(Box::new(CopyLook::Gone)),
             Step::Keep(..) => Done::Written(Written::Durable),
@@ -241,6 +246,24 @@ fn message_that_is_not_taken_makes_way() {
     assert_eq!(sequence(&bytes), 2);
 }
 
+/// PEER-14, PEER-5: two messages that the peer does not take make way for each other, and less often each time. They did so as fast as the shortest
+/// wait allowed.
+#[test]
+fn messages_that_make_way_for_each_other_wait_longer_each_time() {
+    let mut scene = Scene::introduced();
+    scene.queue(1);
+    scene.queue(2);
+    let internal = Answer::Refused(ErrorCode::Internal.into());
+    let mut asked = 0;
+    while scene.seconds < 3600 {
+        let (_, id, bytes) = scene.wait_for_question();
+        let withdraws = matches!(PeerRequest::parse(&bytes), Ok(PeerRequest::Withdraw { .. }));
+        scene.answer(id, Some(if withdraws { &Answer::Done } else { &internal }));
+        asked += 1;
+    }
+    assert!((20..120).contains(&asked), "{asked}");
+}
+
 /// PEER-24: a peer that opens a link while this realm introduces itself is called back after that, and what waits for it does not wait for that.
 #[test]
 fn peer_is_called_back_beside_all_else() {
@@ -319,6 +342,78 @@ fn group_work_is_done_until_it_is_settled() {
         scene.answer(id, answer.as_ref());
         assert_eq!(scene.machine.poll_timeout().is_none(), is_over);
     }
+}
+
+/// A part of the only entry of a group, which is as long as may be.
+fn part(offset: u64) -> Answer {
+    const PART: u64 = 1 << 20;
+    let fragment = Some(Fragment {
+        offset,
+        total: 16 << 20,
+    });
+    let entry = Entry {
+        position: Position(1),
+        time: 0,
+        content: 0,
+        fragment,
+        from: "ann".parse().unwrap(),
+        read: false,
+        body: vec![7; usize::try_from(PART).unwrap()],
+    };
+    let entries = vec![entry];
+    let more = offset + PART < 16 << 20;
+    Answer::Page(Page { more, entries })
+}
+
+/// PEER-10: what is held of long entries while they are read has an end, whatever peers say and however many say it; all are read in the end.
+#[test]
+fn long_entries_of_many_peers_are_read_a_few_at_a_time() {
+    let mut scene = Scene::introduced();
+    scene.has_copies = true;
+    let own = SecretKey::from_bytes([9; 32]).public();
+    let name = |n: u8| -> RealmId { format!("peer{n}").parse().unwrap() };
+    scene.peers = (0..9)
+        .map(|n| Peer::sample(name(n), PublicKey([100 + n; 32]), own))
+        .collect();
+    scene.happens(Input::PeersChanged);
+    let (mut asked, mut kept, mut most) = (VecDeque::new(), BTreeSet::new(), 0);
+    for n in 0..9 {
+        scene.happens(Input::Work(name(n), GroupWork::Read(crew())));
+    }
+    loop {
+        while let Some((id, step)) = scene.machine.poll_step() {
+            if let Step::Keep(peer, ..) = &step {
+                kept.insert(peer.realm);
+            }
+            match scene.read(&step) {
+                Some(done) => scene.happens(Input::Done(id, done)),
+                None => asked.push_back((id, step)),
+            }
+        }
+        let Some((id, step)) = asked.pop_front() else {
+            let Some(timeout) = scene.machine.poll_timeout() else {
+                break;
+            };
+            scene.seconds = scene.seconds.max(timeout.as_secs() + 1);
+            scene.machine.handle_timeout(scene.now());
+            continue;
+        };
+        let Step::Ask { peer, bytes } = step else {
+            panic!("{step:?}")
+        };
+        let answer = match PeerRequest::parse(&bytes) {
+            Ok(PeerRequest::Read { .. }) if kept.contains(&peer.realm) => {
+                Answer::Page(Page::default())
+            }
+            Ok(PeerRequest::Read { offset, .. }) => part(offset),
+            _ => Answer::Done,
+        };
+        scene.answer(id, Some(&answer));
+        let held = scene.machine.peers.values().map(PeerTask::held);
+        most = most.max(held.sum());
+    }
+    assert_eq!(kept.len(), 9);
+    assert!((48 << 20..66 << 20).contains(&most), "{most}");
 }
 
 /// PEER-5: whatever happens in whatever order, one step of a peer is under way at most, and once the peer takes what waits for it nothing waits.

@@ -60,6 +60,22 @@ pub struct CopyState {
 }
 
 impl CopyState {
+    /// A copy of which nothing has been read.
+    #[cfg(test)]
+    pub fn sample() -> Self {
+        Self {
+            record: CopyRecord {
+                epoch: 1,
+                known_as: "alpha".into(),
+                position: 0,
+                log: 1,
+                floor: 0,
+                ended: false,
+            },
+            relied: Batch::new(),
+        }
+    }
+
     /// Which group of that name it is.
     pub const fn epoch(&self) -> u64 {
         self.record.epoch
