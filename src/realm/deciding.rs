@@ -218,7 +218,7 @@ impl<S: Store> Realm<S> {
             _ => return Err(ErrorCode::Unsupported.into()),
         };
         let peer = self.peer(&mut work.batch, realm).await?;
-        Self::remove_peer(&peer, drops, &mut work.batch)?;
+        self.remove_peer(&peer, drops, &mut work.batch).await?;
         work.decision = Some(Decision {
             act: if drops { Act::Dropped } else { Act::Removed },
             peer: realm,

@@ -53,6 +53,8 @@ impl<S: Store> Realm<S> {
                     } else {
                         peer.record.knows
                     },
+                    // A peer that says no number (any more) is waited for by nobody.
+                    apart: current.record.apart && said.is_some(),
                     ..current.record
                 };
                 batch.put(records::peer(peer.realm), record.to_value()?);
@@ -113,6 +115,9 @@ impl<S: Store> Realm<S> {
                     is_apart: peer.record.apart,
                 };
                 answer = numbered.answer(peer.realm);
+            } else {
+                // It has gone back to a release without numbers: nothing can be agreed upon with that, nor waited for.
+                peer.record.apart = false;
             }
             let ends = was.number != peer.record.number;
             if is_new {
@@ -132,12 +137,13 @@ impl<S: Store> Realm<S> {
                     // Another may have given way.
                     self.chores.notify_one();
                 }
-                if changes {
+                // Nothing else is to be known before the peer is looked at: each may change its address as often as it likes.
+                if is_new || ends {
                     self.network.peers_changed();
                 }
                 self.network.heard(peer.realm, caller.now.wall);
                 if is_claim {
-                    self.has_claimed(caller, key, peer.realm, address);
+                    self.has_claimed(caller, &peer);
                 }
                 // It may have been away while its groups grew. If they cannot be listed, it is to introduce itself again.
                 self.read_all_copies(peer.realm).await?;

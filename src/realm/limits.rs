@@ -10,7 +10,7 @@ use std::{
 
 use rand::CryptoRng;
 
-use super::{Caller, Failure, Moment};
+use super::{Caller, Failure, Moment, Peer};
 pub use super::{
     shares::{QUEUE_MAX, SHARE_BYTES},
     watch_memory::WATCH_BYTES,
@@ -18,7 +18,6 @@ pub use super::{
 };
 use crate::{
     allowance::{Allowances, Frequency, Guesses, SubnetAllowances},
-    crypto::PublicKey,
     faults::{Fault, is_planted},
     wire::{RealmId, Refusal, Sender, Username},
 };
@@ -52,7 +51,7 @@ const EPOCHS: Frequency = Frequency::per_hour(20);
 /// Realms that become peers unasked, of one subnet and of all. For each that gives way all groups and accounts are looked through.
 const UNASKED: Frequency = Frequency::per_hour(5);
 const UNASKED_OF_ALL: Frequency = Frequency::per_hour(30);
-/// How often an address is tried that a peer says of itself: of one peer, at one host, and of all.
+/// How often an address is tried that a peer says of itself: of one peer, and of all that were added or of all that were not.
 const CLAIMS: Frequency = Frequency::per_hour(1);
 const CLAIMS_OF_ALL: Frequency = Frequency::per_hour(60);
 /// Peerings that one peer may begin anew: all groups are looked through for each.
@@ -175,7 +174,6 @@ pub(super) struct Limiter {
     peerings: Allowances,
     unasked: SubnetAllowances,
     claims: Allowances,
-    claimed_hosts: Allowances,
     /// What is counted for all together.
     of_all: Allowances,
 }
@@ -197,7 +195,6 @@ impl Limiter {
             peerings: Allowances::new(REALMS_COUNTED, rng),
             unasked: SubnetAllowances::new(SUBNETS_COUNTED, rng),
             claims: Allowances::new(REALMS_COUNTED, rng),
-            claimed_hosts: Allowances::new(REALMS_COUNTED, rng),
             of_all: Allowances::new(REALMS_COUNTED, rng),
         }
     }
@@ -308,12 +305,17 @@ impl Limiter {
         told(self.of_all.take(now, &"unasked", UNASKED_OF_ALL))
     }
 
-    /// An address is tried that a peer says of itself.
-    pub fn claim(&self, now: Moment, key: &PublicKey, host: &str) -> Result<(), Failure> {
+    /// An address is tried that a peer says of itself. Those that nobody has asked for take nothing from those that an operator has added,
+    /// and none gets more by going by other keys.
+    pub fn claim(&self, now: Moment, peer: &Peer) -> Result<(), Failure> {
         let now = now.micros;
-        told(self.claims.take(now, &key.0, CLAIMS))?;
-        told(self.claimed_hosts.take(now, &host, CLAIMS))?;
-        told(self.of_all.take(now, &"claims", CLAIMS_OF_ALL))
+        told(self.claims.take(now, &peer.identity().0.0, CLAIMS))?;
+        let all = if peer.is_added() {
+            "claims of added"
+        } else {
+            "claims of unasked"
+        };
+        told(self.of_all.take(now, &all, CLAIMS_OF_ALL))
     }
 
     /// A password is compared; it counts as wrong until [`Limiter::was_right`] is called.

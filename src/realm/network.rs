@@ -320,6 +320,14 @@ impl Network {
         })
     }
 
+    /// These are all peers: how others stood, of which something was heard late, is of no interest.
+    pub fn know_only(&self, peers: &[Peer]) {
+        let names: BTreeSet<RealmId> = peers.iter().map(|peer| peer.realm).collect();
+        let standings = self.standings.lock();
+        let mut standings = standings.unwrap_or_else(PoisonError::into_inner);
+        standings.retain(|realm, _| names.contains(realm));
+    }
+
     /// A peer was removed: of whoever has its name next nothing is known.
     pub(super) fn forget(&self, realm: RealmId) {
         let mut standings = self

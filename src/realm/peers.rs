@@ -206,6 +206,11 @@ impl Peer {
         peer
     }
 
+    /// An operator has added it, or the configuration names it.
+    pub const fn is_added(&self) -> bool {
+        self.record.added
+    }
+
     /// Where it is.
     pub fn address(&self) -> (&str, u16) {
         (&self.record.address, self.record.port)
@@ -302,18 +307,25 @@ impl<S: Store> Realm<S> {
             .ok_or(ErrorCode::NoSuchRealm.into())
     }
 
+    fn as_peer(&self, realm: RealmId, record: PeerRecord, version: Version) -> Peer {
+        let number = self.in_this_life(record.number);
+        Peer {
+            realm,
+            record: PeerRecord { number, ..record },
+            version,
+            is_tried: false,
+        }
+    }
+
     pub(super) async fn find_peer(
         &self,
         notes: &mut impl Notes,
         realm: RealmId,
     ) -> Result<Option<Peer>, Failure> {
-        let found = self.noted(notes, &records::peer(realm)).await?;
-        Ok(found.map(|(record, version)| Peer {
-            realm,
-            record,
-            version,
-            is_tried: false,
-        }))
+        let found = self
+            .noted::<PeerRecord>(notes, &records::peer(realm))
+            .await?;
+        Ok(found.map(|(record, version)| self.as_peer(realm, record, version)))
     }
 
     /// The peer with that key.
@@ -325,7 +337,11 @@ impl<S: Store> Realm<S> {
         let name = records::peer_name(key);
         let name = self.noted::<PeerName>(notes, &name).await?;
         match name.and_then(|(name, _)| name.realm.parse().ok()) {
-            Some(realm) => self.find_peer(notes, realm).await,
+            Some(realm) => {
+                let found = self.find_peer(notes, realm).await?;
+                // Whoever has the name by now need not have the key.
+                Ok(found.filter(|peer| peer.keys().any(|known| known == *key)))
+            }
             None => Ok(None),
         }
     }
@@ -357,12 +373,7 @@ impl<S: Store> Realm<S> {
                 return;
             };
             match PeerRecord::from_value(&found.value) {
-                Ok(record) => peers.push(Peer {
-                    realm,
-                    record,
-                    version: found.version,
-                    is_tried: false,
-                }),
+                Ok(record) => peers.push(self.as_peer(realm, record, found.version)),
                 Err(error) => {
                     tracing::error!(peer = %realm, %error, "what is kept of a peer cannot be read");
                     unread = Some(error);
@@ -394,6 +405,13 @@ impl<S: Store> Realm<S> {
         (src_address, src_port): (String, u16),
     ) -> Result<Peer, Failure> {
         self.check_departed(realm, batch).await?;
+        let name = records::peer_name(&key);
+        if self.noted::<PeerName>(batch, &name).await?.is_some()
+            && !is_planted(Fault::TakeGivenUpKey)
+        {
+            // One that a removed peer has given up for another, or that is a peer's.
+            return Err(ErrorCode::RealmExists.into());
+        }
         let former = records::former_keys(&key);
         let former = self.noted::<FormerKeysRecord>(batch, &former).await?;
         Ok(Peer {
@@ -410,7 +428,7 @@ impl<S: Store> Realm<S> {
                 introduced: false,
                 added: false,
                 claimed: None,
-                number: u64::from_be_bytes(self.random()).max(1),
+                number: self.draw_number(),
                 theirs: 0,
                 apart: false,
             },
@@ -431,7 +449,8 @@ impl<S: Store> Realm<S> {
         for former in &peer.record.former {
             let name = records::peer_name(&PublicKey(*former));
             // Unless it is another's by now.
-            if self.noted::<PeerName>(batch, &name).await?.is_none() {
+            let before = self.noted::<PeerName>(batch, &name).await?;
+            if before.is_none_or(|(before, _)| before.realm.is_empty()) {
                 batch.put(name, named.clone());
             }
         }
@@ -490,7 +509,9 @@ impl<S: Store> Realm<S> {
                 peer.record.added = true;
                 self.put_new_peer(&peer, &mut batch).await?;
             }
-            self.commit(batch).await
+            let listed = self.commit(batch).await?;
+            self.network.peers_changed();
+            Ok(listed)
         };
         let listed = listed.await;
         if let Err(failure) = &listed {

@@ -8,10 +8,9 @@ use super::{
     carrying::Written,
     limits::{PEERS_MAX, UNASKED_MAX},
     peers::Peer,
-    records::{self, ChangedRecord, GroupRecord, PeerRecord, Record as _},
+    records::{self, ChangedRecord, GroupRecord, PeerName, PeerRecord, Record as _},
 };
 use crate::{
-    crypto::PublicKey,
     faults::{Fault, is_planted},
     store::{Batch, Store},
     wire::{ErrorCode, RealmId, Refusal},
@@ -54,7 +53,7 @@ impl<S: Store> Realm<S> {
         idle.sort_by_key(|(heard, peer)| (*heard, peer.realm));
         for (_, peer) in idle {
             if self.is_of_no_use(peer.realm).await? {
-                Self::remove_peer(peer, false, batch)?;
+                self.remove_peer(peer, false, batch).await?;
                 return Ok(Some(peer.realm));
             }
         }
@@ -103,12 +102,32 @@ impl<S: Store> Realm<S> {
     }
 
     /// Adds to `batch` that a realm is no peer any more, and that what it leaves behind is to end.
-    pub(super) fn remove_peer(peer: &Peer, drops: bool, batch: &mut Batch) -> Result<(), Failure> {
+    pub(super) async fn remove_peer(
+        &self,
+        peer: &Peer,
+        drops: bool,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
         batch
             .delete(records::peer(peer.realm))
             .delete(records::void(peer.realm));
-        for key in peer.keys() {
-            batch.delete(records::peer_name(&key));
+        let key = peer.key();
+        for known in peer.keys() {
+            let name = records::peer_name(&known);
+            let Some((named, _)) = self.noted::<PeerName>(batch, &name).await? else {
+                continue;
+            };
+            if named.realm != peer.realm.as_str() {
+                // It is another's by now.
+                continue;
+            }
+            if known == key || !peer.is_added() {
+                batch.delete(name);
+            } else {
+                // Whoever has it now, and it may have been given up for having been stolen, is not this peer.
+                let realm = String::new();
+                batch.put(name, PeerName { realm }.to_value()?);
+            }
         }
         if !peer.record.former.is_empty() {
             // Should it come back: what is remembered of its messages goes by the first.
@@ -133,9 +152,9 @@ impl<S: Store> Realm<S> {
     }
 
     /// A peer has said that it is at an address that is not believed: it is tried there, unless that has been too often.
-    pub(super) fn has_claimed(&self, caller: &Caller, key: &PublicKey, realm: RealmId, host: &str) {
-        if self.limiter.claim(caller.now, key, host).is_ok() {
-            self.network.claim_to_try(realm);
+    pub(super) fn has_claimed(&self, caller: &Caller, peer: &Peer) {
+        if self.limiter.claim(caller.now, peer).is_ok() {
+            self.network.claim_to_try(peer.realm);
         }
     }
 

@@ -1,5 +1,8 @@
 //! Peerings that begin anew (PEER-27): each side numbers them, so that neither goes on from what the other has ended.
 //!
+//! A number has two halves. The upper one names the peering. The lower one is the life of the store (HS-14): by what the other side knew last, a
+//! realm that was restored from a copy sees that the other remembers what it does not, and begins anew.
+//!
 //! A side draws its number when it makes the record of the peer, and again when it hears another number from the other side than it knew: all
 //! that was of the former peering ends here then, step by step, as when a realm is removed, but for what waits in the queue. The other
 //! side learns the new number from the answer, and ends what is left of it there. Until it has said that it knows, nobody
@@ -7,15 +10,18 @@
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Failure, Moment, Outcome, Realm,
+    lives::Lives,
     peers::Peer,
     records::{self, ChangedRecord, PeerRecord, Record as _},
 };
 use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Store},
-    wire::{Answer, ErrorCode, RealmId, Refusal},
+    wire::{Answer, ErrorCode, Life, RealmId, Refusal},
 };
 
+/// The half of a number that names the peering.
+const PEERING: u64 = 0xffff_ffff << 32;
 /// What a user who was in a group of such a realm is told.
 const NOTICE: &str = "the realm of this group has begun to peer anew: you are not in it any more";
 /// What whoever would join is asked to wait while the former peering ends, in milliseconds.
@@ -67,20 +73,53 @@ impl<S: Store> Realm<S> {
         if number == 0 {
             return Err(ErrorCode::BadRequest.into());
         }
-        let is_other = record.theirs != 0 && record.theirs != number;
-        if is_other && !is_planted(Fault::KeepFormerPeering) {
+        let is_other = record.theirs != 0 && !is_of_peering(record.theirs, number);
+        let is_forgotten = self.was_forgotten(record.number, known);
+        if (is_other || is_forgotten) && !is_planted(Fault::KeepFormerPeering) {
             self.limiter.begin_peering(now, peer.realm)?;
             begin_void(peer.realm, batch)?;
-            record.number = u64::from_be_bytes(self.random()).max(1);
+            if is_forgotten {
+                tracing::warn!(peer = %peer.realm, "a peer remembers what this realm does not, which was restored from a copy: peering with it begins anew");
+            }
+            record.number = self.draw_number();
             record.apart = true;
         }
-        record.theirs = number;
-        if known == record.number {
+        if record.theirs == 0 || is_other {
+            record.theirs = number;
+        } else if record.theirs != number {
+            // It has restarted. What this side knew is to be judged there before it is forgotten here.
+            self.network.introduction_due(peer.realm);
+        }
+        if is_of_peering(known, record.number) {
             record.apart = false;
         } else if known != 0 {
             record.apart = true;
         }
         Ok(record)
+    }
+
+    /// A number for another peering.
+    pub(super) fn draw_number(&self) -> u64 {
+        self.in_this_life(u64::from_be_bytes(self.random()).max(1))
+    }
+
+    /// What a number is in this life of the store.
+    pub(super) fn in_this_life(&self, number: u64) -> u64 {
+        let lives = self.lives.get();
+        let current = lives.and_then(|Lives(lives)| lives.first());
+        current.map_or(number, |Life(name)| {
+            (number & PEERING) | u64::from(u32::from_be_bytes(*name))
+        })
+    }
+
+    /// True when the other side knew this one in a life that the store has no memory of.
+    fn was_forgotten(&self, own: u64, known: u64) -> bool {
+        let Some(Lives(lives)) = self.lives.get() else {
+            return false;
+        };
+        let is_life = |Life(name): &Life| u64::from(u32::from_be_bytes(*name)) == known & !PEERING;
+        let is_known = lives.iter().any(is_life) || is_planted(Fault::ForgetLives);
+        known != 0 && is_of_peering(known, own) && !is_known
     }
 
     /// Takes up what a peer has answered when it was introduced to as `peer`, which has its numbers from then on. True when both sides know
@@ -98,11 +137,17 @@ impl<S: Store> Realm<S> {
                 return Err(ErrorCode::PeerRefused.into());
             }
             let theirs = current.record.theirs;
-            let is_other = theirs != 0 && theirs != numbered.number;
+            let is_other = theirs != 0 && !is_of_peering(theirs, numbered.number);
             // What it was told is what is so: by its answer it knows.
             let is_told = current.record.number == peer.record.number;
+            // What this side knows is forgotten once the other has judged it.
+            let is_judged = peer.record.theirs == theirs;
             let record = PeerRecord {
-                theirs: numbered.number,
+                theirs: if is_judged || is_other {
+                    numbered.number
+                } else {
+                    theirs
+                },
                 apart: current.record.apart && !is_told,
                 ..current.record.clone()
             };
@@ -179,6 +224,11 @@ impl<S: Store> Realm<S> {
         tracing::info!(peer = %realm, "all that was of the former peering has ended");
         Ok(())
     }
+}
+
+/// True when both are numbers of one peering, in whichever lives of a store.
+const fn is_of_peering(one: u64, other: u64) -> bool {
+    one & PEERING == other & PEERING
 }
 
 fn begin_void(realm: RealmId, batch: &mut Batch) -> Result<(), Failure> {

@@ -2,11 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use rand::CryptoRng;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -18,8 +19,10 @@ use super::{
     links::Links,
 };
 use crate::{
+    allowance::{Allowances, Frequency},
     crypto::PublicKey,
     realm::{Dialing, Errand, Peer},
+    subnet::Subnet,
     wire::PeerRequest,
 };
 
@@ -34,6 +37,11 @@ const CANDIDATES_MAX: usize = 8;
 /// Links by which one question is tried, one after another. Those that end meanwhile are few.
 const LINKS_TRIED: usize = 4;
 
+/// How often an address is tried that peers say of themselves: by those that were added, and by those that were not.
+const CLAIMED: Frequency = Frequency::per_hour(1);
+/// Such addresses that are counted.
+const CLAIMED_COUNTED: usize = 1 << 12;
+
 /// By host and port of the peers whose name has several addresses: the one that answered last, and when.
 type Probed = Mutex<BTreeMap<(String, u16), (Instant, SocketAddr)>>;
 
@@ -43,6 +51,8 @@ pub struct Way {
     pub source: (String, u16),
     /// Its socket leads to IPv6 addresses, or else to IPv4 ones.
     pub is_ipv6: bool,
+    /// It is for this machine alone.
+    pub is_local: bool,
     /// Those of its workers, the first of which opens links.
     pub calls: Vec<mpsc::Sender<Call>>,
 }
@@ -63,14 +73,19 @@ pub struct Ways {
     all: Vec<Way>,
     links: Arc<Links>,
     probed: Probed,
+    /// How often each address is tried that peers say of themselves.
+    claimed: Allowances,
+    began: Instant,
 }
 
 impl Ways {
-    pub fn new(all: Vec<Way>, links: Arc<Links>) -> Self {
+    pub fn new(all: Vec<Way>, links: Arc<Links>, rng: &mut impl CryptoRng) -> Self {
         Self {
             all,
             links,
             probed: Probed::default(),
+            claimed: Allowances::new(CLAIMED_COUNTED, rng),
+            began: Instant::now(),
         }
     }
 
@@ -132,31 +147,8 @@ impl Ways {
             Ok(PeerRequest::Introduce { .. })
         );
         for _ in 0..LINKS_TRIED {
-            let there = self.links.seat(&key, listener, dialing != Dialing::Freely);
-            // The first worker knows best what to do with the links that it has itself.
-            let is_first = there.is_none_or(|seat| seat.listener == listener && seat.worker == 0);
-            let is_called = match dialing {
-                Dialing::Freely => is_back || is_first,
-                // The question is whether it is there.
-                Dialing::Once => true,
-                Dialing::Never => false,
-            };
-            let (way, worker, by) = if is_called {
-                // Nobody vouches for several addresses either.
-                let may_probe = dialing == Dialing::Freely;
-                let finding = self.find(peer.address(), (Some(&source), Some(key)), may_probe);
-                let found = tokio::time::timeout(ERRAND_PATIENCE, finding).await;
-                let (way, address) = found.ok()??;
-                let by = By::Address {
-                    address,
-                    is_once: dialing == Dialing::Once,
-                    is_back,
-                };
-                (way, 0, by)
-            } else {
-                let seat = there?;
-                (self.all.get(seat.listener)?, seat.worker, By::LinkThere)
-            };
+            let (way, worker, by) = self.route(peer, listener, is_back, dialing).await?;
+            let is_called = by != By::LinkThere;
             let (answer, told) = oneshot::channel();
             let call = Call::Ask {
                 own: peer.knows(),
@@ -181,6 +173,77 @@ impl Ways {
             }
         }
         None
+    }
+
+    /// By which worker of which listener a peer is asked, and over which link.
+    async fn route(
+        &self,
+        peer: &Peer,
+        listener: usize,
+        is_back: bool,
+        dialing: Dialing,
+    ) -> Option<(&Way, usize, By)> {
+        let (key, is_once) = (peer.key(), dialing == Dialing::Once);
+        let there = self.links.seat(&key, listener, dialing != Dialing::Freely);
+        // The first worker knows best what to do with the links that it has itself.
+        let is_first = there.is_none_or(|seat| seat.listener == listener && seat.worker == 0);
+        let is_called = match dialing {
+            Dialing::Freely => is_back || is_first,
+            // The question is whether it is there.
+            Dialing::Once => true,
+            Dialing::Never => false,
+        };
+        let mut seat = there;
+        if is_called {
+            // Nobody vouches for several addresses either.
+            let (name, number) = peer.source();
+            let source = (name.to_string(), number);
+            let finding = self.find(peer.address(), (Some(&source), Some(key)), !is_once);
+            let found = tokio::time::timeout(ERRAND_PATIENCE, finding).await;
+            let found = found.ok().flatten();
+            let found = found.filter(|(way, at)| !is_once || self.may_try(peer, way, at.ip()));
+            if let Some((way, address)) = found {
+                let by = By::Address {
+                    address,
+                    is_once,
+                    is_back,
+                };
+                return Some((way, 0, by));
+            }
+            if is_once {
+                return None;
+            }
+            // Its name leads nowhere now, which says nothing of a link that is open.
+            seat = self.links.seat(&key, listener, true);
+        }
+        let seat = seat?;
+        Some((self.all.get(seat.listener)?, seat.worker, By::LinkThere))
+    }
+
+    /// Whether a peer may be looked for at an address that it says of itself (PEER-23): nobody else is to hear of that often, under however
+    /// many names.
+    fn may_try(&self, peer: &Peer, way: &Way, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        let is_for_many = match ip {
+            IpAddr::V4(ip) => ip.is_broadcast() || ip.is_multicast(),
+            IpAddr::V6(ip) => ip.is_multicast(),
+        };
+        let is_here = ip.is_loopback() && !way.is_local;
+        if is_for_many || is_here || ip.is_unspecified() {
+            tracing::info!(peer = %peer.realm, %ip, "a peer says that it is at an address that no realm is called at, or at one of this machine; it is not tried there");
+            return false;
+        }
+        // In an IPv6 subnet there are as many as anybody likes.
+        let place = match ip {
+            IpAddr::V4(ip) => ip.octets().into(),
+            IpAddr::V6(_) => Subnet::from(ip).as_bytes().to_vec(),
+        };
+        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let taken = self.claimed.take(now, &(place, peer.is_added()), CLAIMED);
+        if taken.is_err() {
+            tracing::info!(peer = %peer.realm, %ip, "a peer says that it is at an address that was tried often lately; it is not tried there before it says so again later");
+        }
+        taken.is_ok()
     }
 
     /// Finds an address of `host`, and a way there: the one whose source is named, or else the first that leads to an

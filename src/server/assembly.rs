@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use rand::rngs::StdRng;
+use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -33,6 +33,8 @@ pub struct Reached {
     pub source: (String, u16),
     /// Its socket leads to IPv6 addresses, or else to IPv4 ones.
     pub is_ipv6: bool,
+    /// It is for this machine alone.
+    pub is_local: bool,
 }
 
 /// A worker, and what it is to ask of other realms.
@@ -108,10 +110,11 @@ impl<S: Store> Assembly<S> {
             &nobody
         };
         let beside = Beside::each(place, &self.realms, links, self.keepalive);
-        if let Some(Reached { source, is_ipv6 }) = reached {
+        if let Some(reached) = reached {
             self.ways.push(Way {
-                source,
-                is_ipv6,
+                source: reached.source,
+                is_ipv6: reached.is_ipv6,
+                is_local: reached.is_local,
                 calls,
             });
         }
@@ -128,7 +131,8 @@ impl<S: Store> Assembly<S> {
     /// Does what is done beside the workers: keeps in touch with peers, and with the time. Runs until the realm is gone.
     pub async fn keep(self, errands: mpsc::Receiver<Errand>, seed: u64) {
         let Self { realm, clock, .. } = self;
-        let ways = Ways::new(self.ways, self.links);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let ways = Ways::new(self.ways, self.links, &mut rng);
         tokio::select! {
             biased;
             () = keep_in_touch(Arc::clone(&realm), ways, errands, self.known, clock.clone(), seed) => {}

@@ -19,10 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_ALONE: Duration = Duration::from_secs(20);
 /// How long a question is asked at most.
 const LONGEST: Duration = Duration::from_mins(30);
+/// How long somebody waits at most, however much else is heard of the peer.
+const AWAITED: Duration = Duration::from_mins(3);
 /// How long a peer that was never heard is asked on, to learn how far away it is.
 const FIRST: Duration = Duration::from_mins(3);
 
-/// How long a link may take to open while there is another that the peer has opened.
+/// How long a link may take to open while there is another that the peer has opened, beyond three round trips on that.
 const OPENING: Duration = Duration::from_secs(3);
 
 /// By which link a realm is asked.
@@ -83,6 +85,8 @@ struct Asked {
     is_back: bool,
     /// The question is whether the peer is at that address: what it answers over another link is no answer to it (PEER-23).
     is_only: bool,
+    /// Until when the link may take to open if there is another.
+    opens_by: Time,
     /// The link has had its time to open.
     is_looked_at: bool,
     is_awaited: bool,
@@ -90,18 +94,16 @@ struct Asked {
 }
 
 impl Asked {
-    /// Until when the link may take to open if there is another.
-    fn opens_by(&self) -> Time {
-        self.since + OPENING
-    }
-
     /// When whoever asked is told that the peer is silent: its way may be long, or the question, and narrow.
     fn until(&self, endpoint: &Endpoint, link: LinkId) -> Time {
         let heard = endpoint
             .heard(link)
             .map_or(self.since, |heard| heard.max(self.since));
         match (self.is_awaited, endpoint.rtt(link)) {
-            (true, rtt) => heard + PATIENCE + rtt.unwrap_or_default() * 3,
+            (true, rtt) => {
+                let until = heard + PATIENCE + rtt.unwrap_or_default() * 3;
+                until.min(self.since + AWAITED)
+            }
             (false, Some(rtt)) => heard + PATIENCE_ALONE + rtt * 6,
             (false, None) => heard + FIRST,
         }
@@ -147,12 +149,17 @@ impl Calls {
                 let early =
                     PeerRequest::parse(&bytes).is_ok_and(|request| request.may_travel_early());
                 let deadline = now + endpoint.rtt(link).map_or(FIRST, |_| LONGEST);
+                // Where a round trip takes long, so does opening a link.
+                let there = endpoint.link_there(&own, &key);
+                let rtt = there.and_then(|link| endpoint.rtt(link));
+                let opens_by = now + OPENING + rtt.unwrap_or_default() * 3;
                 if let Some(number) = endpoint.request(now, link, bytes, deadline, early) {
                     let asked = Asked {
                         since: now,
                         key,
                         is_back,
                         is_only,
+                        opens_by,
                         is_looked_at: false,
                         is_awaited,
                         answer,
@@ -194,7 +201,7 @@ impl Calls {
                 // Here the endpoint has what waits asked on it.
                 let latest = seated.links().latest(&asked.key);
                 let is_elsewhere = |seat| seat != seated.seat() && !asked.is_back;
-                latest.is_some_and(|seat| asked.opens_by() <= now || is_elsewhere(seat))
+                latest.is_some_and(|seat| asked.opens_by <= now || is_elsewhere(seat))
             } else {
                 seated.is_superseded(&asked.key, *link)
             };
@@ -246,7 +253,7 @@ impl Calls {
                 if is_looked_at {
                     until
                 } else {
-                    until.min(asked.opens_by())
+                    until.min(asked.opens_by)
                 }
             })
             .min()
@@ -256,7 +263,7 @@ impl Calls {
     pub fn handle_timeout(&mut self, now: Time, endpoint: &mut Endpoint, seated: &Seated) {
         self.look_elsewhere(now, endpoint, seated);
         for asked in self.asked.values_mut() {
-            asked.is_looked_at |= asked.opens_by() <= now;
+            asked.is_looked_at |= asked.opens_by <= now;
         }
         let silent: Vec<(LinkId, u64)> = self
             .asked

@@ -377,6 +377,7 @@ impl Server {
             let reached = is_sealed.then(|| Reached {
                 source: listener.told(),
                 is_ipv6: listener.address.is_ipv6(),
+                is_local: listener.address.ip().is_loopback(),
             });
             let (sockets, endpoints): (Vec<_>, _) = listener.workers.into_iter().unzip();
             let posts = assembly.listen(reached, endpoints, &mut rng);

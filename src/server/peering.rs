@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::Instant,
 };
 
@@ -74,9 +74,17 @@ pub async fn keep_in_touch<S: Store>(
             biased;
             () = sleep_until(timeout, &clock) => federation.handle_timeout(clock.now()),
             Some(done) = steps.join_next() => {
-                // One that was ended is nobody's.
-                let Ok((id, done)) = done else { continue };
+                let (id, done) = match done.map_err(JoinError::try_into_panic) {
+                    Ok(done) => done,
+                    // What its peer has waiting would stand still for good.
+                    Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                    // One that was ended is nobody's.
+                    Err(Err(_)) => continue,
+                };
                 if let Done::Peers(peers, are_all) = &done {
+                    if *are_all {
+                        realm.network().know_only(peers);
+                    }
                     tell_keys(&known, &ways, peers, *are_all);
                     links.watch(peers, *are_all);
                     queues.subscribe(&realm, peers, *are_all);

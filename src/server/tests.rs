@@ -5,6 +5,7 @@ mod seats;
 
 use std::{sync::Arc, time::Duration};
 
+use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -333,9 +334,11 @@ async fn in_touch<T>(
     let way = Way {
         source: ("192.0.2.1".into(), 6377),
         is_ipv6: false,
+        is_local: false,
         calls: vec![calls],
     };
-    let ways = Ways::new(vec![way], Arc::new(Links::default()));
+    let mut rng = StdRng::seed_from_u64(1);
+    let ways = Ways::new(vec![way], Arc::new(Links::default()), &mut rng);
     let (known, _realms) = watch::channel(Vec::new());
     let clock = start(realm, false).await.unwrap();
     let asked = tokio::time::timeout(Duration::from_hours(1), asked(Asking { calls: called }));

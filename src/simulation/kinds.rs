@@ -64,14 +64,12 @@ impl Kinds {
     }
 }
 
-/// Whether realms that can be called are seen to let go of their links in the end. One keeps its link open for ever to a peer that has called it
-/// back if the first packets of that call are lost, and the peer then gives its own link up for this one (PEER-12): the peer seems never to
-/// have called. To be switched on with the mend of that.
-const ARE_LINKS_LET_GO: bool = true;
 /// What the link to a realm that cannot be called, and one that cannot be opened to it, may take in the end: it is kept open (PEER-24).
 const KEPT_OPEN: u64 = 4;
-/// What one such link takes: of each table one place, and two of some.
-const ONE_KEPT_OPEN: u64 = 2;
+/// Inits of such links that are remembered: the links are renewed, as often as every minute.
+const RENEWED: u64 = 16;
+/// Whoever cannot be called is called now and then all the same, to see whether it can be by now.
+const CALLED: u64 = 1;
 /// What is held for those links, in bytes.
 const KEPT_BYTES: u64 = 16_000;
 /// What a realm that lies, and is gone, may have others hold: its links, the links to it, and what waits to be asked on those.
@@ -83,7 +81,6 @@ impl Kinds {
         let links = match (self.nat, self.liar) {
             (_, Some(_)) => LIED_TO,
             (Some(_), None) => KEPT_OPEN,
-            (None, None) if self.workers.len() > 1 && !ARE_LINKS_LET_GO => ONE_KEPT_OPEN,
             (None, None) => return false,
         };
         let Some((Ok(count), what)) = left
@@ -94,10 +91,9 @@ impl Kinds {
         };
         let most = match what {
             "commands in work are left" | "watches are left" | "datagrams to send are left" => 0,
-            "calls are left" if self.liar.is_none() => 0,
+            "calls are left" if self.liar.is_none() => CALLED,
             "bytes held for others are left" => KEPT_BYTES * links,
-            "timers are left" | "accepts are left" => links.max(2),
-            _ if links == ONE_KEPT_OPEN => 1,
+            "accepts are left" => RENEWED,
             _ => links,
         };
         count <= most

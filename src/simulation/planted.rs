@@ -33,7 +33,27 @@ const FOUND_BY_SEEDS: [(Fault, u64); 23] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 49] = [
+const FOUND_BY_TESTS: [(Fault, &str); 54] = [
+    (
+        Fault::ForgetLives,
+        "realm::tests::repeering::peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same",
+    ),
+    (
+        Fault::TrialTakesLink,
+        "endpoint::tests::realms::a_trial_takes_nothing_from_the_link_that_is_there",
+    ),
+    (
+        Fault::MakeWayAtOnce,
+        "federation::tests::messages_that_make_way_for_each_other_wait_longer_each_time",
+    ),
+    (
+        Fault::TakeAllEarlyOnceRestored,
+        "endpoint::tests::lives::early_request_of_an_unknown_life_waits_for_proof",
+    ),
+    (
+        Fault::TakeGivenUpKey,
+        "realm::tests::departing::key_that_a_removed_peer_has_given_up_is_nobodys",
+    ),
     (
         Fault::NumbersOverLogin,
         "simulation::owners::owner_of_a_group_is_who_made_it",

@@ -229,6 +229,7 @@ impl Site {
         let mut rng = machine.rng();
         let mut assembly = Assembly::new(Arc::clone(&realm), clock, work, keepalive);
         let reached = Reached {
+            is_local: false,
             source: place,
             is_ipv6: false,
         };

@@ -143,22 +143,40 @@ async fn a_claimed_address_replaces_no_other_by_being_said() {
     assert_eq!(only_peer(&realm).await.address(), named);
 }
 
-/// PEER-23: however often peers say that they are at an address, it is tried a few times an hour.
+/// PEER-23: however often a peer says that it is somewhere else, it is tried a few times an hour; other keys give it no more, and those that nobody
+/// has asked for take nothing from those that an operator has added.
 #[tokio::test]
 async fn a_claimed_address_is_tried_a_few_times_an_hour() {
     let (realm, _errands) = open_realm(&Held::default());
-    let mut tried = 0;
+    add_stranger(&realm, 0).await;
+    let (mut tried, mut key) = (0, key_of(0));
     for second in 0..3600 {
-        let n = u16::try_from(second % 8).unwrap();
-        add_stranger(&realm, n).await;
-        let caller = caller(Some(key_of(n)), later(MOMENT, second));
-        let claim = introduce("any", THERE).to_bytes();
-        realm.handle(&caller, &claim).await;
-        for peer in realm.peers().await.0 {
-            tried += u32::from(realm.take_claim(&peer).await);
+        if second % 100 == 99 {
+            let new = SecretKey::from_bytes([u8::try_from(second / 100).unwrap() + 100; 32]);
+            let caller = caller(Some(key), later(MOMENT, second));
+            let rotate = super::peers::rotate(key, &new).to_bytes();
+            let answer = realm.handle(&caller, &rotate).await;
+            assert_eq!(Answer::parse(&answer).unwrap(), Answer::Done);
+            key = new.public();
         }
+        let caller = caller(Some(key), later(MOMENT, second));
+        let place = (THERE.0, 7000 + u16::try_from(second % 2).unwrap());
+        let claim = introduce("any", place).to_bytes();
+        realm.handle(&caller, &claim).await;
+        tried += u32::from(realm.take_claim(&only_peer(&realm).await).await);
     }
     assert_eq!(tried, 4, "at once, and one an hour");
+    let peer = |n: u16, is_added: bool| {
+        let mut peer = Peer::sample("any".parse().unwrap(), key_of(n), realm.own.key());
+        peer.record.added = is_added;
+        peer
+    };
+    let (mut taken, now) = (0, later(MOMENT, 3600));
+    while realm.limiter.claim(now, &peer(taken, false)).is_ok() {
+        taken += 1;
+        assert!(taken < 1000, "there are bounds for all together");
+    }
+    assert!(realm.limiter.claim(now, &peer(taken, true)).is_ok());
 }
 
 /// Makes a stranger a peer that is believed to be elsewhere.
@@ -357,6 +375,19 @@ async fn new_key_of_a_peer_is_told_to_who_looks_after_links() {
     let new_key = super::peers::rotate(PublicKey([50; 32]), &SecretKey::from_bytes([51; 32]));
     assert_eq!(give(&realm, 50, &new_key.to_bytes()).await, Answer::Done);
     assert!(realm.network.signals().await.are_peers_changed);
+}
+
+/// PEER-23: a peer that says another address each time costs one look at itself, and not one at all peers.
+#[tokio::test]
+async fn address_that_changes_has_no_peers_listed() {
+    let (realm, _errands) = open_realm(&Held::default());
+    let first = give(&realm, 50, &introduce("beta", THERE).to_bytes()).await;
+    assert_eq!(first, Answer::Done);
+    assert!(realm.network.signals().await.are_peers_changed, "it is new");
+    for port in 1..9 {
+        give(&realm, 50, &introduce("beta", (THERE.0, port)).to_bytes()).await;
+        assert!(!realm.network.signals().await.are_peers_changed);
+    }
 }
 
 /// PEER-13: what a peer answered when it knew this realm by a former key takes nothing back when it is written down late. All that was asked

@@ -7,7 +7,10 @@ use super::{
     peers::{deliver, rotate},
     *,
 };
-use crate::store::{Key, PageLimit, Prefix};
+use crate::{
+    realm::storing::Unnoted,
+    store::{Batch, Key, PageLimit, Prefix},
+};
 
 fn claim(number: u64) -> Command<'static> {
     Command::Claim {
@@ -305,6 +308,56 @@ async fn a_realm_that_comes_back_under_a_later_key_repeats_nothing() {
     assert_eq!(store.memory().read(&log, Position(0), all).entries.len(), 1);
     // The old key is still nobody.
     assert_eq!(ask(old, &letter).await, refused(ErrorCode::PeerRefused));
+}
+
+/// PEER-13, PEER-22: a key that a peer has given up, and that may have been stolen, makes no peer of anybody once that peer was removed: what is
+/// remembered of its messages would be theirs. It is the peer's again when that comes back.
+#[tokio::test]
+async fn key_that_a_removed_peer_has_given_up_is_nobodys() {
+    let store = Held::default();
+    let realm = with_users(&store, &["ann"]).await;
+    let new = SecretKey::from_bytes([52; 32]);
+    let old = PublicKey([BETA; 32]);
+    let list = async |name: &str, key: PublicKey| {
+        let place = ("192.0.2.9".to_string(), 6377);
+        let listed = realm.list_peer(name.parse().unwrap(), key, place, None);
+        listed.await.unwrap()
+    };
+    assert_eq!(
+        give(&realm, BETA, &rotate(old, &new).to_bytes()).await,
+        Answer::Done
+    );
+    done(&realm, 1, claim(7)).await;
+    done(&realm, 1, remove(8)).await;
+    assert!(realm.do_chores(NOW).await);
+    for name in ["beta", "eve"] {
+        assert!(!list(name, old).await, "{name}");
+    }
+    assert!(list("beta", new.public()).await);
+    let who = realm.peer_of(&mut Unnoted, &old).await.unwrap();
+    assert_eq!(who.unwrap().key(), new.public());
+}
+
+/// PEER-22: what a removed peer had for a key that is another's by now stays that one's.
+#[tokio::test]
+async fn key_that_is_anothers_by_now_stays_so() {
+    let store = Held::default();
+    let realm = with_users(&store, &["ann"]).await;
+    let other = PublicKey([77; 32]);
+    add_peer(&realm, 77, "delta").await;
+    // As a release from before this was looked at may have left it.
+    let key = records::peer("beta".parse().unwrap());
+    let found = store.memory().get(&key).unwrap();
+    let mut record = records::PeerRecord::from_value(&found.value).unwrap();
+    record.former.push(other.0);
+    let mut batch = Batch::new();
+    batch.put(key, record.to_value().unwrap());
+    store.memory().apply(batch).unwrap();
+    done(&realm, 1, claim(7)).await;
+    done(&realm, 1, remove(8)).await;
+    assert!(realm.do_chores(NOW).await);
+    let who = realm.peer_of(&mut Unnoted, &other).await.unwrap();
+    assert_eq!(who.unwrap().realm, "delta".parse().unwrap());
 }
 
 /// PEER-22: whoever gets the name next, and says that their group is the former one, has another.

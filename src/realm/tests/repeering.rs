@@ -186,6 +186,7 @@ impl Side {
 /// Each with a group of which the other's user is a member.
 async fn peering() -> [Side; 2] {
     let sides = connected(&Held::default(), &Held::default());
+    begin_lives(&sides).await;
     for side in &sides {
         let answer = side.ask(register(1, side.user())).await;
         assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
@@ -337,6 +338,79 @@ async fn peering_of_a_restored_copy_is_begun_anew() {
     }
 }
 
+/// PEER-27: a realm that was restored from a copy of the very peering that there is remembers other members than the other side, be it since the
+/// copy that they have joined or that they have left; that it has restarted is seen by the other, and what that knew by the realm.
+#[tokio::test(start_paused = true)]
+async fn peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same() {
+    for was_in in [false, true] {
+        let sides = peering().await;
+        if !was_in {
+            leave(&sides, 10).await;
+        }
+        come_to_terms(&sides).await;
+        let copy: Memory = sides[1].store.memory().clone();
+        // A restart is no reason to end anything.
+        let sides = connected(&sides[0].store, &sides[1].store);
+        begin_lives(&sides).await;
+        come_to_terms(&sides).await;
+        agree(&sides, was_in).await;
+        if was_in {
+            leave(&sides, 11).await;
+        } else {
+            for side in &sides {
+                assert_eq!(side.join_there(11).await, Answer::Done);
+            }
+        }
+        agree(&sides, !was_in).await;
+        let sides = connected(&sides[0].store, &Held::over(copy));
+        begin_lives(&sides).await;
+        assert_eq!(sides[0].is_in().await, !was_in);
+        assert_eq!(sides[1].is_in().await, was_in);
+        come_to_terms(&sides).await;
+        agree(&sides, false).await;
+        for side in &sides {
+            assert_eq!(side.join_there(12).await, Answer::Done);
+        }
+        agree(&sides, true).await;
+        come_to_terms(&sides).await;
+        agree(&sides, true).await;
+    }
+}
+
+async fn begin_lives(sides: &[Side; 2]) {
+    for side in sides {
+        assert!(side.realm.begin_life(false).await);
+    }
+}
+
+/// Beta introduces itself, as at a start, and alpha if it is to then.
+async fn come_to_terms(sides: &[Side; 2]) {
+    let [alpha, beta] = sides;
+    beta.introduce().await;
+    for (side, other) in [(alpha, beta), (beta, alpha)] {
+        // Something has happened in any case.
+        side.realm.network.peers_changed();
+        let due = side.realm.network.signals().await.introductions;
+        if due.contains(&side.other()) {
+            side.introduce().await;
+        }
+        assert!(other.realm.do_chores(NOW).await);
+    }
+    do_chores(sides).await;
+}
+
+async fn leave(sides: &[Side; 2], number: u64) {
+    for side in sides {
+        side.done(Command::LeaveGroupRealm {
+            operation: op(number),
+            session: BOUND,
+            realm: side.other(),
+            group: group("crew"),
+        })
+        .await;
+    }
+}
+
 /// PEER-27: found by real processes: a realm that was called back while it still added the other had two numbers, and nobody ever joined.
 #[tokio::test(start_paused = true)]
 async fn peering_that_both_begin_at_once_comes_to_terms() {
@@ -411,7 +485,7 @@ async fn peering_anew_lifts_no_ban_and_is_rare() {
         .await
     };
     let mut rate_limited = false;
-    for number in 1..30 {
+    for number in (1..30).map(|peering: u64| peering << 32) {
         match say(number, 0).await {
             Answer::Joined {
                 epoch, membership, ..

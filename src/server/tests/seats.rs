@@ -36,11 +36,16 @@ impl Listeners {
             ways.push(Way {
                 source: (format!("192.0.2.{host}"), 6377),
                 is_ipv6: false,
+                is_local: false,
                 calls,
             });
         }
         Self {
-            ways: Arc::new(Ways::new(ways, Arc::clone(&links))),
+            ways: Arc::new(Ways::new(
+                ways,
+                Arc::clone(&links),
+                &mut StdRng::seed_from_u64(1),
+            )),
             realm,
             links,
             called,
@@ -49,6 +54,15 @@ impl Listeners {
 
     fn seated(&self, listener: usize, worker: usize) -> Seated {
         Seated::new(&self.links, Seat { listener, worker }, SILENCE)
+    }
+
+    /// Beta is at that host.
+    async fn move_beta(&self, host: &str) {
+        let place = (host.to_string(), 6377);
+        let listed = self
+            .realm
+            .list_peer("beta".parse().unwrap(), BETA, place, None);
+        assert!(listed.await.unwrap());
     }
 
     /// Asks beta something, by the first listener; what comes of it.
@@ -131,6 +145,62 @@ async fn a_peer_that_cannot_be_called_is_asked_at_another_listener() {
     listeners.links.keep_only(&[]);
     listeners.seated(0, 1).proven(LinkId(9), BETA);
     assert_eq!(listeners.links.seat(&BETA, 0, true), None);
+}
+
+/// PEER-24: a name that does not resolve now keeps nobody from being asked who is there, on a link that is open.
+#[tokio::test]
+async fn a_peer_whose_name_leads_nowhere_is_asked_on_the_link_that_is_there() {
+    let mut listeners = Listeners::new().await;
+    listeners.move_beta("no such host").await;
+    assert!(listeners.ask(Dialing::Freely).await.await.is_err());
+    for (listener, worker) in [(0, 0), (1, 2)] {
+        let mut there = listeners.seated(listener, worker);
+        there.proven(LinkId(7), BETA);
+        let told = listeners.ask(Dialing::Freely).await;
+        let (by, answer) = listeners.next(listener, worker).await;
+        assert_eq!(by, By::LinkThere);
+        answer.send(Told::Answer(vec![1])).unwrap();
+        assert_eq!(told.await.unwrap(), [1]);
+        // Whether it is where it says is another question.
+        assert!(listeners.ask(Dialing::Once).await.await.is_err());
+        there.closed(LinkId(7));
+    }
+}
+
+/// PEER-23: an address that a peer says of itself is tried a few times, under however many names it is said; one that is this machine's own, or
+/// many machines', is not.
+#[tokio::test]
+async fn a_claimed_address_is_tried_a_few_times_whatever_it_is_called() {
+    let mut listeners = Listeners::new().await;
+    for host in [
+        "127.0.0.1",
+        "255.255.255.255",
+        "224.0.0.1",
+        "0.0.0.0",
+        "localhost",
+    ] {
+        listeners.move_beta(host).await;
+        assert!(listeners.ask(Dialing::Once).await.await.is_err(), "{host}");
+    }
+    for n in 0..6 {
+        listeners
+            .move_beta(if n % 2 == 0 {
+                "192.0.2.77"
+            } else {
+                "0xC000024D"
+            })
+            .await;
+        let told = listeners.ask(Dialing::Once).await;
+        if n < 4 {
+            let (by, answer) = listeners.next(0, 0).await;
+            assert!(matches!(by, By::Address { is_once: true, .. }), "{by:?}");
+            answer.send(Told::Elsewhere).unwrap();
+        }
+        assert!(told.await.is_err());
+    }
+    // An operator's word is another thing.
+    let _told = listeners.ask(Dialing::Freely).await;
+    assert!(matches!(listeners.next(0, 0).await.0, By::Address { .. }));
 }
 
 fn endpoint_of(n: u8) -> Endpoint {
