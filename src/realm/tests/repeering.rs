@@ -338,7 +338,7 @@ async fn peering_of_a_restored_copy_is_begun_anew() {
     }
 }
 
-/// PEER-27: a realm that was restored from a copy of the very peering that there is remembers other members than the other side, be it since the
+/// PEER-29: a realm that was restored from a copy of the very peering that there is remembers other members than the other side, be it since the
 /// copy that they have joined or that they have left; that it has restarted is seen by the other, and what that knew by the realm.
 #[tokio::test(start_paused = true)]
 async fn peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same() {
