@@ -25,6 +25,7 @@ mod reader;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -38,6 +39,7 @@ use self::{
     backoff::Until,
     doing::{Doing, Next},
     peer::PeerTask,
+    upkeep::Upkeep,
 };
 use crate::{
     realm::{
@@ -68,6 +70,12 @@ pub enum Step {
     ListPeers,
     /// Read which groups of a peer are copied here: [`Done::Copies`].
     ListCopies(RealmId),
+    /// Look through what waits for these peers for messages whose time will be over: [`Done::Searched`].
+    FindExpiries(Vec<RealmId>),
+    /// Do what is left to be done for groups that have ended and realms that were removed: [`Done::Chores`].
+    DoChores,
+    /// Give messages back whose time is over before their turn: [`Done::GivenBack`].
+    GiveBack,
     /// Read what is kept of a peer, and the message whose turn it is: [`Done::Looked`].
     Look {
         /// The peer.
@@ -101,6 +109,12 @@ pub enum Done {
     Peers(Vec<Peer>, bool),
     /// The groups that are copied here. None when not all of them can be read.
     Copies(Option<Vec<GroupName>>),
+    /// The peers of which all that waits could be read.
+    Searched(Vec<RealmId>),
+    /// Whether all of it is done.
+    Chores(bool),
+    /// When the next message's time is over, in seconds of the realm's running time.
+    GivenBack(Option<u32>),
     /// What is kept of a peer, if it is one.
     Looked(Result<Option<Box<Glance>>, Failure>),
     /// What the peer has answered. None when it is silent.
@@ -129,8 +143,20 @@ pub enum Input {
     Claimed(RealmId),
     /// A peer has opened a link, and is to see whether it can be called back (PEER-24).
     CallBack(RealmId),
+    /// There is more to be done for groups that have ended, or realms that were removed.
+    ChoreAdded,
+    /// Other messages wait than before: when the next one's time is over, in seconds of the realm's running time.
+    Expires(Option<u32>),
     /// A step is done.
     Done(StepId, Done),
+}
+
+/// Whose step one is.
+#[derive(Clone, Copy, Debug)]
+enum Whose {
+    Listing,
+    Upkeep,
+    Peer(RealmId),
 }
 
 /// How it stands with a peer, for people to see.
@@ -153,10 +179,10 @@ pub struct Federation {
     peers: BTreeMap<RealmId, PeerTask>,
     steps: VecDeque<(StepId, Step)>,
     news: VecDeque<(RealmId, News)>,
-    /// The peer whose step it is; none where it is the list of peers.
-    under_way: BTreeMap<StepId, Option<RealmId>>,
+    under_way: BTreeMap<StepId, Whose>,
     last_step: u64,
     listing: Listing,
+    upkeep: Upkeep,
     /// Peers that are listed now are told that this realm has started.
     is_start: bool,
     /// What is to be done for groups at peers that are not listed yet.
@@ -178,6 +204,7 @@ struct Listing {
 impl Federation {
     /// The machine at a start of a realm. Its first step lists the peers.
     pub fn new(own: Own, seed: u64) -> Self {
+        let (upkeep, first) = Upkeep::new();
         let mut machine = Self {
             own,
             peers: BTreeMap::new(),
@@ -189,11 +216,13 @@ impl Federation {
                 wait: AGAIN,
                 ..Listing::default()
             },
+            upkeep,
             is_start: true,
             early: BTreeMap::new(),
             rng: StdRng::seed_from_u64(seed),
         };
         machine.list();
+        machine.push(Whose::Upkeep, first);
         machine
     }
 
@@ -210,7 +239,8 @@ impl Federation {
     /// When [`Federation::handle_timeout`] wants to be called next, in time since the start ([`Moment::since_start`]).
     pub fn poll_timeout(&self) -> Option<Duration> {
         let timeouts = self.peers.values().filter_map(PeerTask::timeout);
-        timeouts.chain(self.listing.again).min()
+        let others = self.listing.again.into_iter().chain(self.upkeep.timeout());
+        timeouts.chain(others).min()
     }
 
     /// Takes in what has happened.
@@ -230,12 +260,28 @@ impl Federation {
                     self.early.entry(realm).or_default().insert(work);
                 }
             }
+            Input::ChoreAdded => {
+                let step = self.upkeep.added();
+                self.keep_up(step);
+            }
+            Input::Expires(at) => self.upkeep.expires(now, at),
             Input::Done(step, done) => match (self.under_way.remove(&step), done) {
-                (Some(None), Done::Peers(peers, are_all)) => self.listed(now, &peers, are_all),
-                (Some(Some(realm)), done) => {
+                (Some(Whose::Listing), Done::Peers(peers, are_all)) => {
+                    self.listed(now, &peers, are_all);
+                }
+                (Some(Whose::Upkeep), Done::Chores(is_all)) => {
+                    let step = self.upkeep.done(now, is_all);
+                    self.keep_up(step);
+                }
+                (Some(Whose::Upkeep), Done::Searched(peers)) => self.upkeep.found(now, peers),
+                (Some(Whose::Upkeep), Done::GivenBack(next)) => {
+                    self.upkeep.given_back();
+                    self.upkeep.expires(now, next);
+                }
+                (Some(Whose::Peer(realm)), done) => {
                     self.tell(now, realm, |own, peer| peer.done(own, now, step, done));
                 }
-                (Some(None) | None, _) => {}
+                (Some(Whose::Listing | Whose::Upkeep) | None, _) => {}
             },
         }
     }
@@ -244,6 +290,9 @@ impl Federation {
     pub fn handle_timeout(&mut self, now: Moment) {
         if self.listing.again.is_some_and(|at| at <= now.since_start()) {
             self.list();
+        }
+        for step in self.upkeep.handle_timeout(now) {
+            self.keep_up(step);
         }
         let is_due = |peer: &PeerTask| peer.timeout().is_some_and(|at| at <= now.since_start());
         let due: Vec<RealmId> = self
@@ -265,7 +314,7 @@ impl Federation {
         }
         self.listing.is_under_way = true;
         self.listing.again = None;
-        self.push(None, Step::ListPeers);
+        self.push(Whose::Listing, Step::ListPeers);
     }
 
     fn listed(&mut self, now: Moment, peers: &[Peer], are_all: bool) {
@@ -290,6 +339,9 @@ impl Federation {
             self.peers.insert(peer.realm, task);
             self.tell(now, peer.realm, |_, peer| Some(peer.begin()));
         }
+        let names = peers.iter().map(|peer| peer.realm);
+        let step = self.upkeep.listed(names, are_all);
+        self.keep_up(step);
         // Those that can be read later are told then.
         self.is_start &= !are_all;
         if are_all {
@@ -322,7 +374,7 @@ impl Federation {
             self.go_on(now, realm, next);
         }
         if let Some(step) = self.peers.get_mut(&realm).and_then(PeerTask::take_aside) {
-            let id = self.push(Some(realm), step);
+            let id = self.push(Whose::Peer(realm), step);
             if let Some(peer) = self.peers.get_mut(&realm) {
                 peer.began_aside(id);
             }
@@ -343,7 +395,7 @@ impl Federation {
                     }
                     return;
                 }
-                let id = self.push(Some(realm), step);
+                let id = self.push(Whose::Peer(realm), step);
                 if let Some(peer) = self.peers.get_mut(&realm) {
                     peer.does(now, id, doing);
                 }
@@ -375,10 +427,16 @@ impl Federation {
         over(held) == 0 || all + over(held) <= HELD_OF_ALL
     }
 
-    fn push(&mut self, realm: Option<RealmId>, step: Step) -> StepId {
+    fn keep_up(&mut self, step: Option<Step>) {
+        if let Some(step) = step {
+            self.push(Whose::Upkeep, step);
+        }
+    }
+
+    fn push(&mut self, whose: Whose, step: Step) -> StepId {
         self.last_step += 1;
         let id = StepId(self.last_step);
-        self.under_way.insert(id, realm);
+        self.under_way.insert(id, whose);
         self.steps.push_back((id, step));
         id
     }

@@ -60,6 +60,9 @@ impl Scene {
         Some(match step {
             Step::ListPeers => Done::Peers(self.peers.clone(), true),
             Step::ListCopies(_) => Done::Copies(Some(Vec::new())),
+            Step::FindExpiries(peers) => Done::Searched(peers.clone()),
+            Step::DoChores => Done::Chores(true),
+            Step::GiveBack => Done::GivenBack(None),
             Step::Look { peer, .. } => {
                 let found = self.peers.iter().find(|known| known.realm == *peer);
                 let next = self.queue.front().map(|position| NextOutgoing {

@@ -10,7 +10,6 @@ use std::{
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
-    time::Instant,
 };
 
 use super::{
@@ -26,12 +25,6 @@ use crate::{
     wire::RealmId,
 };
 
-/// The wait before what could not be done for members of groups is tried again at the earliest.
-const CHORES_AGAIN_MIN: Duration = Duration::from_secs(2);
-/// How long what the store did not take, or could not read, is left alone.
-const AGAIN: Duration = Duration::from_secs(10);
-/// The longest time for which that which still cannot be read is left alone: it is twice as long each time.
-const AGAIN_MAX: Duration = Duration::from_mins(5);
 /// How often it is looked whether a link to a peer has been kept open for long.
 const LINKS_LOOKED_AT: Duration = Duration::from_mins(1);
 /// A longer sleep is none that ends.
@@ -49,8 +42,6 @@ pub async fn keep_in_touch<S: Store>(
     let mut federation = Federation::new(realm.own().clone(), seed);
     let ways = Arc::new(ways);
     let mut beside = JoinSet::new();
-    beside.spawn(give_back(Arc::clone(&realm), clock.clone()));
-    beside.spawn(do_chores(Arc::clone(&realm), clock.clone()));
     let mut steps = JoinSet::new();
     let mut queues = Queues::default();
     let mut links = Watched::new(ways.links());
@@ -101,6 +92,11 @@ pub async fn keep_in_touch<S: Store>(
                     federation.handle(clock.now(), Input::Grown(peer));
                 }
             }
+            () = realm.chore_added() => federation.handle(clock.now(), Input::ChoreAdded),
+            () = realm.expiry_noted() => {
+                let next = realm.next_expiry();
+                federation.handle(clock.now(), Input::Expires(next));
+            }
             _ = look_at_links.tick() => ways.links().ask_again(),
             () = links.changed(ways.links()) => {
                 for input in links.take(ways.links()) {
@@ -145,6 +141,20 @@ async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, ways: &Ways, step:
             Done::Peers(peers, are_all)
         }
         Step::ListCopies(peer) => Done::Copies(realm.copies_of(peer).await.ok()),
+        Step::FindExpiries(peers) => {
+            let mut searched = Vec::new();
+            for peer in peers {
+                if realm.find_expiries(peer).await.is_ok() {
+                    searched.push(peer);
+                }
+            }
+            Done::Searched(searched)
+        }
+        Step::DoChores => Done::Chores(realm.do_chores(clock.now().wall).await),
+        Step::GiveBack => {
+            realm.return_expired(clock.now()).await;
+            Done::GivenBack(realm.next_expiry())
+        }
         Step::Look { peer, more } => Done::Looked(
             realm
                 .look(peer, more)
@@ -281,74 +291,5 @@ async fn sleep_until(at: Option<Duration>, clock: &Clock) {
         // No timer reaches further.
         Some(left) if left < LONGEST_SLEEP => tokio::time::sleep(left).await,
         Some(_) | None => std::future::pending().await,
-    }
-}
-
-/// Does what is to be done for the members of groups that have ended, also of those that ended before a start.
-async fn do_chores<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
-    let mut wait = AGAIN;
-    loop {
-        if realm.do_chores(clock.now().wall).await {
-            wait = AGAIN;
-            realm.chore_added().await;
-        } else {
-            // What is added need not wait for what cannot be read, but does not have that read again each time.
-            let added = async {
-                tokio::time::sleep(CHORES_AGAIN_MIN).await;
-                realm.chore_added().await;
-            };
-            tokio::select! {
-                biased;
-                () = added => {}
-                () = tokio::time::sleep(wait) => wait = (wait * 2).min(AGAIN_MAX),
-            }
-        }
-    }
-}
-
-/// Gives messages back whose time is over before their turn.
-async fn give_back<S: Store>(realm: Arc<Realm<S>>, clock: Clock) {
-    let mut searched = BTreeSet::new();
-    let mut are_found = find_expiries(&realm, &mut searched).await;
-    let mut wait = AGAIN;
-    let mut again = Instant::now() + wait;
-    loop {
-        let due = realm.next_expiry();
-        let left = due.map(|due| due.saturating_sub(clock.now().running));
-        tokio::select! {
-            biased;
-            () = realm.expiry_noted() => {}
-            () = sleep_seconds(left) => realm.return_expired(clock.now()).await,
-            () = tokio::time::sleep_until(again), if !are_found => {
-                are_found = find_expiries(&realm, &mut searched).await;
-                wait = (wait * 2).min(AGAIN_MAX);
-                again = Instant::now() + wait;
-            }
-        }
-    }
-}
-
-/// Looks through the queues that have not been `searched` for messages whose time will be over. False when one of them cannot be read:
-/// only those are looked through again.
-async fn find_expiries<S: Store>(realm: &Realm<S>, searched: &mut BTreeSet<RealmId>) -> bool {
-    let (peers, mut are_found) = realm.peers().await;
-    for peer in peers {
-        if searched.contains(&peer.realm) {
-            continue;
-        }
-        if realm.find_expiries(peer.realm).await.is_ok() {
-            searched.insert(peer.realm);
-        } else {
-            are_found = false;
-        }
-    }
-    are_found
-}
-
-/// Sleeps for so many seconds, or for ever.
-async fn sleep_seconds(seconds: Option<u32>) {
-    match seconds {
-        Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds.into())).await,
-        None => std::future::pending().await,
     }
 }
