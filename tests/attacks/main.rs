@@ -9,6 +9,7 @@ mod datagrams;
 mod links;
 mod loops;
 mod memory;
+mod realms;
 mod replay;
 mod secrets;
 mod storage;

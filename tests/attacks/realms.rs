@@ -1,0 +1,63 @@
+//! What strangers who say that they are realms make a realm send to others.
+
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    time::Duration,
+};
+
+use merpati::{
+    client::system_rng,
+    crypto::SecretKey,
+    wire::{Frame, Packet, PeerRequest, Port, Text},
+};
+
+use crate::{stranger::Intruder, support::Home};
+
+/// An address is tried so often at once (PEER-23), with so many datagrams each time.
+const TRIED: usize = 4;
+const DATAGRAMS: usize = 3;
+/// Between two of those no more time passes.
+const NO_MORE: Duration = Duration::from_secs(15);
+
+/// PEER-2, PEER-23: however many strangers say however often that they are where somebody else is, that one hears of it a few times. It was sent 753 datagrams
+/// in half a minute.
+#[test]
+fn introductions_send_a_third_party_a_few_datagrams() {
+    let home = Home::new();
+    let realm = home.realm("alpha", "open");
+    let third = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = third.local_addr().unwrap().port();
+    let mut strangers: Vec<Intruder> = (1..=40)
+        .map(|machine| {
+            let device = SecretKey::generate(&mut system_rng().unwrap());
+            Intruder::of(&device, Ipv4Addr::new(127, 0, machine, 1), &realm)
+        })
+        .collect();
+    for round in 0..3 {
+        for (n, stranger) in strangers.iter_mut().enumerate() {
+            // Another name for the same address each time.
+            let address = ["127.0.0.1", "0x7f000001", "localhost"][round];
+            let name = format!("stranger{n}");
+            let introduce = PeerRequest::Introduce {
+                realm: name.parse().unwrap(),
+                address: Text(address),
+                port: Port(port),
+                numbers: Some((1 << 32, 0)),
+            };
+            let command = introduce.to_bytes();
+            stranger.send(&[Frame::Request {
+                number: round as u64,
+                command: &command,
+            }]);
+            stranger.answers();
+        }
+    }
+    third.set_read_timeout(Some(NO_MORE)).unwrap();
+    let (mut datagrams, mut bytes, mut buffer) = (0, 0, vec![0; 2000]);
+    while let Ok(len) = third.recv(&mut buffer) {
+        assert!(matches!(Packet::parse(&buffer[..len]), Ok(Packet::Init(_))));
+        (datagrams, bytes) = (datagrams + 1, bytes + len);
+    }
+    println!("{datagrams} datagrams, {bytes} bytes, for 120 introductions of 40 strangers");
+    assert!((1..=TRIED * DATAGRAMS).contains(&datagrams), "{datagrams}");
+}
