@@ -68,8 +68,8 @@ impl Kinds {
 const KEPT_OPEN: u64 = 4;
 /// Inits of such links that are remembered: the links are renewed, as often as every minute.
 const RENEWED: u64 = 16;
-/// Whoever cannot be called is called now and then all the same, to see whether it can be by now.
-const CALLED: u64 = 1;
+/// Whoever cannot be called is called now and then all the same, to see whether it can be by now, and is asked beside that on its own link.
+const CALLED: u64 = 2;
 /// What is held for those links, in bytes.
 const KEPT_BYTES: u64 = 16_000;
 /// What a realm that lies, and is gone, may have others hold: its links, the links to it, and what waits to be asked on those.
