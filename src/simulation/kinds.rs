@@ -16,6 +16,8 @@ const MOVES: f64 = 0.1;
 const NAT: f64 = 0.1;
 /// The part of the worlds in which a realm lies.
 const LIAR: f64 = 0.1;
+/// The part of the worlds with several realms in which somebody on the path sends again what they have recorded.
+const REPLAYS: f64 = 0.1;
 
 /// A realm behind an address translator.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +40,8 @@ pub struct Kinds {
     pub nat: Option<Nat>,
     /// One more realm is listed, which lies: what its key is made of.
     pub liar: Option<u64>,
+    /// What realms send each other is recorded, and sent again.
+    pub replays: bool,
 }
 
 impl Kinds {
@@ -51,15 +55,21 @@ impl Kinds {
         let lies = is("liar", LIAR);
         let are_several = realms > 1;
         let workers = (0..realms).map(|_| if many { rng.random_range(1..=8) } else { 1 });
+        let workers = workers.collect();
+        let nat = (nat && are_several).then(|| Nat {
+            realm: rng.random_range(0..realms),
+            forgets: Duration::from_secs(rng.random_range(30..=120)),
+            tells: rng.random_bool(0.5),
+        });
+        // What came later is drawn last, so that a seed stands for what it stood for.
+        let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
+        let replays = is("replays", REPLAYS);
         Self {
-            workers: workers.collect(),
+            workers,
             moves: moves && are_several,
-            nat: (nat && are_several).then(|| Nat {
-                realm: rng.random_range(0..realms),
-                forgets: Duration::from_secs(rng.random_range(30..=120)),
-                tells: rng.random_bool(0.5),
-            }),
+            nat,
             liar: lies.then_some(seed),
+            replays: replays && are_several,
         }
     }
 }
@@ -94,6 +104,10 @@ impl Kinds {
         };
         let most = match what {
             "commands in work are left" | "watches are left" | "datagrams to send are left" => 0,
+            // Each address to which a realm moves that nobody can call is tried when it tells it, and now and then (PEER-23).
+            "calls are left" if self.moves && self.nat.is_some_and(|nat| nat.tells) => {
+                ONE_KEPT_OPEN
+            }
             "calls are left" if self.liar.is_none() => 0,
             "bytes held for others are left" => KEPT_BYTES * links,
             "timers are left" | "accepts are left" => links.max(2),

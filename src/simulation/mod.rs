@@ -6,7 +6,7 @@
 //! cargo test --lib simulation                       2,000 seeds, and the planted faults (`planted`)
 //! MERPATI_SEEDS=1000000 cargo test --profile campaign --lib simulation::campaign::nothing -- --nocapture
 //! MERPATI_SEED=42 cargo test --lib simulation::campaign::nothing -- --nocapture      one seed, with its trace
-//! MERPATI_KIND=liar …      all worlds that can be are of this kind: workers, moves, nat, liar (`kinds`)
+//! MERPATI_KIND=liar …      all worlds that can be are of this kind: workers, moves, nat, liar, replays (`kinds`)
 //! ```
 
 mod accomplice;
@@ -25,6 +25,7 @@ mod owners;
 mod person;
 mod plan;
 mod planted;
+mod recording;
 mod reopening;
 mod routes;
 mod site;

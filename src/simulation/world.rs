@@ -139,6 +139,9 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
     if let Some(seed) = world.plan.kinds.liar {
         guests.extend(world.let_liar_in(seed, &mut kinds_rng));
     }
+    if world.plan.kinds.replays {
+        guests.push(world.let_recorder_in(&mut kinds_rng));
+    }
     let mut outcome = world.tell(&mut rng, kinds_rng, guests).await;
     outcome.simulated = started.elapsed();
     outcome.messages = world.history.messages();
