@@ -18,6 +18,8 @@ const NAT: f64 = 0.1;
 const LIAR: f64 = 0.1;
 /// The part of the worlds with several realms in which somebody on the path sends again what they have recorded.
 const REPLAYS: f64 = 0.1;
+/// and in which one is restored from a copy of its disk.
+const RESTORED: f64 = 0.1;
 
 /// A realm behind an address translator.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +44,8 @@ pub struct Kinds {
     pub liar: Option<u64>,
     /// What realms send each other is recorded, and sent again.
     pub replays: bool,
+    /// This realm is restored from a copy.
+    pub restored: Option<usize>,
 }
 
 impl Kinds {
@@ -64,12 +68,17 @@ impl Kinds {
         // What came later is drawn last, so that a seed stands for what it stood for.
         let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
         let replays = is("replays", REPLAYS);
+        let restored = is("restored", RESTORED);
+        let moves = moves && are_several;
+        // One that moves and has forgotten where the others are may find nobody, and nobody it.
+        let restored = restored && are_several && !moves && !lies;
         Self {
             workers,
-            moves: moves && are_several,
+            moves,
             nat,
             liar: lies.then_some(seed),
             replays: replays && are_several,
+            restored: restored.then(|| rng.random_range(0..realms)),
         }
     }
 }

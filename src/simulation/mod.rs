@@ -6,7 +6,8 @@
 //! cargo test --lib simulation                       2,000 seeds, and the planted faults (`planted`)
 //! MERPATI_SEEDS=1000000 cargo test --profile campaign --lib simulation::campaign::nothing -- --nocapture
 //! MERPATI_SEED=42 cargo test --lib simulation::campaign::nothing -- --nocapture      one seed, with its trace
-//! MERPATI_KIND=liar …      all worlds that can be are of this kind: workers, moves, nat, liar, replays (`kinds`)
+//! MERPATI_KIND=liar …      all worlds that can be are of this kind: workers, moves, nat, liar, replays,
+//!                        restored (`kinds`)
 //! ```
 
 mod accomplice;
@@ -27,6 +28,7 @@ mod plan;
 mod planted;
 mod recording;
 mod reopening;
+mod restoring;
 mod routes;
 mod site;
 mod trace;

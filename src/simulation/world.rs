@@ -25,6 +25,7 @@ use super::{
     network::Network,
     person::{Person, Population, Progress},
     plan::Plan,
+    restoring,
     site::{IDLE, Neighbour, Site},
     trace::Trace,
 };
@@ -77,6 +78,11 @@ impl Life {
             is_looked_at: Mutex::new(false),
             starts: AtomicUsize::new(0),
         }
+    }
+
+    /// The process there is is told to stop.
+    pub(super) fn stop(&self) {
+        self.stop.send_replace(true);
     }
 
     /// The process there is dies, if there is one.
@@ -212,7 +218,7 @@ fn population(plan: &Plan, sites: &[(Site, Life)]) -> Population {
 }
 
 impl World {
-    fn is_calm(&self) -> bool {
+    pub(super) fn is_calm(&self) -> bool {
         *self.is_calm.borrow()
     }
 
@@ -261,6 +267,7 @@ impl World {
     async fn keep_site(self: Arc<Self>, number: usize) -> Vec<String> {
         let (site, life) = &self.sites[number];
         loop {
+            self.copy_or_restore(number);
             let machine = self.start(life, 4000);
             life.stop.send_replace(false);
             let serving = site.serve(machine.clone(), life.stop.subscribe(), life.look.notified());
@@ -342,6 +349,7 @@ impl World {
             biased;
             () = self.storm(rng) => {}
             () = self.move_about(fork(&mut kinds_rng)), if self.plan.kinds.moves => {}
+            () = self.restore_one(fork(&mut kinds_rng)), if self.plan.kinds.restored.is_some() => {}
         }
         self.calm();
         let mut outcome = Outcome::default();
@@ -412,7 +420,7 @@ impl World {
             history: self.history.clone(),
             rng: fork(rng),
             done: Progress::default(),
-            turns: self.plan.turns,
+            turns: self.plan.turns + restoring::turns_more(&self.plan),
         }
     }
 
