@@ -58,6 +58,11 @@ impl Disk {
         *self.health.lock().unwrap() = health;
     }
 
+    /// How it is at present.
+    pub fn health(&self) -> Health {
+        *self.health.lock().unwrap()
+    }
+
     /// Bytes of all entries of all logs.
     pub fn logged(&self) -> usize {
         self.contents.lock().unwrap().stored.logged()

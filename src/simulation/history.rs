@@ -45,6 +45,8 @@ pub struct Message {
     pub to_other_realm: bool,
     /// It is kept where it is to end, as its sender was told.
     pub has_arrived: bool,
+    /// A realm had it, maybe, and was restored from a copy without it.
+    pub is_forgotten: bool,
     pub body: Vec<u8>,
 }
 
@@ -176,6 +178,7 @@ impl History {
             doubles: 0,
             to_other_realm,
             has_arrived: false,
+            is_forgotten: false,
             body: body.clone(),
         });
         (id, body)
@@ -196,6 +199,7 @@ impl History {
             said: Said::Nothing,
             doubles: 0,
             has_arrived: false,
+            is_forgotten: false,
             ..told.messages[id].clone()
         };
         told.messages.push(again);
@@ -418,7 +422,7 @@ impl History {
         let mut bounds: BTreeMap<&[u8], (usize, usize, Vec<Said>)> = BTreeMap::new();
         for message in told.messages.iter().filter(|message| reach(message)) {
             let (least, most) = match message.said {
-                Said::Kept => (1, 1),
+                Said::Kept => (usize::from(!message.is_forgotten), 1),
                 Said::Refused(_) => (0, 0),
                 // What was typed is in the outbox, and leaves it.
                 Said::Nothing => (usize::from(!message.may_be_lost), 1),

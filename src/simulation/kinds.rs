@@ -20,6 +20,8 @@ const LIAR: f64 = 0.1;
 const REPLAYS: f64 = 0.1;
 /// and in which one is restored from a copy of its disk.
 const RESTORED: f64 = 0.1;
+/// and in which another realm gets the name of one, of which nothing else is so.
+const TAKEN: f64 = 0.05;
 
 /// A realm behind an address translator.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +48,8 @@ pub struct Kinds {
     pub replays: bool,
     /// This realm is restored from a copy.
     pub restored: Option<usize>,
+    /// The name of one is given to another.
+    pub taken: bool,
 }
 
 impl Kinds {
@@ -72,13 +76,25 @@ impl Kinds {
         let moves = moves && are_several;
         // One that moves and has forgotten where the others are may find nobody, and nobody it.
         let restored = restored && are_several && !moves && !lies;
+        let restored = restored.then(|| rng.random_range(0..realms));
+        let replays = replays && are_several;
+        let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
+        if is("taken", TAKEN) && are_several {
+            return Self {
+                workers,
+                replays,
+                taken: true,
+                ..Self::default()
+            };
+        }
         Self {
             workers,
             moves,
             nat,
             liar: lies.then_some(seed),
-            replays: replays && are_several,
-            restored: restored.then(|| rng.random_range(0..realms)),
+            replays,
+            restored,
+            taken: false,
         }
     }
 }

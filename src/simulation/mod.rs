@@ -7,7 +7,7 @@
 //! MERPATI_SEEDS=1000000 cargo test --profile campaign --lib simulation::campaign::nothing -- --nocapture
 //! MERPATI_SEED=42 cargo test --lib simulation::campaign::nothing -- --nocapture      one seed, with its trace
 //! MERPATI_KIND=liar …      all worlds that can be are of this kind: workers, moves, nat, liar, replays,
-//!                        restored (`kinds`)
+//!                        restored, taken (`kinds`)
 //! ```
 
 mod accomplice;
@@ -20,6 +20,7 @@ mod kinds;
 mod machine;
 mod malice;
 mod moving;
+mod namesakes;
 mod nat;
 mod network;
 mod owners;
@@ -31,6 +32,7 @@ mod reopening;
 mod restoring;
 mod routes;
 mod site;
+mod taken;
 mod trace;
 mod world;
 

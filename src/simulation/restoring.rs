@@ -70,7 +70,7 @@ impl World {
         tokio::time::sleep(between).await;
         site.standing.lock().unwrap().is_to_be_restored = true;
         life.kill();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     fn copy(&self, which: usize, is_in_use: bool) {
@@ -125,10 +125,7 @@ impl World {
             if is_in_copy || !(is_from_here || is_to_here) {
                 return;
             }
-            message.may_be_lost = true;
-            if message.said == Said::Kept {
-                message.said = Said::Nothing;
-            }
+            (message.may_be_lost, message.is_forgotten) = (true, true);
             // What the realm has passed on and forgotten comes again, to the other realm or to the copies of its group there: if who wrote it asks
             // again, or somebody sends their Init again that carried it.
             let is_passed_on = match message.to {

@@ -84,6 +84,8 @@ pub struct Site {
     pub key: SecretKey,
     pub disk: Disk,
     pub neighbours: Vec<Neighbour>,
+    /// Its operator adds the peers once, and not again at each start.
+    pub adds_once: bool,
     pub early_data: bool,
     pub lifetime: Duration,
     /// What has been read is kept for so long, if it is not kept for ever.
@@ -155,8 +157,7 @@ impl Site {
     /// Adds the peers, as an operator would; false when the disk was full, or failed. Once that is done, realms that move tell each other
     /// where they are.
     async fn add_peers(&self, realm: &Realm<SimulatedStore>) -> bool {
-        let moves = self.name.is_some();
-        if moves && self.standing.lock().unwrap().has_peers {
+        if self.adds_once && self.standing.lock().unwrap().has_peers {
             return true;
         }
         for peer in &self.neighbours {

@@ -27,6 +27,7 @@ use super::{
     plan::Plan,
     restoring,
     site::{IDLE, Neighbour, Site},
+    taken,
     trace::Trace,
 };
 use crate::{
@@ -67,7 +68,7 @@ pub(super) struct Life {
 }
 
 impl Life {
-    fn new(name: &str, rng: &mut StdRng) -> Self {
+    pub(super) fn new(name: &str, rng: &mut StdRng) -> Self {
         Self {
             name: name.into(),
             wall: Arc::new(WallClock::new()),
@@ -78,6 +79,10 @@ impl Life {
             is_looked_at: Mutex::new(false),
             starts: AtomicUsize::new(0),
         }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The process there is is told to stop.
@@ -93,7 +98,7 @@ impl Life {
     }
 }
 
-fn fork(rng: &mut StdRng) -> StdRng {
+pub(super) fn fork(rng: &mut StdRng) -> StdRng {
     let mut seed = [0; 32];
     rng.fill_bytes(&mut seed);
     StdRng::from_seed(seed)
@@ -118,14 +123,23 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
     let started = Instant::now();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut greed = StdRng::seed_from_u64(!seed);
-    let plan = Plan::draw(seed, &mut rng, &mut greed);
+    let mut plan = Plan::draw(seed, &mut rng, &mut greed);
+    if plan.kinds.taken {
+        (plan.is_greedy, plan.kept) = (false, None);
+    }
     let kinds_rng = StdRng::seed_from_u64(seed.rotate_left(16) ^ 1);
     trace.note("seed", || format!("{seed}: {plan:#?}"));
     let network = Network::new(fork(&mut rng), plan.path, trace.clone());
-    let sites = sites(&plan, &mut rng);
+    let mut sites = sites(&plan, &mut rng);
+    if plan.kinds.taken {
+        taken::add_third(&mut sites, &mut rng);
+    }
     let population = Arc::new(population(&plan, &sites));
     let names = population.people.iter().map(|(name, _)| name.as_str());
-    let lives = names.map(|name| Life::new(name, &mut rng)).collect();
+    let mut lives: Vec<Life> = names.map(|name| Life::new(name, &mut rng)).collect();
+    if let (true, Some(last)) = (plan.kinds.taken, lives.last_mut()) {
+        last.name.push('2');
+    }
     let world = Arc::new(World {
         sites,
         network,
@@ -148,7 +162,11 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
     if world.plan.kinds.replays {
         guests.push(world.let_recorder_in(&mut kinds_rng));
     }
-    let mut outcome = world.tell(&mut rng, kinds_rng, guests).await;
+    let mut outcome = if world.plan.kinds.taken {
+        world.tell_of_taken(&mut rng, kinds_rng, guests).await
+    } else {
+        world.tell(&mut rng, kinds_rng, guests).await
+    };
     outcome.simulated = started.elapsed();
     outcome.messages = world.history.messages();
     outcome.datagrams = world.network.sent();
@@ -187,6 +205,7 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Site, Life)> {
             key,
             disk: Disk::new(fork(rng)),
             neighbours: others,
+            adds_once: kinds.moves,
             early_data: plan.early_data,
             lifetime: plan.lifetime,
             kept: plan.kept,
@@ -200,6 +219,9 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Site, Life)> {
 }
 
 fn population(plan: &Plan, sites: &[(Site, Life)]) -> Population {
+    if plan.kinds.taken {
+        return taken::population(sites);
+    }
     let homes = plan.realms.iter().enumerate();
     let homes = homes.flat_map(|(realm, people)| std::iter::repeat_n(realm, *people));
     Population {
@@ -264,7 +286,7 @@ impl World {
     }
 
     /// A realm's life; what its last process held.
-    async fn keep_site(self: Arc<Self>, number: usize) -> Vec<String> {
+    pub(super) async fn keep_site(self: Arc<Self>, number: usize) -> Vec<String> {
         let (site, life) = &self.sites[number];
         loop {
             self.copy_or_restore(number);
@@ -425,7 +447,7 @@ impl World {
     }
 
     /// Things go wrong, one after another.
-    async fn storm(&self, rng: &mut StdRng) {
+    pub(super) async fn storm(&self, rng: &mut StdRng) {
         let end = Instant::now() + self.plan.storm;
         while Instant::now() < end {
             let spell = self.plan.restless.mul_f64(rng.random::<f64>() * 2.0);
@@ -480,7 +502,7 @@ impl World {
         }
     }
 
-    fn calm(&self) {
+    pub(super) fn calm(&self) {
         self.trace.note("world", || "it is calm".into());
         self.is_calm.send_replace(true);
         self.network.set_weather(self.plan.path.calm());
