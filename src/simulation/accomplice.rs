@@ -86,7 +86,8 @@ impl World {
         vec![lies, helps]
     }
 
-    fn beginner(&self, name: &str, rng: &mut StdRng) -> Machine {
+    /// Somebody's machine, on which nothing is kept.
+    pub(super) fn beginner(&self, name: &str, rng: &mut StdRng) -> Machine {
         let mut seed = [0; 32];
         rng.fill_bytes(&mut seed);
         let (network, trace) = (self.network.clone(), self.trace.clone());

@@ -58,9 +58,26 @@ impl Disk {
         *self.health.lock().unwrap() = health;
     }
 
+    /// How it is at present.
+    pub fn health(&self) -> Health {
+        *self.health.lock().unwrap()
+    }
+
     /// Bytes of all entries of all logs.
     pub fn logged(&self) -> usize {
         self.contents.lock().unwrap().stored.logged()
+    }
+
+    /// A copy of what is on it for good, as a snapshot would be.
+    pub fn copy(&self) -> Memory {
+        self.contents.lock().unwrap().stored.clone()
+    }
+
+    /// A copy is put in place of what is on it. No process uses the disk.
+    pub fn restore(&self, copy: Memory) {
+        let unsynced = Vec::new();
+        let stored = copy;
+        *self.contents.lock().unwrap() = Contents { stored, unsynced };
     }
 
     /// The machine has died: of what was being written, some whole batches may have reached the disk, and the one

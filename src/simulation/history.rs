@@ -43,6 +43,10 @@ pub struct Message {
     pub doubles: usize,
     /// It was queued, maybe, and may come back.
     pub to_other_realm: bool,
+    /// It is kept where it is to end, as its sender was told.
+    pub has_arrived: bool,
+    /// A realm had it, maybe, and was restored from a copy without it.
+    pub is_forgotten: bool,
     pub body: Vec<u8>,
 }
 
@@ -73,6 +77,10 @@ struct Restore {
 struct Told {
     /// People who have been told that they have an account.
     registered: BTreeSet<usize>,
+    /// People who are in all groups.
+    in_groups: BTreeSet<usize>,
+    /// Who may be shown a mailbox from an earlier place on once: their realm was restored.
+    begin_anew: BTreeSet<usize>,
     /// People whose profile has been copied.
     copied: BTreeSet<usize>,
     restores: Vec<(usize, Restore)>,
@@ -169,6 +177,8 @@ impl History {
             may_be_lost: !is_known,
             doubles: 0,
             to_other_realm,
+            has_arrived: false,
+            is_forgotten: false,
             body: body.clone(),
         });
         (id, body)
@@ -188,6 +198,8 @@ impl History {
         let again = Message {
             said: Said::Nothing,
             doubles: 0,
+            has_arrived: false,
+            is_forgotten: false,
             ..told.messages[id].clone()
         };
         told.messages.push(again);
@@ -197,6 +209,42 @@ impl History {
     /// A person has an account.
     pub fn register(&self, person: usize) {
         self.told().registered.insert(person);
+    }
+
+    /// A person is in all groups.
+    pub fn come_in(&self, person: usize) {
+        self.told().in_groups.insert(person);
+    }
+
+    /// How many people are in all groups.
+    pub fn count_in_groups(&self) -> usize {
+        self.told().in_groups.len()
+    }
+
+    /// A message is kept where it is to end, as its sender was told.
+    pub fn arrive(&self, id: MessageId) {
+        self.told().messages[id].has_arrived = true;
+    }
+
+    /// All messages, as they are by now.
+    pub fn so_far(&self) -> Vec<Message> {
+        self.told().messages.clone()
+    }
+
+    /// A realm is restored, of which these people are: what they are shown may begin anew. `excuse` says of each message that was
+    /// written by now what need not hold of it.
+    pub fn restore_realm(
+        &self,
+        people: impl Iterator<Item = usize>,
+        excuse: impl Fn(MessageId, &mut Message),
+    ) {
+        let mut told = self.told();
+        told.begin_anew.extend(people);
+        // What was finished may be lost.
+        told.finished.clear();
+        for (id, message) in told.messages.iter_mut().enumerate() {
+            excuse(id, message);
+        }
     }
 
     /// A person's profile is copied.
@@ -302,10 +350,12 @@ impl History {
                     .map(|(_, restore)| restore.shown.get(mailbox).copied())
                     .any(|shown| shown == Some(at))
             };
+            let mut may_begin_anew = told.begin_anew.contains(person);
             for (at, pair) in shown.windows(2).enumerate() {
                 if let [(before, _), (after, text)] = pair
                     && after <= before
                     && !restored(at + 1)
+                    && !std::mem::take(&mut may_begin_anew)
                 {
                     let text = quote(text);
                     wrong.push(format!(
@@ -372,7 +422,7 @@ impl History {
         let mut bounds: BTreeMap<&[u8], (usize, usize, Vec<Said>)> = BTreeMap::new();
         for message in told.messages.iter().filter(|message| reach(message)) {
             let (least, most) = match message.said {
-                Said::Kept => (1, 1),
+                Said::Kept => (usize::from(!message.is_forgotten), 1),
                 Said::Refused(_) => (0, 0),
                 // What was typed is in the outbox, and leaves it.
                 Said::Nothing => (usize::from(!message.may_be_lost), 1),

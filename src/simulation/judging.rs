@@ -208,6 +208,9 @@ impl World {
             };
             let texts = entries.iter().filter(|entry| entry.content == CONTENT_TEXT);
             let texts: Vec<&[u8]> = texts.map(|entry| entry.body.as_slice()).collect();
+            if self.is_behind(mailbox) {
+                continue;
+            }
             let history = &self.history;
             wrong.extend(history.wrong_with(&name, &texts, (&returned, gone), reach));
         }

@@ -16,6 +16,12 @@ const MOVES: f64 = 0.1;
 const NAT: f64 = 0.1;
 /// The part of the worlds in which a realm lies.
 const LIAR: f64 = 0.1;
+/// The part of the worlds with several realms in which somebody on the path sends again what they have recorded.
+const REPLAYS: f64 = 0.1;
+/// and in which one is restored from a copy of its disk.
+const RESTORED: f64 = 0.1;
+/// and in which another realm gets the name of one, of which nothing else is so.
+const TAKEN: f64 = 0.05;
 
 /// A realm behind an address translator.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +44,12 @@ pub struct Kinds {
     pub nat: Option<Nat>,
     /// One more realm is listed, which lies: what its key is made of.
     pub liar: Option<u64>,
+    /// What realms send each other is recorded, and sent again.
+    pub replays: bool,
+    /// This realm is restored from a copy.
+    pub restored: Option<usize>,
+    /// The name of one is given to another.
+    pub taken: bool,
 }
 
 impl Kinds {
@@ -51,15 +63,38 @@ impl Kinds {
         let lies = is("liar", LIAR);
         let are_several = realms > 1;
         let workers = (0..realms).map(|_| if many { rng.random_range(1..=8) } else { 1 });
+        let workers = workers.collect();
+        let nat = (nat && are_several).then(|| Nat {
+            realm: rng.random_range(0..realms),
+            forgets: Duration::from_secs(rng.random_range(30..=120)),
+            tells: rng.random_bool(0.5),
+        });
+        // What came later is drawn last, so that a seed stands for what it stood for.
+        let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
+        let replays = is("replays", REPLAYS);
+        let restored = is("restored", RESTORED);
+        let moves = moves && are_several;
+        // One that moves and has forgotten where the others are may find nobody, and nobody it.
+        let restored = restored && are_several && !moves && !lies;
+        let restored = restored.then(|| rng.random_range(0..realms));
+        let replays = replays && are_several;
+        let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
+        if is("taken", TAKEN) && are_several {
+            return Self {
+                workers,
+                replays,
+                taken: true,
+                ..Self::default()
+            };
+        }
         Self {
-            workers: workers.collect(),
-            moves: moves && are_several,
-            nat: (nat && are_several).then(|| Nat {
-                realm: rng.random_range(0..realms),
-                forgets: Duration::from_secs(rng.random_range(30..=120)),
-                tells: rng.random_bool(0.5),
-            }),
+            workers,
+            moves,
+            nat,
             liar: lies.then_some(seed),
+            replays,
+            restored,
+            taken: false,
         }
     }
 }

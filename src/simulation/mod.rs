@@ -6,7 +6,8 @@
 //! cargo test --lib simulation                       600 seeds, and the planted faults (`planted`)
 //! MERPATI_SEEDS=1000000 cargo test --profile campaign --lib simulation::campaign::nothing -- --nocapture
 //! MERPATI_SEED=42 cargo test --lib simulation::campaign::nothing -- --nocapture      one seed, with its trace
-//! MERPATI_KIND=liar …      all worlds that can be are of this kind: workers, moves, nat, liar (`kinds`)
+//! MERPATI_KIND=liar …      all worlds that can be are of this kind: workers, moves, nat, liar, replays,
+//!                        restored, taken (`kinds`)
 //! ```
 
 mod accomplice;
@@ -19,15 +20,19 @@ mod kinds;
 mod machine;
 mod malice;
 mod moving;
+mod namesakes;
 mod nat;
 mod network;
 mod owners;
 mod person;
 mod plan;
 mod planted;
+mod recording;
 mod reopening;
+mod restoring;
 mod routes;
 mod site;
+mod taken;
 mod trace;
 mod world;
 

@@ -32,7 +32,7 @@ pub struct Nats {
 }
 
 /// Realms, and whoever seems to be one, are in these nets; clients are elsewhere.
-const fn is_realm(address: SocketAddr) -> bool {
+pub const fn is_realm(address: SocketAddr) -> bool {
     matches!(address.ip(), IpAddr::V4(ip) if matches!(ip.octets()[0], 10 | 172))
 }
 

@@ -13,7 +13,12 @@ use std::{
 use rand::{RngExt as _, rngs::StdRng};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{machine::Machine, nat::Nats, trace::Trace};
+use super::{
+    machine::Machine,
+    nat::Nats,
+    recording::{Recorded, Recorder},
+    trace::Trace,
+};
 
 /// Bytes of IP and UDP around each datagram.
 const AROUND: usize = 28;
@@ -94,6 +99,8 @@ struct State {
     /// Until when each machine's bottleneck is busy.
     busy: BTreeMap<String, Instant>,
     overheard: VecDeque<(SocketAddr, Vec<u8>)>,
+    /// Somebody on the path between realms.
+    recorder: Option<Recorder>,
     addresses: u32,
     salts: u16,
     sent: u64,
@@ -120,6 +127,7 @@ impl Network {
             cut: BTreeSet::new(),
             busy: BTreeMap::new(),
             overheard: VecDeque::new(),
+            recorder: None,
             addresses: 0,
             salts: 0,
             sent: 0,
@@ -210,6 +218,35 @@ impl Network {
         self.state.lock().unwrap().nats.begin(machine, forgets);
     }
 
+    /// Somebody begins to record what realms send each other.
+    pub fn record(&self, rng: StdRng) {
+        self.state.lock().unwrap().recorder = Some(Recorder::new(rng));
+    }
+
+    /// Something that was recorded is sent again, once or several times; how often. `there` is where realms are.
+    pub fn play_back(&self, there: &[SocketAddr]) -> usize {
+        let mut state = self.state.lock().unwrap();
+        let elsewhere = state.fresh_address();
+        let next = state.recorder.as_mut();
+        let Some((recorded, times)) = next.and_then(|own| own.next(there, elsewhere)) else {
+            return 0;
+        };
+        let Recorded { from, to, bytes } = recorded;
+        self.trace.note("network", || {
+            format!(
+                "{times} times again, as from {from} → {to}  {} bytes",
+                bytes.len()
+            )
+        });
+        // Who is behind a translator is reached through it alone.
+        let to = state.nats.enter(from, to).unwrap_or(to);
+        for _ in 0..times {
+            let after = state.weather.delay;
+            state.deliver(from, to, bytes.clone(), after);
+        }
+        times
+    }
+
     /// How many datagrams were sent to an address at which nobody was.
     pub fn sent_to_nobody(&self, address: SocketAddr) -> u64 {
         let state = self.state.lock().unwrap();
@@ -259,6 +296,9 @@ impl Network {
         let inside = *from.address.lock().unwrap();
         let address = state.nats.leave(&from.machine, inside, to);
         let told = to;
+        if let Some(recorder) = &mut state.recorder {
+            recorder.see(address, told, bytes);
+        }
         let entered = state.nats.enter(address, told);
         let to = entered.unwrap_or(told);
         // Who is behind a translator is let in to its own address by nobody.

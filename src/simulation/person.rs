@@ -14,7 +14,7 @@ use crate::{
     client::{CallError, Client, End, Memory, Message, Notice, Options, Profile, Traits},
     crypto::SecretKey,
     host::Host,
-    wire::{Answer, Entry, ErrorCode, GroupName, Mailbox, RealmId, Username},
+    wire::{Answer, Entry, ErrorCode, GroupName, Mailbox, RealmId, Sent, Username},
 };
 
 /// The password of everybody.
@@ -131,6 +131,7 @@ impl Person {
                 }
             }
         }
+        self.history.come_in(self.number);
         while self.done.turn < self.turns {
             self.done.turn += 1;
             self.take_turn(client, machine).await;
@@ -325,7 +326,12 @@ impl Person {
         };
         machine.note(|| format!("message {id}: {}", told(&outcome)));
         match outcome {
-            Ok(_) => self.history.say(id, Said::Kept),
+            Ok(receipt) => {
+                self.history.say(id, Said::Kept);
+                if receipt.state != Sent::Queued {
+                    self.history.arrive(id);
+                }
+            }
             Err(CallError::Refused(refusal)) => {
                 self.history.say(id, Said::Refused(refusal.code));
             }

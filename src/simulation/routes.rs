@@ -82,6 +82,7 @@ impl Setting {
             key: SecretKey::from_bytes([7; 32]),
             disk: Disk::new(rng(2)),
             neighbours: Vec::new(),
+            adds_once: false,
             early_data: true,
             lifetime: LINK_LIFETIME,
             kept: None,

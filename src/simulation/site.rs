@@ -14,6 +14,7 @@ use super::{
     greedy,
     judging::join_all,
     machine::Machine,
+    restoring::Snapshot,
 };
 use crate::{
     allowance::Frequency,
@@ -23,6 +24,7 @@ use crate::{
     link::{Redundancy, Traits},
     realm::{Limits, Network, Own, Peering, Realm, Registration, Retention},
     server::{Assembly, Clock, Post, Reached, WorkLimits},
+    store::Memory,
     wire::{Protection, RealmId},
 };
 
@@ -57,6 +59,14 @@ pub struct Standing {
     pub realm: Option<Arc<Realm<SimulatedStore>>>,
     /// Its operator has added the peers, and need not do so again.
     pub has_peers: bool,
+    /// It is to be stopped, and then copied.
+    pub is_to_be_copied: bool,
+    /// A copy of the disk, what had been said by then, and whether a process was using the disk.
+    pub copy: Option<(Memory, Snapshot, bool)>,
+    /// The next process is to find the copy on the disk.
+    pub is_to_be_restored: bool,
+    /// The disk has been restored from a copy that was taken in use, and devices have not been told yet.
+    pub is_restored: bool,
 }
 
 /// A realm's place.
@@ -74,6 +84,8 @@ pub struct Site {
     pub key: SecretKey,
     pub disk: Disk,
     pub neighbours: Vec<Neighbour>,
+    /// Its operator adds the peers once, and not again at each start.
+    pub adds_once: bool,
     pub early_data: bool,
     pub lifetime: Duration,
     /// What has been read is kept for so long, if it is not kept for ever.
@@ -145,8 +157,7 @@ impl Site {
     /// Adds the peers, as an operator would; false when the disk was full, or failed. Once that is done, realms that move tell each other
     /// where they are.
     async fn add_peers(&self, realm: &Realm<SimulatedStore>) -> bool {
-        let moves = self.name.is_some();
-        if moves && self.standing.lock().unwrap().has_peers {
+        if self.adds_once && self.standing.lock().unwrap().has_peers {
             return true;
         }
         for peer in &self.neighbours {
@@ -211,7 +222,10 @@ impl Site {
             ..Retention::FOREVER
         };
         realm.begin_keeping(Some(retention)).await;
-        realm.begin_life(false).await;
+        let is_restored = self.standing.lock().unwrap().is_restored;
+        if realm.begin_life(is_restored).await {
+            self.standing.lock().unwrap().is_restored = false;
+        }
         if !self.add_peers(&realm).await {
             return Vec::new();
         }

@@ -25,7 +25,9 @@ use super::{
     network::Network,
     person::{Person, Population, Progress},
     plan::Plan,
+    restoring,
     site::{IDLE, Neighbour, Site},
+    taken,
     trace::Trace,
 };
 use crate::{
@@ -66,7 +68,7 @@ pub(super) struct Life {
 }
 
 impl Life {
-    fn new(name: &str, rng: &mut StdRng) -> Self {
+    pub(super) fn new(name: &str, rng: &mut StdRng) -> Self {
         Self {
             name: name.into(),
             wall: Arc::new(WallClock::new()),
@@ -79,6 +81,15 @@ impl Life {
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The process there is is told to stop.
+    pub(super) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
     /// The process there is dies, if there is one.
     pub(super) fn kill(&self) {
         if let Some(machine) = &*self.machine.lock().unwrap() {
@@ -87,7 +98,7 @@ impl Life {
     }
 }
 
-fn fork(rng: &mut StdRng) -> StdRng {
+pub(super) fn fork(rng: &mut StdRng) -> StdRng {
     let mut seed = [0; 32];
     rng.fill_bytes(&mut seed);
     StdRng::from_seed(seed)
@@ -112,14 +123,23 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
     let started = Instant::now();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut greed = StdRng::seed_from_u64(!seed);
-    let plan = Plan::draw(seed, &mut rng, &mut greed);
+    let mut plan = Plan::draw(seed, &mut rng, &mut greed);
+    if plan.kinds.taken {
+        (plan.is_greedy, plan.kept) = (false, None);
+    }
     let kinds_rng = StdRng::seed_from_u64(seed.rotate_left(16) ^ 1);
     trace.note("seed", || format!("{seed}: {plan:#?}"));
     let network = Network::new(fork(&mut rng), plan.path, trace.clone());
-    let sites = sites(&plan, &mut rng);
+    let mut sites = sites(&plan, &mut rng);
+    if plan.kinds.taken {
+        taken::add_third(&mut sites, &mut rng);
+    }
     let population = Arc::new(population(&plan, &sites));
     let names = population.people.iter().map(|(name, _)| name.as_str());
-    let lives = names.map(|name| Life::new(name, &mut rng)).collect();
+    let mut lives: Vec<Life> = names.map(|name| Life::new(name, &mut rng)).collect();
+    if let (true, Some(last)) = (plan.kinds.taken, lives.last_mut()) {
+        last.name.push('2');
+    }
     let world = Arc::new(World {
         sites,
         network,
@@ -139,7 +159,14 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
     if let Some(seed) = world.plan.kinds.liar {
         guests.extend(world.let_liar_in(seed, &mut kinds_rng));
     }
-    let mut outcome = world.tell(&mut rng, kinds_rng, guests).await;
+    if world.plan.kinds.replays {
+        guests.push(world.let_recorder_in(&mut kinds_rng));
+    }
+    let mut outcome = if world.plan.kinds.taken {
+        world.tell_of_taken(&mut rng, kinds_rng, guests).await
+    } else {
+        world.tell(&mut rng, kinds_rng, guests).await
+    };
     outcome.simulated = started.elapsed();
     outcome.messages = world.history.messages();
     outcome.datagrams = world.network.sent();
@@ -178,6 +205,7 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Site, Life)> {
             key,
             disk: Disk::new(fork(rng)),
             neighbours: others,
+            adds_once: kinds.moves,
             early_data: plan.early_data,
             lifetime: plan.lifetime,
             kept: plan.kept,
@@ -191,6 +219,9 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Site, Life)> {
 }
 
 fn population(plan: &Plan, sites: &[(Site, Life)]) -> Population {
+    if plan.kinds.taken {
+        return taken::population(sites);
+    }
     let homes = plan.realms.iter().enumerate();
     let homes = homes.flat_map(|(realm, people)| std::iter::repeat_n(realm, *people));
     Population {
@@ -209,7 +240,7 @@ fn population(plan: &Plan, sites: &[(Site, Life)]) -> Population {
 }
 
 impl World {
-    fn is_calm(&self) -> bool {
+    pub(super) fn is_calm(&self) -> bool {
         *self.is_calm.borrow()
     }
 
@@ -255,9 +286,10 @@ impl World {
     }
 
     /// A realm's life; what its last process held.
-    async fn keep_site(self: Arc<Self>, number: usize) -> Vec<String> {
+    pub(super) async fn keep_site(self: Arc<Self>, number: usize) -> Vec<String> {
         let (site, life) = &self.sites[number];
         loop {
+            self.copy_or_restore(number);
             let machine = self.start(life, 4000);
             life.stop.send_replace(false);
             let serving = site.serve(machine.clone(), life.stop.subscribe(), life.look.notified());
@@ -339,6 +371,7 @@ impl World {
             biased;
             () = self.storm(rng) => {}
             () = self.move_about(fork(&mut kinds_rng)), if self.plan.kinds.moves => {}
+            () = self.restore_one(fork(&mut kinds_rng)), if self.plan.kinds.restored.is_some() => {}
         }
         self.calm();
         let mut outcome = Outcome::default();
@@ -409,12 +442,12 @@ impl World {
             history: self.history.clone(),
             rng: fork(rng),
             done: Progress::default(),
-            turns: self.plan.turns,
+            turns: self.plan.turns + restoring::turns_more(&self.plan),
         }
     }
 
     /// Things go wrong, one after another.
-    async fn storm(&self, rng: &mut StdRng) {
+    pub(super) async fn storm(&self, rng: &mut StdRng) {
         let end = Instant::now() + self.plan.storm;
         while Instant::now() < end {
             let spell = self.plan.restless.mul_f64(rng.random::<f64>() * 2.0);
@@ -469,7 +502,7 @@ impl World {
         }
     }
 
-    fn calm(&self) {
+    pub(super) fn calm(&self) {
         self.trace.note("world", || "it is calm".into());
         self.is_calm.send_replace(true);
         self.network.set_weather(self.plan.path.calm());

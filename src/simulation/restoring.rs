@@ -1,0 +1,138 @@
+//! A realm that is restored: a copy of its disk is taken once everybody is in all groups, while it runs or after it has been stopped, and some time
+//! later its process is killed and the next one finds the copy. What the realm has acknowledged in between is lost there, and nothing else.
+
+use std::time::Duration;
+
+use rand::{RngExt as _, rngs::StdRng};
+
+use super::{
+    history::{Message, Said, To},
+    plan::Plan,
+    world::World,
+};
+use crate::wire::Mailbox;
+
+/// How often to look whether everybody is in all groups.
+const LOOK: Duration = Duration::from_secs(1);
+/// The longest until the copy is taken, and until it is put back, each.
+const SPELL_S: u64 = 60;
+/// Turns that people take beyond those they would: there is to be something to do before and after.
+const TURNS_MORE: u32 = 20;
+
+/// Whether copies of a group elsewhere get what its realm, once restored, writes at positions that it had given out before. They do not, as they read on by
+/// the position alone (PEER-10). To be switched on with the mend of that.
+const ARE_COPIES_READ_AGAIN: bool = false;
+
+/// How many turns more people take in a world.
+pub const fn turns_more(plan: &Plan) -> u32 {
+    if plan.kinds.restored.is_some() {
+        TURNS_MORE
+    } else {
+        0
+    }
+}
+
+/// What had been said of each message when a realm was copied.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot(Vec<Message>);
+
+impl World {
+    /// True for the copy of a group elsewhere whose realm was restored.
+    pub(super) fn is_behind(&self, mailbox: &Mailbox) -> bool {
+        let restored = self.plan.kinds.restored;
+        let restored = restored.map(|which| self.population.realms[which]);
+        !ARE_COPIES_READ_AGAIN
+            && matches!(mailbox, Mailbox::RealmGroup(realm, _) if Some(*realm) == restored)
+    }
+
+    /// Has one realm restored while it storms, if everybody is in all groups soon enough.
+    pub(super) async fn restore_one(&self, mut rng: StdRng) {
+        let Some(which) = self.plan.kinds.restored else {
+            return std::future::pending().await;
+        };
+        let people = self.population.people.len();
+        while self.history.count_in_groups() < people {
+            tokio::time::sleep(LOOK).await;
+        }
+        let mut pause = || Duration::from_millis(rng.random_range(0..SPELL_S * 1000));
+        let (before, between) = (pause(), pause());
+        tokio::time::sleep(before).await;
+        let (site, life) = &self.sites[which];
+        if rng.random_bool(0.5) {
+            self.copy(which, true);
+        } else {
+            site.standing.lock().unwrap().is_to_be_copied = true;
+            life.stop();
+            while site.standing.lock().unwrap().copy.is_none() {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        tokio::time::sleep(between).await;
+        site.standing.lock().unwrap().is_to_be_restored = true;
+        life.kill();
+        std::future::pending::<()>().await;
+    }
+
+    fn copy(&self, which: usize, is_in_use: bool) {
+        let (site, _) = &self.sites[which];
+        self.note(site.id.as_str(), || {
+            format!("is copied, in use: {is_in_use}")
+        });
+        let snapshot = Snapshot(self.history.so_far());
+        site.standing.lock().unwrap().copy = Some((site.disk.copy(), snapshot, is_in_use));
+    }
+
+    /// No process serves from the disk of a realm: now it can be copied, or restored.
+    pub(super) fn copy_or_restore(&self, which: usize) {
+        let (site, _) = &self.sites[which];
+        let is_to_be_copied = std::mem::take(&mut site.standing.lock().unwrap().is_to_be_copied);
+        if is_to_be_copied {
+            self.copy(which, false);
+        }
+        let restored = {
+            let mut standing = site.standing.lock().unwrap();
+            let is_due = std::mem::take(&mut standing.is_to_be_restored);
+            standing.copy.take_if(|_| is_due)
+        };
+        let Some((memory, snapshot, was_in_use)) = restored else {
+            return;
+        };
+        self.note(site.id.as_str(), || "is restored".into());
+        site.disk.restore(memory);
+        // As an operator says who restores what was copied in use: the copy knows the life that the lost store was in.
+        site.standing.lock().unwrap().is_restored = was_in_use;
+        self.excuse(which, &snapshot);
+    }
+
+    /// What has been said since the copy, and need not be so any more. Whatever is written from now on has to be where it belongs, once.
+    fn excuse(&self, which: usize, snapshot: &Snapshot) {
+        let people = &self.population.people;
+        let is_here = |person: usize| people[person].1 == which;
+        let here = (0..people.len()).filter(|person| is_here(*person));
+        self.history.restore_realm(here, |id, message| {
+            let (is_from_here, is_to_here) = (
+                is_here(message.from),
+                match message.to {
+                    To::Person(person) => is_here(person),
+                    To::Group(realm) => realm == which,
+                },
+            );
+            // What the copy has: what this realm had answered by then, and what others had been told that it has.
+            let was = snapshot.0.get(id);
+            let is_in_copy = was.is_some_and(|was| {
+                was.has_arrived || (is_from_here && matches!(was.said, Said::Kept))
+            });
+            if is_in_copy || !(is_from_here || is_to_here) {
+                return;
+            }
+            (message.may_be_lost, message.is_forgotten) = (true, true);
+            // What the realm has passed on and forgotten comes again, to the other realm or to the copies of its group there: if who wrote it asks
+            // again, or somebody sends their Init again that carried it.
+            let is_passed_on = match message.to {
+                To::Person(_) => is_from_here && !is_to_here,
+                To::Group(_) => true,
+            };
+            message.doubles += usize::from(is_passed_on);
+        });
+    }
+}
