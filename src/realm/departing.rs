@@ -71,7 +71,7 @@ impl<S: Store> Realm<S> {
             self.give_queue_back(realm, now).await?;
         }
         self.leave_groups(realm, false).await?;
-        self.end_copies(realm, (NOTICE, now)).await?;
+        self.end_copies(realm, (NOTICE, now), false).await?;
         self.empty_mailboxes(realm).await?;
         self.forget_all(&records::words_of(realm)).await?;
         self.forget_all(&records::posts_of(realm)).await?;
@@ -256,6 +256,7 @@ impl<S: Store> Realm<S> {
         &self,
         realm: RealmId,
         (notice, now): (&str, u32),
+        is_read_anew: bool,
     ) -> Result<(), Failure> {
         let prefix = records::copies(realm);
         let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
@@ -268,7 +269,8 @@ impl<S: Store> Realm<S> {
                 let Some(group) = records::name_in::<GroupName>(&key, &prefix) else {
                     continue;
                 };
-                let ended = self.end_departed_copy(&key).await;
+                let which = (realm, group);
+                let ended = self.end_departed_copy(which, &key, is_read_anew).await;
                 self.pass_over(ended)?;
                 let left = self.leave_copy((realm, group), (notice, now)).await;
                 self.pass_over(left)?;
@@ -279,7 +281,12 @@ impl<S: Store> Realm<S> {
 
     /// Nothing more is read of a copy. Its place stays: a group that another realm has under this name goes on behind it (READ-6), also one
     /// that is said to be the same.
-    async fn end_departed_copy(&self, key: &Key) -> Result<(), Failure> {
+    async fn end_departed_copy(
+        &self,
+        which: (RealmId, GroupName),
+        key: &Key,
+        is_read_anew: bool,
+    ) -> Result<(), Failure> {
         loop {
             let mut batch = Batch::new();
             let found = self.noted::<CopyRecord>(&mut batch, key).await?;
@@ -293,7 +300,11 @@ impl<S: Store> Realm<S> {
             };
             batch.put(key.clone(), record.to_value()?);
             if let Outcome::Durable = self.commit(batch).await? {
-                return Ok(());
+                return if is_read_anew {
+                    self.note_again(which, &record).await
+                } else {
+                    Ok(())
+                };
             }
         }
     }

@@ -11,12 +11,13 @@ use blake2::{Blake2s256, Digest as _};
 use super::{
     Failure, Moment, Outcome, Realm,
     ended::is_damage,
-    records::{self, CopyRecord, EntryRecord, PostRecord, QueuedRecord, Record as _},
+    expiry::READ_BYTES,
+    records::{self, CopyRecord, EntryRecord, Place, PostRecord, QueuedRecord, Record as _},
     storing::Walk,
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, Prefix, Store, Version},
+    store::{Batch, Expected, Key, PageLimit, Position, Prefix, Store, Version},
     wire::{CONTENT_NOTICE, CONTENT_TEXT, Entry, GroupName, RealmId},
 };
 
@@ -123,6 +124,48 @@ impl<S: Store> Realm<S> {
             Some(other) => Some(other.as_str().to_string()),
         };
         Ok(record(theirs, user, content, entry.body))
+    }
+
+    /// What users here wrote in a copy that is to be read anew (PEER-29) vouches for itself once more. It leaves the copy with that, so that nothing
+    /// vouches twice, however often this is begun.
+    pub(super) async fn note_again(
+        &self,
+        (realm, group): (RealmId, GroupName),
+        copy: &CopyRecord,
+    ) -> Result<(), Failure> {
+        let log = Place::copy(realm, group, copy).log;
+        let since = self.running().await?;
+        let limit = PageLimit {
+            entries: POSTS_AT_ONCE,
+            bytes: READ_BYTES,
+        };
+        loop {
+            let page = self.store.read(&log, Position(copy.floor), limit).await?;
+            let Some((last, _)) = page.entries.last() else {
+                return Ok(());
+            };
+            let mut counts = BTreeMap::<[u8; 16], u32>::new();
+            for (_, value) in &page.entries {
+                // What makes no sense vouches for nothing.
+                if let Ok(entry) = EntryRecord::from_value(value)
+                    && entry.realm.is_none()
+                {
+                    let hash = post_hash(&entry.user, entry.content, &entry.body);
+                    *counts.entry(hash).or_default() += 1;
+                }
+            }
+            let mut batch = Batch::new();
+            for (hash, count) in counts {
+                let key = records::post(realm, group.as_str(), hash);
+                let found = self.noted::<PostRecord>(&mut batch, &key).await?;
+                let before = found.map_or(0, |(record, _)| record.count);
+                let count = before.saturating_add(count);
+                batch.put(key, PostRecord { count, since }.to_value()?);
+            }
+            batch.trim(log.clone(), Position(last.0 + 1));
+            // On a conflict one was sent meanwhile, or read.
+            self.commit(batch).await?;
+        }
     }
 
     /// True when a user here has sent what an entry says; that does not vouch for another one.

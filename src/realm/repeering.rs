@@ -217,7 +217,7 @@ impl<S: Store> Realm<S> {
     async fn end_former_peering(&self, realm: RealmId, now: u32) -> Result<(), Failure> {
         // Who is banned stays so: else a peer would lift bans of its users by beginning anew.
         self.leave_groups(realm, true).await?;
-        self.end_copies(realm, (NOTICE, now)).await?;
+        self.end_copies(realm, (NOTICE, now), true).await?;
         let mut batch = Batch::new();
         batch.delete(records::void(realm));
         self.commit(batch).await?;

@@ -485,7 +485,10 @@ impl History {
     ) -> Vec<String> {
         let told = self.told();
         let mut wrong = Vec::new();
-        for (person, finished) in &told.finished {
+        // Of whose realm was restored some may have been told of what was lost then, and heard of it later.
+        let finished = told.finished.iter();
+        let finished = finished.filter(|(person, _)| !told.begin_anew.contains(person));
+        for (person, finished) in finished {
             let unsaid = told
                 .messages
                 .iter()

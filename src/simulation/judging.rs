@@ -67,7 +67,7 @@ impl World {
         for person in people.iter_mut() {
             person.is_patient = true;
         }
-        for (person, machine) in people.iter().zip(&machines) {
+        for (person, machine) in people.iter_mut().zip(&machines) {
             let client = person.client(machine);
             // Whatever was cut off is finished first.
             let outcome = client.whoami().await;
@@ -83,6 +83,9 @@ impl World {
                         person.name()
                     )];
                 }
+            }
+            if self.plan.kinds.restored.is_some() {
+                person.come_back(&client).await;
             }
             person.hear_notices(&client, machine);
             clients.push(client);
@@ -208,9 +211,6 @@ impl World {
             };
             let texts = entries.iter().filter(|entry| entry.content == CONTENT_TEXT);
             let texts: Vec<&[u8]> = texts.map(|entry| entry.body.as_slice()).collect();
-            if self.is_behind(mailbox) {
-                continue;
-            }
             let history = &self.history;
             wrong.extend(history.wrong_with(&name, &texts, (&returned, gone), reach));
         }

@@ -17,6 +17,9 @@ use crate::{
     wire::{Answer, Entry, ErrorCode, GroupName, Mailbox, RealmId, Sent, Username},
 };
 
+/// How often somebody tries to come into a group again.
+const COMES_BACK: u32 = 100;
+
 /// The password of everybody.
 pub const PASSWORD: &[u8] = b"correct horse";
 /// The password of all groups.
@@ -57,6 +60,8 @@ pub struct Person {
     pub done: Progress,
     /// Turns to be taken in all.
     pub turns: u32,
+    /// Peerings begin anew in this world: whoever is in a group of another realm may be put out of it.
+    pub may_be_put_out: bool,
 }
 
 /// How far a person is.
@@ -136,6 +141,20 @@ impl Person {
             self.done.turn += 1;
             self.take_turn(client, machine).await;
             self.hear_notices(client, machine);
+        }
+    }
+
+    /// Is in all groups again: those across realms of which one was restored have ended for their members (PEER-29), some of whom may not have been
+    /// told yet.
+    pub async fn come_back(&mut self, client: &Client) {
+        for realm in 0..self.population.groups.len() {
+            for _ in 0..COMES_BACK {
+                let outcome = self.enter_group(client, realm).await;
+                self.rest_unless(outcome.is_ok()).await;
+                if outcome.is_ok() {
+                    break;
+                }
+            }
         }
     }
 
@@ -294,7 +313,10 @@ impl Person {
         body: &[u8],
     ) {
         let name = self.name();
-        if self.ttl(id).is_some() && self.reaches(to).1 {
+        let is_across = self.reaches(to).1;
+        let is_to_others = is_across && matches!(to, To::Group(_));
+        if (self.ttl(id).is_some() && is_across) || (self.may_be_put_out && is_to_others) {
+            // Unless it is known to be kept.
             self.history.lose(id);
         }
         let population = &self.population;

@@ -10,7 +10,6 @@ use super::{
     plan::Plan,
     world::World,
 };
-use crate::wire::Mailbox;
 
 /// How often to look whether everybody is in all groups.
 const LOOK: Duration = Duration::from_secs(1);
@@ -18,10 +17,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const SPELL_S: u64 = 60;
 /// Turns that people take beyond those they would: there is to be something to do before and after.
 const TURNS_MORE: u32 = 20;
-
-/// Whether copies of a group elsewhere get what its realm, once restored, writes at positions that it had given out before. They do not, as they read on by
-/// the position alone (PEER-10). To be switched on with the mend of that.
-const ARE_COPIES_READ_AGAIN: bool = false;
 
 /// How many turns more people take in a world.
 pub const fn turns_more(plan: &Plan) -> u32 {
@@ -37,14 +32,6 @@ pub const fn turns_more(plan: &Plan) -> u32 {
 pub struct Snapshot(Vec<Message>);
 
 impl World {
-    /// True for the copy of a group elsewhere whose realm was restored.
-    pub(super) fn is_behind(&self, mailbox: &Mailbox) -> bool {
-        let restored = self.plan.kinds.restored;
-        let restored = restored.map(|which| self.population.realms[which]);
-        !ARE_COPIES_READ_AGAIN
-            && matches!(mailbox, Mailbox::RealmGroup(realm, _) if Some(*realm) == restored)
-    }
-
     /// Has one realm restored while it storms, if everybody is in all groups soon enough.
     pub(super) async fn restore_one(&self, mut rng: StdRng) {
         let Some(which) = self.plan.kinds.restored else {

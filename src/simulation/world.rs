@@ -443,6 +443,7 @@ impl World {
             rng: fork(rng),
             done: Progress::default(),
             turns: self.plan.turns + restoring::turns_more(&self.plan),
+            may_be_put_out: self.plan.kinds.restored.is_some(),
         }
     }
 

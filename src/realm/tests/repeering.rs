@@ -377,6 +377,83 @@ async fn peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same() {
     }
 }
 
+impl Side {
+    /// Writes to the other's group, and takes that there.
+    async fn post(&self, number: u64, text: &str) {
+        let command = Command::SendGroupRealm {
+            operation: op(number),
+            session: BOUND,
+            src_address: Text(""),
+            src_port: Port(0),
+            realm: self.other(),
+            group: group("crew"),
+            message: Body(text.as_bytes()),
+        };
+        assert_eq!(self.ask(command).await, Answer::Sent(Sent::Queued));
+        let peer = self.realm.peer_now(self.other()).await.unwrap().unwrap();
+        let outgoing = self.realm.next_outgoing(self.other()).await.unwrap();
+        let outgoing = outgoing.expect("it is queued");
+        let carried = self.realm.deliver_outgoing(&peer, &outgoing, 0, MOMENT);
+        assert_eq!(carried.await, Carried::Settled);
+    }
+
+    /// Reads the other's group on; who has written what there, as its user sees it.
+    async fn read_there(&self) -> Vec<String> {
+        let peer = self.realm.peer_now(self.other()).await.unwrap().unwrap();
+        let read = self.realm.read_copy(&peer, group("crew"), MOMENT);
+        assert_eq!(read.await, ReadOutcome::Equal);
+        let command = Command::InboxGroupRealm {
+            session: BOUND,
+            realm: self.other(),
+            group: group("crew"),
+        };
+        let options = Options {
+            after: Some(0),
+            ..Options::NONE
+        };
+        let Answer::Page(page) = self.ask(Request { options, command }).await else {
+            panic!("no page")
+        };
+        let entries = page.entries.iter().filter(|entry| entry.content == 0);
+        let said = entries
+            .map(|entry| format!("{}: {}", entry.from, String::from_utf8_lossy(&entry.body)));
+        said.collect()
+    }
+}
+
+/// PEER-26, PEER-29: what users wrote in a copy that is read anew is theirs as before, as often as they wrote it, and no more often.
+#[tokio::test(start_paused = true)]
+async fn copy_that_is_read_anew_has_each_message_of_its_own_users() {
+    let sides = peering().await;
+    let [alpha, beta] = &sides;
+    for (number, text) in [(20, "mine"), (21, "mine"), (22, "another")] {
+        beta.post(number, text).await;
+    }
+    // As alpha says, though nobody here has written it.
+    let forged = PeerRequest::Post {
+        epoch: 77,
+        sequence: OperationNumber(1),
+        content: 0,
+        from: "bob".parse().unwrap(),
+        group: group("crew"),
+        message: Body(b"mine"),
+    };
+    let caller = caller(Some(secret_of("beta").public()), MOMENT);
+    let answer = alpha.realm.handle(&caller, &forged.to_bytes()).await;
+    assert_eq!(Answer::parse(&answer).unwrap(), STORED);
+    let said = ["bob: mine", "bob: mine", "bob: another"];
+    assert_eq!(beta.read_there().await, said);
+    peer_again(alpha).await;
+    // Chores that are begun again find nothing to vouch once more.
+    do_chores(&sides).await;
+    do_chores(&sides).await;
+    agree(&sides, false).await;
+    assert_eq!(beta.join_there(30).await, Answer::Done);
+    // Alpha has forgotten its group's guests, and not what was written there.
+    assert_eq!(beta.read_there().await, said);
+    assert_eq!(beta.read_there().await, said);
+}
+
 async fn begin_lives(sides: &[Side; 2]) {
     for side in sides {
         assert!(side.realm.begin_life(false).await);
