@@ -134,42 +134,24 @@ impl Client {
         limit: usize,
     ) -> Result<Vec<Entry>, CallError> {
         let account = self.reading_account().await?;
-        let mut entries: Vec<Entry> = Vec::new();
-        let (mut after, mut offset) = (after, None);
+        let lives_lost = || self.shared.lives_lost.load(Ordering::Relaxed);
+        let mut lost = lives_lost();
+        let mut whole = Whole::new(after);
         loop {
             if self.shared.reader_account()? != account {
                 return Err(CallError::AnotherUser);
             }
-            let is_cut = offset.is_some_and(|offset| offset > 0);
-            let left = limit - entries.len().min(limit) + usize::from(is_cut);
-            let options = Options {
-                after,
-                offset,
-                limit: Some(u64::try_from(left).unwrap_or(u64::MAX).min(PAGE_ENTRIES)),
-                ..Options::NONE
-            };
-            let page = self.read(mailbox, options).await?;
-            for piece in page.entries {
-                add_piece(&mut entries, piece);
+            let page = self.read(mailbox, whole.next(limit)).await?;
+            if lives_lost() != lost {
+                lost = lives_lost();
+                whole.begin_anew();
+                continue;
             }
-            let Some(last) = entries.last_mut() else {
-                return Ok(entries);
-            };
-            let have = last.body.len() as u64;
-            let is_cut = last.fragment.is_some_and(|fragment| have < fragment.total);
-            // With an offset the next page confirms nothing of this one, which nobody has been shown yet (READ-3).
-            (after, offset) = if is_cut {
-                (after.max(last.position.0.checked_sub(1)), Some(have))
-            } else {
-                last.fragment = None;
-                let looks_on = !is_planted(Fault::ConfirmUnshown);
-                (Some(last.position.0), looks_on.then_some(0))
-            };
-            if !is_cut && (!page.more || entries.len() >= limit) {
+            if whole.add(page, limit) {
                 if is_planted(Fault::ReadMeansShown) {
-                    self.shared.shown(&account, &mailbox, &entries)?;
+                    self.shared.shown(&account, &mailbox, &whole.entries)?;
                 }
-                return Ok(entries);
+                return Ok(whole.entries);
             }
         }
     }
@@ -214,6 +196,67 @@ impl Client {
             }
             other => Err(unexpected(&other)),
         }
+    }
+}
+
+/// What is read of a mailbox, page by page, until each entry is whole.
+#[derive(Debug)]
+struct Whole {
+    /// Where reading began.
+    from: Option<u64>,
+    entries: Vec<Entry>,
+    after: Option<u64>,
+    offset: Option<u64>,
+}
+
+impl Whole {
+    const fn new(from: Option<u64>) -> Self {
+        Self {
+            from,
+            entries: Vec::new(),
+            after: from,
+            offset: None,
+        }
+    }
+
+    /// The realm is an older copy of itself since the page before: no position is to be believed, and what was read does not go with what is read
+    /// from now on (READ-9).
+    fn begin_anew(&mut self) {
+        *self = Self::new(self.from.filter(|from| *from == 0));
+    }
+
+    /// What to ask for next, of at most `limit` entries in all.
+    fn next(&self, limit: usize) -> Options {
+        let is_cut = self.offset.is_some_and(|offset| offset > 0);
+        let left = limit - self.entries.len().min(limit) + usize::from(is_cut);
+        Options {
+            after: self.after,
+            offset: self.offset,
+            limit: Some(u64::try_from(left).unwrap_or(u64::MAX).min(PAGE_ENTRIES)),
+            ..Options::NONE
+        }
+    }
+
+    /// True when that was all.
+    fn add(&mut self, page: Page, limit: usize) -> bool {
+        for piece in page.entries {
+            add_piece(&mut self.entries, piece);
+        }
+        let Some(last) = self.entries.last_mut() else {
+            return true;
+        };
+        let have = last.body.len() as u64;
+        let is_cut = last.fragment.is_some_and(|fragment| have < fragment.total);
+        // With an offset the next page confirms nothing of this one, which nobody has been shown yet (READ-3).
+        (self.after, self.offset) = if is_cut {
+            // Whatever was asked for: the offset is one in this entry.
+            (last.position.0.checked_sub(1), Some(have))
+        } else {
+            last.fragment = None;
+            let looks_on = !is_planted(Fault::ConfirmUnshown);
+            (Some(last.position.0), looks_on.then_some(0))
+        };
+        !is_cut && (!page.more || self.entries.len() >= limit)
     }
 }
 
@@ -300,5 +343,46 @@ mod tests {
         assert_eq!(bodies(vec![first(), piece(3, 6, b"two")]), ["onetwo"]);
         assert_eq!(bodies(vec![first(), piece(0, 0, b"other")]), ["other"]);
         assert_eq!(bodies(vec![first(), piece(0, 9, b"oth")]), ["oth"]);
+    }
+
+    /// A piece of an entry.
+    fn piece(position: u64, offset: u64, body: &[u8], total: u64) -> Page {
+        let entry = Entry {
+            position: Position(position),
+            time: 0,
+            content: 0,
+            fragment: Some(Fragment { offset, total }),
+            from: "ann".parse().expect("a name"),
+            read: false,
+            body: body.to_vec(),
+        };
+        Page {
+            more: true,
+            entries: vec![entry],
+        }
+    }
+
+    /// READ-9: a realm that believes no position begins before what it was asked for; what is taken up again is that entry, and not the one behind.
+    #[test]
+    fn reading_that_begins_earlier_takes_up_the_entry_it_was_brought() {
+        let mut whole = Whole::new(Some(1));
+        assert!(!whole.add(piece(1, 0, b"one, ", 8), 10));
+        let next = whole.next(10);
+        assert_eq!((next.after, next.offset), (Some(0), Some(5)));
+        assert!(!whole.add(piece(1, 5, b"all", 8), 10));
+        assert_eq!(whole.entries[0].body, b"one, all");
+    }
+
+    /// READ-9: no entry is put together of what two lives of a store have at one position.
+    #[test]
+    fn reading_over_a_restore_begins_anew() {
+        for (from, anew) in [(Some(6), None), (Some(0), Some(0)), (None, None)] {
+            let mut whole = Whole::new(from);
+            assert!(!whole.add(piece(7, 0, b"one, ", 8), 10));
+            whole.begin_anew();
+            assert!(whole.entries.is_empty());
+            let next = whole.next(10);
+            assert_eq!((next.after, next.offset), (anew, None));
+        }
     }
 }

@@ -406,9 +406,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<Peer, Failure> {
         self.check_departed(realm, batch).await?;
         let name = records::peer_name(&key);
-        if self.noted::<PeerName>(batch, &name).await?.is_some()
-            && !is_planted(Fault::TakeGivenUpKey)
-        {
+        if self.noted::<PeerName>(batch, &name).await?.is_some() {
             // One that a removed peer has given up for another, or that is a peer's.
             return Err(ErrorCode::RealmExists.into());
         }

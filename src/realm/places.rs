@@ -121,7 +121,7 @@ impl<S: Store> Realm<S> {
                 // It is another's by now.
                 continue;
             }
-            if known == key || !peer.is_added() {
+            if known == key || !peer.is_added() || is_planted(Fault::TakeGivenUpKey) {
                 batch.delete(name);
             } else {
                 // Whoever has it now, and it may have been given up for having been stolen, is not this peer.

@@ -1,11 +1,13 @@
 //! The realm that lies in a run: how it comes in, who of an honest realm has to do with it, and what must hold all the same.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
+use tokio::sync::watch;
 
 use super::{
     greedy::Target,
@@ -20,15 +22,17 @@ use crate::{
     client::{CallError, Client, Memory, Options, Profile},
     crypto::{ConnectionString, SecretKey},
     host::Host,
-    wire::{CONTENT_TEXT, GroupName, Mailbox, RealmId, Username},
+    wire::{CONTENT_NOTICE, CONTENT_TEXT, Entry, GroupName, Mailbox, RealmId, Username},
 };
 
 /// Who has to do with it.
 const ACCOMPLICE: &str = "zed";
 /// What they ask of it, one after another.
-const TURNS: u32 = 16;
-/// How long they wait for an answer.
+const TURNS: u32 = 40;
+/// How long they wait for an answer, where everybody waits for less.
 const DEADLINE: Duration = Duration::from_secs(40);
+/// In the calm, what is under way has come by then.
+const SETTLES: Duration = Duration::from_mins(30);
 /// The longest look at what a realm has queued.
 const LOOK: Duration = Duration::from_mins(1);
 
@@ -76,13 +80,16 @@ impl World {
         let machine = helps.clone();
         let (site, _) = &self.sites[0];
         let connection = site.connection_string();
-        tokio::spawn(async move {
+        let calm = self.calm_comes();
+        let deadline = self.plan.deadline.max(DEADLINE);
+        let helping = tokio::spawn(async move {
             tokio::select! {
                 biased;
-                () = machine.died() => {}
-                () = help(&machine, connection) => {}
+                () = machine.died() => Vec::new(),
+                wrong = help(&machine, (connection, deadline), calm) => wrong,
             }
         });
+        *self.accomplice.lock().unwrap() = Some(helping);
         vec![lies, helps]
     }
 
@@ -96,12 +103,18 @@ impl World {
     }
 
     /// What has come to where nobody had asked for anything.
-    pub(super) fn wrong_with_dials(&self) -> Option<String> {
+    pub(super) fn wrong_with_dials(&self, lasted: Duration) -> Option<String> {
         let sent = self.network.sent_to_nobody(malice::BYSTANDER);
         let introductions = self.introduced.load(Ordering::Relaxed);
-        let most = malice::may_have_come(introductions);
+        let most = self.sites.iter().map(|(_, life)| {
+            let starts = life.starts.load(Ordering::Relaxed) as u64;
+            malice::may_have_come(introductions, starts, lasted)
+        });
+        let most = most
+            .sum::<u64>()
+            .min(introductions * malice::DIALS_AN_INTRODUCTION);
         (sent > most).then(|| {
-            format!("{sent} datagrams have come to a bystander, for {introductions} introductions")
+            format!("{sent} datagrams have come to a bystander, for {introductions} introductions, and {most} may have")
         })
     }
 
@@ -158,13 +171,17 @@ pub fn honest(views: &[View]) -> Vec<View> {
     views.iter().map(honest).collect()
 }
 
-/// Writes to the realm that lies, and to its group.
-async fn help(machine: &Machine, connection: ConnectionString) {
+/// Writes to the realm that lies, and to its group, in which they stay, and looks at what they are shown in the end. What is wrong with that.
+async fn help(
+    machine: &Machine,
+    (connection, deadline): (ConnectionString, Duration),
+    mut calm: watch::Receiver<bool>,
+) -> Vec<String> {
     let mut rng = machine.rng();
     let profile = Profile::in_memory(SecretKey::generate(&mut rng), Memory::default());
     let options = Options {
         server: Some(connection),
-        deadline: DEADLINE,
+        deadline,
         ..Options::default()
     };
     let client = Client::open_on(Host::Simulated(machine.clone()), profile, options);
@@ -173,38 +190,70 @@ async fn help(machine: &Machine, connection: ConnectionString) {
     loop {
         match client.register("Zed", "id", own, PASSWORD).await {
             Ok(_) => break,
-            Err(CallError::Refused(_)) => return,
+            Err(CallError::Refused(_)) => return Vec::new(),
             Err(_) => tokio::time::sleep(Duration::from_secs(5)).await,
         }
     }
     let realm: RealmId = malice::NAME.parse().expect("a name");
-    let group: GroupName = "den".parse().expect("a name");
+    let group: GroupName = malice::GROUP.parse().expect("a name");
     let to: Username = "mal".parse().expect("a name");
+    let mut posted = BTreeMap::new();
+    let mut is_member = false;
     for turn in 0..TURNS {
-        let text = format!("{own} asks {turn}");
-        match turn % 4 {
-            0 => drop(
-                client
-                    .sendrealm(None, realm, own, to, text.as_bytes())
-                    .await,
-            ),
-            1 => drop(
-                client
-                    .joingrouprealm(None, realm, group, GROUP_PASSWORD)
-                    .await,
-            ),
-            2 => drop(
-                client
-                    .sendgrouprealm(None, realm, group, text.as_bytes())
-                    .await,
-            ),
-            _ => drop(
-                client
-                    .read_whole(Mailbox::RealmGroup(realm, group), None, 10)
-                    .await,
-            ),
-        }
-        let pause = rng.random_range(1..20);
-        tokio::time::sleep(Duration::from_secs(pause)).await;
+        // Some of it is said twice.
+        let text = format!("{own} asks {}", turn / 2);
+        let outcome = match rng.random_range(0..4) {
+            _ if !is_member => (client.joingrouprealm(None, realm, group, GROUP_PASSWORD)).await,
+            0 => {
+                let sent = client.sendrealm(None, realm, own, to, text.as_bytes());
+                sent.await.map(drop)
+            }
+            _ => {
+                *posted.entry(text.clone().into_bytes()).or_insert(0) += 1;
+                let sent = client.sendgrouprealm(None, realm, group, text.as_bytes());
+                sent.await.map(drop)
+            }
+        };
+        is_member = outcome.is_ok();
+        let pause = rng.random_range(1..12_000);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
     }
+    let _ = calm.wait_for(|is_calm| *is_calm).await;
+    // Whoever was expelled meanwhile is in it again, or sees nothing.
+    let joined = client.joingrouprealm(None, realm, group, GROUP_PASSWORD);
+    let joined = joined.await;
+    machine.note(|| {
+        format!(
+            "joins again: {:?}",
+            joined.map_err(|error| error.to_string())
+        )
+    });
+    tokio::time::sleep(SETTLES).await;
+    let mailbox = Mailbox::RealmGroup(realm, group);
+    let entries = client.read_whole(mailbox, Some(0), usize::MAX).await;
+    let entries = entries.unwrap_or_default();
+    machine.note(|| format!("has {} entries in {mailbox}", entries.len()));
+    wrong_with_copy(&entries, own, posted)
+}
+
+/// What stands in a copy in the name of users of the own realm who have not said it, or have not said it so often.
+fn wrong_with_copy(
+    entries: &[Entry],
+    own: Username,
+    mut posted: BTreeMap<Vec<u8>, usize>,
+) -> Vec<String> {
+    let local = entries.iter().filter(|entry| entry.from.realm.is_none());
+    let mut wrong = Vec::new();
+    for entry in local.filter(|entry| entry.content != CONTENT_NOTICE) {
+        let left = posted.entry(entry.body.clone()).or_default();
+        if entry.from.user == own && entry.content == CONTENT_TEXT && *left > 0 {
+            *left -= 1;
+        } else {
+            let (user, text) = (entry.from.user, String::from_utf8_lossy(&entry.body));
+            wrong.push(format!(
+                "the copy has {text:?} of {user}, who has not said it"
+            ));
+        }
+    }
+    wrong
 }

@@ -494,7 +494,9 @@ impl History {
                 .iter()
                 .filter(|message| message.from == *person && message.said == Said::Nothing);
             let is_there = |message: &&Message| {
-                is_kept(message) || returned.iter().any(|notice| message.is_quoted_in(notice))
+                message.is_forgotten
+                    || is_kept(message)
+                    || returned.iter().any(|notice| message.is_quoted_in(notice))
             };
             let kept = unsaid.filter(is_there).count();
             if kept < *finished {

@@ -20,6 +20,8 @@ use crate::{
 
 /// Its name, as the others have listed it.
 pub const NAME: &str = "mallory";
+/// Its group.
+pub const GROUP: &str = "den";
 /// Where it is, and where nobody is whom it says it is.
 pub const ADDRESS: SocketAddr = address(9, 6377);
 pub const BYSTANDER: SocketAddr = address(77, 53);
@@ -27,11 +29,15 @@ pub const BYSTANDER: SocketAddr = address(77, 53);
 const ASKED_MAX: usize = 600;
 /// What it has said or sent, to be said or sent again.
 const RECORDED_MAX: usize = 64;
+/// The part of those that answer about their group as an honest realm would, but for what stands there.
+const GROWING: f64 = 0.5;
 /// What is not answered by then is nothing to it.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How often an Init may leave for one introduction (PEER-23).
-const DIALS_AN_INTRODUCTION: u64 = 3;
+pub const DIALS_AN_INTRODUCTION: u64 = 3;
+/// How often an address is tried at once; then once an hour.
+const TRIES_AT_ONCE: u64 = 4;
 
 const fn address(net: u8, port: u16) -> SocketAddr {
     let ip = std::net::Ipv4Addr::new(10, net, 0, 9);
@@ -67,6 +73,10 @@ struct Liar {
     known: Known,
     rng: StdRng,
     verdict: Verdict,
+    /// Its group grows, and who joins it stays in it.
+    is_growing: bool,
+    /// Who has written what to its group.
+    posted: Vec<(Username, Vec<u8>)>,
     /// Links over which it asks, be they its own or others'.
     links: Vec<LinkId>,
     epochs: Vec<u64>,
@@ -76,9 +86,10 @@ struct Liar {
     introductions: u64,
 }
 
-/// The most datagrams that may have come to where nobody asked for any.
-pub const fn may_have_come(introductions: u64) -> u64 {
-    introductions * DIALS_AN_INTRODUCTION
+/// The most datagrams that may have come to where nobody asked for any, from a realm that has started so often and has run for so long (PEER-23).
+pub fn may_have_come(introductions: u64, starts: u64, lasted: Duration) -> u64 {
+    let tries = TRIES_AT_ONCE * starts + lasted.as_secs().div_ceil(3600);
+    introductions.min(tries) * DIALS_AN_INTRODUCTION
 }
 
 /// Lies for ever. `introduced` is told how often it has introduced itself by what is not its address.
@@ -113,6 +124,8 @@ pub async fn lie(machine: &Machine, key: SecretKey, known: Known, introduced: im
         own,
         known,
         verdict: *verdicts.choose(&mut rng).unwrap_or(&Verdict::Anything),
+        is_growing: rng.random_bool(GROWING),
+        posted: Vec::new(),
         rng,
         links: Vec::new(),
         epochs: Vec::new(),
@@ -121,7 +134,12 @@ pub async fn lie(machine: &Machine, key: SecretKey, known: Known, introduced: im
         asked: 0,
         introductions: 0,
     };
-    machine.note(|| format!("lies: {:?}", liar.verdict));
+    machine.note(|| {
+        format!(
+            "lies: {:?}, its group grows: {}",
+            liar.verdict, liar.is_growing
+        )
+    });
     liar.live(introduced).await;
 }
 
@@ -269,7 +287,7 @@ impl Liar {
         });
         let rng = &mut self.rng;
         let nobody: Username = "mal".parse().expect("a name");
-        let unknown: GroupName = "den".parse().expect("a name");
+        let unknown: GroupName = GROUP.parse().expect("a name");
         let from = Self::pick(rng, &self.known.people).unwrap_or(nobody);
         let from = if rng.random_bool(0.3) { nobody } else { from };
         let to = Self::pick(rng, &self.known.people).unwrap_or(nobody);
@@ -289,7 +307,8 @@ impl Liar {
             format!("not delivered ({from}@beta): {to} writes {number} ")
         };
         let message = Body(text.as_bytes());
-        let request = match rng.random_range(0..16) {
+        let request = match rng.random_range(0..18) {
+            16.. => PeerRequest::Grown { group: unknown },
             0..4 => PeerRequest::Deliver {
                 epoch,
                 sequence,
@@ -379,6 +398,8 @@ impl Liar {
             _ => (ip, ADDRESS.port()),
         };
         let numbers = match rng.random_range(0..3) {
+            // Another peering would end all memberships.
+            _ if self.is_growing => None,
             0 => None,
             1 => Some((7, 0)),
             _ => Some((rng.next_u64(), rng.next_u64())),
@@ -402,6 +423,10 @@ impl Liar {
             PeerRequest::parse(request),
             Ok(PeerRequest::Deliver { .. } | PeerRequest::Post { .. })
         );
+        let grown = self.is_growing.then(|| self.grown(request)).flatten();
+        if let Some(answer) = grown {
+            return Some(answer.to_bytes());
+        }
         let answer = match (self.verdict, is_message) {
             (Verdict::NumberReused, true) => reused,
             (Verdict::Delivered, true) => Answer::Sent(Sent::Delivered),
@@ -427,6 +452,61 @@ impl Liar {
             },
         };
         Some(answer.to_bytes())
+    }
+
+    /// What it answers about its group, which grows. Introductions are answered, or nobody could join it.
+    fn grown(&mut self, request: &[u8]) -> Option<Answer> {
+        let known_as = *self.known.realms.choose(&mut self.rng)?;
+        match PeerRequest::parse(request).ok()? {
+            PeerRequest::Introduce { .. } => Some(Answer::Done),
+            PeerRequest::Join { .. } => Some(Answer::Joined {
+                // Another group of the name begins, now and then.
+                epoch: 1 + u64::from(self.rng.random_bool(0.1)),
+                membership: self.rng.random_range(1..4),
+                known_as,
+            }),
+            PeerRequest::Read { after, .. } => Some(Answer::Page(self.growth(after))),
+            PeerRequest::Post { from, message, .. } => {
+                record(&mut self.posted, (from, message.0.to_vec()), &mut self.rng);
+                Some(Answer::Sent(Sent::Stored))
+            }
+            _ => None,
+        }
+    }
+
+    /// What is new in its group: what was written there, once or again, and what was not, in the name of whomever.
+    fn growth(&mut self, after: Position) -> Page {
+        let rng = &mut self.rng;
+        let mut position = after.0;
+        let mut entries = Vec::new();
+        for _ in 0..rng.random_range(0..4) {
+            position = position.saturating_add(rng.random_range(1..3));
+            let posted = self
+                .posted
+                .choose(rng)
+                .filter(|_| !position.is_multiple_of(3));
+            let (user, body) = match posted.cloned() {
+                Some(posted) => posted,
+                None => match self.known.people.choose(rng) {
+                    Some(user) => (*user, b"never said".to_vec()),
+                    None => continue,
+                },
+            };
+            let realm = self.known.realms.choose(rng).copied();
+            entries.push(Entry {
+                position: Position(position),
+                time: 0,
+                content: *[0, 0, 0, 1, 2, 64].choose(rng).unwrap_or(&0),
+                fragment: None,
+                from: Sender { user, realm },
+                read: false,
+                body,
+            });
+        }
+        Page {
+            more: rng.random_bool(0.3),
+            entries,
+        }
     }
 
     /// A page that falls, or repeats, or has no end.

@@ -110,6 +110,8 @@ pub(super) struct World {
     pub(super) trace: Trace,
     /// How often a realm that lies has introduced itself.
     pub(super) introduced: AtomicU64,
+    /// Who has to do with that realm, and says in the end what is wrong.
+    pub(super) accomplice: Mutex<Option<JoinHandle<Vec<String>>>>,
     pub(super) history: History,
     is_calm: watch::Sender<bool>,
     deaths: Mutex<u64>,
@@ -145,6 +147,7 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
         network,
         trace,
         introduced: AtomicU64::new(0),
+        accomplice: Mutex::default(),
         history: History::default(),
         is_calm: watch::Sender::new(false),
         deaths: Mutex::new(0),
@@ -242,6 +245,11 @@ fn population(plan: &Plan, sites: &[(Site, Life)]) -> Population {
 impl World {
     pub(super) fn is_calm(&self) -> bool {
         *self.is_calm.borrow()
+    }
+
+    /// Says when it is calm.
+    pub(super) fn calm_comes(&self) -> watch::Receiver<bool> {
+        self.is_calm.subscribe()
     }
 
     pub(super) fn note(&self, who: &str, what: impl FnOnce() -> String) {
@@ -391,10 +399,21 @@ impl World {
                     .push(format!("{} does not come to an end", life.name)),
             }
         }
+        let accomplice = self.accomplice.lock().unwrap().take();
+        if let Some(accomplice) = accomplice {
+            match tokio::time::timeout_at(end, accomplice).await {
+                Ok(wrong) => outcome.wrong.extend(wrong.unwrap_or_default()),
+                Err(_) => outcome
+                    .wrong
+                    .push("the accomplice does not come to an end".into()),
+            }
+        }
         for guest in guests {
             guest.kill();
         }
-        outcome.wrong.extend(self.wrong_with_dials());
+        outcome
+            .wrong
+            .extend(self.wrong_with_dials(started.elapsed()));
         if outcome.wrong.is_empty() {
             self.trace.note("world", || "everybody is done".into());
             outcome.wrong = self.judge(&mut ready).await;
