@@ -274,6 +274,7 @@ pub enum Command {
         /// The name by which this realm is to know it.
         realm_id: RealmId,
         /// Its host.
+        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
         realm_address: String,
         /// Its port.
         #[arg(value_parser = clap::value_parser!(u16).range(1..))]
@@ -326,6 +327,7 @@ pub enum Command {
     Moverealm {
         realm_id: RealmId,
         /// Its host.
+        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
         realm_address: String,
         /// Its port.
         #[arg(value_parser = clap::value_parser!(u16).range(1..))]

@@ -71,9 +71,6 @@ async fn pending_key(
     realm: RealmId,
     shown: &KeyShown,
 ) -> Result<PublicKey, Failure> {
-    if let KeyShown::Key(key) = shown {
-        return Ok(*key);
-    }
     let pending = patiently(client, client.pending_realms()).await?;
     let keys = pending.iter().filter(|one| one.realm == realm);
     let mut keys = keys.map(|one| PublicKey(one.key));

@@ -204,6 +204,14 @@ impl Endpoint {
         }
     }
 
+    /// Stops opening a link on which nothing waits any more.
+    pub fn end_idle_dial(&mut self, link: LinkId) {
+        let slot = self.slots.get(&link);
+        if self.is_dialing(link) && slot.is_some_and(|slot| !slot.link.is_waiting()) {
+            self.end(link, None);
+        }
+    }
+
     fn dial_realm(&mut self, now: Time, own: u16, peer: PublicKey, address: SocketAddr) -> LinkId {
         let id = self.free_id();
         let link = Link::initiate(self.link_config(None), Some(self.name_of(id)));

@@ -179,6 +179,8 @@ pub struct Federation {
     peers: BTreeMap<RealmId, PeerTask>,
     steps: VecDeque<(StepId, Step)>,
     news: VecDeque<(RealmId, News)>,
+    /// Steps of which nothing is wanted any more.
+    given_up: VecDeque<StepId>,
     under_way: BTreeMap<StepId, Whose>,
     last_step: u64,
     listing: Listing,
@@ -210,6 +212,7 @@ impl Federation {
             peers: BTreeMap::new(),
             steps: VecDeque::new(),
             news: VecDeque::new(),
+            given_up: VecDeque::new(),
             under_way: BTreeMap::new(),
             last_step: 0,
             listing: Listing {
@@ -234,6 +237,11 @@ impl Federation {
     /// How it stands with a peer by now.
     pub fn poll_news(&mut self) -> Option<(RealmId, News)> {
         self.news.pop_front()
+    }
+
+    /// The next step that is of no interest any more: what it asks is to be asked no longer.
+    pub fn poll_given_up(&mut self) -> Option<StepId> {
+        self.given_up.pop_front()
     }
 
     /// When [`Federation::handle_timeout`] wants to be called next, in time since the start ([`Moment::since_start`]).
@@ -324,6 +332,7 @@ impl Federation {
             let listed = peers.iter().find(|peer| peer.realm == *realm);
             listed.map_or(!are_all, |peer| task.is_of(peer))
         });
+        self.give_up();
         for peer in peers {
             if self.peers.contains_key(&peer.realm) {
                 continue;
@@ -414,9 +423,22 @@ impl Federation {
             Next::End => {
                 // Another may have the name by now.
                 self.peers.remove(&realm);
+                self.give_up();
                 self.list();
             }
         }
+    }
+
+    /// What peers are asked that are none any more is asked no longer: it would be done there, though it is said here that it was not.
+    fn give_up(&mut self) {
+        let (peers, given_up) = (&self.peers, &mut self.given_up);
+        self.under_way.retain(|id, whose| {
+            let is_wanted = !matches!(whose, Whose::Peer(realm) if !peers.contains_key(realm));
+            if !is_wanted {
+                given_up.push_back(*id);
+            }
+            is_wanted
+        });
     }
 
     /// True when there is room for so much of an entry of a peer's group that is not whole yet: each peer has a little, and all share the rest.

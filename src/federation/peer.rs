@@ -477,6 +477,11 @@ impl PeerTask {
             Verdict::Busy => Next::Wait(Until::Over),
             Verdict::Refused => self.not_taken(),
             Verdict::Settle(settling) => {
+                if settling == Settling::Told(Answer::Refused(ErrorCode::PeerRefused.into())) {
+                    // It does not know this realm any more: it is to hear of it, so that its operator does.
+                    self.news.push_back(News::Refuses(ErrorCode::PeerRefused));
+                    self.aside.call_back();
+                }
                 // One that always says that a number is used would make this realm ask as fast as it can.
                 let is_again = settling == Settling::Anew && outgoing.has_own_epoch();
                 let after = match settling {

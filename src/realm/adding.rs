@@ -3,7 +3,7 @@
 use super::{
     Failure, Realm, Work,
     asking::{Decided, Question},
-    deciding::{Act, Decision},
+    deciding::{Act, Decision, shown},
     peers::{NUMBERS_TOLD, Peer},
     records::{self, PeerRecord, Record as _},
     repeering::Numbered,
@@ -49,6 +49,9 @@ impl<S: Store> Realm<S> {
         if address.0.is_empty() || port.0 == 0 {
             return Err(ErrorCode::BadRequest.into());
         }
+        if realm == self.own.id {
+            return Err(ErrorCode::RealmExists.into());
+        }
         if let Some(known) = self.find_peer(&mut work.batch, realm).await? {
             if known.record.added {
                 return Err(ErrorCode::RealmExists.into());
@@ -80,6 +83,7 @@ impl<S: Store> Realm<S> {
                 act: Act::Added,
                 peer: realm,
                 key: PublicKey(record.key),
+                address: shown((address.0, port.0)),
                 who,
             });
             return Ok(Decided::Answer(Answer::Done));
@@ -113,6 +117,7 @@ impl<S: Store> Realm<S> {
             act: Act::Added,
             peer: realm,
             key,
+            address: shown((address.0, port.0)),
             who,
         });
         Ok(Decided::Answer(answer))

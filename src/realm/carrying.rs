@@ -432,7 +432,7 @@ impl<S: Store> Realm<S> {
     }
 }
 
-/// Adds to `batch` that the sender is told that a message was not delivered.
+/// Adds to `batch` that the sender is told that a message was not delivered, or perhaps not: its peer was asked, and has not said.
 fn append_notice(
     realm: RealmId,
     outgoing: &Outgoing,
@@ -449,7 +449,12 @@ fn append_notice(
     if quote.len() < body.len() {
         quote.push('…');
     }
-    let text = format!("not delivered ({}): {quote}", refusal.code.name());
+    let what = if refusal.code == ErrorCode::RealmUnreachable {
+        "perhaps not delivered"
+    } else {
+        "not delivered"
+    };
+    let text = format!("{what} ({}): {quote}", refusal.code.name());
     let notice = EntryRecord {
         time: now,
         content: CONTENT_NOTICE,

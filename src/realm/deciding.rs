@@ -32,16 +32,18 @@ pub(super) enum Act {
 }
 
 /// The same, about which, and who has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Decision {
     pub act: Act,
     pub peer: RealmId,
     pub key: PublicKey,
+    /// Where it is then, if an operator says so.
+    pub address: String,
     pub who: Username,
 }
 
 /// An address as it is shown; nothing where there is none.
-fn shown((host, port): (&str, u16)) -> String {
+pub(super) fn shown((host, port): (&str, u16)) -> String {
     match host {
         "" => String::new(),
         _ if host.contains(':') => format!("[{host}]:{port}"),
@@ -57,6 +59,7 @@ impl<S: Store> Realm<S> {
             act,
             peer,
             key,
+            address,
             who,
         }) = work.decision.take()
         else {
@@ -65,7 +68,7 @@ impl<S: Store> Realm<S> {
         let fingerprint = key.fingerprint();
         match act {
             Act::Added => {
-                tracing::info!(%peer, fingerprint, %who, "operator added a peer");
+                tracing::info!(%peer, address, fingerprint, %who, "operator added a peer");
                 self.network.pending(|pending| pending.forget(&key));
             }
             Act::Accepted => {
@@ -74,7 +77,7 @@ impl<S: Store> Realm<S> {
                 self.network.claim_to_try(peer);
             }
             Act::Moved => {
-                tracing::info!(%peer, fingerprint, %who, "operator moved a peer");
+                tracing::info!(%peer, address, fingerprint, %who, "operator moved a peer");
                 self.network.reached(peer);
             }
             Act::Removed => tracing::info!(%peer, fingerprint, %who, "operator removed a peer"),
@@ -144,6 +147,7 @@ impl<S: Store> Realm<S> {
             act: Act::Accepted,
             peer: realm,
             key,
+            address: String::new(),
             who,
         });
         Ok(Answer::Done)
@@ -163,6 +167,7 @@ impl<S: Store> Realm<S> {
             act: Act::Refused,
             peer: realm,
             key,
+            address: String::new(),
             who,
         });
         Ok(Answer::Done)
@@ -199,6 +204,7 @@ impl<S: Store> Realm<S> {
             act: Act::Moved,
             peer: realm,
             key: peer.key(),
+            address: shown((address.0, port.0)),
             who,
         });
         Ok(Answer::Done)
@@ -223,6 +229,7 @@ impl<S: Store> Realm<S> {
             act: if drops { Act::Dropped } else { Act::Removed },
             peer: realm,
             key: peer.key(),
+            address: String::new(),
             who,
         });
         // What it leaves behind ends step by step.

@@ -255,6 +255,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         let current = self.session_noted(work, session).await?;
         if !same(code, self.own.operator_code.as_bytes()) {
+            tracing::warn!(user = %current.user, "somebody has given a wrong operator code");
             return Err(ErrorCode::WrongPassword.into());
         }
         let record = SessionRecord {
@@ -263,6 +264,7 @@ impl<S: Store> Realm<S> {
         };
         work.batch
             .put(records::session(&current.hash), record.to_value()?);
+        tracing::info!(user = %current.user, "somebody gives the operator code: their session is an operator's");
         Ok(Answer::Done)
     }
 

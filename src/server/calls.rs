@@ -171,7 +171,15 @@ impl Calls {
     }
 
     /// Stops asking for whoever has stopped waiting.
-    pub fn tidy(&mut self, endpoint: &mut Endpoint) {
+    pub fn tidy(&mut self, now: Time, endpoint: &mut Endpoint) {
+        let left = self
+            .asked
+            .extract_if(.., |_, asked| asked.answer.is_closed());
+        for ((link, number), _) in left {
+            endpoint.give_up(now, link, number);
+            // Else what it would have brought leaves again and again.
+            endpoint.end_idle_dial(link);
+        }
         self.who.retain(|(address, answer)| {
             if answer.is_closed() {
                 endpoint.stop_asking(*address);
@@ -404,5 +412,51 @@ mod tests {
             calls.answered(to.0, to.1, vec![2]);
             assert_eq!(told.try_recv().is_ok(), is_told);
         }
+    }
+
+    /// PEER-22: what nobody wants answered any more does not leave again. A message was brought to a realm that had been removed, after its sender was told that it
+    /// comes back.
+    #[test]
+    fn what_nobody_waits_for_is_not_sent_again() {
+        let identity = SecretKey::from_bytes([1; 32]);
+        let mut endpoint = Endpoint::new(
+            endpoint::Config::default(),
+            &identity.clone().into(),
+            [1; 32],
+        );
+        let mut calls = Calls::default();
+        let now = Time(1_000_000);
+        let ask = |calls: &mut Calls, endpoint: &mut Endpoint| {
+            let (answer, told) = oneshot::channel();
+            let call = Call::Ask {
+                own: identity.public(),
+                key: SecretKey::from_bytes([2; 32]).public(),
+                by: By::Address {
+                    address: SocketAddr::from(([192, 0, 2, 1], 6377)),
+                    is_once: false,
+                    is_back: false,
+                },
+                bytes: vec![1],
+                is_awaited: false,
+                answer,
+            };
+            calls.begin(now, endpoint, call);
+            told
+        };
+        let (first, second) = (
+            ask(&mut calls, &mut endpoint),
+            ask(&mut calls, &mut endpoint),
+        );
+        let mut out = Vec::new();
+        assert!(endpoint.poll_transmit(now, &mut out).is_some(), "it dials");
+        drop(first);
+        calls.tidy(now, &mut endpoint);
+        assert_eq!((calls.len(), endpoint.links()), (1, 1), "one still waits");
+        drop(second);
+        calls.tidy(now, &mut endpoint);
+        assert_eq!((calls.len(), endpoint.links()), (0, 0));
+        endpoint.handle_timeout(now + Duration::from_mins(1));
+        let later = now + Duration::from_mins(1);
+        assert!(endpoint.poll_transmit(later, &mut out).is_none());
     }
 }

@@ -43,13 +43,25 @@ pub async fn keep_in_touch<S: Store>(
     let ways = Arc::new(ways);
     let mut beside = JoinSet::new();
     let mut steps = JoinSet::new();
+    let mut asking = BTreeMap::new();
     let mut queues = Queues::default();
     let mut links = Watched::new(ways.links());
     let mut look_at_links = tokio::time::interval(LINKS_LOOKED_AT);
     loop {
         while let Some((id, step)) = federation.poll_step() {
             let (realm, clock, ways) = (Arc::clone(&realm), clock.clone(), Arc::clone(&ways));
-            steps.spawn(async move { (id, carry_out(&realm, &clock, &ways, step).await) });
+            let asks = matches!(step, Step::Ask { .. });
+            let handle =
+                steps.spawn(async move { (id, carry_out(&realm, &clock, &ways, step).await) });
+            if asks {
+                asking.insert(id, handle);
+            }
+        }
+        while let Some(id) = federation.poll_given_up() {
+            // What is read or written comes to an end by itself.
+            if let Some(handle) = asking.remove(&id) {
+                handle.abort();
+            }
         }
         while let Some((peer, news)) = federation.poll_news() {
             let network = realm.network();
@@ -72,6 +84,7 @@ pub async fn keep_in_touch<S: Store>(
                     // One that was ended is nobody's.
                     Err(Err(_)) => continue,
                 };
+                asking.remove(&id);
                 if let Done::Peers(peers, are_all) = &done {
                     if *are_all {
                         realm.network().know_only(peers);

@@ -102,7 +102,8 @@ impl<S: Store> Worker<S> {
         let mut stop_by = None;
         loop {
             self.pass_on();
-            self.calls.tidy(&mut self.endpoint);
+            let now = self.now();
+            self.calls.tidy(now, &mut self.endpoint);
             let idle = self.transmit(&mut socket, &mut leaving).await;
             if self.endpoint.has_events() {
                 continue;

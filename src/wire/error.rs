@@ -48,7 +48,7 @@ error_codes! {
     6 NoSuchGroup "no-such-group" "There is no group of that name."
     7 WrongPassword "wrong-password" "The password is wrong."
     8 NotAMember "not-a-member" "You are not a member of that group; join it first."
-    9 RealmExists "realm-exists" "A realm of that name is known already."
+    9 RealmExists "realm-exists" "A realm of that name or with that key is known already, or it is this one."
     10 NoSuchRealm "no-such-realm" "No realm of that name is known here."
     11 RealmUnreachable "realm-unreachable" "That realm does not answer at present."
     12 PeerRefused "peer-refused" "The other realm refused the peering; its operator must list our key."

@@ -154,7 +154,7 @@ async fn the_name_of_a_removed_realm_brings_nothing_else() {
     let told = notices(&store, "ann");
     assert_eq!(told.len(), 3, "{told:?}");
     for said in [
-        "not delivered (realm-unreachable): one",
+        "perhaps not delivered (realm-unreachable): one",
         "not delivered (no-such-realm): two",
         "an operator has removed the realm of this group: you are not in it any more",
     ] {

@@ -130,7 +130,7 @@ async fn a_message_that_is_too_old_comes_back() {
             .unwrap()
             .is_none()
     );
-    let notice = ["not delivered (realm-unreachable): hello"];
+    let notice = ["perhaps not delivered (realm-unreachable): hello"];
     assert_eq!(fixture.texts(device(1)).await, notice);
     assert_eq!(
         fixture.ask(device(1), sendrealm).await,
