@@ -11,7 +11,7 @@ use super::{
 use crate::{
     crypto::PublicKey,
     store::Store,
-    wire::{Answer, Command, ErrorCode, FORM_MOVE, Sent},
+    wire::{Answer, Command, ErrorCode, FORM_MOVE, Port, Sent, Text, Username},
 };
 
 impl<S: Store> Realm<S> {
@@ -53,40 +53,8 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::RealmExists.into());
         }
         if let Some(known) = self.find_peer(&mut work.batch, realm).await? {
-            if known.record.added {
-                return Err(ErrorCode::RealmExists.into());
-            }
-            // Who has introduced itself under that name is not for that reason who is meant.
-            let meant = match work.request.options.key {
-                Some(key) => Some(PublicKey(key)),
-                None => match work.who(address.0, port.0) {
-                    Ok(found) => found,
-                    Err(question) => return Ok(Decided::Ask(question)),
-                },
-            };
-            let meant = meant.ok_or(ErrorCode::RealmUnreachable)?;
-            if meant != known.key() {
-                return Err(ErrorCode::RealmExists.into());
-            }
-            // It has introduced itself, perhaps in answer to this very command, and is now wanted here too.
-            let record = PeerRecord {
-                claimed: None,
-                address: address.0.into(),
-                port: port.0,
-                src_address,
-                src_port,
-                added: true,
-                ..known.record
-            };
-            work.batch.put(records::peer(realm), record.to_value()?);
-            work.decision = Some(Decision {
-                act: Act::Added,
-                peer: realm,
-                key: PublicKey(record.key),
-                address: shown((address.0, port.0)),
-                who,
-            });
-            return Ok(Decided::Answer(Answer::Done));
+            let at = ((address, port), (src_address, src_port));
+            return self.want(work, known, at, who);
         }
         let key = match work.request.options.key {
             Some(key) => PublicKey(key),
@@ -121,6 +89,51 @@ impl<S: Store> Realm<S> {
             who,
         });
         Ok(Decided::Answer(answer))
+    }
+
+    /// A realm that has introduced itself is wanted by an operator, too.
+    fn want(
+        &self,
+        work: &mut Work<'_>,
+        known: Peer,
+        ((address, port), (src_address, src_port)): ((Text<'_>, Port), (String, u16)),
+        who: Username,
+    ) -> Result<Decided, Failure> {
+        if known.record.added {
+            return Err(ErrorCode::RealmExists.into());
+        }
+        // Who has introduced itself under that name is not for that reason who is meant.
+        let meant = match work.request.options.key {
+            Some(key) => Some(PublicKey(key)),
+            None => match work.who(address.0, port.0) {
+                Ok(found) => found,
+                Err(question) => return Ok(Decided::Ask(question)),
+            },
+        };
+        let meant = meant.ok_or(ErrorCode::RealmUnreachable)?;
+        if meant != known.key() {
+            return Err(ErrorCode::RealmExists.into());
+        }
+        // It has introduced itself, perhaps in answer to this very command, and is now wanted here too.
+        let realm = known.realm;
+        let record = PeerRecord {
+            claimed: None,
+            address: address.0.into(),
+            port: port.0,
+            src_address,
+            src_port,
+            added: true,
+            ..known.record
+        };
+        work.batch.put(records::peer(realm), record.to_value()?);
+        work.decision = Some(Decision {
+            act: Act::Added,
+            peer: realm,
+            key: PublicKey(record.key),
+            address: shown((address.0, port.0)),
+            who,
+        });
+        Ok(Decided::Answer(Answer::Done))
     }
 
     /// What an operator is told who has added a peer: that it has accepted, or that it is asked again until it does.

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     crypto::PublicKey,
     federation::{Done, Federation, Input, News, Step},
-    realm::{Errand, Peer, Realm},
+    realm::{Errand, Peer, Realm, Signals},
     store::{Store, Subscription},
     wire::RealmId,
 };
@@ -117,21 +117,8 @@ pub async fn keep_in_touch<S: Store>(
                 }
             }
             signals = realm.network().signals() => {
-                let now = clock.now();
-                if signals.are_peers_changed {
-                    federation.handle(now, Input::PeersChanged);
-                }
-                for (peer, work) in signals.work {
-                    federation.handle(now, Input::Work(peer, work));
-                }
-                for peer in signals.claims {
-                    federation.handle(now, Input::Claimed(peer));
-                }
-                for peer in signals.introductions {
-                    federation.handle(now, Input::Lost(peer));
-                }
-                for peer in signals.heard {
-                    federation.handle(now, Input::Heard(peer));
+                for input in inputs_of(signals) {
+                    federation.handle(clock.now(), input);
                 }
             }
             errand = errands.recv() => match errand {
@@ -144,6 +131,20 @@ pub async fn keep_in_touch<S: Store>(
             Some(_) = beside.join_next() => {}
         }
     }
+}
+
+/// What the machine is told of what has happened in the realm.
+fn inputs_of(signals: Signals) -> Vec<Input> {
+    let mut inputs = Vec::new();
+    if signals.are_peers_changed {
+        inputs.push(Input::PeersChanged);
+    }
+    let work = signals.work.into_iter();
+    inputs.extend(work.map(|(peer, work)| Input::Work(peer, work)));
+    inputs.extend(signals.claims.into_iter().map(Input::Claimed));
+    inputs.extend(signals.introductions.into_iter().map(Input::Lost));
+    inputs.extend(signals.heard.into_iter().map(Input::Heard));
+    inputs
 }
 
 /// Carries out a step.

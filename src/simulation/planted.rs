@@ -42,7 +42,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 29] = [
 const FOUND_BY_TESTS: [(Fault, &str); 48] = [
     (
         Fault::ForgetLives,
-        "realm::tests::repeering::peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same",
+        "realm::tests::restored::peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same",
     ),
     (
         Fault::TrialTakesLink,

@@ -24,6 +24,7 @@ mod peers;
 mod positions;
 mod queue;
 mod repeering;
+mod restored;
 mod retention;
 mod rules;
 mod stops;

@@ -1,0 +1,154 @@
+//! Realms that were restored from a copy (PEER-29): they and their peers agree again about who is where, and what was written stays what it was.
+
+use super::{
+    acts::{BOUND, group},
+    driven::ReadOutcome,
+    held::Held,
+    repeering::{Side, agree, begin_lives, connected, do_chores, peer_again, peering, secret_of},
+    *,
+};
+use crate::{store::Memory, wire::Port};
+
+/// PEER-29: a realm that was restored from a copy of the very peering that there is remembers other members than the other side, be it since the
+/// copy that they have joined or that they have left; that it has restarted is seen by the other, and what that knew by the realm.
+#[tokio::test(start_paused = true)]
+async fn peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same() {
+    for was_in in [false, true] {
+        let sides = peering().await;
+        if !was_in {
+            leave(&sides, 10).await;
+        }
+        come_to_terms(&sides).await;
+        let copy: Memory = sides[1].store.memory().clone();
+        // A restart is no reason to end anything.
+        let sides = connected(&sides[0].store, &sides[1].store);
+        begin_lives(&sides).await;
+        come_to_terms(&sides).await;
+        agree(&sides, was_in).await;
+        if was_in {
+            leave(&sides, 11).await;
+        } else {
+            for side in &sides {
+                assert_eq!(side.join_there(11).await, Answer::Done);
+            }
+        }
+        agree(&sides, !was_in).await;
+        let sides = connected(&sides[0].store, &Held::over(copy));
+        begin_lives(&sides).await;
+        assert_eq!(sides[0].is_in().await, !was_in);
+        assert_eq!(sides[1].is_in().await, was_in);
+        come_to_terms(&sides).await;
+        agree(&sides, false).await;
+        for side in &sides {
+            assert_eq!(side.join_there(12).await, Answer::Done);
+        }
+        agree(&sides, true).await;
+        come_to_terms(&sides).await;
+        agree(&sides, true).await;
+    }
+}
+
+impl Side {
+    /// Writes to the other's group, and takes that there.
+    async fn post(&self, number: u64, text: &str) {
+        let command = Command::SendGroupRealm {
+            operation: op(number),
+            session: BOUND,
+            src_address: Text(""),
+            src_port: Port(0),
+            realm: self.other(),
+            group: group("crew"),
+            message: Body(text.as_bytes()),
+        };
+        assert_eq!(self.ask(command).await, Answer::Sent(Sent::Queued));
+        let peer = self.realm.peer_now(self.other()).await.unwrap().unwrap();
+        let outgoing = self.realm.next_outgoing(self.other()).await.unwrap();
+        let outgoing = outgoing.expect("it is queued");
+        let carried = self.realm.deliver_outgoing(&peer, &outgoing, 0, MOMENT);
+        assert_eq!(carried.await, Carried::Settled);
+    }
+
+    /// Reads the other's group on; who has written what there, as its user sees it.
+    async fn read_there(&self) -> Vec<String> {
+        let peer = self.realm.peer_now(self.other()).await.unwrap().unwrap();
+        let read = self.realm.read_copy(&peer, group("crew"), MOMENT);
+        assert_eq!(read.await, ReadOutcome::Equal);
+        let command = Command::InboxGroupRealm {
+            session: BOUND,
+            realm: self.other(),
+            group: group("crew"),
+        };
+        let options = Options {
+            after: Some(0),
+            ..Options::NONE
+        };
+        let Answer::Page(page) = self.ask(Request { options, command }).await else {
+            panic!("no page")
+        };
+        let entries = page.entries.iter().filter(|entry| entry.content == 0);
+        let said = entries
+            .map(|entry| format!("{}: {}", entry.from, String::from_utf8_lossy(&entry.body)));
+        said.collect()
+    }
+}
+
+/// PEER-26, PEER-29: what users wrote in a copy that is read anew is theirs as before, as often as they wrote it, and no more often.
+#[tokio::test(start_paused = true)]
+async fn copy_that_is_read_anew_has_each_message_of_its_own_users() {
+    let sides = peering().await;
+    let [alpha, beta] = &sides;
+    for (number, text) in [(20, "mine"), (21, "mine"), (22, "another")] {
+        beta.post(number, text).await;
+    }
+    // As alpha says, though nobody here has written it.
+    let forged = PeerRequest::Post {
+        epoch: 77,
+        sequence: OperationNumber(1),
+        content: 0,
+        from: "bob".parse().unwrap(),
+        group: group("crew"),
+        message: Body(b"mine"),
+    };
+    let caller = caller(Some(secret_of("beta").public()), MOMENT);
+    let answer = alpha.realm.handle(&caller, &forged.to_bytes()).await;
+    assert_eq!(Answer::parse(&answer).unwrap(), STORED);
+    let said = ["bob: mine", "bob: mine", "bob: another"];
+    assert_eq!(beta.read_there().await, said);
+    peer_again(alpha).await;
+    // Chores that are begun again find nothing to vouch once more.
+    do_chores(&sides).await;
+    do_chores(&sides).await;
+    agree(&sides, false).await;
+    assert_eq!(beta.join_there(30).await, Answer::Done);
+    // Alpha has forgotten its group's guests, and not what was written there.
+    assert_eq!(beta.read_there().await, said);
+    assert_eq!(beta.read_there().await, said);
+}
+
+/// Beta introduces itself, as at a start, and alpha if it is to then.
+async fn come_to_terms(sides: &[Side; 2]) {
+    let [alpha, beta] = sides;
+    beta.introduce().await;
+    for (side, other) in [(alpha, beta), (beta, alpha)] {
+        // Something has happened in any case.
+        side.realm.network.peers_changed();
+        let due = side.realm.network.signals().await.introductions;
+        if due.contains(&side.other()) {
+            side.introduce().await;
+        }
+        assert!(other.realm.do_chores(NOW).await);
+    }
+    do_chores(sides).await;
+}
+
+async fn leave(sides: &[Side; 2], number: u64) {
+    for side in sides {
+        side.done(Command::LeaveGroupRealm {
+            operation: op(number),
+            session: BOUND,
+            realm: side.other(),
+            group: group("crew"),
+        })
+        .await;
+    }
+}
