@@ -1,6 +1,6 @@
 //! What is done with a peer beside all else: what waits for it need not wait for that.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use super::{Done, Own, Step, StepId};
 use crate::{
@@ -34,7 +34,7 @@ enum Doing {
     CallingBack(Arc<Peer>),
     /// What it has said of the peering is written down; and then that it is there, if it was tried.
     Noting {
-        tried: Option<Arc<Peer>>,
+        tried: Option<(Arc<Peer>, IpAddr)>,
     },
     Believing,
 }
@@ -102,22 +102,33 @@ impl Aside {
         let (step, doing) = match (doing, done) {
             (Doing::Looking { is_claim: true }, Done::Looked(Ok(Some(glance)))) => {
                 let peer = Arc::new(glance.peer.at_claim()?);
-                ask(own, peer, Doing::Trying)
+                let bytes = own.introduction(&peer, true);
+                let step = Step::Try {
+                    peer: Arc::clone(&peer),
+                    bytes,
+                };
+                (step, Doing::Trying(peer))
             }
             (Doing::Looking { is_claim: false }, Done::Looked(Ok(Some(glance)))) => {
-                ask(own, Arc::new(glance.peer), Doing::CallingBack)
+                let peer = Arc::new(glance.peer);
+                let bytes = own.introduction(&peer, true);
+                let step = Step::Ask {
+                    peer: Arc::clone(&peer),
+                    bytes,
+                };
+                (step, Doing::CallingBack(peer))
             }
-            (Doing::Trying(peer), Done::Answered(Some(answer))) => {
+            (Doing::Trying(peer), Done::Tried(Some((answer, at)))) => {
                 match accepted(&answer) {
                     Some(Accepted(said)) => {
-                        let tried = Some(Arc::clone(&peer));
+                        let tried = Some((Arc::clone(&peer), at));
                         (Step::Introduced(peer, said), Doing::Noting { tried })
                     }
                     // Whatever it answers: it is there.
-                    None => (Step::Claimed(peer), Doing::Believing),
+                    None => (Step::Claimed(peer, at), Doing::Believing),
                 }
             }
-            (Doing::Trying(peer), Done::Answered(None)) => {
+            (Doing::Trying(peer), Done::Tried(None)) => {
                 let (host, port) = peer.address();
                 tracing::info!(peer = %self.peer, host, port, "a peer was not found at the address that it gives; it is not tried again before the peer introduces itself");
                 return None;
@@ -129,7 +140,8 @@ impl Aside {
             (Doing::Noting { tried }, Done::Written(written)) => {
                 // The two do not agree about the peering: it is told again.
                 self.is_apart |= written == Written::Conflict;
-                (Step::Claimed(tried?), Doing::Believing)
+                let (peer, at) = tried?;
+                (Step::Claimed(peer, at), Doing::Believing)
             }
             (
                 Doing::Looking { .. }
@@ -153,10 +165,4 @@ fn accepted(answer: &[u8]) -> Option<Accepted> {
     let answer = Answer::parse(answer).ok()?;
     let said = Numbered::of(&answer);
     (said.is_some() || answer == Answer::Done).then_some(Accepted(said))
-}
-
-fn ask(own: &Own, peer: Arc<Peer>, doing: impl FnOnce(Arc<Peer>) -> Doing) -> (Step, Doing) {
-    let bytes = own.introduction(&peer, true);
-    let doing = doing(Arc::clone(&peer));
-    (Step::Ask { peer, bytes }, doing)
 }

@@ -29,6 +29,7 @@ mod upkeep;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -94,8 +95,15 @@ pub enum Step {
     LookAtCopy(Arc<Peer>, GroupName),
     /// Write down that a peer has accepted the peering, and how it numbers that if it has said so: [`Done::Written`].
     Introduced(Arc<Peer>, Option<Numbered>),
-    /// Write down that a peer has answered at the address that it says of itself: [`Done::Written`].
-    Claimed(Arc<Peer>),
+    /// Ask a peer at the address that it says of itself, and nowhere else: [`Done::Tried`].
+    Try {
+        /// The peer, as if it were there.
+        peer: Arc<Peer>,
+        /// The request.
+        bytes: Vec<u8>,
+    },
+    /// Write down that a peer has answered at the address that it says of itself, and to which IP address that leads: [`Done::Written`].
+    Claimed(Arc<Peer>, IpAddr),
     /// Write down what becomes of the message whose turn it is: [`Done::Written`].
     Settle(Arc<Peer>, Box<Outgoing>, Settling),
     /// Write down what a peer has in a group: [`Done::Written`].
@@ -119,6 +127,8 @@ pub enum Done {
     Looked(Result<Option<Box<Glance>>, Failure>),
     /// What the peer has answered. None when it is silent.
     Answered(Option<Vec<u8>>),
+    /// What the peer has answered, and from where. None when nobody is there.
+    Tried(Option<(Vec<u8>, IpAddr)>),
     /// How far a copy goes.
     Copy(Box<CopyLook>),
     /// What has come of writing.

@@ -56,6 +56,8 @@ pub struct PeerTask {
     is_introduced: bool,
     are_copies_listed: bool,
     work: BTreeSet<GroupWork>,
+    /// What could not be done of that, and what is left of what was done: the queue has its turn first.
+    put_off: BTreeSet<GroupWork>,
     /// It is to be introduced to again since it was introduced to last.
     is_lost: bool,
     /// How often it has been told of numbers that it did not know (PEER-27).
@@ -84,6 +86,7 @@ impl PeerTask {
             is_introduced,
             are_copies_listed: false,
             work: BTreeSet::new(),
+            put_off: BTreeSet::new(),
             is_lost: false,
             told: 0,
             has_grown: false,
@@ -304,8 +307,13 @@ impl PeerTask {
             }
             (Doing::Keeping(peer, group, more), Done::Written(written)) => match written {
                 Written::Durable if !more => self.go_on(),
+                // A group without end is no reason to keep what waits.
+                Written::Durable => {
+                    self.put_off.insert(GroupWork::Read(group));
+                    self.go_on()
+                }
                 // Nobody else reads this group; should it have been joined anew meanwhile, it is read anew.
-                Written::Durable | Written::Conflict => look_at_copy(peer, group),
+                Written::Conflict => look_at_copy(peer, group),
                 Written::Failed => self.later(GroupWork::Read(group), Until::Over),
             },
             (Doing::Asking(peer, outgoing, asked), Done::Answered(answer)) => {
@@ -342,9 +350,12 @@ impl PeerTask {
                 GroupWork::Read(group) => look_at_copy(peer, group),
             };
         }
+        let is_put_off = !self.put_off.is_empty();
+        self.work.append(&mut self.put_off);
         match next {
             Err(_) => Next::Wait(Until::Over),
             Ok(Some(next)) => self.turn(peer, next, now),
+            Ok(None) if is_put_off => self.look(),
             Ok(None) if self.has_grown => self.look(),
             Ok(None) => {
                 let again = now.since_start() + AGAIN;
@@ -535,7 +546,7 @@ impl PeerTask {
 
     /// What is to be done for a group still is.
     pub fn later(&mut self, work: GroupWork, until: Until) -> Next {
-        self.work.insert(work);
+        self.put_off.insert(work);
         Next::Wait(until)
     }
 }

@@ -77,7 +77,7 @@ impl Scene {
                     })
                 })))
             }
-            Step::Introduced(..) | Step::Claimed(_) => Done::Written(Written::Durable),
+            Step::Introduced(..) | Step::Claimed(..) => Done::Written(Written::Durable),
             Step::Settle(_, outgoing, settling) => {
                 assert_eq!(self.queue.pop_front(), Some(outgoing.position()));
                 if !matches!(settling, Settling::Told(_) | Settling::Returned) {
@@ -90,7 +90,7 @@ impl Scene {
             }
             Step::LookAtCopy(..) => Done::Copy(Box::new(CopyLook::Gone)),
             Step::Keep(..) => Done::Written(Written::Durable),
-            Step::Ask { .. } => return None,
+            Step::Ask { .. } | Step::Try { .. } => return None,
         })
     }
 
@@ -347,6 +347,48 @@ fn another_peer_of_the_same_name_begins_anew() {
     assert!(scene.next_question().is_none(), "nothing is settled");
     scene.answer(new, Some(&Answer::Done));
     assert!(scene.next_question().is_none());
+}
+
+/// PEER-10, PEER-5: a group that cannot be read on, or that has no end, keeps nothing waiting: the queue has its turn in between. What was written to a peer
+/// stood still for as long as one group of its could not be read.
+#[test]
+fn group_that_is_never_done_keeps_no_message_waiting() {
+    let internal = Answer::Refused(ErrorCode::Internal.into());
+    for endless in [false, true] {
+        let mut scene = Scene::introduced();
+        scene.has_copies = true;
+        scene.happens(Input::Work(beta(), GroupWork::Read(crew())));
+        scene.queue(1);
+        let mut position = 0;
+        let (mut asked, mut brought) = (0, false);
+        while !brought {
+            let (_, id, bytes) = scene.wait_for_question();
+            let answer = match PeerRequest::parse(&bytes).unwrap() {
+                PeerRequest::Read { .. } if endless => {
+                    position += 1;
+                    let Answer::Page(mut page) = part(15 << 20) else {
+                        panic!("a page")
+                    };
+                    (page.entries[0].position, page.more) = (Position(position), true);
+                    page.entries[0].fragment = None;
+                    Answer::Page(page)
+                }
+                PeerRequest::Read { .. } => internal.clone(),
+                PeerRequest::Deliver { .. } => {
+                    brought = true;
+                    STORED
+                }
+                other => panic!("{other:?}"),
+            };
+            scene.answer(id, Some(&answer));
+            asked += 1;
+            assert!(asked < 5, "it waits for the group");
+        }
+        // And the group is gone on with.
+        let (_, _, bytes) = scene.wait_for_question();
+        let asked = PeerRequest::parse(&bytes).unwrap();
+        assert!(matches!(asked, PeerRequest::Read { .. }), "{asked:?}");
+    }
 }
 
 /// PEER-10: what is to be done for a group stays to be done until it is.

@@ -141,6 +141,10 @@ impl<S: Store> Realm<S> {
                 if is_new || ends {
                     self.network.peers_changed();
                 }
+                if ends {
+                    // Should it not hear the answer, only what ended here would have ended.
+                    self.network.introduction_due(peer.realm);
+                }
                 self.network.heard(peer.realm, caller.now.wall);
                 if is_claim {
                     self.has_claimed(caller, &peer);

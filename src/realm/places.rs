@@ -1,7 +1,7 @@
 //! Places for peers (PEER-2, PEER-23): how many there are for those that nobody here has asked for, who of them gives way, and how often an
 //! address is tried that a peer says of itself.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     Caller, Failure, Outcome, Realm,
@@ -129,7 +129,8 @@ impl<S: Store> Realm<S> {
                 batch.put(name, PeerName { realm }.to_value()?);
             }
         }
-        if !peer.record.former.is_empty() {
+        // Those that come unasked could leave as many behind as they like.
+        if !peer.record.former.is_empty() && peer.is_added() {
             // Should it come back: what is remembered of its messages goes by the first.
             let keys = peer.record.former.clone();
             let former = records::FormerKeysRecord { keys }.to_value()?;
@@ -159,11 +160,11 @@ impl<S: Store> Realm<S> {
     }
 
     /// Writes down that a peer has answered at the address that it gives: it is believed to be there.
-    pub async fn note_claim(&self, tried: &Peer) -> Written {
+    pub async fn note_claim(&self, tried: &Peer, at: IpAddr) -> Written {
         let (host, port) = tried.address();
-        match self.believe_claim(tried).await {
+        match self.believe_claim(tried, at).await {
             Ok(true) => {
-                tracing::info!(peer = %tried.realm, host, port, "a peer has answered at the address that it gives");
+                tracing::info!(peer = %tried.realm, host, %at, port, "a peer has answered at the address that it gives");
                 Written::Durable
             }
             Ok(false) => Written::Conflict,
@@ -174,7 +175,8 @@ impl<S: Store> Realm<S> {
         }
     }
 
-    async fn believe_claim(&self, tried: &Peer) -> Result<bool, Failure> {
+    /// What is believed is where it has answered, and not the name that leads there: that is for the peer to say, and may lead elsewhere later.
+    async fn believe_claim(&self, tried: &Peer, at: IpAddr) -> Result<bool, Failure> {
         for _ in 0..super::ATTEMPTS_MAX {
             let mut batch = Batch::new();
             let current = self.find_peer(&mut batch, tried.realm).await?;
@@ -190,7 +192,7 @@ impl<S: Store> Realm<S> {
                 return Ok(false);
             };
             let record = PeerRecord {
-                address: host.into(),
+                address: at.to_canonical().to_string(),
                 port,
                 claimed: None,
                 ..current.record

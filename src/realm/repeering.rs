@@ -100,14 +100,14 @@ impl<S: Store> Realm<S> {
 
     /// A number for another peering.
     pub(super) fn draw_number(&self) -> u64 {
-        self.in_this_life(u64::from_be_bytes(self.random()).max(1))
+        self.in_this_life(u64::from_be_bytes(self.random()).max(1 << 32))
     }
 
-    /// What a number is in this life of the store.
+    /// What a number is in this life of the store; its lower half is 0 where none has begun, as on a full disk.
     pub(super) fn in_this_life(&self, number: u64) -> u64 {
         let lives = self.lives.get();
         let current = lives.and_then(|Lives(lives)| lives.first());
-        current.map_or(number, |Life(name)| {
+        current.map_or(number & PEERING, |Life(name)| {
             (number & PEERING) | u64::from(u32::from_be_bytes(*name))
         })
     }
@@ -118,7 +118,8 @@ impl<S: Store> Realm<S> {
             return false;
         };
         let is_life = |Life(name): &Life| u64::from(u32::from_be_bytes(*name)) == known & !PEERING;
-        let is_known = lives.iter().any(is_life) || is_planted(Fault::ForgetLives);
+        let is_known =
+            known & !PEERING == 0 || lives.iter().any(is_life) || is_planted(Fault::ForgetLives);
         known != 0 && is_of_peering(known, own) && !is_known
     }
 
@@ -138,6 +139,10 @@ impl<S: Store> Realm<S> {
             }
             let theirs = current.record.theirs;
             let is_other = theirs != 0 && !is_of_peering(theirs, numbered.number);
+            if is_other && !is_of_peering(theirs, peer.record.theirs) {
+                // It comes late: there is another peering since this was asked.
+                return Ok(false);
+            }
             // What it was told is what is so: by its answer it knows.
             let is_told = current.record.number == peer.record.number;
             // What this side knows is forgotten once the other has judged it.

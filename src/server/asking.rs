@@ -114,7 +114,7 @@ impl Ways {
                 dialing,
                 answer,
             } => {
-                if let Some(told) = self.ask(&peer, bytes, is_awaited, dialing).await {
+                if let Some((told, _)) = self.ask(&peer, bytes, is_awaited, dialing).await {
                     // Whoever asked may have stopped waiting.
                     let _ = answer.send(told);
                 }
@@ -124,17 +124,25 @@ impl Ways {
 
     /// Asks a peer when nobody waits: for as long as that may make sense on the longest and narrowest of ways.
     pub async fn ask_alone(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
-        self.ask(peer, bytes, false, peer.dialing()).await
+        let asked = self.ask(peer, bytes, false, peer.dialing()).await;
+        asked.map(|(told, _)| told)
     }
 
-    /// Asks a peer, over one link after another while they turn out to be none; its answer, if it gives one in time.
+    /// Asks a peer at the address that it says of itself, and nowhere else; its answer, and from where.
+    pub async fn try_at_claim(&self, peer: &Peer, bytes: Vec<u8>) -> Option<(Vec<u8>, IpAddr)> {
+        let (told, at) = self.ask(peer, bytes, false, Dialing::Once).await?;
+        Some((told, at?))
+    }
+
+    /// Asks a peer, over one link after another while they turn out to be none; its answer, if it gives one in time, and the address that was called
+    /// for it.
     async fn ask(
         &self,
         peer: &Peer,
         bytes: Vec<u8>,
         is_awaited: bool,
         dialing: Dialing,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<(Vec<u8>, Option<IpAddr>)> {
         let has_address = !peer.address().0.is_empty() && peer.address().1 > 0;
         let mut dialing = if has_address { dialing } else { Dialing::Never };
         let (key, (name, number)) = (peer.key(), peer.source());
@@ -148,7 +156,10 @@ impl Ways {
         );
         for _ in 0..LINKS_TRIED {
             let (way, worker, by) = self.route(peer, listener, is_back, dialing).await?;
-            let is_called = by != By::LinkThere;
+            let called = match by {
+                By::Address { address, .. } => Some(address.ip()),
+                By::LinkThere => None,
+            };
             let (answer, told) = oneshot::channel();
             let call = Call::Ask {
                 own: peer.knows(),
@@ -162,9 +173,9 @@ impl Ways {
                 return None;
             }
             match told.await {
-                Ok(Told::Answer(answer)) => return Some(answer),
+                Ok(Told::Answer(answer)) => return Some((answer, called)),
                 Ok(Told::Elsewhere) if dialing == Dialing::Once => return None,
-                Ok(Told::Elsewhere) if is_called => {
+                Ok(Told::Elsewhere) if called.is_some() => {
                     self.links.not_reached(&key, listener);
                     dialing = Dialing::Never;
                 }

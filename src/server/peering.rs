@@ -50,7 +50,7 @@ pub async fn keep_in_touch<S: Store>(
     loop {
         while let Some((id, step)) = federation.poll_step() {
             let (realm, clock, ways) = (Arc::clone(&realm), clock.clone(), Arc::clone(&ways));
-            let asks = matches!(step, Step::Ask { .. });
+            let asks = matches!(step, Step::Ask { .. } | Step::Try { .. });
             let handle =
                 steps.spawn(async move { (id, carry_out(&realm, &clock, &ways, step).await) });
             if asks {
@@ -182,7 +182,8 @@ async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, ways: &Ways, step:
         Step::Introduced(peer, said) => {
             Done::Written(realm.note_introduced(&peer, said, clock.now()).await)
         }
-        Step::Claimed(peer) => Done::Written(realm.note_claim(&peer).await),
+        Step::Try { peer, bytes } => Done::Tried(ways.try_at_claim(&peer, bytes).await),
+        Step::Claimed(peer, at) => Done::Written(realm.note_claim(&peer, at).await),
         Step::Settle(peer, outgoing, settling) => {
             let settled = realm.settle_outgoing(&peer, &outgoing, &settling, clock.now());
             Done::Written(settled.await)

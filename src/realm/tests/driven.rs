@@ -186,7 +186,8 @@ impl<S: Store> Realm<S> {
         if let Some(tried) = peer.at_claim()
             && self.introduce_again(&tried, now).await != Carried::Silent
         {
-            self.note_claim(&tried).await;
+            let at = tried.address().0.parse().unwrap();
+            self.note_claim(&tried, at).await;
         }
     }
 

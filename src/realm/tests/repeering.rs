@@ -187,6 +187,10 @@ impl Side {
 pub async fn peering() -> [Side; 2] {
     let sides = connected(&Held::default(), &Held::default());
     begin_lives(&sides).await;
+    peering_of(sides).await
+}
+
+pub async fn peering_of(sides: [Side; 2]) -> [Side; 2] {
     for side in &sides {
         let answer = side.ask(register(1, side.user())).await;
         assert!(matches!(answer, Answer::Session(_)), "{answer:?}");

@@ -4,10 +4,12 @@ use super::{
     acts::{BOUND, group},
     driven::ReadOutcome,
     held::Held,
-    repeering::{Side, agree, begin_lives, connected, do_chores, peer_again, peering, secret_of},
+    repeering::{
+        Side, agree, begin_lives, connected, do_chores, peer_again, peering, peering_of, secret_of,
+    },
     *,
 };
-use crate::{store::Memory, wire::Port};
+use crate::{realm::repeering::Numbered, store::Memory, wire::Port};
 
 /// PEER-29: a realm that was restored from a copy of the very peering that there is remembers other members than the other side, be it since the
 /// copy that they have joined or that they have left; that it has restarted is seen by the other, and what that knew by the realm.
@@ -151,4 +153,38 @@ async fn leave(sides: &[Side; 2], number: u64) {
         })
         .await;
     }
+}
+
+/// PEER-27: an answer that comes late, to what was asked in a former peering, ends nothing of the one there is: the other side would not hear of that.
+#[tokio::test(start_paused = true)]
+async fn late_answer_of_a_former_peering_ends_nothing() {
+    let sides = peering().await;
+    let [alpha, beta] = &sides;
+    let before = beta.realm.peer_now(beta.other()).await.unwrap().unwrap();
+    let said = Numbered {
+        number: before.record.theirs,
+        is_apart: false,
+    };
+    peer_again(alpha).await;
+    do_chores(&sides).await;
+    for side in &sides {
+        assert_eq!(side.join_there(30).await, Answer::Done);
+    }
+    agree(&sides, true).await;
+    let noted = beta.realm.note_introduced(&before, Some(said), MOMENT);
+    assert_eq!(noted.await, Written::Conflict);
+    do_chores(&sides).await;
+    agree(&sides, true).await;
+}
+
+/// PEER-29: a number that was told while no life of the store had begun, as on a full disk, is not taken for one that the store has forgotten.
+#[tokio::test(start_paused = true)]
+async fn number_of_no_life_is_not_one_that_was_forgotten() {
+    let stores = [Held::default(), Held::default()];
+    let sides = peering_of(connected(&stores[0], &stores[1])).await;
+    let sides = connected(&sides[0].store, &sides[1].store);
+    begin_lives(&sides).await;
+    come_to_terms(&sides).await;
+    come_to_terms(&sides).await;
+    agree(&sides, true).await;
 }
