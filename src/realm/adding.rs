@@ -54,7 +54,7 @@ impl<S: Store> Realm<S> {
         }
         if let Some(known) = self.find_peer(&mut work.batch, realm).await? {
             let at = ((address, port), (src_address, src_port));
-            return self.want(work, known, at, who);
+            return Self::want(work, known, at, who);
         }
         let key = match work.request.options.key {
             Some(key) => PublicKey(key),
@@ -93,7 +93,6 @@ impl<S: Store> Realm<S> {
 
     /// A realm that has introduced itself is wanted by an operator, too.
     fn want(
-        &self,
         work: &mut Work<'_>,
         known: Peer,
         ((address, port), (src_address, src_port)): ((Text<'_>, Port), (String, u16)),
