@@ -129,6 +129,7 @@ impl Kinds {
             "calls are left" if self.liar.is_none() => CALLED,
             "bytes held for others are left" => KEPT_BYTES * links,
             "accepts are left" => RENEWED,
+            "timers are left" => links * 2,
             _ => links,
         };
         count <= most
