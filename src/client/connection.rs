@@ -12,6 +12,7 @@ use super::{
     CallError, Notice, Shared,
     ask::{Ask, AskError, Job, Status, Target, Told},
     driver::Driver,
+    lock,
     route::Route,
     state,
     who::ask_who,
@@ -160,7 +161,11 @@ impl Shared {
             return Ok(());
         }
         if is_life_unknown {
-            self.lives_lost.fetch_add(1, Ordering::Relaxed);
+            // A link says so for as long as it lasts.
+            let mut lost = lock(&self.life_lost);
+            if lost.replace(life) != Some(life) {
+                self.lives_lost.fetch_add(1, Ordering::Relaxed);
+            }
         }
         let (realm, _) = self.target()?;
         Ok(self

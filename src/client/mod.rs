@@ -131,7 +131,7 @@ use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::LINK_LIFETIME,
     host::Host,
-    wire::{Refusal, SessionId},
+    wire::{Life, Refusal, SessionId},
 };
 
 /// How long a call goes on trying unless told otherwise.
@@ -277,6 +277,8 @@ struct Shared {
     heard: AtomicU64,
     /// Changes whenever the realm turns out not to know the life that was claimed (READ-9).
     lives_lost: AtomicU64,
+    /// The life that was told in place of the one that was lost last.
+    life_lost: Mutex<Option<Option<Life>>>,
     /// A command of this process whose number was new to the realm has been answered.
     is_answered: AtomicBool,
     /// Why entries that this process has tried are not done yet.
@@ -341,6 +343,7 @@ impl Client {
                 is_carrier: AtomicBool::new(false),
                 heard: AtomicU64::new(0),
                 lives_lost: AtomicU64::new(0),
+                life_lost: Mutex::default(),
                 is_answered: AtomicBool::new(false),
                 troubles: Mutex::new(BTreeMap::new()),
                 deferred: Mutex::new(Vec::new()),

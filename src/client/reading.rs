@@ -247,6 +247,12 @@ impl Whole {
         };
         let have = last.body.len() as u64;
         let is_cut = last.fragment.is_some_and(|fragment| have < fragment.total);
+        if is_cut && self.offset == Some(have) {
+            // The rest is not there any more, and with it the entry: it would be asked for again and again.
+            (self.after, self.offset) = (Some(last.position.0), Some(0));
+            self.entries.pop();
+            return !page.more;
+        }
         // With an offset the next page confirms nothing of this one, which nobody has been shown yet (READ-3).
         (self.after, self.offset) = if is_cut {
             // Whatever was asked for: the offset is one in this entry.
@@ -371,6 +377,22 @@ mod tests {
         assert_eq!((next.after, next.offset), (Some(0), Some(5)));
         assert!(!whole.add(piece(1, 5, b"all", 8), 10));
         assert_eq!(whole.entries[0].body, b"one, all");
+    }
+
+    /// READ-11: an entry whose rest has gone while it was read is not read; what stands behind it is.
+    #[test]
+    fn reading_goes_on_behind_an_entry_whose_rest_has_gone() {
+        for more in [true, false] {
+            let mut whole = Whole::new(Some(1));
+            assert!(!whole.add(piece(2, 0, b"one, ", 8), 10));
+            let nothing = Page {
+                more,
+                entries: Vec::new(),
+            };
+            assert_eq!(whole.add(nothing, 10), !more);
+            assert!(whole.entries.is_empty());
+            assert_eq!(whole.next(10).after, Some(2));
+        }
     }
 
     /// READ-9: no entry is put together of what two lives of a store have at one position.

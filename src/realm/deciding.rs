@@ -80,9 +80,13 @@ impl<S: Store> Realm<S> {
                 tracing::info!(%peer, address, fingerprint, %who, "operator moved a peer");
                 self.network.reached(peer);
             }
-            Act::Removed => tracing::info!(%peer, fingerprint, %who, "operator removed a peer"),
+            Act::Removed => {
+                tracing::info!(%peer, fingerprint, %who, "operator removed a peer");
+                self.network.pending(|pending| pending.refuse(&key));
+            }
             Act::Dropped => {
                 tracing::info!(%peer, fingerprint, %who, "operator removed a peer, and what waits for it");
+                self.network.pending(|pending| pending.refuse(&key));
             }
             Act::Refused => {
                 tracing::info!(%peer, fingerprint, %who, "operator refused a realm");

@@ -165,7 +165,9 @@ impl<S: Store> Realm<S> {
         (realm, key): (RealmId, PublicKey),
         is_counted: &mut bool,
     ) -> Result<Peer, Failure> {
-        if self.own.peering != Peering::Open {
+        // One that an operator has removed does not come back by itself.
+        let is_refused = self.network.pending(|pending| pending.is_refused(&key));
+        if self.own.peering != Peering::Open || is_refused {
             return Err(ErrorCode::PeerRefused.into());
         }
         if realm == self.own.id || self.find_peer(&mut Unnoted, realm).await?.is_some() {

@@ -43,8 +43,7 @@ pub struct Pending {
 impl Pending {
     /// A realm has introduced itself. It is kept if it waits already; else as `may_be_new` says.
     pub fn note(&mut self, new: Introduction, may_be_new: impl FnOnce() -> bool) {
-        self.refused.retain(|(_, at)| at.elapsed() < REFUSED_FOR);
-        if self.refused.iter().any(|(key, _)| *key == new.key) {
+        if self.is_refused(&new.key) {
             return;
         }
         let known = self.waiting.iter().position(|one| one.key == new.key);
@@ -64,6 +63,12 @@ impl Pending {
         }
     }
 
+    /// True when an operator has refused or removed it lately.
+    pub fn is_refused(&mut self, key: &PublicKey) -> bool {
+        self.refused.retain(|(_, at)| at.elapsed() < REFUSED_FOR);
+        self.refused.iter().any(|(refused, _)| refused == key)
+    }
+
     /// All that wait.
     pub fn all(&self) -> Vec<Introduction> {
         self.waiting.clone()
@@ -74,9 +79,10 @@ impl Pending {
         self.waiting.iter().find(|one| one.key == *key).cloned()
     }
 
-    /// It waits no more.
+    /// It waits no more, and is wanted.
     pub fn forget(&mut self, key: &PublicKey) {
         self.waiting.retain(|one| one.key != *key);
+        self.refused.retain(|(refused, _)| refused != key);
     }
 
     /// It waits no more, and is not kept again for a while.
