@@ -163,7 +163,8 @@ impl Shared {
         if is_life_unknown {
             // A link says so for as long as it lasts.
             let mut lost = lock(&self.life_lost);
-            if lost.replace(life) != Some(life) {
+            let told = life.unwrap_or(Life::NONE);
+            if lost.replace(told) != Some(told) {
                 self.lives_lost.fetch_add(1, Ordering::Relaxed);
             }
         }

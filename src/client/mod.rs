@@ -277,8 +277,8 @@ struct Shared {
     heard: AtomicU64,
     /// Changes whenever the realm turns out not to know the life that was claimed (READ-9).
     lives_lost: AtomicU64,
-    /// The life that was told in place of the one that was lost last.
-    life_lost: Mutex<Option<Option<Life>>>,
+    /// The life that was told in place of the one that was lost last, or none ([`Life::NONE`]).
+    life_lost: Mutex<Option<Life>>,
     /// A command of this process whose number was new to the realm has been answered.
     is_answered: AtomicBool,
     /// Why entries that this process has tried are not done yet.
