@@ -174,6 +174,7 @@ impl Ways {
             }
             match told.await {
                 Ok(Told::Answer(answer)) => return Some((answer, called)),
+                Ok(Told::There) => return Some((Vec::new(), called)),
                 Ok(Told::Elsewhere) if dialing == Dialing::Once => return None,
                 Ok(Told::Elsewhere) if called.is_some() => {
                     self.links.not_reached(&key, listener);

@@ -47,6 +47,8 @@ pub enum By {
 pub enum Told {
     /// The answer.
     Answer(Vec<u8>),
+    /// The peer is where it was tried, and has not answered: its link from there is open, which nobody else could have opened.
+    There,
     /// There is no such link, or there is a better one elsewhere.
     Elsewhere,
 }
@@ -85,6 +87,8 @@ struct Asked {
     is_back: bool,
     /// The question is whether the peer is at that address: what it answers over another link is no answer to it (PEER-23).
     is_only: bool,
+    /// It is there: the link has opened.
+    is_there: bool,
     /// Until when the link may take to open if there is another.
     opens_by: Time,
     /// The link has had its time to open.
@@ -94,6 +98,14 @@ struct Asked {
 }
 
 impl Asked {
+    /// It is asked no more, and was not answered.
+    fn leave(self) {
+        if self.is_only && self.is_there {
+            // Whoever asked may have stopped waiting.
+            let _ = self.answer.send(Told::There);
+        }
+    }
+
     /// When whoever asked is told that the peer is silent: its way may be long, or the question, and narrow.
     fn until(&self, endpoint: &Endpoint, link: LinkId) -> Time {
         let heard = endpoint
@@ -159,6 +171,7 @@ impl Calls {
                         key,
                         is_back,
                         is_only,
+                        is_there: false,
                         opens_by,
                         is_looked_at: false,
                         is_awaited,
@@ -236,6 +249,7 @@ impl Calls {
         match self.asked.remove(&from) {
             Some(asked) if asked.is_only && !is_planted(Fault::BelieveAnyLink) => {
                 endpoint.give_up(now, to.0, to.1);
+                asked.leave();
             }
             Some(asked) => {
                 self.asked.insert(to, asked);
@@ -246,7 +260,9 @@ impl Calls {
 
     /// No answer has come in time.
     pub fn expired(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: u64) {
-        self.asked.remove(&(link, number));
+        if let Some(asked) = self.asked.remove(&(link, number)) {
+            asked.leave();
+        }
         endpoint.distrust(now, link);
     }
 
@@ -281,7 +297,10 @@ impl Calls {
             .collect();
         for (link, number) in silent {
             let asked = self.asked.remove(&(link, number));
-            let is_sure = asked.is_some_and(|asked| !asked.is_awaited);
+            let is_sure = asked.as_ref().is_some_and(|asked| !asked.is_awaited);
+            if let Some(asked) = asked {
+                asked.leave();
+            }
             // Whoever may only be far away is asked on, to learn how far.
             if is_sure || endpoint.rtt(link).is_some() {
                 endpoint.give_up(now, link, number);
@@ -289,8 +308,16 @@ impl Calls {
         }
     }
 
+    /// A link is open to where a peer was tried.
+    pub fn opened(&mut self, link: LinkId) {
+        for ((on, _), asked) in &mut self.asked {
+            asked.is_there |= *on == link;
+        }
+    }
+
     pub fn closed(&mut self, link: LinkId) {
-        self.asked.retain(|(asked, _), _| *asked != link);
+        let ended = self.asked.extract_if(.., |(asked, _), _| *asked == link);
+        ended.for_each(|(_, asked)| asked.leave());
     }
 
     pub fn introduced(&mut self, address: SocketAddr, reply: &HelloReply) {
@@ -412,6 +439,26 @@ mod tests {
             calls.answered(to.0, to.1, vec![2]);
             assert_eq!(told.try_recv().is_ok(), is_told);
         }
+        // One whose link has opened there is there, whatever becomes of the question.
+        let (answer, mut told) = oneshot::channel();
+        let call = Call::Ask {
+            own: identity.public(),
+            key: SecretKey::from_bytes([3; 32]).public(),
+            by: By::Address {
+                address: SocketAddr::from(([192, 0, 2, 1], 6377)),
+                is_once: true,
+                is_back: true,
+            },
+            bytes: vec![1],
+            is_awaited: false,
+            answer,
+        };
+        calls.begin(now, &mut endpoint, call);
+        let (from, _) = calls.asked.first_key_value().unwrap();
+        let from = *from;
+        calls.opened(from.0);
+        calls.closed(from.0);
+        assert_eq!(told.try_recv(), Ok(Told::There));
     }
 
     /// PEER-22: what nobody wants answered any more does not leave again. A message was brought to a realm that had been removed, after its sender was told that it

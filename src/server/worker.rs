@@ -307,6 +307,7 @@ impl<S: Store> Worker<S> {
                 }
                 Event::Proven { link, peer } => self.beside.seated.proven(link, peer),
                 Event::Opened { link, .. } => {
+                    self.calls.opened(link);
                     let now = self.now();
                     let seated = &mut self.beside.seated;
                     seated.dialled(now, &mut self.endpoint, link);
