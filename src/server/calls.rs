@@ -343,6 +343,28 @@ mod tests {
         link::{Redundancy, Silence},
     };
 
+    /// A question to the holder of a key, by a link to its address, `is_once` and `is_back`; and what is told of it.
+    fn question(
+        n: u8,
+        (is_once, is_back): (bool, bool),
+        is_awaited: bool,
+    ) -> (Call, oneshot::Receiver<Told>) {
+        let (answer, told) = oneshot::channel();
+        let call = Call::Ask {
+            own: SecretKey::from_bytes([1; 32]).public(),
+            key: SecretKey::from_bytes([n; 32]).public(),
+            by: By::Address {
+                address: SocketAddr::from(([192, 0, 2, 1], 6377)),
+                is_once,
+                is_back,
+            },
+            bytes: vec![1],
+            is_awaited,
+            answer,
+        };
+        (call, told)
+    }
+
     /// PEER-5. Found by the simulator: realms gave each other up after ten seconds, although a round trip took longer.
     #[test]
     fn a_peer_is_given_as_long_as_its_way_may_take() {
@@ -373,19 +395,7 @@ mod tests {
         let seated = Seated::new(&Arc::default(), seat, silence);
         let begun = Time(1_000_000);
         let mut ask = |is_awaited| {
-            let (answer, told) = oneshot::channel();
-            let call = Call::Ask {
-                own: identity.public(),
-                key: SecretKey::from_bytes([2; 32]).public(),
-                by: By::Address {
-                    address: SocketAddr::from(([192, 0, 2, 1], 6377)),
-                    is_once: false,
-                    is_back: false,
-                },
-                bytes: vec![1],
-                is_awaited,
-                answer,
-            };
+            let (call, told) = question(2, (false, false), is_awaited);
             calls.begin(begun, &mut endpoint, call);
             told
         };
@@ -418,19 +428,7 @@ mod tests {
         let mut calls = Calls::default();
         let now = Time(1_000_000);
         for (is_once, is_told) in [(true, false), (false, true)] {
-            let (answer, mut told) = oneshot::channel();
-            let call = Call::Ask {
-                own: identity.public(),
-                key: SecretKey::from_bytes([2; 32]).public(),
-                by: By::Address {
-                    address: SocketAddr::from(([192, 0, 2, 1], 6377)),
-                    is_once,
-                    is_back: true,
-                },
-                bytes: vec![1],
-                is_awaited: false,
-                answer,
-            };
+            let (call, mut told) = question(2, (is_once, true), false);
             calls.begin(now, &mut endpoint, call);
             let (from, _) = calls.asked.first_key_value().unwrap();
             let (from, to) = (*from, (LinkId(77), 5));
@@ -440,19 +438,7 @@ mod tests {
             assert_eq!(told.try_recv().is_ok(), is_told);
         }
         // One whose link has opened there is there, whatever becomes of the question.
-        let (answer, mut told) = oneshot::channel();
-        let call = Call::Ask {
-            own: identity.public(),
-            key: SecretKey::from_bytes([3; 32]).public(),
-            by: By::Address {
-                address: SocketAddr::from(([192, 0, 2, 1], 6377)),
-                is_once: true,
-                is_back: true,
-            },
-            bytes: vec![1],
-            is_awaited: false,
-            answer,
-        };
+        let (call, mut told) = question(3, (true, true), false);
         calls.begin(now, &mut endpoint, call);
         let (from, _) = calls.asked.first_key_value().unwrap();
         let from = *from;
@@ -474,19 +460,7 @@ mod tests {
         let mut calls = Calls::default();
         let now = Time(1_000_000);
         let ask = |calls: &mut Calls, endpoint: &mut Endpoint| {
-            let (answer, told) = oneshot::channel();
-            let call = Call::Ask {
-                own: identity.public(),
-                key: SecretKey::from_bytes([2; 32]).public(),
-                by: By::Address {
-                    address: SocketAddr::from(([192, 0, 2, 1], 6377)),
-                    is_once: false,
-                    is_back: false,
-                },
-                bytes: vec![1],
-                is_awaited: false,
-                answer,
-            };
+            let (call, told) = question(2, (false, false), false);
             calls.begin(now, endpoint, call);
             told
         };
