@@ -49,7 +49,7 @@ async fn run(words: &[&str]) -> Result<(), Box<dyn Error>> {
                 writeln!(out)?;
                 out.flush()?;
                 // Only what was shown counts as read.
-                client.shown(&Mailbox::Private, &entry)?;
+                client.shown(&entry)?;
             }
         }
         _ => return Err(USAGE.into()),

@@ -30,7 +30,7 @@ async fn texts(client: &Client) -> Vec<String> {
         .read_whole(Mailbox::Private, Some(0), usize::MAX)
         .await
         .unwrap();
-    let texts = entries.into_iter().map(|entry| entry.body);
+    let texts = entries.into_iter().map(|one| one.entry.body);
     texts.map(|body| String::from_utf8(body).unwrap()).collect()
 }
 
@@ -103,9 +103,9 @@ async fn a_watch_that_ends_ends_its_link() {
         let text = format!("message {round}");
         let mut watching = client.watch().await.unwrap();
         client.send(ann, text.as_str()).await.unwrap();
-        let (mailbox, entry) = watching.next().await.unwrap();
+        let entry = watching.next().await.unwrap();
         assert_eq!(entry.body, text.as_bytes());
-        client.shown(&mailbox, &entry).unwrap();
+        client.shown(&entry).unwrap();
         // Nobody watches: it is not shown, so it comes with the next watch.
         drop(watching);
         client.whoami().await.unwrap();

@@ -175,9 +175,9 @@ async fn restored_store_shows_new_entries_to_a_client_that_was_connected() {
     let read = async || {
         let entries = bob.unread(Mailbox::Private).await.unwrap();
         for entry in &entries {
-            bob.shown(&Mailbox::Private, entry).unwrap();
+            bob.shown(entry).unwrap();
         }
-        let texts = entries.into_iter().map(|entry| entry.body);
+        let texts = entries.into_iter().map(|one| one.entry.body);
         texts
             .map(|body| String::from_utf8(body).unwrap())
             .collect::<Vec<_>>()

@@ -101,7 +101,7 @@ async fn exchanges_cost_what_the_spec_promises() {
     for _ in 0..TRIES {
         relay.take_carried();
         other.run("bob", &["send", "ann", text]).ok();
-        assert_eq!(watching.next().await.unwrap().1.body, TEXT);
+        assert_eq!(watching.next().await.unwrap().body, TEXT);
         let mut carried = relay.take_carried();
         while !carried.iter().any(|datagram| datagram.way == Way::ToRealm) {
             tokio::task::yield_now().await;

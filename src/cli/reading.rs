@@ -6,8 +6,8 @@ use std::{
 };
 
 use merpati::{
-    client::{Client, Reader},
-    wire::{self, Entry, Mailbox},
+    client::{Client, Delivery},
+    wire::{self, Mailbox},
 };
 
 use super::{
@@ -25,20 +25,20 @@ const UNACKED_MAX: usize = 1024;
 /// Writes messages and confirms those that the reader has taken.
 #[derive(Debug)]
 pub struct Shower<'a> {
-    reader: Reader<'a>,
+    client: &'a Client,
     output: Output,
     names_group: bool,
     handover: Handover,
     /// Written, and not known to be taken.
-    waiting: VecDeque<(Mailbox, Entry)>,
+    waiting: VecDeque<Delivery>,
 }
 
 impl<'a> Shower<'a> {
     /// Shows messages as they come, also where nobody takes them.
-    pub async fn watching(client: &'a Client, output: Output) -> Result<Self, Failure> {
+    pub fn watching(client: &'a Client, output: Output) -> Result<Self, Failure> {
         Ok(Self {
             handover: Handover::to_stdout_or_nowhere()?,
-            reader: patiently(client, client.reader()).await?,
+            client,
             output,
             names_group: true,
             waiting: VecDeque::new(),
@@ -46,15 +46,11 @@ impl<'a> Shower<'a> {
     }
 
     /// Fails if standard output is closed.
-    pub async fn new(
-        client: &'a Client,
-        output: Output,
-        names_group: bool,
-    ) -> Result<Self, Failure> {
+    pub fn new(client: &'a Client, output: Output, names_group: bool) -> Result<Self, Failure> {
         Ok(Self {
             // Before anything is asked: nothing is read that nobody can be shown.
             handover: Handover::to_stdout()?,
-            reader: patiently(client, client.reader()).await?,
+            client,
             output,
             names_group,
             waiting: VecDeque::new(),
@@ -62,12 +58,13 @@ impl<'a> Shower<'a> {
     }
 
     /// Writes a message; after as many as make a batch it waits until the reader has taken them.
-    pub async fn show(&mut self, mailbox: Mailbox, entry: Entry) -> Result<(), Failure> {
+    pub async fn show(&mut self, delivery: Delivery) -> Result<(), Failure> {
         if self.handover.is_nowhere() {
             return Ok(());
         }
-        let line = entries::line(self.output, &mailbox, &entry, self.names_group)?;
-        self.waiting.push_back((mailbox, entry));
+        let Delivery { mailbox, entry, .. } = &delivery;
+        let line = entries::line(self.output, mailbox, entry, self.names_group)?;
+        self.waiting.push_back(delivery);
         let written = self.handover.write(&line).await;
         match written {
             Ok(()) if self.handover.is_batch_full() => self.settle().await,
@@ -86,8 +83,8 @@ impl<'a> Shower<'a> {
     /// Confirms what the reader has taken by now.
     pub fn confirm(&mut self) -> Result<(), Failure> {
         let taken = self.handover.taken()?;
-        for (mailbox, entry) in self.waiting.drain(..taken.min(self.waiting.len())) {
-            self.reader.shown(&mailbox, &entry)?;
+        for delivery in self.waiting.drain(..taken.min(self.waiting.len())) {
+            self.client.shown(&delivery)?;
         }
         Ok(())
     }
@@ -95,27 +92,25 @@ impl<'a> Shower<'a> {
 
 /// Messages that were written and that a program has not acknowledged yet.
 #[derive(Debug, Default)]
-struct Unacked(BTreeMap<(Mailbox, u64), Entry>);
+struct Unacked(BTreeMap<(Mailbox, u64), Delivery>);
 
 impl Unacked {
     /// Confirms what `ack` names and what came before it in the same mailbox.
-    fn take(&mut self, reader: &Reader<'_>, ack: Ack) -> Result<(), String> {
+    fn take(&mut self, client: &Client, ack: Ack) -> Result<(), String> {
         let Ack { mailbox, position } = ack;
         let is_named = |key: &(Mailbox, u64)| mailbox.is_none_or(|mailbox| mailbox == key.0);
         let named = self
             .0
             .iter()
             .find(|(key, _)| is_named(key) && key.1 == position);
-        let Some(((mailbox, _), entry)) = named else {
+        let Some((_, delivery)) = named else {
             let mailbox = mailbox.map_or_else(String::new, |mailbox| format!(" of {mailbox}"));
             return Err(format!(
                 "position {position}{mailbox} does not wait to be confirmed; write the position of an entry that was \
                  printed here"
             ));
         };
-        reader
-            .shown(mailbox, entry)
-            .map_err(|error| error.to_string())?;
+        client.shown(delivery).map_err(|error| error.to_string())?;
         self.0.retain(|key, _| !is_named(key) || key.1 > position);
         Ok(())
     }
@@ -128,8 +123,8 @@ pub async fn inbox(
     mailbox: Mailbox,
     args: &Inbox,
 ) -> Result<(), Failure> {
-    let mut shower = Shower::new(client, output, false).await?;
-    let reading = shower.reader.reading(&mailbox)?;
+    let mut shower = Shower::new(client, output, false)?;
+    let reading = patiently(client, client.reading(&mailbox)).await?;
     let options = wire::Options {
         after: args.after.or(reading.after),
         offset: args
@@ -141,8 +136,7 @@ pub async fn inbox(
     };
     let piecewise = args.bytes.is_some() || args.offset.is_some();
     let (entries, more) = if piecewise {
-        let page = patiently(client, client.read(mailbox, options)).await?;
-        (page.entries, page.more)
+        patiently(client, client.read(mailbox, options)).await?
     } else {
         let limit = args.limit.and_then(|n| usize::try_from(n).ok());
         let call = client.read_whole(mailbox, options.after, limit.unwrap_or(usize::MAX));
@@ -151,11 +145,11 @@ pub async fn inbox(
     let is_empty = entries.is_empty();
     if args.ack {
         let mut entries = entries.into_iter();
-        let next = async || entries.next().map(|entry| (mailbox, entry));
+        let next = async || entries.next();
         acknowledged(client, output, Wanted::Position, next).await?;
     } else {
         for entry in entries {
-            shower.show(mailbox, entry).await?;
+            shower.show(entry).await?;
         }
         shower.settle().await?;
     }
@@ -179,29 +173,29 @@ pub async fn acknowledged(
     client: &Client,
     output: Output,
     wanted: Wanted,
-    mut next: impl AsyncFnMut() -> Option<(Mailbox, Entry)>,
+    mut next: impl AsyncFnMut() -> Option<Delivery>,
 ) -> Result<(), Failure> {
     let mut handover = Handover::to_stdout()?;
     let mut acks = Acks::of_stdin();
     let mut unacked = Unacked::default();
-    let reader = client.reader().await?;
     let (mut has_more, mut has_acks) = (true, true);
     while has_more || (has_acks && !unacked.0.is_empty()) {
         let may_write = unacked.0.len() < UNACKED_MAX || !has_acks;
         tokio::select! {
             ack = acks.next(wanted), if has_acks => match ack? {
-                Some(ack) => unacked.take(&reader, ack).map_err(|reason| acks.wrong(&reason))?,
+                Some(ack) => unacked.take(client, ack).map_err(|reason| acks.wrong(&reason))?,
                 None if wanted == Wanted::Position => has_acks = false,
                 None => return Ok(()),
             },
             came = next(), if has_more && may_write => {
-                let Some((mailbox, entry)) = came else {
+                let Some(delivery) = came else {
                     has_more = false;
                     continue;
                 };
-                let line = entries::line(output, &mailbox, &entry, true)?;
+                let line = entries::line(output, &delivery.mailbox, &delivery, true)?;
                 if has_acks {
-                    unacked.0.insert((mailbox, entry.position.0), entry);
+                    let named = (delivery.mailbox, delivery.position.0);
+                    unacked.0.insert(named, delivery);
                 }
                 let writing = handover.write(&line);
                 tokio::pin!(writing);
@@ -210,7 +204,7 @@ pub async fn acknowledged(
                     tokio::select! {
                         written = &mut writing => break written?,
                         ack = acks.next(wanted), if has_acks => match ack? {
-                            Some(ack) => unacked.take(&reader, ack).map_err(|reason| acks.wrong(&reason))?,
+                            Some(ack) => unacked.take(client, ack).map_err(|reason| acks.wrong(&reason))?,
                             None if wanted == Wanted::Position => has_acks = false,
                             None => return Ok(()),
                         },

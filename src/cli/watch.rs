@@ -1,9 +1,6 @@
 //! `watch` and `unread`.
 
-use merpati::{
-    client::{Client, WatchEvent, Watching},
-    wire::{Entry, Mailbox},
-};
+use merpati::client::{Client, Delivery, WatchEvent, Watching};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -26,7 +23,7 @@ pub async fn watch(
     ack: bool,
 ) -> Result<(), Failure> {
     // Before anything is asked: nothing is watched that nobody can be shown.
-    let mut shower = Shower::watching(client, output).await?;
+    let mut shower = Shower::watching(client, output)?;
     let watching = patiently(client, client.watch()).await?;
     let (tell, mut came) = mpsc::channel(WAITING_MAX);
     let ended = tokio::select! {
@@ -59,14 +56,14 @@ pub async fn watch(
 async fn receive(
     client: &Client,
     mut watching: Watching<'_>,
-    tell: mpsc::Sender<(Mailbox, Entry)>,
+    tell: mpsc::Sender<Delivery>,
 ) -> Failure {
     loop {
         let next = watching.next_event().await;
         client.take_notices().iter().for_each(Output::notice);
         match next {
-            Ok(WatchEvent::Message(mailbox, entry)) => {
-                if tell.send((mailbox, entry)).await.is_err() {
+            Ok(WatchEvent::Message(delivery)) => {
+                if tell.send(delivery).await.is_err() {
                     // Nobody takes them any more; whoever did ends the watch.
                     return std::future::pending().await;
                 }
@@ -85,15 +82,15 @@ async fn receive(
 /// Shows what comes, in batches as large as what has come.
 async fn show(
     shower: &mut Shower<'_>,
-    came: &mut mpsc::Receiver<(Mailbox, Entry)>,
+    came: &mut mpsc::Receiver<Delivery>,
     count: Option<u64>,
 ) -> Result<(), Failure> {
     let mut left = count.unwrap_or(u64::MAX);
     while left > 0 {
-        let Some((mailbox, entry)) = came.recv().await else {
+        let Some(delivery) = came.recv().await else {
             return std::future::pending().await;
         };
-        shower.show(mailbox, entry).await?;
+        shower.show(delivery).await?;
         left -= 1;
         if came.is_empty() || left == 0 {
             shower.settle().await?;

@@ -35,12 +35,10 @@ pub enum Job {
 /// What is told to who watches.
 #[derive(Debug)]
 pub enum Told {
-    /// The realm has pushed this.
-    Pushed(Vec<u8>),
+    /// The realm has pushed this, on a link to this life of its store.
+    Pushed(Vec<u8>, Option<Life>),
     /// The link is a new one: what was asked of the realm for the one before is to be asked again.
     Opened,
-    /// The realm was restored from a backup: positions that are remembered are those of a lost store (READ-9).
-    CursorsLost,
     /// The realm is out of reach: a keepalive has not been answered, or the link does not open.
     Silent,
     /// The realm is back.
@@ -74,16 +72,28 @@ pub struct Status {
     pub rtt: Option<Duration>,
     /// The realm goes by this key now; the one it was known by has vouched for it.
     pub successor: Option<PublicKey>,
-    /// The life of the realm's store, if the realm has told it.
-    pub life: Option<Life>,
-    /// The realm does not know the life that the link claimed.
-    pub is_life_unknown: bool,
+    /// What the realm has said of the life of its store when a link was opened last.
+    pub life: Option<LifeTold>,
     /// The address in use.
     pub address: Option<SocketAddr>,
     /// The link is open.
     pub open: bool,
     /// How many links have been opened so far.
     pub opened: u64,
+}
+
+/// A realm may start so often before it answers anything, and what has been shown need not be shown again.
+pub const LIVES_KNOWN: usize = 4;
+
+/// What a realm says of the life of its store when a link is opened (HS-14).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LifeTold {
+    /// Earlier ones that it knows: those that were claimed last, latest first.
+    pub known: [Option<Life>; LIVES_KNOWN],
+    /// The current one, unless the realm does not say.
+    pub life: Option<Life>,
+    /// The realm does not know the one that was claimed.
+    pub is_unknown: bool,
 }
 
 /// Whom to talk to.

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     CallError, Notice, Shared,
-    ask::{Ask, AskError, Job, Status, Target, Told},
+    ask::{Ask, AskError, Job, LifeTold, Status, Target, Told},
     driver::Driver,
     lock,
     route::Route,
@@ -137,11 +137,13 @@ impl Shared {
         }
     }
 
-    /// Remembers the realm's new key, if the one it was known by has vouched for it.
+    /// Remembers the life of the realm's store, and the realm's new key, if the one it was known by has vouched for it.
     async fn follow(&self, pinned: Option<PublicKey>) -> Result<(), CallError> {
-        self.learn_life().await?;
-        let successor = self.link_status().await.successor;
-        if let (Some(from), Some(to)) = (pinned, successor)
+        let status = self.link_status().await;
+        if let Some(told) = status.life {
+            self.learn_life(told)?;
+        }
+        if let (Some(from), Some(to)) = (pinned, status.successor)
             && self.followed(from, to)?
         {
             self.note(Notice::KeyFollowed { from, to });
@@ -149,29 +151,16 @@ impl Shared {
         Ok(())
     }
 
-    /// Remembers the life of the realm's store. If the realm did not know the one that was claimed, it was restored from a
-    /// backup, and what has been shown is known by positions of a store that is lost (READ-9).
-    pub(super) async fn learn_life(&self) -> Result<(), CallError> {
-        let Status {
-            life,
-            is_life_unknown,
-            ..
-        } = self.link_status().await;
-        if life.is_none() && !is_life_unknown {
+    /// If the realm did not know the life that was claimed, it was restored from a backup, and what has been shown is known by
+    /// positions of a store that is lost (READ-9).
+    fn learn_life(&self, told: LifeTold) -> Result<(), CallError> {
+        *lock(&self.life) = told.life;
+        let (realm, _) = self.target()?;
+        let profile = &self.profile;
+        if profile.read(|records| state::knows_life(records, realm, told.life))? {
             return Ok(());
         }
-        if is_life_unknown {
-            // A link says so for as long as it lasts.
-            let mut lost = lock(&self.life_lost);
-            let told = life.unwrap_or(Life::NONE);
-            if lost.replace(told) != Some(told) {
-                self.lives_lost.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        let (realm, _) = self.target()?;
-        Ok(self
-            .profile
-            .write(|records| state::learn_life(records, realm, life, is_life_unknown))?)
+        Ok(profile.write(|records| state::learn_life(records, realm, told))?)
     }
 
     fn followed(&self, from: PublicKey, to: PublicKey) -> Result<bool, CallError> {

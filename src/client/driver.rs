@@ -275,7 +275,7 @@ impl Driver {
                     self.heard();
                     // What still comes on a link that has been replaced comes again on this one (LINK-21).
                     if self.watcher.is_some() && self.link == Some(link) {
-                        self.pushed.push_back(Told::Pushed(bytes));
+                        self.pushed.push_back(Told::Pushed(bytes, self.target.life));
                         self.tell();
                     }
                 }
@@ -329,9 +329,6 @@ impl Driver {
         self.link = Some(link);
         self.heard();
         self.is_open = true;
-        if self.watcher.is_some() && welcome.is_life_unknown {
-            self.pushed.push_back(Told::CursorsLost);
-        }
         if self.watcher.is_some() && !std::mem::take(&mut self.is_expected) {
             self.tell_state(Told::Opened);
         }
@@ -482,7 +479,7 @@ impl Driver {
         }
         let is_opening = matches!(told, Told::Opened);
         self.pushed.retain(|waiting| match waiting {
-            Told::Pushed(_) | Told::CursorsLost => true,
+            Told::Pushed(..) => true,
             Told::Opened => !is_opening,
             Told::Silent | Told::Heard => is_opening,
         });

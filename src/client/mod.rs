@@ -58,7 +58,7 @@
 //! }
 //! for entry in client.unread(Mailbox::Private).await? {
 //!     println!("{}: {}", entry.from, String::from_utf8_lossy(&entry.body));
-//!     client.shown(&Mailbox::Private, &entry)?;
+//!     client.shown(&entry)?;
 //! }
 //! for entry in client.outbox()? {
 //!     println!("number {} waits: {}", entry.id.0, entry.what);
@@ -117,7 +117,7 @@ pub use message::{Message, Receipt};
 pub use meter::{Meter, Spending, Spent, Traffic};
 pub use outbox::{EntryId, Token};
 pub use profile::{Profile, default_home};
-pub use reading::Reader;
+pub use reading::Delivery;
 pub use state::State;
 #[cfg(test)]
 pub(crate) use store::Memory;
@@ -275,10 +275,8 @@ struct Shared {
     /// The realm has been heard, and that is written down.
     /// On which of the links that were opened the realm has been heard; 0 for none.
     heard: AtomicU64,
-    /// Changes whenever the realm turns out not to know the life that was claimed (READ-9).
-    lives_lost: AtomicU64,
-    /// The life that was told in place of the one that was lost last, or none ([`Life::NONE`]).
-    life_lost: Mutex<Option<Life>>,
+    /// The life of the realm's store to which the link was opened that has answered last.
+    life: Mutex<Option<Life>>,
     /// A command of this process whose number was new to the realm has been answered.
     is_answered: AtomicBool,
     /// Why entries that this process has tried are not done yet.
@@ -342,8 +340,7 @@ impl Client {
                 settled: Notify::new(),
                 is_carrier: AtomicBool::new(false),
                 heard: AtomicU64::new(0),
-                lives_lost: AtomicU64::new(0),
-                life_lost: Mutex::default(),
+                life: Mutex::default(),
                 is_answered: AtomicBool::new(false),
                 troubles: Mutex::new(BTreeMap::new()),
                 deferred: Mutex::new(Vec::new()),

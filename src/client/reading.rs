@@ -1,82 +1,107 @@
 //! Reading mailboxes, and noting what has been shown. A cursor belongs to an account: what is shown while another user logs
 //! in, in another window, is noted for the one whose it is.
 
-use std::sync::atomic::Ordering;
+use std::ops::Deref;
 
 use super::{
     CallError, Client, Shared,
     commands::unexpected,
+    lock,
     state::{self, Account},
 };
 use crate::{
     faults::{Fault, is_planted},
     wire::{
-        Answer, CURSORS_MAX, Command, Cursors, Entry, Mailbox, Options, Page, Position, Unread,
+        Answer, CURSORS_MAX, Command, Cursors, Entry, Life, Mailbox, Options, Page, Position,
+        Unread,
     },
 };
 
 /// Entries on a page that is asked for.
 const PAGE_ENTRIES: u64 = 100;
 
-/// Reads as the user who is logged in when it is made, whoever logs in meanwhile.
-#[derive(Debug)]
-pub struct Reader<'a> {
-    shared: &'a Shared,
-    account: Account,
+/// An entry of a mailbox, or a piece of one, as it was brought to its reader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The mailbox.
+    pub mailbox: Mailbox,
+    /// What was brought.
+    pub entry: Entry,
+    /// Whose mailbox it is, whoever logs in meanwhile.
+    pub(super) account: Account,
+    /// In which life of the realm's store it has its position.
+    pub(super) life: Option<Life>,
 }
 
-impl Reader<'_> {
-    /// As [`Client::reading`].
-    pub fn reading(&self, mailbox: &Mailbox) -> Result<Options, CallError> {
-        let account = &self.account;
-        let cursor = self
-            .shared
-            .profile
-            .read(|records| state::cursor(records, account, mailbox))?;
-        Ok(cursor.map_or(Options::NONE, state::Cursor::reading))
-    }
+impl Deref for Delivery {
+    type Target = Entry;
 
-    /// As [`Client::shown`].
-    pub fn shown(&self, mailbox: &Mailbox, entry: &Entry) -> Result<(), CallError> {
-        let entries = std::slice::from_ref(entry);
-        self.shared.shown(&self.account, mailbox, entries)
+    fn deref(&self) -> &Entry {
+        &self.entry
     }
+}
+
+/// Where reading begins.
+enum Begin {
+    /// After what was shown last.
+    Shown,
+    /// After this position; where the realm says, if there is none.
+    After(Option<u64>),
+}
+
+fn deliveries(
+    entries: Vec<Entry>,
+    mailbox: Mailbox,
+    account: &Account,
+    life: Option<Life>,
+) -> Vec<Delivery> {
+    let of = |entry| Delivery {
+        mailbox,
+        entry,
+        account: account.clone(),
+        life,
+    };
+    entries.into_iter().map(of).collect()
 }
 
 impl Client {
-    /// What notes how far mailboxes have been shown, for the user who is logged in now.
-    ///
-    /// # Errors
-    /// As any call: the realm is asked who is logged in where the profile does not know.
-    pub async fn reader(&self) -> Result<Reader<'_>, CallError> {
+    /// Reads one page of a mailbox, as `options` say: `after` confirms everything up to there, unless there is an `offset`,
+    /// which takes up a long entry in its middle; `limit` and `bytes` bound the page (READ-3, READ-4). True if more follow.
+    pub async fn read(
+        &self,
+        mailbox: Mailbox,
+        options: Options,
+    ) -> Result<(Vec<Delivery>, bool), CallError> {
         let account = self.reading_account().await?;
-        Ok(self.reader_for(account))
-    }
-
-    fn reader_for(&self, account: Account) -> Reader<'_> {
-        Reader {
-            shared: &self.shared,
-            account,
+        let mut options = options;
+        loop {
+            let began = self.state()?.life.map(Life);
+            let page = self.read_page(&account, mailbox, options, began).await?;
+            if let Some((page, life)) = page {
+                let entries = deliveries(page.entries, mailbox, &account, life);
+                return Ok((entries, page.more));
+            }
+            // No position is to be believed (READ-9).
+            options.after = options.after.filter(|after| *after == 0);
+            options.offset = None;
         }
     }
 
-    /// Reads one page of a mailbox, as `options` say: `after` confirms everything up to there, unless there is an `offset`,
-    /// which takes up a long entry in its middle; `limit` and `bytes` bound the page (READ-3, READ-4).
-    pub async fn read(&self, mailbox: Mailbox, options: Options) -> Result<Page, CallError> {
-        let account = self.shared.reader_account()?;
-        let account = if account.is_nobody_of(account.realm) {
-            self.reading_account().await?
-        } else {
-            account
-        };
-        let mut options = options;
+    /// One page of a mailbox of `account`, and the life of the realm's store in which it has its positions. None if the realm has
+    /// been restored from a copy since the life in which this began.
+    async fn read_page(
+        &self,
+        account: &Account,
+        mailbox: Mailbox,
+        options: Options,
+        began: Option<Life>,
+    ) -> Result<Option<(Page, Option<Life>)>, CallError> {
         loop {
-            if self.reading_account().await? != account {
+            if self.reading_account().await? != *account {
                 return Err(CallError::AnotherUser);
             }
             let (named, session) = (self.session()?, self.reading_session()?);
             let before = self.state()?;
-            let lives_lost = self.shared.lives_lost.load(Ordering::Relaxed);
             let command = match mailbox {
                 Mailbox::Private => Command::Inbox { session },
                 Mailbox::Realm(realm) => Command::InboxRealm { session, realm },
@@ -88,41 +113,55 @@ impl Client {
                 },
             };
             let answer = self.call(options, command).await;
-            if self.shared.reader_account()? != account {
+            if self.shared.reader_account()? != *account {
                 return Err(CallError::AnotherUser);
+            }
+            if !self.knows_life(began)? {
+                return Ok(None);
             }
             let now = self.state()?;
             if self.session()? != named || (now.names_session && !before.names_session) {
-                // This is an old copy, as the realm has told meanwhile, or the realm is one: the device's session may be another
-                // user's. Of another life of the store no position is to be believed (READ-9).
-                if self.shared.lives_lost.load(Ordering::Relaxed) != lives_lost {
-                    options.after = options.after.filter(|after| *after == 0);
-                    options.offset = None;
-                }
+                // This is an old copy, as the realm has told meanwhile: the device's session may be another user's.
                 continue;
             }
             return match answer? {
                 Answer::Page(page) => {
                     if let (Some(after), None) = (options.after, options.offset) {
-                        self.shared.confirmed(&account, &mailbox, after)?;
+                        self.shared.confirmed(account, &mailbox, after)?;
                     }
-                    Ok(page)
+                    Ok(Some((page, *lock(&self.shared.life))))
                 }
                 other => Err(unexpected(&other)),
             };
         }
     }
 
+    /// False once the realm has been restored from a copy since that life of its store.
+    pub(super) fn knows_life(&self, life: Option<Life>) -> Result<bool, CallError> {
+        let (realm, _) = self.shared.target()?;
+        let profile = &self.shared.profile;
+        // Where none is known yet, none is lost.
+        Ok(life.is_none() || profile.read(|records| state::knows_life(records, realm, life))?)
+    }
+
     /// Where reading goes on in `mailbox`: after what was [`Client::shown`] last. No options when nothing was.
-    pub fn reading(&self, mailbox: &Mailbox) -> Result<Options, CallError> {
-        self.reader_for(self.shared.reader_account()?)
-            .reading(mailbox)
+    ///
+    /// # Errors
+    /// As any call: the realm is asked who is logged in where the profile does not know.
+    pub async fn reading(&self, mailbox: &Mailbox) -> Result<Options, CallError> {
+        let account = self.reading_account().await?;
+        self.cursor(&account, mailbox)
+    }
+
+    fn cursor(&self, account: &Account, mailbox: &Mailbox) -> Result<Options, CallError> {
+        let profile = &self.shared.profile;
+        let cursor = profile.read(|records| state::cursor(records, account, mailbox))?;
+        Ok(cursor.map_or(Options::NONE, state::Cursor::reading))
     }
 
     /// All of a mailbox after what was last [`Client::shown`], each entry whole.
-    pub async fn unread(&self, mailbox: Mailbox) -> Result<Vec<Entry>, CallError> {
-        let after = self.reader().await?.reading(&mailbox)?.after;
-        self.read_whole(mailbox, after, usize::MAX).await
+    pub async fn unread(&self, mailbox: Mailbox) -> Result<Vec<Delivery>, CallError> {
+        self.read_all(mailbox, Begin::Shown, usize::MAX).await
     }
 
     /// At most `limit` entries of a mailbox after `after` (where the realm says, if that is `None`),
@@ -132,35 +171,52 @@ impl Client {
         mailbox: Mailbox,
         after: Option<u64>,
         limit: usize,
-    ) -> Result<Vec<Entry>, CallError> {
+    ) -> Result<Vec<Delivery>, CallError> {
+        self.read_all(mailbox, Begin::After(after), limit).await
+    }
+
+    async fn read_all(
+        &self,
+        mailbox: Mailbox,
+        from: Begin,
+        limit: usize,
+    ) -> Result<Vec<Delivery>, CallError> {
         let account = self.reading_account().await?;
-        let lives_lost = || self.shared.lives_lost.load(Ordering::Relaxed);
-        let mut lost = lives_lost();
-        let mut whole = Whole::new(after);
+        let mut began = self.state()?.life.map(Life);
+        let mut whole = Whole::new(match from {
+            Begin::After(after) => after,
+            Begin::Shown => self.cursor(&account, &mailbox)?.after,
+        });
         loop {
-            if self.shared.reader_account()? != account {
-                return Err(CallError::AnotherUser);
-            }
-            let page = self.read(mailbox, whole.next(limit)).await?;
-            if lives_lost() != lost {
-                lost = lives_lost();
+            let next = whole.next(limit);
+            let Some((page, life)) = self.read_page(&account, mailbox, next, began).await? else {
+                began = self.state()?.life.map(Life);
                 whole.begin_anew();
                 continue;
-            }
+            };
             if whole.add(page, limit) {
+                let entries = deliveries(whole.entries, mailbox, &account, life);
                 if is_planted(Fault::ReadMeansShown) {
-                    self.shared.shown(&account, &mailbox, &whole.entries)?;
+                    entries.iter().try_for_each(|entry| self.shown(entry))?;
                 }
-                return Ok(whole.entries);
+                return Ok(entries);
             }
         }
     }
 
-    /// Notes that `entry`, or the piece of one that it is, has been shown to its reader: the next read
-    /// goes on after it, and tells the realm that it arrived.
-    pub fn shown(&self, mailbox: &Mailbox, entry: &Entry) -> Result<(), CallError> {
-        self.reader_for(self.shared.reader_account()?)
-            .shown(mailbox, entry)
+    /// Notes that an entry, or the piece of one that it is, has been shown to its reader: the next read goes on after it, and
+    /// tells the realm that it arrived. Once the realm has been restored without it, nothing is noted.
+    pub fn shown(&self, delivery: &Delivery) -> Result<(), CallError> {
+        let Delivery {
+            mailbox,
+            entry,
+            account,
+            life,
+        } = delivery;
+        Ok(self
+            .shared
+            .profile
+            .write(|records| state::show(records, account, mailbox, (entry, *life)))?)
     }
 
     /// How many messages in each mailbox have not been shown on this device; those with none are left out.
@@ -282,17 +338,6 @@ fn add_piece(entries: &mut Vec<Entry>, piece: Entry) {
 }
 
 impl Shared {
-    pub(super) fn shown(
-        &self,
-        account: &Account,
-        mailbox: &Mailbox,
-        entries: &[Entry],
-    ) -> Result<(), CallError> {
-        Ok(self
-            .profile
-            .write(|records| state::show(records, account, mailbox, entries.iter()))?)
-    }
-
     pub(super) fn confirmed(
         &self,
         account: &Account,

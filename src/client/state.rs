@@ -3,6 +3,7 @@
 //! ```text
 //! n                          the realm that commands are for, and how many realms are known
 //! r/ realm 4                 where and who a realm is, who is logged in, the operation counter
+//! l/ realm 4 life 4          an earlier life of the realm's store, as long as it has not been restored since
 //! c/ realm 4 user / mailbox  how far a mailbox of an account has been shown
 //! s                          what runs have spent
 //! ```
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ProfileError, Spending,
+    ask::LifeTold,
     store::{self, Pair, Records},
 };
 use crate::{
@@ -25,6 +27,8 @@ use crate::{
 const HIGHEST_LEAP_MAX: u64 = 1 << 32;
 /// Stands for a session's id that is not known.
 pub const UNNAMED: [u8; 16] = [0; 16];
+/// Earlier lives of a store that are remembered. What waits to be shown is of the latest ones.
+const EARLIER_LIVES_MAX: usize = 32;
 /// Realms that a profile knows at most. Those that were never heard from go first.
 const REALMS_MAX: usize = 256;
 
@@ -125,6 +129,10 @@ impl Cursor {
 
 fn realm_key(realm: RealmNumber) -> Vec<u8> {
     [b"r/".as_slice(), &realm.0.to_be_bytes()].concat()
+}
+
+fn life_key(realm: RealmNumber, life: &[u8]) -> Vec<u8> {
+    [b"l/".as_slice(), &realm.0.to_be_bytes(), life].concat()
 }
 
 fn cursors_key(account: &Account) -> Vec<u8> {
@@ -387,17 +395,18 @@ pub fn cursors(
     Ok(found)
 }
 
-/// Notes that `entries`, or the pieces that they are, have been shown.
-pub fn show<'a>(
+/// Notes that `entry`, or the piece that it is, has been shown, which came on a link to that life of the realm's store. Of a store that
+/// is lost no position is noted (READ-9).
+pub fn show(
     records: &mut dyn Records,
     account: &Account,
     mailbox: &Mailbox,
-    entries: impl Iterator<Item = &'a Entry>,
+    (entry, life): (&Entry, Option<Life>),
 ) -> Result<(), ProfileError> {
     let before = cursor(records, account, mailbox)?;
     let mut cursor = before.unwrap_or_default();
-    entries.for_each(|entry| cursor.show(entry));
-    if before == Some(cursor) {
+    cursor.show(entry);
+    if before == Some(cursor) || !knows_life(records, account.realm, life)? {
         return Ok(());
     }
     set_cursor(records, account, mailbox, cursor)
@@ -413,7 +422,7 @@ pub fn confirm(
     match cursor(records, account, mailbox)? {
         Some(cursor) if cursor.confirmed < position => {
             let cursor = Cursor {
-                confirmed: position,
+                confirmed: position.min(cursor.position),
                 ..cursor
             };
             set_cursor(records, account, mailbox, cursor)
@@ -422,32 +431,61 @@ pub fn confirm(
     }
 }
 
+/// True when a life is of the store whose positions are known.
+pub fn knows_life(
+    records: &dyn Records,
+    realm: RealmNumber,
+    life: Option<Life>,
+) -> Result<bool, ProfileError> {
+    let life = life.map(|life| life.0);
+    Ok(load(records, realm)?.life == life
+        || match life {
+            Some(life) => records.get(&life_key(realm, &life))?.is_some(),
+            None => false,
+        })
+}
+
 /// Notes the life that a realm has told. If the realm did not know the one that was claimed, it was restored from a backup,
 /// and what has been shown is known by positions of a store that is lost (READ-9).
 pub fn learn_life(
     records: &mut dyn Records,
     realm: RealmNumber,
-    life: Option<Life>,
-    is_unknown: bool,
+    told: LifeTold,
 ) -> Result<(), ProfileError> {
-    let state = load(records, realm)?;
-    let life = life.map(|life| life.0);
-    if state.life == life {
+    if knows_life(records, realm, told.life)? {
         // Another process of this profile was told before.
         return Ok(());
     }
-    save(records, realm, &State { life, ..state })?;
-    if is_unknown {
-        update(records, realm, |state| state.names_session = true)?;
-        forget_cursors(records, realm)?;
+    let mut state = load(records, realm)?;
+    let latest = std::mem::replace(&mut state.life, told.life.map(|life| life.0)).map(Life);
+    // A copy may know a life before the latest, as another process may have claimed it, and not the latest.
+    let is_lost = told.is_unknown || (latest.is_some() && !told.known.contains(&latest));
+    state.names_session |= told.is_unknown;
+    save(records, realm, &state)?;
+    let lives = life_key(realm, b"");
+    if is_lost {
+        delete_all(records, &lives)?;
+        return forget_cursors(records, realm);
+    }
+    if records.scan(&lives, b"", EARLIER_LIVES_MAX)?.len() == EARLIER_LIVES_MAX {
+        delete_all(records, &lives)?;
+    }
+    for life in told.known.iter().flatten() {
+        store::put(records, &life_key(realm, &life.0), &())?;
     }
     Ok(())
 }
 
 /// Forgets how far mailboxes have been shown.
 fn forget_cursors(records: &mut dyn Records, realm: RealmNumber) -> Result<(), ProfileError> {
-    let prefix = [b"c/".as_slice(), &realm.0.to_be_bytes()].concat();
-    for (key, _) in records.scan(&prefix, b"", usize::MAX)? {
+    delete_all(
+        records,
+        &[b"c/".as_slice(), &realm.0.to_be_bytes()].concat(),
+    )
+}
+
+fn delete_all(records: &mut dyn Records, prefix: &[u8]) -> Result<(), ProfileError> {
+    for (key, _) in records.scan(prefix, b"", usize::MAX)? {
         records.delete(&key)?;
     }
     Ok(())
@@ -466,7 +504,10 @@ pub fn save_spending(records: &mut dyn Records, spending: &Spending) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::store::{Memory, write};
+    use crate::{
+        client::store::{Memory, write},
+        wire::Position,
+    };
 
     /// READ-9: what was shown is forgotten once for each restore, whichever process hears of it first.
     #[test]
@@ -476,33 +517,58 @@ mod tests {
             username: "ann".into(),
         };
         let mailbox = Mailbox::Private;
-        let (first, second) = (Some(Life([1; 4])), Some(Life([2; 4])));
+        let life = |number| Some(Life([number; 4]));
+        let told = |claimed, life, is_unknown| LifeTold {
+            known: [claimed, None, None, None],
+            life,
+            is_unknown,
+        };
         let outcome = write(&Memory::default(), |records| {
-            let learn = |records: &mut dyn Records, life, is_unknown| {
-                learn_life(records, account.realm, life, is_unknown)
-            };
-            let begin = |records: &mut dyn Records, position| {
-                let cursor = Cursor {
-                    position,
-                    ..Cursor::default()
+            let learn = |records: &mut dyn Records, told| learn_life(records, account.realm, told);
+            let show = |records: &mut dyn Records, position, life| {
+                let entry = Entry {
+                    position: Position(position),
+                    time: 0,
+                    content: 0,
+                    fragment: None,
+                    from: "bob".parse().expect("a name"),
+                    read: false,
+                    body: Vec::new(),
                 };
-                set_cursor(records, &account, &mailbox, cursor)
+                show(records, &account, &mailbox, (&entry, life))
             };
             let shown = |records: &dyn Records| {
                 cursor(records, &account, &mailbox).map(|cursor| cursor.map(|c| c.position))
             };
-            learn(records, first, false)?;
-            begin(records, 10)?;
+            learn(records, told(None, life(1), false))?;
+            show(records, 10, life(1))?;
             // Told again, and an ordinary restart.
-            learn(records, first, true)?;
-            learn(records, second, false)?;
+            learn(records, told(None, life(1), false))?;
+            learn(records, told(life(1), life(2), false))?;
             assert_eq!(shown(records)?, Some(10));
-            learn(records, first, true)?;
+            // Two restarts before anything was answered.
+            let twice = LifeTold {
+                known: [life(7), life(2), None, None],
+                ..told(None, life(8), false)
+            };
+            learn(records, twice)?;
+            assert_eq!(shown(records)?, Some(10));
+            // What came before the restart is shown after it.
+            show(records, 11, life(7))?;
+            assert_eq!(shown(records)?, Some(11));
+            learn(records, told(None, life(3), true))?;
             assert_eq!(shown(records)?, None);
-            begin(records, 3)?;
-            learn(records, first, true)?;
+            // What came before the restore is shown after it: of a store that is lost.
+            show(records, 12, life(2))?;
+            assert_eq!(shown(records)?, None);
+            show(records, 3, life(3))?;
+            learn(records, told(None, life(3), true))?;
             assert_eq!(shown(records)?, Some(3));
-            learn(records, None, true)?;
+            // Another process is late, and claims what a copy from then knows: it does not know life 3.
+            learn(records, told(life(2), life(4), false))?;
+            assert_eq!(shown(records)?, None);
+            show(records, 3, life(4))?;
+            learn(records, told(life(4), None, true))?;
             assert_eq!(shown(records)?, None);
             Ok(())
         });

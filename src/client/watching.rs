@@ -4,10 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{CallError, Client, ask::Told, state::Account};
-use crate::wire::{
-    Answer, CURSORS_MAX, Command, Cursors, Entry, Event, Mailbox, Options, Position,
-};
+use super::{CallError, Client, Delivery, ask::Told, state::Account};
+use crate::wire::{Answer, CURSORS_MAX, Command, Cursors, Event, Life, Mailbox, Options, Position};
 
 /// Messages that wait to be taken; then the realm waits too.
 const WAITING_MAX: usize = 64;
@@ -21,8 +19,9 @@ pub struct Watching<'a> {
     /// Whose mailboxes these are, whoever logs in meanwhile.
     account: Account,
     told: mpsc::Receiver<Told>,
-    /// How far each mailbox has been given out.
+    /// How far each mailbox has been given out, by positions of the store that had this life.
     given: BTreeMap<Mailbox, u64>,
+    life: Option<Life>,
 }
 
 /// What a watch sees.
@@ -32,8 +31,8 @@ pub struct Watching<'a> {
     reason = "one at a time, and nearly all are messages"
 )]
 pub enum WatchEvent {
-    /// A message, and its mailbox.
-    Message(Mailbox, Entry),
+    /// A message.
+    Message(Delivery),
     /// The realm is out of reach: a keepalive was not answered for 10 s, or the link does not open for 5 s. The watch
     /// goes on trying.
     OutOfReach,
@@ -53,6 +52,7 @@ impl Client {
             client: self,
             told,
             given: BTreeMap::new(),
+            life: None,
         };
         self.shared.tell_pushed(tell).await?;
         watching.ask().await?;
@@ -66,6 +66,7 @@ impl Watching<'_> {
         if self.client.shared.reader_account()? != self.account {
             return Err(CallError::AnotherUser);
         }
+        self.forget_lost()?;
         for (mailbox, cursor) in self.client.shared.cursors(&self.account)? {
             let given = self.given.entry(mailbox).or_default();
             *given = (*given).max(cursor.position);
@@ -81,12 +82,6 @@ impl Watching<'_> {
             Answer::Done => Ok(()),
             other => Err(super::commands::unexpected(&other)),
         }
-    }
-
-    /// Notes that `entry` has been shown to its reader, who is the one whose mailboxes are watched.
-    pub fn shown(&self, mailbox: &Mailbox, entry: &Entry) -> Result<(), CallError> {
-        let entries = std::slice::from_ref(entry);
-        self.client.shared.shown(&self.account, mailbox, entries)
     }
 
     /// Asks on a link that was opened anew. A watch that has begun goes on however long its realm is away.
@@ -105,15 +100,15 @@ impl Watching<'_> {
         }
     }
 
-    /// The next message, as soon as there is one, and its mailbox. Each comes once, those of one mailbox in their
-    /// order, whatever happens to the link meanwhile. To be told to [`Watching::shown`] once it is shown.
+    /// The next message, as soon as there is one. Each comes once, those of one mailbox in their order, whatever happens to
+    /// the link meanwhile. To be told to [`Client::shown`] once it is shown.
     ///
     /// # Errors
     /// When the realm refuses, as it does once the session has ended.
-    pub async fn next(&mut self) -> Result<(Mailbox, Entry), CallError> {
+    pub async fn next(&mut self) -> Result<Delivery, CallError> {
         loop {
-            if let WatchEvent::Message(mailbox, entry) = self.next_event().await? {
-                return Ok((mailbox, entry));
+            if let WatchEvent::Message(delivery) = self.next_event().await? {
+                return Ok(delivery);
             }
         }
     }
@@ -125,17 +120,18 @@ impl Watching<'_> {
     pub async fn next_event(&mut self) -> Result<WatchEvent, CallError> {
         loop {
             match self.told.recv().await {
-                Some(Told::Pushed(bytes)) => {
+                Some(Told::Pushed(bytes, life)) => {
                     let event = Event::parse(&bytes)
                         .map_err(|error| CallError::Misunderstood(error.to_string()))?;
-                    let Event { mailbox, entry } = event;
-                    if self.is_new(&mailbox, &entry)? {
-                        return Ok(WatchEvent::Message(mailbox, entry));
+                    let delivery = Delivery {
+                        mailbox: event.mailbox,
+                        entry: event.entry,
+                        account: self.account.clone(),
+                        life,
+                    };
+                    if self.is_new(&delivery)? {
+                        return Ok(WatchEvent::Message(delivery));
                     }
-                }
-                Some(Told::CursorsLost) => {
-                    self.client.shared.learn_life().await?;
-                    self.given.clear();
                 }
                 Some(Told::Silent) => return Ok(WatchEvent::OutOfReach),
                 Some(Told::Heard) => return Ok(WatchEvent::Back),
@@ -151,9 +147,22 @@ impl Watching<'_> {
         }
     }
 
+    /// Once the realm was restored from a backup, what has been given out is known by positions of a lost store (READ-9).
+    fn forget_lost(&mut self) -> Result<(), CallError> {
+        if !self.client.knows_life(self.life)? {
+            self.given.clear();
+        }
+        self.life = self.client.state()?.life.map(Life);
+        Ok(())
+    }
+
     /// True when an entry was neither given out here nor shown by another process of the profile.
-    fn is_new(&mut self, mailbox: &Mailbox, entry: &Entry) -> Result<bool, CallError> {
-        let position = entry.position.0;
+    fn is_new(&mut self, delivery: &Delivery) -> Result<bool, CallError> {
+        self.forget_lost()?;
+        if !self.client.knows_life(delivery.life)? {
+            return Ok(true);
+        }
+        let (mailbox, position) = (&delivery.mailbox, delivery.position.0);
         let shared = &self.client.shared;
         let account = &self.account;
         let shown = shared

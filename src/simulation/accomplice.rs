@@ -19,10 +19,10 @@ use super::{
     world::World,
 };
 use crate::{
-    client::{CallError, Client, Memory, Options, Profile},
+    client::{CallError, Client, Delivery, Memory, Options, Profile},
     crypto::{ConnectionString, SecretKey},
     host::Host,
-    wire::{CONTENT_NOTICE, CONTENT_TEXT, Entry, GroupName, Mailbox, RealmId, Username},
+    wire::{CONTENT_NOTICE, CONTENT_TEXT, GroupName, Mailbox, RealmId, Username},
 };
 
 /// Who has to do with it.
@@ -238,7 +238,7 @@ async fn help(
 
 /// What stands in a copy in the name of users of the own realm who have not said it, or have not said it so often.
 fn wrong_with_copy(
-    entries: &[Entry],
+    entries: &[Delivery],
     own: Username,
     mut posted: BTreeMap<Vec<u8>, usize>,
 ) -> Vec<String> {

@@ -7,8 +7,8 @@ use super::{
     world::World,
 };
 use crate::{
-    client::{CallError, Client, Receipt},
-    wire::{CONTENT_NOTICE, CONTENT_TEXT, Entry, Mailbox, Sender},
+    client::{CallError, Client, Delivery, Receipt},
+    wire::{CONTENT_NOTICE, CONTENT_TEXT, Mailbox, Sender},
 };
 
 /// What was said of a message.
@@ -96,8 +96,8 @@ struct View {
 }
 
 impl View {
-    fn new(entries: &[Entry]) -> Self {
-        let text = |entry: &Entry| String::from_utf8_lossy(&entry.body).into_owned();
+    fn new(entries: &[Delivery]) -> Self {
+        let text = |entry: &Delivery| String::from_utf8_lossy(&entry.body).into_owned();
         let of = |content: u8| entries.iter().filter(move |entry| entry.content == content);
         Self {
             texts: of(CONTENT_TEXT)

@@ -54,7 +54,8 @@ async fn mailbox_of(setting: &Setting, user: &str) -> Vec<Entry> {
     let logged_in = device.auth(name(user), PASSWORD).await;
     logged_in.expect("the password is right");
     let all = device.read_whole(Mailbox::Private, Some(0), usize::MAX);
-    all.await.expect("a mailbox can be read")
+    let all = all.await.expect("a mailbox can be read");
+    all.into_iter().map(|delivery| delivery.entry).collect()
 }
 
 /// The profile's outbox goes, as whoever is logged in, and then as ann.
@@ -191,11 +192,10 @@ async fn owner_of_a_mailbox_is_who_is_shown_it() {
 
 /// Shows what is unread, whoever is logged in.
 async fn read(client: &Client) -> Result<Vec<String>, CallError> {
-    let reader = client.reader().await?;
     let entries = client.unread(Mailbox::Private).await?;
     let mut texts = Vec::new();
     for entry in entries {
-        reader.shown(&Mailbox::Private, &entry)?;
+        client.shown(&entry)?;
         texts.push(String::from_utf8_lossy(&entry.body).into_owned());
     }
     Ok(texts)

@@ -6,12 +6,12 @@ use std::{sync::Arc, time::Duration};
 use rand::{RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use super::{
-    history::{History, MessageId, Said, To},
+    history::{History, MessageId, Said, To, is_worth_a_while},
     machine::Machine,
     site::MESSAGE_MAX,
 };
 use crate::{
-    client::{CallError, Client, End, Memory, Message, Notice, Options, Profile, Traits},
+    client::{CallError, Client, Delivery, End, Memory, Message, Notice, Options, Profile, Traits},
     crypto::SecretKey,
     host::Host,
     wire::{Answer, Entry, ErrorCode, GroupName, Mailbox, RealmId, Sent, Username},
@@ -363,8 +363,7 @@ impl Person {
 
     /// Every fifth message is worth delivering for a while only.
     fn ttl(&self, id: MessageId) -> Option<Duration> {
-        let some = (id + self.number).is_multiple_of(5);
-        some.then(|| self.deadline / 2)
+        is_worth_a_while(id, self.number).then(|| self.deadline / 2)
     }
 
     /// All mailboxes that the person may have.
@@ -398,16 +397,17 @@ impl Person {
                 0 => self.rng.random_range(0..=entries.len()),
                 _ => entries.len(),
             };
-            for entry in entries.iter().take(taken) {
-                self.show(client, mailbox, entry);
+            for delivery in entries.iter().take(taken) {
+                self.show(client, delivery);
             }
         }
     }
 
     /// Nothing comes between: what is shown is noted.
-    fn show(&self, client: &Client, mailbox: &Mailbox, entry: &Entry) {
-        self.history.show(self.number, mailbox, entry);
-        client.shown(mailbox, entry).expect("memory");
+    fn show(&self, client: &Client, delivery: &Delivery) {
+        self.history
+            .show(self.number, &delivery.mailbox, &delivery.entry);
+        client.shown(delivery).expect("memory");
     }
 
     /// The profile is copied now and then, and a copy put back after the device has died. The calm finds the profile as it
@@ -438,13 +438,14 @@ impl Person {
         };
         loop {
             match watching.next().await {
-                Ok((mailbox, entry)) => {
+                Ok(delivery) => {
                     machine.note(|| {
-                        let text = String::from_utf8_lossy(&entry.body);
+                        let text = String::from_utf8_lossy(&delivery.body);
                         let short: String = text.chars().take(24).collect();
-                        format!("is shown {short:?} of {mailbox} at {}", entry.position)
+                        let (mailbox, position) = (&delivery.mailbox, delivery.position);
+                        format!("is shown {short:?} of {mailbox} at {position}")
                     });
-                    self.show(client, &mailbox, &entry);
+                    self.show(client, &delivery);
                 }
                 Err(error) => {
                     machine.note(|| format!("watches no more: {error}"));
@@ -460,7 +461,8 @@ impl Person {
         client: &Client,
         mailbox: Mailbox,
     ) -> Result<Vec<Entry>, CallError> {
-        client.read_whole(mailbox, Some(0), usize::MAX).await
+        let all = client.read_whole(mailbox, Some(0), usize::MAX).await?;
+        Ok(all.into_iter().map(|delivery| delivery.entry).collect())
     }
 
     /// What earlier runs began and this one has finished.

@@ -65,7 +65,7 @@ async fn register(client: &Client) -> Username {
 async fn texts(client: &Client) -> Vec<Vec<u8>> {
     let read = client.read_whole(Mailbox::Private, Some(0), usize::MAX);
     let entries = read.await.unwrap();
-    entries.into_iter().map(|entry| entry.body).collect()
+    entries.into_iter().map(|one| one.entry.body).collect()
 }
 
 /// ERR-1, EXACT-6: a message whose commit failed is unknown to its sender, who asks again; the server opens its store again at

@@ -106,6 +106,8 @@ impl World {
             );
             // What the copy has: what this realm had answered by then, and what others had been told that it has.
             let was = snapshot.0.get(id);
+            // A copy's clock is behind, too: what had been given back is worth delivering again (PEER-29).
+            message.may_come_late = is_from_here && !is_to_here && message.is_worth_a_while(id);
             let is_in_copy = was.is_some_and(|was| {
                 was.has_arrived || (is_from_here && matches!(was.said, Said::Kept))
             });

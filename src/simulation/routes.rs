@@ -204,7 +204,8 @@ impl Setting {
 
 async fn texts(client: &Client) -> Vec<String> {
     let entries = client.read_whole(Mailbox::Private, Some(0), usize::MAX);
-    let texts = entries.await.unwrap().into_iter().map(|entry| entry.body);
+    let entries = entries.await.unwrap().into_iter();
+    let texts = entries.map(|one| one.entry.body);
     texts.map(|body| String::from_utf8(body).unwrap()).collect()
 }
 
@@ -393,7 +394,7 @@ async fn route_moved_realm_is_found_by_a_watch() {
         begun.elapsed()
     );
     setting.send(&client, "two").await.unwrap();
-    let (_, entry) = watching.next().await.unwrap();
+    let entry = watching.next().await.unwrap();
     assert_eq!(entry.body, b"two");
     assert_eq!(client.link_status().await.address, Some(OTHER));
 }
@@ -413,6 +414,6 @@ async fn route_watch_without_network_begins_when_it_is_there() {
     let mut watching = client.watch().await.unwrap();
     let other = setting.other_device().await;
     setting.send(&other, "hello").await.unwrap();
-    let (_, entry) = watching.next().await.unwrap();
+    let entry = watching.next().await.unwrap();
     assert_eq!(entry.body, b"hello");
 }

@@ -2,25 +2,28 @@
 //! whose claim was unknown is used no longer than it has to be.
 
 use super::{Driver, LinkId, Welcome};
-use crate::wire::CloseReason;
+use crate::{client::ask::LifeTold, wire::CloseReason};
 
 impl Driver {
     /// READ-9: on a link whose claim is unknown no cursor is believed, also none that is learnt from now on. What has
     /// been asked is answered there; for the rest there will be another link.
     pub(super) fn learn_life(&mut self, link: LinkId, welcome: &Welcome) {
-        let Welcome {
-            life,
-            is_life_unknown,
-            ..
-        } = *welcome;
-        if life.is_none() && !is_life_unknown {
-            return;
+        let is_unknown = welcome.is_life_unknown;
+        let mut known = self.status.borrow().life.unwrap_or_default().known;
+        if is_unknown {
+            known.fill(None);
+            self.target.life = welcome.life;
+        } else if welcome.life.is_some() {
+            known.rotate_right(1);
+            known[0] = std::mem::replace(&mut self.target.life, welcome.life);
         }
-        self.target.life = life;
-        self.status.send_modify(|status| {
-            (status.life, status.is_life_unknown) = (life, is_life_unknown);
-        });
-        if is_life_unknown {
+        let told = LifeTold {
+            known,
+            life: self.target.life,
+            is_unknown,
+        };
+        self.status.send_modify(|status| status.life = Some(told));
+        if is_unknown {
             self.ask_waiting();
             self.outdated = Some(link);
         }
