@@ -53,8 +53,8 @@ pub struct Driver {
     /// The link is open; and the watcher came before it was, so that its opening is no news.
     is_open: bool,
     is_expected: bool,
-    /// A link on which no cursor is believed (READ-9).
-    outdated: Option<LinkId>,
+    /// A link on which no cursor is believed (READ-9), and whether anything has been answered there.
+    outdated: Option<(LinkId, bool)>,
     /// What the watcher has not taken yet.
     pushed: VecDeque<Told>,
     keepalive: Option<Silence>,
@@ -279,8 +279,13 @@ impl Driver {
                         self.tell();
                     }
                 }
-                Event::Reply { number, bytes, .. } => {
+                Event::Reply {
+                    link,
+                    number,
+                    bytes,
+                } => {
                     self.heard();
+                    self.note_answered(link);
                     self.settle(number, Ok(bytes));
                 }
                 Event::Expired { number, heard, .. } => {
@@ -329,6 +334,7 @@ impl Driver {
         self.link = Some(link);
         self.heard();
         self.is_open = true;
+        self.learn_life(link, welcome);
         if self.watcher.is_some() && !std::mem::take(&mut self.is_expected) {
             self.tell_state(Told::Opened);
         }
@@ -337,7 +343,6 @@ impl Driver {
             status.highest = status.highest.max(welcome.highest);
             status.successor = welcome.successor.map(PublicKey);
         });
-        self.learn_life(link, welcome);
     }
 
     fn heard(&mut self) {

@@ -78,7 +78,10 @@ impl Watching<'_> {
             session: self.client.reading_session()?,
             cursors: Cursors(cursors.collect()),
         };
-        match self.client.call(Options::NONE, command).await? {
+        let answer = self.client.call(Options::NONE, command).await;
+        // The link may have been opened for this, and have told of another life.
+        self.forget_lost()?;
+        match answer? {
             Answer::Done => Ok(()),
             other => Err(super::commands::unexpected(&other)),
         }
