@@ -1,7 +1,7 @@
 //! `inbox` and its relatives: messages are shown and, once the reader of the output has taken them, confirmed.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     io::{self, IsTerminal as _},
 };
 
@@ -90,28 +90,30 @@ impl<'a> Shower<'a> {
     }
 }
 
-/// Messages that were written and that a program has not acknowledged yet.
+/// Messages that were written and that a program has not acknowledged yet, in the order in which they were written.
 #[derive(Debug, Default)]
-struct Unacked(BTreeMap<(Mailbox, u64), Delivery>);
+struct Unacked(Vec<Delivery>);
 
 impl Unacked {
-    /// Confirms what `ack` names and what came before it in the same mailbox.
+    /// Confirms what `ack` names and what came before it in the same mailbox. Of several at one position, in a realm that was restored between them, it
+    /// names the first: the program may not have seen the others yet.
     fn take(&mut self, client: &Client, ack: Ack) -> Result<(), String> {
         let Ack { mailbox, position } = ack;
-        let is_named = |key: &(Mailbox, u64)| mailbox.is_none_or(|mailbox| mailbox == key.0);
-        let named = self
-            .0
-            .iter()
-            .find(|(key, _)| is_named(key) && key.1 == position);
-        let Some((_, delivery)) = named else {
+        let is_named = |one: &Delivery| mailbox.is_none_or(|mailbox| mailbox == one.mailbox);
+        let is_it = |one: &Delivery| is_named(one) && one.position.0 == position;
+        let Some(at) = self.0.iter().position(is_it) else {
             let mailbox = mailbox.map_or_else(String::new, |mailbox| format!(" of {mailbox}"));
             return Err(format!(
                 "position {position}{mailbox} does not wait to be confirmed; write the position of an entry that was \
                  printed here"
             ));
         };
-        client.shown(delivery).map_err(|error| error.to_string())?;
-        self.0.retain(|key, _| !is_named(key) || key.1 > position);
+        let rest = self.0.split_off(at + 1);
+        if let Some(delivery) = self.0.last() {
+            client.shown(delivery).map_err(|error| error.to_string())?;
+        }
+        self.0.retain(|one| !is_named(one));
+        self.0.extend(rest);
         Ok(())
     }
 }
@@ -124,12 +126,9 @@ pub async fn inbox(
     args: &Inbox,
 ) -> Result<(), Failure> {
     let mut shower = Shower::new(client, output, false)?;
-    let reading = patiently(client, client.reading(&mailbox)).await?;
     let options = wire::Options {
-        after: args.after.or(reading.after),
-        offset: args
-            .offset
-            .or(reading.offset.filter(|_| args.after.is_none())),
+        after: args.after,
+        offset: args.offset,
         limit: args.limit,
         bytes: args.bytes,
         ..wire::Options::NONE
@@ -139,7 +138,7 @@ pub async fn inbox(
         patiently(client, client.read(mailbox, options)).await?
     } else {
         let limit = args.limit.and_then(|n| usize::try_from(n).ok());
-        let call = client.read_whole(mailbox, options.after, limit.unwrap_or(usize::MAX));
+        let call = client.read_whole(mailbox, args.after, limit.unwrap_or(usize::MAX));
         (patiently(client, call).await?, false)
     };
     let is_empty = entries.is_empty();
@@ -194,8 +193,7 @@ pub async fn acknowledged(
                 };
                 let line = entries::line(output, &delivery.mailbox, &delivery, true)?;
                 if has_acks {
-                    let named = (delivery.mailbox, delivery.position.0);
-                    unacked.0.insert(named, delivery);
+                    unacked.0.push(delivery);
                 }
                 let writing = handover.write(&line);
                 tokio::pin!(writing);

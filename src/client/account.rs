@@ -234,7 +234,7 @@ impl Shared {
         let before = self.state()?.session;
         let session = SessionRef::Bound;
         let who = Request::from(Command::WhoAmI { session });
-        let answer = self.ask_once(who.to_bytes(), true, deadline).await?;
+        let answer = self.ask_once(who.to_bytes(), true, deadline, None).await?;
         if let Answer::Refused(refusal) = &answer
             && refusal.code != ErrorCode::NoSession
         {

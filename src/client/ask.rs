@@ -20,6 +20,8 @@ pub struct Ask {
     /// It changes something: once nobody waits for it any more, it must not leave late.
     pub changes: bool,
     pub answer: oneshot::Sender<Result<Vec<u8>, AskError>>,
+    /// The life of the realm's store in which the positions were given out that it names.
+    pub life: Option<Life>,
     /// It may have left this machine.
     pub left: bool,
 }
@@ -82,14 +84,11 @@ pub struct Status {
     pub opened: u64,
 }
 
-/// A realm may start so often before it answers anything, and what has been shown need not be shown again.
-pub const LIVES_KNOWN: usize = 4;
-
 /// What a realm says of the life of its store when a link is opened (HS-14).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LifeTold {
-    /// Earlier ones that it knows: those that were claimed last, latest first.
-    pub known: [Option<Life>; LIVES_KNOWN],
+    /// The one that was claimed.
+    pub claimed: Option<Life>,
     /// The current one, unless the realm does not say.
     pub life: Option<Life>,
     /// The realm does not know the one that was claimed.

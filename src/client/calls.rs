@@ -12,7 +12,9 @@ use super::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    wire::{Answer, Command, ErrorCode, Operation, OperationNumber, Options, Refusal, Request},
+    wire::{
+        Answer, Command, ErrorCode, Life, Operation, OperationNumber, Options, Refusal, Request,
+    },
 };
 
 /// How often a number that turns out to be used is replaced, before giving up.
@@ -67,6 +69,31 @@ impl Client {
         }
     }
 
+    /// Asks what names positions of that life of the realm's store, and changes nothing.
+    pub(super) async fn call_reading(
+        &self,
+        options: Options,
+        command: Command<'_>,
+        life: Option<Life>,
+    ) -> Result<Answer, CallError> {
+        self.shared.check_target()?;
+        self.start_carrier();
+        let request = Request { options, command };
+        self.read_patiently(&request, self.shared.deadline(), life)
+            .await
+    }
+
+    async fn read_patiently(
+        &self,
+        request: &Request<'_>,
+        deadline: Instant,
+        life: Option<Life>,
+    ) -> Result<Answer, CallError> {
+        let early = self.shared.may_be_early(request)?;
+        let answer = self.shared.ask_patiently(request, early, deadline, life);
+        accepted(answer.await?)
+    }
+
     async fn call_entry(
         &self,
         options: Options,
@@ -82,14 +109,16 @@ impl Client {
             Command::Auth { .. } | Command::Register { .. }
         );
         let Some(operation) = request.command.operation_mut() else {
-            let early = self.shared.may_be_early(&request)?;
-            let answer = self.shared.ask_patiently(&request, early, deadline).await?;
-            return accepted(answer).map(|answer| (answer, EntryId(0)));
+            let answer = self.read_patiently(&request, deadline, None).await?;
+            return Ok((answer, EntryId(0)));
         };
         *operation = self.shared.salted()?;
         if is_plain && is_unnumbered {
             // EXACT-1: the link's memory of replies stands in for a number.
-            let answer = self.shared.ask_patiently(&request, false, deadline).await?;
+            let answer = self
+                .shared
+                .ask_patiently(&request, false, deadline, None)
+                .await?;
             let last = EntryId(u64::MAX);
             self.shared.learn(last, &request, &answer)?;
             return accepted(answer).map(|answer| (answer, EntryId(0)));
@@ -188,7 +217,7 @@ impl Client {
             if let Some(operation) = request.command.operation_mut() {
                 operation.number = number;
             }
-            let outcome = shared.ask_patiently(request, false, deadline).await;
+            let outcome = shared.ask_patiently(request, false, deadline, None).await;
             let answer = match outcome {
                 Ok(answer) => answer,
                 // Its number is used up all the same: should an answer before this one have been lost, it shows then.
@@ -492,16 +521,18 @@ impl Shared {
         }
     }
 
-    /// Asks, and asks again while the realm says that it is busy and there is time.
+    /// Asks, and asks again while the realm says that it is busy and there is time. What names positions names those of that life of the
+    /// realm's store.
     pub(super) async fn ask_patiently(
         &self,
         request: &Request<'_>,
         early: bool,
         deadline: Instant,
+        life: Option<Life>,
     ) -> Result<Answer, CallError> {
         let bytes = request.to_bytes();
         loop {
-            let answer = self.ask_once(bytes.clone(), early, deadline).await?;
+            let answer = self.ask_once(bytes.clone(), early, deadline, life).await?;
             let Answer::Refused(refusal) = &answer else {
                 return Ok(answer);
             };
@@ -529,9 +560,10 @@ impl Shared {
         bytes: Vec<u8>,
         early: bool,
         deadline: Instant,
+        life: Option<Life>,
     ) -> Result<Answer, CallError> {
         // Large, and awaited in many places: apart.
-        let answer = Box::pin(self.ask(bytes, early, deadline)).await?;
+        let answer = Box::pin(self.ask(bytes, early, deadline, life)).await?;
         self.note_heard().await?;
         Answer::parse(&answer).map_err(|error| CallError::Misunderstood(error.to_string()))
     }

@@ -254,7 +254,9 @@ impl Shared {
         }
         let early = self.may_be_early(&request)?;
         let session = self.state()?.session;
-        let answer = self.ask_once(request.to_bytes(), early, deadline).await?;
+        let answer = self
+            .ask_once(request.to_bytes(), early, deadline, None)
+            .await?;
         let Answer::Refused(refusal) = answer.clone() else {
             self.note_answered(picked.number);
             self.learn(picked.id, &request, &answer)?;
@@ -442,7 +444,9 @@ impl Shared {
         let operation = Operation::new(picked.number.0, [0; 2]);
         let void = Request::from(Command::Void { operation, session });
         let early = self.may_be_early(&void)?;
-        let answer = self.ask_once(void.to_bytes(), early, deadline).await?;
+        let answer = self
+            .ask_once(void.to_bytes(), early, deadline, None)
+            .await?;
         let Answer::Refused(refusal) = answer else {
             self.learn_login(picked, false, deadline).await?;
             if !self.is_current(picked)? {

@@ -47,14 +47,17 @@ struct Reach {
 }
 
 impl Shared {
-    /// Asks the realm; the answer's bytes.
+    /// Asks the realm; the answer's bytes. What names positions names those of that life of its store.
     pub(super) async fn ask(
         &self,
         bytes: Vec<u8>,
         early: bool,
         deadline: Instant,
+        life: Option<Life>,
     ) -> Result<Vec<u8>, CallError> {
         let (answer, answered) = oneshot::channel();
+        // What names no position is asked on whatever link there is now.
+        let life = life.or(self.state()?.life.map(Life));
         let reach = self.connected(deadline).await?;
         let waited = self.options.deadline;
         let lost = || CallError::OutcomeUnknown { waited };
@@ -66,6 +69,7 @@ impl Shared {
             early: early && self.options.early_data,
             changes,
             answer,
+            life,
             left: false,
         };
         reach.jobs.send(Job::Ask(ask)).await.map_err(|_| lost())?;

@@ -15,6 +15,8 @@ use tokio::{
     time::Instant,
 };
 
+use lives::Claim;
+
 use super::{
     ask::{Ask, AskError, Job, Status, Target, Told},
     route::{Ready, Route},
@@ -53,8 +55,7 @@ pub struct Driver {
     /// The link is open; and the watcher came before it was, so that its opening is no news.
     is_open: bool,
     is_expected: bool,
-    /// A link on which no cursor is believed (READ-9), and whether anything has been answered there.
-    outdated: Option<(LinkId, bool)>,
+    claim: Claim,
     /// What the watcher has not taken yet.
     pushed: VecDeque<Told>,
     keepalive: Option<Silence>,
@@ -84,7 +85,7 @@ impl Driver {
             watcher: None,
             is_open: false,
             is_expected: false,
-            outdated: None,
+            claim: Claim::of(target.life),
             pushed: VecDeque::new(),
             keepalive,
         }
@@ -182,9 +183,6 @@ impl Driver {
 
     /// Puts the waiting questions on the link, as far as it takes them.
     fn ask_waiting(&mut self) {
-        if self.waits_for_outdated() {
-            return;
-        }
         while let Some(ask) = self.waiting.pop_front() {
             if ask.answer.is_closed() {
                 // A watch that nobody wants any more must not begin on a later link. What changes something is asked
@@ -192,7 +190,8 @@ impl Driver {
                 continue;
             }
             let now = self.now();
-            let Some(link) = self.link_or_open(now) else {
+            let must_wait = self.waits_for_claim(&ask);
+            let Some(link) = self.link_or_open(now).filter(|_| !must_wait) else {
                 self.waiting.push_front(ask);
                 return;
             };
@@ -214,13 +213,13 @@ impl Driver {
     }
 
     fn open(&mut self, now: Time) {
-        let Target { key, rtt, life } = self.target;
+        let Target { key, rtt, .. } = self.target;
         let rtt = self.status.borrow().rtt.or(rtt);
         let link = match key {
             Some(key) => self.endpoint.connect(now, REALM, key, rtt),
             None => self.endpoint.connect_plain(now, REALM, rtt),
         };
-        self.endpoint.claim_life(link, life);
+        self.endpoint.claim_life(link, self.claim.life);
         if !self.heard && key.is_some() {
             self.doubt = Some(Instant::now() + DOUBT);
         }
@@ -275,17 +274,13 @@ impl Driver {
                     self.heard();
                     // What still comes on a link that has been replaced comes again on this one (LINK-21).
                     if self.watcher.is_some() && self.link == Some(link) {
-                        self.pushed.push_back(Told::Pushed(bytes, self.target.life));
+                        let life = self.life();
+                        self.pushed.push_back(Told::Pushed(bytes, life));
                         self.tell();
                     }
                 }
-                Event::Reply {
-                    link,
-                    number,
-                    bytes,
-                } => {
+                Event::Reply { number, bytes, .. } => {
                     self.heard();
-                    self.note_answered(link);
                     self.settle(number, Ok(bytes));
                 }
                 Event::Expired { number, heard, .. } => {
@@ -334,7 +329,7 @@ impl Driver {
         self.link = Some(link);
         self.heard();
         self.is_open = true;
-        self.learn_life(link, welcome);
+        self.learn_life(welcome);
         if self.watcher.is_some() && !std::mem::take(&mut self.is_expected) {
             self.tell_state(Told::Opened);
         }

@@ -41,14 +41,6 @@ impl Deref for Delivery {
     }
 }
 
-/// Where reading begins.
-enum Begin {
-    /// After what was shown last.
-    Shown,
-    /// After this position; where the realm says, if there is none.
-    After(Option<u64>),
-}
-
 fn deliveries(
     entries: Vec<Entry>,
     mailbox: Mailbox,
@@ -66,7 +58,8 @@ fn deliveries(
 
 impl Client {
     /// Reads one page of a mailbox, as `options` say: `after` confirms everything up to there, unless there is an `offset`,
-    /// which takes up a long entry in its middle; `limit` and `bytes` bound the page (READ-3, READ-4). True if more follow.
+    /// which takes up a long entry in its middle; `limit` and `bytes` bound the page (READ-3, READ-4). Without `after` it begins after
+    /// what was [`Client::shown`] last. True if more follow.
     pub async fn read(
         &self,
         mailbox: Mailbox,
@@ -75,8 +68,13 @@ impl Client {
         let account = self.reading_account().await?;
         let mut options = options;
         loop {
-            let began = self.state()?.life.map(Life);
-            let page = self.read_page(&account, mailbox, options, began).await?;
+            let began = self.life()?;
+            let mut from = options;
+            if options.after.is_none() {
+                let shown = self.cursor(&account, &mailbox)?;
+                (from.after, from.offset) = (shown.after, options.offset.or(shown.offset));
+            }
+            let page = self.read_page(&account, mailbox, from, began).await?;
             if let Some((page, life)) = page {
                 let entries = deliveries(page.entries, mailbox, &account, life);
                 return Ok((entries, page.more));
@@ -100,6 +98,11 @@ impl Client {
             if self.reading_account().await? != *account {
                 return Err(CallError::AnotherUser);
             }
+            // The positions are of this life too, unless that one is lost.
+            let life = self.life()?;
+            if !self.knows_life(began)? {
+                return Ok(None);
+            }
             let (named, session) = (self.session()?, self.reading_session()?);
             let before = self.state()?;
             let command = match mailbox {
@@ -112,16 +115,19 @@ impl Client {
                     group,
                 },
             };
-            let answer = self.call(options, command).await;
+            let answer = self.call_reading(options, command, life).await;
             if self.shared.reader_account()? != *account {
                 return Err(CallError::AnotherUser);
             }
             if !self.knows_life(began)? {
                 return Ok(None);
             }
-            let now = self.state()?;
-            if self.session()? != named || (now.names_session && !before.names_session) {
-                // This is an old copy, as the realm has told meanwhile: the device's session may be another user's.
+            let (now, at) = (self.state()?, *lock(&self.shared.life));
+            if self.session()? != named
+                || (now.names_session && !before.names_session)
+                || !self.knows_life(at)?
+            {
+                // Another process has been told of a later life: the page's positions are to be compared with that. Or this is an old copy, as the realm has told meanwhile: the device's session may be another user's.
                 continue;
             }
             return match answer? {
@@ -129,7 +135,7 @@ impl Client {
                     if let (Some(after), None) = (options.after, options.offset) {
                         self.shared.confirmed(account, &mailbox, after)?;
                     }
-                    Ok(Some((page, *lock(&self.shared.life))))
+                    Ok(Some((page, at)))
                 }
                 other => Err(unexpected(&other)),
             };
@@ -144,13 +150,9 @@ impl Client {
         Ok(life.is_none() || profile.read(|records| state::knows_life(records, realm, life))?)
     }
 
-    /// Where reading goes on in `mailbox`: after what was [`Client::shown`] last. No options when nothing was.
-    ///
-    /// # Errors
-    /// As any call: the realm is asked who is logged in where the profile does not know.
-    pub async fn reading(&self, mailbox: &Mailbox) -> Result<Options, CallError> {
-        let account = self.reading_account().await?;
-        self.cursor(&account, mailbox)
+    /// The life of the realm's store in which the positions are that the profile knows.
+    pub(super) fn life(&self) -> Result<Option<Life>, CallError> {
+        Ok(self.state()?.life.map(Life))
     }
 
     fn cursor(&self, account: &Account, mailbox: &Mailbox) -> Result<Options, CallError> {
@@ -161,39 +163,31 @@ impl Client {
 
     /// All of a mailbox after what was last [`Client::shown`], each entry whole.
     pub async fn unread(&self, mailbox: Mailbox) -> Result<Vec<Delivery>, CallError> {
-        self.read_all(mailbox, Begin::Shown, usize::MAX).await
+        self.read_whole(mailbox, None, usize::MAX).await
     }
 
-    /// At most `limit` entries of a mailbox after `after` (where the realm says, if that is `None`),
-    /// each of them whole.
+    /// At most `limit` entries of a mailbox after `after`, or, without that, after what was [`Client::shown`] last, each of them
+    /// whole.
     pub async fn read_whole(
         &self,
         mailbox: Mailbox,
         after: Option<u64>,
         limit: usize,
     ) -> Result<Vec<Delivery>, CallError> {
-        self.read_all(mailbox, Begin::After(after), limit).await
-    }
-
-    async fn read_all(
-        &self,
-        mailbox: Mailbox,
-        from: Begin,
-        limit: usize,
-    ) -> Result<Vec<Delivery>, CallError> {
         let account = self.reading_account().await?;
-        let mut began = self.state()?.life.map(Life);
-        let mut whole = Whole::new(match from {
-            Begin::After(after) => after,
-            Begin::Shown => self.cursor(&account, &mailbox)?.after,
+        let mut began = self.life()?;
+        let mut whole = Whole::new(match after {
+            Some(after) => Some(after),
+            None => self.cursor(&account, &mailbox)?.after,
         });
         loop {
             let next = whole.next(limit);
             let Some((page, life)) = self.read_page(&account, mailbox, next, began).await? else {
-                began = self.state()?.life.map(Life);
+                began = self.life()?;
                 whole.begin_anew();
                 continue;
             };
+            began = began.or(life);
             if whole.add(page, limit) {
                 let entries = deliveries(whole.entries, mailbox, &account, life);
                 if is_planted(Fault::ReadMeansShown) {
@@ -226,6 +220,7 @@ impl Client {
     pub async fn unread_counts(&self) -> Result<Vec<Unread>, CallError> {
         let account = self.reading_account().await?;
         let session = self.reading_session()?;
+        let life = self.life()?;
         // What has been shown since the realm was last told.
         let cursors: Vec<_> = self
             .shared
@@ -240,7 +235,7 @@ impl Client {
             session,
             cursors: Cursors(cursors.clone()),
         };
-        match self.call(Options::NONE, command).await? {
+        match self.call_reading(Options::NONE, command, life).await? {
             Answer::Unread(_) if self.shared.reader_account()? != account => {
                 Err(CallError::AnotherUser)
             }

@@ -175,15 +175,17 @@ impl Route {
     /// Takes in the outcome of a name look-up. True when a datagram left.
     pub async fn resolved(&mut self, found: io::Result<Vec<SocketAddr>>) -> bool {
         let now = Instant::now();
-        let mut addresses = match found {
-            Ok(addresses) => addresses,
+        let found = match found {
+            Ok(found) => found,
             Err(error) => {
                 self.failed(now, error.to_string());
                 return false;
             }
         };
         // Realms listen on IPv4 unless told otherwise.
-        addresses.sort_by_key(SocketAddr::is_ipv6);
+        let (mut addresses, others): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(SocketAddr::is_ipv4);
+        addresses.extend(others);
         let mut active = true;
         // The active candidate stays until another one answers: the name server may be wrong.
         self.candidates

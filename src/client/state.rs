@@ -3,7 +3,7 @@
 //! ```text
 //! n                          the realm that commands are for, and how many realms are known
 //! r/ realm 4                 where and who a realm is, who is logged in, the operation counter
-//! l/ realm 4 life 4          an earlier life of the realm's store, as long as it has not been restored since
+//! l/ realm 4                 the life before the one that was heard of last, if they are of one store; nothing else
 //! c/ realm 4 user / mailbox  how far a mailbox of an account has been shown
 //! s                          what runs have spent
 //! ```
@@ -27,8 +27,6 @@ use crate::{
 const HIGHEST_LEAP_MAX: u64 = 1 << 32;
 /// Stands for a session's id that is not known.
 pub const UNNAMED: [u8; 16] = [0; 16];
-/// Earlier lives of a store that are remembered. What waits to be shown is of the latest ones.
-const EARLIER_LIVES_MAX: usize = 32;
 /// Realms that a profile knows at most. Those that were never heard from go first.
 const REALMS_MAX: usize = 256;
 
@@ -131,8 +129,8 @@ fn realm_key(realm: RealmNumber) -> Vec<u8> {
     [b"r/".as_slice(), &realm.0.to_be_bytes()].concat()
 }
 
-fn life_key(realm: RealmNumber, life: &[u8]) -> Vec<u8> {
-    [b"l/".as_slice(), &realm.0.to_be_bytes(), life].concat()
+fn earlier_life_key(realm: RealmNumber) -> Vec<u8> {
+    [b"l/".as_slice(), &realm.0.to_be_bytes()].concat()
 }
 
 fn cursors_key(account: &Account) -> Vec<u8> {
@@ -437,12 +435,11 @@ pub fn knows_life(
     realm: RealmNumber,
     life: Option<Life>,
 ) -> Result<bool, ProfileError> {
-    let life = life.map(|life| life.0);
-    Ok(load(records, realm)?.life == life
-        || match life {
-            Some(life) => records.get(&life_key(realm, &life))?.is_some(),
-            None => false,
-        })
+    let Some(Life(life)) = life else {
+        return Ok(load(records, realm)?.life.is_none());
+    };
+    Ok(load(records, realm)?.life == Some(life)
+        || records.get(&earlier_life_key(realm))?.as_deref() == Some(&life))
 }
 
 /// Notes the life that a realm has told. If the realm did not know the one that was claimed, it was restored from a backup,
@@ -457,35 +454,30 @@ pub fn learn_life(
         return Ok(());
     }
     let mut state = load(records, realm)?;
-    let latest = std::mem::replace(&mut state.life, told.life.map(|life| life.0)).map(Life);
-    // A copy may know a life before the latest, as another process may have claimed it, and not the latest.
-    let is_lost = told.is_unknown || (latest.is_some() && !told.known.contains(&latest));
+    let before = state.life.map(Life);
+    if !told.is_unknown && before.is_some() && before != told.claimed {
+        // A copy may know a life before the latest, and not the latest: what is asked next claims that.
+        return Ok(());
+    }
+    state.life = told.life.map(|life| life.0);
     state.names_session |= told.is_unknown;
     save(records, realm, &state)?;
-    let lives = life_key(realm, b"");
-    if is_lost {
-        delete_all(records, &lives)?;
-        return forget_cursors(records, realm);
+    let earlier = earlier_life_key(realm);
+    match before {
+        _ if told.is_unknown => {
+            records.delete(&earlier)?;
+            forget_cursors(records, realm)
+        }
+        // What was brought then may be shown now.
+        Some(Life(life)) => records.put(&earlier, &life),
+        None => Ok(()),
     }
-    if records.scan(&lives, b"", EARLIER_LIVES_MAX)?.len() == EARLIER_LIVES_MAX {
-        delete_all(records, &lives)?;
-    }
-    for life in told.known.iter().flatten() {
-        store::put(records, &life_key(realm, &life.0), &())?;
-    }
-    Ok(())
 }
 
 /// Forgets how far mailboxes have been shown.
 fn forget_cursors(records: &mut dyn Records, realm: RealmNumber) -> Result<(), ProfileError> {
-    delete_all(
-        records,
-        &[b"c/".as_slice(), &realm.0.to_be_bytes()].concat(),
-    )
-}
-
-fn delete_all(records: &mut dyn Records, prefix: &[u8]) -> Result<(), ProfileError> {
-    for (key, _) in records.scan(prefix, b"", usize::MAX)? {
+    let prefix = [b"c/".as_slice(), &realm.0.to_be_bytes()].concat();
+    for (key, _) in records.scan(&prefix, b"", usize::MAX)? {
         records.delete(&key)?;
     }
     Ok(())
@@ -519,7 +511,7 @@ mod tests {
         let mailbox = Mailbox::Private;
         let life = |number| Some(Life([number; 4]));
         let told = |claimed, life, is_unknown| LifeTold {
-            known: [claimed, None, None, None],
+            claimed,
             life,
             is_unknown,
         };
@@ -546,15 +538,8 @@ mod tests {
             learn(records, told(None, life(1), false))?;
             learn(records, told(life(1), life(2), false))?;
             assert_eq!(shown(records)?, Some(10));
-            // Two restarts before anything was answered.
-            let twice = LifeTold {
-                known: [life(7), life(2), None, None],
-                ..told(None, life(8), false)
-            };
-            learn(records, twice)?;
-            assert_eq!(shown(records)?, Some(10));
             // What came before the restart is shown after it.
-            show(records, 11, life(7))?;
+            show(records, 11, life(1))?;
             assert_eq!(shown(records)?, Some(11));
             learn(records, told(None, life(3), true))?;
             assert_eq!(shown(records)?, None);
@@ -564,10 +549,13 @@ mod tests {
             show(records, 3, life(3))?;
             learn(records, told(None, life(3), true))?;
             assert_eq!(shown(records)?, Some(3));
-            // Another process is late, and claims what a copy from then knows: it does not know life 3.
+            // Another process is late, and has claimed what a copy from then knows: it does not know life 3.
             learn(records, told(life(2), life(4), false))?;
-            assert_eq!(shown(records)?, None);
-            show(records, 3, life(4))?;
+            show(records, 4, life(4))?;
+            assert_eq!(shown(records)?, Some(3));
+            learn(records, told(life(3), life(4), false))?;
+            show(records, 4, life(4))?;
+            assert_eq!(shown(records)?, Some(4));
             learn(records, told(life(4), None, true))?;
             assert_eq!(shown(records)?, None);
             Ok(())

@@ -22,6 +22,8 @@ pub struct Watching<'a> {
     /// How far each mailbox has been given out, by positions of the store that had this life.
     given: BTreeMap<Mailbox, u64>,
     life: Option<Life>,
+    /// A life that was asked about.
+    doubted: Option<Life>,
 }
 
 /// What a watch sees.
@@ -53,6 +55,7 @@ impl Client {
             told,
             given: BTreeMap::new(),
             life: None,
+            doubted: None,
         };
         self.shared.tell_pushed(tell).await?;
         watching.ask().await?;
@@ -66,6 +69,8 @@ impl Watching<'_> {
         if self.client.shared.reader_account()? != self.account {
             return Err(CallError::AnotherUser);
         }
+        // Before the positions: those of a later life are not taken for those of this one.
+        let life = self.client.life()?;
         self.forget_lost()?;
         for (mailbox, cursor) in self.client.shared.cursors(&self.account)? {
             let given = self.given.entry(mailbox).or_default();
@@ -78,7 +83,7 @@ impl Watching<'_> {
             session: self.client.reading_session()?,
             cursors: Cursors(cursors.collect()),
         };
-        let answer = self.client.call(Options::NONE, command).await;
+        let answer = self.client.call_reading(Options::NONE, command, life).await;
         // The link may have been opened for this, and have told of another life.
         self.forget_lost()?;
         match answer? {
@@ -132,7 +137,12 @@ impl Watching<'_> {
                         account: self.account.clone(),
                         life,
                     };
-                    if self.is_new(&delivery)? {
+                    if !self.client.knows_life(life)? {
+                        // Of a store that is lost; or another process has been told of a later life, which the next question claims.
+                        if std::mem::replace(&mut self.doubted, life) != life {
+                            self.ask_again().await?;
+                        }
+                    } else if self.is_new(&delivery)? {
                         return Ok(WatchEvent::Message(delivery));
                     }
                 }
@@ -155,16 +165,13 @@ impl Watching<'_> {
         if !self.client.knows_life(self.life)? {
             self.given.clear();
         }
-        self.life = self.client.state()?.life.map(Life);
+        self.life = self.client.life()?;
         Ok(())
     }
 
     /// True when an entry was neither given out here nor shown by another process of the profile.
     fn is_new(&mut self, delivery: &Delivery) -> Result<bool, CallError> {
         self.forget_lost()?;
-        if !self.client.knows_life(delivery.life)? {
-            return Ok(true);
-        }
         let (mailbox, position) = (&delivery.mailbox, delivery.position.0);
         let shared = &self.client.shared;
         let account = &self.account;

@@ -85,8 +85,8 @@ impl Slot {
 
     /// The realm has told its life: later handshakes of the link claim that.
     pub(super) fn learn_life(&mut self, welcome: &Welcome) {
-        if welcome.life.is_some() || welcome.is_life_unknown {
-            self.life = welcome.life.unwrap_or(Life::NONE);
+        if let (Some(life), false) = (welcome.life, welcome.is_life_unknown) {
+            self.life = life;
         }
     }
 }

@@ -1,58 +1,67 @@
-//! What a driver makes of the lives of the realm's store (HS-14): its links claim the latest it was told, and a link
-//! whose claim was unknown is used no longer than it has to be.
+//! What a driver makes of the lives of the realm's store (HS-14). A link claims the life in which the positions were given out that its questions name:
+//! so the realm knows whether to believe them (READ-9), however often the link is opened, and a question waits for a link that claims its life.
 
-use super::{Driver, LinkId, Welcome};
-use crate::{client::ask::LifeTold, wire::CloseReason};
+use super::{Ask, Driver, Welcome};
+use crate::{
+    client::ask::LifeTold,
+    wire::{CloseReason, Life},
+};
+
+/// What the link claims, or is to claim.
+pub(super) struct Claim {
+    pub life: Option<Life>,
+    /// The one before, which the realm knew too.
+    before: Option<Life>,
+}
+
+impl Claim {
+    pub(super) const fn of(life: Option<Life>) -> Self {
+        Self { life, before: life }
+    }
+}
 
 impl Driver {
-    /// READ-9: on a link whose claim is unknown no cursor is believed, also none that is learnt from now on. What is asked before its asker knows
-    /// is answered there; for the rest there will be another link.
-    pub(super) fn learn_life(&mut self, link: LinkId, welcome: &Welcome) {
-        let is_unknown = welcome.is_life_unknown;
-        if welcome.life.is_none() && !is_unknown && self.status.borrow().life.is_some() {
-            return;
-        }
-        let mut known = self.status.borrow().life.unwrap_or_default().known;
-        if is_unknown {
-            known.fill(None);
-            self.target.life = welcome.life;
-        } else if welcome.life.is_some() {
-            known.rotate_right(1);
-            known[0] = std::mem::replace(&mut self.target.life, welcome.life);
+    /// What the realm says of the life that was claimed. One that it does not know is claimed by the link ever after, should it be opened again:
+    /// what was asked of it names positions of that.
+    pub(super) fn learn_life(&mut self, welcome: &Welcome) {
+        let (is_unknown, claimed) = (welcome.is_life_unknown, self.claim.life);
+        if welcome.life.is_some() && !is_unknown {
+            self.claim = Claim {
+                life: welcome.life,
+                before: claimed,
+            };
         }
         let told = LifeTold {
-            known,
-            life: self.target.life,
+            claimed: self.claim.before,
+            life: if is_unknown {
+                welcome.life
+            } else {
+                self.claim.life
+            },
             is_unknown,
         };
         self.status.send_modify(|status| status.life = Some(told));
-        if is_unknown {
-            self.outdated = Some((link, false));
-        }
     }
 
-    /// Something has been answered on a link whose claim was unknown: who asks knows by now. What was asked before is not believed there; elsewhere it
-    /// would be.
-    pub(super) fn note_answered(&mut self, link: LinkId) {
-        if self.outdated == Some((link, false)) {
-            self.ask_waiting();
-            self.outdated = Some((link, true));
-        }
+    /// The life in which the link's entries have their positions.
+    pub(super) fn life(&self) -> Option<Life> {
+        self.status.borrow().life.and_then(|told| told.life)
     }
 
-    /// Ends a link on which no cursor is believed, once all that was asked on it is answered. True while it is not.
-    pub(super) fn waits_for_outdated(&mut self) -> bool {
-        let Some(link) = self
-            .link
-            .filter(|link| self.outdated == Some((*link, true)))
-        else {
+    /// True when a question has to wait: for the answers to those that the link has, after which another follows that claims its life.
+    pub(super) fn waits_for_claim(&mut self, ask: &Ask) -> bool {
+        if ask.life == self.claim.life || ask.life == self.claim.before {
+            return false;
+        }
+        if !self.asked.is_empty() {
+            return true;
+        }
+        self.claim = Claim::of(ask.life);
+        let Some(link) = self.link else {
             return false;
         };
-        if self.asked.is_empty() {
-            let now = self.now();
-            self.outdated = None;
-            self.endpoint.close(now, link, CloseReason::Done);
-        }
+        let now = self.now();
+        self.endpoint.close(now, link, CloseReason::Done);
         true
     }
 }
