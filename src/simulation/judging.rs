@@ -84,11 +84,17 @@ impl World {
                     )];
                 }
             }
-            if self.plan.kinds.restored.is_some() {
-                person.come_back(&client).await;
-            }
-            person.hear_notices(&client, machine);
             clients.push(client);
+        }
+        if self.plan.kinds.restored.is_some() {
+            // Not before the two realms have spoken to each other: a membership that stands ends then.
+            tokio::time::sleep(self.quiet()).await;
+            for (person, client) in people.iter_mut().zip(&clients) {
+                person.come_back(client).await;
+            }
+        }
+        for ((person, client), machine) in people.iter().zip(&clients).zip(&machines) {
+            person.hear_notices(client, machine);
         }
         let watching = people
             .iter()
@@ -144,6 +150,11 @@ impl World {
         wrong
     }
 
+    fn quiet(&self) -> Duration {
+        let is_slow = self.plan.path.delay >= Duration::from_secs(10);
+        if is_slow { QUIET_AND_SLOW } else { QUIET }
+    }
+
     /// Watches until nothing new has come for longer than anything takes to come. What is wrong, if `unread` then counts
     /// something.
     async fn watch_all(
@@ -152,8 +163,7 @@ impl World {
         client: &Client,
         machine: &Machine,
     ) -> Option<String> {
-        let is_slow = self.plan.path.delay >= Duration::from_secs(10);
-        let wait = if is_slow { QUIET_AND_SLOW } else { QUIET };
+        let wait = self.quiet();
         let quiet = async {
             loop {
                 let before = self.history.count_shown(person.number);
