@@ -66,6 +66,8 @@ pub struct PeerTask {
     has_grown: bool,
     /// The message that the peer would not take, and how often.
     refused: (u64, u32),
+    /// The message at whose turn the peer did not know this realm.
+    unknown_at: Option<u64>,
     backoff: BackOff,
     stage: Stage,
     /// When it is shown as silent.
@@ -91,6 +93,7 @@ impl PeerTask {
             told: 0,
             has_grown: false,
             refused: (0, 0),
+            unknown_at: None,
             backoff: BackOff::default(),
             stage: Stage::Idle { again: None },
             silent_at: None,
@@ -391,7 +394,12 @@ impl PeerTask {
         };
         match Answer::parse(answer) {
             Ok(Answer::Done) => tracing::info!(peer = %self.id, "a peer follows to the new key"),
-            _ => tracing::debug!(peer = %self.id, "a peer does not follow to the new key"),
+            // It does not know the old one any more.
+            Ok(Answer::Refused(refusal)) if refusal.is_final() => {
+                tracing::debug!(peer = %self.id, code = %refusal.code, "a peer does not follow to the new key");
+            }
+            // Whoever was introduced to now under the new key would take this realm for another.
+            _ => return Next::Wait(Until::Over),
         }
         introduce(own, &peer.known_by(own.secret.public()))
     }
@@ -419,20 +427,20 @@ impl PeerTask {
             // It is of a release from before there were numbers.
             return introduce_as(own, peer, false);
         }
+        if refusal.is_transient() || refusal.is_unknown() {
+            tracing::debug!(peer = %self.id, code = %refusal.code, "a peer cannot be introduced to now");
+            return Next::Wait(Until::Over);
+        }
         tracing::warn!(peer = %self.id, code = %refusal.code, "a peer refuses the peering");
         self.news.push_back(News::Refuses(refusal.code));
-        Next::Wait(if refusal.is_transient() {
-            Until::Over
-        } else {
-            // It may have been told meanwhile that it is to accept.
-            Until::HeardLater
-        })
+        // It may have been told meanwhile that it is to accept.
+        Next::Wait(Until::HeardLater)
     }
 
     /// A peer has been told that a group has grown.
     fn told(&mut self, group: GroupName, answer: Option<&[u8]>) -> Next {
         let Some(answer) = answer else {
-            self.work.insert(GroupWork::Tell(group));
+            self.put_off.insert(GroupWork::Tell(group));
             return self.is_silent();
         };
         self.news.push_back(News::Answers);
@@ -459,7 +467,7 @@ impl PeerTask {
                 return Next::act(Step::Ask { peer, bytes }, doing);
             }
             Reading::Silent => {
-                self.work.insert(GroupWork::Read(group));
+                self.put_off.insert(GroupWork::Read(group));
                 return self.is_silent();
             }
             Reading::Unread => return self.later(GroupWork::Read(group), Until::Over),
@@ -487,12 +495,19 @@ impl PeerTask {
             Verdict::Silent => self.is_silent(),
             Verdict::Busy => Next::Wait(Until::Over),
             Verdict::Refused => self.not_taken(),
+            Verdict::Unknown if self.unknown_at != Some(outgoing.position()) => {
+                // It does not know this realm any more, as when it was restored from a copy: what waits for it waits until it is introduced to.
+                self.unknown_at = Some(outgoing.position());
+                self.is_introduced = false;
+                self.begin()
+            }
+            // It has accepted the peering in between, and says so again.
+            Verdict::Unknown => {
+                let perhaps = Answer::Refused(ErrorCode::RealmUnreachable.into());
+                let step = Step::Settle(peer, outgoing, Settling::Told(perhaps));
+                Next::act(step, Doing::Settling(After::GoOn))
+            }
             Verdict::Settle(settling) => {
-                if settling == Settling::Told(Answer::Refused(ErrorCode::PeerRefused.into())) {
-                    // It does not know this realm any more: it is to hear of it, so that its operator does.
-                    self.news.push_back(News::Refuses(ErrorCode::PeerRefused));
-                    self.aside.call_back();
-                }
                 // One that always says that a number is used would make this realm ask as fast as it can.
                 let is_again = settling == Settling::Anew && outgoing.has_own_epoch();
                 let after = match settling {

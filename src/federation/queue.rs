@@ -40,6 +40,8 @@ pub enum Verdict {
     Busy,
     /// The peer does not take this one.
     Refused,
+    /// The peer does not know this realm, and not what has become of the message.
+    Unknown,
     /// The peer does not answer.
     Silent,
 }
@@ -102,6 +104,14 @@ pub fn verdict(asked: Asked, answer: Option<&[u8]>) -> Verdict {
         {
             Verdict::Refused
         }
+        // It was withdrawn, in a life that this realm's store does not know: what became of it then is not known either.
+        (Ok(Answer::Refused(refusal)), Asked::Deliver) if refusal.code == ErrorCode::Expired => {
+            let perhaps = Answer::Refused(ErrorCode::RealmUnreachable.into());
+            Verdict::Settle(Settling::Told(perhaps))
+        }
+        (Ok(Answer::Refused(refusal)), _) if refusal.code == ErrorCode::PeerRefused => {
+            Verdict::Unknown
+        }
         (Ok(Answer::Done), Asked::MakeWay) => Verdict::Settle(Settling::Aside),
         (Ok(Answer::Done), Asked::Withdraw) => {
             let expired = Answer::Refused(ErrorCode::Expired.into());
@@ -113,6 +123,10 @@ pub fn verdict(asked: Asked, answer: Option<&[u8]>) -> Verdict {
         (Ok(Answer::Refused(refusal)), _) if refusal.code == ErrorCode::NumberReused => {
             Verdict::Settle(Settling::Anew)
         }
-        (Ok(answer), _) => Verdict::Settle(Settling::Told(answer)),
+        (Ok(answer @ (Answer::Refused(_) | Answer::Sent(Sent::Stored | Sent::Delivered))), _) => {
+            Verdict::Settle(Settling::Told(answer))
+        }
+        // What says neither that it was delivered nor that it is refused says nothing of it.
+        (Ok(_), _) => Verdict::Refused,
     }
 }

@@ -102,7 +102,8 @@ impl Reader {
         match self.entries.last_mut() {
             Some(last) if last.position == piece.position => {
                 let offset = piece.fragment.map_or(0, |fragment| fragment.offset);
-                if offset == last.body.len() as u64 {
+                let of = |one: &Entry| (one.time, one.from, one.fragment.map(|whole| whole.total));
+                if offset == last.body.len() as u64 && of(last) == of(&piece) {
                     last.body.extend_from_slice(&piece.body);
                 } else {
                     // It has gone meanwhile, and another one stands in its place (READ-11).

@@ -1,5 +1,7 @@
 //! The machine alone: what it is handed, and what it wants done.
 
+mod refusals;
+
 use rand::RngExt as _;
 
 use super::*;
@@ -247,23 +249,6 @@ fn message_that_is_not_taken_makes_way() {
     assert_eq!(asked, 4);
     let (_, _, bytes) = scene.wait_for_question();
     assert_eq!(sequence(&bytes), 2);
-}
-
-/// PEER-2: a peer that refuses what it is brought, as it knows this realm no more, is seen as such, and hears of this realm again.
-#[test]
-fn peer_that_refuses_what_it_is_brought_is_introduced_to_again() {
-    let mut scene = Scene::introduced();
-    while scene.machine.poll_news().is_some() {}
-    scene.queue(1);
-    let (_, id, _) = scene.wait_for_question();
-    scene.answer(id, Some(&Answer::Refused(ErrorCode::PeerRefused.into())));
-    let mut news = std::iter::from_fn(|| scene.machine.poll_news());
-    let refuses = (beta(), News::Refuses(ErrorCode::PeerRefused));
-    assert_eq!(news.find(|(_, news)| *news != News::Answers), Some(refuses));
-    let (_, _, bytes) = scene.wait_for_question();
-    let asked = PeerRequest::parse(&bytes).unwrap();
-    assert!(matches!(asked, PeerRequest::Introduce { .. }), "{asked:?}");
-    assert!(scene.queue.is_empty(), "its sender is told");
 }
 
 /// PEER-14, PEER-5: two messages that the peer does not take make way for each other, and less often each time. They did so as fast as the shortest

@@ -79,6 +79,8 @@ impl<S: Store> Realm<S> {
             Ok(said) => said,
             Err(question) => return Ok(Decided::Ask(question)),
         };
+        // It may know this realm from before: nobody joins before the two agree about the peering.
+        peer.record.apart = !peer.record.introduced;
         let answer = self.added(&peer, said.as_ref())?;
         self.put_new_peer(&peer, &mut work.batch).await?;
         work.decision = Some(Decision {

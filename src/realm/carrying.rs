@@ -3,6 +3,7 @@
 
 use super::{
     Failure, Moment, Outcome, Realm,
+    ended::is_damage,
     peers::Peer,
     records::{
         self, CursorRecord, EntryRecord, OperationRecord, Owner, Place, QueuedKind, QueuedRecord,
@@ -231,7 +232,7 @@ impl<S: Store> Realm<S> {
     }
 
     async fn find_next(&self, realm: RealmId, more: bool) -> Result<Option<NextOutgoing>, Failure> {
-        let Some(outgoing) = self.find_outgoing(realm).await? else {
+        let Some(outgoing) = self.find_readable(realm).await? else {
             return Ok(None);
         };
         Ok(Some(NextOutgoing {
@@ -239,6 +240,26 @@ impl<S: Store> Realm<S> {
             has_more: more && self.has_more(realm, &outgoing).await,
             outgoing,
         }))
+    }
+
+    /// The message whose turn it is. One that is damaged has nobody any more to whom it could come back, and keeps others from their turn: it is passed over.
+    async fn find_readable(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
+        loop {
+            match self.find_outgoing(realm).await {
+                Err(failure) if is_damage(&failure) => {
+                    self.note("queue", &failure);
+                    let (settled, _) = self.settled(realm).await?;
+                    let end = self.store.last(&records::queue(realm)).await?.0;
+                    let next = (settled + 1).min(end);
+                    let Some(batch) = self.leave_queue(realm, next).await? else {
+                        return Err(failure);
+                    };
+                    self.commit(batch).await?;
+                    tracing::error!(peer = %realm, position = next, "a message that waits for a peer is damaged, and lost");
+                }
+                found => return found,
+            }
+        }
     }
 
     pub(super) async fn find_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
@@ -271,7 +292,11 @@ impl<S: Store> Realm<S> {
             Settling::Anew => self.number_anew(peer, outgoing).await,
         };
         match settled {
-            Ok(true) => Written::Durable,
+            Ok(true) => {
+                let (position, record) = (outgoing.position, &outgoing.record);
+                self.expiries.forget(peer.realm, position, record);
+                Written::Durable
+            }
             Ok(false) => Written::Conflict,
             Err(failure) => {
                 self.note("settle", &failure);

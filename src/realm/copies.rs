@@ -358,10 +358,7 @@ impl<S: Store> Realm<S> {
         let kept = match kept {
             Kept::Entries(entries) => self.keep_entries(peer, group, (state, entries), now).await,
             // Whatever became of the word that it has ended.
-            Kept::Gone => {
-                let gone = self.copy_is_gone((peer.realm, group), state.epoch()).await;
-                gone.map(|()| Outcome::Durable)
-            }
+            Kept::Gone => self.copy_is_gone((peer.realm, group), state.epoch()).await,
         };
         match kept {
             Ok(Outcome::Durable) => Written::Durable,

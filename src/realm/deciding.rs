@@ -78,7 +78,7 @@ impl<S: Store> Realm<S> {
             }
             Act::Moved => {
                 tracing::info!(%peer, address, fingerprint, %who, "operator moved a peer");
-                self.network.reached(peer);
+                self.network.moved(peer);
             }
             Act::Removed => {
                 tracing::info!(%peer, fingerprint, %who, "operator removed a peer");
@@ -143,6 +143,8 @@ impl<S: Store> Realm<S> {
         peer.record = PeerRecord {
             introduced: true,
             added: true,
+            // It may know this realm from before: nobody joins before the two agree about the peering.
+            apart: true,
             knows: found.own.0,
             ..Self::with_claim(&peer.record, (host, *port))
         };

@@ -96,14 +96,16 @@ impl<S: Store> Realm<S> {
         &self,
         (realm, group): (RealmId, GroupName),
         epoch: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<Outcome, Failure> {
         let mut batch = Batch::new();
-        if self.end_copy((realm, group), epoch, &mut batch).await?
-            && let Outcome::Durable = self.commit(batch).await?
-        {
+        if !self.end_copy((realm, group), epoch, &mut batch).await? {
+            return Ok(Outcome::Durable);
+        }
+        let outcome = self.commit(batch).await?;
+        if matches!(outcome, Outcome::Durable) {
             self.chores.notify_one();
         }
-        Ok(())
+        Ok(outcome)
     }
 
     /// Waits until something may be to be done for the members of a group that has ended.

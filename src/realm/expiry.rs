@@ -48,6 +48,12 @@ impl Expiries {
         }
     }
 
+    /// A message waits no more where it did.
+    pub fn forget(&self, realm: RealmId, position: u64, record: &QueuedRecord) {
+        let due = record.queued.saturating_add(record.lifetime);
+        self.lock().remove(&(due, realm, position));
+    }
+
     fn take_due(&self, now: u32) -> Vec<Expiry> {
         let mut all = self.lock();
         let due = all.iter().take_while(|(due, ..)| *due <= now).copied();

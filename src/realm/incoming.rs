@@ -103,7 +103,8 @@ impl<S: Store> Realm<S> {
             PeerRequest::Withdraw { epoch, sequence } => {
                 let owner = Owner::peer(&peer.first_key(), epoch);
                 self.admit_epoch(caller.now, &peer, &owner).await?;
-                return self.withdraw(owner, sequence).await;
+                self.limiter.may_store_from(caller.now, peer.realm)?;
+                return self.withdraw(owner, sequence, (&peer, caller.now)).await;
             }
             about_group => {
                 let answer = self.about_group(caller, &peer, about_group).await?;
@@ -222,7 +223,12 @@ impl<S: Store> Realm<S> {
     }
 
     /// Sees to it that a message that has not been delivered never is; else the answer it had.
-    async fn withdraw(&self, owner: Owner, sequence: OperationNumber) -> Result<Vec<u8>, Failure> {
+    async fn withdraw(
+        &self,
+        owner: Owner,
+        sequence: OperationNumber,
+        (peer, now): (&Peer, Moment),
+    ) -> Result<Vec<u8>, Failure> {
         for _ in 0..ATTEMPTS_MAX {
             let mut operation = match self.look_up_any(owner, sequence, None).await? {
                 Known::Done(RecordedAnswer::Bytes(answer)) => return Ok(answer),
@@ -232,10 +238,13 @@ impl<S: Store> Realm<S> {
                 Known::New(operation) => operation,
             };
             let mut batch = Batch::new();
+            self.rely_on_peer(&mut batch, peer).await?;
             let bytes = Answer::Done.to_bytes();
             operation.record(RecordedAnswer::Bytes(bytes.clone()), &mut batch)?;
+            let stored = batch.bytes();
             let placed = self.commit_operation(&mut operation, batch).await?;
             if placed.is_some() {
+                self.limiter.stored_from(now, peer.realm, stored);
                 return Ok(bytes);
             }
         }

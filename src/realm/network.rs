@@ -257,6 +257,15 @@ impl Network {
         });
     }
 
+    /// Notes that a peer is said to be elsewhere: it is tried there now.
+    pub(super) fn moved(&self, realm: RealmId) {
+        self.standing(realm, |standing| standing.turn(true, standing.refused));
+        self.signal(|signals| {
+            signals.introductions.insert(realm);
+            signals.heard.insert(realm);
+        });
+    }
+
     /// Notes that a peer answers.
     pub fn answers(&self, realm: RealmId, now: u32) {
         self.standing(realm, |standing| {

@@ -17,6 +17,9 @@ use crate::{
     wire::{Answer, Command, ErrorCode, OperationNumber, Refusal, Request, SessionRef},
 };
 
+/// The fingerprint of what was withdrawn before it came.
+const WITHDRAWN: [u8; 8] = [0; 8];
+
 /// What tells whether two commands are the same: the first 8 bytes of a BLAKE2s over the command
 /// without its passwords and its number, but with its salt (EXACT-5, EXACT-10).
 pub fn fingerprint(request: &Request<'_>) -> [u8; 8] {
@@ -87,7 +90,7 @@ impl<S: Store> Realm<S> {
                 Turn::New(reservation) => {
                     return Ok(Known::New(Operation {
                         reservation,
-                        fingerprint: fingerprint.unwrap_or_default(),
+                        fingerprint: fingerprint.unwrap_or(WITHDRAWN),
                     }));
                 }
                 Turn::Used => {
@@ -102,10 +105,14 @@ impl<S: Store> Realm<S> {
                         }
                         answer => answer,
                     };
-                    return if fingerprint.is_none_or(|wanted| record.fingerprint == wanted) {
-                        Ok(Known::Done(answer))
-                    } else {
-                        Err(ErrorCode::NumberReused.into())
+                    return match fingerprint {
+                        Some(wanted) if record.fingerprint == wanted => Ok(Known::Done(answer)),
+                        None => Ok(Known::Done(answer)),
+                        // What was withdrawn under that number is known to whoever has withdrawn it.
+                        Some(_) if record.fingerprint == WITHDRAWN => {
+                            Err(ErrorCode::Expired.into())
+                        }
+                        Some(_) => Err(ErrorCode::NumberReused.into()),
                     };
                 }
                 Turn::Old => return Err(ErrorCode::AlreadyDone.into()),

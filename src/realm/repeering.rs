@@ -74,7 +74,7 @@ impl<S: Store> Realm<S> {
             return Err(ErrorCode::BadRequest.into());
         }
         let is_other = record.theirs != 0 && !is_of_peering(record.theirs, number);
-        let is_forgotten = self.was_forgotten(record.number, known);
+        let is_forgotten = self.was_forgotten(known);
         if (is_other || is_forgotten) && !is_planted(Fault::KeepFormerPeering) {
             self.limiter.begin_peering(now, peer.realm)?;
             begin_void(peer.realm, batch)?;
@@ -113,14 +113,15 @@ impl<S: Store> Realm<S> {
     }
 
     /// True when the other side knew this one in a life that the store has no memory of.
-    fn was_forgotten(&self, own: u64, known: u64) -> bool {
+    fn was_forgotten(&self, known: u64) -> bool {
         let Some(Lives(lives)) = self.lives.get() else {
             return false;
         };
         let is_life = |Life(name): &Life| u64::from(u32::from_be_bytes(*name)) == known & !PEERING;
         let is_known =
             known & !PEERING == 0 || lives.iter().any(is_life) || is_planted(Fault::ForgetLives);
-        known != 0 && is_of_peering(known, own) && !is_known
+        // Also under another peering's number: the store may have been restored from that copy before.
+        known != 0 && !is_known
     }
 
     /// Takes up what a peer has answered when it was introduced to as `peer`, which has its numbers from then on. True when both sides know

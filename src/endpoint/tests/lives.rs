@@ -110,13 +110,19 @@ fn early_request_of_an_unknown_life_waits_for_proof() {
     }
 }
 
-/// HS-14: the handshake that follows on one link claims what was told on it, and so does one that replaces it.
+/// HS-14: the handshake that follows on one link claims what was told on it, and so does one that replaces it; unless the claim was unknown: what is asked
+/// of the link names positions of the life that it has claimed (READ-9).
 #[test]
 fn life_told_is_claimed_by_later_handshakes() {
+    later_handshakes_claim(false, NEW);
+    later_handshakes_claim(true, OLD);
+}
+
+fn later_handshakes_claim(is_unknown: bool, life: Life) {
     let mut pair = Pair::new(Protection::Sealed);
     let link = pair.connect();
     pair.client.claim_life(link, Some(OLD));
-    pair.greet(Some(NEW), true, 9);
+    pair.greet(Some(NEW), is_unknown, 9);
     let begun = pair.now;
     pair.server = server(Protection::Sealed);
     let restarted = pair.ask(link, true);
@@ -128,7 +134,7 @@ fn life_told_is_claimed_by_later_handshakes() {
     pair.client
         .handle_datagram(pair.now, server_address(), &out);
     let (claim, welcome) = pair.greet(None, false, 9);
-    assert!(claim.is_for(NEW), "request {restarted} is asked again");
+    assert!(claim.is_for(life), "request {restarted} is asked again");
     assert_eq!((welcome.life, welcome.is_life_unknown), (None, false));
 
     pair.now = begun + LINK_LIFETIME + RTT;
@@ -138,7 +144,7 @@ fn life_told_is_claimed_by_later_handshakes() {
         Event::Incoming { claim, .. } => claim.as_ref(),
         _ => None,
     });
-    assert_eq!(claims.filter(|claim| claim.is_for(NEW)).count(), 1);
+    assert_eq!(claims.filter(|claim| claim.is_for(life)).count(), 1);
 }
 
 /// HS-12, HS-14: the Init that shows a cookie has the handshake id of the one before.

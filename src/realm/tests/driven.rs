@@ -89,7 +89,7 @@ impl<S: Store> Realm<S> {
                 match verdict(asked, answer.as_deref()) {
                     Verdict::Settle(settling) => settling,
                     Verdict::Busy => return Carried::Busy,
-                    Verdict::Refused => return Carried::Refused,
+                    Verdict::Refused | Verdict::Unknown => return Carried::Refused,
                     Verdict::Silent => return Carried::Silent,
                 }
             }

@@ -229,7 +229,7 @@ async fn what_is_withdrawn_is_not_delivered() {
     }
     assert_eq!(
         asked(&fixture, device(50), &deliver(7, 2, "ann", "two")).await,
-        refused(ErrorCode::NumberReused)
+        refused(ErrorCode::Expired)
     );
     assert_eq!(
         asked(&fixture, device(50), &deliver(8, 2, "ann", "two")).await,
@@ -478,4 +478,34 @@ async fn a_message_whose_number_is_used_is_numbered_anew() {
         (&b"one"[..], &b"one"[..])
     );
     assert_ne!(then, now);
+}
+
+/// PEER-6: a message of which nothing can be read any more keeps no other from its turn; and one that was delivered is not remembered for as long as it would have been
+/// worth delivering (PEER-17).
+#[tokio::test(start_paused = true)]
+async fn damaged_message_is_passed_over_and_a_delivered_one_forgotten() {
+    let (fixture, mut errands) = with_beta().await;
+    let beta: RealmId = "beta".parse().unwrap();
+    let mut batch = Batch::new();
+    batch.append(records::queue(beta), b"nothing".to_vec());
+    fixture.realm.store.commit(batch).await.unwrap();
+    let mut hurried = Request::from(sendrealm(2, "hello"));
+    hurried.options.ttl = Some(60);
+    fixture.ask(device(1), hurried).await;
+    let due = Some(MOMENT.running + 60);
+    assert_eq!(fixture.realm.next_expiry(), due);
+    let glance = fixture.realm.look(beta, false).await.unwrap().unwrap();
+    let next = glance.next.unwrap().expect("it waits behind");
+    assert_eq!(next.outgoing.position(), 2);
+    let (carried, asked) = carry(&fixture.realm, &mut errands, 0, &STORED).await;
+    assert_eq!(carried, Carried::Settled);
+    let asked = PeerRequest::parse(&asked).unwrap();
+    assert!(matches!(
+        asked,
+        PeerRequest::Deliver {
+            message: Body(b"hello"),
+            ..
+        }
+    ));
+    assert_eq!(fixture.realm.next_expiry(), None);
 }

@@ -1,11 +1,14 @@
 //! Realms that were restored from a copy (PEER-29): they and their peers agree again about who is where, and what was written stays what it was.
 
+use std::sync::atomic::Ordering;
+
 use super::{
     acts::{BOUND, group},
     driven::ReadOutcome,
     held::Held,
     repeering::{
-        Side, agree, begin_lives, connected, do_chores, peer_again, peering, peering_of, secret_of,
+        Side, agree, begin_lives, connected, do_chores, peer_again, peer_again_as, peering,
+        peering_of, secret_of,
     },
     *,
 };
@@ -48,6 +51,56 @@ async fn peering_with_a_restored_realm_is_begun_anew_though_it_is_the_same() {
         come_to_terms(&sides).await;
         agree(&sides, true).await;
     }
+}
+
+/// PEER-29: a realm is restored twice from one copy, and its peer is the first to speak each time: that names another number than the copy knows, of a life
+/// that it does not know. The memberships of the copy stood on one side for good.
+#[tokio::test(start_paused = true)]
+async fn peering_with_a_realm_restored_twice_is_begun_anew_each_time() {
+    let sides = peering().await;
+    come_to_terms(&sides).await;
+    let copy: Memory = sides[0].store.memory().clone();
+    // It goes on for another life, of which the copy knows nothing.
+    let sides = connected(&sides[0].store, &sides[1].store);
+    begin_lives(&sides).await;
+    come_to_terms(&sides).await;
+    come_to_terms(&sides).await;
+    let mut beta = sides[1].store.clone();
+    for number in [12, 13] {
+        let sides = connected(&Held::over(copy.clone()), &beta);
+        begin_lives(&sides).await;
+        come_to_terms(&sides).await;
+        come_to_terms(&sides).await;
+        agree(&sides, false).await;
+        for side in &sides {
+            assert_eq!(side.join_there(number).await, Answer::Done);
+        }
+        agree(&sides, true).await;
+        beta = sides[1].store.clone();
+    }
+}
+
+/// PEER-27: a realm is added again by a key that knows it from before, and does not answer yet: nobody joins before the two agree. What was joined then ended on
+/// one side when they did.
+#[tokio::test(start_paused = true)]
+async fn nobody_joins_before_a_realm_that_is_added_again_agrees() {
+    let sides = peering().await;
+    let [alpha, beta] = &sides;
+    alpha.way.is_cut.store(true, Ordering::SeqCst);
+    peer_again_as(alpha, Answer::Sent(Sent::Queued)).await;
+    alpha.way.is_cut.store(false, Ordering::SeqCst);
+    let refused = alpha.join_there(30).await;
+    assert!(
+        matches!(refused, Answer::Refused(refusal) if refusal.code == ErrorCode::Busy),
+        "{refused:?}"
+    );
+    alpha.introduce().await;
+    do_chores(&sides).await;
+    agree(&sides, false).await;
+    for side in [alpha, beta] {
+        assert_eq!(side.join_there(31).await, Answer::Done);
+    }
+    agree(&sides, true).await;
 }
 
 impl Side {
