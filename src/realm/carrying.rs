@@ -433,7 +433,14 @@ impl<S: Store> Realm<S> {
             && let Some(owner) = Owner::from_bytes(&operation.owner)
         {
             let key = records::operation(&owner, operation.number);
-            let found = self.record::<OperationRecord>(&key).await?;
+            let found = match self.record::<OperationRecord>(&key).await {
+                // Nothing can be answered by it any more; that keeps no message in the queue.
+                Err(failure) if is_damage(&failure) => {
+                    self.note("verdict", &failure);
+                    None
+                }
+                found => found?,
+            };
             if let Some((record, version)) =
                 found.filter(|(record, _)| record.number == operation.number)
             {

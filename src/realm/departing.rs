@@ -13,7 +13,7 @@ use super::{
     storing::Walk,
 };
 use crate::{
-    store::{Batch, Expected, Key, PageLimit, Position, Prefix, Store},
+    store::{Batch, Expected, Key, PageLimit, Position, Prefix, Store, Versioned},
     wire::{Answer, ErrorCode, GroupName, RealmId, Refusal, Sender, Username},
 };
 
@@ -95,11 +95,17 @@ impl<S: Store> Realm<S> {
 
     /// The keys under a prefix that can be read, behind those that `walk` has passed; nothing at the end.
     async fn next_departing(&self, walk: &mut Walk) -> Result<Vec<Key>, Failure> {
+        let found = self.next_found(walk).await?;
+        Ok(found.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// The same, and what stands there.
+    async fn next_found(&self, walk: &mut Walk) -> Result<Vec<(Key, Versioned)>, Failure> {
         let found = walk.next(&self.store).await?;
         if let Some(error) = walk.damage.take() {
             self.note("departure", &error.into());
         }
-        Ok(found.into_iter().map(|(key, _)| key).collect())
+        Ok(found)
     }
 
     /// What waits for a realm is gone: an operator has said so.
@@ -150,7 +156,15 @@ impl<S: Store> Realm<S> {
             let Some(mut batch) = self.leave_queue(realm, position.0).await? else {
                 continue;
             };
-            let is_settled = if self.is_returned(realm, &outgoing).await? {
+            // Where that cannot be read, its sender is told once more, perhaps.
+            let is_returned = match self.is_returned(realm, &outgoing).await {
+                Err(failure) if is_damage(&failure) => {
+                    self.note("departure", &failure);
+                    false
+                }
+                is_returned => is_returned?,
+            };
+            let is_settled = if is_returned {
                 batch.delete(records::returned(realm, position.0));
                 matches!(self.commit(batch).await?, Outcome::Durable)
             } else {
@@ -316,8 +330,9 @@ impl<S: Store> Realm<S> {
         (notice, now): (&str, u32),
     ) -> Result<(), Failure> {
         let prefix = records::copy_members(which.0, which.1);
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
         loop {
-            let members = self.store.list(&prefix, None, DEPARTING_AT_ONCE).await?;
+            let members = self.next_found(&mut walk).await?;
             if members.is_empty() {
                 return Ok(());
             }
@@ -330,7 +345,9 @@ impl<S: Store> Realm<S> {
                 }
                 batch.delete(key);
             }
-            self.commit(batch).await?;
+            if matches!(self.commit(batch).await?, Outcome::Conflict) {
+                walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+            }
             tokio::task::yield_now().await;
         }
     }
@@ -356,8 +373,9 @@ impl<S: Store> Realm<S> {
     }
 
     async fn forget_all(&self, prefix: &Prefix) -> Result<(), Failure> {
+        let mut walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
         loop {
-            let found = self.store.list(prefix, None, DEPARTING_AT_ONCE).await?;
+            let found = self.next_found(&mut walk).await?;
             if found.is_empty() {
                 return Ok(());
             }
@@ -366,7 +384,9 @@ impl<S: Store> Realm<S> {
                 batch.expect(key.clone(), Expected::At(found.version));
                 batch.delete(key);
             }
-            self.commit(batch).await?;
+            if matches!(self.commit(batch).await?, Outcome::Conflict) {
+                walk = Walk::new(prefix.clone(), None, DEPARTING_AT_ONCE);
+            }
         }
     }
 }

@@ -405,6 +405,11 @@ async fn damage_keeps_no_name() {
         records::copy("beta".parse().unwrap(), group("aaa")),
         vec![99],
     );
+    // How the commands stand that queued what waits.
+    let operations = crate::store::Prefix(b"o/"[..].into());
+    for (key, _) in store.list(&operations, None, 99).await.unwrap() {
+        batch.put(key, vec![99]);
+    }
     store.memory().apply(batch).unwrap();
     assert!(realm.do_chores(NOW).await);
     let mut batch = Batch::new();
