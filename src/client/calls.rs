@@ -69,31 +69,6 @@ impl Client {
         }
     }
 
-    /// Asks what names positions of that life of the realm's store, and changes nothing.
-    pub(super) async fn call_reading(
-        &self,
-        options: Options,
-        command: Command<'_>,
-        life: Option<Life>,
-    ) -> Result<Answer, CallError> {
-        self.shared.check_target()?;
-        self.start_carrier();
-        let request = Request { options, command };
-        self.read_patiently(&request, self.shared.deadline(), life)
-            .await
-    }
-
-    async fn read_patiently(
-        &self,
-        request: &Request<'_>,
-        deadline: Instant,
-        life: Option<Life>,
-    ) -> Result<Answer, CallError> {
-        let early = self.shared.may_be_early(request)?;
-        let answer = self.shared.ask_patiently(request, early, deadline, life);
-        accepted(answer.await?)
-    }
-
     async fn call_entry(
         &self,
         options: Options,
@@ -576,7 +551,7 @@ impl Shared {
     }
 }
 
-fn accepted(answer: Answer) -> Result<Answer, CallError> {
+pub(super) fn accepted(answer: Answer) -> Result<Answer, CallError> {
     match answer {
         Answer::Refused(refusal) => Err(CallError::Refused(refusal)),
         answer => Ok(answer),

@@ -3,8 +3,11 @@
 
 use std::ops::Deref;
 
+use tokio::time::Instant;
+
 use super::{
     CallError, Client, Shared,
+    calls::accepted,
     commands::unexpected,
     lock,
     state::{self, Account},
@@ -13,7 +16,7 @@ use crate::{
     faults::{Fault, is_planted},
     wire::{
         Answer, CURSORS_MAX, Command, Cursors, Entry, Life, Mailbox, Options, Page, Position,
-        Unread,
+        Request, Unread,
     },
 };
 
@@ -57,6 +60,31 @@ fn deliveries(
 }
 
 impl Client {
+    /// Asks what names positions of that life of the realm's store, and changes nothing.
+    pub(super) async fn call_reading(
+        &self,
+        options: Options,
+        command: Command<'_>,
+        life: Option<Life>,
+    ) -> Result<Answer, CallError> {
+        self.shared.check_target()?;
+        self.start_carrier();
+        let request = Request { options, command };
+        self.read_patiently(&request, self.shared.deadline(), life)
+            .await
+    }
+
+    pub(super) async fn read_patiently(
+        &self,
+        request: &Request<'_>,
+        deadline: Instant,
+        life: Option<Life>,
+    ) -> Result<Answer, CallError> {
+        let early = self.shared.may_be_early(request)?;
+        let answer = self.shared.ask_patiently(request, early, deadline, life);
+        accepted(answer.await?)
+    }
+
     /// Reads one page of a mailbox, as `options` say: `after` confirms everything up to there, unless there is an `offset`,
     /// which takes up a long entry in its middle; `limit` and `bytes` bound the page (READ-3, READ-4). Without `after` it begins after
     /// what was [`Client::shown`] last. True if more follow.

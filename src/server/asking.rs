@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    calls::{By, Call, Told},
+    calls::{AWAITED, By, Call, Told},
     links::Links,
 };
 use crate::{
@@ -114,7 +114,10 @@ impl Ways {
                 dialing,
                 answer,
             } => {
-                if let Some((told, _)) = self.ask(&peer, bytes, is_awaited, dialing).await {
+                let asking = self.ask(&peer, bytes, is_awaited, dialing);
+                // Over however many links, one after the other.
+                let limit = if is_awaited { AWAITED } else { Duration::MAX };
+                if let Ok(Some((told, _))) = tokio::time::timeout(limit, asking).await {
                     // Whoever asked may have stopped waiting.
                     let _ = answer.send(told);
                 }

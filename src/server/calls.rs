@@ -20,7 +20,7 @@ const PATIENCE_ALONE: Duration = Duration::from_secs(20);
 /// How long a question is asked at most.
 const LONGEST: Duration = Duration::from_mins(30);
 /// How long somebody waits at most, however much else is heard of the peer.
-const AWAITED: Duration = Duration::from_mins(3);
+pub const AWAITED: Duration = Duration::from_mins(3);
 /// How long a peer that was never heard is asked on, to learn how far away it is.
 const FIRST: Duration = Duration::from_mins(3);
 
