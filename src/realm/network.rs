@@ -257,6 +257,14 @@ impl Network {
         });
     }
 
+    /// Why a peer does not take what it is brought, as far as that is known.
+    pub(super) fn trouble_with(&self, realm: RealmId) -> Option<ErrorCode> {
+        self.standing(realm, |standing| {
+            let silent = standing.is_trying.then_some(ErrorCode::RealmUnreachable);
+            standing.refused.or(silent)
+        })
+    }
+
     /// Notes that a peer is said to be elsewhere: it is tried there now.
     pub(super) fn moved(&self, realm: RealmId) {
         self.standing(realm, |standing| standing.turn(true, standing.refused));

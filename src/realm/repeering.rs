@@ -192,10 +192,12 @@ impl<S: Store> Realm<S> {
             // Should the other not come back to it.
             self.network.introduction_due(realm);
         }
-        if is_ending || peer.record.apart {
-            return Err(Refusal::busy(ENDING_MS).into());
+        match self.network.trouble_with(realm) {
+            // It has never agreed, and will not soon.
+            Some(code) if peer.record.apart && peer.record.theirs == 0 => Err(code.into()),
+            _ if is_ending || peer.record.apart => Err(Refusal::busy(ENDING_MS).into()),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Ends what was of former peerings. False when some of it is still to end.

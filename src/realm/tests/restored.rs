@@ -89,16 +89,19 @@ async fn nobody_joins_before_a_realm_that_is_added_again_agrees() {
     alpha.way.is_cut.store(true, Ordering::SeqCst);
     peer_again_as(alpha, Answer::Sent(Sent::Queued)).await;
     alpha.way.is_cut.store(false, Ordering::SeqCst);
-    let refused = alpha.join_there(30).await;
-    assert!(
-        matches!(refused, Answer::Refused(refusal) if refusal.code == ErrorCode::Busy),
-        "{refused:?}"
-    );
+    // Who cannot join for that reason is told what is known of the other.
+    for code in [ErrorCode::RealmUnreachable, ErrorCode::PeerRefused] {
+        match code {
+            ErrorCode::PeerRefused => alpha.realm.network.refused(alpha.other(), code),
+            _ => alpha.realm.network.silent(alpha.other()),
+        }
+        assert_eq!(alpha.join_there(31).await, refused(code));
+    }
     alpha.introduce().await;
     do_chores(&sides).await;
     agree(&sides, false).await;
     for side in [alpha, beta] {
-        assert_eq!(side.join_there(31).await, Answer::Done);
+        assert_eq!(side.join_there(32).await, Answer::Done);
     }
     agree(&sides, true).await;
 }
