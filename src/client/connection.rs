@@ -161,7 +161,8 @@ impl Shared {
         *lock(&self.life) = told.life;
         let (realm, _) = self.target()?;
         let profile = &self.profile;
-        if profile.read(|records| state::knows_life(records, realm, told.life))? {
+        let known = profile.read(|records| state::load(records, realm))?.life;
+        if known.map(Life) == told.life {
             return Ok(());
         }
         Ok(profile.write(|records| state::learn_life(records, realm, told))?)

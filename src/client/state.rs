@@ -449,12 +449,13 @@ pub fn learn_life(
     realm: RealmNumber,
     told: LifeTold,
 ) -> Result<(), ProfileError> {
-    if knows_life(records, realm, told.life)? {
+    let mut state = load(records, realm)?;
+    let before = state.life.map(Life);
+    let is_known = before == told.life || before != told.claimed;
+    if is_known && knows_life(records, realm, told.life)? {
         // Another process of this profile was told before.
         return Ok(());
     }
-    let mut state = load(records, realm)?;
-    let before = state.life.map(Life);
     if !told.is_unknown && before.is_some() && before != told.claimed {
         // A copy may know a life before the latest, and not the latest: what is asked next claims that.
         return Ok(());
@@ -541,6 +542,11 @@ mod tests {
             // What came before the restart is shown after it.
             show(records, 11, life(1))?;
             assert_eq!(shown(records)?, Some(11));
+            // A restored store may go on in the life in which it was copied, as on a full disk.
+            learn(records, told(life(2), life(1), true))?;
+            assert_eq!(shown(records)?, None);
+            learn(records, told(life(1), life(2), false))?;
+            show(records, 11, life(2))?;
             learn(records, told(None, life(3), true))?;
             assert_eq!(shown(records)?, None);
             // What came before the restore is shown after it: of a store that is lost.

@@ -25,7 +25,8 @@ impl Driver {
     /// what was asked of it names positions of that.
     pub(super) fn learn_life(&mut self, welcome: &Welcome) {
         let (is_unknown, claimed) = (welcome.is_life_unknown, self.claim.life);
-        if welcome.life.is_some() && !is_unknown {
+        // A link that opens again may be told the same.
+        if welcome.life.is_some() && welcome.life != claimed && !is_unknown {
             self.claim = Claim {
                 life: welcome.life,
                 before: claimed,
