@@ -268,7 +268,8 @@ impl Client {
                 Err(CallError::AnotherUser)
             }
             Answer::Unread(counts) => {
-                for (mailbox, position) in cursors {
+                let is_believed = self.knows_life(life)?;
+                for (mailbox, position) in cursors.into_iter().filter(|_| is_believed) {
                     self.shared.confirmed(&account, &mailbox, position.0)?;
                 }
                 Ok(counts)

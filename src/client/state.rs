@@ -3,7 +3,7 @@
 //! ```text
 //! n                          the realm that commands are for, and how many realms are known
 //! r/ realm 4                 where and who a realm is, who is logged in, the operation counter
-//! l/ realm 4                 the life before the one that was heard of last, if they are of one store; nothing else
+//! l/ realm 4                 the lives before the one that was heard of last, of the same store, 4 bytes each; nothing else
 //! c/ realm 4 user / mailbox  how far a mailbox of an account has been shown
 //! s                          what runs have spent
 //! ```
@@ -27,6 +27,8 @@ use crate::{
 const HIGHEST_LEAP_MAX: u64 = 1 << 32;
 /// Stands for a session's id that is not known.
 pub const UNNAMED: [u8; 16] = [0; 16];
+/// Lives that are remembered beside the latest: what was brought in one of them may still wait to be shown.
+const EARLIER_LIVES_BYTES: usize = 16 * 4;
 /// Realms that a profile knows at most. Those that were never heard from go first.
 const REALMS_MAX: usize = 256;
 
@@ -129,7 +131,7 @@ fn realm_key(realm: RealmNumber) -> Vec<u8> {
     [b"r/".as_slice(), &realm.0.to_be_bytes()].concat()
 }
 
-fn earlier_life_key(realm: RealmNumber) -> Vec<u8> {
+fn earlier_lives_key(realm: RealmNumber) -> Vec<u8> {
     [b"l/".as_slice(), &realm.0.to_be_bytes()].concat()
 }
 
@@ -439,7 +441,9 @@ pub fn knows_life(
         return Ok(load(records, realm)?.life.is_none());
     };
     Ok(load(records, realm)?.life == Some(life)
-        || records.get(&earlier_life_key(realm))?.as_deref() == Some(&life))
+        || records
+            .get(&earlier_lives_key(realm))?
+            .is_some_and(|lives| lives.chunks(4).any(|earlier| earlier == life)))
 }
 
 /// Notes the life that a realm has told. If the realm did not know the one that was claimed, it was restored from a backup,
@@ -451,26 +455,27 @@ pub fn learn_life(
 ) -> Result<(), ProfileError> {
     let mut state = load(records, realm)?;
     let before = state.life.map(Life);
-    let is_known = before == told.life || before != told.claimed;
-    if is_known && knows_life(records, realm, told.life)? {
-        // Another process of this profile was told before.
-        return Ok(());
-    }
-    if !told.is_unknown && before.is_some() && before != told.claimed {
-        // A copy may know a life before the latest, and not the latest: what is asked next claims that.
+    // Another process of this profile may have been told of another life since, which a copy may not know that knows the one claimed, and the
+    // other way round: what is asked next claims that.
+    if before == told.life || (before.is_some() && before != told.claimed) {
         return Ok(());
     }
     state.life = told.life.map(|life| life.0);
     state.names_session |= told.is_unknown;
     save(records, realm, &state)?;
-    let earlier = earlier_life_key(realm);
+    let earlier = earlier_lives_key(realm);
     match before {
         _ if told.is_unknown => {
             records.delete(&earlier)?;
             forget_cursors(records, realm)
         }
         // What was brought then may be shown now.
-        Some(Life(life)) => records.put(&earlier, &life),
+        Some(Life(life)) => {
+            let mut lives = records.get(&earlier)?.unwrap_or_default();
+            lives.extend_from_slice(&life);
+            let surplus = lives.len().saturating_sub(EARLIER_LIVES_BYTES);
+            records.put(&earlier, lives.get(surplus..).unwrap_or_default())
+        }
         None => Ok(()),
     }
 }
@@ -547,17 +552,20 @@ mod tests {
             assert_eq!(shown(records)?, None);
             learn(records, told(life(1), life(2), false))?;
             show(records, 11, life(2))?;
-            learn(records, told(None, life(3), true))?;
+            learn(records, told(life(2), life(3), true))?;
             assert_eq!(shown(records)?, None);
             // What came before the restore is shown after it: of a store that is lost.
             show(records, 12, life(2))?;
             assert_eq!(shown(records)?, None);
             show(records, 3, life(3))?;
-            learn(records, told(None, life(3), true))?;
+            learn(records, told(life(2), life(3), true))?;
             assert_eq!(shown(records)?, Some(3));
             // Another process is late, and has claimed what a copy from then knows: it does not know life 3.
             learn(records, told(life(2), life(4), false))?;
             show(records, 4, life(4))?;
+            assert_eq!(shown(records)?, Some(3));
+            // What was told before that is heard of late.
+            learn(records, told(life(2), life(5), true))?;
             assert_eq!(shown(records)?, Some(3));
             learn(records, told(life(3), life(4), false))?;
             show(records, 4, life(4))?;

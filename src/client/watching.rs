@@ -142,7 +142,9 @@ impl Watching<'_> {
                         if std::mem::replace(&mut self.doubted, life) != life {
                             self.ask_again().await?;
                         }
-                    } else if self.is_new(&delivery)? {
+                    }
+                    // Not dropped where it is known by now: what comes behind it would be taken for all.
+                    if self.client.knows_life(life)? && self.is_new(&delivery)? {
                         return Ok(WatchEvent::Message(delivery));
                     }
                 }

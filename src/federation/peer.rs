@@ -66,8 +66,6 @@ pub struct PeerTask {
     has_grown: bool,
     /// The message that the peer would not take, and how often.
     refused: (u64, u32),
-    /// The message at whose turn the peer did not know this realm.
-    unknown_at: Option<u64>,
     backoff: BackOff,
     stage: Stage,
     /// When it is shown as silent.
@@ -93,7 +91,6 @@ impl PeerTask {
             told: 0,
             has_grown: false,
             refused: (0, 0),
-            unknown_at: None,
             backoff: BackOff::default(),
             stage: Stage::Idle { again: None },
             silent_at: None,
@@ -495,17 +492,10 @@ impl PeerTask {
             Verdict::Silent => self.is_silent(),
             Verdict::Busy => Next::Wait(Until::Over),
             Verdict::Refused => self.not_taken(),
-            Verdict::Unknown if self.unknown_at != Some(outgoing.position()) => {
-                // It does not know this realm any more, as when it was restored from a copy: what waits for it waits until it is introduced to.
-                self.unknown_at = Some(outgoing.position());
-                self.is_introduced = false;
-                self.begin()
-            }
-            // It has accepted the peering in between, and says so again.
             Verdict::Unknown => {
-                let perhaps = Answer::Refused(ErrorCode::RealmUnreachable.into());
-                let step = Step::Settle(peer, outgoing, Settling::Told(perhaps));
-                Next::act(step, Doing::Settling(After::GoOn))
+                // It does not know this realm any more, as when it was restored from a copy: what waits for it waits until it is introduced to.
+                self.is_introduced = false;
+                Next::Wait(Until::Over)
             }
             Verdict::Settle(settling) => {
                 // One that always says that a number is used would make this realm ask as fast as it can.

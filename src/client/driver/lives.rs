@@ -25,8 +25,11 @@ impl Driver {
     /// what was asked of it names positions of that.
     pub(super) fn learn_life(&mut self, welcome: &Welcome) {
         let (is_unknown, claimed) = (welcome.is_life_unknown, self.claim.life);
-        // A link that opens again may be told the same.
-        if welcome.life.is_some() && welcome.life != claimed && !is_unknown {
+        if is_unknown {
+            // Also what names positions of the life before is to be judged by a claim of its own.
+            self.claim = Claim::of(claimed);
+        } else if welcome.life.is_some() && welcome.life != claimed {
+            // A link that opens again may be told the same.
             self.claim = Claim {
                 life: welcome.life,
                 before: claimed,
