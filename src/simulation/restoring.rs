@@ -115,6 +115,8 @@ impl World {
                 return;
             }
             (message.may_be_lost, message.is_forgotten) = (true, true);
+            // What is lost may come again, by whoever has recorded the Init that brought it.
+            message.may_come_late |= self.plan.kinds.replays;
             // What the realm has passed on and forgotten comes again, to the other realm or to the copies of its group there: if who wrote it asks
             // again, or somebody sends their Init again that carried it.
             let is_passed_on = match message.to {
