@@ -175,10 +175,15 @@ impl Device {
                 // As good as lost on the way.
                 let _ = self.socket.send(&out).await;
             }
-            let due = self.endpoint.poll_timeout();
-            let due = due.map(|at| self.started + Duration::from_micros(at.0));
-            let due = due.map_or(next, |due| due.min(next));
-            let due = due.max(Instant::now() + Duration::from_millis(1));
+            let timeout = self.endpoint.poll_timeout();
+            let timeout = timeout.map(|at| self.started + Duration::from_micros(at.0));
+            // While it waits for an answer it has nothing to ask.
+            let ask = self.waits_for.is_none().then_some(next);
+            let due = timeout.into_iter().chain(ask).min();
+            let now = Instant::now();
+            let due = due
+                .unwrap_or(now + KEEPS)
+                .max(now + Duration::from_millis(1));
             tokio::select! {
                 biased;
                 _ = self.socket.readable() => {

@@ -31,7 +31,6 @@ fn store_with_memtables(directory: &Path, bytes: u64) -> Embedded {
 /// A store whose engine is about to merge tables, for which there is no room.
 async fn store_with_merge_due(directory: &Path) -> (Embedded, Arc<AtomicU64>) {
     let (store, free) = store_with_room(directory, 0, Bounds::default());
-    // The first is moved, as nothing is below it.
     for tables in 1..=usize::from(FRESH_FILES) + 1 {
         store.commit(put(1, b"1")).await.unwrap();
         if tables > usize::from(FRESH_FILES) {
@@ -39,6 +38,10 @@ async fn store_with_merge_due(directory: &Path) -> (Embedded, Arc<AtomicU64>) {
         }
         assert!(store.data.rotate_memtable().unwrap());
         while tables <= FRESH_FILES.into() && store.data.table_count() < tables {
+            std::thread::yield_now();
+        }
+        // The first is moved, as nothing is below it. A second that came before would be merged with the others, one too early.
+        while tables == 1 && store.data.l0_table_count() > 0 {
             std::thread::yield_now();
         }
     }
