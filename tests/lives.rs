@@ -4,9 +4,9 @@
 
 mod support;
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
-use merpati::wire::Mailbox;
+use merpati::{client::CallError, wire::Mailbox};
 use support::{
     Home, PASSWORD, Realm, copy_directory,
     relay::{Carried, Relay},
@@ -194,6 +194,29 @@ async fn restored_store_shows_new_entries_to_a_client_that_was_connected() {
     assert!(read().await.is_empty());
     send(MANY + 1..=MANY + 2).await;
     assert_eq!(read().await, numbered(MANY + 1..=MANY + 2));
+}
+
+/// READ-9: a client that was connected before the restore, of which another program of the profile has heard, and whose realm is away, says so at its deadline. It
+/// asked again and again for as long as the realm was away.
+#[tokio::test]
+async fn client_says_that_a_restored_realm_is_away() {
+    let mut at = Restorable::new();
+    let deadline = Duration::from_secs(2);
+    let bob = at.home.client_until(deadline, "bob", &at.realm.connect);
+    at.send(1..=2);
+    at.back_up();
+    at.send(3..=3);
+    assert_eq!(bob.unread(Mailbox::Private).await.unwrap().len(), 3);
+    at.restore();
+    at.inbox();
+    assert_eq!(at.realm.stop(), Some(0));
+    let read = bob.unread(Mailbox::Private);
+    let read = tokio::time::timeout(Duration::from_mins(1), read).await;
+    let read = read.expect("it comes to an end");
+    assert!(
+        matches!(read, Err(CallError::Unreachable { .. })),
+        "{read:?}"
+    );
 }
 
 fn bytes(carried: &[Carried]) -> usize {

@@ -153,7 +153,7 @@ impl Client {
             let (now, at) = (self.state()?, *lock(&self.shared.life));
             if self.session()? != named
                 || (now.names_session && !before.names_session)
-                || !self.knows_life(at)?
+                || (answer.is_ok() && !self.knows_life(at)?)
             {
                 // Another process has been told of a later life: the page's positions are to be compared with that. Or this is an old copy, as the realm has told meanwhile: the device's session may be another user's.
                 continue;

@@ -143,6 +143,8 @@ impl Watching<'_> {
                             self.ask_again().await?;
                         }
                     }
+                    // Before it is known of which life the entry is: what has been given out of another is never compared with it.
+                    self.forget_lost()?;
                     // Not dropped where it is known by now: what comes behind it would be taken for all.
                     if self.client.knows_life(life)? && self.is_new(&delivery)? {
                         return Ok(WatchEvent::Message(delivery));
@@ -151,7 +153,10 @@ impl Watching<'_> {
                 Some(Told::Silent) => return Ok(WatchEvent::OutOfReach),
                 Some(Told::Heard) => return Ok(WatchEvent::Back),
                 // The realm knows nothing of what the link before this one was for.
-                Some(Told::Opened) => self.ask_again().await?,
+                Some(Told::Opened) => {
+                    self.doubted = None;
+                    self.ask_again().await?;
+                }
                 None => {
                     let (tell, told) = mpsc::channel(WAITING_MAX);
                     self.told = told;
@@ -173,7 +178,6 @@ impl Watching<'_> {
 
     /// True when an entry was neither given out here nor shown by another process of the profile.
     fn is_new(&mut self, delivery: &Delivery) -> Result<bool, CallError> {
-        self.forget_lost()?;
         let (mailbox, position) = (&delivery.mailbox, delivery.position.0);
         let shared = &self.client.shared;
         let account = &self.account;

@@ -277,11 +277,16 @@ impl Home {
 
     /// A client in this process, for `profile`.
     pub fn client(&self, profile: &str, connect: &str) -> Client {
+        self.client_until(Duration::from_mins(1), profile, connect)
+    }
+
+    /// The same, whose calls go on for so long.
+    pub fn client_until(&self, deadline: Duration, profile: &str, connect: &str) -> Client {
         let directory = self.directory.path().join("profiles");
         let profile = Profile::open(&directory, profile, &mut system_rng().unwrap()).unwrap();
         let options = Options {
             server: Some(connect.parse().unwrap()),
-            deadline: Duration::from_mins(1),
+            deadline,
             ..Options::default()
         };
         Client::open(profile, options).unwrap()
