@@ -5,11 +5,11 @@ use std::time::Duration;
 use rand::{Rng, RngExt as _};
 
 /// The wait after the first failure; each further one is twice as long.
-const BACKOFF_MIN: Duration = Duration::from_secs(2);
+pub const BACKOFF_MIN: Duration = Duration::from_secs(2);
 /// The longest wait.
 const BACKOFF_MAX: Duration = Duration::from_mins(15);
 /// The longest wait for a peer that does answer, or for this realm's own store: nothing ends it early.
-const BUSY_MAX: Duration = Duration::from_mins(2);
+pub const BUSY_MAX: Duration = Duration::from_mins(2);
 
 /// What ends a wait before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -37,7 +37,6 @@ use std::{
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use self::{
-    backoff::Until,
     doing::{Doing, Next},
     peer::PeerTask,
     upkeep::Upkeep,
@@ -409,7 +408,7 @@ impl Federation {
                 {
                     let group = reading.0.group();
                     if let Some(peer) = self.peers.get_mut(&realm) {
-                        let next = peer.later(GroupWork::Read(group), Until::Over);
+                        let next = peer.lacks_room(now, group);
                         self.go_on(now, realm, next);
                     }
                     return;

@@ -1,29 +1,26 @@
 //! What is to be done with one peer, one step after the other.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+mod groups;
+mod introducing;
 
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use groups::{GroupFailed, Groups};
 use rand::Rng;
 
 use super::{
     AGAIN, Done, News, Own, Step, StepId,
     aside::Aside,
     backoff::{BackOff, Until, Wait},
-    doing::{After, Doing, Next, introduce, introduce_as, look_at_copy, settle},
-    queue::{self, Asked, Turn, Verdict},
-    reader::{Reader, Reading},
+    doing::{After, Doing, Next, introduce, look_at_copy, settle},
+    queue::{self, Asked, Refusals, Turn, Verdict},
+    reader::Reader,
 };
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
-    realm::{
-        CopyLook, CopyState, Glance, GroupWork, Kept, Moment, NextOutgoing, Numbered, Outgoing,
-        Peer, Settling, Written,
-    },
-    wire::{Answer, ErrorCode, GroupName, PeerRequest, RealmId},
+    realm::{CopyLook, Glance, GroupWork, Moment, NextOutgoing, Outgoing, Peer, Settling, Written},
+    wire::{ErrorCode, PeerRequest, RealmId},
 };
 
 /// A peer that has not answered for so long is shown as one that does not.
@@ -55,17 +52,16 @@ pub struct PeerTask {
     /// It has been introduced to since this realm has started, or has become a peer since.
     is_introduced: bool,
     are_copies_listed: bool,
-    work: BTreeSet<GroupWork>,
-    /// What could not be done of that, and what is left of what was done: the queue has its turn first.
-    put_off: BTreeSet<GroupWork>,
+    groups: Groups,
+    /// Something has just failed for a group: the queue has its turn before the next.
+    group_failed: Option<GroupFailed>,
     /// It is to be introduced to again since it was introduced to last.
     is_lost: bool,
     /// How often it has been told of numbers that it did not know (PEER-27).
     told: u32,
     /// The queue has grown since it was looked at.
     has_grown: bool,
-    /// The message that the peer would not take, and how often.
-    refused: (u64, u32),
+    refused: Refusals,
     backoff: BackOff,
     stage: Stage,
     /// When it is shown as silent.
@@ -85,12 +81,12 @@ impl PeerTask {
             who: peer.identity(),
             is_introduced,
             are_copies_listed: false,
-            work: BTreeSet::new(),
-            put_off: BTreeSet::new(),
+            groups: Groups::default(),
+            group_failed: None,
             is_lost: false,
             told: 0,
             has_grown: false,
-            refused: (0, 0),
+            refused: Refusals::default(),
             backoff: BackOff::default(),
             stage: Stage::Idle { again: None },
             silent_at: None,
@@ -152,7 +148,7 @@ impl PeerTask {
 
     /// Something is to be done for a group, or still is.
     pub fn add_work(&mut self, work: GroupWork) -> Option<Next> {
-        self.work.insert(work);
+        self.groups.add(work);
         self.wake()
     }
 
@@ -231,7 +227,7 @@ impl PeerTask {
         self.has_grown = false;
         let step = Step::Look {
             peer: self.id,
-            more: self.refused.1 > 0,
+            more: self.refused.are_any(),
         };
         Next::act(step, Doing::Looking)
     }
@@ -261,8 +257,9 @@ impl PeerTask {
         Some(match (doing, done) {
             (Doing::Listing, Done::Copies(groups)) => {
                 self.are_copies_listed = groups.is_some();
-                let groups = groups.into_iter().flatten();
-                self.work.extend(groups.map(GroupWork::Read));
+                for group in groups.into_iter().flatten() {
+                    self.groups.add(GroupWork::Read(group));
+                }
                 self.look()
             }
             (Doing::Looking, Done::Looked(looked)) => match looked {
@@ -280,7 +277,8 @@ impl PeerTask {
                 // Unless the link is lost on which that was answered.
                 self.is_introduced = !self.is_lost;
                 self.told = 0;
-                self.go_on()
+                // One that accepts the peering and then takes nothing would else be asked about as often as is ever done.
+                self.begin()
             }
             // It is told again at once, with the numbers that there are now, but a few times at most.
             (Doing::Noting, Done::Written(Written::Conflict)) if self.told < NUMBERS_TOLD => {
@@ -291,7 +289,9 @@ impl PeerTask {
                 self.told = 0;
                 Next::Wait(Until::Over)
             }
-            (Doing::Telling(group), Done::Answered(answer)) => self.told(group, answer.as_deref()),
+            (Doing::Telling(group), Done::Answered(answer)) => {
+                self.told(now, group, answer.as_deref())
+            }
             (Doing::LookingAtCopy(peer, group), Done::Copy(look)) => match *look {
                 CopyLook::At(state) => {
                     let reader = Reader::new(group, state.epoch(), state.position());
@@ -299,22 +299,23 @@ impl PeerTask {
                     let doing = Doing::Reading(peer.clone(), Box::new((reader, state)));
                     Next::act(Step::Ask { peer, bytes }, doing)
                 }
-                CopyLook::Gone => self.go_on(),
-                CopyLook::NotNow => self.later(GroupWork::Read(group), Until::Over),
+                CopyLook::Gone => self.group_done(GroupWork::Read(group)),
+                CopyLook::NotNow => self.later(now, GroupWork::Read(group), GroupFailed::Alone),
             },
             (Doing::Reading(peer, reading), Done::Answered(answer)) => {
-                self.read(peer, reading, answer.as_deref())
+                self.read(now, peer, (reading, answer.as_deref()))
             }
             (Doing::Keeping(peer, group, more), Done::Written(written)) => match written {
-                Written::Durable if !more => self.go_on(),
-                // A group without end is no reason to keep what waits.
                 Written::Durable => {
-                    self.put_off.insert(GroupWork::Read(group));
-                    self.go_on()
+                    if more {
+                        // A group without end is no reason to keep what waits.
+                        self.groups.put_off(GroupWork::Read(group));
+                    }
+                    self.group_done(GroupWork::Read(group))
                 }
                 // Nobody else reads this group; should it have been joined anew meanwhile, it is read anew.
                 Written::Conflict => look_at_copy(peer, group),
-                Written::Failed => self.later(GroupWork::Read(group), Until::Over),
+                Written::Failed => self.later(now, GroupWork::Read(group), GroupFailed::Alone),
             },
             (Doing::Asking(peer, outgoing, asked), Done::Answered(answer)) => {
                 self.answered(peer, outgoing, (asked, answer.as_deref()))
@@ -341,7 +342,10 @@ impl PeerTask {
                 Ok(None) | Err(_) => introduce(own, &peer),
             };
         }
-        if let Some(work) = self.work.pop_first() {
+        let failed = self.group_failed.take();
+        if failed.is_none()
+            && let Some(work) = self.groups.next(now.since_start())
+        {
             return match work {
                 GroupWork::Tell(group) => {
                     let bytes = PeerRequest::Grown { group }.to_bytes();
@@ -350,30 +354,28 @@ impl PeerTask {
                 GroupWork::Read(group) => look_at_copy(peer, group),
             };
         }
-        let is_put_off = !self.put_off.is_empty();
-        self.work.append(&mut self.put_off);
+        let is_put_off = self.groups.queue_has_turn();
         match next {
             Err(_) => Next::Wait(Until::Over),
             Ok(Some(next)) => self.turn(peer, next, now),
-            Ok(None) if is_put_off => self.look(),
-            Ok(None) if self.has_grown => self.look(),
+            Ok(None) if failed == Some(GroupFailed::Busy) => Next::Wait(Until::Over),
+            Ok(None) if is_put_off || failed.is_some() || self.has_grown => self.look(),
             Ok(None) => {
-                let again = now.since_start() + AGAIN;
+                let list = (!self.are_copies_listed).then(|| now.since_start() + AGAIN);
                 self.backoff.reset();
-                Next::Nothing((!self.are_copies_listed).then_some(again))
+                Next::Nothing([list, self.groups.timeout()].into_iter().flatten().min())
             }
         }
     }
 
     /// It is the turn of a message.
     fn turn(&mut self, peer: Arc<Peer>, next: NextOutgoing, now: Moment) -> Next {
-        if next.outgoing.position() != self.refused.0 {
-            self.refused = (next.outgoing.position(), 0);
-        }
-        match queue::turn(&peer, &next, self.refused.1, now) {
+        self.refused.turn_to(next.outgoing.position());
+        match queue::turn(&peer, &next, &self.refused, now) {
             Turn::Settle(settling) => settle(peer, next, settling),
             Turn::Nothing => self.not_taken(),
             Turn::Ask(asked, bytes) => {
+                self.refused.asks(asked);
                 let outgoing = Box::new(next.outgoing);
                 let step = Step::Ask {
                     peer: Arc::new(outgoing.asks(&peer)),
@@ -384,97 +386,11 @@ impl PeerTask {
         }
     }
 
-    /// A peer has been told of this realm's new key. One that does not know the old one (any more) may know the new one.
-    fn told_key(&mut self, own: &Own, peer: &Peer, answer: Option<&[u8]>) -> Next {
-        let Some(answer) = answer else {
-            return self.is_silent();
-        };
-        match Answer::parse(answer) {
-            Ok(Answer::Done) => tracing::info!(peer = %self.id, "a peer follows to the new key"),
-            // It does not know the old one any more.
-            Ok(Answer::Refused(refusal)) if refusal.is_final() => {
-                tracing::debug!(peer = %self.id, code = %refusal.code, "a peer does not follow to the new key");
-            }
-            // Whoever was introduced to now under the new key would take this realm for another.
-            _ => return Next::Wait(Until::Over),
-        }
-        introduce(own, &peer.known_by(own.secret.public()))
-    }
-
-    fn introduced(
-        &mut self,
-        own: &Own,
-        (peer, is_numbered): (&Peer, bool),
-        answer: Option<&[u8]>,
-    ) -> Next {
-        let Some(answer) = answer.and_then(|answer| Answer::parse(answer).ok()) else {
-            return self.is_silent();
-        };
-        self.news.push_back(News::Answers);
-        let said = Numbered::of(&answer);
-        let refusal = match answer {
-            Answer::Refused(refusal) => refusal,
-            Answer::Done | Answer::Joined { .. } => {
-                let peer = Arc::new(peer.known_by(own.secret.public()));
-                return Next::act(Step::Introduced(peer, said), Doing::Noting);
-            }
-            _ => return Next::Wait(Until::HeardLater),
-        };
-        if refusal.code == ErrorCode::Unsupported && is_numbered {
-            // It is of a release from before there were numbers.
-            return introduce_as(own, peer, false);
-        }
-        if refusal.is_transient() || refusal.is_unknown() {
-            tracing::debug!(peer = %self.id, code = %refusal.code, "a peer cannot be introduced to now");
-            return Next::Wait(Until::Over);
-        }
-        tracing::warn!(peer = %self.id, code = %refusal.code, "a peer refuses the peering");
-        self.news.push_back(News::Refuses(refusal.code));
-        // It may have been told meanwhile that it is to accept.
-        Next::Wait(Until::HeardLater)
-    }
-
-    /// A peer has been told that a group has grown.
-    fn told(&mut self, group: GroupName, answer: Option<&[u8]>) -> Next {
-        let Some(answer) = answer else {
-            self.put_off.insert(GroupWork::Tell(group));
-            return self.is_silent();
-        };
-        self.news.push_back(News::Answers);
-        match Answer::parse(answer) {
-            Ok(Answer::Done) => self.go_on(),
-            Ok(Answer::Refused(refusal)) if refusal.is_final() => self.go_on(),
-            _ => self.later(GroupWork::Tell(group), Until::Over),
-        }
-    }
-
-    fn read(
-        &mut self,
-        peer: Arc<Peer>,
-        mut reading: Box<(Reader, CopyState)>,
-        answer: Option<&[u8]>,
-    ) -> Next {
-        if answer.is_some() {
-            self.news.push_back(News::Answers);
-        }
-        let group = reading.0.group();
-        let (kept, more) = match reading.0.take(answer) {
-            Reading::Ask(bytes) => {
-                let doing = Doing::Reading(peer.clone(), reading);
-                return Next::act(Step::Ask { peer, bytes }, doing);
-            }
-            Reading::Silent => {
-                self.put_off.insert(GroupWork::Read(group));
-                return self.is_silent();
-            }
-            Reading::Unread => return self.later(GroupWork::Read(group), Until::Over),
-            Reading::Entries(entries, _) if entries.is_empty() => return self.go_on(),
-            Reading::Entries(entries, more) => (Kept::Entries(entries), more),
-            // Whatever became of the word that it has ended.
-            Reading::Gone => (Kept::Gone, false),
-        };
-        let step = Step::Keep(peer.clone(), group, Box::new((reading.1, kept)));
-        Next::act(step, Doing::Keeping(peer, group, more))
+    /// The peer does not know this realm any more, as when it was restored from a copy: what waits for it waits until it is introduced to.
+    fn is_unknown(&mut self) -> Next {
+        self.is_introduced = false;
+        self.news.push_back(News::Refuses(ErrorCode::PeerRefused));
+        Next::Wait(Until::Over)
     }
 
     /// The peer has been asked about the message whose turn it is.
@@ -484,7 +400,7 @@ impl PeerTask {
         outgoing: Box<Outgoing>,
         (asked, answer): (Asked, Option<&[u8]>),
     ) -> Next {
-        let verdict = queue::verdict(asked, answer);
+        let verdict = queue::verdict((asked, outgoing.is_word()), answer);
         if answer.is_some() {
             self.news.push_back(News::Answers);
         }
@@ -492,11 +408,7 @@ impl PeerTask {
             Verdict::Silent => self.is_silent(),
             Verdict::Busy => Next::Wait(Until::Over),
             Verdict::Refused => self.not_taken(),
-            Verdict::Unknown => {
-                // It does not know this realm any more, as when it was restored from a copy: what waits for it waits until it is introduced to.
-                self.is_introduced = false;
-                Next::Wait(Until::Over)
-            }
+            Verdict::Unknown => self.is_unknown(),
             Verdict::Settle(settling) => {
                 // One that always says that a number is used would make this realm ask as fast as it can.
                 let is_again = settling == Settling::Anew && outgoing.has_own_epoch();
@@ -527,7 +439,7 @@ impl PeerTask {
 
     /// The peer has not taken the message whose turn it is.
     const fn not_taken(&mut self) -> Next {
-        self.refused.1 += 1;
+        self.refused.add();
         Next::Wait(Until::Over)
     }
 
@@ -547,11 +459,5 @@ impl PeerTask {
             Stage::Doing(_, Doing::Reading(_, reading)) => reading.0.held(),
             Stage::Doing(..) | Stage::Idle { .. } | Stage::Waiting(_) => 0,
         }
-    }
-
-    /// What is to be done for a group still is.
-    pub fn later(&mut self, work: GroupWork, until: Until) -> Next {
-        self.put_off.insert(work);
-        Next::Wait(until)
     }
 }

@@ -62,8 +62,56 @@ pub fn without_peer(next: &NextOutgoing, now: Moment) -> Option<Settling> {
     })
 }
 
-/// What is to be done for a message that its peer has `refused` so many times.
-pub fn turn(peer: &Peer, next: &NextOutgoing, refused: u32, now: Moment) -> Turn {
+/// How often a message has not been taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Refusals {
+    /// Which message.
+    position: u64,
+    /// How often the peer would not take it.
+    times: u32,
+    /// It has been withdrawn, perhaps: the peer would deliver it no more.
+    is_withdrawn: bool,
+}
+
+impl Refusals {
+    /// Of a message that was refused so many times.
+    #[cfg(test)]
+    pub const fn sample(times: u32) -> Self {
+        Self {
+            position: 0,
+            times,
+            is_withdrawn: false,
+        }
+    }
+
+    /// It is that message's turn.
+    pub fn turn_to(&mut self, position: u64) {
+        if self.position != position {
+            *self = Self {
+                position,
+                ..Self::default()
+            };
+        }
+    }
+
+    /// True when it is of interest whether others wait.
+    pub const fn are_any(&self) -> bool {
+        self.times > 0
+    }
+
+    /// The message was not taken.
+    pub const fn add(&mut self) {
+        self.times += 1;
+    }
+
+    /// The peer is asked.
+    pub fn asks(&mut self, asked: Asked) {
+        self.is_withdrawn |= asked != Asked::Deliver;
+    }
+}
+
+/// What is to be done for a message that its peer has `refused` so often.
+pub fn turn(peer: &Peer, next: &NextOutgoing, refused: &Refusals, now: Moment) -> Turn {
     if let Some(settling) = without_peer(next, now) {
         return Turn::Settle(settling);
     }
@@ -76,7 +124,7 @@ pub fn turn(peer: &Peer, next: &NextOutgoing, refused: u32, now: Moment) -> Turn
     if outgoing.is_worthless(now) {
         // It may have been delivered: only the peer can say.
         Turn::Ask(Asked::Withdraw, outgoing.withdraw_request(peer))
-    } else if refused >= patience && next.has_more {
+    } else if refused.is_withdrawn || refused.times >= patience && next.has_more {
         Turn::Ask(Asked::MakeWay, outgoing.withdraw_request(peer))
     } else {
         match outgoing.deliver_request(peer) {
@@ -86,8 +134,8 @@ pub fn turn(peer: &Peer, next: &NextOutgoing, refused: u32, now: Moment) -> Turn
     }
 }
 
-/// What comes of the peer's answer, or of none.
-pub fn verdict(asked: Asked, answer: Option<&[u8]>) -> Verdict {
+/// What comes of the peer's answer, or of none, where it was asked about a message, or word of memberships.
+pub fn verdict((asked, is_word): (Asked, bool), answer: Option<&[u8]>) -> Verdict {
     let Some(answer) = answer else {
         return if is_planted(Fault::TakeSilenceForDelivery) {
             Verdict::Settle(Settling::Told(Answer::Sent(Sent::Delivered)))
@@ -105,9 +153,14 @@ pub fn verdict(asked: Asked, answer: Option<&[u8]>) -> Verdict {
             Verdict::Refused
         }
         // It was withdrawn, in a life that this realm's store does not know: what became of it then is not known either.
+        // Word of memberships may come twice, and must come once.
         (Ok(Answer::Refused(refusal)), Asked::Deliver) if refusal.code == ErrorCode::Expired => {
             let perhaps = Answer::Refused(ErrorCode::RealmUnreachable.into());
-            Verdict::Settle(Settling::Told(perhaps))
+            Verdict::Settle(if is_word {
+                Settling::Anew
+            } else {
+                Settling::Told(perhaps)
+            })
         }
         (Ok(Answer::Refused(refusal)), _) if refusal.code == ErrorCode::PeerRefused => {
             Verdict::Unknown

@@ -32,6 +32,10 @@ pub enum Reading {
     Silent,
     /// The peer says nothing to go on with.
     Unread,
+    /// The peer takes nothing now.
+    Busy,
+    /// The peer does not know this realm.
+    Unknown,
     /// The group has ended.
     Gone,
 }
@@ -80,10 +84,14 @@ impl Reader {
             Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::NoSuchGroup => {
                 return Reading::Gone;
             }
+            Ok(Answer::Refused(refusal)) if refusal.code == ErrorCode::PeerRefused => {
+                return Reading::Unknown;
+            }
             // Nobody here is in it any more: the copy stays as it is.
             Ok(Answer::Refused(refusal)) if refusal.is_final() => {
                 return Reading::Entries(Vec::new(), false);
             }
+            Ok(Answer::Refused(refusal)) if refusal.is_transient() => return Reading::Busy,
             _ => return Reading::Unread,
         };
         for piece in page.entries {
@@ -105,11 +113,11 @@ impl Reader {
                 let of = |one: &Entry| (one.time, one.from, one.fragment.map(|whole| whole.total));
                 if offset == last.body.len() as u64 && of(last) == of(&piece) {
                     last.body.extend_from_slice(&piece.body);
-                } else {
-                    // It has gone meanwhile, and another one stands in its place (READ-11).
-                    *last = piece;
+                    return true;
                 }
-                true
+                // It has gone meanwhile, and another one stands in its place (READ-11), which is read from its beginning.
+                *last = piece;
+                offset == 0
             }
             // Positions rise (READ-1): what does not would be read for ever.
             _ if piece.position.0 <= before || is_full => false,

@@ -1,6 +1,6 @@
 //! Parts of the machine, for the tests of the realm.
 
 pub use super::{
-    queue::{Turn, Verdict, turn, verdict},
+    queue::{Refusals, Turn, Verdict, turn, verdict},
     reader::{Reader, Reading},
 };

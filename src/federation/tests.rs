@@ -1,5 +1,6 @@
 //! The machine alone: what it is handed, and what it wants done.
 
+mod groups;
 mod refusals;
 
 use rand::RngExt as _;
@@ -392,6 +393,7 @@ fn group_work_is_done_until_it_is_settled() {
         let told = PeerRequest::parse(&bytes).unwrap();
         assert!(matches!(told, PeerRequest::Grown { .. }), "{told:?}");
         scene.answer(id, answer.as_ref());
+        assert!(scene.next_question().is_none());
         assert_eq!(scene.machine.poll_timeout().is_none(), is_over);
     }
 }

@@ -3,7 +3,6 @@
 
 use super::{
     Failure, Moment, Outcome, Realm,
-    ended::is_damage,
     peers::Peer,
     records::{
         self, CursorRecord, EntryRecord, OperationRecord, Owner, Place, QueuedKind, QueuedRecord,
@@ -236,7 +235,14 @@ impl<S: Store> Realm<S> {
             return Ok(None);
         };
         Ok(Some(NextOutgoing {
-            is_returned: self.is_returned(realm, &outgoing).await?,
+            is_returned: match self.is_returned(realm, &outgoing).await {
+                // Its sender is told once more, perhaps.
+                Err(failure) if failure.is_damage() => {
+                    self.note("queue", &failure);
+                    false
+                }
+                is_returned => is_returned?,
+            },
             has_more: more && self.has_more(realm, &outgoing).await,
             outgoing,
         }))
@@ -245,17 +251,21 @@ impl<S: Store> Realm<S> {
     /// The message whose turn it is. One that is damaged has nobody any more to whom it could come back, and keeps others from their turn: it is passed over.
     async fn find_readable(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
         loop {
-            match self.find_outgoing(realm).await {
-                Err(failure) if is_damage(&failure) => {
+            let (settled, _) = self.settled(realm).await?;
+            match self.find_behind(realm, settled).await {
+                Err(failure) if failure.is_damage() => {
                     self.note("queue", &failure);
-                    let (settled, _) = self.settled(realm).await?;
                     let end = self.store.last(&records::queue(realm)).await?.0;
                     let next = (settled + 1).min(end);
-                    let Some(batch) = self.leave_queue(realm, next).await? else {
+                    if next <= settled {
                         return Err(failure);
-                    };
-                    self.commit(batch).await?;
-                    tracing::error!(peer = %realm, position = next, "a message that waits for a peer is damaged, and lost");
+                    }
+                    // Somebody else may have passed it over meanwhile.
+                    if let Some(batch) = self.leave_queue(realm, next).await?
+                        && let Outcome::Durable = self.commit(batch).await?
+                    {
+                        tracing::error!(peer = %realm, position = next, "a message that waits for a peer is damaged, and lost");
+                    }
                 }
                 found => return found,
             }
@@ -264,6 +274,10 @@ impl<S: Store> Realm<S> {
 
     pub(super) async fn find_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
         let (settled, _) = self.settled(realm).await?;
+        self.find_behind(realm, settled).await
+    }
+
+    async fn find_behind(&self, realm: RealmId, settled: u64) -> Result<Option<Outgoing>, Failure> {
         let is_out_of_order = is_planted(Fault::QueueOutOfOrder);
         let one = PageLimit {
             entries: 1 + usize::from(is_out_of_order),
@@ -435,7 +449,7 @@ impl<S: Store> Realm<S> {
             let key = records::operation(&owner, operation.number);
             let found = match self.record::<OperationRecord>(&key).await {
                 // Nothing can be answered by it any more; that keeps no message in the queue.
-                Err(failure) if is_damage(&failure) => {
+                Err(failure) if failure.is_damage() => {
                     self.note("verdict", &failure);
                     None
                 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     faults::{Fault, is_planted},
-    store::{Batch, Expected, Key, Log, PageLimit, Position, Store, StoreError},
+    store::{Batch, Expected, Key, Log, PageLimit, Position, Store},
     wire::{ErrorCode, Username},
 };
 
@@ -215,7 +215,7 @@ impl<S: Store> Realm<S> {
                     let up_to = self.useless_up_to(&log).await.or_else(|failure| {
                         self.note("cursors", &failure);
                         match failure {
-                            Failure::Store(StoreError::Damaged(_)) => Ok(0),
+                            Failure::Store(error) if error.is_of_one_record() => Ok(0),
                             failure => Err(failure),
                         }
                     })?;

@@ -271,7 +271,7 @@ impl<S: Store> Realm<S> {
                 ("", _) => "-".into(),
                 (address, port) => format!("{address}:{port}"),
             };
-            let (queued, age) = self.waiting_for(caller, peer.realm).await?;
+            let (queued, age, _) = self.waiting_for(caller, peer.realm).await?;
             states.push(PeerState {
                 realm: peer.realm,
                 address,
@@ -284,18 +284,32 @@ impl<S: Store> Realm<S> {
         Ok(Answer::Realms(states))
     }
 
-    /// How many messages wait for a realm, and the oldest for how many seconds.
-    async fn waiting_for(&self, caller: &Caller, realm: RealmId) -> Result<(u64, u64), Failure> {
-        let oldest = self.find_outgoing(realm).await?;
-        let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
-        Ok((self.queued(realm).await?, age.into()))
+    /// How many messages wait for a realm, the oldest for how many seconds, and what is wrong if that cannot be read: an operator sees of all
+    /// others how they stand.
+    async fn waiting_for(
+        &self,
+        caller: &Caller,
+        realm: RealmId,
+    ) -> Result<(u64, u64, Option<ErrorCode>), Failure> {
+        let queued = self.queued(realm).await?;
+        match self.find_outgoing(realm).await {
+            Ok(oldest) => {
+                let age = oldest.map_or(0, |oldest| oldest.age(caller.now));
+                Ok((queued, age.into(), None))
+            }
+            Err(failure) if failure.is_of_one_record() => {
+                self.note("queue", &failure);
+                Ok((queued, 0, Some(ErrorCode::Internal)))
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn details(&self, caller: &Caller) -> Result<Answer, Failure> {
         let mut details = PeerDetails::default();
         for peer in self.list_peers().await? {
             let seen = self.network.seen(&peer, caller.now.wall);
-            let (queued, age) = self.waiting_for(caller, peer.realm).await?;
+            let (queued, age, unread) = self.waiting_for(caller, peer.realm).await?;
             let claimed = peer.record.claimed.as_ref();
             details.add(&PeerDetail {
                 realm: peer.realm,
@@ -303,7 +317,7 @@ impl<S: Store> Realm<S> {
                 address: shown(peer.address()),
                 claimed: claimed.map_or_else(String::new, |(host, port)| shown((host, *port))),
                 state: seen.state,
-                why: seen.why,
+                why: seen.why.or(unread),
                 since: seen.since,
                 next: seen.next,
                 heard: seen.heard,
@@ -324,14 +338,14 @@ impl<S: Store> Realm<S> {
             return Err(error.into());
         }
         for realm in departing {
-            let (queued, age) = self.waiting_for(caller, realm).await?;
+            let (queued, age, why) = self.waiting_for(caller, realm).await?;
             details.add(&PeerDetail {
                 realm,
                 key: [0; 32],
                 address: String::new(),
                 claimed: String::new(),
                 state: Standing::Departing,
-                why: None,
+                why,
                 since: 0,
                 next: 0,
                 heard: 0,

@@ -6,7 +6,7 @@
 use super::{
     Failure, Outcome, Realm,
     carrying::Outgoing,
-    ended::{append_notice, is_damage},
+    ended::append_notice,
     groups::{Group, MEMBERS_AT_ONCE},
     hosting::put_realms,
     records::{self, CopyRecord, DepartureRecord, Place, Record as _},
@@ -85,7 +85,7 @@ impl<S: Store> Realm<S> {
     /// What cannot be read is passed over: nobody can use it, and the name would never be free.
     fn pass_over(&self, done: Result<(), Failure>) -> Result<(), Failure> {
         match done {
-            Err(failure) if is_damage(&failure) => {
+            Err(failure) if failure.is_damage() => {
                 self.note("departure", &failure);
                 Ok(())
             }
@@ -103,7 +103,7 @@ impl<S: Store> Realm<S> {
     async fn next_found(&self, walk: &mut Walk) -> Result<Vec<(Key, Versioned)>, Failure> {
         let found = walk.next(&self.store).await?;
         if let Some(error) = walk.damage.take() {
-            self.note("departure", &error.into());
+            self.pass_over(Err(error.into()))?;
         }
         Ok(found)
     }
@@ -140,7 +140,7 @@ impl<S: Store> Realm<S> {
             let outgoing = match next {
                 Ok(Some(outgoing)) => outgoing,
                 Ok(None) => return Ok(()),
-                Err(failure) if is_damage(&failure) => {
+                Err(failure) if failure.is_damage() => {
                     // Whose it is cannot be read, nor where it ends: what stands there is nobody's any more.
                     self.note("departure", &failure);
                     let next = (settled + 1).min(end);
@@ -158,7 +158,7 @@ impl<S: Store> Realm<S> {
             };
             // Where that cannot be read, its sender is told once more, perhaps.
             let is_returned = match self.is_returned(realm, &outgoing).await {
-                Err(failure) if is_damage(&failure) => {
+                Err(failure) if failure.is_damage() => {
                     self.note("departure", &failure);
                     false
                 }

@@ -126,7 +126,7 @@ impl<S: Store> Realm<S> {
         let mut are_done = listed.is_ok();
         if let Err(failure) = listed {
             self.note("chores", &failure);
-            if !is_damage(&failure) {
+            if !failure.is_of_one_record() {
                 return false;
             }
         }
@@ -154,7 +154,7 @@ impl<S: Store> Realm<S> {
             if let Err(failure) = done {
                 self.note("chores", &failure);
                 are_done = false;
-                if key.is_none() || !is_damage(&failure) {
+                if key.is_none() || !failure.is_of_one_record() {
                     return false;
                 }
                 after = key;
@@ -326,11 +326,6 @@ pub(super) fn append_notice(
     };
     batch.append(Place::private(user).log, notice.to_value()?);
     Ok(())
-}
-
-/// True when something cannot be read, and all else is as before.
-pub(super) const fn is_damage(failure: &Failure) -> bool {
-    matches!(failure, Failure::Store(StoreError::Damaged(_)))
 }
 
 /// What is to be done for the members of a copy.

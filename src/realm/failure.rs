@@ -19,6 +19,16 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// True when something cannot be read, and all else is as before.
+    pub const fn is_of_one_record(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_of_one_record())
+    }
+
+    /// True when something is lost, and all else is as before. What can only not be read now is not.
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Damaged(_)))
+    }
+
     /// The same where it leaves open whether the command was carried out before.
     #[must_use]
     pub fn in_doubt(self) -> Self {
@@ -31,7 +41,7 @@ impl Failure {
     /// What is answered; `is_numbered`: the same number finds out what is not known now.
     pub fn refusal(self, is_numbered: bool) -> Refusal {
         // The store is about to be opened again: that nothing was done is no reason for the device to give up.
-        let is_over = |error: &StoreError| !matches!(error, StoreError::Damaged(_));
+        let is_over = |error: &StoreError| !error.is_of_one_record();
         match self {
             Self::Refused(refusal) => refusal,
             Self::Unknown(_) if is_numbered && !is_planted(Fault::RefuseInDoubt) => {

@@ -19,9 +19,21 @@ use crate::{
 /// Lives that are kept, the current one included. Of a client that was away for longer no cursor is believed.
 const LIVES_MAX: usize = 1024;
 
-/// The lives that the store knows, the current one first.
+/// The lives of the store.
 #[derive(Debug)]
-pub(super) struct Lives(pub(super) Vec<Life>);
+pub(super) struct Lives {
+    /// Those that it knows, the latest first.
+    pub known: Vec<Life>,
+    /// The current one, where it could not be written.
+    pub unwritten: Option<Life>,
+}
+
+impl Lives {
+    /// The current one, as devices are told.
+    pub fn current(&self) -> Option<Life> {
+        self.unwritten.or_else(|| self.known.first().copied())
+    }
+}
 
 /// What a device that opens a link is told about the life that it claims.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,14 +63,15 @@ impl<S: Store> Realm<S> {
     /// `is_restored`: the store was copied while it was in use, and so may know the life from which others remember
     /// what the copy does not hold. All former lives are forgotten, and no cursor from before is believed.
     ///
-    /// A life that cannot be written, as on a full disk, is not begun: the one before goes on. Else clients would remember a
-    /// life that the store does not know after the next start. True when the life is on the disk; until then a store that
-    /// was restored is to begin one as such.
+    /// A life that cannot be written, as on a full disk, is told to devices all the same, which are shown again after the next start what they have not confirmed:
+    /// what is written in it is in no copy of the life before. Peers are told the life before, by which nothing ends. True when the life is on the disk; until then
+    /// a store that was restored is to begin one as such.
     pub async fn begin_life(&self, is_restored: bool) -> bool {
         let begun = async {
             let found = self.record::<LivesRecord>(&records::lives()).await?;
             let former = found.map_or_else(Vec::new, |(record, _)| record.lives);
-            let mut lives = vec![self.fresh_life(&former)];
+            let fresh = self.fresh_life(&former);
+            let mut lives = vec![fresh];
             lives.extend(former.iter().filter(|_| !is_restored));
             lives.truncate(LIVES_MAX);
             let mut batch = Batch::new();
@@ -66,40 +79,45 @@ impl<S: Store> Realm<S> {
             batch.put(records::lives(), record.to_value()?);
             self.put_keeping(&mut batch)?;
             Ok::<_, Failure>(match self.commit(batch).await {
-                // On a store that has had none, no claim is looked at either.
+                // On a store that has had none there is nothing to compare a claim with.
                 Err(failure) if former.is_empty() && !is_restored => return Err(failure),
-                Err(failure) if !is_restored => (former, Some(failure)),
-                written => (record.lives, written.err()),
+                Err(failure) if !is_restored => (former, Some((fresh, failure))),
+                written => (record.lives, written.err().map(|failure| (fresh, failure))),
             })
         };
-        let (lives, failure) = match begun.await {
+        let (known, failed) = match begun.await {
             Ok(begun) => begun,
-            // No claim is looked at: what would be announced now is unknown after the next start.
+            // No claim is looked at.
             Err(failure) => {
                 self.note("begin life", &failure);
                 return false;
             }
         };
-        if let Some(failure) = &failure {
+        if let Some((_, failure)) = &failed {
             self.note("begin life", failure);
         }
-        let lives = Lives(lives.into_iter().map(Life).collect());
+        let lives = Lives {
+            known: known.into_iter().map(Life).collect(),
+            unwritten: failed.as_ref().map(|(fresh, _)| Life(*fresh)),
+        };
         // A second call would be a mistake of the server's; the first life goes on.
         let _ = self.lives.set(lives);
-        failure.is_none()
+        failed.is_none()
     }
 
     /// What a device is told that makes `claim`. None claims nothing: it has a plain link, or is a realm.
     pub fn judge_claim(&self, claim: Option<&LifeClaim>) -> LifeNews {
-        let (Some(Lives(lives)), Some(claim)) = (self.lives.get(), claim) else {
+        let (Some(lives), Some(claim)) = (self.lives.get(), claim) else {
             return LifeNews::default();
         };
-        let Some(current) = lives.first().filter(|current| !claim.is_for(**current)) else {
+        let current = lives.current();
+        let Some(current) = current.filter(|current| !claim.is_for(*current)) else {
             return LifeNews::default();
         };
-        let is_known = claim.is_for(Life::NONE) || lives.iter().any(|life| claim.is_for(*life));
+        let is_known =
+            claim.is_for(Life::NONE) || lives.known.iter().any(|life| claim.is_for(*life));
         LifeNews {
-            life: Some(*current),
+            life: Some(current),
             is_unknown: !is_known,
         }
     }

@@ -219,11 +219,14 @@ impl<S: Store> Realm<S> {
         let mut count = 0;
         for bit in (0..=COUNTED_MAX.ilog2()).rev() {
             let more = count + (1 << bit);
-            let page = self
-                .store
-                .read(&log, Position(settled + more - 1), one)
-                .await?;
-            if !page.entries.is_empty() {
+            let page = self.store.read(&log, Position(settled + more - 1), one);
+            let is_there = match page.await {
+                Ok(page) => !page.entries.is_empty(),
+                // What cannot be read waits, too.
+                Err(error) if error.is_of_one_record() => true,
+                Err(error) => return Err(error.into()),
+            };
+            if is_there {
                 count = more;
             }
         }

@@ -507,6 +507,8 @@ impl<S: Store> Realm<S> {
                     .begin_peer(&mut batch, of, (address, port), source)
                     .await?;
                 peer.record.added = true;
+                // The two may have agreed before, and this realm has forgotten it: nobody joins before they agree again (PEER-27).
+                peer.record.apart = true;
                 self.put_new_peer(&peer, &mut batch).await?;
             }
             let listed = self.commit(batch).await?;

@@ -10,7 +10,6 @@ use blake2::{Blake2s256, Digest as _};
 
 use super::{
     Failure, Moment, Outcome, Realm,
-    ended::is_damage,
     expiry::READ_BYTES,
     records::{self, CopyRecord, EntryRecord, Place, PostRecord, QueuedRecord, Record as _},
     storing::Walk,
@@ -70,7 +69,7 @@ impl<S: Store> Realm<S> {
         let key = records::post(realm, group, hash);
         let found = match self.noted::<PostRecord>(batch, &key).await {
             // It is written anew, and a post of before may not be confirmed.
-            Err(failure) if is_damage(&failure) => None,
+            Err(failure) if failure.is_damage() => None,
             found => found?,
         };
         let record = PostRecord {
@@ -182,7 +181,7 @@ impl<S: Store> Realm<S> {
                 let key = records::post(realm, group.as_str(), hash);
                 match self.record(&key).await {
                     // Nothing vouches then, and all behind it is read on.
-                    Err(failure) if is_damage(&failure) => return Ok(false),
+                    Err(failure) if failure.is_damage() => return Ok(false),
                     found => place.insert(found?),
                 }
             }

@@ -106,7 +106,7 @@ impl<S: Store> Realm<S> {
     /// What a number is in this life of the store; its lower half is 0 where none has begun, as on a full disk.
     pub(super) fn in_this_life(&self, number: u64) -> u64 {
         let lives = self.lives.get();
-        let current = lives.and_then(|Lives(lives)| lives.first());
+        let current = lives.and_then(|lives| lives.known.first());
         current.map_or(number & PEERING, |Life(name)| {
             (number & PEERING) | u64::from(u32::from_be_bytes(*name))
         })
@@ -114,7 +114,7 @@ impl<S: Store> Realm<S> {
 
     /// True when the other side knew this one in a life that the store has no memory of.
     fn was_forgotten(&self, known: u64) -> bool {
-        let Some(Lives(lives)) = self.lives.get() else {
+        let Some(Lives { known: lives, .. }) = self.lives.get() else {
             return false;
         };
         let is_life = |Life(name): &Life| u64::from(u32::from_be_bytes(*name)) == known & !PEERING;

@@ -83,8 +83,8 @@ impl Walk {
                     return Ok(page);
                 }
                 // All that stands before the damage is read, one by one in the end.
-                Err(StoreError::Damaged(_)) if self.limit > 1 => self.limit /= 2,
-                Err(error @ StoreError::Damaged(_)) => {
+                Err(error) if error.is_of_one_record() && self.limit > 1 => self.limit /= 2,
+                Err(error) if error.is_of_one_record() => {
                     self.damage = Some(error);
                     if !self.pass_over(store).await? {
                         return Ok(Vec::new());
@@ -166,7 +166,9 @@ impl<S: Store> Realm<S> {
             Err(CommitError::Full) => Err(Refusal::busy(DISK_FULL_MS).into()),
             Err(CommitError::Refused(reason)) => Err(StoreError::Damaged(reason).into()),
             // It needed what cannot be read, so it was not written.
-            Err(CommitError::Store(error @ StoreError::Damaged(_))) => Err(Failure::Store(error)),
+            Err(CommitError::Store(error)) if error.is_of_one_record() => {
+                Err(Failure::Store(error))
+            }
             // It may have been written before the engine failed.
             Err(CommitError::Store(error)) => Err(Failure::Unknown(error)),
         }

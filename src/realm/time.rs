@@ -6,7 +6,7 @@ use super::{
     Failure, Realm,
     records::{self, Record as _, RunningRecord, SessionRecord},
 };
-use crate::store::{Batch, Key, Store, StoreError, Versioned};
+use crate::store::{Batch, Key, Store, Versioned};
 
 /// Sessions that are listed at once.
 const SESSIONS_AT_ONCE: usize = 256;
@@ -76,7 +76,7 @@ impl<S: Store> Realm<S> {
         let damage = self.list_readable(&prefix, SESSIONS_AT_ONCE, found).await;
         match (seconds, damage.or(unread)) {
             (seconds, None) => Ok(seconds.unwrap_or(0)),
-            (Some(seconds), Some(error @ StoreError::Damaged(_))) => {
+            (Some(seconds), Some(error)) if error.is_of_one_record() => {
                 tracing::warn!(%error, "some sessions cannot be read: when they were used is not known");
                 Ok(seconds)
             }

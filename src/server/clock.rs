@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     host::Host,
     realm::{Failure, Moment, Pass, Realm},
-    store::{Store, StoreError},
+    store::Store,
 };
 
 /// What nobody has asked for for twice as long is not kept in memory.
@@ -45,9 +45,7 @@ impl Clock {
         realm: &Realm<S>,
         accepts_damage: bool,
     ) -> Result<Self, Failure> {
-        let is_damaged = |read: &Result<u32, Failure>| {
-            matches!(read, Err(Failure::Store(StoreError::Damaged(_))))
-        };
+        let is_damaged = |read: &Result<u32, Failure>| matches!(read, Err(Failure::Store(error)) if error.is_of_one_record());
         let mut before = realm.running().await;
         for _ in 0..READ_AGAIN {
             if !is_damaged(&before) {

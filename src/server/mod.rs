@@ -478,7 +478,7 @@ async fn list_peers(realm: &Realm<Embedded>, peers: &[PeerConfig]) -> Result<(),
 /// Why there is no clock. A store that has failed is opened again, which may help.
 fn time_unknown(failure: Failure) -> ServerError {
     match failure {
-        Failure::Store(error @ StoreError::Damaged(_)) => ServerError::Time(error),
+        Failure::Store(error) if error.is_of_one_record() => ServerError::Time(error),
         Failure::Store(error) | Failure::Unknown(error) => ServerError::Store(error),
         // Nobody refuses a read.
         Failure::Refused(refusal) => {

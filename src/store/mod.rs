@@ -137,9 +137,23 @@ pub enum StoreError {
     /// One record cannot be read or makes no sense; the others are as good as before. What needed it was not written.
     #[error("the store holds a damaged record: {0}")]
     Damaged(String),
+    /// One record cannot be read now, or not by this release: the disk has failed to, or a newer release has written it. It may be sound, so
+    /// nothing is done as if it were lost; else as [`StoreError::Damaged`].
+    #[error("a record of the store cannot be read: {0}")]
+    Unread(String),
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// True when one record cannot be read, and all others are as good as before.
+    pub const fn is_of_one_record(&self) -> bool {
+        match self {
+            Self::Damaged(_) | Self::Unread(_) => true,
+            Self::Failed(_) | Self::Closed => false,
+        }
+    }
 }
 
 /// Why a batch had no effect.

@@ -111,7 +111,7 @@ pub trait Record: Serialize + DeserializeOwned {
             Some((&FORMAT_2, record)) if Self::FORMAT > FORMAT_2 => {
                 Self::from_second_format(record)
             }
-            Some((format, _)) => Err(StoreError::Damaged(format!(
+            Some((format, _)) => Err(StoreError::Unread(format!(
                 "its format {format} is that of a newer merpati"
             ))),
             None => Err(StoreError::Damaged("it is empty".into())),

@@ -74,6 +74,7 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
             .await
             .unwrap()
     );
+    realm.agree_with(beta).await;
     let join = Command::JoinGroupRealm {
         operation: op(2),
         session: SessionRef::Bound,
@@ -176,6 +177,7 @@ async fn who_joins_while_a_message_is_written_hears_of_it() {
         let key = PublicKey([n; 32]);
         let id = name.parse().unwrap();
         assert!(realm.list_peer(id, key, place, None).await.unwrap());
+        realm.agree_with(id).await;
         let text = format!("message {n}");
         let post = Command::SendGroup {
             operation: op(u64::from(n)),

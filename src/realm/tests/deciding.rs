@@ -336,3 +336,18 @@ async fn details_tell_how_a_peer_stands() {
     assert_eq!(give(&realm, 50, &new_key.to_bytes()).await, Answer::Done);
     assert_eq!(one(&realm).await.former, 1);
 }
+
+/// PEER-28: a queue that cannot be read keeps an operator from seeing nothing else, and is seen itself. One such entry had *realms* answer `internal`.
+#[tokio::test(start_paused = true)]
+async fn queue_that_cannot_be_read_is_seen() {
+    let realm = listed(&Held::default()).await;
+    add_peer(&realm, 50, "beta").await;
+    add_peer(&realm, 51, "gamma").await;
+    let mut batch = Batch::new();
+    let of_a_newer_release = vec![200, 1, 2, 3];
+    batch.append(records::queue("beta".parse().unwrap()), of_a_newer_release);
+    realm.store.commit(batch).await.unwrap();
+    let seen = seen(&realm, FORM_DETAILS).await;
+    let found: Vec<_> = seen.iter().map(|one| (one.queued, one.why)).collect();
+    assert_eq!(found, [(1, Some(ErrorCode::Internal)), (0, None)]);
+}

@@ -400,15 +400,15 @@ async fn damage_keeps_no_name() {
     let realm = busy_with_beta(&store, 9).await;
     done(&realm, 1, remove(8)).await;
     let mut batch = Batch::new();
-    batch.put(Key(b"g/aaa"[..].into()), vec![99]);
+    batch.put(Key(b"g/aaa"[..].into()), Vec::new());
     batch.put(
         records::copy("beta".parse().unwrap(), group("aaa")),
-        vec![99],
+        Vec::new(),
     );
     // How the commands stand that queued what waits.
     let operations = crate::store::Prefix(b"o/"[..].into());
     for (key, _) in store.list(&operations, None, 99).await.unwrap() {
-        batch.put(key, vec![99]);
+        batch.put(key, Vec::new());
     }
     store.memory().apply(batch).unwrap();
     assert!(realm.do_chores(NOW).await);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     crypto::show_possession,
-    federation::testing::{Reader, Reading, Turn, Verdict, turn, verdict},
+    federation::testing::{Reader, Reading, Refusals, Turn, Verdict, turn, verdict},
 };
 
 /// What came of taking a message to its peer.
@@ -81,12 +81,12 @@ impl<S: Store> Realm<S> {
             Ok(None) => return Carried::Refused,
             Err(_) => return Carried::Failed,
         };
-        let settling = match turn(&peer, &next, refused, now) {
+        let settling = match turn(&peer, &next, &Refusals::sample(refused), now) {
             Turn::Nothing => return Carried::Refused,
             Turn::Settle(settling) => settling,
             Turn::Ask(asked, bytes) => {
                 let answer = self.network.ask(&outgoing.asks(&peer), bytes).await;
-                match verdict(asked, answer.as_deref()) {
+                match verdict((asked, outgoing.is_word()), answer.as_deref()) {
                     Verdict::Settle(settling) => settling,
                     Verdict::Busy => return Carried::Busy,
                     Verdict::Refused | Verdict::Unknown => return Carried::Refused,
@@ -100,6 +100,15 @@ impl<S: Store> Realm<S> {
             Carried::Settled if is_again => Carried::Refused,
             carried => carried,
         }
+    }
+
+    /// The peer of that name has agreed about the peering.
+    pub async fn agree_with(&self, realm: RealmId) {
+        let mut batch = Batch::new();
+        let mut peer = self.peer(&mut batch, realm).await.unwrap();
+        peer.record.apart = false;
+        batch.put(records::peer(realm), peer.record.to_value().unwrap());
+        self.commit(batch).await.unwrap();
     }
 
     /// The peer known by that name.
@@ -205,7 +214,9 @@ impl<S: Store> Realm<S> {
                 match reader.take(answer.as_deref()) {
                     Reading::Ask(_) => {}
                     Reading::Silent => return ReadOutcome::Silent,
-                    Reading::Unread => return ReadOutcome::Unread,
+                    Reading::Unread | Reading::Busy | Reading::Unknown => {
+                        return ReadOutcome::Unread;
+                    }
                     Reading::Gone => break (Kept::Gone, false),
                     Reading::Entries(entries, _) if entries.is_empty() => {
                         return ReadOutcome::Equal;

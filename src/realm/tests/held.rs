@@ -126,10 +126,12 @@ pub async fn give(realm: &Realm<Held>, n: Device, command: &[u8]) -> Answer {
     Answer::parse(&bytes).unwrap()
 }
 
-/// Makes a peer of the realm whose key is number `n`.
+/// Makes a peer of the realm whose key is number `n`; the two agree about the peering.
 pub async fn add_peer(realm: &Realm<Held>, n: Device, name: &str) {
     let address = ("192.0.2.9".to_string(), 6377);
     let key = PublicKey([n; 32]);
-    let added = realm.list_peer(name.parse().unwrap(), key, address, None);
+    let realm_id = name.parse().unwrap();
+    let added = realm.list_peer(realm_id, key, address, None);
     assert!(added.await.unwrap());
+    realm.agree_with(realm_id).await;
 }

@@ -9,6 +9,7 @@ use crate::{
         lives::Lives,
         records::{LivesRecord, Record as _, lives},
     },
+    store::{Asked, Faulty},
     wire::{Cursors, Event, Life, Mailbox},
 };
 
@@ -32,8 +33,8 @@ impl Fixture {
     async fn begin(self) -> (Self, Life) {
         let fixture = self.restart();
         fixture.realm.begin_life(false).await;
-        let Lives(lives) = fixture.realm.lives.get().unwrap();
-        let current = lives[0];
+        let current = fixture.realm.lives.get().and_then(Lives::current);
+        let current = current.unwrap();
         (fixture, current)
     }
 
@@ -76,8 +77,8 @@ async fn life_records_are_bounded() {
     batch.put(lives(), record.to_value().unwrap());
     fixture.realm.store.commit(batch).await.unwrap();
     let (fixture, current) = fixture.begin().await;
-    let Lives(kept) = fixture.realm.lives.get().unwrap();
-    assert_eq!(kept.len(), 1024);
+    let Lives { known, .. } = fixture.realm.lives.get().unwrap();
+    assert_eq!(known.len(), 1024);
     let life = |n: u32| Life(n.to_be_bytes());
     assert_eq!(fixture.judge(life(1)), news(Some(current), false));
     assert_eq!(fixture.judge(life(1023)), news(Some(current), false));
@@ -179,4 +180,35 @@ async fn life_unknown_makes_watching_begin_at_what_is_confirmed() {
         let pushed = Event::parse(&push.bytes).unwrap();
         assert_eq!(pushed.entry.position, Position(first), "{named}");
     }
+}
+
+/// HS-14, READ-9: what is written in a life that could not be written down itself, as on a full disk, is in no copy of the life before. That went on, so one life named
+/// two histories, and what a restored copy gave out at a position that the lost store had given out was never shown.
+#[tokio::test]
+async fn life_that_cannot_be_written_is_not_the_one_before() {
+    let store = Faulty::default();
+    let realm = || realm_over(store.clone(), |_, _| {});
+    let current = |realm: &Realm<Faulty>| realm.lives.get().and_then(Lives::current).unwrap();
+    let judge = |realm: &Realm<Faulty>, life| realm.judge_claim(Some(&claim(life)));
+    let full = |is_full: bool| {
+        store.fail_when(move |asked| is_full && matches!(asked, Asked::Commit(_)));
+    };
+    let first = realm();
+    assert!(first.begin_life(false).await);
+    let written = current(&first);
+    let second = realm();
+    full(true);
+    assert!(!second.begin_life(false).await);
+    let unwritten = current(&second);
+    assert_ne!(unwritten, written);
+    assert_eq!(judge(&second, written), news(Some(unwritten), false));
+    assert_eq!(judge(&second, unwritten), news(None, false));
+    // Peers are told the life before: nothing ends by it.
+    let name = |Life(name): Life| u64::from(u32::from_be_bytes(name));
+    assert_eq!(second.in_this_life(0), name(written));
+    full(false);
+    let third = realm();
+    assert!(third.begin_life(false).await);
+    assert!(judge(&third, unwritten).is_unknown);
+    assert!(!judge(&third, written).is_unknown);
 }

@@ -6,10 +6,10 @@ use crate::crypto::show_possession;
 pub async fn peer(fixture: &Fixture, n: u8, name: &str) {
     let address = ("192.0.2.9".to_string(), 6377);
     let key = PublicKey([n; 32]);
-    let listed = fixture
-        .realm
-        .list_peer(name.parse().unwrap(), key, address, None);
+    let id = name.parse().unwrap();
+    let listed = fixture.realm.list_peer(id, key, address, None);
     assert!(listed.await.unwrap());
+    fixture.realm.agree_with(id).await;
 }
 
 /// Listing a peer as it is writes nothing; and not every start is to write something.

@@ -230,6 +230,7 @@ async fn a_copy_of_a_group_made_again_is_shown_from_its_beginning() {
             .await
             .unwrap()
     );
+    realm.agree_with(beta).await;
     let peer = realm.peers().await.0.remove(0);
     let join = |number| Command::JoinGroupRealm {
         operation: op(number),

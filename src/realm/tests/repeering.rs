@@ -116,7 +116,7 @@ impl Side {
         assert_eq!(self.ask(command).await, Answer::Done);
     }
 
-    fn user(&self) -> &'static str {
+    pub fn user(&self) -> &'static str {
         match self.name {
             "alpha" => "ann",
             _ => "bob",
@@ -130,7 +130,7 @@ impl Side {
         }
     }
 
-    async fn list_other(&self) {
+    pub async fn list_other(&self) {
         let key = secret_of(self.other().as_str()).public();
         let address = ("192.0.2.9".to_string(), 6377);
         let listed = self.realm.list_peer(self.other(), key, address, None);

@@ -106,6 +106,30 @@ async fn nobody_joins_before_a_realm_that_is_added_again_agrees() {
     agree(&sides, true).await;
 }
 
+/// PEER-27: a realm whose configuration names a peer of which it knows nothing any more, and which knows it, lets nobody join there before the two agree: what was
+/// joined before ended there when they did, and nobody here was told.
+#[tokio::test(start_paused = true)]
+async fn nobody_joins_before_a_configured_realm_agrees() {
+    let sides = peering().await;
+    come_to_terms(&sides).await;
+    // The store is lost, and the configuration is not.
+    let sides = connected(&Held::default(), &sides[1].store);
+    let [alpha, _] = &sides;
+    begin_lives(&sides).await;
+    assert!(matches!(
+        alpha.ask(register(40, alpha.user())).await,
+        Answer::Session(_)
+    ));
+    alpha.list_other().await;
+    assert!(matches!(
+        alpha.join_there(41).await,
+        Answer::Refused(refusal) if refusal.code == ErrorCode::Busy
+    ));
+    come_to_terms(&sides).await;
+    assert_eq!(alpha.join_there(42).await, Answer::Done);
+    assert!(alpha.is_in().await);
+}
+
 impl Side {
     /// Writes to the other's group, and takes that there.
     async fn post(&self, number: u64, text: &str) {

@@ -48,6 +48,29 @@ async fn store_with_merge_due(directory: &Path) -> (Embedded, Arc<AtomicU64>) {
     (store, free)
 }
 
+/// What the system has only failed to read may be sound: nothing is given up for lost because a disk has failed once.
+#[test]
+fn failed_read_is_no_damage() {
+    use std::io::{Error, ErrorKind};
+
+    let eio = || Error::from_raw_os_error(5);
+    let storage = |error| fjall::Error::Storage(fjall::LsmError::Io(error));
+    for (error, is_damage) in [
+        (fjall::Error::Io(eio()), false),
+        (storage(eio()), false),
+        (storage(ErrorKind::UnexpectedEof.into()), true),
+        (fjall::Error::InvalidTrailer, true),
+    ] {
+        let read = error::read_error(&error);
+        assert!(read.is_of_one_record());
+        assert_eq!(
+            matches!(read, StoreError::Damaged(_)),
+            is_damage,
+            "{read:?}"
+        );
+    }
+}
+
 /// Tables are merged only when there is room for it: a merge that runs out of room ends the engine's worker.
 #[tokio::test]
 async fn merge_waits_for_room_and_goes_on() {

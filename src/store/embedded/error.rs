@@ -140,6 +140,21 @@ pub(super) fn engine_error(directory: &Path, error: fjall::Error) -> OpenError {
     }
 }
 
+/// A read has failed. What can be read no more, or makes no sense, is damaged; what the system has only failed to read may be sound.
+pub(super) fn read_error(error: &fjall::Error) -> StoreError {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+
+    let what = format!("it cannot be read: {error}");
+    match error {
+        fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source))
+            if !matches!(source.kind(), InvalidData | UnexpectedEof) =>
+        {
+            StoreError::Unread(what)
+        }
+        _ => StoreError::Damaged(what),
+    }
+}
+
 /// Something that the engine gave cannot be made out.
 pub(super) fn unreadable(directory: &Path, error: &StoreError) -> OpenError {
     OpenError::Engine {

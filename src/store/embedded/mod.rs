@@ -163,7 +163,7 @@ impl Embedded {
     fn unread(&self, error: &fjall::Error) -> StoreError {
         self.keeper.look();
         // Those that write find out about a disk that fails as a whole.
-        StoreError::Damaged(format!("it cannot be read: {error}"))
+        error::read_error(error)
     }
 
     /// The first log with an entry at `from` or behind it.

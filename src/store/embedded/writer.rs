@@ -21,6 +21,7 @@ use super::{
     answers::{Answer, Desk, Outcome},
     behind::{Behind, Rows, Sweep},
     cache::{Cache, Lookup},
+    error::read_error,
     health::{Health, Writing},
     layout::{self, Latest, Seal},
     memtables::Memtables,
@@ -511,7 +512,7 @@ impl Writer {
 /// What cannot be read leaves what can be as good as before.
 #[expect(clippy::needless_pass_by_value, reason = "it is what is mapped")]
 fn unread(error: fjall::Error) -> StoreError {
-    StoreError::Damaged(format!("it cannot be read: {error}"))
+    read_error(&error)
 }
 
 /// The last position given out in `log`, as the disk has it.

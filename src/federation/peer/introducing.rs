@@ -1,0 +1,82 @@
+//! Telling a peer of this realm: who it is, and which key it has by now (PEER-1, PEER-13, PEER-27).
+
+use std::sync::Arc;
+
+use super::{
+    super::{
+        News, Own, Step,
+        backoff::Until,
+        doing::{Doing, Next, introduce, introduce_as},
+    },
+    PeerTask,
+};
+use crate::{
+    realm::{Numbered, Peer},
+    wire::{Answer, ErrorCode, Refusal},
+};
+
+impl PeerTask {
+    /// A peer has been told of this realm's new key. One that does not know the old one (any more) may know the new one.
+    pub(super) fn told_key(&mut self, own: &Own, peer: &Peer, answer: Option<&[u8]>) -> Next {
+        let Some(answer) = answer else {
+            return self.is_silent();
+        };
+        match Answer::parse(answer) {
+            Ok(Answer::Done) => tracing::info!(peer = %self.id, "a peer follows to the new key"),
+            // It does not know the old one any more.
+            Ok(Answer::Refused(refusal)) if refusal.is_final() => {
+                tracing::debug!(peer = %self.id, code = %refusal.code, "a peer does not follow to the new key");
+            }
+            // Whoever was introduced to now under the new key would take this realm for another.
+            answer => {
+                self.news.push_back(News::Answers);
+                if let Ok(Answer::Refused(refusal)) = answer {
+                    self.not_now(refusal);
+                }
+                return Next::Wait(Until::Over);
+            }
+        }
+        introduce(own, &peer.known_by(own.secret.public()))
+    }
+
+    pub(super) fn introduced(
+        &mut self,
+        own: &Own,
+        (peer, is_numbered): (&Peer, bool),
+        answer: Option<&[u8]>,
+    ) -> Next {
+        let Some(answer) = answer.and_then(|answer| Answer::parse(answer).ok()) else {
+            return self.is_silent();
+        };
+        self.news.push_back(News::Answers);
+        let said = Numbered::of(&answer);
+        let refusal = match answer {
+            Answer::Refused(refusal) => refusal,
+            Answer::Done | Answer::Joined { .. } => {
+                let peer = Arc::new(peer.known_by(own.secret.public()));
+                return Next::act(Step::Introduced(peer, said), Doing::Noting);
+            }
+            _ => return Next::Wait(Until::HeardLater),
+        };
+        if refusal.code == ErrorCode::Unsupported && is_numbered {
+            // It is of a release from before there were numbers.
+            return introduce_as(own, peer, false);
+        }
+        if refusal.is_transient() || refusal.is_unknown() {
+            tracing::debug!(peer = %self.id, code = %refusal.code, "a peer cannot be introduced to now");
+            self.not_now(refusal);
+            return Next::Wait(Until::Over);
+        }
+        tracing::warn!(peer = %self.id, code = %refusal.code, "a peer refuses the peering");
+        self.news.push_back(News::Refuses(refusal.code));
+        // It may have been told meanwhile that it is to accept.
+        Next::Wait(Until::HeardLater)
+    }
+
+    /// A peer is in trouble, which is shown; that it is busy is none.
+    pub(super) fn not_now(&mut self, refusal: Refusal) {
+        if !refusal.is_transient() {
+            self.news.push_back(News::Refuses(refusal.code));
+        }
+    }
+}

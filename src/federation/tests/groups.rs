@@ -1,0 +1,113 @@
+//! Groups that fail: neither the other groups nor what waits in the queue wait for them.
+
+use super::{
+    super::reader::{Reader, Reading},
+    *,
+};
+
+fn group(n: u8) -> GroupName {
+    format!("crew{n}").parse().unwrap()
+}
+
+fn is_about_a_group(bytes: &[u8]) -> bool {
+    matches!(
+        PeerRequest::parse(bytes),
+        Ok(PeerRequest::Read { .. } | PeerRequest::Grown { .. })
+    )
+}
+
+/// PEER-10: many groups that cannot be read cost a message no wait. Each had its turn, and a wait of the whole peer, before the next message.
+#[test]
+fn groups_that_fail_cost_messages_no_wait() {
+    let internal = Answer::Refused(ErrorCode::Internal.into());
+    let mut scene = Scene::introduced();
+    scene.has_copies = true;
+    for n in 0..20 {
+        scene.happens(Input::Work(beta(), GroupWork::Read(group(n))));
+        scene.happens(Input::Work(beta(), GroupWork::Tell(group(n))));
+    }
+    (1..=60).for_each(|position| scene.queue(position));
+    let mut brought = 0;
+    while brought < 60 {
+        let (waited, id, bytes) = scene.wait_for_question();
+        assert_eq!(waited, 0);
+        let is_group = is_about_a_group(&bytes);
+        brought += u32::from(!is_group);
+        scene.answer(id, Some(if is_group { &internal } else { &STORED }));
+    }
+}
+
+/// PEER-10: a group that fails is asked about less often each time, whatever the peer says of it.
+#[test]
+fn group_that_fails_is_asked_about_less_often_each_time() {
+    let internal = Answer::Refused(ErrorCode::Internal.into());
+    let mut scene = Scene::introduced();
+    let mut asked = 0;
+    while scene.seconds < 3600 {
+        scene.happens(Input::Work(beta(), GroupWork::Tell(crew())));
+        let (_, id, _) = scene.wait_for_question();
+        scene.answer(id, Some(&internal));
+        asked += 1;
+    }
+    assert!((20..60).contains(&asked), "{asked}");
+}
+
+/// PEER-5: a peer that is busy is not asked about one group after the other.
+#[test]
+fn busy_peer_is_not_asked_about_all_groups() {
+    let busy = Answer::Refused(Refusal::busy(100));
+    let mut scene = Scene::introduced();
+    for n in 0..20 {
+        scene.happens(Input::Work(beta(), GroupWork::Tell(group(n))));
+    }
+    let mut told = BTreeSet::new();
+    for _ in 0..3 {
+        let (_, id, _) = scene.wait_for_question();
+        scene.answer(id, Some(&busy));
+        assert!(scene.next_question().is_none(), "it is busy");
+    }
+    while told.len() < 20 {
+        let (_, id, bytes) = scene.wait_for_question();
+        let Ok(PeerRequest::Grown { group }) = PeerRequest::parse(&bytes) else {
+            panic!("{bytes:?}")
+        };
+        told.insert(group);
+        scene.answer(id, Some(&Answer::Done));
+    }
+    assert!(scene.next_question().is_none());
+    assert_eq!(scene.machine.poll_timeout(), None);
+}
+
+/// PEER-6: a peer that does not know this realm any more says so also where it is asked about a group, and is introduced to.
+#[test]
+fn peer_that_refuses_about_a_group_is_introduced_to_again() {
+    let unknown = Answer::Refused(ErrorCode::PeerRefused.into());
+    for work in [GroupWork::Tell(crew()), GroupWork::Read(crew())] {
+        let mut scene = Scene::introduced();
+        scene.has_copies = true;
+        scene.happens(Input::Work(beta(), work));
+        let (_, id, bytes) = scene.wait_for_question();
+        assert!(is_about_a_group(&bytes));
+        scene.answer(id, Some(&unknown));
+        let (_, id, bytes) = scene.wait_for_question();
+        let asked = PeerRequest::parse(&bytes).unwrap();
+        assert!(matches!(asked, PeerRequest::Introduce { .. }), "{asked:?}");
+        scene.answer(id, Some(&Answer::Done));
+        let (_, _, bytes) = scene.wait_for_question();
+        assert!(is_about_a_group(&bytes), "it is still to be done");
+    }
+}
+
+/// PEER-10, READ-11: an entry that stands where another did is read from its beginning: its end is never taken for all of it.
+#[test]
+fn end_of_another_entry_is_not_taken_for_all_of_it() {
+    let mut reader = Reader::new(crew(), 0, 0);
+    let first = part(0).to_bytes();
+    assert!(matches!(reader.take(Some(&first)), Reading::Ask(_)));
+    let Answer::Page(mut page) = part(1 << 20) else {
+        panic!("a page")
+    };
+    page.entries[0].time = 7;
+    let other = Answer::Page(page).to_bytes();
+    assert!(matches!(reader.take(Some(&other)), Reading::Unread));
+}
