@@ -63,7 +63,7 @@ impl<S: Store> Realm<S> {
     /// `is_restored`: the store was copied while it was in use, and so may know the life from which others remember
     /// what the copy does not hold. All former lives are forgotten, and no cursor from before is believed.
     ///
-    /// A life that cannot be written, as on a full disk, is told to devices all the same, which are shown again after the next start what they have not confirmed:
+    /// A life that cannot be written, as where not even the store's own room is left, is told to devices all the same, which are shown again after the next start what they have not confirmed:
     /// what is written in it is in no copy of the life before. Peers are told the life before, by which nothing ends. True when the life is on the disk; until then
     /// a store that was restored is to begin one as such.
     pub async fn begin_life(&self, is_restored: bool) -> bool {
@@ -74,18 +74,24 @@ impl<S: Store> Realm<S> {
             let mut lives = vec![fresh];
             lives.extend(former.iter().filter(|_| !is_restored));
             lives.truncate(LIVES_MAX);
-            let mut batch = Batch::new();
+            // Written also on a full disk: a start writes over what stands there, and four bytes more.
+            let mut batch = Batch::tidying();
             let record = LivesRecord { lives };
             batch.put(records::lives(), record.to_value()?);
             self.put_keeping(&mut batch)?;
             Ok::<_, Failure>(match self.commit(batch).await {
                 // On a store that has had none there is nothing to compare a claim with.
                 Err(failure) if former.is_empty() && !is_restored => return Err(failure),
-                Err(failure) if !is_restored => (former, Some((fresh, failure))),
-                written => (record.lives, written.err().map(|failure| (fresh, failure))),
+                Err(failure @ Failure::Refused(_)) if !is_restored => {
+                    (former, (Some(fresh), Some(failure)))
+                }
+                // The store is to be opened again.
+                Err(failure) if !is_restored => (former, (None, Some(failure))),
+                Err(failure) => (record.lives, (Some(fresh), Some(failure))),
+                Ok(_) => (record.lives, (None, None)),
             })
         };
-        let (known, failed) = match begun.await {
+        let (known, (unwritten, failure)) = match begun.await {
             Ok(begun) => begun,
             // No claim is looked at.
             Err(failure) => {
@@ -93,16 +99,16 @@ impl<S: Store> Realm<S> {
                 return false;
             }
         };
-        if let Some((_, failure)) = &failed {
+        if let Some(failure) = &failure {
             self.note("begin life", failure);
         }
         let lives = Lives {
             known: known.into_iter().map(Life).collect(),
-            unwritten: failed.as_ref().map(|(fresh, _)| Life(*fresh)),
+            unwritten: unwritten.map(Life),
         };
         // A second call would be a mistake of the server's; the first life goes on.
         let _ = self.lives.set(lives);
-        failed.is_none()
+        failure.is_none()
     }
 
     /// What a device is told that makes `claim`. None claims nothing: it has a plain link, or is a realm.

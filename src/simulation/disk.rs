@@ -131,9 +131,12 @@ impl Writer {
                 (takes, rng.random_bool(health.failing))
             };
             if health.is_full {
-                for (_, answer) in group.drain(..) {
+                // There is room left for what gives some back.
+                for (_, answer) in group.extract_if(.., |(batch, _)| !batch.tidies) {
                     let _ = answer.send(Err(CommitError::Full));
                 }
+            }
+            if group.is_empty() {
                 continue;
             }
             let unsynced = group.iter().map(|(batch, _)| batch.clone()).collect();

@@ -1,8 +1,11 @@
 //! What stands in the store when a realm is stopped in the middle of something, or finds no room for it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
 use super::*;
@@ -163,6 +166,23 @@ async fn running_time_is_written_on_a_full_disk() {
     drop(realm);
     let realm = realm_on(&directory, &is_full);
     assert_eq!(realm.running().await.unwrap(), 90_000);
+}
+
+/// HS-14: a start is written down on a full disk, too. It was not, and the life before went on: what was given out after it was taken for what a copy of before has.
+#[tokio::test]
+async fn life_is_written_on_a_full_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let is_full = Arc::new(AtomicBool::new(true));
+    let mut named = BTreeSet::new();
+    for starts in 1..=3 {
+        let realm = realm_on(&directory, &is_full);
+        assert!(realm.begin_life(false).await);
+        let lives = realm.lives.get().unwrap();
+        assert_eq!(lives.known.len(), starts);
+        named.extend(lives.current().map(|life| life.0));
+        drop(realm);
+    }
+    assert_eq!(named.len(), 3);
 }
 
 /// SES-4: a session that is used on a full disk stays one. Its use was not noted there, so it expired in the midst of it, and there was no
