@@ -57,6 +57,8 @@ pub struct PeerTask {
     group_failed: Option<GroupFailed>,
     /// It is to be introduced to again since it was introduced to last.
     is_lost: bool,
+    /// It did not know this realm although it had accepted the peering.
+    was_unknown: bool,
     /// How often it has been told of numbers that it did not know (PEER-27).
     told: u32,
     /// The queue has grown since it was looked at.
@@ -84,6 +86,7 @@ impl PeerTask {
             groups: Groups::default(),
             group_failed: None,
             is_lost: false,
+            was_unknown: false,
             told: 0,
             has_grown: false,
             refused: Refusals::default(),
@@ -277,8 +280,12 @@ impl PeerTask {
                 // Unless the link is lost on which that was answered.
                 self.is_introduced = !self.is_lost;
                 self.told = 0;
-                // One that accepts the peering and then takes nothing would else be asked about as often as is ever done.
-                self.begin()
+                if std::mem::take(&mut self.was_unknown) {
+                    // One that accepts the peering and then takes nothing would else be asked as often as is ever done.
+                    self.begin()
+                } else {
+                    self.go_on()
+                }
             }
             // It is told again at once, with the numbers that there are now, but a few times at most.
             (Doing::Noting, Done::Written(Written::Conflict)) if self.told < NUMBERS_TOLD => {
@@ -389,6 +396,7 @@ impl PeerTask {
     /// The peer does not know this realm any more, as when it was restored from a copy: what waits for it waits until it is introduced to.
     fn is_unknown(&mut self) -> Next {
         self.is_introduced = false;
+        self.was_unknown = true;
         self.news.push_back(News::Refuses(ErrorCode::PeerRefused));
         Next::Wait(Until::Over)
     }

@@ -3,6 +3,8 @@
 //! The commit that removes a peer is bounded, however much it leaves behind: it says that the realm departs, and what is to be done then is
 //! done step by step, each of which may be done again after a restart. Until all of it is done nobody gets the name.
 
+use std::sync::atomic::Ordering;
+
 use super::{
     Failure, Outcome, Realm,
     carrying::Outgoing,
@@ -21,6 +23,9 @@ use crate::{
 const DEPARTING_AT_ONCE: usize = 256;
 /// What whoever wants a name is asked to wait whose last holder is still departing, in milliseconds.
 const DEPARTING_MS: u64 = 1000;
+
+/// After so many times in vain what cannot be read of what a removed realm leaves behind is given up: the name would never be free.
+const READS_MAX: u32 = 5;
 
 /// What a user who was in a group of a removed realm is told.
 const NOTICE: &str = "an operator has removed the realm of this group: you are not in it any more";
@@ -55,8 +60,14 @@ impl<S: Store> Realm<S> {
         for realm in realms {
             if let Err(failure) = self.depart(realm, now).await {
                 self.note("departure", &failure);
+                let is_unread = failure.is_of_one_record();
+                self.unread_departures
+                    .fetch_add(is_unread.into(), Ordering::Relaxed);
                 are_done = false;
             }
+        }
+        if are_done {
+            self.unread_departures.store(0, Ordering::Relaxed);
         }
         self.do_voids(now).await && are_done
     }
@@ -82,10 +93,16 @@ impl<S: Store> Realm<S> {
         Ok(())
     }
 
-    /// What cannot be read is passed over: nobody can use it, and the name would never be free.
+    /// True when what has failed is lost: it is damaged, or could not be read for so long.
+    fn is_lost(&self, failure: &Failure) -> bool {
+        let tries = self.unread_departures.load(Ordering::Relaxed);
+        failure.is_damage() || (failure.is_of_one_record() && tries >= READS_MAX)
+    }
+
+    /// What is lost is passed over: nobody can use it, and the name would never be free.
     fn pass_over(&self, done: Result<(), Failure>) -> Result<(), Failure> {
         match done {
-            Err(failure) if failure.is_damage() => {
+            Err(failure) if self.is_lost(&failure) => {
                 self.note("departure", &failure);
                 Ok(())
             }
@@ -140,7 +157,7 @@ impl<S: Store> Realm<S> {
             let outgoing = match next {
                 Ok(Some(outgoing)) => outgoing,
                 Ok(None) => return Ok(()),
-                Err(failure) if failure.is_damage() => {
+                Err(failure) if self.is_lost(&failure) => {
                     // Whose it is cannot be read, nor where it ends: what stands there is nobody's any more.
                     self.note("departure", &failure);
                     let next = (settled + 1).min(end);
@@ -158,7 +175,7 @@ impl<S: Store> Realm<S> {
             };
             // Where that cannot be read, its sender is told once more, perhaps.
             let is_returned = match self.is_returned(realm, &outgoing).await {
-                Err(failure) if failure.is_damage() => {
+                Err(failure) if self.is_lost(&failure) => {
                     self.note("departure", &failure);
                     false
                 }

@@ -81,16 +81,34 @@ impl<S: Store> Realm<S> {
     /// # Errors
     /// The queue cannot be read, or not all of it: then what was read is noted all the same, also behind an entry that makes no sense.
     pub async fn find_expiries(&self, realm: RealmId) -> Result<(), Failure> {
-        let limit = PageLimit {
+        let whole = PageLimit {
             entries: usize::MAX,
             bytes: READ_BYTES,
         };
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
         let find = async {
             let (mut after, _) = self.settled(realm).await?;
-            let mut unread = None;
+            let (mut unread, mut limit) = (None, whole);
+            let log = records::queue(realm);
             loop {
-                let log = records::queue(realm);
-                let page = self.store.read(&log, Position(after), limit).await?;
+                let page = match self.store.read(&log, Position(after), limit).await {
+                    Ok(page) => page,
+                    Err(error) if error.is_of_one_record() && limit.entries > 1 => {
+                        limit = one;
+                        continue;
+                    }
+                    Err(error)
+                        if error.is_of_one_record() && self.store.last(&log).await?.0 > after =>
+                    {
+                        (unread, after, limit) = (Some(error), after + 1, whole);
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                limit = whole;
                 for (position, value) in &page.entries {
                     match QueuedRecord::from_value(value) {
                         Ok(record) => self.expiries.note(realm, position.0, &record),

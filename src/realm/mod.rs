@@ -51,7 +51,10 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, OnceLock, PoisonError, atomic::AtomicBool};
+use std::sync::{
+    Mutex, OnceLock, PoisonError,
+    atomic::{AtomicBool, AtomicU32},
+};
 
 pub use account::{Account, Greeting};
 pub use carrying::{Glance, NextOutgoing, Outgoing, Settling, Written};
@@ -139,6 +142,8 @@ pub struct Realm<S> {
     verdicts: Verdicts,
     /// When messages to other realms are not worth delivering any more.
     expiries: Expiries,
+    /// How often in vain what removed realms leave behind could not be read.
+    unread_departures: AtomicU32,
     shares: Shares,
     watched: Watched,
     watch_memory: WatchMemory,
@@ -186,6 +191,7 @@ impl<S: Store> Realm<S> {
             network,
             verdicts: Verdicts::default(),
             expiries: Expiries::default(),
+            unread_departures: AtomicU32::new(0),
             shares: Shares::new(lasting),
             watched: Watched::default(),
             watch_memory: WatchMemory::new(limits.watch_memory),

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     crypto::{MacKey, SecretKey},
     faults::{Fault, is_planted},
-    store::{PageLimit, Position, Store, StoreError},
+    store::{PageLimit, Position, Store},
     wire::{ErrorCode, RealmId, Username},
 };
 
@@ -214,11 +214,13 @@ impl<S: Store> Realm<S> {
         loop {
             let page = match self.store.read(&log, Position(known), limit).await {
                 Ok(page) => page,
-                Err(StoreError::Damaged(_)) if limit.entries > 1 => {
+                Err(error) if error.is_of_one_record() && limit.entries > 1 => {
                     limit = one;
                     continue;
                 }
-                Err(StoreError::Damaged(_)) if self.store.last(&log).await?.0 > known => {
+                Err(error)
+                    if error.is_of_one_record() && self.store.last(&log).await?.0 > known =>
+                {
                     // Whose it is nobody knows, and what stands behind it is read all the same.
                     known = self.shares.extend(realm, known, &[UNREADABLE]);
                     continue;

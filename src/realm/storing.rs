@@ -104,7 +104,7 @@ impl Walk {
         while let Some(behind) = gap.next() {
             match store.list(&self.prefix, Some(&key(&behind)), 1).await {
                 Ok(_) => gap.tell(true),
-                Err(StoreError::Damaged(_)) => gap.tell(false),
+                Err(error) if error.is_of_one_record() => gap.tell(false),
                 Err(error) => return Err(error),
             }
         }

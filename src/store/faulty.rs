@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{
@@ -35,6 +38,7 @@ struct Inner {
     memory: Mutex<Memory>,
     subscribers: Subscribers,
     plan: Mutex<Plan>,
+    is_lost: AtomicBool,
 }
 
 /// The store. Its clones hold the same, as processes do that open it one after another.
@@ -54,12 +58,18 @@ impl Default for Faulty {
             memory: Mutex::default(),
             subscribers: Subscribers::default(),
             plan: Mutex::new(Box::new(|_| false)),
+            is_lost: AtomicBool::new(false),
         }))
     }
 }
 
 impl Faulty {
-    /// From now on fails what `plan` says: a read as of a damaged record, a commit as on a full disk.
+    /// What cannot be read is damaged for good; else the disk fails to read it.
+    pub fn lose(&self, is_lost: bool) {
+        self.0.is_lost.store(is_lost, Ordering::Relaxed);
+    }
+
+    /// From now on fails what `plan` says: a read as [`Faulty::lose`] says, a commit as on a full disk.
     pub fn fail_when(&self, plan: impl FnMut(Asked<'_>) -> bool + Send + 'static) {
         *self.0.plan.lock().unwrap() = Box::new(plan);
     }
@@ -75,7 +85,12 @@ impl Faulty {
 
     fn read_of(&self, asked: Asked<'_>) -> Result<MutexGuard<'_, Memory>, StoreError> {
         if self.fails(asked) {
-            return Err(StoreError::Damaged("as planned".into()));
+            let what = "as planned".to_string();
+            return Err(if self.0.is_lost.load(Ordering::Relaxed) {
+                StoreError::Damaged(what)
+            } else {
+                StoreError::Unread(what)
+            });
         }
         Ok(self.0.memory.lock().unwrap())
     }

@@ -87,6 +87,8 @@ impl Groups {
             again: None,
         });
         failing.again = Some(now + failing.wait);
+        // Also what was added while it was tried waits for that.
+        self.due.remove(&work);
         failing.wait = (failing.wait * 2).min(BUSY_MAX);
     }
 }

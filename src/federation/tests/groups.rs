@@ -43,9 +43,12 @@ fn group_that_fails_is_asked_about_less_often_each_time() {
     let internal = Answer::Refused(ErrorCode::Internal.into());
     let mut scene = Scene::introduced();
     let mut asked = 0;
+    let more = || Input::Work(beta(), GroupWork::Tell(crew()));
     while scene.seconds < 3600 {
-        scene.happens(Input::Work(beta(), GroupWork::Tell(crew())));
+        scene.happens(more());
         let (_, id, _) = scene.wait_for_question();
+        // Also while it is asked.
+        scene.happens(more());
         scene.answer(id, Some(&internal));
         asked += 1;
     }
