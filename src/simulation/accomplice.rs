@@ -106,13 +106,12 @@ impl World {
     pub(super) fn wrong_with_dials(&self, lasted: Duration) -> Option<String> {
         let sent = self.network.sent_to_nobody(malice::BYSTANDER);
         let introductions = self.introduced.load(Ordering::Relaxed);
-        let most = self.sites.iter().map(|(_, life)| {
-            let starts = life.starts.load(Ordering::Relaxed) as u64;
-            malice::may_have_come(introductions, starts, lasted)
-        });
-        let most = most
-            .sum::<u64>()
-            .min(introductions * malice::DIALS_AN_INTRODUCTION);
+        let starts = self.sites.iter();
+        let starts = starts.map(|(_, life)| life.starts.load(Ordering::Relaxed) as u64);
+        let each = |starts| malice::may_have_come(introductions, starts, lasted);
+        let most: u64 = starts.clone().map(each).sum();
+        let all = malice::said(introductions, starts.sum());
+        let most = most.min(all * malice::DIALS_AN_INTRODUCTION);
         (sent > most).then(|| {
             format!("{sent} datagrams have come to a bystander, for {introductions} introductions, and {most} may have")
         })

@@ -89,7 +89,15 @@ struct Liar {
 /// The most datagrams that may have come to where nobody asked for any, from a realm that has started so often and has run for so long (PEER-23).
 pub fn may_have_come(introductions: u64, starts: u64, lasted: Duration) -> u64 {
     let tries = TRIES_AT_ONCE * starts + lasted.as_secs().div_ceil(3600);
-    introductions.min(tries) * DIALS_AN_INTRODUCTION
+    said(introductions, starts).min(tries) * DIALS_AN_INTRODUCTION
+}
+
+/// How often an address may be tried for what was said of it: each time it is said, and at each start once it has been.
+pub fn said(introductions: u64, starts: u64) -> u64 {
+    match introductions {
+        0 => 0,
+        _ => introductions + starts,
+    }
 }
 
 /// Lies for ever. `introduced` is told how often it has introduced itself by what is not its address.
