@@ -39,7 +39,10 @@ pub async fn once(client: &Client, output: Output, command: Command) -> Result<(
             let key = pending_key(client, realm_id, &key).await?;
             let name = known_as.unwrap_or(realm_id);
             patiently(client, client.acceptrealm(name, key)).await?;
-            let text = format!("{name} is a peer now, with the key {}", key.fingerprint());
+            let text = format!(
+                "{name} is a peer now, with the fingerprint {}",
+                key.fingerprint()
+            );
             output.result(
                 &json!({ "realm": name.as_str(), "key": key.to_string() }),
                 &text,
@@ -83,8 +86,15 @@ async fn pending_key(
     })
 }
 
+/// What is said to people where there is nothing to list.
+const NO_PEERS: &str = "no peers";
+
 async fn realms(client: &Client, output: Output) -> Result<(), Failure> {
-    for peer in patiently(client, client.realms()).await? {
+    let peers = patiently(client, client.realms()).await?;
+    if peers.is_empty() && !output.json {
+        return output.item(&json!({}), NO_PEERS);
+    }
+    for peer in peers {
         let state = match peer.state {
             0 => "idle",
             1 => "open",
@@ -119,7 +129,11 @@ async fn realms(client: &Client, output: Output) -> Result<(), Failure> {
 }
 
 async fn details(client: &Client, output: Output) -> Result<(), Failure> {
-    for one in patiently(client, client.realm_details()).await? {
+    let peers = patiently(client, client.realm_details()).await?;
+    if peers.is_empty() && !output.json {
+        return output.item(&json!({}), NO_PEERS);
+    }
+    for one in peers {
         let (since, next, heard) = (time(one.since)?, time(one.next)?, time(one.heard)?);
         let why = one.why.map(ErrorCode::name);
         let key = (one.state != Standing::Departing).then_some(PublicKey(one.key));
@@ -159,7 +173,7 @@ fn block(one: &PeerDetail, key: Option<PublicKey>, times: [Option<String>; 3]) -
             "" => "only on links that it opens",
             address => address,
         };
-        lines.push(format!("  key {}", key.fingerprint()));
+        lines.push(format!("  fingerprint {}", key.fingerprint()));
         lines.push(format!("  at {address}"));
     }
     if !one.claimed.is_empty() {
@@ -176,7 +190,11 @@ fn block(one: &PeerDetail, key: Option<PublicKey>, times: [Option<String>; 3]) -
 }
 
 async fn pending(client: &Client, output: Output) -> Result<(), Failure> {
-    for one in patiently(client, client.pending_realms()).await? {
+    let all = patiently(client, client.pending_realms()).await?;
+    if all.is_empty() && !output.json {
+        return output.item(&json!({}), "nobody waits for a decision");
+    }
+    for one in all {
         let key = PublicKey(one.key);
         let (first, last) = (time(one.since)?, time(one.heard)?);
         let object = json!({
@@ -198,7 +216,7 @@ async fn pending(client: &Client, output: Output) -> Result<(), Failure> {
             times => format!("{times} times"),
         };
         let text = format!(
-            "{}  has introduced itself {times}\n  key {}\n  {place}\n  first {}, last {}",
+            "{}  has introduced itself {times}\n  fingerprint {}\n  {place}\n  first {}, last {}",
             one.realm,
             key.fingerprint(),
             first.as_deref().unwrap_or("-"),
