@@ -13,7 +13,7 @@ use merpati::{
     store::{Batch, Embedded, Key, Log, Store as _},
     wire::{
         Answer, Body, Command, ConnectionId, Frame, Frames, Operation, OperationNumber, Packet,
-        PacketNumber, Protection, Request, Sent, SessionRef, link_header,
+        PacketNumber, Protection, Request, RequestId, Sent, SessionRef, link_header,
     },
 };
 use rand::{SeedableRng as _, rngs::ChaCha20Rng};
@@ -42,7 +42,7 @@ fn wire(criterion: &mut Criterion) {
         bench.iter(|| black_box(&request).to_bytes());
     });
     let frame = Frame::Request {
-        number: 1000,
+        number: RequestId(1000),
         command: &command,
     };
     let (mut frames, mut packet) = (Vec::new(), Vec::new());

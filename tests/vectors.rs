@@ -11,12 +11,12 @@ use merpati::{
     crypto::{Initiator, LifeClaim, Responder, SecretKey, mac1},
     wire::{
         Account, AckFrame, Answer, Body, CloseReason, Command, ConnectionId, Cursors,
-        DeviceSession, Entry, ErrorCode, Event, Fragment, Frame, Frames, HandshakeId, Hello,
-        HelloReply, Init, Life, LinkName, Mailbox, Member, Open, Operation, OperationNumber,
-        Options, PROTOCOL_VERSION, Packet, PacketNumber, Page, PartOf, Password, Peer, PeerDetail,
-        PeerDetails, PeerRequest, Port, Position, Protection, Refusal, RegistrationCode, Request,
-        Role, Sender, Sent, SessionId, SessionRef, Standing, Text, Unread, Welcome, append_crc,
-        link_header,
+        DeviceSession, Entry, ErrorCode, Event, EventId, Fragment, Frame, Frames, HandshakeId,
+        Hello, HelloReply, Init, Life, LinkName, Mailbox, Member, MessageId, Open, Operation,
+        OperationNumber, Options, PROTOCOL_VERSION, Packet, PacketNumber, Page, Password, Peer,
+        PeerDetail, PeerDetails, PeerRequest, Port, Position, Protection, Refusal,
+        RegistrationCode, Request, RequestId, Role, Sender, Sent, SessionId, SessionRef, Standing,
+        Text, Unread, Welcome, append_crc, link_header,
     },
 };
 use serde_json::{Value, json};
@@ -154,7 +154,7 @@ fn frames() {
             "request",
             json!({ "number": 3, "command": "1a00" }),
             Frame::Request {
-                number: 3,
+                number: RequestId(3),
                 command: &[0x1a, 0],
             },
         ),
@@ -162,7 +162,7 @@ fn frames() {
             "reply",
             json!({ "number": 3, "answer": "01" }),
             Frame::Reply {
-                number: 3,
+                number: RequestId(3),
                 answer: &[1],
             },
         ),
@@ -170,7 +170,7 @@ fn frames() {
             "event",
             json!({ "number": 4, "event": "0001" }),
             Frame::Event {
-                number: 4,
+                number: EventId(4),
                 event: &[0, 1],
             },
         ),
@@ -178,8 +178,7 @@ fn frames() {
             "part",
             json!({ "of": "reply", "number": 5, "total": 20000, "offset": 1100, "bytes": "abcd" }),
             Frame::Part {
-                of: PartOf::Reply,
-                number: 5,
+                message: MessageId::Reply(RequestId(5)),
                 total: 20_000,
                 offset: 1100,
                 bytes: &[0xab, 0xcd],
@@ -1105,7 +1104,7 @@ fn handshake() {
     })
     .to_bytes();
     Frame::Request {
-        number: 0,
+        number: RequestId(0),
         command: &command,
     }
     .emit(true, &mut early);

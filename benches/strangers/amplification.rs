@@ -8,7 +8,7 @@ use merpati::{
     link::{Redundancy, Time},
     wire::{
         ConnectionId, Frame, HandshakeId, Hello, Init, Open, OperationNumber, Packet, PacketNumber,
-        Protection, append_crc, link_header,
+        Protection, RequestId, append_crc, link_header,
     },
 };
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -55,7 +55,7 @@ impl Strangers {
         });
         let mut opening = vec![0; 40];
         let ask = Frame::Request {
-            number: 0,
+            number: RequestId(0),
             command: &[1; 20],
         };
         ask.emit(false, &mut opening);

@@ -238,7 +238,7 @@ async fn write(
     to: merpati::wire::Username,
     sent: &Mutex<Vec<Sent>>,
 ) {
-    let mut waiting: Vec<(u64, Instant)> = Vec::new();
+    let mut waiting: Vec<(merpati::wire::RequestId, Instant)> = Vec::new();
     let note = |due: Instant, stored| sent.lock().unwrap().push((due, stored));
     while !control.is_over() || !waiting.is_empty() {
         if due <= Instant::now() && !control.is_over() {

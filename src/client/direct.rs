@@ -16,7 +16,7 @@ use crate::{
     endpoint::{Config, Endpoint, Event, LinkId},
     host::{Host, Socket},
     link::Time,
-    wire::{Answer, ErrorCode, OperationNumber},
+    wire::{Answer, ErrorCode, OperationNumber, RequestId},
 };
 
 /// How long a command may take before it counts as unanswered.
@@ -41,7 +41,7 @@ pub struct Direct {
     link: LinkId,
     started: Instant,
     is_open: bool,
-    in_flight: BTreeMap<u64, Instant>,
+    in_flight: BTreeMap<RequestId, Instant>,
     next_operation: u64,
     buffer: Vec<u8>,
     out: Vec<u8>,

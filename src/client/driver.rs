@@ -26,7 +26,7 @@ use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
     link::{Silence, Time},
-    wire::{CloseReason, Welcome},
+    wire::{CloseReason, RequestId, Welcome},
 };
 
 /// When nothing was heard for so long, the realm is asked who it is: its key may have changed.
@@ -44,7 +44,7 @@ pub struct Driver {
     started: Instant,
     link: Option<LinkId>,
     waiting: VecDeque<Ask>,
-    asked: BTreeMap<u64, Ask>,
+    asked: BTreeMap<RequestId, Ask>,
     status: watch::Sender<Status>,
     heard: bool,
     /// When to ask who is there, while nothing is heard.
@@ -197,10 +197,7 @@ impl Driver {
             };
             let deadline = self.time(ask.deadline);
             let bytes = ask.bytes.clone();
-            // The realm pushes nothing before this side has sent a packet on the open link; an answer to early data
-            // calls for none.
-            let early = ask.early && !(self.watcher.is_some() && self.is_expected);
-            match self.endpoint.request(now, link, bytes, deadline, early) {
+            match self.endpoint.request(now, link, bytes, deadline, ask.early) {
                 Some(number) => {
                     self.asked.insert(number, ask);
                 }
@@ -350,7 +347,7 @@ impl Driver {
             .send_modify(|status| status.rtt = rtt.or(status.rtt));
     }
 
-    fn settle(&mut self, number: u64, outcome: Result<Vec<u8>, AskError>) {
+    fn settle(&mut self, number: RequestId, outcome: Result<Vec<u8>, AskError>) {
         if let Some(ask) = self.asked.remove(&number) {
             // Whoever asked may have stopped waiting.
             let _ = ask.answer.send(outcome);
@@ -381,7 +378,7 @@ impl Driver {
     }
 
     /// The deadline of a question is over.
-    fn expired(&mut self, number: u64) {
+    fn expired(&mut self, number: RequestId) {
         let Some(ask) = self.asked.remove(&number) else {
             return;
         };

@@ -11,7 +11,7 @@ use crate::{
     crypto::{
         HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, PublicKey, SecretKey, SessionKeys, mac1,
     },
-    link::{Link, Time},
+    link::{Attempts, Link, Time},
     wire::{ConnectionId, Cookie, HandshakeId, INIT_OVERHEAD, Init, Life},
 };
 
@@ -27,9 +27,8 @@ pub(super) struct Dial {
     init: Vec<u8>,
     /// How often a cookie has been shown.
     shown: u32,
-    sent: u32,
+    attempts: Attempts,
     first_sent: Time,
-    again: Time,
 }
 
 impl Dial {
@@ -58,38 +57,49 @@ impl Dial {
             noise,
             init,
             shown: 0,
-            sent: 0,
+            attempts: Attempts::queued(),
             first_sent: now,
-            again: now,
         })
     }
 
     /// How often the Init has left, and how long it is.
     pub const fn sent(&self) -> (u32, usize) {
-        (self.sent, self.init.len())
+        (self.attempts.count(), self.init.len())
     }
 
-    pub const fn timeout(&self) -> Time {
-        self.again
+    /// When it wants to leave again; at once when it has yet to leave.
+    pub fn timeout(&self) -> Time {
+        self.attempts.timeout().unwrap_or_default()
     }
 
-    /// The Init, if it is time to send it (again); the next time follows after `wait`.
-    pub fn transmit(&mut self, now: Time, wait: Duration, out: &mut Vec<u8>) -> bool {
-        if self.again > now {
+    /// The Init, if it is time to send it (again). The next time follows after `wait`, and a copy after `copy`.
+    pub fn transmit(
+        &mut self,
+        now: Time,
+        wait: Duration,
+        copy: Option<Duration>,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        if self.attempts.expire(now) {
+            self.attempts.queue();
+        }
+        if !self.attempts.is_queued() {
             return false;
         }
-        if self.sent == 0 {
+        if self.attempts.count() == 0 {
             self.first_sent = now;
         }
-        self.again = now + wait;
-        self.sent += 1;
+        if self.attempts.sent() {
+            let copy = copy.map(|copy| now + copy);
+            self.attempts.schedule(Some(now + wait), copy);
+        }
         out.clear();
         out.extend_from_slice(&self.init);
         true
     }
 
     /// Shows a cookie from here on, and sends the Init with it at once. Who forges many of them gains nothing.
-    pub fn show(&mut self, now: Time, realm: &PublicKey, cookie: &Cookie) {
+    pub fn show(&mut self, realm: &PublicKey, cookie: &Cookie) {
         if self.shown == COOKIES_MAX {
             return;
         }
@@ -99,7 +109,7 @@ impl Dial {
         let mac = mac1(realm, &self.init);
         self.init.extend_from_slice(&mac);
         self.init.extend_from_slice(cookie);
-        self.again = now;
+        self.attempts.queue();
     }
 
     /// Reads Noise message 2. One that fails changes nothing: the genuine one may still come.
@@ -109,7 +119,7 @@ impl Dial {
 
     /// How long the round trip took, if it is certain which Init was answered.
     pub fn round_trip(&self, now: Time) -> Option<Duration> {
-        (self.sent == 1).then(|| now - self.first_sent)
+        (self.attempts.count() == 1).then(|| now - self.first_sent)
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::LinkId;
 use crate::{
     crypto::{LifeClaim, PublicKey},
-    wire::{CloseReason, HelloReply, Welcome},
+    wire::{CloseReason, EventId, HelloReply, RequestId, Welcome},
 };
 
 /// What an endpoint has to tell its driver.
@@ -42,7 +42,7 @@ pub enum Event {
         /// The link.
         link: LinkId,
         /// To be named in the reply.
-        number: u64,
+        number: RequestId,
         /// The command.
         bytes: Vec<u8>,
         /// It came in a handshake's first message, and might have been recorded and sent by anyone.
@@ -53,7 +53,7 @@ pub enum Event {
         /// The link.
         link: LinkId,
         /// The request's number.
-        number: u64,
+        number: RequestId,
         /// The answer.
         bytes: Vec<u8>,
     },
@@ -69,14 +69,14 @@ pub enum Event {
         /// The link.
         link: LinkId,
         /// As [`super::Endpoint::push`] gave it.
-        number: u64,
+        number: EventId,
     },
     /// A request's deadline is over.
     Expired {
         /// The link.
         link: LinkId,
         /// The request's number.
-        number: u64,
+        number: RequestId,
         /// True when anything at all has come from the other side.
         heard: bool,
     },
@@ -85,7 +85,7 @@ pub enum Event {
         /// The link.
         link: LinkId,
         /// To be named in the reply.
-        number: u64,
+        number: RequestId,
         /// As many bytes as are taken.
         limit: usize,
     },
@@ -94,11 +94,11 @@ pub enum Event {
         /// Where it was asked.
         link: LinkId,
         /// Its number there.
-        number: u64,
+        number: RequestId,
         /// Where it is asked now.
         to: LinkId,
         /// Its number there.
-        as_number: u64,
+        as_number: RequestId,
     },
     /// A link has ended, and with it all that was asked on it.
     Closed {

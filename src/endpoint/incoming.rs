@@ -109,8 +109,6 @@ impl Endpoint {
             Known::Answered(accept, link) => {
                 let accept = accept.to_vec();
                 if let Some(slot) = self.slots.get_mut(&link) {
-                    // Which of the two is confirmed will not be known.
-                    slot.accepted = None;
                     if slot.path.remote != from && !slot.link.is_proven() {
                         // From here on whoever has had the Accept need not be where the first Init came from.
                         let mut data = [0; 8];
@@ -206,10 +204,10 @@ impl Endpoint {
             self.end(id, None);
             return;
         }
-        if slot.link.awaits_early() || slot.is_shared {
-            // The answer did not fit what we brought, or is slow: now it may come. And a realm may ask
-            // on a link as soon as it is proven.
-            slot.link.confirm();
+        if slot.link.awaits_early() || slot.is_shared || slot.link.is_kept_alive() {
+            // The answer did not fit what we brought, or is slow: now it may come. A realm may ask on a link as soon as
+            // it is proven, and who waits for events is sent none before.
+            slot.link.ping();
         }
         if was_tried {
             self.is_there(now, id);
@@ -233,7 +231,7 @@ impl Endpoint {
             && let Some(realm) = &slot.peer
         {
             // Anyone may have sent it: it is no measure of the path.
-            dial.show(now, realm, cookie);
+            dial.show(realm, cookie);
             self.touch(now, id);
         }
     }
@@ -382,9 +380,9 @@ impl Endpoint {
         if slot.renewal.replaces.is_some() {
             self.end_replaced(now, id);
         } else if slot.role == Role::Responder && slot.link.is_proven() && !was_proven {
-            if let (Some(accepted), Some(_)) = (slot.accepted, slot.token) {
-                // Who names a link confirms it at once: that is a round trip (PEER-12).
-                slot.link.sample(now - accepted);
+            if let Some(accepted) = slot.accepted {
+                // Who answers an Accept at once shows how long the path is; who does later, that it is no longer.
+                slot.link.bound_round_trip(now - accepted);
             }
             self.proven(now, id);
         }

@@ -9,7 +9,7 @@ use crate::{
     crypto::LifeClaim,
     faults::{Fault, is_planted},
     link::Time,
-    wire::{Life, LinkName, OperationNumber, Welcome, varint_len},
+    wire::{Life, LinkName, OperationNumber, RequestId, Welcome, varint_len},
 };
 
 /// A WELCOME with a successor and an operation number of so many bytes has no room for a life: the Accept would be
@@ -47,8 +47,8 @@ impl Endpoint {
         &mut self,
         now: Time,
         link: LinkId,
-        (number, bytes): (u64, Vec<u8>),
-    ) -> Option<(u64, Vec<u8>)> {
+        (number, bytes): (RequestId, Vec<u8>),
+    ) -> Option<(RequestId, Vec<u8>)> {
         match self.slots.get_mut(&link) {
             _ if is_planted(Fault::TakeAllEarlyOnceRestored) => Some((number, bytes)),
             Some(slot) if slot.is_life_unknown && slot.waits_for_proof(false) => {

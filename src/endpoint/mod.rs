@@ -72,7 +72,7 @@ use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
     link::{self, DATAGRAM_MIN, Jitter, Link, Silence, Time, Urgency, earliest},
-    wire::{CloseReason, ConnectionId, OperationNumber, Welcome},
+    wire::{CloseReason, ConnectionId, EventId, OperationNumber, RequestId, Welcome},
 };
 
 /// Links that others open are let in. A program that only opens links, without the feature `server`, is smaller by what that takes.
@@ -215,7 +215,7 @@ impl Endpoint {
         bytes: Vec<u8>,
         deadline: Time,
         early: bool,
-    ) -> Option<u64> {
+    ) -> Option<RequestId> {
         let early = early && self.config.early_data;
         let number = self
             .slots
@@ -227,7 +227,7 @@ impl Endpoint {
     }
 
     /// Answers request `number` of `link`. A link that has ended meanwhile is no error.
-    pub fn reply(&mut self, now: Time, link: LinkId, number: u64, bytes: Vec<u8>) {
+    pub fn reply(&mut self, now: Time, link: LinkId, number: RequestId, bytes: Vec<u8>) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.reply(number, bytes);
             self.touch(now, link);
@@ -243,7 +243,7 @@ impl Endpoint {
         link: LinkId,
         event: Vec<u8>,
         urgency: Urgency,
-    ) -> Option<u64> {
+    ) -> Option<EventId> {
         let number = self.slots.get_mut(&link)?.link.push(event, urgency);
         self.touch(now, link);
         self.count_memory(link);

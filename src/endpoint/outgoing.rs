@@ -68,12 +68,14 @@ impl Endpoint {
         match &mut slot.stage {
             Stage::Dialing(dial) => {
                 let (repeats, bytes) = dial.sent();
-                let mut wait = slot.link.repeat_after(repeats, bytes);
+                let mut wait = slot.link.repeat_after(now, repeats, bytes);
+                // Nobody vouches for an address that is only tried: it gets no copies.
+                let copy = slot.link.copy_after().filter(|_| !slot.is_once);
                 if cfg!(feature = "server") && slot.is_once && repeats + 1 >= DIALS_ONCE {
                     // It was the last: the answer to it may have far to come.
                     wait = wait.max(DIALS_ONCE_PATIENCE);
                 }
-                dial.transmit(now, wait, out)
+                dial.transmit(now, wait, copy, out)
             }
             Stage::Open => {
                 let sends = slot.link.poll_transmit(now, out);

@@ -16,7 +16,7 @@ use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
     link::{Link, Time},
-    wire::{CloseReason, ConnectionId, LinkName},
+    wire::{CloseReason, ConnectionId, LinkName, RequestId},
 };
 
 impl Endpoint {
@@ -196,7 +196,7 @@ impl Endpoint {
     }
 
     /// Asks a request no more.
-    pub fn give_up(&mut self, now: Time, link: LinkId, number: u64) {
+    pub fn give_up(&mut self, now: Time, link: LinkId, number: RequestId) {
         if let Some(slot) = self.slots.get_mut(&link) {
             slot.link.ask_until(number, now);
             self.let_time_pass(now, link);
@@ -292,7 +292,7 @@ impl Endpoint {
         let is_open = matches!(slot.stage, Stage::Open);
         if is_open && stays {
             // The other side must know that this one is genuine, to give its own up.
-            slot.link.confirm();
+            slot.link.ping();
             self.touch(now, ours);
             return;
         }

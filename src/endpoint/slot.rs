@@ -16,7 +16,7 @@ use crate::{
     crypto::{PublicKey, Responder},
     faults::{Fault, is_planted},
     link::{Link, Time, earliest},
-    wire::{ConnectionId, HandshakeId, Life, ResetToken},
+    wire::{ConnectionId, HandshakeId, Life, RequestId, ResetToken},
 };
 
 /// How long an Accept waits for the answers to early data (HS-5).
@@ -100,7 +100,7 @@ pub(super) struct Slot {
     /// The path it has left and until when it may return there, while its new one is not proven.
     pub left: Option<Box<(Path, Time)>>,
     /// Requests that came early, where those wait until the link is proven.
-    pub held: Vec<(u64, Vec<u8>)>,
+    pub held: Vec<(RequestId, Vec<u8>)>,
     /// Bytes that it holds for the other side.
     pub memory: usize,
     /// Whose device it is, if that is known.
@@ -164,7 +164,7 @@ impl Slot {
     /// Memory of the requests that wait until the link is proven, in bytes.
     pub fn held_bytes(&self) -> usize {
         let each = self.held.iter().map(|(_, bytes)| bytes.capacity());
-        self.held.capacity() * size_of::<(u64, Vec<u8>)>() + each.sum::<usize>()
+        self.held.capacity() * size_of::<(RequestId, Vec<u8>)>() + each.sum::<usize>()
     }
 
     /// When the endpoint has to look at this link again.

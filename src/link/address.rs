@@ -1,6 +1,6 @@
 //! Where the other side is, and how much may go there before that is proven (LINK-11, LINK-18).
 
-use super::{Keys, Link, State};
+use super::{Item, Keys, Link, State};
 use crate::wire::PacketNumber;
 
 /// So many times what has come from an address that is to be proven may go there (RFC 9000 §8.1).
@@ -21,16 +21,16 @@ impl Link {
     }
 
     /// Nothing that comes proves where the other side is but its return of `data`.
-    pub const fn doubt_path(&mut self, data: [u8; 8]) {
+    pub fn doubt_path(&mut self, data: [u8; 8]) {
         self.has_moved = true;
-        self.controls.challenge(data);
+        self.challenge(data);
     }
 
     /// More has come from an address that is to be proven.
-    pub const fn path_heard(&mut self, bytes: usize) {
+    pub fn path_heard(&mut self, bytes: usize) {
         if self.has_moved {
             self.add_credit(bytes.saturating_mul(PATH_CREDIT));
-            self.controls.challenge_again();
+            self.queue.control(Item::Challenge);
         }
     }
 
@@ -42,9 +42,10 @@ impl Link {
     }
 
     /// The other side is at an address that is proven.
-    pub const fn path_proven(&mut self) {
+    pub fn path_proven(&mut self) {
         self.has_moved = false;
         self.credit = None;
+        self.queue.remove(Item::Challenge);
     }
 
     /// True while the other side is at an address that is not proven again.

@@ -7,11 +7,10 @@ use smallvec::SmallVec;
 
 use super::{
     limits::{ASSEMBLIES_MAX, ASSEMBLY_PATIENCE, PIECES_MAX},
-    parts::Message,
     ranges::Ranges,
     time::{Time, earliest},
 };
-use crate::wire::PartOf;
+use crate::wire::MessageId;
 
 #[derive(Clone, Debug)]
 struct Assembly {
@@ -23,14 +22,14 @@ struct Assembly {
 /// The messages that have arrived in part.
 #[derive(Clone, Debug)]
 pub struct Assemblies {
-    by_message: BTreeMap<(PartOf, u64), Assembly>,
+    by_message: BTreeMap<MessageId, Assembly>,
     /// Bytes that may be put together at once.
     room: usize,
 }
 
 /// The messages that one packet begins, and how long they are.
 #[derive(Debug, Default)]
-pub struct Begun(SmallVec<[(Message, usize); ASSEMBLIES_MAX]>);
+pub struct Begun(SmallVec<[(MessageId, usize); ASSEMBLIES_MAX]>);
 
 /// What became of a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +75,7 @@ impl Assemblies {
     pub fn takes(
         &self,
         begun: &mut Begun,
-        message: Message,
+        message: MessageId,
         total: u64,
         offset: u64,
         len: usize,
@@ -103,20 +102,17 @@ impl Assemblies {
     pub fn take(
         &mut self,
         now: Time,
-        (of, number): (PartOf, u64),
+        message: MessageId,
         total: u64,
         offset: u64,
         part: &[u8],
     ) -> Assembled {
         let len = usize::try_from(total).unwrap_or(0);
-        let one = self
-            .by_message
-            .entry((of, number))
-            .or_insert_with(|| Assembly {
-                bytes: vec![0; len],
-                arrived: Ranges::default(),
-                progress: now,
-            });
+        let one = self.by_message.entry(message).or_insert_with(|| Assembly {
+            bytes: vec![0; len],
+            arrived: Ranges::default(),
+            progress: now,
+        });
         let range = offset..offset + part.len() as u64;
         if !one.arrived.covers(&range) {
             one.progress = now;
@@ -130,41 +126,45 @@ impl Assemblies {
         if !one.arrived.covers(&(0..total)) {
             return Assembled::Partly;
         }
-        let whole = self.by_message.remove(&(of, number));
+        let whole = self.by_message.remove(&message);
         Assembled::Whole(whole.map_or_else(Vec::new, |one| one.bytes))
     }
 
     /// Forgets a message: nobody waits for it any more.
-    pub fn forget(&mut self, of: PartOf, number: u64) {
-        self.by_message.remove(&(of, number));
+    pub fn forget(&mut self, message: MessageId) {
+        self.by_message.remove(&message);
     }
 
     /// When a message is to be forgotten.
     pub fn timeout(&self) -> Option<Time> {
         let requests = self.by_message.iter();
-        let requests = requests.filter(|((of, _), _)| *of == PartOf::Request);
+        let requests = requests.filter(|(message, _)| is_request(message));
         let ends = requests.map(|(_, one)| one.progress + ASSEMBLY_PATIENCE);
         ends.fold(None, |soonest, end| earliest(soonest, Some(end)))
     }
 
     /// Lets time pass.
     pub fn expire(&mut self, now: Time) {
-        self.by_message.retain(|(of, _), one| {
-            *of != PartOf::Request || one.progress + ASSEMBLY_PATIENCE > now
-        });
+        self.by_message
+            .retain(|message, one| !is_request(message) || one.progress + ASSEMBLY_PATIENCE > now);
     }
+}
+
+const fn is_request(message: &MessageId) -> bool {
+    matches!(message, MessageId::Request(_))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{EventId, RequestId};
 
     fn assemblies() -> Assemblies {
         Assemblies::new(1000)
     }
 
     /// As the only part of its packet.
-    fn takes(all: &Assemblies, message: Message, total: u64, offset: u64, len: usize) -> bool {
+    fn takes(all: &Assemblies, message: MessageId, total: u64, offset: u64, len: usize) -> bool {
         all.takes(&mut Begun::default(), message, total, offset, len)
     }
 
@@ -174,7 +174,7 @@ mod tests {
         let all = assemblies();
         let mut begun = Begun::default();
         let mut takes = |number, total, offset| {
-            let message = (PartOf::Request, number);
+            let message = MessageId::Request(RequestId(number));
             all.takes(&mut begun, message, total, offset, 1)
         };
         assert!(takes(1, 400, 0));
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn parts_in_any_order_and_repeated_make_the_message() {
         let mut all = assemblies();
-        let message = (PartOf::Request, 7);
+        let message = MessageId::Request(RequestId(7));
         for (offset, part) in [(6, &b"world"[..]), (0, b"hel"), (6, b"world")] {
             assert!(takes(&all, message, 11, offset, part.len()));
             let taken = all.take(Time(0), message, 11, offset, part);
@@ -205,36 +205,60 @@ mod tests {
     #[test]
     fn memory_has_an_end() {
         let mut all = assemblies();
-        assert!(!takes(&all, (PartOf::Request, 1), 1001, 0, 10), "too long");
-        assert!(!takes(&all, (PartOf::Request, 1), u64::MAX, 0, 10));
-        all.take(Time(0), (PartOf::Request, 1), 400, 0, b"x");
         assert!(
-            !takes(&all, (PartOf::Request, 1), 401, 0, 1),
+            !takes(&all, MessageId::Request(RequestId(1)), 1001, 0, 10),
+            "too long"
+        );
+        assert!(!takes(
+            &all,
+            MessageId::Request(RequestId(1)),
+            u64::MAX,
+            0,
+            10
+        ));
+        all.take(Time(0), MessageId::Request(RequestId(1)), 400, 0, b"x");
+        assert!(
+            !takes(&all, MessageId::Request(RequestId(1)), 401, 0, 1),
             "another length"
         );
         assert!(
-            !takes(&all, (PartOf::Request, 2), 601, 0, 1),
+            !takes(&all, MessageId::Request(RequestId(2)), 601, 0, 1),
             "too much together"
         );
-        all.take(Time(5), (PartOf::Event, 1), 400, 0, b"x");
-        assert!(!takes(&all, (PartOf::Reply, 3), 10, 0, 1), "too many");
+        all.take(Time(5), MessageId::Event(EventId(1)), 400, 0, b"x");
+        assert!(
+            !takes(&all, MessageId::Reply(RequestId(3)), 10, 0, 1),
+            "too many"
+        );
         for piece in 1..64 {
-            assert!(takes(&all, (PartOf::Request, 1), 400, piece * 2, 1));
-            all.take(Time(0), (PartOf::Request, 1), 400, piece * 2, b"x");
+            assert!(takes(
+                &all,
+                MessageId::Request(RequestId(1)),
+                400,
+                piece * 2,
+                1
+            ));
+            all.take(
+                Time(0),
+                MessageId::Request(RequestId(1)),
+                400,
+                piece * 2,
+                b"x",
+            );
         }
         assert!(
-            !takes(&all, (PartOf::Request, 1), 400, 200, 1),
+            !takes(&all, MessageId::Request(RequestId(1)), 400, 200, 1),
             "too many pieces"
         );
         assert!(
-            takes(&all, (PartOf::Request, 1), 400, 1, 1),
+            takes(&all, MessageId::Request(RequestId(1)), 400, 1, 1),
             "one that closes a gap"
         );
         let end = all.timeout().unwrap();
         assert_eq!(end, Time(0) + ASSEMBLY_PATIENCE);
         all.expire(end);
         assert_eq!(all.held(), 400);
-        assert!(takes(&all, (PartOf::Reply, 3), 10, 0, 1));
+        assert!(takes(&all, MessageId::Reply(RequestId(3)), 10, 0, 1));
         // Found by the simulator: with round trips of two minutes the parts of an event came further apart than that,
         // were forgotten, and never sent again.
         assert_eq!(all.timeout(), None);

@@ -6,6 +6,10 @@ use core::time::Duration;
 
 /// The longest that is waited before something is sent again, unless the path is longer.
 pub(super) const RTO_MAX: Duration = Duration::from_secs(30);
+/// The same while somebody waits for it.
+pub(super) const RTO_AWAITED_MAX: Duration = Duration::from_secs(8);
+/// While somebody waits, no wait is longer than so many timeouts.
+const AWAITED_TIMEOUTS: u32 = 3;
 /// This many repeats wait one timeout each; later ones wait half as long again as the one before.
 const PATIENT_REPEATS: u32 = 3;
 
@@ -32,9 +36,22 @@ impl Jitter {
     }
 }
 
+/// How long the waits may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urge {
+    /// Somebody waits for the answer, on a path that nothing says is narrow.
+    Awaited,
+    /// Nobody does, or each repeat costs much.
+    Patient,
+}
+
 /// The wait before the repeat number `repeats` + 1, up to a tenth more, and never less: sooner would be before the answer can come.
-pub fn interval(repeats: u32, timeout: Duration, jitter: &mut Jitter) -> Duration {
-    let longest = RTO_MAX.max(timeout);
+pub fn interval(repeats: u32, timeout: Duration, urge: Urge, jitter: &mut Jitter) -> Duration {
+    let longest = match urge {
+        Urge::Awaited => RTO_AWAITED_MAX.min(timeout * AWAITED_TIMEOUTS),
+        Urge::Patient => RTO_MAX,
+    };
+    let longest = longest.max(timeout);
     let mut wait = timeout;
     for _ in PATIENT_REPEATS..=repeats {
         wait = (wait * 3 / 2).min(longest);
@@ -55,13 +72,24 @@ mod tests {
         let timeout = Duration::from_millis(100);
         let mut jitter = Jitter::new(1);
         for (repeats, expected) in [(0, 100), (1, 100), (2, 100), (3, 150), (4, 225)] {
-            let wait = interval(repeats, timeout, &mut jitter);
+            let wait = interval(repeats, timeout, Urge::Patient, &mut jitter);
             let expected = Duration::from_millis(expected);
             assert!(
                 wait >= expected && wait <= expected * 110 / 100,
                 "{repeats}: {wait:?}"
             );
         }
-        assert!(interval(u32::MAX - 1, timeout, &mut jitter) <= RTO_MAX);
+        assert!(interval(u32::MAX - 1, timeout, Urge::Patient, &mut jitter) <= RTO_MAX);
+    }
+
+    /// LINK-8
+    #[test]
+    fn wait_is_short_while_somebody_waits() {
+        let mut jitter = Jitter::new(1);
+        for (timeout, longest) in [(100, 300), (2000, 6000), (5000, 8000), (12_000, 12_000)] {
+            let timeout = Duration::from_millis(timeout);
+            let wait = interval(20, timeout, Urge::Awaited, &mut jitter);
+            assert_eq!(wait.as_millis(), longest, "{timeout:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::wire::{CloseReason, LinkName, Welcome};
+use crate::wire::{CloseReason, EventId, LinkName, RequestId, Welcome};
 
 /// What a link has to tell its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub enum Event {
     /// The other side asks; answer with [`super::Link::reply`].
     Request {
         /// To be named in the reply.
-        number: u64,
+        number: RequestId,
         /// The command.
         bytes: Vec<u8>,
         /// It came before the link was open, and might have been recorded and sent by anyone.
@@ -19,7 +19,7 @@ pub enum Event {
     /// The other side answers.
     Reply {
         /// The request's number.
-        number: u64,
+        number: RequestId,
         /// The answer.
         bytes: Vec<u8>,
     },
@@ -31,17 +31,17 @@ pub enum Event {
     /// What was pushed under this number has arrived.
     Delivered {
         /// As [`super::Link::push`] gave it.
-        number: u64,
+        number: EventId,
     },
     /// A request's deadline is over: whether it took effect is not known.
     Expired {
         /// The request's number.
-        number: u64,
+        number: RequestId,
     },
     /// The other side asks with more bytes than are taken; answer with [`super::Link::reply`].
     Oversized {
         /// To be named in the reply.
-        number: u64,
+        number: RequestId,
         /// As many bytes as are taken.
         limit: usize,
     },

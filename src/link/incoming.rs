@@ -4,22 +4,35 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{
-    Asking, Event, Ignored, Keys, Link, Opening, Received, State, Time,
+    Asking, Event, Ignored, Item, Keys, Link, Opening, Received, State, Time,
     assembly::Begun,
     limits::{ASKED_KEPT, ASKING_KEPT, WORKING_MAX},
     replies::Arrival,
     rtt::DELAY_MAX,
 };
 use crate::wire::{
-    AckFrame, CloseReason, Frame, Frames, LinkPacket, Open, PacketNumber, PartOf, Protection,
-    Welcome, crc_holds,
+    AckFrame, CloseReason, Frame, Frames, LinkPacket, MessageId, Open, PacketNumber, Protection,
+    RequestId, Welcome, crc_holds,
 };
+
+/// What has to be known of a packet before anything in it takes effect.
+struct Contents {
+    /// There is room for all messages that it begins.
+    has_room: bool,
+    has_ping: bool,
+    has_challenge: bool,
+    /// Of all that is acknowledged it carries nothing but requests.
+    only_asks: bool,
+    requests: Asking,
+}
 
 impl Link {
     /// Takes in the payload of a handshake message, which arrived authentic.
     pub fn handle_early(&mut self, now: Time, payload: &[u8]) -> Result<(), Ignored> {
-        let frames = Frames::checked(payload).map_err(|_| Ignored::Violation)?;
-        self.handle_frames(now, frames, true)
+        Frames::checked(payload)
+            .map(drop)
+            .map_err(|_| Ignored::Violation)?;
+        self.handle_frames(now, Frames::of(payload), true)
     }
 
     /// Takes in a packet of this link. It is opened in `opened`, which may hold anything before.
@@ -52,15 +65,11 @@ impl Link {
         if packet.protection == Protection::Plain {
             self.add_credit(datagram.len());
         }
-        let Ok(frames) = Frames::checked(payload) else {
+        let Some(contents) = self.look_through(payload) else {
             self.show_path();
             return Err(self.violate());
         };
-        let mut begun = Begun::default();
-        if !frames
-            .clone()
-            .all(|frame| self.has_room_for(&frame, &mut begun))
-        {
+        if !contents.has_room {
             // As good as lost on the way: its sender sends it again, and more slowly.
             return Err(Ignored::NoRoom);
         }
@@ -70,43 +79,65 @@ impl Link {
             // whatever leaves next.
             self.received.owe(Received::patience(now, &self.rtt));
         }
-        self.requests.heard(&self.rtt);
-        self.bulk_repeats = 0;
-        self.pushes.heard();
         if let Some(keepalive) = &mut self.keepalive {
-            if frames
-                .clone()
-                .any(|frame| matches!(frame, Frame::PathChallenge(_)))
-            {
+            if contents.has_challenge {
                 keepalive.moved();
             }
-            keepalive.heard(now);
+            let ping = self.queue.get(Item::Ping);
+            let asked = ping.map_or(0, |ping| ping.attempts.count());
+            keepalive.heard(now, asked);
         }
-        self.note_asking(number, frames.clone());
-        if frames.clone().any(|frame| matches!(frame, Frame::Ping)) {
-            let asks = frames
-                .clone()
-                .any(|frame| matches!(frame, Frame::Request { .. }));
+        self.queue.heard(&self.rtt);
+        if contents.has_ping {
             // The reply may soon take the acknowledgement along.
-            self.received.owe(if asks {
-                Received::patience(now, &self.rtt)
-            } else {
+            self.received.owe(if contents.requests.is_empty() {
                 now
+            } else {
+                Received::patience(now, &self.rtt)
             });
         }
-        self.handle_frames(now, frames, false)
+        if contents.only_asks {
+            self.note_asking(number, contents.requests);
+        }
+        self.handle_frames(now, Frames::of(payload), false)
+    }
+
+    /// Reads all frames of a packet before any of them takes effect (WIRE-9). None when one is malformed.
+    fn look_through(&self, payload: &[u8]) -> Option<Contents> {
+        let mut contents = Contents {
+            has_room: true,
+            has_ping: false,
+            has_challenge: false,
+            only_asks: true,
+            requests: Asking::new(),
+        };
+        let mut begun = Begun::default();
+        for frame in Frames::of(payload) {
+            let frame = frame.ok()?;
+            match &frame {
+                Frame::Ping => contents.has_ping = true,
+                Frame::PathChallenge(_) => contents.has_challenge = true,
+                Frame::Request { number, .. } => contents.requests.push(*number),
+                Frame::Part { .. } | Frame::Event { .. } | Frame::Reply { .. } => {
+                    contents.only_asks = false;
+                    contents.has_room &= self.has_room_for(&frame, &mut begun);
+                }
+                Frame::Padding
+                | Frame::Ack(_)
+                | Frame::PathResponse(_)
+                | Frame::Close(_)
+                | Frame::Open(_)
+                | Frame::Welcome(_) => {}
+            }
+        }
+        Some(contents)
     }
 
     /// Lets the frames of a packet take effect; a CLOSE last, wherever in it it stands (LINK-22).
-    fn handle_frames<'a>(
-        &mut self,
-        now: Time,
-        frames: impl Iterator<Item = Frame<'a>>,
-        early: bool,
-    ) -> Result<(), Ignored> {
+    fn handle_frames(&mut self, now: Time, frames: Frames<'_>, early: bool) -> Result<(), Ignored> {
         let mut close = None;
         for frame in frames {
-            match frame {
+            match frame.map_err(|_| Ignored::Violation)? {
                 Frame::Close(reason) => close = close.or(Some(reason)),
                 frame => self.handle_frame(now, frame, early)?,
             }
@@ -118,16 +149,8 @@ impl Link {
         Ok(())
     }
 
-    /// Remembers a packet that carries requests and nothing else that is acknowledged.
-    fn note_asking<'a>(&mut self, number: PacketNumber, frames: impl Iterator<Item = Frame<'a>>) {
-        let mut requests = Asking::new();
-        for frame in frames {
-            match frame {
-                Frame::Request { number, .. } => requests.push(number),
-                Frame::Reply { .. } | Frame::Event { .. } | Frame::Part { .. } => return,
-                _ => {}
-            }
-        }
+    /// Remembers a packet that carries these requests and nothing else that is acknowledged.
+    fn note_asking(&mut self, number: PacketNumber, mut requests: Asking) {
         // Who repeats all that it asks in each packet names more than can wait for replies: that packet is acknowledged.
         if requests.is_empty() || requests.len() > WORKING_MAX {
             return;
@@ -154,7 +177,7 @@ impl Link {
             .iter()
             .filter(|(_, requests)| requests.spilled());
         let numbers: usize = spilled.map(|(_, requests)| requests.capacity()).sum();
-        self.asking.len() * size_of::<(PacketNumber, Asking)>() + numbers * size_of::<u64>()
+        self.asking.len() * size_of::<(PacketNumber, Asking)>() + numbers * size_of::<RequestId>()
     }
 
     fn violate(&mut self) -> Ignored {
@@ -172,17 +195,19 @@ impl Link {
             // LINK-13: who it is from, and how much room there is for it, is not known yet.
             Frame::Part { .. } if early => return Err(Ignored::Violation),
             Frame::Part {
-                of,
-                number,
+                message,
                 total,
                 offset,
                 bytes,
-            } => self.handle_part(now, (of, number), total, offset, bytes),
+            } => self.handle_part(now, message, total, offset, bytes),
             Frame::Event { number, event } => {
                 self.received.owe(Received::patience(now, &self.rtt));
                 self.handle_event(number, event);
             }
-            Frame::PathChallenge(data) => self.controls.response = Some(data),
+            Frame::PathChallenge(data) => {
+                self.controls.response = Some(data);
+                self.queue.control(Item::Response);
+            }
             Frame::PathResponse(data) => {
                 if self.controls.is_answered_by(&data) {
                     self.path_proven();
@@ -212,19 +237,25 @@ impl Link {
                 self.pace.arrived(now, stamp, packet.at, packet.len);
             }
             for item in packet.items {
-                self.item_arrived(now, item);
+                self.carried_arrived(now, item);
             }
         }
         for packet in told.lost {
             self.packet_lost(now, packet);
         }
-        let wait = self.bulk_wait();
-        self.bulk_due = self.sent.last_bulk().map(|at| at + wait);
+        let wait = self.paced_wait();
+        self.paced_due = self.sent.last_bulk().map(|at| at + wait);
         Ok(())
     }
 
-    pub(super) fn handle_request(&mut self, now: Time, number: u64, command: &[u8], early: bool) {
-        match self.replies.arrive(number) {
+    pub(super) fn handle_request(
+        &mut self,
+        now: Time,
+        number: RequestId,
+        command: &[u8],
+        early: bool,
+    ) {
+        match self.replies.arrive(&mut self.queue, number) {
             Arrival::New => {
                 self.events.push_back(Event::Request {
                     number,
@@ -240,8 +271,8 @@ impl Link {
         }
     }
 
-    pub(super) fn handle_reply(&mut self, now: Time, number: u64, answer: &[u8]) {
-        let once = self.requests.was_sent_once(number);
+    pub(super) fn handle_reply(&mut self, now: Time, number: RequestId, answer: &[u8]) {
+        let once = self.queue.was_sent_once(number);
         let (round_trip, lost) = self.sent.answered(now, number, &self.rtt);
         for packet in lost {
             self.packet_lost(now, packet);
@@ -249,9 +280,8 @@ impl Link {
         if let Some(round_trip) = round_trip.filter(|_| once) {
             self.rtt.sample(round_trip, Duration::ZERO);
         }
-        if self.requests.answer(number) {
-            self.parts.remove((PartOf::Request, number));
-            self.assemblies.forget(PartOf::Reply, number);
+        if self.queue.remove(Item::request(number)).is_some() {
+            self.assemblies.forget(MessageId::Reply(number));
             self.events.push_back(Event::Reply {
                 number,
                 bytes: answer.to_vec(),

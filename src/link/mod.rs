@@ -11,18 +11,19 @@
 
 mod address;
 mod assembly;
+mod attempts;
 mod backoff;
-mod cut;
 mod event;
+mod events;
+mod fragments;
 mod incoming;
 mod keepalive;
 mod kind;
 pub mod limits;
 mod pace;
 mod packing;
-mod parts;
 mod path;
-mod pushes;
+mod queue;
 mod ranges;
 mod received;
 mod recovery;
@@ -33,31 +34,33 @@ mod rtt;
 mod sent;
 mod sorted;
 mod time;
+mod timer;
 
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
 use assembly::{Assembled, Assemblies};
-pub use backoff::{Jitter, interval};
+pub use attempts::Attempts;
+pub use backoff::Jitter;
 pub use event::{Event, Ignored};
-use keepalive::Keepalive;
+pub use events::Urgency;
+use events::{Next, Pushed};
 pub use keepalive::Silence;
+use keepalive::{Keepalive, UNANSWERED_MAX};
 pub use kind::{Kind, Redundancy, Traits, UnknownKind, UnknownRedundancy};
 use limits::{REPLIES_KEPT, STRANGER_REPLIES_KEPT};
 use pace::Pace;
 use packing::Controls;
 pub use packing::INIT_PAYLOAD_MIN;
-use parts::{Message, Parts};
 use path::PathSize;
-pub use pushes::Urgency;
-use pushes::{Pushed, Pushes};
+use queue::{Item, Queue};
 pub use received::Received;
 use replies::{Arrival, Replies};
 pub use requests::Asked;
 use requests::Requests;
 pub use rest::Resting;
 pub use rtt::Rtt;
-use sent::{Item, Sent, SentPacket};
+use sent::{Carried, Sent, SentPacket};
 use smallvec::SmallVec;
 pub use time::Time;
 pub(crate) use time::earliest;
@@ -65,7 +68,10 @@ pub(crate) use time::earliest;
 use crate::{
     crypto::SessionKeys,
     faults::{Fault, is_planted},
-    wire::{CloseReason, ConnectionId, LinkName, Open, PacketNumber, PartOf, Welcome},
+    wire::{
+        CloseReason, ConnectionId, EventId, LinkName, MessageId, Open, PacketNumber, RequestId,
+        Welcome,
+    },
 };
 
 /// The smallest limit on datagrams that a party may set, in bytes (LINK-10).
@@ -115,7 +121,7 @@ pub struct Config {
 }
 
 /// The requests that a packet carried: mostly one or two.
-type Asking = SmallVec<[u64; 2]>;
+type Asking = SmallVec<[RequestId; 2]>;
 
 /// One conversation between two keys.
 #[derive(Clone, Debug)]
@@ -130,13 +136,14 @@ pub struct Link {
     received: Received,
     sent: Sent,
     rtt: Rtt,
+    queue: Queue,
     requests: Requests,
     replies: Replies,
     /// The packets that came lately with nothing but requests to be acknowledged, and with which.
     asking: VecDeque<(PacketNumber, Asking)>,
     controls: Controls,
-    parts: Parts,
-    pushes: Pushes,
+    /// The ids of this side's events.
+    event_ids: Next,
     pushed: Pushed,
     /// Nobody takes what is pushed at present.
     is_holding: bool,
@@ -144,17 +151,15 @@ pub struct Link {
     keepalive: Option<Keepalive>,
     assemblies: Assemblies,
     /// Messages put together lately: what still comes of them means nothing.
-    assembled: VecDeque<Message>,
+    assembled: VecDeque<MessageId>,
     /// The other side may have messages put together here.
     trusted: bool,
     pace: Pace,
     path: PathSize,
-    /// When parts on their way count as lost, should nothing be heard.
-    bulk_due: Option<Time>,
+    /// When fragments and backlog on their way count as lost, should nothing be heard.
+    paced_due: Option<Time>,
     /// Until when a limit holds back what wants to leave.
     held_back: Option<Time>,
-    /// How often in a row they have.
-    bulk_repeats: u32,
     /// When an acknowledgement of requests in work has to leave.
     work_due: Option<Time>,
     /// While the other side's address is unproven: how many more bytes it may be sent (LINK-11, LINK-18).
@@ -193,12 +198,12 @@ impl Link {
                 .rtt
                 .map_or_else(Rtt::default, Rtt::remembered)
                 .with_rate(config.rate),
+            queue: Queue::default(),
             requests: Requests::default(),
             replies: Replies::default(),
             asking: VecDeque::new(),
             controls: Controls::default(),
-            parts: Parts::default(),
-            pushes: Pushes::default(),
+            event_ids: Next::default(),
             pushed: Pushed::default(),
             is_holding: false,
             keepalive: None,
@@ -207,9 +212,8 @@ impl Link {
             trusted: false,
             pace: Pace::new(config.rate),
             path: PathSize::default(),
-            bulk_due: None,
+            paced_due: None,
             held_back: None,
-            bulk_repeats: 0,
             work_due: None,
             credit: None,
             has_moved: false,
@@ -258,12 +262,7 @@ impl Link {
     pub fn restart(self, name: Option<LinkName>) -> Self {
         let mut fresh = Self::initiate(self.config, name);
         fresh.requests = self.requests;
-        let mut parts = self.parts;
-        for number in fresh.requests.cuts() {
-            let bytes = parts.remove((PartOf::Request, number));
-            fresh.requests.mend(number, bytes.unwrap_or_default());
-        }
-        fresh.requests.restart();
+        fresh.queue = self.queue.restart();
         fresh.rtt = self.rtt;
         fresh.keepalive = self.keepalive.map(Keepalive::again);
         fresh.jitter = self.jitter;
@@ -298,25 +297,22 @@ impl Link {
 
     /// True when nothing is being worked on or waited for.
     pub fn is_idle(&self) -> bool {
-        self.requests.is_empty()
-            && !self.replies.is_working()
-            && !self.replies.has_queued()
-            && self.pushes.is_empty()
+        self.queue.is_idle() && !self.replies.is_working()
     }
 
     /// True when requests of the other side are being worked on.
-    pub fn is_working(&self) -> bool {
+    pub const fn is_working(&self) -> bool {
         self.replies.is_working()
     }
 
     /// True when requests of this side wait for their replies.
     pub fn is_waiting(&self) -> bool {
-        !self.requests.is_empty()
+        self.queue.has_requests()
     }
 
     /// How often a request has left again.
     pub const fn repeats(&self) -> u64 {
-        self.requests.resent()
+        self.queue.resent
     }
 
     /// The round-trip time, once there is an estimate.
@@ -330,8 +326,19 @@ impl Link {
     }
 
     /// How long to wait before the repeat number `repeats` + 1 of a handshake's message of so many bytes.
-    pub fn repeat_after(&mut self, repeats: u32, bytes: usize) -> Duration {
-        self.rtt.repeat_after(repeats, &mut self.jitter) + self.rtt.allowance(bytes)
+    pub fn repeat_after(&mut self, now: Time, repeats: u32, bytes: usize) -> Duration {
+        let urge = self.queue.urge(now);
+        self.rtt.repeat_after(repeats, urge, &mut self.jitter) + self.rtt.allowance(bytes)
+    }
+
+    /// How long after a handshake's message its copy leaves, if it leaves twice (LINK-19).
+    pub fn copy_after(&self) -> Option<Duration> {
+        self.is_redundant().then(|| queue::copy_gap(&self.rtt))
+    }
+
+    /// A round trip has taken at most so long, with whatever the other side has waited for in between.
+    pub fn bound_round_trip(&mut self, bound: Duration) {
+        self.rtt.bound(bound);
     }
 
     /// Takes in a round-trip time that a handshake measured.
@@ -365,24 +372,24 @@ impl Link {
     /// Asks the other side. The reply comes as [`Event::Reply`] with the number given here, unless
     /// `deadline` passes before. `early` allows the request to leave in a handshake's first message.
     /// `None` when too many requests wait for replies: ask again after the next event.
-    pub fn request(&mut self, bytes: Vec<u8>, deadline: Time, early: bool) -> Option<u64> {
-        self.requests
-            .has_room()
-            .then(|| self.requests.push(bytes, deadline, early))
+    pub fn request(&mut self, bytes: Vec<u8>, deadline: Time, early: bool) -> Option<RequestId> {
+        let asked = Asked {
+            bytes,
+            deadline,
+            early,
+        };
+        let has_room = self.requests.has_room(&self.queue);
+        has_room.then(|| self.requests.push(&mut self.queue, asked))
     }
 
     /// Takes away the requests that have no reply yet, with their numbers, to be asked on another link.
-    pub fn take_requests(&mut self) -> Vec<(u64, Asked)> {
-        for number in self.requests.cuts() {
-            let bytes = self.parts.remove((PartOf::Request, number));
-            self.requests.mend(number, bytes.unwrap_or_default());
-        }
-        self.requests.take()
+    pub fn take_requests(&mut self) -> Vec<(RequestId, Asked)> {
+        self.queue.take_requests()
     }
 
     /// Asks a request no longer than until `deadline`.
-    pub fn ask_until(&mut self, number: u64, deadline: Time) {
-        self.requests.ask_until(number, deadline);
+    pub fn ask_until(&mut self, number: RequestId, deadline: Time) {
+        self.queue.ask_until(number, deadline);
     }
 
     /// True when the other side may have long messages put together here, and so does the same.
@@ -409,7 +416,7 @@ impl Link {
     /// kept, messages that come in parts, and what is remembered of packets.
     pub fn memory(&self) -> usize {
         self.replies.memory()
-            + self.pushes.memory()
+            + self.queue.memory()
             + self.assemblies.memory()
             + self.sent.memory()
             + self.asking_memory()
@@ -417,13 +424,13 @@ impl Link {
     }
 
     /// Answers the other side's request `number`.
-    pub fn reply(&mut self, number: u64, bytes: Vec<u8>) {
+    pub fn reply(&mut self, number: RequestId, bytes: Vec<u8>) {
         let kept = if self.trusted {
             REPLIES_KEPT
         } else {
             STRANGER_REPLIES_KEPT
         };
-        self.replies.reply(number, bytes, kept);
+        self.replies.reply(&mut self.queue, number, bytes, kept);
         if !self.replies.is_working() {
             self.work_due = None;
         }
@@ -431,8 +438,8 @@ impl Link {
 
     /// Pushes an entry; its arrival comes as [`Event::Delivered`] with the number given here. None when too many
     /// are on their way: push it after the next of those has arrived.
-    pub fn push(&mut self, event: Vec<u8>, urgency: Urgency) -> Option<u64> {
-        self.pushes.push(event, urgency)
+    pub fn push(&mut self, event: Vec<u8>, urgency: Urgency) -> Option<EventId> {
+        self.event_ids.push(&mut self.queue, event, urgency)
     }
 
     /// While held, what is pushed counts as lost on the way, and comes again.
@@ -448,7 +455,12 @@ impl Link {
 
     /// True when the other side has given no sign of life for so long that the link is of no use any more.
     pub fn is_dead(&self) -> bool {
-        self.keepalive.is_some_and(|keepalive| keepalive.is_dead())
+        let ping = self.queue.get(Item::Ping);
+        let is_unanswered = ping.is_some_and(|ping| {
+            // Another is due: the last has had its time.
+            ping.attempts.count() + u32::from(ping.attempts.is_queued()) > UNANSWERED_MAX
+        });
+        is_unanswered && self.keepalive.is_some()
     }
 
     /// True when the way to this side is kept open.
@@ -458,7 +470,8 @@ impl Link {
 
     /// True while a keepalive is unanswered.
     pub fn awaits_sign(&self) -> bool {
-        self.keepalive.is_some_and(|keepalive| keepalive.awaits())
+        let ping = self.queue.get(Item::Ping);
+        self.keepalive.is_some() && ping.is_some_and(|ping| ping.attempts.count() > 0)
     }
 
     /// Answers the other side's opening.
@@ -468,20 +481,16 @@ impl Link {
         self.controls.welcome = Some(welcome);
     }
 
-    /// Sends a packet even if there is nothing to say: it shows the other side that this one
-    /// receives what is sent to its address.
-    pub const fn confirm(&mut self) {
-        self.controls.confirm = true;
-    }
-
-    /// Sends a packet that is to be acknowledged.
-    pub const fn ping(&mut self) {
-        self.controls.ping = true;
+    /// Sends a packet that is to be acknowledged, again until it is: it shows the other side that this one receives what
+    /// is sent to its address, and this one that the other is there.
+    pub fn ping(&mut self) {
+        self.queue.control(Item::Ping);
     }
 
     /// Makes a plain link's other side prove its address by returning `data`.
     pub fn challenge(&mut self, data: [u8; 8]) {
-        self.controls.challenge(data);
+        self.controls.challenge = Some(data);
+        self.queue.control(Item::Challenge);
     }
 
     /// Ends the link; the other side is told once.
@@ -491,62 +500,6 @@ impl Link {
         } else {
             self.state = State::Closed;
         }
-    }
-
-    /// Lets time pass.
-    pub fn handle_timeout(&mut self, now: Time) {
-        let is_open = self.is_open();
-        for number in self.requests.expire(now) {
-            self.parts.remove((PartOf::Request, number));
-            self.assemblies.forget(PartOf::Reply, number);
-            self.events.push_back(Event::Expired { number });
-        }
-        for number in self.requests.take_overdue_cuts(now) {
-            self.parts.again((PartOf::Request, number));
-        }
-        self.replies.expire(now);
-        self.pushes.expire(now);
-        for packet in self.sent.expire(now, &self.rtt) {
-            self.packet_lost(now, packet);
-        }
-        let timeout = self.rtt.timeout();
-        if let Some(keepalive) = self.keepalive.as_mut().filter(|_| is_open) {
-            self.controls.ping |= keepalive.expire(now, timeout);
-        }
-        self.assemblies.expire(now);
-        if self.bulk_due.is_some_and(|due| due <= now) {
-            self.bulk_timed_out(now);
-        }
-        if self.work_due.is_some_and(|due| due <= now) {
-            self.work_due = None;
-            self.received.owe(now);
-        }
-    }
-
-    /// When [`Link::handle_timeout`] wants to be called next.
-    pub fn poll_timeout(&self) -> Option<Time> {
-        if self.is_closed() {
-            return None;
-        }
-        // What is held back cannot leave before, whenever it is due.
-        let unless_held = |due: Time| self.held_back.map_or(due, |until| due.max(until));
-        // Towards an unproven address an acknowledgement only rides on what leaves anyway.
-        let acknowledgement = if self.is_open() && self.is_proven() {
-            earliest(self.received.due().map(unless_held), self.work_due)
-        } else {
-            None
-        };
-        let again = earliest(self.requests.timeout(), self.replies.timeout());
-        let alive = self.keepalive.and_then(|keepalive| keepalive.due());
-        let again = earliest(again, earliest(self.pushes.timeout(), alive));
-        let bulk = if self.is_open() && self.is_proven() {
-            earliest(self.bulk_due, self.bulk_timeout().map(unless_held))
-        } else {
-            None
-        };
-        let again = earliest(again, self.sent.timeout(&self.rtt));
-        let bounds = earliest(self.assemblies.timeout(), self.held_back);
-        earliest(earliest(acknowledgement, again), earliest(bulk, bounds))
     }
 
     /// The next thing to tell, if any.

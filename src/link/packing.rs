@@ -7,18 +7,15 @@ use core::{ops::Range, time::Duration};
 use smallvec::SmallVec;
 
 use super::{
-    Keys, Link, Redundancy, State, Time, Urgency,
-    backoff::interval,
-    parts::Message,
-    requests::Lossy,
-    sent::{Item, SentPacket},
+    Carried, Item, Keys, Link, Redundancy, SentPacket, State, Time,
+    queue::{Body, Entry, Lossy},
     sorted::sorted,
 };
 use crate::{
     crypto::TAG_LEN,
     wire::{
-        AckFrame, CloseReason, Frame, Open, PADDING, PacketNumber, PartOf, Protection, Welcome,
-        append_crc, link_header,
+        AckFrame, CloseReason, Frame, MessageId, Open, PADDING, PacketNumber, Protection,
+        RequestId, Welcome, append_crc, link_header,
     },
 };
 
@@ -42,7 +39,9 @@ const REDUNDANT_LOSS: u32 = 154;
 const COPIED_MAX: usize = 256;
 /// A part is not squeezed into less room than this, in bytes.
 const PART_MIN: usize = 48;
-/// Bytes around a message in its frame at most: kind, number.
+/// Room without which no WELCOME is begun.
+const WELCOME_ROOM: usize = 32;
+/// Bytes around a message in its frame at most: kind, number. No other frame that is repeated is longer.
 const FRAME_MAX: usize = 1 + 8;
 
 /// The largest message that is certain to fit a datagram of `datagram_max` bytes.
@@ -50,46 +49,29 @@ pub const fn message_max(datagram_max: usize) -> usize {
     datagram_max.saturating_sub(HEADER_MAX + FRAME_MAX + TAG_LEN)
 }
 
-/// Frames about the link itself that wait to leave.
+/// Frames about the link itself: what they say. Those that are repeated until they have arrived are in the
+/// retransmission queue.
 #[derive(Clone, Debug, Default)]
 pub struct Controls {
     /// Repeated in every packet of a plain link until it is answered.
     pub open: Option<Open>,
     pub welcome: Option<Welcome>,
+    /// What the other side is to return.
+    pub challenge: Option<[u8; 8]>,
+    /// What is to be returned.
     pub response: Option<[u8; 8]>,
     pub close: Option<CloseReason>,
-    /// A packet should leave, whatever it carries.
-    pub confirm: bool,
-    /// A packet should leave that asks for an acknowledgement.
-    pub ping: bool,
-    challenge: Option<[u8; 8]>,
-    challenge_queued: bool,
 }
 
 impl Controls {
-    /// Asks the other side to return `data`.
-    pub const fn challenge(&mut self, data: [u8; 8]) {
-        self.challenge = Some(data);
-        self.challenge_queued = true;
-    }
-
-    /// Asks again, if anything was asked.
-    pub const fn challenge_again(&mut self) {
-        self.challenge_queued = self.challenge.is_some();
-    }
-
     /// True when `data` is what was asked to be returned.
     pub fn is_answered_by(&self, data: &[u8; 8]) -> bool {
         self.challenge.is_some_and(|challenge| challenge == *data)
     }
 
+    /// True when one should leave that is not in the retransmission queue.
     pub const fn has_queued(&self) -> bool {
-        self.welcome.is_some()
-            || self.response.is_some()
-            || self.close.is_some()
-            || self.challenge_queued
-            || self.confirm
-            || self.ping
+        self.welcome.is_some() || self.close.is_some()
     }
 }
 
@@ -106,17 +88,13 @@ enum Carrier {
     Bulk,
 }
 
-/// Numbers of what a packet carries: mostly few.
-type Numbers = SmallVec<[u64; 8]>;
-
 /// What a packet carries.
+#[derive(Default)]
 struct Packed {
+    items: SmallVec<[Item; 8]>,
+    fragments: Vec<(MessageId, Range<u64>)>,
     /// Its acknowledgement measures the round trip.
     measures: bool,
-    replies: Numbers,
-    requests: Numbers,
-    pushes: Numbers,
-    parts: Vec<(Message, Range<u64>)>,
 }
 
 /// Frames written one after another into a bounded space; the last loses its length.
@@ -195,8 +173,12 @@ impl Link {
             Keys::Sealed(_) => (Protection::Sealed, HEADER_MAX + TAG_LEN),
             Keys::Plain => (Protection::Plain, HEADER_MAX + 4),
         };
-        self.cut_long();
-        let bulk = self.may_send_bulk(now);
+        if self.credit.is_none() {
+            // What is longer than a datagram leaves in fragments, once the other side has proven its address.
+            let max = message_max(self.path.size(self.datagram_max()));
+            self.queue.fragment(max);
+        }
+        let bulk = self.may_send_paced(now);
         self.held_back = None;
         if !(bulk || self.wants_to_send(now)) {
             return false;
@@ -210,8 +192,10 @@ impl Link {
         // Before there is a round trip nothing else may be on its way beside a probe: that it is lost would be noticed late.
         if bulk
             && self.rtt.is_measured()
-            && self.parts.next_len() > size as u64
-            && let Some(probe) = self.path.next_probe(now, max, self.parts.queued_len())
+            && self.queue.next_fragmented_len() > size as u64
+            && let Some(probe) = self
+                .path
+                .next_probe(now, max, self.queue.fragments_queued_len())
         {
             size = probe;
         }
@@ -254,18 +238,18 @@ impl Link {
     }
 
     /// Remembers what a packet carried, as far as it is sent again until it has arrived.
-    fn note_sent(&mut self, now: Time, number: PacketNumber, len: usize, items: Vec<Item>) {
-        let is_bulk = |item: &Item| match item {
-            Item::Part(..) => true,
-            Item::Event(number) => Urgency::of(*number) == Urgency::Backlog,
-            Item::Request(_) | Item::Reply(_) | Item::Measure => false,
+    fn note_sent(&mut self, now: Time, number: PacketNumber, len: usize, items: Vec<Carried>) {
+        let is_paced = |carried: &Carried| match carried {
+            Carried::Fragment(..) => true,
+            Carried::Whole(item) => item.is_paced(),
+            Carried::Measure => false,
         };
-        let stamp = if items.iter().any(is_bulk) {
+        let stamp = if items.iter().any(is_paced) {
             if len > self.path.size(self.datagram_max()) {
                 self.path.probed();
             }
-            self.bulk_due = Some(now + self.bulk_wait());
-            let limited = !self.has_bulk();
+            self.paced_due = Some(now + self.paced_wait());
+            let limited = !self.queue.has_paced();
             Some(self.pace.sent(now, len, self.sent.in_flight(), limited))
         } else {
             self.pace.spend(now, len);
@@ -282,52 +266,28 @@ impl Link {
         }
     }
 
-    /// How long to wait for an acknowledgement of parts: longer each time, and twice as long while nothing is
-    /// known of the path, whose queue this side may be filling.
-    pub(super) fn bulk_wait(&mut self) -> Duration {
-        let timeout = match self.rtt.smoothed() {
-            Some(_) => self.rtt.bulk_timeout(),
-            None => self.rtt.bulk_timeout() * (1 << self.bulk_repeats.min(6)),
-        };
-        interval(self.bulk_repeats, timeout, &mut self.jitter).max(timeout)
-    }
-
-    /// What is longer than a datagram leaves in parts, once the other side has proven its address.
-    fn cut_long(&mut self) {
-        if self.credit.is_some() {
-            return;
-        }
-        let max = message_max(self.path.size(self.datagram_max()));
-        while let Some((number, bytes)) = self.replies.cut_next(max) {
-            self.parts.push((PartOf::Reply, number), bytes);
-        }
-        while let Some((number, bytes)) = self.pushes.cut_next(max) {
-            self.parts.push((PartOf::Event, number), bytes);
-        }
-        while let Some((number, bytes)) = self.requests.cut_next(max) {
-            self.parts.push((PartOf::Request, number), bytes);
-        }
-    }
-
-    /// True when something waits that has been waiting, or is long.
-    fn has_bulk(&self) -> bool {
-        self.parts.has_queued() || self.pushes.has_queued(Urgency::Backlog)
+    /// How long to wait for an acknowledgement of fragments and backlog.
+    pub(super) fn paced_wait(&mut self) -> Duration {
+        self.rtt
+            .paced_repeat_after(self.queue.timeouts(), &mut self.jitter)
     }
 
     /// True when so little is heard that what nobody here waits for is held back.
     fn is_silent(&self) -> bool {
-        self.bulk_repeats >= SILENT_AFTER && self.requests.is_empty()
+        self.queue.timeouts() >= SILENT_AFTER && !self.queue.has_requests()
     }
 
-    /// True when a part may leave now.
-    fn may_send_bulk(&self, now: Time) -> bool {
+    /// True when a fragment or backlog may leave now.
+    fn may_send_paced(&self, now: Time) -> bool {
         let size = self.path.size(self.datagram_max());
-        self.has_bulk() && !self.is_silent() && self.pace.allows(now, self.sent.in_flight(), size)
+        self.queue.has_paced()
+            && !self.is_silent()
+            && self.pace.allows(now, self.sent.in_flight(), size)
     }
 
-    /// When a part may leave, if only time stands against it.
-    pub(super) fn bulk_timeout(&self) -> Option<Time> {
-        if !self.has_bulk() || self.is_silent() {
+    /// When one may leave, if only time stands against it.
+    pub(super) fn pace_timeout(&self) -> Option<Time> {
+        if !self.queue.has_paced() || self.is_silent() {
             return None;
         }
         let size = self.path.size(self.datagram_max());
@@ -336,106 +296,121 @@ impl Link {
 
     fn wants_to_send(&self, now: Time) -> bool {
         self.controls.has_queued()
-            || self.replies.has_queued()
-            || self.requests.has_queued()
-            || self.pushes.has_queued(Urgency::Live)
+            || self.queue.has_prompt()
             || self.received.due().is_some_and(|due| due <= now)
     }
 
     /// True when the first thing that wants to leave fits the room that credit gives. (What does
     /// not fit waits until the address is proven; packing would call it unsendable.)
     fn fits_credit(&self, room: usize) -> bool {
-        let longest_control = 32;
-        let reply = self
-            .replies
-            .queued()
-            .next()
-            .map_or(0, |(_, bytes)| bytes.len());
-        let needed = if self.controls.has_queued() {
-            longest_control
-        } else {
-            reply + FRAME_MAX
+        let needed = match self.queue.queued().next() {
+            _ if self.controls.has_queued() => WELCOME_ROOM,
+            Some(first) if first.is_reply() => first.len() + FRAME_MAX,
+            _ => FRAME_MAX,
         };
         needed <= room
     }
 
     /// Packs frames in the order of their urgency into `out`; gives what among them is sent again until it has arrived.
-    fn pack(&mut self, now: Time, room: usize, carrier: Carrier, out: &mut Vec<u8>) -> Vec<Item> {
+    fn pack(
+        &mut self,
+        now: Time,
+        room: usize,
+        carrier: Carrier,
+        out: &mut Vec<u8>,
+    ) -> Vec<Carried> {
         let is_packet = matches!(carrier, Carrier::Packet | Carrier::Bulk);
         let ack = is_packet.then(|| self.acknowledgement(now)).flatten();
         let mut packer = Packer::new(room, out);
-        if let Some(open) = self.controls.open.filter(|_| carrier != Carrier::Accept) {
-            packer.push(Frame::Open(open));
-        }
-        if let Some(ack) = ack {
-            packer.push(Frame::Ack(ack));
-        }
-        let controls = [
+        let opening = self.controls.open.filter(|_| carrier != Carrier::Accept);
+        let abouts = [
+            opening.map(Frame::Open),
+            ack.map(Frame::Ack),
             self.controls.welcome.map(Frame::Welcome),
-            self.controls
-                .challenge
-                .filter(|_| self.controls.challenge_queued)
-                .map(Frame::PathChallenge),
-            self.controls.response.map(Frame::PathResponse),
             self.controls.close.map(Frame::Close),
         ];
-        for control in controls.into_iter().flatten() {
-            packer.push(control);
+        for about in abouts.into_iter().flatten() {
+            packer.push(about);
         }
-        let mut replies = Numbers::new();
-        // What is asked again says nothing of the round trip by its reply; the number of its packet does.
-        let measures = is_packet && self.requests.has_repeats();
-        let pings = is_packet && (self.controls.ping || self.replies.has_announced());
-        if pings || measures {
+        let mut packed = Packed {
+            // What is asked again says nothing of the round trip by its reply; the number of its packet does.
+            measures: is_packet && self.queue.has_repeated_requests(),
+            ..Packed::default()
+        };
+        let is_pinging = |entry: &Entry| match entry.item {
+            Item::Ping => true,
+            // On a plain link the challenge is repeated until its response comes, and that is enough.
+            Item::Response => self.is_sealed(),
+            Item::Challenge => false,
+            Item::Message(_) => entry.is_announced(),
+        };
+        if packed.measures || (is_packet && self.queue.queued().any(is_pinging)) {
             packer.push(Frame::Ping);
         }
-        for (number, answer) in self.replies.queued() {
-            if packer.push(Frame::Reply { number, answer }) {
-                replies.push(number);
+        // Live events leave before backlog; their ids are mixed.
+        let (backlog, prompt) = (
+            self.queue.queued().filter(|entry| entry.item.is_paced()),
+            self.queue.queued().filter(|entry| !entry.item.is_paced()),
+        );
+        for entry in prompt.chain(backlog) {
+            if self.leaves_with(entry, carrier)
+                && self.frame(entry).is_none_or(|frame| packer.push(frame))
+            {
+                packed.items.push(entry.item);
             }
-        }
-        let mut requests = Numbers::new();
-        if carrier != Carrier::Accept {
-            for (number, command) in self.requests.queued(carrier == Carrier::Init) {
-                if packer.push(Frame::Request { number, command }) {
-                    requests.push(number);
-                }
-            }
-        }
-        let mut pushes = Numbers::new();
-        if is_packet {
-            self.pack_pushes(Urgency::Live, &mut packer, &mut pushes);
         }
         if carrier == Carrier::Bulk {
-            self.pack_pushes(Urgency::Backlog, &mut packer, &mut pushes);
-        }
-        let parts = if carrier == Carrier::Bulk {
-            self.pack_parts(&mut packer)
-        } else {
-            Vec::new()
-        };
-        let confirm = is_packet && self.controls.confirm;
-        if confirm && packer.out.is_empty() {
-            packer.push(Frame::Padding);
+            self.pack_fragments(&mut packer, &mut packed.fragments);
         }
         let frames = packer.out;
+        let asks = |item: &Item| matches!(item, Item::Message(MessageId::Request(_)));
         let least = match carrier {
-            Carrier::Packet | Carrier::Bulk => self.frames_min(!requests.is_empty()),
+            Carrier::Packet | Carrier::Bulk => self.frames_min(packed.items.iter().any(asks)),
             Carrier::Init => INIT_PAYLOAD_MIN,
             Carrier::Accept => 0,
         };
         let missing = least.min(room).saturating_sub(frames.len());
         frames.splice(0..0, core::iter::repeat_n(PADDING, missing));
-        let packed = Packed {
-            measures,
-            replies,
-            requests,
-            pushes,
-            parts,
-        };
-        let items = self.items(&packed);
+        let carried = self.carried(&packed);
         self.note_packed(now, carrier, &packed, frames.len());
-        items
+        carried
+    }
+
+    /// True when an item that should leave may do so with that carrier.
+    fn leaves_with(&self, entry: &Entry, carrier: Carrier) -> bool {
+        let is_early = entry.ask().is_some_and(|ask| ask.early);
+        match (entry.item, carrier) {
+            (Item::Message(MessageId::Reply(_)), Carrier::Accept) => true,
+            (Item::Message(MessageId::Request(_)), Carrier::Init) => is_early,
+            (_, Carrier::Init | Carrier::Accept) => false,
+            (_, Carrier::Bulk) => true,
+            (item, Carrier::Packet) => !item.is_paced(),
+        }
+    }
+
+    /// The frame of an item; none for a PING, which stands where it is.
+    fn frame<'a>(&self, entry: &'a Entry) -> Option<Frame<'a>> {
+        let bytes = match &entry.body {
+            Body::Whole(bytes) => bytes.as_slice(),
+            Body::Fragments(_) => return None,
+        };
+        match entry.item {
+            Item::Challenge => self.controls.challenge.map(Frame::PathChallenge),
+            Item::Response => self.controls.response.map(Frame::PathResponse),
+            Item::Ping => None,
+            Item::Message(MessageId::Reply(number)) => Some(Frame::Reply {
+                number,
+                answer: bytes,
+            }),
+            Item::Message(MessageId::Request(number)) => Some(Frame::Request {
+                number,
+                command: bytes,
+            }),
+            Item::Message(MessageId::Event(number)) => Some(Frame::Event {
+                number,
+                event: bytes,
+            }),
+        }
     }
 
     /// The acknowledgement that is owed, if one is.
@@ -444,8 +419,8 @@ impl Link {
             return None;
         }
         // Looked up once for all packets: many may be asked about, and each may have asked for many replies.
-        let unmissable = self.replies.unmissable();
-        let may_be_missed = |request: &u64| unmissable.binary_search(request).is_err();
+        let unmissable = self.replies.unmissable(&self.queue);
+        let may_be_missed = |request: &RequestId| unmissable.binary_search(request).is_err();
         let asking = self.asking.iter();
         let answered = asking.filter(|(_, requests)| requests.iter().all(may_be_missed));
         let answered = sorted(answered.map(|(number, _)| *number));
@@ -456,89 +431,77 @@ impl Link {
     }
 
     /// What of a packet is sent again until it has arrived.
-    fn items(&self, packed: &Packed) -> Vec<Item> {
-        let replies = packed.replies.iter();
-        let announced = replies.filter(|reply| self.replies.is_announced(**reply));
-        let requests = packed.requests.iter();
-        let pushes = packed.pushes.iter();
-        let parts = packed.parts.iter();
-        announced
-            .map(|reply| Item::Reply(*reply))
-            .chain(requests.map(|request| Item::Request(*request)))
-            .chain(pushes.map(|number| Item::Event(*number)))
-            .chain(parts.map(|(message, part)| Item::Part(*message, part.start, part.end)))
-            .chain(packed.measures.then_some(Item::Measure))
+    fn carried(&self, packed: &Packed) -> Vec<Carried> {
+        let is_tracked = |item: &&Item| match item {
+            // Its response says that it has arrived.
+            Item::Challenge => false,
+            Item::Response => self.is_sealed(),
+            Item::Message(MessageId::Reply(_)) => {
+                let entry = self.queue.get(**item);
+                entry.is_some_and(Entry::is_announced)
+            }
+            Item::Ping | Item::Message(_) => true,
+        };
+        let items = packed.items.iter().filter(is_tracked);
+        let fragments = packed.fragments.iter();
+        items
+            .map(|item| Carried::Whole(*item))
+            .chain(fragments.map(|(id, part)| Carried::Fragment(*id, part.start, part.end)))
+            .chain(packed.measures.then_some(Carried::Measure))
             .collect()
     }
 
-    /// Notes what leaves in a packet with so many bytes of frames.
+    /// Notes what leaves with so many bytes of frames.
     fn note_packed(&mut self, now: Time, carrier: Carrier, packed: &Packed, len: usize) {
-        for (message, part) in &packed.parts {
-            self.parts.sent(*message, part);
+        for (message, part) in &packed.fragments {
+            self.queue.fragment_sent(*message, part);
         }
-        let lossy = self.is_redundant();
-        self.replies
-            .sent(now, &packed.replies, &self.rtt, &mut self.jitter, lossy);
-        self.pushes
-            .sent(now, &packed.pushes, &self.rtt, &mut self.jitter);
-        match carrier {
-            Carrier::Packet | Carrier::Bulk => {
-                let small = len <= COPIED_MAX;
-                let loss = self.is_redundant().then_some(Lossy { small });
-                self.requests
-                    .sent(now, &packed.requests, &self.rtt, &mut self.jitter, loss);
-                self.controls.ping = false;
-                self.controls.confirm = false;
-            }
-            Carrier::Init => self.requests.carry_early(&packed.requests),
-            Carrier::Accept => {}
+        if carrier == Carrier::Init {
+            self.queue.carry_early(&packed.items);
+        } else {
+            let small = len <= COPIED_MAX;
+            let lossy = self.is_redundant().then_some(Lossy { small });
+            self.queue
+                .sent(now, &packed.items, &self.rtt, &mut self.jitter, lossy);
+            self.replies.settle(&mut self.queue);
+        }
+        if !self.is_sealed() {
+            self.queue.remove(Item::Response);
         }
         self.controls.welcome = None;
-        self.controls.challenge_queued = false;
-        self.controls.response = None;
     }
 
-    /// Adds the events of one kind that should leave, as far as they fit.
-    fn pack_pushes<'a>(
+    /// Fills what room is left with fragments of long messages.
+    fn pack_fragments<'a>(
         &'a self,
-        urgency: Urgency,
         packer: &mut Packer<'a, '_>,
-        left: &mut Numbers,
+        packed: &mut Vec<(MessageId, Range<u64>)>,
     ) {
-        for (number, event) in self.pushes.queued(urgency) {
-            if !packer.push(Frame::Event { number, event }) {
-                return;
-            }
-            left.push(number);
-        }
-    }
-
-    /// Fills what room is left with parts of long messages.
-    fn pack_parts<'a>(&'a self, packer: &mut Packer<'a, '_>) -> Vec<(Message, Range<u64>)> {
-        let mut parts = Vec::new();
-        for (message, cut) in self.parts.queued() {
+        for (message, fragments) in self.queue.fragments_queued() {
             let room = packer.room_left().saturating_sub(PART_FRAME_MAX);
             if room < PART_MIN {
                 break;
             }
-            let Some((offset, bytes)) = cut.next_part(room) else {
+            let Some((offset, bytes)) = fragments.next_part(room) else {
                 break;
             };
             let ends = offset + bytes.len() as u64;
-            let (of, number) = message;
             let pushed = packer.push(Frame::Part {
-                of,
-                number,
-                total: cut.total(),
+                message,
+                total: fragments.total(),
                 offset,
                 bytes,
             });
             if !pushed {
                 break;
             }
-            parts.push((message, offset..ends));
+            packed.push((message, offset..ends));
         }
-        parts
+    }
+
+    /// True when packets are sealed.
+    const fn is_sealed(&self) -> bool {
+        !matches!(self.state, State::Open(Keys::Plain))
     }
 
     /// True when what is small leaves twice: so much is lost that waiting for it costs more (LINK-19).
@@ -565,11 +528,11 @@ impl Link {
 
     /// The handshake is over: what its first message carried has arrived.
     pub fn early_arrived(&mut self, now: Time) {
-        self.requests.early_arrived(now, &self.rtt);
+        self.queue.early_arrived(now, &self.rtt);
     }
 
     /// True when a request that a handshake's first message carried has no reply yet.
     pub fn awaits_early(&self) -> bool {
-        self.requests.awaits_early()
+        self.queue.awaits_early()
     }
 }

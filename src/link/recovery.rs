@@ -2,12 +2,12 @@
 //! in parts (LINK-6, LINK-13).
 
 use super::{
-    Assembled, Event, Item, Link, Message, SentPacket, Time, assembly::Begun,
-    limits::ASSEMBLED_KEPT, parts,
+    Assembled, Carried, Event, Item, Link, SentPacket, Time, assembly::Begun,
+    limits::ASSEMBLED_KEPT,
 };
 use crate::{
     faults::{Fault, is_planted},
-    wire::{Frame, PartOf},
+    wire::{EventId, Frame, MessageId, RequestId},
 };
 
 /// After so many timeouts in a row, what is known of the path may be true no more.
@@ -15,41 +15,38 @@ const FORGET_AFTER: u32 = 3;
 
 impl Link {
     /// Something has arrived at the other side.
-    pub(super) fn item_arrived(&mut self, now: Time, item: Item) {
-        match item {
-            Item::Request(number) => self.acknowledge_request(now, number),
-            Item::Reply(number) => {
-                self.replies.acknowledge(number);
-                self.parts.remove((PartOf::Reply, number));
-            }
-            Item::Event(number) => self.event_arrived(number),
-            Item::Measure => {}
-            Item::Part(message, start, end) => {
-                if self.parts.arrive(message, start..end) {
-                    self.message_arrived(now, message);
+    pub(super) fn carried_arrived(&mut self, now: Time, carried: Carried) {
+        match carried {
+            Carried::Measure => {}
+            Carried::Whole(item) => self.item_arrived(now, item),
+            Carried::Fragment(message, start, end) => {
+                if self.queue.fragment_arrived(message, start..end) {
+                    self.item_arrived(now, Item::Message(message));
                 }
             }
         }
     }
 
-    fn acknowledge_request(&mut self, now: Time, number: u64) {
-        let lossy = self.is_redundant();
-        self.requests.acknowledge(now, number, &self.rtt, lossy);
+    fn item_arrived(&mut self, now: Time, item: Item) {
+        match item {
+            // Its response says so, and nothing else.
+            Item::Challenge => {}
+            Item::Response | Item::Ping => drop(self.queue.remove(item)),
+            Item::Message(MessageId::Reply(id)) => self.replies.acknowledge(&mut self.queue, id),
+            // It is kept until its reply comes: the other side may yet forget it.
+            Item::Message(MessageId::Request(id)) => self.request_arrived(now, id),
+            Item::Message(MessageId::Event(id)) => self.event_arrived(id),
+        }
     }
 
-    /// All parts of a message have arrived.
-    fn message_arrived(&mut self, now: Time, (of, number): parts::Message) {
-        match of {
-            // It is kept until its reply comes: the other side may yet forget it.
-            PartOf::Request => self.acknowledge_request(now, number),
-            PartOf::Reply => {
-                self.replies.arrived_whole(number);
-                self.parts.remove((of, number));
-            }
-            PartOf::Event => {
-                self.parts.remove((of, number));
-                self.event_arrived(number);
-            }
+    fn request_arrived(&mut self, now: Time, id: RequestId) {
+        let lossy = self.is_redundant();
+        self.queue.request_arrived(now, id, &self.rtt, lossy);
+    }
+
+    fn event_arrived(&mut self, id: EventId) {
+        if self.queue.remove(Item::event(id)).is_some() {
+            self.events.push_back(Event::Delivered { number: id });
         }
     }
 
@@ -59,27 +56,30 @@ impl Link {
         if packet.stamp.is_some() {
             self.pace.lost(packet.len);
         }
-        for item in packet.items {
-            match item {
-                Item::Request(number) => self.requests.lose(number),
-                Item::Reply(number) => self.replies.lose(number),
-                Item::Event(number) => self.pushes.lose(number),
-                Item::Measure => {}
-                Item::Part(message, start, end) => self.parts.lose(message, start..end),
+        for carried in packet.items {
+            match carried {
+                Carried::Measure => {}
+                Carried::Whole(Item::Message(MessageId::Reply(id))) => {
+                    self.replies.lost(&mut self.queue, id);
+                }
+                Carried::Whole(item) => self.queue.lost(item),
+                Carried::Fragment(message, start, end) => {
+                    self.queue.fragment_lost(message, start..end);
+                }
             }
         }
     }
 
-    /// Nothing was heard of parts on their way for a whole timeout: all of them leave again, as far as the
-    /// pace allows. One alone would be lost too often where most is lost.
-    pub(super) fn bulk_timed_out(&mut self, now: Time) {
-        self.bulk_due = None;
+    /// Nothing was heard of fragments and backlog on their way for a whole timeout: all of them leave again, as far as
+    /// the pace allows. One alone would be lost too often where most is lost.
+    pub(super) fn paced_timed_out(&mut self, now: Time) {
+        self.paced_due = None;
         let Some(smallest) = self.sent.smallest_bulk() else {
             return;
         };
-        self.bulk_repeats = self.bulk_repeats.saturating_add(1);
+        self.queue.time_out();
         self.path.timed_out(now, smallest);
-        if self.bulk_repeats >= FORGET_AFTER {
+        if self.queue.timeouts() >= FORGET_AFTER {
             self.pace.forget();
         }
         for packet in self.sent.lose_bulk() {
@@ -89,20 +89,19 @@ impl Link {
 
     /// True when a frame can be taken in, beside what others of its packet begin.
     pub(super) fn has_room_for(&self, frame: &Frame<'_>, begun: &mut Begun) -> bool {
-        match frame {
+        match *frame {
             Frame::Part {
-                of,
-                number,
+                message,
                 total,
                 offset,
                 bytes,
             } => {
-                !self.is_assembled(*of, *number, *total)
+                !self.is_assembled(message, total)
                     || self
                         .assemblies
-                        .takes(begun, (*of, *number), *total, *offset, bytes.len())
+                        .takes(begun, message, total, offset, bytes.len())
             }
-            Frame::Event { number, .. } => self.takes_event(*number),
+            Frame::Event { number, .. } => self.takes_event(number),
             _ => true,
         }
     }
@@ -118,38 +117,37 @@ impl Link {
     }
 
     /// True when a part belongs to a message that is to be put together.
-    fn is_assembled(&self, of: PartOf, number: u64, total: u64) -> bool {
+    fn is_assembled(&self, message: MessageId, total: u64) -> bool {
         let fits = total <= self.longest_message() as u64;
-        let is_new = !self.assembled.contains(&(of, number));
+        let is_new = !self.assembled.contains(&message);
         fits && is_new
-            && match of {
-                PartOf::Request => !self.replies.knows(number),
-                PartOf::Reply => self.requests.is_pending(number),
-                PartOf::Event => self.pushed.is_new(number) && self.takes_event(number),
+            && match message {
+                MessageId::Request(id) => !self.replies.knows(&self.queue, id),
+                MessageId::Reply(id) => self.queue.awaits(id),
+                MessageId::Event(id) => self.pushed.is_new(id) && self.takes_event(id),
             }
     }
 
     pub(super) fn handle_part(
         &mut self,
         now: Time,
-        (of, number): Message,
+        message: MessageId,
         total: u64,
         offset: u64,
         bytes: &[u8],
     ) {
         self.received.owe_for_part(now, &self.rtt);
-        if !self.is_assembled(of, number, total) {
-            if of == PartOf::Request {
-                self.handle_needless_part(number, total);
+        if !self.is_assembled(message, total) {
+            if let MessageId::Request(id) = message {
+                self.handle_needless_part(id, total);
             }
             return;
         }
         if offset > 0 && is_planted(Fault::DropParts) {
             return;
         }
-        let mut begun = Begun::default();
-        let message = (of, number);
         let len = bytes.len();
+        let mut begun = Begun::default();
         if !self
             .assemblies
             .takes(&mut begun, message, total, offset, len)
@@ -157,61 +155,55 @@ impl Link {
             // It had no place when its packet came: only what went before it there has made one.
             return;
         }
-        if of == PartOf::Reply {
+        if let MessageId::Reply(id) = message {
             // The rest comes without being asked for.
-            self.acknowledge_request(now, number);
+            self.request_arrived(now, id);
         }
-        let taken = self
-            .assemblies
-            .take(now, (of, number), total, offset, bytes);
-        let Assembled::Whole(message) = taken else {
+        let taken = self.assemblies.take(now, message, total, offset, bytes);
+        let Assembled::Whole(whole) = taken else {
             return;
         };
         if self.assembled.len() == ASSEMBLED_KEPT {
             self.assembled.pop_front();
         }
-        self.assembled.push_back((of, number));
-        match of {
-            PartOf::Request => {
-                self.handle_request(now, number, &message, false);
+        self.assembled.push_back(message);
+        match message {
+            MessageId::Request(id) => {
+                self.handle_request(now, id, &whole, false);
                 // Its parts are acknowledged, whenever its reply leaves.
                 self.replies.announce();
             }
-            PartOf::Reply => self.handle_reply(now, number, &message),
-            PartOf::Event => self.handle_event(number, &message),
+            MessageId::Reply(id) => self.handle_reply(now, id, &whole),
+            MessageId::Event(id) => self.handle_event(id, &whole),
         }
     }
 
     /// A part of a request that is known, or that is too long to be taken.
-    fn handle_needless_part(&mut self, number: u64, total: u64) {
-        let is_known = self.replies.knows(number);
-        if is_known || self.assembled.contains(&(PartOf::Request, number)) {
+    fn handle_needless_part(&mut self, number: RequestId, total: u64) {
+        let is_known = self.replies.knows(&self.queue, number);
+        if is_known || self.assembled.contains(&MessageId::Request(number)) {
             if is_known {
                 // Its reply leaves again.
-                self.replies.arrive(number);
+                self.replies.arrive(&mut self.queue, number);
             }
             return;
         }
         let limit = self.longest_message();
-        if total > limit as u64 && self.replies.arrive(number) == super::Arrival::New {
+        if total > limit as u64
+            && self.replies.arrive(&mut self.queue, number) == super::Arrival::New
+        {
             self.events.push_back(Event::Oversized { number, limit });
         }
     }
 
-    fn takes_event(&self, number: u64) -> bool {
-        self.pushed.takes(number) && !(self.is_holding && self.pushed.is_new(number))
-    }
-
-    fn event_arrived(&mut self, number: u64) {
-        if self.pushes.acknowledge(number) {
-            self.events.push_back(Event::Delivered { number });
-        }
+    fn takes_event(&self, id: EventId) -> bool {
+        self.pushed.takes(id) && !(self.is_holding && self.pushed.is_new(id))
     }
 
     /// The other side has pushed an entry.
-    pub(super) fn handle_event(&mut self, number: u64, event: &[u8]) {
-        if self.trusted && self.pushed.takes(number) && self.pushed.is_new(number) {
-            for bytes in self.pushed.take(number, event.to_vec()) {
+    pub(super) fn handle_event(&mut self, id: EventId, event: &[u8]) {
+        if self.trusted && self.pushed.takes(id) && self.pushed.is_new(id) {
+            for bytes in self.pushed.take(id, event.to_vec()) {
                 self.events.push_back(Event::Pushed { bytes });
             }
         }

@@ -13,11 +13,11 @@ use core::num::NonZeroU64;
 use super::{
     Config, Keys, Link, Opening, Redundancy, State,
     backoff::Jitter,
+    events::{Next, Pushed},
     path::PathSize,
-    pushes::{self, Pushed, Pushes},
     received::{self, Received},
     replies::Replies,
-    requests::{self, Requests},
+    requests::Requests,
     rtt::{self, Rtt},
 };
 use crate::{
@@ -45,10 +45,11 @@ pub struct Resting {
 struct Numbers {
     next: u32,
     acknowledged: Option<u32>,
-    requests: requests::Resting,
+    requests: u32,
+    resent: u32,
     /// All requests of the other side from this number on are new.
     replies_next: u32,
-    pushes: [u32; 2],
+    event_ids: [u32; 2],
     pushed: [u32; 2],
     max_message: u32,
     max_datagram: u16,
@@ -75,14 +76,13 @@ impl Link {
             && !self.has_moved
             && !self.is_closing()
             && self.keepalive.is_none()
-            && self.bulk_due.is_none()
+            && self.paced_due.is_none()
             && self.held_back.is_none()
             && self.work_due.is_none()
             && self.events.is_empty()
             && self.assemblies.is_empty()
-            && self.parts.is_empty()
             && self.pushed.is_in_order()
-            && self.replies.may_rest()
+            && self.queue.is_empty()
             && self.received.may_rest()
             && self.sent.may_rest()
             && !self.controls.has_queued()
@@ -96,8 +96,9 @@ impl Link {
             next: self.next_number.try_into().ok()?,
             acknowledged: acknowledged.transpose().ok()?,
             requests: self.requests.rest()?,
+            resent: self.queue.resent.try_into().ok()?,
             replies_next: self.replies.next().try_into().ok()?,
-            pushes: self.pushes.next().rest()?,
+            event_ids: self.event_ids.rest()?,
             pushed: self.pushed.next_in_order().rest()?,
             max_message: self.config.max_message.try_into().ok()?,
             max_datagram: self.config.max_datagram.try_into().ok()?,
@@ -163,9 +164,10 @@ impl Resting {
         link.sent.set_acknowledged(acknowledged.map(PacketNumber));
         link.rtt = Rtt::woken(self.rtt, rate);
         link.requests = Requests::woken(numbers.requests);
+        link.queue.resent = numbers.resent.into();
         link.replies = Replies::woken(numbers.replies_next.into());
-        link.pushes = Pushes::woken(pushes::Next::woken(numbers.pushes));
-        link.pushed = Pushed::woken(pushes::Next::woken(numbers.pushed));
+        link.event_ids = Next::woken(numbers.event_ids);
+        link.pushed = Pushed::woken(Next::woken(numbers.pushed));
         link.path = PathSize::woken(numbers.path.into());
         link.trusted = self.trusted;
         link.is_holding = self.is_holding;

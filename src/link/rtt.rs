@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::backoff::{Jitter, RTO_MAX, interval};
+use super::backoff::{Jitter, RTO_MAX, Urge, interval};
 
 /// The timeout before anything is known of the path, to be spread by up to half.
 pub(crate) const RTO_INITIAL: Duration = Duration::from_secs(2);
@@ -23,11 +23,22 @@ const BASE_CREEP: u32 = 32;
 /// What a round trip may grow by before a queue is suspected.
 const FILLING_MIN: Duration = Duration::from_millis(100);
 
+/// How certain an estimate is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Certainty {
+    /// It is unknown, or of another link: the path may be another now.
+    #[default]
+    Remembered,
+    /// The round trip is no longer than this.
+    Bounded,
+    /// This path has been measured.
+    Measured,
+}
+
 /// The estimate of one path's round-trip time.
 #[derive(Clone, Debug, Default)]
 pub struct Rtt {
-    /// False for what is unknown, or remembered: the path may be another now.
-    measured: bool,
+    certainty: Certainty,
     /// Bytes a second that the path is known to carry at most.
     rate: Option<u64>,
     smoothed: Option<Duration>,
@@ -46,7 +57,7 @@ pub(crate) const DELAY_MAX: Duration = Duration::from_millis(200);
 /// What remains of it while a link rests: spans in microseconds, at most an hour.
 #[derive(Clone, Copy, Debug)]
 pub struct Resting {
-    measured: bool,
+    certainty: Certainty,
     smoothed: Option<u32>,
     others: [u32; 5],
 }
@@ -70,7 +81,7 @@ impl Rtt {
             self.peer_delay,
         ];
         Resting {
-            measured: self.measured,
+            certainty: self.certainty,
             smoothed: self.smoothed.map(to_micros),
             others: others.map(to_micros),
         }
@@ -80,7 +91,7 @@ impl Rtt {
     pub fn woken(resting: Resting, rate: Option<u64>) -> Self {
         let [variation, min, base, latest, peer_delay] = resting.others.map(from_micros);
         Self {
-            measured: resting.measured,
+            certainty: resting.certainty,
             rate,
             smoothed: resting.smoothed.map(from_micros),
             variation,
@@ -94,7 +105,7 @@ impl Rtt {
     /// An estimate to begin with, remembered from an earlier link to the same peer.
     pub fn remembered(rtt: Duration) -> Self {
         Self {
-            measured: false,
+            certainty: Certainty::Remembered,
             rate: None,
             smoothed: Some(rtt),
             variation: rtt / 2,
@@ -110,14 +121,30 @@ impl Rtt {
         self.smoothed
     }
 
-    /// True once this path has been measured.
+    /// True once this path has been measured: the timeout is no shorter than a round trip.
     pub const fn is_measured(&self) -> bool {
-        self.measured
+        !matches!(self.certainty, Certainty::Remembered)
     }
 
-    /// False when a measurement shows that what is remembered is of another path.
+    /// False when a measurement shows that what is known so far is not worth to be kept.
     fn is_near(&self, latest: Duration) -> bool {
-        self.measured || (latest < self.min * 4 && self.min < latest * 4)
+        match self.certainty {
+            Certainty::Remembered => latest < self.min * 4 && self.min < latest * 4,
+            Certainty::Bounded => false,
+            Certainty::Measured => true,
+        }
+    }
+
+    /// A round trip has taken at most so long, with whatever the other side has waited for in between. That is worth
+    /// something where nothing is known, and it is not long.
+    pub fn bound(&mut self, bound: Duration) {
+        if self.smoothed.is_none() && bound < RTO_INITIAL {
+            *self = Self {
+                certainty: Certainty::Bounded,
+                variation: bound / 8,
+                ..Self::remembered(bound).with_rate(self.rate)
+            };
+        }
     }
 
     /// Takes a measurement in, of which the peer spent `delay` waiting.
@@ -125,7 +152,7 @@ impl Rtt {
         let delay = delay.min(DELAY_MAX);
         let Some(smoothed) = self.smoothed.filter(|_| self.is_near(latest)) else {
             *self = Self {
-                measured: true,
+                certainty: Certainty::Measured,
                 rate: self.rate,
                 smoothed: Some(latest),
                 variation: latest / 2,
@@ -136,7 +163,7 @@ impl Rtt {
             };
             return;
         };
-        self.measured = true;
+        self.certainty = Certainty::Measured;
         self.latest = latest;
         self.peer_delay = delay;
         self.min = self.min.min(latest);
@@ -172,15 +199,20 @@ impl Rtt {
     }
 
     /// How long to wait before the repeat number `repeats` + 1 (LINK-8).
-    pub fn repeat_after(&self, repeats: u32, jitter: &mut Jitter) -> Duration {
+    pub fn repeat_after(&self, repeats: u32, urge: Urge, jitter: &mut Jitter) -> Duration {
+        let urge = match self.rate {
+            // On a path so narrow repeats would take the place of what is new.
+            Some(_) => Urge::Patient,
+            None => urge,
+        };
         let timeout = self.timeout();
         match self.smoothed {
             // Spread the first attempts of many clients apart.
             None if repeats == 0 => return jitter.spread(timeout, 100, 150),
             // The path may be another than it was: soon a repeat waits as where nothing is known.
-            Some(_) if !self.measured => {
+            Some(_) if !self.is_measured() => {
                 let doubled = timeout.max(REMEMBERED_MIN) * (1 << repeats.min(8));
-                let unknown = interval(repeats, RTO_INITIAL, jitter);
+                let unknown = interval(repeats, RTO_INITIAL, urge, jitter);
                 return jitter.spread(doubled, 100, 110).min(unknown.max(timeout));
             }
             _ => {}
@@ -190,7 +222,7 @@ impl Rtt {
             let doubled = (timeout * (1 << repeats.min(8))).min(longest);
             return jitter.spread(doubled, 100, 110).min(longest);
         }
-        interval(repeats, timeout, jitter)
+        interval(repeats, timeout, urge, jitter)
     }
 
     /// From here on the path is known to carry no more than `rate` bytes a second, if it is given.
@@ -202,7 +234,7 @@ impl Rtt {
     /// How much longer to wait for the answer to so many bytes: as long as the path takes to carry both, as far as
     /// that is known, or, where the path has not been measured, as a narrow one would take.
     pub fn allowance(&self, bytes: usize) -> Duration {
-        let rate = match (self.rate, self.measured) {
+        let rate = match (self.rate, self.is_measured()) {
             (Some(rate), _) => rate.max(1),
             (None, false) => UNKNOWN_RATE,
             (None, true) => return Duration::ZERO,
@@ -210,14 +242,16 @@ impl Rtt {
         Duration::from_micros((bytes + AROUND) as u64 * 1_000_000 / rate)
     }
 
-    /// How long to wait for what fills the path, and so may be slower than any small packet.
-    pub fn bulk_timeout(&self) -> Duration {
-        match self.smoothed {
-            None => RTO_INITIAL,
+    /// The same for fragments and backlog: they fill the path, and so may be slower than any small packet. Twice as long
+    /// each time while nothing is known of the path, whose queue this side may be filling.
+    pub fn paced_repeat_after(&self, repeats: u32, jitter: &mut Jitter) -> Duration {
+        let timeout = match self.smoothed {
+            None => RTO_INITIAL * (1 << repeats.min(6)),
             Some(smoothed) => (smoothed + self.variation * 4)
                 .max(self.timeout())
                 .min(RTO_BULK_MAX),
-        }
+        };
+        interval(repeats, timeout, Urge::Patient, jitter).max(timeout)
     }
 
     /// How long an acknowledgement may wait for something to ride on: a quarter of a round trip, at
@@ -265,7 +299,7 @@ mod tests {
             rtt.sample(ms(200), ms(0));
         }
         let mut jitter = Jitter::new(1);
-        let third = |rtt: &Rtt, jitter: &mut Jitter| rtt.repeat_after(2, jitter);
+        let third = |rtt: &Rtt, jitter: &mut Jitter| rtt.repeat_after(2, Urge::Patient, jitter);
         assert!(!rtt.is_filling());
         assert!(third(&rtt, &mut jitter) < rtt.timeout() * 2);
         rtt.sample(ms(900), ms(0));
@@ -275,6 +309,21 @@ mod tests {
             rtt.sample(ms(900), ms(0));
         }
         assert!(!rtt.is_filling());
+    }
+
+    /// LINK-7: the first measurement says more than what a round trip has taken at most.
+    #[test]
+    fn bound_is_good_until_the_first_sample() {
+        let mut rtt = Rtt::default();
+        rtt.bound(RTO_INITIAL);
+        assert_eq!(rtt.timeout(), RTO_INITIAL, "it says nothing");
+        rtt.bound(ms(400));
+        assert!(rtt.is_measured() && rtt.allowance(100).is_zero());
+        assert_eq!(rtt.timeout(), ms(600));
+        rtt.sample(ms(300), ms(0));
+        assert_eq!(rtt.smoothed(), Some(ms(300)));
+        rtt.bound(ms(10));
+        assert_eq!(rtt.smoothed(), Some(ms(300)));
     }
 
     #[test]

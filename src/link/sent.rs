@@ -7,28 +7,24 @@ use core::time::Duration;
 use super::{
     limits::{GIVEN_UP_MAX, SENT_MAX},
     pace::Stamp,
-    parts::Message,
+    queue::Item,
     rtt::Rtt,
     time::Time,
 };
-use crate::wire::{AckFrame, PacketNumber};
+use crate::wire::{AckFrame, MessageId, PacketNumber, RequestId};
 
 /// A packet is lost when one sent so many later has arrived.
 const PACKET_THRESHOLD: u64 = 3;
 
 /// Something that a packet carries and that is sent again until it has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Item {
-    /// One of our requests.
-    Request(u64),
-    /// A reply that has been announced.
-    Reply(u64),
-    /// An event.
-    Event(u64),
+pub enum Carried {
+    /// All of an item.
+    Whole(Item),
+    /// A fragment of a message: from this byte to before that one.
+    Fragment(MessageId, u64, u64),
     /// Nothing: when it arrives tells how long the path is.
     Measure,
-    /// Bytes of a long message.
-    Part(Message, u64, u64),
 }
 
 /// A packet on its way.
@@ -41,7 +37,7 @@ pub struct SentPacket {
     /// Its length.
     pub len: usize,
     /// What it carries.
-    pub items: Vec<Item>,
+    pub items: Vec<Carried>,
     /// For a packet with parts: what the pace has to know of it.
     pub stamp: Option<Stamp>,
 }
@@ -86,8 +82,8 @@ impl Sent {
     /// Memory of what is remembered, in bytes, about.
     pub fn memory(&self) -> usize {
         let all = self.packets.iter().chain(&self.given_up);
-        let each =
-            all.map(|packet| size_of::<SentPacket>() + packet.items.capacity() * size_of::<Item>());
+        let each = all
+            .map(|packet| size_of::<SentPacket>() + packet.items.capacity() * size_of::<Carried>());
         each.sum()
     }
 
@@ -204,10 +200,10 @@ impl Sent {
     pub fn answered(
         &mut self,
         now: Time,
-        request: u64,
+        request: RequestId,
         rtt: &Rtt,
     ) -> (Option<Duration>, Vec<SentPacket>) {
-        let request = Item::Request(request);
+        let request = Carried::Whole(Item::request(request));
         let mut carriers = self
             .packets
             .iter()
@@ -260,12 +256,16 @@ mod tests {
             number: PacketNumber(number),
             at,
             len: 40,
-            items: vec![Item::Request(request)],
+            items: vec![asking(request)],
             stamp: None,
         }
     }
 
-    fn requests(packets: &[SentPacket]) -> Vec<Item> {
+    fn asking(request: u64) -> Carried {
+        Carried::Whole(Item::request(RequestId(request)))
+    }
+
+    fn requests(packets: &[SentPacket]) -> Vec<Carried> {
         packets
             .iter()
             .flat_map(|packet| packet.items.clone())
@@ -280,11 +280,8 @@ mod tests {
             sent.record(packet(Time(number), number, number));
         }
         let told = sent.acknowledge(Time(9), &ack(3, 0b01), &Rtt::default());
-        assert_eq!(
-            requests(&told.arrived),
-            [Item::Request(2), Item::Request(3)]
-        );
-        assert_eq!(requests(&told.lost), [Item::Request(0)]);
+        assert_eq!(requests(&told.arrived), [asking(2), asking(3)]);
+        assert_eq!(requests(&told.lost), [asking(0)]);
         assert_eq!(told.round_trip, Some(Duration::from_micros(6)));
     }
 
@@ -301,13 +298,13 @@ mod tests {
                 .is_empty()
         );
         let told = sent.clone().acknowledge(Time(90), &ack(1, 0), &rtt);
-        assert_eq!(requests(&told.lost), [Item::Request(0)]);
+        assert_eq!(requests(&told.lost), [asking(0)]);
         // Nothing else has to come for that.
         sent.acknowledge(Time(80), &ack(1, 0), &rtt);
         assert_eq!(sent.timeout(&rtt), Some(Time(90)));
         assert!(sent.expire(Time(89), &rtt).is_empty());
         let lost = sent.expire(Time(90), &rtt);
-        assert_eq!(requests(&lost), [Item::Request(0)]);
+        assert_eq!(requests(&lost), [asking(0)]);
         assert_eq!(sent.timeout(&rtt), None);
         // Found by the simulator: a time was given at which nothing was lost yet, by a part of a microsecond.
         let rtt = Rtt::remembered(Duration::from_nanos(80_001));
@@ -315,7 +312,7 @@ mod tests {
         sent.record(packet(Time(101), 3, 3));
         sent.acknowledge(Time(180), &ack(3, 0), &rtt);
         let due = sent.timeout(&rtt).unwrap();
-        assert_eq!(requests(&sent.expire(due, &rtt)), [Item::Request(2)]);
+        assert_eq!(requests(&sent.expire(due, &rtt)), [asking(2)]);
     }
 
     #[test]
@@ -323,7 +320,7 @@ mod tests {
         let mut sent = Sent::default();
         sent.record(packet(Time(0), 0, 7));
         assert_eq!(
-            sent.answered(Time(5), 7, &Rtt::default()).0,
+            sent.answered(Time(5), RequestId(7), &Rtt::default()).0,
             Some(Duration::from_micros(5))
         );
         assert_eq!(sent.acknowledged(), Some(PacketNumber(0)));
@@ -331,7 +328,7 @@ mod tests {
         sent.record(packet(Time(6), 1, 8));
         sent.record(packet(Time(7), 2, 8));
         assert_eq!(
-            sent.answered(Time(9), 8, &Rtt::default()).0,
+            sent.answered(Time(9), RequestId(8), &Rtt::default()).0,
             Some(Duration::from_micros(3))
         );
     }

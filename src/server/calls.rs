@@ -10,7 +10,7 @@ use crate::{
     endpoint::{Endpoint, LinkId},
     faults::{Fault, is_planted},
     link::Time,
-    wire::{HelloReply, PeerRequest},
+    wire::{HelloReply, PeerRequest, RequestId},
 };
 
 /// For how long nothing may be heard of a peer while somebody waits, beyond three round trips.
@@ -76,7 +76,7 @@ pub enum Call {
 #[derive(Debug, Default)]
 pub struct Calls {
     who: Vec<(SocketAddr, oneshot::Sender<PublicKey>)>,
-    asked: BTreeMap<(LinkId, u64), Asked>,
+    asked: BTreeMap<(LinkId, RequestId), Asked>,
 }
 
 #[derive(Debug)]
@@ -206,7 +206,7 @@ impl Calls {
         self.who.len() + self.asked.len()
     }
 
-    pub fn answered(&mut self, link: LinkId, number: u64, answer: Vec<u8>) {
+    pub fn answered(&mut self, link: LinkId, number: RequestId, answer: Vec<u8>) {
         if let Some(waiting) = self.asked.remove(&(link, number)) {
             // Whoever asked may have stopped waiting.
             let _ = waiting.answer.send(Told::Answer(answer));
@@ -243,8 +243,8 @@ impl Calls {
         &mut self,
         now: Time,
         endpoint: &mut Endpoint,
-        from: (LinkId, u64),
-        to: (LinkId, u64),
+        from: (LinkId, RequestId),
+        to: (LinkId, RequestId),
     ) {
         match self.asked.remove(&from) {
             Some(asked) if asked.is_only && !is_planted(Fault::BelieveAnyLink) => {
@@ -259,7 +259,7 @@ impl Calls {
     }
 
     /// No answer has come in time.
-    pub fn expired(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: u64) {
+    pub fn expired(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: RequestId) {
         if let Some(asked) = self.asked.remove(&(link, number)) {
             asked.leave();
         }
@@ -289,7 +289,7 @@ impl Calls {
         for asked in self.asked.values_mut() {
             asked.is_looked_at |= asked.opens_by <= now;
         }
-        let silent: Vec<(LinkId, u64)> = self
+        let silent: Vec<(LinkId, RequestId)> = self
             .asked
             .iter()
             .filter(|((link, _), asked)| asked.until(endpoint, *link) <= now)
@@ -431,7 +431,7 @@ mod tests {
             let (call, mut told) = question(2, (is_once, true), false);
             calls.begin(now, &mut endpoint, call);
             let (from, _) = calls.asked.first_key_value().unwrap();
-            let (from, to) = (*from, (LinkId(77), 5));
+            let (from, to) = (*from, (LinkId(77), RequestId(5)));
             // The peer has opened a link meanwhile.
             calls.moved(now, &mut endpoint, from, to);
             calls.answered(to.0, to.1, vec![2]);

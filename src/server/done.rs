@@ -3,12 +3,13 @@
 use crate::{
     endpoint::LinkId,
     realm::{Account, Greeting, Push, Watch},
+    wire::RequestId,
 };
 
 /// What a task has found out.
 pub enum Done<S> {
     Greeting(LinkId, Greeting),
-    Answer(LinkId, u64, Answered<S>),
+    Answer(LinkId, RequestId, Answered<S>),
     Push(LinkId, Push),
     /// The session that was watched over a link has ended.
     Unwatched(LinkId),

@@ -17,6 +17,7 @@ use crate::{
     link::{Time, Urgency},
     realm::{Push, Watch},
     store::Store,
+    wire::EventId,
 };
 
 /// Room for what is on its way.
@@ -37,10 +38,10 @@ struct Task {
     /// What the link did not take yet.
     waiting: VecDeque<Push>,
     /// What is on its way.
-    sent: BTreeSet<u64>,
+    sent: BTreeSet<EventId>,
     /// What an earlier watch over the same link had on its way: it arrives before anything of this one, or the
     /// reader would take what lies between for known.
-    before: BTreeSet<u64>,
+    before: BTreeSet<EventId>,
 }
 
 impl Drop for Task {
@@ -110,7 +111,7 @@ impl Watches {
     }
 
     /// An entry has arrived.
-    pub fn delivered(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: u64) {
+    pub fn delivered(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: EventId) {
         let Some(task) = self.by_link.get_mut(&link) else {
             return;
         };
@@ -131,7 +132,7 @@ impl Watches {
 
 impl Task {
     /// What is on its way, when the task ends.
-    fn on_the_way(mut self) -> BTreeSet<u64> {
+    fn on_the_way(mut self) -> BTreeSet<EventId> {
         let mut all = std::mem::take(&mut self.sent);
         all.append(&mut self.before);
         all

@@ -32,7 +32,9 @@ use crate::{
     realm::{Account, Caller, Greeting, LifeNews, Realm},
     store::Store,
     subnet::Subnet,
-    wire::{Answer, CloseReason, Command, OperationNumber, PeerRequest, Refusal, Request},
+    wire::{
+        Answer, CloseReason, Command, OperationNumber, PeerRequest, Refusal, Request, RequestId,
+    },
 };
 
 /// Batches of datagrams taken in before answers and timers get their turn.
@@ -334,7 +336,7 @@ impl<S: Store> Worker<S> {
         });
     }
 
-    fn carry_out(&mut self, link: LinkId, number: u64, bytes: Vec<u8>, early: bool) {
+    fn carry_out(&mut self, link: LinkId, number: RequestId, bytes: Vec<u8>, early: bool) {
         let now = self.now();
         let Some(address) = self.endpoint.proven_address(link) else {
             // Its link has ended meanwhile.

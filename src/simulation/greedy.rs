@@ -22,7 +22,8 @@ use crate::{
     endpoint::{Config, Endpoint, Event, LinkId},
     link::Time,
     wire::{
-        Answer, Body, Command, Cursors, Operation, Password, Request, SessionRef, Text, Username,
+        Answer, Body, Command, Cursors, Operation, Password, Request, RequestId, SessionRef, Text,
+        Username,
     },
 };
 
@@ -124,7 +125,7 @@ struct Device {
     rng: StdRng,
     asked: Arc<AtomicUsize>,
     /// What it waits for an answer to.
-    waits_for: Option<u64>,
+    waits_for: Option<RequestId>,
     is_logged_in: bool,
     is_over: bool,
 }

@@ -471,9 +471,9 @@ impl History {
                     continue;
                 }
             }
-            // What came back from a store that is lost may have been delivered from its copy.
+            // What came back from a store that is lost may have been delivered from its copy, or come back from that, too.
             let is_right = (least..=most).contains(&(count + came_back))
-                || (message.may_come_late && (least..=most).contains(&count));
+                || (message.may_come_late && count <= most && count + came_back >= least);
             if !is_right {
                 let text = quote(&message.body);
                 let notices: Vec<&String> = returned

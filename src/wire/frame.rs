@@ -26,7 +26,10 @@ use nom::{
     number::complete::be_u8,
 };
 
-use super::{Malformed, Open, PacketNumber, Parsed, Welcome, array, emit_varint, parse_varint};
+use super::{
+    EventId, Malformed, MessageId, Open, PacketNumber, Parsed, RequestId, Welcome, array,
+    emit_varint, parse_varint,
+};
 
 /// The kind, and the whole, of a frame that fills space.
 pub(crate) const PADDING: u8 = 0x00;
@@ -57,30 +60,28 @@ pub enum Frame<'a> {
     /// A command.
     Request {
         /// Counted up per direction.
-        number: u64,
+        number: RequestId,
         /// The command's bytes.
         command: &'a [u8],
     },
     /// The answer to a request.
     Reply {
         /// The request's number.
-        number: u64,
+        number: RequestId,
         /// The answer's bytes.
         answer: &'a [u8],
     },
     /// A pushed mailbox entry.
     Event {
         /// Counted up per direction.
-        number: u64,
+        number: EventId,
         /// The mailbox and the entry.
         event: &'a [u8],
     },
     /// A piece of a message that is larger than a datagram.
     Part {
-        /// What the message is.
-        of: PartOf,
-        /// The request's, reply's or event's number.
-        number: u64,
+        /// The message.
+        message: MessageId,
         /// Bytes of the whole message.
         total: u64,
         /// Where this piece begins in it.
@@ -98,17 +99,6 @@ pub enum Frame<'a> {
     Open(Open),
     /// What a responder answers to [`Frame::Open`].
     Welcome(Welcome),
-}
-
-/// What a PART is a piece of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PartOf {
-    /// A command.
-    Request,
-    /// An answer.
-    Reply,
-    /// A pushed entry.
-    Event,
 }
 
 /// Which packets have arrived.
@@ -182,14 +172,17 @@ impl<'a> Frame<'a> {
                 .map(|(rest, ack)| (rest, Self::Ack(ack))),
             REQUEST | 0x05 => {
                 let (input, (number, command)) = (parse_varint, body(with_length)).parse(input)?;
+                let number = RequestId(number);
                 Ok((input, Self::Request { number, command }))
             }
             REPLY | 0x07 => {
                 let (input, (number, answer)) = (parse_varint, body(with_length)).parse(input)?;
+                let number = RequestId(number);
                 Ok((input, Self::Reply { number, answer }))
             }
             EVENT | 0x09 => {
                 let (input, (number, event)) = (parse_varint, body(with_length)).parse(input)?;
+                let number = EventId(number);
                 Ok((input, Self::Event { number, event }))
             }
             PART | 0x0b => parse_part(with_length, input),
@@ -209,18 +202,20 @@ impl<'a> Frame<'a> {
             Self::Padding => out.put_u8(PADDING),
             Self::Ping => out.put_u8(PING),
             Self::Ack(ack) => ack.emit(out),
-            Self::Request { number, command } => emit_numbered(REQUEST, number, command, last, out),
-            Self::Reply { number, answer } => emit_numbered(REPLY, number, answer, last, out),
-            Self::Event { number, event } => emit_numbered(EVENT, number, event, last, out),
+            Self::Request { number, command } => {
+                emit_numbered(REQUEST, number.0, command, last, out)
+            }
+            Self::Reply { number, answer } => emit_numbered(REPLY, number.0, answer, last, out),
+            Self::Event { number, event } => emit_numbered(EVENT, number.0, event, last, out),
             Self::Part {
-                of,
-                number,
+                message,
                 total,
                 offset,
                 bytes,
             } => {
+                let (kind, number) = message.to_wire();
                 out.put_u8(PART | if last { 0 } else { WITH_LENGTH });
-                out.put_u8(of as u8);
+                out.put_u8(kind);
                 emit_varint(number, out);
                 emit_varint(total, out);
                 emit_varint(offset, out);
@@ -268,15 +263,11 @@ fn emit_numbered(kind: u8, number: u64, body: &[u8], last: bool, out: &mut impl 
 }
 
 fn parse_part(with_length: bool, input: &[u8]) -> Parsed<'_, Frame<'_>> {
-    let (input, of) = map_opt(be_u8, |of| match of {
-        0 => Some(PartOf::Request),
-        1 => Some(PartOf::Reply),
-        2 => Some(PartOf::Event),
-        _ => None,
+    let (input, message) = map_opt((be_u8, parse_varint), |(kind, number)| {
+        MessageId::from_wire(kind, number)
     })
     .parse(input)?;
-    let (input, (number, total, offset)) =
-        (parse_varint, parse_varint, parse_varint).parse(input)?;
+    let (input, (total, offset)) = (parse_varint, parse_varint).parse(input)?;
     let (input, bytes) = body(with_length)(input)?;
     if offset
         .checked_add(bytes.len() as u64)
@@ -287,8 +278,7 @@ fn parse_part(with_length: bool, input: &[u8]) -> Parsed<'_, Frame<'_>> {
     Ok((
         input,
         Frame::Part {
-            of,
-            number,
+            message,
             total,
             offset,
             bytes,
@@ -335,6 +325,11 @@ pub struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
+    /// The frames of `payload`, read one by one.
+    pub const fn of(payload: &'a [u8]) -> Self {
+        Self { left: payload }
+    }
+
     /// The frames of `payload`, every one of which has been read once.
     ///
     /// # Errors
@@ -342,7 +337,7 @@ impl<'a> Frames<'a> {
     pub fn checked(
         payload: &'a [u8],
     ) -> Result<impl Iterator<Item = Frame<'a>> + Clone, Malformed> {
-        let frames = Self { left: payload };
+        let frames = Self::of(payload);
         for frame in frames.clone() {
             frame?;
         }
@@ -433,20 +428,19 @@ mod tests {
                 bitmap: *bits,
             }),
             3 => Frame::Request {
-                number: *a,
+                number: RequestId(*a),
                 command: bytes,
             },
             4 => Frame::Reply {
-                number: *a,
+                number: RequestId(*a),
                 answer: bytes,
             },
             5 => Frame::Event {
-                number: *a,
+                number: EventId(*a),
                 event: bytes,
             },
             6 => Frame::Part {
-                of: PartOf::Reply,
-                number: *a,
+                message: MessageId::Reply(RequestId(*a)),
                 total: b + bytes.len() as u64,
                 offset: *b,
                 bytes,

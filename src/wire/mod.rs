@@ -12,6 +12,7 @@ mod entry;
 mod error;
 mod field;
 mod frame;
+mod id;
 mod mailbox;
 mod name;
 mod number;
@@ -34,7 +35,8 @@ pub use field::{
     Role, SessionId, SessionRef, Text,
 };
 pub(crate) use frame::PADDING;
-pub use frame::{AckFrame, CloseReason, Frame, Frames, PartOf};
+pub use frame::{AckFrame, CloseReason, Frame, Frames};
+pub use id::{EventId, MessageId, RequestId};
 pub use mailbox::Mailbox;
 pub use name::{GroupName, Handle, InvalidName, NAME_MAX, RealmId, Username};
 pub use number::PacketNumber;

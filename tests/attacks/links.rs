@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use merpati::wire::{
-    AckFrame, CloseReason, ConnectionId, Frame, PacketNumber, PartOf, Protection, append_crc,
-    emit_varint, link_header,
+    AckFrame, CloseReason, ConnectionId, Frame, MessageId, PacketNumber, Protection, RequestId,
+    append_crc, emit_varint, link_header,
 };
 
 use crate::{
@@ -80,8 +80,7 @@ fn lengths_that_overflow_are_refused() {
         let mut intruder = Intruder::to(&realm);
         for offset in [0, len - 1, len, u64::MAX >> 2] {
             intruder.send(&[Frame::Part {
-                of: PartOf::Request,
-                number: 3,
+                message: MessageId::Request(RequestId(3)),
                 total: len,
                 offset,
                 bytes: &[1; 30],
@@ -94,7 +93,7 @@ fn lengths_that_overflow_are_refused() {
             let mut command = vec![kind, 0];
             emit_varint(len, &mut command);
             intruder.send(&[Frame::Request {
-                number: number as u64,
+                number: RequestId(number as u64),
                 command: &command,
             }]);
         }
@@ -116,8 +115,7 @@ fn who_is_not_logged_in_sends_nothing_in_parts() {
         let mut intruder = Intruder::to(&realm);
         for number in 0..100 {
             intruder.send(&[Frame::Part {
-                of: PartOf::Request,
-                number,
+                message: MessageId::Request(RequestId(number)),
                 total: 16_000,
                 offset: number * 100,
                 bytes: &[1; 1000],
@@ -184,7 +182,7 @@ fn who_asks_without_end_is_slowed_down() {
     for round in 0..100_u64 {
         let requests: Vec<_> = (0..100)
             .map(|n| Frame::Request {
-                number: round * 100 + n,
+                number: RequestId(round * 100 + n),
                 command: &[0x01, 0x00],
             })
             .collect();

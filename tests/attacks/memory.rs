@@ -9,8 +9,8 @@ use std::{
 use merpati::{
     crypto::SecretKey,
     wire::{
-        Answer, Body, CURSORS_MAX, Command, Cursors, Frame, GroupName, Mailbox, PartOf, Password,
-        Position, SessionRef,
+        Answer, Body, CURSORS_MAX, Command, Cursors, Frame, GroupName, Mailbox, MessageId,
+        Password, Position, RequestId, SessionRef,
     },
 };
 use serde_json::Value;
@@ -151,7 +151,7 @@ fn handshakes_that_are_begun() {
     let realm = key(&held.realm);
     let requests: Vec<_> = (0..128)
         .map(|number| Frame::Request {
-            number,
+            number: RequestId(number),
             command: &[0x1a],
         })
         .collect();
@@ -180,7 +180,7 @@ fn requests_that_wait_for_a_proof() {
     let realm = key(&held.realm);
     let requests: Vec<_> = (0..128)
         .map(|number| Frame::Request {
-            number,
+            number: RequestId(number),
             command: &[0x1a],
         })
         .collect();
@@ -209,7 +209,7 @@ fn links_on_which_the_same_is_asked_again() {
     for n in 0..40 {
         let mut intruder = Intruder::of(&new_key(), elsewhere(n), &held.realm);
         let request = |number| Frame::Request {
-            number,
+            number: RequestId(number),
             command: &[],
         };
         intruder.send(&[Frame::Ping]);
@@ -235,7 +235,7 @@ fn answers_that_never_arrive() {
         for round in 0..64 {
             let requests: Vec<_> = (0..120)
                 .map(|n| Frame::Request {
-                    number: round * 120 + n,
+                    number: RequestId(round * 120 + n),
                     command: &[0x1a],
                 })
                 .collect();
@@ -261,8 +261,7 @@ fn messages_that_are_never_whole() {
         for number in 0..2 {
             for at in 0..60 {
                 intruder.send(&[Frame::Part {
-                    of: PartOf::Request,
-                    number,
+                    message: MessageId::Request(RequestId(number)),
                     total: 65_000,
                     offset: at * 1080,
                     bytes: &[1; 1080],
@@ -293,7 +292,7 @@ fn long_answers_that_never_arrive() {
         let mut intruder = Intruder::of(&keys[n / 8], elsewhere(n), &held.realm);
         let requests: Vec<_> = (0..64)
             .map(|number| Frame::Request {
-                number,
+                number: RequestId(number),
                 command: &inbox,
             })
             .collect();

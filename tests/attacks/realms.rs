@@ -8,7 +8,7 @@ use std::{
 use merpati::{
     client::system_rng,
     crypto::SecretKey,
-    wire::{Frame, Packet, PeerRequest, Port, Text},
+    wire::{Frame, Packet, PeerRequest, Port, RequestId, Text},
 };
 
 use crate::{stranger::Intruder, support::Home};
@@ -46,7 +46,7 @@ fn introductions_send_a_third_party_a_few_datagrams() {
             };
             let command = introduce.to_bytes();
             stranger.send(&[Frame::Request {
-                number: round as u64,
+                number: RequestId(round as u64),
                 command: &command,
             }]);
             stranger.answers();

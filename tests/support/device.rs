@@ -15,7 +15,8 @@ use merpati::{
     endpoint::{Config, Endpoint, Event, LinkId},
     link::Time,
     wire::{
-        Answer, Body, Command, Operation, Packet, Password, Request, SessionRef, Text, Username,
+        Answer, Body, Command, Operation, Packet, Password, Request, RequestId, SessionRef, Text,
+        Username,
     },
 };
 use rand::Rng as _;
@@ -50,9 +51,9 @@ impl Target {
 #[derive(Debug)]
 pub enum Told {
     /// The answer to a request.
-    Answer { number: u64, bytes: Vec<u8> },
+    Answer { number: RequestId, bytes: Vec<u8> },
     /// A request has not been answered.
-    Unanswered { number: u64 },
+    Unanswered { number: RequestId },
     /// The link has ended, with all that was asked on it.
     Ended,
 }
@@ -122,7 +123,7 @@ impl Device {
     }
 
     /// Asks. None when the link takes no more at present.
-    pub fn ask(&mut self, request: Vec<u8>) -> Option<u64> {
+    pub fn ask(&mut self, request: Vec<u8>) -> Option<RequestId> {
         let now = self.now();
         self.endpoint
             .request(now, self.link, request, now + PATIENCE, false)

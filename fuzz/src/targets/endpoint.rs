@@ -11,7 +11,7 @@ use merpati::{
     link::{Redundancy, Time},
     wire::{
         CloseReason, ConnectionId, HandshakeId, Hello, Init, OperationNumber, PacketNumber,
-        Protection, append_crc, link_header,
+        Protection, RequestId, append_crc, link_header,
     },
 };
 
@@ -133,7 +133,7 @@ struct World {
     at: SocketAddr,
     link: Option<LinkId>,
     known: Vec<LinkId>,
-    waiting: Vec<(LinkId, u64)>,
+    waiting: Vec<(LinkId, RequestId)>,
     /// Datagrams that arrived, by way.
     carried: [Vec<Vec<u8>>; 2],
     /// Bytes that came from each stranger, and that went there.

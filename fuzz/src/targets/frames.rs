@@ -2,8 +2,8 @@
 
 use arbitrary::Arbitrary;
 use merpati::wire::{
-    AckFrame, CloseReason, ConnectionId, Frame, Life, LinkName, Open, OperationNumber,
-    PacketNumber, PartOf, VARINT_MAX, Welcome,
+    AckFrame, CloseReason, ConnectionId, EventId, Frame, Life, LinkName, MessageId, Open,
+    OperationNumber, PacketNumber, RequestId, VARINT_MAX, Welcome,
 };
 
 /// One frame. Small numbers come often, so that they meet what there is.
@@ -89,15 +89,15 @@ pub fn bytes(frames: &[Forged]) -> Vec<u8> {
                 bitmap: *bitmap,
             }),
             Forged::Request { number, len } => Frame::Request {
-                number: number.get(),
+                number: RequestId(number.get()),
                 command: filled(*len),
             },
             Forged::Reply { number, len } => Frame::Reply {
-                number: number.get(),
+                number: RequestId(number.get()),
                 answer: filled(*len),
             },
             Forged::Event { number, len } => Frame::Event {
-                number: number.get(),
+                number: EventId(number.get()),
                 event: filled(*len),
             },
             Forged::Part {
@@ -107,12 +107,11 @@ pub fn bytes(frames: &[Forged]) -> Vec<u8> {
                 offset,
                 len,
             } => Frame::Part {
-                of: match of % 3 {
-                    0 => PartOf::Request,
-                    1 => PartOf::Reply,
-                    _ => PartOf::Event,
+                message: match of % 3 {
+                    0 => MessageId::Request(RequestId(number.get())),
+                    1 => MessageId::Reply(RequestId(number.get())),
+                    _ => MessageId::Event(EventId(number.get())),
                 },
-                number: number.get(),
                 total: total.get(),
                 offset: offset.get(),
                 bytes: filled(*len),

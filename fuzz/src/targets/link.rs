@@ -13,7 +13,7 @@ use merpati::{
         Config, Event, Link, Redundancy, Silence, Time, Urgency,
         limits::{REPLY_KEPT_BYTES, REQUEST_SPAN},
     },
-    wire::{ConnectionId, Packet, PacketNumber, Protection, link_header},
+    wire::{ConnectionId, Packet, PacketNumber, Protection, RequestId, link_header},
 };
 
 use super::frames::{self, Forged};
@@ -101,12 +101,12 @@ struct Side {
     sent: Vec<Vec<u8>>,
     late: Vec<Vec<u8>>,
     /// What it asked, by number, and whether that was answered.
-    asked: BTreeMap<u64, (Vec<u8>, bool)>,
+    asked: BTreeMap<RequestId, (Vec<u8>, bool)>,
     /// Requests that it has been told of and not answered.
-    open: Vec<(u64, Vec<u8>)>,
+    open: Vec<(RequestId, Vec<u8>)>,
     /// Requests that it has been told of, and those of them whose replies were too long to be kept.
-    heard: BTreeSet<u64>,
-    redone: BTreeSet<u64>,
+    heard: BTreeSet<RequestId>,
+    redone: BTreeSet<RequestId>,
     /// What it has been pushed: live, and waiting.
     pushed: [Vec<Vec<u8>>; 2],
     is_closed: bool,
@@ -222,7 +222,7 @@ impl World {
                 let (side, _) = self.sides(client);
                 if !side.open.is_empty() {
                     let (number, _) = side.open.remove(0);
-                    bytes.extend_from_slice(&number.to_be_bytes());
+                    bytes.extend_from_slice(&number.0.to_be_bytes());
                     if bytes.len() > REPLY_KEPT_BYTES {
                         side.redone.insert(number);
                     }
@@ -360,7 +360,7 @@ impl World {
                         let is_new = side.heard.insert(number);
                         assert!(
                             is_new || side.redone.contains(&number),
-                            "request {number} came twice"
+                            "{number:?} came twice"
                         );
                     }
                     side.open.push((number, bytes));
@@ -368,10 +368,10 @@ impl World {
                 Event::Reply { number, bytes } => {
                     let asked = side.asked.get_mut(&number);
                     let (_, answered) = asked.expect("a reply to what was asked");
-                    assert!(!*answered, "two replies to {number}");
+                    assert!(!*answered, "two replies to {number:?}");
                     *answered = true;
                     if !is_hostile {
-                        assert!(bytes.ends_with(&number.to_be_bytes()));
+                        assert!(bytes.ends_with(&number.0.to_be_bytes()));
                     }
                 }
                 Event::Expired { number } => {
@@ -389,7 +389,7 @@ impl World {
                     side.pushed[kind].push(bytes);
                 }
                 Event::Oversized { number, .. } => {
-                    side.link.reply(number, number.to_be_bytes().to_vec());
+                    side.link.reply(number, number.0.to_be_bytes().to_vec());
                 }
                 Event::Closed(_) => side.is_closed = true,
                 Event::Pushed { .. }

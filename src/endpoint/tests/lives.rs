@@ -134,7 +134,7 @@ fn later_handshakes_claim(is_unknown: bool, life: Life) {
     pair.client
         .handle_datagram(pair.now, server_address(), &out);
     let (claim, welcome) = pair.greet(None, false, 9);
-    assert!(claim.is_for(life), "request {restarted} is asked again");
+    assert!(claim.is_for(life), "{restarted:?} is asked again");
     assert_eq!((welcome.life, welcome.is_life_unknown), (None, false));
 
     pair.now = begun + LINK_LIFETIME + RTT;

@@ -14,7 +14,7 @@ struct Side {
     address: SocketAddr,
     key: PublicKey,
     /// Questions without an answer yet.
-    asked: BTreeSet<(LinkId, u64)>,
+    asked: BTreeSet<(LinkId, RequestId)>,
     answered: usize,
     closed: usize,
 }
@@ -205,8 +205,8 @@ fn both_sides_ask_on_the_link_that_one_has_opened() {
     }
     assert_eq!((realms.links(), realms.answered()), ([1, 1], [3, 2]));
     assert_eq!(
-        realms.sealed, 9,
-        "the link is confirmed once; every exchange after that is two packets"
+        realms.sealed, 10,
+        "the link is proven once, which is acknowledged; every exchange after that is two packets"
     );
 }
 

@@ -113,7 +113,7 @@ impl Bulk {
     }
 
     /// Asks with messages of these bytes, each answered with itself; until all replies have come.
-    fn exchange(&mut self, messages: &[Vec<u8>], deadline: Time) -> Vec<(u64, Vec<u8>)> {
+    fn exchange(&mut self, messages: &[Vec<u8>], deadline: Time) -> Vec<(RequestId, Vec<u8>)> {
         for message in messages {
             self.pair
                 .client
@@ -167,7 +167,7 @@ fn long_messages_get_across_whole() {
             let mut bulk = Bulk::new(seed, rate, Duration::from_millis(rtt), loss);
             let messages: Vec<_> = [10_000, 20, 3_000].map(|len| message(len, 7)).to_vec();
             let replies = bulk.exchange(&messages, HOUR);
-            let wanted: Vec<_> = (0..).zip(messages).collect();
+            let wanted: Vec<_> = (0..).map(RequestId).zip(messages).collect();
             assert!(replies == wanted, "at {rate} bit/s, {rtt} ms, {loss} lost");
         }
     }
@@ -277,10 +277,7 @@ fn what_is_too_long_is_said_so() {
         pair.settle();
         let bytes = b"no".to_vec();
         assert_eq!(events(&mut pair.client), [Event::Reply { number, bytes }]);
-        assert!(
-            !pair.client.parts.has_queued(),
-            "the rest of it is not sent"
-        );
+        assert!(!pair.client.queue.has_paced(), "the rest of it is not sent");
         assert_eq!(pair.server.assembling(), 0);
         pair.advance(100);
         pair.settle();
@@ -394,8 +391,7 @@ fn a_handshake_brings_no_parts() {
     let mut carried = Vec::new();
     for offset in [0, 5] {
         let part = Frame::Part {
-            of: PartOf::Request,
-            number: 9,
+            message: MessageId::Request(RequestId(9)),
             total: 1100,
             offset,
             bytes: &[7],

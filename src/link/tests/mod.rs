@@ -1,6 +1,7 @@
 //! Two links and a wire between them.
 
 mod bulk;
+mod queue;
 
 use alloc::{vec, vec::Vec};
 
@@ -101,7 +102,7 @@ fn an_isolated_exchange_is_two_datagrams() {
         let up = transmit(&mut pair.client, pair.now).unwrap();
         // Once in 64 packets an acknowledgement rides along, to keep the other side's numbers short.
         let acknowledgement = if round == 64 { 11 } else { 0 };
-        let long_number = usize::from(number > 63);
+        let long_number = usize::from(number.0 > 63);
         assert_eq!(
             up.len(),
             6 + 2 + 3 + 16 + long_number + acknowledgement,
@@ -214,7 +215,7 @@ fn a_slow_request_is_acknowledged() {
 #[test]
 fn an_acknowledgement_of_what_was_never_sent_closes_the_link() {
     let mut pair = Pair::new();
-    pair.server.controls.challenge([1; 8]);
+    pair.server.challenge([1; 8]);
     let mut forged = pair.server.clone();
     forged.received.record(pair.now, PacketNumber(77));
     forged.received.owe(pair.now);
@@ -352,7 +353,7 @@ fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
     };
     server.welcome(welcome);
     server.challenge([3; 8]);
-    server.reply(0, vec![2; 900]);
+    server.reply(RequestId(0), vec![2; 900]);
     let down = transmit(&mut server, now).unwrap();
     assert!(down.len() <= up.len(), "{} > {}", down.len(), up.len());
     assert!(transmit(&mut server, now).is_none());
@@ -369,7 +370,7 @@ fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
         [
             Event::Welcome(welcome),
             Event::Reply {
-                number: 0,
+                number: RequestId(0),
                 bytes: vec![2; 900]
             }
         ]
@@ -414,6 +415,77 @@ fn a_challenge_says_that_the_way_did_not_hold() {
         let expected = if is_challenged { 30_000 } else { 67_500 };
         assert_eq!(silence.as_millis(), expected);
     }
+}
+
+/// LINK-17: who answers nothing is dead in the end, and a fresh link is not.
+#[test]
+fn who_does_not_answer_is_dead_in_the_end() {
+    let mut pair = Pair::new();
+    pair.client.sample(Duration::from_millis(60));
+    pair.client
+        .keep_alive(Some(Silence::fixed(Duration::from_secs(30))));
+    pair.advance(0);
+    let mut pings = 0;
+    while !pair.client.is_dead() {
+        pair.now = pair.client.poll_timeout().unwrap();
+        pair.advance(0);
+        if !pair.client.is_dead() {
+            pings += u32::from(transmit(&mut pair.client, pair.now).is_some());
+            assert!(pair.client.awaits_sign());
+        }
+    }
+    assert_eq!(pings, UNANSWERED_MAX);
+    // One timeout each three times, and then half as long again each time.
+    let silent = pair.now - Time(30_000_000);
+    assert!(silent < pair.client.timeout() * 12, "{silent:?}");
+    // Found by the simulator: a link that had been opened anew was dead at once, again and again.
+    assert!(!pair.client.restart(None).is_dead());
+}
+
+/// LINK-17: whatever is heard shows that the other side is there.
+#[test]
+fn keepalive_counts_anew_once_something_is_heard() {
+    let mut pair = Pair::new();
+    pair.client.ping();
+    pair.settle();
+    pair.client
+        .keep_alive(Some(Silence::fixed(Duration::from_secs(30))));
+    pair.advance(0);
+    for _ in 0..3 * UNANSWERED_MAX {
+        pair.now = pair.client.poll_timeout().unwrap();
+        pair.advance(0);
+        // It is lost, and something else comes.
+        while transmit(&mut pair.client, pair.now).is_some() {}
+        pair.server.push(b"event".to_vec(), Urgency::Live);
+        let down = transmit(&mut pair.server, pair.now).unwrap();
+        deliver(&mut pair.client, pair.now, &down).unwrap();
+        assert!(!pair.client.is_dead());
+    }
+}
+
+/// LINK-18: a lost response costs a timeout, and no more.
+#[test]
+fn path_response_is_repeated_until_it_has_arrived() {
+    let mut pair = Pair::new();
+    pair.client.sample(Duration::from_millis(60));
+    pair.settle();
+    pair.server.path_moved(100, [5; 8]);
+    let challenge = transmit(&mut pair.server, pair.now).unwrap();
+    deliver(&mut pair.client, pair.now, &challenge).unwrap();
+    let lost = transmit(&mut pair.client, pair.now).unwrap();
+    assert!(lost.len() <= 6 + 9 + 1 + 3 + 16, "{} bytes", lost.len());
+    let timeout = pair.client.timeout();
+    let before = pair.now;
+    while pair.server.has_moved() {
+        pair.now = pair.client.poll_timeout().unwrap();
+        pair.client.handle_timeout(pair.now);
+        while let Some(up) = transmit(&mut pair.client, pair.now) {
+            deliver(&mut pair.server, pair.now, &up).unwrap();
+        }
+    }
+    assert!(pair.now - before <= timeout * 3 / 2);
+    pair.settle();
+    assert!(pair.client.queue.is_empty() && pair.server.queue.is_empty());
 }
 
 /// LINK-24: what a link at rest counts is kept small, and nothing is cut.

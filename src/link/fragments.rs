@@ -1,5 +1,5 @@
-//! A message that is longer than a datagram, cut into parts as they leave (LINK-13): cut anew each time,
-//! so that a part that was lost may be sent again in smaller ones.
+//! A message that is longer than a datagram, cut into fragments as they leave (LINK-13): cut anew each time,
+//! so that one that was lost may be sent again in smaller ones.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -8,15 +8,14 @@ use super::ranges::Ranges;
 
 /// A long message on its way.
 #[derive(Clone, Debug)]
-pub struct Cut {
+pub struct Fragments {
     bytes: Vec<u8>,
     /// What has never been sent begins here.
     next: u64,
     lost: Ranges,
     arrived: Ranges,
 }
-
-impl Cut {
+impl Fragments {
     /// Nothing of `bytes` has left yet.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self {
@@ -37,7 +36,7 @@ impl Cut {
         self.bytes
     }
 
-    /// True when a part should leave.
+    /// True when a fragment should leave.
     pub fn has_queued(&self) -> bool {
         self.next < self.total() || !self.lost.is_empty()
     }
@@ -106,28 +105,28 @@ mod tests {
     #[test]
     fn what_is_lost_is_cut_anew() {
         let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
-        let (mut cut, mut got) = (Cut::new(bytes.clone()), vec![0; 1000]);
+        let (mut fragments, mut got) = (Fragments::new(bytes.clone()), vec![0; 1000]);
         let mut sent = 0;
-        while cut.has_queued() {
+        while fragments.has_queued() {
             let room = if sent < 4 { 300 } else { 70 };
-            let (offset, part) = cut.next_part(room).unwrap();
+            let (offset, part) = fragments.next_part(room).unwrap();
             let range = offset..offset + part.len() as u64;
             let lost = sent % 3 == 1;
             if !lost {
                 let start = usize::try_from(offset).unwrap();
                 got[start..start + part.len()].copy_from_slice(part);
             }
-            cut.sent(&range);
+            fragments.sent(&range);
             if lost {
-                cut.lose(range);
+                fragments.lose(range);
             } else {
-                cut.arrive(range);
+                fragments.arrive(range);
             }
             sent += 1;
         }
-        assert!(cut.is_arrived());
+        assert!(fragments.is_arrived());
         assert_eq!(got, bytes);
-        cut.lose(0..1000);
-        assert!(!cut.has_queued(), "what has arrived is not lost");
+        fragments.lose(0..1000);
+        assert!(!fragments.has_queued(), "what has arrived is not lost");
     }
 }

@@ -1,0 +1,565 @@
+//! The retransmission queue: all that this side sends until it has arrived, and requests until they are answered. One
+//! policy says when each of it leaves again (LINK-8, LINK-12, LINK-16, LINK-18) and what leaves twice (LINK-19).
+
+use alloc::{boxed::Box, vec::Vec};
+use core::{ops::Range, time::Duration};
+
+use super::{
+    BURST, FEW, Urgency,
+    attempts::Attempts,
+    backoff::{Jitter, RTO_MAX, Urge},
+    fragments::Fragments,
+    limits::{ASSEMBLIES_MAX, REPLY_KEPT_BYTES},
+    requests::Ask,
+    rtt::{RTO_INITIAL, Rtt},
+    time::{Time, earliest},
+};
+use crate::{
+    faults::{Fault, is_planted},
+    wire::{EventId, MessageId, RequestId},
+};
+
+/// Where much is lost, so many timeouts in a row more wait no longer than the first.
+const LOSSY_PATIENCE: u32 = 5;
+/// The copy of what leaves twice follows after this part of a round trip.
+pub const COPY_GAP: u32 = 8;
+/// All but requests leave again so often at most; then something has to be heard first.
+pub const REPEATS_MAX: u32 = 8;
+/// Where much is lost, so many replies or more in one packet leave twice: to ask for all of them again costs more.
+const COPIED_TOGETHER: usize = 4;
+/// Who waits for a reply gives up after so long; a request that has more time can wait.
+const AWAITED_FOR: Duration = Duration::from_mins(10);
+/// An acknowledged request is being worked on: its sender waits at least this long for the reply
+/// before it asks again.
+const WORK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is sent until it has arrived, in the order in which it leaves (LINK-4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Item {
+    /// A `PATH_CHALLENGE`, until its response has come.
+    Challenge,
+    /// A `PATH_RESPONSE`, until the other side has it.
+    Response,
+    /// A PING, until it is acknowledged.
+    Ping,
+    /// A reply that the other side may wait for, a request, an event.
+    Message(MessageId),
+}
+
+impl Item {
+    /// An event.
+    pub const fn event(id: EventId) -> Self {
+        Self::Message(MessageId::Event(id))
+    }
+
+    /// A reply.
+    pub const fn reply(id: RequestId) -> Self {
+        Self::Message(MessageId::Reply(id))
+    }
+
+    /// A request.
+    pub const fn request(id: RequestId) -> Self {
+        Self::Message(MessageId::Request(id))
+    }
+
+    /// True for what is paced with fragments (LINK-14), which are noticed to be lost together.
+    pub const fn is_paced(self) -> bool {
+        matches!(self, Self::Message(MessageId::Event(id)) if matches!(Urgency::of(id), Urgency::Backlog))
+    }
+}
+
+/// Much is lost on the way: what leaves is sent twice, if it is `small`, or has been sent before.
+#[derive(Clone, Copy, Debug)]
+pub struct Lossy {
+    /// The packet is small.
+    pub small: bool,
+}
+
+/// The bytes of a message.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// It fits a datagram.
+    Whole(Vec<u8>),
+    /// It leaves in fragments, and no other way.
+    Fragments(Box<Fragments>),
+}
+
+/// What is known of an item beside its transmissions.
+#[derive(Clone, Copy, Debug)]
+pub enum Detail {
+    /// A reply.
+    Reply {
+        /// The other side knows that its request has arrived and does not repeat it soon: it is for this side to see
+        /// that the reply arrives.
+        announced: bool,
+    },
+    /// A request.
+    Request(Ask),
+    /// Anything else.
+    Other,
+}
+
+/// One item on its way.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub item: Item,
+    pub attempts: Attempts,
+    pub body: Body,
+    pub detail: Detail,
+}
+
+impl Entry {
+    /// Bytes of the message.
+    pub fn len(&self) -> usize {
+        match &self.body {
+            Body::Whole(bytes) => bytes.len(),
+            Body::Fragments(fragments) => usize::try_from(fragments.total()).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// True when it leaves in fragments.
+    pub const fn is_fragmented(&self) -> bool {
+        matches!(self.body, Body::Fragments(_))
+    }
+
+    /// The message, taken out.
+    pub fn take_bytes(&mut self) -> Vec<u8> {
+        match core::mem::replace(&mut self.body, Body::Whole(Vec::new())) {
+            Body::Whole(bytes) => bytes,
+            Body::Fragments(fragments) => fragments.into_bytes(),
+        }
+    }
+
+    /// It should leave (again), unless it leaves in fragments: these are queued one by one.
+    pub const fn queue(&mut self) {
+        if !self.is_fragmented() {
+            self.attempts.queue();
+        }
+    }
+
+    /// What is known of a request.
+    pub const fn ask(&self) -> Option<&Ask> {
+        match &self.detail {
+            Detail::Request(ask) => Some(ask),
+            Detail::Reply { .. } | Detail::Other => None,
+        }
+    }
+
+    /// True for a reply.
+    pub const fn is_reply(&self) -> bool {
+        matches!(self.detail, Detail::Reply { .. })
+    }
+
+    /// True for a request that the other side is not known to have.
+    pub const fn is_unheard_request(&self) -> bool {
+        matches!(&self.detail, Detail::Request(Ask { in_work: None, .. }))
+    }
+
+    /// True for a reply that this side sees to.
+    pub const fn is_announced(&self) -> bool {
+        matches!(self.detail, Detail::Reply { announced: true })
+    }
+}
+
+/// How long to wait for the reply to a request that has arrived: where much is lost, it may well have been.
+fn work_patience(rtt: &Rtt, bytes: usize, lossy: bool) -> Duration {
+    let patience = if lossy {
+        rtt.timeout()
+    } else {
+        (rtt.timeout() * 4).max(WORK_PATIENCE)
+    };
+    patience + rtt.allowance(bytes)
+}
+
+/// How long after what leaves twice its copy does.
+pub fn copy_gap(rtt: &Rtt) -> Duration {
+    rtt.smoothed().unwrap_or(RTO_INITIAL) / COPY_GAP
+}
+
+/// All that is on its way.
+#[derive(Clone, Debug, Default)]
+pub struct Queue {
+    /// In the order of their items.
+    pub(super) entries: Vec<Entry>,
+    /// Timeouts in a row since the other side was heard.
+    pub(super) timeouts: u32,
+    /// How often a request has left again.
+    pub(super) resent: u64,
+}
+
+impl Queue {
+    fn position(&self, item: Item) -> Result<usize, usize> {
+        self.entries.binary_search_by_key(&item, |entry| entry.item)
+    }
+
+    /// What is known of an item, if it is on its way.
+    pub fn get(&self, item: Item) -> Option<&Entry> {
+        self.entries.get(self.position(item).ok()?)
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, item: Item) -> Option<&mut Entry> {
+        let at = self.position(item).ok()?;
+        self.entries.get_mut(at)
+    }
+
+    /// Puts an item in; one that is there already is replaced.
+    pub fn insert(&mut self, entry: Entry) {
+        match self.position(entry.item) {
+            Ok(at) => {
+                if let Some(known) = self.entries.get_mut(at) {
+                    *known = entry;
+                }
+            }
+            Err(at) => self.entries.insert(at, entry),
+        }
+    }
+
+    /// Has a frame about the link leave now, whether it has left before or not.
+    pub fn control(&mut self, item: Item) {
+        match self.get_mut(item) {
+            Some(entry) => entry.queue(),
+            None => self.insert(Entry {
+                item,
+                attempts: Attempts::queued(),
+                body: Body::Whole(Vec::new()),
+                detail: Detail::Other,
+            }),
+        }
+    }
+
+    /// Takes an item out.
+    pub fn remove(&mut self, item: Item) -> Option<Entry> {
+        let at = self.position(item).ok()?;
+        let entry = self.entries.remove(at);
+        self.give_back();
+        Some(entry)
+    }
+
+    /// A burst leaves no room behind.
+    pub fn give_back(&mut self) {
+        if self.entries.is_empty() && self.entries.capacity() > BURST {
+            self.entries = Vec::new();
+        }
+    }
+
+    /// True when nothing is on its way.
+    pub const fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// True when no request waits for its reply, no reply has to leave and no event is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.entries.iter().all(|entry| match entry.detail {
+            Detail::Reply { .. } => !entry.attempts.is_queued(),
+            Detail::Request(_) => false,
+            Detail::Other => !matches!(entry.item, Item::Message(_)),
+        })
+    }
+
+    /// Whether somebody waits for a reply.
+    pub fn urge(&self, now: Time) -> Urge {
+        let asks = self.entries.iter().filter_map(Entry::ask);
+        let soon = now + AWAITED_FOR;
+        if asks.into_iter().any(|ask| ask.deadline <= soon) {
+            Urge::Awaited
+        } else {
+            Urge::Patient
+        }
+    }
+
+    /// Timeouts in a row since the other side was heard.
+    pub const fn timeouts(&self) -> u32 {
+        self.timeouts
+    }
+
+    /// Another has passed.
+    pub const fn time_out(&mut self) {
+        self.timeouts = self.timeouts.saturating_add(1);
+    }
+
+    /// Memory of what is held for the other side, in bytes: replies and events.
+    pub fn memory(&self) -> usize {
+        let is_theirs = |entry: &&Entry| entry.ask().is_none();
+        let each = self.entries.iter().filter(is_theirs).map(Entry::len);
+        let room = self.entries.capacity().saturating_sub(FEW);
+        room * size_of::<Entry>() + each.sum::<usize>()
+    }
+
+    /// Bytes of long replies that are not known to have arrived.
+    pub fn held_replies(&self) -> usize {
+        let long = self.replies().map(Entry::len);
+        long.filter(|len| *len > REPLY_KEPT_BYTES).sum()
+    }
+
+    /// The replies.
+    pub fn replies(&self) -> impl Iterator<Item = &Entry> {
+        let is_reply = |entry: &&Entry| matches!(entry.detail, Detail::Reply { .. });
+        self.entries.iter().filter(is_reply)
+    }
+
+    /// What should leave with the next packet, in order.
+    pub fn queued(&self) -> impl Iterator<Item = &Entry> {
+        let queued = self.entries.iter();
+        queued.filter(|entry| entry.attempts.is_queued())
+    }
+
+    /// True when something should leave that is not paced.
+    pub fn has_prompt(&self) -> bool {
+        self.queued().any(|entry| !entry.item.is_paced())
+    }
+
+    /// True when something should leave that is paced.
+    pub fn has_paced(&self) -> bool {
+        self.fragments_queued().next().is_some() || self.queued().any(|entry| entry.item.is_paced())
+    }
+
+    /// True when a request should leave again, which says that the timeout may be shorter than the path.
+    pub fn has_repeated_requests(&self) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|entry| entry.ask().is_some() && entry.attempts.is_repeat())
+    }
+
+    /// Notes that a packet has left with these items.
+    pub fn sent(
+        &mut self,
+        now: Time,
+        items: &[Item],
+        rtt: &Rtt,
+        jitter: &mut Jitter,
+        lossy: Option<Lossy>,
+    ) {
+        // Where much is lost, a silence says even less.
+        let patient = if lossy.is_some() { LOSSY_PATIENCE } else { 0 };
+        let repeats = self.timeouts.saturating_sub(patient);
+        let wait = rtt.repeat_after(repeats, self.urge(now), jitter);
+        let gap = lossy.is_some().then(|| copy_gap(rtt));
+        let is_small = lossy.is_some_and(|lossy| lossy.small || self.timeouts > 0);
+        let is_reply = |item: &&Item| matches!(item, Item::Message(MessageId::Reply(_)));
+        let replies_twice = items.iter().filter(is_reply).count() >= COPIED_TOGETHER;
+        for item in items {
+            let resent = &mut self.resent;
+            let Ok(at) = self.entries.binary_search_by_key(item, |entry| entry.item) else {
+                continue;
+            };
+            let Some(entry) = self.entries.get_mut(at) else {
+                continue;
+            };
+            let len = entry.len();
+            *resent += u64::from(entry.ask().is_some() && entry.attempts.count() > 0);
+            if !entry.attempts.sent() {
+                continue;
+            }
+            let count = entry.attempts.count();
+            let again = wait + rtt.allowance(len);
+            let (again, twice) = match &mut entry.detail {
+                Detail::Request(Ask {
+                    in_work: Some(asked_again),
+                    ..
+                }) => {
+                    // Ever less often, or a slow command costs more than a lost one.
+                    *asked_again = asked_again.saturating_add(1);
+                    let patience = work_patience(rtt, len, lossy.is_some());
+                    let wait = patience * (1 << (*asked_again).min(5));
+                    (Some(wait.min(RTO_MAX)), false)
+                }
+                Detail::Request(_) => (Some(again), is_small || count > 1),
+                Detail::Reply { announced } => {
+                    let is_seen_to = *announced && count <= REPEATS_MAX;
+                    (is_seen_to.then_some(again), replies_twice)
+                }
+                Detail::Other => {
+                    let is_timed = count <= REPEATS_MAX && !item.is_paced();
+                    (is_timed.then_some(again), is_small || count > 1)
+                }
+            };
+            let again = again.filter(|_| !is_planted(Fault::NeverRepeat));
+            let copy = gap.filter(|_| twice).map(|gap| now + gap);
+            entry.attempts.schedule(again.map(|wait| now + wait), copy);
+        }
+    }
+
+    /// The other side has a request and works on it.
+    pub fn request_arrived(&mut self, now: Time, id: RequestId, rtt: &Rtt, lossy: bool) {
+        let Some(entry) = self.get_mut(Item::request(id)) else {
+            return;
+        };
+        let (len, is_fragmented) = (entry.len(), entry.is_fragmented());
+        if let Detail::Request(ask) = &mut entry.detail
+            && ask.in_work.is_none()
+        {
+            ask.in_work = Some(0);
+            // To send a long one again costs much: its reply is more likely to be on its way.
+            let patience = if is_fragmented {
+                RTO_MAX.max(rtt.timeout() * 4)
+            } else {
+                work_patience(rtt, len, lossy)
+            };
+            entry.attempts.stop();
+            entry.attempts.schedule(Some(now + patience), None);
+        }
+    }
+
+    /// A packet that carried an item is lost: it leaves again, unless it has been given up until something is heard.
+    pub fn lost(&mut self, item: Item) {
+        if let Some(entry) = self.get_mut(item) {
+            let leaves = match entry.detail {
+                Detail::Request(ask) => ask.in_work.is_none(),
+                Detail::Reply { announced } => announced,
+                Detail::Other => entry.attempts.count() <= REPEATS_MAX,
+            };
+            if leaves {
+                entry.queue();
+            }
+        }
+    }
+
+    /// The other side was heard: patience begins anew, and what was given up is sent again.
+    pub fn heard(&mut self, rtt: &Rtt) {
+        // Where nothing is known of the path, the timeout may be far too short: what comes meanwhile does not
+        // make it right.
+        if rtt.is_measured() {
+            self.timeouts = 0;
+        }
+        for entry in &mut self.entries {
+            let is_given_up = entry.attempts.count() > REPEATS_MAX;
+            match entry.item {
+                Item::Message(MessageId::Request(_) | MessageId::Reply(_)) => {}
+                _ if is_given_up => {
+                    entry.attempts.forget();
+                    entry.queue();
+                }
+                Item::Ping => entry.attempts.forget(),
+                Item::Challenge | Item::Response | Item::Message(MessageId::Event(_)) => {}
+            }
+        }
+    }
+
+    /// When something is due.
+    pub fn timeout(&self) -> Option<Time> {
+        let each = |entry: &Entry| {
+            let deadline = entry.ask().map(|ask| ask.deadline);
+            earliest(entry.attempts.timeout(), deadline)
+        };
+        self.entries.iter().map(each).fold(None, earliest)
+    }
+
+    /// Lets time pass: queues what is due again, and gives the requests whose deadline is over.
+    pub fn expire(&mut self, now: Time) -> Vec<RequestId> {
+        let mut over = Vec::new();
+        self.entries
+            .retain(|entry| match (entry.item, entry.ask()) {
+                (Item::Message(MessageId::Request(id)), Some(ask)) if ask.deadline <= now => {
+                    over.push(id);
+                    false
+                }
+                _ => true,
+            });
+        let mut is_any_due = false;
+        for entry in &mut self.entries {
+            if !entry.attempts.expire(now) {
+                continue;
+            }
+            match &mut entry.body {
+                Body::Whole(_) => {
+                    entry.attempts.queue();
+                    is_any_due = true;
+                }
+                // All of it has arrived long ago, and no reply has come: it is sent anew.
+                Body::Fragments(fragments) => {
+                    fragments.restart();
+                    entry.attempts.stop();
+                    if let Detail::Request(ask) = &mut entry.detail {
+                        ask.in_work = None;
+                    }
+                }
+            }
+        }
+        if is_any_due {
+            self.time_out();
+            // What is sent again takes all other unanswered requests along: it costs few bytes and
+            // may save each of them a timeout.
+            let unheard = |entry: &&mut Entry| entry.is_unheard_request();
+            self.entries
+                .iter_mut()
+                .filter(unheard)
+                .for_each(Entry::queue);
+        }
+        over
+    }
+}
+
+/// Fragments.
+impl Queue {
+    /// From now on what should leave and is longer than `max` leaves in fragments.
+    pub fn fragment(&mut self, max: usize) {
+        for entry in &mut self.entries {
+            if let Body::Whole(bytes) = &mut entry.body
+                && entry.attempts.is_queued()
+                && bytes.len() > max
+            {
+                let bytes = core::mem::take(bytes);
+                entry.body = Body::Fragments(Box::new(Fragments::new(bytes)));
+                entry.attempts.stop();
+            }
+        }
+    }
+
+    /// The messages of which a fragment should leave, of those that the other side puts together at present: it takes
+    /// no more at once.
+    pub fn fragments_queued(&self) -> impl Iterator<Item = (MessageId, &Fragments)> {
+        let fragmented = self
+            .entries
+            .iter()
+            .filter_map(|entry| match (entry.item, &entry.body) {
+                (Item::Message(message), Body::Fragments(fragments)) => {
+                    Some((message, &**fragments))
+                }
+                _ => None,
+            });
+        let current = fragmented.filter(|(_, fragments)| !fragments.is_arrived());
+        let queued = current.take(ASSEMBLIES_MAX);
+        queued.filter(|(_, fragments)| fragments.has_queued())
+    }
+
+    /// Bytes of the message to be sent next in fragments, at least as many as would fill a datagram if there are.
+    pub fn next_fragmented_len(&self) -> u64 {
+        let mut queued = self.fragments_queued();
+        queued.next().map_or(0, |(_, fragments)| fragments.total())
+    }
+
+    /// Bytes that should leave in fragments.
+    pub fn fragments_queued_len(&self) -> u64 {
+        let queued = self.fragments_queued();
+        queued.map(|(_, fragments)| fragments.queued_len()).sum()
+    }
+
+    fn fragments_mut(&mut self, message: MessageId) -> Option<&mut Fragments> {
+        match &mut self.get_mut(Item::Message(message))?.body {
+            Body::Fragments(fragments) => Some(fragments),
+            Body::Whole(_) => None,
+        }
+    }
+
+    /// Notes that a fragment has left.
+    pub fn fragment_sent(&mut self, message: MessageId, part: &Range<u64>) {
+        if let Some(fragments) = self.fragments_mut(message) {
+            fragments.sent(part);
+        }
+    }
+
+    /// Notes that a fragment has arrived. True when with it all of the message has.
+    pub fn fragment_arrived(&mut self, message: MessageId, part: Range<u64>) -> bool {
+        self.fragments_mut(message).is_some_and(|fragments| {
+            fragments.arrive(part);
+            fragments.is_arrived()
+        })
+    }
+
+    /// Notes that a fragment is lost.
+    pub fn fragment_lost(&mut self, message: MessageId, part: Range<u64>) {
+        if let Some(fragments) = self.fragments_mut(message) {
+            fragments.lose(part);
+        }
+    }
+}

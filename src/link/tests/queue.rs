@@ -1,0 +1,249 @@
+//! The retransmission queue by itself.
+
+use alloc::vec;
+
+use super::super::{queue::*, *};
+use crate::link::{
+    events::{Next, Pushed},
+    limits::{PUSHES_AT_ONCE, REQUEST_SPAN},
+    requests::{Asked, Requests},
+};
+
+const END: Time = Time(120_000_000);
+
+struct Sender {
+    queue: Queue,
+    requests: Requests,
+    rtt: Rtt,
+    jitter: Jitter,
+}
+
+impl Sender {
+    fn new(rtt: Rtt) -> Self {
+        Self {
+            queue: Queue::default(),
+            requests: Requests::default(),
+            rtt,
+            jitter: Jitter::new(1),
+        }
+    }
+
+    fn near() -> Self {
+        Self::new(Rtt::remembered(Duration::from_millis(50)))
+    }
+
+    fn ask(&mut self, bytes: Vec<u8>, deadline: Time, early: bool) -> RequestId {
+        let asked = Asked {
+            bytes,
+            deadline,
+            early,
+        };
+        self.requests.push(&mut self.queue, asked)
+    }
+
+    fn queued(&self) -> Vec<Item> {
+        self.queue.queued().map(|entry| entry.item).collect()
+    }
+
+    /// Lets all that is queued leave in one packet.
+    fn send(&mut self, now: Time, lossy: Option<Lossy>) -> Vec<Item> {
+        let items = self.queued();
+        self.queue
+            .sent(now, &items, &self.rtt, &mut self.jitter, lossy);
+        items
+    }
+}
+
+fn requests(ids: &[u64]) -> Vec<Item> {
+    ids.iter().map(|id| Item::request(RequestId(*id))).collect()
+}
+
+/// LINK-8
+#[test]
+fn request_is_sent_again_until_its_reply_has_come() {
+    let mut sender = Sender::new(Rtt::default());
+    sender.ask(vec![1], END, false);
+    sender.ask(vec![2], END, false);
+    assert_eq!(sender.send(Time(0), None), requests(&[0, 1]));
+    assert!(sender.queued().is_empty());
+    let again = sender.queue.timeout().unwrap();
+    assert!(
+        // Two to three seconds, and what 101 bytes take where the path is narrow.
+        again >= Time(2_505_000) && again <= Time(3_505_000),
+        "{again:?}"
+    );
+    assert!(sender.queue.expire(again).is_empty());
+    assert_eq!(sender.queued(), requests(&[0, 1]));
+    assert!(sender.queue.remove(Item::request(RequestId(0))).is_some());
+    assert_eq!(sender.queued(), requests(&[1]));
+}
+
+/// LINK-8: one of them is due, and the repeat takes the other along.
+#[test]
+fn repeat_takes_unanswered_requests_along() {
+    let mut sender = Sender::near();
+    sender.ask(vec![1], END, false);
+    sender.send(Time(0), None);
+    sender.ask(vec![2], END, false);
+    let due = sender.queue.timeout().unwrap();
+    sender.send(Time(due.0 - 1), None);
+    sender.queue.expire(due);
+    assert_eq!(sender.queued(), requests(&[0, 1]));
+}
+
+/// LINK-8: password hashing and other realms are slow; asking again would only cost bytes.
+#[test]
+fn acknowledged_request_waits_longer() {
+    let mut sender = Sender::near();
+    let id = sender.ask(vec![1], END, false);
+    sender.send(Time(0), None);
+    sender
+        .queue
+        .request_arrived(Time(60_000), id, &sender.rtt, false);
+    assert!(sender.queue.timeout().unwrap() >= Time(1_060_000));
+}
+
+/// LINK-8: the longer the work takes, the less often it is asked for.
+#[test]
+fn slow_answer_is_asked_for_ever_less_often() {
+    let mut sender = Sender::near();
+    let id = sender.ask(vec![1], END, false);
+    sender.send(Time(0), None);
+    let mut now = Time(60_000);
+    sender.queue.request_arrived(now, id, &sender.rtt, false);
+    let mut asked = 0;
+    while now < Time(60_000_000) {
+        now = sender.queue.timeout().unwrap();
+        sender.queue.expire(now);
+        sender.queue.heard(&sender.rtt);
+        sender.send(now, None);
+        asked += 1;
+    }
+    assert!(asked <= 7, "{asked} times in a minute");
+}
+
+/// LINK-13: a copy was due when the path had become too small for it: it left with nothing in it.
+#[test]
+fn fragmented_request_leaves_no_other_way() {
+    let mut sender = Sender::near();
+    let id = sender.ask(vec![1; 400], END, false);
+    sender.send(Time(0), Some(Lossy { small: true }));
+    sender.queue.lost(Item::request(id));
+    sender.queue.fragment(100);
+    assert_eq!(sender.queue.fragments_queued_len(), 400);
+    sender.queue.lost(Item::request(id));
+    sender.queue.expire(Time(END.0 - 1));
+    assert!(sender.queued().is_empty());
+    assert_eq!(sender.queue.timeout(), Some(END));
+    let taken = sender.queue.take_requests();
+    assert_eq!(taken.first().unwrap().1.bytes, vec![1; 400]);
+}
+
+#[test]
+fn deadline_ends_the_waiting() {
+    let mut sender = Sender::new(Rtt::default());
+    let id = sender.ask(vec![1], Time(1000), false);
+    sender.send(Time(0), None);
+    assert_eq!(sender.queue.timeout(), Some(Time(1000)));
+    assert_eq!(sender.queue.expire(Time(1000)), [id]);
+    assert!(sender.queue.is_empty());
+}
+
+/// HS-7
+#[test]
+fn early_request_is_asked_anew_after_a_restart() {
+    let mut sender = Sender::near();
+    let early = sender.ask(vec![1], END, true);
+    sender.ask(vec![2], END, false);
+    sender.queue.carry_early(&[Item::request(early)]);
+    sender.queue.early_arrived(Time(0), &sender.rtt);
+    assert_eq!(sender.queued(), requests(&[1]), "the first has arrived");
+    assert!(sender.queue.awaits_early());
+    sender.queue = sender.queue.restart();
+    assert_eq!(sender.queued(), requests(&[0, 1]));
+    assert!(!sender.queue.awaits_early());
+}
+
+/// LINK-9
+#[test]
+fn request_runs_no_further_ahead_than_the_other_side_remembers() {
+    let mut sender = Sender::near();
+    for _ in 0..REQUEST_SPAN {
+        assert!(sender.requests.has_room(&sender.queue));
+        sender.ask(vec![], END, false);
+    }
+    assert!(!sender.requests.has_room(&sender.queue));
+    sender.queue.remove(Item::request(RequestId(5)));
+    assert!(
+        !sender.requests.has_room(&sender.queue),
+        "the oldest is still unanswered"
+    );
+    sender.queue.remove(Item::request(RequestId(0)));
+    assert!(sender.requests.has_room(&sender.queue));
+}
+
+/// LINK-19: what leaves twice does so an eighth of a round trip later, and once.
+#[test]
+fn copy_of_what_is_small_follows_once_where_much_is_lost() {
+    let mut sender = Sender::near();
+    sender.ask(vec![1], END, false);
+    Next::default().push(&mut sender.queue, vec![2], Urgency::Backlog);
+    let lossy = Some(Lossy { small: true });
+    let items = sender.send(Time(0), lossy);
+    assert_eq!(items.len(), 2);
+    let copy = sender.queue.timeout().unwrap();
+    assert_eq!(copy, Time(50_000 / 8));
+    sender.queue.expire(copy);
+    assert_eq!(sender.send(copy, lossy), items);
+    assert!(sender.queue.timeout().unwrap() >= Time(100_000));
+    // Where little is lost nothing does.
+    let mut sender = Sender::near();
+    sender.ask(vec![1], END, false);
+    sender.send(Time(0), None);
+    assert!(sender.queue.timeout().unwrap() >= Time(100_000));
+}
+
+/// LINK-16: bounds, and what a silent reader costs.
+#[test]
+fn silent_reader_is_sent_no_more_until_heard() {
+    let mut sender = Sender::near();
+    let mut ids = Next::default();
+    for _ in 0..PUSHES_AT_ONCE {
+        ids.push(&mut sender.queue, vec![1], Urgency::Live).unwrap();
+    }
+    let live = ids.push(&mut sender.queue, vec![1], Urgency::Live);
+    assert_eq!(live, None, "too many are on their way");
+    let backlog = ids.push(&mut sender.queue, vec![1], Urgency::Backlog);
+    assert_eq!(backlog, Some(EventId(0)));
+    assert!(!Pushed::default().takes(EventId(2 * PUSHES_AT_ONCE as u64)));
+    let (mut backlogs, mut lives) = (0, 0);
+    while !sender.queued().is_empty() {
+        let left = sender.send(Time(0), None);
+        backlogs += u32::from(left.contains(&Item::event(EventId(0))));
+        lives += u32::from(left.contains(&Item::event(EventId(1))));
+        // Backlog is noticed to be lost with fragments, and the rest by its own timers.
+        sender.queue.lost(Item::event(EventId(0)));
+        sender.queue.expire(Time(u64::MAX));
+    }
+    assert_eq!((lives, backlogs), (REPEATS_MAX + 1, REPEATS_MAX + 1));
+    assert_eq!(sender.queue.timeout(), None);
+    sender.queue.heard(&sender.rtt);
+    assert!(sender.queued().contains(&Item::event(EventId(0))));
+    assert!(sender.queued().contains(&Item::event(EventId(1))));
+}
+
+/// LINK-18: a frame about the link that is repeated is queued once, and at once when it is wanted again.
+#[test]
+fn control_frame_is_repeated_until_it_has_arrived() {
+    let mut sender = Sender::near();
+    sender.queue.control(Item::Challenge);
+    sender.queue.control(Item::Challenge);
+    assert_eq!(sender.send(Time(0), None), [Item::Challenge]);
+    let again = sender.queue.timeout().unwrap();
+    sender.queue.expire(again);
+    assert_eq!(sender.send(again, None), [Item::Challenge]);
+    sender.queue.control(Item::Challenge);
+    assert_eq!(sender.queued(), [Item::Challenge]);
+    sender.queue.remove(Item::Challenge);
+    assert!(sender.queue.is_empty());
+}

@@ -1,0 +1,122 @@
+//! The timers of a link, in one table: when each is due, and what happens then.
+
+use super::{Event, Link, Time, earliest};
+use crate::wire::{MessageId, RequestId};
+
+/// What a link waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timer {
+    /// Something of the retransmission queue leaves again, or a request's deadline is over (LINK-8).
+    Retransmit,
+    /// A packet that was overtaken counts as lost (LINK-6).
+    Loss,
+    /// Nothing was heard of fragments and backlog on their way (LINK-14).
+    Paced,
+    /// The pace lets another fragment leave (LINK-14).
+    Pace,
+    /// A limit lets something leave again (LINK-20).
+    Limit,
+    /// An acknowledgement is owed (LINK-5).
+    Acknowledge,
+    /// Requests are in work for so long that their arrival is acknowledged (LINK-5).
+    Work,
+    /// A message of which nothing more comes is forgotten (LINK-13).
+    Reassembly,
+    /// The silence has lasted for long enough (LINK-17).
+    Keepalive,
+}
+
+impl Timer {
+    const ALL: [Self; 9] = [
+        Self::Retransmit,
+        Self::Loss,
+        Self::Paced,
+        Self::Pace,
+        Self::Limit,
+        Self::Acknowledge,
+        Self::Work,
+        Self::Reassembly,
+        Self::Keepalive,
+    ];
+}
+
+impl Link {
+    /// When a timer is due, if it runs.
+    fn due(&self, timer: Timer) -> Option<Time> {
+        // What is held back cannot leave before, whenever it is due.
+        let unless_held = |due: Time| self.held_back.map_or(due, |until| due.max(until));
+        // Towards an unproven address an acknowledgement only rides on what leaves anyway, and nothing is paced.
+        let is_ready = self.is_open() && self.is_proven();
+        match timer {
+            Timer::Retransmit => self.queue.timeout(),
+            Timer::Loss => self.sent.timeout(&self.rtt),
+            Timer::Paced => self.paced_due.filter(|_| is_ready),
+            Timer::Pace => self.pace_timeout().filter(|_| is_ready).map(unless_held),
+            Timer::Limit => self.held_back,
+            Timer::Acknowledge => self.received.due().filter(|_| is_ready).map(unless_held),
+            Timer::Work => self.work_due.filter(|_| is_ready),
+            Timer::Reassembly => self.assemblies.timeout(),
+            Timer::Keepalive => self
+                .keepalive
+                .filter(|_| self.is_open())
+                .and_then(|keepalive| keepalive.due()),
+        }
+    }
+
+    /// A timer is due.
+    fn fire(&mut self, now: Time, timer: Timer) {
+        match timer {
+            Timer::Retransmit => {
+                for id in self.queue.expire(now) {
+                    self.deadline_over(id);
+                }
+            }
+            Timer::Loss => {
+                for packet in self.sent.expire(now, &self.rtt) {
+                    self.packet_lost(now, packet);
+                }
+            }
+            Timer::Paced => self.paced_timed_out(now),
+            // What may leave now is asked for (`poll_transmit`).
+            Timer::Pace | Timer::Limit | Timer::Acknowledge => {}
+            Timer::Work => {
+                self.work_due = None;
+                self.received.owe(now);
+            }
+            Timer::Reassembly => self.assemblies.expire(now),
+            Timer::Keepalive => {
+                if let Some(keepalive) = &mut self.keepalive {
+                    keepalive.ask();
+                }
+                self.ping();
+            }
+        }
+    }
+
+    fn deadline_over(&mut self, id: RequestId) {
+        self.assemblies.forget(MessageId::Reply(id));
+        self.events.push_back(Event::Expired { number: id });
+    }
+
+    /// Lets time pass.
+    pub fn handle_timeout(&mut self, now: Time) {
+        let is_open = self.is_open();
+        if let Some(keepalive) = self.keepalive.as_mut().filter(|_| is_open) {
+            keepalive.begin(now);
+        }
+        for timer in Timer::ALL {
+            if self.due(timer).is_some_and(|due| due <= now) {
+                self.fire(now, timer);
+            }
+        }
+    }
+
+    /// When [`Link::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        if self.is_closed() {
+            return None;
+        }
+        let due = Timer::ALL.map(|timer| self.due(timer));
+        due.into_iter().fold(None, earliest)
+    }
+}
