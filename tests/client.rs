@@ -9,10 +9,15 @@ use merpati::{
     client::{Client, Options, Profile, system_rng},
     wire::Mailbox,
 };
-use support::{Home, Realm, relay::Relay};
+use support::{
+    Home, Realm,
+    relay::{Carried, Relay},
+};
 
 /// The first byte of a handshake.
 const INIT: u8 = 0x03;
+/// The same where a link is resumed.
+const RESUME: u8 = 0x07;
 
 fn open(home: &Home, server: &str) -> Client {
     let directory = home.directory.path().join("profiles");
@@ -95,7 +100,8 @@ async fn a_watch_that_ends_ends_its_link() {
         .unwrap();
     let inits = || {
         let carried = relay.take_carried();
-        let inits = carried.iter().filter(|one| one.bytes[0] == INIT);
+        let opens = |one: &&Carried| [INIT, RESUME].contains(&one.bytes[0]);
+        let inits = carried.iter().filter(opens);
         inits.count()
     };
     assert_eq!(inits(), 1);

@@ -13,8 +13,8 @@ use support::{
     watch::Watch,
 };
 
-/// The bytes of a life in WELCOME.
-const LIFE_BYTES: usize = 4;
+/// The bytes of an UPDATE that tells a life.
+const LIFE_BYTES: usize = 6;
 
 fn numbered(numbers: std::ops::RangeInclusive<u32>) -> Vec<String> {
     numbers.map(|n| format!("message {n}")).collect()

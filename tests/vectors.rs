@@ -8,15 +8,15 @@ use std::{convert::Infallible, fs, path::PathBuf};
 
 use data_encoding::HEXLOWER;
 use merpati::{
-    crypto::{Initiator, LifeClaim, Responder, SecretKey, mac1},
+    crypto::{Initiator, LifeClaim, Responder, SecretKey, mac1, ticket_check},
     wire::{
         Account, AckFrame, Answer, Body, CloseReason, Command, ConnectionId, Cursors,
         DeviceSession, Entry, ErrorCode, Event, EventId, Fragment, Frame, Frames, HandshakeId,
         Hello, HelloReply, Init, Life, LinkName, Mailbox, Member, MessageId, Open, Operation,
         OperationNumber, Options, PROTOCOL_VERSION, Packet, PacketNumber, Page, Password, Peer,
         PeerDetail, PeerDetails, PeerRequest, Port, Position, Protection, Refusal,
-        RegistrationCode, Request, RequestId, Role, Sender, Sent, SessionId, SessionRef, Standing,
-        Text, Unread, Welcome, append_crc, link_header,
+        RegistrationCode, Request, RequestId, Resume, Role, Sender, Sent, SessionId, SessionRef,
+        Standing, Text, Unread, Update, Welcome, append_crc, link_header,
     },
 };
 use serde_json::{Value, json};
@@ -91,13 +91,35 @@ fn packets() {
     for packet in [&with_id, &without_id, &long_number] {
         assert!(matches!(Packet::parse(packet), Ok(Packet::Link(_))));
     }
+    let [mut resume, mut resume_again, mut resumed] = [vec![], vec![], vec![]];
+    let (ticket, check, nonce) = (ConnectionId(0x0506_0708), [4; 4], [5; 8]);
+    Resume::emit_header(ticket, &check, &nonce, None, &mut resume);
+    Resume::emit_header(ticket, &check, &nonce, Some(&[9; 16]), &mut resume_again);
+    Packet::emit_resumed_header(&nonce, &mut resumed);
+    for packet in [&mut resume, &mut resume_again, &mut resumed] {
+        packet.extend_from_slice(&[6; 20]);
+    }
+    assert!(matches!(Packet::parse(&resume), Ok(Packet::Resume(_))));
+    assert!(matches!(
+        Packet::parse(&resume_again),
+        Ok(Packet::Resume(Resume {
+            cookie: Some(_),
+            ..
+        }))
+    ));
+    assert!(matches!(
+        Packet::parse(&resumed),
+        Ok(Packet::Resumed { .. })
+    ));
     let mut bent = reply_bytes.clone();
     bent[20] ^= 1;
     let mut reserved = without_id.clone();
     reserved[0] |= 1;
     let bad: Vec<(&str, Vec<u8>)> = vec![
         ("an empty datagram", vec![]),
-        ("a kind that is not known", vec![0x07, 1, 2, 3]),
+        ("a kind that is not known", vec![0x09, 1, 2, 3]),
+        ("a Resume cut short", resume[..16].to_vec()),
+        ("a Resumed cut short", resumed[..8].to_vec()),
         ("a Hello shorter than its answer", hello[..83].to_vec()),
         ("a CRC that does not fit", bent),
         ("a reserved bit", reserved),
@@ -116,6 +138,9 @@ fn packets() {
                 valid("hello reply", &json!({ "nonce": hex(b"nonce..."), "versions": [1], "realm": "alpha", "key": hex(&[7; 32]) }), &reply_bytes),
                 valid("retry", &json!({ "handshake": 0x0102_0304, "cookie": hex(&[9; 16]) }), &retry),
                 valid("reset", &json!({ "connection": 0x0506_0708, "token": hex(&[8; 16]) }), &reset),
+                valid("resume", &json!({ "ticket": 0x0506_0708, "check": "04040404", "nonce": hex(&[5; 8]), "sealed": hex(&[6; 20]) }), &resume),
+                valid("resume with a cookie", &json!({ "ticket": 0x0506_0708, "check": "04040404", "nonce": hex(&[5; 8]), "cookie": hex(&[9; 16]), "sealed": hex(&[6; 20]) }), &resume_again),
+                valid("resumed", &json!({ "nonce": hex(&[5; 8]), "sealed": hex(&[6; 20]) }), &resumed),
                 valid("plain, to the realm, number 300 of which 0 is acknowledged, one PING", &json!({ "connection": 0x0506_0708, "number_bytes": 2 }), &with_id),
                 valid("plain, to the client, number 5, one PING", &json!({ "number_bytes": 1 }), &without_id),
                 valid("plain, to the client, number 65536 of which 0 is acknowledged, one PING", &json!({ "number_bytes": 4 }), &long_number),
@@ -205,6 +230,32 @@ fn frames() {
             Frame::Open(Open {
                 max_datagram: 1200,
                 name: None,
+                resumes: false,
+            }),
+        ),
+        (
+            "open of who means to come back",
+            json!({ "max_datagram": 1200, "resumes": true }),
+            Frame::Open(Open {
+                max_datagram: 1200,
+                name: None,
+                resumes: true,
+            }),
+        ),
+        (
+            "update of a life",
+            json!({ "life": "05060708" }),
+            Frame::Update(Update {
+                standing: None,
+                life: Some(Life([5, 6, 7, 8])),
+            }),
+        ),
+        (
+            "update of token and number",
+            json!({ "token": hex(&[8; 16]), "highest": 70 }),
+            Frame::Update(Update {
+                standing: Some(([8; 16], OperationNumber(70))),
+                life: None,
             }),
         ),
         (
@@ -216,6 +267,7 @@ fn frames() {
                     connection: ConnectionId(7),
                     token: [8; 16],
                 }),
+                resumes: false,
             }),
         ),
         (
@@ -273,7 +325,7 @@ fn frames() {
         ("an acknowledgement without its bitmap", &[0x12, 9, 0, 1]),
         ("a varint that ends too early", &[0x0e, 0x40]),
         ("a good frame before a bad one", &[0x01, 0x3f]),
-        ("flags that are not known", &[0x20, 9, 2]),
+        ("flags that are not known", &[0x20, 9, 4]),
     ];
     for (why, bytes) in bad {
         assert!(Frames::checked(bytes).is_err(), "{why}");
@@ -1085,7 +1137,7 @@ impl rand_core::TryRng for Fixed {
 
 impl rand_core::TryCryptoRng for Fixed {}
 
-/// HS-1, HS-2, HS-3, HS-9, HS-14: a whole handshake with fixed keys, and the first sealed packet.
+/// HS-1, HS-2, HS-3, HS-9, HS-14, HS-18, HS-19: a whole handshake with fixed keys, the first sealed packet, and how its device comes back.
 #[test]
 fn handshake() {
     let (device, realm) = (
@@ -1097,6 +1149,7 @@ fn handshake() {
     Frame::Open(Open {
         max_datagram: 1200,
         name: None,
+        resumes: false,
     })
     .emit(false, &mut early);
     let command = Request::from(Command::WhoAmI {
@@ -1154,6 +1207,45 @@ fn handshake() {
     let header = sealed.len();
     Frame::Ping.emit(true, &mut sealed);
     keys.seal.seal(0, header, &mut sealed);
+    let (secret, token, nonces) = (keys.initiators_secret(), [8; 16], ([9; 8], [10; 8]));
+    let mut resume = vec![];
+    let ticket = ConnectionId(0x0506_0708);
+    Resume::emit_header(ticket, &ticket_check(&token), &nonces.0, None, &mut resume);
+    let header = resume.len();
+    Frame::Request {
+        number: RequestId(0),
+        command: &command,
+    }
+    .emit(true, &mut resume);
+    secret
+        .resume_key(&nonces.0, life)
+        .seal(0, header, &mut resume);
+    let mut resumed = vec![];
+    Packet::emit_resumed_header(&nonces.1, &mut resumed);
+    let header = resumed.len();
+    resumed.extend_from_slice(&[0, 0, 0, 77]);
+    Frame::Update(Update {
+        standing: None,
+        life: Some(life),
+    })
+    .emit(true, &mut resumed);
+    secret
+        .answer_key(&nonces.0, &nonces.1)
+        .seal(0, header, &mut resumed);
+    let mut sealed_later = vec![];
+    link_header(
+        Protection::Sealed,
+        Some(ConnectionId(77)),
+        PacketNumber(300),
+        Some(PacketNumber(299)),
+        &mut sealed_later,
+    );
+    let header = sealed_later.len();
+    Frame::Ping.emit(true, &mut sealed_later);
+    secret
+        .initiators_keys(&nonces.0, &nonces.1)
+        .seal
+        .seal(300, header, &mut sealed_later);
     compare(
         "handshake.json",
         &json!({
@@ -1173,6 +1265,14 @@ fn handshake() {
             "accept_payload": hex(&answer),
             "accept": hex(&accept),
             "sealed_ping_number_0": hex(&sealed),
+            "resumption_secret": hex(secret.as_bytes()),
+            "ticket_token": hex(&token),
+            "ticket_check": hex(&ticket_check(&token)),
+            "resume_nonce": hex(&nonces.0),
+            "resumed_nonce": hex(&nonces.1),
+            "resume_with_whoami_of_who_knows_the_life": hex(&resume),
+            "resumed_with_connection_77_and_the_life": hex(&resumed),
+            "resumed_link_sealed_ping_number_300_of_which_299_is_acknowledged": hex(&sealed_later),
         }),
     );
 }

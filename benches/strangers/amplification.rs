@@ -25,6 +25,7 @@ fn endpoint(protection: Protection) -> Endpoint {
         accept: Some(protection),
         hello: Some("alpha".parse().unwrap()),
         early_data: true,
+        resumes: false,
         max_datagram: 1200,
         max_message: 16 << 10,
         rate: None,
@@ -52,6 +53,7 @@ impl Strangers {
         let open = Frame::Open(Open {
             max_datagram: 1200,
             name: None,
+            resumes: false,
         });
         let mut opening = vec![0; 40];
         let ask = Frame::Request {

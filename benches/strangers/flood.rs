@@ -97,6 +97,7 @@ pub fn spoofed(realm: &Realm) -> Make {
     let open = Open {
         max_datagram: 1200,
         name: None,
+        resumes: false,
     };
     for _ in 0..8 {
         Frame::Padding.emit(false, &mut payload);

@@ -1,6 +1,10 @@
 //! What a client asks of its [`super::driver::Driver`], and what the driver says.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -9,6 +13,7 @@ use tokio::{
 
 use crate::{
     crypto::PublicKey,
+    endpoint::Ticket,
     wire::{Life, OperationNumber},
 };
 
@@ -17,6 +22,8 @@ pub struct Ask {
     pub bytes: Vec<u8>,
     pub deadline: Instant,
     pub early: bool,
+    /// It carries a password, which only a link with forward secrecy may carry.
+    pub secret: bool,
     /// It changes something: once nobody waits for it any more, it must not leave late.
     pub changes: bool,
     pub answer: oneshot::Sender<Result<Vec<u8>, AskError>>,
@@ -96,7 +103,7 @@ pub struct LifeTold {
 }
 
 /// Whom to talk to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// None for a plain link.
     pub key: Option<PublicKey>,
@@ -104,4 +111,11 @@ pub struct Target {
     pub rtt: Option<Duration>,
     /// The life of the realm's store that is remembered.
     pub life: Option<Life>,
+    /// What to come back with.
+    pub ticket: Option<Ticket>,
+    /// Where to put what there is to come back with from now on.
+    pub fresh: FreshTicket,
 }
+
+/// What there is to come back with since the latest handshake, until it is written down.
+pub type FreshTicket = Arc<Mutex<Option<Ticket>>>;

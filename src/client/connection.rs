@@ -10,16 +10,16 @@ use tokio::{
 
 use super::{
     CallError, Notice, Shared,
-    ask::{Ask, AskError, Job, LifeTold, Status, Target, Told},
+    ask::{Ask, AskError, FreshTicket, Job, LifeTold, Status, Target, Told},
     driver::Driver,
     lock,
     route::Route,
-    state,
+    state, tickets,
     who::ask_who,
 };
 use crate::{
     crypto::{ConnectionString, PublicKey},
-    endpoint::{self, Endpoint},
+    endpoint::{self, Endpoint, Ticket},
     wire::{Life, Request},
 };
 
@@ -36,6 +36,7 @@ pub struct Connection {
     /// The host of the connection string.
     host: String,
     pinned: Option<PublicKey>,
+    fresh: FreshTicket,
 }
 
 /// What a call knows of the driver at work.
@@ -61,12 +62,16 @@ impl Shared {
         let reach = self.connected(deadline).await?;
         let waited = self.options.deadline;
         let lost = || CallError::OutcomeUnknown { waited };
-        let changes =
-            Request::parse(&bytes).is_ok_and(|request| request.command.operation().is_some());
+        let request = Request::parse(&bytes);
+        let secret = request
+            .as_ref()
+            .is_ok_and(|request| request.command.carries_password());
+        let changes = request.is_ok_and(|request| request.command.operation().is_some());
         let ask = Ask {
             bytes,
             deadline,
             early: early && self.options.early_data,
+            secret,
             changes,
             answer,
             life,
@@ -184,6 +189,8 @@ impl Shared {
         let (realm, server) = self.target()?;
         let (rtt, highest) = (status.rtt, status.highest.0);
         let remember = self.options.remember && self.options.server.is_some();
+        let ticket = self.take_ticket().await;
+        let now = self.host.time_of_day();
         Ok(self.profile.write(|records| {
             state::update(records, realm, |state| {
                 if let Some(known) = state.connection_string() {
@@ -199,6 +206,9 @@ impl Shared {
                     .and_then(|rtt| u64::try_from(rtt.as_micros()).ok())
                     .or(state.rtt_us);
             })?;
+            if let Some((key, ticket)) = &ticket {
+                tickets::save(records, realm, (*key, now), ticket)?;
+            }
             if remember || state::remembered(records)?.is_none() {
                 state::remember(records, realm)?;
             }
@@ -244,6 +254,8 @@ impl Shared {
             accept: None,
             hello: None,
             early_data: self.options.early_data,
+            // What is resumed has no forward secrecy either.
+            resumes: self.options.early_data,
             place: endpoint::Place::ALONE,
             max_datagram: self.options.traits.max_datagram,
             max_message: LONGEST_ANSWER,
@@ -276,10 +288,20 @@ impl Shared {
             }
             None => return Err(CallError::NoKey),
         };
+        let ticket = match pinned.filter(|_| self.options.early_data) {
+            Some(key) => self.profile.read(|records| {
+                let now = self.host.time_of_day();
+                Ok(tickets::load(records, realm, (key, now)))
+            })?,
+            None => None,
+        };
+        let fresh = FreshTicket::default();
         let target = Target {
             key: pinned,
             rtt,
             life: state.life.map(Life),
+            ticket,
+            fresh: FreshTicket::clone(&fresh),
         };
         let (jobs, taken) = mpsc::channel(ASKS_MAX);
         let (tell, status) = watch::channel(Status::default());
@@ -292,6 +314,14 @@ impl Shared {
             status,
             host,
             pinned,
+            fresh,
         })
+    }
+
+    /// What there is to come back with since the latest handshake, if it has not been written down.
+    async fn take_ticket(&self) -> Option<(PublicKey, Ticket)> {
+        let connection = self.connection.lock().await;
+        let open = connection.as_ref()?;
+        open.pinned.zip(lock(&open.fresh).take())
     }
 }

@@ -19,6 +19,7 @@ use lives::Claim;
 
 use super::{
     ask::{Ask, AskError, Job, Status, Target, Told},
+    lock,
     route::{Ready, Route},
     watchdog::{Due, Watchdog},
 };
@@ -69,6 +70,7 @@ impl Driver {
         status: watch::Sender<Status>,
         keepalive: Option<Silence>,
     ) -> Self {
+        let claim = Claim::of(target.life);
         Self {
             target,
             route,
@@ -85,7 +87,7 @@ impl Driver {
             watcher: None,
             is_open: false,
             is_expected: false,
-            claim: Claim::of(target.life),
+            claim,
             pushed: VecDeque::new(),
             keepalive,
         }
@@ -190,7 +192,7 @@ impl Driver {
                 continue;
             }
             let now = self.now();
-            let must_wait = self.waits_for_claim(&ask);
+            let must_wait = self.waits_for_claim(&ask) || self.waits_for_secrecy(&ask);
             let Some(link) = self.link_or_open(now).filter(|_| !must_wait) else {
                 self.waiting.push_front(ask);
                 return;
@@ -209,6 +211,27 @@ impl Driver {
         }
     }
 
+    /// True when a question has to wait for a link with forward secrecy: for the answers to those that the link has, after which another is
+    /// opened with a handshake (HS-7).
+    fn waits_for_secrecy(&mut self, ask: &Ask) -> bool {
+        if !ask.secret {
+            return false;
+        }
+        let Some(link) = self.link else {
+            self.target.ticket = None;
+            return false;
+        };
+        if !self.endpoint.is_resumed(link) {
+            return false;
+        }
+        if self.asked.is_empty() {
+            self.target.ticket = None;
+            let now = self.now();
+            self.endpoint.close(now, link, CloseReason::Done);
+        }
+        true
+    }
+
     fn open(&mut self, now: Time) {
         let Target { key, rtt, .. } = self.target;
         let rtt = self.status.borrow().rtt.or(rtt);
@@ -217,6 +240,9 @@ impl Driver {
             None => self.endpoint.connect_plain(now, REALM, rtt),
         };
         self.endpoint.claim_life(link, self.claim.life);
+        if let Some(ticket) = self.target.ticket.clone().filter(|_| key.is_some()) {
+            self.endpoint.come_back(link, ticket);
+        }
         if !self.heard && key.is_some() {
             self.doubt = Some(Instant::now() + DOUBT);
         }
@@ -266,7 +292,17 @@ impl Driver {
     fn take_events(&mut self) {
         while let Some(event) = self.endpoint.poll_event() {
             match event {
-                Event::Opened { link, welcome } => self.opened(link, &welcome),
+                Event::Opened {
+                    link,
+                    welcome,
+                    is_resumed,
+                } => {
+                    self.opened(link, &welcome);
+                    self.learn_ticket(link, is_resumed);
+                }
+                Event::Standing { highest, .. } => self
+                    .status
+                    .send_modify(|status| status.highest = status.highest.max(highest)),
                 Event::Pushed { link, bytes } => {
                     self.heard();
                     // What still comes on a link that has been replaced comes again on this one (LINK-21).
@@ -312,6 +348,8 @@ impl Driver {
                 | Event::Proven { .. }
                 | Event::Request { .. }
                 | Event::Oversized { .. }
+                | Event::UnknownTicket { .. }
+                | Event::TicketDue { .. }
                 | Event::Delivered { .. } => {}
             }
         }
@@ -335,6 +373,14 @@ impl Driver {
             status.highest = status.highest.max(welcome.highest);
             status.successor = welcome.successor.map(PublicKey);
         });
+    }
+
+    /// A link is open: this is what another would come back with.
+    fn learn_ticket(&mut self, link: LinkId, is_resumed: bool) {
+        self.target.ticket = self.endpoint.ticket(link).cloned();
+        if !is_resumed {
+            lock(&self.target.fresh).clone_from(&self.target.ticket);
+        }
     }
 
     fn heard(&mut self) {

@@ -91,6 +91,7 @@ mod state;
 mod store;
 #[cfg(feature = "sqlite")]
 mod takeover;
+mod tickets;
 mod watchdog;
 mod watching;
 mod who;

@@ -16,7 +16,7 @@ use snow::{
 };
 use zeroize::Zeroizing;
 
-use super::{LifeKey, PublicKey, SealKey, SecretKey};
+use super::{LifeKey, PublicKey, ResumptionSecret, SealKey, SecretKey};
 
 /// Bytes that Noise message 1 has around its payload.
 pub const MESSAGE_1_OVERHEAD: usize = 96;
@@ -46,6 +46,18 @@ pub struct SessionKeys {
     pub seal: SealKey,
     /// For what the other side sends.
     pub open: SealKey,
+}
+
+impl SessionKeys {
+    /// What whoever has opened the link comes back with (HS-18).
+    pub fn initiators_secret(&self) -> ResumptionSecret {
+        ResumptionSecret::of(&self.seal, &self.open)
+    }
+
+    /// The same, as the other side makes it.
+    pub fn responders_secret(&self) -> ResumptionSecret {
+        ResumptionSecret::of(&self.open, &self.seal)
+    }
 }
 
 /// The primitives of snow, with the one random value of a handshake handed in.

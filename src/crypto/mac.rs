@@ -52,7 +52,7 @@ pub fn mac1(realm: &PublicKey, covered: &[u8]) -> [u8; 8] {
     truncated(&keyed(&hash.finalize().into(), &[covered]))
 }
 
-fn keyed(key: &[u8; 32], parts: &[&[u8]]) -> Mac {
+pub(super) fn keyed(key: &[u8; 32], parts: &[&[u8]]) -> Mac {
     let mut mac = <Blake2sMac256 as KeyInit>::new(key.into());
     for part in parts {
         mac.update(part);

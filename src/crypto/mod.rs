@@ -17,6 +17,7 @@ mod life;
 mod mac;
 #[cfg(feature = "server")]
 mod possession;
+mod resume;
 mod seal;
 
 pub use connect::{ConnectionString, DEFAULT_PORT, InvalidConnectionString};
@@ -30,6 +31,7 @@ pub use life::{LifeClaim, LifeKey};
 pub use mac::{Mac, MacKey, mac1};
 #[cfg(feature = "server")]
 pub use possession::{Possession, is_possession, show_possession};
+pub use resume::{ResumptionSecret, ticket_check};
 pub use seal::{OpenFailed, SealKey, TAG_LEN};
 
 /// Equality that takes the same time wherever the bytes differ.

@@ -24,6 +24,11 @@ impl SealKey {
         Self(Zeroizing::new(bytes))
     }
 
+    /// The bytes.
+    pub(super) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Seals what stands in `packet` behind its first `header_len` bytes, and appends the tag. The
     /// caller never uses a number twice (LINK-1).
     pub fn seal(&self, number: u64, header_len: usize, packet: &mut Vec<u8>) {

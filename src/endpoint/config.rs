@@ -18,6 +18,8 @@ pub struct Config {
     /// Requests may travel in a handshake's first message. Else those that come there wait until the link is
     /// proven.
     pub early_data: bool,
+    /// Links that this side opens are resumed, where the other side allows (HS-18).
+    pub resumes: bool,
     /// Which of several endpoints behind one address it is.
     pub place: Place,
     /// The largest datagram taken and sent, in bytes; at least [`crate::link::DATAGRAM_MIN`].
@@ -50,6 +52,7 @@ impl Default for Config {
             accept: None,
             hello: None,
             early_data: true,
+            resumes: true,
             place: Place::ALONE,
             max_datagram: DATAGRAM_DEFAULT,
             max_message: 65 << 10,

@@ -6,25 +6,40 @@ use std::time::Duration;
 use rand::Rng as _;
 use rand_core::CryptoRng;
 
-use super::{Endpoint, LinkId, slot::Stage};
+use super::{Endpoint, LinkId, Ticket, slot::Stage};
 use crate::{
     crypto::{
-        HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, PublicKey, SecretKey, SessionKeys, mac1,
+        HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, PublicKey, SecretKey, SessionKeys, TAG_LEN,
+        mac1, ticket_check,
     },
     link::{Attempts, Link, Time},
-    wire::{ConnectionId, Cookie, HandshakeId, INIT_OVERHEAD, Init, Life},
+    wire::{
+        ConnectionId, Cookie, HandshakeId, INIT_OVERHEAD, Init, Life, RESUME_HEADER, Resume,
+        ResumeNonce,
+    },
 };
 
 /// Cookies shown in one handshake at most.
 const COOKIES_MAX: u32 = 8;
 
-/// A handshake that this side has begun.
+/// So many Resumes in a row that bring nothing, and a handshake begins instead.
+const RESUMES_MAX: u32 = 6;
+
+/// What opens a link.
+#[derive(Debug)]
+enum Opening {
+    /// An Init, with the Noise message that it carries.
+    Init(Initiator, Vec<u8>),
+    /// A Resume, by this ticket and with this nonce.
+    Resume(Box<Ticket>, ResumeNonce),
+}
+
+/// What this side has begun to open a link: one packet, sent again until it is answered.
 #[derive(Debug)]
 pub(super) struct Dial {
-    pub handshake: HandshakeId,
-    initiator: Initiator,
-    noise: Vec<u8>,
-    init: Vec<u8>,
+    handshake: HandshakeId,
+    opening: Opening,
+    packet: Vec<u8>,
     /// How often a cookie has been shown.
     shown: u32,
     attempts: Attempts,
@@ -32,7 +47,18 @@ pub(super) struct Dial {
 }
 
 impl Dial {
-    /// Makes the Init, with what `link` may send early in it. Its handshake id claims `life`.
+    const fn new(now: Time, handshake: HandshakeId, opening: Opening, packet: Vec<u8>) -> Self {
+        Self {
+            handshake,
+            opening,
+            packet,
+            shown: 0,
+            attempts: Attempts::queued(),
+            first_sent: now,
+        }
+    }
+
+    /// Makes an Init, with what `link` may send early in it. Its handshake id claims `life`.
     pub fn begin(
         now: Time,
         rng: &mut impl CryptoRng,
@@ -51,20 +77,56 @@ impl Dial {
         Init::emit_covered(handshake, false, &noise, &mut init);
         let mac = mac1(realm, &init);
         init.extend_from_slice(&mac);
-        Ok(Self {
-            handshake,
-            initiator,
-            noise,
-            init,
-            shown: 0,
-            attempts: Attempts::queued(),
-            first_sent: now,
-        })
+        let opening = Opening::Init(initiator, noise);
+        Ok(Self::new(now, handshake, opening, init))
     }
 
-    /// How often the Init has left, and how long it is.
+    /// Makes a Resume, with what `link` may send early in it, of a device that knows `life`.
+    pub fn resume(
+        now: Time,
+        rng: &mut impl CryptoRng,
+        ticket: Ticket,
+        (link, life): (&mut Link, Life),
+        max_datagram: usize,
+    ) -> Self {
+        let around = RESUME_HEADER + TAG_LEN + size_of::<Cookie>();
+        let payload = link.resume_payload(now, max_datagram.saturating_sub(around));
+        let mut nonce = ResumeNonce::default();
+        rng.fill_bytes(&mut nonce);
+        let mut packet = Vec::with_capacity(around + payload.len());
+        let check = ticket_check(&ticket.token);
+        Resume::emit_header(ticket.id, &check, &nonce, None, &mut packet);
+        packet.extend_from_slice(&payload);
+        ticket
+            .secret
+            .resume_key(&nonce, life)
+            .seal(0, RESUME_HEADER, &mut packet);
+        let opening = Opening::Resume(Box::new(ticket), nonce);
+        Self::new(now, Resume::handshake(&nonce), opening, packet)
+    }
+
+    /// True for what begins that handshake.
+    pub fn is_for(&self, handshake: HandshakeId) -> bool {
+        self.handshake == handshake
+    }
+
+    /// The ticket and the nonce of a resumption.
+    pub const fn resumption(&self) -> Option<(&Ticket, &ResumeNonce)> {
+        match &self.opening {
+            Opening::Init(..) => None,
+            Opening::Resume(ticket, nonce) => Some((ticket, nonce)),
+        }
+    }
+
+    /// True when enough Resumes have left, and the last has had its time.
+    pub fn is_in_vain(&self, now: Time) -> bool {
+        let is_over = self.attempts.count() >= RESUMES_MAX && self.timeout() <= now;
+        is_over && self.resumption().is_some()
+    }
+
+    /// How often the packet has left, and how long it is.
     pub const fn sent(&self) -> (u32, usize) {
-        (self.attempts.count(), self.init.len())
+        (self.attempts.count(), self.packet.len())
     }
 
     /// When it wants to leave again; at once when it has yet to leave.
@@ -72,7 +134,7 @@ impl Dial {
         self.attempts.timeout().unwrap_or_default()
     }
 
-    /// The Init, if it is time to send it (again). The next time follows after `wait`, and a copy after `copy`.
+    /// The packet, if it is time to send it (again). The next time follows after `wait`, and a copy after `copy`.
     pub fn transmit(
         &mut self,
         now: Time,
@@ -94,27 +156,46 @@ impl Dial {
             self.attempts.schedule(Some(now + wait), copy);
         }
         out.clear();
-        out.extend_from_slice(&self.init);
+        out.extend_from_slice(&self.packet);
         true
     }
 
-    /// Shows a cookie from here on, and sends the Init with it at once. Who forges many of them gains nothing.
+    /// Shows a cookie from here on, and sends the packet with it at once. Who forges many of them gains nothing.
     pub fn show(&mut self, realm: &PublicKey, cookie: &Cookie) {
         if self.shown == COOKIES_MAX {
             return;
         }
+        match &self.opening {
+            Opening::Init(_, noise) => {
+                self.packet.clear();
+                Init::emit_covered(self.handshake, true, noise, &mut self.packet);
+                let mac = mac1(realm, &self.packet);
+                self.packet.extend_from_slice(&mac);
+                self.packet.extend_from_slice(cookie);
+            }
+            Opening::Resume(ticket, nonce) => {
+                let before = if self.shown == 0 {
+                    RESUME_HEADER
+                } else {
+                    RESUME_HEADER + cookie.len()
+                };
+                let sealed = self.packet.split_off(before.min(self.packet.len()));
+                self.packet.clear();
+                let check = ticket_check(&ticket.token);
+                Resume::emit_header(ticket.id, &check, nonce, Some(cookie), &mut self.packet);
+                self.packet.extend_from_slice(&sealed);
+            }
+        }
         self.shown += 1;
-        self.init.clear();
-        Init::emit_covered(self.handshake, true, &self.noise, &mut self.init);
-        let mac = mac1(realm, &self.init);
-        self.init.extend_from_slice(&mac);
-        self.init.extend_from_slice(cookie);
         self.attempts.queue();
     }
 
     /// Reads Noise message 2. One that fails changes nothing: the genuine one may still come.
     pub fn finish(&mut self, noise: &[u8]) -> Result<(SessionKeys, Vec<u8>), HandshakeFailed> {
-        self.initiator.finish(noise)
+        match &mut self.opening {
+            Opening::Init(initiator, _) => initiator.finish(noise),
+            Opening::Resume(..) => Err(HandshakeFailed),
+        }
     }
 
     /// How long the round trip took, if it is certain which Init was answered.

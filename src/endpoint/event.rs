@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::LinkId;
+use super::{Known, LinkId, Path};
 use crate::{
     crypto::{LifeClaim, PublicKey},
-    wire::{CloseReason, EventId, HelloReply, RequestId, Welcome},
+    wire::{CloseReason, ConnectionId, EventId, HelloReply, OperationNumber, RequestId, Welcome},
 };
 
 /// What an endpoint has to tell its driver.
@@ -34,8 +34,33 @@ pub enum Event {
     Opened {
         /// The link.
         link: LinkId,
-        /// What the other side said.
+        /// What the other side said. Of a link that was resumed it says only whether the store's life is another.
         welcome: Welcome,
+        /// It was resumed.
+        is_resumed: bool,
+    },
+    /// The other side of a link that was resumed has said which operation number is the highest that it has seen from this one's key.
+    Standing {
+        /// The link.
+        link: LinkId,
+        /// The number.
+        highest: OperationNumber,
+    },
+    /// A device comes back whose ticket this endpoint does not know; say with [`super::Endpoint::ticket_found`] what is known of it.
+    UnknownTicket {
+        /// The ticket's name.
+        ticket: ConnectionId,
+        /// Where it came from,
+        path: Path,
+        /// and what came.
+        datagram: Vec<u8>,
+    },
+    /// A device that means to come back has shown that it is there: this may be kept of it.
+    TicketDue {
+        /// The ticket's name.
+        ticket: ConnectionId,
+        /// By what the device is known.
+        known: Known,
     },
     /// The other side asks; answer with [`super::Endpoint::reply`].
     Request {

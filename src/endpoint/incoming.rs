@@ -9,7 +9,7 @@ use super::{
     accepts::{Accepts, Known},
     limits::LINKS_PER_KEY_MAX,
     reset::Resets,
-    slot::{Accepting, Role, Slot, Stage},
+    slot::{Accepting, Answering, Role, Slot, Stage},
 };
 use crate::{
     crypto::{MESSAGE_1_OVERHEAD, Responder, mac1, same},
@@ -45,9 +45,17 @@ impl Endpoint {
             Packet::Init(init) => return self.handle_init(now, path, &init, datagram),
             Packet::Accept { handshake, noise } => self.handle_accept(now, from, handshake, noise),
             Packet::Reset { connection, token } => {
-                self.handle_reset(now, from, connection, &token);
+                if !self.ticket_refused(now, path, connection, &token) {
+                    self.handle_reset(now, from, connection, &token);
+                }
             }
             Packet::Hello(hello) => self.handle_hello(path, hello),
+            Packet::Resume(resume) => self.handle_resume(now, path, &resume, datagram),
+            Packet::Resumed {
+                nonce,
+                header,
+                sealed,
+            } => self.handle_resumed(now, path, &nonce, header, sealed),
             Packet::HelloReply(reply) => self.handle_hello_reply(from, reply),
             Packet::Retry { handshake, cookie } => {
                 self.handle_retry(now, from, handshake, &cookie);
@@ -108,15 +116,7 @@ impl Endpoint {
         match self.accepts.look_up(&hash) {
             Known::Answered(accept, link) => {
                 let accept = accept.to_vec();
-                if let Some(slot) = self.slots.get_mut(&link) {
-                    if slot.path.remote != from && !slot.link.is_proven() {
-                        // From here on whoever has had the Accept need not be where the first Init came from.
-                        let mut data = [0; 8];
-                        self.rng.fill_bytes(&mut data);
-                        slot.link.doubt_path(data);
-                    }
-                }
-                self.outbox.push_back((path, accept));
+                self.answer_again(path, link, accept);
                 return None;
             }
             Known::Awaiting => return None,
@@ -148,7 +148,8 @@ impl Endpoint {
             return None;
         }
         let peer = Some(responder.peer);
-        let accepting = Accepting::new(now, responder, init.handshake, hash, datagram.len());
+        let answering = Answering::Accept(responder, init.handshake);
+        let accepting = Accepting::new(now, answering, hash, datagram.len());
         let stage = Stage::Accepting(Box::new(accepting));
         let mut slot = Slot::new(now, link, Role::Responder, path, peer, stage);
         slot.own = u16::try_from(own).ok()?;
@@ -162,11 +163,25 @@ impl Endpoint {
         None
     }
 
+    /// A repeat of what has begun `link` gets the same answer.
+    pub(super) fn answer_again(&mut self, path: Path, link: LinkId, answer: Vec<u8>) {
+        if let Some(slot) = self.slots.get_mut(&link)
+            && slot.path.remote != path.remote
+            && !slot.link.is_proven()
+        {
+            // From here on whoever has had the answer need not be where the first came from.
+            let mut data = [0; 8];
+            self.rng.fill_bytes(&mut data);
+            slot.link.doubt_path(data);
+        }
+        self.outbox.push_back((path, answer));
+    }
+
     /// The link whose handshake with whoever is at `address` is `handshake`.
     fn dialing(&self, address: SocketAddr, handshake: HandshakeId) -> Option<LinkId> {
         self.opened_to(address).find(|id| {
             self.slots.get(id).is_some_and(
-                |slot| matches!(&slot.stage, Stage::Dialing(dial) if dial.handshake == handshake),
+                |slot| matches!(&slot.stage, Stage::Dialing(dial) if dial.is_for(handshake)),
             )
         })
     }
@@ -248,7 +263,7 @@ impl Endpoint {
             self.slots.get(id).is_some_and(|slot| {
                 matches!(slot.stage, Stage::Open)
                     && slot.remote == Some(connection)
-                    && slot.token.is_some_and(|known| same(&known, token))
+                    && slot.believes_reset(token)
             })
         });
         if let Some(id) = reset {
@@ -443,6 +458,8 @@ impl Endpoint {
             return;
         }
         links.push(id);
+        self.settle_ticket(id);
+        let links = self.by_peer.entry(peer).or_default();
         if self.realms.contains(&peer) {
             self.events.push_back(Event::Proven { link: id, peer });
         }

@@ -3,7 +3,7 @@
 
 use super::{
     Endpoint, LinkId,
-    slot::{Slot, Stage},
+    slot::{Answering, Slot, Stage},
 };
 use crate::{
     crypto::LifeClaim,
@@ -65,10 +65,13 @@ impl Slot {
     /// The claim of a link that others open. Realms, which name their links, and plain links make none.
     pub(super) fn life_claim(&self, name: Option<&LinkName>) -> Option<LifeClaim> {
         match &self.stage {
-            Stage::Accepting(accepting) if name.is_none() => {
-                let key = accepting.responder.life_key.clone();
-                Some(LifeClaim::new(key, accepting.handshake))
-            }
+            Stage::Accepting(accepting) if name.is_none() => match &accepting.answering {
+                Answering::Accept(responder, handshake) => {
+                    Some(LifeClaim::new(responder.life_key.clone(), *handshake))
+                }
+                // By what opens its Resume.
+                Answering::Resumed(..) => None,
+            },
             _ => None,
         }
     }

@@ -30,6 +30,10 @@ pub const LINKS_PER_KEY_MAX: usize = 8;
 pub const DIALS_ONCE: u32 = 3;
 /// How long the answer to the last of them is waited for: a round trip may take a minute.
 pub const DIALS_ONCE_PATIENCE: Duration = Duration::from_secs(75);
+/// Tickets looked up elsewhere at once.
+pub const TICKETS_LOOKED_UP: usize = 1024;
+/// Tickets remembered of links that have ended and have never been proven.
+pub const TICKETS_UNPROVEN: usize = 1024;
 /// Questions on their way at once.
 pub const ASKING_MAX: usize = 16;
 /// Bytes of messages in reassembly, on all links of accounts and those that this side opened (LINK-13).

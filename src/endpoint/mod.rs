@@ -12,6 +12,7 @@ mod assembling;
 mod config;
 mod counts;
 mod dial;
+mod dispatch;
 mod event;
 mod gate;
 mod hello;
@@ -30,6 +31,7 @@ mod ranking;
 mod renewal;
 mod reset;
 mod rest;
+mod resume;
 mod roaming;
 mod schedule;
 mod shared;
@@ -63,6 +65,8 @@ pub use place::Place;
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
 pub use renewal::LINK_LIFETIME;
 use reset::Resets;
+use resume::Lookups;
+pub use resume::{Known, TICKET_LIFETIME, Ticket};
 use schedule::Schedule;
 use slot::{Role, Slot, Stage};
 use smallvec::SmallVec;
@@ -114,6 +118,7 @@ pub struct Endpoint {
     /// None where nobody is let in.
     counts: Option<Arc<Counts>>,
     asking: Vec<Asking>,
+    lookups: Lookups,
     schedule: Schedule,
     /// Bytes of messages in reassembly.
     assembling: Assembling,
@@ -148,6 +153,7 @@ impl Endpoint {
             memory: Memory::default(),
             accepts: Accepts::default(),
             asking: Vec::new(),
+            lookups: Lookups::default(),
             schedule: Schedule::default(),
             assembling: Assembling::default(),
             opened: Vec::new(),
@@ -287,7 +293,7 @@ impl Endpoint {
             let current = self.keys.first().map(|key| key.public.0);
             let successor = current.filter(|_| slot.own > 0);
             let life = slot.life_beside(successor.as_ref(), highest);
-            slot.link.welcome(Welcome {
+            let welcome = Welcome {
                 token,
                 max_datagram,
                 known: account.is_some(),
@@ -295,13 +301,25 @@ impl Endpoint {
                 successor,
                 life,
                 is_life_unknown: slot.is_life_unknown,
-            });
+            };
+            match slot.resumed() {
+                Some(resumed) if resumed.account != account => {
+                    self.refuse_resumed(now, link);
+                    return;
+                }
+                Some(_) => {
+                    let news = slot.come_back(highest);
+                    slot.link.let_in_again(welcome, news);
+                }
+                None => slot.link.welcome(welcome),
+            }
             // Whoever has had something done by then is known already.
             slot.account = slot.account.or(account);
             if let Stage::Accepting(accepting) = &mut slot.stage {
-                accepting.welcomed = true;
+                accepting.welcomed = Some(highest);
             }
             self.stand_account(link);
+            self.release_held(link);
             self.touch(now, link);
         }
     }
@@ -450,105 +468,6 @@ impl Endpoint {
         }
     }
 
-    /// Passes on what a link tells.
-    fn tell(&mut self, now: Time, id: LinkId) {
-        self.settle_path(now, id);
-        while let Some(event) = self
-            .slots
-            .get_mut(&id)
-            .and_then(|slot| slot.link.poll_event())
-        {
-            self.pass_on(now, id, event);
-        }
-        if self
-            .slots
-            .get(&id)
-            .is_some_and(|slot| slot.link.is_closed())
-        {
-            self.end(id, None);
-        }
-    }
-
-    fn pass_on(&mut self, now: Time, link: LinkId, event: link::Event) {
-        let Some(slot) = self.slots.get_mut(&link) else {
-            return;
-        };
-        let event = match event {
-            link::Event::Opened { name } => {
-                let claim = slot.life_claim(name.as_ref());
-                if let Some(name) = name.filter(|_| slot.peer.is_some()) {
-                    slot.remote = Some(name.connection);
-                    slot.token = Some(name.token);
-                    self.by_name
-                        .insert((slot.path.remote, name.connection), link);
-                }
-                Event::Incoming {
-                    link,
-                    peer: slot.peer,
-                    address: slot.path.remote,
-                    claim,
-                }
-            }
-            link::Event::Welcome(welcome) => {
-                slot.token = Some(welcome.token);
-                slot.learn_life(&welcome);
-                self.events.push_back(Event::Opened { link, welcome });
-                self.renewed(now, link);
-                return;
-            }
-            link::Event::Request {
-                number,
-                bytes,
-                early,
-            } if slot.waits_for_proof(early && self.config.early_data) => {
-                slot.held.push((number, bytes));
-                return;
-            }
-            link::Event::Request {
-                number,
-                bytes,
-                early,
-            } => Event::Request {
-                link,
-                number,
-                bytes,
-                early,
-            },
-            link::Event::Reply { number, bytes } => Event::Reply {
-                link,
-                number,
-                bytes,
-            },
-            link::Event::Pushed { bytes } => Event::Pushed { link, bytes },
-            link::Event::Delivered { number } => Event::Delivered { link, number },
-            link::Event::Expired { number } => Event::Expired {
-                link,
-                number,
-                heard: slot.heard.is_some(),
-            },
-            link::Event::Oversized { number, limit } => Event::Oversized {
-                link,
-                number,
-                limit,
-            },
-            link::Event::Closed(reason) => {
-                let comes_again = matches!(reason, CloseReason::Shutdown | CloseReason::Replaced);
-                if slot.role == Role::Initiator && slot.link.is_waiting() && comes_again {
-                    self.dial_again(now, link);
-                } else {
-                    if reason == CloseReason::Replaced
-                        && let Some(other) = self.other_link(link)
-                    {
-                        self.move_requests(now, link, other);
-                    }
-                    self.end(link, Some(reason));
-                }
-                return;
-            }
-        };
-        self.events.push_back(event);
-    }
-
     /// A link is not where it was by that name any more.
     fn forget_name(&mut self, address: SocketAddr, remote: ConnectionId, id: LinkId) {
         if self.by_name.get(&(address, remote)) == Some(&id) {
@@ -566,6 +485,7 @@ impl Endpoint {
             self.accepts.forget(&accepting.init);
         }
         let address = slot.path.remote;
+        self.remember_ticket(id, &slot);
         self.leave_standing(id, &slot);
         self.memory.change(id, slot.holder(), slot.memory, 0);
         self.assembling

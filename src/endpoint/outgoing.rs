@@ -4,7 +4,8 @@ use super::{
     Endpoint, LinkId, Path,
     dial::Dial,
     limits::{DIALS_ONCE, DIALS_ONCE_PATIENCE},
-    slot::Stage,
+    resume::{RESUMED_AROUND, TicketState},
+    slot::{Answering, Stage},
 };
 use crate::{
     crypto::MESSAGE_2_OVERHEAD,
@@ -52,8 +53,16 @@ impl Endpoint {
             let Some(own) = self.keys.get(usize::from(slot.own)) else {
                 return false;
             };
+            if self.config.resumes && !slot.is_shared {
+                slot.link.ask_for_ticket();
+            }
+            let ticket = slot.ticket().cloned();
             let link = (&mut *slot.link, slot.life);
-            match Dial::begin(now, &mut self.rng, &own.secret, realm, link, max) {
+            let dial = match ticket {
+                Some(ticket) => Ok(Dial::resume(now, &mut self.rng, ticket, link, max)),
+                None => Dial::begin(now, &mut self.rng, &own.secret, realm, link, max),
+            };
+            match dial {
                 Ok(dial) => slot.stage = Stage::Dialing(Box::new(dial)),
                 // The realm's key is not a point on the curve: nobody can have it.
                 Err(_) => slot.link.close(CloseReason::Violation),
@@ -64,6 +73,12 @@ impl Endpoint {
         }
         if slot.is_dialled_out() {
             return false;
+        }
+        if let Stage::Dialing(dial) = &slot.stage
+            && dial.is_in_vain(now)
+        {
+            self.forget_ticket(now, id);
+            return self.transmit(now, id, out);
         }
         match &mut slot.stage {
             Stage::Dialing(dial) => {
@@ -97,22 +112,41 @@ impl Endpoint {
             return false;
         };
         // WIRE-11: a stranger gets no more than was brought.
-        let room = self.config.max_datagram.min(accepting.init_len);
-        let around = ACCEPT_HEADER + MESSAGE_2_OVERHEAD + CONNECTION_LEN;
-        // The connection id travels where it cannot be changed on the way (HS-2).
-        let mut payload = id.0.to_be_bytes().to_vec();
-        payload.extend(slot.link.accept_payload(now, room.saturating_sub(around)));
-        let Ok((keys, noise)) = accepting.responder.finish(&payload) else {
+        let room = self.config.max_datagram.min(accepting.room);
+        let around = match &accepting.answering {
+            Answering::Accept(..) => ACCEPT_HEADER + MESSAGE_2_OVERHEAD + CONNECTION_LEN,
+            Answering::Resumed(..) => RESUMED_AROUND,
+        };
+        let frames = slot.link.accept_payload(now, room.saturating_sub(around));
+        let keys = match accepting.answering {
+            Answering::Accept(responder, handshake) => {
+                // The connection id travels where it cannot be changed on the way (HS-2).
+                let payload = [&id.0.to_be_bytes(), frames.as_slice()].concat();
+                responder.finish(&payload).map(|(keys, noise)| {
+                    out.clear();
+                    Packet::emit_accept(handshake, &noise, out);
+                    keys
+                })
+            }
+            Answering::Resumed(secret, nonce) => {
+                Ok(self.resumed_answer(id, &frames, &secret, &nonce, out))
+            }
+        };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return false;
+        };
+        let Ok(keys) = keys else {
             slot.link.close(CloseReason::Violation);
             return false;
         };
         slot.link.establish(keys, None);
         slot.accepted = Some(now);
-        out.clear();
-        Packet::emit_accept(accepting.handshake, &noise, out);
         slot.link
-            .add_credit(accepting.init_len.saturating_sub(out.len()));
+            .add_credit(accepting.room.saturating_sub(out.len()));
         self.accepts.answer(&accepting.init, out.clone());
+        if slot.ticket_state == TicketState::Genuine {
+            self.ticket_is_genuine(id);
+        }
         true
     }
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use super::{Endpoint, LinkId};
 use crate::{
     crypto::PublicKey,
-    wire::{ConnectionId, LinkPacket, Packet, Protection},
+    wire::{ConnectionId, LinkPacket, Packet, Protection, Resume},
 };
 
 /// Which of several endpoints behind one address this is.
@@ -76,7 +76,11 @@ impl Endpoint {
             }) => place.of_id(*id),
             // What answers the first one, which is the only one that asks. A link that another realm has opened before
             // it was known is wherever it came to.
-            Packet::Accept { .. } | Packet::Retry { .. } | Packet::HelloReply(_) => 0,
+            Packet::Accept { .. }
+            | Packet::Resumed { .. }
+            | Packet::Retry { .. }
+            | Packet::HelloReply(_) => 0,
+            Packet::Resume(Resume { ticket, .. }) => place.of_id(ticket.0),
             Packet::Reset { connection, .. } if !self.is_named(from, *connection) => 0,
             Packet::Link(LinkPacket {
                 connection: None, ..

@@ -11,7 +11,10 @@ use super::{
     Endpoint, LinkId,
     slot::{Role, Slot, Stage},
 };
-use crate::link::{Link, Resting, Time};
+use crate::{
+    crypto::ResumptionSecret,
+    link::{Link, Resting, Time},
+};
 
 /// A link that has been silent for so long may rest: no packet is on its way for longer.
 const RESTS_AFTER: Duration = Duration::from_mins(3);
@@ -30,6 +33,14 @@ impl MayRest {
     /// True while nothing of it has changed since it was laid to rest.
     pub const fn is_resting(&self) -> bool {
         matches!(self, Self::Resting(..))
+    }
+
+    /// What its initiator comes back with, as the responder makes it, and the initiator's limit on datagrams. Does not wake it.
+    pub fn responders_ticket(&self) -> Option<(ResumptionSecret, usize)> {
+        match self {
+            Self::Awake(link) => Some((link.responders_secret()?, link.peer_max_datagram())),
+            Self::Resting(resting, _) => resting.responders_ticket(),
+        }
     }
 
     /// The link itself, awake.

@@ -10,13 +10,14 @@ use super::{
     limits::{DIALS_ONCE, STRANGER_IDLE, UNPROVEN_LIFETIME},
     renewal::Renewal,
     rest::MayRest,
+    resume::{Resumption, TicketState},
     standing::Standing,
 };
 use crate::{
-    crypto::{PublicKey, Responder},
+    crypto::{PublicKey, Responder, ResumptionSecret},
     faults::{Fault, is_planted},
     link::{Link, Time, earliest},
-    wire::{ConnectionId, HandshakeId, Life, RequestId, ResetToken},
+    wire::{ConnectionId, HandshakeId, Life, OperationNumber, RequestId, ResetToken, ResumeNonce},
 };
 
 /// How long an Accept waits for the answers to early data (HS-5).
@@ -26,32 +27,35 @@ const GRAINS: u128 = 256;
 /// How long an initiator without any request to make goes on with a handshake.
 const DIAL_PATIENCE: Duration = Duration::from_mins(3);
 
-/// A handshake that the other side has begun, and that waits for its Accept to leave.
+/// How the other side has begun, and is answered.
+#[derive(Debug)]
+pub(super) enum Answering {
+    /// With an Init: an Accept ends the handshake.
+    Accept(Responder, HandshakeId),
+    /// With a Resume, under this secret and with this nonce.
+    Resumed(ResumptionSecret, ResumeNonce),
+}
+
+/// What the other side has begun, and that waits for its answer to leave.
 #[derive(Debug)]
 pub(super) struct Accepting {
-    pub responder: Responder,
-    pub handshake: HandshakeId,
+    pub answering: Answering,
     pub init: InitHash,
-    pub init_len: usize,
+    /// Bytes that the answer may have.
+    pub room: usize,
     pub due: Time,
-    pub welcomed: bool,
+    /// Once it is let in: the highest operation number that its device has used.
+    pub welcomed: Option<OperationNumber>,
 }
 
 impl Accepting {
-    pub fn new(
-        now: Time,
-        responder: Responder,
-        handshake: HandshakeId,
-        init: InitHash,
-        init_len: usize,
-    ) -> Self {
+    pub fn new(now: Time, answering: Answering, init: InitHash, room: usize) -> Self {
         Self {
-            responder,
-            handshake,
+            answering,
             init,
-            init_len,
+            room,
             due: now + ACCEPT_PATIENCE,
-            welcomed: false,
+            welcomed: None,
         }
     }
 }
@@ -114,6 +118,9 @@ pub(super) struct Slot {
     pub life: Life,
     /// A responder's: the life that the initiator claimed is unknown.
     pub is_life_unknown: bool,
+    /// A responder's: whether the initiator means to come back by resumption.
+    pub ticket_state: TicketState,
+    pub resumption: Option<Box<Resumption>>,
 }
 
 /// Memory of a link that does nothing, in bytes: itself, and its places in the tables.
@@ -158,6 +165,8 @@ impl Slot {
             heard: None,
             life: Life::NONE,
             is_life_unknown: false,
+            ticket_state: TicketState::Unwanted,
+            resumption: None,
         }
     }
 
@@ -172,7 +181,7 @@ impl Slot {
         let stage = match &self.stage {
             Stage::Calling | Stage::Open => None,
             Stage::Dialing(dial) => Some(dial.timeout()),
-            Stage::Accepting(accepting) => accepting.welcomed.then_some(accepting.due),
+            Stage::Accepting(accepting) => accepting.welcomed.map(|_| accepting.due),
         };
         let proof = self.left.as_deref().map(|(_, until)| *until);
         let stage = earliest(stage, proof);
@@ -262,7 +271,7 @@ impl Slot {
     pub fn accept_is_due(&self, now: Time) -> bool {
         match &self.stage {
             Stage::Accepting(accepting) => {
-                accepting.welcomed && (!self.link.is_working() || accepting.due <= now)
+                accepting.welcomed.is_some() && (!self.link.is_working() || accepting.due <= now)
             }
             _ => false,
         }

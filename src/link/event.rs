@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::wire::{CloseReason, EventId, LinkName, RequestId, Welcome};
+use crate::wire::{CloseReason, EventId, LinkName, RequestId, Update, Welcome};
 
 /// What a link has to tell its driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,11 @@ pub enum Event {
     Opened {
         /// How it knows the link by.
         name: Option<LinkName>,
+        /// It means to come back by resumption.
+        resumes: bool,
     },
+    /// The responder of a link that was resumed has news.
+    Update(Update),
     /// The responder has answered the opening.
     Welcome(Welcome),
     /// The link has ended. Requests without a reply may still be moved to a fresh one.

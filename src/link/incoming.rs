@@ -127,7 +127,8 @@ impl Link {
                 | Frame::PathResponse(_)
                 | Frame::Close(_)
                 | Frame::Open(_)
-                | Frame::Welcome(_) => {}
+                | Frame::Welcome(_)
+                | Frame::Update(_) => {}
             }
         }
         Some(contents)
@@ -215,6 +216,7 @@ impl Link {
             }
             Frame::Open(open) => self.handle_open(open),
             Frame::Welcome(welcome) => self.handle_welcome(welcome),
+            Frame::Update(update) => self.events.push_back(Event::Update(update)),
             // It is the last to take effect.
             Frame::Close(_) => {}
         }
@@ -295,8 +297,8 @@ impl Link {
                 self.opening = Opening::Asked;
                 self.peer_max_datagram = usize::try_from(open.max_datagram).unwrap_or(usize::MAX);
                 self.remote = open.name.map(|name| name.connection);
-                let name = open.name;
-                self.events.push_back(Event::Opened { name });
+                let Open { name, resumes, .. } = open;
+                self.events.push_back(Event::Opened { name, resumes });
             }
             Opening::Given(welcome) => self.controls.welcome = Some(welcome),
             Opening::Asked | Opening::Welcomed => {}

@@ -7,6 +7,8 @@ use super::time::Time;
 
 /// So many signs of life in a row not answered, and the link counts as dead.
 pub const UNANSWERED_MAX: u32 = 6;
+/// How long the answer to a sign of life is waited for where the round trip has not been measured: it may take a minute.
+const UNMEASURED_PATIENCE: Duration = Duration::from_secs(75);
 
 /// How long to be silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +37,12 @@ pub struct Keepalive {
     silence: Duration,
     /// How long the way is known to have held.
     held: Duration,
-    /// When the next sign of life is due; none while one is asked for.
+    /// When the next sign of life is due; while one is asked for, until when it is waited for at most.
     due: Option<Time>,
     /// One is asked for.
     is_asking: bool,
+    /// It has not come.
+    is_dead: bool,
 }
 
 impl Keepalive {
@@ -50,6 +54,7 @@ impl Keepalive {
             held: bounds.first,
             due: None,
             is_asking: false,
+            is_dead: false,
         }
     }
 
@@ -58,6 +63,7 @@ impl Keepalive {
         Self {
             due: None,
             is_asking: false,
+            is_dead: false,
             ..self
         }
     }
@@ -69,10 +75,21 @@ impl Keepalive {
         }
     }
 
-    /// The silence has lasted for long enough: a sign of life is asked for from now on.
-    pub const fn ask(&mut self) {
-        self.is_asking = true;
-        self.due = None;
+    /// The silence has lasted for long enough. True when a sign of life is to be asked for from now on; else it has been waited for for
+    /// long enough.
+    pub fn ask(&mut self, now: Time) -> bool {
+        if core::mem::replace(&mut self.is_asking, true) {
+            self.is_dead = true;
+            self.due = None;
+            return false;
+        }
+        self.due = Some(now + UNMEASURED_PATIENCE);
+        true
+    }
+
+    /// True when no sign of life has come for so long that none will.
+    pub const fn is_dead(&self) -> bool {
+        self.is_dead
     }
 
     /// The other side was heard, after it was asked for a sign of life so often. If that answers the first, the way has
@@ -82,6 +99,7 @@ impl Keepalive {
             self.held = self.held.max(self.silence);
             self.silence = (self.silence * 3 / 2).min(self.bounds.longest.max(self.bounds.first));
         }
+        self.is_dead = false;
         self.due = Some(now + self.silence);
     }
 
@@ -114,7 +132,7 @@ mod tests {
             keepalive.begin(*now);
             let due = keepalive.due().unwrap();
             all.push((due - *now).as_secs());
-            keepalive.ask();
+            assert!(keepalive.ask(due));
             *now = due;
             keepalive.heard(*now, 1);
         }
@@ -145,7 +163,7 @@ mod tests {
         let (mut keepalive, mut now) = (Keepalive::new(bounds), Time(0));
         assert_eq!(silences(&mut keepalive, &mut now, 2), [30, 45]);
         let due = keepalive.due().unwrap();
-        keepalive.ask();
+        assert!(keepalive.ask(due));
         keepalive.moved();
         keepalive.heard(due, 1);
         now = due;
@@ -165,9 +183,21 @@ mod tests {
         };
         let mut keepalive = Keepalive::new(bounds);
         keepalive.begin(Time(0));
-        keepalive.ask();
-        assert_eq!(keepalive.due(), None);
+        assert!(keepalive.ask(Time(0)));
         keepalive.heard(Time(0), 2);
         assert_eq!(keepalive.due(), Some(Time(0) + s(30)));
+    }
+    /// LINK-17: a round trip that nobody has measured may take a minute.
+    #[test]
+    fn sign_of_life_is_waited_for_long_where_nothing_is_measured() {
+        let mut keepalive = Keepalive::new(Silence::fixed(s(30)));
+        assert!(keepalive.ask(Time(0)));
+        assert!(!keepalive.is_dead());
+        let due = keepalive.due().unwrap();
+        assert_eq!(due, Time(0) + s(75));
+        assert!(!keepalive.ask(due) && keepalive.is_dead());
+        assert_eq!(keepalive.due(), None);
+        // Found by the simulator: a link that had been opened anew was dead at once, again and again.
+        assert!(!keepalive.again().is_dead());
     }
 }

@@ -30,6 +30,7 @@ mod recovery;
 mod replies;
 mod requests;
 mod rest;
+mod resume;
 mod rtt;
 mod sent;
 mod sorted;
@@ -231,6 +232,7 @@ impl Link {
         link.controls.open = Some(Open {
             max_datagram: config.max_datagram as u64,
             name,
+            resumes: false,
         });
         link
     }
@@ -318,6 +320,11 @@ impl Link {
     /// The round-trip time, once there is an estimate.
     pub const fn rtt(&self) -> Option<Duration> {
         self.rtt.smoothed()
+    }
+
+    /// Timeouts in a row since the other side was heard.
+    pub const fn timeouts(&self) -> u32 {
+        self.queue.timeouts()
     }
 
     /// How long to wait for the other side before something is sent again.
@@ -460,7 +467,10 @@ impl Link {
             // Another is due: the last has had its time.
             ping.attempts.count() + u32::from(ping.attempts.is_queued()) > UNANSWERED_MAX
         });
-        is_unanswered && self.keepalive.is_some()
+        // Before anything has been measured, the answers may be on their way.
+        let is_late = is_unanswered && self.rtt.is_measured();
+        self.keepalive
+            .is_some_and(|keepalive| is_late || keepalive.is_dead())
     }
 
     /// True when the way to this side is kept open.

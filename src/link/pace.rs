@@ -99,6 +99,11 @@ impl Pace {
         }
     }
 
+    /// True once it is known what the path carries.
+    pub fn knows_rate(&self) -> bool {
+        self.rate.max().is_some()
+    }
+
     /// Notes that a packet without parts leaves: it counts where the rate has a limit.
     pub fn spend(&mut self, now: Time, bytes: usize) {
         if let Some(limit) = self.limit {

@@ -15,7 +15,7 @@ use crate::{
     crypto::TAG_LEN,
     wire::{
         AckFrame, CloseReason, Frame, MessageId, Open, PADDING, PacketNumber, Protection,
-        RequestId, Welcome, append_crc, link_header,
+        RequestId, Update, Welcome, append_crc, link_header,
     },
 };
 
@@ -29,6 +29,8 @@ const OPENING_MIN: usize = 64;
 const ASKING_MIN: usize = 12;
 /// A handshake's first message carries at least so many bytes, so that its answer fits what it brought (HS-2).
 pub const INIT_PAYLOAD_MIN: usize = 8;
+/// What resumes a link carries at least so many bytes, so that its answer may bring the news of another life (HS-19).
+const RESUME_PAYLOAD_MIN: usize = 2;
 /// Bytes around a part in its frame at most: kind, what it is of, number, total, offset.
 const PART_FRAME_MAX: usize = 1 + 1 + 8 + 4 + 4;
 /// After so many timeouts in a row the other side counts as silent.
@@ -56,6 +58,7 @@ pub struct Controls {
     /// Repeated in every packet of a plain link until it is answered.
     pub open: Option<Open>,
     pub welcome: Option<Welcome>,
+    pub update: Update,
     /// What the other side is to return.
     pub challenge: Option<[u8; 8]>,
     /// What is to be returned.
@@ -82,6 +85,8 @@ enum Carrier {
     Init,
     /// The second.
     Accept,
+    /// What takes the place of the first where a link is resumed.
+    Resume,
     /// A packet of an open link.
     Packet,
     /// A packet of an open link that may carry parts of long messages.
@@ -160,6 +165,13 @@ impl Link {
     pub fn accept_payload(&mut self, now: Time, room: usize) -> Vec<u8> {
         let mut payload = Vec::new();
         self.pack(now, room, Carrier::Accept, &mut payload);
+        payload
+    }
+
+    /// What takes the place of the first message where a link is resumed: the requests that may travel there.
+    pub fn resume_payload(&mut self, now: Time, room: usize) -> Vec<u8> {
+        let mut payload = Vec::new();
+        self.pack(now, room, Carrier::Resume, &mut payload);
         payload
     }
 
@@ -248,7 +260,6 @@ impl Link {
             if len > self.path.size(self.datagram_max()) {
                 self.path.probed();
             }
-            self.paced_due = Some(now + self.paced_wait());
             let limited = !self.queue.has_paced();
             Some(self.pace.sent(now, len, self.sent.in_flight(), limited))
         } else {
@@ -264,12 +275,17 @@ impl Link {
                 stamp,
             });
         }
+        if stamp.is_some() {
+            self.paced_due = Some(now + self.paced_wait());
+        }
     }
 
     /// How long to wait for an acknowledgement of fragments and backlog.
     pub(super) fn paced_wait(&mut self) -> Duration {
+        let is_known = self.pace.knows_rate();
+        let unpaced = (!is_known).then(|| self.sent.in_flight());
         self.rtt
-            .paced_repeat_after(self.queue.timeouts(), &mut self.jitter)
+            .paced_repeat_after(self.queue.timeouts(), unpaced, &mut self.jitter)
     }
 
     /// True when so little is heard that what nobody here waits for is held back.
@@ -322,7 +338,8 @@ impl Link {
         let is_packet = matches!(carrier, Carrier::Packet | Carrier::Bulk);
         let ack = is_packet.then(|| self.acknowledgement(now)).flatten();
         let mut packer = Packer::new(room, out);
-        let opening = self.controls.open.filter(|_| carrier != Carrier::Accept);
+        let opens = !matches!(carrier, Carrier::Accept | Carrier::Resume);
+        let opening = self.controls.open.filter(|_| opens);
         let abouts = [
             opening.map(Frame::Open),
             ack.map(Frame::Ack),
@@ -341,6 +358,7 @@ impl Link {
             Item::Ping => true,
             // On a plain link the challenge is repeated until its response comes, and that is enough.
             Item::Response => self.is_sealed(),
+            Item::Update => true,
             Item::Challenge => false,
             Item::Message(_) => entry.is_announced(),
         };
@@ -367,6 +385,7 @@ impl Link {
         let least = match carrier {
             Carrier::Packet | Carrier::Bulk => self.frames_min(packed.items.iter().any(asks)),
             Carrier::Init => INIT_PAYLOAD_MIN,
+            Carrier::Resume => RESUME_PAYLOAD_MIN,
             Carrier::Accept => 0,
         };
         let missing = least.min(room).saturating_sub(frames.len());
@@ -381,8 +400,9 @@ impl Link {
         let is_early = entry.ask().is_some_and(|ask| ask.early);
         match (entry.item, carrier) {
             (Item::Message(MessageId::Reply(_)), Carrier::Accept) => true,
-            (Item::Message(MessageId::Request(_)), Carrier::Init) => is_early,
-            (_, Carrier::Init | Carrier::Accept) => false,
+            (Item::Update, Carrier::Accept) => true,
+            (Item::Message(MessageId::Request(_)), Carrier::Init | Carrier::Resume) => is_early,
+            (_, Carrier::Init | Carrier::Resume | Carrier::Accept) => false,
             (_, Carrier::Bulk) => true,
             (item, Carrier::Packet) => !item.is_paced(),
         }
@@ -395,6 +415,7 @@ impl Link {
             Body::Fragments(_) => return None,
         };
         match entry.item {
+            Item::Update => Some(Frame::Update(self.controls.update)),
             Item::Challenge => self.controls.challenge.map(Frame::PathChallenge),
             Item::Response => self.controls.response.map(Frame::PathResponse),
             Item::Ping => None,
@@ -440,7 +461,7 @@ impl Link {
                 let entry = self.queue.get(**item);
                 entry.is_some_and(Entry::is_announced)
             }
-            Item::Ping | Item::Message(_) => true,
+            Item::Update | Item::Ping | Item::Message(_) => true,
         };
         let items = packed.items.iter().filter(is_tracked);
         let fragments = packed.fragments.iter();
@@ -456,7 +477,7 @@ impl Link {
         for (message, part) in &packed.fragments {
             self.queue.fragment_sent(*message, part);
         }
-        if carrier == Carrier::Init {
+        if matches!(carrier, Carrier::Init | Carrier::Resume) {
             self.queue.carry_early(&packed.items);
         } else {
             let small = len <= COPIED_MAX;
@@ -467,6 +488,10 @@ impl Link {
         }
         if !self.is_sealed() {
             self.queue.remove(Item::Response);
+        }
+        if carrier == Carrier::Accept && packed.items.contains(&Item::Update) {
+            // Who has the Accept has it.
+            self.queue.remove(Item::Update);
         }
         self.controls.welcome = None;
     }

@@ -36,6 +36,8 @@ const WORK_PATIENCE: Duration = Duration::from_secs(1);
 /// What is sent until it has arrived, in the order in which it leaves (LINK-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Item {
+    /// An UPDATE, until the other side has it.
+    Update,
     /// A `PATH_CHALLENGE`, until its response has come.
     Challenge,
     /// A `PATH_RESPONSE`, until the other side has it.
@@ -430,7 +432,10 @@ impl Queue {
                     entry.queue();
                 }
                 Item::Ping => entry.attempts.forget(),
-                Item::Challenge | Item::Response | Item::Message(MessageId::Event(_)) => {}
+                Item::Update
+                | Item::Challenge
+                | Item::Response
+                | Item::Message(MessageId::Event(_)) => {}
             }
         }
     }

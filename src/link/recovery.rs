@@ -31,7 +31,7 @@ impl Link {
         match item {
             // Its response says so, and nothing else.
             Item::Challenge => {}
-            Item::Response | Item::Ping => drop(self.queue.remove(item)),
+            Item::Update | Item::Response | Item::Ping => drop(self.queue.remove(item)),
             Item::Message(MessageId::Reply(id)) => self.replies.acknowledge(&mut self.queue, id),
             // It is kept until its reply comes: the other side may yet forget it.
             Item::Message(MessageId::Request(id)) => self.request_arrived(now, id),

@@ -21,7 +21,7 @@ use super::{
     rtt::{self, Rtt},
 };
 use crate::{
-    crypto::SessionKeys,
+    crypto::{ResumptionSecret, SessionKeys},
     wire::{ConnectionId, PacketNumber, Welcome},
 };
 
@@ -135,6 +135,17 @@ impl Link {
 }
 
 impl Resting {
+    /// What the initiator of the link comes back with, as the responder makes it, and the initiator's limit on datagrams.
+    pub fn responders_ticket(&self) -> Option<(ResumptionSecret, usize)> {
+        match &self.protection {
+            Protection::Sealed(keys) => Some((
+                keys.responders_secret(),
+                self.numbers.peer_max_datagram.into(),
+            )),
+            Protection::Plain(_) => None,
+        }
+    }
+
     /// The link, awake.
     pub fn wake(&self) -> Link {
         let rate = self.rate.map(NonZeroU64::get);

@@ -16,6 +16,10 @@ const VARIATION_MIN: Duration = Duration::from_millis(10);
 const REMEMBERED_MIN: Duration = Duration::from_millis(250);
 /// Bytes a second that a path is taken to carry at least, while nothing is known of it.
 const UNKNOWN_RATE: u64 = 200;
+/// Bytes a second that a path is taken to carry whose rate nothing has shown, by who fills it.
+const NARROW_RATE: u64 = 1200;
+/// So often each wait is half as long again there as the one before.
+const LONGER_MAX: u32 = 16;
 /// Bytes around what is asked, and of its answer, more or less.
 const AROUND: usize = 100;
 /// By this part of itself the shortest round trip of late grows with each sample.
@@ -244,14 +248,28 @@ impl Rtt {
 
     /// The same for fragments and backlog: they fill the path, and so may be slower than any small packet. Twice as long
     /// each time while nothing is known of the path, whose queue this side may be filling.
-    pub fn paced_repeat_after(&self, repeats: u32, jitter: &mut Jitter) -> Duration {
+    /// `unpaced`: bytes on their way while the path's rate is not known. Small packets say nothing of how long they take.
+    pub fn paced_repeat_after(
+        &self,
+        repeats: u32,
+        unpaced: Option<usize>,
+        jitter: &mut Jitter,
+    ) -> Duration {
         let timeout = match self.smoothed {
             None => RTO_INITIAL * (1 << repeats.min(6)),
             Some(smoothed) => (smoothed + self.variation * 4)
                 .max(self.timeout())
                 .min(RTO_BULK_MAX),
         };
-        interval(repeats, timeout, Urge::Patient, jitter).max(timeout)
+        let Some(bytes) = unpaced else {
+            return interval(repeats, timeout, Urge::Patient, jitter).max(timeout);
+        };
+        let carried = Duration::from_micros(bytes as u64 * 1_000_000 / NARROW_RATE);
+        let mut wait = timeout + carried;
+        for _ in 0..repeats.min(LONGER_MAX) {
+            wait = wait * 3 / 2;
+        }
+        jitter.spread(wait, 100, 110).min(RTO_BULK_MAX.max(timeout))
     }
 
     /// How long an acknowledgement may wait for something to ride on: a quarter of a round trip, at

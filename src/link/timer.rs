@@ -85,10 +85,10 @@ impl Link {
             }
             Timer::Reassembly => self.assemblies.expire(now),
             Timer::Keepalive => {
-                if let Some(keepalive) = &mut self.keepalive {
-                    keepalive.ask();
+                let keepalive = self.keepalive.as_mut();
+                if keepalive.is_some_and(|keepalive| keepalive.ask(now)) {
+                    self.ping();
                 }
-                self.ping();
             }
         }
     }

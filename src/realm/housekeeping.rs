@@ -38,6 +38,8 @@ pub enum Pass {
     Cursors(Option<Key>),
     /// Among what was sent to groups of other realms, behind this.
     Posts(Option<Key>),
+    /// Among the tickets, behind those of this device.
+    Tickets(Option<Key>),
 }
 
 impl Pass {
@@ -83,6 +85,13 @@ impl<S: Store> Realm<S> {
                     .tidy_posts(after, now())
                     .await
                     .map(|last| last.map(|last| Pass::Posts(Some(last))));
+                (found, Some(Pass::Tickets(None)))
+            }
+            Pass::Tickets(after) => {
+                let found = self
+                    .tidy_tickets(after, now())
+                    .await
+                    .map(|last| last.map(|last| Pass::Tickets(Some(last))));
                 (found, None)
             }
         };

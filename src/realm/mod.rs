@@ -42,6 +42,7 @@ mod retention;
 mod sessions;
 mod shares;
 mod storing;
+mod tickets;
 mod time;
 mod verdicts;
 mod watch_memory;
@@ -68,6 +69,7 @@ pub use network::{Dialing, Errand, GroupWork, Network, Signals};
 pub use peers::{Own, Peer, Peering, Registration};
 pub use repeering::Numbered;
 pub use retention::{Keeping, Retention};
+pub use tickets::Returning;
 pub use time::Moment;
 pub use watching::{Push, Watch};
 

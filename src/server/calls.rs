@@ -373,6 +373,7 @@ mod tests {
             accept: None,
             hello: None,
             early_data: true,
+            resumes: false,
             place: endpoint::Place::ALONE,
             max_datagram: 1200,
             max_message: 20_000,

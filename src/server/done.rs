@@ -1,15 +1,17 @@
 //! What the tasks of a listener tell it.
 
 use crate::{
-    endpoint::LinkId,
-    realm::{Account, Greeting, Push, Watch},
-    wire::RequestId,
+    endpoint::{LinkId, Path},
+    realm::{Account, Greeting, Push, Returning, Watch},
+    wire::{OperationNumber, RequestId},
 };
 
 /// What a task has found out.
 pub enum Done<S> {
     Greeting(LinkId, Greeting),
     Answer(LinkId, RequestId, Answered<S>),
+    /// What is kept of the device whose Resume has come over that path.
+    Ticket(Path, Vec<u8>, Option<Box<(Returning, Account)>>),
     Push(LinkId, Push),
     /// The session that was watched over a link has ended.
     Unwatched(LinkId),
@@ -21,6 +23,8 @@ pub struct Answered<S> {
     pub then: Then<S>,
     /// For whom it was carried out, if that was not known of the link.
     pub account: Option<Account>,
+    /// Its operation number, if it came early.
+    pub operation: Option<OperationNumber>,
 }
 
 /// What follows an answer.

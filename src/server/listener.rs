@@ -184,6 +184,7 @@ fn endpoint_config(
         accept: Some(accept),
         hello: config.realm.hello.then_some(id),
         early_data: config.link.early_data,
+        resumes: false,
         place,
         max_datagram: traits.max_datagram,
         max_message: usize::try_from(config.limits.max_message.0).unwrap_or(usize::MAX)

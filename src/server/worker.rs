@@ -26,14 +26,15 @@ use super::{
 };
 use crate::{
     crypto::PublicKey,
-    endpoint::{AccountId, Endpoint, Event, LinkId, Path},
+    endpoint::{AccountId, Endpoint, Event, Known, LinkId, Path},
     host::{Leaving, Listening, Received},
     link::{Time, earliest},
-    realm::{Account, Caller, Greeting, LifeNews, Realm},
+    realm::{Account, Caller, Greeting, LifeNews, Realm, Returning},
     store::Store,
     subnet::Subnet,
     wire::{
-        Answer, CloseReason, Command, OperationNumber, PeerRequest, Refusal, Request, RequestId,
+        Answer, CloseReason, Command, ConnectionId, OperationNumber, PeerRequest, Refusal, Request,
+        RequestId,
     },
 };
 
@@ -67,12 +68,13 @@ pub struct Worker<S> {
 
 impl<S: Store> Worker<S> {
     pub fn new(
-        endpoint: Endpoint,
+        mut endpoint: Endpoint,
         realm: Arc<Realm<S>>,
         admission: Arc<Admission>,
         beside: Beside,
         clock: Clock,
     ) -> Self {
+        endpoint.know_lives(realm.lives_to_come_back_to());
         // As many answers can wait in it as commands may be in work.
         let (done, finished) = mpsc::unbounded_channel();
         Self {
@@ -308,14 +310,20 @@ impl<S: Store> Worker<S> {
                         .delivered(now, &mut self.endpoint, link, number);
                 }
                 Event::Proven { link, peer } => self.beside.seated.proven(link, peer),
+                Event::UnknownTicket {
+                    ticket,
+                    path,
+                    datagram,
+                } => self.look_ticket_up(ticket, path, datagram),
+                Event::TicketDue { ticket, known } => self.keep_ticket(ticket, known),
                 Event::Opened { link, .. } => {
                     self.calls.opened(link);
                     let now = self.now();
                     let seated = &mut self.beside.seated;
                     seated.dialled(now, &mut self.endpoint, link);
                 }
-                // Nobody pushes anything to a realm.
-                Event::Pushed { .. } => {}
+                // Nobody pushes anything to a realm, and it resumes no link of its own.
+                Event::Pushed { .. } | Event::Standing { .. } => {}
             }
         }
     }
@@ -336,6 +344,31 @@ impl<S: Store> Worker<S> {
         });
     }
 
+    /// A device comes back whose handshake is not remembered: what is kept of it may say whose it is.
+    fn look_ticket_up(&mut self, ticket: ConnectionId, path: Path, datagram: Vec<u8>) {
+        let (realm, done, now) = (Arc::clone(&self.realm), self.done.clone(), self.clock.now());
+        self.in_work += 1;
+        tokio::spawn(async move {
+            let found = realm.find_ticket(ticket, now).await;
+            let _ = done.send(Done::Ticket(path, datagram, found.map(Box::new)));
+        });
+    }
+
+    /// Keeps what is known of a device that means to come back.
+    fn keep_ticket(&self, ticket: ConnectionId, known: Known) {
+        let (realm, now) = (Arc::clone(&self.realm), self.clock.now());
+        let returning = Returning {
+            device: known.peer,
+            own: known.own,
+            secret: known.secret,
+            max_datagram: u32::try_from(known.max_datagram).unwrap_or(u32::MAX),
+            place: known.place,
+        };
+        tokio::spawn(async move {
+            realm.keep_ticket(ticket, returning, now).await;
+        });
+    }
+
     fn carry_out(&mut self, link: LinkId, number: RequestId, bytes: Vec<u8>, early: bool) {
         let now = self.now();
         let Some(address) = self.endpoint.proven_address(link) else {
@@ -352,7 +385,8 @@ impl<S: Store> Worker<S> {
             subnet,
             device: self.endpoint.peer(link),
             own: self.endpoint.own(link),
-            early,
+            // What is said on a link that was resumed has no more forward secrecy than what came early.
+            early: early || self.endpoint.is_resumed(link),
             operation: OperationNumber(0),
             room: self.endpoint.message_max(link),
             longest: if self.endpoint.is_trusted(link) {
@@ -386,10 +420,13 @@ impl<S: Store> Worker<S> {
                 answer = Answer::Refused(Refusal::busy(WATCH_BUSY_MS)).to_bytes();
                 then = Then::Nothing;
             }
+            let operation = Request::parse(&bytes).ok().filter(|_| early);
+            let operation = operation.and_then(|request| request.command.operation());
             let answered = Answered {
                 answer,
                 then,
                 account,
+                operation: operation.map(|operation| operation.number),
             };
             let _ = done.send(Done::Answer(link, number, answered));
         };
@@ -408,6 +445,22 @@ impl<S: Store> Worker<S> {
                     let account = account.as_ref().map(|account| self.account_id(account));
                     self.endpoint.welcome(now, link, account, highest);
                 }
+                Done::Ticket(path, datagram, found) => {
+                    self.in_work -= 1;
+                    let known = found.map(|found| {
+                        let (returning, account) = *found;
+                        Known {
+                            peer: returning.device,
+                            own: returning.own,
+                            secret: returning.secret,
+                            max_datagram: usize::try_from(returning.max_datagram)
+                                .unwrap_or(usize::MAX),
+                            account: Some(self.account_id(&account)),
+                            place: returning.place,
+                        }
+                    });
+                    self.endpoint.ticket_found(now, path, &datagram, known);
+                }
                 Done::Unwatched(link) => {
                     // Its other side opens another, asks again, and is told why not.
                     self.watches.end(link);
@@ -421,6 +474,13 @@ impl<S: Store> Worker<S> {
                     if let Some(account) = &answered.account {
                         let account = self.account_id(account);
                         self.endpoint.trust(link, account);
+                        self.endpoint.ticket_is_due_again(link);
+                    }
+                    if let Some(operation) = answered.operation
+                        && !Answer::is_refusal(&answered.answer)
+                        && self.endpoint.is_fresh(link, operation)
+                    {
+                        self.endpoint.ticket_is_genuine(link);
                     }
                     self.endpoint.reply(now, link, number, answered.answer);
                     match answered.then {

@@ -131,6 +131,7 @@ impl Site {
                 accept: Some(Protection::Sealed),
                 hello: Some(self.id),
                 early_data: self.early_data,
+                resumes: false,
                 place: place(count).expect("there are so many"),
                 max_datagram: 1200,
                 max_message: MESSAGE_MAX + 1024,

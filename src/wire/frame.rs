@@ -13,6 +13,7 @@
 //! 0x10–0x18  ACK             largest varint, delay varint (ms), bitmap of 0–8 bytes
 //! 0x20       OPEN            see `opening.rs`
 //! 0x21       WELCOME         see `opening.rs`
+//! 0x22       UPDATE          see `opening.rs`
 //! ```
 //!
 //! The odd kind of a pair carries a length; the even one runs to the packet's end (WIRE-8).
@@ -27,7 +28,7 @@ use nom::{
 };
 
 use super::{
-    EventId, Malformed, MessageId, Open, PacketNumber, Parsed, RequestId, Welcome, array,
+    EventId, Malformed, MessageId, Open, PacketNumber, Parsed, RequestId, Update, Welcome, array,
     emit_varint, parse_varint,
 };
 
@@ -45,6 +46,7 @@ const ACK: u8 = 0x10;
 const ACK_LAST: u8 = 0x18;
 pub(super) const OPEN: u8 = 0x20;
 pub(super) const WELCOME: u8 = 0x21;
+pub(super) const UPDATE: u8 = 0x22;
 /// Added to a frame kind that then carries its length.
 const WITH_LENGTH: u8 = 0x01;
 
@@ -99,6 +101,8 @@ pub enum Frame<'a> {
     Open(Open),
     /// What a responder answers to [`Frame::Open`].
     Welcome(Welcome),
+    /// What it tells whose link was resumed.
+    Update(Update),
 }
 
 /// Which packets have arrived.
@@ -192,6 +196,7 @@ impl<'a> Frame<'a> {
                 .map(|(rest, number)| (rest, Self::Close(CloseReason::from_number(number)))),
             OPEN => Open::parse(input).map(|(rest, open)| (rest, Self::Open(open))),
             WELCOME => Welcome::parse(input).map(|(rest, welcome)| (rest, Self::Welcome(welcome))),
+            UPDATE => Update::parse(input).map(|(rest, update)| (rest, Self::Update(update))),
             _ => Malformed::error("frame kind"),
         }
     }
@@ -235,6 +240,7 @@ impl<'a> Frame<'a> {
             }
             Self::Open(open) => open.emit(out),
             Self::Welcome(welcome) => welcome.emit(out),
+            Self::Update(update) => update.emit(out),
         }
     }
 }
@@ -406,7 +412,7 @@ mod tests {
 
     fn frames() -> impl Strategy<Value = (u8, u64, u64, u64, [u8; 16], Vec<u8>)> {
         (
-            0u8..13,
+            0u8..14,
             0..=super::super::VARINT_MAX,
             0u64..1 << 30,
             any::<u64>(),
@@ -451,6 +457,7 @@ mod tests {
             10 => Frame::Open(Open {
                 max_datagram: *a,
                 name: None,
+                resumes: bits % 2 == 0,
             }),
             11 => Frame::Open(Open {
                 max_datagram: *a,
@@ -458,6 +465,11 @@ mod tests {
                     connection: ConnectionId(7),
                     token: *token,
                 }),
+                resumes: bits % 2 == 0,
+            }),
+            12 => Frame::Update(Update {
+                standing: (bits % 2 == 0).then_some((*token, OperationNumber(*b))),
+                life: (bits % 3 == 0).then_some(Life([7; 4])),
             }),
             _ => Frame::Welcome(Welcome {
                 token: *token,

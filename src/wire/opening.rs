@@ -3,6 +3,7 @@
 //! ```text
 //! OPEN     max_datagram varint, flags 1, [connection id 4, token 16]
 //! WELCOME  token 16, max_datagram varint, flags 1, highest operation varint, [successor 32], [life 4]
+//! UPDATE   flags 1, [token 16, highest operation varint], [life 4]
 //! ```
 
 use bytes::BufMut;
@@ -14,11 +15,14 @@ use nom::{
 
 use super::{
     ConnectionId, Malformed, OperationNumber, Parsed, ResetToken, array, emit_varint,
-    frame::{OPEN, WELCOME},
+    frame::{OPEN, UPDATE, WELCOME},
     parse_varint,
 };
 
 const OPEN_HAS_NAME: u8 = 0x01;
+const OPEN_RESUMES: u8 = 0x02;
+const UPDATE_HAS_STANDING: u8 = 0x01;
+const UPDATE_HAS_LIFE: u8 = 0x02;
 const WELCOME_KNOWN: u8 = 0x01;
 const WELCOME_HAS_SUCCESSOR: u8 = 0x02;
 const WELCOME_LIFE_UNKNOWN: u8 = 0x04;
@@ -43,6 +47,8 @@ pub struct Open {
     pub max_datagram: u64,
     /// How it knows the link by, if not by the realm's address alone: realms say it, clients do not.
     pub name: Option<LinkName>,
+    /// It means to come back by resumption (HS-18).
+    pub resumes: bool,
 }
 
 /// How a link's initiator knows it among many.
@@ -77,28 +83,87 @@ pub struct Welcome {
 impl Open {
     pub(super) fn parse(input: &[u8]) -> Parsed<'_, Self> {
         let (input, (max_datagram, flags)) = (parse_varint, be_u8).parse(input)?;
-        let (input, name) = match flags {
-            0 => (input, None),
-            OPEN_HAS_NAME => {
-                let (input, (id, token)) = (be_u32, array).parse(input)?;
-                let connection = ConnectionId(id);
-                (input, Some(LinkName { connection, token }))
-            }
-            _ => return Malformed::error("open: flags this version does not know"),
-        };
-        Ok((input, Self { max_datagram, name }))
+        if flags & !(OPEN_HAS_NAME | OPEN_RESUMES) != 0 {
+            return Malformed::error("open: flags this version does not know");
+        }
+        let (input, name) = cond(flags & OPEN_HAS_NAME != 0, (be_u32, array)).parse(input)?;
+        let name = name.map(|(id, token)| LinkName {
+            connection: ConnectionId(id),
+            token,
+        });
+        Ok((
+            input,
+            Self {
+                max_datagram,
+                name,
+                resumes: flags & OPEN_RESUMES != 0,
+            },
+        ))
     }
 
     pub(super) fn emit(&self, out: &mut impl BufMut) {
         out.put_u8(OPEN);
         emit_varint(self.max_datagram, out);
-        match self.name {
-            None => out.put_u8(0),
-            Some(name) => {
-                out.put_u8(OPEN_HAS_NAME);
-                out.put_u32(name.connection.0);
-                out.put_slice(&name.token);
-            }
+        let flags = [
+            (self.name.is_some(), OPEN_HAS_NAME),
+            (self.resumes, OPEN_RESUMES),
+        ];
+        out.put_u8(set(&flags));
+        if let Some(name) = self.name {
+            out.put_u32(name.connection.0);
+            out.put_slice(&name.token);
+        }
+    }
+}
+
+/// The flags that are set, in one byte.
+fn set(flags: &[(bool, u8)]) -> u8 {
+    let set = flags.iter().filter(|(is_set, _)| *is_set);
+    set.fold(0, |flags, (_, flag)| flags | flag)
+}
+
+/// What the responder of a link that was resumed tells its initiator, where there is news (HS-19).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    /// What a Reset of the link will carry, and the highest operation number that the realm has seen from this key.
+    pub standing: Option<(ResetToken, OperationNumber)>,
+    /// The store's current life, where the initiator knows another.
+    pub life: Option<Life>,
+}
+
+impl Update {
+    pub(super) fn parse(input: &[u8]) -> Parsed<'_, Self> {
+        let (input, flags) = be_u8(input)?;
+        if flags & !(UPDATE_HAS_STANDING | UPDATE_HAS_LIFE) != 0 {
+            return Malformed::error("update: flags this version does not know");
+        }
+        let (input, (standing, life)) = (
+            cond(flags & UPDATE_HAS_STANDING != 0, (array, parse_varint)),
+            cond(flags & UPDATE_HAS_LIFE != 0, array),
+        )
+            .parse(input)?;
+        Ok((
+            input,
+            Self {
+                standing: standing.map(|(token, highest)| (token, OperationNumber(highest))),
+                life: life.map(Life),
+            },
+        ))
+    }
+
+    pub(super) fn emit(&self, out: &mut impl BufMut) {
+        out.put_u8(UPDATE);
+        let flags = [
+            (self.standing.is_some(), UPDATE_HAS_STANDING),
+            (self.life.is_some(), UPDATE_HAS_LIFE),
+        ];
+        out.put_u8(set(&flags));
+        if let Some((token, highest)) = &self.standing {
+            out.put_slice(token);
+            emit_varint(highest.0, out);
+        }
+        if let Some(Life(life)) = &self.life {
+            out.put_slice(life);
         }
     }
 }
@@ -140,8 +205,7 @@ impl Welcome {
             (self.is_life_unknown, WELCOME_LIFE_UNKNOWN),
             (self.life.is_some(), WELCOME_HAS_LIFE),
         ];
-        let set = flags.iter().filter(|(is_set, _)| *is_set);
-        out.put_u8(set.fold(0, |flags, (_, flag)| flags | flag));
+        out.put_u8(set(&flags));
         emit_varint(self.highest.0, out);
         if let Some(successor) = &self.successor {
             out.put_slice(successor);

@@ -7,6 +7,8 @@
 //! Accept      0x04, handshake id 4, Noise message 2
 //! Retry       0x05, handshake id 4, cookie 16, crc 4
 //! Reset       0x06, connection id 4, token 16
+//! Resume      0x07 (0x17 with cookie), ticket 4, check 4, nonce 8, [cookie 16], sealed frames with tag 16
+//! Resumed     0x08, nonce 8, sealed connection id 4 and frames with tag 16
 //! Sealed      1 1 c nn 000, [connection id 4], number 1/2/4, sealed frames with tag 16
 //! Plain       1 0 c nn 000, [connection id 4], number 1/2/4, frames, crc 4
 //! ```
@@ -17,7 +19,7 @@ use bytes::BufMut;
 use nom::{
     Parser,
     bytes::complete::take,
-    combinator::rest,
+    combinator::{cond, rest},
     multi::length_data,
     number::complete::{be_u8, be_u32},
 };
@@ -34,6 +36,10 @@ pub const MAC1_LEN: usize = 8;
 pub const INIT_OVERHEAD: usize = 6 + MAC1_LEN;
 /// Bytes an Accept has before its Noise message.
 pub const ACCEPT_HEADER: usize = 5;
+/// Bytes a Resume has before what is sealed, without a cookie.
+pub const RESUME_HEADER: usize = 17;
+/// Bytes a Resumed has before what is sealed.
+pub const RESUMED_HEADER: usize = 9;
 const CRC_LEN: usize = 4;
 
 const HELLO: u8 = 0x01;
@@ -43,6 +49,9 @@ const INIT_WITH_COOKIE: u8 = 0x13;
 const ACCEPT: u8 = 0x04;
 const RETRY: u8 = 0x05;
 const RESET: u8 = 0x06;
+const RESUME: u8 = 0x07;
+const RESUME_WITH_COOKIE: u8 = 0x17;
+const RESUMED: u8 = 0x08;
 
 const LINK_FORM: u8 = 0x80;
 const SEALED: u8 = 0x40;
@@ -64,6 +73,12 @@ pub type Cookie = [u8; 16];
 
 /// Proves that a Reset comes from the realm: told inside the handshake, sent in clear after a restart.
 pub type ResetToken = [u8; 16];
+
+/// What makes the keys of one resumption its own: random, from each side (HS-19).
+pub type ResumeNonce = [u8; 8];
+
+/// Shows that who names a ticket has been told its Reset token (HS-18).
+pub type TicketCheck = [u8; 4];
 
 /// A datagram, taken apart as far as it can be without a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,8 +110,34 @@ pub enum Packet<'a> {
         /// Proof that the realm itself says so.
         token: ResetToken,
     },
+    /// Takes the place of an Init.
+    Resume(Resume<'a>),
+    /// Takes the place of an Accept.
+    Resumed {
+        /// The responder's.
+        nonce: ResumeNonce,
+        /// All before what is sealed.
+        header: &'a [u8],
+        /// The connection id and the frames.
+        sealed: &'a [u8],
+    },
     /// A packet of an open link.
     Link(LinkPacket<'a>),
+}
+
+/// How a device that was here before comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume<'a> {
+    /// The ticket's name: the connection id of the link whose handshake it is of.
+    pub ticket: ConnectionId,
+    /// Shows that the sender has the ticket.
+    pub check: TicketCheck,
+    /// The sender's.
+    pub nonce: ResumeNonce,
+    /// What a Retry handed out.
+    pub cookie: Option<Cookie>,
+    /// The frames.
+    pub sealed: &'a [u8],
 }
 
 /// Asks who is there; see [`HelloReply`].
@@ -192,6 +233,9 @@ impl<'a> Packet<'a> {
             ACCEPT => parse_accept(input),
             RETRY => parse_retry(datagram, input),
             RESET => parse_reset(input),
+            RESUME | RESUME_WITH_COOKIE => Resume::parse(kind == RESUME_WITH_COOKIE, input)
+                .map(|(rest, resume)| (rest, Self::Resume(resume))),
+            RESUMED => parse_resumed(datagram, input),
             _ if kind & LINK_FORM != 0 => parse_link(datagram, kind, input),
             _ => Malformed::error("packet kind"),
         }?;
@@ -282,6 +326,67 @@ impl HelloReply {
         out.put_slice(&self.key);
         append_crc(out);
     }
+}
+
+impl<'a> Resume<'a> {
+    fn parse(has_cookie: bool, input: &'a [u8]) -> Parsed<'a, Self> {
+        let (sealed, (ticket, check, nonce, cookie)) =
+            (be_u32, array, array, cond(has_cookie, array)).parse(input)?;
+        let resume = Self {
+            ticket: ConnectionId(ticket),
+            check,
+            nonce,
+            cookie,
+            sealed,
+        };
+        Ok((&[], resume))
+    }
+
+    /// What the seal authenticates beside the frames: the packet up to them, as if there were no cookie.
+    pub fn header(&self) -> [u8; RESUME_HEADER] {
+        let mut header = Vec::with_capacity(RESUME_HEADER);
+        Self::emit_header(self.ticket, &self.check, &self.nonce, None, &mut header);
+        header.try_into().unwrap_or([0; RESUME_HEADER])
+    }
+
+    /// Writes all that stands before what is sealed.
+    pub fn emit_header(
+        ticket: ConnectionId,
+        check: &TicketCheck,
+        nonce: &ResumeNonce,
+        cookie: Option<&Cookie>,
+        out: &mut Vec<u8>,
+    ) {
+        out.put_u8(if cookie.is_some() {
+            RESUME_WITH_COOKIE
+        } else {
+            RESUME
+        });
+        out.put_u32(ticket.0);
+        out.put_slice(check);
+        out.put_slice(nonce);
+        if let Some(cookie) = cookie {
+            out.put_slice(cookie);
+        }
+    }
+
+    /// The first bytes of the nonce, which name the attempt in a Retry (HS-20).
+    pub fn handshake(nonce: &ResumeNonce) -> HandshakeId {
+        HandshakeId(u32::from_be_bytes(
+            nonce.first_chunk().copied().unwrap_or_default(),
+        ))
+    }
+}
+
+fn parse_resumed<'a>(datagram: &'a [u8], input: &'a [u8]) -> Parsed<'a, Packet<'a>> {
+    let (sealed, nonce) = array(input)?;
+    let header = datagram.get(..RESUMED_HEADER).unwrap_or(datagram);
+    let resumed = Packet::Resumed {
+        nonce,
+        header,
+        sealed,
+    };
+    Ok((&[], resumed))
 }
 
 impl<'a> Init<'a> {
@@ -380,6 +485,12 @@ impl Packet<'_> {
         out.put_u32(handshake.0);
         out.put_slice(cookie);
         append_crc(out);
+    }
+
+    /// Writes all of a Resumed that stands before what is sealed.
+    pub fn emit_resumed_header(nonce: &ResumeNonce, out: &mut Vec<u8>) {
+        out.put_u8(RESUMED);
+        out.put_slice(nonce);
     }
 
     /// Writes a Reset.

@@ -27,6 +27,7 @@ fn realm(n: u8, protection: Protection) -> Endpoint {
         accept: Some(protection),
         hello: Some("alpha".parse().unwrap()),
         early_data: true,
+        resumes: false,
         max_datagram: 1200,
         max_message: 16_384,
         rate: None,
@@ -63,6 +64,7 @@ fn forgeries() -> Vec<Vec<u8>> {
         let open = Open {
             max_datagram: 1200,
             name: None,
+            resumes: false,
         };
         Frame::Padding.emit(false, &mut payload);
         Frame::Padding.emit(false, &mut payload);

@@ -87,7 +87,7 @@ fn session(home: &Home, realm: &Realm, relay: &Relay) -> Vec<Vec<u8>> {
     up.map(|one| one.bytes).collect()
 }
 
-/// What may come back for a replayed datagram: a Reset, or for an Init what its device alone can read.
+/// What may come back for a replayed datagram: a Reset, or for an Init or a Resume what its device alone can read.
 fn is_harmless(sent: &[u8], answer: &[u8]) -> bool {
     let fits = answer.len() <= sent.len();
     fits && match Packet::parse(answer) {
@@ -95,6 +95,7 @@ fn is_harmless(sent: &[u8], answer: &[u8]) -> bool {
         Ok(Packet::Accept { .. } | Packet::Retry { .. }) => {
             matches!(Packet::parse(sent), Ok(Packet::Init(_)))
         }
+        Ok(Packet::Resumed { .. }) => matches!(Packet::parse(sent), Ok(Packet::Resume(_))),
         _ => false,
     }
 }

@@ -129,6 +129,7 @@ pub fn key(realm: &Realm) -> PublicKey {
 pub const OPEN: Frame<'_> = Frame::Open(Open {
     max_datagram: 1200,
     name: None,
+    resumes: false,
 });
 
 impl Intruder {

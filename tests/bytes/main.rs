@@ -49,7 +49,11 @@ fn endpoint(accept: Option<Protection>, key: &SecretKey) -> Endpoint {
         accept,
         ..Config::default()
     };
-    Endpoint::new(config, &key.clone().into(), [7; 32])
+    endpoint_with(config, key, 7)
+}
+
+fn endpoint_with(config: Config, key: &SecretKey, seed: u8) -> Endpoint {
+    Endpoint::new(config, &key.clone().into(), [seed; 32])
 }
 
 fn at(last: u8) -> SocketAddr {
@@ -132,6 +136,20 @@ impl Talk {
             }
         }
     }
+}
+
+/// What a command costs a device that was here before, and begins anew.
+fn resumed(request: &Request<'_>, answer: &Answer) -> Cost {
+    let bytes = request.to_bytes();
+    let early = !request.command.carries_password();
+    let mut talk = Talk::new(Protection::Sealed, answer);
+    let link = talk.connect();
+    talk.exchange(link, &bytes, early);
+    let ticket = talk.client.ticket(link).cloned().expect("it may come back");
+    talk.client = endpoint_with(Config::default(), &SecretKey::from_bytes([1; 32]), 8);
+    let link = talk.connect();
+    talk.client.come_back(link, ticket);
+    talk.exchange(link, &bytes, early)
 }
 
 /// What a command costs on a link that is open, and from nothing.
@@ -521,15 +539,16 @@ const HEAD: &str = "\
 
 UDP payload bytes to the realm + from it, and datagrams in both directions where they are not two; the headers of UDP
 and IPv4 are 28 bytes more for each datagram. *On an open link* is what a command costs there again and again; *from
-nothing* includes the handshake, in whose first packet the command travels unless it carries a password. On a plain link
+nothing* includes the handshake, in whose first packet the command travels unless it carries a password; *resumed* is what it
+costs a device that had a handshake within the last 24 hours, and begins anew. On a plain link
 a command names its session in full, 16 bytes.
 
 Names are of four or five letters, messages of twenty bytes, passwords of thirteen; operation numbers and positions
 are about a thousand; what is read is one message, one group, one session. Each further letter is a byte. Made by
 `MERPATI_WRITE_BYTES=1 cargo test --test bytes`, which otherwise holds it to every byte.
 
-| command | sealed, on an open link | sealed, from nothing | plain, on an open link | plain, from nothing |
-| --- | --- | --- | --- | --- |
+| command | sealed, on an open link | resumed | sealed, from nothing | plain, on an open link | plain, from nothing |
+| --- | --- | --- | --- | --- | --- |
 ";
 
 fn cell(cost: Cost) -> String {
@@ -540,7 +559,7 @@ fn cell(cost: Cost) -> String {
     format!("{} + {}{datagrams}", cost.up, cost.down)
 }
 
-fn table() -> (String, Vec<(&'static str, [Cost; 4])>) {
+fn table() -> (String, Vec<(&'static str, [Cost; 5])>) {
     let (mut text, mut rows) = (HEAD.to_owned(), vec![]);
     let named = SessionRef::Named(SessionId([3; 16]));
     let plain = commands(named);
@@ -548,7 +567,13 @@ fn table() -> (String, Vec<(&'static str, [Cost; 4])>) {
         let [open, nothing] = costs(Protection::Sealed, request, answer);
         let [plain, plain_nothing] = costs(Protection::Plain, named, answer);
         let name = request.command.name();
-        let all = [open, nothing, plain, plain_nothing];
+        let all = [
+            open,
+            resumed(request, answer),
+            nothing,
+            plain,
+            plain_nothing,
+        ];
         let cells = all.map(cell).join(" | ");
         writeln!(text, "| `{name}` | {cells} |").unwrap();
         rows.push((name, all));
@@ -566,14 +591,19 @@ fn each_command_costs_what_the_ledger_says() {
         fs::write(&path, &text).unwrap();
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
-    let (_, [open, nothing, plain, _]) = rows.iter().find(|(name, _)| *name == "send").unwrap();
+    let (_, [open, resumed, nothing, plain, _]) =
+        rows.iter().find(|(name, _)| *name == "send").unwrap();
+    assert!(
+        resumed.up + resumed.down <= 100 && resumed.datagrams == 2,
+        "{resumed:?}"
+    );
     assert!(open.up + open.down <= 80 && open.datagrams == 2, "{open:?}");
     assert!(
         nothing.up + nothing.down <= 260 && nothing.datagrams == 2,
         "{nothing:?}"
     );
     for (name, all) in &rows {
-        let [open, _, plain, _] = all;
+        let [open, _, _, plain, _] = all;
         assert_eq!((open.datagrams, plain.datagrams), (2, 2), "{name}");
     }
     // Twelve bytes less of a check each way, and sixteen more of a session.

@@ -6,7 +6,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use merpati::{
     crypto::{SecretKey, mac1},
     endpoint::{
-        AccountId, Config, Endpoint, Event, Handshakes, LINK_LIFETIME, LinkId, Path, Place,
+        AccountId, Config, Endpoint, Event, Handshakes, Known, LINK_LIFETIME, LinkId, Path, Place,
+        Ticket,
     },
     link::{Redundancy, Time},
     wire::{
@@ -139,6 +140,9 @@ struct World {
     /// Bytes that came from each stranger, and that went there.
     strangers: BTreeMap<SocketAddr, (usize, usize)>,
     restarts: u8,
+    /// What the client comes back with, and what is kept of it where the server forgets.
+    ticket: Option<Ticket>,
+    kept: BTreeMap<ConnectionId, Known>,
 }
 
 fn realm() -> SecretKey {
@@ -150,6 +154,7 @@ fn config(accept: Option<Protection>) -> Config {
         accept,
         hello: accept.is_some().then(|| "alpha".parse().expect("a name")),
         early_data: true,
+        resumes: accept.is_none(),
         place: Place::ALONE,
         max_datagram: 1200,
         max_message: MESSAGE_MAX,
@@ -196,6 +201,8 @@ impl World {
             carried: [Vec::new(), Vec::new()],
             strangers: BTreeMap::new(),
             restarts: 0,
+            ticket: None,
+            kept: BTreeMap::new(),
         }
     }
 
@@ -208,6 +215,9 @@ impl World {
                     Protection::Sealed => self.client.connect(now, SERVER, realm().public(), rtt),
                     Protection::Plain => self.client.connect_plain(now, SERVER, rtt),
                 };
+                if let Some(ticket) = self.ticket.clone() {
+                    self.client.come_back(link, ticket);
+                }
                 self.link = Some(link);
             }
             Step::Ask { early, len } => {
@@ -432,14 +442,25 @@ impl World {
                 Event::Oversized { link, number, .. } => {
                     self.server.reply(self.now, link, number, vec![0x50]);
                 }
+                Event::TicketDue { ticket, known } => {
+                    self.kept.insert(ticket, known);
+                }
+                Event::UnknownTicket {
+                    ticket,
+                    path,
+                    datagram,
+                } => {
+                    let known = self.kept.get(&ticket).cloned();
+                    self.server.ticket_found(self.now, path, &datagram, known);
+                }
                 _ => {}
             }
         }
         while let Some(event) = self.client.poll_event() {
-            if let Event::Closed { link, .. } = event
-                && self.link == Some(link)
-            {
-                self.link = None;
+            match event {
+                Event::Closed { link, .. } if self.link == Some(link) => self.link = None,
+                Event::Opened { link, .. } => self.ticket = self.client.ticket(link).cloned(),
+                _ => {}
             }
         }
         assert!(self.server.links() <= LINKS_MAX);

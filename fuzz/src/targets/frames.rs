@@ -3,7 +3,7 @@
 use arbitrary::Arbitrary;
 use merpati::wire::{
     AckFrame, CloseReason, ConnectionId, EventId, Frame, Life, LinkName, MessageId, Open,
-    OperationNumber, PacketNumber, RequestId, VARINT_MAX, Welcome,
+    OperationNumber, PacketNumber, RequestId, Update, VARINT_MAX, Welcome,
 };
 
 /// One frame. Small numbers come often, so that they meet what there is.
@@ -41,12 +41,17 @@ pub enum Forged {
     Open {
         max_datagram: Number,
         name: Option<u32>,
+        resumes: bool,
     },
     Welcome {
         max_datagram: Number,
         known: bool,
         highest: Number,
         moved: bool,
+    },
+    Update {
+        highest: Option<Number>,
+        life: bool,
     },
     Raw(u8, u8),
 }
@@ -125,12 +130,21 @@ pub fn bytes(frames: &[Forged]) -> Vec<u8> {
                 3 => CloseReason::Replaced,
                 n => CloseReason::Other(n),
             }),
-            Forged::Open { max_datagram, name } => Frame::Open(Open {
+            Forged::Open {
+                max_datagram,
+                name,
+                resumes,
+            } => Frame::Open(Open {
                 max_datagram: max_datagram.get(),
                 name: name.map(|connection| LinkName {
                     connection: ConnectionId(connection),
                     token: [9; 16],
                 }),
+                resumes: *resumes,
+            }),
+            Forged::Update { highest, life } => Frame::Update(Update {
+                standing: highest.map(|highest| ([7; 16], OperationNumber(highest.get()))),
+                life: life.then_some(Life([4; 4])),
             }),
             Forged::Welcome {
                 max_datagram,

@@ -394,6 +394,7 @@ impl World {
                 Event::Closed(_) => side.is_closed = true,
                 Event::Pushed { .. }
                 | Event::Opened { .. }
+                | Event::Update(_)
                 | Event::Welcome(_)
                 | Event::Delivered { .. } => {}
             }

@@ -1,6 +1,6 @@
 //! Bytes to values and back: whatever can be read is written back as the same.
 
-use merpati::wire::{Answer, Event, Frames, Packet, PeerRequest, Request};
+use merpati::wire::{Answer, Event, Frames, Packet, PeerRequest, Request, Resume};
 
 /// Any datagram.
 pub fn packet(datagram: &[u8]) {
@@ -19,6 +19,21 @@ pub fn packet(datagram: &[u8]) {
         }
         Packet::Accept { handshake, noise } => {
             Packet::emit_accept(*handshake, noise, &mut written);
+        }
+        Packet::Resume(resume) => {
+            let cookie = resume.cookie.as_ref();
+            Resume::emit_header(
+                resume.ticket,
+                &resume.check,
+                &resume.nonce,
+                cookie,
+                &mut written,
+            );
+            written.extend_from_slice(resume.sealed);
+        }
+        Packet::Resumed { nonce, sealed, .. } => {
+            Packet::emit_resumed_header(nonce, &mut written);
+            written.extend_from_slice(sealed);
         }
         // Its parts are in the order of the datagram, so there is nothing to write anew.
         Packet::Init(init) => {

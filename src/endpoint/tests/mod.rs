@@ -10,6 +10,7 @@ mod places;
 mod realms;
 mod renewal;
 mod rest;
+mod resume;
 mod roaming;
 
 use super::{limits::*, *};
@@ -17,7 +18,7 @@ use crate::{
     crypto::SecretKey,
     link::Redundancy,
     subnet::Subnet,
-    wire::{ANSWER_BYTES_MAX, Packet, Protection},
+    wire::{ANSWER_BYTES_MAX, Life, Packet, Protection},
 };
 
 const RTT: Duration = Duration::from_millis(60);
@@ -53,6 +54,7 @@ fn config(accept: Option<Protection>) -> Config {
         accept,
         hello: accept.is_some().then(|| "alpha".parse().unwrap()),
         early_data: true,
+        resumes: false,
         place: Place::ALONE,
         max_datagram: 1200,
         max_message: 20_000,

@@ -33,6 +33,7 @@ fn endpoint(n: u8, seed: u64) -> Endpoint {
         accept: Some(Protection::Sealed),
         hello: None,
         early_data: true,
+        resumes: false,
         max_datagram: 1200,
         max_message: 20_000,
         rate: None,

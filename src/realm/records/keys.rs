@@ -373,6 +373,20 @@ pub fn lives() -> Key {
     key(&[b"l/"])
 }
 
+/// By what devices come back.
+pub fn all_tickets() -> Prefix {
+    Prefix(concat(&[b"Q/"]))
+}
+
+pub fn tickets_of(device: &PublicKey) -> Key {
+    key(&[b"Q/", &device.0])
+}
+
+/// Whose the ticket of that name is.
+pub fn ticket(id: u32) -> Key {
+    key(&[b"W/", &id.to_be_bytes()])
+}
+
 pub fn peers() -> Prefix {
     Prefix(concat(&[b"r/"]))
 }

@@ -143,6 +143,12 @@ records! {
     KnownRecord { last: u32 }
     /// Points to a session.
     SessionLink { session: SessionHash }
+    /// By what the device comes back that is bound to that session, since this time of the realm's running. `place`: where it has been shown to be.
+    TicketRecord { id: u32, own: [u8; 32], secret: [u8; 32], session: SessionHash, since: u32, max_datagram: u32, place: Option<[u8; 16]> }
+    /// By what a device comes back: each copy of its profile by its own, the latest last.
+    TicketsRecord { tickets: Vec<TicketRecord> }
+    /// Whose a ticket is.
+    TicketIndexRecord { device: [u8; 32] }
     /// For how many seconds the realm has been running in all.
     RunningRecord { seconds: u32 }
     /// The lives of the store, the current one first.

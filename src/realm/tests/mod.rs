@@ -28,6 +28,7 @@ mod restored;
 mod retention;
 mod rules;
 mod stops;
+mod tickets;
 mod traces;
 mod vouching;
 mod watches;

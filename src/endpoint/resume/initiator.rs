@@ -1,0 +1,165 @@
+//! The side that comes back.
+
+use super::{Resumption, Ticket, TicketState};
+use crate::{
+    crypto::same,
+    endpoint::{
+        Endpoint, Event, LinkId, Path,
+        slot::{Role, Stage},
+    },
+    link::Time,
+    wire::{ConnectionId, OperationNumber, ResetToken, ResumeNonce, Welcome},
+};
+
+impl Endpoint {
+    /// Has `link` come back by a ticket. To be called before anything of the link is transmitted.
+    pub fn come_back(&mut self, link: LinkId, ticket: Ticket) {
+        let max_datagram = self.config.max_datagram;
+        if let Some(slot) = self.slots.get_mut(&link)
+            && ticket.max_datagrams.0 == max_datagram
+        {
+            slot.resumption = Some(Box::new(Resumption::Ticket(ticket)));
+        }
+    }
+
+    /// What to come back with to where `link` leads; `None` where that is not known, or was refused.
+    pub fn ticket(&self, link: LinkId) -> Option<&Ticket> {
+        self.slots.get(&link)?.ticket()
+    }
+
+    /// A handshake is over: this is what to come back with.
+    pub(in crate::endpoint) fn keep_ticket(&mut self, link: LinkId, welcome: &Welcome) {
+        let (resumes, own) = (self.config.resumes, self.config.max_datagram);
+        let Some(slot) = self.slots.get_mut(&link) else {
+            return;
+        };
+        slot.ticket_state = TicketState::Unwanted;
+        slot.resumption = slot
+            .link
+            .initiators_secret()
+            .filter(|_| resumes && !slot.is_shared && slot.role == Role::Initiator)
+            .zip(slot.remote)
+            .map(|(secret, id)| {
+                let max_datagrams = (own, slot.link.peer_max_datagram());
+                Box::new(Resumption::Ticket(Ticket {
+                    id,
+                    token: welcome.token,
+                    secret,
+                    max_datagrams,
+                }))
+            });
+    }
+
+    /// True when `link` was resumed, or is about to be: what is said on it has no forward secrecy (HS-19).
+    pub fn is_resumed(&self, link: LinkId) -> bool {
+        let slot = self.slots.get(&link);
+        slot.is_some_and(|slot| match &slot.stage {
+            Stage::Calling => slot.ticket().is_some(),
+            Stage::Dialing(dial) => dial.resumption().is_some(),
+            Stage::Accepting(_) | Stage::Open => {
+                slot.resumed().is_some() || slot.ticket_state == TicketState::Used
+            }
+        })
+    }
+
+    /// The answer to a resumption. One that is of no link that waits for it is noise.
+    pub(in crate::endpoint) fn handle_resumed(
+        &mut self,
+        now: Time,
+        path: Path,
+        nonce: &ResumeNonce,
+        header: &[u8],
+        sealed: &[u8],
+    ) {
+        let links: Vec<LinkId> = self.opened_to(path.remote).collect();
+        for id in links {
+            let Some(slot) = self.slots.get_mut(&id) else {
+                continue;
+            };
+            let Stage::Dialing(dial) = &slot.stage else {
+                continue;
+            };
+            let Some((ticket, device)) = dial.resumption() else {
+                continue;
+            };
+            let mut payload = sealed.to_vec();
+            let key = ticket.secret.answer_key(device, nonce);
+            let Ok(payload) = key.open(0, header, &mut payload) else {
+                continue;
+            };
+            let Some((connection, frames)) = payload.split_first_chunk() else {
+                continue;
+            };
+            let connection = ConnectionId(u32::from_be_bytes(*connection));
+            let keys = ticket.secret.initiators_keys(device, nonce);
+            let max_datagram = ticket.max_datagrams.1;
+            if let Some(round_trip) = dial.round_trip(now) {
+                slot.link.sample(round_trip);
+            }
+            slot.stage = Stage::Open;
+            slot.ticket_state = TicketState::Used;
+            slot.heard = Some(now);
+            slot.remote = Some(connection);
+            slot.link.establish(keys, Some(connection));
+            slot.link.is_let_in_again(max_datagram);
+            slot.link.early_arrived(now);
+            if slot.link.handle_early(now, frames).is_err() {
+                self.end(id, None);
+                return;
+            }
+            let update = slot.link.take_update().unwrap_or_default();
+            let welcome = Welcome {
+                token: [0; 16],
+                max_datagram: max_datagram as u64,
+                known: true,
+                highest: OperationNumber(0),
+                successor: None,
+                life: update.life,
+                is_life_unknown: false,
+            };
+            slot.learn_life(&welcome);
+            if slot.link.awaits_early() || slot.link.is_kept_alive() {
+                slot.link.ping();
+            }
+            self.events.push_back(Event::Opened {
+                link: id,
+                welcome,
+                is_resumed: true,
+            });
+            self.touch(now, id);
+            return;
+        }
+    }
+
+    /// The other side does not take this ticket (any more): a handshake begins at once. True if it was of a link that waits.
+    pub(in crate::endpoint) fn ticket_refused(
+        &mut self,
+        now: Time,
+        path: Path,
+        connection: ConnectionId,
+        token: &ResetToken,
+    ) -> bool {
+        let refused = self.opened_to(path.remote).find(|id| {
+            self.slots.get(id).is_some_and(|slot| {
+                let Stage::Dialing(dial) = &slot.stage else {
+                    return false;
+                };
+                dial.resumption().is_some_and(|(ticket, _)| {
+                    ticket.id == connection && same(&ticket.token, token)
+                })
+            })
+        });
+        if let Some(id) = refused {
+            self.forget_ticket(now, id);
+        }
+        refused.is_some()
+    }
+
+    /// Goes on without a ticket.
+    pub(in crate::endpoint) fn forget_ticket(&mut self, now: Time, id: LinkId) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.resumption = None;
+            self.dial_again(now, id);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Resumption (HS-18 … HS-21): how a device that was here before comes back in one round trip. What this side comes back with
+//! is a [`Ticket`]; what it takes others back by is a [`Known`], found at the link that their handshake opened, or else by
+//! whoever keeps them ([`Event::UnknownTicket`]).
+
+mod initiator;
+mod responder;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use super::{
+    AccountId,
+    accepts::InitHash,
+    limits::TICKETS_UNPROVEN,
+    slot::{Role, Slot},
+};
+use crate::{
+    crypto::{PublicKey, ResumptionSecret, TAG_LEN, same},
+    link::Time,
+    wire::{ConnectionId, Life, OperationNumber, RESUMED_HEADER, ResetToken, Update},
+};
+
+/// A ticket is good for so long.
+pub const TICKET_LIFETIME: Duration = Duration::from_hours(24);
+/// Bytes of the connection id that a Resumed begins with.
+const CONNECTION_LEN: usize = 4;
+
+/// What this side comes back with.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    /// Its name: the connection id of the link that its handshake opened.
+    pub id: ConnectionId,
+    /// What a Reset of it carries.
+    pub token: ResetToken,
+    /// What only the two sides know.
+    pub secret: ResumptionSecret,
+    /// The largest datagram that each side takes, in bytes: this one's, and the other's.
+    pub max_datagrams: (usize, usize),
+}
+
+/// What this side knows of who comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The device's key.
+    pub peer: PublicKey,
+    /// This side's key that its handshake was with.
+    pub own: PublicKey,
+    /// What only the two sides know.
+    pub secret: ResumptionSecret,
+    /// The largest datagram that the device takes, in bytes.
+    pub max_datagram: usize,
+    /// Who was logged in.
+    pub account: Option<AccountId>,
+    /// Where it has been shown to be.
+    pub place: Option<IpAddr>,
+}
+
+/// What there is to a link that was resumed, beside what any has.
+#[derive(Clone, Debug)]
+pub(super) struct Resumed {
+    /// Who was logged in before.
+    pub account: Option<AccountId>,
+    /// The ticket's name.
+    ticket: ConnectionId,
+    /// The current life of the store, where the device knows another.
+    life: Option<Life>,
+    /// It has been let in again.
+    is_welcome: bool,
+    highest: OperationNumber,
+}
+
+/// Whether the initiator of a link means to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TicketState {
+    /// It does not, or has come back itself.
+    Unwanted,
+    /// It does, if the link's handshake was none that somebody has recorded.
+    Wanted,
+    /// It does, and the handshake was none such; there are no keys yet.
+    Genuine,
+    /// It has been told that what it takes may be kept ([`Event::TicketDue`]).
+    Due,
+    /// On an initiator's link: it has come back by one.
+    Used,
+}
+
+/// What there is to a link that may be resumed, or was.
+#[derive(Clone, Debug)]
+pub(super) enum Resumption {
+    /// An initiator's: what to come back with.
+    Ticket(Ticket),
+    /// A responder's: the initiator has come back.
+    Resumed(Resumed),
+}
+
+/// Tickets that are being looked up elsewhere, and the lives of the store that a Resume may name.
+#[derive(Debug, Default)]
+pub(super) struct Lookups {
+    waiting: BTreeSet<InitHash>,
+    lives: Vec<Life>,
+    /// Of links that have ended and never proved genuine: who comes back by one does.
+    unproven: BTreeMap<ConnectionId, (Time, Known)>,
+}
+
+impl Lookups {
+    /// Remembers by what a device may come back whose link ends. The oldest makes room.
+    fn remember(&mut self, opened: Time, ticket: ConnectionId, known: Known) {
+        let is_other = |other: &Known| other.peer != known.peer;
+        self.unproven.retain(|_, (_, other)| is_other(other));
+        if self.unproven.len() >= TICKETS_UNPROVEN
+            && let Some(oldest) = self.unproven.iter().min_by_key(|(_, (at, _))| *at)
+        {
+            let oldest = *oldest.0;
+            self.unproven.remove(&oldest);
+        }
+        self.unproven.insert(ticket, (opened, known));
+    }
+}
+
+impl Slot {
+    /// What to come back with.
+    pub fn ticket(&self) -> Option<&Ticket> {
+        match self.resumption.as_deref()? {
+            Resumption::Ticket(ticket) => Some(ticket),
+            Resumption::Resumed(_) => None,
+        }
+    }
+
+    /// How the other side has come back, if it has.
+    pub fn resumed(&self) -> Option<&Resumed> {
+        match self.resumption.as_deref()? {
+            Resumption::Resumed(resumed) => Some(resumed),
+            Resumption::Ticket(_) => None,
+        }
+    }
+
+    /// True when a Reset of the link comes from its other side. An initiator that has come back is told the token only when it has shown
+    /// that it is there: until then, a Reset that names its link will do once something has had no answer for a timeout.
+    pub fn believes_reset(&self, token: &ResetToken) -> bool {
+        match &self.token {
+            Some(known) => same(known, token),
+            None => {
+                let has_come_back = self.role == Role::Initiator && self.ticket().is_some();
+                has_come_back && self.link.timeouts() > 0
+            }
+        }
+    }
+
+    fn resumed_mut(&mut self) -> Option<&mut Resumed> {
+        match self.resumption.as_deref_mut()? {
+            Resumption::Resumed(resumed) => Some(resumed),
+            Resumption::Ticket(_) => None,
+        }
+    }
+
+    /// True while nothing is carried out on a link that was resumed: whether it is still the same user's is being asked.
+    pub fn waits_for_welcome(&self) -> bool {
+        self.resumed().is_some_and(|one| !one.is_welcome)
+    }
+
+    /// The device that has resumed this link is let in, which has used operation numbers up to `highest`. What it is to be told at once.
+    pub fn come_back(&mut self, highest: OperationNumber) -> Option<Update> {
+        let resumed = self.resumed_mut()?;
+        resumed.highest = highest;
+        let life = resumed.life?;
+        Some(Update {
+            standing: None,
+            life: Some(life),
+        })
+    }
+}
+
+/// Bytes around the frames of a Resumed.
+pub(super) const RESUMED_AROUND: usize = RESUMED_HEADER + CONNECTION_LEN + TAG_LEN;

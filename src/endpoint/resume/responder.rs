@@ -1,0 +1,358 @@
+//! The side that takes others back.
+
+use rand::Rng as _;
+
+use super::{Known, Resumed, Resumption, TICKET_LIFETIME, TicketState};
+use crate::{
+    crypto::{ResumptionSecret, SessionKeys, same, ticket_check},
+    endpoint::{
+        Endpoint, Event, LinkId, Path, SERVES,
+        accepts::{Accepts, Known as Answer},
+        limits::TICKETS_LOOKED_UP,
+        reset::Resets,
+        slot::{Accepting, Answering, Role, Slot, Stage},
+    },
+    link::{Link, Time},
+    wire::{
+        ConnectionId, Life, OperationNumber, Packet, Protection, RESUMED_HEADER, RequestId, Resume,
+        ResumeNonce, Update,
+    },
+};
+
+/// To where a device has been shown to be goes so many times what it brings.
+const KNOWN_PLACE_FACTOR: usize = 3;
+/// Former lives of the store that a Resume may name.
+const LIVES_TRIED: usize = 8;
+
+impl Endpoint {
+    /// The lives of the store, the current one first: what a Resume may name.
+    pub fn know_lives(&mut self, lives: impl IntoIterator<Item = Life>) {
+        let lives = lives.into_iter().take(LIVES_TRIED + 1);
+        self.lookups.lives = lives.chain([Life::NONE]).collect();
+    }
+
+    /// What is to be kept of the handshake of `link`, so that its device may come back after a restart; `None` where it does
+    /// not mean to, or has come back itself.
+    pub fn known(&self, link: LinkId) -> Option<Known> {
+        self.known_of(self.slots.get(&link)?)
+    }
+
+    fn known_of(&self, slot: &Slot) -> Option<Known> {
+        let is_ticket = match slot.ticket_state {
+            TicketState::Unwanted | TicketState::Used => false,
+            TicketState::Wanted | TicketState::Genuine | TicketState::Due => true,
+        };
+        let own = self.keys.get(usize::from(slot.own))?.public;
+        let (secret, max_datagram) = slot.link.responders_ticket().filter(|_| is_ticket)?;
+        Some(Known {
+            peer: slot.peer?,
+            own,
+            secret,
+            max_datagram,
+            account: slot.account,
+            place: (!slot.link.has_moved()).then(|| slot.path.remote.ip()),
+        })
+    }
+
+    /// True when `link` is being let in, and its device is known to have used no number as high as `operation`: the Init that brought it is
+    /// none that somebody has recorded.
+    pub fn is_fresh(&self, link: LinkId, operation: OperationNumber) -> bool {
+        let slot = self.slots.get(&link);
+        slot.is_some_and(|slot| match &slot.stage {
+            Stage::Accepting(accepting) => accepting
+                .welcomed
+                .is_some_and(|highest| operation > highest),
+            Stage::Calling | Stage::Dialing(_) | Stage::Open => false,
+        })
+    }
+
+    /// HS-20: what is junk costs a hash; what is known by its ticket, no more than a packet of an open link.
+    pub(in crate::endpoint) fn handle_resume(
+        &mut self,
+        now: Time,
+        path: Path,
+        resume: &Resume<'_>,
+        datagram: &[u8],
+    ) {
+        let accepts = self.admitting && self.config.accept == Some(Protection::Sealed);
+        let token = self.resets.token(resume.ticket);
+        if !SERVES || !accepts || !same(&ticket_check(&token), &resume.check) {
+            return;
+        }
+        let hash = Accepts::hash(datagram);
+        match self.accepts.look_up(&hash) {
+            Answer::Answered(answer, link) => {
+                let answer = answer.to_vec();
+                self.answer_again(path, link, answer);
+                return;
+            }
+            Answer::Awaiting => return,
+            Answer::No => {}
+        }
+        if !self.config.early_data {
+            self.reset_ticket(now, path, resume.ticket, datagram.len());
+            return;
+        }
+        if self.is_full() && !self.has_shown(now, path, resume) {
+            return;
+        }
+        if let Some(known) = self.known_here(now, resume.ticket) {
+            self.take_back(now, path, datagram, known);
+        } else if self.lookups.waiting.len() < TICKETS_LOOKED_UP
+            && self.lookups.waiting.insert(hash)
+        {
+            self.events.push_back(Event::UnknownTicket {
+                ticket: resume.ticket,
+                path,
+                datagram: datagram.to_vec(),
+            });
+        }
+    }
+
+    /// What this endpoint itself remembers of a ticket.
+    fn known_here(&self, now: Time, ticket: ConnectionId) -> Option<Known> {
+        let is_young = |opened: Time| now - opened < TICKET_LIFETIME;
+        let id = LinkId(ticket.0);
+        if let Some(slot) = self.slots.get(&id) {
+            return self.known(id).filter(|_| is_young(slot.opened));
+        }
+        let (opened, known) = self.lookups.unproven.get(&ticket)?;
+        is_young(*opened).then(|| known.clone())
+    }
+
+    /// A link ends on which nothing has shown that its handshake was none that somebody has recorded. Its device may come back all the same.
+    pub(in crate::endpoint) fn remember_ticket(&mut self, id: LinkId, slot: &Slot) {
+        if !SERVES || slot.ticket_state != TicketState::Wanted || slot.account.is_none() {
+            return;
+        }
+        if let Some(known) = self.known_of(slot) {
+            let ticket = ConnectionId(id.0);
+            self.lookups.remember(slot.opened, ticket, known);
+        }
+    }
+
+    /// The device has come back by this ticket: its handshake was genuine.
+    fn note_genuine(&mut self, ticket: ConnectionId, known: &Known) {
+        let slot = self.slots.get_mut(&LinkId(ticket.0));
+        let state = slot.map(|slot| core::mem::replace(&mut slot.ticket_state, TicketState::Due));
+        let was_unproven = self.lookups.unproven.remove(&ticket).is_some();
+        if matches!(state, Some(TicketState::Wanted | TicketState::Genuine)) || was_unproven {
+            self.events.push_back(Event::TicketDue {
+                ticket,
+                known: known.clone(),
+            });
+        }
+    }
+
+    /// All places are taken: only who is where they say they are makes somebody go. True when that has been shown; else it is asked for.
+    fn has_shown(&mut self, now: Time, path: Path, resume: &Resume<'_>) -> bool {
+        let handshake = Resume::handshake(&resume.nonce);
+        let Some(counts) = self.counts.clone() else {
+            return false;
+        };
+        let shown = resume.cookie.is_some_and(|cookie| {
+            let cookie = (handshake, &cookie);
+            self.gate.admits_with(now, path.remote, cookie, &counts)
+        });
+        if !shown {
+            let cookie = self.gate.cookie(now, path.remote, handshake, &mut self.rng);
+            let mut retry = Vec::new();
+            Packet::emit_retry(handshake, &cookie, &mut retry);
+            self.outbox.push_back((path, retry));
+        }
+        shown
+    }
+
+    /// What was found out of a ticket that this endpoint did not know ([`Event::UnknownTicket`]).
+    pub fn ticket_found(&mut self, now: Time, path: Path, datagram: &[u8], known: Option<Known>) {
+        if !self.lookups.waiting.remove(&Accepts::hash(datagram)) || !self.admitting {
+            return;
+        }
+        match known {
+            Some(known) => self.take_back(now, path, datagram, known),
+            None => {
+                if let Ok(Packet::Resume(resume)) = Packet::parse(datagram) {
+                    self.reset_ticket(now, path, resume.ticket, datagram.len());
+                }
+            }
+        }
+    }
+
+    fn reset_ticket(&mut self, now: Time, path: Path, ticket: ConnectionId, came: usize) {
+        let Some(counts) = &self.counts else {
+            return;
+        };
+        let mut out = Vec::new();
+        Packet::emit_reset(ticket, &self.resets.token(ticket), &mut out);
+        if out.len() <= came && Resets::allow(now, path.remote.ip(), counts) {
+            self.outbox.push_back((path, out));
+        }
+    }
+
+    /// Lets a device in that is known.
+    fn take_back(&mut self, now: Time, path: Path, datagram: &[u8], known: Known) {
+        let Ok(Packet::Resume(resume)) = Packet::parse(datagram) else {
+            return;
+        };
+        let is_current = self.keys.first().is_some_and(|key| key.public == known.own);
+        let opened = self
+            .open_resume(&resume, &known.secret)
+            .filter(|_| is_current);
+        let Some((life, payload)) = opened else {
+            self.reset_ticket(now, path, resume.ticket, datagram.len());
+            return;
+        };
+        self.note_genuine(resume.ticket, &known);
+        let mut link = Link::respond(self.link_config(None), 0);
+        link.is_resumed_by(known.max_datagram);
+        if link.handle_early(now, &payload).is_err() || !self.make_room() {
+            return;
+        }
+        let is_there = known.place == Some(path.remote.ip());
+        let factor = if is_there { KNOWN_PLACE_FACTOR } else { 1 };
+        let hash = Accepts::hash(datagram);
+        let answering = Answering::Resumed(known.secret, resume.nonce);
+        let room = datagram.len().saturating_mul(factor);
+        let stage = Stage::Accepting(Box::new(Accepting::new(now, answering, hash, room)));
+        let peer = Some(known.peer);
+        let mut slot = Slot::new(now, link, Role::Responder, path, peer, stage);
+        slot.resumption = Some(Box::new(Resumption::Resumed(Resumed {
+            account: known.account,
+            ticket: resume.ticket,
+            life,
+            is_welcome: false,
+            highest: OperationNumber(0),
+        })));
+        let id = self.insert(slot);
+        self.stand_half_open(id, is_there);
+        if self.slots.contains_key(&id) {
+            self.accepts.insert(now, hash, id);
+            self.touch(now, id);
+        }
+    }
+
+    /// What a Resume carries, and the current life of the store if it names another; `None` where it is not authentic, or names a life that
+    /// is not known.
+    fn open_resume(
+        &self,
+        resume: &Resume<'_>,
+        secret: &ResumptionSecret,
+    ) -> Option<(Option<Life>, Vec<u8>)> {
+        let header = resume.header();
+        let none = [Life::NONE];
+        let lives: &[Life] = match self.lookups.lives.as_slice() {
+            [] => &none,
+            lives => lives,
+        };
+        let current = lives.first().copied();
+        lives.iter().find_map(|life| {
+            let mut sealed = resume.sealed.to_vec();
+            let key = secret.resume_key(&resume.nonce, *life);
+            let payload = key.open(0, &header, &mut sealed).ok()?;
+            let news = current.filter(|current| current != life);
+            Some((news, payload.to_vec()))
+        })
+    }
+
+    /// The device's ticket is of another user's time: it has to begin anew.
+    pub(in crate::endpoint) fn refuse_resumed(&mut self, now: Time, link: LinkId) {
+        let Some(slot) = self.slots.get(&link) else {
+            return;
+        };
+        if let Some(resumed) = slot.resumed() {
+            let (path, ticket) = (slot.path, resumed.ticket);
+            // It brought more than a Reset is long.
+            self.reset_ticket(now, path, ticket, usize::MAX);
+        }
+        self.end(link, None);
+    }
+
+    /// What waited for a link to be let in again is carried out.
+    pub(in crate::endpoint) fn release_held(&mut self, link: LinkId) {
+        let early_data = self.config.early_data;
+        let Some(slot) = self.slots.get_mut(&link) else {
+            return;
+        };
+        let Some(resumed) = slot.resumed_mut() else {
+            return;
+        };
+        resumed.is_welcome = true;
+        if slot.waits_for_proof(early_data) {
+            return;
+        }
+        let held: Vec<(RequestId, Vec<u8>)> = core::mem::take(&mut slot.held);
+        self.events
+            .extend(held.into_iter().map(|(number, bytes)| Event::Request {
+                link,
+                number,
+                bytes,
+                early: true,
+            }));
+    }
+
+    /// A link has turned out genuine. One that was resumed is told what its WELCOME would have; of another that is to be resumed it is
+    /// told that it may be kept.
+    pub(in crate::endpoint) fn settle_ticket(&mut self, link: LinkId) {
+        if !SERVES {
+            return;
+        }
+        let token = self.resets.token(ConnectionId(link.0));
+        let Some(slot) = self.slots.get_mut(&link) else {
+            return;
+        };
+        if let Some(resumed) = slot.resumed() {
+            let update = Update {
+                standing: Some((token, resumed.highest)),
+                life: None,
+            };
+            slot.link.tell_update(update);
+        } else {
+            self.ticket_is_genuine(link);
+        }
+    }
+
+    /// The device of a link has another session than before: its ticket is to be kept anew, if it may.
+    pub fn ticket_is_due_again(&mut self, link: LinkId) {
+        if let Some(slot) = self.slots.get_mut(&link)
+            && slot.ticket_state == TicketState::Due
+        {
+            slot.ticket_state = TicketState::Wanted;
+            self.ticket_is_genuine(link);
+        }
+    }
+
+    /// What has come over a link shows that its handshake was none that somebody has recorded: its ticket may be kept.
+    pub fn ticket_is_genuine(&mut self, link: LinkId) {
+        if !SERVES {
+            return;
+        }
+        if let Some(known) = self.known(link) {
+            self.note_genuine(ConnectionId(link.0), &known);
+        } else if let Some(slot) = self.slots.get_mut(&link)
+            && slot.ticket_state == TicketState::Wanted
+        {
+            slot.ticket_state = TicketState::Genuine;
+        }
+    }
+
+    /// The datagram that answers a Resume: its clear bytes, and what is to be sealed behind them.
+    pub(in crate::endpoint) fn resumed_answer(
+        &mut self,
+        id: LinkId,
+        frames: &[u8],
+        secret: &ResumptionSecret,
+        device: &ResumeNonce,
+        out: &mut Vec<u8>,
+    ) -> SessionKeys {
+        let mut nonce = [0; 8];
+        self.rng.fill_bytes(&mut nonce);
+        out.clear();
+        Packet::emit_resumed_header(&nonce, out);
+        out.extend_from_slice(&id.0.to_be_bytes());
+        out.extend_from_slice(frames);
+        secret
+            .answer_key(device, &nonce)
+            .seal(0, RESUMED_HEADER, out);
+        secret.responders_keys(device, &nonce)
+    }
+}

@@ -1,0 +1,503 @@
+//! Resumption (HS-18 … HS-21).
+
+use super::*;
+use crate::{endpoint::Known, wire::ConnectionId};
+
+/// What a realm keeps of tickets, and what a profile does.
+struct Returning {
+    pair: Pair,
+    ticket: Option<Ticket>,
+    kept: BTreeMap<ConnectionId, Known>,
+    /// Processes so far: each has randomness of its own.
+    runs: u8,
+}
+
+fn resuming(accept: Option<Protection>) -> Config {
+    Config {
+        resumes: accept.is_none(),
+        ..config(accept)
+    }
+}
+
+fn client(seed: u8) -> Endpoint {
+    let device = SecretKey::from_bytes([1; 32]);
+    Endpoint::new(resuming(None), &device.into(), [seed; 32])
+}
+
+impl Returning {
+    /// A device that has asked once, and been answered in the Accept.
+    fn new() -> Self {
+        let mut pair = Pair::new(Protection::Sealed);
+        pair.client = client(3);
+        let mut returning = Self {
+            pair,
+            ticket: None,
+            kept: BTreeMap::new(),
+            runs: 0,
+        };
+        let told = returning.ask_once(true, |_| false);
+        assert_eq!(replies(&told), 1);
+        returning
+    }
+
+    /// A process that starts, asks once, and ends.
+    fn ask_once(&mut self, early: bool, lose: impl FnMut(usize) -> bool) -> Vec<Event> {
+        let link = self.open();
+        self.pair.ask(link, early);
+        self.go_on(link, lose)
+    }
+
+    fn open(&mut self) -> LinkId {
+        self.runs += 1;
+        self.pair.client = client(5 + self.runs);
+        self.pair.carried.clear();
+        let link = self.pair.connect();
+        if let Some(ticket) = self.ticket.clone() {
+            self.pair.client.come_back(link, ticket);
+        }
+        link
+    }
+
+    fn go_on(&mut self, link: LinkId, mut lose: impl FnMut(usize) -> bool) -> Vec<Event> {
+        let mut told = Vec::new();
+        for _ in 0..60 {
+            let some = self.pair.settle(&mut lose);
+            self.keep(&some);
+            let is_asked = |event: &Event| matches!(event, Event::UnknownTicket { .. });
+            let is_asked = some.iter().any(is_asked);
+            told.extend(some);
+            if replies(&told) > 0 {
+                break;
+            }
+            if !is_asked {
+                self.pair.wait();
+            }
+        }
+        self.ticket = self.pair.client.ticket(link).cloned();
+        told
+    }
+
+    /// The server's side of a store.
+    fn keep(&mut self, told: &[Event]) {
+        for event in told {
+            match event {
+                Event::TicketDue { ticket, known } => {
+                    self.kept.insert(*ticket, known.clone());
+                }
+                Event::UnknownTicket {
+                    ticket,
+                    path,
+                    datagram,
+                } => {
+                    let known = self.kept.get(ticket).cloned();
+                    let now = self.pair.now;
+                    self.pair.server.ticket_found(now, *path, datagram, known);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn lens(&self) -> Vec<usize> {
+        self.pair
+            .carried
+            .iter()
+            .map(|(_, datagram)| datagram.len())
+            .collect()
+    }
+
+    fn first_byte(&self, at: usize) -> u8 {
+        self.pair.carried[at].1[0]
+    }
+}
+
+fn is_resumed(told: &[Event]) -> bool {
+    told.iter().any(|event| {
+        matches!(
+            event,
+            Event::Opened {
+                is_resumed: true,
+                ..
+            }
+        )
+    })
+}
+
+/// HS-19: one round trip, two datagrams, and not a byte that does not serve.
+#[test]
+fn resumed_request_is_answered_in_one_round_trip() {
+    let mut returning = Returning::new();
+    for _ in 0..3 {
+        let before = returning.pair.now;
+        let told = returning.ask_once(true, |_| false);
+        assert!(is_resumed(&told) && requests(&told) == 1);
+        assert_eq!(returning.pair.replied - before, RTT);
+        // Form, ticket, check, nonce, a request of three bytes, tag; and form, nonce, id, a reply of two, tag.
+        assert_eq!(
+            returning.lens(),
+            [1 + 4 + 4 + 8 + 5 + 16, 1 + 8 + 4 + 4 + 16]
+        );
+    }
+}
+
+/// HS-19: the link that was resumed goes on like any other, and both sides know what WELCOME would have told.
+#[test]
+fn resumed_link_goes_on() {
+    let mut returning = Returning::new();
+    let link = returning.open();
+    returning.pair.ask(link, true);
+    returning.go_on(link, |_| false);
+    returning.pair.ask(link, false);
+    let told = returning.pair.settle(|_| false);
+    assert_eq!(replies(&told), 1);
+    let standing = told.iter().find_map(|event| match event {
+        Event::Standing { highest, .. } => Some(*highest),
+        _ => None,
+    });
+    assert_eq!(standing, Some(OperationNumber(9)));
+    // The server forgets all, and its Reset is believed.
+    returning.pair.server = server(Protection::Sealed);
+    returning.pair.ask(link, true);
+    let told = returning.go_on(link, |_| false);
+    assert_eq!(replies(&told), 1);
+}
+
+/// HS-19: a realm that forgets a link that it has just resumed is believed by who has not been told the token, after a timeout.
+#[test]
+fn reset_of_a_link_just_resumed_is_believed_after_a_timeout() {
+    let mut returning = Returning::new();
+    let link = returning.open();
+    returning.pair.ask(link, true);
+    returning.go_on(link, |_| false);
+    returning.pair.server = server(Protection::Sealed);
+    returning.pair.ask(link, true);
+    let told = returning.pair.settle(|_| false);
+    assert_eq!(replies(&told), 0, "anybody may have sent it");
+    returning.pair.wait();
+    let told = returning.go_on(link, |_| false);
+    assert_eq!((requests(&told), replies(&told)), (1, 1));
+}
+
+/// HS-20: whatever is lost, the request is done once.
+#[test]
+fn lost_resume_is_made_good() {
+    for lost in [&[0][..], &[1], &[0, 1, 2], &[1, 3, 5]] {
+        let mut returning = Returning::new();
+        let told = returning.ask_once(true, |at| lost.contains(&at));
+        assert_eq!((requests(&told), replies(&told)), (1, 1), "{lost:?}");
+        assert!(is_resumed(&told));
+        let first = &returning.pair.carried[0].1;
+        let repeats = returning
+            .pair
+            .carried
+            .iter()
+            .filter(|(up, d)| *up && d == first);
+        assert!(repeats.count() >= 2, "byte for byte");
+    }
+}
+
+/// HS-20: a realm that does not know the ticket says so at once, and the handshake follows with the same request.
+#[test]
+fn unknown_ticket_costs_a_round_trip() {
+    let mut returning = Returning::new();
+    returning.pair.server = server(Protection::Sealed);
+    let before = returning.pair.now;
+    let told = returning.ask_once(true, |_| false);
+    assert!(!is_resumed(&told) && replies(&told) == 1);
+    assert_eq!(returning.pair.replied - before, RTT * 2);
+    // Its new ticket is good.
+    assert!(is_resumed(&returning.ask_once(true, |_| false)));
+}
+
+/// HS-20: one that was kept is good after a restart.
+#[test]
+fn kept_ticket_is_good_after_a_restart() {
+    let mut returning = Returning::new();
+    // What is not early proves the link, and so has it kept.
+    returning.ticket = None;
+    returning.ask_once(false, |_| false);
+    assert_eq!(returning.kept.len(), 1);
+    returning.pair.server = server(Protection::Sealed);
+    let told = returning.ask_once(true, |_| false);
+    assert!(is_resumed(&told) && requests(&told) == 1);
+}
+
+/// HS-20: nothing is kept for an Init that somebody may have recorded, until its device comes back by it.
+#[test]
+fn ticket_of_an_unproven_link_is_kept_once_it_is_used() {
+    let mut returning = Returning::new();
+    assert!(returning.kept.is_empty());
+    // Longer than an unproven link is kept.
+    returning.pair.now = returning.pair.now + Duration::from_mins(10);
+    returning.pair.server.handle_timeout(returning.pair.now);
+    assert_eq!(returning.pair.server.links(), 0);
+    assert!(is_resumed(&returning.ask_once(true, |_| false)));
+    assert_eq!(returning.kept.len(), 1);
+    returning.pair.server = server(Protection::Sealed);
+    assert!(is_resumed(&returning.ask_once(true, |_| false)));
+}
+
+/// HS-20: a ticket is good for a day, and for the user whose session the device had.
+#[test]
+fn ticket_is_good_for_a_day_and_for_one_user() {
+    let mut returning = Returning::new();
+    returning.pair.server.config.idle = Duration::from_hours(100);
+    returning.pair.account = AccountId::new(2);
+    let told = returning.ask_once(true, |_| false);
+    assert!(!is_resumed(&told) && replies(&told) == 1 && requests(&told) == 1);
+    assert!(is_resumed(&returning.ask_once(true, |_| false)));
+    let ticket = returning.ticket.clone();
+    returning.pair.now = returning.pair.now + Duration::from_hours(24);
+    // What is kept is looked at by whoever keeps it.
+    returning.kept.clear();
+    let told = returning.ask_once(true, |_| false);
+    assert!(!is_resumed(&told) && replies(&told) == 1);
+    assert_ne!(returning.ticket.unwrap().id, ticket.unwrap().id);
+}
+
+/// HS-20: nothing is answered to who does not have the token, and a bent packet has no effect.
+#[test]
+fn forged_resume_is_ignored() {
+    let mut returning = Returning::new();
+    let link = returning.open();
+    returning.pair.ask(link, true);
+    let mut out = Vec::new();
+    returning
+        .pair
+        .client
+        .poll_transmit(returning.pair.now, &mut out)
+        .unwrap();
+    let genuine = out.clone();
+    for at in 0..genuine.len() {
+        let mut bent = genuine.clone();
+        bent[at] ^= 1;
+        returning
+            .pair
+            .server
+            .handle_datagram(returning.pair.now, client_address(), &bent);
+        let mut told = Vec::new();
+        returning.pair.serve(&mut told);
+        assert_eq!(requests(&told), 0, "byte {at}");
+        let mut answers = Vec::new();
+        while returning
+            .pair
+            .server
+            .poll_transmit(returning.pair.now, &mut out)
+            .is_some()
+        {
+            answers.push(out.clone());
+        }
+        // What names the ticket and shows its check may be answered with a Reset of it.
+        assert!(
+            answers
+                .iter()
+                .all(|answer| answer.len() <= bent.len() && at >= 9),
+            "byte {at}"
+        );
+    }
+    assert_eq!(returning.pair.server.links(), 1);
+}
+
+/// HS-19: what was recorded gets another answer, under another key, and the same one only as long as that is remembered.
+#[test]
+fn replayed_resume_is_answered_under_another_key() {
+    let mut returning = Returning::new();
+    returning.ask_once(true, |_| false);
+    let recorded = returning.pair.carried[0].1.clone();
+    let first = returning.pair.carried[1].1.clone();
+    let answer = |returning: &mut Returning| {
+        let now = returning.pair.now;
+        returning
+            .pair
+            .server
+            .handle_datagram(now, client_address(), &recorded);
+        let mut told = Vec::new();
+        for _ in 0..2 {
+            let mut some = Vec::new();
+            returning.pair.serve(&mut some);
+            returning.keep(&some);
+            told.extend(some);
+        }
+        let mut out = Vec::new();
+        returning.pair.server.poll_transmit(now, &mut out).unwrap();
+        (requests(&told), out)
+    };
+    assert_eq!(answer(&mut returning), (0, first.clone()));
+    returning.pair.now = returning.pair.now + Duration::from_mins(4);
+    returning.pair.server.handle_timeout(returning.pair.now);
+    let (asked, second) = answer(&mut returning);
+    assert_eq!(asked, 1, "its number makes it harmless");
+    assert_ne!(second[..9], first[..9], "another nonce");
+}
+
+/// HS-21: where a device has been shown to be it gets three times what it brings, and elsewhere no more than that.
+#[test]
+fn long_answer_goes_to_where_the_device_was() {
+    for (is_there, most) in [(true, 3), (false, 1)] {
+        let mut returning = Returning::new();
+        if !is_there {
+            returning.pair.from = SocketAddr::from(([10, 0, 9, 9], 7));
+        }
+        let link = returning.open();
+        returning.pair.ask(link, true);
+        let mut out = Vec::new();
+        returning
+            .pair
+            .client
+            .poll_transmit(returning.pair.now, &mut out)
+            .unwrap();
+        let brought = out.len();
+        let (now, from) = (returning.pair.now, returning.pair.from);
+        returning.pair.server.handle_datagram(now, from, &out);
+        let mut told = Vec::new();
+        while let Some(event) = returning.pair.server.poll_event() {
+            match &event {
+                Event::Incoming { link, .. } => {
+                    let account = Some(returning.pair.account);
+                    returning
+                        .pair
+                        .server
+                        .welcome(now, *link, account, OperationNumber(9));
+                }
+                Event::Request { link, number, .. } => {
+                    returning
+                        .pair
+                        .server
+                        .reply(now, *link, *number, vec![7; 60]);
+                }
+                _ => {}
+            }
+            told.push(event);
+        }
+        assert_eq!(requests(&told), 1);
+        let mut sent = 0;
+        while returning.pair.server.poll_transmit(now, &mut out).is_some() {
+            sent += out.len();
+        }
+        assert!(sent <= most * brought, "{sent} of {brought}");
+        assert_eq!(sent > brought, is_there);
+    }
+}
+
+/// HS-7, HS-20: where nothing is taken early, nothing is resumed.
+#[test]
+fn realm_that_takes_nothing_early_resumes_nothing() {
+    let mut returning = Returning::new();
+    returning.pair.server.config.early_data = false;
+    let told = returning.ask_once(true, |_| false);
+    assert!(!is_resumed(&told) && replies(&told) == 1);
+    let told = returning.ask_once(true, |_| false);
+    assert!(!is_resumed(&told) && replies(&told) == 1);
+    assert!(returning.kept.is_empty());
+}
+
+/// HS-20: who forgot how to answer is begun anew with in the end.
+#[test]
+fn resume_in_vain_becomes_a_handshake() {
+    let mut returning = Returning::new();
+    let link = returning.open();
+    returning.pair.ask(link, true);
+    let is_resume = |datagram: &[u8]| datagram[0] == 0x07;
+    let mut told = Vec::new();
+    for _ in 0..60 {
+        let carried = returning.pair.carried.len();
+        // Each Resume is lost.
+        let mut out = Vec::new();
+        while returning
+            .pair
+            .client
+            .poll_transmit(returning.pair.now, &mut out)
+            .is_some()
+        {
+            returning.pair.carried.push((true, out.clone()));
+            if !is_resume(&out) {
+                let now = returning.pair.now;
+                returning
+                    .pair
+                    .server
+                    .handle_datagram(now, client_address(), &out);
+            }
+        }
+        returning.pair.serve(&mut told);
+        told.extend(returning.pair.settle(|_| false));
+        if replies(&told) > 0 {
+            break;
+        }
+        assert!(returning.pair.carried.len() <= carried + 1);
+        returning.pair.wait();
+    }
+    assert_eq!((requests(&told), replies(&told)), (1, 1));
+    let resumes = returning.pair.carried.iter().filter(|(_, d)| is_resume(d));
+    assert_eq!(resumes.count(), 6);
+}
+
+/// HS-14, HS-20: a device that knows a former life is told the current one; one that knows none of the store's begins anew.
+#[test]
+fn resumed_device_is_told_another_life() {
+    let lives = [Life([1; 4]), Life([2; 4])];
+    for (known, outcome) in [
+        (lives[0], Some(None)),
+        (lives[1], Some(Some(lives[0]))),
+        (Life([3; 4]), None),
+    ] {
+        // Also where nothing is asked early, and the answer may have no more bytes than were brought.
+        for is_early in [true, false] {
+            let mut returning = Returning::new();
+            returning.pair.server.know_lives(lives);
+            let link = returning.open();
+            returning.pair.client.claim_life(link, Some(known));
+            if !is_early {
+                returning.pair.from = SocketAddr::from(([10, 0, 9, 9], 7));
+            }
+            returning.pair.ask(link, is_early);
+            let told = returning.go_on(link, |_| false);
+            assert_eq!(replies(&told), 1);
+            let life = told.iter().find_map(|event| match event {
+                Event::Opened {
+                    welcome,
+                    is_resumed: true,
+                    ..
+                } => Some(welcome.life),
+                _ => None,
+            });
+            assert_eq!(life, outcome, "{known:?} {is_early}");
+            assert_eq!(returning.first_byte(0), 0x07);
+        }
+    }
+}
+
+/// HS-20: a command with a number that is new shows as much as a sealed packet does.
+#[test]
+fn ticket_is_kept_at_once_where_its_command_is_new() {
+    for (operation, is_kept) in [(9, false), (10, true)] {
+        let mut pair = Pair::new(Protection::Sealed);
+        pair.client = client(3);
+        let link = pair.connect();
+        pair.ask(link, true);
+        let mut out = Vec::new();
+        pair.client.poll_transmit(pair.now, &mut out).unwrap();
+        pair.server
+            .handle_datagram(pair.now, client_address(), &out);
+        let mut told = Vec::new();
+        while let Some(event) = pair.server.poll_event() {
+            match &event {
+                Event::Incoming { link, .. } => {
+                    let account = Some(pair.account);
+                    pair.server
+                        .welcome(pair.now, *link, account, OperationNumber(9));
+                }
+                Event::Request { link, number, .. } => {
+                    if pair.server.is_fresh(*link, OperationNumber(operation)) {
+                        pair.server.ticket_is_genuine(*link);
+                    }
+                    pair.server.reply(pair.now, *link, *number, b"ok".to_vec());
+                }
+                _ => {}
+            }
+        }
+        while pair.server.poll_transmit(pair.now, &mut out).is_some() {}
+        pair.serve(&mut told);
+        let due = |event: &Event| matches!(event, Event::TicketDue { .. });
+        assert_eq!(told.iter().any(due), is_kept, "{operation}");
+    }
+}

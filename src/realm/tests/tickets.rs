@@ -1,0 +1,117 @@
+//! What is kept of devices that mean to come back (HS-20).
+
+use super::*;
+use crate::{
+    crypto::ResumptionSecret,
+    realm::{Pass, Returning},
+    wire::ConnectionId,
+};
+
+const DAY: u32 = 86_400;
+
+fn device(n: u8) -> PublicKey {
+    SecretKey::from_bytes([n; 32]).public()
+}
+
+fn returning(n: u8, secret: u8) -> Returning {
+    Returning {
+        device: device(n),
+        own: SecretKey::from_bytes([9; 32]).public(),
+        secret: ResumptionSecret::from_bytes([secret; 32]),
+        max_datagram: 1200,
+        place: Some([192, 0, 2, 7].into()),
+    }
+}
+
+impl Fixture {
+    async fn keep(&self, id: u32, n: u8, secret: u8) {
+        let id = ConnectionId(id);
+        self.realm
+            .keep_ticket(id, returning(n, secret), self.now)
+            .await;
+    }
+
+    /// The first byte of the secret by which the device comes back that names a ticket.
+    async fn found(&self, id: u32) -> Option<u8> {
+        let found = self.realm.find_ticket(ConnectionId(id), self.now).await;
+        found.map(|(returning, _)| returning.secret.as_bytes()[0])
+    }
+
+    async fn sweep(&self) {
+        let mut next = Some(Pass::BEGIN);
+        while let Some(pass) = next {
+            next = self.realm.tidy(pass, &|| self.now).await;
+        }
+    }
+}
+
+/// HS-20
+#[tokio::test]
+async fn ticket_is_found_after_a_restart() {
+    let fixture = Fixture::new();
+    fixture.register(Some(device(1)), "ann").await;
+    fixture.keep(7, 1, 3).await;
+    let fixture = fixture.restart();
+    let (found, account) = fixture
+        .realm
+        .find_ticket(ConnectionId(7), fixture.now)
+        .await
+        .unwrap();
+    assert_eq!(found.device, device(1));
+    assert_eq!(found.place, Some([192, 0, 2, 7].into()));
+    assert_eq!(account, Account::User("ann".parse().unwrap()));
+    assert_eq!(fixture.found(8).await, None);
+}
+
+/// HS-20: nothing is kept of strangers, and a ticket ends with its session.
+#[tokio::test]
+async fn ticket_is_good_as_long_as_its_session() {
+    let fixture = Fixture::new();
+    fixture.keep(7, 1, 3).await;
+    assert!(fixture.realm.has_no_tickets().await);
+    fixture.register(Some(device(1)), "ann").await;
+    fixture.keep(7, 1, 3).await;
+    assert_eq!(fixture.found(7).await, Some(3));
+    // Somebody else logs in with the device.
+    session_in(&fixture.ask(Some(device(1)), register(2, "bob")).await);
+    assert_eq!(fixture.found(7).await, None);
+}
+
+/// HS-20: each is good for a day, and leaves the store after that.
+#[tokio::test]
+async fn ticket_is_forgotten_after_a_day() {
+    let mut fixture = Fixture::new();
+    fixture.register(Some(device(1)), "ann").await;
+    fixture.keep(7, 1, 3).await;
+    fixture.now.running += DAY - 1;
+    fixture.keep(8, 1, 4).await;
+    assert_eq!(fixture.found(7).await, Some(3));
+    fixture.now.running += 1;
+    assert_eq!(fixture.found(7).await, None);
+    fixture.sweep().await;
+    assert_eq!(fixture.found(8).await, Some(4));
+    fixture.now.running += DAY;
+    fixture.sweep().await;
+    assert!(fixture.realm.has_no_tickets().await);
+}
+
+/// HS-20: copies of a profile have one each, up to a few.
+#[tokio::test]
+async fn device_has_few_tickets() {
+    let fixture = Fixture::new();
+    fixture.register(Some(device(1)), "ann").await;
+    for id in 1..=6 {
+        fixture.keep(id, 1, 3).await;
+    }
+    let mut good = Vec::new();
+    for id in 1..=6 {
+        if fixture.found(id).await.is_some() {
+            good.push(id);
+        }
+    }
+    assert_eq!(good, [3, 4, 5, 6]);
+    // The same once more is no other.
+    fixture.keep(6, 1, 5).await;
+    assert_eq!(fixture.found(3).await, Some(3));
+    assert_eq!(fixture.found(6).await, Some(5));
+}

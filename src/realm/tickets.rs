@@ -1,0 +1,198 @@
+//! Tickets (HS-20): what a realm keeps of the handshakes of devices that mean to come back by resumption, so that they can after
+//! it has been started again. Each is good for a day, and for as long as the session is that the device had.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::{
+    Account, Failure, Moment, Realm,
+    records::{self, Record as _, TicketIndexRecord, TicketRecord, TicketsRecord},
+};
+use crate::{
+    crypto::{PublicKey, ResumptionSecret},
+    store::{Batch, Key, Store, Versioned},
+    wire::{ConnectionId, Life},
+};
+
+/// A ticket is good for so many seconds of the realm's running time.
+const LIFETIME_SECONDS: u32 = 86_400;
+/// Tickets of one device: copies of a profile have one each.
+const PER_DEVICE: usize = 4;
+/// Tickets' devices that one step of the housekeeping looks at.
+const PER_STEP: usize = 32;
+/// Former lives of the store that are told to who lets devices come back.
+const FORMER_LIVES: usize = 8;
+
+/// A device that may come back, and by what.
+#[derive(Clone, Debug)]
+pub struct Returning {
+    /// Its key.
+    pub device: PublicKey,
+    /// The key of this realm that its handshake was with.
+    pub own: PublicKey,
+    /// What only the two sides know.
+    pub secret: ResumptionSecret,
+    /// The largest datagram that it takes, in bytes.
+    pub max_datagram: u32,
+    /// Where it has been shown to be.
+    pub place: Option<IpAddr>,
+}
+
+fn to_bytes(place: IpAddr) -> [u8; 16] {
+    match place {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// Keeps by what a device may come back that has a session; of one that has none nothing is kept. What cannot be kept costs the
+    /// device a handshake, and nothing else.
+    pub async fn keep_ticket(&self, id: ConnectionId, returning: Returning, now: Moment) {
+        let kept = async {
+            let Some(session) = self.bound_session(&returning.device, now).await? else {
+                return Ok(());
+            };
+            let key = records::tickets_of(&returning.device);
+            let mut batch = Batch::new();
+            let found = self.noted::<TicketsRecord>(&mut batch, &key).await?;
+            let mut tickets = found.map_or_else(Vec::new, |(record, _)| record.tickets);
+            let is_over = |ticket: &TicketRecord| {
+                ticket.id == id.0 || now.running.saturating_sub(ticket.since) >= LIFETIME_SECONDS
+            };
+            for over in tickets.extract_if(.., |ticket| is_over(ticket)) {
+                batch.delete(records::ticket(over.id));
+            }
+            let surplus = (tickets.len() + 1).saturating_sub(PER_DEVICE);
+            for oldest in tickets.drain(..surplus) {
+                batch.delete(records::ticket(oldest.id));
+            }
+            tickets.push(TicketRecord {
+                id: id.0,
+                own: returning.own.0,
+                secret: *returning.secret.as_bytes(),
+                session: session.hash,
+                since: now.running,
+                max_datagram: returning.max_datagram,
+                place: returning.place.map(to_bytes),
+            });
+            let index = TicketIndexRecord {
+                device: returning.device.0,
+            };
+            batch
+                .put(key, TicketsRecord { tickets }.to_value()?)
+                .put(records::ticket(id.0), index.to_value()?);
+            self.commit(batch).await?;
+            Ok::<_, Failure>(())
+        };
+        match kept.await {
+            // There is no room for it, or somebody else has written it.
+            Ok(()) | Err(Failure::Refused(_)) => {}
+            Err(failure) => self.note("keep ticket", &failure),
+        }
+    }
+
+    /// By what the device comes back that names a ticket, and whose it is. None where it is not good any more.
+    pub async fn find_ticket(&self, id: ConnectionId, now: Moment) -> Option<(Returning, Account)> {
+        let found = async {
+            let key = records::ticket(id.0);
+            let index = self.record::<TicketIndexRecord>(&key).await?;
+            let Some((TicketIndexRecord { device }, _)) = index else {
+                return Ok(None);
+            };
+            let device = PublicKey(device);
+            let key = records::tickets_of(&device);
+            let Some((record, _)) = self.record::<TicketsRecord>(&key).await? else {
+                return Ok(None);
+            };
+            let mut tickets = record.tickets.into_iter();
+            let ticket = tickets.find(|ticket| ticket.id == id.0);
+            let session = self.bound_session(&device, now).await?;
+            let (Some(ticket), Some(session)) = (ticket, session) else {
+                return Ok(None);
+            };
+            let age = now.running.saturating_sub(ticket.since);
+            let is_good = age < LIFETIME_SECONDS && ticket.session == session.hash;
+            let returning = Returning {
+                device,
+                own: PublicKey(ticket.own),
+                secret: ResumptionSecret::from_bytes(ticket.secret),
+                max_datagram: ticket.max_datagram,
+                place: ticket
+                    .place
+                    .map(|bytes| IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()),
+            };
+            Ok::<_, Failure>(is_good.then_some((returning, Account::User(session.user))))
+        };
+        found.await.unwrap_or_else(|failure| {
+            self.note("find ticket", &failure);
+            None
+        })
+    }
+
+    /// The lives of the store that a device which comes back may know, the current one first.
+    pub fn lives_to_come_back_to(&self) -> Vec<Life> {
+        let Some(lives) = self.lives.get() else {
+            return Vec::new();
+        };
+        let current = lives.current();
+        let former = lives.known.iter().copied();
+        let former = former.filter(|life| Some(*life) != current);
+        current
+            .into_iter()
+            .chain(former.take(FORMER_LIVES))
+            .collect()
+    }
+
+    /// Forgets tickets that are not good any more.
+    pub(super) async fn tidy_tickets(
+        &self,
+        after: Option<Key>,
+        now: Moment,
+    ) -> Result<Option<Key>, Failure> {
+        let found = self
+            .next_readable(records::all_tickets(), after, PER_STEP)
+            .await?;
+        for (key, found) in &found {
+            if let Err(failure) = self.tidy_tickets_of(key, found, now).await {
+                self.note("tickets", &failure);
+            }
+        }
+        Ok(found.last().map(|(key, _)| key.clone()))
+    }
+
+    async fn tidy_tickets_of(
+        &self,
+        key: &Key,
+        found: &Versioned,
+        now: Moment,
+    ) -> Result<(), Failure> {
+        let mut record = TicketsRecord::from_value(&found.value)?;
+        let is_over = |ticket: &mut TicketRecord| {
+            now.running.saturating_sub(ticket.since) >= LIFETIME_SECONDS
+        };
+        let over: Vec<_> = record.tickets.extract_if(.., is_over).collect();
+        if over.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::tidying();
+        batch.expect(key.clone(), crate::store::Expected::At(found.version));
+        for ticket in over {
+            batch.delete(records::ticket(ticket.id));
+        }
+        if record.tickets.is_empty() {
+            batch.delete(key.clone());
+        } else {
+            batch.put(key.clone(), record.to_value()?);
+        }
+        // If it has changed meanwhile, another pass looks at it.
+        self.commit(batch).await?;
+        Ok(())
+    }
+
+    /// True when nothing is kept by which a device could come back.
+    #[cfg(test)]
+    pub(crate) async fn has_no_tickets(&self) -> bool {
+        let found = self.store.list(&records::all_tickets(), None, 1).await;
+        found.is_ok_and(|found| found.is_empty())
+    }
+}
