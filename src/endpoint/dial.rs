@@ -29,7 +29,7 @@ const RESUMES_MAX: u32 = 6;
 #[derive(Debug)]
 enum Opening {
     /// An Init, with the Noise message that it carries.
-    Init(Initiator, Vec<u8>),
+    Init(Box<Initiator>, Vec<u8>),
     /// A Resume, by this ticket and with this nonce.
     Resume(Box<Ticket>, ResumeNonce),
 }
@@ -77,7 +77,7 @@ impl Dial {
         Init::emit_covered(handshake, false, &noise, &mut init);
         let mac = mac1(realm, &init);
         init.extend_from_slice(&mac);
-        let opening = Opening::Init(initiator, noise);
+        let opening = Opening::Init(Box::new(initiator), noise);
         Ok(Self::new(now, handshake, opening, init))
     }
 

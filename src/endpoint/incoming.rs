@@ -148,7 +148,7 @@ impl Endpoint {
             return None;
         }
         let peer = Some(responder.peer);
-        let answering = Answering::Accept(responder, init.handshake);
+        let answering = Answering::Accept(Box::new(responder), init.handshake);
         let accepting = Accepting::new(now, answering, hash, datagram.len());
         let stage = Stage::Accepting(Box::new(accepting));
         let mut slot = Slot::new(now, link, Role::Responder, path, peer, stage);

@@ -31,7 +31,7 @@ const DIAL_PATIENCE: Duration = Duration::from_mins(3);
 #[derive(Debug)]
 pub(super) enum Answering {
     /// With an Init: an Accept ends the handshake.
-    Accept(Responder, HandshakeId),
+    Accept(Box<Responder>, HandshakeId),
     /// With a Resume, under this secret and with this nonce.
     Resumed(ResumptionSecret, ResumeNonce),
 }

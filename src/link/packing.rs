@@ -371,7 +371,7 @@ impl Link {
             self.queue.queued().filter(|entry| !entry.item.is_paced()),
         );
         for entry in prompt.chain(backlog) {
-            if self.leaves_with(entry, carrier)
+            if leaves_with(entry, carrier)
                 && self.frame(entry).is_none_or(|frame| packer.push(frame))
             {
                 packed.items.push(entry.item);
@@ -393,19 +393,6 @@ impl Link {
         let carried = self.carried(&packed);
         self.note_packed(now, carrier, &packed, frames.len());
         carried
-    }
-
-    /// True when an item that should leave may do so with that carrier.
-    fn leaves_with(&self, entry: &Entry, carrier: Carrier) -> bool {
-        let is_early = entry.ask().is_some_and(|ask| ask.early);
-        match (entry.item, carrier) {
-            (Item::Message(MessageId::Reply(_)), Carrier::Accept) => true,
-            (Item::Update, Carrier::Accept) => true,
-            (Item::Message(MessageId::Request(_)), Carrier::Init | Carrier::Resume) => is_early,
-            (_, Carrier::Init | Carrier::Resume | Carrier::Accept) => false,
-            (_, Carrier::Bulk) => true,
-            (item, Carrier::Packet) => !item.is_paced(),
-        }
     }
 
     /// The frame of an item; none for a PING, which stands where it is.
@@ -559,5 +546,18 @@ impl Link {
     /// True when a request that a handshake's first message carried has no reply yet.
     pub fn awaits_early(&self) -> bool {
         self.queue.awaits_early()
+    }
+}
+
+/// True when an item that should leave may do so with that carrier.
+fn leaves_with(entry: &Entry, carrier: Carrier) -> bool {
+    let is_early = entry.ask().is_some_and(|ask| ask.early);
+    match (entry.item, carrier) {
+        (Item::Message(MessageId::Reply(_)), Carrier::Accept) => true,
+        (Item::Update, Carrier::Accept) => true,
+        (Item::Message(MessageId::Request(_)), Carrier::Init | Carrier::Resume) => is_early,
+        (_, Carrier::Init | Carrier::Resume | Carrier::Accept) => false,
+        (_, Carrier::Bulk) => true,
+        (item, Carrier::Packet) => !item.is_paced(),
     }
 }

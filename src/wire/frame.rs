@@ -208,7 +208,7 @@ impl<'a> Frame<'a> {
             Self::Ping => out.put_u8(PING),
             Self::Ack(ack) => ack.emit(out),
             Self::Request { number, command } => {
-                emit_numbered(REQUEST, number.0, command, last, out)
+                emit_numbered(REQUEST, number.0, command, last, out);
             }
             Self::Reply { number, answer } => emit_numbered(REPLY, number.0, answer, last, out),
             Self::Event { number, event } => emit_numbered(EVENT, number.0, event, last, out),
