@@ -36,6 +36,11 @@ impl Fragments {
         self.bytes
     }
 
+    /// True when some of it has left.
+    pub const fn is_begun(&self) -> bool {
+        self.next > 0
+    }
+
     /// True when a fragment should leave.
     pub fn has_queued(&self) -> bool {
         self.next < self.total() || !self.lost.is_empty()

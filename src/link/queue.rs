@@ -511,7 +511,8 @@ impl Queue {
     }
 
     /// The messages of which a fragment should leave, of those that the other side puts together at present: it takes
-    /// no more at once.
+    /// no more at once. What has begun is ended before anything else begins, whatever its place in the queue: else
+    /// the other side would hold beginnings of which no end comes, and have no room for what does.
     pub fn fragments_queued(&self) -> impl Iterator<Item = (MessageId, &Fragments)> {
         let fragmented = self
             .entries
@@ -522,9 +523,17 @@ impl Queue {
                 }
                 _ => None,
             });
-        let current = fragmented.filter(|(_, fragments)| !fragments.is_arrived());
-        let queued = current.take(ASSEMBLIES_MAX);
-        queued.filter(|(_, fragments)| fragments.has_queued())
+        let missing = fragmented.filter(|(_, fragments)| !fragments.is_arrived());
+        let begun = missing.clone().filter(|(_, one)| one.is_begun()).count();
+        let mut room = ASSEMBLIES_MAX.saturating_sub(begun);
+        let current = missing.filter(move |(_, fragments)| {
+            let has_room = room > 0;
+            if !fragments.is_begun() {
+                room = room.saturating_sub(1);
+            }
+            fragments.is_begun() || has_room
+        });
+        current.filter(|(_, fragments)| fragments.has_queued())
     }
 
     /// Bytes of the message to be sent next in fragments, at least as many as would fill a datagram if there are.

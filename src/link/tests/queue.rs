@@ -139,6 +139,29 @@ fn fragmented_request_leaves_no_other_way() {
     assert_eq!(taken.first().unwrap().1.bytes, vec![1; 400]);
 }
 
+/// LINK-13: the other side puts two messages together at once. What had begun gave way to what stood before it and was cut later; then neither of two
+/// beginnings was ended, and for the third there was no room, for good (seed 13002018).
+#[test]
+fn message_that_has_begun_is_ended_before_another_begins() {
+    let mut sender = Sender::near();
+    let [first, second, third] = [100, 200, 300].map(|len| sender.ask(vec![1; len], END, false));
+    let which = |sender: &Sender| {
+        let queued = sender.queue.fragments_queued();
+        queued.map(|(message, _)| message).collect::<Vec<_>>()
+    };
+    let message = MessageId::Request;
+    // The longest is cut first, and some of it leaves; then the path becomes smaller.
+    sender.queue.fragment(250);
+    sender.queue.fragment_sent(message(third), &(0..50));
+    sender.queue.fragment(50);
+    assert_eq!(which(&sender), [first, third].map(message));
+    sender.queue.fragment_sent(message(first), &(0..100));
+    assert_eq!(which(&sender), [third].map(message));
+    sender.queue.fragment_lost(message(third), 0..50);
+    sender.queue.fragment_arrived(message(first), 0..100);
+    assert_eq!(which(&sender), [second, third].map(message));
+}
+
 #[test]
 fn deadline_ends_the_waiting() {
     let mut sender = Sender::new(Rtt::default());
