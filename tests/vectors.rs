@@ -805,6 +805,18 @@ fn realms() {
                 epoch,
                 after: Position(70),
                 offset: 100,
+                life: None,
+            },
+        ),
+        (
+            "read, in a life",
+            json!({ "group": "cats", "epoch": 7, "after": 70, "offset": 0, "life": "01020304" }),
+            PeerRequest::Read {
+                group,
+                epoch,
+                after: Position(70),
+                offset: 0,
+                life: Some(Life([1, 2, 3, 4])),
             },
         ),
         (

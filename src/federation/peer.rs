@@ -301,7 +301,7 @@ impl PeerTask {
             }
             (Doing::LookingAtCopy(peer, group), Done::Copy(look)) => match *look {
                 CopyLook::At(state) => {
-                    let reader = Reader::new(group, state.epoch(), state.position());
+                    let reader = Reader::new(group, state.epoch(), state.position(), peer.life());
                     let bytes = reader.request();
                     let doing = Doing::Reading(peer.clone(), Box::new((reader, state)));
                     Next::act(Step::Ask { peer, bytes }, doing)

@@ -1,7 +1,7 @@
 //! Reads a group from where it lives, page by page, until the last entry read is whole (PEER-10).
 
 use crate::wire::{
-    Answer, CONTENT_GONE, Entry, ErrorCode, GroupName, PeerRequest, Position, emit_varint,
+    Answer, CONTENT_GONE, Entry, ErrorCode, GroupName, Life, PeerRequest, Position, emit_varint,
 };
 
 /// The longest entry of another realm's group that is copied, in bytes: more than a realm may be set to take.
@@ -14,6 +14,7 @@ const ENTRIES_MAX: usize = 100;
 pub struct Reader {
     group: GroupName,
     epoch: u64,
+    life: Option<Life>,
     /// The copy has all up to here.
     position: u64,
     entries: Vec<Entry>,
@@ -41,11 +42,13 @@ pub enum Reading {
 }
 
 impl Reader {
-    /// Reads what a group has behind `position`.
-    pub const fn new(group: GroupName, epoch: u64, position: u64) -> Self {
+    /// Reads what a group has behind `position`, in that life of its realm's store (PEER-29): positions that are given out in another, of which
+    /// this side has not noted that it has begun, would be taken for those of a copy from before it.
+    pub const fn new(group: GroupName, epoch: u64, position: u64, life: Option<Life>) -> Self {
         Self {
             group,
             epoch,
+            life,
             position,
             entries: Vec::new(),
             after: position,
@@ -70,6 +73,7 @@ impl Reader {
             epoch: self.epoch,
             after: Position(self.after),
             offset: self.offset,
+            life: self.life,
         };
         read.to_bytes()
     }

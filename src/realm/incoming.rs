@@ -157,7 +157,9 @@ impl<S: Store> Realm<S> {
                 epoch,
                 after,
                 offset,
+                life,
             } => {
+                self.check_life(life)?;
                 self.host_read(caller, peer, (group, epoch), (after, offset))
                     .await
             }

@@ -4,6 +4,7 @@ use super::{
     Dialing, Failure, Outcome, Realm, Work,
     limits::PEERS_MAX,
     records::{self, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord},
+    repeering,
     storing::Notes,
 };
 use crate::{
@@ -11,7 +12,8 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, Key, Store, Version, Versioned},
     wire::{
-        Answer, ErrorCode, PeerRequest, Port, RealmId, RegistrationCode, SessionRef, Text, Username,
+        Answer, ErrorCode, Life, PeerRequest, Port, RealmId, RegistrationCode, SessionRef, Text,
+        Username,
     },
 };
 
@@ -144,6 +146,11 @@ impl Peer {
     pub fn keys(&self) -> impl Iterator<Item = PublicKey> {
         let former = self.record.former.iter();
         former.copied().map(PublicKey).chain([self.key()])
+    }
+
+    /// In which life its store is as far as this side knows (PEER-29), which may know of none.
+    pub(crate) fn life(&self) -> Option<Life> {
+        repeering::life_in(self.record.theirs)
     }
 
     /// The key it had when it became a peer: what was noted of its messages goes by it.

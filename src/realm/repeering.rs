@@ -112,6 +112,17 @@ impl<S: Store> Realm<S> {
         })
     }
 
+    /// Refuses to be read by a side that believes this one's store to be in another life (PEER-29): it introduces itself then, and learns of this one.
+    pub(super) fn check_life(&self, believed: Option<Life>) -> Result<(), Failure> {
+        let current = self.lives.get().and_then(|lives| lives.known.first());
+        match (believed, current) {
+            (Some(believed), Some(current)) if believed != *current => {
+                Err(ErrorCode::PeerRefused.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// True when the other side knew this one in a life that the store has no memory of.
     fn was_forgotten(&self, known: u64) -> bool {
         let Some(Lives { known: lives, .. }) = self.lives.get() else {
@@ -237,6 +248,14 @@ impl<S: Store> Realm<S> {
 /// True when both are numbers of one peering, in whichever lives of a store.
 const fn is_of_peering(one: u64, other: u64) -> bool {
     one & PEERING == other & PEERING
+}
+
+/// The life that a number names; none where its lower half is 0.
+pub(super) const fn life_in(number: u64) -> Option<Life> {
+    match (number & !PEERING) as u32 {
+        0 => None,
+        name => Some(Life(name.to_be_bytes())),
+    }
 }
 
 fn begin_void(realm: RealmId, batch: &mut Batch) -> Result<(), Failure> {

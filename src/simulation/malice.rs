@@ -13,8 +13,8 @@ use crate::{
     endpoint::{Config, Endpoint, Event, LinkId},
     link::Time,
     wire::{
-        Answer, Body, Entry, ErrorCode, GroupName, OperationNumber, Page, Password, PeerRequest,
-        Port, Position, Protection, RealmId, Refusal, Sender, Sent, Text, Username,
+        Answer, Body, Entry, ErrorCode, GroupName, Life, OperationNumber, Page, Password,
+        PeerRequest, Port, Position, Protection, RealmId, Refusal, Sender, Sent, Text, Username,
     },
 };
 
@@ -354,6 +354,7 @@ impl Liar {
                 epoch: membership,
                 after: Position(rng.random_range(0..20)),
                 offset: rng.random_range(0..100),
+                life: rng.random::<bool>().then(|| Life(rng.random())),
             },
             12 => {
                 let mut proof = [0; 16];

@@ -7,7 +7,7 @@
 //! 0x63 leave       group, user, membership 8
 //! 0x64 post        epoch 8, sequence varint, content type 1, sender, group, message
 //! 0x65 grown       group
-//! 0x66 read        group, epoch 8, after varint, offset varint
+//! 0x66 read        group, epoch 8, after varint, offset varint, [life 4]
 //! 0x67 rotate      key 32, proof 16
 //! 0x68 withdraw    epoch 8, sequence varint
 //! 0x69 expelled    epoch 8, sequence varint, group, user, membership 8
@@ -23,8 +23,8 @@ use nom::{
 };
 
 use super::{
-    Body, Field, GroupName, Malformed, OperationNumber, Password, Port, Position, RealmId, Text,
-    Username, array,
+    Body, Field, GroupName, Life, Malformed, OperationNumber, Password, Port, Position, RealmId,
+    Text, Username, array,
 };
 
 const INTRODUCE: u8 = 0x60;
@@ -116,6 +116,8 @@ pub enum PeerRequest<'a> {
         after: Position,
         /// Where in the first entry's body to begin.
         offset: u64,
+        /// In which life of its store the asking realm believes the other to be (PEER-29), where it knows of one.
+        life: Option<Life>,
     },
     /// Says that the asking realm goes by another key from now on; the one that it has proven vouches
     /// for it.
@@ -260,12 +262,13 @@ impl<'a> PeerRequest<'a> {
             READ => {
                 let (input, (group, epoch, after)) =
                     (GroupName::parse, be_u64, Position::parse).parse(input)?;
-                let (_, Position(offset)) = Position::parse_last(input)?;
+                let (input, Position(offset)) = Position::parse(input)?;
                 Ok(Self::Read {
                     group,
                     epoch,
                     after,
                     offset,
+                    life: last_life(input)?,
                 })
             }
             ROTATE => {
@@ -382,12 +385,16 @@ impl<'a> PeerRequest<'a> {
                 epoch,
                 after,
                 offset,
+                life,
             } => {
                 out.put_u8(READ);
                 group.emit(out);
                 out.put_u64(*epoch);
                 after.emit(out);
-                Position(*offset).emit_last(out);
+                Position(*offset).emit(out);
+                if let Some(Life(name)) = life {
+                    out.put_slice(name);
+                }
             }
             Self::Rotate { key, proof } => {
                 out.put_u8(ROTATE);
@@ -435,6 +442,19 @@ fn last_u64(input: &[u8]) -> Result<u64, Malformed> {
         _ => Err(Malformed {
             what: "request of a realm: bytes after its end",
         }),
+    }
+}
+
+/// Reads a life at the end, if there is one.
+fn last_life(input: &[u8]) -> Result<Option<Life>, Malformed> {
+    match input {
+        [] => Ok(None),
+        _ => match array(input)? {
+            ([], name) => Ok(Some(Life(name))),
+            _ => Err(Malformed {
+                what: "request of a realm: bytes after its end",
+            }),
+        },
     }
 }
 
@@ -523,6 +543,7 @@ mod tests {
                 epoch: 7,
                 after: Position(70),
                 offset: 100,
+                life: Some(Life([1, 2, 3, 4])),
             },
             PeerRequest::Rotate {
                 key: [7; 32],

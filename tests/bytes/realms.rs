@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use merpati::{
     crypto::SecretKey,
     wire::{
-        Answer, Body, Entry, ErrorCode, OperationNumber, Page, Password, PeerRequest, Port,
+        Answer, Body, Entry, ErrorCode, Life, OperationNumber, Page, Password, PeerRequest, Port,
         Position, Protection, Sender, Sent, Text,
     },
 };
@@ -125,6 +125,7 @@ fn requests() -> Vec<(&'static str, PeerRequest<'static>, Answer)> {
                 epoch,
                 after: Position(999),
                 offset: 0,
+                life: Some(Life([0x5a; 4])),
             },
             page,
         ),

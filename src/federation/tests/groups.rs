@@ -104,7 +104,7 @@ fn peer_that_refuses_about_a_group_is_introduced_to_again() {
 /// PEER-10, READ-11: an entry that stands where another did is read from its beginning: its end is never taken for all of it.
 #[test]
 fn end_of_another_entry_is_not_taken_for_all_of_it() {
-    let mut reader = Reader::new(crew(), 0, 0);
+    let mut reader = Reader::new(crew(), 0, 0, None);
     let first = part(0).to_bytes();
     assert!(matches!(reader.take(Some(&first)), Reading::Ask(_)));
     let Answer::Page(mut page) = part(1 << 20) else {

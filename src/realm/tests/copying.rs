@@ -200,6 +200,7 @@ async fn who_joins_while_a_message_is_written_hears_of_it() {
                 epoch,
                 after: Position(u64::from(n) - 50),
                 offset: 0,
+                life: None,
             };
             match asked(&fixture, n, &read).await {
                 Answer::Page(page) => !page.entries.is_empty(),

@@ -97,6 +97,7 @@ async fn finds_nothing(store: &Held, realm: &Realm<Held>) {
         epoch: record.epoch,
         after: Position(0),
         offset: 0,
+        life: None,
     };
     assert_eq!(
         give(realm, NEXT, &read.to_bytes()).await,

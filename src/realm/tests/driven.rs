@@ -208,7 +208,7 @@ impl<S: Store> Realm<S> {
                 CopyLook::Gone => return ReadOutcome::Gone,
                 CopyLook::NotNow => return ReadOutcome::Unread,
             };
-            let mut reader = Reader::new(group, state.epoch(), state.position());
+            let mut reader = Reader::new(group, state.epoch(), state.position(), peer.life());
             let (kept, more) = loop {
                 let answer = self.network.ask(peer, reader.request()).await;
                 match reader.take(answer.as_deref()) {

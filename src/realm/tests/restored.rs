@@ -12,7 +12,11 @@ use super::{
     },
     *,
 };
-use crate::{realm::repeering::Numbered, store::Memory, wire::Port};
+use crate::{
+    realm::{repeering::Numbered, storing::Unnoted},
+    store::Memory,
+    wire::Port,
+};
 
 /// PEER-29: a realm that was restored from a copy of the very peering that there is remembers other members than the other side, be it since the
 /// copy that they have joined or that they have left; that it has restarted is seen by the other, and what that knew by the realm.
@@ -267,4 +271,22 @@ async fn number_of_no_life_is_not_one_that_was_forgotten() {
     come_to_terms(&sides).await;
     come_to_terms(&sides).await;
     agree(&sides, true).await;
+}
+
+/// PEER-29: a group is not read in a life that the reading side has not noted. What was given out in one was taken for what a copy from before it holds
+/// (seed 12298373).
+#[tokio::test(start_paused = true)]
+async fn a_group_is_read_only_in_a_life_that_was_noted() {
+    let sides = peering().await;
+    come_to_terms(&sides).await;
+    let sides = connected(&sides[0].store, &sides[1].store);
+    begin_lives(&sides).await;
+    let [alpha, _] = &sides;
+    let read = async || {
+        let peer = alpha.realm.peer(&mut Unnoted, alpha.other()).await.unwrap();
+        alpha.realm.read_copy(&peer, group("crew"), MOMENT).await
+    };
+    assert_eq!(read().await, ReadOutcome::Unread);
+    come_to_terms(&sides).await;
+    assert_eq!(read().await, ReadOutcome::Equal);
 }
