@@ -90,12 +90,34 @@ impl Assemblies {
             return *of_known == total;
         }
         let others: usize = begun.0.iter().map(|(_, total)| total).sum();
-        let fits = self.by_message.len() + begun.0.len() < ASSEMBLIES_MAX
-            && self.held().saturating_add(others).saturating_add(total) <= self.room;
+        let given_up = self
+            .given_up(message)
+            .and_then(|one| self.by_message.get(&one));
+        let freed = given_up.map_or(0, |one| one.bytes.len());
+        let kept = self.by_message.len() - usize::from(given_up.is_some());
+        let held = self.held() - freed;
+        let fits = kept + begun.0.len() < ASSEMBLIES_MAX
+            && held.saturating_add(others).saturating_add(total) <= self.room;
         if fits {
             begun.0.push((message, total));
         }
         fits
+    }
+
+    /// The request that makes way for another: who begins a third has given one of two up, at its deadline. It is the one of which nothing has come for
+    /// longest. Should that have been another, all of it is sent again. Parts of one that was given up may be late: it makes nothing give way that was
+    /// asked after it.
+    fn given_up(&self, message: MessageId) -> Option<MessageId> {
+        let is_full = self.by_message.len() >= ASSEMBLIES_MAX;
+        let is_new = is_full && is_request(&message) && !self.by_message.contains_key(&message);
+        let earlier = self
+            .by_message
+            .iter()
+            .filter(|(one, _)| is_request(one) && **one < message);
+        let oldest = earlier
+            .filter(|_| is_new)
+            .min_by_key(|(_, one)| one.progress);
+        oldest.map(|(one, _)| *one)
     }
 
     /// Takes in a part for which [`Assemblies::takes`] holds.
@@ -108,6 +130,9 @@ impl Assemblies {
         part: &[u8],
     ) -> Assembled {
         let len = usize::try_from(total).unwrap_or(0);
+        if let Some(given_up) = self.given_up(message) {
+            self.by_message.remove(&given_up);
+        }
         let one = self.by_message.entry(message).or_insert_with(|| Assembly {
             bytes: vec![0; len],
             arrived: Ranges::default(),
@@ -199,6 +224,27 @@ mod tests {
         let taken = all.take(Time(0), message, 11, 2, b"llo ");
         assert_eq!(taken, Assembled::Whole(b"hello world".to_vec()));
         assert_eq!(all.held(), 0);
+    }
+
+    /// LINK-13: requests that were given up at their deadlines kept both places for 15 min, and no other got through that was long.
+    #[test]
+    fn what_was_given_up_makes_way() {
+        let mut all = assemblies();
+        let id = |number| MessageId::Request(RequestId(number));
+        let begin = |all: &mut Assemblies, seconds: u64, number, total| {
+            assert!(takes(all, id(number), total, 0, 1));
+            let taken = all.take(Time(seconds), id(number), total, 0, b"x");
+            assert_eq!(taken, Assembled::Partly);
+        };
+        begin(&mut all, 1, 2, 400);
+        begin(&mut all, 2, 3, 600);
+        begin(&mut all, 3, 4, 400);
+        assert!(all.by_message.keys().copied().eq([3, 4].map(id)));
+        assert!(!takes(&all, id(2), 400, 1, 1), "late");
+        assert!(!takes(&all, id(5), 700, 0, 1), "too much together");
+        assert!(!takes(&all, MessageId::Reply(RequestId(5)), 10, 0, 1));
+        begin(&mut all, 4, 5, 600);
+        assert!(all.by_message.keys().copied().eq([4, 5].map(id)));
     }
 
     /// LINK-13: every bound holds.

@@ -41,6 +41,11 @@ impl Fragments {
         self.next > 0
     }
 
+    /// True when some of it was lost and nothing has arrived: the other side may have no room for it.
+    pub fn is_doubtful(&self) -> bool {
+        self.arrived.is_empty() && !self.lost.is_empty()
+    }
+
     /// True when a fragment should leave.
     pub fn has_queued(&self) -> bool {
         self.next < self.total() || !self.lost.is_empty()

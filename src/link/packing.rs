@@ -378,7 +378,7 @@ impl Link {
             }
         }
         if carrier == Carrier::Bulk {
-            self.pack_fragments(&mut packer, &mut packed.fragments);
+            self.pack_fragments(&mut packer, &mut packed);
         }
         let frames = packer.out;
         let asks = |item: &Item| matches!(item, Item::Message(MessageId::Request(_)));
@@ -483,13 +483,14 @@ impl Link {
         self.controls.welcome = None;
     }
 
-    /// Fills what room is left with fragments of long messages.
-    fn pack_fragments<'a>(
-        &'a self,
-        packer: &mut Packer<'a, '_>,
-        packed: &mut Vec<(MessageId, Range<u64>)>,
-    ) {
+    /// Fills what room is left with fragments of long messages. A packet with one for which the other side has no room counts as lost as a whole: what
+    /// may be such a one leaves by itself.
+    fn pack_fragments<'a>(&'a self, packer: &mut Packer<'a, '_>, packed: &mut Packed) {
         for (message, fragments) in self.queue.fragments_queued() {
+            let is_doubtful = fragments.is_doubtful();
+            if is_doubtful && !(packed.items.is_empty() && packed.fragments.is_empty()) {
+                continue;
+            }
             let room = packer.room_left().saturating_sub(PART_FRAME_MAX);
             if room < PART_MIN {
                 break;
@@ -507,7 +508,10 @@ impl Link {
             if !pushed {
                 break;
             }
-            packed.push((message, offset..ends));
+            packed.fragments.push((message, offset..ends));
+            if is_doubtful {
+                break;
+            }
         }
     }
 

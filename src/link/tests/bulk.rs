@@ -287,6 +287,56 @@ fn what_is_too_long_is_said_so() {
     refuse(&mut pair, 20_001, 20_000);
 }
 
+/// LINK-13: of two long requests some arrives before their deadlines, and a third is asked: it found no room for 15 min.
+#[test]
+fn requests_that_were_given_up_are_in_nobodys_way() {
+    let mut pair = Pair::new();
+    pair.server.trust();
+    for held in [5_000, 10_000] {
+        let brief = pair.now + Duration::from_secs(5);
+        pair.client.request(vec![1; 5_000], brief, false).unwrap();
+        while pair.server.assembling() < held {
+            match transmit(&mut pair.client, pair.now) {
+                Some(up) => deliver(&mut pair.server, pair.now, &up).unwrap(),
+                None => pair.advance(50),
+            }
+        }
+        // Nothing else arrives.
+        while pair.now < brief {
+            while transmit(&mut pair.client, pair.now).is_some() {}
+            while transmit(&mut pair.server, pair.now).is_some() {}
+            pair.advance(50);
+        }
+    }
+    assert_eq!(pair.server.assembling(), 10_000);
+    events(&mut pair.client);
+    let end = pair.now + Duration::from_secs(60);
+    let number = pair.client.request(vec![2; 5_000], end, false).unwrap();
+    let mut got = vec![];
+    while pair.now < end && got.is_empty() {
+        // What there is no room for is as good as lost.
+        while let Some(up) = transmit(&mut pair.client, pair.now) {
+            let taken = deliver(&mut pair.server, pair.now, &up);
+            assert!(matches!(taken, Ok(()) | Err(Ignored::NoRoom)), "{taken:?}");
+        }
+        while let Some(down) = transmit(&mut pair.server, pair.now) {
+            deliver(&mut pair.client, pair.now, &down).unwrap();
+        }
+        pair.advance(50);
+        got.extend(events(&mut pair.server));
+    }
+    let bytes = vec![2; 5_000];
+    let early = false;
+    assert_eq!(
+        got,
+        [Event::Request {
+            number,
+            bytes,
+            early
+        }]
+    );
+}
+
 /// LINK-19: where much is lost, what is small leaves twice, and is done once.
 #[test]
 fn what_is_small_leaves_twice_where_much_is_lost() {
