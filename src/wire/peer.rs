@@ -389,12 +389,7 @@ impl<'a> PeerRequest<'a> {
             } => {
                 out.put_u8(READ);
                 group.emit(out);
-                out.put_u64(*epoch);
-                after.emit(out);
-                Position(*offset).emit(out);
-                if let Some(Life(name)) = life {
-                    out.put_slice(name);
-                }
+                emit_place((*epoch, *after, *offset), *life, out);
             }
             Self::Rotate { key, proof } => {
                 out.put_u8(ROTATE);
@@ -442,6 +437,20 @@ fn last_u64(input: &[u8]) -> Result<u64, Malformed> {
         _ => Err(Malformed {
             what: "request of a realm: bytes after its end",
         }),
+    }
+}
+
+/// Writes where a group is read from, and in which life if that is known.
+fn emit_place(
+    (epoch, after, offset): (u64, Position, u64),
+    life: Option<Life>,
+    out: &mut impl BufMut,
+) {
+    out.put_u64(epoch);
+    after.emit(out);
+    Position(offset).emit(out);
+    if let Some(Life(name)) = life {
+        out.put_slice(&name);
     }
 }
 
