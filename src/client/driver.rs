@@ -110,8 +110,9 @@ impl Driver {
                 self.note_left();
             }
             self.drop_withdrawn();
-            self.ask_waiting();
             self.take_events();
+            // What has happened may be what a question waits for.
+            self.ask_waiting();
             self.transmit().await;
             if self.endpoint.has_events() {
                 continue;
