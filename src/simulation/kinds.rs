@@ -110,14 +110,18 @@ const KEPT_BYTES: u64 = 16_000;
 /// What a realm that lies, and is gone, may have others hold: its links, the links to it, and what waits to be asked on those.
 const LIED_TO: u64 = 16;
 
+/// Bytes a second of a path on which three datagrams may all be lost to its queue.
+const NARROW: u64 = 100;
+
 impl Kinds {
-    /// True when a realm may hold so much in the end, though nobody is there any more.
-    pub fn may_be_left(&self, left: &str) -> bool {
+    /// True when a realm may hold so much in the end, though nobody is there any more, on paths of that rate.
+    pub fn may_be_left(&self, left: &str, rate: Option<u64>) -> bool {
         let links = match (self.nat, self.liar) {
             (_, Some(_)) => LIED_TO,
             (Some(_), None) => KEPT_OPEN,
-            // The one try that is made at the address it claims (PEER-23) may have come to nothing: it is asked on its own link then (seed 13015051).
-            (None, None) if self.moves => KEPT_OPEN,
+            // On so narrow a path the one try that is made at the address it claims (PEER-23) may have come to nothing: it is asked on its own link then
+            // (seed 13015051).
+            (None, None) if self.moves && rate.is_some_and(|rate| rate <= NARROW) => KEPT_OPEN,
             (None, None) => return false,
         };
         let Some((Ok(count), what)) = left

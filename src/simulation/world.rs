@@ -428,7 +428,8 @@ impl World {
                 match left {
                     Ok(left) => {
                         let kinds = &self.plan.kinds;
-                        let left = left.iter().filter(|left| !kinds.may_be_left(left));
+                        let rate = self.plan.path.rate;
+                        let left = left.iter().filter(|left| !kinds.may_be_left(left, rate));
                         let left = left.map(|left| format!("{}: {left}", life.name));
                         outcome.wrong.extend(left);
                     }
