@@ -214,7 +214,12 @@ impl Endpoint {
         self.assembling
             .change(slot.holder(), slot.link.assembling(), 0);
         let name = slot.is_shared.then(|| self.name_of(id));
-        slot.link = slot.link.into_awake().restart(name).into();
+        let link = slot.link.into_awake().restart(name);
+        if link.asks_in_secret() {
+            // HS-7: what carries a password is asked again, and not on a link without forward secrecy.
+            slot.resumption = None;
+        }
+        slot.link = link.into();
         slot.opened = now;
         slot.token = None;
         if slot.peer.is_some() {

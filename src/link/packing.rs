@@ -547,6 +547,11 @@ impl Link {
         self.queue.early_arrived(now, &self.rtt);
     }
 
+    /// True when something is asked that no handshake's first message may carry (HS-7).
+    pub fn asks_in_secret(&self) -> bool {
+        self.queue.asks_in_secret()
+    }
+
     /// True when a request that a handshake's first message carried has no reply yet.
     pub fn awaits_early(&self) -> bool {
         self.queue.awaits_early()

@@ -205,6 +205,13 @@ impl Queue {
         self.entries.get_mut(at)
     }
 
+    /// True when a request waits that may not travel early.
+    pub fn asks_in_secret(&self) -> bool {
+        self.entries
+            .iter()
+            .any(|entry| entry.ask().is_some_and(|ask| !ask.early))
+    }
+
     /// Puts an item in; one that is there already is replaced.
     pub fn insert(&mut self, entry: Entry) {
         match self.position(entry.item) {

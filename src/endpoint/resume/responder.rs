@@ -82,8 +82,13 @@ impl Endpoint {
         let hash = Accepts::hash(datagram);
         match self.accepts.look_up(&hash) {
             Answer::Answered(answer, link) => {
-                let answer = answer.to_vec();
-                self.answer_again(path, link, answer);
+                // WIRE-11: it may be longer than what it answers, where the first came from. A copy may come from anywhere.
+                let slot = self.slots.get(&link);
+                let is_there = slot.is_some_and(|slot| slot.path.remote.ip() == path.remote.ip());
+                if is_there || answer.len() <= datagram.len() {
+                    let answer = answer.to_vec();
+                    self.answer_again(path, link, answer);
+                }
                 return;
             }
             Answer::Awaiting => return,

@@ -346,7 +346,7 @@ fn long_answer_goes_to_where_the_device_was() {
             .client
             .poll_transmit(returning.pair.now, &mut out)
             .unwrap();
-        let brought = out.len();
+        let (brought, resume) = (out.len(), out.clone());
         let (now, from) = (returning.pair.now, returning.pair.from);
         returning.pair.server.handle_datagram(now, from, &out);
         let mut told = Vec::new();
@@ -376,6 +376,13 @@ fn long_answer_goes_to_where_the_device_was() {
         }
         assert!(sent <= most * brought, "{sent} of {brought}");
         assert_eq!(sent > brought, is_there);
+        // WIRE-11: a copy of it from elsewhere is answered with no more than it brings.
+        let elsewhere = SocketAddr::from(([10, 0, 7, 7], 7));
+        let server = &mut returning.pair.server;
+        server.handle_datagram(now, elsewhere, &resume);
+        while server.poll_transmit(now, &mut out).is_some() {
+            assert!(out.len() <= brought, "{} for {brought}", out.len());
+        }
     }
 }
 
@@ -499,5 +506,28 @@ fn ticket_is_kept_at_once_where_its_command_is_new() {
         pair.serve(&mut told);
         let due = |event: &Event| matches!(event, Event::TicketDue { .. });
         assert_eq!(told.iter().any(due), is_kept, "{operation}");
+    }
+}
+
+/// HS-7, HS-19: what carries a password is asked again on a link with forward secrecy, when its own is opened anew. It went out on a resumed one.
+#[test]
+fn what_may_not_travel_early_is_asked_again_after_a_handshake() {
+    for early in [true, false] {
+        let mut returning = Returning::new();
+        let link = returning.open();
+        returning.pair.ask(link, true);
+        assert_eq!(replies(&returning.go_on(link, |_| false)), 1);
+        assert!(returning.pair.client.ticket(link).is_some());
+        returning.pair.ask(link, early);
+        let (now, mut out) = (returning.pair.now, Vec::new());
+        returning.pair.client.dial_again(now, link);
+        assert!(returning.pair.client.poll_transmit(now, &mut out).is_some());
+        let begun = Packet::parse(&out);
+        let is_resume = matches!(begun, Ok(Packet::Resume(_)));
+        assert!(
+            is_resume || matches!(begun, Ok(Packet::Init(_))),
+            "{begun:?}"
+        );
+        assert_eq!(is_resume, early);
     }
 }
