@@ -96,6 +96,13 @@ impl Link {
                 offset,
                 bytes,
             } => {
+                if let MessageId::Event(id) = message
+                    && self.pushed.is_new(id)
+                    && !self.takes_event(id)
+                {
+                    // As with one that is whole: it comes again. What is acknowledged would not.
+                    return false;
+                }
                 !self.is_assembled(message, total)
                     || self
                         .assemblies

@@ -314,14 +314,7 @@ fn requests_that_were_given_up_are_in_nobodys_way() {
     let number = pair.client.request(vec![2; 5_000], end, false).unwrap();
     let mut got = vec![];
     while pair.now < end && got.is_empty() {
-        // What there is no room for is as good as lost.
-        while let Some(up) = transmit(&mut pair.client, pair.now) {
-            let taken = deliver(&mut pair.server, pair.now, &up);
-            assert!(matches!(taken, Ok(()) | Err(Ignored::NoRoom)), "{taken:?}");
-        }
-        while let Some(down) = transmit(&mut pair.server, pair.now) {
-            deliver(&mut pair.client, pair.now, &down).unwrap();
-        }
+        pair.carry_what_is_taken();
         pair.advance(50);
         got.extend(events(&mut pair.server));
     }
@@ -335,6 +328,49 @@ fn requests_that_were_given_up_are_in_nobodys_way() {
             early
         }]
     );
+}
+
+/// LINK-16: parts of an event that is not taken now were acknowledged, and never came again; nor did what was pushed behind it.
+#[test]
+fn long_event_that_is_held_off_comes_again() {
+    let mut pair = Pair::new();
+    // Its address is proven, and it gives signs of life.
+    pair.client.request(vec![0], END, false).unwrap();
+    pair.settle();
+    pair.client
+        .keep_alive(Some(Silence::fixed(Duration::from_secs(30))));
+    pair.client.hold_pushes(true);
+    for event in [vec![1; 5_000], vec![2]] {
+        pair.server.push(event, Urgency::Live).unwrap();
+    }
+    let mut got = vec![];
+    for step in 0..12_000 {
+        if step == 200 {
+            assert!(got.is_empty(), "{got:?}");
+            pair.client.hold_pushes(false);
+        }
+        pair.carry_what_is_taken();
+        pair.advance(50);
+        for event in events(&mut pair.client) {
+            if let Event::Pushed { bytes } = event {
+                got.push(bytes);
+            }
+        }
+    }
+    assert_eq!(got, [vec![1; 5_000], vec![2]]);
+}
+
+impl Pair {
+    /// Carries datagrams until there are none. What there is no room for is as good as lost.
+    fn carry_what_is_taken(&mut self) {
+        let is_fair = |taken| matches!(taken, Ok(()) | Err(Ignored::NoRoom));
+        while let Some(up) = transmit(&mut self.client, self.now) {
+            assert!(is_fair(deliver(&mut self.server, self.now, &up)));
+        }
+        while let Some(down) = transmit(&mut self.server, self.now) {
+            assert!(is_fair(deliver(&mut self.client, self.now, &down)));
+        }
+    }
 }
 
 /// LINK-19: where much is lost, what is small leaves twice, and is done once.
