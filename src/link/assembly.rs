@@ -106,14 +106,14 @@ impl Assemblies {
 
     /// The request that makes way for another: who begins a third has given one of two up, at its deadline. It is the one of which nothing has come for
     /// longest. Should that have been another, all of it is sent again. Parts of one that was given up may be late: it makes nothing give way that was
-    /// asked after it.
+    /// asked after it. Of replies and events nothing is late: what has been put together once is not begun again.
     fn given_up(&self, message: MessageId) -> Option<MessageId> {
         let is_full = self.by_message.len() >= ASSEMBLIES_MAX;
-        let is_new = is_full && is_request(&message) && !self.by_message.contains_key(&message);
+        let is_new = is_full && !self.by_message.contains_key(&message);
         let earlier = self
             .by_message
             .iter()
-            .filter(|(one, _)| is_request(one) && **one < message);
+            .filter(|(one, _)| is_request(one) && (!is_request(&message) || **one < message));
         let oldest = earlier
             .filter(|_| is_new)
             .min_by_key(|(_, one)| one.progress);
@@ -242,7 +242,7 @@ mod tests {
         assert!(all.by_message.keys().copied().eq([3, 4].map(id)));
         assert!(!takes(&all, id(2), 400, 1, 1), "late");
         assert!(!takes(&all, id(5), 700, 0, 1), "too much together");
-        assert!(!takes(&all, MessageId::Reply(RequestId(5)), 10, 0, 1));
+        assert!(takes(&all, MessageId::Reply(RequestId(1)), 10, 0, 1));
         begin(&mut all, 4, 5, 600);
         assert!(all.by_message.keys().copied().eq([4, 5].map(id)));
     }
@@ -273,7 +273,7 @@ mod tests {
         );
         all.take(Time(5), MessageId::Event(EventId(1)), 400, 0, b"x");
         assert!(
-            !takes(&all, MessageId::Reply(RequestId(3)), 10, 0, 1),
+            !takes(&all, MessageId::Request(RequestId(0)), 10, 0, 1),
             "too many"
         );
         for piece in 1..64 {

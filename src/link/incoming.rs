@@ -191,7 +191,9 @@ impl Link {
             // A PING is owed an acknowledgement by its packet.
             Frame::Padding | Frame::Ping => {}
             Frame::Ack(ack) => self.handle_ack(now, &ack)?,
-            Frame::Request { number, command } => self.handle_request(now, number, command, early),
+            Frame::Request { number, command } => {
+                self.handle_request(now, number, command, early);
+            }
             Frame::Reply { number, answer } => self.handle_reply(now, number, answer),
             // LINK-13: who it is from, and how much room there is for it, is not known yet.
             Frame::Part { .. } if early => return Err(Ignored::Violation),
@@ -256,8 +258,9 @@ impl Link {
         number: RequestId,
         command: &[u8],
         early: bool,
-    ) {
-        match self.replies.arrive(&mut self.queue, number) {
+    ) -> Arrival {
+        let arrival = self.replies.arrive(&mut self.queue, number);
+        match arrival {
             Arrival::New => {
                 self.events.push_back(Event::Request {
                     number,
@@ -266,11 +269,12 @@ impl Link {
                 });
             }
             Arrival::Known => {}
-            Arrival::Refused => return,
+            Arrival::Refused => return arrival,
         }
         if self.replies.is_working() && self.work_due.is_none() {
             self.work_due = Some(Received::patience(now, &self.rtt));
         }
+        arrival
     }
 
     pub(super) fn handle_reply(&mut self, now: Time, number: RequestId, answer: &[u8]) {

@@ -470,7 +470,7 @@ impl Link {
         // Before anything has been measured, the answers may be on their way.
         let is_late = is_unanswered && self.rtt.is_measured();
         self.keepalive
-            .is_some_and(|keepalive| is_late || keepalive.is_dead())
+            .is_some_and(|keepalive| is_late || (keepalive.is_dead() && !self.rtt.is_measured()))
     }
 
     /// True when the way to this side is kept open.

@@ -471,7 +471,8 @@ impl Link {
             let lossy = self.is_redundant().then_some(Lossy { small });
             self.queue
                 .sent(now, &packed.items, &self.rtt, &mut self.jitter, lossy);
-            self.replies.settle(&mut self.queue);
+            let forgotten = self.replies.settle(&mut self.queue);
+            self.forget_assembled(&forgotten);
         }
         if !self.is_sealed() {
             self.queue.remove(Item::Response);

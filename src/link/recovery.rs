@@ -60,7 +60,8 @@ impl Link {
             match carried {
                 Carried::Measure => {}
                 Carried::Whole(Item::Message(MessageId::Reply(id))) => {
-                    self.replies.lost(&mut self.queue, id);
+                    let forgotten = self.replies.lost(&mut self.queue, id);
+                    self.forget_assembled(&forgotten);
                 }
                 Carried::Whole(item) => self.queue.lost(item),
                 Carried::Fragment(message, start, end) => {
@@ -176,12 +177,23 @@ impl Link {
         self.assembled.push_back(message);
         match message {
             MessageId::Request(id) => {
-                self.handle_request(now, id, &whole, false);
+                if self.handle_request(now, id, &whole, false) == super::Arrival::Refused {
+                    self.forget_assembled(&[id]);
+                    return;
+                }
                 // Its parts are acknowledged, whenever its reply leaves.
                 self.replies.announce();
             }
             MessageId::Reply(id) => self.handle_reply(now, id, &whole),
             MessageId::Event(id) => self.handle_event(id, &whole),
+        }
+    }
+
+    /// Requests that are done again should the other side ask again.
+    pub(super) fn forget_assembled(&mut self, requests: &[RequestId]) {
+        if !requests.is_empty() {
+            let is_one = |message: &MessageId| matches!(message, MessageId::Request(id) if requests.contains(id));
+            self.assembled.retain(|message| !is_one(message));
         }
     }
 

@@ -119,8 +119,10 @@ impl Replies {
         self.kept_announced -= kept.announced as usize;
     }
 
-    /// Keeps those replies about which nothing is to be done any more, and that are small.
-    pub fn settle(&mut self, queue: &mut Queue) {
+    /// Keeps those replies about which nothing is to be done any more, and that are small. Gives the requests of those that are not kept though the other side,
+    /// as far as is known, has not got them: should it ask again, they are done again (LINK-9).
+    pub fn settle(&mut self, queue: &mut Queue) -> Vec<RequestId> {
+        let mut forgotten = Vec::new();
         let is_idle = |entry: &mut Entry| {
             let is_reply = matches!(entry.detail, Detail::Reply { .. });
             is_reply && !entry.is_fragmented() && entry.attempts.is_idle()
@@ -128,9 +130,10 @@ impl Replies {
         for mut entry in queue.entries.extract_if(.., is_idle) {
             let announced = entry.is_announced();
             let (bytes, sends) = (entry.take_bytes(), entry.attempts.count());
-            if let Item::Message(MessageId::Reply(id)) = entry.item
-                && bytes.len() <= REPLY_KEPT_BYTES
-            {
+            let Item::Message(MessageId::Reply(id)) = entry.item else {
+                continue;
+            };
+            if bytes.len() <= REPLY_KEPT_BYTES {
                 self.kept_bytes += bytes.len();
                 self.kept_announced += usize::from(announced);
                 self.kept.push_back(Kept {
@@ -139,9 +142,12 @@ impl Replies {
                     announced,
                     sends,
                 });
+            } else if announced {
+                forgotten.push(id);
             }
         }
         queue.give_back();
+        forgotten
     }
 
     /// Memory of what is kept and of what is worked on, in bytes.
@@ -223,12 +229,12 @@ impl Replies {
         self.settle(queue);
     }
 
-    /// The packet that carried the reply to `id` is lost.
-    pub fn lost(&mut self, queue: &mut Queue, id: RequestId) {
+    /// The packet that carried the reply to `id` is lost. Gives what [`Replies::settle`] does.
+    pub fn lost(&mut self, queue: &mut Queue, id: RequestId) -> Vec<RequestId> {
         if self.wake(queue, id).is_some() {
             queue.lost(Item::reply(id));
         }
-        self.settle(queue);
+        self.settle(queue)
     }
 }
 

@@ -330,6 +330,36 @@ fn requests_that_were_given_up_are_in_nobodys_way() {
     );
 }
 
+/// LINK-9, LINK-13: a long request was never done again when the reply had been lost until it was forgotten.
+#[test]
+fn long_request_is_done_again_when_its_reply_is_forgotten() {
+    let mut pair = Pair::new();
+    pair.server.trust();
+    let end = pair.now + Duration::from_mins(10);
+    let number = pair.client.request(vec![1; 5_000], end, false).unwrap();
+    let (mut done, mut got) = (0, vec![]);
+    while pair.now < end && got.is_empty() {
+        while let Some(up) = transmit(&mut pair.client, pair.now) {
+            deliver(&mut pair.server, pair.now, &up).unwrap();
+        }
+        for event in events(&mut pair.server) {
+            assert!(matches!(event, Event::Request { .. }), "{event:?}");
+            pair.server.reply(number, vec![2; 200]);
+            done += 1;
+        }
+        while let Some(down) = transmit(&mut pair.server, pair.now) {
+            // What acknowledges parts arrives; the first reply never does.
+            if done != 1 || down.len() < 200 {
+                deliver(&mut pair.client, pair.now, &down).unwrap();
+            }
+        }
+        got.extend(events(&mut pair.client));
+        pair.advance(50);
+    }
+    assert!(matches!(&got[..], [Event::Reply { bytes, .. }] if bytes.len() == 200));
+    assert_eq!(done, 2);
+}
+
 /// LINK-16: parts of an event that is not taken now were acknowledged, and never came again; nor did what was pushed behind it.
 #[test]
 fn long_event_that_is_held_off_comes_again() {

@@ -442,6 +442,25 @@ fn who_does_not_answer_is_dead_in_the_end() {
     assert!(!pair.client.restart(None).is_dead());
 }
 
+/// LINK-17: a round trip that has been measured may be longer than what is waited for where none has. Such a link was called dead at each silence.
+#[test]
+fn who_answers_late_is_not_dead() {
+    let mut pair = Pair::new();
+    pair.client.rtt = Rtt::default();
+    pair.client.sample(Duration::from_secs(100));
+    pair.client
+        .keep_alive(Some(Silence::fixed(Duration::from_secs(30))));
+    pair.advance(0);
+    pair.advance(30_000);
+    let ping = transmit(&mut pair.client, pair.now).unwrap();
+    pair.advance(100_000);
+    assert!(!pair.client.is_dead());
+    deliver(&mut pair.server, pair.now, &ping).unwrap();
+    pair.settle();
+    pair.advance(1);
+    assert!(!pair.client.is_dead() && !pair.client.awaits_sign());
+}
+
 /// LINK-17: whatever is heard shows that the other side is there.
 #[test]
 fn keepalive_counts_anew_once_something_is_heard() {
