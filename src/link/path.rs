@@ -11,6 +11,8 @@ const BEGINNING: usize = 548;
 const PROBES_MAX: u32 = 3;
 /// So many timeouts in a row, of which everything sent was large, and the path counts as smaller.
 const TIMEOUTS_MAX: u32 = 3;
+/// So many large datagrams in a row are lost, of which none counts as a probe, and the path counts as smaller.
+const LOSSES_MAX: u32 = 12;
 /// So many datagrams of the size that gets through have to follow a probe where one was lost: they show soon that this one is
 /// too (LINK-6). The last of a message would be missed only when nothing is heard for a timeout.
 const FOLLOWING_MIN: usize = 3;
@@ -31,6 +33,8 @@ pub struct PathSize {
     /// A probe is on its way.
     probing: bool,
     timeouts: u32,
+    /// Large datagrams in a row that were lost, beside probes.
+    losses: u32,
 }
 
 impl Default for PathSize {
@@ -41,6 +45,7 @@ impl Default for PathSize {
             probe: None,
             probing: false,
             timeouts: 0,
+            losses: 0,
         }
     }
 }
@@ -94,6 +99,7 @@ impl PathSize {
     pub fn arrived(&mut self, len: usize) {
         if len > DATAGRAM_MIN {
             self.timeouts = 0;
+            self.losses = 0;
         }
         if len > self.size {
             self.size = len;
@@ -114,6 +120,12 @@ impl PathSize {
                 self.probe = None;
             }
         }
+        if len > DATAGRAM_MIN && len <= self.size {
+            self.losses += 1;
+            if self.losses >= LOSSES_MAX {
+                self.shrink(now);
+            }
+        }
     }
 
     /// Notes that nothing was heard for long, while all that was sent had at least `smallest` bytes.
@@ -122,17 +134,32 @@ impl PathSize {
             return;
         }
         self.timeouts += 1;
-        if self.timeouts >= TIMEOUTS_MAX && self.size > DATAGRAM_MIN {
-            self.timeouts = 0;
-            self.ceiling = Some((self.size, now + CEILING_LIFETIME));
-            self.probe = None;
-            self.probing = false;
-            self.size = if self.size > BEGINNING {
-                BEGINNING
-            } else {
-                DATAGRAM_MIN
-            };
+        if self.timeouts >= TIMEOUTS_MAX {
+            self.shrink(now);
         }
+    }
+
+    /// The same of what is not cut as long as the path carries what it began with: that is small enough for every path but the odd one, which is told
+    /// its size.
+    pub fn whole_timed_out(&mut self, now: Time, smallest: usize) {
+        if smallest > BEGINNING {
+            self.timed_out(now, smallest);
+        }
+    }
+
+    fn shrink(&mut self, now: Time) {
+        (self.timeouts, self.losses) = (0, 0);
+        if self.size <= DATAGRAM_MIN {
+            return;
+        }
+        self.ceiling = Some((self.size, now + CEILING_LIFETIME));
+        self.probe = None;
+        self.probing = false;
+        self.size = if self.size > BEGINNING {
+            BEGINNING
+        } else {
+            DATAGRAM_MIN
+        };
     }
 }
 

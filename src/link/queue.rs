@@ -456,6 +456,13 @@ impl Queue {
         self.entries.iter().map(each).fold(None, earliest)
     }
 
+    /// What is whole and due again.
+    pub fn due(&self, now: Time) -> impl Iterator<Item = &Entry> {
+        let is_due = move |entry: &&Entry| entry.attempts.timeout().is_some_and(|due| due <= now);
+        let whole = self.entries.iter().filter(|one| !one.is_fragmented());
+        whole.filter(is_due)
+    }
+
     /// Lets time pass: queues what is due again, and gives the requests whose deadline is over.
     pub fn expire(&mut self, now: Time) -> Vec<RequestId> {
         let mut over = Vec::new();

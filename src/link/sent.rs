@@ -112,6 +112,12 @@ impl Sent {
         self.bulk().last().map(|packet| packet.at)
     }
 
+    /// The length of the latest packet on its way that carries an item.
+    pub fn len_with(&self, item: Item) -> Option<usize> {
+        let carries = |packet: &&SentPacket| packet.items.contains(&Carried::Whole(item));
+        self.packets.iter().rev().find(carries).map(|one| one.len)
+    }
+
     /// The length of the smallest packet with parts that is on its way.
     pub fn smallest_bulk(&self) -> Option<usize> {
         self.bulk().map(|packet| packet.len).min()

@@ -1,6 +1,6 @@
 //! The timers of a link, in one table: when each is due, and what happens then.
 
-use super::{Event, Link, Time, earliest};
+use super::{Event, Link, Time, earliest, queue::Entry};
 use crate::wire::{MessageId, RequestId};
 
 /// What a link waits for.
@@ -67,6 +67,11 @@ impl Link {
     fn fire(&mut self, now: Time, timer: Timer) {
         match timer {
             Timer::Retransmit => {
+                // What it left in, or else its own length.
+                let len = |one: &Entry| self.sent.len_with(one.item).unwrap_or(one.len());
+                if let Some(smallest) = self.queue.due(now).map(len).min() {
+                    self.path.whole_timed_out(now, smallest);
+                }
                 for id in self.queue.expire(now) {
                     self.deadline_over(id);
                 }

@@ -330,6 +330,51 @@ fn requests_that_were_given_up_are_in_nobodys_way() {
     );
 }
 
+/// LINK-15: nothing but parts showed that a path had become smaller: what was whole and too long for it left at its size for good.
+#[test]
+fn path_that_shrinks_is_followed_by_what_is_whole() {
+    let mut pair = Pair::new();
+    pair.server.trust();
+    pair.client.path = PathSize::woken(1200);
+    let end = pair.now + Duration::from_mins(2);
+    pair.client.request(vec![1; 1_000], end, false).unwrap();
+    let mut got = vec![];
+    while pair.now < end && got.is_empty() {
+        while let Some(up) = transmit(&mut pair.client, pair.now) {
+            if up.len() <= 600 {
+                deliver(&mut pair.server, pair.now, &up).unwrap();
+            }
+        }
+        while let Some(down) = transmit(&mut pair.server, pair.now) {
+            deliver(&mut pair.client, pair.now, &down).unwrap();
+        }
+        got.extend(events(&mut pair.server));
+        pair.advance(50);
+    }
+    assert!(matches!(&got[..], [Event::Request { bytes, .. }] if bytes.len() == 1_000));
+}
+
+/// LINK-15: as long as something small is acknowledged no timeout shows that what is large is lost.
+#[test]
+fn path_that_shrinks_is_followed_by_its_losses() {
+    let mut path = PathSize::woken(1200);
+    for lost in 0..24 {
+        assert_eq!(path.size(1200), if lost < 12 { 1200 } else { 548 });
+        let len = path.size(1200);
+        path.arrived(30);
+        path.lost(Time(lost), len);
+    }
+    assert_eq!(path.size(1200), 160);
+    let mut path = PathSize::woken(1200);
+    for lost in 0..40 {
+        path.lost(Time(lost), 1200);
+        if lost % 9 == 8 {
+            path.arrived(1200);
+        }
+    }
+    assert_eq!(path.size(1200), 1200);
+}
+
 /// LINK-9, LINK-13: a long request was never done again when the reply had been lost until it was forgotten.
 #[test]
 fn long_request_is_done_again_when_its_reply_is_forgotten() {
