@@ -181,7 +181,7 @@ impl Link {
         self.asking.len() * size_of::<(PacketNumber, Asking)>() + numbers * size_of::<RequestId>()
     }
 
-    fn violate(&mut self) -> Ignored {
+    pub(super) fn violate(&mut self) -> Ignored {
         self.close(CloseReason::Violation);
         Ignored::Violation
     }
@@ -202,7 +202,7 @@ impl Link {
                 total,
                 offset,
                 bytes,
-            } => self.handle_part(now, message, total, offset, bytes),
+            } => self.handle_part(now, message, total, offset, bytes)?,
             Frame::Event { number, event } => {
                 self.received.owe(Received::patience(now, &self.rtt));
                 self.handle_event(number, event);

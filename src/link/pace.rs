@@ -77,8 +77,11 @@ pub struct Pace {
     round_end: u64,
     /// The rate at which growth was last seen, and the round trips since; none once the path is full.
     filling: Option<(u64, u32)>,
-    /// The first moment at which the next may leave.
+    /// The first moment at which the next part of a long message may leave, at the rate that the path was
+    /// seen to carry.
     next: Time,
+    /// The first moment at which anything may leave, at the limit.
+    limit_next: Time,
 }
 
 impl Pace {
@@ -96,6 +99,7 @@ impl Pace {
             round_end: 0,
             filling: Some((0, 0)),
             next: Time(0),
+            limit_next: Time(0),
         }
     }
 
@@ -107,19 +111,14 @@ impl Pace {
     /// Notes that a packet without parts leaves: it counts where the rate has a limit.
     pub fn spend(&mut self, now: Time, bytes: usize) {
         if let Some(limit) = self.limit {
-            self.space(now, bytes, limit);
+            self.limit_next = spaced(self.limit_next, now, bytes, limit);
         }
     }
 
-    /// Until when nothing at all may leave, because of a limit.
+    /// Until when nothing at all may leave, because of a limit. What the path was seen to carry is no such
+    /// limit: a request that is 20 bytes long does not wait because one long message was slow once.
     pub fn holds_back(&self, now: Time) -> Option<Time> {
-        let is_held = self.limit.is_some() && self.next > now;
-        is_held.then_some(self.next)
-    }
-
-    fn space(&mut self, now: Time, bytes: usize, rate: u64) {
-        let spacing = Duration::from_micros(bytes as u64 * 1_000_000 / rate.max(1));
-        self.next = self.next.max(now) + spacing;
+        (self.limit_next > now).then_some(self.limit_next)
     }
 
     /// Notes that a packet leaves, and gives what is to be remembered with it. `limited`: nothing more waits.
@@ -129,9 +128,9 @@ impl Pace {
             self.first_sent = now;
         }
         if let Some(rate) = self.pacing_rate() {
-            // What was not used is not saved up: a burst would fill queues.
-            self.space(now, bytes, rate);
+            self.next = spaced(self.next, now, bytes, rate);
         }
+        self.spend(now, bytes);
         Stamp {
             delivered: self.delivered,
             delivered_at: self.delivered_at,
@@ -207,16 +206,11 @@ impl Pace {
         }
     }
 
-    /// Bytes a second at which to send now; none while nothing is known.
+    /// Bytes a second at which parts leave now; none while nothing is known.
     fn pacing_rate(&self) -> Option<u64> {
-        let paced = self
-            .rate
+        self.rate
             .max()
-            .map(|rate| rate.saturating_mul(self.gain()) / 100);
-        match (paced, self.limit) {
-            (Some(paced), Some(limit)) => Some(paced.min(limit)),
-            (paced, limit) => paced.or(limit),
-        }
+            .map(|rate| rate.saturating_mul(self.gain()) / 100)
     }
 
     /// The most bytes to have in flight, on a path whose datagrams have `datagram` bytes.
@@ -240,15 +234,21 @@ impl Pace {
         wanted.min(WINDOW_PACKETS_MAX * datagram)
     }
 
-    /// True when another packet may leave now.
+    /// True when another packet with a part may leave now.
     pub fn allows(&self, now: Time, in_flight: usize, datagram: usize) -> bool {
-        self.next <= now && in_flight + datagram <= self.window(datagram)
+        self.next.max(self.limit_next) <= now && in_flight + datagram <= self.window(datagram)
     }
 
-    /// When the next may leave, if only time stands against it.
+    /// When the next with a part may leave, if only time stands against it.
     pub fn timeout(&self, in_flight: usize, datagram: usize) -> Option<Time> {
-        (in_flight + datagram <= self.window(datagram)).then_some(self.next)
+        (in_flight + datagram <= self.window(datagram)).then_some(self.next.max(self.limit_next))
     }
+}
+
+/// When the next may leave after `bytes` at `rate` bytes a second. What was not used is not saved up: a
+/// burst would fill queues.
+fn spaced(next: Time, now: Time, bytes: usize, rate: u64) -> Time {
+    next.max(now) + Duration::from_micros(bytes as u64 * 1_000_000 / rate.max(1))
 }
 
 #[cfg(test)]
@@ -347,5 +347,25 @@ mod tests {
         };
         let (used, _) = run(&path, Some(10_000), 60);
         assert!((76..=82).contains(&used), "{used}");
+    }
+
+    /// LINK-20: only the limit holds back what has no parts, however slow the path once seemed.
+    #[test]
+    fn a_slow_sample_holds_back_parts_only() {
+        let mut pace = Pace::new(Some(100));
+        let stamp = pace.sent(Time(1), 200, 0, false);
+        // 200 bytes took 100 s: 2 bytes a second.
+        let now = Time(100_000_001);
+        pace.arrived(now, stamp, Time(1), 200);
+        pace.sent(now, 200, 0, false);
+        assert_eq!(
+            pace.holds_back(now),
+            Some(now + Duration::from_secs(2)),
+            "200 bytes at 100 bytes a second"
+        );
+        let later = now + Duration::from_secs(2);
+        assert_eq!(pace.holds_back(later), None);
+        assert!(!pace.allows(later, 0, 200), "the path is slower than that");
+        assert!(pace.timeout(0, 200) > Some(later + Duration::from_secs(20)));
     }
 }

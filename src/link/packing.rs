@@ -102,6 +102,12 @@ struct Packed {
     measures: bool,
 }
 
+impl Packed {
+    fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.fragments.is_empty()
+    }
+}
+
 /// Frames written one after another into a bounded space; the last loses its length.
 struct Packer<'a, 'out> {
     /// Empty at first.
@@ -188,7 +194,7 @@ impl Link {
         if self.credit.is_none() {
             // What is longer than a datagram leaves in fragments, once the other side has proven its address.
             let max = message_max(self.path.size(self.datagram_max()));
-            self.queue.fragment(max);
+            self.queue.fragment(max.saturating_sub(self.beside_len()));
         }
         let bulk = self.may_send_paced(now);
         self.held_back = None;
@@ -247,6 +253,15 @@ impl Link {
             self.state = State::Closed;
         }
         true
+    }
+
+    /// Bytes that a packet has beside what asks for it: an OPEN that is repeated, and a PING.
+    fn beside_len(&self) -> usize {
+        let mut opening = Vec::new();
+        if let Some(open) = self.controls.open {
+            Frame::Open(open).emit(false, &mut opening);
+        }
+        opening.len() + 1
     }
 
     /// Remembers what a packet carried, as far as it is sent again until it has arrived.
@@ -380,7 +395,14 @@ impl Link {
         if carrier == Carrier::Bulk {
             self.pack_fragments(&mut packer, &mut packed);
         }
+        let is_about_itself =
+            ack.is_none() && self.controls.welcome.is_none() && self.controls.close.is_none();
         let frames = packer.out;
+        if is_packet && is_about_itself && packed.is_empty() {
+            // An OPEN or a PING goes with something. By itself it would leave again at once, without end.
+            frames.clear();
+            return Vec::new();
+        }
         let asks = |item: &Item| matches!(item, Item::Message(MessageId::Request(_)));
         let least = match carrier {
             Carrier::Packet | Carrier::Bulk => self.frames_min(packed.items.iter().any(asks)),
@@ -489,7 +511,7 @@ impl Link {
     fn pack_fragments<'a>(&'a self, packer: &mut Packer<'a, '_>, packed: &mut Packed) {
         for (message, fragments) in self.queue.fragments_queued() {
             let is_doubtful = fragments.is_doubtful();
-            if is_doubtful && !(packed.items.is_empty() && packed.fragments.is_empty()) {
+            if is_doubtful && !packed.is_empty() {
                 continue;
             }
             let room = packer.room_left().saturating_sub(PART_FRAME_MAX);

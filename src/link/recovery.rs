@@ -2,7 +2,7 @@
 //! in parts (LINK-6, LINK-13).
 
 use super::{
-    Assembled, Carried, Event, Item, Link, SentPacket, Time, assembly::Begun,
+    Assembled, Carried, Event, Ignored, Item, Link, SentPacket, Time, assembly::Begun,
     limits::ASSEMBLED_KEPT,
 };
 use crate::{
@@ -143,8 +143,18 @@ impl Link {
         total: u64,
         offset: u64,
         bytes: &[u8],
-    ) {
+    ) -> Result<(), Ignored> {
+        let is_event = matches!(message, MessageId::Event(_));
+        if is_event && self.trusted && total > self.longest_message() as u64 {
+            // To acknowledge it would be to lose it in silence, and there is no answer to an event.
+            return Err(self.violate());
+        }
         self.received.owe_for_part(now, &self.rtt);
+        self.take_part(now, message, total, offset, bytes);
+        Ok(())
+    }
+
+    fn take_part(&mut self, now: Time, message: MessageId, total: u64, offset: u64, bytes: &[u8]) {
         if !self.is_assembled(message, total) {
             if let MessageId::Request(id) = message {
                 self.handle_needless_part(id, total);

@@ -1,6 +1,7 @@
 //! Two links and a wire between them.
 
 mod bulk;
+mod packing;
 mod queue;
 
 use alloc::{vec, vec::Vec};
