@@ -140,7 +140,7 @@ pub struct Allowance {
 
 impl Allowance {
     /// How long it takes from `now`, in microseconds, until another one is there; nothing if one is.
-    fn wait(&self, now: u64, often: Frequency) -> Duration {
+    pub fn wait(&self, now: u64, often: Frequency) -> Duration {
         if often == Frequency::UNLIMITED {
             return Duration::ZERO;
         }
@@ -158,7 +158,7 @@ impl Allowance {
     }
 
     /// Takes `count` out at `now`, in microseconds, whether they are there or not: whoever owes some has to wait.
-    fn charge(&self, now: u64, often: Frequency, count: u64) {
+    pub fn charge(&self, now: u64, often: Frequency, count: u64) {
         if let Some((one, all)) = often.times_to_fill() {
             let now = now.saturating_mul(1000);
             let owed = one.saturating_mul(count);

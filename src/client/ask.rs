@@ -117,5 +117,14 @@ pub struct Target {
     pub fresh: FreshTicket,
 }
 
-/// What there is to come back with since the latest handshake, until it is written down.
-pub type FreshTicket = Arc<Mutex<Option<Ticket>>>;
+/// What the latest handshake has changed in what there is to come back with.
+#[derive(Debug)]
+pub enum TicketNews {
+    /// This, since then.
+    Fresh(Ticket, Instant),
+    /// There is nothing any more.
+    Gone,
+}
+
+/// The news, until they are written down.
+pub type FreshTicket = Arc<Mutex<Option<TicketNews>>>;

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     CallError, Notice, Shared,
-    ask::{Ask, AskError, FreshTicket, Job, LifeTold, Status, Target, Told},
+    ask::{Ask, AskError, FreshTicket, Job, LifeTold, Status, Target, TicketNews, Told},
     driver::Driver,
     lock,
     route::Route,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     crypto::{ConnectionString, PublicKey},
-    endpoint::{self, Endpoint, Ticket},
+    endpoint::{self, Endpoint},
     wire::{Life, Request},
 };
 
@@ -206,8 +206,13 @@ impl Shared {
                     .and_then(|rtt| u64::try_from(rtt.as_micros()).ok())
                     .or(state.rtt_us);
             })?;
-            if let Some((key, ticket)) = &ticket {
-                tickets::save(records, realm, (*key, now), ticket)?;
+            match &ticket {
+                Some((key, TicketNews::Fresh(ticket, since))) => {
+                    let since = now.saturating_sub(since.elapsed());
+                    tickets::save(records, realm, (*key, since), ticket)?;
+                }
+                Some((_, TicketNews::Gone)) => tickets::delete(records, realm)?,
+                None => {}
             }
             if remember || state::remembered(records)?.is_none() {
                 state::remember(records, realm)?;
@@ -293,7 +298,16 @@ impl Shared {
                 let now = self.host.time_of_day();
                 Ok(tickets::load(records, realm, (key, now)))
             })?,
-            None => None,
+            None => tickets::Found::Nothing,
+        };
+        let ticket = match ticket {
+            tickets::Found::Good(ticket) => Some(ticket),
+            tickets::Found::Nothing => None,
+            tickets::Found::Over => {
+                self.profile
+                    .write(|records| tickets::delete(records, realm))?;
+                None
+            }
         };
         let fresh = FreshTicket::default();
         let target = Target {
@@ -319,7 +333,7 @@ impl Shared {
     }
 
     /// What there is to come back with since the latest handshake, if it has not been written down.
-    async fn take_ticket(&self) -> Option<(PublicKey, Ticket)> {
+    async fn take_ticket(&self) -> Option<(PublicKey, TicketNews)> {
         let connection = self.connection.lock().await;
         let open = connection.as_ref()?;
         open.pinned.zip(lock(&open.fresh).take())

@@ -18,7 +18,7 @@ use tokio::{
 use lives::Claim;
 
 use super::{
-    ask::{Ask, AskError, Job, Status, Target, Told},
+    ask::{Ask, AskError, Job, Status, Target, TicketNews, Told},
     lock,
     route::{Ready, Route},
     watchdog::{Due, Watchdog},
@@ -380,7 +380,10 @@ impl Driver {
     fn learn_ticket(&mut self, link: LinkId, is_resumed: bool) {
         self.target.ticket = self.endpoint.ticket(link).cloned();
         if !is_resumed {
-            lock(&self.target.fresh).clone_from(&self.target.ticket);
+            *lock(&self.target.fresh) = Some(match self.target.ticket.clone() {
+                Some(ticket) => TicketNews::Fresh(ticket, Instant::now()),
+                None => TicketNews::Gone,
+            });
         }
     }
 

@@ -11,12 +11,10 @@ use super::{
 };
 use crate::{
     crypto::{PublicKey, ResumptionSecret},
-    endpoint::{TICKET_LIFETIME, Ticket},
+    endpoint::{TICKET_SHOWN, Ticket},
+    link::Time,
     wire::ConnectionId,
 };
-
-/// A ticket is not shown any more so long before the realm would refuse it.
-const BEFORE_ITS_END: Duration = Duration::from_mins(10);
 
 #[derive(Serialize, Deserialize)]
 struct TicketRecord {
@@ -33,29 +31,47 @@ fn key(realm: RealmNumber) -> Vec<u8> {
     [b"t/".as_slice(), &realm.0.to_be_bytes()].concat()
 }
 
-/// What to come back with to the realm whose key is this, at that time of day. What cannot be read is as good as none.
-pub fn load(
-    records: &dyn Records,
-    realm: RealmNumber,
-    (of, now): (PublicKey, Duration),
-) -> Option<Ticket> {
-    let record: TicketRecord = store::get(records, &key(realm)).ok()??;
-    let age = now.checked_sub(Duration::from_secs(record.since))?;
-    let is_good = record.realm == of.0 && age + BEFORE_ITS_END < TICKET_LIFETIME;
-    let size = |bytes: u32| usize::try_from(bytes).unwrap_or(usize::MAX);
-    is_good.then(|| Ticket {
-        id: ConnectionId(record.id),
-        token: record.token,
-        secret: ResumptionSecret::from_bytes(record.secret),
-        max_datagrams: (size(record.max_datagrams.0), size(record.max_datagrams.1)),
-    })
+/// What a profile has to come back with.
+#[derive(Debug)]
+pub enum Found {
+    Nothing,
+    Good(Ticket),
+    /// It is too old, of another key of the realm's, or cannot be read: it is to be deleted, since what was recorded could be read with it.
+    Over,
 }
 
-/// Writes down what to come back with from now on.
+/// What there is to come back with to the realm whose key is this, at that time of day, which for whoever comes back is the time 0.
+pub fn load(records: &dyn Records, realm: RealmNumber, (of, now): (PublicKey, Duration)) -> Found {
+    let record = match store::get::<TicketRecord>(records, &key(realm)) {
+        Ok(Some(record)) => record,
+        Ok(None) => return Found::Nothing,
+        Err(_) => return Found::Over,
+    };
+    let age = now.checked_sub(Duration::from_secs(record.since));
+    let left = age.and_then(|age| TICKET_SHOWN.checked_sub(age));
+    let size = |bytes: u32| usize::try_from(bytes).unwrap_or(usize::MAX);
+    match left {
+        Some(left) if record.realm == of.0 => Found::Good(Ticket {
+            id: ConnectionId(record.id),
+            token: record.token,
+            secret: ResumptionSecret::from_bytes(record.secret),
+            max_datagrams: (size(record.max_datagrams.0), size(record.max_datagrams.1)),
+            until: Time(0) + left,
+        }),
+        _ => Found::Over,
+    }
+}
+
+/// Deletes what there was to come back with.
+pub fn delete(records: &mut dyn Records, realm: RealmNumber) -> Result<(), ProfileError> {
+    records.delete(&key(realm))
+}
+
+/// Writes down what to come back with from now on. `since`: the time of day of its handshake.
 pub fn save(
     records: &mut dyn Records,
     realm: RealmNumber,
-    (of, now): (PublicKey, Duration),
+    (of, since): (PublicKey, Duration),
     ticket: &Ticket,
 ) -> Result<(), ProfileError> {
     let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -65,7 +81,57 @@ pub fn save(
         secret: *ticket.secret.as_bytes(),
         max_datagrams: (size(ticket.max_datagrams.0), size(ticket.max_datagrams.1)),
         realm: of.0,
-        since: now.as_secs(),
+        since: since.as_secs(),
     };
     store::put(records, &key(realm), &record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::store::{Memory, write};
+
+    /// HS-18: a ticket is shown for a day less ten minutes after its handshake, to the key that it was made with, and is over after that.
+    #[test]
+    fn ticket_of_a_profile_is_over_in_time() {
+        let (realm, key, since) = (
+            RealmNumber(0),
+            PublicKey([7; 32]),
+            Duration::from_hours(1000),
+        );
+        let ticket = Ticket {
+            id: ConnectionId(7),
+            token: [1; 16],
+            secret: ResumptionSecret::from_bytes([2; 32]),
+            max_datagrams: (1200, 1200),
+            until: Time(0),
+        };
+        let outcome = write(&Memory::default(), |records| {
+            assert!(matches!(load(records, realm, (key, since)), Found::Nothing));
+            save(records, realm, (key, since), &ticket)?;
+            for (age, of, is_good) in [
+                (Duration::ZERO, key, true),
+                (Duration::from_mins(24 * 60 - 11), key, true),
+                (Duration::from_mins(24 * 60 - 9), key, false),
+                (Duration::ZERO, PublicKey([8; 32]), false),
+            ] {
+                let found = load(records, realm, (of, since + age));
+                match found {
+                    Found::Good(found) => {
+                        assert!(is_good);
+                        assert_eq!(found.until, Time(0) + TICKET_SHOWN.saturating_sub(age));
+                    }
+                    Found::Over => assert!(!is_good, "{age:?}"),
+                    Found::Nothing => panic!("there is one"),
+                }
+            }
+            // A clock that is set back says nothing of how old it is.
+            let before = since.checked_sub(Duration::from_secs(1)).unwrap();
+            assert!(matches!(load(records, realm, (key, before)), Found::Over));
+            delete(records, realm)?;
+            assert!(matches!(load(records, realm, (key, since)), Found::Nothing));
+            Ok(())
+        });
+        outcome.unwrap();
+    }
 }

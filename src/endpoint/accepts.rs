@@ -86,6 +86,11 @@ impl Accepts {
         self.by_init.remove(init);
     }
 
+    /// The Init of a link is answered no more with what it was answered with.
+    pub fn forget_link(&mut self, link: LinkId) {
+        self.by_init.retain(|_, accepted| accepted.link != link);
+    }
+
     /// Forgets what is too old.
     pub fn expire(&mut self, now: Time) {
         while self.timeout().is_some_and(|timeout| timeout <= now) {

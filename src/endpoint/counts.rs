@@ -23,6 +23,10 @@ pub(super) struct Counts {
     pub proven: SubnetAllowances,
     /// Resets to each subnet.
     pub resets: SubnetAllowances,
+    /// Resumes that are refused, from each subnet.
+    pub refused: SubnetAllowances,
+    /// The same, in all.
+    pub all_refused: Allowance,
 }
 
 impl Counts {
@@ -32,6 +36,8 @@ impl Counts {
             strangers: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
             proven: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
             resets: SubnetAllowances::new(RESET_SUBNETS, rng),
+            refused: SubnetAllowances::new(RESET_SUBNETS, rng),
+            all_refused: Allowance::default(),
         }
     }
 }

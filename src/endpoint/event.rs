@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::{Known, LinkId, Path};
 use crate::{
     crypto::{LifeClaim, PublicKey},
+    link::Time,
     wire::{CloseReason, ConnectionId, EventId, HelloReply, OperationNumber, RequestId, Welcome},
 };
 
@@ -59,6 +60,8 @@ pub enum Event {
     TicketDue {
         /// The ticket's name.
         ticket: ConnectionId,
+        /// When its handshake began.
+        opened: Time,
         /// By what the device is known.
         known: Known,
     },

@@ -32,6 +32,8 @@ pub const DIALS_ONCE: u32 = 3;
 pub const DIALS_ONCE_PATIENCE: Duration = Duration::from_secs(75);
 /// Tickets looked up elsewhere at once.
 pub const TICKETS_LOOKED_UP: usize = 1024;
+/// Links resumed by one ticket that are kept and are not proven; the oldest makes room for another.
+pub const RESUMED_PER_TICKET: usize = 8;
 /// Tickets remembered of links that have ended and have never been proven.
 pub const TICKETS_UNPROVEN: usize = 1024;
 /// Questions on their way at once.

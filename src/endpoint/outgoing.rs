@@ -56,6 +56,9 @@ impl Endpoint {
             if self.config.resumes && !slot.is_shared {
                 slot.link.ask_for_ticket();
             }
+            if slot.ticket().is_some_and(|ticket| ticket.until <= now) {
+                slot.resumption = None;
+            }
             let ticket = slot.ticket().cloned();
             let link = (&mut *slot.link, slot.life);
             let dial = match ticket {

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use super::{
     AccountId, Endpoint, LinkId, SERVES,
     accounts::Accounts,
-    limits::{HALF_OPEN_MAX, NEWCOMERS_PART, STRANGERS_PER_SUBNET, STRANGERS_PER_WORKER},
+    limits::{
+        HALF_OPEN_MAX, NEWCOMERS_PART, RESUMED_PER_TICKET, STRANGERS_PER_SUBNET,
+        STRANGERS_PER_WORKER,
+    },
     ranking::Ranking,
     slot::Slot,
 };
@@ -73,6 +76,8 @@ pub(super) struct Standings {
     by_network: Ranking<Network>,
     /// The strangers among them by subnet, and then oldest first.
     strangers: BTreeSet<(Subnet, Time, LinkId)>,
+    /// Those that were resumed and are not proven, by ticket, and then oldest first.
+    resumed: BTreeSet<(ConnectionId, Time, LinkId)>,
     pub accounts: Accounts,
 }
 
@@ -87,6 +92,9 @@ impl Standings {
     /// A link gives its place up.
     fn take(&mut self, link: LinkId, slot: &Slot) {
         let opened = slot.opened;
+        if let Some(resumed) = slot.resumed() {
+            self.resumed.remove(&(resumed.ticket, opened, link));
+        }
         match slot.standing {
             Standing::Own => {}
             Standing::Unshown => drop(self.unshown.remove(&(opened, link))),
@@ -108,6 +116,9 @@ impl Standings {
     fn give(&mut self, link: LinkId, slot: &mut Slot, to: Standing) {
         let opened = slot.opened;
         slot.standing = to;
+        if let (Some(resumed), Standing::Unshown | Standing::HalfOpen(_)) = (slot.resumed(), to) {
+            self.resumed.insert((resumed.ticket, opened, link));
+        }
         match to {
             Standing::Own => {}
             Standing::Unshown => drop(self.unshown.insert((opened, link))),
@@ -243,6 +254,17 @@ impl Endpoint {
             && let Some(first) = self.standings.first_unshown()
         {
             self.end(first, None);
+        }
+    }
+
+    /// Of the links that were resumed by one ticket, and are not proven, a few stay.
+    pub(super) fn keep_few_of(&mut self, ticket: ConnectionId) {
+        let all = (ticket, Time(0), LinkId(0))..=(ticket, Time(u64::MAX), LinkId(u32::MAX));
+        let mut theirs = self.standings.resumed.range(all);
+        if theirs.clone().count() > RESUMED_PER_TICKET
+            && let Some((_, _, oldest)) = theirs.next().copied()
+        {
+            self.end(oldest, None);
         }
     }
 

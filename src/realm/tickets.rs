@@ -1,7 +1,10 @@
 //! Tickets (HS-20): what a realm keeps of the handshakes of devices that mean to come back by resumption, so that they can after
 //! it has been started again. Each is good for a day, and for as long as the session is that the device had.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use super::{
     Account, Failure, Moment, Realm,
@@ -13,7 +16,8 @@ use crate::{
     wire::{ConnectionId, Life},
 };
 
-/// A ticket is good for so many seconds of the realm's running time.
+/// A ticket is good for so many seconds, of the realm's running time and by the time of day: a realm that was down for days remembers
+/// nothing of the time before, and one whose clock is set back counts all the same.
 const LIFETIME_SECONDS: u32 = 86_400;
 /// Tickets of one device: copies of a profile have one each.
 const PER_DEVICE: usize = 4;
@@ -37,6 +41,10 @@ pub struct Returning {
     pub place: Option<IpAddr>,
 }
 
+fn is_young(since: u32, now: u32) -> bool {
+    now.saturating_sub(since) < LIFETIME_SECONDS
+}
+
 fn to_bytes(place: IpAddr) -> [u8; 16] {
     match place {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -45,9 +53,19 @@ fn to_bytes(place: IpAddr) -> [u8; 16] {
 }
 
 impl<S: Store> Realm<S> {
-    /// Keeps by what a device may come back that has a session; of one that has none nothing is kept. What cannot be kept costs the
-    /// device a handshake, and nothing else.
-    pub async fn keep_ticket(&self, id: ConnectionId, returning: Returning, now: Moment) {
+    /// Keeps by what a device may come back that has a session; of one that has none nothing is kept. `age`: the time since its
+    /// handshake. What cannot be kept costs the device a handshake, and nothing else.
+    pub async fn keep_ticket(
+        &self,
+        id: ConnectionId,
+        returning: Returning,
+        age: Duration,
+        now: Moment,
+    ) {
+        let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+        if age >= LIFETIME_SECONDS {
+            return;
+        }
         let kept = async {
             let Some(session) = self.bound_session(&returning.device, now).await? else {
                 return Ok(());
@@ -56,9 +74,8 @@ impl<S: Store> Realm<S> {
             let mut batch = Batch::new();
             let found = self.noted::<TicketsRecord>(&mut batch, &key).await?;
             let mut tickets = found.map_or_else(Vec::new, |(record, _)| record.tickets);
-            let is_over = |ticket: &TicketRecord| {
-                ticket.id == id.0 || now.running.saturating_sub(ticket.since) >= LIFETIME_SECONDS
-            };
+            let is_over =
+                |ticket: &TicketRecord| ticket.id == id.0 || !is_young(ticket.since, now.running);
             for over in tickets.extract_if(.., |ticket| is_over(ticket)) {
                 batch.delete(records::ticket(over.id));
             }
@@ -71,12 +88,13 @@ impl<S: Store> Realm<S> {
                 own: returning.own.0,
                 secret: *returning.secret.as_bytes(),
                 session: session.hash,
-                since: now.running,
+                since: now.running.saturating_sub(age),
                 max_datagram: returning.max_datagram,
                 place: returning.place.map(to_bytes),
             });
             let index = TicketIndexRecord {
                 device: returning.device.0,
+                made: now.wall.saturating_sub(age),
             };
             batch
                 .put(key, TicketsRecord { tickets }.to_value()?)
@@ -96,7 +114,7 @@ impl<S: Store> Realm<S> {
         let found = async {
             let key = records::ticket(id.0);
             let index = self.record::<TicketIndexRecord>(&key).await?;
-            let Some((TicketIndexRecord { device }, _)) = index else {
+            let Some((TicketIndexRecord { device, made }, _)) = index else {
                 return Ok(None);
             };
             let device = PublicKey(device);
@@ -110,8 +128,9 @@ impl<S: Store> Realm<S> {
             let (Some(ticket), Some(session)) = (ticket, session) else {
                 return Ok(None);
             };
-            let age = now.running.saturating_sub(ticket.since);
-            let is_good = age < LIFETIME_SECONDS && ticket.session == session.hash;
+            let is_good = is_young(ticket.since, now.running)
+                && is_young(made, now.wall)
+                && ticket.session == session.hash;
             let returning = Returning {
                 device,
                 own: PublicKey(ticket.own),
@@ -167,10 +186,16 @@ impl<S: Store> Realm<S> {
         now: Moment,
     ) -> Result<(), Failure> {
         let mut record = TicketsRecord::from_value(&found.value)?;
-        let is_over = |ticket: &mut TicketRecord| {
-            now.running.saturating_sub(ticket.since) >= LIFETIME_SECONDS
-        };
-        let over: Vec<_> = record.tickets.extract_if(.., is_over).collect();
+        let (mut over, mut good) = (Vec::new(), Vec::new());
+        for ticket in record.tickets {
+            let index = self
+                .record::<TicketIndexRecord>(&records::ticket(ticket.id))
+                .await?;
+            let is_good = is_young(ticket.since, now.running)
+                && index.is_some_and(|(index, _)| is_young(index.made, now.wall));
+            if is_good { &mut good } else { &mut over }.push(ticket);
+        }
+        record.tickets = good;
         if over.is_empty() {
             return Ok(());
         }

@@ -226,7 +226,7 @@ fn always(listeners: usize) -> Vec<Holding> {
     let subnets = |places| places + SubnetAllowances::networks(places);
     let counted = listeners
         * (2 * subnets(HANDSHAKE_SUBNETS)
-            + subnets(RESET_SUBNETS)
+            + 2 * subnets(RESET_SUBNETS)
             + LINKS_COUNTED
             + subnets(SUBNETS_COUNTED));
     let counted = counted + 2 * ACCOUNTS_COUNTED + 5 * subnets(REALM_SUBNETS) + 7 * REALMS_COUNTED;

@@ -315,7 +315,11 @@ impl<S: Store> Worker<S> {
                     path,
                     datagram,
                 } => self.look_ticket_up(ticket, path, datagram),
-                Event::TicketDue { ticket, known } => self.keep_ticket(ticket, known),
+                Event::TicketDue {
+                    ticket,
+                    opened,
+                    known,
+                } => self.keep_ticket(ticket, opened, known),
                 Event::Opened { link, .. } => {
                     self.calls.opened(link);
                     let now = self.now();
@@ -347,7 +351,7 @@ impl<S: Store> Worker<S> {
     /// A device comes back whose handshake is not remembered: what is kept of it may say whose it is.
     fn look_ticket_up(&mut self, ticket: ConnectionId, path: Path, datagram: Vec<u8>) {
         let (realm, done, now) = (Arc::clone(&self.realm), self.done.clone(), self.clock.now());
-        self.in_work += 1;
+        // The endpoint has only so many looked up at once. What anybody can have looked up is no command in work.
         tokio::spawn(async move {
             let found = realm.find_ticket(ticket, now).await;
             let _ = done.send(Done::Ticket(path, datagram, found.map(Box::new)));
@@ -355,7 +359,8 @@ impl<S: Store> Worker<S> {
     }
 
     /// Keeps what is known of a device that means to come back.
-    fn keep_ticket(&self, ticket: ConnectionId, known: Known) {
+    fn keep_ticket(&self, ticket: ConnectionId, opened: Time, known: Known) {
+        let age = self.now() - opened;
         let (realm, now) = (Arc::clone(&self.realm), self.clock.now());
         let returning = Returning {
             device: known.peer,
@@ -365,7 +370,7 @@ impl<S: Store> Worker<S> {
             place: known.place,
         };
         tokio::spawn(async move {
-            realm.keep_ticket(ticket, returning, now).await;
+            realm.keep_ticket(ticket, returning, age, now).await;
         });
     }
 
@@ -446,7 +451,6 @@ impl<S: Store> Worker<S> {
                     self.endpoint.welcome(now, link, account, highest);
                 }
                 Done::Ticket(path, datagram, found) => {
-                    self.in_work -= 1;
                     let known = found.map(|found| {
                         let (returning, account) = *found;
                         Known {

@@ -442,7 +442,7 @@ impl World {
                 Event::Oversized { link, number, .. } => {
                     self.server.reply(self.now, link, number, vec![0x50]);
                 }
-                Event::TicketDue { ticket, known } => {
+                Event::TicketDue { ticket, known, .. } => {
                     self.kept.insert(ticket, known);
                 }
                 Event::UnknownTicket {

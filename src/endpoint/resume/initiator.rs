@@ -1,6 +1,6 @@
 //! The side that comes back.
 
-use super::{Resumption, Ticket, TicketState};
+use super::{Resumption, TICKET_SHOWN, Ticket, TicketState};
 use crate::{
     crypto::same,
     endpoint::{
@@ -34,6 +34,7 @@ impl Endpoint {
             return;
         };
         slot.ticket_state = TicketState::Unwanted;
+        let until = slot.opened + TICKET_SHOWN;
         slot.resumption = slot
             .link
             .initiators_secret()
@@ -46,6 +47,7 @@ impl Endpoint {
                     token: welcome.token,
                     secret,
                     max_datagrams,
+                    until,
                 }))
             });
     }

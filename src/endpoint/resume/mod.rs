@@ -5,11 +5,7 @@
 mod initiator;
 mod responder;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::{
     AccountId,
@@ -25,6 +21,10 @@ use crate::{
 
 /// A ticket is good for so long.
 pub const TICKET_LIFETIME: Duration = Duration::from_hours(24);
+/// It is shown for so long after its handshake.
+pub const TICKET_SHOWN: Duration = TICKET_LIFETIME.saturating_sub(Duration::from_mins(10));
+/// Tickets of one device that are remembered of links that were never proven.
+const UNPROVEN_PER_DEVICE: usize = 4;
 /// Bytes of the connection id that a Resumed begins with.
 const CONNECTION_LEN: usize = 4;
 
@@ -39,6 +39,8 @@ pub struct Ticket {
     pub secret: ResumptionSecret,
     /// The largest datagram that each side takes, in bytes: this one's, and the other's.
     pub max_datagrams: (usize, usize),
+    /// It is not shown any more from then on: the other side would refuse it soon.
+    pub until: Time,
 }
 
 /// What this side knows of who comes back.
@@ -64,7 +66,7 @@ pub(super) struct Resumed {
     /// Who was logged in before.
     pub account: Option<AccountId>,
     /// The ticket's name.
-    ticket: ConnectionId,
+    pub ticket: ConnectionId,
     /// The current life of the store, where the device knows another.
     life: Option<Life>,
     /// It has been let in again.
@@ -99,17 +101,23 @@ pub(super) enum Resumption {
 /// Tickets that are being looked up elsewhere, and the lives of the store that a Resume may name.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
-    waiting: BTreeSet<InitHash>,
+    /// Whether whoever sent each has shown where they are.
+    waiting: BTreeMap<InitHash, bool>,
     lives: Vec<Life>,
     /// Of links that have ended and never proved genuine: who comes back by one does.
     unproven: BTreeMap<ConnectionId, (Time, Known)>,
 }
 
 impl Lookups {
-    /// Remembers by what a device may come back whose link ends. The oldest makes room.
+    /// Remembers by what a device may come back whose link ends. There are few of one device: somebody may have recorded an Init of it
+    /// and send it again, and what came before that stays. Of all the oldest makes room.
     fn remember(&mut self, opened: Time, ticket: ConnectionId, known: Known) {
-        let is_other = |other: &Known| other.peer != known.peer;
-        self.unproven.retain(|_, (_, other)| is_other(other));
+        let theirs = self.unproven.values();
+        let theirs =
+            theirs.filter(|(at, other)| other.peer == known.peer && opened - *at < TICKET_LIFETIME);
+        if theirs.count() >= UNPROVEN_PER_DEVICE {
+            return;
+        }
         if self.unproven.len() >= TICKETS_UNPROVEN
             && let Some(oldest) = self.unproven.iter().min_by_key(|(_, (at, _))| *at)
         {

@@ -4,15 +4,16 @@ use rand::Rng as _;
 
 use super::{Known, Resumed, Resumption, TICKET_LIFETIME, TicketState};
 use crate::{
+    allowance::Frequency,
     crypto::{ResumptionSecret, SessionKeys, same, ticket_check},
     endpoint::{
         Endpoint, Event, LinkId, Path, SERVES,
         accepts::{Accepts, Known as Answer},
         limits::TICKETS_LOOKED_UP,
-        reset::Resets,
         slot::{Accepting, Answering, Role, Slot, Stage},
     },
     link::{Link, Time},
+    subnet::Subnet,
     wire::{
         ConnectionId, Life, OperationNumber, Packet, Protection, RESUMED_HEADER, RequestId, Resume,
         ResumeNonce, Update,
@@ -21,6 +22,10 @@ use crate::{
 
 /// To where a device has been shown to be goes so many times what it brings.
 const KNOWN_PLACE_FACTOR: usize = 3;
+/// Resumes from one subnet that are refused, before whoever sends another has to show that they receive there.
+const REFUSALS_PER_SUBNET: Frequency = Frequency::per_second(20);
+/// The same, from everywhere.
+const REFUSALS: Frequency = Frequency::per_second(1000);
 /// Former lives of the store that a Resume may name.
 const LIVES_TRIED: usize = 8;
 
@@ -34,10 +39,13 @@ impl Endpoint {
     /// What is to be kept of the handshake of `link`, so that its device may come back after a restart; `None` where it does
     /// not mean to, or has come back itself.
     pub fn known(&self, link: LinkId) -> Option<Known> {
-        self.known_of(self.slots.get(&link)?)
+        let slot = self.slots.get(&link)?;
+        // One that is not proven may still turn out to have had its answer elsewhere.
+        self.known_of(slot, slot.link.is_proven())
     }
 
-    fn known_of(&self, slot: &Slot) -> Option<Known> {
+    /// `is_settled`: nothing that is still to come can show that its device had the answer elsewhere.
+    fn known_of(&self, slot: &Slot, is_settled: bool) -> Option<Known> {
         let is_ticket = match slot.ticket_state {
             TicketState::Unwanted | TicketState::Used => false,
             TicketState::Wanted | TicketState::Genuine | TicketState::Due => true,
@@ -50,7 +58,7 @@ impl Endpoint {
             secret,
             max_datagram,
             account: slot.account,
-            place: (!slot.link.has_moved()).then(|| slot.path.remote.ip()),
+            place: (is_settled && !slot.link.has_moved()).then(|| slot.path.remote.ip()),
         })
     }
 
@@ -94,17 +102,23 @@ impl Endpoint {
             Answer::Awaiting => return,
             Answer::No => {}
         }
+        let has_shown = self.has_shown(now, path, resume);
+        // All places are taken: only who is where they say they are makes somebody go. And who has been refused often
+        // may have seen a ticket's token, in a Reset, and nothing else of it.
+        if !has_shown && (self.is_full() || self.is_refused_often(now, path)) {
+            let handshake = Resume::handshake(&resume.nonce);
+            let cookie = self.gate.cookie(now, path.remote, handshake, &mut self.rng);
+            let mut retry = Vec::new();
+            Packet::emit_retry(handshake, &cookie, &mut retry);
+            self.outbox.push_back((path, retry));
+            return;
+        }
         if !self.config.early_data {
-            self.reset_ticket(now, path, resume.ticket, datagram.len());
-            return;
-        }
-        if self.is_full() && !self.has_shown(now, path, resume) {
-            return;
-        }
-        if let Some(known) = self.known_here(now, resume.ticket) {
-            self.take_back(now, path, datagram, known);
+            self.refuse_ticket(now, path, resume.ticket, has_shown);
+        } else if let Some(known) = self.known_here(now, resume.ticket) {
+            self.take_back(now, path, datagram, known, has_shown);
         } else if self.lookups.waiting.len() < TICKETS_LOOKED_UP
-            && self.lookups.waiting.insert(hash)
+            && self.lookups.waiting.insert(hash, has_shown).is_none()
         {
             self.events.push_back(Event::UnknownTicket {
                 ticket: resume.ticket,
@@ -119,83 +133,111 @@ impl Endpoint {
         let is_young = |opened: Time| now - opened < TICKET_LIFETIME;
         let id = LinkId(ticket.0);
         if let Some(slot) = self.slots.get(&id) {
-            return self.known(id).filter(|_| is_young(slot.opened));
+            return self.known_of(slot, true).filter(|_| is_young(slot.opened));
         }
         let (opened, known) = self.lookups.unproven.get(&ticket)?;
         is_young(*opened).then(|| known.clone())
     }
 
-    /// A link ends on which nothing has shown that its handshake was none that somebody has recorded. Its device may come back all the same.
+    /// A link ends that was never proven. Its device may come back all the same: by what is remembered of it here if nothing has shown that
+    /// its handshake was none that somebody has recorded, or else by what is kept, which now may say where it was.
     pub(in crate::endpoint) fn remember_ticket(&mut self, id: LinkId, slot: &Slot) {
-        if !SERVES || slot.ticket_state != TicketState::Wanted || slot.account.is_none() {
+        let (is_wanted, is_due) = match slot.ticket_state {
+            TicketState::Wanted => (slot.account.is_some(), false),
+            TicketState::Due => (false, true),
+            TicketState::Unwanted | TicketState::Genuine | TicketState::Used => (false, false),
+        };
+        if !SERVES || slot.link.is_proven() || !(is_wanted || is_due) {
             return;
         }
-        if let Some(known) = self.known_of(slot) {
-            let ticket = ConnectionId(id.0);
+        // From here on its Accept goes nowhere else.
+        self.accepts.forget_link(id);
+        let Some(known) = self.known_of(slot, true) else {
+            return;
+        };
+        let ticket = ConnectionId(id.0);
+        if is_wanted {
             self.lookups.remember(slot.opened, ticket, known);
+        } else if known.place.is_some() {
+            self.events.push_back(Event::TicketDue {
+                ticket,
+                opened: slot.opened,
+                known,
+            });
         }
     }
 
     /// The device has come back by this ticket: its handshake was genuine.
     fn note_genuine(&mut self, ticket: ConnectionId, known: &Known) {
-        let slot = self.slots.get_mut(&LinkId(ticket.0));
-        let state = slot.map(|slot| core::mem::replace(&mut slot.ticket_state, TicketState::Due));
-        let was_unproven = self.lookups.unproven.remove(&ticket).is_some();
-        if matches!(state, Some(TicketState::Wanted | TicketState::Genuine)) || was_unproven {
+        let of_link = self.slots.get_mut(&LinkId(ticket.0)).and_then(|slot| {
+            let state = core::mem::replace(&mut slot.ticket_state, TicketState::Due);
+            let is_news = matches!(state, TicketState::Wanted | TicketState::Genuine);
+            is_news.then_some(slot.opened)
+        });
+        let unproven = self.lookups.unproven.remove(&ticket);
+        if let Some(opened) = of_link.or(unproven.map(|(opened, _)| opened)) {
             self.events.push_back(Event::TicketDue {
                 ticket,
+                opened,
                 known: known.clone(),
             });
         }
     }
 
-    /// All places are taken: only who is where they say they are makes somebody go. True when that has been shown; else it is asked for.
-    fn has_shown(&mut self, now: Time, path: Path, resume: &Resume<'_>) -> bool {
-        let handshake = Resume::handshake(&resume.nonce);
-        let Some(counts) = self.counts.clone() else {
-            return false;
-        };
-        let shown = resume.cookie.is_some_and(|cookie| {
-            let cookie = (handshake, &cookie);
-            self.gate.admits_with(now, path.remote, cookie, &counts)
-        });
-        if !shown {
-            let cookie = self.gate.cookie(now, path.remote, handshake, &mut self.rng);
-            let mut retry = Vec::new();
-            Packet::emit_retry(handshake, &cookie, &mut retry);
-            self.outbox.push_back((path, retry));
-        }
-        shown
+    /// True when a Resume comes with a cookie: its sender receives where it comes from.
+    fn has_shown(&self, now: Time, path: Path, resume: &Resume<'_>) -> bool {
+        let shown = resume.cookie.zip(self.counts.as_ref());
+        shown.is_some_and(|(cookie, counts)| {
+            let cookie = (Resume::handshake(&resume.nonce), &cookie);
+            self.gate.admits_with(now, path.remote, cookie, counts)
+        })
+    }
+
+    /// True when many Resumes were refused lately, from there or in all.
+    fn is_refused_often(&self, now: Time, path: Path) -> bool {
+        self.counts.as_ref().is_none_or(|counts| {
+            let subnet = Subnet::from(path.remote);
+            let waits = [
+                counts.refused.wait(now.0, &subnet, REFUSALS_PER_SUBNET),
+                counts.all_refused.wait(now.0, REFUSALS),
+            ];
+            waits.iter().any(|wait| !wait.is_zero())
+        })
     }
 
     /// What was found out of a ticket that this endpoint did not know ([`Event::UnknownTicket`]).
     pub fn ticket_found(&mut self, now: Time, path: Path, datagram: &[u8], known: Option<Known>) {
-        if !self.lookups.waiting.remove(&Accepts::hash(datagram)) || !self.admitting {
+        let waited = self.lookups.waiting.remove(&Accepts::hash(datagram));
+        let Some(has_shown) = waited.filter(|_| self.admitting) else {
             return;
-        }
+        };
         match known {
-            Some(known) => self.take_back(now, path, datagram, known),
+            Some(known) => self.take_back(now, path, datagram, known, has_shown),
             None => {
                 if let Ok(Packet::Resume(resume)) = Packet::parse(datagram) {
-                    self.reset_ticket(now, path, resume.ticket, datagram.len());
+                    self.refuse_ticket(now, path, resume.ticket, has_shown);
                 }
             }
         }
     }
 
-    fn reset_ticket(&mut self, now: Time, path: Path, ticket: ConnectionId, came: usize) {
-        let Some(counts) = &self.counts else {
-            return;
-        };
+    /// Says that a ticket is not good (any more), to who has brought more than a Reset is long. Refusals are counted, but for those of whoever
+    /// has shown where they are: these were counted by their cookies.
+    fn refuse_ticket(&mut self, now: Time, path: Path, ticket: ConnectionId, has_shown: bool) {
+        if let Some(counts) = self.counts.as_ref().filter(|_| !has_shown) {
+            let subnet = Subnet::from(path.remote);
+            counts
+                .refused
+                .charge(now.0, &subnet, REFUSALS_PER_SUBNET, 1);
+            counts.all_refused.charge(now.0, REFUSALS, 1);
+        }
         let mut out = Vec::new();
         Packet::emit_reset(ticket, &self.resets.token(ticket), &mut out);
-        if out.len() <= came && Resets::allow(now, path.remote.ip(), counts) {
-            self.outbox.push_back((path, out));
-        }
+        self.outbox.push_back((path, out));
     }
 
     /// Lets a device in that is known.
-    fn take_back(&mut self, now: Time, path: Path, datagram: &[u8], known: Known) {
+    fn take_back(&mut self, now: Time, path: Path, datagram: &[u8], known: Known, has_shown: bool) {
         let Ok(Packet::Resume(resume)) = Packet::parse(datagram) else {
             return;
         };
@@ -204,7 +246,7 @@ impl Endpoint {
             .open_resume(&resume, &known.secret)
             .filter(|_| is_current);
         let Some((life, payload)) = opened else {
-            self.reset_ticket(now, path, resume.ticket, datagram.len());
+            self.refuse_ticket(now, path, resume.ticket, has_shown);
             return;
         };
         self.note_genuine(resume.ticket, &known);
@@ -229,7 +271,8 @@ impl Endpoint {
             highest: OperationNumber(0),
         })));
         let id = self.insert(slot);
-        self.stand_half_open(id, is_there);
+        self.stand_half_open(id, has_shown);
+        self.keep_few_of(resume.ticket);
         if self.slots.contains_key(&id) {
             self.accepts.insert(now, hash, id);
             self.touch(now, id);
@@ -266,8 +309,7 @@ impl Endpoint {
         };
         if let Some(resumed) = slot.resumed() {
             let (path, ticket) = (slot.path, resumed.ticket);
-            // It brought more than a Reset is long.
-            self.reset_ticket(now, path, ticket, usize::MAX);
+            self.refuse_ticket(now, path, ticket, false);
         }
         self.end(link, None);
     }
@@ -312,6 +354,10 @@ impl Endpoint {
             };
             slot.link.tell_update(update);
         } else {
+            if slot.ticket_state == TicketState::Due {
+                // It was kept before it was known where its device is.
+                slot.ticket_state = TicketState::Wanted;
+            }
             self.ticket_is_genuine(link);
         }
     }

@@ -12,6 +12,7 @@ mod renewal;
 mod rest;
 mod resume;
 mod roaming;
+mod tickets;
 
 use super::{limits::*, *};
 use crate::{

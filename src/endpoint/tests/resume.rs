@@ -4,10 +4,10 @@ use super::*;
 use crate::{endpoint::Known, wire::ConnectionId};
 
 /// What a realm keeps of tickets, and what a profile does.
-struct Returning {
-    pair: Pair,
-    ticket: Option<Ticket>,
-    kept: BTreeMap<ConnectionId, Known>,
+pub struct Returning {
+    pub pair: Pair,
+    pub ticket: Option<Ticket>,
+    pub kept: BTreeMap<ConnectionId, Known>,
     /// Processes so far: each has randomness of its own.
     runs: u8,
 }
@@ -26,7 +26,7 @@ fn client(seed: u8) -> Endpoint {
 
 impl Returning {
     /// A device that has asked once, and been answered in the Accept.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut pair = Pair::new(Protection::Sealed);
         pair.client = client(3);
         let mut returning = Self {
@@ -41,13 +41,13 @@ impl Returning {
     }
 
     /// A process that starts, asks once, and ends.
-    fn ask_once(&mut self, early: bool, lose: impl FnMut(usize) -> bool) -> Vec<Event> {
+    pub fn ask_once(&mut self, early: bool, lose: impl FnMut(usize) -> bool) -> Vec<Event> {
         let link = self.open();
         self.pair.ask(link, early);
         self.go_on(link, lose)
     }
 
-    fn open(&mut self) -> LinkId {
+    pub fn open(&mut self) -> LinkId {
         self.runs += 1;
         self.pair.client = client(5 + self.runs);
         self.pair.carried.clear();
@@ -78,10 +78,10 @@ impl Returning {
     }
 
     /// The server's side of a store.
-    fn keep(&mut self, told: &[Event]) {
+    pub fn keep(&mut self, told: &[Event]) {
         for event in told {
             match event {
-                Event::TicketDue { ticket, known } => {
+                Event::TicketDue { ticket, known, .. } => {
                     self.kept.insert(*ticket, known.clone());
                 }
                 Event::UnknownTicket {
@@ -111,7 +111,7 @@ impl Returning {
     }
 }
 
-fn is_resumed(told: &[Event]) -> bool {
+pub fn is_resumed(told: &[Event]) -> bool {
     told.iter().any(|event| {
         matches!(
             event,

@@ -147,8 +147,6 @@ records! {
     TicketRecord { id: u32, own: [u8; 32], secret: [u8; 32], session: SessionHash, since: u32, max_datagram: u32, place: Option<[u8; 16]> }
     /// By what a device comes back: each copy of its profile by its own, the latest last.
     TicketsRecord { tickets: Vec<TicketRecord> }
-    /// Whose a ticket is.
-    TicketIndexRecord { device: [u8; 32] }
     /// For how many seconds the realm has been running in all.
     RunningRecord { seconds: u32 }
     /// The lives of the store, the current one first.
@@ -215,6 +213,8 @@ macro_rules! changed_records {
 }
 
 changed_records! {
+    /// Whose a ticket is, and the time of day of its handshake, in seconds since 1970.
+    TicketIndexRecord { device: [u8; 32] ; made: u32 = (_old) 0 } was FirstTicketIndexRecord
     /// A realm departs. `drops`: what waits for it does not come back to its senders.
     DepartureRecord { ; drops: bool = (_old) false } was FirstDepartureRecord
     /// Another realm, under the name by which this one knows it. `introduced`: it has accepted the

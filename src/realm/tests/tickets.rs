@@ -1,5 +1,7 @@
 //! What is kept of devices that mean to come back (HS-20).
 
+use core::time::Duration;
+
 use super::*;
 use crate::{
     crypto::ResumptionSecret,
@@ -27,7 +29,7 @@ impl Fixture {
     async fn keep(&self, id: u32, n: u8, secret: u8) {
         let id = ConnectionId(id);
         self.realm
-            .keep_ticket(id, returning(n, secret), self.now)
+            .keep_ticket(id, returning(n, secret), Duration::ZERO, self.now)
             .await;
     }
 
@@ -91,6 +93,34 @@ async fn ticket_is_forgotten_after_a_day() {
     fixture.sweep().await;
     assert_eq!(fixture.found(8).await, Some(4));
     fixture.now.running += DAY;
+    fixture.sweep().await;
+    assert!(fixture.realm.has_no_tickets().await);
+}
+
+/// HS-20: the day counts from the handshake, whenever the ticket is written down, and goes on while the realm is down. It was good for as long as the realm
+/// had been running for less than a day since.
+#[tokio::test]
+async fn day_of_a_ticket_begins_with_its_handshake() {
+    let mut fixture = Fixture::new();
+    fixture.now.running += DAY;
+    fixture.now.wall += DAY;
+    fixture.register(Some(device(1)), "ann").await;
+    let age = Duration::from_secs(u64::from(DAY) - 10);
+    for (id, age) in [(7, age), (8, Duration::ZERO), (9, age * 2)] {
+        fixture
+            .realm
+            .keep_ticket(ConnectionId(id), returning(1, 3), age, fixture.now)
+            .await;
+    }
+    assert_eq!(fixture.found(9).await, None);
+    fixture.now.running += 9;
+    assert_eq!(fixture.found(7).await, Some(3));
+    fixture.now.running += 1;
+    assert_eq!(fixture.found(7).await, None);
+    // Down for a day.
+    let mut fixture = fixture.restart();
+    fixture.now.wall += DAY;
+    assert_eq!(fixture.found(8).await, None);
     fixture.sweep().await;
     assert!(fixture.realm.has_no_tickets().await);
 }

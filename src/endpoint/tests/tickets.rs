@@ -1,0 +1,212 @@
+//! What others can make an endpoint do with tickets, and how long it has them (HS-20, HS-21).
+
+use crate::allowance::Frequency;
+
+use super::{
+    resume::{Returning, is_resumed},
+    *,
+};
+
+impl Returning {
+    /// A Resume of a process of its own, which nobody has answered.
+    fn resume(&mut self) -> Vec<u8> {
+        let link = self.open();
+        self.pair.ask(link, true);
+        let mut out = Vec::new();
+        self.pair
+            .client
+            .poll_transmit(self.pair.now, &mut out)
+            .unwrap();
+        out
+    }
+
+    /// What the server answers to a datagram from there.
+    fn answers(&mut self, from: SocketAddr, datagram: &[u8]) -> Vec<Vec<u8>> {
+        let (now, mut out) = (self.pair.now, Vec::new());
+        self.pair.server.handle_datagram(now, from, datagram);
+        for _ in 0..2 {
+            let mut told = Vec::new();
+            self.pair.serve(&mut told);
+            self.keep(&told);
+        }
+        let mut answers = Vec::new();
+        while self.pair.server.poll_transmit(now, &mut out).is_some() {
+            answers.push(out.clone());
+        }
+        answers
+    }
+
+    /// Where the tickets that are kept say that their devices were.
+    fn places(&self) -> Vec<Option<std::net::IpAddr>> {
+        self.kept.values().map(|known| known.place).collect()
+    }
+}
+
+/// HS-20: a ticket's token is in each Reset of its link, which anybody may see: who is refused often has to show where they are before anything is
+/// looked up or opened for them, and whoever has a secret comes back all the same.
+#[test]
+fn who_is_refused_often_shows_where_they_are() {
+    let mut returning = Returning::new();
+    let genuine = returning.resume();
+    let (mut resets, mut retries, mut looked_up) = (0, 0, 0);
+    for n in 0_u32..500 {
+        let mut forged = genuine.clone();
+        let last = forged.len() - 1;
+        forged[9..13].copy_from_slice(&n.to_be_bytes());
+        forged[last] ^= 1;
+        let now = returning.pair.now;
+        returning
+            .pair
+            .server
+            .handle_datagram(now, client_address(), &forged);
+        let mut told = Vec::new();
+        returning.pair.serve(&mut told);
+        looked_up += told
+            .iter()
+            .filter(|event| matches!(event, Event::UnknownTicket { .. }))
+            .count();
+        let mut out = Vec::new();
+        while returning.pair.server.poll_transmit(now, &mut out).is_some() {
+            match Packet::parse(&out) {
+                Ok(Packet::Reset { .. }) => resets += 1,
+                Ok(Packet::Retry { .. }) => retries += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!((resets, retries, looked_up), (80, 420, 0));
+    let told = returning.ask_once(true, |_| false);
+    assert!(is_resumed(&told) && replies(&told) == 1);
+    let is_retry = |datagram: &[u8]| matches!(Packet::parse(datagram), Ok(Packet::Retry { .. }));
+    let mut carried = returning.pair.carried.iter();
+    assert!(carried.any(|(_, datagram)| is_retry(datagram)));
+}
+
+/// HS-20: all of a realm's devices may be refused at once, and behind one address: each hears of it.
+#[test]
+fn all_devices_may_be_refused_at_once() {
+    let mut returning = Returning::new();
+    let config = Config {
+        early_data: false,
+        handshakes: Handshakes {
+            all: Frequency::UNLIMITED,
+            per_subnet: Frequency::UNLIMITED,
+        },
+        ..config(Some(Protection::Sealed))
+    };
+    returning.pair.server = Endpoint::new(config, &realm_key().into(), [4; 32]);
+    for _ in 0..200 {
+        let before = returning.pair.now;
+        let told = returning.ask_once(true, |_| false);
+        assert!(!is_resumed(&told) && replies(&told) == 1);
+        let took = returning.pair.replied - before;
+        assert!(
+            took <= RTT * 6,
+            "{took:?} {:?}",
+            returning
+                .pair
+                .carried
+                .iter()
+                .map(|(up, d)| (*up, d[0], d.len()))
+                .collect::<Vec<_>>()
+        );
+        returning.pair.now = before;
+    }
+}
+
+/// HS-20: one ticket takes few of the places of links that are not proven.
+#[test]
+fn one_ticket_has_few_links_that_are_not_proven() {
+    let mut returning = Returning::new();
+    let before = returning.pair.server.links();
+    for _ in 0..50 {
+        returning.pair.now = returning.pair.now + Duration::from_millis(1);
+        let resume = returning.resume();
+        assert_eq!(returning.answers(client_address(), &resume).len(), 1);
+    }
+    assert_eq!(returning.pair.server.links() - before, 8);
+}
+
+/// HS-13, HS-21: a place that its ticket knows shows no more than any: who forges it takes no place of those who have shown where they are.
+#[test]
+fn place_of_a_ticket_is_no_cookie() {
+    let mut returning = Returning::new();
+    let resume = returning.resume();
+    returning.answers(client_address(), &resume);
+    let server = &returning.pair.server;
+    let stands = server
+        .slots
+        .values()
+        .filter(|slot| slot.resumed().is_some());
+    let stands: Vec<_> = stands.map(|slot| slot.standing).collect();
+    assert_eq!(stands, [standing::Standing::Unshown]);
+}
+
+/// HS-21: an Init from an address that is not its sender's, and a copy of it from where the sender is, do not make that address the place of the ticket.
+#[test]
+fn place_is_kept_when_it_is_known() {
+    for is_copied in [false, true] {
+        let mut returning = Returning::new();
+        returning.ticket = None;
+        let init = returning.resume();
+        assert!(matches!(Packet::parse(&init), Ok(Packet::Init(_))));
+        let (now, forged) = (returning.pair.now, SocketAddr::from(([10, 0, 5, 5], 7)));
+        assert_eq!(returning.answers(forged, &init).len(), 1);
+        // Its command is new, and so it is kept at once.
+        let slots = &returning.pair.server.slots;
+        let (newest, _) = slots
+            .iter()
+            .find(|(_, slot)| slot.path.remote == forged)
+            .unwrap();
+        let newest = *newest;
+        returning.pair.server.ticket_is_genuine(newest);
+        returning.answers(forged, &[]);
+        assert_eq!(returning.places(), [None]);
+        if is_copied {
+            assert_eq!(returning.answers(client_address(), &init).len(), 1);
+        }
+        returning.pair.now = now + Duration::from_mins(4);
+        returning.pair.server.handle_timeout(returning.pair.now);
+        returning.answers(forged, &[]);
+        let place = (!is_copied).then(|| forged.ip());
+        assert_eq!(returning.places(), [place], "copied: {is_copied}");
+    }
+}
+
+/// HS-21: once it is proven where a device is, its ticket says so.
+#[test]
+fn place_is_kept_when_it_is_proven() {
+    let mut returning = Returning::new();
+    returning.ticket = None;
+    returning.ask_once(false, |_| false);
+    assert_eq!(returning.places(), [Some(client_address().ip())]);
+}
+
+/// HS-18: a device shows a ticket no longer than it is good, also one that runs for days.
+#[test]
+fn ticket_is_not_shown_when_it_is_old() {
+    let mut returning = Returning::new();
+    returning.pair.now = returning.pair.now + Duration::from_hours(23);
+    let is_resume = |datagram: &[u8]| matches!(Packet::parse(datagram), Ok(Packet::Resume(_)));
+    assert!(is_resume(&returning.resume()));
+    returning.pair.now = returning.pair.now + Duration::from_mins(51);
+    assert!(!is_resume(&returning.resume()));
+}
+
+/// HS-20: who has recorded an Init and sends it again makes a realm forget nothing of its device.
+#[test]
+fn replayed_init_displaces_no_ticket() {
+    let mut returning = Returning::new();
+    returning.ticket = None;
+    let recorded = returning.resume();
+    for _ in 0..10 {
+        returning.pair.now = returning.pair.now + Duration::from_mins(4);
+        returning.pair.server.handle_timeout(returning.pair.now);
+        if returning.ticket.is_none() {
+            returning.ask_once(true, |_| false);
+        } else {
+            assert_eq!(returning.answers(client_address(), &recorded).len(), 1);
+        }
+    }
+    assert!(is_resumed(&returning.ask_once(true, |_| false)));
+}
