@@ -52,11 +52,29 @@ impl Endpoint {
         match self.slots.get_mut(&link) {
             _ if is_planted(Fault::TakeAllEarlyOnceRestored) => Some((number, bytes)),
             Some(slot) if slot.is_life_unknown && slot.waits_for_proof(false) => {
-                slot.held.push((number, bytes));
-                self.touch(now, link);
+                self.hold(now, link, (number, bytes));
                 None
             }
             _ => Some((number, bytes)),
+        }
+    }
+
+    /// Keeps a request until `link` is proven: what answers it could not travel before. It comes again as [`super::Event::Request`].
+    pub fn hold(&mut self, now: Time, link: LinkId, (number, bytes): (RequestId, Vec<u8>)) {
+        let Some(slot) = self.slots.get_mut(&link) else {
+            return;
+        };
+        if slot.waits_for_proof(false) {
+            slot.held.push((number, bytes));
+            self.touch(now, link);
+        } else {
+            // It was proven meanwhile.
+            self.events.push_back(super::Event::Request {
+                link,
+                number,
+                bytes,
+                early: false,
+            });
         }
     }
 }

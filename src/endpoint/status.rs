@@ -12,6 +12,12 @@ impl Endpoint {
         slot.is_some_and(|slot| slot.link.is_trusted() && slot.link.is_proven())
     }
 
+    /// True when nothing sealed has come over `link` yet, which a device has opened: what answers its handshake is all that it gets (HS-5).
+    pub fn is_unproven(&self, link: LinkId) -> bool {
+        let slot = self.slots.get(&link);
+        slot.is_some_and(|slot| slot.waits_for_proof(false))
+    }
+
     /// Who is logged in over `link`, or which peer is on it, if that is known.
     pub fn account(&self, link: LinkId) -> Option<AccountId> {
         self.slots.get(&link)?.account

@@ -130,6 +130,17 @@ pub struct Caller {
     pub now: Moment,
 }
 
+/// An answer is longer than so many bytes, which is the longest that can travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong(usize);
+
+impl TooLong {
+    /// What is answered instead.
+    pub fn to_bytes(self) -> Vec<u8> {
+        Answer::Refused(Refusal::too_large(self.0 as u64)).to_bytes()
+    }
+}
+
 /// The rules, over a store.
 #[derive(Debug)]
 pub struct Realm<S> {
@@ -240,6 +251,15 @@ impl<S: Store> Realm<S> {
 
     /// Carries a command out and gives the answer's bytes. Whatever the bytes are, there is an answer.
     pub async fn handle(&self, caller: &Caller, command: &[u8]) -> Vec<u8> {
+        let outcome = self.carry_out(caller, command).await;
+        outcome.unwrap_or_else(TooLong::to_bytes)
+    }
+
+    /// The same, for callers that do something about an answer that is too long.
+    ///
+    /// # Errors
+    /// [`TooLong`] for one that is longer than [`Caller::longest`].
+    pub async fn carry_out(&self, caller: &Caller, command: &[u8]) -> Result<Vec<u8>, TooLong> {
         let mut is_numbered = false;
         let (name, outcome) = if PeerRequest::is_one(command) {
             ("peer", Box::pin(self.peer_request(caller, command)).await)
@@ -251,11 +271,11 @@ impl<S: Store> Realm<S> {
             ("unknown", Err(ErrorCode::BadRequest.into()))
         };
         match outcome {
-            Ok(answer) if answer.len() <= caller.longest => answer,
-            Ok(_) => Answer::Refused(Refusal::too_large(caller.longest as u64)).to_bytes(),
+            Ok(answer) if answer.len() <= caller.longest => Ok(answer),
+            Ok(_) => Err(TooLong(caller.longest)),
             Err(failure) => {
                 self.note(name, &failure);
-                Answer::Refused(failure.refusal(is_numbered)).to_bytes()
+                Ok(Answer::Refused(failure.refusal(is_numbered)).to_bytes())
             }
         }
     }

@@ -10,6 +10,8 @@ use crate::{
 pub enum Done<S> {
     Greeting(LinkId, Greeting),
     Answer(LinkId, RequestId, Answered<S>),
+    /// The answer is too long for a link that is not proven.
+    Unproven(LinkId, RequestId, Vec<u8>),
     /// What is kept of the device whose Resume has come over that path.
     Ticket(Path, Vec<u8>, Option<Box<(Returning, Account)>>),
     Push(LinkId, Push),

@@ -29,7 +29,7 @@ use crate::{
     endpoint::{AccountId, Endpoint, Event, Known, LinkId, Path},
     host::{Leaving, Listening, Received},
     link::{Time, earliest},
-    realm::{Account, Caller, Greeting, LifeNews, Realm, Returning},
+    realm::{Account, Caller, Greeting, LifeNews, Realm, Returning, TooLong},
     store::Store,
     subnet::Subnet,
     wire::{
@@ -404,10 +404,16 @@ impl<S: Store> Worker<S> {
         };
         let (realm, done) = (Arc::clone(&self.realm), self.done.clone());
         let links = Arc::clone(self.beside.seated.links());
+        let is_unproven = self.endpoint.is_unproven(link);
         let is_account_known = self.endpoint.account(link).is_some();
         self.in_work += 1;
         let carrying_out = async move {
-            let mut answer = realm.handle(&caller, &bytes).await;
+            let outcome = realm.carry_out(&caller, &bytes).await;
+            if outcome.is_err() && is_unproven {
+                let _ = done.send(Done::Unproven(link, number, bytes));
+                return;
+            }
+            let mut answer = outcome.unwrap_or_else(TooLong::to_bytes);
             let (mut then, mut account) = (Then::Nothing, None);
             if !Answer::is_refusal(&answer) {
                 if let Some(peer) = caller.device
@@ -472,6 +478,10 @@ impl<S: Store> Worker<S> {
                 }
                 Done::Push(link, push) => {
                     self.watches.push(now, &mut self.endpoint, link, push);
+                }
+                Done::Unproven(link, number, bytes) => {
+                    self.in_work -= 1;
+                    self.endpoint.hold(now, link, (number, bytes));
                 }
                 Done::Answer(link, number, answered) => {
                     self.in_work -= 1;
