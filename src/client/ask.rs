@@ -11,9 +11,12 @@ use tokio::{
     time::Instant,
 };
 
+use super::paths::Paths;
 use crate::{
     crypto::PublicKey,
     endpoint::Ticket,
+    link::PathMemory,
+    subnet::Subnet,
     wire::{Life, OperationNumber},
 };
 
@@ -107,14 +110,16 @@ pub struct LifeTold {
 pub struct Target {
     /// None for a plain link.
     pub key: Option<PublicKey>,
-    /// What is remembered of the path.
+    /// What is remembered of the path, or said of its kind.
     pub rtt: Option<Duration>,
+    /// What is remembered of it from each network, and the time of day.
+    pub paths: (Paths, Duration),
     /// The life of the realm's store that is remembered.
     pub life: Option<Life>,
     /// What to come back with.
     pub ticket: Option<Ticket>,
-    /// Where to put what there is to come back with from now on.
-    pub fresh: FreshTicket,
+    /// Where to put what is to be remembered.
+    pub news: Arc<Mutex<ToRemember>>,
 }
 
 /// What the latest handshake has changed in what there is to come back with.
@@ -126,5 +131,10 @@ pub enum TicketNews {
     Gone,
 }
 
-/// The news, until they are written down.
-pub type FreshTicket = Arc<Mutex<Option<TicketNews>>>;
+/// What a profile is to remember, until it is written down.
+#[derive(Debug, Default)]
+pub struct ToRemember {
+    pub ticket: Option<TicketNews>,
+    /// What the link has found out of the path from that network.
+    pub path: Option<(Subnet, PathMemory)>,
+}

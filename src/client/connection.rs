@@ -1,6 +1,11 @@
 //! Getting from a connection string to a link that can be asked.
 
-use std::{io, net::SocketAddr, sync::atomic::Ordering, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
 
 use rand::Rng as _;
 use tokio::{
@@ -10,9 +15,10 @@ use tokio::{
 
 use super::{
     CallError, Notice, Shared,
-    ask::{Ask, AskError, FreshTicket, Job, LifeTold, Status, Target, TicketNews, Told},
+    ask::{Ask, AskError, Job, LifeTold, Status, Target, TicketNews, ToRemember, Told},
     driver::Driver,
     lock,
+    paths::Paths,
     route::Route,
     state, tickets,
     who::ask_who,
@@ -20,8 +26,17 @@ use super::{
 use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::{self, Endpoint},
+    link::PathMemory,
+    subnet::Subnet,
     wire::{Life, Request},
 };
+
+/// The realm's key, what was found out of the path to it, and what there is to come back with.
+type News = (
+    Option<PublicKey>,
+    Option<(Subnet, PathMemory)>,
+    Option<TicketNews>,
+);
 
 /// The longest answer that is put together from parts, in bytes (LINK-13).
 const LONGEST_ANSWER: usize = 65 << 10;
@@ -36,7 +51,7 @@ pub struct Connection {
     /// The host of the connection string.
     host: String,
     pinned: Option<PublicKey>,
-    fresh: FreshTicket,
+    news: Arc<Mutex<ToRemember>>,
 }
 
 /// What a call knows of the driver at work.
@@ -189,7 +204,7 @@ impl Shared {
         let (realm, server) = self.target()?;
         let (rtt, highest) = (status.rtt, status.highest.0);
         let remember = self.options.remember && self.options.server.is_some();
-        let ticket = self.take_ticket().await;
+        let (key, path, ticket) = self.take_news().await;
         let now = self.host.time_of_day();
         Ok(self.profile.write(|records| {
             state::update(records, realm, |state| {
@@ -206,13 +221,16 @@ impl Shared {
                     .and_then(|rtt| u64::try_from(rtt.as_micros()).ok())
                     .or(state.rtt_us);
             })?;
-            match &ticket {
-                Some((key, TicketNews::Fresh(ticket, since))) => {
+            if let Some((network, memory)) = &path {
+                Paths::save(records, realm, (*network, now), memory)?;
+            }
+            match (key, &ticket) {
+                (Some(key), Some(TicketNews::Fresh(ticket, since))) => {
                     let since = now.saturating_sub(since.elapsed());
-                    tickets::save(records, realm, (*key, since), ticket)?;
+                    tickets::save(records, realm, (key, since), ticket)?;
                 }
-                Some((_, TicketNews::Gone)) => tickets::delete(records, realm)?,
-                None => {}
+                (_, Some(TicketNews::Gone)) => tickets::delete(records, realm)?,
+                (None, Some(TicketNews::Fresh(..))) | (_, None) => {}
             }
             if remember || state::remembered(records)?.is_none() {
                 state::remember(records, realm)?;
@@ -293,29 +311,29 @@ impl Shared {
             }
             None => return Err(CallError::NoKey),
         };
-        let ticket = match pinned.filter(|_| self.options.early_data) {
-            Some(key) => self.profile.read(|records| {
-                let now = self.host.time_of_day();
-                Ok(tickets::load(records, realm, (key, now)))
-            })?,
-            None => tickets::Found::Nothing,
-        };
+        let now = self.host.time_of_day();
+        let resumable = pinned.filter(|_| self.options.early_data);
+        let (ticket, paths) = self.profile.read(|records| {
+            let found = resumable.map(|key| tickets::load(records, realm, (key, now)));
+            Ok((found, Paths::load(records, realm)))
+        })?;
         let ticket = match ticket {
-            tickets::Found::Good(ticket) => Some(ticket),
-            tickets::Found::Nothing => None,
-            tickets::Found::Over => {
+            Some(tickets::Found::Good(ticket)) => Some(ticket),
+            Some(tickets::Found::Nothing) | None => None,
+            Some(tickets::Found::Over) => {
                 self.profile
                     .write(|records| tickets::delete(records, realm))?;
                 None
             }
         };
-        let fresh = FreshTicket::default();
+        let news = Arc::<Mutex<ToRemember>>::default();
         let target = Target {
             key: pinned,
             rtt,
             life: state.life.map(Life),
+            paths: (paths, now),
             ticket,
-            fresh: FreshTicket::clone(&fresh),
+            news: Arc::clone(&news),
         };
         let (jobs, taken) = mpsc::channel(ASKS_MAX);
         let (tell, status) = watch::channel(Status::default());
@@ -328,14 +346,17 @@ impl Shared {
             status,
             host,
             pinned,
-            fresh,
+            news,
         })
     }
 
-    /// What there is to come back with since the latest handshake, if it has not been written down.
-    async fn take_ticket(&self) -> Option<(PublicKey, TicketNews)> {
+    /// What is to be remembered: of the path, and of the latest handshake, with the realm whose key is this, if it has not been written down.
+    async fn take_news(&self) -> News {
         let connection = self.connection.lock().await;
-        let open = connection.as_ref()?;
-        open.pinned.zip(lock(&open.fresh).take())
+        let Some(open) = connection.as_ref() else {
+            return (None, None, None);
+        };
+        let mut news = lock(&open.news);
+        (open.pinned, news.path, news.ticket.take())
     }
 }

@@ -3,6 +3,7 @@
 //! there is none.
 
 mod lives;
+mod memory;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,8 +19,7 @@ use tokio::{
 use lives::Claim;
 
 use super::{
-    ask::{Ask, AskError, Job, Status, Target, TicketNews, Told},
-    lock,
+    ask::{Ask, AskError, Job, Status, Target, Told},
     route::{Ready, Route},
     watchdog::{Due, Watchdog},
 };
@@ -241,6 +241,7 @@ impl Driver {
             None => self.endpoint.connect_plain(now, REALM, rtt),
         };
         self.endpoint.claim_life(link, self.claim.life);
+        self.begin_from_memory(link);
         if let Some(ticket) = self.target.ticket.clone().filter(|_| key.is_some()) {
             self.endpoint.come_back(link, ticket);
         }
@@ -376,23 +377,13 @@ impl Driver {
         });
     }
 
-    /// A link is open: this is what another would come back with.
-    fn learn_ticket(&mut self, link: LinkId, is_resumed: bool) {
-        self.target.ticket = self.endpoint.ticket(link).cloned();
-        if !is_resumed {
-            *lock(&self.target.fresh) = Some(match self.target.ticket.clone() {
-                Some(ticket) => TicketNews::Fresh(ticket, Instant::now()),
-                None => TicketNews::Gone,
-            });
-        }
-    }
-
     fn heard(&mut self) {
         self.heard = true;
         self.doubt = None;
         self.changed = None;
         self.endpoint.stop_asking(REALM);
         let rtt = self.link.and_then(|link| self.endpoint.rtt(link));
+        self.learn_path();
         self.status
             .send_modify(|status| status.rtt = rtt.or(status.rtt));
     }

@@ -83,6 +83,7 @@ mod error;
 mod message;
 mod meter;
 mod outbox;
+mod paths;
 mod peerings;
 mod profile;
 mod reading;

@@ -20,6 +20,7 @@ use super::Meter;
 use crate::{
     faults::{Fault, is_planted},
     host::{Host, Socket, is_too_long},
+    subnet::Subnet,
 };
 
 /// The delay between two candidates is at least this long.
@@ -111,6 +112,11 @@ impl Route {
     /// The address of the active candidate.
     pub fn address(&self) -> Option<SocketAddr> {
         self.candidates.first().map(|active| active.address)
+    }
+
+    /// The network that this machine is in on the way to the active candidate.
+    pub fn network(&self) -> Option<Subnet> {
+        self.candidates.first()?.socket.network()
     }
 
     /// Candidates in use.

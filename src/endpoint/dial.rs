@@ -25,6 +25,9 @@ const COOKIES_MAX: u32 = 8;
 /// So many Resumes in a row that bring nothing, and a handshake begins instead.
 const RESUMES_MAX: u32 = 6;
 
+/// So many of a handshake's packets are remembered, to tell how many were lost.
+const TRIES_REMEMBERED: usize = 16;
+
 /// What opens a link.
 #[derive(Debug)]
 enum Opening {
@@ -44,6 +47,8 @@ pub(super) struct Dial {
     shown: u32,
     attempts: Attempts,
     first_sent: Time,
+    /// When it has left, as often as is remembered.
+    sent_at: Vec<Time>,
 }
 
 impl Dial {
@@ -55,6 +60,7 @@ impl Dial {
             shown: 0,
             attempts: Attempts::queued(),
             first_sent: now,
+            sent_at: Vec::new(),
         }
     }
 
@@ -155,9 +161,22 @@ impl Dial {
             let copy = copy.map(|copy| now + copy);
             self.attempts.schedule(Some(now + wait), copy);
         }
+        if self.sent_at.len() < TRIES_REMEMBERED {
+            self.sent_at.push(now);
+        }
         out.clear();
         out.extend_from_slice(&self.packet);
         true
+    }
+
+    /// How many of the packets that have left must have been lost, or their answers, now that one is answered: those that left earlier than one
+    /// and a half round trips ago. Where the round trip is not known, all but the last.
+    pub fn lost(&self, now: Time, rtt: Option<Duration>) -> u32 {
+        let (_, earlier) = self.sent_at.split_last().unzip();
+        let earlier = earlier.unwrap_or_default();
+        let is_lost = |at: &&Time| rtt.is_none_or(|rtt| now - **at > rtt * 3 / 2);
+        let lost = earlier.iter().filter(is_lost).count();
+        u32::try_from(lost).unwrap_or(u32::MAX)
     }
 
     /// Shows a cookie from here on, and sends the packet with it at once. Who forges many of them gains nothing.

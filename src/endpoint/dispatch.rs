@@ -1,6 +1,6 @@
 //! Passes on what links tell.
 
-use super::{Endpoint, Event, LinkId, resume::TicketState, slot::Role};
+use super::{Endpoint, Event, LinkId, SERVES, resume::TicketState, slot::Role};
 use crate::{
     link::{self, Time},
     wire::CloseReason,
@@ -74,8 +74,9 @@ impl Endpoint {
                 number,
                 bytes,
                 early,
-            } if slot.waits_for_proof(early && self.config.early_data)
-                || slot.waits_for_welcome() =>
+            } if SERVES
+                && (slot.waits_for_proof(early && self.config.early_data)
+                    || slot.waits_for_welcome()) =>
             {
                 slot.held.push((number, bytes));
                 return;

@@ -199,6 +199,8 @@ impl Endpoint {
         let Ok((keys, payload)) = dial.finish(noise) else {
             return;
         };
+        let lost = dial.lost(now, slot.link.rtt());
+        slot.link.note_exchange(lost);
         if let Some(round_trip) = dial.round_trip(now) {
             slot.link.sample(round_trip);
         }
@@ -394,7 +396,7 @@ impl Endpoint {
         };
         if slot.renewal.replaces.is_some() {
             self.end_replaced(now, id);
-        } else if slot.role == Role::Responder && slot.link.is_proven() && !was_proven {
+        } else if SERVES && slot.role == Role::Responder && slot.link.is_proven() && !was_proven {
             if let Some(accepted) = slot.accepted {
                 // Who answers an Accept at once shows how long the path is; who does later, that it is no longer.
                 slot.link.bound_round_trip(now - accepted);

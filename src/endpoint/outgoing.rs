@@ -1,7 +1,7 @@
 //! What leaves: whose turn it is, and what the handshake makes of it.
 
 use super::{
-    Endpoint, LinkId, Path,
+    Endpoint, LinkId, Path, SERVES,
     dial::Dial,
     limits::{DIALS_ONCE, DIALS_ONCE_PATIENCE},
     resume::{RESUMED_AROUND, TicketState},
@@ -71,7 +71,7 @@ impl Endpoint {
                 Err(_) => slot.link.close(CloseReason::Violation),
             }
         }
-        if slot.accept_is_due(now) {
+        if SERVES && slot.accept_is_due(now) {
             return self.accept(now, id, out);
         }
         if slot.is_dialled_out() {

@@ -8,7 +8,7 @@ use core::{
 };
 
 use super::{
-    Endpoint, LinkId,
+    Endpoint, LinkId, SERVES,
     slot::{Role, Slot, Stage},
 };
 use crate::{
@@ -61,9 +61,11 @@ impl From<Link> for MayRest {
 impl Deref for MayRest {
     type Target = Link;
 
+    #[expect(clippy::unreachable, reason = "only who serves lays links to rest")]
     fn deref(&self) -> &Link {
         match self {
             Self::Awake(link) => link,
+            Self::Resting(..) if !SERVES => unreachable!(),
             Self::Resting(resting, woken) => woken.get_or_init(|| Box::new(resting.wake())),
         }
     }
@@ -72,7 +74,9 @@ impl Deref for MayRest {
 impl DerefMut for MayRest {
     #[expect(clippy::unreachable, reason = "it has just been woken")]
     fn deref_mut(&mut self) -> &mut Link {
-        if let Self::Resting(resting, _) = self {
+        if let Self::Resting(resting, _) = self
+            && SERVES
+        {
             *self = resting.wake().into();
         }
         match self {
@@ -85,7 +89,8 @@ impl DerefMut for MayRest {
 impl Slot {
     /// When the link may be laid to rest, if it may.
     pub fn rests_at(&self) -> Option<Time> {
-        let may_rest = self.role == Role::Responder
+        let may_rest = SERVES
+            && self.role == Role::Responder
             && matches!(self.stage, Stage::Open)
             && !self.link.is_resting()
             && self.left.is_none()

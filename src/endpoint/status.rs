@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{AccountId, Endpoint, LinkId};
-use crate::crypto::PublicKey;
+use crate::{crypto::PublicKey, link::PathMemory};
 
 impl Endpoint {
     /// True when long messages travel on `link`.
@@ -52,6 +52,12 @@ impl Endpoint {
     /// The round-trip time of `link`, once there is an estimate.
     pub fn rtt(&self, link: LinkId) -> Option<Duration> {
         self.slots.get(&link)?.link.rtt()
+    }
+
+    /// What `link` has found out of its path.
+    pub fn path_memory(&self, link: LinkId) -> Option<PathMemory> {
+        let slot = self.slots.get(&link)?;
+        Some(slot.link.path_memory())
     }
 
     /// How often a request has left again on `link`.

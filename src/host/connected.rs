@@ -8,6 +8,8 @@ use std::{
 
 use tokio::net::UdpSocket;
 
+use crate::subnet::Subnet;
+
 /// A socket that is tied to one address.
 #[derive(Debug)]
 pub enum Socket {
@@ -67,6 +69,15 @@ impl Socket {
             Self::Real(socket) => super::readable(socket).await,
             #[cfg(all(test, feature = "client", feature = "embedded"))]
             Self::Simulated(socket) => socket.readable().await,
+        }
+    }
+
+    /// The network that this machine is in on the way to the other side.
+    pub fn network(&self) -> Option<Subnet> {
+        match self {
+            Self::Real(socket) => socket.local_addr().ok().map(Subnet::from),
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(socket) => Some(socket.address().into()),
         }
     }
 

@@ -20,6 +20,7 @@ mod incoming;
 mod keepalive;
 mod kind;
 pub mod limits;
+mod memory;
 mod pace;
 mod packing;
 mod path;
@@ -50,6 +51,7 @@ pub use keepalive::Silence;
 use keepalive::{Keepalive, UNANSWERED_MAX};
 pub use kind::{Kind, Redundancy, Traits, UnknownKind, UnknownRedundancy};
 use limits::{REPLIES_KEPT, STRANGER_REPLIES_KEPT};
+pub use memory::{Losses, PathMemory};
 use pace::Pace;
 use packing::Controls;
 pub use packing::INIT_PAYLOAD_MIN;
@@ -137,6 +139,7 @@ pub struct Link {
     received: Received,
     sent: Sent,
     rtt: Rtt,
+    losses: Losses,
     queue: Queue,
     requests: Requests,
     replies: Replies,
@@ -199,6 +202,7 @@ impl Link {
                 .rtt
                 .map_or_else(Rtt::default, Rtt::remembered)
                 .with_rate(config.rate),
+            losses: Losses::default(),
             queue: Queue::default(),
             requests: Requests::default(),
             replies: Replies::default(),
@@ -266,6 +270,7 @@ impl Link {
         fresh.requests = self.requests;
         fresh.queue = self.queue.restart();
         fresh.rtt = self.rtt;
+        fresh.losses = self.losses;
         fresh.keepalive = self.keepalive.map(Keepalive::again);
         fresh.jitter = self.jitter;
         fresh
@@ -335,6 +340,13 @@ impl Link {
     /// How long to wait before the repeat number `repeats` + 1 of a handshake's message of so many bytes.
     pub fn repeat_after(&mut self, now: Time, repeats: u32, bytes: usize) -> Duration {
         let urge = self.queue.urge(now);
+        // Where much is lost, a silence says even less.
+        let patient = if self.is_redundant() {
+            queue::LOSSY_PATIENCE
+        } else {
+            0
+        };
+        let repeats = repeats.saturating_sub(patient);
         self.rtt.repeat_after(repeats, urge, &mut self.jitter) + self.rtt.allowance(bytes)
     }
 

@@ -549,9 +549,7 @@ impl Link {
             Redundancy::On => true,
             Redundancy::Off => false,
             Redundancy::Auto => {
-                self.config.rate.is_none()
-                    && self.received.loss() > REDUNDANT_LOSS
-                    && !self.rtt.is_filling()
+                self.config.rate.is_none() && self.loss() > REDUNDANT_LOSS && !self.rtt.is_filling()
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Where much is lost, so many timeouts in a row more wait no longer than the first.
-const LOSSY_PATIENCE: u32 = 5;
+pub(super) const LOSSY_PATIENCE: u32 = 5;
 /// The copy of what leaves twice follows after this part of a round trip.
 pub const COPY_GAP: u32 = 8;
 /// All but requests leave again so often at most; then something has to be heard first.

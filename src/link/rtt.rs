@@ -14,6 +14,8 @@ const RTO_BULK_MAX: Duration = Duration::from_mins(10);
 const VARIATION_MIN: Duration = Duration::from_millis(10);
 /// The least that is waited where the round trip is only remembered.
 const REMEMBERED_MIN: Duration = Duration::from_millis(250);
+/// So many repeats wait as on a path that has been measured, where another link has measured it.
+const KNOWN_REPEATS: u32 = 3;
 /// Bytes a second that a path is taken to carry at least, while nothing is known of it.
 const UNKNOWN_RATE: u64 = 200;
 /// Bytes a second that a path is taken to carry whose rate nothing has shown, by who fills it.
@@ -33,6 +35,8 @@ enum Certainty {
     /// It is unknown, or of another link: the path may be another now.
     #[default]
     Remembered,
+    /// Another link has measured it, from the same network.
+    Known,
     /// The round trip is no longer than this.
     Bounded,
     /// This path has been measured.
@@ -120,6 +124,23 @@ impl Rtt {
         }
     }
 
+    /// An estimate to begin with that another link has measured on the same path (LINK-25).
+    pub fn known(rtt: Duration, variation: Duration) -> Self {
+        Self {
+            certainty: Certainty::Known,
+            variation,
+            ..Self::remembered(rtt)
+        }
+    }
+
+    /// The smoothed estimate and its variation, where this path has been measured, by this link or an earlier one.
+    pub fn to_remember(&self) -> Option<(Duration, Duration)> {
+        match self.certainty {
+            Certainty::Known | Certainty::Measured => Some((self.smoothed?, self.variation)),
+            Certainty::Remembered | Certainty::Bounded => None,
+        }
+    }
+
     /// The smoothed estimate, once there is one.
     pub const fn smoothed(&self) -> Option<Duration> {
         self.smoothed
@@ -127,13 +148,15 @@ impl Rtt {
 
     /// True once this path has been measured: the timeout is no shorter than a round trip.
     pub const fn is_measured(&self) -> bool {
-        !matches!(self.certainty, Certainty::Remembered)
+        matches!(self.certainty, Certainty::Bounded | Certainty::Measured)
     }
 
     /// False when a measurement shows that what is known so far is not worth to be kept.
     fn is_near(&self, latest: Duration) -> bool {
         match self.certainty {
-            Certainty::Remembered => latest < self.min * 4 && self.min < latest * 4,
+            Certainty::Remembered | Certainty::Known => {
+                latest < self.min * 4 && self.min < latest * 4
+            }
             Certainty::Bounded => false,
             Certainty::Measured => true,
         }
@@ -210,6 +233,14 @@ impl Rtt {
             None => urge,
         };
         let timeout = self.timeout();
+        // What has held for another link holds for a few packets. Then it counts as any that is remembered.
+        let repeats = match self.certainty {
+            Certainty::Known if repeats < KNOWN_REPEATS => {
+                return interval(repeats, timeout, urge, jitter);
+            }
+            Certainty::Known => repeats - KNOWN_REPEATS,
+            Certainty::Remembered | Certainty::Bounded | Certainty::Measured => repeats,
+        };
         match self.smoothed {
             // Spread the first attempts of many clients apart.
             None if repeats == 0 => return jitter.spread(timeout, 100, 150),
@@ -238,7 +269,8 @@ impl Rtt {
     /// How much longer to wait for the answer to so many bytes: as long as the path takes to carry both, as far as
     /// that is known, or, where the path has not been measured, as a narrow one would take.
     pub fn allowance(&self, bytes: usize) -> Duration {
-        let rate = match (self.rate, self.is_measured()) {
+        let is_measured = self.is_measured() || self.certainty == Certainty::Known;
+        let rate = match (self.rate, is_measured) {
             (Some(rate), _) => rate.max(1),
             (None, false) => UNKNOWN_RATE,
             (None, true) => return Duration::ZERO,

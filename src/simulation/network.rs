@@ -477,6 +477,11 @@ pub struct Socket {
 }
 
 impl Socket {
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        *self.inbox.address.lock().unwrap()
+    }
+
     fn open(
         network: &Network,
         state: &mut State,

@@ -176,10 +176,20 @@ pub fn get<T: DeserializeOwned>(
     records: &dyn Records,
     key: &[u8],
 ) -> Result<Option<T>, ProfileError> {
-    match records.get(key)? {
-        Some(value) => parse(records, key, &value).map(Some),
-        None => Ok(None),
-    }
+    let Some(record) = get_bytes(records, key)? else {
+        return Ok(None);
+    };
+    postcard::from_bytes(&record)
+        .map(Some)
+        .map_err(|_| records.damaged())
+}
+
+/// The bytes of the record under a key.
+pub fn get_bytes(records: &dyn Records, key: &[u8]) -> Result<Option<Vec<u8>>, ProfileError> {
+    let Some(value) = records.get(key)? else {
+        return Ok(None);
+    };
+    open_value(records, key, &value).map(|record| Some(record.to_vec()))
 }
 
 /// Reads a value that a scan has given.
@@ -199,10 +209,15 @@ pub fn put<T: Serialize>(
     record: &T,
 ) -> Result<(), ProfileError> {
     let record = postcard::to_stdvec(record).map_err(|_| records.damaged())?;
+    put_bytes(records, key, &record)
+}
+
+/// Puts the bytes of a record under a key.
+pub fn put_bytes(records: &mut dyn Records, key: &[u8], record: &[u8]) -> Result<(), ProfileError> {
     let mut value = Vec::with_capacity(HEAD + record.len());
     value.push(FORMAT);
-    value.extend_from_slice(&checksum(key, &record));
-    value.extend_from_slice(&record);
+    value.extend_from_slice(&checksum(key, record));
+    value.extend_from_slice(record);
     records.put(key, &value)
 }
 

@@ -1,0 +1,151 @@
+//! What a profile remembers of the paths to a realm (LINK-25), one for each network that it was used in, under `p/ realm 4`.
+
+use std::time::Duration;
+
+use super::{
+    ProfileError,
+    state::RealmNumber,
+    store::{self, Records},
+};
+use crate::{
+    link::{Losses, PathMemory},
+    subnet::Subnet,
+};
+
+/// Networks that are remembered; the one not used for longest makes room.
+const NETWORKS_MAX: usize = 4;
+/// What is older than this is not believed any more.
+const LIFETIME: Duration = Duration::from_hours(720);
+
+/// One path, in numbers of 8 bytes: the network, the time of day when it was used last in seconds since 1970, the round trip and its
+/// variation in microseconds, 0 where they are not known, lost exchanges and of how many, and the largest datagram in bytes.
+type PathRecord = [u8; 7 * 8];
+
+fn numbers(record: &PathRecord) -> [u64; 7] {
+    let mut numbers = [0; 7];
+    for (number, bytes) in numbers.iter_mut().zip(record.as_chunks().0) {
+        *number = u64::from_be_bytes(*bytes);
+    }
+    numbers
+}
+
+fn key(realm: RealmNumber) -> Vec<u8> {
+    [b"p/".as_slice(), &realm.0.to_be_bytes()].concat()
+}
+
+/// What is known of the paths to one realm. The one that was used last is the last.
+#[derive(Clone, Debug, Default)]
+pub struct Paths(Vec<PathRecord>);
+
+impl Paths {
+    /// What is known. What cannot be read is as good as nothing.
+    pub fn load(records: &dyn Records, realm: RealmNumber) -> Self {
+        match store::get_bytes(records, &key(realm)) {
+            Ok(Some(bytes)) => Self(bytes.as_chunks().0.to_vec()),
+            Ok(None) | Err(_) => Self::default(),
+        }
+    }
+
+    fn position(&self, network: Subnet) -> Option<usize> {
+        let mut all = self.0.iter();
+        all.position(|record| record.starts_with(network.as_bytes()))
+    }
+
+    /// What is known of the path from `network` at that time of day.
+    pub fn of(&self, network: Subnet, now: Duration) -> Option<PathMemory> {
+        let record = self.0.get(self.position(network)?)?;
+        let [_, at, rtt, variation, lost, of, datagram] = numbers(record);
+        let age = now.as_secs().checked_sub(at)?;
+        let small = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        let micros = Duration::from_micros;
+        (age < LIFETIME.as_secs()).then(|| PathMemory {
+            rtt: (rtt > 0).then(|| (micros(rtt), micros(variation))),
+            losses: Losses {
+                lost: small(lost),
+                of: small(of),
+            },
+            datagram: usize::try_from(datagram).unwrap_or(usize::MAX),
+        })
+    }
+
+    /// Writes down what a link has found out of the path from `network`.
+    pub fn save(
+        records: &mut dyn Records,
+        realm: RealmNumber,
+        (network, now): (Subnet, Duration),
+        memory: &PathMemory,
+    ) -> Result<(), ProfileError> {
+        let mut paths = Self::load(records, realm);
+        let is_full = paths.0.len() >= NETWORKS_MAX;
+        if let Some(at) = paths.position(network).or(is_full.then_some(0)) {
+            paths.0.remove(at);
+        }
+        let (rtt, variation) = memory.rtt.unwrap_or_default();
+        let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let numbers = [
+            u64::from_be_bytes(*network.as_bytes()),
+            now.as_secs(),
+            micros(rtt),
+            micros(variation),
+            memory.losses.lost.into(),
+            memory.losses.of.into(),
+            memory.datagram as u64,
+        ];
+        let mut bytes = paths.0.as_flattened().to_vec();
+        for number in numbers {
+            bytes.extend_from_slice(&number.to_be_bytes());
+        }
+        store::put_bytes(records, &key(realm), &bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::client::store::{Memory, write};
+
+    fn network(n: u8) -> Subnet {
+        IpAddr::V4(Ipv4Addr::new(10, 0, n, 7)).into()
+    }
+
+    /// LINK-25: a few networks are remembered for a month, and none is taken for another.
+    #[test]
+    fn paths_are_remembered_by_network() {
+        let (realm, now) = (RealmNumber(0), Duration::from_hours(10_000));
+        let memory = |ms| PathMemory {
+            rtt: Some((Duration::from_millis(ms), Duration::from_millis(5))),
+            losses: Losses { lost: 3, of: 9 },
+            datagram: 1200,
+        };
+        let outcome = write(&Memory::default(), |records| {
+            for (n, ms) in [(0, 9), (1, 10), (2, 20), (3, 30), (1, 11), (4, 40)] {
+                Paths::save(records, realm, (network(n), now), &memory(ms))?;
+            }
+            let known = Paths::load(records, realm);
+            let later = now + Duration::from_hours(700);
+            let found = [0, 1, 2, 3, 4, 5].map(|n| known.of(network(n), later));
+            assert_eq!(
+                found,
+                [
+                    None,
+                    Some(memory(11)),
+                    Some(memory(20)),
+                    Some(memory(30)),
+                    Some(memory(40)),
+                    None
+                ]
+            );
+            assert_eq!(known.of(network(1), now + LIFETIME), None);
+            let before = now.checked_sub(Duration::from_secs(1)).unwrap();
+            assert_eq!(known.of(network(1), before), None);
+            let other = Paths::load(records, RealmNumber(1));
+            assert_eq!(other.of(network(1), now), None);
+            records.put(&key(realm), b"damaged")?;
+            assert_eq!(Paths::load(records, realm).of(network(1), now), None);
+            Paths::save(records, realm, (network(1), now), &memory(10))
+        });
+        outcome.unwrap();
+    }
+}
