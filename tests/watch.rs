@@ -4,7 +4,11 @@
 mod support;
 
 use rand::{RngExt as _, SeedableRng as _, rngs::ChaCha20Rng};
-use support::{Home, Realm, relay::Relay, watch::Watch};
+use support::{
+    Home, Realm,
+    relay::{Carried, Relay, Way},
+    watch::Watch,
+};
 
 fn numbered(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{prefix} {n}")).collect()
@@ -52,6 +56,46 @@ fn messages_are_pushed_as_they_come() {
     let run = home.run("bob", &["watch", "--count", "1"]);
     assert_eq!(run.texts(), ["afterwards"]);
     assert!(home.run("bob", &["inbox"]).out.is_empty());
+}
+
+/// HS-22: a realm that was killed says so itself to who watches, in one datagram each, and they come back at once. They were deaf until their next sign
+/// of life went unanswered.
+#[test]
+fn realm_that_starts_tells_who_watches() {
+    let (mut realm, home) = (Realm::start(), Home::new());
+    let relay = Relay::to(realm.address);
+    home.register("ann", &realm.connect);
+    home.register("bob", &realm.connect_through(relay.address));
+    let mut watch = Watch::start(&home, "bob", &[]);
+    home.run("ann", &["send", "bob", "before"]).ok();
+    assert_eq!(watch.next()["text"], "before");
+    for _ in 0..3 {
+        realm.kill();
+        relay.take_carried();
+        let mut is_told = false;
+        relay.lose(move |way, bytes| {
+            is_told |= way == Way::ToClient && bytes[0] == 6;
+            way == Way::ToRealm && !is_told
+        });
+        realm.start_again();
+        home.run("ann", &["send", "bob", "afterwards"]).ok();
+        assert_eq!(watch.next()["text"], "afterwards");
+        // What comes after that is stored later than who watches.
+        home.run("ann", &["send", "bob", "again"]).ok();
+        assert_eq!(watch.next()["text"], "again");
+        let carried = relay.take_carried();
+        let count = |way: Way, kind: u8, from: &[Carried]| {
+            let is_one = |one: &&Carried| (one.way, one.bytes[0], one.lost) == (way, kind, false);
+            from.iter().filter(is_one).count()
+        };
+        let resets = count(Way::ToClient, 6, &carried);
+        // What was on its way on the old link is answered so, too.
+        let begun = carried.iter().position(|one| one.bytes[0] == 8).unwrap();
+        let strays = count(Way::ToRealm, 224, &carried[..begun]);
+        assert!(resets >= 1 && resets <= 1 + strays, "{resets} and {strays}");
+        // What was resumed is watched, too, and told the next time.
+    }
+    watch.stop();
 }
 
 /// WATCH-3, LINK-17: the realm is killed again and again; each message is shown once, in order.

@@ -350,6 +350,7 @@ impl Driver {
                 | Event::Proven { .. }
                 | Event::Request { .. }
                 | Event::Oversized { .. }
+                | Event::PathProven { .. }
                 | Event::UnknownTicket { .. }
                 | Event::TicketDue { .. }
                 | Event::Delivered { .. } => {}

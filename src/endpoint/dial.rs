@@ -217,6 +217,11 @@ impl Dial {
         }
     }
 
+    /// The packet leaves again at once.
+    pub const fn hurry(&mut self) {
+        self.attempts.queue();
+    }
+
     /// How long the round trip took, if it is certain which Init was answered.
     pub fn round_trip(&self, now: Time) -> Option<Duration> {
         (self.attempts.count() == 1).then(|| now - self.first_sent)
@@ -240,7 +245,9 @@ impl Endpoint {
         }
         slot.link = link.into();
         slot.opened = now;
-        slot.token = None;
+        if slot.is_shared {
+            slot.token = None;
+        }
         if slot.peer.is_some() {
             slot.stage = Stage::Calling;
         } else {

@@ -31,6 +31,11 @@ pub enum Event {
         /// The realm's key.
         peer: PublicKey,
     },
+    /// It is proven where the other side of a link is that it has opened: for the first time, or after it has moved.
+    PathProven {
+        /// The link.
+        link: LinkId,
+    },
     /// A link that this side opened is open; again after the other side has restarted.
     Opened {
         /// The link.

@@ -45,7 +45,9 @@ impl Endpoint {
             Packet::Init(init) => return self.handle_init(now, path, &init, datagram),
             Packet::Accept { handshake, noise } => self.handle_accept(now, from, handshake, noise),
             Packet::Reset { connection, token } => {
-                if !self.ticket_refused(now, path, connection, &token) {
+                if !self.is_back(now, from, connection, &token)
+                    && !self.ticket_refused(now, path, connection, &token)
+                {
                     self.handle_reset(now, from, connection, &token);
                 }
             }
@@ -285,6 +287,35 @@ impl Endpoint {
         }
     }
 
+    /// A Reset of the link before the one that is being opened: the other side is there again, and hears at once, once, from this one (HS-22).
+    fn is_back(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        connection: ConnectionId,
+        token: &ResetToken,
+    ) -> bool {
+        let waits = self.opened_to(from).find(|id| {
+            self.slots.get(id).is_some_and(|slot| {
+                let is_former = slot.token.as_ref().is_some_and(|known| same(known, token));
+                matches!(slot.stage, Stage::Dialing(_))
+                    && slot.remote == Some(connection)
+                    && is_former
+            })
+        });
+        let Some(id) = waits else {
+            return false;
+        };
+        if let Some(slot) = self.slots.get_mut(&id)
+            && let Stage::Dialing(dial) = &mut slot.stage
+        {
+            slot.token = None;
+            dial.hurry();
+        }
+        self.touch(now, id);
+        true
+    }
+
     /// The links that this side opened to `address`.
     pub(super) fn opened_to(&self, address: SocketAddr) -> impl Iterator<Item = LinkId> {
         self.by_address
@@ -454,6 +485,7 @@ impl Endpoint {
             return;
         }
         let Some(peer) = peer else { return };
+        self.events.push_back(Event::PathProven { link: id });
         let links = self.by_peer.entry(peer).or_default();
         if links.contains(&id) {
             // It has only moved.

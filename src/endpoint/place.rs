@@ -59,6 +59,11 @@ impl Endpoint {
         self.realms = realms.into_iter().collect();
     }
 
+    /// True for the first of those behind its address.
+    pub const fn is_first(&self) -> bool {
+        self.config.place.own() == 0
+    }
+
     /// True when a Reset may mean a link of this endpoint.
     fn is_named(&self, from: SocketAddr, connection: ConnectionId) -> bool {
         self.by_name.contains_key(&(from, connection)) || self.opened_to(from).next().is_some()

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    AccountId, Endpoint, LinkId, SERVES,
+    AccountId, Endpoint, LinkId, Path, SERVES,
     accounts::Accounts,
     limits::{
         HALF_OPEN_MAX, NEWCOMERS_PART, RESUMED_PER_TICKET, STRANGERS_PER_SUBNET,
@@ -230,6 +230,16 @@ impl Endpoint {
         let mut reset = Vec::new();
         Packet::emit_reset(name, &self.resets.token(name), &mut reset);
         self.outbox.push_back((slot.path, reset));
+    }
+
+    /// Tells whoever is there that the link of that name is forgotten, as it is after a restart (HS-22). Nothing, if there is one of that name again.
+    pub fn tell_forgotten(&mut self, link: ConnectionId, path: Path) {
+        if self.slots.contains_key(&LinkId(link.0)) {
+            return;
+        }
+        let mut reset = Vec::new();
+        Packet::emit_reset(link, &self.resets.token(link), &mut reset);
+        self.outbox.push_back((path, reset));
     }
 
     /// A link that others opened is there no more.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{AccountId, Endpoint, LinkId};
+use super::{AccountId, Endpoint, LinkId, Path};
 use crate::{crypto::PublicKey, link::PathMemory};
 
 impl Endpoint {
@@ -58,6 +58,13 @@ impl Endpoint {
     pub fn path_memory(&self, link: LinkId) -> Option<PathMemory> {
         let slot = self.slots.get(&link)?;
         Some(slot.link.path_memory())
+    }
+
+    /// Between which addresses `link` is, if it is proven that its other side is there.
+    pub fn path(&self, link: LinkId) -> Option<Path> {
+        let slot = self.slots.get(&link)?;
+        let is_there = slot.link.is_proven() && !slot.link.has_moved();
+        is_there.then_some(slot.path)
     }
 
     /// How often a request has left again on `link`.

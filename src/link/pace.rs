@@ -157,7 +157,7 @@ impl Pace {
         let took = (now - stamp.delivered_at).max(sent - stamp.first_sent);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
         let rate = (self.delivered - stamp.delivered).saturating_mul(1_000_000) / micros;
-        if !stamp.limited || self.rate.max().is_none_or(|best| rate > best) {
+        if !stamp.limited || self.rate.max().is_some_and(|best| rate > best) {
             self.rate.now = self.rate.now.max(Some(rate));
         }
         if stamp.delivered >= self.round_end {
@@ -177,6 +177,7 @@ impl Pace {
             delivered: self.delivered,
             delivered_at: self.delivered_at,
             first_sent: self.first_sent,
+            limit_next: self.limit_next,
             ..Self::new(self.limit)
         };
     }

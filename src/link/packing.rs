@@ -305,7 +305,7 @@ impl Link {
 
     /// True when so little is heard that what nobody here waits for is held back.
     fn is_silent(&self) -> bool {
-        self.queue.timeouts() >= SILENT_AFTER && !self.queue.has_requests()
+        self.queue.unheard >= SILENT_AFTER && !self.queue.has_requests()
     }
 
     /// True when a fragment or backlog may leave now.

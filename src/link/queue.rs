@@ -185,6 +185,8 @@ pub struct Queue {
     pub(super) entries: Vec<Entry>,
     /// Timeouts in a row since the other side was heard.
     pub(super) timeouts: u32,
+    /// Those since anything at all was heard, which says that the other side is there.
+    pub(super) unheard: u32,
     /// How often a request has left again.
     pub(super) resent: u64,
 }
@@ -285,6 +287,7 @@ impl Queue {
     /// Another has passed.
     pub const fn time_out(&mut self) {
         self.timeouts = self.timeouts.saturating_add(1);
+        self.unheard = self.unheard.saturating_add(1);
     }
 
     /// Memory of what is held for the other side, in bytes: replies and events.
@@ -425,6 +428,7 @@ impl Queue {
 
     /// The other side was heard: patience begins anew, and what was given up is sent again.
     pub fn heard(&mut self, rtt: &Rtt) {
+        self.unheard = 0;
         // Where nothing is known of the path, the timeout may be far too short: what comes meanwhile does not
         // make it right.
         if rtt.is_measured() {

@@ -46,6 +46,7 @@ mod tickets;
 mod time;
 mod verdicts;
 mod watch_memory;
+mod watchers;
 mod watching;
 mod windows;
 
@@ -71,6 +72,7 @@ pub use repeering::Numbered;
 pub use retention::{Keeping, Retention};
 pub use tickets::Returning;
 pub use time::Moment;
+pub use watchers::Watcher;
 pub use watching::{Push, Watch};
 
 use rand::{Rng as _, SeedableRng, rngs::StdRng};

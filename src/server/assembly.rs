@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use rand::{SeedableRng as _, rngs::StdRng};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -104,6 +104,9 @@ impl<S: Store> Assembly<S> {
             (0..count).map(|_| mpsc::channel(CALLS_MAX)).unzip();
         let place = (self.ways.len(), count);
         let nobody = Arc::default();
+        let listener = reached
+            .as_ref()
+            .map(|reached| (reached.source.1, rng.random()));
         let links = if reached.is_some() {
             &self.links
         } else {
@@ -122,7 +125,8 @@ impl<S: Store> Assembly<S> {
         let each = endpoints.into_iter().zip(beside).zip(each_to_call);
         each.map(|((endpoint, beside), to_call)| {
             let (realm, admission) = (Arc::clone(&self.realm), Arc::clone(&admission));
-            let worker = Worker::new(endpoint, realm, admission, beside, self.clock.clone());
+            let clock = self.clock.clone();
+            let worker = Worker::new(endpoint, realm, admission, beside, (clock, listener));
             Post { worker, to_call }
         })
         .collect()

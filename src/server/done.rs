@@ -2,8 +2,8 @@
 
 use crate::{
     endpoint::{LinkId, Path},
-    realm::{Account, Greeting, Push, Returning, Watch},
-    wire::{OperationNumber, RequestId},
+    realm::{Account, Greeting, Push, Returning, Watch, Watcher},
+    wire::{ConnectionId, OperationNumber, RequestId},
 };
 
 /// What a task has found out.
@@ -15,6 +15,8 @@ pub enum Done<S> {
     /// What is kept of the device whose Resume has come over that path.
     Ticket(Path, Vec<u8>, Option<Box<(Returning, Account)>>),
     Push(LinkId, Push),
+    /// These were watched before this start.
+    Watchers(Vec<(ConnectionId, Watcher)>),
     /// The session that was watched over a link has ended.
     Unwatched(LinkId),
 }

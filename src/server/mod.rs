@@ -24,6 +24,7 @@ mod resources;
 #[cfg(test)]
 mod tests;
 pub mod unit;
+mod watchers;
 mod watches;
 mod worker;
 

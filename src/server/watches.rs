@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{clock::Clock, done::Done, limits::WATCHED_AT_ONCE};
 use crate::{
-    endpoint::{Endpoint, LinkId},
+    endpoint::{Endpoint, LinkId, Path},
     link::{Time, Urgency},
     realm::{Push, Watch},
     store::Store,
@@ -39,6 +39,8 @@ struct Task {
     waiting: VecDeque<Push>,
     /// What is on its way.
     sent: BTreeSet<EventId>,
+    /// Between which addresses it is, as it is written down.
+    noted: Option<Path>,
     /// What an earlier watch over the same link had on its way: it arrives before anything of this one, or the
     /// reader would take what lies between for known.
     before: BTreeSet<EventId>,
@@ -87,6 +89,7 @@ impl Watches {
             credit,
             waiting: VecDeque::new(),
             sent: BTreeSet::new(),
+            noted: None,
             before,
         };
         self.by_link.insert(link, task);
@@ -97,9 +100,14 @@ impl Watches {
         self.by_link.len()
     }
 
-    /// Ends the watch over `link`, if there is one.
-    pub fn end(&mut self, link: LinkId) {
-        self.by_link.remove(&link);
+    /// Ends the watch over `link`. True if there was one.
+    pub fn end(&mut self, link: LinkId) -> bool {
+        self.by_link.remove(&link).is_some()
+    }
+
+    /// Where the watch over `link` is written down to be; `None` where there is none. The caller may change it.
+    pub fn noted(&mut self, link: LinkId) -> Option<&mut Option<Path>> {
+        self.by_link.get_mut(&link).map(|task| &mut task.noted)
     }
 
     /// Pushes an entry, or keeps it until others have arrived.

@@ -51,17 +51,19 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One worker of a listener.
 pub struct Worker<S> {
-    endpoint: Endpoint,
-    realm: Arc<Realm<S>>,
+    pub(super) endpoint: Endpoint,
+    pub(super) realm: Arc<Realm<S>>,
     admission: Arc<Admission>,
     beside: Beside,
     clock: Clock,
+    /// The port that the listener goes by, and what stands for its start; none where nobody on its links is known.
+    pub(super) listener: Option<(u16, u64)>,
     started: Instant,
     in_work: usize,
-    done: mpsc::UnboundedSender<Done<S>>,
+    pub(super) done: mpsc::UnboundedSender<Done<S>>,
     finished: mpsc::UnboundedReceiver<Done<S>>,
     calls: Calls,
-    watches: Watches,
+    pub(super) watches: Watches,
     /// Two accounts have one id so seldom, and by a key that nobody knows, that nobody finds them.
     account_ids: RandomState,
 }
@@ -72,7 +74,7 @@ impl<S: Store> Worker<S> {
         realm: Arc<Realm<S>>,
         admission: Arc<Admission>,
         beside: Beside,
-        clock: Clock,
+        (clock, listener): (Clock, Option<(u16, u64)>),
     ) -> Self {
         endpoint.know_lives(realm.lives_to_come_back_to());
         // As many answers can wait in it as commands may be in work.
@@ -83,6 +85,7 @@ impl<S: Store> Worker<S> {
             admission,
             beside,
             clock,
+            listener,
             started: Instant::now(),
             in_work: 0,
             done,
@@ -104,6 +107,7 @@ impl<S: Store> Worker<S> {
         let mut leaving = Leaving::default();
         let mut handed = Vec::new();
         let mut stop_by = None;
+        self.recall_watchers();
         loop {
             self.pass_on();
             let now = self.now();
@@ -282,7 +286,7 @@ impl<S: Store> Worker<S> {
                     tracing::debug!(link = link.0, "a link has ended");
                     self.beside.seated.closed(link);
                     self.calls.closed(link);
-                    self.watches.end(link);
+                    self.end_watch(link);
                 }
                 Event::Reply {
                     link,
@@ -309,6 +313,7 @@ impl<S: Store> Worker<S> {
                     self.watches
                         .delivered(now, &mut self.endpoint, link, number);
                 }
+                Event::PathProven { link } => self.note_watcher(link),
                 Event::Proven { link, peer } => self.beside.seated.proven(link, peer),
                 Event::UnknownTicket {
                     ticket,
@@ -473,9 +478,10 @@ impl<S: Store> Worker<S> {
                 }
                 Done::Unwatched(link) => {
                     // Its other side opens another, asks again, and is told why not.
-                    self.watches.end(link);
+                    self.end_watch(link);
                     self.endpoint.close(now, link, CloseReason::Done);
                 }
+                Done::Watchers(watchers) => self.tell_watchers(watchers),
                 Done::Push(link, push) => {
                     self.watches.push(now, &mut self.endpoint, link, push);
                 }
@@ -504,8 +510,9 @@ impl<S: Store> Worker<S> {
                         Then::Watch(watch) => {
                             let done = self.done.clone();
                             self.watches.begin(link, *watch, self.clock.clone(), done);
+                            self.note_watcher(link);
                         }
-                        Then::Unwatch => self.watches.end(link),
+                        Then::Unwatch => self.end_watch(link),
                     }
                 }
             }

@@ -102,6 +102,8 @@ impl Endpoint {
             }
             slot.stage = Stage::Open;
             slot.ticket_state = TicketState::Used;
+            // It is told by the first UPDATE.
+            slot.token = None;
             slot.heard = Some(now);
             slot.remote = Some(connection);
             slot.link.establish(keys, Some(connection));

@@ -42,6 +42,49 @@ fn what_does_not_fit_beside_an_open_leaves_in_parts() {
     }
 }
 
+/// LINK-16: an event waits after many timeouts until something is heard, whether that measures the path or not. A realm whose replies and UPDATE had been repeated on a
+/// path of 50 s pushed nothing any more, for as long as the link lived.
+#[test]
+fn backlog_leaves_once_something_is_heard() {
+    let mut pair = Pair::new();
+    let number = pair.client.request(b"ask".to_vec(), END, false).unwrap();
+    pair.settle();
+    events(&mut pair.server);
+    pair.server.tell_update(crate::wire::Update {
+        standing: Some(([7; 16], crate::wire::OperationNumber(1))),
+        life: None,
+    });
+    pair.server.reply(number, b"ok".to_vec());
+    while pair.server.timeouts() < 12 {
+        assert!(pair.now < Time(3_600_000_000), "{}", pair.server.timeouts());
+        while transmit(&mut pair.server, pair.now).is_some() {}
+        match pair.server.poll_timeout() {
+            Some(at) => {
+                pair.now = at.max(pair.now);
+                pair.server.handle_timeout(pair.now);
+            }
+            None => {
+                // Signs of life come all the while.
+                pair.client.ping();
+                while let Some(up) = transmit(&mut pair.client, pair.now) {
+                    deliver(&mut pair.server, pair.now, &up).unwrap();
+                }
+            }
+        }
+    }
+    assert!(!pair.server.rtt.is_measured());
+    pair.server.push(vec![2; 600], Urgency::Backlog).unwrap();
+    while transmit(&mut pair.client, pair.now).is_some() {}
+    pair.client.ping();
+    let up = transmit(&mut pair.client, pair.now).unwrap();
+    deliver(&mut pair.server, pair.now, &up).unwrap();
+    let mut sent = 0;
+    while let Some(down) = transmit(&mut pair.server, pair.now) {
+        sent += down.len();
+    }
+    assert!(sent > 500, "{sent}");
+}
+
 /// LINK-13: nothing answers an event. One that is too long ends the link, and is not acknowledged as if it were there.
 #[test]
 fn an_event_that_is_too_long_is_a_violation() {

@@ -387,6 +387,21 @@ pub fn ticket(id: u32) -> Key {
     key(&[b"W/", &id.to_be_bytes()])
 }
 
+/// Links that are watched.
+pub fn all_watchers() -> Prefix {
+    Prefix(concat(&[b"B/"]))
+}
+
+pub fn watcher(link: u32) -> Key {
+    key(&[b"B/", &link.to_be_bytes()])
+}
+
+/// The link of a key of these.
+pub fn watcher_of(key: &Key) -> Option<u32> {
+    let link = key.0.strip_prefix(b"B/")?;
+    Some(u32::from_be_bytes(link.try_into().ok()?))
+}
+
 pub fn peers() -> Prefix {
     Prefix(concat(&[b"r/"]))
 }

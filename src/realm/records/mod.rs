@@ -42,6 +42,9 @@
 //! P/ realm / group / hash 16     how many messages to a group there have been sent that are not read back
 //! e/ kind 1 realm / group / epoch 8
 //!                                what is still to be done for the members of a group that has ended
+//! Q/ device key 32               by what the device comes back
+//! W/ link 4                      whose the ticket of that name is, and when it was made
+//! B/ link 4                      the addresses between which a link is watched
 //! R/                             how long messages are kept where that is not set
 //! R/ log                         up to where a log was how old and how large, and what has gone
 //! I/ owner 16                    since when an owner of operations has had no session, and whether it was one itself
@@ -147,6 +150,8 @@ records! {
     TicketRecord { id: u32, own: [u8; 32], secret: [u8; 32], session: SessionHash, since: u32, max_datagram: u32, place: Option<[u8; 16]> }
     /// By what a device comes back: each copy of its profile by its own, the latest last.
     TicketsRecord { tickets: Vec<TicketRecord> }
+    /// A link is watched between those addresses; `listener`: the port of this side; `start`: stands for the start since which it is.
+    WatcherRecord { listener: u16, start: u64, ip: [u8; 16], port: u16, local: Option<[u8; 16]> }
     /// For how many seconds the realm has been running in all.
     RunningRecord { seconds: u32 }
     /// The lives of the store, the current one first.

@@ -1,0 +1,108 @@
+//! Who watches (HS-22): a realm that was killed tells them, when it starts again, that it has forgotten their links. Without that they would
+//! find out by themselves, after half a minute.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::{
+    Failure, Realm,
+    records::{self, Record as _, WatcherRecord},
+};
+use crate::{
+    store::{Batch, Key, Store},
+    wire::ConnectionId,
+};
+
+/// Watchers that are read, and told, at once.
+const AT_ONCE: usize = 50;
+
+/// Between which addresses a device watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watcher {
+    /// The port of the listener that it has opened its link to.
+    pub listener: u16,
+    /// Stands for the start of the listener since which that is so: no two have the same.
+    pub start: u64,
+    /// Where it has been shown to be.
+    pub remote: SocketAddr,
+    /// The address of this machine that it has asked, where that is known.
+    pub local: Option<IpAddr>,
+}
+
+fn to_bytes(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn from_bytes(bytes: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(bytes).to_canonical()
+}
+
+impl<S: Store> Realm<S> {
+    /// Remembers that a link is watched. What cannot be written down costs its device half a minute, and nothing else.
+    pub async fn remember_watcher(&self, link: ConnectionId, watched: Watcher) {
+        let record = WatcherRecord {
+            listener: watched.listener,
+            start: watched.start,
+            ip: to_bytes(watched.remote.ip()),
+            port: watched.remote.port(),
+            local: watched.local.map(to_bytes),
+        };
+        let kept = async {
+            let mut batch = Batch::new();
+            batch.put(records::watcher(link.0), record.to_value()?);
+            self.commit(batch).await?;
+            Ok::<_, Failure>(())
+        };
+        self.note_watcher(kept.await);
+    }
+
+    /// A link is watched no more.
+    pub async fn forget_watchers(&self, links: Vec<ConnectionId>) {
+        let mut batch = Batch::tidying();
+        for link in links {
+            batch.delete(records::watcher(link.0));
+        }
+        let gone = async {
+            self.commit(batch).await?;
+            Ok::<_, Failure>(())
+        };
+        self.note_watcher(gone.await);
+    }
+
+    /// Who watched when this was written down, behind `after`: a few, and behind which others follow.
+    pub async fn watchers(
+        &self,
+        after: Option<Key>,
+    ) -> (Vec<(ConnectionId, Watcher)>, Option<Key>) {
+        let found = self
+            .next_readable(records::all_watchers(), after, AT_ONCE)
+            .await;
+        let found = found.unwrap_or_else(|failure| {
+            self.note("watchers", &failure);
+            Vec::new()
+        });
+        let last = found.last().map(|(key, _)| key.clone());
+        let each = found.iter().filter_map(|(key, found)| {
+            let id = records::watcher_of(key)?;
+            let record = WatcherRecord::from_value(&found.value).ok()?;
+            let watched = Watcher {
+                listener: record.listener,
+                start: record.start,
+                remote: (from_bytes(record.ip), record.port).into(),
+                local: record.local.map(from_bytes),
+            };
+            Some((ConnectionId(id), watched))
+        });
+        (each.collect(), last)
+    }
+
+    fn note_watcher(&self, outcome: Result<(), Failure>) {
+        match outcome {
+            // There is no room for it.
+            Ok(()) | Err(Failure::Refused(_)) => {}
+            Err(failure) => self.note("watchers", &failure),
+        }
+    }
+}
