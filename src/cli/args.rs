@@ -416,6 +416,15 @@ pub enum Command {
         #[command(subcommand)]
         action: Option<OutboxAction>,
     },
+    /// Ask the realm for an answer and nothing else, and say what the path is like.
+    ///
+    /// The first answer says what a command costs that begins with nothing; the others, what one costs on an open link. What is lost is sent
+    /// again, and shows in the time.
+    Ping {
+        /// How often.
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        count: u32,
+    },
     /// Tell who you are.
     Whoami,
     /// List your sessions.

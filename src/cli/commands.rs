@@ -10,7 +10,7 @@ use super::{
     given::{self, Given, Typed},
     groups, outbox,
     output::{Failure, Output},
-    reading, realms, watch,
+    ping, reading, realms, watch,
 };
 
 /// A command that is done stays so long for the next sign that what is in the outbox goes, and so long in all.
@@ -91,6 +91,7 @@ pub async fn execute(
         Command::Watch { count, ack, .. } => watch::watch(client, output, count, ack).await,
         Command::Unread => watch::unread(client, output).await,
         Command::Outbox { action } => outbox::outbox(client, output, action).await,
+        Command::Ping { count } => ping::ping(client, output, count).await,
         Command::Whoami => ask::whoami(client, output).await,
         Command::Sessions => ask::sessions(client, output).await,
         Command::Revoke { handle } => ask::revoke(client, output, handle).await,
@@ -115,6 +116,7 @@ pub const fn changes(command: &Command) -> bool {
             | Command::Watch { .. }
             | Command::Unread
             | Command::Outbox { .. }
+            | Command::Ping { .. }
             | Command::Whoami
             | Command::Sessions
             | Command::Groups

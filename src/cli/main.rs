@@ -19,6 +19,7 @@ mod outbox;
 mod output;
 mod passwords;
 mod peerings;
+mod ping;
 mod reading;
 mod realms;
 mod serve;

@@ -90,8 +90,10 @@ pub struct Status {
     pub address: Option<SocketAddr>,
     /// The link is open.
     pub open: bool,
-    /// How many links have been opened so far.
+    /// How many links have been opened so far,
     pub opened: u64,
+    /// and whether the last was resumed (HS-18), or began with a handshake.
+    pub is_resumed: bool,
 }
 
 /// What a realm says of the life of its store when a link is opened (HS-14).

@@ -1,6 +1,10 @@
 //! The commands as calls. Those that read mailboxes are in `reading`.
 
-use super::{CallError, Client, Message, Receipt};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{CallError, Client, Message, Meter, PathMemory, Receipt};
 use crate::crypto::PublicKey;
 use crate::wire::{
     Account, Answer, Body, Command, DeviceSession, ErrorCode, GroupName, Handle, Member, Operation,
@@ -382,6 +386,31 @@ impl Client {
             group,
         };
         done(&self.call(Options::NONE, command).await?)
+    }
+
+    /// Asks for nothing but an answer, and gives how long that took, with all repeats. That nobody is logged in is an answer, too.
+    ///
+    /// # Errors
+    /// As any command.
+    pub async fn ping(&self) -> Result<Duration, CallError> {
+        let begun = Instant::now();
+        let command = Command::WhoAmI {
+            session: SessionRef::Bound,
+        };
+        match self.call(Options::NONE, command).await {
+            Ok(_) | Err(CallError::Refused(_)) => Ok(begun.elapsed()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What counts the datagrams that it spends.
+    pub fn meter(&self) -> Meter {
+        self.shared.options.meter.clone()
+    }
+
+    /// What the link has found out of its path; `None` before there is one.
+    pub async fn path(&self) -> Option<PathMemory> {
+        self.shared.path_memory().await
     }
 
     /// Who the session's user is.

@@ -350,6 +350,13 @@ impl Shared {
         })
     }
 
+    /// What the link has found out of its path.
+    pub async fn path_memory(&self) -> Option<PathMemory> {
+        let connection = self.connection.lock().await;
+        let news = lock(&connection.as_ref()?.news);
+        news.path.map(|(_, memory)| memory)
+    }
+
     /// What is to be remembered: of the path, and of the latest handshake, with the realm whose key is this, if it has not been written down.
     async fn take_news(&self) -> News {
         let connection = self.connection.lock().await;

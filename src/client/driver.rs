@@ -299,6 +299,8 @@ impl Driver {
                     welcome,
                     is_resumed,
                 } => {
+                    self.status
+                        .send_modify(|status| status.is_resumed = is_resumed);
                     self.opened(link, &welcome);
                     self.learn_ticket(link, is_resumed);
                 }

@@ -125,7 +125,7 @@ pub use state::State;
 pub(crate) use store::Memory;
 pub use watching::{WatchEvent, Watching};
 
-pub use crate::link::{DATAGRAM_MIN, Kind, Redundancy, Silence, Traits};
+pub use crate::link::{DATAGRAM_MIN, Kind, Losses, PathMemory, Redundancy, Silence, Traits};
 
 use state::{Account, RealmNumber};
 
