@@ -49,7 +49,7 @@ struct Path {
     is_over: Arc<AtomicBool>,
 }
 
-/// Carries what comes to `from` on after `delay`; where it goes is said by `to`.
+/// What is on its way, by when it arrives.
 struct Late {
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     datagrams: HashMap<u64, (Arc<UdpSocket>, SocketAddr, Vec<u8>)>,
@@ -123,6 +123,8 @@ impl Path {
                     continue;
                 };
                 bytes.fetch_add(len as u64, Ordering::Relaxed);
+                // One whose thread has ended is of a client that has gone: another may have its port now.
+                backs.retain(|_, back| Arc::strong_count(back) > 1);
                 let back = Arc::clone(backs.entry(from).or_insert_with(|| {
                     let back = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
                     back.set_read_timeout(tick).unwrap();
@@ -201,9 +203,14 @@ enum How {
 }
 
 /// Sends so many messages over paths that lose `loss` each way.
-fn run(realm: &Realm, how: How, (rtt, loss): (Duration, f64), sends: usize) -> Cell {
-    let each = sends.div_ceil(SENDERS);
-    let senders: Vec<_> = (0..SENDERS)
+fn run(
+    realm: &Realm,
+    (how, senders): (How, usize),
+    (rtt, loss): (Duration, f64),
+    sends: usize,
+) -> Cell {
+    let each = sends.div_ceil(senders);
+    let senders: Vec<_> = (0..senders)
         .map(|n| {
             let (connect, address) = (realm.connect.clone(), realm.address);
             thread::spawn(move || one(n, how, (&connect, address), (rtt, loss), each))
@@ -281,7 +288,13 @@ fn main() {
     )
     .unwrap();
     let realm = Realm::start_with(&["--config", config.to_str().unwrap()]);
-    let alone = run(&realm, How::Cold, (Duration::ZERO, 0.0), sends.min(400)).mean();
+    let alone = run(
+        &realm,
+        (How::Cold, 1),
+        (Duration::ZERO, 0.0),
+        sends.min(400),
+    )
+    .mean();
     println!(
         "the program by itself: {:.1} ms (its start, the profile, the realm's disk)\n",
         alone * 1e3
@@ -294,8 +307,8 @@ fn main() {
     let mut points = Vec::new();
     for (loss, allowed) in CELLS {
         let oracle = RTT.as_secs_f64() / (1.0 - loss).powi(2);
-        let cold = run(&realm, How::Cold, (RTT, loss), sends);
-        let open = run(&realm, How::Open, (RTT, loss), sends);
+        let cold = run(&realm, (How::Cold, SENDERS), (RTT, loss), sends);
+        let open = run(&realm, (How::Open, SENDERS), (RTT, loss), sends);
         let failed = cold.failed + open.failed;
         println!(
             "| {loss} | {:.0} | {:.2} × | {allowed} × | {:.1} × | {:.0} | {:.0} | {:.2} × | {:.0} |{}",
@@ -316,7 +329,7 @@ fn main() {
     }
     let (rtt, loss, far) = FAR;
     let far = if sends < SENDS { far / 20 } else { far };
-    let cell = run(&realm, How::Cold, (rtt, loss), far);
+    let cell = run(&realm, (How::Cold, SENDERS), (rtt, loss), far);
     let slowest = cell.times.iter().max().copied().unwrap_or_default();
     println!(
         "\nRTT {} ms, {loss} lost each way: {} of {} failed; mean {:.1} s, the slowest {:.1} s",

@@ -49,6 +49,7 @@ pub async fn ping(client: &Client, output: Output, count: u32) -> Result<(), Fai
         rtt,
         losses,
         datagram,
+        unsure: _,
     }) = client.path().await
     else {
         return Ok(());

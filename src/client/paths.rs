@@ -16,13 +16,16 @@ use crate::{
 const NETWORKS_MAX: usize = 4;
 /// What is older than this is not believed any more.
 const LIFETIME: Duration = Duration::from_hours(720);
+/// More exchanges than are counted, and a longer round trip, make no sense.
+const EXCHANGES_MAX: u64 = 32;
+const LONGEST: Duration = Duration::from_mins(2);
 
 /// One path, in numbers of 8 bytes: the network, the time of day when it was used last in seconds since 1970, the round trip and its
-/// variation in microseconds, 0 where they are not known, lost exchanges and of how many, and the largest datagram in bytes.
-type PathRecord = [u8; 7 * 8];
+/// variation in microseconds, 0 where they are not known, lost exchanges and of how many, the largest datagram in bytes, and how many exchanges in a row took several tries.
+type PathRecord = [u8; 8 * 8];
 
-fn numbers(record: &PathRecord) -> [u64; 7] {
-    let mut numbers = [0; 7];
+fn numbers(record: &PathRecord) -> [u64; 8] {
+    let mut numbers = [0; 8];
     for (number, bytes) in numbers.iter_mut().zip(record.as_chunks().0) {
         *number = u64::from_be_bytes(*bytes);
     }
@@ -31,6 +34,11 @@ fn numbers(record: &PathRecord) -> [u64; 7] {
 
 fn key(realm: RealmNumber) -> Vec<u8> {
     [b"p/".as_slice(), &realm.0.to_be_bytes()].concat()
+}
+
+fn is_young(at: u64, now: Duration) -> bool {
+    let age = now.as_secs().checked_sub(at);
+    age.is_some_and(|age| age < LIFETIME.as_secs())
 }
 
 /// What is known of the paths to one realm. The one that was used last is the last.
@@ -54,17 +62,19 @@ impl Paths {
     /// What is known of the path from `network` at that time of day.
     pub fn of(&self, network: Subnet, now: Duration) -> Option<PathMemory> {
         let record = self.0.get(self.position(network)?)?;
-        let [_, at, rtt, variation, lost, of, datagram] = numbers(record);
-        let age = now.as_secs().checked_sub(at)?;
-        let small = |number| u32::try_from(number).unwrap_or(u32::MAX);
-        let micros = Duration::from_micros;
-        (age < LIFETIME.as_secs()).then(|| PathMemory {
+        let [_, at, rtt, variation, lost, of, datagram, unsure] = numbers(record);
+        let is_known = is_young(at, now);
+        // Whoever has written nonsense there is not to be believed.
+        let small = |number: u64| u32::try_from(number.min(EXCHANGES_MAX)).unwrap_or(0);
+        let micros = |number: u64| Duration::from_micros(number).min(LONGEST);
+        is_known.then(|| PathMemory {
             rtt: (rtt > 0).then(|| (micros(rtt), micros(variation))),
             losses: Losses {
-                lost: small(lost),
+                lost: small(lost.min(of)),
                 of: small(of),
             },
             datagram: usize::try_from(datagram).unwrap_or(usize::MAX),
+            unsure: small(unsure),
         })
     }
 
@@ -76,6 +86,8 @@ impl Paths {
         memory: &PathMemory,
     ) -> Result<(), ProfileError> {
         let mut paths = Self::load(records, realm);
+        // Where somebody was a month ago is nobody's business any more.
+        paths.0.retain(|record| is_young(numbers(record)[1], now));
         let is_full = paths.0.len() >= NETWORKS_MAX;
         if let Some(at) = paths.position(network).or(is_full.then_some(0)) {
             paths.0.remove(at);
@@ -90,6 +102,7 @@ impl Paths {
             memory.losses.lost.into(),
             memory.losses.of.into(),
             memory.datagram as u64,
+            memory.unsure.into(),
         ];
         let mut bytes = paths.0.as_flattened().to_vec();
         for number in numbers {
@@ -118,6 +131,7 @@ mod tests {
             rtt: Some((Duration::from_millis(ms), Duration::from_millis(5))),
             losses: Losses { lost: 3, of: 9 },
             datagram: 1200,
+            unsure: 2,
         };
         let outcome = write(&Memory::default(), |records| {
             for (n, ms) in [(0, 9), (1, 10), (2, 20), (3, 30), (1, 11), (4, 40)] {

@@ -126,7 +126,8 @@ impl Dial {
 
     /// True when enough Resumes have left, and the last has had its time.
     pub fn is_in_vain(&self, now: Time) -> bool {
-        let is_over = self.attempts.count() >= RESUMES_MAX && self.timeout() <= now;
+        let last = self.attempts.again().filter(|at| *at <= now);
+        let is_over = self.attempts.count() >= RESUMES_MAX && last.is_some();
         is_over && self.resumption().is_some()
     }
 
@@ -169,14 +170,21 @@ impl Dial {
         true
     }
 
-    /// How many of the packets that have left must have been lost, or their answers, now that one is answered: those that left earlier than one
-    /// and a half round trips ago. Where the round trip is not known, all but the last.
-    pub fn lost(&self, now: Time, rtt: Option<Duration>) -> u32 {
-        let (_, earlier) = self.sent_at.split_last().unzip();
-        let earlier = earlier.unwrap_or_default();
-        let is_lost = |at: &&Time| rtt.is_none_or(|rtt| now - **at > rtt * 3 / 2);
-        let lost = earlier.iter().filter(is_lost).count();
-        u32::try_from(lost).unwrap_or(u32::MAX)
+    /// True when a packet before the last was certainly lost, or its answer, now that one is answered: the answer came about a round trip
+    /// after the last had left. On a path that has become longer, it comes sooner or later than that.
+    pub fn has_lost(&self, now: Time, rtt: Option<Duration>) -> bool {
+        let [_, .., last] = self.sent_at[..] else {
+            return false;
+        };
+        let is_all = self.sent_at.len() < TRIES_REMEMBERED;
+        let age = now - last;
+        is_all && rtt.is_some_and(|rtt| age * 4 >= rtt * 3 && age * 2 <= rtt * 3)
+    }
+
+    /// True when the packet left so lately that nothing can be an answer to it.
+    pub fn is_unanswerable(&self, now: Time, rtt: Option<Duration>) -> bool {
+        let first = self.sent_at.first();
+        rtt.is_some_and(|rtt| first.is_none_or(|first| (now - *first) * 2 < rtt))
     }
 
     /// Shows a cookie from here on, and sends the packet with it at once. Who forges many of them gains nothing.
@@ -206,6 +214,8 @@ impl Dial {
             }
         }
         self.shown += 1;
+        // What came before was answered.
+        self.sent_at.clear();
         self.attempts.queue();
     }
 
@@ -218,7 +228,8 @@ impl Dial {
     }
 
     /// The packet leaves again at once.
-    pub const fn hurry(&mut self) {
+    pub fn hurry(&mut self) {
+        self.sent_at.clear();
         self.attempts.queue();
     }
 

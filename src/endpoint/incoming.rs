@@ -201,8 +201,8 @@ impl Endpoint {
         let Ok((keys, payload)) = dial.finish(noise) else {
             return;
         };
-        let lost = dial.lost(now, slot.link.rtt());
-        slot.link.note_exchange(lost);
+        let has_lost = dial.has_lost(now, slot.link.rtt());
+        slot.link.note_exchange(has_lost, dial.sent().0 > 1);
         if let Some(round_trip) = dial.round_trip(now) {
             slot.link.sample(round_trip);
         }
@@ -275,6 +275,8 @@ impl Endpoint {
                 return;
             };
             slot.heard = Some(now);
+            // That has been heard.
+            slot.token = None;
             if slot.role == Role::Initiator {
                 self.dial_again(now, id);
             } else {

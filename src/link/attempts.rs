@@ -99,6 +99,11 @@ impl Attempts {
         (self.again, self.copy) = (again, copy);
     }
 
+    /// When it leaves again, copies aside.
+    pub const fn again(&self) -> Option<Time> {
+        self.again
+    }
+
     /// When [`Attempts::expire`] wants to be called.
     pub fn timeout(&self) -> Option<Time> {
         match self.queued {

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{Link, Received, path::PathSize, rtt::Rtt};
+use super::{DATAGRAM_MIN, Link, path::PathSize, rtt::Rtt};
 
 /// What is counted of exchanges, at most: half of it is forgotten then.
 const EXCHANGES_MAX: u32 = 32;
@@ -22,6 +22,8 @@ pub struct PathMemory {
     pub losses: Losses,
     /// The largest datagram that has got through, in bytes.
     pub datagram: usize,
+    /// So many exchanges in a row took several tries, and say nothing of the round trip: it may have become longer.
+    pub unsure: u32,
 }
 
 /// How many exchanges of one packet each way failed of late.
@@ -34,10 +36,10 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Notes that `lost` packets were not answered, and the one after them was.
-    pub fn note(&mut self, lost: u32) {
-        self.lost = self.lost.saturating_add(lost);
-        self.of = self.of.saturating_add(lost).saturating_add(1);
+    /// Notes that an exchange has succeeded, and whether one before it has failed.
+    pub const fn note(&mut self, has_lost: bool) {
+        self.lost += has_lost as u32;
+        self.of += 1 + has_lost as u32;
         while self.of > EXCHANGES_MAX {
             self.lost /= 2;
             self.of /= 2;
@@ -65,11 +67,7 @@ impl Losses {
 impl Link {
     /// What the next link to the same side may begin with.
     pub fn path_memory(&self) -> PathMemory {
-        let has_seen_many = self
-            .received
-            .largest()
-            .is_some_and(|largest| largest.0 >= PACKETS_MIN);
-        let losses = if has_seen_many {
+        let losses = if self.has_seen_many() {
             Losses::of_each_way(self.received.loss())
         } else {
             self.losses
@@ -78,34 +76,39 @@ impl Link {
             rtt: self.rtt.to_remember(),
             losses,
             datagram: self.path.size(usize::MAX),
+            unsure: self.rtt.unsure(),
         }
     }
 
     /// Begins with what an earlier link found out. To be called before anything is sent.
     pub fn begin_from(&mut self, memory: &PathMemory) {
         if let Some((rtt, variation)) = memory.rtt {
-            self.rtt = Rtt::known(rtt, variation).with_rate(self.config.rate);
+            self.rtt = Rtt::known(rtt, variation, memory.unsure).with_rate(self.config.rate);
         }
-        self.path = PathSize::woken(memory.datagram);
+        let largest = self.config.max_datagram.max(DATAGRAM_MIN);
+        self.path = PathSize::woken(memory.datagram.clamp(DATAGRAM_MIN, largest));
         self.losses = memory.losses;
     }
 
-    /// An exchange has succeeded after `lost` tries that did not.
-    pub fn note_exchange(&mut self, lost: u32) {
-        self.losses.note(lost);
+    /// A handshake's exchange has succeeded; `has_lost`: one before it has certainly not; `again`: the packet left more than once.
+    pub const fn note_exchange(&mut self, has_lost: bool, again: bool) {
+        self.losses.note(has_lost);
+        self.rtt.note_exchange(again);
     }
 
     /// What is lost on the way to this side, in 1/1024, as far as it is known.
     pub(super) fn loss(&self) -> u32 {
-        let received: &Received = &self.received;
-        let has_seen_many = received
-            .largest()
-            .is_some_and(|largest| largest.0 >= PACKETS_MIN);
-        if has_seen_many {
-            received.loss()
+        let seen = self.received.loss();
+        if self.has_seen_many() {
+            seen
         } else {
-            received.loss().max(self.losses.each_way())
+            seen.max(self.losses.each_way())
         }
+    }
+
+    fn has_seen_many(&self) -> bool {
+        let largest = self.received.largest();
+        largest.is_some_and(|largest| largest.0 >= PACKETS_MIN)
     }
 }
 
@@ -118,20 +121,18 @@ mod tests {
     fn losses_are_learnt_and_forgotten() {
         let mut losses = Losses::default();
         assert_eq!(losses.each_way(), 0);
-        losses.note(0);
-        losses.note(1);
+        losses.note(false);
+        losses.note(true);
         assert!(losses.each_way() < 154, "one lost packet says little");
-        // Three tenths each way: half of all exchanges.
         for _ in 0..4 {
-            losses.note(1);
+            losses.note(true);
         }
         assert!((155..320).contains(&losses.each_way()), "{losses:?}");
         for _ in 0..60 {
-            losses.note(0);
+            losses.note(false);
         }
         assert!(losses.each_way() < 50, "{losses:?}");
-        losses.note(u32::MAX);
-        assert!(losses.of <= EXCHANGES_MAX && losses.each_way() > 500);
+        assert!(losses.of <= EXCHANGES_MAX);
         assert_eq!(Losses::of_each_way(512).lost, 24);
     }
 }

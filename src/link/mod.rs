@@ -263,14 +263,14 @@ impl Link {
     }
 
     /// Goes back to the beginning, for a fresh handshake: requests without a reply are kept and
-    /// leave again; all else is forgotten but the round-trip time.
+    /// leave again; all else is forgotten but the round-trip time and what is lost.
     #[must_use]
     pub fn restart(self, name: Option<LinkName>) -> Self {
         let mut fresh = Self::initiate(self.config, name);
+        fresh.losses = self.path_memory().losses;
         fresh.requests = self.requests;
         fresh.queue = self.queue.restart();
         fresh.rtt = self.rtt;
-        fresh.losses = self.losses;
         fresh.keepalive = self.keepalive.map(Keepalive::again);
         fresh.jitter = self.jitter;
         fresh

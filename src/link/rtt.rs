@@ -16,6 +16,8 @@ const VARIATION_MIN: Duration = Duration::from_millis(10);
 const REMEMBERED_MIN: Duration = Duration::from_millis(250);
 /// So many repeats wait as on a path that has been measured, where another link has measured it.
 const KNOWN_REPEATS: u32 = 3;
+/// So many exchanges in a row of which none was measured make the first wait longer.
+const UNSURE_MAX: u32 = 16;
 /// Bytes a second that a path is taken to carry at least, while nothing is known of it.
 const UNKNOWN_RATE: u64 = 200;
 /// Bytes a second that a path is taken to carry whose rate nothing has shown, by who fills it.
@@ -57,6 +59,8 @@ pub struct Rtt {
     latest: Duration,
     /// How long the peer says it held acknowledgements back, at most [`DELAY_MAX`].
     peer_delay: Duration,
+    /// So many exchanges in a row took several tries, on this link and earlier ones.
+    unsure: u32,
 }
 
 /// The longest a peer may hold an acknowledgement back (LINK-5).
@@ -107,6 +111,7 @@ impl Rtt {
             base,
             latest,
             peer_delay,
+            unsure: 0,
         }
     }
 
@@ -121,14 +126,16 @@ impl Rtt {
             base: rtt,
             latest: rtt,
             peer_delay: Duration::ZERO,
+            unsure: 0,
         }
     }
 
     /// An estimate to begin with that another link has measured on the same path (LINK-25).
-    pub fn known(rtt: Duration, variation: Duration) -> Self {
+    pub fn known(rtt: Duration, variation: Duration, unsure: u32) -> Self {
         Self {
             certainty: Certainty::Known,
             variation,
+            unsure: unsure.min(UNSURE_MAX),
             ..Self::remembered(rtt)
         }
     }
@@ -139,6 +146,20 @@ impl Rtt {
             Certainty::Known | Certainty::Measured => Some((self.smoothed?, self.variation)),
             Certainty::Remembered | Certainty::Bounded => None,
         }
+    }
+
+    /// How many exchanges in a row took several tries.
+    pub const fn unsure(&self) -> u32 {
+        self.unsure
+    }
+
+    /// An exchange has succeeded, at the first try or not.
+    pub const fn note_exchange(&mut self, again: bool) {
+        self.unsure = match again {
+            true if self.unsure < UNSURE_MAX => self.unsure + 1,
+            true => self.unsure,
+            false => 0,
+        };
     }
 
     /// The smoothed estimate, once there is one.
@@ -187,10 +208,12 @@ impl Rtt {
                 base: latest,
                 latest,
                 peer_delay: delay,
+                unsure: 0,
             };
             return;
         };
         self.certainty = Certainty::Measured;
+        self.unsure = 0;
         self.latest = latest;
         self.peer_delay = delay;
         self.min = self.min.min(latest);
@@ -236,7 +259,13 @@ impl Rtt {
         // What has held for another link holds for a few packets. Then it counts as any that is remembered.
         let repeats = match self.certainty {
             Certainty::Known if repeats < KNOWN_REPEATS => {
-                return interval(repeats, timeout, urge, jitter);
+                // Each time that nothing could be measured the first wait is longer: until one is answered before the next leaves.
+                let mut longer = timeout;
+                for _ in 0..self.unsure {
+                    longer = longer * 5 / 4;
+                }
+                let timeout = if repeats == 0 { longer } else { timeout };
+                return interval(repeats, timeout.min(RTO_INITIAL.max(timeout)), urge, jitter);
             }
             Certainty::Known => repeats - KNOWN_REPEATS,
             Certainty::Remembered | Certainty::Bounded | Certainty::Measured => repeats,

@@ -18,9 +18,9 @@ const AT_ONCE: usize = 50;
 /// Between which addresses a device watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watcher {
-    /// The port of the listener that it has opened its link to.
-    pub listener: u16,
-    /// Stands for the start of the listener since which that is so: no two have the same.
+    /// The listener that it has opened its link to, by its port and kind of address.
+    pub listener: u32,
+    /// Stands for the start of the realm since which that is so: no two have the same.
     pub start: u64,
     /// Where it has been shown to be.
     pub remote: SocketAddr,

@@ -21,6 +21,8 @@ use crate::{
 
 /// What a client is asked to wait when watches hold all that they may, in milliseconds.
 const WATCHES_FULL_MS: u64 = 30_000;
+/// The longest body of an entry that is pushed whole, in bytes.
+const PUSHED_BYTES_MAX: usize = 64 << 10;
 /// Entries of one mailbox that are read at once.
 const READ_ENTRIES: usize = 8;
 /// What a watch has read ahead in all its mailboxes together, in bytes; beyond that it reads again what it has not given out.
@@ -466,9 +468,13 @@ impl<S: Store> Watch<S> {
         let Some(watched) = self.mailboxes.get_mut(at) else {
             return Ok(None);
         };
-        Ok(watched.read.pop_front().map(|entry| {
+        Ok(watched.read.pop_front().map(|mut entry| {
             watched.position = entry.position.0;
             self.ahead = self.ahead.saturating_sub(ahead_of(&entry));
+            if entry.body.len() > PUSHED_BYTES_MAX {
+                // A former release took longer ones than clients put together: they have the first piece, and read the rest.
+                entry.cut_back(PUSHED_BYTES_MAX);
+            }
             let mut bytes = Vec::new();
             Event {
                 mailbox: watched.mailbox,

@@ -70,6 +70,8 @@ pub struct Assembly<S> {
     keepalive: Silence,
     ways: Vec<Way>,
     links: Arc<Links>,
+    /// Stands for this start: no two have the same.
+    start: Option<u64>,
     known: watch::Sender<Vec<PublicKey>>,
     /// Those of all workers, from the first on.
     realms: watch::Receiver<Vec<PublicKey>>,
@@ -86,6 +88,7 @@ impl<S: Store> Assembly<S> {
             keepalive,
             ways: Vec::new(),
             links: Arc::default(),
+            start: None,
             known,
             realms,
         }
@@ -104,9 +107,11 @@ impl<S: Store> Assembly<S> {
             (0..count).map(|_| mpsc::channel(CALLS_MAX)).unzip();
         let place = (self.ways.len(), count);
         let nobody = Arc::default();
-        let listener = reached
-            .as_ref()
-            .map(|reached| (reached.source.1, rng.random()));
+        let start = *self.start.get_or_insert_with(|| rng.random());
+        let listener = reached.as_ref().map(|reached| {
+            let family = u32::from(reached.is_ipv6) << 16;
+            (family | u32::from(reached.source.1), start)
+        });
         let links = if reached.is_some() {
             &self.links
         } else {

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::mpsc;
+
 use super::{done::Done, worker::Worker};
 use crate::{
     endpoint::{LinkId, Path},
@@ -9,6 +11,11 @@ use crate::{
     store::Store,
     wire::ConnectionId,
 };
+
+/// After so long all listeners have told whoever watched: what is still written down of a former start is of listeners that are gone.
+const SWEPT_AFTER: Duration = Duration::from_mins(5);
+/// What is to be written down of watches; none: the watch is over.
+pub type ToWrite = mpsc::UnboundedSender<(ConnectionId, Option<Watcher>)>;
 
 /// Between a few watchers that are told and the next.
 const PACE: Duration = Duration::from_millis(50);
@@ -25,17 +32,34 @@ impl<S: Store> Worker<S> {
             loop {
                 let (mut found, last) = realm.watchers(after).await;
                 if last.is_none() {
-                    return;
+                    break;
                 }
                 after = last;
                 // Others have come meanwhile.
                 found.retain(|(_, watched)| watched.listener == listener && watched.start != start);
-                let links = found.iter().map(|(link, _)| *link).collect();
+                let links: Vec<_> = found.iter().map(|(link, _)| *link).collect();
+                if links.is_empty() {
+                    continue;
+                }
                 if done.send(Done::Watchers(found)).is_err() {
                     return;
                 }
                 realm.forget_watchers(links).await;
                 tokio::time::sleep(PACE).await;
+            }
+            tokio::time::sleep(SWEPT_AFTER).await;
+            let mut after = None;
+            loop {
+                let (found, last) = realm.watchers(after).await;
+                if last.is_none() {
+                    return;
+                }
+                after = last;
+                let former = found.iter().filter(|(_, watched)| watched.start != start);
+                let former: Vec<_> = former.map(|(link, _)| *link).collect();
+                if !former.is_empty() {
+                    realm.forget_watchers(former).await;
+                }
             }
         });
     }
@@ -67,19 +91,33 @@ impl<S: Store> Worker<S> {
             remote: path.remote,
             local: path.local,
         };
-        let realm = Arc::clone(&self.realm);
-        tokio::spawn(async move {
-            realm.remember_watcher(ConnectionId(link.0), watched).await;
+        self.write_watcher(link, Some(watched));
+    }
+
+    /// What is to be written down of watches goes through one task, in order.
+    fn write_watcher(&mut self, link: LinkId, watched: Option<Watcher>) {
+        let realm = &self.realm;
+        let to_write = self.watchers.get_or_insert_with(|| {
+            let (to_write, mut written) = mpsc::unbounded_channel();
+            let realm = Arc::clone(realm);
+            tokio::spawn(async move {
+                while let Some((link, watched)) = written.recv().await {
+                    match watched {
+                        Some(watched) => realm.remember_watcher(link, watched).await,
+                        None => realm.forget_watchers(vec![link]).await,
+                    }
+                }
+            });
+            to_write
         });
+        // The task ends only with the server.
+        let _ = to_write.send((ConnectionId(link.0), watched));
     }
 
     /// The watch over `link` ends, if there is one.
     pub(super) fn end_watch(&mut self, link: LinkId) {
         if self.watches.end(link) && self.listener.is_some() {
-            let realm = Arc::clone(&self.realm);
-            tokio::spawn(async move {
-                realm.forget_watchers(vec![ConnectionId(link.0)]).await;
-            });
+            self.write_watcher(link, None);
         }
     }
 }

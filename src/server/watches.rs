@@ -75,8 +75,9 @@ impl Watches {
         clock: Clock,
         done: mpsc::UnboundedSender<Done<S>>,
     ) {
-        let before = self.by_link.remove(&link).map(Task::on_the_way);
-        let before = before.unwrap_or_default();
+        let former = self.by_link.remove(&link);
+        let noted = former.as_ref().and_then(|task| task.noted);
+        let before = former.map(Task::on_the_way).unwrap_or_default();
         let credit = Arc::new(Credit {
             gate: Semaphore::new(usize::from(before.is_empty())),
             live: Semaphore::new(WATCHED_AT_ONCE),
@@ -89,7 +90,7 @@ impl Watches {
             credit,
             waiting: VecDeque::new(),
             sent: BTreeSet::new(),
-            noted: None,
+            noted,
             before,
         };
         self.by_link.insert(link, task);

@@ -22,6 +22,7 @@ use super::{
     clock::Clock,
     done::{Answered, Done, Then},
     limits::LONGEST_ANSWER,
+    watchers::ToWrite,
     watches::Watches,
 };
 use crate::{
@@ -56,14 +57,15 @@ pub struct Worker<S> {
     admission: Arc<Admission>,
     beside: Beside,
     clock: Clock,
-    /// The port that the listener goes by, and what stands for its start; none where nobody on its links is known.
-    pub(super) listener: Option<(u16, u64)>,
+    /// The port that the listener goes by and its kind of address, in one number, and what stands for its start; none where nobody on its links is known.
+    pub(super) listener: Option<(u32, u64)>,
     started: Instant,
     in_work: usize,
     pub(super) done: mpsc::UnboundedSender<Done<S>>,
     finished: mpsc::UnboundedReceiver<Done<S>>,
     calls: Calls,
     pub(super) watches: Watches,
+    pub(super) watchers: Option<ToWrite>,
     /// Two accounts have one id so seldom, and by a key that nobody knows, that nobody finds them.
     account_ids: RandomState,
 }
@@ -74,7 +76,7 @@ impl<S: Store> Worker<S> {
         realm: Arc<Realm<S>>,
         admission: Arc<Admission>,
         beside: Beside,
-        (clock, listener): (Clock, Option<(u16, u64)>),
+        (clock, listener): (Clock, Option<(u32, u64)>),
     ) -> Self {
         endpoint.know_lives(realm.lives_to_come_back_to());
         // As many answers can wait in it as commands may be in work.
@@ -92,6 +94,7 @@ impl<S: Store> Worker<S> {
             finished,
             calls: Calls::default(),
             watches: Watches::default(),
+            watchers: None,
             account_ids: RandomState::new(),
         }
     }

@@ -391,7 +391,8 @@ impl Entry {
         self.fragment = Some(Fragment { offset, total });
     }
 
-    fn cut_back(&mut self, len: usize) {
+    /// Leaves the first `len` bytes of the body, as a piece of the whole.
+    pub(crate) fn cut_back(&mut self, len: usize) {
         let Fragment { offset, total } = self.fragment.unwrap_or(Fragment {
             offset: 0,
             total: self.body.len() as u64,

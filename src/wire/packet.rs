@@ -38,6 +38,8 @@ pub const INIT_OVERHEAD: usize = 6 + MAC1_LEN;
 pub const ACCEPT_HEADER: usize = 5;
 /// Bytes a Resume has before what is sealed, without a cookie.
 pub const RESUME_HEADER: usize = 17;
+/// What is sealed in a Resume has at least so many bytes: two of frames, and the tag (HS-19).
+pub const RESUME_SEALED_MIN: usize = 2 + 16;
 /// Bytes a Resumed has before what is sealed.
 pub const RESUMED_HEADER: usize = 9;
 const CRC_LEN: usize = 4;
@@ -339,6 +341,10 @@ impl<'a> Resume<'a> {
             cookie,
             sealed,
         };
+        if sealed.len() < RESUME_SEALED_MIN {
+            // A Reset or a Retry that answers it would be longer than it is.
+            return Malformed::error("a Resume shorter than its answers");
+        }
         Ok((&[], resume))
     }
 

@@ -95,8 +95,8 @@ impl Endpoint {
             let connection = ConnectionId(u32::from_be_bytes(*connection));
             let keys = ticket.secret.initiators_keys(device, nonce);
             let max_datagram = ticket.max_datagrams.1;
-            let lost = dial.lost(now, slot.link.rtt());
-            slot.link.note_exchange(lost);
+            let has_lost = dial.has_lost(now, slot.link.rtt());
+            slot.link.note_exchange(has_lost, dial.sent().0 > 1);
             if let Some(round_trip) = dial.round_trip(now) {
                 slot.link.sample(round_trip);
             }
@@ -150,9 +150,13 @@ impl Endpoint {
                 let Stage::Dialing(dial) = &slot.stage else {
                     return false;
                 };
-                dial.resumption().is_some_and(|(ticket, _)| {
-                    ticket.id == connection && same(&ticket.token, token)
-                })
+                // What comes sooner than an answer can is of the link before, whose name may be the same.
+                let rtt = slot.link.rtt();
+                let is_stray = dial.is_unanswerable(now, rtt);
+                !is_stray
+                    && dial.resumption().is_some_and(|(ticket, _)| {
+                        ticket.id == connection && same(&ticket.token, token)
+                    })
             })
         });
         if let Some(id) = refused {

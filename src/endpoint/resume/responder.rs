@@ -106,11 +106,7 @@ impl Endpoint {
         // All places are taken: only who is where they say they are makes somebody go. And who has been refused often
         // may have seen a ticket's token, in a Reset, and nothing else of it.
         if !has_shown && (self.is_full() || self.is_refused_often(now, path)) {
-            let handshake = Resume::handshake(&resume.nonce);
-            let cookie = self.gate.cookie(now, path.remote, handshake, &mut self.rng);
-            let mut retry = Vec::new();
-            Packet::emit_retry(handshake, &cookie, &mut retry);
-            self.outbox.push_back((path, retry));
+            self.ask_for_cookie(now, path, resume);
             return;
         }
         if !self.config.early_data {
@@ -193,6 +189,21 @@ impl Endpoint {
         })
     }
 
+    /// True when another link may begin from where nobody has been shown to be; counts it as a handshake without a cookie (HS-12).
+    fn admits_from_anywhere(&self, now: Time, path: Path) -> bool {
+        let counts = self.counts.as_ref();
+        counts.is_some_and(|counts| self.gate.admits(now, path.remote.ip(), counts))
+    }
+
+    /// Answers a Resume with a Retry.
+    fn ask_for_cookie(&mut self, now: Time, path: Path, resume: &Resume<'_>) {
+        let handshake = Resume::handshake(&resume.nonce);
+        let cookie = self.gate.cookie(now, path.remote, handshake, &mut self.rng);
+        let mut retry = Vec::new();
+        Packet::emit_retry(handshake, &cookie, &mut retry);
+        self.outbox.push_back((path, retry));
+    }
+
     /// True when many Resumes were refused lately, from there or in all.
     fn is_refused_often(&self, now: Time, path: Path) -> bool {
         self.counts.as_ref().is_none_or(|counts| {
@@ -249,13 +260,18 @@ impl Endpoint {
             self.refuse_ticket(now, path, resume.ticket, has_shown);
             return;
         };
+        let is_there = known.place == Some(path.remote.ip());
+        if !(is_there || has_shown || self.admits_from_anywhere(now, path)) {
+            // The seal says who sent it, and not from where: what it asks would count there.
+            self.ask_for_cookie(now, path, &resume);
+            return;
+        }
         self.note_genuine(resume.ticket, &known);
         let mut link = Link::respond(self.link_config(None), 0);
         link.is_resumed_by(known.max_datagram);
         if link.handle_early(now, &payload).is_err() || !self.make_room() {
             return;
         }
-        let is_there = known.place == Some(path.remote.ip());
         let factor = if is_there { KNOWN_PLACE_FACTOR } else { 1 };
         let hash = Accepts::hash(datagram);
         let answering = Answering::Resumed(known.secret, resume.nonce);

@@ -3,6 +3,7 @@
 mod floods;
 mod lifetimes;
 mod lives;
+mod memory;
 mod noise;
 mod paths;
 mod place;

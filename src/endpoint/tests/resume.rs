@@ -58,7 +58,7 @@ impl Returning {
         link
     }
 
-    fn go_on(&mut self, link: LinkId, mut lose: impl FnMut(usize) -> bool) -> Vec<Event> {
+    pub fn go_on(&mut self, link: LinkId, mut lose: impl FnMut(usize) -> bool) -> Vec<Event> {
         let mut told = Vec::new();
         for _ in 0..60 {
             let some = self.pair.settle(&mut lose);
@@ -507,54 +507,6 @@ fn ticket_is_kept_at_once_where_its_command_is_new() {
         let due = |event: &Event| matches!(event, Event::TicketDue { .. });
         assert_eq!(told.iter().any(due), is_kept, "{operation}");
     }
-}
-
-/// LINK-25: a process goes by what the one before it found out of the path: its first repeat leaves after a round trip, and where much was lost,
-/// the first packet leaves twice.
-#[test]
-fn path_is_remembered_by_the_next_process() {
-    let mut returning = Returning::new();
-    let mut lost = 0;
-    let mut memory = None;
-    // Each second one is lost, and so many exchanges go wrong as where three tenths are lost each way.
-    for round in 0..8 {
-        let link = returning.open();
-        if let Some(memory) = &memory {
-            returning.pair.client.begin_from(link, memory);
-        }
-        returning.pair.ask(link, true);
-        let mut sent = 0;
-        let told = returning.go_on(link, |_| {
-            sent += 1;
-            let is_lost = round > 0 && sent <= 2;
-            lost += usize::from(is_lost);
-            is_lost
-        });
-        assert_eq!(replies(&told), 1);
-        memory = returning.pair.client.path_memory(link);
-        let (rtt, _) = memory.unwrap().rtt.unwrap();
-        assert!(rtt <= RTT * 5 / 4, "{rtt:?}");
-    }
-    assert!(memory.unwrap().losses.each_way() > 154, "{memory:?}");
-    let link = returning.open();
-    let begun = returning.pair.now;
-    returning
-        .pair
-        .client
-        .begin_from(link, memory.as_ref().unwrap());
-    returning.pair.ask(link, true);
-    let mut left = Vec::new();
-    let mut out = Vec::new();
-    while left.len() < 4 {
-        let now = returning.pair.now;
-        while returning.pair.client.poll_transmit(now, &mut out).is_some() {
-            left.push(now - begun);
-        }
-        returning.pair.now = returning.pair.client.poll_timeout().unwrap().max(now);
-        returning.pair.client.handle_timeout(returning.pair.now);
-    }
-    assert!(left[1] < RTT && left[2] > RTT, "{left:?}");
-    assert!(left[2] < RTT * 4, "{left:?}");
 }
 
 /// HS-7, HS-19: what carries a password is asked again on a link with forward secrecy, when its own is opened anew. It went out on a resumed one.

@@ -150,8 +150,8 @@ records! {
     TicketRecord { id: u32, own: [u8; 32], secret: [u8; 32], session: SessionHash, since: u32, max_datagram: u32, place: Option<[u8; 16]> }
     /// By what a device comes back: each copy of its profile by its own, the latest last.
     TicketsRecord { tickets: Vec<TicketRecord> }
-    /// A link is watched between those addresses; `listener`: the port of this side; `start`: stands for the start since which it is.
-    WatcherRecord { listener: u16, start: u64, ip: [u8; 16], port: u16, local: Option<[u8; 16]> }
+    /// A link is watched between those addresses; `listener`: the port of this side, and 65,536 more over IPv6; `start`: stands for the start since which it is.
+    WatcherRecord { listener: u32, start: u64, ip: [u8; 16], port: u16, local: Option<[u8; 16]> }
     /// For how many seconds the realm has been running in all.
     RunningRecord { seconds: u32 }
     /// The lives of the store, the current one first.

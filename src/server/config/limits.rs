@@ -16,8 +16,8 @@ use crate::{
 
 /// The least that links may hold all together, in bytes: some answers of the longest.
 const LINK_MEMORY_MIN: u64 = 1 << 20;
-/// The longest message that may be configured, in bytes.
-const MESSAGE_MAX: u64 = 16 << 20;
+/// The longest message that may be configured, in bytes: what clients put together (LINK-13).
+const MESSAGE_MAX: u64 = 64 << 10;
 
 /// What bounds the realm's memory and work.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
