@@ -279,3 +279,35 @@ async fn watches_of_one_account_leave_room_for_others() {
     watches.pop();
     assert!(begin(2).await.is_ok());
 }
+
+/// LINK-13: what a former release took is longer than clients put together: its first piece is pushed, and the rest is read.
+#[tokio::test]
+async fn long_entry_is_pushed_in_its_first_piece() {
+    let directory = tempfile::tempdir().unwrap();
+    let realm = Arc::new(open_with(&directory, |_, limits| {
+        limits.max_message = 100_000;
+    }));
+    let text = "x".repeat(90_000);
+    for (n, command) in [
+        (1, register(1, "ann")),
+        (2, register(1, "bob")),
+        (1, send(2, "bob", &text)),
+    ] {
+        let bytes = Request::from(command).to_bytes();
+        let answer = realm.handle(&caller(device(n), MOMENT), &bytes).await;
+        assert!(!Answer::is_refusal(&answer));
+    }
+    let command = Request::from(Command::Watch {
+        session: SESSION,
+        cursors: Cursors::default(),
+    });
+    let mut watch = realm
+        .watch(&caller(device(2), MOMENT), &command.to_bytes())
+        .await
+        .unwrap();
+    let push = watch.next(&|| MOMENT, true, true).await.unwrap();
+    let entry = crate::wire::Event::parse(&push.bytes).unwrap().entry;
+    let fragment = entry.fragment.unwrap();
+    assert_eq!((fragment.offset, fragment.total), (0, 90_000));
+    assert_eq!(entry.body.len(), 64 << 10);
+}
