@@ -47,7 +47,11 @@ impl<S: Store> Worker<S> {
                 realm.forget_watchers(links).await;
                 tokio::time::sleep(PACE).await;
             }
-            tokio::time::sleep(SWEPT_AFTER).await;
+            // A worker that ends keeps its realm no longer.
+            tokio::select! {
+                () = tokio::time::sleep(SWEPT_AFTER) => {}
+                () = done.closed() => return,
+            }
             let mut after = None;
             loop {
                 let (found, last) = realm.watchers(after).await;
