@@ -3,7 +3,7 @@
 //! `cargo bench --bench cold` prints the table (20 minutes on two cores), `-- --quick` a twentieth of it, and `-- --svg FILE` also
 //! draws it. What is compared, all in one run: a process for each message (*cold*), one that stays and sends one after another (*open*), and
 //! an *oracle* that repeats an exchange exactly one round trip after it has failed, which takes RTT / (1 − p)² where each way loses p. To that
-//! is added what the program takes by itself: the mean of the same processes over a path without delay or loss.
+//! is added what the program takes by itself: the mean of the same processes, as many at once and as often, over a path without delay or loss.
 
 #![allow(clippy::cast_precision_loss, reason = "figures are for reading")]
 
@@ -267,6 +267,10 @@ fn one(
             None => home.run(&name, &["send", &name, TEXT]).code == Some(0),
         };
         cell.times.push(begun.elapsed());
+        if rtt.is_zero() {
+            // As busy as where there is a delay.
+            thread::sleep(RTT);
+        }
         cell.failed += usize::from(!is_done);
     }
     cell.bytes = path.bytes.load(Ordering::Relaxed);
@@ -290,7 +294,7 @@ fn main() {
     let realm = Realm::start_with(&["--config", config.to_str().unwrap()]);
     let alone = run(
         &realm,
-        (How::Cold, 1),
+        (How::Cold, SENDERS),
         (Duration::ZERO, 0.0),
         sends.min(400),
     )

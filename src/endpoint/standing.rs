@@ -270,11 +270,18 @@ impl Endpoint {
     /// Of the links that were resumed by one ticket, and are not proven, a few stay.
     pub(super) fn keep_few_of(&mut self, ticket: ConnectionId) {
         let all = (ticket, Time(0), LinkId(0))..=(ticket, Time(u64::MAX), LinkId(u32::MAX));
-        let mut theirs = self.standings.resumed.range(all);
-        if theirs.clone().count() > RESUMED_PER_TICKET
-            && let Some((_, _, oldest)) = theirs.next().copied()
-        {
-            self.end(oldest, None);
+        let theirs = self.standings.resumed.range(all).map(|(_, _, id)| *id);
+        let theirs: Vec<LinkId> = theirs.collect();
+        if theirs.len() <= RESUMED_PER_TICKET {
+            return;
+        }
+        // One that has been answered goes first: on another somebody may wait.
+        let is_idle = |id: &&LinkId| {
+            let slot = self.slots.get(id);
+            slot.is_some_and(|slot| slot.link.is_idle())
+        };
+        if let Some(id) = theirs.iter().find(is_idle).or_else(|| theirs.first()) {
+            self.end(*id, None);
         }
     }
 

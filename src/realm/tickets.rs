@@ -1,10 +1,7 @@
 //! Tickets (HS-20): what a realm keeps of the handshakes of devices that mean to come back by resumption, so that they can after
 //! it has been started again. Each is good for a day, and for as long as the session is that the device had.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use super::{
     Account, Failure, Moment, Realm,
@@ -45,13 +42,6 @@ fn is_young(since: u32, now: u32) -> bool {
     now.saturating_sub(since) < LIFETIME_SECONDS
 }
 
-fn to_bytes(place: IpAddr) -> [u8; 16] {
-    match place {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
 impl<S: Store> Realm<S> {
     /// Keeps by what a device may come back that has a session; of one that has none nothing is kept. `age`: the time since its
     /// handshake. What cannot be kept costs the device a handshake, and nothing else.
@@ -90,7 +80,7 @@ impl<S: Store> Realm<S> {
                 session: session.hash,
                 since: now.running.saturating_sub(age),
                 max_datagram: returning.max_datagram,
-                place: returning.place.map(to_bytes),
+                place: returning.place.map(records::ip_bytes),
             });
             let index = TicketIndexRecord {
                 device: returning.device.0,
@@ -136,9 +126,7 @@ impl<S: Store> Realm<S> {
                 own: PublicKey(ticket.own),
                 secret: ResumptionSecret::from_bytes(ticket.secret),
                 max_datagram: ticket.max_datagram,
-                place: ticket
-                    .place
-                    .map(|bytes| IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()),
+                place: ticket.place.map(records::ip_of),
             };
             Ok::<_, Failure>(is_good.then_some((returning, Account::User(session.user))))
         };

@@ -1,7 +1,7 @@
 //! Who watches (HS-22): a realm that was killed tells them, when it starts again, that it has forgotten their links. Without that they would
 //! find out by themselves, after half a minute.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use super::{
     Failure, Realm,
@@ -28,26 +28,15 @@ pub struct Watcher {
     pub local: Option<IpAddr>,
 }
 
-fn to_bytes(ip: IpAddr) -> [u8; 16] {
-    match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-fn from_bytes(bytes: [u8; 16]) -> IpAddr {
-    Ipv6Addr::from(bytes).to_canonical()
-}
-
 impl<S: Store> Realm<S> {
     /// Remembers that a link is watched. What cannot be written down costs its device half a minute, and nothing else.
     pub async fn remember_watcher(&self, link: ConnectionId, watched: Watcher) {
         let record = WatcherRecord {
             listener: watched.listener,
             start: watched.start,
-            ip: to_bytes(watched.remote.ip()),
+            ip: records::ip_bytes(watched.remote.ip()),
             port: watched.remote.port(),
-            local: watched.local.map(to_bytes),
+            local: watched.local.map(records::ip_bytes),
         };
         let kept = async {
             let mut batch = Batch::new();
@@ -90,8 +79,8 @@ impl<S: Store> Realm<S> {
             let watched = Watcher {
                 listener: record.listener,
                 start: record.start,
-                remote: (from_bytes(record.ip), record.port).into(),
-                local: record.local.map(from_bytes),
+                remote: (records::ip_of(record.ip), record.port).into(),
+                local: record.local.map(records::ip_of),
             };
             Some((ConnectionId(id), watched))
         });

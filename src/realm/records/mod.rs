@@ -64,6 +64,8 @@ mod memberships;
 
 pub use keys::*;
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use blake2::{Blake2s256, Digest as _};
 pub use memberships::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -120,6 +122,19 @@ pub trait Record: Serialize + DeserializeOwned {
             None => Err(StoreError::Damaged("it is empty".into())),
         }
     }
+}
+
+/// An address as it stands in a record: an IPv4 one as the IPv6 one that means it.
+pub fn ip_bytes(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The address of such bytes.
+pub fn ip_of(bytes: [u8; 16]) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
 }
 
 fn parse<R: DeserializeOwned>(record: &[u8]) -> Result<R, StoreError> {
