@@ -2,7 +2,9 @@
 
 mod support;
 
-use support::{Home, Realm};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use support::{Home, Realm, relay::Relay};
 
 /// HS-18, LINK-25: a device that has no account has answers, too; one that was here before comes back; and what was found out of the path is said.
 #[test]
@@ -27,6 +29,27 @@ fn ping_says_what_the_path_is_like() {
     assert!(path["rtt_ms"].as_f64().unwrap() > 0.0, "{path}");
     assert_eq!(path["lost_percent"], 0.0);
     assert_eq!(path["address"], realm.address.to_string());
+    // What was found out is said also where no answer comes in the end, and nothing that could have been done is spoken of.
+    let relay = Relay::to(realm.address);
+    let count = AtomicUsize::new(0);
+    relay.lose(move |_, _| count.fetch_add(1, Ordering::Relaxed) > 8);
+    home.register("bob", &realm.connect);
+    let through = realm.connect_through(relay.address);
+    let run = home.run(
+        "bob",
+        &[
+            "--server",
+            &through,
+            "--deadline",
+            "1s",
+            "ping",
+            "--count",
+            "1000",
+        ],
+    );
+    assert_eq!(run.code, Some(3), "{}{}", run.out, run.err);
+    assert_eq!(run.error(3), "unreachable");
+    assert!(run.out.contains("datagrams_up"), "{}", run.out);
     let run = home.run("ann", &["ping", "--count", "0"]);
     assert_eq!(run.code, Some(2));
 }

@@ -5,19 +5,40 @@ use std::time::Duration;
 use merpati::client::{Client, PathMemory};
 use serde_json::json;
 
-use super::output::{Failure, Output};
+use super::{
+    ask,
+    output::{Failure, NOT_DONE, Output},
+};
 
 fn ms(span: Duration) -> f64 {
     // To a tenth.
     (span.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
-/// Asks so often, one after another, and says what was found out.
+/// Fewer exchanges say little of what is lost.
+const FEW: u32 = 20;
+
+/// Asks so often, one after another, and says what was found out, also where no answer came in the end.
 pub async fn ping(client: &Client, output: Output, count: u32) -> Result<(), Failure> {
+    let outcome = each(client, output, count).await;
+    let summed_up = summary(client, output).await;
+    outcome.and(summed_up)
+}
+
+async fn each(client: &Client, output: Output, count: u32) -> Result<(), Failure> {
     let meter = client.meter();
     for number in 1..=count {
         let before = meter.spent();
-        let took = client.ping().await?;
+        let took = ask::patiently(client, client.ping()).await;
+        let took = took.map_err(|failure| match failure.error {
+            // Nothing was to be changed.
+            "unknown" => Failure::new(
+                "unreachable",
+                "no answer has come; nothing was asked but that",
+                NOT_DONE,
+            ),
+            _ => failure,
+        })?;
         let spent = meter.spent();
         let (up, down) = (
             spent.up.bytes - before.up.bytes,
@@ -27,8 +48,7 @@ pub async fn ping(client: &Client, output: Output, count: u32) -> Result<(), Fai
         let how = match (number, status.is_resumed) {
             (1, true) => "resumed",
             (1, false) => "opened",
-            (2.., _) => "open",
-            (0, _) => "",
+            _ => "open",
         };
         let object =
             json!({ "number": number, "ms": ms(took), "link": how, "up": up, "down": down });
@@ -43,6 +63,11 @@ pub async fn ping(client: &Client, output: Output, count: u32) -> Result<(), Fai
         );
         output.item(&object, &text)?;
     }
+    Ok(())
+}
+
+/// What was found out of the path, now and before.
+async fn summary(client: &Client, output: Output) -> Result<(), Failure> {
     let address = client.link_status().await.address;
     let address = address.map_or_else(String::new, |address| address.to_string());
     let Some(PathMemory {
@@ -54,21 +79,30 @@ pub async fn ping(client: &Client, output: Output, count: u32) -> Result<(), Fai
     else {
         return Ok(());
     };
-    let percent = f64::from(losses.each_way()) * 100.0 / 1024.0;
-    let percent = percent.round();
+    let spent = client.meter().spent();
+    let percent = (f64::from(losses.each_way()) * 100.0 / 1024.0).round();
     let rtt_ms = rtt.map(|(rtt, _)| ms(rtt));
     let variation_ms = rtt.map(|(_, variation)| ms(variation));
     let object = json!({
         "address": address, "rtt_ms": rtt_ms, "variation_ms": variation_ms,
-        "lost_percent": percent, "of": losses.of, "datagram": datagram,
+        "datagrams_up": spent.up.datagrams, "datagrams_down": spent.down.datagrams,
+        "lost_percent": percent, "failed": losses.lost, "of": losses.of, "datagram": datagram,
     });
     let round_trip = match (rtt_ms, variation_ms) {
         (Some(rtt), Some(variation)) => format!("round trip {rtt} ms, more or less {variation} ms"),
         _ => "round trip not measured yet".into(),
     };
+    let lost = if losses.of < FEW {
+        format!(
+            "{} of {} exchanges failed, too few to say what is lost",
+            losses.lost, losses.of
+        )
+    } else {
+        format!("about {percent} % lost each way, by what was seen lately and before")
+    };
     let text = format!(
-        "{address}: {round_trip}; about {percent} % lost each way, by {} exchanges; packets of up to {datagram} bytes have got through or are tried first",
-        losses.of
+        "{address}: {round_trip}; {lost}; {} datagrams up and {} down this time; packets begin at {datagram} bytes",
+        spent.up.datagrams, spent.down.datagrams
     );
     output.item(&object, &text)
 }
