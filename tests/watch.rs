@@ -58,6 +58,35 @@ fn messages_are_pushed_as_they_come() {
     assert!(home.run("bob", &["inbox"]).out.is_empty());
 }
 
+/// WATCH-3: who stops watching says so, or the realm would push to nobody, again and again.
+#[test]
+fn watch_that_ends_is_told_to_the_realm() {
+    let (realm, home) = (Realm::start(), Home::new());
+    let relay = Relay::to(realm.address);
+    home.register("ann", &realm.connect);
+    home.register("bob", &realm.connect_through(relay.address));
+    let mut watch = Watch::start(&home, "bob", &[]);
+    home.run("ann", &["send", "bob", "before"]).ok();
+    assert_eq!(watch.next()["text"], "before");
+    // What was shown is acknowledged and marked; then nothing is left to say but this.
+    home.run("ann", &["send", "bob", "again"]).ok();
+    assert_eq!(watch.next()["text"], "again");
+    relay.take_carried();
+    watch.stop();
+    let carried = relay.take_carried();
+    let is_up = |one: &Carried| one.way == Way::ToRealm;
+    assert!(carried.iter().any(is_up), "it has closed its link");
+    for text in ["one", "two", "three"] {
+        home.run("ann", &["send", "bob", text]).ok();
+    }
+    let pushed = relay.take_carried();
+    assert!(
+        pushed.iter().all(|one| one.way == Way::ToRealm),
+        "{}",
+        pushed.len()
+    );
+}
+
 /// HS-22: a realm that was killed says so itself to who watches, in one datagram each, and they come back at once. They were deaf until their next sign
 /// of life went unanswered.
 #[test]

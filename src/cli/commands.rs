@@ -46,6 +46,9 @@ pub async fn once(global: &Global, output: Output, command: Command) -> Result<(
             return Err(Failure::interrupted(interrupted));
         }
     }
+    if is_watch {
+        client.leave().await;
+    }
     // What was left over from before has the time to go, while it goes.
     let rtt = client.link_status().await.rtt.unwrap_or_default();
     client.drain(LINGER.0.max(rtt * 3), LINGER.1).await?;

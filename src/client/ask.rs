@@ -42,6 +42,8 @@ pub enum Job {
     Ask(Ask),
     /// Tell what is pushed.
     Tell(mpsc::Sender<Told>),
+    /// Say when what there is to send has left, if nobody watches any more that the link is closed.
+    Leave(oneshot::Sender<()>),
 }
 
 /// What is told to who watches.

@@ -403,6 +403,11 @@ impl Client {
         }
     }
 
+    /// Has the realm told that a watch has ended, if one has. To be called before the process ends.
+    pub async fn leave(&self) {
+        self.shared.leave().await;
+    }
+
     /// What counts the datagrams that it spends.
     pub fn meter(&self) -> Meter {
         self.shared.options.meter.clone()

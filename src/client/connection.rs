@@ -350,6 +350,20 @@ impl Shared {
         })
     }
 
+    /// Has what there is to say leave before the process ends: that nobody watches any more.
+    pub async fn leave(&self) {
+        let connection = self.connection.lock().await;
+        let Some(jobs) = connection.as_ref().map(|open| open.jobs.clone()) else {
+            return;
+        };
+        drop(connection);
+        let (tell, left) = oneshot::channel();
+        if jobs.send(Job::Leave(tell)).await.is_ok() {
+            // It answers as soon as it has its turn, or is gone.
+            let _ = left.await;
+        }
+    }
+
     /// What the link has found out of its path.
     pub async fn path_memory(&self) -> Option<PathMemory> {
         let connection = self.connection.lock().await;

@@ -4,6 +4,7 @@
 
 mod lives;
 mod memory;
+mod telling;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -130,6 +131,7 @@ impl Driver {
                 job = jobs.recv() => match job {
                     Some(Job::Ask(ask)) => self.waiting.push_back(ask),
                     Some(Job::Tell(watcher)) => self.begin_telling(watcher),
+                    Some(Job::Leave(left)) => self.leave(left).await,
                     None => return,
                 },
                 ready = self.route.wait() => match ready {
@@ -252,43 +254,6 @@ impl Driver {
             self.endpoint.keep_alive(now, link, self.keepalive);
         }
         self.link = Some(link);
-    }
-
-    fn begin_telling(&mut self, watcher: mpsc::Sender<Told>) {
-        let now = self.now();
-        if self.watcher.is_some() {
-            self.end_telling();
-            self.take_events();
-        }
-        self.watcher = Some(watcher);
-        self.is_expected = !self.is_open;
-        self.pushed.clear();
-        if let Some(link) = self.link_or_open(now) {
-            self.endpoint.keep_alive(now, link, self.keepalive);
-        }
-    }
-
-    /// The link ends with the watch: what is still pushed on it could be taken for part of a later one (WATCH-3).
-    fn end_telling(&mut self) {
-        let now = self.now();
-        self.watcher = None;
-        self.pushed.clear();
-        if let Some(link) = self.link {
-            self.endpoint.close(now, link, CloseReason::Done);
-        }
-    }
-
-    /// Hands on what was pushed, as far as it is taken; what comes beyond that is as good as lost on the way.
-    fn tell(&mut self) {
-        while let (Some(told), Some(watcher)) = (self.pushed.pop_front(), &self.watcher) {
-            if let Err(mpsc::error::TrySendError::Full(told)) = watcher.try_send(told) {
-                self.pushed.push_front(told);
-                break;
-            }
-        }
-        if let Some(link) = self.link {
-            self.endpoint.hold_pushes(link, !self.pushed.is_empty());
-        }
     }
 
     fn take_events(&mut self) {

@@ -1,0 +1,55 @@
+//! What a driver tells whoever watches, and that nobody watches any more (WATCH-3).
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::Driver;
+use crate::{client::ask::Told, wire::CloseReason};
+
+impl Driver {
+    pub(super) fn begin_telling(&mut self, watcher: mpsc::Sender<Told>) {
+        let now = self.now();
+        if self.watcher.is_some() {
+            self.end_telling();
+            self.take_events();
+        }
+        self.watcher = Some(watcher);
+        self.is_expected = !self.is_open;
+        self.pushed.clear();
+        if let Some(link) = self.link_or_open(now) {
+            self.endpoint.keep_alive(now, link, self.keepalive);
+        }
+    }
+
+    /// A watch that has ended is told to the realm, which else goes on pushing.
+    pub(super) async fn leave(&mut self, left: oneshot::Sender<()>) {
+        if self.watcher.as_ref().is_some_and(mpsc::Sender::is_closed) {
+            self.end_telling();
+        }
+        self.transmit().await;
+        // Whoever asked may have gone.
+        let _ = left.send(());
+    }
+
+    /// The link ends with the watch: what is still pushed on it could be taken for part of a later one (WATCH-3).
+    pub(super) fn end_telling(&mut self) {
+        let now = self.now();
+        self.watcher = None;
+        self.pushed.clear();
+        if let Some(link) = self.link {
+            self.endpoint.close(now, link, CloseReason::Done);
+        }
+    }
+
+    /// Hands on what was pushed, as far as it is taken; what comes beyond that is as good as lost on the way.
+    pub(super) fn tell(&mut self) {
+        while let (Some(told), Some(watcher)) = (self.pushed.pop_front(), &self.watcher) {
+            if let Err(mpsc::error::TrySendError::Full(told)) = watcher.try_send(told) {
+                self.pushed.push_front(told);
+                break;
+            }
+        }
+        if let Some(link) = self.link {
+            self.endpoint.hold_pushes(link, !self.pushed.is_empty());
+        }
+    }
+}
