@@ -78,6 +78,7 @@ fn is_of(kind: &str, value: &Value) -> bool {
         "false" => *value == false,
         "boolean" => value.is_boolean(),
         "integer" => value.is_u64(),
+        "number" => value.is_number(),
         "null" => value.is_null(),
         "string" => value.is_string(),
         "time" => value
@@ -153,6 +154,10 @@ fn each_command_of_a_user_prints_what_is_written() {
         }
         schema.check_all(name, &run(arguments).objects());
     }
+    let pinged = run(&["ping", "--count", "2"]).objects();
+    let (path, answers) = pinged.split_last().unwrap();
+    schema.check_all("ping", answers);
+    schema.check("path", path);
     let mut long = home.command("ann", &["auth", "ann", "--password-file", "password"]);
     finished(&mut long).ok();
     let error = run(&["send", "ann", &"x".repeat(20_000)]);
