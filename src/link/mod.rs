@@ -352,7 +352,7 @@ impl Link {
 
     /// How long after a handshake's message its copy leaves, if it leaves twice (LINK-19).
     pub fn copy_after(&self) -> Option<Duration> {
-        self.is_redundant().then(|| queue::copy_gap(&self.rtt))
+        self.is_redundant().then(|| self.rtt.copy_gap())
     }
 
     /// A round trip has taken at most so long, with whatever the other side has waited for in between.

@@ -33,8 +33,6 @@ pub const INIT_PAYLOAD_MIN: usize = 8;
 const RESUME_PAYLOAD_MIN: usize = 2;
 /// Bytes around a part in its frame at most: kind, what it is of, number, total, offset.
 const PART_FRAME_MAX: usize = 1 + 1 + 8 + 4 + 4;
-/// After so many timeouts in a row the other side counts as silent.
-const SILENT_AFTER: u32 = 12;
 /// From this loss on, in 1/1024, what is small leaves twice: about 15 %.
 const REDUNDANT_LOSS: u32 = 154;
 /// The largest packet of which a copy is sent, in bytes of frames.
@@ -303,22 +301,17 @@ impl Link {
             .paced_repeat_after(self.queue.timeouts(), unpaced, &mut self.jitter)
     }
 
-    /// True when so little is heard that what nobody here waits for is held back.
-    fn is_silent(&self) -> bool {
-        self.queue.unheard >= SILENT_AFTER && !self.queue.has_requests()
-    }
-
     /// True when a fragment or backlog may leave now.
     fn may_send_paced(&self, now: Time) -> bool {
         let size = self.path.size(self.datagram_max());
         self.queue.has_paced()
-            && !self.is_silent()
+            && !self.queue.is_silent()
             && self.pace.allows(now, self.sent.in_flight(), size)
     }
 
     /// When one may leave, if only time stands against it.
     pub(super) fn pace_timeout(&self) -> Option<Time> {
-        if !self.queue.has_paced() || self.is_silent() {
+        if !self.queue.has_paced() || self.queue.is_silent() {
             return None;
         }
         let size = self.path.size(self.datagram_max());

@@ -11,7 +11,7 @@ use super::{
     fragments::Fragments,
     limits::{ASSEMBLIES_MAX, REPLY_KEPT_BYTES},
     requests::Ask,
-    rtt::{RTO_INITIAL, Rtt},
+    rtt::Rtt,
     time::{Time, earliest},
 };
 use crate::{
@@ -21,17 +21,14 @@ use crate::{
 
 /// Where much is lost, so many timeouts in a row more wait no longer than the first.
 pub(super) const LOSSY_PATIENCE: u32 = 5;
-/// The copy of what leaves twice follows after this part of a round trip.
-pub const COPY_GAP: u32 = 8;
 /// All but requests leave again so often at most; then something has to be heard first.
 pub const REPEATS_MAX: u32 = 8;
 /// Where much is lost, so many replies or more in one packet leave twice: to ask for all of them again costs more.
 const COPIED_TOGETHER: usize = 4;
 /// Who waits for a reply gives up after so long; a request that has more time can wait.
 const AWAITED_FOR: Duration = Duration::from_mins(10);
-/// An acknowledged request is being worked on: its sender waits at least this long for the reply
-/// before it asks again.
-const WORK_PATIENCE: Duration = Duration::from_secs(1);
+/// Timeouts since anything was heard after which the other side counts as silent: what nobody here waits for is held back.
+const SILENT_AFTER: u32 = 12;
 
 /// What is sent until it has arrived, in the order in which it leaves (LINK-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +59,11 @@ impl Item {
     /// A request.
     pub const fn request(id: RequestId) -> Self {
         Self::Message(MessageId::Request(id))
+    }
+
+    /// True for an event.
+    const fn is_event(self) -> bool {
+        matches!(self, Self::Message(MessageId::Event(_)))
     }
 
     /// True for what is paced with fragments (LINK-14), which are noticed to be lost together.
@@ -161,21 +163,6 @@ impl Entry {
     pub const fn is_announced(&self) -> bool {
         matches!(self.detail, Detail::Reply { announced: true })
     }
-}
-
-/// How long to wait for the reply to a request that has arrived: where much is lost, it may well have been.
-fn work_patience(rtt: &Rtt, bytes: usize, lossy: bool) -> Duration {
-    let patience = if lossy {
-        rtt.timeout()
-    } else {
-        (rtt.timeout() * 4).max(WORK_PATIENCE)
-    };
-    patience + rtt.allowance(bytes)
-}
-
-/// How long after what leaves twice its copy does.
-pub fn copy_gap(rtt: &Rtt) -> Duration {
-    rtt.smoothed().unwrap_or(RTO_INITIAL) / COPY_GAP
 }
 
 /// All that is on its way.
@@ -284,6 +271,11 @@ impl Queue {
         self.timeouts
     }
 
+    /// True when so little is heard that what nobody here waits for is held back.
+    pub fn is_silent(&self) -> bool {
+        self.unheard >= SILENT_AFTER && !self.has_requests()
+    }
+
     /// Another has passed.
     pub const fn time_out(&mut self) {
         self.timeouts = self.timeouts.saturating_add(1);
@@ -345,10 +337,11 @@ impl Queue {
         let patient = if lossy.is_some() { LOSSY_PATIENCE } else { 0 };
         let repeats = self.timeouts.saturating_sub(patient);
         let wait = rtt.repeat_after(repeats, self.urge(now), jitter);
-        let gap = lossy.is_some().then(|| copy_gap(rtt));
+        let gap = lossy.is_some().then(|| rtt.copy_gap());
         let is_small = lossy.is_some_and(|lossy| lossy.small || self.timeouts > 0);
         let is_reply = |item: &&Item| matches!(item, Item::Message(MessageId::Reply(_)));
         let replies_twice = items.iter().filter(is_reply).count() >= COPIED_TOGETHER;
+        let is_silent = self.is_silent();
         for item in items {
             let resent = &mut self.resent;
             let Ok(at) = self.entries.binary_search_by_key(item, |entry| entry.item) else {
@@ -371,7 +364,7 @@ impl Queue {
                 }) => {
                     // Ever less often, or a slow command costs more than a lost one.
                     *asked_again = asked_again.saturating_add(1);
-                    let patience = work_patience(rtt, len, lossy.is_some());
+                    let patience = rtt.work_patience(len, lossy.is_some());
                     let wait = patience * (1 << (*asked_again).min(5));
                     (Some(wait.min(RTO_MAX)), false)
                 }
@@ -381,8 +374,13 @@ impl Queue {
                     (is_seen_to.then_some(again), replies_twice)
                 }
                 Detail::Other => {
-                    let is_timed = count <= REPEATS_MAX && !item.is_paced();
-                    (is_timed.then_some(again), is_small || count > 1)
+                    let waits = item.is_event() && is_silent;
+                    let is_timed = count <= REPEATS_MAX && !item.is_paced() && !waits;
+                    let held = match item {
+                        Item::Message(_) => rtt.may_be_held(),
+                        _ => Duration::ZERO,
+                    };
+                    (is_timed.then_some(again + held), is_small || count > 1)
                 }
             };
             let again = again.filter(|_| !is_planted(Fault::NeverRepeat));
@@ -405,7 +403,7 @@ impl Queue {
             let patience = if is_fragmented {
                 RTO_MAX.max(rtt.timeout() * 4)
             } else {
-                work_patience(rtt, len, lossy)
+                rtt.work_patience(len, lossy)
             };
             entry.attempts.stop();
             entry.attempts.schedule(Some(now + patience), None);
@@ -443,10 +441,9 @@ impl Queue {
                     entry.queue();
                 }
                 Item::Ping => entry.attempts.forget(),
-                Item::Update
-                | Item::Challenge
-                | Item::Response
-                | Item::Message(MessageId::Event(_)) => {}
+                // It has left once into the silence.
+                _ if entry.item.is_event() && entry.attempts.is_idle() => entry.queue(),
+                Item::Update | Item::Challenge | Item::Response | Item::Message(_) => {}
             }
         }
     }

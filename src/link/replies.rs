@@ -248,8 +248,8 @@ mod tests {
         super::{
             backoff::Jitter,
             limits::{REPLIES_KEPT, STRANGER_REPLIES_KEPT},
-            queue::{COPY_GAP, Lossy, REPEATS_MAX},
-            rtt::Rtt,
+            queue::{Lossy, REPEATS_MAX},
+            rtt::{COPY_GAP, Rtt},
             time::Time,
         },
         *,

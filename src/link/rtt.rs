@@ -26,6 +26,11 @@ const NARROW_RATE: u64 = 1200;
 const LONGER_MAX: u32 = 16;
 /// Bytes around what is asked, and of its answer, more or less.
 const AROUND: usize = 100;
+/// The copy of what leaves twice follows after this part of a round trip.
+pub(super) const COPY_GAP: u32 = 8;
+/// An acknowledged request is being worked on: its sender waits at least this long for the reply
+/// before it asks again.
+const WORK_PATIENCE: Duration = Duration::from_secs(1);
 /// By this part of itself the shortest round trip of late grows with each sample.
 const BASE_CREEP: u32 = 32;
 /// What a round trip may grow by before a queue is suspected.
@@ -319,7 +324,7 @@ impl Rtt {
         let timeout = match self.smoothed {
             None => RTO_INITIAL * (1 << repeats.min(6)),
             Some(smoothed) => (smoothed + self.variation * 4)
-                .max(self.timeout())
+                .max(self.timeout() + self.may_be_held())
                 .min(RTO_BULK_MAX),
         };
         let Some(bytes) = unpaced else {
@@ -331,6 +336,27 @@ impl Rtt {
             wait = wait * 3 / 2;
         }
         jitter.spread(wait, 100, 110).min(RTO_BULK_MAX.max(timeout))
+    }
+
+    /// How long to wait for the reply to a request that has arrived: where much is lost, it may well have been.
+    pub fn work_patience(&self, bytes: usize, lossy: bool) -> Duration {
+        let patience = if lossy {
+            self.timeout()
+        } else {
+            (self.timeout() * 4).max(WORK_PATIENCE)
+        };
+        patience + self.allowance(bytes)
+    }
+
+    /// How long after what leaves twice its copy does.
+    pub fn copy_gap(&self) -> Duration {
+        self.smoothed.unwrap_or(RTO_INITIAL) / COPY_GAP
+    }
+
+    /// How much longer than the timeout says the acknowledgement of an event may take: the peer may hold it back so
+    /// long. The last one may have been held back for less.
+    pub fn may_be_held(&self) -> Duration {
+        self.acknowledgement_delay().saturating_sub(self.peer_delay)
     }
 
     /// How long an acknowledgement may wait for something to ride on: a quarter of a round trip, at

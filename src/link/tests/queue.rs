@@ -270,3 +270,69 @@ fn control_frame_is_repeated_until_it_has_arrived() {
     sender.queue.remove(Item::Challenge);
     assert!(sender.queue.is_empty());
 }
+
+/// LINK-7, LINK-16: on a path of a millisecond the acknowledgement of an event may take twenty-five more.
+#[test]
+fn event_is_not_repeated_while_its_acknowledgement_may_be_held_back() {
+    let mut sender = Sender::new(Rtt::default());
+    for _ in 0..20 {
+        sender
+            .rtt
+            .sample(Duration::from_millis(1), Duration::from_millis(3));
+    }
+    let mut ids = Next::default();
+    for urgency in [Urgency::Live, Urgency::Backlog] {
+        ids.push(&mut sender.queue, vec![1], urgency).unwrap();
+    }
+    let held = sender.rtt.acknowledgement_delay();
+    sender.send(Time(0), None);
+    let again = sender.queue.timeout().unwrap();
+    assert!(again > Time(1_000) + held, "{again:?}");
+    let paced = |unpaced| {
+        sender
+            .rtt
+            .paced_repeat_after(0, unpaced, &mut Jitter::new(1))
+    };
+    assert!(paced(None) > held + Duration::from_millis(1));
+}
+
+/// LINK-16: nobody is there, so one datagram for each is enough; and all of them come once somebody is.
+#[test]
+fn events_to_a_silent_side_leave_once() {
+    let mut sender = Sender::near();
+    let mut ids = Next::default();
+    ids.push(&mut sender.queue, vec![1], Urgency::Live).unwrap();
+    sender.send(Time(0), None);
+    let mut now = Time(0);
+    while let Some(due) = sender.queue.timeout() {
+        now = due;
+        sender.queue.expire(now);
+        sender.send(now, None);
+        if sender.queue.is_silent() {
+            break;
+        }
+        // Each that comes while the side is not known to be silent is repeated.
+        ids.push(&mut sender.queue, vec![2], Urgency::Live);
+        sender.send(now, None);
+    }
+    assert!(sender.queue.is_silent());
+    let late = ids.push(&mut sender.queue, vec![3], Urgency::Live).unwrap();
+    let mut sent = 0;
+    loop {
+        sent += sender
+            .send(now, None)
+            .iter()
+            .filter(|item| **item == Item::event(late))
+            .count();
+        let Some(due) = sender.queue.timeout() else {
+            break;
+        };
+        now = due;
+        sender.queue.expire(now);
+    }
+    assert_eq!(sent, 1);
+    sender.queue.heard(&sender.rtt);
+    let waiting: Vec<_> = sender.queue.events().map(|(id, _)| id).collect();
+    assert_eq!(sender.queued().len(), waiting.len());
+    assert!(sender.queued().contains(&Item::event(late)));
+}
