@@ -103,7 +103,8 @@ impl Direct {
 
     /// How often a command has been sent again.
     pub fn repeats(&self) -> u64 {
-        self.endpoint.repeats(self.link)
+        let stats = self.endpoint.link_stats(self.link);
+        stats.map_or(0, |stats| stats.counters.repeats.requests)
     }
 
     /// Forgets what has been sent so far, and what has come.

@@ -5,18 +5,17 @@ use std::{net::SocketAddr, sync::Arc};
 use rand::Rng as _;
 
 use super::{
-    Endpoint, Event, LinkId, Path, SERVES,
+    Dropped, Endpoint, Event, LinkId, Path, SERVES,
     accepts::{Accepts, Known},
     limits::LINKS_PER_KEY_MAX,
-    reset::Resets,
     slot::{Accepting, Answering, Role, Slot, Stage},
 };
 use crate::{
     crypto::{MESSAGE_1_OVERHEAD, Responder, mac1, same},
     link::{INIT_PAYLOAD_MIN, Ignored, Link, Time, limits::ASSEMBLIES_MAX},
     wire::{
-        ConnectionId, Cookie, Frame, Frames, HandshakeId, Hello, HelloReply, INIT_OVERHEAD, Init,
-        LinkPacket, PROTOCOL_VERSION, Packet, PacketNumber, Protection, ResetToken, crc_holds,
+        ConnectionId, Cookie, HandshakeId, Hello, HelloReply, INIT_OVERHEAD, Init, LinkPacket,
+        PROTOCOL_VERSION, Packet, PacketNumber, Protection, ResetToken, crc_holds,
     },
 };
 
@@ -34,22 +33,38 @@ impl Endpoint {
     }
 
     fn handle_datagram_over(&mut self, now: Time, path: Path, datagram: &[u8]) -> Option<u32> {
+        let taken = self.take_datagram(now, path, datagram);
+        if let Ok(Some(other)) = taken {
+            return Some(other);
+        }
+        self.stats.received.add(datagram.len());
+        if let Err(reason) = taken {
+            self.note_dropped(reason);
+        }
+        None
+    }
+
+    fn take_datagram(
+        &mut self,
+        now: Time,
+        path: Path,
+        datagram: &[u8],
+    ) -> Result<Option<u32>, Dropped> {
         // What is not a packet is noise.
-        let packet = Packet::parse(datagram).ok()?;
+        let packet = Packet::parse(datagram).map_err(|_| Dropped::NotAPacket)?;
         let from = path.remote;
         if let Some(other) = self.elsewhere(from, &packet) {
-            return Some(other);
+            return Ok(Some(other));
         }
         match packet {
             Packet::Link(packet) => self.handle_link_packet(now, path, &packet, datagram),
             Packet::Init(init) => return self.handle_init(now, path, &init, datagram),
             Packet::Accept { handshake, noise } => self.handle_accept(now, from, handshake, noise),
             Packet::Reset { connection, token } => {
-                if !self.is_back(now, from, connection, &token)
-                    && !self.ticket_refused(now, path, connection, &token)
-                {
-                    self.handle_reset(now, from, connection, &token);
-                }
+                let was_waited_for = self.is_back(now, from, connection, &token)
+                    || self.ticket_refused(now, path, connection, &token)
+                    || self.handle_reset(now, from, connection, &token);
+                was_waited_for.then_some(()).ok_or(Dropped::Unasked)
             }
             Packet::Hello(hello) => self.handle_hello(path, hello),
             Packet::Resume(resume) => self.handle_resume(now, path, &resume, datagram),
@@ -59,39 +74,38 @@ impl Endpoint {
                 sealed,
             } => self.handle_resumed(now, path, &nonce, header, sealed),
             Packet::HelloReply(reply) => self.handle_hello_reply(from, reply),
-            Packet::Retry { handshake, cookie } => {
-                self.handle_retry(now, from, handshake, &cookie);
-            }
+            Packet::Retry { handshake, cookie } => self.handle_retry(now, from, handshake, &cookie),
         }
-        None
+        .map(|()| None)
     }
 
-    fn handle_hello(&mut self, path: Path, hello: Hello) {
-        if let Some(realm) = self.config.hello.filter(|_| self.admitting)
-            && let Some(current) = self.keys.first()
-        {
-            let reply = HelloReply {
-                nonce: hello.nonce,
-                versions: vec![PROTOCOL_VERSION],
-                realm,
-                key: current.public.0,
-            };
-            let mut out = Vec::new();
-            reply.emit(&mut out);
-            self.outbox.push_back((path, out));
-        }
+    fn handle_hello(&mut self, path: Path, hello: Hello) -> Result<(), Dropped> {
+        let realm = self.config.hello.filter(|_| self.admitting);
+        let (realm, current) = realm.zip(self.keys.first()).ok_or(Dropped::NotServed)?;
+        let reply = HelloReply {
+            nonce: hello.nonce,
+            versions: vec![PROTOCOL_VERSION],
+            realm,
+            key: current.public.0,
+        };
+        let mut out = Vec::new();
+        reply.emit(&mut out);
+        self.outbox.push_back((path, out));
+        Ok(())
     }
 
-    fn handle_hello_reply(&mut self, from: SocketAddr, reply: HelloReply) {
+    fn handle_hello_reply(&mut self, from: SocketAddr, reply: HelloReply) -> Result<(), Dropped> {
         let asked = self.asking.len();
         self.asking
             .retain(|asking| !asking.is_answered_by(from, &reply));
-        if self.asking.len() < asked {
-            self.events.push_back(Event::Hello {
-                address: from,
-                reply,
-            });
+        if self.asking.len() == asked {
+            return Err(Dropped::Unasked);
         }
+        self.events.push_back(Event::Hello {
+            address: from,
+            reply,
+        });
+        Ok(())
     }
 
     /// HS-3: what proves nothing costs nothing. The MAC is checked before the table, the table
@@ -102,29 +116,34 @@ impl Endpoint {
         path: Path,
         init: &Init<'_>,
         datagram: &[u8],
-    ) -> Option<u32> {
+    ) -> Result<Option<u32>, Dropped> {
         let from = path.remote;
-        if !SERVES
-            || !self.admitting
-            || self.config.accept != Some(Protection::Sealed)
-            || init.version != PROTOCOL_VERSION
-            || datagram.len() < INIT_OVERHEAD + MESSAGE_1_OVERHEAD + INIT_PAYLOAD_MIN
-        {
-            return None;
+        if !SERVES || !self.admitting || self.config.accept != Some(Protection::Sealed) {
+            return Err(Dropped::NotServed);
         }
-        let mut keys = self.keys.iter();
-        let own = keys.position(|key| same(&mac1(&key.public, init.covered), &init.mac1))?;
+        if init.version != PROTOCOL_VERSION {
+            return Err(Dropped::OtherVersion);
+        }
+        if datagram.len() < INIT_OVERHEAD + MESSAGE_1_OVERHEAD + INIT_PAYLOAD_MIN {
+            return Err(Dropped::TooShort);
+        }
+        let own = (0..)
+            .zip(&self.keys)
+            .find(|(_, key)| same(&mac1(&key.public, init.covered), &init.mac1));
+        let (own, secret) = own
+            .map(|(own, key)| (own, key.secret.clone()))
+            .ok_or(Dropped::NotForThisSide)?;
         let hash = Accepts::hash(datagram);
         match self.accepts.look_up(&hash) {
             Known::Answered(accept, link) => {
                 let accept = accept.to_vec();
                 self.answer_again(path, link, accept);
-                return None;
+                return Ok(None);
             }
-            Known::Awaiting => return None,
+            Known::Awaiting => return Err(Dropped::InWork),
             Known::No => {}
         }
-        let counts = Arc::clone(self.counts.as_ref()?);
+        let counts = Arc::clone(self.counts.as_ref().ok_or(Dropped::NotServed)?);
         // HS-12: what follows costs; whoever begins many has to be where they say they are.
         let has_shown = init.cookie.is_some_and(|cookie| {
             self.gate
@@ -136,25 +155,27 @@ impl Endpoint {
             let mut retry = Vec::new();
             Packet::emit_retry(init.handshake, &cookie, &mut retry);
             self.outbox.push_back((path, retry));
-            return None;
+            self.stats.answers.retries += 1;
+            return Ok(None);
         }
-        let secret = self.keys.get(own).map(|key| key.secret.clone())?;
-        let Ok((responder, payload)) = Responder::read(&mut self.rng, &secret, init.noise) else {
-            return None;
-        };
+        let (responder, payload) =
+            Responder::read(&mut self.rng, &secret, init.noise).map_err(|_| Dropped::Forged)?;
         if self.config.place.own() > 0 && self.realms.contains(&responder.peer) {
-            return Some(0);
+            return Ok(Some(0));
         }
         let mut link = Link::respond(self.link_config(None), 0);
-        if link.handle_early(now, &payload).is_err() || !link.is_asked() || !self.make_room() {
-            return None;
+        if link.handle_early(now, &payload).is_err() || !link.is_asked() {
+            return Err(Dropped::Malformed);
+        }
+        if !self.make_room() {
+            return Err(Dropped::Full);
         }
         let peer = Some(responder.peer);
         let answering = Answering::Accept(Box::new(responder), init.handshake);
         let accepting = Accepting::new(now, answering, hash, datagram.len());
         let stage = Stage::Accepting(Box::new(accepting));
         let mut slot = Slot::new(now, link, Role::Responder, path, peer, stage);
-        slot.own = u16::try_from(own).ok()?;
+        slot.own = own;
         let id = self.insert(slot);
         self.stand_half_open(id, has_shown);
         if self.slots.contains_key(&id) {
@@ -162,7 +183,7 @@ impl Endpoint {
             self.accepts.insert(now, hash, id);
             self.touch(now, id);
         }
-        None
+        Ok(None)
     }
 
     /// A repeat of what has begun `link` gets the same answer.
@@ -188,19 +209,19 @@ impl Endpoint {
         })
     }
 
-    fn handle_accept(&mut self, now: Time, from: SocketAddr, handshake: HandshakeId, noise: &[u8]) {
-        let Some(id) = self.dialing(from, handshake) else {
-            return;
-        };
-        let Some(slot) = self.slots.get_mut(&id) else {
-            return;
-        };
+    fn handle_accept(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        handshake: HandshakeId,
+        noise: &[u8],
+    ) -> Result<(), Dropped> {
+        let id = self.dialing(from, handshake).ok_or(Dropped::Unasked)?;
+        let slot = self.slots.get_mut(&id).ok_or(Dropped::Unasked)?;
         let Stage::Dialing(dial) = &mut slot.stage else {
-            return;
+            return Err(Dropped::Unasked);
         };
-        let Ok((keys, payload)) = dial.finish(noise) else {
-            return;
-        };
+        let (keys, payload) = dial.finish(noise).map_err(|_| Dropped::Forged)?;
         let has_lost = dial.has_lost(now, slot.link.rtt());
         slot.link.note_exchange(has_lost, dial.sent().0 > 1);
         if let Some(round_trip) = dial.round_trip(now) {
@@ -209,7 +230,7 @@ impl Endpoint {
         let Some((connection, payload)) = payload.split_first_chunk() else {
             // Its key is genuine, and it says what makes no sense.
             self.end(id, None);
-            return;
+            return Err(Dropped::Malformed);
         };
         let connection = ConnectionId(u32::from_be_bytes(*connection));
         slot.stage = Stage::Open;
@@ -221,7 +242,7 @@ impl Endpoint {
         let understood = slot.link.handle_early(now, payload).is_ok();
         if !understood || !slot.link.is_welcomed() {
             self.end(id, None);
-            return;
+            return Err(Dropped::Malformed);
         }
         if slot.link.awaits_early() || slot.is_shared || slot.link.is_kept_alive() {
             // The answer did not fit what we brought, or is slow: now it may come. A realm may ask on a link as soon as
@@ -232,6 +253,7 @@ impl Endpoint {
             self.is_there(now, id);
         }
         self.touch(now, id);
+        Ok(())
     }
 
     /// HS-12: the responder wants to see that this side receives at its address.
@@ -241,10 +263,8 @@ impl Endpoint {
         from: SocketAddr,
         handshake: HandshakeId,
         cookie: &Cookie,
-    ) {
-        let Some(id) = self.dialing(from, handshake) else {
-            return;
-        };
+    ) -> Result<(), Dropped> {
+        let id = self.dialing(from, handshake).ok_or(Dropped::Unasked)?;
         if let Some(slot) = self.slots.get_mut(&id)
             && let Stage::Dialing(dial) = &mut slot.stage
             && let Some(realm) = &slot.peer
@@ -253,15 +273,17 @@ impl Endpoint {
             dial.show(realm, cookie);
             self.touch(now, id);
         }
+        Ok(())
     }
 
+    /// True if the Reset is of a link here.
     fn handle_reset(
         &mut self,
         now: Time,
         from: SocketAddr,
         connection: ConnectionId,
         token: &ResetToken,
-    ) {
+    ) -> bool {
         let theirs = self.by_name.get(&(from, connection)).copied();
         let reset = self.opened_to(from).chain(theirs).find(|id| {
             self.slots.get(id).is_some_and(|slot| {
@@ -270,23 +292,25 @@ impl Endpoint {
                     && slot.believes_reset(token)
             })
         });
-        if let Some(id) = reset {
-            let Some(slot) = self.slots.get_mut(&id) else {
-                return;
-            };
-            slot.heard = Some(now);
-            // That has been heard.
-            slot.token = None;
-            if slot.role == Role::Initiator {
-                self.dial_again(now, id);
-            } else {
-                // Who opened it has forgotten it, and only that side can open it again. It may have opened another.
-                if let Some(other) = self.other_link(id) {
-                    self.move_requests(now, id, other);
-                }
-                self.end(id, None);
+        let Some(id) = reset else {
+            return false;
+        };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return false;
+        };
+        slot.heard = Some(now);
+        // That has been heard.
+        slot.token = None;
+        if slot.role == Role::Initiator {
+            self.dial_again(now, id);
+        } else {
+            // Who opened it has forgotten it, and only that side can open it again. It may have opened another.
+            if let Some(other) = self.other_link(id) {
+                self.move_requests(now, id, other);
             }
+            self.end(id, None);
         }
+        true
     }
 
     /// A Reset of the link before the one that is being opened: the other side is there again, and hears at once, once, from this one (HS-22).
@@ -331,7 +355,7 @@ impl Endpoint {
         path: Path,
         packet: &LinkPacket<'_>,
         datagram: &[u8],
-    ) {
+    ) -> Result<(), Dropped> {
         let from = path.remote;
         match (packet.connection, packet.protection) {
             (None, _) => {
@@ -342,35 +366,43 @@ impl Endpoint {
                     slot.is_some_and(|slot| !slot.is_shared)
                 };
                 let links: Vec<LinkId> = self.opened_to(from).filter(is_meant).collect();
+                let mut outcome = Err(Dropped::UnknownLink);
                 for id in links {
-                    if self.hand_in(now, id, packet, datagram) {
-                        return;
+                    let taken = self.hand_in(now, id, packet, datagram);
+                    outcome = taken.map_err(Dropped::from);
+                    if is_theirs(taken) {
+                        break;
                     }
                 }
+                outcome
             }
             (Some(connection), Protection::Sealed) => {
                 let id = LinkId(connection.0);
                 match self.slots.get(&id) {
                     Some(slot) if slot.path.remote == from => {
-                        if self.hand_in_over(now, id, path, packet, datagram)
+                        let taken = self.hand_in_over(now, id, path, packet, datagram);
+                        if is_theirs(taken)
                             && let Some(slot) = self.slots.get_mut(&id)
                         {
                             slot.link.path_heard(datagram.len());
                             self.touch(now, id);
                         }
+                        Ok(taken?)
                     }
-                    Some(_) => self.hand_in_from_elsewhere(now, id, path, packet, datagram),
-                    None => self.send_reset(now, path, connection, datagram.len()),
+                    Some(_) => Ok(self.hand_in_from_elsewhere(now, id, path, packet, datagram)?),
+                    None => {
+                        self.send_reset(now, path, connection, datagram.len());
+                        Err(Dropped::UnknownLink)
+                    }
                 }
             }
+            (Some(_), Protection::Plain) if self.config.accept != Some(Protection::Plain) => {
+                Err(Dropped::NotServed)
+            }
+            (Some(_), Protection::Plain) if !crc_holds(datagram) => Err(Dropped::NotAuthentic),
             (Some(connection), Protection::Plain) => {
-                if self.config.accept != Some(Protection::Plain) || !crc_holds(datagram) {
-                    return;
-                }
                 match self.by_plain.get(&(from, connection)).copied() {
-                    Some(id) => {
-                        self.hand_in_over(now, id, path, packet, datagram);
-                    }
+                    Some(id) => Ok(self.hand_in_over(now, id, path, packet, datagram)?),
                     None => self.handle_plain_stranger(now, path, connection, packet, datagram),
                 }
             }
@@ -386,30 +418,35 @@ impl Endpoint {
         path: Path,
         packet: &LinkPacket<'_>,
         datagram: &[u8],
-    ) -> bool {
+    ) -> Result<(), Ignored> {
         let newest = self.largest_received(id);
-        let is_theirs = self.hand_in(now, id, packet, datagram);
-        if is_theirs
+        let taken = self.hand_in(now, id, packet, datagram);
+        if is_theirs(taken)
             && self.largest_received(id) > newest
             && let Some(slot) = self.slots.get_mut(&id)
             && slot.role == Role::Responder
         {
             slot.path.local = path.local;
         }
-        is_theirs
+        taken
     }
 
     fn largest_received(&self, id: LinkId) -> Option<PacketNumber> {
         self.slots.get(&id)?.link.largest_received()
     }
 
-    /// Gives a packet to the link it may belong to, which is where it comes from. True when it did.
-    fn hand_in(&mut self, now: Time, id: LinkId, packet: &LinkPacket<'_>, datagram: &[u8]) -> bool {
-        let Some(slot) = self.slots.get(&id) else {
-            return false;
-        };
+    /// Gives a packet to the link it may belong to, which is where it comes from.
+    pub(super) fn hand_in(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        packet: &LinkPacket<'_>,
+        datagram: &[u8],
+    ) -> Result<(), Ignored> {
+        let slot = self.slots.get(&id).ok_or(Ignored::NotOpen)?;
         let was_proven = slot.link.is_proven();
-        match self.take_in(now, id, packet, datagram) {
+        let taken = self.take_in(now, id, packet, datagram);
+        match taken {
             Ok(()) => {}
             Err(Ignored::NoRoom) => {
                 // What it brings is as good as lost, but that it came is not: whoever is proven may have more room.
@@ -419,13 +456,12 @@ impl Endpoint {
             }
             Err(Ignored::Violation) => {
                 self.touch(now, id);
-                return true;
+                return taken;
             }
-            Err(Ignored::Replayed) => return true,
-            Err(Ignored::NotAuthentic | Ignored::NotOpen) => return false,
+            Err(Ignored::Replayed | Ignored::NotAuthentic | Ignored::NotOpen) => return taken,
         }
         let Some(slot) = self.slots.get_mut(&id) else {
-            return true;
+            return taken;
         };
         if slot.renewal.replaces.is_some() {
             self.end_replaced(now, id);
@@ -437,7 +473,7 @@ impl Endpoint {
             self.proven(now, id);
         }
         self.touch(now, id);
-        true
+        taken
     }
 
     /// Lets a link take a packet in, with as much room for messages in parts as it may have. What the link tells is passed on later: where
@@ -517,60 +553,9 @@ impl Endpoint {
         }
         self.settle_for_one(now, id);
     }
+}
 
-    fn handle_plain_stranger(
-        &mut self,
-        now: Time,
-        path: Path,
-        connection: ConnectionId,
-        packet: &LinkPacket<'_>,
-        datagram: &[u8],
-    ) {
-        if !SERVES {
-            return;
-        }
-        let payload = packet
-            .body
-            .split_last_chunk::<4>()
-            .map_or(&[][..], |(p, _)| p);
-        let opens = Frames::checked(payload)
-            .is_ok_and(|mut frames| frames.any(|frame| matches!(frame, Frame::Open(_))));
-        if !opens {
-            self.send_reset(now, path, connection, datagram.len());
-            return;
-        }
-        if !self.admitting || !self.make_room() {
-            return;
-        }
-        let mut link = Link::respond(self.link_config(None), 0);
-        link.establish_plain(None);
-        let mut data = [0; 8];
-        self.rng.fill_bytes(&mut data);
-        link.challenge(data);
-        let mut slot = Slot::new(now, link, Role::Responder, path, None, Stage::Open);
-        slot.remote = Some(connection);
-        let id = self.insert(slot);
-        self.stand_half_open(id, false);
-        if !self.slots.contains_key(&id) {
-            return;
-        }
-        self.by_plain.insert((path.remote, connection), id);
-        self.hand_in(now, id, packet, datagram);
-    }
-
-    /// HS-8: never larger than what it answers, and never more than a few a second.
-    fn send_reset(&mut self, now: Time, path: Path, connection: ConnectionId, came: usize) {
-        // While shutting down, a Reset would only make the client knock at a closed door.
-        if self.config.accept.is_none() || !self.admitting {
-            return;
-        }
-        let Some(counts) = &self.counts else {
-            return;
-        };
-        let mut out = Vec::new();
-        Packet::emit_reset(connection, &self.resets.token(connection), &mut out);
-        if out.len() < came && Resets::allow(now, path.remote.ip(), counts) {
-            self.outbox.push_back((path, out));
-        }
-    }
+/// True when a packet is of the link that it was given to, whatever has become of it.
+const fn is_theirs(taken: Result<(), Ignored>) -> bool {
+    !matches!(taken, Err(Ignored::NotAuthentic | Ignored::NotOpen))
 }

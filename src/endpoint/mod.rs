@@ -37,7 +37,9 @@ mod schedule;
 mod shared;
 mod slot;
 mod standing;
+mod stats;
 mod status;
+mod strangers;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -71,6 +73,7 @@ use schedule::Schedule;
 use slot::{Role, Slot, Stage};
 use smallvec::SmallVec;
 use standing::Standings;
+pub use stats::{Answers, Dropped, EndpointStats};
 
 use crate::{
     crypto::PublicKey,
@@ -126,6 +129,8 @@ pub struct Endpoint {
     opened: Vec<u8>,
     outbox: VecDeque<(Path, Vec<u8>)>,
     events: VecDeque<Event>,
+    /// What has happened so far, but for what links count that are awake.
+    stats: EndpointStats,
 }
 
 impl Endpoint {
@@ -159,6 +164,7 @@ impl Endpoint {
             opened: Vec::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
+            stats: EndpointStats::default(),
         }
     }
 
@@ -492,6 +498,9 @@ impl Endpoint {
         if let Stage::Accepting(accepting) = &slot.stage {
             // Should the same Init come again, it deserves an answer.
             self.accepts.forget(&accepting.init);
+        }
+        if !slot.link.is_resting() {
+            self.stats.links += slot.link.counters();
         }
         let address = slot.path.remote;
         self.remember_ticket(id, &slot);

@@ -19,6 +19,12 @@ const CONNECTION_LEN: usize = 4;
 impl Endpoint {
     /// Writes the next datagram into `out`, and says where it goes and from which address; `None` when there is none.
     pub fn poll_transmit(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Path> {
+        let path = self.next_datagram(now, out)?;
+        self.stats.sent.add(out.len());
+        Some(path)
+    }
+
+    fn next_datagram(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Path> {
         if let Some((path, datagram)) = self.outbox.pop_front() {
             out.clear();
             out.extend_from_slice(&datagram);
@@ -128,10 +134,12 @@ impl Endpoint {
                 responder.finish(&payload).map(|(keys, noise)| {
                     out.clear();
                     Packet::emit_accept(handshake, &noise, out);
+                    self.stats.answers.accepts += 1;
                     keys
                 })
             }
             Answering::Resumed(secret, nonce) => {
+                self.stats.answers.resumed += 1;
                 Ok(self.resumed_answer(id, &frames, &secret, &nonce, out))
             }
         };

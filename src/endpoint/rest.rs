@@ -116,6 +116,7 @@ impl Endpoint {
         let Some(resting) = slot.link.rest() else {
             return false;
         };
+        self.stats.links += slot.link.counters();
         slot.link = MayRest::Resting(Box::new(resting), OnceCell::new());
         let before = core::mem::take(&mut slot.memory);
         let holder = slot.holder();

@@ -28,16 +28,11 @@ impl Endpoint {
         path: Path,
         packet: &LinkPacket<'_>,
         datagram: &[u8],
-    ) {
-        if !SERVES {
-            return;
-        }
-        let Some(slot) = self.slots.get(&id) else {
-            return;
-        };
+    ) -> Result<(), Ignored> {
+        let slot = self.slots.get(&id).ok_or(Ignored::NotOpen)?;
         // A realm is where it was called.
-        if slot.role != Role::Responder {
-            return;
+        if !SERVES || slot.role != Role::Responder {
+            return Err(Ignored::NotOpen);
         }
         let newest = slot.link.largest_received();
         let is_known = |slot: &Slot| {
@@ -47,16 +42,11 @@ impl Endpoint {
         };
         let goes_back = is_known(slot);
         let (was_proven, had_moved) = (slot.link.is_proven(), slot.link.has_moved());
-        match self.take_in(now, id, packet, datagram) {
-            Ok(()) => {}
-            Err(Ignored::Violation) => {
-                self.touch(now, id);
-                return;
-            }
-            Err(Ignored::NotAuthentic | Ignored::NotOpen | Ignored::Replayed | Ignored::NoRoom) => {
-                return;
-            }
+        let taken = self.take_in(now, id, packet, datagram);
+        if taken == Err(Ignored::Violation) {
+            self.touch(now, id);
         }
+        taken?;
         let has_answered = had_moved
             && self
                 .slots
@@ -69,9 +59,7 @@ impl Endpoint {
         }
         let mut data = [0; 8];
         self.rng.fill_bytes(&mut data);
-        let Some(slot) = self.slots.get_mut(&id) else {
-            return;
-        };
+        let slot = self.slots.get_mut(&id).ok_or(Ignored::NotOpen)?;
         if slot.link.largest_received() > newest {
             let was_proven = was_proven || has_answered;
             let before = core::mem::replace(&mut slot.path, path);
@@ -95,6 +83,7 @@ impl Endpoint {
         }
         // Else it came before, or another has overtaken it: it says nothing of where the other side is now.
         self.touch(now, id);
+        Ok(())
     }
 
     /// Looks whether the address that a link has moved to is proven, or has had its time.

@@ -66,9 +66,4 @@ impl Endpoint {
         let is_there = slot.link.is_proven() && !slot.link.has_moved();
         is_there.then_some(slot.path)
     }
-
-    /// How often a request has left again on `link`.
-    pub fn repeats(&self, link: LinkId) -> u64 {
-        self.slots.get(&link).map_or(0, |slot| slot.link.repeats())
-    }
 }

@@ -43,6 +43,21 @@ impl Link {
         datagram: &[u8],
         opened: &mut Vec<u8>,
     ) -> Result<(), Ignored> {
+        let outcome = self.take_packet(now, packet, datagram, opened);
+        match outcome {
+            Ok(()) => self.counters.received.add(datagram.len()),
+            Err(reason) => self.counters.dropped.add(reason),
+        }
+        outcome
+    }
+
+    fn take_packet(
+        &mut self,
+        now: Time,
+        packet: &LinkPacket<'_>,
+        datagram: &[u8],
+        opened: &mut Vec<u8>,
+    ) -> Result<(), Ignored> {
         let State::Open(keys) = &self.state else {
             return Err(Ignored::NotOpen);
         };

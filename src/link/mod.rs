@@ -35,6 +35,7 @@ mod resume;
 mod rtt;
 mod sent;
 mod sorted;
+mod stats;
 mod time;
 mod timer;
 
@@ -65,6 +66,7 @@ pub use rest::Resting;
 pub use rtt::Rtt;
 use sent::{Carried, Sent, SentPacket};
 use smallvec::SmallVec;
+pub use stats::{Counters, Drops, LinkStats, Repeats, Traffic};
 pub use time::Time;
 pub(crate) use time::earliest;
 
@@ -173,6 +175,8 @@ pub struct Link {
     opening: Opening,
     events: VecDeque<Event>,
     jitter: Jitter,
+    /// What has happened; repeats are counted in the queue.
+    counters: Counters,
 }
 
 /// How far the introduction of the two sides to each other is.
@@ -225,6 +229,7 @@ impl Link {
             opening: Opening::Unheard,
             events: VecDeque::new(),
             jitter: Jitter::new(config.seed),
+            counters: Counters::default(),
         }
     }
 
@@ -263,7 +268,7 @@ impl Link {
     }
 
     /// Goes back to the beginning, for a fresh handshake: requests without a reply are kept and
-    /// leave again; all else is forgotten but the round-trip time and what is lost.
+    /// leave again; all else is forgotten but the round-trip time, what is lost, and what is counted.
     #[must_use]
     pub fn restart(self, name: Option<LinkName>) -> Self {
         let mut fresh = Self::initiate(self.config, name);
@@ -273,6 +278,7 @@ impl Link {
         fresh.rtt = self.rtt;
         fresh.keepalive = self.keepalive.map(Keepalive::again);
         fresh.jitter = self.jitter;
+        fresh.counters = self.counters;
         fresh
     }
 
@@ -315,11 +321,6 @@ impl Link {
     /// True when requests of this side wait for their replies.
     pub fn is_waiting(&self) -> bool {
         self.queue.has_requests()
-    }
-
-    /// How often a request has left again.
-    pub const fn repeats(&self) -> u64 {
-        self.queue.resent
     }
 
     /// The round-trip time, once there is an estimate.

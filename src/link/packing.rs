@@ -246,6 +246,7 @@ impl Link {
         if let Some(credit) = &mut self.credit {
             *credit = credit.saturating_sub(out.len());
         }
+        self.counters.sent.add(out.len());
         self.note_sent(now, number, out.len(), items);
         if self.controls.close.take().is_some() {
             self.state = State::Closed;

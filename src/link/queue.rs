@@ -12,6 +12,7 @@ use super::{
     limits::{ASSEMBLIES_MAX, REPLY_KEPT_BYTES},
     requests::Ask,
     rtt::Rtt,
+    stats::Repeats,
     time::{Time, earliest},
 };
 use crate::{
@@ -174,8 +175,8 @@ pub struct Queue {
     pub(super) timeouts: u32,
     /// Those since anything at all was heard, which says that the other side is there.
     pub(super) unheard: u32,
-    /// How often a request has left again.
-    pub(super) resent: u64,
+    /// What has left again.
+    pub(super) repeats: Repeats,
 }
 
 impl Queue {
@@ -343,7 +344,6 @@ impl Queue {
         let replies_twice = items.iter().filter(is_reply).count() >= COPIED_TOGETHER;
         let is_silent = self.is_silent();
         for item in items {
-            let resent = &mut self.resent;
             let Ok(at) = self.entries.binary_search_by_key(item, |entry| entry.item) else {
                 continue;
             };
@@ -351,9 +351,13 @@ impl Queue {
                 continue;
             };
             let len = entry.len();
-            *resent += u64::from(entry.ask().is_some() && entry.attempts.count() > 0);
+            let is_again = entry.attempts.count() > 0;
             if !entry.attempts.sent() {
+                self.repeats.copies += 1;
                 continue;
+            }
+            if is_again {
+                *self.repeats.of(*item) += 1;
             }
             let count = entry.attempts.count();
             let again = wait + rtt.allowance(len);

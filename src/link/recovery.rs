@@ -53,6 +53,7 @@ impl Link {
     /// A packet is lost: what it carried leaves again.
     pub(super) fn packet_lost(&mut self, now: Time, packet: SentPacket) {
         self.path.lost(now, packet.len);
+        self.counters.lost += 1;
         if packet.stamp.is_some() {
             self.pace.lost(packet.len);
         }
@@ -65,6 +66,7 @@ impl Link {
                 }
                 Carried::Whole(item) => self.queue.lost(item),
                 Carried::Fragment(message, start, end) => {
+                    self.queue.repeats.fragments += 1;
                     self.queue.fragment_lost(message, start..end);
                 }
             }

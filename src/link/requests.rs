@@ -173,7 +173,7 @@ impl Queue {
     #[must_use]
     pub fn restart(mut self) -> Self {
         let mut fresh = Self {
-            resent: self.resent,
+            repeats: self.repeats,
             ..Self::default()
         };
         for (id, asked) in self.take_requests() {

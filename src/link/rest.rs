@@ -46,7 +46,6 @@ struct Numbers {
     next: u32,
     acknowledged: Option<u32>,
     requests: u32,
-    resent: u32,
     /// All requests of the other side from this number on are new.
     replies_next: u32,
     event_ids: [u32; 2],
@@ -96,7 +95,6 @@ impl Link {
             next: self.next_number.try_into().ok()?,
             acknowledged: acknowledged.transpose().ok()?,
             requests: self.requests.rest()?,
-            resent: self.queue.resent.try_into().ok()?,
             replies_next: self.replies.next().try_into().ok()?,
             event_ids: self.event_ids.rest()?,
             pushed: self.pushed.next_in_order().rest()?,
@@ -175,7 +173,6 @@ impl Resting {
         link.sent.set_acknowledged(acknowledged.map(PacketNumber));
         link.rtt = Rtt::woken(self.rtt, rate);
         link.requests = Requests::woken(numbers.requests);
-        link.queue.resent = numbers.resent.into();
         link.replies = Replies::woken(numbers.replies_next.into());
         link.event_ids = Next::woken(numbers.event_ids);
         link.pushed = Pushed::woken(Next::woken(numbers.pushed));

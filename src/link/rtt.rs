@@ -172,6 +172,11 @@ impl Rtt {
         self.smoothed
     }
 
+    /// How far the round trip varies.
+    pub const fn variation(&self) -> Duration {
+        self.variation
+    }
+
     /// True once this path has been measured: the timeout is no shorter than a round trip.
     pub const fn is_measured(&self) -> bool {
         matches!(self.certainty, Certainty::Bounded | Certainty::Measured)

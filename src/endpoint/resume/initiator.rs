@@ -4,7 +4,7 @@ use super::{Resumption, TICKET_SHOWN, Ticket, TicketState};
 use crate::{
     crypto::same,
     endpoint::{
-        Endpoint, Event, LinkId, Path,
+        Dropped, Endpoint, Event, LinkId, Path,
         slot::{Role, Stage},
     },
     link::Time,
@@ -72,7 +72,8 @@ impl Endpoint {
         nonce: &ResumeNonce,
         header: &[u8],
         sealed: &[u8],
-    ) {
+    ) -> Result<(), Dropped> {
+        let mut outcome = Err(Dropped::Unasked);
         let links: Vec<LinkId> = self.opened_to(path.remote).collect();
         for id in links {
             let Some(slot) = self.slots.get_mut(&id) else {
@@ -87,6 +88,7 @@ impl Endpoint {
             let mut payload = sealed.to_vec();
             let key = ticket.secret.answer_key(device, nonce);
             let Ok(payload) = key.open(0, header, &mut payload) else {
+                outcome = Err(Dropped::Forged);
                 continue;
             };
             let Some((connection, frames)) = payload.split_first_chunk() else {
@@ -111,7 +113,7 @@ impl Endpoint {
             slot.link.early_arrived(now);
             if slot.link.handle_early(now, frames).is_err() {
                 self.end(id, None);
-                return;
+                return Err(Dropped::Malformed);
             }
             let update = slot.link.take_update().unwrap_or_default();
             let welcome = Welcome {
@@ -133,8 +135,9 @@ impl Endpoint {
                 is_resumed: true,
             });
             self.touch(now, id);
-            return;
+            return Ok(());
         }
+        outcome
     }
 
     /// The other side does not take this ticket (any more): a handshake begins at once. True if it was of a link that waits.

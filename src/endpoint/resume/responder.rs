@@ -7,7 +7,7 @@ use crate::{
     allowance::Frequency,
     crypto::{ResumptionSecret, SessionKeys, same, ticket_check},
     endpoint::{
-        Endpoint, Event, LinkId, Path, SERVES,
+        Dropped, Endpoint, Event, LinkId, Path, SERVES,
         accepts::{Accepts, Known as Answer},
         limits::TICKETS_LOOKED_UP,
         slot::{Accepting, Answering, Role, Slot, Stage},
@@ -81,11 +81,13 @@ impl Endpoint {
         path: Path,
         resume: &Resume<'_>,
         datagram: &[u8],
-    ) {
-        let accepts = self.admitting && self.config.accept == Some(Protection::Sealed);
+    ) -> Result<(), Dropped> {
+        if !SERVES || !self.admitting || self.config.accept != Some(Protection::Sealed) {
+            return Err(Dropped::NotServed);
+        }
         let token = self.resets.token(resume.ticket);
-        if !SERVES || !accepts || !same(&ticket_check(&token), &resume.check) {
-            return;
+        if !same(&ticket_check(&token), &resume.check) {
+            return Err(Dropped::NotForThisSide);
         }
         let hash = Accepts::hash(datagram);
         match self.accepts.look_up(&hash) {
@@ -97,9 +99,9 @@ impl Endpoint {
                     let answer = answer.to_vec();
                     self.answer_again(path, link, answer);
                 }
-                return;
+                return Ok(());
             }
-            Answer::Awaiting => return,
+            Answer::Awaiting => return Err(Dropped::InWork),
             Answer::No => {}
         }
         let has_shown = self.has_shown(now, path, resume);
@@ -107,12 +109,12 @@ impl Endpoint {
         // may have seen a ticket's token, in a Reset, and nothing else of it.
         if !has_shown && (self.is_full() || self.is_refused_often(now, path)) {
             self.ask_for_cookie(now, path, resume);
-            return;
+            return Ok(());
         }
         if !self.config.early_data {
             self.refuse_ticket(now, path, resume.ticket, has_shown);
         } else if let Some(known) = self.known_here(now, resume.ticket) {
-            self.take_back(now, path, datagram, known, has_shown);
+            return self.take_back(now, path, datagram, known, has_shown);
         } else if self.lookups.waiting.len() < TICKETS_LOOKED_UP
             && self.lookups.waiting.insert(hash, has_shown).is_none()
         {
@@ -121,7 +123,10 @@ impl Endpoint {
                 path,
                 datagram: datagram.to_vec(),
             });
+        } else {
+            return Err(Dropped::InWork);
         }
+        Ok(())
     }
 
     /// What this endpoint itself remembers of a ticket.
@@ -202,6 +207,7 @@ impl Endpoint {
         let mut retry = Vec::new();
         Packet::emit_retry(handshake, &cookie, &mut retry);
         self.outbox.push_back((path, retry));
+        self.stats.answers.retries += 1;
     }
 
     /// True when many Resumes were refused lately, from there or in all.
@@ -223,7 +229,11 @@ impl Endpoint {
             return;
         };
         match known {
-            Some(known) => self.take_back(now, path, datagram, known, has_shown),
+            Some(known) => {
+                if let Err(reason) = self.take_back(now, path, datagram, known, has_shown) {
+                    self.note_dropped(reason);
+                }
+            }
             None => {
                 if let Ok(Packet::Resume(resume)) = Packet::parse(datagram) {
                     self.refuse_ticket(now, path, resume.ticket, has_shown);
@@ -245,12 +255,20 @@ impl Endpoint {
         let mut out = Vec::new();
         Packet::emit_reset(ticket, &self.resets.token(ticket), &mut out);
         self.outbox.push_back((path, out));
+        self.stats.answers.refused += 1;
     }
 
     /// Lets a device in that is known.
-    fn take_back(&mut self, now: Time, path: Path, datagram: &[u8], known: Known, has_shown: bool) {
+    fn take_back(
+        &mut self,
+        now: Time,
+        path: Path,
+        datagram: &[u8],
+        known: Known,
+        has_shown: bool,
+    ) -> Result<(), Dropped> {
         let Ok(Packet::Resume(resume)) = Packet::parse(datagram) else {
-            return;
+            return Err(Dropped::NotAPacket);
         };
         let is_current = self.keys.first().is_some_and(|key| key.public == known.own);
         let opened = self
@@ -258,19 +276,21 @@ impl Endpoint {
             .filter(|_| is_current);
         let Some((life, payload)) = opened else {
             self.refuse_ticket(now, path, resume.ticket, has_shown);
-            return;
+            return Ok(());
         };
         let is_there = known.place == Some(path.remote.ip());
         if !(is_there || has_shown || self.admits_from_anywhere(now, path)) {
             // The seal says who sent it, and not from where: what it asks would count there.
             self.ask_for_cookie(now, path, &resume);
-            return;
+            return Ok(());
         }
         self.note_genuine(resume.ticket, &known);
         let mut link = Link::respond(self.link_config(None), 0);
         link.is_resumed_by(known.max_datagram);
-        if link.handle_early(now, &payload).is_err() || !self.make_room() {
-            return;
+        link.handle_early(now, &payload)
+            .map_err(|_| Dropped::Malformed)?;
+        if !self.make_room() {
+            return Err(Dropped::Full);
         }
         let factor = if is_there { KNOWN_PLACE_FACTOR } else { 1 };
         let hash = Accepts::hash(datagram);
@@ -293,6 +313,7 @@ impl Endpoint {
             self.accepts.insert(now, hash, id);
             self.touch(now, id);
         }
+        Ok(())
     }
 
     /// What a Resume carries, and the current life of the store if it names another; `None` where it is not authentic, or names a life that

@@ -1,0 +1,143 @@
+//! What is counted.
+
+use super::*;
+
+/// What the server has dropped since `before`.
+fn dropped(pair: &Pair, before: &EndpointStats) -> Vec<(Dropped, u64)> {
+    let now = pair.server.stats();
+    let each = Dropped::ALL
+        .into_iter()
+        .map(|reason| (reason, now.dropped_for(reason) - before.dropped_for(reason)));
+    each.filter(|(_, count)| *count > 0).collect()
+}
+
+impl Pair {
+    /// Why the server drops a datagram, if it does.
+    fn drops(&mut self, datagram: &[u8]) -> Option<Dropped> {
+        let before = self.server.stats();
+        self.server.handle_datagram(self.now, self.from, datagram);
+        let now = self.server.stats();
+        assert_eq!(now.received.datagrams, before.received.datagrams + 1);
+        let reasons = dropped(self, &before);
+        assert!(reasons.iter().map(|(_, count)| count).sum::<u64>() <= 1);
+        reasons.first().map(|(reason, _)| *reason)
+    }
+}
+
+/// WIRE-9, HS-3, HS-4, HS-8, LINK-3: whatever has no effect is counted, once, with its reason.
+#[test]
+fn what_has_no_effect_is_counted_with_its_reason() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, true);
+    let mut init = vec![];
+    pair.client.poll_transmit(pair.now, &mut init).unwrap();
+
+    assert_eq!(pair.drops(&[]), Some(Dropped::NotAPacket));
+    let short = &init[..init.len() - 40];
+    assert_eq!(pair.drops(short), Some(Dropped::TooShort));
+    let mut bent = init.clone();
+    *bent.last_mut().unwrap() ^= 1;
+    assert_eq!(pair.drops(&bent), Some(Dropped::NotForThisSide));
+    assert_eq!(pair.drops(&init), None);
+    assert_eq!(pair.drops(&init), Some(Dropped::InWork));
+
+    pair.serve(&mut vec![]);
+    pair.settle(|_| false);
+    assert_eq!(pair.drops(&init), None, "it is answered again");
+    init[1] += 1;
+    assert_eq!(pair.drops(&init), Some(Dropped::OtherVersion));
+    init[1] -= 1;
+    pair.ask(link, true);
+    pair.settle(|_| false);
+    let up = |(up, datagram): &(bool, Vec<u8>)| up.then(|| datagram.clone());
+    let packet = pair.carried.iter().filter_map(up).next_back().unwrap();
+    assert_eq!(pair.drops(&packet), Some(Dropped::Replayed));
+    let mut bent = packet.clone();
+    *bent.last_mut().unwrap() ^= 1;
+    assert_eq!(pair.drops(&bent), Some(Dropped::NotAuthentic));
+    let accept = pair.carried[0].1.clone();
+    assert_eq!(pair.drops(&accept), Some(Dropped::Unasked));
+    let mut reset = vec![];
+    Packet::emit_reset(ConnectionId(7), &[7; 16], &mut reset);
+    assert_eq!(pair.drops(&reset), Some(Dropped::Unasked));
+
+    pair.server = server(Protection::Sealed);
+    assert_eq!(pair.drops(&packet), Some(Dropped::UnknownLink));
+    assert_eq!(pair.server.stats().answers.resets, 1);
+    let client = pair.client.stats();
+    pair.client
+        .handle_datagram(pair.now, server_address(), &init);
+    assert_eq!(
+        pair.client.stats().dropped_for(Dropped::NotServed),
+        client.dropped_for(Dropped::NotServed) + 1
+    );
+}
+
+/// Both sides agree about what was carried, and repeats are counted where something is lost.
+#[test]
+fn what_is_carried_is_counted() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    for _ in 0..5 {
+        pair.ask(link, false);
+        pair.settle(|_| false);
+    }
+    let (client, server) = (pair.client.stats(), pair.server.stats());
+    assert_eq!(client.sent, server.received);
+    assert_eq!(client.received, server.sent);
+    assert_eq!(server.answers.accepts, 1);
+    // All but the Init and the Accept are packets of the link.
+    assert_eq!(client.links.sent.datagrams, client.sent.datagrams - 1);
+    assert_eq!(client.links.received, server.links.sent);
+    assert_eq!(client.links.repeats, link::Repeats::default());
+    let of_link = pair.client.link_stats(link).unwrap();
+    assert_eq!(of_link.counters, client.links);
+    assert_eq!(of_link.rtt.unwrap().0, RTT);
+
+    // The next datagram is lost.
+    let lost = pair.carried.len();
+    pair.ask(link, false);
+    pair.settle(|at| at == lost);
+    pair.wait();
+    assert_eq!(replies(&pair.settle(|_| false)), 1);
+    let of_link = pair.client.link_stats(link).unwrap();
+    assert_eq!(of_link.counters.repeats.requests, 1);
+
+    // What has ended still counts.
+    let before = pair.client.stats();
+    pair.client.close(pair.now, link, CloseReason::Done);
+    pair.settle(|_| false);
+    assert_eq!(pair.client.links(), 0);
+    let after = pair.client.stats();
+    assert_eq!(
+        after.links.sent.datagrams,
+        before.links.sent.datagrams + 1,
+        "the CLOSE"
+    );
+    assert_eq!(after.links.repeats, before.links.repeats);
+}
+
+/// What a link has counted is not lost when it rests, and not counted twice when it wakes.
+#[test]
+fn a_rest_loses_no_count() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, false);
+    pair.settle(|_| false);
+    let before = pair.server.stats();
+    pair.now = pair.now + Duration::from_mins(10);
+    pair.server.handle_timeout(pair.now);
+    assert!(
+        pair.server
+            .slots
+            .values()
+            .all(|slot| slot.link.is_resting())
+    );
+    assert_eq!(pair.server.stats().links, before.links);
+    pair.ask(link, false);
+    pair.settle(|_| false);
+    let after = pair.server.stats().links;
+    assert!(after.received.datagrams > before.links.received.datagrams);
+    assert_eq!(after.received, pair.client.stats().links.sent);
+}

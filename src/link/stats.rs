@@ -1,0 +1,161 @@
+//! What a link has sent, received, repeated and dropped, and what it knows of its path.
+
+use core::{ops::AddAssign, time::Duration};
+
+use super::{Ignored, Link, queue::Item};
+use crate::wire::MessageId;
+
+/// What went one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Their bytes: UDP payload.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    /// Counts another datagram of so many bytes.
+    pub const fn add(&mut self, bytes: usize) {
+        self.datagrams = self.datagrams.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(bytes as u64);
+    }
+}
+
+/// How often each kind of thing has left again, because nothing said that it had arrived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repeats {
+    /// Requests.
+    pub requests: u64,
+    /// Replies: those that are repeated until they have arrived.
+    pub replies: u64,
+    /// Events.
+    pub events: u64,
+    /// Fragments of long messages.
+    pub fragments: u64,
+    /// Frames about the link itself: PING, UPDATE, `PATH_CHALLENGE`, `PATH_RESPONSE`.
+    pub controls: u64,
+    /// Second copies of what leaves twice (LINK-19). They are no repeats: nothing was waited for.
+    pub copies: u64,
+}
+
+impl Repeats {
+    /// Those of what `item` is one of.
+    pub(super) const fn of(&mut self, item: Item) -> &mut u64 {
+        match item {
+            Item::Update | Item::Challenge | Item::Response | Item::Ping => &mut self.controls,
+            Item::Message(MessageId::Request(_)) => &mut self.requests,
+            Item::Message(MessageId::Reply(_)) => &mut self.replies,
+            Item::Message(MessageId::Event(_)) => &mut self.events,
+        }
+    }
+}
+
+/// Packets that reached their link and had no effect, by reason: [`Ignored`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drops {
+    /// The seal or the checksum did not fit.
+    pub not_authentic: u64,
+    /// They had come before.
+    pub replayed: u64,
+    /// There was no room for what they carried.
+    pub no_room: u64,
+    /// They broke the protocol.
+    pub violations: u64,
+    /// The link was not open.
+    pub not_open: u64,
+}
+
+impl Drops {
+    /// Counts another packet.
+    pub const fn add(&mut self, reason: Ignored) {
+        match reason {
+            Ignored::NotAuthentic => self.not_authentic += 1,
+            Ignored::Replayed => self.replayed += 1,
+            Ignored::NoRoom => self.no_room += 1,
+            Ignored::Violation => self.violations += 1,
+            Ignored::NotOpen => self.not_open += 1,
+        }
+    }
+}
+
+/// What has happened on a link since it was opened; a responder's link begins anew when it has rested. Packets of
+/// an open link count, a handshake's messages do not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets sent.
+    pub sent: Traffic,
+    /// Packets taken in.
+    pub received: Traffic,
+    /// What has left again.
+    pub repeats: Repeats,
+    /// Packets of this side that were found to be lost (LINK-6): those that carried something to be acknowledged.
+    pub lost: u64,
+    /// Packets of the other side that had no effect.
+    pub dropped: Drops,
+}
+
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        let pairs = [
+            (&mut self.sent.datagrams, other.sent.datagrams),
+            (&mut self.sent.bytes, other.sent.bytes),
+            (&mut self.received.datagrams, other.received.datagrams),
+            (&mut self.received.bytes, other.received.bytes),
+            (&mut self.repeats.requests, other.repeats.requests),
+            (&mut self.repeats.replies, other.repeats.replies),
+            (&mut self.repeats.events, other.repeats.events),
+            (&mut self.repeats.fragments, other.repeats.fragments),
+            (&mut self.repeats.controls, other.repeats.controls),
+            (&mut self.repeats.copies, other.repeats.copies),
+            (&mut self.lost, other.lost),
+            (&mut self.dropped.not_authentic, other.dropped.not_authentic),
+            (&mut self.dropped.replayed, other.dropped.replayed),
+            (&mut self.dropped.no_room, other.dropped.no_room),
+            (&mut self.dropped.violations, other.dropped.violations),
+            (&mut self.dropped.not_open, other.dropped.not_open),
+        ];
+        for (mine, theirs) in pairs {
+            *mine = mine.wrapping_add(theirs);
+        }
+    }
+}
+
+/// A link as it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkStats {
+    /// What has happened on it.
+    pub counters: Counters,
+    /// The round trip, smoothed, and how far it varies (LINK-7); none before anything is known of it.
+    pub rtt: Option<(Duration, Duration)>,
+    /// How long is waited for the other side before something leaves again.
+    pub timeout: Duration,
+    /// Of the packets sent to this side lately, the share that did not come, in 1/1024 (LINK-19).
+    pub loss: u32,
+    /// The largest datagram that the path is known, or taken, to carry, in bytes.
+    pub datagram: usize,
+    /// What is small leaves twice at present.
+    pub is_redundant: bool,
+}
+
+impl Link {
+    /// What has happened on the link, and what it knows of its path.
+    pub fn stats(&self) -> LinkStats {
+        LinkStats {
+            counters: self.counters(),
+            rtt: self.rtt.smoothed().zip(Some(self.rtt.variation())),
+            timeout: self.rtt.timeout(),
+            loss: self.loss(),
+            datagram: self.path.size(self.datagram_max()),
+            is_redundant: self.is_redundant(),
+        }
+    }
+
+    /// What has happened on the link.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            repeats: self.queue.repeats,
+            ..self.counters
+        }
+    }
+}
