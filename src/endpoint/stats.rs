@@ -41,7 +41,7 @@ pub enum Dropped {
 }
 
 impl Dropped {
-    /// All reasons, in the order of [`Stats::dropped`].
+    /// All reasons, in the order of [`EndpointStats::dropped`].
     pub const ALL: [Self; 16] = [
         Self::NotAPacket,
         Self::NotServed,
