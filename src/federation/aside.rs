@@ -1,10 +1,10 @@
 //! What is done with a peer beside all else: what waits for it need not wait for that.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use super::{Done, Own, Step, StepId};
+use super::{AGAIN, AGAIN_MAX, Done, Own, Step, StepId};
 use crate::{
-    realm::{Numbered, Peer, Written},
+    realm::{Moment, Numbered, Peer, Written},
     wire::{Answer, RealmId},
 };
 
@@ -17,6 +17,12 @@ pub struct Aside {
     is_claim_due: bool,
     /// It is to be called back, once.
     is_call_due: bool,
+    /// It was found there, which could not be written down yet.
+    found: Option<(Arc<Peer>, IpAddr)>,
+    /// The store has failed: it is left alone until then, in time since the start.
+    again: Option<Duration>,
+    /// And for how long when it fails next.
+    wait: Duration,
     /// It does not agree about the peering.
     is_apart: bool,
     /// The step that is under way, or is to begin.
@@ -36,7 +42,8 @@ enum Doing {
     Noting {
         tried: Option<(Arc<Peer>, IpAddr)>,
     },
-    Believing,
+    /// That it was found there is written down.
+    Believing(Arc<Peer>, IpAddr),
 }
 
 impl Aside {
@@ -46,6 +53,9 @@ impl Aside {
             peer,
             is_claim_due: false,
             is_call_due: false,
+            found: None,
+            again: None,
+            wait: AGAIN,
             is_apart: false,
             doing: None,
         }
@@ -72,10 +82,20 @@ impl Aside {
         doing.is_some_and(|(current, _)| *current == Some(step))
     }
 
+    /// When what the store did not do is to be done, in time since the start.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.again.filter(|_| self.doing.is_none())
+    }
+
     /// What is to be done first, if anything is and nothing is yet. Whoever this realm has still to introduce itself to is called by that first.
-    pub fn begin(&mut self, is_introduced: bool) -> Option<Step> {
-        if self.doing.is_some() {
+    pub fn begin(&mut self, now: Moment, is_introduced: bool) -> Option<Step> {
+        if self.doing.is_some() || self.again.is_some_and(|at| at > now.since_start()) {
             return None;
+        }
+        self.again = None;
+        if let Some((peer, at)) = self.found.take() {
+            self.doing = Some((None, Doing::Believing(Arc::clone(&peer), at)));
+            return Some(Step::Claimed(peer, at));
         }
         let is_claim = core::mem::take(&mut self.is_claim_due);
         if !is_claim {
@@ -96,8 +116,15 @@ impl Aside {
         }
     }
 
-    /// A step is done: what is to be done next. What fails is done once more when the peer says so again, or opens another link.
-    pub fn done(&mut self, own: &Own, done: Done) -> Option<Step> {
+    /// The store has failed.
+    fn leave_store(&mut self, now: Moment) {
+        self.again = Some(now.since_start() + self.wait);
+        self.wait = (self.wait * 2).min(AGAIN_MAX);
+    }
+
+    /// A step is done: what is to be done next. What the peer does not answer is done once more when it says so again, or opens another link; what the
+    /// store does not do, soon.
+    pub fn done(&mut self, own: &Own, now: Moment, done: Done) -> Option<Step> {
         let (_, doing) = self.doing.take()?;
         let (step, doing) = match (doing, done) {
             (Doing::Looking { is_claim: true }, Done::Looked(Ok(Some(glance)))) => {
@@ -125,7 +152,10 @@ impl Aside {
                         (Step::Introduced(peer, said), Doing::Noting { tried })
                     }
                     // Whatever it answers: it is there.
-                    None => (Step::Claimed(peer, at), Doing::Believing),
+                    None => (
+                        Step::Claimed(Arc::clone(&peer), at),
+                        Doing::Believing(peer, at),
+                    ),
                 }
             }
             (Doing::Trying(peer), Done::Tried(None)) => {
@@ -141,14 +171,33 @@ impl Aside {
                 // The two do not agree about the peering: it is told again.
                 self.is_apart |= written == Written::Conflict;
                 let (peer, at) = tried?;
-                (Step::Claimed(peer, at), Doing::Believing)
+                (
+                    Step::Claimed(Arc::clone(&peer), at),
+                    Doing::Believing(peer, at),
+                )
+            }
+            (Doing::Looking { is_claim }, Done::Looked(Err(_))) => {
+                self.is_claim_due |= is_claim;
+                self.is_call_due |= !is_claim;
+                self.leave_store(now);
+                return None;
+            }
+            (Doing::Believing(peer, at), Done::Written(Written::Failed)) => {
+                // It need not say so again: it has been tried there, and knows that this realm is there.
+                self.found = Some((peer, at));
+                self.leave_store(now);
+                return None;
+            }
+            (Doing::Believing(..), Done::Written(_)) => {
+                self.wait = AGAIN;
+                return None;
             }
             (
                 Doing::Looking { .. }
                 | Doing::Trying(_)
                 | Doing::CallingBack(_)
                 | Doing::Noting { .. }
-                | Doing::Believing,
+                | Doing::Believing(..),
                 _,
             ) => return None,
         };

@@ -391,7 +391,8 @@ impl Federation {
         if let Some(next) = next {
             self.go_on(now, realm, next);
         }
-        if let Some(step) = self.peers.get_mut(&realm).and_then(PeerTask::take_aside) {
+        let peer = self.peers.get_mut(&realm);
+        if let Some(step) = peer.and_then(|peer| peer.take_aside(now)) {
             let id = self.push(Whose::Peer(realm), step);
             if let Some(peer) = self.peers.get_mut(&realm) {
                 peer.began_aside(id);

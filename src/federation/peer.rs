@@ -110,9 +110,9 @@ impl PeerTask {
     }
 
     /// What is to be done beside all else, if anything is.
-    pub fn take_aside(&mut self) -> Option<Step> {
+    pub fn take_aside(&mut self, now: Moment) -> Option<Step> {
         let step = self.step_aside.take();
-        step.or_else(|| self.aside.begin(self.is_introduced))
+        step.or_else(|| self.aside.begin(now, self.is_introduced))
     }
 
     /// That has this number.
@@ -122,11 +122,12 @@ impl PeerTask {
 
     /// The next moment of interest, in time since the start.
     pub fn timeout(&self) -> Option<Duration> {
-        match &self.stage {
+        let of_stage = match &self.stage {
             Stage::Idle { again } => *again,
             Stage::Doing(..) => self.silent_at,
             Stage::Waiting(wait) => Some(wait.at),
-        }
+        };
+        [of_stage, self.aside.timeout()].into_iter().flatten().min()
     }
 
     pub fn handle_timeout(&mut self, now: Moment) -> Option<Next> {
@@ -244,7 +245,7 @@ impl PeerTask {
     /// A step is done.
     pub(super) fn done(&mut self, own: &Own, now: Moment, id: StepId, done: Done) -> Option<Next> {
         if self.aside.is_doing(id) {
-            self.step_aside = self.aside.done(own, done);
+            self.step_aside = self.aside.done(own, now, done);
             return self.aside.take_apart().then(|| self.lost())?;
         }
         let idle = Stage::Idle { again: None };

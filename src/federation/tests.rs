@@ -1,5 +1,6 @@
 //! The machine alone: what it is handed, and what it wants done.
 
+mod claims;
 mod groups;
 mod refusals;
 
@@ -29,6 +30,8 @@ struct Scene {
     peers: Vec<Peer>,
     queue: VecDeque<u64>,
     has_copies: bool,
+    /// Nothing can be written down.
+    is_full: bool,
     seconds: u64,
 }
 
@@ -41,6 +44,7 @@ impl Scene {
             peers: vec![peer],
             queue: VecDeque::new(),
             has_copies: false,
+            is_full: false,
             seconds: 0,
         }
     }
@@ -79,6 +83,9 @@ impl Scene {
                         next: Ok(next),
                     })
                 })))
+            }
+            Step::Introduced(..) | Step::Claimed(..) if self.is_full => {
+                Done::Written(Written::Failed)
             }
             Step::Introduced(..) | Step::Claimed(..) => Done::Written(Written::Durable),
             Step::Settle(_, outgoing, settling) => {

@@ -242,6 +242,14 @@ impl Peer {
         Some(peer)
     }
 
+    /// The same, which says that it is somewhere else.
+    #[cfg(test)]
+    #[must_use]
+    pub fn claiming(mut self, address: &str, port: u16) -> Self {
+        self.record.claimed = Some((address.into(), port));
+        self
+    }
+
     /// Where it reaches this realm.
     pub fn source(&self) -> (&str, u16) {
         (&self.record.src_address, self.record.src_port)

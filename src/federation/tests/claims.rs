@@ -1,0 +1,87 @@
+//! A peer that says that it is somewhere else.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::*;
+
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
+
+impl Scene {
+    /// The peer says that it is elsewhere.
+    fn claims(&mut self) {
+        let peer = self.peers.remove(0);
+        self.peers.push(peer.claiming("192.0.2.77", 6377));
+        self.happens(Input::Claimed(beta()));
+    }
+
+    /// Lets so long pass; gives the tries at an address and what is written down of them.
+    fn passes(&mut self, seconds: u64) -> Vec<(StepId, Step)> {
+        let until = self.seconds + seconds;
+        let mut done = Vec::new();
+        loop {
+            while let Some((id, step)) = self.machine.poll_step() {
+                let outcome = self.read(&step);
+                if matches!(step, Step::Claimed(..) | Step::Try { .. }) {
+                    done.push((id, step));
+                }
+                if let Some(outcome) = outcome {
+                    self.happens(Input::Done(id, outcome));
+                }
+            }
+            let next = self.machine.poll_timeout().map(|at| at.as_secs() + 1);
+            match next {
+                Some(next) if next <= until => self.seconds = self.seconds.max(next),
+                _ => break,
+            }
+            self.machine.handle_timeout(self.now());
+        }
+        self.seconds = until;
+        done
+    }
+}
+
+/// PEER-23: found by the simulator (seed 14260168): a peer was found where it said that it is while the disk was full, and nobody wrote that down later:
+/// it was called where it had been, for good, and what waited for it waited.
+#[test]
+fn where_a_peer_was_found_is_written_down_once_there_is_room() {
+    let mut scene = Scene::introduced();
+    assert!(scene.passes(0).is_empty());
+    scene.is_full = true;
+    scene.claims();
+    let tried = scene.passes(0);
+    assert!(matches!(tried[..], [(_, Step::Try { .. })]), "{tried:?}");
+    let answer = Some((Answer::Done.to_bytes(), ELSEWHERE));
+    scene.happens(Input::Done(tried[0].0, Done::Tried(answer)));
+
+    let believed =
+        |(_, step): &(StepId, Step)| matches!(step, Step::Claimed(_, at) if *at == ELSEWHERE);
+    let written = scene.passes(600);
+    assert!(
+        written.iter().all(believed),
+        "it is not tried again: {written:?}"
+    );
+    assert!(
+        (4..=10).contains(&written.len()),
+        "soon, and not as fast as can be: {}",
+        written.len()
+    );
+    scene.is_full = false;
+    let written = scene.passes(600);
+    assert_eq!(written.len(), 1, "{written:?}");
+    assert!(written.iter().all(believed));
+    assert_eq!(scene.machine.poll_timeout(), None, "nothing is to be done");
+}
+
+/// PEER-23: what is kept of the peer could not be read: it is tried once it can, and not only when it says so again.
+#[test]
+fn claim_that_could_not_be_looked_at_is_tried_later() {
+    let mut scene = Scene::introduced();
+    assert!(scene.passes(0).is_empty());
+    scene.claims();
+    let failure = Failure::Refused(ErrorCode::Busy.into());
+    let (id, look) = scene.machine.poll_step().unwrap();
+    assert!(matches!(look, Step::Look { .. }), "{look:?}");
+    scene.happens(Input::Done(id, Done::Looked(Err(failure))));
+    let tried = scene.passes(60);
+    assert!(matches!(tried[..], [(_, Step::Try { .. })]), "{tried:?}");
+}
