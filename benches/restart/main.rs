@@ -12,7 +12,6 @@ mod device;
 mod support;
 
 use std::{
-    fs,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -45,16 +44,6 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const UNASKED: Duration = Duration::from_secs(10);
 const MESSAGE: &[u8] = b"twenty bytes of text";
 const GROUP: &str = "everybody";
-
-/// How long the realm has had a processor.
-fn processor(realm: &Realm) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", realm.process_id())).unwrap();
-    // After the name, which may hold anything: user and system time are the 12th and 13th, in hundredths.
-    let (_, fields) = stat.rsplit_once(") ").unwrap();
-    let times = fields.split(' ').skip(11).take(2);
-    let ticks: u64 = times.map(|time| time.parse::<u64>().unwrap()).sum();
-    Duration::from_millis(ticks * 10)
-}
 
 /// Starts the realm again as after a power cut. Others go on meanwhile.
 async fn restart(mut realm: Realm) -> Realm {
@@ -244,13 +233,13 @@ async fn unasked(realm: Realm, devices: Vec<Device>) -> (Realm, Vec<Device>) {
 async fn all_speak(realm: Realm, devices: Vec<Device>, resumes: bool) -> (Realm, Vec<Device>, f64) {
     let realm = restart(realm).await;
     let (target, count) = (Target::of(&realm), devices.len());
-    let before = processor(&realm);
+    let before = realm.processor_time();
     let speaking = with_each(devices, usize::MAX, |mut device: Device| async move {
         let told = device.speak(target, resumes).await;
         (device, told)
     });
     let (devices, spoken): (Vec<_>, Vec<_>) = speaking.await.into_iter().unzip();
-    let used = processor(&realm).saturating_sub(before);
+    let used = realm.processor_time().saturating_sub(before);
     let longest = spoken.iter().map(|one| one.took).max().unwrap_or_default();
     let count_of = |is: fn(&&Spoken) -> bool| spoken.iter().filter(is).count();
     let resumed = count_of(|one| one.is_resumed);
@@ -305,15 +294,15 @@ async fn sends(realm: &Realm, mut devices: Vec<Device>, count: usize) -> Vec<Dev
         let talkers = devices.split_off(devices.len() - AT_ONCE);
         let talkers = talkers.into_iter().map(|device| (device, None));
         let mut talkers = burst(target, talkers.collect()).await;
-        let before = processor(realm);
+        let before = realm.processor_time();
         for _ in 0..each {
             let talking = talkers
                 .into_iter()
                 .map(|(device, link)| (device, Some(link)));
             talkers = burst(target, talking.collect()).await;
         }
-        open += processor(realm).saturating_sub(before);
-        let before = processor(realm);
+        open += realm.processor_time().saturating_sub(before);
+        let before = realm.processor_time();
         for _ in 0..each {
             let some = devices.split_off(devices.len() - AT_ONCE);
             let some = some.into_iter().map(|device| (device, None));
@@ -321,7 +310,7 @@ async fn sends(realm: &Realm, mut devices: Vec<Device>, count: usize) -> Vec<Dev
             assert!(come_back.iter().all(|(_, link)| link.is_resumed));
             devices.splice(0..0, come_back.into_iter().map(|(device, _)| device));
         }
-        resumed += processor(realm).saturating_sub(before);
+        resumed += realm.processor_time().saturating_sub(before);
         devices.splice(0..0, talkers.into_iter().map(|(device, _)| device));
     }
     let micros = |used: Duration| used.as_secs_f64() * 1e6 / (each * AT_ONCE * TURNS) as f64;

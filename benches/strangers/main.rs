@@ -23,10 +23,7 @@ mod logins;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use flood::{Flood, junk, spoofed};
 use greedy::PARTIES;
@@ -44,16 +41,6 @@ fn row(what: &str, measured: &str, wanted: &str) {
 
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-/// How long a process has had a processor.
-fn processor(realm: &Realm) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", realm.process_id())).unwrap();
-    // After the name, which may hold anything: user and system time are the 12th and 13th, in hundredths.
-    let (_, fields) = stat.rsplit_once(") ").unwrap();
-    let times = fields.split(' ').skip(11).take(2);
-    let ticks: u64 = times.map(|time| time.parse::<u64>().unwrap()).sum();
-    Duration::from_millis(ticks * 10)
 }
 
 /// A realm that counts nobody's logins, and lets one machine begin many: else there would be nothing to measure.
@@ -126,7 +113,7 @@ fn spoofed_handshakes(count: u64) {
     let before = realm.memory();
     let flood = Flood::start(&realm, HANDSHAKES_A_SECOND, count, spoofed(&realm));
     let mut under = Samples::default();
-    let (busy, began) = (processor(&realm), Instant::now());
+    let (busy, began) = (realm.processor_time(), Instant::now());
     let mut most = before;
     let mut round = 0;
     while !flood.is_over() {
@@ -134,7 +121,8 @@ fn spoofed_handshakes(count: u64) {
         under.extend(logins(&home, &realm, 5, &format!("flood{round}")));
         most = most.max(realm.memory());
     }
-    let busy = processor(&realm).saturating_sub(busy).as_secs_f64() / began.elapsed().as_secs_f64();
+    let busy =
+        realm.processor_time().saturating_sub(busy).as_secs_f64() / began.elapsed().as_secs_f64();
     let sent = flood.end();
     row(
         &format!("{sent} spoofed handshakes, {HANDSHAKES_A_SECOND} a second"),

@@ -96,6 +96,16 @@ impl Realm {
         self.process.id()
     }
 
+    /// How long the process has had a processor.
+    pub fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process_id())).unwrap();
+        // After the name, which may hold anything: user and system time are the 12th and 13th, in hundredths.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let times = fields.split(' ').skip(11).take(2);
+        let ticks: u64 = times.map(|time| time.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Memory that the process has for itself, in bytes.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap();
