@@ -178,11 +178,12 @@ impl Endpoint {
         slot.own = own;
         let id = self.insert(slot);
         self.stand_half_open(id, has_shown);
-        if self.slots.contains_key(&id) {
-            // Of those that are forgotten for it the links stay: should one of these Inits come again, it opens another.
-            self.accepts.insert(now, hash, id);
-            self.touch(now, id);
+        if !self.slots.contains_key(&id) {
+            return Err(Dropped::Full);
         }
+        // Of those that are forgotten for it the links stay: should one of these Inits come again, it opens another.
+        self.accepts.insert(now, hash, id);
+        self.touch(now, id);
         Ok(None)
     }
 

@@ -22,7 +22,7 @@ pub enum Dropped {
     Forged,
     /// It is genuine, and says what makes no sense.
     Malformed,
-    /// There is no room for another link.
+    /// There is no room for another link, or for what has to be looked up first.
     Full,
     /// It answers nothing that this side waits for: too late, twice, or made up.
     Unasked,

@@ -95,10 +95,11 @@ impl Endpoint {
                 // WIRE-11: it may be longer than what it answers, where the first came from. A copy may come from anywhere.
                 let slot = self.slots.get(&link);
                 let is_there = slot.is_some_and(|slot| slot.path.remote.ip() == path.remote.ip());
-                if is_there || answer.len() <= datagram.len() {
-                    let answer = answer.to_vec();
-                    self.answer_again(path, link, answer);
+                if !is_there && answer.len() > datagram.len() {
+                    return Err(Dropped::TooShort);
                 }
+                let answer = answer.to_vec();
+                self.answer_again(path, link, answer);
                 return Ok(());
             }
             Answer::Awaiting => return Err(Dropped::InWork),
@@ -115,16 +116,16 @@ impl Endpoint {
             self.refuse_ticket(now, path, resume.ticket, has_shown);
         } else if let Some(known) = self.known_here(now, resume.ticket) {
             return self.take_back(now, path, datagram, known, has_shown);
-        } else if self.lookups.waiting.len() < TICKETS_LOOKED_UP
-            && self.lookups.waiting.insert(hash, has_shown).is_none()
-        {
+        } else if self.lookups.waiting.len() >= TICKETS_LOOKED_UP {
+            return Err(Dropped::Full);
+        } else if self.lookups.waiting.insert(hash, has_shown).is_some() {
+            return Err(Dropped::InWork);
+        } else {
             self.events.push_back(Event::UnknownTicket {
                 ticket: resume.ticket,
                 path,
                 datagram: datagram.to_vec(),
             });
-        } else {
-            return Err(Dropped::InWork);
         }
         Ok(())
     }
@@ -309,10 +310,11 @@ impl Endpoint {
         let id = self.insert(slot);
         self.stand_half_open(id, has_shown);
         self.keep_few_of(resume.ticket);
-        if self.slots.contains_key(&id) {
-            self.accepts.insert(now, hash, id);
-            self.touch(now, id);
+        if !self.slots.contains_key(&id) {
+            return Err(Dropped::Full);
         }
+        self.accepts.insert(now, hash, id);
+        self.touch(now, id);
         Ok(())
     }
 
