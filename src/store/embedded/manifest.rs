@@ -361,6 +361,7 @@ mod tests {
     use super::*;
 
     const BYTES: usize = 32 << 20;
+    const TRIES: usize = 20;
     /// The kind of file systems that have nothing but memory.
     const TMPFS: i64 = 0x0102_1994;
 
@@ -391,18 +392,25 @@ mod tests {
             eprintln!("not tried: the file system does not tell what is in memory");
             return;
         }
-        fs::read(&path).unwrap();
-        assert_eq!(is_cached(&file, end), Some(true));
         let checksum = xxh3_128(&bytes);
-        let table = Table { path, checksum };
-        // After the first piece the last one has not been read yet.
-        let mut seen = None;
-        let checked = table.check(|| {
-            seen.get_or_insert_with(|| is_cached(&file, end));
-            true
+        let table = Table {
+            path: path.clone(),
+            checksum,
+        };
+        // The system need not follow the advice: it keeps a page that it is just moving.
+        let was_read_from_disk = (0..TRIES).any(|_| {
+            fs::read(&path).unwrap();
+            assert_eq!(is_cached(&file, end), Some(true));
+            // After the first piece the last one has not been read yet.
+            let mut seen = None;
+            let checked = table.check(|| {
+                seen.get_or_insert_with(|| is_cached(&file, end));
+                true
+            });
+            assert_eq!(checked.unwrap(), Some(BYTES as u64));
+            seen == Some(Some(false))
         });
-        assert_eq!(checked.unwrap(), Some(BYTES as u64));
-        assert_eq!(seen, Some(Some(false)));
+        assert!(was_read_from_disk, "in none of {TRIES} tries");
     }
 }
 
