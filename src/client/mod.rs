@@ -125,6 +125,7 @@ pub use state::State;
 pub(crate) use store::Memory;
 pub use watching::{WatchEvent, Watching};
 
+pub use crate::link::trace::TARGET as TRACE_TARGET;
 pub use crate::link::{DATAGRAM_MIN, Kind, Losses, PathMemory, Redundancy, Silence, Traits};
 
 use state::{Account, RealmNumber};
