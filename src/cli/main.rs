@@ -5,6 +5,7 @@ mod args;
 mod ask;
 mod bench;
 mod commands;
+mod connection_line;
 mod cost;
 mod demo;
 mod entries;

@@ -142,6 +142,11 @@ impl Driver {
                     Some(Job::Ask(ask)) => self.waiting.push_back(ask),
                     Some(Job::Tell(watcher)) => self.begin_telling(watcher),
                     Some(Job::Leave(left)) => self.leave(left).await,
+                    Some(Job::Stats(tell)) => {
+                        let stats = self.link.and_then(|link| self.endpoint.link_stats(link));
+                        // Who asked may have gone.
+                        let _ = tell.send(stats);
+                    }
                     None => return,
                 },
                 ready = self.route.wait() => match ready {
