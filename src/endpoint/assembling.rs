@@ -82,7 +82,7 @@ impl Assembling {
         }
     }
 
-    #[cfg(test)]
+    /// All bytes.
     pub fn total(&self) -> usize {
         self.accounts.total + self.strangers.total
     }

@@ -36,6 +36,7 @@ impl Endpoint {
 
     fn handle_datagram_over(&mut self, now: Time, path: Path, datagram: &[u8]) -> Option<u32> {
         let taken = self.take_datagram(now, path, datagram);
+        self.check();
         if let Ok(Some(other)) = taken {
             return Some(other);
         }

@@ -9,6 +9,7 @@
 mod accepts;
 mod accounts;
 mod assembling;
+mod checks;
 mod config;
 mod counts;
 mod dial;
@@ -406,6 +407,7 @@ impl Endpoint {
                 self.touch(now, id);
             }
         }
+        self.check();
     }
 
     /// Lets time pass for one link; what it forgets then counts no more.

@@ -46,6 +46,7 @@ impl Endpoint {
             }
             self.settle(now, id);
         }
+        self.check();
         None
     }
 
@@ -162,6 +163,10 @@ impl Endpoint {
         };
         slot.link.establish(keys, None);
         slot.accepted = Some(now);
+        debug_assert!(
+            out.len() <= accepting.room,
+            "an answer is longer than it may be (WIRE-11)"
+        );
         slot.link
             .add_credit(accepting.room.saturating_sub(out.len()));
         self.accepts.answer(&accepting.init, out.clone());

@@ -66,6 +66,16 @@ impl Schedule {
         Some(link)
     }
 
+    /// True when it may have something to send.
+    pub fn is_ready(&self, link: LinkId) -> bool {
+        self.queued.contains(&link)
+    }
+
+    /// When its timer is due, if one is set.
+    pub fn of(&self, link: LinkId) -> Option<Time> {
+        self.set.get(&link).copied()
+    }
+
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.timers.len() + self.set.len() + self.ready.len() + self.queued.len()

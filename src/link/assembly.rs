@@ -65,6 +65,11 @@ impl Assemblies {
         self.held() + pieces.sum::<usize>()
     }
 
+    /// How many bytes may be held.
+    pub const fn room(&self) -> usize {
+        self.room
+    }
+
     /// Sets how many bytes may be held.
     pub const fn set_room(&mut self, room: usize) {
         self.room = room;

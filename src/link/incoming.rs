@@ -45,6 +45,7 @@ impl Link {
         opened: &mut Vec<u8>,
     ) -> Result<(), Ignored> {
         let outcome = self.take_packet(now, packet, datagram, opened);
+        self.check();
         match outcome {
             Ok(()) => self.counters.received.add(datagram.len()),
             Err(reason) => {

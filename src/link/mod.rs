@@ -13,6 +13,7 @@ mod address;
 mod assembly;
 mod attempts;
 mod backoff;
+mod checks;
 mod event;
 mod events;
 mod fragments;

@@ -251,6 +251,7 @@ impl Link {
             State::Open(Keys::Sealed(keys)) => keys.seal.seal(number.0, header_len, out),
             _ => append_crc(out),
         }
+        debug_assert!(out.len() <= size.min(credit), "it is longer than it may be");
         if let Some(credit) = &mut self.credit {
             *credit = credit.saturating_sub(out.len());
         }
@@ -259,6 +260,7 @@ impl Link {
         if self.controls.close.take().is_some() {
             self.state = State::Closed;
         }
+        self.check();
         true
     }
 

@@ -18,10 +18,10 @@ const LOST_AFTER: u32 = 2;
 
 /// A reply that has left, in case it is asked for again.
 #[derive(Clone, Debug)]
-struct Kept {
+pub(super) struct Kept {
     id: RequestId,
-    bytes: Vec<u8>,
-    announced: bool,
+    pub(super) bytes: Vec<u8>,
+    pub(super) announced: bool,
     /// How often it has left.
     sends: u32,
 }
@@ -30,15 +30,15 @@ struct Kept {
 #[derive(Clone, Debug, Default)]
 pub struct Replies {
     /// Requests being worked on, and whether the other side knows that they have arrived.
-    working: Vec<(RequestId, bool)>,
+    pub(super) working: Vec<(RequestId, bool)>,
     /// All requests from this number on are new.
-    next: u64,
+    pub(super) next: u64,
     /// Replies that have left; the oldest first.
-    kept: VecDeque<Kept>,
+    pub(super) kept: VecDeque<Kept>,
     /// Bytes of those.
-    kept_bytes: usize,
+    pub(super) kept_bytes: usize,
     /// How many of those have been announced.
-    kept_announced: usize,
+    pub(super) kept_announced: usize,
 }
 
 /// What to do with a request that has arrived.

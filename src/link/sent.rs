@@ -45,11 +45,11 @@ pub struct SentPacket {
 /// The packets on their way.
 #[derive(Clone, Debug, Default)]
 pub struct Sent {
-    packets: VecDeque<SentPacket>,
+    pub(super) packets: VecDeque<SentPacket>,
     /// Packets with parts that were given up for lost when nothing was heard: they may have been slow.
     given_up: VecDeque<SentPacket>,
     /// The largest number that the peer is known to have received.
-    acknowledged: Option<PacketNumber>,
+    pub(super) acknowledged: Option<PacketNumber>,
 }
 
 /// What an acknowledgement tells.

@@ -9,7 +9,7 @@ use crate::wire::{MessageId, RequestId};
 
 /// What a link waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Timer {
+pub(super) enum Timer {
     /// Something of the retransmission queue leaves again, or a request's deadline is over (LINK-8).
     Retransmit,
     /// A packet that was overtaken counts as lost (LINK-6).
@@ -61,7 +61,7 @@ impl Timer {
 
 impl Link {
     /// When a timer is due, if it runs.
-    fn due(&self, timer: Timer) -> Option<Time> {
+    pub(super) fn due(&self, timer: Timer) -> Option<Time> {
         // What is held back cannot leave before, whenever it is due.
         let unless_held = |due: Time| self.held_back.map_or(due, |until| due.max(until));
         // Towards an unproven address an acknowledgement only rides on what leaves anyway, and nothing is paced.
@@ -136,6 +136,8 @@ impl Link {
                 self.fire(now, timer);
             }
         }
+        self.check_timers(now);
+        self.check();
     }
 
     /// When [`Link::handle_timeout`] wants to be called next.

@@ -1,0 +1,76 @@
+//! What must hold of an endpoint's tables between any two calls, whatever has come: looked at in builds with debug
+//! assertions, which tests, fuzzing and simulation have.
+
+use super::{
+    Endpoint, LinkId,
+    slot::{Role, Slot},
+};
+use crate::faults::{Fault, is_planted};
+
+/// With more links the look at all of them would be all that such a build does.
+const CHECKED_MAX: usize = 32;
+
+impl Endpoint {
+    /// Looks at all of it.
+    pub(super) fn check(&self) {
+        if !cfg!(debug_assertions) || self.slots.len() > CHECKED_MAX {
+            return;
+        }
+        self.check_names();
+        let mut held = 0;
+        for (id, slot) in &self.slots {
+            self.check_slot(*id, slot);
+            if !slot.link.is_resting() {
+                held += slot.link.assembling();
+            }
+        }
+        debug_assert!(
+            held <= self.assembling.total(),
+            "bytes of messages in parts are not counted"
+        );
+    }
+
+    /// Whatever a link is found by leads to one that there is.
+    fn check_names(&self) {
+        let slot = |id: &LinkId| self.slots.get(id).map(Box::as_ref);
+        for (address, id) in &self.by_address {
+            let is_there = slot(id).is_some_and(|slot| slot.path.remote == *address);
+            debug_assert!(
+                is_there || is_planted(Fault::KeepAddress),
+                "an address leads to no link"
+            );
+        }
+        for ((address, name), id) in self.by_name.iter().chain(&self.by_plain) {
+            let is_it = |slot: &Slot| slot.path.remote == *address && slot.remote == Some(*name);
+            debug_assert!(slot(id).is_some_and(is_it), "a name leads to no link");
+        }
+        for (peer, ids) in &self.by_peer {
+            let is_theirs = |id| slot(id).is_some_and(|slot| slot.peer == Some(*peer));
+            debug_assert!(
+                !ids.is_empty() && ids.iter().all(is_theirs),
+                "a key leads to no link of its own"
+            );
+        }
+        for (peer, id) in &self.dialed {
+            let is_dialed = |slot: &Slot| slot.is_shared && slot.peer == Some(*peer);
+            debug_assert!(slot(id).is_some_and(is_dialed), "a realm's link is none");
+        }
+    }
+
+    /// Each link will be looked at again no later than it wants to be.
+    fn check_slot(&self, id: LinkId, slot: &Slot) {
+        debug_assert!(
+            slot.role == Role::Responder || self.by_address.contains(&(slot.path.remote, id)),
+            "a link cannot be found by its address"
+        );
+        if self.schedule.is_ready(id) {
+            return;
+        }
+        let wanted = slot.timeout(&self.config);
+        let set = self.schedule.of(id);
+        debug_assert!(
+            wanted.is_none_or(|wanted| set.is_some_and(|set| set <= wanted)),
+            "a link wants to be looked at by {wanted:?}, and will be at {set:?}"
+        );
+    }
+}
