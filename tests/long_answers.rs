@@ -16,17 +16,25 @@ fn asked_in_three_ways(home: &Home, realm: &mut Realm, profile: &str, command: &
     vec![begun, resumed, home.run(profile, &[command])]
 }
 
-/// WATCH-5, HS-5: `unread` with 40 groups was answered `too-large`, with no way on.
-#[test]
-fn unread_with_many_groups_is_answered() {
-    let home = Home::new();
-    let mut realm = home.realm_as("[limits]\njoins_per_subnet = \"unlimited\"");
-    home.register("ann", &realm.connect);
-    home.register("bob", &realm.connect);
-    let mut ann = Shell::start(&home, "ann", &[]);
-    let mut bob = Shell::start(&home, "bob", &[]);
-    for n in 0..40 {
-        let group = format!("team-{n:02}-{}", "a".repeat(24));
+/// Ann and Bob are in so many groups, and in each of them is a message that Bob has not read.
+fn in_many_groups(home: &Home, realm: &Realm, options: &[&str], count: usize) {
+    for name in ["ann", "bob"] {
+        let register = [
+            "--server",
+            &realm.connect,
+            "register",
+            "Some One",
+            "id",
+            name,
+        ];
+        let password = ["--password-file", "password"];
+        home.run(name, &[options, &register, &password].concat())
+            .ok();
+    }
+    let mut ann = Shell::start(home, "ann", &[]);
+    let mut bob = Shell::start(home, "bob", &[]);
+    for n in 0..count {
+        let group = format!("team-{n:03}-{}", "a".repeat(23));
         let done = |shell: &mut Shell, line: String| {
             let answer = shell.ask(&line);
             assert!(answer.get("error").is_none(), "{line}: {answer}");
@@ -35,11 +43,61 @@ fn unread_with_many_groups_is_answered() {
         done(&mut bob, format!("joingroup {group} --no-password"));
         done(&mut ann, format!("sendgroup {group} x"));
     }
-    drop((ann, bob));
+}
+
+/// WATCH-5, HS-5: `unread` with 40 groups was answered `too-large`, with no way on.
+#[test]
+fn unread_with_many_groups_is_answered() {
+    let home = Home::new();
+    let mut realm = home.realm_as("[limits]\njoins_per_subnet = \"unlimited\"");
+    in_many_groups(&home, &realm, &[], 40);
     for run in asked_in_three_ways(&home, &mut realm, "bob", "unread") {
         assert_eq!(run.code, Some(0), "{}{}", run.out, run.err);
         assert_eq!(run.objects().len(), 40);
     }
+}
+
+/// WATCH-5, LINK-13: a plain link's first command has a long answer, too.
+#[test]
+fn unread_with_many_groups_is_answered_on_a_plain_link() {
+    let home = Home::new();
+    let config = "[limits]\njoins_per_subnet = \"unlimited\"\n[[listen]]\nsecurity = \"plain\"\naddress = \"127.0.0.1:0\"\n";
+    let path = home.directory.path().join("plain.toml");
+    std::fs::write(&path, config).unwrap();
+    let realm = Realm::start_fixed(&["--config", path.to_str().unwrap()]);
+    in_many_groups(&home, &realm, &["--plain"], 40);
+    let run = home.run("bob", &["unread"]);
+    assert_eq!(run.code, Some(0), "{}{}", run.out, run.err);
+    assert_eq!(run.objects().len(), 40);
+}
+
+/// GRP-8, WATCH-1: who is in hundreds of groups can watch them and count them, whatever that takes to ask.
+#[test]
+fn hundreds_of_groups_are_watched_and_counted() {
+    let home = Home::new();
+    let realm = home.realm_as(
+        "[limits]\nmax_message = \"1KiB\"\njoins_per_subnet = \"unlimited\"\ncommands_per_account = \"unlimited\"\nstored_per_account = \"unlimited\"",
+    );
+    in_many_groups(&home, &realm, &[], 150);
+    let run = home.run("bob", &["watch", "--count", "150"]);
+    assert_eq!(
+        (run.code, run.objects().len()),
+        (Some(0), 150),
+        "{}{}",
+        run.out,
+        run.err
+    );
+    let run = home.run("bob", &["unread"]);
+    assert_eq!(
+        (run.code, run.objects().len()),
+        (Some(0), 0),
+        "{}{}",
+        run.out,
+        run.err
+    );
+    home.run("ann", &["send", "bob", "one more"]).ok();
+    let run = home.run("bob", &["watch", "--count", "1"]);
+    assert_eq!(run.texts(), ["one more"], "{}{}", run.out, run.err);
 }
 
 /// PEER-1, HS-5: an operator of 20 peers could not list them.

@@ -76,6 +76,7 @@ mod calls;
 mod carrier;
 mod commands;
 mod connection;
+mod cursors;
 mod direct;
 mod driver;
 mod entries;

@@ -9,15 +9,12 @@ use super::{
     CallError, Client, Shared,
     calls::accepted,
     commands::unexpected,
-    lock,
+    cursors, lock,
     state::{self, Account},
 };
 use crate::{
     faults::{Fault, is_planted},
-    wire::{
-        Answer, CURSORS_MAX, Command, Cursors, Entry, Life, Mailbox, Options, Page, Position,
-        Request, Unread,
-    },
+    wire::{Answer, Command, Entry, Life, Mailbox, Options, Page, Position, Request, Unread},
 };
 
 /// Entries on a page that is asked for.
@@ -249,32 +246,45 @@ impl Client {
         let account = self.reading_account().await?;
         let session = self.reading_session()?;
         let life = self.life()?;
-        // What has been shown since the realm was last told.
-        let cursors: Vec<_> = self
-            .shared
-            .cursors(&account)?
-            .into_iter()
-            .filter(|(_, cursor)| cursor.position > cursor.confirmed)
-            .filter(|_| !is_planted(Fault::UnreadWithoutCursors))
-            .map(|(mailbox, cursor)| (mailbox, Position(cursor.position)))
-            .take(CURSORS_MAX)
-            .collect();
-        let command = Command::Unread {
-            session,
-            cursors: Cursors(cursors.clone()),
-        };
-        match self.call_reading(Options::NONE, command, life).await? {
-            Answer::Unread(_) if self.shared.reader_account()? != account => {
-                Err(CallError::AnotherUser)
-            }
-            Answer::Unread(counts) => {
-                let is_believed = self.knows_life(life)?;
-                for (mailbox, position) in cursors.into_iter().filter(|_| is_believed) {
-                    self.shared.confirmed(&account, &mailbox, position.0)?;
+        let mut room = cursors::ROOM;
+        loop {
+            // What has been shown since the realm was last told.
+            let untold = self
+                .shared
+                .cursors(&account)?
+                .into_iter()
+                .filter(|(_, cursor)| cursor.position > cursor.confirmed)
+                .filter(|_| !is_planted(Fault::UnreadWithoutCursors))
+                .map(|(mailbox, cursor)| (mailbox, Position(cursor.position)));
+            let untold: Vec<_> = untold.collect();
+            let named = cursors::fitting(untold.iter().copied(), room);
+            let command = Command::Unread {
+                session,
+                cursors: named.clone(),
+            };
+            let counts = match self.call_reading(Options::NONE, command, life).await {
+                Ok(Answer::Unread(_)) if self.shared.reader_account()? != account => {
+                    return Err(CallError::AnotherUser);
                 }
-                Ok(counts)
+                Ok(Answer::Unread(counts)) => counts,
+                Ok(other) => return Err(unexpected(&other)),
+                Err(error) => match cursors::less_room(&error, &named, room) {
+                    Some(less) => {
+                        room = less;
+                        continue;
+                    }
+                    None => return Err(error),
+                },
+            };
+            let is_believed = self.knows_life(life)?;
+            let is_all = !is_believed || named.0.len() == untold.len() || named.0.is_empty();
+            for (mailbox, position) in named.0.into_iter().filter(|_| is_believed) {
+                self.shared.confirmed(&account, &mailbox, position.0)?;
             }
-            other => Err(unexpected(&other)),
+            // The others are told of by another question, whose answer counts.
+            if is_all {
+                return Ok(counts);
+            }
         }
     }
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{CallError, Client, Delivery, ask::Told, state::Account};
-use crate::wire::{Answer, CURSORS_MAX, Command, Cursors, Event, Life, Mailbox, Options, Position};
+use super::{CallError, Client, Delivery, ask::Told, cursors, state::Account};
+use crate::wire::{Answer, Command, Event, Life, Mailbox, Options, Position};
 
 /// Messages that wait to be taken; then the realm waits too.
 const WAITING_MAX: usize = 64;
@@ -72,18 +72,33 @@ impl Watching<'_> {
         // Before the positions: those of a later life are not taken for those of this one.
         let life = self.client.life()?;
         self.forget_lost()?;
+        let mut confirmed = BTreeMap::new();
         for (mailbox, cursor) in self.client.shared.cursors(&self.account)? {
             let given = self.given.entry(mailbox).or_default();
             *given = (*given).max(cursor.position);
+            confirmed.insert(mailbox, cursor.confirmed);
         }
-        // Of the others it is told what has been confirmed.
-        let cursors = self.given.iter().take(CURSORS_MAX);
-        let cursors = cursors.map(|(mailbox, position)| (*mailbox, Position(*position)));
-        let command = Command::Watch {
-            session: self.client.reading_session()?,
-            cursors: Cursors(cursors.collect()),
+        let mut all: Vec<_> = self
+            .given
+            .iter()
+            .map(|(at, to)| (*at, Position(*to)))
+            .collect();
+        // Of what is not named the watch begins behind what has been confirmed: that is left out first.
+        all.sort_by_key(|(mailbox, to)| confirmed.get(mailbox).is_some_and(|known| *known >= to.0));
+        let mut room = cursors::ROOM;
+        let answer = loop {
+            let named = cursors::fitting(all.iter().copied(), room);
+            let command = Command::Watch {
+                session: self.client.reading_session()?,
+                cursors: named.clone(),
+            };
+            let answer = self.client.call_reading(Options::NONE, command, life).await;
+            let less = answer.as_ref().err();
+            match less.and_then(|error| cursors::less_room(error, &named, room)) {
+                Some(less) => room = less,
+                None => break answer,
+            }
         };
-        let answer = self.client.call_reading(Options::NONE, command, life).await;
         // The link may have been opened for this, and have told of another life.
         self.forget_lost()?;
         match answer? {

@@ -1,0 +1,56 @@
+//! How many cursors a question names: as many as fit what a realm takes. A user of a thousand groups has more than that.
+
+use super::CallError;
+use crate::wire::{CURSORS_MAX, Cursors, ErrorCode, Field as _, Mailbox, Position};
+
+/// Bytes of cursors that are named at once, where the realm has not said that it takes less.
+pub const ROOM: usize = 8 << 10;
+/// Bytes around them in a question, at most.
+const AROUND: usize = 64;
+
+/// The first of these cursors, as many as have `room`, in bytes.
+pub fn fitting(cursors: impl IntoIterator<Item = (Mailbox, Position)>, room: usize) -> Cursors {
+    let mut bytes = Vec::new();
+    let fits = |cursor: &(Mailbox, Position)| {
+        Cursors(vec![*cursor]).emit(&mut bytes);
+        bytes.len() <= room
+    };
+    let cursors = cursors.into_iter().take(CURSORS_MAX);
+    Cursors(cursors.take_while(fits).collect())
+}
+
+/// The room that there is where a question that named these was too large; `None` where that is not why it failed.
+pub fn less_room(error: &CallError, named: &Cursors, room: usize) -> Option<usize> {
+    let CallError::Refused(refusal) = error else {
+        return None;
+    };
+    let is_theirs = refusal.code == ErrorCode::TooLarge && !named.0.is_empty();
+    let takes = refusal.detail.and_then(|limit| usize::try_from(limit).ok());
+    let room = takes.map_or(room / 2, |takes| takes.saturating_sub(AROUND).min(room / 2));
+    is_theirs.then_some(room)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Refusal;
+
+    /// WATCH-1: a question is no longer than the realm takes, and comes to an end.
+    #[test]
+    fn cursors_are_named_as_far_as_there_is_room() {
+        let all = || (0..3000).map(|n| (Mailbox::Private, Position(n)));
+        assert_eq!(fitting(all(), usize::MAX).0.len(), CURSORS_MAX);
+        let few = fitting(all(), 100);
+        assert!((10..100).contains(&few.0.len()));
+        assert!(fitting(all(), 0).0.is_empty());
+        let too_large = CallError::Refused(Refusal::too_large(1164));
+        assert_eq!(less_room(&too_large, &few, ROOM), Some(1100));
+        let mut room = ROOM;
+        let mut asked = 0;
+        while let Some(less) = less_room(&too_large, &fitting(all(), room), room) {
+            (room, asked) = (less, asked + 1);
+        }
+        assert!(asked < 20 && fitting(all(), room).0.is_empty());
+        assert_eq!(less_room(&CallError::NotLoggedIn, &few, ROOM), None);
+    }
+}
