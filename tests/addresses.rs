@@ -281,6 +281,33 @@ fn address_moved_realm_is_found_by_a_watch() {
     assert_eq!(watch.next()["text"], "two");
 }
 
+/// WATCH-3, LINK-17, LINK-18: a watch goes on when its machine comes into another network, long before its next keepalive.
+#[test]
+fn address_of_the_watching_machine_changes() {
+    let Some(machines) = Machines::start() else {
+        return;
+    };
+    let home = Home::new();
+    let (_realm, key) = serve(&machines, "s", &data(&home, "s"), "10.7.0.1:6377");
+    let connect = format!("merpati://10.7.0.1:6377#{key}");
+    for name in ["ann", "bob"] {
+        machines.register(&home, name, &connect).ok();
+    }
+    let keepalive = Duration::from_mins(5);
+    let watch = home.command("bob", &["watch", "--keepalive", "5m"]);
+    let mut watch = Running::start(machines.on("c", &watch));
+    machines.run(&home, "ann", &["send", "bob", "one"]).ok();
+    assert_eq!(watch.next()["text"], "one");
+    let c = machines.name("c");
+    assert!(ip(&format!("-n {c} addr del 10.7.0.9/24 dev e0")));
+    assert!(ip(&format!("-n {c} addr add 10.7.0.10/24 dev e0")));
+    let moved = Instant::now();
+    machines.run(&home, "ann", &["send", "bob", "two"]).ok();
+    assert_eq!(watch.next()["text"], "two");
+    // Not by the keepalive.
+    assert!(moved.elapsed() < keepalive / 2);
+}
+
 /// PEER-5: a peer whose name has a dead address before the live one gets what is written to it.
 #[test]
 fn address_dead_first_address_of_a_peer_next_one_is_taken() {

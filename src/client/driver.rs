@@ -4,6 +4,7 @@
 
 mod lives;
 mod memory;
+mod probing;
 mod telling;
 
 use std::{
@@ -18,6 +19,7 @@ use tokio::{
 };
 
 use lives::Claim;
+use probing::Probing;
 
 use super::{
     ask::{Ask, AskError, Job, Status, Target, Told},
@@ -71,6 +73,7 @@ pub struct Driver {
     /// What the watcher has not taken yet.
     pushed: VecDeque<Told>,
     keepalive: Option<Silence>,
+    probing: Probing,
 }
 
 impl Driver {
@@ -101,6 +104,7 @@ impl Driver {
             claim,
             pushed: VecDeque::new(),
             keepalive,
+            probing: Probing::default(),
         }
     }
 
@@ -124,6 +128,7 @@ impl Driver {
             self.take_events();
             // What has happened may be what a question waits for.
             self.ask_waiting();
+            self.look_around().await;
             self.transmit().await;
             if self.endpoint.has_events() {
                 continue;
@@ -522,7 +527,12 @@ impl Driver {
         let doubts = self.doubt.into_iter().chain(changed);
         let route = self.route.timeout().filter(|_| self.is_wanted());
         let all = protocol.into_iter().chain(doubts).chain(waiting);
-        all.chain(route).chain(self.watchdog.timeout()).min()
+        let looks = self
+            .watchdog
+            .timeout()
+            .into_iter()
+            .chain(self.probing.timeout());
+        all.chain(route).chain(looks).min()
     }
 
     fn handle_timeout(&mut self) {

@@ -119,6 +119,27 @@ impl Route {
         self.candidates.first()?.socket.network()
     }
 
+    /// The time of day of this machine.
+    pub fn time_of_day(&self) -> Duration {
+        self.host.time_of_day()
+    }
+
+    /// True when this machine has another address now on the way to the active candidate. What is sent from here on
+    /// leaves from there.
+    pub async fn has_moved(&mut self) -> bool {
+        let Some(active) = self.candidates.first_mut() else {
+            return false;
+        };
+        match self.host.connect(active.address).await {
+            Ok(socket) if socket.local_ip() != active.socket.local_ip() => {
+                active.socket = socket;
+                true
+            }
+            // Without a network at present: it is looked again.
+            Ok(_) | Err(_) => false,
+        }
+    }
+
     /// Candidates in use.
     pub fn candidates(&self) -> usize {
         self.candidates.len()

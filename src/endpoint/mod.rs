@@ -289,6 +289,14 @@ impl Endpoint {
         }
     }
 
+    /// Asks the other side of `link` for a sign of life at once: this side may be where nothing reaches it.
+    pub fn probe(&mut self, now: Time, link: LinkId) {
+        if let Some(slot) = self.slots.get_mut(&link) {
+            slot.link.ping();
+            self.touch(now, link);
+        }
+    }
+
     /// Lets the other side in. `account`: who is logged in with its key, or which peer has it; `highest`: the highest operation
     /// number its key has used.
     pub fn welcome(

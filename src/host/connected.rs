@@ -81,6 +81,15 @@ impl Socket {
         }
     }
 
+    /// This machine's address on the way to the other side.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Real(socket) => socket.local_addr().ok().map(|address| address.ip()),
+            #[cfg(all(test, feature = "client", feature = "embedded"))]
+            Self::Simulated(socket) => Some(socket.address().ip()),
+        }
+    }
+
     /// Takes in a datagram and where it came from; `WouldBlock` when nothing has arrived.
     pub fn try_recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         match self {
