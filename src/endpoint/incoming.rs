@@ -223,8 +223,8 @@ impl Endpoint {
             return Err(Dropped::Unasked);
         };
         let (keys, payload) = dial.finish(noise).map_err(|_| Dropped::Forged)?;
-        let has_lost = dial.has_lost(now, slot.link.rtt());
-        slot.link.note_exchange(has_lost, dial.sent().0 > 1);
+        let lost = dial.lost(now, slot.link.rtt());
+        slot.link.note_exchange(lost, dial.sent().0 > 1);
         if let Some(round_trip) = dial.round_trip(now) {
             slot.link.sample(round_trip);
         }

@@ -36,10 +36,11 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Notes that an exchange has succeeded, and whether one before it has failed.
-    pub const fn note(&mut self, has_lost: bool) {
-        self.lost += has_lost as u32;
-        self.of += 1 + has_lost as u32;
+    /// Notes what became of a handshake's first exchange: how many packets it lost, each or its answer, when all of it failed; none when one was
+    /// answered. What failed after that does not count: it was mostly the same outage.
+    pub const fn note(&mut self, lost: u32) {
+        self.lost += lost;
+        self.of += if lost > 0 { lost } else { 1 };
         while self.of > EXCHANGES_MAX {
             self.lost /= 2;
             self.of /= 2;
@@ -90,9 +91,9 @@ impl Link {
         self.losses = memory.losses;
     }
 
-    /// A handshake's exchange has succeeded; `has_lost`: one before it has certainly not; `again`: the packet left more than once.
-    pub const fn note_exchange(&mut self, has_lost: bool, again: bool) {
-        self.losses.note(has_lost);
+    /// A handshake has succeeded; `lost`: so many packets of its first exchange have certainly not; `again`: its packet left again.
+    pub const fn note_exchange(&mut self, lost: u32, again: bool) {
+        self.losses.note(lost);
         self.rtt.note_exchange(again);
     }
 
@@ -121,18 +122,39 @@ mod tests {
     fn losses_are_learnt_and_forgotten() {
         let mut losses = Losses::default();
         assert_eq!(losses.each_way(), 0);
-        losses.note(false);
-        losses.note(true);
+        losses.note(0);
+        losses.note(1);
         assert!(losses.each_way() < 154, "one lost packet says little");
         for _ in 0..4 {
-            losses.note(true);
+            losses.note(1);
         }
         assert!((155..320).contains(&losses.each_way()), "{losses:?}");
         for _ in 0..60 {
-            losses.note(false);
+            losses.note(0);
         }
         assert!(losses.each_way() < 50, "{losses:?}");
         assert!(losses.of <= EXCHANGES_MAX);
         assert_eq!(Losses::of_each_way(512).lost, 24);
+    }
+
+    /// LINK-25: one bad handshake, be it the first, has nothing leave twice; a second one in a row does.
+    #[test]
+    fn one_bad_handshake_is_no_bad_path() {
+        let mut losses = Losses::default();
+        losses.note(1);
+        assert!(losses.each_way() < 154, "{losses:?}");
+        losses.note(1);
+        assert!(losses.each_way() > 154, "{losses:?}");
+    }
+
+    /// LINK-25: where one try of three fails, that is what is remembered, and not less.
+    #[test]
+    fn what_is_remembered_is_what_was_seen() {
+        let mut losses = Losses::default();
+        for round in 0..90 {
+            losses.note(u32::from(round % 3 == 0));
+        }
+        assert!((100..=190).contains(&losses.each_way()), "{losses:?}");
+        assert!(losses.lost * 4 > losses.of, "{losses:?}");
     }
 }

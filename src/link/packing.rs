@@ -559,7 +559,8 @@ impl Link {
 
     /// The handshake is over: what its first message carried has arrived.
     pub fn early_arrived(&mut self, now: Time) {
-        self.queue.early_arrived(now, &self.rtt);
+        let lossy = self.is_redundant();
+        self.queue.early_arrived(now, &self.rtt, lossy);
     }
 
     /// True when something is asked that no handshake's first message may carry (HS-7).

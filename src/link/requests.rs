@@ -123,12 +123,12 @@ impl Queue {
     }
 
     /// The handshake is over, so what its first message carried has arrived.
-    pub fn early_arrived(&mut self, now: Time, rtt: &Rtt) {
+    pub fn early_arrived(&mut self, now: Time, rtt: &Rtt, lossy: bool) {
         let was_early = |entry: &Entry| entry.ask().is_some_and(|ask| ask.was_early);
         let early = self.requests().filter(|(_, entry)| was_early(entry));
         let early: Vec<_> = early.map(|(id, _)| id).collect();
         for id in early {
-            self.request_arrived(now, id, rtt, false);
+            self.request_arrived(now, id, rtt, lossy);
         }
     }
 

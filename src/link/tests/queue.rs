@@ -179,12 +179,30 @@ fn early_request_is_asked_anew_after_a_restart() {
     let early = sender.ask(vec![1], END, true);
     sender.ask(vec![2], END, false);
     sender.queue.carry_early(&[Item::request(early)]);
-    sender.queue.early_arrived(Time(0), &sender.rtt);
+    sender.queue.early_arrived(Time(0), &sender.rtt, false);
     assert_eq!(sender.queued(), requests(&[1]), "the first has arrived");
     assert!(sender.queue.awaits_early());
     sender.queue = sender.queue.restart();
     assert_eq!(sender.queued(), requests(&[0, 1]));
     assert!(!sender.queue.awaits_early());
+}
+
+/// LINK-8, LINK-19: the reply to what a handshake's first message carried may have been lost like any other: where much is, it is asked for after
+/// one timeout.
+#[test]
+fn early_request_is_asked_again_as_soon_as_any_other() {
+    for (lossy, waits) in [(true, 1), (false, 10)] {
+        let mut sender = Sender::near();
+        let early = sender.ask(vec![1], END, true);
+        sender.queue.carry_early(&[Item::request(early)]);
+        sender.queue.early_arrived(Time(0), &sender.rtt, lossy);
+        let patience = sender.rtt.work_patience(1, lossy);
+        assert_eq!(sender.queue.timeout(), Some(Time(0) + patience));
+        assert!(
+            patience >= Duration::from_millis(100) * waits,
+            "{patience:?}"
+        );
+    }
 }
 
 /// LINK-9
