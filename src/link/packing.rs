@@ -559,8 +559,7 @@ impl Link {
 
     /// The handshake is over: what its first message carried has arrived.
     pub fn early_arrived(&mut self, now: Time) {
-        let lossy = self.is_redundant();
-        self.queue.early_arrived(now, &self.rtt, lossy);
+        self.queue.early_arrived(now, &self.rtt, &mut self.jitter);
     }
 
     /// True when something is asked that no handshake's first message may carry (HS-7).
