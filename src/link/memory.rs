@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{DATAGRAM_MIN, Link, path::PathSize, rtt::Rtt};
+use super::{DATAGRAM_MIN, Link, packing::REDUNDANT_LOSS, path::PathSize, rtt::Rtt};
 
 /// What is counted of exchanges, at most: half of it is forgotten then.
 const EXCHANGES_MAX: u32 = 32;
@@ -24,6 +24,19 @@ pub struct PathMemory {
     pub datagram: usize,
     /// So many exchanges in a row took several tries, and say nothing of the round trip: it may have become longer.
     pub unsure: u32,
+}
+
+impl PathMemory {
+    /// True when who begins with this does so otherwise than with `other`: with copies or without, with a round trip twice as long or short,
+    /// or with other datagrams.
+    pub fn is_news_to(&self, other: &Self) -> bool {
+        let is_lossy = |memory: &Self| memory.losses.each_way() > REDUNDANT_LOSS;
+        let is_near = match (self.rtt, other.rtt) {
+            (Some((one, _)), Some((other, _))) => one <= other * 2 && other <= one * 2,
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        is_lossy(self) != is_lossy(other) || !is_near || self.datagram != other.datagram
+    }
 }
 
 /// How many exchanges of one packet each way failed of late.
@@ -69,7 +82,7 @@ impl Link {
     /// What the next link to the same side may begin with.
     pub fn path_memory(&self) -> PathMemory {
         let losses = if self.has_seen_many() {
-            Losses::of_each_way(self.received.loss())
+            Losses::of_each_way(self.received.lasting_loss())
         } else {
             self.losses
         };
@@ -145,6 +158,44 @@ mod tests {
         assert!(losses.each_way() < 154, "{losses:?}");
         losses.note(1);
         assert!(losses.each_way() > 154, "{losses:?}");
+    }
+
+    /// LINK-25: what changes how the next link begins is written down again, and nothing else.
+    #[test]
+    fn news_of_a_path_is_what_changes_the_next_link() {
+        let ms = Duration::from_millis;
+        let known = PathMemory {
+            rtt: Some((ms(60), ms(6))),
+            losses: Losses { lost: 2, of: 32 },
+            datagram: 1200,
+            unsure: 0,
+        };
+        let with = |change: fn(&mut PathMemory)| {
+            let mut memory = known;
+            change(&mut memory);
+            memory
+        };
+        for same in [
+            with(|memory| memory.rtt = Some((Duration::from_millis(110), Duration::ZERO))),
+            with(|memory| memory.losses.lost = 6),
+            with(|memory| memory.unsure = 3),
+        ] {
+            assert!(
+                !same.is_news_to(&known) && !known.is_news_to(&same),
+                "{same:?}"
+            );
+        }
+        for other in [
+            with(|memory| memory.rtt = Some((Duration::from_millis(130), Duration::ZERO))),
+            with(|memory| memory.rtt = None),
+            with(|memory| memory.losses.lost = 16),
+            with(|memory| memory.datagram = 548),
+        ] {
+            assert!(
+                other.is_news_to(&known) && known.is_news_to(&other),
+                "{other:?}"
+            );
+        }
     }
 
     /// LINK-25: where one try of three fails, that is what is remembered, and not less.
