@@ -5,6 +5,7 @@ mod args;
 mod ask;
 mod bench;
 mod commands;
+mod connection_line;
 mod cost;
 mod demo;
 mod entries;
@@ -24,6 +25,7 @@ mod reading;
 mod realms;
 mod serve;
 mod shell;
+mod trace;
 mod usage;
 mod watch;
 
@@ -82,6 +84,10 @@ fn leave_no_core() {
 
 fn run(cli: Cli, output: Output) -> Result<(), Failure> {
     let Cli { global, command } = cli;
+    // `serve` has a log beside it.
+    if !matches!(command, Command::Serve(_)) {
+        trace::start()?;
+    }
     match command {
         Command::Serve(args) => serve::serve(&args, output.json),
         Command::Limits(args) => limits::limits(&args, output.json),

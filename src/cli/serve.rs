@@ -7,6 +7,7 @@ use std::{
 };
 
 use merpati::{
+    client::TRACE_TARGET,
     crypto::ConnectionString,
     server::{
         Config, Server, Start,
@@ -15,11 +16,14 @@ use merpati::{
 };
 use serde_json::json;
 use tokio::sync::watch;
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::{
+    Layer as _, filter::EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 use super::{
     args::{Rotatekey, Serve},
     output::{Failure, Output, print_line},
+    trace,
 };
 
 /// The configuration that is read when it is there.
@@ -103,17 +107,21 @@ fn config(args: &Serve) -> Result<Config, Failure> {
 /// Our own events at the level asked for; of the libraries' only what is wrong.
 fn start_log(config: &Config, level: Option<&str>) -> Result<(), Failure> {
     let level = level.unwrap_or_else(|| Level::name(config.log.level));
-    let filter = EnvFilter::try_new(format!("error,merpati={level}")).map_err(Failure::local)?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter = EnvFilter::try_new(format!("error,merpati={level},{TRACE_TARGET}=off"))
+        .map_err(Failure::local)?;
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false);
-    match config.log.format {
+    let log = match config.log.format {
         LogFormat::Text => log
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init(),
-        LogFormat::Json => log.json().init(),
-    }
+            .boxed(),
+        LogFormat::Json => log.json().boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(trace::layer()?)
+        .with(log.with_filter(filter))
+        .init();
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::{
     acks::Wanted,
     ask::patiently,
+    connection_line::ConnectionLine,
     handover::Handover,
     output::{Failure, Output},
     reading::{Shower, acknowledged},
@@ -26,8 +27,10 @@ pub async fn watch(
     let mut shower = Shower::watching(client, output)?;
     let watching = patiently(client, client.watch()).await?;
     let (tell, mut came) = mpsc::channel(WAITING_MAX);
+    let line = ConnectionLine::new(output);
     let ended = tokio::select! {
-        failure = receive(client, watching, tell) => Err(failure),
+        failure = receive(client, watching, tell, &line) => Err(failure),
+        () = line.keep(client) => Ok(()),
         failure = Handover::reader_gone() => Err(failure),
         shown = async {
             if ack {
@@ -42,11 +45,12 @@ pub async fn watch(
                 };
                 acknowledged(client, output, Wanted::MailboxAndPosition, next).await
             } else {
-                show(&mut shower, &mut came, count).await
+                show(&mut shower, &mut came, count, &line).await
             }
         } => shown,
         stopped = tokio::signal::ctrl_c() => Ok(stopped?),
     };
+    drop(line);
     // What was cut off may have been written, and taken, in the meantime.
     shower.confirm()?;
     ended
@@ -57,10 +61,14 @@ async fn receive(
     client: &Client,
     mut watching: Watching<'_>,
     tell: mpsc::Sender<Delivery>,
+    line: &ConnectionLine,
 ) -> Failure {
     loop {
         let next = watching.next_event().await;
-        client.take_notices().iter().for_each(Output::notice);
+        for notice in client.take_notices() {
+            line.clear();
+            Output::notice(&notice);
+        }
         match next {
             Ok(WatchEvent::Message(delivery)) => {
                 if tell.send(delivery).await.is_err() {
@@ -69,11 +77,17 @@ async fn receive(
                 }
             }
             Ok(WatchEvent::OutOfReach) => {
+                line.note_reach(true);
+                line.clear();
                 Output::aside(
                     "the realm is out of reach; trying on. What comes meanwhile is shown then",
                 );
             }
-            Ok(WatchEvent::Back) => Output::aside("the realm is back"),
+            Ok(WatchEvent::Back) => {
+                line.note_reach(false);
+                line.clear();
+                Output::aside("the realm is back");
+            }
             Err(error) => return error.into(),
         }
     }
@@ -84,12 +98,14 @@ async fn show(
     shower: &mut Shower<'_>,
     came: &mut mpsc::Receiver<Delivery>,
     count: Option<u64>,
+    line: &ConnectionLine,
 ) -> Result<(), Failure> {
     let mut left = count.unwrap_or(u64::MAX);
     while left > 0 {
         let Some(delivery) = came.recv().await else {
             return std::future::pending().await;
         };
+        line.clear();
         shower.show(delivery).await?;
         left -= 1;
         if came.is_empty() || left == 0 {

@@ -15,7 +15,7 @@ use super::paths::Paths;
 use crate::{
     crypto::PublicKey,
     endpoint::Ticket,
-    link::PathMemory,
+    link::{LinkStats, PathMemory},
     subnet::Subnet,
     wire::{Life, OperationNumber},
 };
@@ -44,6 +44,8 @@ pub enum Job {
     Tell(mpsc::Sender<Told>),
     /// Say when what there is to send has left, if nobody watches any more that the link is closed.
     Leave(oneshot::Sender<()>),
+    /// Say what has happened on the link, if there is one.
+    Stats(oneshot::Sender<Option<LinkStats>>),
 }
 
 /// What is told to who watches.

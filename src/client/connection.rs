@@ -26,7 +26,7 @@ use super::{
 use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::{self, Endpoint},
-    link::PathMemory,
+    link::{LinkStats, PathMemory},
     wire::{Life, Request},
 };
 
@@ -373,6 +373,14 @@ impl Shared {
             // It answers as soon as it has its turn, or is gone.
             let _ = left.await;
         }
+    }
+
+    /// What has happened on the link; `None` where there is none.
+    pub async fn link_stats(&self) -> Option<LinkStats> {
+        let jobs = self.connection.lock().await.as_ref()?.jobs.clone();
+        let (tell, told) = oneshot::channel();
+        jobs.send(Job::Stats(tell)).await.ok()?;
+        told.await.ok()?
     }
 
     /// What the link has found out of its path.

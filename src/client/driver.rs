@@ -27,7 +27,10 @@ use super::{
 use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, Event, LinkId},
-    link::{Silence, Time},
+    link::{
+        Silence, Time,
+        trace::{Trace, TraceId, trace},
+    },
     wire::{CloseReason, RequestId, Welcome},
 };
 
@@ -37,6 +40,13 @@ const DOUBT: Duration = Duration::from_secs(10);
 pub const DATAGRAM_BYTES_MAX: usize = 65_535;
 /// The endpoint knows the realm by this address, whichever candidate of the route is active.
 pub const REALM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// Tells which address the realm of a link is at: its endpoint does not know.
+fn trace_path(link: Option<LinkId>, address: Option<SocketAddr>) {
+    if let Some((link, address)) = link.zip(address) {
+        trace(TraceId::new(link.0), || Trace::Moved { remote: &address });
+    }
+}
 
 pub struct Driver {
     target: Target,
@@ -132,6 +142,11 @@ impl Driver {
                     Some(Job::Ask(ask)) => self.waiting.push_back(ask),
                     Some(Job::Tell(watcher)) => self.begin_telling(watcher),
                     Some(Job::Leave(left)) => self.leave(left).await,
+                    Some(Job::Stats(tell)) => {
+                        let stats = self.link.and_then(|link| self.endpoint.link_stats(link));
+                        // Who asked may have gone.
+                        let _ = tell.send(stats);
+                    }
                     None => return,
                 },
                 ready = self.route.wait() => match ready {
@@ -242,6 +257,7 @@ impl Driver {
             Some(key) => self.endpoint.connect(now, REALM, key, rtt),
             None => self.endpoint.connect_plain(now, REALM, rtt),
         };
+        trace_path(Some(link), self.route.address());
         self.endpoint.claim_life(link, self.claim.life);
         self.begin_from_memory(link);
         if let Some(ticket) = self.target.ticket.clone().filter(|_| key.is_some()) {
@@ -473,6 +489,9 @@ impl Driver {
         let address = self.route.address();
         self.status.send_if_modified(|status| {
             let is_changed = (status.open, status.address) != (is_open, address);
+            if status.address != address {
+                trace_path(link, address);
+            }
             (status.open, status.address) = (is_open, address);
             is_changed
         });

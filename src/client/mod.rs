@@ -125,7 +125,10 @@ pub use state::State;
 pub(crate) use store::Memory;
 pub use watching::{WatchEvent, Watching};
 
-pub use crate::link::{DATAGRAM_MIN, Kind, Losses, PathMemory, Redundancy, Silence, Traits};
+pub use crate::link::trace::TARGET as TRACE_TARGET;
+pub use crate::link::{
+    Counters, DATAGRAM_MIN, Kind, LinkStats, Losses, PathMemory, Redundancy, Silence, Traits,
+};
 
 use state::{Account, RealmNumber};
 
@@ -376,6 +379,11 @@ impl Client {
     /// What is known of the link to the realm.
     pub async fn link_status(&self) -> LinkStatus {
         self.shared.link_status().await
+    }
+
+    /// What has happened on the link to the realm, and what it knows of its path; `None` where there is no link.
+    pub async fn link_stats(&self) -> Option<LinkStats> {
+        self.shared.link_stats().await
     }
 
     /// What happened beside the answers since the last call. What became of an entry is returned once in all processes of

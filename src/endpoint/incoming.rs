@@ -8,14 +8,16 @@ use super::{
     Dropped, Endpoint, Event, LinkId, Path, SERVES,
     accepts::{Accepts, Known},
     limits::LINKS_PER_KEY_MAX,
+    outgoing::CONNECTION_LEN,
     slot::{Accepting, Answering, Role, Slot, Stage},
 };
 use crate::{
     crypto::{MESSAGE_1_OVERHEAD, Responder, mac1, same},
-    link::{INIT_PAYLOAD_MIN, Ignored, Link, Time, limits::ASSEMBLIES_MAX},
+    link::{INIT_PAYLOAD_MIN, Ignored, Link, Time, limits::ASSEMBLIES_MAX, trace::trace_stray},
     wire::{
-        ConnectionId, Cookie, HandshakeId, Hello, HelloReply, INIT_OVERHEAD, Init, LinkPacket,
-        PROTOCOL_VERSION, Packet, PacketNumber, Protection, ResetToken, crc_holds,
+        ACCEPT_HEADER, ConnectionId, Cookie, HandshakeId, Hello, HelloReply, INIT_OVERHEAD, Init,
+        LinkPacket, PROTOCOL_VERSION, Packet, PacketNumber, Protection, RESET_LEN, RETRY_LEN,
+        ResetToken, crc_holds,
     },
 };
 
@@ -40,6 +42,9 @@ impl Endpoint {
         self.stats.received.add(datagram.len());
         if let Err(reason) = taken {
             self.note_dropped(reason);
+            if !reason.is_of_link() {
+                trace_stray(&path.remote, datagram.len(), reason.name());
+            }
         }
         None
     }
@@ -177,6 +182,7 @@ impl Endpoint {
         let mut slot = Slot::new(now, link, Role::Responder, path, peer, stage);
         slot.own = own;
         let id = self.insert(slot);
+        Self::trace_handshake(id, false, ("init", datagram.len()), Some(&payload));
         self.stand_half_open(id, has_shown);
         if !self.slots.contains_key(&id) {
             return Err(Dropped::Full);
@@ -223,6 +229,12 @@ impl Endpoint {
             return Err(Dropped::Unasked);
         };
         let (keys, payload) = dial.finish(noise).map_err(|_| Dropped::Forged)?;
+        Self::trace_handshake(
+            id,
+            false,
+            ("accept", ACCEPT_HEADER + noise.len()),
+            payload.get(CONNECTION_LEN..),
+        );
         let lost = dial.lost(now, slot.link.rtt());
         slot.link.note_exchange(lost, dial.sent().0 > 1);
         if let Some(round_trip) = dial.round_trip(now) {
@@ -272,6 +284,7 @@ impl Endpoint {
         {
             // Anyone may have sent it: it is no measure of the path.
             dial.show(realm, cookie);
+            Self::trace_handshake(id, false, ("retry", RETRY_LEN), None);
             self.touch(now, id);
         }
         Ok(())
@@ -299,6 +312,7 @@ impl Endpoint {
         let Some(slot) = self.slots.get_mut(&id) else {
             return false;
         };
+        Self::trace_handshake(id, false, ("reset", RESET_LEN), None);
         slot.heard = Some(now);
         // That has been heard.
         slot.token = None;
@@ -338,6 +352,7 @@ impl Endpoint {
         {
             slot.token = None;
             dial.hurry();
+            Self::trace_handshake(id, false, ("reset", RESET_LEN), None);
         }
         self.touch(now, id);
         true

@@ -78,7 +78,10 @@ pub use stats::{Answers, Dropped, EndpointStats};
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
-    link::{self, DATAGRAM_MIN, Jitter, Link, PathMemory, Silence, Time, Urgency, earliest},
+    link::{
+        self, DATAGRAM_MIN, Jitter, Link, PathMemory, Silence, Time, Urgency, earliest,
+        trace::{FrameList, Trace, TraceId, trace},
+    },
     wire::{CloseReason, ConnectionId, EventId, OperationNumber, RequestId, Welcome},
 };
 
@@ -460,10 +463,16 @@ impl Endpoint {
         id
     }
 
-    fn place(&mut self, id: LinkId, slot: Slot) {
+    fn place(&mut self, id: LinkId, mut slot: Slot) {
         if slot.role == Role::Initiator {
             self.by_address.insert((slot.path.remote, id));
         }
+        slot.link.trace_as(id.0);
+        let is_known = !slot.path.remote.ip().is_unspecified();
+        trace(TraceId::new(id.0), || Trace::Started {
+            is_ours: slot.role == Role::Initiator,
+            remote: is_known.then_some(&slot.path.remote),
+        });
         self.slots.insert(id, Box::new(slot));
         self.schedule.wake(id);
     }
@@ -488,6 +497,21 @@ impl Endpoint {
         if self.by_name.get(&(address, remote)) == Some(&id) {
             self.by_name.remove(&(address, remote));
         }
+    }
+
+    /// One of the packets that open a link has left or come.
+    fn trace_handshake(
+        id: LinkId,
+        is_sent: bool,
+        (packet, bytes): (&'static str, usize),
+        frames: Option<&[u8]>,
+    ) {
+        trace(TraceId::new(id.0), || Trace::Handshake {
+            is_sent,
+            packet,
+            bytes,
+            frames: frames.map(FrameList),
+        });
     }
 
     /// Forgets a link.
@@ -530,6 +554,9 @@ impl Endpoint {
                 self.by_peer.remove(&peer);
             }
         }
+        trace(TraceId::new(id.0), || Trace::Ended {
+            reason: reason.map(CloseReason::name),
+        });
         self.events.push_back(Event::Closed { link: id, reason });
     }
 }

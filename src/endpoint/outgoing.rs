@@ -9,12 +9,12 @@ use super::{
 };
 use crate::{
     crypto::MESSAGE_2_OVERHEAD,
-    link::Time,
+    link::{Time, trace::trace_answer},
     wire::{ACCEPT_HEADER, CloseReason, Packet},
 };
 
 /// Bytes of the connection id that an Accept's payload begins with.
-const CONNECTION_LEN: usize = 4;
+pub(super) const CONNECTION_LEN: usize = 4;
 
 impl Endpoint {
     /// Writes the next datagram into `out`, and says where it goes and from which address; `None` when there is none.
@@ -28,11 +28,13 @@ impl Endpoint {
         if let Some((path, datagram)) = self.outbox.pop_front() {
             out.clear();
             out.extend_from_slice(&datagram);
+            trace_answer(&path.remote, out);
             return Some(path);
         }
         for asking in &mut self.asking {
             if let Some((address, datagram)) = asking.ask(now, &mut self.jitter) {
                 *out = datagram;
+                trace_answer(&address, out);
                 return Some(address.into());
             }
         }
@@ -99,7 +101,13 @@ impl Endpoint {
                     // It was the last: the answer to it may have far to come.
                     wait = wait.max(DIALS_ONCE_PATIENCE);
                 }
-                dial.transmit(now, wait, copy, out)
+                let sends = dial.transmit(now, wait, copy, out);
+                if sends {
+                    let is_resumption = dial.resumption().is_some();
+                    let packet = if is_resumption { "resume" } else { "init" };
+                    Self::trace_handshake(id, true, (packet, out.len()), None);
+                }
+                sends
             }
             Stage::Open => {
                 let sends = slot.link.poll_transmit(now, out);
@@ -127,20 +135,22 @@ impl Endpoint {
             Answering::Resumed(..) => RESUMED_AROUND,
         };
         let frames = slot.link.accept_payload(now, room.saturating_sub(around));
-        let keys = match accepting.answering {
+        let (packet, keys) = match accepting.answering {
             Answering::Accept(responder, handshake) => {
                 // The connection id travels where it cannot be changed on the way (HS-2).
                 let payload = [&id.0.to_be_bytes(), frames.as_slice()].concat();
-                responder.finish(&payload).map(|(keys, noise)| {
+                let finished = responder.finish(&payload).map(|(keys, noise)| {
                     out.clear();
                     Packet::emit_accept(handshake, &noise, out);
                     self.stats.answers.accepts += 1;
                     keys
-                })
+                });
+                ("accept", finished)
             }
             Answering::Resumed(secret, nonce) => {
                 self.stats.answers.resumed += 1;
-                Ok(self.resumed_answer(id, &frames, &secret, &nonce, out))
+                let keys = self.resumed_answer(id, &frames, &secret, &nonce, out);
+                ("resumed", Ok(keys))
             }
         };
         let Some(slot) = self.slots.get_mut(&id) else {
@@ -155,6 +165,7 @@ impl Endpoint {
         slot.link
             .add_credit(accepting.room.saturating_sub(out.len()));
         self.accepts.answer(&accepting.init, out.clone());
+        Self::trace_handshake(id, true, (packet, out.len()), Some(&frames));
         if slot.ticket_state == TicketState::Genuine {
             self.ticket_is_genuine(id);
         }

@@ -10,7 +10,10 @@ use super::{
     slot::{Role, Slot},
 };
 use crate::{
-    link::{Ignored, Time},
+    link::{
+        Ignored, Time,
+        trace::{Trace, TraceId, trace},
+    },
     wire::LinkPacket,
 };
 
@@ -63,6 +66,9 @@ impl Endpoint {
         if slot.link.largest_received() > newest {
             let was_proven = was_proven || has_answered;
             let before = core::mem::replace(&mut slot.path, path);
+            trace(TraceId::new(id.0), || Trace::Moved {
+                remote: &path.remote,
+            });
             if goes_back {
                 slot.left = None;
                 slot.link.path_proven();

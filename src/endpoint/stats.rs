@@ -61,6 +61,14 @@ impl Dropped {
         Self::NotOpen,
     ];
 
+    /// True when it reached its link, which tells of it by itself.
+    pub(super) const fn is_of_link(self) -> bool {
+        matches!(
+            self,
+            Self::NotAuthentic | Self::Replayed | Self::NoRoom | Self::Violation | Self::NotOpen
+        )
+    }
+
     /// Its name for programs: lower case, words joined by underscores.
     pub const fn name(self) -> &'static str {
         match self {
@@ -75,11 +83,11 @@ impl Dropped {
             Self::Full => "full",
             Self::Unasked => "unasked",
             Self::UnknownLink => "unknown_link",
-            Self::NotAuthentic => "not_authentic",
-            Self::Replayed => "replayed",
-            Self::NoRoom => "no_room",
-            Self::Violation => "violation",
-            Self::NotOpen => "not_open",
+            Self::NotAuthentic => Ignored::NotAuthentic.name(),
+            Self::Replayed => Ignored::Replayed.name(),
+            Self::NoRoom => Ignored::NoRoom.name(),
+            Self::Violation => Ignored::Violation.name(),
+            Self::NotOpen => Ignored::NotOpen.name(),
         }
     }
 }

@@ -79,3 +79,16 @@ pub enum Ignored {
     #[error("the link is not open")]
     NotOpen,
 }
+
+impl Ignored {
+    /// Its name for programs: lower case, words joined by underscores.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotAuthentic => "not_authentic",
+            Self::Replayed => "replayed",
+            Self::NoRoom => "no_room",
+            Self::Violation => "violation",
+            Self::NotOpen => "not_open",
+        }
+    }
+}

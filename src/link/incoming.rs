@@ -9,6 +9,7 @@ use super::{
     limits::{ASKED_KEPT, ASKING_KEPT, WORKING_MAX},
     replies::Arrival,
     rtt::DELAY_MAX,
+    trace::{FrameList, Trace, trace},
 };
 use crate::wire::{
     AckFrame, CloseReason, Frame, Frames, LinkPacket, MessageId, Open, PacketNumber, Protection,
@@ -46,7 +47,13 @@ impl Link {
         let outcome = self.take_packet(now, packet, datagram, opened);
         match outcome {
             Ok(()) => self.counters.received.add(datagram.len()),
-            Err(reason) => self.counters.dropped.add(reason),
+            Err(reason) => {
+                self.counters.dropped.add(reason);
+                trace(self.trace_id, || Trace::Dropped {
+                    bytes: datagram.len(),
+                    reason: reason.name(),
+                });
+            }
         }
         outcome
     }
@@ -89,6 +96,11 @@ impl Link {
             return Err(Ignored::NoRoom);
         }
         self.show_path();
+        trace(self.trace_id, || Trace::Received {
+            number,
+            bytes: datagram.len(),
+            frames: FrameList(payload),
+        });
         if self.received.record(now, number) {
             // Something before this packet is missing; its sender should hear of it soon, with
             // whatever leaves next.
@@ -248,7 +260,7 @@ impl Link {
         // One that was held back for long, because the first was lost, tells nothing of the path.
         let delay = Duration::from_millis(ack.delay_ms);
         if let Some(round_trip) = told.round_trip.filter(|_| delay <= DELAY_MAX) {
-            self.rtt.sample(round_trip, delay);
+            self.measured(round_trip, delay);
         }
         for packet in told.arrived {
             self.path.arrived(packet.len);
@@ -299,7 +311,7 @@ impl Link {
             self.packet_lost(now, packet);
         }
         if let Some(round_trip) = round_trip.filter(|_| once) {
-            self.rtt.sample(round_trip, Duration::ZERO);
+            self.measured(round_trip, Duration::ZERO);
         }
         if self.queue.remove(Item::request(number)).is_some() {
             self.assemblies.forget(MessageId::Reply(number));

@@ -38,6 +38,14 @@ mod sorted;
 mod stats;
 mod time;
 mod timer;
+#[cfg_attr(
+    not(all(feature = "tracing", feature = "std")),
+    expect(
+        dead_code,
+        reason = "a link tells of less than an endpoint, and where nobody listens of nothing"
+    )
+)]
+pub mod trace;
 
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
@@ -69,6 +77,7 @@ use smallvec::SmallVec;
 pub use stats::{Counters, Drops, LinkStats, Repeats, Traffic};
 pub use time::Time;
 pub(crate) use time::earliest;
+use trace::{Metrics, Trace, TraceId, trace};
 
 use crate::{
     crypto::SessionKeys,
@@ -177,6 +186,7 @@ pub struct Link {
     jitter: Jitter,
     /// What has happened; repeats are counted in the queue.
     counters: Counters,
+    trace_id: TraceId,
 }
 
 /// How far the introduction of the two sides to each other is.
@@ -230,6 +240,7 @@ impl Link {
             events: VecDeque::new(),
             jitter: Jitter::new(config.seed),
             counters: Counters::default(),
+            trace_id: TraceId::default(),
         }
     }
 
@@ -279,6 +290,8 @@ impl Link {
         fresh.keepalive = self.keepalive.map(Keepalive::again);
         fresh.jitter = self.jitter;
         fresh.counters = self.counters;
+        fresh.trace_id = self.trace_id;
+        trace(fresh.trace_id, || Trace::Restarted);
         fresh
     }
 
@@ -363,7 +376,28 @@ impl Link {
 
     /// Takes in a round-trip time that a handshake measured.
     pub fn sample(&mut self, round_trip: Duration) {
-        self.rtt.sample(round_trip, Duration::ZERO);
+        self.measured(round_trip, Duration::ZERO);
+    }
+
+    /// Takes in a round-trip time, in which the other side has waited for `delay`.
+    fn measured(&mut self, round_trip: Duration, delay: Duration) {
+        self.rtt.sample(round_trip, delay);
+        trace(self.trace_id, || {
+            Trace::Metrics(Metrics {
+                latest: round_trip,
+                smoothed: self.rtt.smoothed().unwrap_or_default(),
+                variation: self.rtt.variation(),
+                timeout: self.rtt.timeout(),
+                loss: self.loss(),
+                datagram: self.path.size(self.datagram_max()),
+                is_redundant: self.is_redundant(),
+            })
+        });
+    }
+
+    /// What happens on the link is told under this number from here on, where it is ([`trace::TARGET`]).
+    pub const fn trace_as(&mut self, number: u32) {
+        self.trace_id = TraceId::new(number);
     }
 
     /// True when the other side has asked to be let in.

@@ -10,6 +10,7 @@ use super::{
     Carried, Item, Keys, Link, Redundancy, SentPacket, State, Time,
     queue::{Body, Entry, Lossy},
     sorted::sorted,
+    trace::{FrameList, Trace, trace, trace_early},
 };
 use crate::{
     crypto::TAG_LEN,
@@ -162,6 +163,7 @@ impl Link {
     pub fn init_payload(&mut self, now: Time, room: usize) -> Vec<u8> {
         let mut payload = Vec::new();
         self.pack(now, room, Carrier::Init, &mut payload);
+        trace_early(self.trace_id, &payload);
         payload
     }
 
@@ -176,6 +178,7 @@ impl Link {
     pub fn resume_payload(&mut self, now: Time, room: usize) -> Vec<u8> {
         let mut payload = Vec::new();
         self.pack(now, room, Carrier::Resume, &mut payload);
+        trace_early(self.trace_id, &payload);
         payload
     }
 
@@ -239,6 +242,11 @@ impl Link {
         // How long the header is, only the packet's number tells: it is written behind the frames, and goes before them.
         let header_len = out.len() - frames_len;
         out.rotate_right(header_len);
+        trace(self.trace_id, || Trace::Sent {
+            number,
+            bytes: out.len() + overhead - HEADER_MAX,
+            frames: FrameList(out.get(header_len..).unwrap_or_default()),
+        });
         match &self.state {
             State::Open(Keys::Sealed(keys)) => keys.seal.seal(number.0, header_len, out),
             _ => append_crc(out),

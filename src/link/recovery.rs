@@ -2,8 +2,10 @@
 //! in parts (LINK-6, LINK-13).
 
 use super::{
-    Assembled, Carried, Event, Ignored, Item, Link, SentPacket, Time, assembly::Begun,
+    Assembled, Carried, Event, Ignored, Item, Link, SentPacket, Time,
+    assembly::Begun,
     limits::ASSEMBLED_KEPT,
+    trace::{Trace, trace},
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -54,6 +56,10 @@ impl Link {
     pub(super) fn packet_lost(&mut self, now: Time, packet: SentPacket) {
         self.path.lost(now, packet.len);
         self.counters.lost += 1;
+        trace(self.trace_id, || Trace::Lost {
+            number: packet.number,
+            bytes: packet.len,
+        });
         if packet.stamp.is_some() {
             self.pace.lost(packet.len);
         }

@@ -19,6 +19,7 @@ use super::{
     replies::Replies,
     requests::Requests,
     rtt::{self, Rtt},
+    trace::TraceId,
 };
 use crate::{
     crypto::{ResumptionSecret, SessionKeys},
@@ -38,6 +39,7 @@ pub struct Resting {
     trusted: bool,
     is_holding: bool,
     jitter: Jitter,
+    trace_id: TraceId,
 }
 
 /// How far it has counted, and its limits.
@@ -128,6 +130,7 @@ impl Link {
             trusted: self.trusted,
             is_holding: self.is_holding,
             jitter: self.jitter.clone(),
+            trace_id: self.trace_id,
         })
     }
 }
@@ -180,6 +183,7 @@ impl Resting {
         link.trusted = self.trusted;
         link.is_holding = self.is_holding;
         link.jitter = self.jitter.clone();
+        link.trace_id = self.trace_id;
         link
     }
 }

@@ -1,6 +1,10 @@
 //! The timers of a link, in one table: when each is due, and what happens then.
 
-use super::{Event, Link, Time, earliest, queue::Entry};
+use super::{
+    Event, Link, Time, earliest,
+    queue::Entry,
+    trace::{Trace, trace},
+};
 use crate::wire::{MessageId, RequestId};
 
 /// What a link waits for.
@@ -38,6 +42,21 @@ impl Timer {
         Self::Reassembly,
         Self::Keepalive,
     ];
+
+    /// Its name in traces.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Retransmit => "retransmit",
+            Self::Loss => "loss",
+            Self::Paced => "paced",
+            Self::Pace => "pace",
+            Self::Limit => "limit",
+            Self::Acknowledge => "acknowledge",
+            Self::Work => "work",
+            Self::Reassembly => "reassembly",
+            Self::Keepalive => "keepalive",
+        }
+    }
 }
 
 impl Link {
@@ -65,6 +84,9 @@ impl Link {
 
     /// A timer is due.
     fn fire(&mut self, now: Time, timer: Timer) {
+        trace(self.trace_id, || Trace::TimerExpired {
+            timer: timer.name(),
+        });
         match timer {
             Timer::Retransmit => {
                 // What it left in, or else its own length.

@@ -143,6 +143,17 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Its name for programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Violation => "violation",
+            Self::Shutdown => "shutdown",
+            Self::Replaced => "replaced",
+            Self::Other(_) => "other",
+        }
+    }
+
     const fn number(self) -> u64 {
         match self {
             Self::Done => 0,

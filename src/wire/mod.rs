@@ -44,9 +44,9 @@ pub use opening::{Life, LinkName, Open, Update, Welcome};
 pub use option::{FORM_DETAILS, FORM_DROP, FORM_MOVE, FORM_PENDING, Options};
 pub use packet::{
     ACCEPT_HEADER, ANSWER_BYTES_MAX, ConnectionId, Cookie, HandshakeId, Hello, HelloReply,
-    INIT_OVERHEAD, Init, LinkPacket, MAC1_LEN, PROTOCOL_VERSION, Packet, Protection, RESUME_HEADER,
-    RESUMED_HEADER, ResetToken, Resume, ResumeNonce, TicketCheck, append_crc, crc_holds,
-    link_header,
+    INIT_OVERHEAD, Init, LinkPacket, MAC1_LEN, PROTOCOL_VERSION, Packet, Protection, RESET_LEN,
+    RESUME_HEADER, RESUMED_HEADER, RETRY_LEN, ResetToken, Resume, ResumeNonce, TicketCheck,
+    append_crc, crc_holds, link_header,
 };
 pub use peer::PeerRequest;
 pub use varint::{VARINT_MAX, emit_varint, parse_varint, varint_len};

@@ -42,6 +42,10 @@ pub const RESUME_HEADER: usize = 17;
 pub const RESUME_SEALED_MIN: usize = 2 + 16;
 /// Bytes a Resumed has before what is sealed.
 pub const RESUMED_HEADER: usize = 9;
+/// Bytes of a Retry.
+pub const RETRY_LEN: usize = 25;
+/// Bytes of a Reset.
+pub const RESET_LEN: usize = 21;
 const CRC_LEN: usize = 4;
 
 const HELLO: u8 = 0x01;

@@ -47,7 +47,7 @@ impl Realm {
         Self::start_with(&[])
     }
 
-    /// Starts a realm on a free port, with further options of `serve`.
+    /// Starts a realm on a free port, with further options of `serve`. One such as `MERPATI_TRACE=DIR` goes to the environment.
     pub fn start_with(options: &[&str]) -> Self {
         Self::begin(tempfile::tempdir().unwrap(), options)
     }
@@ -177,10 +177,14 @@ fn spawn(directory: &Path, address: &str, options: &[String]) -> (Child, Value) 
         .append(true)
         .open(directory.join("log"))
         .unwrap();
+    let is_variable = |option: &&String| option.starts_with("MERPATI_");
+    let (variables, options): (Vec<_>, Vec<_>) = options.iter().partition(is_variable);
+    let variables = variables.iter().filter_map(|one| one.split_once('='));
     let mut process = program()
+        .envs(variables)
         .current_dir(directory)
         .args(["serve", "--json", "--data", "data"])
-        .args(if options.iter().any(|option| option == "--config") {
+        .args(if options.iter().any(|option| *option == "--config") {
             vec![]
         } else {
             vec!["--listen", address]

@@ -8,7 +8,7 @@ use crate::{
         slot::{Role, Stage},
     },
     link::Time,
-    wire::{ConnectionId, OperationNumber, ResetToken, ResumeNonce, Welcome},
+    wire::{ConnectionId, OperationNumber, RESET_LEN, ResetToken, ResumeNonce, Welcome},
 };
 
 impl Endpoint {
@@ -102,6 +102,12 @@ impl Endpoint {
             if let Some(round_trip) = dial.round_trip(now) {
                 slot.link.sample(round_trip);
             }
+            Self::trace_handshake(
+                id,
+                false,
+                ("resumed", header.len() + sealed.len()),
+                Some(frames),
+            );
             slot.stage = Stage::Open;
             slot.ticket_state = TicketState::Used;
             // It is told by the first UPDATE.
@@ -163,6 +169,7 @@ impl Endpoint {
             })
         });
         if let Some(id) = refused {
+            Self::trace_handshake(id, false, ("reset", RESET_LEN), None);
             self.forget_ticket(now, id);
         }
         refused.is_some()

@@ -308,6 +308,7 @@ impl Endpoint {
             highest: OperationNumber(0),
         })));
         let id = self.insert(slot);
+        Self::trace_handshake(id, false, ("resume", datagram.len()), Some(&payload));
         self.stand_half_open(id, has_shown);
         self.keep_few_of(resume.ticket);
         if !self.slots.contains_key(&id) {

@@ -1,0 +1,178 @@
+//! The last line of the terminal while somebody watches: how the link to the realm is. It is there for people only, where
+//! both results and what is said beside them go to one terminal.
+
+use std::{
+    cell::{Cell, RefCell},
+    env,
+    io::{self, IsTerminal as _, Write as _},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use merpati::client::{Client, LinkStats, Spent};
+
+use super::output::{Output, columns};
+
+/// It is drawn so often, if it has changed.
+const EVERY: Duration = Duration::from_secs(1);
+/// Packets that have to have come before a share of them says anything.
+const FEW: u64 = 20;
+
+/// The line.
+#[derive(Debug, Default)]
+pub struct ConnectionLine {
+    is_wanted: bool,
+    /// What stands there.
+    drawn: RefCell<String>,
+    /// Since when the realm is out of reach.
+    away: Cell<Option<Instant>>,
+}
+
+impl ConnectionLine {
+    /// One that is drawn if there is a person to see it, and a terminal that can take it back.
+    pub fn new(output: Output) -> Self {
+        let is_terminal = io::stdout().is_terminal() && io::stderr().is_terminal();
+        let is_plain = env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let mut line = Self::default();
+        line.is_wanted = is_terminal && !is_plain && !output.json;
+        line
+    }
+
+    /// Takes the line away: something is printed.
+    pub fn clear(&self) {
+        if !self.drawn.take().is_empty() {
+            // Whoever closed standard error does not want to see it.
+            let _ = write!(io::stderr().lock(), "\r\x1b[2K");
+        }
+    }
+
+    /// The realm is out of reach from now on, or back.
+    pub fn note_reach(&self, is_away: bool) {
+        self.away.set(is_away.then(Instant::now));
+    }
+
+    /// Draws the line for as long as this is polled.
+    pub async fn keep(&self, client: &Client) {
+        if !self.is_wanted {
+            return std::future::pending().await;
+        }
+        let meter = client.meter();
+        loop {
+            let status = client.link_status().await;
+            let stats = client.link_stats().await.filter(|_| status.open);
+            let away = self.away.get().map(|since| since.elapsed());
+            self.draw(&text(status.address, stats, away, meter.spent()));
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    fn draw(&self, text: &str) {
+        let Some(columns) = columns(&io::stderr()) else {
+            return;
+        };
+        // In the last column some terminals begin another line. What is said here is one column a character.
+        let text: String = text.chars().take(columns.saturating_sub(1)).collect();
+        if *self.drawn.borrow() != text {
+            let _ = write!(io::stderr().lock(), "\r\x1b[2K{text}");
+            self.drawn.replace(text);
+        }
+    }
+}
+
+impl Drop for ConnectionLine {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// What the line says.
+fn text(
+    address: Option<SocketAddr>,
+    stats: Option<LinkStats>,
+    away: Option<Duration>,
+    spent: Spent,
+) -> String {
+    let realm = address.map_or_else(|| "the realm".into(), |address| address.to_string());
+    let bytes = format!(
+        "{} up, {} down",
+        size(spent.up.bytes),
+        size(spent.down.bytes)
+    );
+    let Some(stats) = stats.filter(|_| away.is_none()) else {
+        let since = away.map_or_else(String::new, |away| format!(" for {} s", away.as_secs()));
+        return format!("[{realm}: no answer{since}, trying on; {bytes}]");
+    };
+    let round_trip = stats.rtt.map_or_else(
+        || "round trip not measured yet".into(),
+        |(rtt, _)| format!("round trip {} ms", rtt.as_millis()),
+    );
+    let loss = if stats.counters.received.datagrams < FEW {
+        String::new()
+    } else {
+        format!(", {} % lost", u64::from(stats.loss) * 100 / 1024)
+    };
+    format!("[{realm}: {round_trip}{loss}; {bytes}]")
+}
+
+/// Bytes, short.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1000 => format!("{bytes} B"),
+        1000..1_000_000 => format!("{}.{} kB", bytes / 1000, bytes % 1000 / 100),
+        _ => format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use merpati::client::{Counters, Traffic};
+
+    use super::*;
+
+    #[test]
+    fn line_says_what_is_known_and_no_more() {
+        let address = "[2001:db8::1]:6377".parse().ok();
+        let spent = Spent {
+            up: Traffic {
+                datagrams: 3,
+                bytes: 1234,
+            },
+            down: Traffic {
+                datagrams: 2,
+                bytes: 999,
+            },
+        };
+        let mut stats = LinkStats {
+            counters: Counters::default(),
+            rtt: None,
+            timeout: Duration::from_secs(1),
+            loss: 512,
+            datagram: 548,
+            is_redundant: false,
+        };
+        assert_eq!(
+            text(None, None, None, spent),
+            "[the realm: no answer, trying on; 1.2 kB up, 999 B down]"
+        );
+        assert_eq!(
+            text(address, Some(stats), None, spent),
+            "[[2001:db8::1]:6377: round trip not measured yet; 1.2 kB up, 999 B down]"
+        );
+        stats.rtt = Some((Duration::from_micros(61_900), Duration::ZERO));
+        stats.counters.received.datagrams = 20;
+        assert_eq!(
+            text(address, Some(stats), None, spent),
+            "[[2001:db8::1]:6377: round trip 61 ms, 50 % lost; 1.2 kB up, 999 B down]"
+        );
+        assert_eq!(
+            text(
+                address,
+                Some(stats),
+                Some(Duration::from_millis(12_900)),
+                spent
+            ),
+            "[[2001:db8::1]:6377: no answer for 12 s, trying on; 1.2 kB up, 999 B down]"
+        );
+        assert_eq!(size(2_340_000), "2.3 MB");
+    }
+}

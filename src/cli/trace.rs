@@ -1,0 +1,288 @@
+//! `MERPATI_TRACE=DIR`: what happens on each link, step by step, one JSON object a line and one file a link
+//! (`docs/trace.md`). It is for whoever looks for the cause of something, and is written at once: what came before a
+//! crash is there.
+
+use std::{
+    collections::BTreeMap,
+    env, fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process,
+    sync::Mutex,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use merpati::client::TRACE_TARGET;
+use serde_json::{Map, Value, json};
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+    level_filters::LevelFilter,
+};
+use tracing_subscriber::{
+    Layer, Registry,
+    filter::Targets,
+    layer::{Context, SubscriberExt as _},
+    util::SubscriberInitExt as _,
+};
+
+use super::output::{Failure, Output};
+
+const VARIABLE: &str = "MERPATI_TRACE";
+/// The version of what is written.
+const SCHEMA: u64 = 1;
+/// Files that one process writes at most; links beyond are not traced.
+const FILES_MAX: usize = 1000;
+/// Files that are open at once.
+const OPEN_MAX: usize = 64;
+/// Bytes that one process writes at most: 1 GiB.
+const BYTES_MAX: u64 = 1 << 30;
+
+/// What is traced of one process.
+pub struct Trace {
+    files: Mutex<Files>,
+}
+
+/// Traces what the process does from here on, if that is wanted, and nothing else.
+pub fn start() -> Result<(), Failure> {
+    if let Some(layer) = layer()? {
+        tracing_subscriber::registry().with(layer).init();
+    }
+    Ok(())
+}
+
+/// What writes the trace, if one is wanted.
+pub fn layer() -> Result<Option<impl Layer<Registry> + use<>>, Failure> {
+    let Some(directory) = env::var_os(VARIABLE).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let directory = PathBuf::from(directory);
+    let files = Files::begin(&directory).map_err(|error| {
+        Failure::usage(format!(
+            "{VARIABLE}: nothing can be written to {}: {error}; name a directory that is yours",
+            directory.display()
+        ))
+    })?;
+    let trace = Trace {
+        files: Mutex::new(files),
+    };
+    let ours = Targets::new().with_target(TRACE_TARGET, LevelFilter::TRACE);
+    Ok(Some(trace.with_filter(ours)))
+}
+
+impl<S: Subscriber> Layer<S> for Trace {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        if let Ok(mut files) = self.files.lock() {
+            files.write(line);
+        }
+    }
+}
+
+/// One event.
+#[derive(Default)]
+struct Line {
+    link: Option<u32>,
+    name: String,
+    data: Map<String, Value>,
+}
+
+impl Line {
+    fn put(&mut self, field: &Field, value: Value) {
+        match (field.name(), value) {
+            ("link", Value::Number(link)) => {
+                self.link = link.as_u64().and_then(|link| link.try_into().ok());
+            }
+            ("message", Value::String(name)) => self.name = name,
+            (name, value) => {
+                self.data.insert(name.into(), value);
+            }
+        }
+    }
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // To a thousandth.
+        self.put(field, json!((value * 1000.0).round() / 1000.0));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value.into());
+    }
+}
+
+/// The files of one process.
+struct Files {
+    directory: PathBuf,
+    began: Instant,
+    /// That moment, in milliseconds since 1970.
+    unix_ms: u128,
+    /// By link, as far as they are open; what is of none has its own.
+    traced: BTreeMap<Option<u32>, Option<File>>,
+    written: u64,
+    /// Nothing more is written.
+    is_over: bool,
+}
+
+impl Files {
+    fn begin(directory: &Path) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        // What cannot be written is found out now.
+        try_out(directory)?;
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+        Ok(Self {
+            directory: directory.into(),
+            began: Instant::now(),
+            unix_ms: unix.map_or(0, |unix| unix.as_millis()),
+            traced: BTreeMap::new(),
+            written: 0,
+            is_over: false,
+        })
+    }
+
+    fn write(&mut self, line: Line) {
+        if self.is_over {
+            return;
+        }
+        if let Err(error) = self.try_write(line) {
+            self.is_over = true;
+            let directory = self.directory.display();
+            Output::aside(&format!(
+                "the trace in {directory} ends here: {error}. Nothing else is hindered by that"
+            ));
+        }
+    }
+
+    fn try_write(&mut self, line: Line) -> io::Result<()> {
+        let Line { link, name, data } = line;
+        if !self.traced.contains_key(&link) && self.traced.len() >= FILES_MAX {
+            return Err(io::Error::other(format!(
+                "it has {FILES_MAX} files, of which each is a link's"
+            )));
+        }
+        let time = self.began.elapsed().as_secs_f64() * 1000.0;
+        let (name, data) = (Value::from(name), Value::from(data));
+        // In the order in which a person reads it.
+        let line = format!("{{\"time\":{time:.3},\"name\":{name},\"data\":{data}}}");
+        self.append(link, &line)
+    }
+
+    /// Writes a line to a link's file, whose first line says what it is of.
+    fn append(&mut self, link: Option<u32>, line: &str) -> io::Result<()> {
+        let is_new = !self.traced.contains_key(&link);
+        if self.traced.values().flatten().count() >= OPEN_MAX {
+            self.traced.values_mut().for_each(|file| *file = None);
+        }
+        let path = self.path(link);
+        let mut text = String::new();
+        if is_new {
+            let id = link.map(|link| format!("{link:08x}"));
+            let header = json!({
+                "schema": SCHEMA, "title": "merpati trace", "version": env!("CARGO_PKG_VERSION"),
+                "began_unix_ms": u64::try_from(self.unix_ms).unwrap_or(u64::MAX), "time_unit": "ms",
+                "pid": process::id(), "link": id,
+            });
+            text = format!("{header}\n");
+        }
+        text += line;
+        text.push('\n');
+        self.written += text.len() as u64;
+        if self.written > BYTES_MAX {
+            return Err(io::Error::other("it has reached 1 GiB"));
+        }
+        let file = self.traced.entry(link).or_default();
+        let file = match file {
+            Some(file) => file,
+            None => file.insert(open_append(&path)?),
+        };
+        file.write_all(text.as_bytes())
+    }
+
+    /// Files of one process stand together, in the order in which processes began.
+    fn path(&self, link: Option<u32>) -> PathBuf {
+        let link = link.map_or_else(|| "endpoint".into(), |link| format!("{link:08x}"));
+        let name = format!("{}-{}-{link}.jsonl", self.unix_ms, process::id());
+        self.directory.join(name)
+    }
+}
+
+/// Who talks to whom and when is nobody else's business.
+fn open_append(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+/// Makes a file and takes it away again.
+fn try_out(directory: &Path) -> io::Result<()> {
+    let path = directory.join(format!(".merpati-{}", process::id()));
+    drop(open_append(&path)?);
+    fs::remove_file(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(link: u32) -> Line {
+        Line {
+            link: Some(link),
+            name: "timer_expired".into(),
+            data: Map::new(),
+        }
+    }
+
+    /// Who traces a realm with many links has a bounded number of files, each with one first line.
+    #[test]
+    fn files_are_bounded_and_begin_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = Files::begin(directory.path()).unwrap();
+        let links = 0..u32::try_from(FILES_MAX).unwrap();
+        for link in links.clone().chain(links) {
+            files.write(event(link));
+        }
+        assert!(!files.is_over);
+        assert!(files.traced.values().flatten().count() <= OPEN_MAX);
+        files.write(event(u32::MAX));
+        assert!(files.is_over);
+        files.write(event(0));
+        let written: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+        assert_eq!(written.len(), FILES_MAX);
+        for entry in written {
+            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+            assert_eq!(text.lines().count(), 3, "{text}");
+            assert!(text.starts_with("{\"began_unix_ms\""), "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = Files::begin(directory.path()).unwrap();
+        files.write(event(0));
+        files.written = BYTES_MAX;
+        files.write(event(0));
+        assert!(files.is_over);
+    }
+}

@@ -1,0 +1,153 @@
+//! What somebody sees on a terminal.
+
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::{
+    fs::File,
+    io::Read as _,
+    os::fd::OwnedFd,
+    process::Child,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use rustix::{
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcsetwinsize},
+};
+use support::{Home, Realm, program, relay::Relay, typing::until};
+
+/// A program on a terminal of its own, 80 columns wide.
+struct Terminal {
+    process: Child,
+    written: Arc<Mutex<Vec<u8>>>,
+    _master: OwnedFd,
+}
+
+impl Terminal {
+    fn run(home: &Home, arguments: &[&str]) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: 80,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&master, size).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = File::options()
+            .read(true)
+            .write(true)
+            .open(name.to_str().unwrap())
+            .unwrap();
+        let process = program()
+            .current_dir(home.directory.path())
+            .env("TERM", "xterm")
+            .args(["--home", "profiles", "--profile"])
+            .args(arguments)
+            .stdin(slave.try_clone().unwrap())
+            .stdout(slave.try_clone().unwrap())
+            .stderr(slave)
+            .spawn()
+            .unwrap();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let mut reader = File::from(master.try_clone().unwrap());
+        let into = Arc::clone(&written);
+        thread::spawn(move || {
+            let mut buffer = [0; 1024];
+            // It fails once the last program on the terminal has ended.
+            while let Ok(len @ 1..) = reader.read(&mut buffer) {
+                into.lock().unwrap().extend_from_slice(&buffer[..len]);
+            }
+        });
+        Self {
+            process,
+            written,
+            _master: master,
+        }
+    }
+
+    /// The lines as they stand, after all that has been written.
+    fn screen(&self) -> Vec<String> {
+        let written = self.written.lock().unwrap();
+        let text = String::from_utf8_lossy(&written).into_owned();
+        let mut lines = vec![String::new()];
+        let mut rest = text.as_str();
+        while let Some(c) = rest.chars().next() {
+            let last = lines.last_mut().unwrap();
+            if let Some(behind) = rest.strip_prefix("\x1b[2K") {
+                last.clear();
+                rest = behind;
+                continue;
+            }
+            match c {
+                '\n' => lines.push(String::new()),
+                // What is written from the first column on is what was cleared before, or a line that ends.
+                '\r' => {}
+                c => last.push(c),
+            }
+            rest = &rest[c.len_utf8()..];
+        }
+        lines
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn watch_says_on_its_last_line_how_the_link_is() {
+    let (realm, home) = (Realm::start(), Home::new());
+    let relay = Relay::to(realm.address);
+    home.register("ann", &realm.connect);
+    home.register("bob", &realm.connect);
+    let through = realm.connect_through(relay.address);
+    let mut watch = Terminal::run(
+        &home,
+        &["bob", "--server", &through, "watch", "--keepalive", "1s"],
+    );
+    let last = |watch: &Terminal| watch.screen().last().unwrap().clone();
+    let begins = format!("[{}: round trip ", relay.address);
+    until("the link is shown", || last(&watch).starts_with(&begins));
+    home.run("ann", &["send", "bob", "hello"]).ok();
+    // It makes room for what comes, and comes back below it.
+    until("the message is shown above the line", || {
+        let screen = watch.screen();
+        let above = screen.iter().rev().nth(1);
+        above.is_some_and(|line| line.ends_with("ann: hello")) && last(&watch).starts_with(&begins)
+    });
+    relay.lose(|_, _| true);
+    home.run("ann", &["send", "bob", "into the dark"]).ok();
+    let is_away = format!("[{}: no answer for ", relay.address);
+    until("the silence is shown", || {
+        last(&watch).starts_with(&is_away)
+    });
+    relay.lose(|_, _| false);
+    until("the link is back", || last(&watch).starts_with(&begins));
+    let screen = watch.screen();
+    let said: Vec<_> = screen
+        .iter()
+        .filter(|line| line.contains("merpati: "))
+        .collect();
+    assert_eq!(said.len(), 2, "{screen:?}");
+    assert!(
+        screen.iter().all(|line| line.chars().count() < 80),
+        "{screen:?}"
+    );
+    // Nothing of it stays.
+    let id = watch.process.id().to_string();
+    let asked = std::process::Command::new("kill")
+        .args(["-INT", &id])
+        .status();
+    assert!(asked.unwrap().success());
+    watch.process.wait().unwrap();
+    until("the line is gone", || last(&watch).is_empty());
+}

@@ -1,0 +1,171 @@
+//! `MERPATI_TRACE=DIR`: what happens on each link can be read afterwards, and nothing of what was said.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use serde_json::Value;
+use support::{
+    Home, Realm, finished,
+    relay::{Relay, Way},
+};
+
+const SECRET: &str = "meet me at the old bridge";
+
+/// The events of each file, behind its first line.
+fn traces(directory: &Path) -> BTreeMap<String, (Value, Vec<Value>)> {
+    let mut traces = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains(SECRET), "{text}");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+        let mut lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let header = lines.next().unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        traces.insert(name, (header, lines.collect()));
+    }
+    traces
+}
+
+fn named<'a>(events: &'a [Value], name: &str) -> Vec<&'a Value> {
+    let is_one = |event: &&Value| event["name"] == name;
+    events
+        .iter()
+        .filter(is_one)
+        .map(|event| &event["data"])
+        .collect()
+}
+
+/// What left one side and came to the other, each with its bytes and frames.
+fn of_packets(events: &[Value], names: [&str; 2]) -> Vec<(u64, String)> {
+    let is_one = |event: &&Value| names.iter().any(|name| event["name"] == *name);
+    let packets = events.iter().filter(is_one).map(|event| &event["data"]);
+    packets
+        .map(|data| {
+            let frames = data["frames"].as_str().unwrap_or_default().to_owned();
+            (data["bytes"].as_u64().unwrap(), frames)
+        })
+        .collect()
+}
+
+#[test]
+fn both_sides_of_a_link_tell_the_same_and_nothing_of_what_was_said() {
+    let home = Home::new();
+    let theirs = home.directory.path().join("theirs");
+    let realm = Realm::start_with(&[&format!("MERPATI_TRACE={}", theirs.display())]);
+    home.register("ann", &realm.connect);
+    let ours = home.directory.path().join("ours/of/ann");
+    let mut send = home.command("ann", &["send", "ann", SECRET]);
+    finished(send.env("MERPATI_TRACE", &ours)).ok();
+    let (_, (header, events)) = traces(&ours).pop_first().unwrap();
+    assert_eq!(
+        (&header["schema"], &header["time_unit"]),
+        (&1.into(), &"ms".into())
+    );
+    let path = named(&events, "path_updated");
+    assert_eq!(path[0]["remote"], realm.address.to_string());
+    let up = of_packets(&events, ["handshake_sent", "packet_sent"]);
+    let down = of_packets(&events, ["handshake_received", "packet_received"]);
+    assert!(down[0].1.contains("reply 0 (1)"), "{down:?}");
+    // Of the links at the realm one is the same: of that device, the one that was resumed.
+    let is_same = |events: &Vec<Value>| {
+        of_packets(events, ["handshake_received", "packet_received"])
+            .iter()
+            .map(|(bytes, _)| *bytes)
+            .eq(up.iter().map(|(bytes, _)| *bytes))
+            && of_packets(events, ["handshake_sent", "packet_sent"]) == down
+    };
+    let links: Vec<_> = traces(&theirs).into_values().collect();
+    let same = links.iter().filter(|(_, events)| is_same(events));
+    assert_eq!(same.count(), 1, "{links:?}");
+    // Time does not go back.
+    for (_, events) in &links {
+        let times: Vec<f64> = events
+            .iter()
+            .map(|one| one["time"].as_f64().unwrap())
+            .collect();
+        assert!(times.is_sorted(), "{times:?}");
+    }
+}
+
+#[test]
+fn what_is_lost_and_doubled_on_the_way_can_be_found_in_the_trace() {
+    let home = Home::new();
+    let theirs = home.directory.path().join("theirs");
+    let realm = Realm::start_with(&[&format!("MERPATI_TRACE={}", theirs.display())]);
+    let relay = Relay::to(realm.address);
+    home.register("ann", &realm.connect);
+    let through = realm.connect_through(relay.address);
+    let count = AtomicUsize::new(0);
+    relay.lose(move |way, _| way == Way::ToRealm && count.fetch_add(1, Ordering::Relaxed) % 3 == 2);
+    let ours = home.directory.path().join("ours");
+    let arguments = ["--server", &through, "ping", "--count", "12"];
+    let mut ping = home.command("ann", &arguments);
+    let run = finished(ping.env("MERPATI_TRACE", &ours));
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    // One that was on its way before, and garbage.
+    for one in relay
+        .take_carried()
+        .iter()
+        .rev()
+        .filter(|one| one.way == Way::ToRealm && !one.lost)
+    {
+        relay.inject(&one.bytes);
+    }
+    relay.inject(b"garbage");
+    let (_, (_, events)) = traces(&ours).pop_first().unwrap();
+    let timers = named(&events, "timer_expired");
+    assert!(
+        timers.iter().any(|data| data["timer"] == "retransmit"),
+        "{events:?}"
+    );
+    let (sent, received) = (
+        named(&events, "packet_sent"),
+        named(&events, "packet_received"),
+    );
+    assert!(sent.len() > 12 && received.len() >= 11, "{events:?}");
+    let metrics = named(&events, "metrics_updated");
+    let is_sane = |data: &&Value| {
+        data["latest_rtt_ms"].as_f64().unwrap() > 0.0
+            && data["timeout_ms"].as_f64().unwrap() >= 20.0
+    };
+    assert!(
+        !metrics.is_empty() && metrics.iter().all(is_sane),
+        "{events:?}"
+    );
+    let is_noted = || {
+        let traces = traces(&theirs);
+        let of = |reason: &str| {
+            let mut events = traces.values().flat_map(|(_, events)| events);
+            events.any(|event| event["data"]["reason"] == reason)
+        };
+        of("replayed") && of("not_a_packet")
+    };
+    while !is_noted() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_place_where_nothing_can_be_written_is_named_before_anything_is_done() {
+    let (realm, home) = (Realm::start(), Home::new());
+    home.register("ann", &realm.connect);
+    let mut send = home.command("ann", &["send", "ann", "hello"]);
+    let file = home.directory.path().join("password");
+    let run = finished(send.env("MERPATI_TRACE", &file));
+    assert_eq!(run.error(2), "usage");
+    assert!(run.out.contains("MERPATI_TRACE") || run.err.contains("MERPATI_TRACE"));
+    assert!(home.texts("ann").is_empty());
+    // Empty is as good as unset.
+    let mut send = home.command("ann", &["send", "ann", "hello"]);
+    finished(send.env("MERPATI_TRACE", "")).ok();
+    assert_eq!(home.texts("ann"), ["hello"]);
+}
