@@ -142,5 +142,94 @@ pub enum TicketNews {
 pub struct ToRemember {
     pub ticket: Option<TicketNews>,
     /// What the link has found out of the path from that network.
-    pub path: Option<(Subnet, PathMemory)>,
+    path: Option<KnownPath>,
+    /// The same as it was written down last.
+    written: Option<KnownPath>,
+    /// How often something was heard, and how often it has to be before the path is written down again.
+    heard: u32,
+    again: u32,
+}
+
+/// A network, and what is known of the path from there.
+pub type KnownPath = (Subnet, PathMemory);
+
+impl ToRemember {
+    /// Something was heard, and this is known of the path by now.
+    pub const fn learn_path(&mut self, path: KnownPath) {
+        self.path = Some(path);
+        self.heard = self.heard.saturating_add(1);
+    }
+
+    /// What is known of the path.
+    pub const fn path(&self) -> Option<KnownPath> {
+        self.path
+    }
+
+    /// The same, which is written down now.
+    pub fn take_path(&mut self) -> Option<KnownPath> {
+        self.written = self.path;
+        self.again = self.heard.saturating_mul(2);
+        self.path
+    }
+
+    /// The same, if it is worth to be written down again: who comes next would begin otherwise, and twice as much was heard as when it was
+    /// written down last, for each time costs a commit; or this process `ends`.
+    pub fn take_changed_path(&mut self, ends: bool) -> Option<KnownPath> {
+        let (network, memory) = self.path?;
+        let is_news = |(of, written): KnownPath| of != network || memory.is_news_to(&written);
+        let is_due = ends || self.heard >= self.again;
+        let is_taken = is_due && self.written.is_none_or(is_news);
+        is_taken.then(|| self.take_path()).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::link::Losses;
+
+    fn path(network: u8, lost: u32) -> KnownPath {
+        let address = IpAddr::V4(Ipv4Addr::new(10, 0, network, 1));
+        let memory = PathMemory {
+            rtt: None,
+            losses: Losses { lost, of: 32 },
+            datagram: 1200,
+            unsure: 0,
+        };
+        (address.into(), memory)
+    }
+
+    /// LINK-25: what changes how the next process begins is written down, each time after twice as much was heard, and at the end; what changes nothing never is.
+    #[test]
+    fn path_is_written_down_again_when_it_has_changed() {
+        let mut news = ToRemember::default();
+        news.learn_path(path(1, 0));
+        assert_eq!(news.take_path(), Some(path(1, 0)));
+        assert_eq!(news.take_changed_path(true), None, "nothing has changed");
+        let mut written = Vec::new();
+        for heard in 2..100 {
+            // It is at once a bad path and a good one.
+            news.learn_path(path(1, heard % 2 * 16));
+            if news.take_changed_path(false).is_some() {
+                written.push(heard);
+            }
+        }
+        assert_eq!(written, [3, 6, 13, 26, 53], "a commit each");
+        news.learn_path(path(1, 3));
+        assert_eq!(news.take_changed_path(true), Some(path(1, 3)));
+        news.learn_path(path(1, 0));
+        assert_eq!(
+            news.take_changed_path(true),
+            None,
+            "it is as good as before"
+        );
+        news.learn_path(path(2, 0));
+        assert_eq!(
+            news.take_changed_path(true),
+            Some(path(2, 0)),
+            "another network"
+        );
+    }
 }

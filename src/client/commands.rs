@@ -403,7 +403,7 @@ impl Client {
         }
     }
 
-    /// Has the realm told that a watch has ended, if one has. To be called before the process ends.
+    /// Has the realm told that a watch has ended, if one has, and notes what the path is like. To be called before the process ends.
     pub async fn leave(&self) {
         self.shared.leave().await;
     }

@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    CallError, Notice, Shared,
-    ask::{Ask, AskError, Job, LifeTold, Status, Target, TicketNews, ToRemember, Told},
+    CallError, Notice, ProfileError, Shared,
+    ask::{Ask, AskError, Job, KnownPath, LifeTold, Status, Target, TicketNews, ToRemember, Told},
     driver::Driver,
     lock,
     paths::Paths,
@@ -27,16 +27,11 @@ use crate::{
     crypto::{ConnectionString, PublicKey},
     endpoint::{self, Endpoint},
     link::{LinkStats, PathMemory},
-    subnet::Subnet,
     wire::{Life, Request},
 };
 
 /// The realm's key, what was found out of the path to it, and what there is to come back with.
-type News = (
-    Option<PublicKey>,
-    Option<(Subnet, PathMemory)>,
-    Option<TicketNews>,
-);
+type News = (Option<PublicKey>, Option<KnownPath>, Option<TicketNews>);
 
 /// The longest answer that is put together from parts, in bytes (LINK-13).
 const LONGEST_ANSWER: usize = 65 << 10;
@@ -199,7 +194,7 @@ impl Shared {
     pub(super) async fn note_heard(&self) -> Result<(), CallError> {
         let status = self.link_status().await;
         if self.heard.swap(status.opened, Ordering::Relaxed) == status.opened {
-            return Ok(());
+            return Ok(self.note_path(false).await?);
         }
         let (realm, server) = self.target()?;
         let (rtt, highest) = (status.rtt, status.highest.0);
@@ -237,6 +232,20 @@ impl Shared {
             }
             Ok(())
         })?)
+    }
+
+    /// Writes down what has been found out of the path meanwhile, if that is worth it; the last time when the process `ends`.
+    async fn note_path(&self, ends: bool) -> Result<(), ProfileError> {
+        let connection = self.connection.lock().await;
+        let changed = connection.as_ref();
+        let changed = changed.and_then(|open| lock(&open.news).take_changed_path(ends));
+        drop(connection);
+        let Some(((network, memory), (realm, _))) = changed.zip(self.target().ok()) else {
+            return Ok(());
+        };
+        let now = self.host.time_of_day();
+        self.profile
+            .write(|records| Paths::save(records, realm, (network, now), &memory))
     }
 
     /// What is known of the link to the realm.
@@ -350,8 +359,10 @@ impl Shared {
         })
     }
 
-    /// Has what there is to say leave before the process ends: that nobody watches any more.
+    /// Has what there is to say leave before the process ends, that nobody watches any more, and notes what has been found out.
     pub async fn leave(&self) {
+        // Without it the next process begins as this one did.
+        let _ = self.note_path(true).await;
         let connection = self.connection.lock().await;
         let Some(jobs) = connection.as_ref().map(|open| open.jobs.clone()) else {
             return;
@@ -376,7 +387,7 @@ impl Shared {
     pub async fn path_memory(&self) -> Option<PathMemory> {
         let connection = self.connection.lock().await;
         let news = lock(&connection.as_ref()?.news);
-        news.path.map(|(_, memory)| memory)
+        news.path().map(|(_, memory)| memory)
     }
 
     /// What is to be remembered: of the path, and of the latest handshake, with the realm whose key is this, if it has not been written down.
@@ -386,6 +397,6 @@ impl Shared {
             return (None, None, None);
         };
         let mut news = lock(&open.news);
-        (open.pinned, news.path, news.ticket.take())
+        (open.pinned, news.take_path(), news.ticket.take())
     }
 }

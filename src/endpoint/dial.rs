@@ -25,9 +25,6 @@ const COOKIES_MAX: u32 = 8;
 /// So many Resumes in a row that bring nothing, and a handshake begins instead.
 const RESUMES_MAX: u32 = 6;
 
-/// So many of a handshake's packets are remembered, to tell how many were lost.
-const TRIES_REMEMBERED: usize = 16;
-
 /// What opens a link.
 #[derive(Debug)]
 enum Opening {
@@ -47,8 +44,19 @@ pub(super) struct Dial {
     shown: u32,
     attempts: Attempts,
     first_sent: Time,
-    /// When it has left, as often as is remembered.
-    sent_at: Vec<Time>,
+    /// How often it has left since the other side last said anything.
+    tries: Option<Tries>,
+}
+
+/// A packet that leaves until something is said to it. A copy (LINK-19) belongs to the try that it follows: that one has failed when
+/// neither is answered.
+#[derive(Clone, Copy, Debug)]
+struct Tries {
+    first_at: Time,
+    /// When it last left, its copy aside.
+    last_at: Time,
+    count: u32,
+    has_copies: bool,
 }
 
 impl Dial {
@@ -60,7 +68,7 @@ impl Dial {
             shown: 0,
             attempts: Attempts::queued(),
             first_sent: now,
-            sent_at: Vec::new(),
+            tries: None,
         }
     }
 
@@ -158,33 +166,47 @@ impl Dial {
         if self.attempts.count() == 0 {
             self.first_sent = now;
         }
-        if self.attempts.sent() {
+        let is_copy = !self.attempts.sent();
+        if !is_copy {
             let copy = copy.map(|copy| now + copy);
             self.attempts.schedule(Some(now + wait), copy);
         }
-        if self.sent_at.len() < TRIES_REMEMBERED {
-            self.sent_at.push(now);
+        let tries = self.tries.get_or_insert(Tries {
+            first_at: now,
+            last_at: now,
+            count: 0,
+            has_copies: false,
+        });
+        if is_copy {
+            tries.has_copies = true;
+        } else {
+            tries.last_at = now;
+            tries.count += 1;
         }
         out.clear();
         out.extend_from_slice(&self.packet);
         true
     }
 
-    /// True when a packet before the last was certainly lost, or its answer, now that one is answered: the answer came about a round trip
-    /// after the last had left. On a path that has become longer, it comes sooner or later than that.
-    pub fn has_lost(&self, now: Time, rtt: Option<Duration>) -> bool {
-        let [_, .., last] = self.sent_at[..] else {
-            return false;
+    /// How many packets of the first try were certainly lost, or their answers, now that a later one is answered: one, or two where it left
+    /// twice. None where the answer did not come about a round trip after the last try: on a path that has become longer, it comes sooner
+    /// or later than that, and may be to any of them.
+    pub fn lost(&self, now: Time, rtt: Option<Duration>) -> u32 {
+        let Some((tries, rtt)) = self.tries.filter(|tries| tries.count > 1).zip(rtt) else {
+            return 0;
         };
-        let is_all = self.sent_at.len() < TRIES_REMEMBERED;
-        let age = now - last;
-        is_all && rtt.is_some_and(|rtt| age * 4 >= rtt * 3 && age * 2 <= rtt * 3)
+        let age = now - tries.last_at;
+        if age * 4 >= rtt * 3 && age * 2 <= rtt * 3 {
+            1 + u32::from(tries.has_copies)
+        } else {
+            0
+        }
     }
 
     /// True when the packet left so lately that nothing can be an answer to it.
     pub fn is_unanswerable(&self, now: Time, rtt: Option<Duration>) -> bool {
-        let first = self.sent_at.first();
-        rtt.is_some_and(|rtt| first.is_none_or(|first| (now - *first) * 2 < rtt))
+        let is_early = |tries: Tries| rtt.is_some_and(|rtt| (now - tries.first_at) * 2 < rtt);
+        self.tries.map_or(rtt.is_some(), is_early)
     }
 
     /// Shows a cookie from here on, and sends the packet with it at once. Who forges many of them gains nothing.
@@ -215,7 +237,7 @@ impl Dial {
         }
         self.shown += 1;
         // What came before was answered.
-        self.sent_at.clear();
+        self.tries = None;
         self.attempts.queue();
     }
 
@@ -229,7 +251,7 @@ impl Dial {
 
     /// The packet leaves again at once.
     pub fn hurry(&mut self) {
-        self.sent_at.clear();
+        self.tries = None;
         self.attempts.queue();
     }
 

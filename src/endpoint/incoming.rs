@@ -236,8 +236,8 @@ impl Endpoint {
             ("accept", ACCEPT_HEADER + noise.len()),
             payload.get(CONNECTION_LEN..),
         );
-        let has_lost = dial.has_lost(now, slot.link.rtt());
-        slot.link.note_exchange(has_lost, dial.sent().0 > 1);
+        let lost = dial.lost(now, slot.link.rtt());
+        slot.link.note_exchange(lost, dial.sent().0 > 1);
         if let Some(round_trip) = dial.round_trip(now) {
             slot.link.sample(round_trip);
         }

@@ -1,6 +1,6 @@
 //! Where the other side is, and how much may go there before that is proven (LINK-11, LINK-18).
 
-use super::{Item, Keys, Link, State};
+use super::{Item, Keys, Link, Queue, State};
 use crate::wire::PacketNumber;
 
 /// So many times what has come from an address that is to be proven may go there (RFC 9000 §8.1).
@@ -18,6 +18,7 @@ impl Link {
         self.credit = Some(0);
         self.doubt_path(data);
         self.path_heard(bytes);
+        self.queue.moved();
     }
 
     /// Nothing that comes proves where the other side is but its return of `data`.
@@ -57,6 +58,19 @@ impl Link {
     pub const fn add_credit(&mut self, bytes: usize) {
         if let Some(credit) = &mut self.credit {
             *credit = credit.saturating_add(bytes);
+        }
+    }
+}
+
+impl Queue {
+    /// The other side is elsewhere: what is on its way went to where it was, so that nothing will be heard of it.
+    fn moved(&mut self) {
+        for entry in &mut self.entries {
+            let is_timed = entry.attempts.again().is_some();
+            let is_in_work = entry.ask().is_some_and(|ask| ask.in_work.is_some());
+            if is_timed && !is_in_work {
+                entry.queue();
+            }
         }
     }
 }

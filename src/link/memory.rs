@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::{DATAGRAM_MIN, Link, path::PathSize, rtt::Rtt};
+use super::{DATAGRAM_MIN, Link, packing::REDUNDANT_LOSS, path::PathSize, rtt::Rtt};
 
 /// What is counted of exchanges, at most: half of it is forgotten then.
 const EXCHANGES_MAX: u32 = 32;
@@ -26,6 +26,19 @@ pub struct PathMemory {
     pub unsure: u32,
 }
 
+impl PathMemory {
+    /// True when who begins with this does so otherwise than with `other`: with copies or without, with a round trip twice as long or short,
+    /// or with other datagrams.
+    pub fn is_news_to(&self, other: &Self) -> bool {
+        let is_lossy = |memory: &Self| memory.losses.each_way() > REDUNDANT_LOSS;
+        let is_near = match (self.rtt, other.rtt) {
+            (Some((one, _)), Some((other, _))) => one <= other * 2 && other <= one * 2,
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        is_lossy(self) != is_lossy(other) || !is_near || self.datagram != other.datagram
+    }
+}
+
 /// How many exchanges of one packet each way failed of late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
@@ -36,10 +49,11 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Notes that an exchange has succeeded, and whether one before it has failed.
-    pub const fn note(&mut self, has_lost: bool) {
-        self.lost += has_lost as u32;
-        self.of += 1 + has_lost as u32;
+    /// Notes what became of a handshake's first exchange: how many packets it lost, each or its answer, when all of it failed; none when one was
+    /// answered. What failed after that does not count: it was mostly the same outage.
+    pub const fn note(&mut self, lost: u32) {
+        self.lost += lost;
+        self.of += if lost > 0 { lost } else { 1 };
         while self.of > EXCHANGES_MAX {
             self.lost /= 2;
             self.of /= 2;
@@ -68,7 +82,7 @@ impl Link {
     /// What the next link to the same side may begin with.
     pub fn path_memory(&self) -> PathMemory {
         let losses = if self.has_seen_many() {
-            Losses::of_each_way(self.received.loss())
+            Losses::of_each_way(self.received.lasting_loss())
         } else {
             self.losses
         };
@@ -90,9 +104,9 @@ impl Link {
         self.losses = memory.losses;
     }
 
-    /// A handshake's exchange has succeeded; `has_lost`: one before it has certainly not; `again`: the packet left more than once.
-    pub const fn note_exchange(&mut self, has_lost: bool, again: bool) {
-        self.losses.note(has_lost);
+    /// A handshake has succeeded; `lost`: so many packets of its first exchange have certainly not; `again`: its packet left again.
+    pub const fn note_exchange(&mut self, lost: u32, again: bool) {
+        self.losses.note(lost);
         self.rtt.note_exchange(again);
     }
 
@@ -121,18 +135,77 @@ mod tests {
     fn losses_are_learnt_and_forgotten() {
         let mut losses = Losses::default();
         assert_eq!(losses.each_way(), 0);
-        losses.note(false);
-        losses.note(true);
+        losses.note(0);
+        losses.note(1);
         assert!(losses.each_way() < 154, "one lost packet says little");
         for _ in 0..4 {
-            losses.note(true);
+            losses.note(1);
         }
         assert!((155..320).contains(&losses.each_way()), "{losses:?}");
         for _ in 0..60 {
-            losses.note(false);
+            losses.note(0);
         }
         assert!(losses.each_way() < 50, "{losses:?}");
         assert!(losses.of <= EXCHANGES_MAX);
         assert_eq!(Losses::of_each_way(512).lost, 24);
+    }
+
+    /// LINK-25: one bad handshake, be it the first, has nothing leave twice; a second one in a row does.
+    #[test]
+    fn one_bad_handshake_is_no_bad_path() {
+        let mut losses = Losses::default();
+        losses.note(1);
+        assert!(losses.each_way() < 154, "{losses:?}");
+        losses.note(1);
+        assert!(losses.each_way() > 154, "{losses:?}");
+    }
+
+    /// LINK-25: what changes how the next link begins is written down again, and nothing else.
+    #[test]
+    fn news_of_a_path_is_what_changes_the_next_link() {
+        let ms = Duration::from_millis;
+        let known = PathMemory {
+            rtt: Some((ms(60), ms(6))),
+            losses: Losses { lost: 2, of: 32 },
+            datagram: 1200,
+            unsure: 0,
+        };
+        let with = |change: fn(&mut PathMemory)| {
+            let mut memory = known;
+            change(&mut memory);
+            memory
+        };
+        for same in [
+            with(|memory| memory.rtt = Some((Duration::from_millis(110), Duration::ZERO))),
+            with(|memory| memory.losses.lost = 6),
+            with(|memory| memory.unsure = 3),
+        ] {
+            assert!(
+                !same.is_news_to(&known) && !known.is_news_to(&same),
+                "{same:?}"
+            );
+        }
+        for other in [
+            with(|memory| memory.rtt = Some((Duration::from_millis(130), Duration::ZERO))),
+            with(|memory| memory.rtt = None),
+            with(|memory| memory.losses.lost = 16),
+            with(|memory| memory.datagram = 548),
+        ] {
+            assert!(
+                other.is_news_to(&known) && known.is_news_to(&other),
+                "{other:?}"
+            );
+        }
+    }
+
+    /// LINK-25: where one try of three fails, that is what is remembered, and not less.
+    #[test]
+    fn what_is_remembered_is_what_was_seen() {
+        let mut losses = Losses::default();
+        for round in 0..90 {
+            losses.note(u32::from(round % 3 == 0));
+        }
+        assert!((100..=190).contains(&losses.each_way()), "{losses:?}");
+        assert!(losses.lost * 4 > losses.of, "{losses:?}");
     }
 }

@@ -35,7 +35,7 @@ const RESUME_PAYLOAD_MIN: usize = 2;
 /// Bytes around a part in its frame at most: kind, what it is of, number, total, offset.
 const PART_FRAME_MAX: usize = 1 + 1 + 8 + 4 + 4;
 /// From this loss on, in 1/1024, what is small leaves twice: about 15 %.
-const REDUNDANT_LOSS: u32 = 154;
+pub(super) const REDUNDANT_LOSS: u32 = 154;
 /// The largest packet of which a copy is sent, in bytes of frames.
 const COPIED_MAX: usize = 256;
 /// A part is not squeezed into less room than this, in bytes.
@@ -569,7 +569,7 @@ impl Link {
 
     /// The handshake is over: what its first message carried has arrived.
     pub fn early_arrived(&mut self, now: Time) {
-        self.queue.early_arrived(now, &self.rtt);
+        self.queue.early_arrived(now, &self.rtt, &mut self.jitter);
     }
 
     /// True when something is asked that no handshake's first message may carry (HS-7).

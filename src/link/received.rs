@@ -10,6 +10,10 @@ use crate::wire::{AckFrame, PacketNumber};
 const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
 /// The loss is estimated over about so many packets.
 const LOSS_OVER: u32 = 16;
+/// What is remembered of it beyond the link, over about so many: who comes next goes by that alone.
+const LASTING_OVER: u32 = 64;
+/// What is remembered is counted in so many parts, lest it never gets to nothing.
+const LASTING_WHOLE: u32 = 1 << 16;
 /// More packets missing in a row than this say nothing more.
 const LOSS_RUN_MAX: u64 = 64;
 /// After so many packets an acknowledgement rides along, so that the peer's numbers stay short.
@@ -29,6 +33,8 @@ pub struct Received {
     since_acknowledgement: u32,
     /// Of the packets sent to this side lately, how many did not arrive, in 1/1024.
     loss: u32,
+    /// The same over more of them, in 1/65536.
+    lasting_loss: u32,
 }
 
 /// What remains of that while a link rests.
@@ -74,6 +80,7 @@ impl Received {
             largest: largest.map(PacketNumber),
             seen: [u64::MAX; WORDS],
             loss: resting.loss,
+            lasting_loss: resting.loss * (LASTING_WHOLE / 1024),
             ..Self::default()
         };
         let largest = largest.unwrap_or_default();
@@ -116,16 +123,20 @@ impl Received {
                 self.set_bit(PacketNumber(entering), false);
             }
             // Quickly at first: a short exchange should learn of a bad path too.
-            let over = |number: u64| LOSS_OVER.min(4 + u32::try_from(number).unwrap_or(LOSS_OVER));
+            let over = |most: u32, number: u64| most.min(4 + u32::try_from(number).unwrap_or(most));
             for missing in next..number.0.min(next + LOSS_RUN_MAX) {
-                self.loss += (1024 - self.loss) / over(missing);
+                self.loss += (1024 - self.loss) / over(LOSS_OVER, missing);
+                self.lasting_loss +=
+                    (LASTING_WHOLE - self.lasting_loss) / over(LASTING_OVER, missing);
             }
-            self.loss -= self.loss / over(number.0);
+            self.loss -= self.loss / over(LOSS_OVER, number.0);
+            self.lasting_loss -= self.lasting_loss / over(LASTING_OVER, number.0);
             self.largest = Some(number);
             self.largest_at = now;
         } else {
             // It was not lost, but late.
             self.loss -= self.loss / LOSS_OVER;
+            self.lasting_loss -= self.lasting_loss / LASTING_OVER;
         }
         self.set_bit(number, true);
         self.since_acknowledgement = self.since_acknowledgement.saturating_add(1);
@@ -135,6 +146,11 @@ impl Received {
     /// Of the packets sent to this side lately, the share that did not arrive, in 1/1024.
     pub const fn loss(&self) -> u32 {
         self.loss
+    }
+
+    /// The same over some four times as many of them.
+    pub const fn lasting_loss(&self) -> u32 {
+        self.lasting_loss / (LASTING_WHOLE / 1024)
     }
 
     /// Owes an acknowledgement by `by` at the latest.
@@ -282,6 +298,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// LINK-25: what is remembered of a path does not depend on its last few packets.
+    #[test]
+    fn what_is_remembered_of_loss_is_steady() {
+        let mut received = Received::default();
+        let mut jitter = crate::link::Jitter::new(1);
+        let mut number = 0;
+        let mut lose = |received: &mut Received, percent: u128| {
+            let drawn = jitter.spread(core::time::Duration::from_secs(1), 0, 99);
+            if drawn.as_millis() / 10 >= percent {
+                received.record(Time(0), PacketNumber(number));
+            }
+            number += 1;
+        };
+        for _ in 0..200 {
+            lose(&mut received, 30);
+        }
+        let mut quick = (1024, 0);
+        for _ in 0..1000 {
+            lose(&mut received, 30);
+            let lasting = received.lasting_loss();
+            assert!((154..=460).contains(&lasting), "{lasting}");
+            quick = (quick.0.min(received.loss()), quick.1.max(received.loss()));
+        }
+        assert!(quick.0 < 154, "{quick:?}");
+        for _ in 0..600 {
+            lose(&mut received, 0);
+        }
+        assert!(received.lasting_loss() < 3, "{}", received.lasting_loss());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use super::{
     attempts::Attempts,
+    backoff::Jitter,
     limits::REQUEST_SPAN,
     queue::{Body, Detail, Entry, Item, Queue},
     rtt::Rtt,
@@ -122,13 +123,17 @@ impl Queue {
         }
     }
 
-    /// The handshake is over, so what its first message carried has arrived.
-    pub fn early_arrived(&mut self, now: Time, rtt: &Rtt) {
-        let was_early = |entry: &Entry| entry.ask().is_some_and(|ask| ask.was_early);
-        let early = self.requests().filter(|(_, entry)| was_early(entry));
-        let early: Vec<_> = early.map(|(id, _)| id).collect();
-        for id in early {
-            self.request_arrived(now, id, rtt, false);
+    /// The handshake is over, and has brought no reply to what its first message carried. That has arrived, and its reply is on its way: but nobody
+    /// sees to it that it arrives, so it is asked for again as if the request had left just now.
+    pub fn early_arrived(&mut self, now: Time, rtt: &Rtt, jitter: &mut Jitter) {
+        let urge = self.urge(now);
+        for entry in &mut self.entries {
+            let len = entry.len();
+            if entry.ask().is_some_and(|ask| ask.was_early) {
+                let wait = rtt.repeat_after(0, urge, jitter) + rtt.allowance(len);
+                entry.attempts.stop();
+                entry.attempts.schedule(Some(now + wait), None);
+            }
         }
     }
 

@@ -169,7 +169,7 @@ fn run_all(first: u64, last: u64) -> Vec<(u64, Vec<String>)> {
     tally.failures.into_inner().unwrap()
 }
 
-fn variable(name: &str) -> Option<u64> {
+pub(super) fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(
         text.parse()

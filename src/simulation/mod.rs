@@ -17,6 +17,7 @@ mod greedy;
 mod history;
 mod judging;
 mod kinds;
+mod losing;
 mod machine;
 mod malice;
 mod moving;
@@ -34,6 +35,7 @@ mod routes;
 mod site;
 mod taken;
 mod trace;
+mod watchers;
 mod world;
 
 pub use disk::{Disk, SimulatedStore};

@@ -14,6 +14,7 @@ use rand::{RngExt as _, rngs::StdRng};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    losing::Sieve,
     machine::Machine,
     nat::Nats,
     recording::{Recorded, Recorder},
@@ -101,6 +102,7 @@ struct State {
     overheard: VecDeque<(SocketAddr, Vec<u8>)>,
     /// Somebody on the path between realms.
     recorder: Option<Recorder>,
+    sieve: Option<Sieve>,
     addresses: u32,
     salts: u16,
     sent: u64,
@@ -128,6 +130,7 @@ impl Network {
             busy: BTreeMap::new(),
             overheard: VecDeque::new(),
             recorder: None,
+            sieve: None,
             addresses: 0,
             salts: 0,
             sent: 0,
@@ -173,6 +176,16 @@ impl Network {
             state.open.insert(moved, inboxes);
         }
         state.nats.forget_all(machine);
+    }
+
+    /// From now on the sieve picks what is lost, until it is taken out.
+    pub fn sift(&self, sieve: Option<Sieve>) -> Option<Sieve> {
+        std::mem::replace(&mut self.state.lock().unwrap().sieve, sieve)
+    }
+
+    /// From here on whoever opens a socket is in another network.
+    pub fn move_on(&self) {
+        self.state.lock().unwrap().addresses |= 0xff;
     }
 
     /// The machine's sockets are no more.
@@ -421,7 +434,8 @@ impl State {
             *busy = (*busy).max(now) + Duration::from_micros(takes);
             waits = busy.saturating_duration_since(now);
         }
-        if self.rng.random_bool(weather.loss) {
+        let is_picked = self.sieve.as_mut().is_some_and(|sieve| sieve.picks(a, b));
+        if is_picked || self.rng.random_bool(weather.loss) {
             return vec![Fate::Lost];
         }
         let mut fates = Vec::new();

@@ -102,7 +102,7 @@ impl Setting {
         setting
     }
 
-    fn machine(&self, name: &str) -> Machine {
+    pub fn machine(&self, name: &str) -> Machine {
         let wall = Arc::clone(&self.wall);
         let trace = Trace::start(false);
         // No two processes make the same keys.
@@ -166,7 +166,7 @@ impl Setting {
         self.client_on(self.machine("client"), key, memory.clone())
     }
 
-    fn client_on(&self, machine: Machine, key: [u8; 32], memory: Memory) -> Client {
+    pub fn client_on(&self, machine: Machine, key: [u8; 32], memory: Memory) -> Client {
         let profile = Profile::in_memory(SecretKey::from_bytes(key), memory);
         let server = ConnectionString {
             host: NAME.into(),

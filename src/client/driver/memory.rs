@@ -9,7 +9,7 @@ impl Driver {
     /// Has a link that is about to be opened begin with what is known of the path.
     pub(super) fn begin_from_memory(&mut self, link: LinkId) {
         let network = self.route.network();
-        let known = lock(&self.target.news).path;
+        let known = lock(&self.target.news).path();
         let known = known.filter(|(of, _)| Some(*of) == network);
         let known = known.map(|(_, memory)| memory);
         let (paths, of_day) = &self.target.paths;
@@ -22,7 +22,7 @@ impl Driver {
     pub(super) fn learn_path(&self) {
         let memory = self.link.and_then(|link| self.endpoint.path_memory(link));
         if let Some(path) = self.route.network().zip(memory) {
-            lock(&self.target.news).path = Some(path);
+            lock(&self.target.news).learn_path(path);
         }
     }
 

@@ -97,8 +97,8 @@ impl Endpoint {
             let connection = ConnectionId(u32::from_be_bytes(*connection));
             let keys = ticket.secret.initiators_keys(device, nonce);
             let max_datagram = ticket.max_datagrams.1;
-            let has_lost = dial.has_lost(now, slot.link.rtt());
-            slot.link.note_exchange(has_lost, dial.sent().0 > 1);
+            let lost = dial.lost(now, slot.link.rtt());
+            slot.link.note_exchange(lost, dial.sent().0 > 1);
             if let Some(round_trip) = dial.round_trip(now) {
                 slot.link.sample(round_trip);
             }

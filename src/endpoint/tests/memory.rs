@@ -48,6 +48,53 @@ fn path_is_remembered_by_the_next_process() {
     assert!(left[2] < RTT * 4, "{left:?}");
 }
 
+/// A process begins from `memory`, asks once over a path as long as `rtt`, and ends when it has its answer: what it remembers, and how many
+/// packets have left. `lose` says which of those are lost.
+fn process(
+    returning: &mut Returning,
+    memory: &PathMemory,
+    rtt: Duration,
+    mut lose: impl FnMut(usize) -> bool,
+) -> (PathMemory, usize) {
+    let link = returning.open();
+    let pair = &mut returning.pair;
+    pair.client.begin_from(link, memory);
+    let deadline = pair.now + Duration::from_mins(10);
+    let ask = b"ask".to_vec();
+    let asked = pair.client.request(pair.now, link, ask, deadline, true);
+    assert!(asked.is_some());
+    let (mut left, mut out, mut told) = (0, Vec::new(), Vec::new());
+    let mut arriving = std::collections::VecDeque::new();
+    while replies(&told) == 0 {
+        while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+            left += 1;
+            if lose(left) {
+                continue;
+            }
+            pair.server.handle_datagram(pair.now, pair.from, &out);
+            pair.serve(&mut Vec::new());
+            pair.serve(&mut Vec::new());
+            while pair.server.poll_transmit(pair.now, &mut out).is_some() {
+                arriving.push_back((pair.now + rtt, out.clone()));
+            }
+        }
+        let next = earliest(
+            pair.client.poll_timeout(),
+            arriving.front().map(|(at, _)| *at),
+        );
+        pair.now = next.unwrap().max(pair.now);
+        pair.client.handle_timeout(pair.now);
+        while let Some((_, bytes)) = arriving.pop_front_if(|(at, _)| *at <= pair.now) {
+            pair.client
+                .handle_datagram(pair.now, server_address(), &bytes);
+        }
+        told.extend(core::iter::from_fn(|| pair.client.poll_event()));
+    }
+    let memory = pair.client.path_memory(link).unwrap();
+    returning.ticket = pair.client.ticket(link).cloned();
+    (memory, left)
+}
+
 /// LINK-25: a path that is longer than is remembered is found out, though at first each packet leaves again before its answer can be there, and what
 /// is not lost does not count as lost.
 #[test]
@@ -61,40 +108,64 @@ fn path_that_has_become_longer_is_measured_again() {
     };
     let mut sent = Vec::new();
     for _ in 0..16 {
-        let link = returning.open();
-        let pair = &mut returning.pair;
-        pair.client.begin_from(link, &memory);
-        pair.ask(link, true);
-        let (mut left, mut out, mut told) = (0, Vec::new(), Vec::new());
-        let mut arriving = std::collections::VecDeque::new();
-        while replies(&told) == 0 {
-            while pair.client.poll_transmit(pair.now, &mut out).is_some() {
-                left += 1;
-                pair.server.handle_datagram(pair.now, pair.from, &out);
-                pair.serve(&mut Vec::new());
-                pair.serve(&mut Vec::new());
-                while pair.server.poll_transmit(pair.now, &mut out).is_some() {
-                    arriving.push_back((pair.now + RTT, out.clone()));
-                }
-            }
-            let next = earliest(
-                pair.client.poll_timeout(),
-                arriving.front().map(|(at, _)| *at),
-            );
-            pair.now = next.unwrap().max(pair.now);
-            pair.client.handle_timeout(pair.now);
-            while let Some((_, bytes)) = arriving.pop_front_if(|(at, _)| *at <= pair.now) {
-                pair.client
-                    .handle_datagram(pair.now, server_address(), &bytes);
-            }
-            told.extend(core::iter::from_fn(|| pair.client.poll_event()));
-        }
-        memory = pair.client.path_memory(link).unwrap();
-        let ticket = pair.client.ticket(link).cloned();
-        returning.ticket = ticket;
+        let (found, left) = process(&mut returning, &memory, RTT, |_| false);
+        memory = found;
         sent.push(left);
     }
     assert!(sent[0] > 1 && sent[15] == 1, "{sent:?}");
     assert!(memory.rtt.unwrap().0 >= RTT, "{memory:?}");
     assert!(memory.losses.each_way() < 154, "{memory:?}");
+}
+
+const LOSSY: PathMemory = PathMemory {
+    rtt: Some((RTT, Duration::from_millis(6))),
+    losses: Losses { lost: 16, of: 32 },
+    datagram: 1200,
+    unsure: 0,
+};
+
+/// LINK-25, LINK-19: what leaves twice is answered once, and nothing of it has failed: on a path that has become good, it soon leaves once.
+#[test]
+fn path_that_has_become_good_gets_no_copies() {
+    let mut returning = Returning::new();
+    let mut memory = LOSSY;
+    let mut sent = Vec::new();
+    for _ in 0..40 {
+        let (found, left) = process(&mut returning, &memory, RTT, |_| false);
+        memory = found;
+        sent.push(left);
+    }
+    assert_eq!((sent[0], sent[39]), (2, 1), "{sent:?}");
+    assert!(memory.losses.each_way() < 51, "{memory:?}");
+}
+
+/// LINK-25: where what leaves twice is lost both times every fourth time, which is what a path does that loses 30 % each way, it goes on to leave twice.
+#[test]
+fn path_that_stays_bad_gets_copies() {
+    let mut returning = Returning::new();
+    let mut memory = LOSSY;
+    for round in 0..40 {
+        let is_bad = round % 4 == 0;
+        let (found, left) = process(&mut returning, &memory, RTT, |left| is_bad && left <= 2);
+        assert!(left >= 2, "{round}: {memory:?}");
+        memory = found;
+    }
+}
+
+/// LINK-25: a handshake of which many packets in a row are lost counts as one, however many that are: it was one outage. One of so many that nobody
+/// counts them any more counts as well.
+#[test]
+fn outage_counts_once() {
+    for lost in [1, 5, 20] {
+        let mut returning = Returning::new();
+        let good = PathMemory {
+            losses: Losses::default(),
+            ..LOSSY
+        };
+        let (found, left) = process(&mut returning, &good, RTT, |left| left <= lost);
+        assert_eq!(left, lost + 1);
+        let losses = found.losses;
+        assert_eq!((losses.lost, losses.of), (1, 1), "{lost} lost");
+        assert!(losses.each_way() < 154, "{losses:?}");
+    }
 }

@@ -48,6 +48,35 @@ fn a_client_that_moves_again_and_again_loses_nothing() {
     }
 }
 
+/// LINK-18: what the realm has pushed to where a client was leaves again as soon as it is seen elsewhere, and not when its time has come.
+#[test]
+fn what_went_to_where_a_client_was_leaves_again_at_once() {
+    let (mut pair, link) = in_use();
+    let at_server = *pair.server.slots.keys().next().unwrap();
+    pair.server
+        .push(pair.now, at_server, vec![7; 20], Urgency::Live);
+    let mut out = vec![];
+    // All that leaves for the old address is lost.
+    for _ in 0..5 {
+        while pair.server.poll_transmit(pair.now, &mut out).is_some() {}
+        pair.now = pair.server.poll_timeout().unwrap();
+        pair.server.handle_timeout(pair.now);
+    }
+    while pair.server.poll_transmit(pair.now, &mut out).is_some() {}
+    let deadline = pair.now + Duration::from_secs(30);
+    pair.client
+        .request(pair.now, link, vec![1; 60], deadline, false);
+    pair.client.poll_transmit(pair.now, &mut out).unwrap();
+    pair.server.handle_datagram(pair.now, elsewhere(1), &out);
+    // Before the client can have said anything to that.
+    while pair.server.poll_transmit(pair.now, &mut out).is_some() {
+        pair.client
+            .handle_datagram(pair.now, server_address(), &out);
+    }
+    let mut told = core::iter::from_fn(|| pair.client.poll_event());
+    assert!(told.any(|event| matches!(event, Event::Pushed { .. })));
+}
+
 /// LINK-18. Found by a test with real processes: whoever moved right after a handshake whose Init had brought all there
 /// was to ask was not heard for three minutes.
 #[test]

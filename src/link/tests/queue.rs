@@ -179,12 +179,43 @@ fn early_request_is_asked_anew_after_a_restart() {
     let early = sender.ask(vec![1], END, true);
     sender.ask(vec![2], END, false);
     sender.queue.carry_early(&[Item::request(early)]);
-    sender.queue.early_arrived(Time(0), &sender.rtt);
+    let rtt = sender.rtt.clone();
+    sender
+        .queue
+        .early_arrived(Time(0), &rtt, &mut sender.jitter);
     assert_eq!(sender.queued(), requests(&[1]), "the first has arrived");
     assert!(sender.queue.awaits_early());
     sender.queue = sender.queue.restart();
     assert_eq!(sender.queued(), requests(&[0, 1]));
     assert!(!sender.queue.awaits_early());
+}
+
+/// LINK-8: the reply to what a handshake's first message carried may be lost like any other, and is asked for as often.
+#[test]
+fn early_request_is_asked_again_as_soon_as_any_other() {
+    let mut sender = Sender::near();
+    let early = sender.ask(vec![1], END, true);
+    sender.queue.carry_early(&[Item::request(early)]);
+    let rtt = sender.rtt.clone();
+    sender
+        .queue
+        .early_arrived(Time(0), &rtt, &mut sender.jitter);
+    let mut waits = Vec::new();
+    let mut now = Time(0);
+    for _ in 0..4 {
+        let due = sender.queue.timeout().unwrap();
+        waits.push(due - now);
+        now = due;
+        sender.queue.expire(now);
+        assert_eq!(sender.send(now, None), requests(&[0]));
+    }
+    let mut other = Sender::near();
+    other.ask(vec![1], END, false);
+    other.send(Time(0), None);
+    let longest = (other.queue.timeout().unwrap() - Time(0)) * 11 / 10;
+    assert!(waits[0] <= longest, "{waits:?}");
+    // The path is only remembered: each wait is twice as long as the one before, and it has left once.
+    assert!(waits[3] <= longest * 8, "{waits:?}");
 }
 
 /// LINK-9
