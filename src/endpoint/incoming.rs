@@ -177,7 +177,7 @@ impl Endpoint {
         }
         let peer = Some(responder.peer);
         let answering = Answering::Accept(Box::new(responder), init.handshake);
-        let accepting = Accepting::new(now, answering, hash, datagram.len());
+        let accepting = Accepting::new(now, answering, hash, (datagram.len(), 1));
         let stage = Stage::Accepting(Box::new(accepting));
         let mut slot = Slot::new(now, link, Role::Responder, path, peer, stage);
         slot.own = own;

@@ -64,6 +64,7 @@ pub use memory::{Losses, PathMemory};
 use pace::Pace;
 use packing::Controls;
 pub use packing::INIT_PAYLOAD_MIN;
+pub(crate) use path::BEGINNING;
 use path::PathSize;
 use queue::{Item, Queue};
 pub use received::Received;
@@ -413,6 +414,11 @@ impl Link {
     /// The largest answer that fits one datagram of this link, in bytes. A longer one travels in parts.
     pub fn message_max(&self) -> usize {
         packing::message_max(self.datagram_max())
+    }
+
+    /// The largest datagram to send, in bytes, as far as the path is known to carry one (LINK-15).
+    pub fn path_size(&self) -> usize {
+        self.path.size(self.datagram_max())
     }
 
     /// The largest datagram of this link: the smaller of both sides' limits.
