@@ -105,7 +105,14 @@ impl From<CallError> for Failure {
         let (name, code) = match &error {
             CallError::Refused(refusal) => (refusal.code.name(), REFUSED),
             CallError::NotLoggedIn => ("no-session", REFUSED),
-            CallError::Misunderstood(_) => ("misunderstood", REFUSED),
+            CallError::Misunderstood { may_be_done, .. } => {
+                let code = if *may_be_done {
+                    KEPT_OR_UNKNOWN
+                } else {
+                    REFUSED
+                };
+                ("misunderstood", code)
+            }
             CallError::NoKey => ("no-key", USAGE),
             CallError::NoServer => ("no-server", USAGE),
             CallError::Unreachable { .. }
@@ -134,7 +141,11 @@ impl From<CallError> for Failure {
                 Some(if *is_unknown { "unknown" } else { "kept" }),
                 Some(id.0),
             ),
-            CallError::OutcomeUnknown { .. } | CallError::Busy(_) => (Some("unknown"), None),
+            CallError::OutcomeUnknown { .. }
+            | CallError::Busy(_)
+            | CallError::Misunderstood {
+                may_be_done: true, ..
+            } => (Some("unknown"), None),
             _ => (None, None),
         };
         Self {
@@ -373,6 +384,23 @@ mod tests {
     use super::*;
 
     #[test]
+    /// WIRE-14: after an answer that nobody understands, a command that changes something may have been done.
+    #[test]
+    fn misunderstood_answer_to_a_change_leaves_its_outcome_unknown() {
+        for (may_be_done, code, state) in [
+            (true, KEPT_OR_UNKNOWN, Some("unknown")),
+            (false, REFUSED, None),
+        ] {
+            let failure = Failure::from(CallError::Misunderstood {
+                what: "a page was not asked for".into(),
+                may_be_done,
+            });
+            assert_eq!(failure.error, "misunderstood");
+            assert_eq!((failure.code, failure.state), (code, state));
+            assert_eq!(failure.message.contains("may have been done"), may_be_done);
+        }
+    }
+
     fn what_others_wrote_cannot_drive_the_terminal() {
         assert_eq!(
             shown("a\x1b[2Jb\nc\td\u{202e}e\r"),

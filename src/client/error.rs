@@ -135,8 +135,16 @@ pub enum CallError {
     #[error("nobody is logged in: use `auth` or `register` first")]
     NotLoggedIn,
     /// The answer makes no sense to this version.
-    #[error("the realm's answer makes no sense to this version: {0}; one of the two is too old")]
-    Misunderstood(String),
+    #[error(
+        "the realm's answer makes no sense to this version: {what}; one of the two is too old{}",
+        if *.may_be_done { ". It may have been done: look before you repeat it" } else { "" }
+    )]
+    Misunderstood {
+        /// What is wrong with it.
+        what: String,
+        /// The command changes something, and may have been done; it is not kept.
+        may_be_done: bool,
+    },
     /// The profile cannot be used.
     #[error(transparent)]
     Profile(#[from] ProfileError),
