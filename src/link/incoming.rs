@@ -16,6 +16,9 @@ use crate::wire::{
     RequestId, Welcome, crc_holds,
 };
 
+/// Nobody asks what is only a client anything: it goes without what is needed for that.
+const ANSWERS: bool = cfg!(feature = "server");
+
 /// What has to be known of a packet before anything in it takes effect.
 struct Contents {
     /// There is room for all messages that it begins, and for all its requests.
@@ -32,7 +35,7 @@ impl Link {
     /// frames may not travel there (WIRE-9).
     pub fn handle_early(&mut self, now: Time, payload: &[u8]) -> Result<(), Ignored> {
         // Whoever is called does not know yet that the caller receives at its address.
-        let is_called = self.credit.is_some();
+        let is_called = ANSWERS && self.credit.is_some();
         let is_wrong = |frame| match frame {
             Ok(Frame::Padding) => false,
             Ok(Frame::Open(_) | Frame::Request { .. }) => !is_called,
@@ -168,7 +171,7 @@ impl Link {
             }
         }
         // To acknowledge one that is refused would be to say that it is in work (LINK-9).
-        contents.has_room &= self.replies.take(&self.queue, &contents.requests);
+        contents.has_room &= !ANSWERS || self.replies.take(&self.queue, &contents.requests);
         Some(contents)
     }
 
@@ -217,6 +220,15 @@ impl Link {
             .filter(|(_, requests)| requests.spilled());
         let numbers: usize = spilled.map(|(_, requests)| requests.capacity()).sum();
         self.asking.len() * size_of::<(PacketNumber, Asking)>() + numbers * size_of::<RequestId>()
+    }
+
+    /// The link has ended, and the other side has been told so if it can be.
+    pub(super) fn has_closed(&mut self, reason: CloseReason) {
+        self.state = State::Closed;
+        if reason == CloseReason::Violation {
+            // Whoever opens another is to wait (LINK-22).
+            self.events.push_back(Event::Closed(reason));
+        }
     }
 
     pub(super) fn violate(&mut self) -> Ignored {

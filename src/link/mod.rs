@@ -416,11 +416,6 @@ impl Link {
         packing::message_max(self.datagram_max())
     }
 
-    /// The largest datagram to send, in bytes, as far as the path is known to carry one (LINK-15).
-    pub fn path_size(&self) -> usize {
-        self.path.size(self.datagram_max())
-    }
-
     /// The largest datagram of this link: the smaller of both sides' limits.
     fn datagram_max(&self) -> usize {
         self.config
@@ -561,7 +556,7 @@ impl Link {
         if self.is_open() {
             self.controls.close = Some(reason);
         } else {
-            self.state = State::Closed;
+            self.has_closed(reason);
         }
     }
 

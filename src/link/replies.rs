@@ -100,13 +100,13 @@ impl Replies {
 
     /// True when none of these requests of one packet would be refused.
     pub fn take(&self, queue: &Queue, ids: &[RequestId]) -> bool {
-        let has_room = |new| {
-            new == 0
-                || (self.working.len() + new <= WORKING_MAX
-                    && queue.held_replies() < REPLIES_HELD_MAX)
-        };
+        let has_room = queue.held_replies() < REPLIES_HELD_MAX;
+        let room = WORKING_MAX.saturating_sub(self.working.len());
         // Mostly there is room for all, whether they are known or not.
-        has_room(ids.len()) || has_room(ids.iter().filter(|id| !self.knows(queue, **id)).count())
+        (has_room && ids.len() <= room) || {
+            let new = ids.iter().filter(|id| !self.knows(queue, **id)).count();
+            new == 0 || (has_room && new <= room)
+        }
     }
 
     fn is_worked_on(&self, id: RequestId) -> bool {
