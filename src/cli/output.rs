@@ -121,6 +121,7 @@ impl From<CallError> for Failure {
             | CallError::NotDone { .. } => ("unreachable", NOT_DONE),
             CallError::AnotherUser => ("another-user", NOT_DONE),
             CallError::KeyChanged { .. } => ("key-changed", NOT_DONE),
+            CallError::OtherVersion(_) => ("other-version", NOT_DONE),
             CallError::Cancelled => ("cancelled", NOT_DONE),
             CallError::Busy(refusal) => (refusal.code.name(), KEPT_OR_UNKNOWN),
             CallError::Kept { is_unknown, .. } => (
@@ -383,7 +384,6 @@ pub fn shown(text: &str) -> String {
 mod tests {
     use super::*;
 
-    #[test]
     /// WIRE-14: after an answer that nobody understands, a command that changes something may have been done.
     #[test]
     fn misunderstood_answer_to_a_change_leaves_its_outcome_unknown() {
@@ -401,6 +401,7 @@ mod tests {
         }
     }
 
+    #[test]
     fn what_others_wrote_cannot_drive_the_terminal() {
         assert_eq!(
             shown("a\x1b[2Jb\nc\td\u{202e}e\r"),

@@ -130,6 +130,7 @@ impl Shared {
                 found,
             },
             (AskError::KeyChanged(_), ..) => CallError::NoKey,
+            (AskError::OtherVersion(versions), ..) => CallError::OtherVersion(versions),
             (AskError::NoRoute(cause), ..) => no_route(cause),
             (AskError::Expired { .. }, None, _) => no_route("it has no address".into()),
         }
