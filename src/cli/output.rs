@@ -105,7 +105,14 @@ impl From<CallError> for Failure {
         let (name, code) = match &error {
             CallError::Refused(refusal) => (refusal.code.name(), REFUSED),
             CallError::NotLoggedIn => ("no-session", REFUSED),
-            CallError::Misunderstood(_) => ("misunderstood", REFUSED),
+            CallError::Misunderstood { may_be_done, .. } => {
+                let code = if *may_be_done {
+                    KEPT_OR_UNKNOWN
+                } else {
+                    REFUSED
+                };
+                ("misunderstood", code)
+            }
             CallError::NoKey => ("no-key", USAGE),
             CallError::NoServer => ("no-server", USAGE),
             CallError::Unreachable { .. }
@@ -114,6 +121,7 @@ impl From<CallError> for Failure {
             | CallError::NotDone { .. } => ("unreachable", NOT_DONE),
             CallError::AnotherUser => ("another-user", NOT_DONE),
             CallError::KeyChanged { .. } => ("key-changed", NOT_DONE),
+            CallError::OtherVersion(_) => ("other-version", NOT_DONE),
             CallError::Cancelled => ("cancelled", NOT_DONE),
             CallError::Busy(refusal) => (refusal.code.name(), KEPT_OR_UNKNOWN),
             CallError::Kept { is_unknown, .. } => (
@@ -134,7 +142,11 @@ impl From<CallError> for Failure {
                 Some(if *is_unknown { "unknown" } else { "kept" }),
                 Some(id.0),
             ),
-            CallError::OutcomeUnknown { .. } | CallError::Busy(_) => (Some("unknown"), None),
+            CallError::OutcomeUnknown { .. }
+            | CallError::Busy(_)
+            | CallError::Misunderstood {
+                may_be_done: true, ..
+            } => (Some("unknown"), None),
             _ => (None, None),
         };
         Self {
@@ -371,6 +383,23 @@ pub fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// WIRE-14: after an answer that nobody understands, a command that changes something may have been done.
+    #[test]
+    fn misunderstood_answer_to_a_change_leaves_its_outcome_unknown() {
+        for (may_be_done, code, state) in [
+            (true, KEPT_OR_UNKNOWN, Some("unknown")),
+            (false, REFUSED, None),
+        ] {
+            let failure = Failure::from(CallError::Misunderstood {
+                what: "a page was not asked for".into(),
+                may_be_done,
+            });
+            assert_eq!(failure.error, "misunderstood");
+            assert_eq!((failure.code, failure.state), (code, state));
+            assert_eq!(failure.message.contains("may have been done"), may_be_done);
+        }
+    }
 
     #[test]
     fn what_others_wrote_cannot_drive_the_terminal() {

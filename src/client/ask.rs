@@ -77,6 +77,8 @@ pub enum AskError {
     NoRoute(String),
     /// Whoever answers has another key.
     KeyChanged(PublicKey),
+    /// Whoever answers speaks these versions of the protocol, and none of this side's.
+    OtherVersion(Vec<u8>),
 }
 
 /// What is known of the link to a realm.

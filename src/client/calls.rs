@@ -65,7 +65,7 @@ impl Client {
     ) -> Result<Receipt, CallError> {
         match self.call_entry(options, command).await? {
             (Answer::Sent(state), id) => Ok(Receipt { state, id }),
-            (other, _) => Err(super::commands::unexpected(&other)),
+            (other, _) => Err(super::commands::unexpected_change(&other)),
         }
     }
 
@@ -538,9 +538,12 @@ impl Shared {
         life: Option<Life>,
     ) -> Result<Answer, CallError> {
         // Large, and awaited in many places: apart.
-        let answer = Box::pin(self.ask(bytes, early, deadline, life)).await?;
+        let (answer, may_be_done) = Box::pin(self.ask(bytes, early, deadline, life)).await?;
         self.note_heard().await?;
-        Answer::parse(&answer).map_err(|error| CallError::Misunderstood(error.to_string()))
+        Answer::parse(&answer).map_err(|error| CallError::Misunderstood {
+            what: error.to_string(),
+            may_be_done,
+        })
     }
 
     /// Only a device that the realm knows has anything to gain by sending early, and a password has

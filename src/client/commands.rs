@@ -305,7 +305,7 @@ impl Client {
         match self.call(options, command).await? {
             Answer::Done => Ok(true),
             Answer::Sent(Sent::Queued) => Ok(false),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected_change(&other)),
         }
     }
 
@@ -481,18 +481,28 @@ fn behind(last: Option<Sender>) -> Options {
 fn session(answer: Answer) -> Result<SessionId, CallError> {
     match answer {
         Answer::Session(id) => Ok(id),
-        other => Err(unexpected(&other)),
+        other => Err(unexpected_change(&other)),
     }
 }
 
 pub(super) fn done(answer: &Answer) -> Result<(), CallError> {
     match answer {
         Answer::Done => Ok(()),
-        other => Err(unexpected(other)),
+        other => Err(unexpected_change(other)),
     }
 }
 
+/// What to say of an answer that does not fit a command which changes nothing.
 pub(super) fn unexpected(answer: &Answer) -> CallError {
+    misunderstood(answer, false)
+}
+
+/// The same of a command that changes something, and may have.
+pub(super) fn unexpected_change(answer: &Answer) -> CallError {
+    misunderstood(answer, true)
+}
+
+fn misunderstood(answer: &Answer, may_be_done: bool) -> CallError {
     let kind = match answer {
         Answer::Done => "done",
         Answer::Sent(_) => "a delivery state",
@@ -508,5 +518,32 @@ pub(super) fn unexpected(answer: &Answer) -> CallError {
         Answer::Unread(_) => "counts",
         Answer::Refused(_) => "a refusal",
     };
-    CallError::Misunderstood(format!("{kind} was not asked for"))
+    CallError::Misunderstood {
+        what: format!("{kind} was not asked for"),
+        may_be_done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// WIRE-14: a change with an answer of another kind counts as one whose outcome is unknown.
+    #[test]
+    fn change_that_is_answered_strangely_may_be_done() {
+        let changes = [
+            done(&Answer::Sent(Sent::Stored)),
+            session(Answer::Done).map(drop),
+        ];
+        for outcome in changes {
+            let may_be_done = matches!(
+                outcome,
+                Err(CallError::Misunderstood {
+                    may_be_done: true,
+                    ..
+                })
+            );
+            assert!(may_be_done);
+        }
+    }
 }

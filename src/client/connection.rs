@@ -58,14 +58,15 @@ struct Reach {
 }
 
 impl Shared {
-    /// Asks the realm; the answer's bytes. What names positions names those of that life of its store.
+    /// Asks the realm; the answer's bytes, and whether what was asked changes something. What names positions names those
+    /// of that life of its store.
     pub(super) async fn ask(
         &self,
         bytes: Vec<u8>,
         early: bool,
         deadline: Instant,
         life: Option<Life>,
-    ) -> Result<Vec<u8>, CallError> {
+    ) -> Result<(Vec<u8>, bool), CallError> {
         let (answer, answered) = oneshot::channel();
         // What names no position is asked on whatever link there is now.
         let life = life.or(self.state()?.life.map(Life));
@@ -91,11 +92,12 @@ impl Shared {
         let outcome = answered.await.map_err(|_| lost())?;
         self.follow(reach.pinned).await?;
         let address = reach.status.borrow().address;
-        outcome.map_err(|error| match error {
+        let answer = outcome.map_err(|error| match error {
             // What changes nothing and was not heard of can be asked again.
             AskError::Expired { heard, left, .. } if left && (changes || heard) => lost(),
             error => self.failed(error, reach.host, address, reach.pinned),
-        })
+        })?;
+        Ok((answer, changes))
     }
 
     /// The error for a question that has certainly not taken effect.
@@ -123,6 +125,7 @@ impl Shared {
                 found,
             },
             (AskError::KeyChanged(_), ..) => CallError::NoKey,
+            (AskError::OtherVersion(versions), ..) => CallError::OtherVersion(versions),
             (AskError::NoRoute(cause), ..) => no_route(cause),
             (AskError::Expired { .. }, None, _) => no_route("it has no address".into()),
         }

@@ -2,8 +2,10 @@
 //! something to ask, opens it again when it has ended, and gives every question an answer or says why
 //! there is none.
 
+mod doubt;
 mod lives;
 mod memory;
+mod pause;
 mod probing;
 mod telling;
 
@@ -19,6 +21,7 @@ use tokio::{
 };
 
 use lives::Claim;
+use pause::Pause;
 use probing::Probing;
 
 use super::{
@@ -33,7 +36,7 @@ use crate::{
         Silence, Time,
         trace::{Trace, TraceId, trace},
     },
-    wire::{CloseReason, RequestId, Welcome},
+    wire::{CloseReason, HelloReply, RequestId, Welcome},
 };
 
 /// When nothing was heard for so long, the realm is asked who it is: its key may have changed.
@@ -57,14 +60,16 @@ pub struct Driver {
     watchdog: Watchdog,
     started: Instant,
     link: Option<LinkId>,
+    /// No link is opened as long as it lasts.
+    pause: Pause,
     waiting: VecDeque<Ask>,
     asked: BTreeMap<RequestId, Ask>,
     status: watch::Sender<Status>,
     heard: bool,
     /// When to ask who is there, while nothing is heard.
     doubt: Option<Instant>,
-    /// Who is there goes by this key, and may still answer to the one that is known, until then.
-    changed: Option<(PublicKey, Instant)>,
+    /// Who is there goes by another key, and may still answer to the one that is known, until then.
+    changed: Option<(AskError, Instant)>,
     watcher: Option<mpsc::Sender<Told>>,
     /// The link is open; and the watcher came before it was, so that its opening is no news.
     is_open: bool,
@@ -92,6 +97,7 @@ impl Driver {
             watchdog: Watchdog::default(),
             started: Instant::now(),
             link: None,
+            pause: Pause::default(),
             waiting: VecDeque::new(),
             asked: BTreeMap::new(),
             status,
@@ -198,9 +204,9 @@ impl Driver {
     }
 
     /// The link that there is, or else a new one. None without an address: what is to be sent waits for one, so that
-    /// it leaves as soon as there is one.
+    /// it leaves as soon as there is one. None also during a pause.
     fn link_or_open(&mut self, now: Time) -> Option<LinkId> {
-        if self.link.is_none() && self.route.is_ready() {
+        if self.link.is_none() && self.route.is_ready() && self.pause.until().is_none() {
             self.open(now);
         }
         self.link
@@ -295,6 +301,7 @@ impl Driver {
                     .send_modify(|status| status.highest = status.highest.max(highest)),
                 Event::Pushed { link, bytes } => {
                     self.heard();
+                    self.pause.reset();
                     // What still comes on a link that has been replaced comes again on this one (LINK-21).
                     if self.watcher.is_some() && self.link == Some(link) {
                         let life = self.life();
@@ -304,6 +311,7 @@ impl Driver {
                 }
                 Event::Reply { number, bytes, .. } => {
                     self.heard();
+                    self.pause.reset();
                     self.settle(number, Ok(bytes));
                 }
                 Event::Expired { number, heard, .. } => {
@@ -312,7 +320,11 @@ impl Driver {
                 }
                 // One that has been replaced, or that was to replace another.
                 Event::Closed { link, .. } if self.link != Some(link) => {}
-                Event::Closed { .. } => {
+                Event::Closed { reason, .. } => {
+                    if reason == Some(CloseReason::Violation) {
+                        let rtt = self.status.borrow().rtt.or(self.target.rtt);
+                        self.pause.begin(Instant::now(), rtt);
+                    }
                     // Whatever has no answer yet is asked again on a fresh link.
                     self.link = None;
                     self.is_open = false;
@@ -324,7 +336,7 @@ impl Driver {
                         self.link_or_open(now);
                     }
                 }
-                Event::Hello { reply, .. } => self.doubts_answered(PublicKey(reply.key)),
+                Event::Hello { reply, .. } => self.doubts_answered(reply),
                 // As many have been moved before as the new link has numbers below: it is free.
                 Event::Moved {
                     number, as_number, ..
@@ -384,29 +396,6 @@ impl Driver {
         }
     }
 
-    /// The realm is silent to those who do not know its key, so a changed key looks like no realm at
-    /// all: until it is asked who it is. It may answer to its former key all the same (HS-11) and the
-    /// link be a bad one: so it is tried for as long again.
-    fn doubts_answered(&mut self, found: PublicKey) {
-        if self.target.key.is_some_and(|pinned| pinned != found) {
-            let now = Instant::now();
-            self.changed = Some((found, now + DOUBT));
-        }
-    }
-
-    /// Why a question that may have left, or not, has no answer.
-    fn why_silent(&self, left: bool) -> AskError {
-        match self.changed {
-            Some((found, _)) => AskError::KeyChanged(found),
-            None if !self.route.is_ready() => AskError::NoRoute(self.route.cause()),
-            None => AskError::Expired {
-                heard: self.heard,
-                refused: self.route.is_refused(),
-                left,
-            },
-        }
-    }
-
     /// The deadline of a question is over.
     fn expired(&mut self, number: RequestId) {
         let Some(ask) = self.asked.remove(&number) else {
@@ -433,16 +422,6 @@ impl Driver {
         let is_plain = self.target.key.is_none();
         for ask in self.asked.values_mut() {
             ask.left |= ask.early || is_open || is_plain;
-        }
-    }
-
-    /// Whoever is there does not answer to the key that is known.
-    fn give_up(&mut self) {
-        let asked = std::mem::take(&mut self.asked).into_values();
-        let all: Vec<_> = asked.chain(self.waiting.drain(..)).collect();
-        for ask in all {
-            let why = self.why_silent(ask.left);
-            let _ = ask.answer.send(Err(why));
         }
     }
 
@@ -523,8 +502,9 @@ impl Driver {
             .poll_timeout()
             .map(|at| self.started + Duration::from_micros(at.0));
         let waiting = self.waiting.iter().map(|ask| ask.deadline);
-        let changed = self.changed.map(|(_, until)| until);
+        let changed = self.changed.as_ref().map(|(_, until)| *until);
         let doubts = self.doubt.into_iter().chain(changed);
+        let doubts = doubts.chain(self.pause.until());
         let route = self.route.timeout().filter(|_| self.is_wanted());
         let all = protocol.into_iter().chain(doubts).chain(waiting);
         let looks = self
@@ -542,9 +522,12 @@ impl Driver {
             self.doubt = None;
             self.endpoint.ask_hello(self.time(now), REALM);
         }
-        if self.changed.is_some_and(|(_, until)| until <= now) {
+        if matches!(self.changed, Some((_, until)) if until <= now) {
             self.give_up();
             self.changed = None;
+        }
+        if self.pause.expire(now) && self.watcher.is_some() {
+            self.link_or_open(self.time(now));
         }
         if self.watchdog.take_look_up(now) {
             self.route.look_up(now);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     crypto::{IdentityError, PublicKey},
-    wire::Refusal,
+    wire::{PROTOCOL_VERSION, Refusal},
 };
 
 /// Why a call failed.
@@ -120,6 +120,12 @@ pub enum CallError {
         /// The key that is there now.
         found: PublicKey,
     },
+    /// Whoever answers at the realm's address speaks these versions of the protocol, and not that of this program.
+    #[error(
+        "the realm speaks versions {0:?} of the protocol, and this program version {PROTOCOL_VERSION}; use another \
+         release of merpati"
+    )]
+    OtherVersion(Vec<u8>),
     /// The connection string names no key, and nobody said to take the realm's word for it.
     #[error(
         "the connection string names no key: add the # and the key that `merpati serve` prints, or \
@@ -135,8 +141,16 @@ pub enum CallError {
     #[error("nobody is logged in: use `auth` or `register` first")]
     NotLoggedIn,
     /// The answer makes no sense to this version.
-    #[error("the realm's answer makes no sense to this version: {0}; one of the two is too old")]
-    Misunderstood(String),
+    #[error(
+        "the realm's answer makes no sense to this version: {what}; one of the two is too old{}",
+        if *.may_be_done { ". It may have been done: look before you repeat it" } else { "" }
+    )]
+    Misunderstood {
+        /// What is wrong with it.
+        what: String,
+        /// The command changes something, and may have been done; it is not kept.
+        may_be_done: bool,
+    },
     /// The profile cannot be used.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -162,7 +176,10 @@ impl CallError {
 
     /// True when trying on is of no use.
     pub(super) const fn is_final(&self) -> bool {
-        matches!(self, Self::KeyChanged { .. } | Self::NoKey | Self::NoServer)
+        matches!(
+            self,
+            Self::KeyChanged { .. } | Self::OtherVersion(_) | Self::NoKey | Self::NoServer
+        )
     }
 }
 

@@ -113,7 +113,10 @@ impl Client {
         match self.call(options, command).await? {
             Answer::Details(details) => {
                 let read = details.read();
-                read.map_err(|_| CallError::Misunderstood("details of realms".into()))
+                read.map_err(|_| CallError::Misunderstood {
+                    what: "details of realms".into(),
+                    may_be_done: false,
+                })
             }
             other => Err(unexpected(&other)),
         }

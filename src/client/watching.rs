@@ -144,8 +144,10 @@ impl Watching<'_> {
         loop {
             match self.told.recv().await {
                 Some(Told::Pushed(bytes, life)) => {
-                    let event = Event::parse(&bytes)
-                        .map_err(|error| CallError::Misunderstood(error.to_string()))?;
+                    let event = Event::parse(&bytes).map_err(|error| CallError::Misunderstood {
+                        what: error.to_string(),
+                        may_be_done: false,
+                    })?;
                     let delivery = Delivery {
                         mailbox: event.mailbox,
                         entry: event.entry,

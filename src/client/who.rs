@@ -13,7 +13,17 @@ use crate::{
     crypto::PublicKey,
     endpoint::{Endpoint, Event},
     link::Time,
+    wire::{HelloReply, PROTOCOL_VERSION},
 };
+
+/// The key of whoever answers in this way, if there is a version of the protocol that both sides speak.
+pub fn found(reply: HelloReply) -> Result<PublicKey, AskError> {
+    if reply.versions.contains(&PROTOCOL_VERSION) {
+        Ok(PublicKey(reply.key))
+    } else {
+        Err(AskError::OtherVersion(reply.versions))
+    }
+}
 
 /// Asks whoever is at the end of the route who they are.
 pub async fn ask_who(
@@ -62,7 +72,7 @@ pub async fn ask_who(
                         endpoint.handle_datagram(time(Instant::now()), REALM, datagram);
                         if let Some(Event::Hello { reply, .. }) = endpoint.poll_event() {
                             route.heard(which);
-                            return Ok(PublicKey(reply.key));
+                            return found(reply);
                         }
                     }
                 }

@@ -12,7 +12,7 @@ use crate::{
         HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, PublicKey, SecretKey, SessionKeys, TAG_LEN,
         mac1, ticket_check,
     },
-    link::{Attempts, Link, Time},
+    link::{Attempts, BEGINNING, Link, Time},
     wire::{
         ConnectionId, Cookie, HandshakeId, INIT_OVERHEAD, Init, Life, RESUME_HEADER, Resume,
         ResumeNonce,
@@ -22,7 +22,7 @@ use crate::{
 /// Cookies shown in one handshake at most.
 const COOKIES_MAX: u32 = 8;
 
-/// So many Resumes in a row that bring nothing, and a handshake begins instead.
+/// So many Resumes in a row that bring nothing, and a handshake begins instead; so many packets that are large, and one with a smaller one.
 const RESUMES_MAX: u32 = 6;
 
 /// What opens a link.
@@ -81,7 +81,7 @@ impl Dial {
         (link, life): (&mut Link, Life),
         max_datagram: usize,
     ) -> Result<Self, HandshakeFailed> {
-        // With a cookie it has to fit as well.
+        // With a cookie it has to fit as well. What does not fit waits for the link, on which it can leave in parts.
         let around = INIT_OVERHEAD + MESSAGE_1_OVERHEAD + size_of::<Cookie>();
         let room = max_datagram.saturating_sub(around);
         let payload = link.init_payload(now, room);
@@ -132,11 +132,11 @@ impl Dial {
         }
     }
 
-    /// True when enough Resumes have left, and the last has had its time.
+    /// True when enough Resumes have left, or packets that the path may be too narrow for, and the last has had its time.
     pub fn is_in_vain(&self, now: Time) -> bool {
         let last = self.attempts.again().filter(|at| *at <= now);
         let is_over = self.attempts.count() >= RESUMES_MAX && last.is_some();
-        is_over && self.resumption().is_some()
+        is_over && (self.resumption().is_some() || self.packet.len() > BEGINNING)
     }
 
     /// How often the packet has left, and how long it is.

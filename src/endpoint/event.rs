@@ -137,7 +137,7 @@ pub enum Event {
     Closed {
         /// The link.
         link: LinkId,
-        /// Why, if the other side said so.
+        /// Why, if the other side said so; a violation also if this side said so, or had an Accept that makes no sense.
         reason: Option<CloseReason>,
     },
     /// A realm has said who it is.

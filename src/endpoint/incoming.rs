@@ -15,9 +15,9 @@ use crate::{
     crypto::{MESSAGE_1_OVERHEAD, Responder, mac1, same},
     link::{INIT_PAYLOAD_MIN, Ignored, Link, Time, limits::ASSEMBLIES_MAX, trace::trace_stray},
     wire::{
-        ACCEPT_HEADER, ConnectionId, Cookie, HandshakeId, Hello, HelloReply, INIT_OVERHEAD, Init,
-        LinkPacket, PROTOCOL_VERSION, Packet, PacketNumber, Protection, RESET_LEN, RETRY_LEN,
-        ResetToken, crc_holds,
+        ACCEPT_HEADER, CloseReason, ConnectionId, Cookie, HandshakeId, Hello, HelloReply,
+        INIT_OVERHEAD, Init, LinkPacket, PROTOCOL_VERSION, Packet, PacketNumber, Protection,
+        RESET_LEN, RETRY_LEN, ResetToken, crc_holds,
     },
 };
 
@@ -178,7 +178,7 @@ impl Endpoint {
         }
         let peer = Some(responder.peer);
         let answering = Answering::Accept(Box::new(responder), init.handshake);
-        let accepting = Accepting::new(now, answering, hash, datagram.len());
+        let accepting = Accepting::new(now, answering, hash, (datagram.len(), 1));
         let stage = Stage::Accepting(Box::new(accepting));
         let mut slot = Slot::new(now, link, Role::Responder, path, peer, stage);
         slot.own = own;
@@ -243,7 +243,7 @@ impl Endpoint {
         }
         let Some((connection, payload)) = payload.split_first_chunk() else {
             // Its key is genuine, and it says what makes no sense.
-            self.end(id, None);
+            self.end(id, Some(CloseReason::Violation));
             return Err(Dropped::Malformed);
         };
         let connection = ConnectionId(u32::from_be_bytes(*connection));
@@ -255,7 +255,7 @@ impl Endpoint {
         slot.link.early_arrived(now);
         let understood = slot.link.handle_early(now, payload).is_ok();
         if !understood || !slot.link.is_welcomed() {
-            self.end(id, None);
+            self.end(id, Some(CloseReason::Violation));
             return Err(Dropped::Malformed);
         }
         if slot.link.awaits_early() || slot.is_shared || slot.link.is_kept_alive() {

@@ -58,7 +58,7 @@ impl Endpoint {
         if matches!(slot.stage, Stage::Calling)
             && let Some(realm) = &slot.peer
         {
-            let max = self.config.max_datagram;
+            let max = slot.link.path_size();
             let Some(own) = self.keys.get(usize::from(slot.own)) else {
                 return false;
             };
@@ -131,6 +131,9 @@ impl Endpoint {
         };
         // WIRE-11: a stranger gets no more than was brought.
         let room = self.config.max_datagram.min(accepting.room);
+        // LINK-15: the path has carried what was brought, and may carry no more than any does.
+        let carried = slot.link.path_size().max(accepting.brought);
+        let room = room.min(carried);
         let around = match &accepting.answering {
             Answering::Accept(..) => ACCEPT_HEADER + MESSAGE_2_OVERHEAD + CONNECTION_LEN,
             Answering::Resumed(..) => RESUMED_AROUND,

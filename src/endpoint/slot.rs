@@ -41,7 +41,9 @@ pub(super) enum Answering {
 pub(super) struct Accepting {
     pub answering: Answering,
     pub init: InitHash,
-    /// Bytes that the answer may have.
+    /// Bytes that it brought,
+    pub brought: usize,
+    /// and that the answer may have.
     pub room: usize,
     pub due: Time,
     /// Once it is let in: the highest operation number that its device has used.
@@ -49,11 +51,18 @@ pub(super) struct Accepting {
 }
 
 impl Accepting {
-    pub fn new(now: Time, answering: Answering, init: InitHash, room: usize) -> Self {
+    /// The answer may have `factor` times the bytes that were `brought`.
+    pub fn new(
+        now: Time,
+        answering: Answering,
+        init: InitHash,
+        (brought, factor): (usize, usize),
+    ) -> Self {
         Self {
             answering,
             init,
-            room,
+            brought,
+            room: brought.saturating_mul(factor),
             due: now + ACCEPT_PATIENCE,
             welcomed: None,
         }

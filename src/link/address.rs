@@ -7,6 +7,11 @@ use crate::wire::PacketNumber;
 const PATH_CREDIT: usize = 3;
 
 impl Link {
+    /// The largest datagram to send, in bytes, as far as the path is known to carry one (LINK-15).
+    pub fn path_size(&self) -> usize {
+        self.path.size(self.datagram_max())
+    }
+
     /// The largest packet number received.
     pub const fn largest_received(&self) -> Option<PacketNumber> {
         self.received.largest()

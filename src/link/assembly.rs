@@ -147,10 +147,20 @@ impl Assemblies {
         if !one.arrived.covers(&range) {
             one.progress = now;
         }
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let place = one.bytes.get_mut(start..start.saturating_add(part.len()));
-        if let Some(place) = place {
-            place.copy_from_slice(part);
+        if range.end <= total {
+            // It fills gaps: bytes that are there already do not change, whatever it says of them.
+            let at = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX);
+            let (mut from, end) = (offset, range.end);
+            let starts_and_ends = one.arrived.iter().map(|known| (known.start, known.end));
+            for (start, next) in starts_and_ends.chain([(end, end)]) {
+                let to = start.min(end);
+                let bytes = part.get(at(from - offset)..at(to.saturating_sub(offset)));
+                let place = one.bytes.get_mut(at(from)..at(to));
+                if let Some((place, bytes)) = place.zip(bytes) {
+                    place.copy_from_slice(bytes);
+                }
+                from = from.max(next);
+            }
             one.arrived.insert(range);
         }
         if !one.arrived.covers(&(0..total)) {
@@ -229,6 +239,20 @@ mod tests {
         let taken = all.take(Time(0), message, 11, 2, b"llo ");
         assert_eq!(taken, Assembled::Whole(b"hello world".to_vec()));
         assert_eq!(all.held(), 0);
+    }
+
+    /// LINK-13: what has come stays, whatever a part that overlaps it says.
+    #[test]
+    fn overlapping_part_fills_gaps_and_changes_nothing() {
+        let mut all = assemblies();
+        let message = MessageId::Request(RequestId(7));
+        for (offset, part) in [(0, &b"he"[..]), (4, b"o w"), (1, b"XllXXXo"), (0, b"XX")] {
+            assert!(takes(&all, message, 11, offset, part.len()));
+            let taken = all.take(Time(0), message, 11, offset, part);
+            assert_eq!(taken, Assembled::Partly);
+        }
+        let taken = all.take(Time(0), message, 11, 6, b"XXrld");
+        assert_eq!(taken, Assembled::Whole(b"hello world".to_vec()));
     }
 
     /// LINK-13: requests that were given up at their deadlines kept both places for 15 min, and no other got through that was long.

@@ -16,9 +16,12 @@ use crate::wire::{
     RequestId, Welcome, crc_holds,
 };
 
+/// Nobody asks what is only a client anything: it goes without what is needed for that.
+const ANSWERS: bool = cfg!(feature = "server");
+
 /// What has to be known of a packet before anything in it takes effect.
 struct Contents {
-    /// There is room for all messages that it begins.
+    /// There is room for all messages that it begins, and for all its requests.
     has_room: bool,
     has_ping: bool,
     has_challenge: bool,
@@ -28,11 +31,20 @@ struct Contents {
 }
 
 impl Link {
-    /// Takes in the payload of a handshake message, which arrived authentic.
+    /// Takes in the payload of a handshake message, which arrived authentic. Nothing of it takes effect if one of its
+    /// frames may not travel there (WIRE-9).
     pub fn handle_early(&mut self, now: Time, payload: &[u8]) -> Result<(), Ignored> {
-        Frames::checked(payload)
-            .map(drop)
-            .map_err(|_| Ignored::Violation)?;
+        // Whoever is called does not know yet that the caller receives at its address.
+        let is_called = ANSWERS && self.credit.is_some();
+        let is_wrong = |frame| match frame {
+            Ok(Frame::Padding) => false,
+            Ok(Frame::Open(_) | Frame::Request { .. }) => !is_called,
+            Ok(Frame::Welcome(_) | Frame::Reply { .. } | Frame::Update(_)) => is_called,
+            _ => true,
+        };
+        if Frames::of(payload).any(is_wrong) {
+            return Err(Ignored::Violation);
+        }
         self.handle_frames(now, Frames::of(payload), true)
     }
 
@@ -159,6 +171,8 @@ impl Link {
                 | Frame::Update(_) => {}
             }
         }
+        // To acknowledge one that is refused would be to say that it is in work (LINK-9).
+        contents.has_room &= !ANSWERS || self.replies.take(&self.queue, &contents.requests);
         Some(contents)
     }
 
@@ -209,6 +223,15 @@ impl Link {
         self.asking.len() * size_of::<(PacketNumber, Asking)>() + numbers * size_of::<RequestId>()
     }
 
+    /// The link has ended, and the other side has been told so if it can be.
+    pub(super) fn has_closed(&mut self, reason: CloseReason) {
+        self.state = State::Closed;
+        if reason == CloseReason::Violation {
+            // Whoever opens another is to wait (LINK-22).
+            self.events.push_back(Event::Closed(reason));
+        }
+    }
+
     pub(super) fn violate(&mut self) -> Ignored {
         self.close(CloseReason::Violation);
         Ignored::Violation
@@ -223,8 +246,6 @@ impl Link {
                 self.handle_request(now, number, command, early);
             }
             Frame::Reply { number, answer } => self.handle_reply(now, number, answer),
-            // LINK-13: who it is from, and how much room there is for it, is not known yet.
-            Frame::Part { .. } if early => return Err(Ignored::Violation),
             Frame::Part {
                 message,
                 total,

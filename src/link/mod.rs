@@ -65,6 +65,7 @@ pub use memory::{Losses, PathMemory};
 use pace::Pace;
 use packing::Controls;
 pub use packing::INIT_PAYLOAD_MIN;
+pub(crate) use path::BEGINNING;
 use path::PathSize;
 use queue::{Item, Queue};
 pub use received::Received;
@@ -556,7 +557,7 @@ impl Link {
         if self.is_open() {
             self.controls.close = Some(reason);
         } else {
-            self.state = State::Closed;
+            self.has_closed(reason);
         }
     }
 

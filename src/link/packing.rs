@@ -257,8 +257,8 @@ impl Link {
         }
         self.counters.sent.add(out.len());
         self.note_sent(now, number, out.len(), items);
-        if self.controls.close.take().is_some() {
-            self.state = State::Closed;
+        if let Some(reason) = self.controls.close.take() {
+            self.has_closed(reason);
         }
         self.check();
         true

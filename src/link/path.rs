@@ -6,7 +6,7 @@ use core::time::Duration;
 use super::{DATAGRAM_MIN, time::Time};
 
 /// What is sent before anything larger has been acknowledged: the Internet's own minimum with room to spare.
-const BEGINNING: usize = 548;
+pub const BEGINNING: usize = 548;
 /// So many probes of a size have to be lost before it counts as too large.
 const PROBES_MAX: u32 = 3;
 /// So many timeouts in a row, of which everything sent was large, and the path counts as smaller.

@@ -370,7 +370,8 @@ impl Queue {
                     *asked_again = asked_again.saturating_add(1);
                     let patience = rtt.work_patience(len, lossy.is_some());
                     let wait = patience * (1 << (*asked_again).min(5));
-                    (Some(wait.min(RTO_MAX)), false)
+                    // On the longest paths no answer can come sooner than after a timeout.
+                    (Some(wait.min(RTO_MAX.max(rtt.timeout()))), false)
                 }
                 Detail::Request(_) => (Some(again), is_small || count > 1),
                 Detail::Reply { announced } => {

@@ -98,6 +98,17 @@ impl Replies {
         Arrival::New
     }
 
+    /// True when none of these requests of one packet would be refused.
+    pub fn take(&self, queue: &Queue, ids: &[RequestId]) -> bool {
+        let has_room = queue.held_replies() < REPLIES_HELD_MAX;
+        let room = WORKING_MAX.saturating_sub(self.working.len());
+        // Mostly there is room for all, whether they are known or not.
+        (has_room && ids.len() <= room) || {
+            let new = ids.iter().filter(|id| !self.knows(queue, **id)).count();
+            new == 0 || (has_room && new <= room)
+        }
+    }
+
     fn is_worked_on(&self, id: RequestId) -> bool {
         self.working.iter().any(|(working, _)| *working == id)
     }
@@ -335,6 +346,24 @@ mod tests {
         }
         assert_eq!(responder.replies.working.len(), WORKING_MAX);
         assert_eq!(responder.arrive(5000), Arrival::Refused);
+    }
+
+    /// LINK-9: what is known already needs no room.
+    #[test]
+    fn repeated_requests_are_taken_where_no_further_one_is() {
+        let mut responder = Responder::new(Rtt::default());
+        for number in 0..WORKING_MAX as u64 {
+            responder.arrive(number);
+        }
+        let takes = |responder: &Responder, ids: &[u64]| {
+            let ids: Vec<RequestId> = ids.iter().copied().map(RequestId).collect();
+            responder.replies.take(&responder.queue, &ids)
+        };
+        assert!(takes(&responder, &[2, 3, 127]));
+        assert!(!takes(&responder, &[2, 128]));
+        responder.reply(2, vec![1], REPLIES_KEPT);
+        assert!(takes(&responder, &[2, 3, 128]));
+        assert!(!takes(&responder, &[128, 129]));
     }
 
     /// LINK-9: who asks for much and never says that it has arrived is answered no more.

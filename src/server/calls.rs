@@ -10,7 +10,7 @@ use crate::{
     endpoint::{Endpoint, LinkId},
     faults::{Fault, is_planted},
     link::Time,
-    wire::{HelloReply, PeerRequest, RequestId},
+    wire::{HelloReply, PROTOCOL_VERSION, PeerRequest, RequestId},
 };
 
 /// For how long nothing may be heard of a peer while somebody waits, beyond three round trips.
@@ -322,8 +322,15 @@ impl Calls {
 
     pub fn introduced(&mut self, address: SocketAddr, reply: &HelloReply) {
         let asked = std::mem::take(&mut self.who);
+        let is_understood = reply.versions.contains(&PROTOCOL_VERSION);
+        if !is_understood {
+            tracing::warn!(%address, versions = ?reply.versions, "peer speaks other versions of the protocol; one of the two needs another release");
+        }
         for (at, answer) in asked {
-            if at == address {
+            if at == address && !is_understood {
+                // HS-6: no Init is sent there. Whoever asked is told that there is no answer.
+                drop(answer);
+            } else if at == address {
                 let _ = answer.send(PublicKey(reply.key));
             } else {
                 self.who.push((at, answer));
@@ -446,6 +453,26 @@ mod tests {
         calls.opened(from.0);
         calls.closed(from.0);
         assert_eq!(told.try_recv(), Ok(Told::There));
+    }
+
+    /// HS-6: whoever speaks no version of this realm's is no peer.
+    #[test]
+    fn peer_of_other_versions_is_not_introduced() {
+        let address = SocketAddr::from(([192, 0, 2, 1], 6377));
+        for (versions, is_understood) in [(vec![7, PROTOCOL_VERSION], true), (vec![7], false)] {
+            let mut calls = Calls::default();
+            let (answer, mut told) = oneshot::channel();
+            calls.who.push((address, answer));
+            let reply = HelloReply {
+                nonce: [0; 8],
+                versions,
+                realm: "beta".parse().unwrap(),
+                key: [1; 32],
+            };
+            calls.introduced(address, &reply);
+            assert_eq!(told.try_recv().is_ok(), is_understood);
+            assert_eq!(calls.len(), 0);
+        }
     }
 
     /// PEER-22: what nobody wants answered any more does not leave again. A message was brought to a realm that had been removed, after its sender was told that it

@@ -66,7 +66,7 @@ const NUMBER_SHIFT: u8 = 3;
 const NUMBER_MASK: u8 = 0x18;
 const RESERVED: u8 = 0x07;
 
-/// Names one handshake, chosen at random by the initiator.
+/// Names one handshake: to its responder it claims a life of the store, and to everybody else it is random (HS-14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HandshakeId(pub u32);
 

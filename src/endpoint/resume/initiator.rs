@@ -118,7 +118,8 @@ impl Endpoint {
             slot.link.is_let_in_again(max_datagram);
             slot.link.early_arrived(now);
             if slot.link.handle_early(now, frames).is_err() {
-                self.end(id, None);
+                // Shown again, the ticket would be answered so again.
+                self.forget_ticket(now, id);
                 return Err(Dropped::Malformed);
             }
             let update = slot.link.take_update().unwrap_or_default();

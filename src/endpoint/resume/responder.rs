@@ -296,7 +296,7 @@ impl Endpoint {
         let factor = if is_there { KNOWN_PLACE_FACTOR } else { 1 };
         let hash = Accepts::hash(datagram);
         let answering = Answering::Resumed(known.secret, resume.nonce);
-        let room = datagram.len().saturating_mul(factor);
+        let room = (datagram.len(), factor);
         let stage = Stage::Accepting(Box::new(Accepting::new(now, answering, hash, room)));
         let peer = Some(known.peer);
         let mut slot = Slot::new(now, link, Role::Responder, path, peer, stage);

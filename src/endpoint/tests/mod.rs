@@ -13,6 +13,7 @@ mod renewal;
 mod rest;
 mod resume;
 mod roaming;
+mod sizes;
 mod stats;
 mod tickets;
 

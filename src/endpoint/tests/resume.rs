@@ -1,7 +1,10 @@
 //! Resumption (HS-18 … HS-21).
 
 use super::*;
-use crate::{endpoint::Known, wire::ConnectionId};
+use crate::{
+    endpoint::Known,
+    wire::{ConnectionId, RESUMED_HEADER},
+};
 
 /// What a realm keeps of tickets, and what a profile does.
 pub struct Returning {
@@ -530,4 +533,41 @@ fn what_may_not_travel_early_is_asked_again_after_a_handshake() {
         );
         assert_eq!(is_resume, early);
     }
+}
+
+/// WIRE-9: the answer to a Resume is authentic and makes no sense: the ticket is forgotten, and a handshake begins. The same ticket was shown
+/// again without end.
+#[test]
+fn ticket_whose_answer_is_malformed_is_forgotten() {
+    let mut returning = Returning::new();
+    let link = returning.open();
+    returning.pair.ask(link, true);
+    let (now, mut out) = (returning.pair.now, Vec::new());
+    let client = &mut returning.pair.client;
+    assert!(client.poll_transmit(now, &mut out).is_some());
+    let Ok(Packet::Resume(resume)) = Packet::parse(&out) else {
+        panic!("{out:?}");
+    };
+    let (device, nonce) = (resume.nonce, [9; 8]);
+    let secret = &returning.ticket.as_ref().unwrap().secret;
+    let mut answer = Vec::new();
+    Packet::emit_resumed_header(&nonce, &mut answer);
+    answer.extend([0, 0, 0, 1, 0x7f]);
+    secret
+        .answer_key(&device, &nonce)
+        .seal(0, RESUMED_HEADER, &mut answer);
+    client.handle_datagram(now, server_address(), &answer);
+    assert!(client.ticket(link).is_none());
+    assert!(client.poll_transmit(now, &mut out).is_some());
+    assert!(matches!(Packet::parse(&out), Ok(Packet::Init(_))));
+    returning
+        .pair
+        .server
+        .handle_datagram(now, client_address(), &out);
+    let mut told = Vec::new();
+    returning.pair.serve(&mut told);
+    told.extend(returning.pair.settle(|_| false));
+    assert_eq!((requests(&told), replies(&told)), (1, 1));
+    let is_closed = |event: &Event| matches!(event, Event::Closed { .. });
+    assert!(!told.iter().any(is_closed) && !is_resumed(&told));
 }

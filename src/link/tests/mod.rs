@@ -1,6 +1,7 @@
 //! Two links and a wire between them.
 
 mod bulk;
+mod incoming;
 mod packing;
 mod queue;
 

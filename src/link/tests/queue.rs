@@ -122,6 +122,23 @@ fn slow_answer_is_asked_for_ever_less_often() {
     assert!(asked <= 7, "{asked} times in a minute");
 }
 
+/// LINK-8: where a round trip takes longer than 30 s, a request in work was repeated before the answer to the last repeat could come.
+#[test]
+fn request_in_work_waits_a_timeout_on_the_longest_paths() {
+    let mut sender = Sender::new(Rtt::remembered(Duration::from_mins(1)));
+    let id = sender.ask(vec![1], Time(u64::MAX), false);
+    sender.send(Time(0), None);
+    let mut now = Time(60_000_000);
+    sender.queue.request_arrived(now, id, &sender.rtt, false);
+    for _ in 0..4 {
+        now = sender.queue.timeout().unwrap();
+        sender.queue.expire(now);
+        sender.send(now, None);
+        let wait = sender.queue.timeout().unwrap() - now;
+        assert!(wait >= sender.rtt.timeout(), "{wait:?}");
+    }
+}
+
 /// LINK-13: a copy was due when the path had become too small for it: it left with nothing in it.
 #[test]
 fn fragmented_request_leaves_no_other_way() {

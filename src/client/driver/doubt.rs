@@ -1,0 +1,54 @@
+//! What a driver makes of a silent realm that was asked who it is (HS-6), and what whoever asks is told of the silence.
+
+use tokio::time::Instant;
+
+use super::{AskError, CloseReason, DOUBT, Driver, HelloReply};
+use crate::client::who::found;
+
+impl Driver {
+    /// The realm is silent to those who do not know its key, so a changed key looks like no realm at
+    /// all: until it is asked who it is. It may answer to its former key all the same (HS-11) and the
+    /// link be a bad one: so it is tried for as long again.
+    pub(super) fn doubts_answered(&mut self, reply: HelloReply) {
+        let now = Instant::now();
+        match found(reply) {
+            Ok(found) if self.target.key.is_some_and(|pinned| pinned != found) => {
+                self.changed = Some((AskError::KeyChanged(found), now + DOUBT));
+            }
+            Ok(_) => {}
+            // It will never answer an Init, and is sent none soon.
+            Err(other) => {
+                self.changed = Some((other, now));
+                self.give_up();
+                self.pause.begin(now, None);
+                if let Some(link) = self.link {
+                    let now = self.time(now);
+                    self.endpoint.close(now, link, CloseReason::Done);
+                }
+            }
+        }
+    }
+
+    /// Why a question that may have left, or not, has no answer.
+    pub(super) fn why_silent(&self, left: bool) -> AskError {
+        match &self.changed {
+            Some((why, _)) => why.clone(),
+            None if !self.route.is_ready() => AskError::NoRoute(self.route.cause()),
+            None => AskError::Expired {
+                heard: self.heard,
+                refused: self.route.is_refused(),
+                left,
+            },
+        }
+    }
+
+    /// Whoever is there does not answer to the key that is known, or in no version that this side speaks.
+    pub(super) fn give_up(&mut self) {
+        let asked = std::mem::take(&mut self.asked).into_values();
+        let all: Vec<_> = asked.chain(self.waiting.drain(..)).collect();
+        for ask in all {
+            let why = self.why_silent(ask.left);
+            let _ = ask.answer.send(Err(why));
+        }
+    }
+}

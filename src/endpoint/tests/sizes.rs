@@ -1,0 +1,135 @@
+//! How large a handshake's packets are (LINK-15).
+
+use super::{resume::Returning, *};
+use crate::link::{Losses, PathMemory};
+
+/// Bytes of a command that a small datagram does not carry.
+const LONG: usize = 800;
+/// What the narrow path of these tests carries.
+const NARROW: usize = 576;
+
+fn ask_long(pair: &mut Pair, link: LinkId) {
+    let deadline = pair.now + Duration::from_mins(2);
+    let asked = pair
+        .client
+        .request(pair.now, link, vec![1; LONG], deadline, true);
+    assert!(asked.is_some());
+}
+
+/// Waits for the reply over a path that carries datagrams of `most` bytes; how long the client's were.
+fn exchange(pair: &mut Pair, most: usize) -> Vec<usize> {
+    let (begun, mut out, mut told, mut sent) = (pair.now, vec![], vec![], vec![]);
+    while replies(&told) == 0 {
+        let waited = pair.now - begun;
+        assert!(waited < Duration::from_secs(30), "{sent:?}");
+        let left = sent.len();
+        while pair.client.poll_transmit(pair.now, &mut out).is_some() {
+            sent.push(out.len());
+            if out.len() <= most {
+                pair.server.handle_datagram(pair.now, pair.from, &out);
+            }
+        }
+        let mut served = vec![];
+        pair.serve(&mut served);
+        pair.now = pair.now + RTT;
+        while pair.server.poll_transmit(pair.now, &mut out).is_some() {
+            if out.len() <= most {
+                pair.client
+                    .handle_datagram(pair.now, server_address(), &out);
+            }
+        }
+        told.extend(core::iter::from_fn(|| pair.client.poll_event()));
+        if sent.len() == left {
+            pair.wait();
+        }
+    }
+    sent
+}
+
+const fn remembered(datagram: usize) -> PathMemory {
+    PathMemory {
+        rtt: Some((RTT, RTT)),
+        losses: Losses { lost: 0, of: 0 },
+        datagram,
+        unsure: 0,
+    }
+}
+
+/// LINK-15: a command that its Init was too large to bring never arrived where the path carries 576 bytes.
+#[test]
+fn long_command_waits_for_the_link_where_the_path_may_be_narrow() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    ask_long(&mut pair, link);
+    let sent = exchange(&mut pair, NARROW);
+    assert!(sent[0] < 548, "{sent:?}");
+    let mut returning = Returning::new();
+    let link = returning.open();
+    ask_long(&mut returning.pair, link);
+    let sent = exchange(&mut returning.pair, NARROW);
+    assert!(sent[0] < 548, "{sent:?}");
+}
+
+/// LINK-15, LINK-25: where more has got through, more travels early.
+#[test]
+fn long_command_travels_early_where_the_path_is_remembered() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.client.begin_from(link, &remembered(1200));
+    ask_long(&mut pair, link);
+    assert_eq!(exchange(&mut pair, 1200).len(), 1);
+}
+
+/// LINK-15: the path has become narrower than is remembered.
+#[test]
+fn long_handshake_in_vain_becomes_a_short_one() {
+    for is_resumed in [false, true] {
+        let mut returning = Returning::new();
+        if !is_resumed {
+            returning.ticket = None;
+        }
+        let link = returning.open();
+        let pair = &mut returning.pair;
+        pair.client.begin_from(link, &remembered(1200));
+        ask_long(pair, link);
+        let sent = exchange(pair, NARROW);
+        assert!(sent[..6].iter().all(|len| *len > LONG), "{sent:?}");
+        assert!(sent[6] < 548, "{sent:?}");
+    }
+}
+
+/// LINK-15, HS-21: the answer to a Resume is no longer than any path carries, or than what came; the rest follows.
+#[test]
+fn answer_to_a_resume_is_no_longer_than_the_path_carries() {
+    let mut returning = Returning::new();
+    let link = returning.open();
+    let pair = &mut returning.pair;
+    for _ in 0..20 {
+        let deadline = pair.now + Duration::from_mins(2);
+        let asked = pair
+            .client
+            .request(pair.now, link, vec![1; 20], deadline, true);
+        assert!(asked.is_some());
+    }
+    let mut out = vec![];
+    pair.client.poll_transmit(pair.now, &mut out).unwrap();
+    pair.server.handle_datagram(pair.now, pair.from, &out);
+    while let Some(event) = pair.server.poll_event() {
+        match event {
+            Event::Incoming { link, .. } => {
+                let account = Some(pair.account);
+                pair.server
+                    .welcome(pair.now, link, account, OperationNumber(9));
+            }
+            Event::Request { link, number, .. } => {
+                pair.server.reply(pair.now, link, number, vec![2; 60]);
+            }
+            _ => {}
+        }
+    }
+    let brought = out.len();
+    pair.server.poll_transmit(pair.now, &mut out).unwrap();
+    assert!(matches!(Packet::parse(&out), Ok(Packet::Resumed { .. })));
+    let most = brought.max(548);
+    assert!(out.len() <= most && out.len() > most - 70, "{}", out.len());
+}

@@ -1,0 +1,132 @@
+//! What a packet has to be so that it takes effect.
+
+use super::*;
+use crate::{
+    link::limits::WORKING_MAX,
+    wire::{Frame, PADDING, Update},
+};
+
+/// A pair whose server works on as many requests as it may, of which the client has given the first two up.
+fn busy() -> Pair {
+    let mut pair = Pair::new();
+    let soon = pair.now + Duration::from_millis(500);
+    for number in 0..WORKING_MAX {
+        let deadline = if number < 2 { soon } else { END };
+        pair.client
+            .request(b"ask".to_vec(), deadline, false)
+            .unwrap();
+    }
+    for _ in 0..40 {
+        pair.settle();
+        pair.advance(20);
+    }
+    assert_eq!(requests(&mut pair.server), WORKING_MAX);
+    assert_eq!(events(&mut pair.client).len(), 2, "given up");
+    pair
+}
+
+fn requests(link: &mut Link) -> usize {
+    let is_request = |event: &Event| matches!(event, Event::Request { .. });
+    events(link)
+        .iter()
+        .filter(|event| is_request(event))
+        .count()
+}
+
+/// LINK-9: a request that was refused beside an event was acknowledged: its sender took it for one in work, and repeated it ever less often.
+#[test]
+fn refused_request_is_not_acknowledged_whatever_is_beside_it() {
+    let mut pair = busy();
+    pair.client
+        .request(b"another".to_vec(), END, false)
+        .unwrap();
+    pair.client.push(b"news".to_vec(), Urgency::Live).unwrap();
+    let up = transmit(&mut pair.client, pair.now).unwrap();
+    let taken = deliver(&mut pair.server, pair.now, &up);
+    assert_eq!(taken, Err(Ignored::NoRoom));
+    pair.advance(100);
+    pair.settle();
+    assert_eq!(requests(&mut pair.server), 0);
+    pair.server.reply(RequestId(2), b"ok".to_vec());
+    let begun = pair.now;
+    while requests(&mut pair.server) == 0 {
+        pair.settle();
+        pair.advance(10);
+    }
+    let wait = pair.now - begun;
+    assert!(wait < Duration::from_millis(700), "{wait:?}");
+}
+
+fn payload(frames: &[Frame<'_>]) -> Vec<u8> {
+    let mut payload = vec![PADDING];
+    for frame in frames {
+        frame.emit(false, &mut payload);
+    }
+    payload
+}
+
+/// WIRE-9: of a handshake's payload with a frame that does not belong there, nothing takes effect.
+#[test]
+fn frames_that_may_not_travel_in_a_handshake_make_it_malformed() {
+    let config = Pair::new().client.config;
+    let open = Frame::Open(Open {
+        max_datagram: 1200,
+        name: None,
+        resumes: false,
+    });
+    let welcome = Frame::Welcome(Welcome {
+        token: [7; 16],
+        max_datagram: 1200,
+        known: true,
+        highest: OperationNumber(0),
+        successor: None,
+        life: None,
+        is_life_unknown: false,
+    });
+    let request = Frame::Request {
+        number: RequestId(0),
+        command: b"ask",
+    };
+    let reply = Frame::Reply {
+        number: RequestId(0),
+        answer: b"ok",
+    };
+    let update = Frame::Update(Update::default());
+    let event = Frame::Event {
+        number: EventId(1),
+        event: b"news",
+    };
+    let nowhere = [
+        event,
+        Frame::Ping,
+        Frame::PathChallenge([1; 8]),
+        Frame::PathResponse([1; 8]),
+        Frame::Close(CloseReason::Done),
+    ];
+    let respond = || Link::respond(config, 100);
+    assert_eq!(
+        respond().handle_early(Time(0), &payload(&[open, request])),
+        Ok(())
+    );
+    for wrong in [welcome, reply, update].iter().chain(&nowhere) {
+        let mut link = respond();
+        let outcome = link.handle_early(Time(0), &payload(&[open, request, *wrong]));
+        assert_eq!(outcome, Err(Ignored::Violation), "{wrong:?}");
+        assert_eq!(events(&mut link), [], "{wrong:?}");
+    }
+    let initiate = || {
+        let mut link = Link::initiate(config, None);
+        link.request(b"ask".to_vec(), END, true).unwrap();
+        link
+    };
+    assert_eq!(
+        initiate().handle_early(Time(0), &payload(&[welcome, reply, update])),
+        Ok(())
+    );
+    for wrong in [open, request].iter().chain(&nowhere) {
+        let mut link = initiate();
+        let outcome = link.handle_early(Time(0), &payload(&[welcome, reply, *wrong]));
+        assert_eq!(outcome, Err(Ignored::Violation), "{wrong:?}");
+        assert_eq!(events(&mut link), [], "{wrong:?}");
+    }
+}
