@@ -6,11 +6,13 @@ mod support;
 use std::time::Duration;
 
 use merpati::{
-    client::{Client, Options, Profile, system_rng},
-    wire::Mailbox,
+    client::{Client, Direct, Options, Profile, system_rng},
+    crypto::SecretKey,
+    wire::{Command, Mailbox, OperationNumber, Request, SessionRef},
 };
 use support::{
     Home, Realm,
+    device::Target,
     relay::{Carried, Relay},
 };
 
@@ -118,4 +120,40 @@ async fn a_watch_that_ends_ends_its_link() {
     }
     assert_eq!(inits(), 5, "a link for each watch that followed another");
     assert_eq!(texts(&client).await.len(), 5);
+}
+
+/// LINK-8: a process that has had no processor for longer than a timeout finds the answer, and asks nothing again.
+#[tokio::test]
+async fn repeats_none_after_pause_in_which_answer_has_come() {
+    let realm = Realm::start();
+    let Target { address, key } = Target::of(&realm);
+    let device = SecretKey::generate(&mut system_rng().unwrap());
+    let begun = Direct::begin(&device, OperationNumber(0), address, Some(key));
+    let (mut link, mut told) = (begun.await.unwrap(), Vec::new());
+    let whoami = || {
+        let session = SessionRef::Bound;
+        Request::from(Command::WhoAmI { session }).to_bytes()
+    };
+    // The path is measured, and known to be short.
+    for _ in 0..10 {
+        assert!(link.ask(whoami()));
+        while link.in_flight() > 0 {
+            told.clear();
+            link.step(&mut told).await.unwrap();
+        }
+    }
+    let before = link.repeats();
+    for round in 0..4 {
+        assert!(link.ask(whoami()));
+        told.clear();
+        // It leaves, and nothing runs here for a while.
+        let leaving = link.step(&mut told);
+        let _ = tokio::time::timeout(Duration::ZERO, leaving).await;
+        std::thread::sleep(Duration::from_millis(1000));
+        while link.in_flight() > 0 {
+            told.clear();
+            link.step(&mut told).await.unwrap();
+        }
+        assert_eq!(link.repeats(), before, "round {round}");
+    }
 }

@@ -6,7 +6,8 @@ use super::backoff::{Jitter, RTO_MAX, Urge, interval};
 
 /// The timeout before anything is known of the path, to be spread by up to half.
 pub(crate) const RTO_INITIAL: Duration = Duration::from_secs(2);
-const RTO_MIN: Duration = Duration::from_millis(20);
+/// The shortest timeout: long enough that the acknowledgement of a request in work comes first, which leaves after 25 ms (LINK-5).
+const RTO_MIN: Duration = Duration::from_millis(50);
 /// The longest path that is waited for.
 const PATH_MAX: Duration = Duration::from_mins(2);
 /// The longest that is waited for parts of long messages: on the slowest of links a few fill minutes.

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 
 use super::{
     Account, Failure, Moment, Realm,
-    records::{self, Record as _, TicketIndexRecord, TicketRecord, TicketsRecord},
+    records::{self, KeptTicket, NamedTicket, Record as _, TicketRecord, TicketsRecord},
 };
 use crate::{
     crypto::{PublicKey, ResumptionSecret},
@@ -65,7 +65,7 @@ impl<S: Store> Realm<S> {
             let found = self.noted::<TicketsRecord>(&mut batch, &key).await?;
             let mut tickets = found.map_or_else(Vec::new, |(record, _)| record.tickets);
             let is_over =
-                |ticket: &TicketRecord| ticket.id == id.0 || !is_young(ticket.since, now.running);
+                |ticket: &NamedTicket| ticket.id == id.0 || !is_young(ticket.since, now.running);
             for over in tickets.extract_if(.., |ticket| is_over(ticket)) {
                 batch.delete(records::ticket(over.id));
             }
@@ -73,22 +73,23 @@ impl<S: Store> Realm<S> {
             for oldest in tickets.drain(..surplus) {
                 batch.delete(records::ticket(oldest.id));
             }
-            tickets.push(TicketRecord {
-                id: id.0,
-                own: returning.own.0,
-                secret: *returning.secret.as_bytes(),
-                session: session.hash,
-                since: now.running.saturating_sub(age),
-                max_datagram: returning.max_datagram,
-                place: returning.place.map(records::ip_bytes),
-            });
-            let index = TicketIndexRecord {
+            let since = now.running.saturating_sub(age);
+            tickets.push(NamedTicket { id: id.0, since });
+            let ticket = TicketRecord {
                 device: returning.device.0,
                 made: now.wall.saturating_sub(age),
+                kept: Some(KeptTicket {
+                    own: returning.own.0,
+                    secret: *returning.secret.as_bytes(),
+                    session: session.hash,
+                    since,
+                    max_datagram: returning.max_datagram,
+                    place: returning.place.map(records::ip_bytes),
+                }),
             };
             batch
                 .put(key, TicketsRecord { tickets }.to_value()?)
-                .put(records::ticket(id.0), index.to_value()?);
+                .put(records::ticket(id.0), ticket.to_value()?);
             self.commit(batch).await?;
             Ok::<_, Failure>(())
         };
@@ -103,23 +104,16 @@ impl<S: Store> Realm<S> {
     pub async fn find_ticket(&self, id: ConnectionId, now: Moment) -> Option<(Returning, Account)> {
         let found = async {
             let key = records::ticket(id.0);
-            let index = self.record::<TicketIndexRecord>(&key).await?;
-            let Some((TicketIndexRecord { device, made }, _)) = index else {
+            let Some((found, _)) = self.record::<TicketRecord>(&key).await? else {
                 return Ok(None);
             };
-            let device = PublicKey(device);
-            let key = records::tickets_of(&device);
-            let Some((record, _)) = self.record::<TicketsRecord>(&key).await? else {
-                return Ok(None);
-            };
-            let mut tickets = record.tickets.into_iter();
-            let ticket = tickets.find(|ticket| ticket.id == id.0);
+            let device = PublicKey(found.device);
             let session = self.bound_session(&device, now).await?;
-            let (Some(ticket), Some(session)) = (ticket, session) else {
+            let (Some(ticket), Some(session)) = (found.kept, session) else {
                 return Ok(None);
             };
             let is_good = is_young(ticket.since, now.running)
-                && is_young(made, now.wall)
+                && is_young(found.made, now.wall)
                 && ticket.session == session.hash;
             let returning = Returning {
                 device,
@@ -176,11 +170,11 @@ impl<S: Store> Realm<S> {
         let mut record = TicketsRecord::from_value(&found.value)?;
         let (mut over, mut good) = (Vec::new(), Vec::new());
         for ticket in record.tickets {
-            let index = self
-                .record::<TicketIndexRecord>(&records::ticket(ticket.id))
+            let found = self
+                .record::<TicketRecord>(&records::ticket(ticket.id))
                 .await?;
             let is_good = is_young(ticket.since, now.running)
-                && index.is_some_and(|(index, _)| is_young(index.made, now.wall));
+                && found.is_some_and(|(found, _)| is_young(found.made, now.wall));
             if is_good { &mut good } else { &mut over }.push(ticket);
         }
         record.tickets = good;

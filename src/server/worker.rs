@@ -136,11 +136,12 @@ impl<S: Store> Worker<S> {
                     stop_by = Some(Instant::now() + STOP_PATIENCE);
                 }
                 () = sleep_until(next) => {
+                    // What has come by now needs no repeat (LINK-8).
+                    self.receive(&socket, &mut received);
                     let now = self.now();
                     self.endpoint.handle_timeout(now);
                     let seated = &self.beside.seated;
                     self.calls.handle_timeout(now, &mut self.endpoint, seated);
-                    self.receive(&socket, &mut received);
                 }
                 Some(done) = self.finished.recv() => self.finish(done),
                 _ = self.beside.handed.recv_many(&mut handed, RECEIVE_BURST) => {

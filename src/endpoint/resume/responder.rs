@@ -8,7 +8,7 @@ use crate::{
     crypto::{ResumptionSecret, SessionKeys, same, ticket_check},
     endpoint::{
         Dropped, Endpoint, Event, LinkId, Path, SERVES,
-        accepts::{Accepts, Known as Answer},
+        accepts::{Accepts, InitHash, Known as Answer},
         limits::TICKETS_LOOKED_UP,
         slot::{Accepting, Answering, Role, Slot, Stage},
     },
@@ -115,7 +115,7 @@ impl Endpoint {
         if !self.config.early_data {
             self.refuse_ticket(now, path, resume.ticket, has_shown);
         } else if let Some(known) = self.known_here(now, resume.ticket) {
-            return self.take_back(now, path, datagram, known, has_shown);
+            return self.take_back(now, path, (hash, datagram), known, has_shown);
         } else if self.lookups.waiting.len() >= TICKETS_LOOKED_UP {
             return Err(Dropped::Full);
         } else if self.lookups.waiting.insert(hash, has_shown).is_some() {
@@ -225,13 +225,14 @@ impl Endpoint {
 
     /// What was found out of a ticket that this endpoint did not know ([`Event::UnknownTicket`]).
     pub fn ticket_found(&mut self, now: Time, path: Path, datagram: &[u8], known: Option<Known>) {
-        let waited = self.lookups.waiting.remove(&Accepts::hash(datagram));
+        let hash = Accepts::hash(datagram);
+        let waited = self.lookups.waiting.remove(&hash);
         let Some(has_shown) = waited.filter(|_| self.admitting) else {
             return;
         };
         match known {
             Some(known) => {
-                if let Err(reason) = self.take_back(now, path, datagram, known, has_shown) {
+                if let Err(reason) = self.take_back(now, path, (hash, datagram), known, has_shown) {
                     self.note_dropped(reason);
                 }
             }
@@ -264,7 +265,7 @@ impl Endpoint {
         &mut self,
         now: Time,
         path: Path,
-        datagram: &[u8],
+        (hash, datagram): (InitHash, &[u8]),
         known: Known,
         has_shown: bool,
     ) -> Result<(), Dropped> {
@@ -294,7 +295,6 @@ impl Endpoint {
             return Err(Dropped::Full);
         }
         let factor = if is_there { KNOWN_PLACE_FACTOR } else { 1 };
-        let hash = Accepts::hash(datagram);
         let answering = Answering::Resumed(known.secret, resume.nonce);
         let room = (datagram.len(), factor);
         let stage = Stage::Accepting(Box::new(Accepting::new(now, answering, hash, room)));

@@ -195,6 +195,40 @@ fn a_packet_has_its_effect_once() {
     assert_eq!(events(&mut pair.server).len(), 1);
 }
 
+/// LINK-5, LINK-7: on a path of a millisecond, of a realm that takes its time.
+#[test]
+fn repeats_on_short_path_none_while_request_is_in_work() {
+    let mut pair = Pair::new();
+    let exchange = |pair: &mut Pair, work: u64| {
+        let asked = pair.client.request(b"ask".to_vec(), END, false).unwrap();
+        for passed in 0..=work + 1 {
+            while let Some(up) = transmit(&mut pair.client, pair.now) {
+                deliver(&mut pair.server, pair.now, &up).unwrap();
+            }
+            pair.advance(1);
+            if passed == work {
+                pair.server.reply(asked, b"ok".to_vec());
+            }
+            while let Some(down) = transmit(&mut pair.server, pair.now) {
+                deliver(&mut pair.client, pair.now, &down).unwrap();
+            }
+        }
+        events(&mut pair.server);
+        assert_eq!(events(&mut pair.client).len(), 1);
+    };
+    for _ in 0..20 {
+        exchange(&mut pair, 0);
+    }
+    let rtt = pair.client.stats().rtt.unwrap().0;
+    assert!(rtt <= Duration::from_millis(2), "{rtt:?}");
+    for work in [10, 24, 26, 45, 200, 900] {
+        exchange(&mut pair, work);
+        let repeats = pair.client.stats().counters.repeats.requests;
+        assert_eq!(repeats, 0, "{work} ms of work");
+        exchange(&mut pair, 0);
+    }
+}
+
 /// LINK-5: slow work is acknowledged, and its sender does not ask again soon.
 #[test]
 fn a_slow_request_is_acknowledged() {

@@ -61,6 +61,7 @@
 
 mod keys;
 mod memberships;
+mod tickets;
 
 pub use keys::*;
 
@@ -69,6 +70,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use blake2::{Blake2s256, Digest as _};
 pub use memberships::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+pub use tickets::*;
 
 use crate::{crypto::PublicKey, store::StoreError};
 
@@ -161,10 +163,6 @@ records! {
     KnownRecord { last: u32 }
     /// Points to a session.
     SessionLink { session: SessionHash }
-    /// By what the device comes back that is bound to that session, since this time of the realm's running. `place`: where it has been shown to be.
-    TicketRecord { id: u32, own: [u8; 32], secret: [u8; 32], session: SessionHash, since: u32, max_datagram: u32, place: Option<[u8; 16]> }
-    /// By what a device comes back: each copy of its profile by its own, the latest last.
-    TicketsRecord { tickets: Vec<TicketRecord> }
     /// A link is watched between those addresses; `listener`: the port of this side, and 65,536 more over IPv6; `start`: stands for the start since which it is.
     WatcherRecord { listener: u32, start: u64, ip: [u8; 16], port: u16, local: Option<[u8; 16]> }
     /// For how many seconds the realm has been running in all.
@@ -233,8 +231,6 @@ macro_rules! changed_records {
 }
 
 changed_records! {
-    /// Whose a ticket is, and the time of day of its handshake, in seconds since 1970.
-    TicketIndexRecord { device: [u8; 32] ; made: u32 = (_old) 0 } was FirstTicketIndexRecord
     /// A realm departs. `drops`: what waits for it does not come back to its senders.
     DepartureRecord { ; drops: bool = (_old) false } was FirstDepartureRecord
     /// Another realm, under the name by which this one knows it. `introduced`: it has accepted the
