@@ -1,8 +1,8 @@
 //! Keys and what is done with them: identities, the handshake, sealing of packets, MACs.
 //!
 //! Pure functions over bytes; randomness is handed in. Knows nothing of what packets mean. Built on
-//! `snow` for the Noise handshake and, with the standard library, `ring` for sealing; without it the
-//! pure Rust ChaCha20-Poly1305. Normative text: `spec/handshake.md`.
+//! `snow` for the Noise handshake and, in realms, which seal for many, `ring` for sealing; clients and devices use the
+//! pure Rust ChaCha20-Poly1305 that the handshake has anyway. Normative text: `spec/handshake.md`.
 
 #[cfg(all(test, feature = "std"))]
 pub(crate) mod audit;
