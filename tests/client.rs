@@ -149,7 +149,7 @@ async fn repeats_none_after_pause_in_which_answer_has_come() {
         // It leaves, and nothing runs here for a while.
         let leaving = link.step(&mut told);
         let _ = tokio::time::timeout(Duration::ZERO, leaving).await;
-        std::thread::sleep(Duration::from_millis(1000));
+        std::thread::sleep(Duration::from_secs(1));
         while link.in_flight() > 0 {
             told.clear();
             link.step(&mut told).await.unwrap();

@@ -65,6 +65,7 @@ pub use memory::{Losses, PathMemory};
 use pace::Pace;
 use packing::Controls;
 pub use packing::INIT_PAYLOAD_MIN;
+#[cfg(feature = "std")]
 pub(crate) use path::BEGINNING;
 use path::PathSize;
 use queue::{Item, Queue};
