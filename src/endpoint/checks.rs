@@ -11,7 +11,7 @@ use crate::faults::{Fault, is_planted};
 const CHECKED_MAX: usize = 32;
 
 impl Endpoint {
-    /// Looks at all of it.
+    /// Asserts all that holds of an endpoint between calls.
     pub(super) fn check(&self) {
         if !cfg!(debug_assertions) || self.slots.len() > CHECKED_MAX {
             return;

@@ -5,7 +5,7 @@ use super::{Link, queue::Queue, replies::Replies, sent::Sent, time::Time, timer:
 use crate::faults::{Fault, is_planted};
 
 impl Link {
-    /// Looks at all of it.
+    /// Asserts all that holds of a link between calls.
     pub(super) fn check(&self) {
         if !cfg!(debug_assertions) {
             return;

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{
-    Asking, Event, Ignored, Item, Keys, Link, Opening, Received, State, Time,
+    Asking, Event, Ignored, Item, Keys, Link, NUMBERS_MAX, Opening, Received, State, Time,
     assembly::Begun,
     limits::{ASKED_KEPT, ASKING_KEPT, WORKING_MAX},
     replies::Arrival,
@@ -16,7 +16,7 @@ use crate::wire::{
     RequestId, Welcome, crc_holds,
 };
 
-/// Nobody asks what is only a client anything: it goes without what is needed for that.
+/// A program that is only a client answers no requests, and goes without what that needs.
 const ANSWERS: bool = cfg!(feature = "server");
 
 /// What has to be known of a packet before anything in it takes effect.
@@ -96,6 +96,9 @@ impl Link {
         };
         if !self.received.is_new(number) {
             return Err(Ignored::Replayed);
+        }
+        if number.0 >= NUMBERS_MAX {
+            return Err(self.violate());
         }
         if packet.protection == Protection::Plain {
             self.add_credit(datagram.len());

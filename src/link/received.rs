@@ -123,7 +123,10 @@ impl Received {
                 self.set_bit(PacketNumber(entering), false);
             }
             // Quickly at first: a short exchange should learn of a bad path too.
-            let over = |most: u32, number: u64| most.min(4 + u32::try_from(number).unwrap_or(most));
+            let over = |most: u32, number: u64| {
+                let number = u32::try_from(number).unwrap_or(most);
+                most.min(number.saturating_add(4))
+            };
             for missing in next..number.0.min(next + LOSS_RUN_MAX) {
                 self.loss += (1024 - self.loss) / over(LOSS_OVER, missing);
                 self.lasting_loss +=
@@ -337,5 +340,17 @@ mod tests {
         received.record(Time(0), PacketNumber(u64::MAX - 1));
         assert!(!received.is_new(PacketNumber(0)));
         assert!(received.is_new(PacketNumber(u64::MAX - 2)));
+    }
+
+    /// LINK-1. Found by reading: as the first number of a link, four of these stopped a realm.
+    #[test]
+    fn record_any_first_number_keeps_counting() {
+        for number in (0..=1100).chain(u64::from(u32::MAX) - 1100..=u64::from(u32::MAX) + 2) {
+            let mut received = Received::default();
+            received.record(Time(0), PacketNumber(number));
+            assert_eq!(received.largest(), Some(PacketNumber(number)));
+            assert!(!received.is_new(PacketNumber(number)) && received.loss() <= 1024);
+            received.record(Time(1), PacketNumber(number + 1));
+        }
     }
 }
