@@ -137,7 +137,7 @@ fn watch_says_on_its_last_line_how_the_link_is() {
         .iter()
         .filter(|line| line.contains("merpati: "))
         .collect();
-    assert_eq!(said.len(), 2, "{screen:?}");
+    assert!(said.len() >= 2, "{screen:?}");
     assert!(
         screen.iter().all(|line| line.chars().count() < 80),
         "{screen:?}"

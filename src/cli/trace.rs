@@ -32,12 +32,14 @@ use super::output::{Failure, Output};
 const VARIABLE: &str = "MERPATI_TRACE";
 /// The version of what is written.
 const SCHEMA: u64 = 1;
-/// Files that one process writes at most; links beyond are not traced.
+/// Links that one process traces at most; those beyond have no file.
 const FILES_MAX: usize = 1000;
 /// Files that are open at once.
 const OPEN_MAX: usize = 64;
-/// Bytes that one process writes at most: 1 GiB.
+/// Bytes that one process writes at most: 1 GiB,
 const BYTES_MAX: u64 = 1 << 30;
+/// and of what belongs to no link: strangers can bring any amount of that about.
+const STRAY_BYTES_MAX: u64 = BYTES_MAX / 8;
 
 /// What is traced of one process.
 pub struct Trace {
@@ -139,13 +141,17 @@ struct Files {
     /// By link, as far as they are open; what is of none has its own.
     traced: BTreeMap<Option<u32>, Option<File>>,
     written: u64,
+    /// Of that, what belongs to no link.
+    stray: u64,
     /// Nothing more is written.
     is_over: bool,
+    /// It was said that something is left out.
+    has_left_out: bool,
 }
 
 impl Files {
     fn begin(directory: &Path) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
+        make_private(directory)?;
         // What cannot be written is found out now.
         try_out(directory)?;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -155,7 +161,9 @@ impl Files {
             unix_ms: unix.map_or(0, |unix| unix.as_millis()),
             traced: BTreeMap::new(),
             written: 0,
+            stray: 0,
             is_over: false,
+            has_left_out: false,
         })
     }
 
@@ -174,16 +182,29 @@ impl Files {
 
     fn try_write(&mut self, line: Line) -> io::Result<()> {
         let Line { link, name, data } = line;
-        if !self.traced.contains_key(&link) && self.traced.len() >= FILES_MAX {
-            return Err(io::Error::other(format!(
-                "it has {FILES_MAX} files, of which each is a link's"
-            )));
+        // What strangers bring about leaves the links alone that are traced.
+        let is_one_more = link.is_some() && !self.traced.contains_key(&link);
+        if is_one_more && self.traced.len() >= FILES_MAX {
+            self.leave_out(&format!("has {FILES_MAX} files; further links have none"));
+            return Ok(());
+        }
+        if link.is_none() && self.stray >= STRAY_BYTES_MAX {
+            self.leave_out("says no more of what belongs to no link");
+            return Ok(());
         }
         let time = self.began.elapsed().as_secs_f64() * 1000.0;
         let (name, data) = (Value::from(name), Value::from(data));
         // In the order in which a person reads it.
         let line = format!("{{\"time\":{time:.3},\"name\":{name},\"data\":{data}}}");
         self.append(link, &line)
+    }
+
+    /// Says once that something is left out.
+    fn leave_out(&mut self, what: &str) {
+        if !std::mem::replace(&mut self.has_left_out, true) {
+            let directory = self.directory.display();
+            Output::aside(&format!("the trace in {directory} {what}"));
+        }
     }
 
     /// Writes a line to a link's file, whose first line says what it is of.
@@ -206,6 +227,9 @@ impl Files {
         text += line;
         text.push('\n');
         self.written += text.len() as u64;
+        if link.is_none() {
+            self.stray += text.len() as u64;
+        }
         if self.written > BYTES_MAX {
             return Err(io::Error::other("it has reached 1 GiB"));
         }
@@ -225,7 +249,27 @@ impl Files {
     }
 }
 
-/// Who talks to whom and when is nobody else's business.
+/// Who talks to whom and when is nobody else's business. Where others may write, they could put something else in a file's place.
+#[cfg(unix)]
+fn make_private(directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(directory)?;
+    let metadata = fs::metadata(directory)?;
+    let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
+    if !is_ours || metadata.mode() & 0o022 != 0 {
+        return Err(io::Error::other("others can write there"));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn make_private(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)
+}
+
+/// Opens a file for its owner alone.
 fn open_append(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
@@ -265,8 +309,7 @@ mod tests {
         assert!(!files.is_over);
         assert!(files.traced.values().flatten().count() <= OPEN_MAX);
         files.write(event(u32::MAX));
-        assert!(files.is_over);
-        files.write(event(0));
+        assert!(!files.is_over && files.has_left_out);
         let written: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
         assert_eq!(written.len(), FILES_MAX);
         for entry in written {
@@ -281,6 +324,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut files = Files::begin(directory.path()).unwrap();
         files.write(event(0));
+        let stray = || Line {
+            link: None,
+            ..event(0)
+        };
+        files.write(stray());
+        files.stray = STRAY_BYTES_MAX;
+        let written = files.written;
+        files.write(stray());
+        assert!(!files.is_over && files.written == written);
         files.written = BYTES_MAX;
         files.write(event(0));
         assert!(files.is_over);

@@ -197,7 +197,9 @@ impl Shared {
     pub(super) async fn note_heard(&self) -> Result<(), CallError> {
         let status = self.link_status().await;
         if self.heard.swap(status.opened, Ordering::Relaxed) == status.opened {
-            return Ok(self.note_path(false).await?);
+            // What was answered is answered, whether that can be written down or not.
+            let _ = self.note_path(false).await;
+            return Ok(());
         }
         let (realm, server) = self.target()?;
         let (rtt, highest) = (status.rtt, status.highest.0);

@@ -10,7 +10,7 @@ use std::{
 
 use rand::Rng as _;
 
-use super::{Traffic, system_rng};
+use super::{Traffic, driver::RECEIVED_AT_ONCE, system_rng};
 use crate::{
     crypto::{PublicKey, SecretKey},
     endpoint::{Config, Endpoint, Event, LinkId},
@@ -174,7 +174,7 @@ impl Direct {
     }
 
     fn receive(&mut self) {
-        loop {
+        for _ in 0..RECEIVED_AT_ONCE {
             match self.socket.try_recv_from(&mut self.buffer) {
                 Ok((len, from)) => {
                     let now = self.now();

@@ -64,11 +64,22 @@ impl Client {
         command: Command<'_>,
         life: Option<Life>,
     ) -> Result<Answer, CallError> {
+        let deadline = self.shared.deadline();
+        self.call_reading_until(options, command, life, deadline)
+            .await
+    }
+
+    async fn call_reading_until(
+        &self,
+        options: Options,
+        command: Command<'_>,
+        life: Option<Life>,
+        deadline: Instant,
+    ) -> Result<Answer, CallError> {
         self.shared.check_target()?;
         self.start_carrier();
         let request = Request { options, command };
-        self.read_patiently(&request, self.shared.deadline(), life)
-            .await
+        self.read_patiently(&request, deadline, life).await
     }
 
     pub(super) async fn read_patiently(
@@ -246,6 +257,7 @@ impl Client {
         let account = self.reading_account().await?;
         let session = self.reading_session()?;
         let life = self.life()?;
+        let deadline = self.shared.deadline();
         let mut room = cursors::ROOM;
         loop {
             // What has been shown since the realm was last told.
@@ -262,7 +274,8 @@ impl Client {
                 session,
                 cursors: named.clone(),
             };
-            let counts = match self.call_reading(Options::NONE, command, life).await {
+            let asked = self.call_reading_until(Options::NONE, command, life, deadline);
+            let counts = match asked.await {
                 Ok(Answer::Unread(_)) if self.shared.reader_account()? != account => {
                     return Err(CallError::AnotherUser);
                 }

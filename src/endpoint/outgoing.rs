@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     crypto::MESSAGE_2_OVERHEAD,
-    link::{Time, trace::trace_answer},
+    link::{BEGINNING, Time, trace::trace_answer},
     wire::{ACCEPT_HEADER, CloseReason, Packet},
 };
 
@@ -89,6 +89,9 @@ impl Endpoint {
         if let Stage::Dialing(dial) = &slot.stage
             && dial.is_in_vain(now)
         {
+            if dial.sent().1 > BEGINNING {
+                slot.link.forget_path_size();
+            }
             self.forget_ticket(now, id);
             return self.transmit(now, id, out);
         }

@@ -38,6 +38,7 @@ impl Endpoint {
             return Err(Ignored::NotOpen);
         }
         let newest = slot.link.largest_received();
+        let is_newest = newest.is_none_or(|newest| packet.number(Some(newest)) > newest);
         let is_known = |slot: &Slot| {
             slot.left
                 .as_deref()
@@ -46,10 +47,15 @@ impl Endpoint {
         let goes_back = is_known(slot);
         let (was_proven, had_moved) = (slot.link.is_proven(), slot.link.has_moved());
         let taken = self.take_in(now, id, packet, datagram);
-        if taken == Err(Ignored::Violation) {
-            self.touch(now, id);
+        match taken {
+            // What it brings comes again, and is waited for where the other side is now.
+            Ok(()) | Err(Ignored::NoRoom) => {}
+            Err(Ignored::Violation) => {
+                self.touch(now, id);
+                return taken;
+            }
+            Err(Ignored::NotAuthentic | Ignored::Replayed | Ignored::NotOpen) => return taken,
         }
-        taken?;
         let has_answered = had_moved
             && self
                 .slots
@@ -63,7 +69,7 @@ impl Endpoint {
         let mut data = [0; 8];
         self.rng.fill_bytes(&mut data);
         let slot = self.slots.get_mut(&id).ok_or(Ignored::NotOpen)?;
-        if slot.link.largest_received() > newest {
+        if is_newest {
             let was_proven = was_proven || has_answered;
             let before = core::mem::replace(&mut slot.path, path);
             trace(TraceId::new(id.0), || Trace::Moved {
@@ -89,7 +95,7 @@ impl Endpoint {
         }
         // Else it came before, or another has overtaken it: it says nothing of where the other side is now.
         self.touch(now, id);
-        Ok(())
+        taken
     }
 
     /// Looks whether the address that a link has moved to is proven, or has had its time.

@@ -175,7 +175,7 @@ impl Link {
             }
         }
         // To acknowledge one that is refused would be to say that it is in work (LINK-9).
-        contents.has_room &= !ANSWERS || self.replies.take(&self.queue, &contents.requests);
+        contents.has_room &= !ANSWERS || self.replies.has_room_for(&self.queue, &contents.requests);
         Some(contents)
     }
 

@@ -290,12 +290,18 @@ impl Link {
         fresh.requests = self.requests;
         fresh.queue = self.queue.restart();
         fresh.rtt = self.rtt;
+        fresh.path = self.path;
         fresh.keepalive = self.keepalive.map(Keepalive::again);
         fresh.jitter = self.jitter;
         fresh.counters = self.counters;
         fresh.trace_id = self.trace_id;
         trace(fresh.trace_id, || Trace::Restarted);
         fresh
+    }
+
+    /// What is known of how large a datagram the path carries may be wrong: it begins as where nothing is known.
+    pub fn forget_path_size(&mut self) {
+        self.path = PathSize::default();
     }
 
     /// True when the link ends as soon as it has said so, or has ended.

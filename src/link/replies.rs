@@ -99,7 +99,7 @@ impl Replies {
     }
 
     /// True when none of these requests of one packet would be refused.
-    pub fn take(&self, queue: &Queue, ids: &[RequestId]) -> bool {
+    pub fn has_room_for(&self, queue: &Queue, ids: &[RequestId]) -> bool {
         let has_room = queue.held_replies() < REPLIES_HELD_MAX;
         let room = WORKING_MAX.saturating_sub(self.working.len());
         // Mostly there is room for all, whether they are known or not.
@@ -357,7 +357,7 @@ mod tests {
         }
         let takes = |responder: &Responder, ids: &[u64]| {
             let ids: Vec<RequestId> = ids.iter().copied().map(RequestId).collect();
-            responder.replies.take(&responder.queue, &ids)
+            responder.replies.has_room_for(&responder.queue, &ids)
         };
         assert!(takes(&responder, &[2, 3, 127]));
         assert!(!takes(&responder, &[2, 128]));

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{AskError, CloseReason, DOUBT, Driver, HelloReply};
+use super::{AskError, DOUBT, Driver, HelloReply};
 use crate::client::who::found;
 
 impl Driver {
@@ -16,16 +16,8 @@ impl Driver {
                 self.changed = Some((AskError::KeyChanged(found), now + DOUBT));
             }
             Ok(_) => {}
-            // It will never answer an Init, and is sent none soon.
-            Err(other) => {
-                self.changed = Some((other, now));
-                self.give_up();
-                self.pause.begin(now, None);
-                if let Some(link) = self.link {
-                    let now = self.time(now);
-                    self.endpoint.close(now, link, CloseReason::Done);
-                }
-            }
+            // Anybody can have said so, as of the key.
+            Err(other) => self.changed = Some((other, now + DOUBT)),
         }
     }
 

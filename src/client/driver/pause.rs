@@ -11,6 +11,8 @@ const UNKNOWN: Duration = Duration::from_secs(2);
 const LEAST: Duration = Duration::from_millis(250);
 /// Each wait is twice as long as the one before, so often.
 const DOUBLED_MAX: u32 = 8;
+/// The longest wait: on a plain link anybody can say that this side has broken the protocol.
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// The wait before the next link, if there is one.
 #[derive(Debug, Default)]
@@ -24,7 +26,8 @@ impl Pause {
     /// Another link has ended so, on a path with that round trip.
     pub(super) fn begin(&mut self, now: Instant, rtt: Option<Duration>) {
         let timeout = rtt.map_or(UNKNOWN, |rtt| (rtt * 3).max(LEAST));
-        self.until = Some(now + timeout * (1 << self.in_a_row.min(DOUBLED_MAX)));
+        let wait = timeout * (1 << self.in_a_row.min(DOUBLED_MAX));
+        self.until = Some(now + wait.min(LONGEST));
         self.in_a_row += 1;
     }
 
@@ -66,6 +69,6 @@ mod tests {
         assert_eq!([(); 2].map(|()| wait(true, Some(400))), [1200, 1200]);
         assert_eq!(wait(false, Some(20)), 500);
         let longest = (0..40).map(|_| wait(false, None)).max();
-        assert_eq!(longest, Some(512_000));
+        assert_eq!(longest, Some(60_000));
     }
 }

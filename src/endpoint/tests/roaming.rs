@@ -48,6 +48,37 @@ fn a_client_that_moves_again_and_again_loses_nothing() {
     }
 }
 
+/// LINK-18: a packet for which there is no room says where its sender is all the same. What waits there would else never make room.
+#[test]
+fn client_that_moves_is_found_by_packet_without_room() {
+    let (mut pair, link) = in_use();
+    let (_, slot) = pair.server.slots.iter().next().unwrap();
+    let holder = slot.holder();
+    pair.server.assembling.change(holder, 0, ASSEMBLING_MAX);
+    let deadline = pair.now + Duration::from_mins(1);
+    let long = vec![7; 3000];
+    pair.client
+        .request(pair.now, link, long, deadline, false)
+        .unwrap();
+    let mut out = vec![];
+    while out.len() < 400 {
+        pair.client.poll_transmit(pair.now, &mut out).unwrap();
+    }
+    pair.server.handle_datagram(pair.now, elsewhere(1), &out);
+    let no_room = pair.server.stats().dropped_for(Dropped::NoRoom);
+    assert_eq!((no_room, address(&pair)), (1, elsewhere(1)));
+    // The same again, from somewhere else, is not new any more once another has come.
+    pair.from = elsewhere(1);
+    pair.server.assembling.change(holder, ASSEMBLING_MAX, 0);
+    let mut told = vec![];
+    while replies(&told) == 0 {
+        told.extend(pair.settle(|_| false));
+        pair.wait();
+    }
+    pair.server.handle_datagram(pair.now, elsewhere(2), &out);
+    assert_eq!(address(&pair), elsewhere(1));
+}
+
 /// LINK-18: what the realm has pushed to where a client was leaves again as soon as it is seen elsewhere, and not when its time has come.
 #[test]
 fn what_went_to_where_a_client_was_leaves_again_at_once() {

@@ -80,6 +80,16 @@ fn long_command_travels_early_where_the_path_is_remembered() {
     assert_eq!(exchange(&mut pair, 1200).len(), 1);
 }
 
+/// LINK-25: a link that is opened anew, because its realm was restarted, leads over the same path.
+#[test]
+fn link_opened_anew_keeps_path_size() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.client.begin_from(link, &remembered(1200));
+    pair.client.dial_again(pair.now, link);
+    assert_eq!(pair.client.path_memory(link).unwrap().datagram, 1200);
+}
+
 /// LINK-15: the path has become narrower than is remembered.
 #[test]
 fn long_handshake_in_vain_becomes_a_short_one() {
