@@ -179,3 +179,25 @@ fn a_place_where_nothing_can_be_written_is_named_before_anything_is_done() {
     finished(send.env("MERPATI_TRACE", "")).ok();
     assert_eq!(home.texts("ann"), ["hello"]);
 }
+
+/// A trace that reaches the size that files may have ends, and nothing else does.
+#[test]
+fn trace_that_reaches_file_limit_ends_alone() {
+    let (realm, home) = (Realm::start(), Home::new());
+    home.register("ann", &realm.connect);
+    let ours = home.directory.path().join("ours");
+    let ping = home.command("ann", &["ping", "--count", "600"]);
+    let mut limited = std::process::Command::new("bash");
+    // In blocks of 1024 bytes. What a profile writes is kept within it.
+    limited
+        .args(["-c", "ulimit -f 128; exec \"$0\" \"$@\""])
+        .arg(ping.get_program())
+        .args(ping.get_args())
+        .current_dir(home.directory.path())
+        .env("MERPATI_TRACE", &ours);
+    let run = finished(&mut limited);
+    assert!(run.err.contains("the trace in"), "{} {}", run.out, run.err);
+    assert_ne!(run.code, None, "ended by a signal");
+    let (_, events) = only_link(&ours);
+    assert!(events.len() > 100, "{events:?}");
+}

@@ -24,8 +24,10 @@ pub struct ConnectionLine {
     is_wanted: bool,
     /// What stands there.
     drawn: RefCell<String>,
-    /// Since when the realm is out of reach.
-    away: Cell<Option<Instant>>,
+    /// The realm is out of reach.
+    is_away: Cell<bool>,
+    /// How many datagrams have come, and when the last of them did.
+    heard: Cell<Option<(u64, Instant)>>,
 }
 
 impl ConnectionLine {
@@ -48,7 +50,7 @@ impl ConnectionLine {
 
     /// The realm is out of reach from now on, or back.
     pub fn note_reach(&self, is_away: bool) {
-        self.away.set(is_away.then(Instant::now));
+        self.is_away.set(is_away);
     }
 
     /// Draws the line for as long as this is polled.
@@ -59,11 +61,21 @@ impl ConnectionLine {
         let meter = client.meter();
         loop {
             let status = client.link_status().await;
-            let stats = client.link_stats().await.filter(|_| status.open);
-            let away = self.away.get().map(|since| since.elapsed());
-            self.draw(&text(status.address, stats, away, meter.spent()));
+            let is_up = status.open && !self.is_away.get();
+            let stats = client.link_stats().await.filter(|_| is_up);
+            let spent = meter.spent();
+            let silent = self.silence(spent.down.datagrams);
+            self.draw(&text(status.address, stats, silent, spent));
             tokio::time::sleep(EVERY).await;
         }
+    }
+
+    /// How long ago the last of so many datagrams came.
+    fn silence(&self, count: u64) -> Duration {
+        let known = self.heard.get().filter(|(known, _)| *known == count);
+        let (_, at) = known.unwrap_or((count, Instant::now()));
+        self.heard.set(Some((count, at)));
+        at.elapsed()
     }
 
     fn draw(&self, text: &str) {
@@ -71,7 +83,12 @@ impl ConnectionLine {
             return;
         };
         // In the last column some terminals begin another line. What is said here is one column a character.
-        let text: String = text.chars().take(columns.saturating_sub(1)).collect();
+        let room = columns.saturating_sub(3);
+        let mut shown: String = text.chars().take(room).collect();
+        if shown.len() < text.len() {
+            shown.push('…');
+        }
+        let text = format!("[{shown}]");
         if *self.drawn.borrow() != text {
             let _ = write!(io::stderr().lock(), "\r\x1b[2K{text}");
             self.drawn.replace(text);
@@ -85,11 +102,11 @@ impl Drop for ConnectionLine {
     }
 }
 
-/// What the line says.
+/// What the line says; where the realm is comes last, as it is cut first.
 fn text(
     address: Option<SocketAddr>,
     stats: Option<LinkStats>,
-    away: Option<Duration>,
+    silent: Duration,
     spent: Spent,
 ) -> String {
     let realm = address.map_or_else(|| "the realm".into(), |address| address.to_string());
@@ -98,9 +115,9 @@ fn text(
         size(spent.up.bytes),
         size(spent.down.bytes)
     );
-    let Some(stats) = stats.filter(|_| away.is_none()) else {
-        let since = away.map_or_else(String::new, |away| format!(" for {} s", away.as_secs()));
-        return format!("[{realm}: no answer{since}, trying on; {bytes}]");
+    let Some(stats) = stats else {
+        let seconds = silent.as_secs();
+        return format!("not connected, trying on; last heard {seconds} s ago; {bytes}; {realm}");
     };
     let round_trip = stats.rtt.map_or_else(
         || "round trip not measured yet".into(),
@@ -111,7 +128,7 @@ fn text(
     } else {
         format!(", {} % lost", u64::from(stats.loss) * 100 / 1024)
     };
-    format!("[{realm}: {round_trip}{loss}; {bytes}]")
+    format!("{round_trip}{loss}; {bytes}; {realm}")
 }
 
 /// Bytes, short.
@@ -150,28 +167,24 @@ mod tests {
             datagram: 548,
             is_redundant: false,
         };
+        let none = Duration::ZERO;
         assert_eq!(
-            text(None, None, None, spent),
-            "[the realm: no answer, trying on; 1.2 kB up, 999 B down]"
+            text(None, None, none, spent),
+            "not connected, trying on; last heard 0 s ago; 1.2 kB up, 999 B down; the realm"
         );
         assert_eq!(
-            text(address, Some(stats), None, spent),
-            "[[2001:db8::1]:6377: round trip not measured yet; 1.2 kB up, 999 B down]"
+            text(address, Some(stats), none, spent),
+            "round trip not measured yet; 1.2 kB up, 999 B down; [2001:db8::1]:6377"
         );
         stats.rtt = Some((Duration::from_micros(61_900), Duration::ZERO));
         stats.counters.received.datagrams = 20;
         assert_eq!(
-            text(address, Some(stats), None, spent),
-            "[[2001:db8::1]:6377: round trip 61 ms, 50 % lost; 1.2 kB up, 999 B down]"
+            text(address, Some(stats), none, spent),
+            "round trip 61 ms, 50 % lost; 1.2 kB up, 999 B down; [2001:db8::1]:6377"
         );
         assert_eq!(
-            text(
-                address,
-                Some(stats),
-                Some(Duration::from_millis(12_900)),
-                spent
-            ),
-            "[[2001:db8::1]:6377: no answer for 12 s, trying on; 1.2 kB up, 999 B down]"
+            text(address, None, Duration::from_millis(12_900), spent),
+            "not connected, trying on; last heard 12 s ago; 1.2 kB up, 999 B down; [2001:db8::1]:6377"
         );
         assert_eq!(size(2_340_000), "2.3 MB");
     }

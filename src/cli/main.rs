@@ -44,6 +44,7 @@ static WIPING: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 fn main() -> ExitCode {
     leave_no_core();
+    outlive_file_limits();
     let parsed = args::definition().try_get_matches().and_then(|matches| {
         let name = matches.subcommand_name().unwrap_or_default().to_owned();
         let mut cli = Cli::from_arg_matches(&matches)?;
@@ -79,6 +80,24 @@ fn leave_no_core() {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
         // Where that is not possible there is nothing else to do.
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+}
+
+/// What would grow beyond the size that files may have here fails as a full disk does; else the system ends the process without a word.
+fn outlive_file_limits() {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let exceeded = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build();
+        if let Ok(runtime) = runtime {
+            let _inside = runtime.enter();
+            // Once it is listened to, it stays so for the whole process. Where that is not possible there is nothing else to do.
+            let _ = signal(exceeded);
+        }
     }
 }
 

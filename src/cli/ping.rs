@@ -15,8 +15,10 @@ fn ms(span: Duration) -> f64 {
     (span.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
-/// Fewer exchanges say little of what is lost.
+/// Fewer exchanges say little of what is lost,
 const FEW: u32 = 20;
+/// and so do fewer datagrams that have come on the link.
+const FEW_DATAGRAMS: u64 = 10;
 
 /// Asks so often, one after another, and says what was found out, also where no answer came in the end.
 pub async fn ping(client: &Client, output: Output, count: u32) -> Result<(), Failure> {
@@ -29,6 +31,7 @@ async fn each(client: &Client, output: Output, count: u32) -> Result<(), Failure
     let meter = client.meter();
     for number in 1..=count {
         let before = meter.spent();
+        let opened = client.link_status().await.opened;
         let took = ask::patiently(client, client.ping()).await;
         let took = took.map_err(|failure| match failure.error {
             // Nothing was to be changed.
@@ -45,10 +48,10 @@ async fn each(client: &Client, output: Output, count: u32) -> Result<(), Failure
             spent.down.bytes - before.down.bytes,
         );
         let status = client.link_status().await;
-        let how = match (number, status.is_resumed) {
-            (1, true) => "resumed",
-            (1, false) => "opened",
-            _ => "open",
+        let how = match (status.opened > opened, status.is_resumed) {
+            (true, true) => "resumed",
+            (true, false) => "opened",
+            (false, _) => "open",
         };
         let object =
             json!({ "number": number, "ms": ms(took), "link": how, "up": up, "down": down });
@@ -80,7 +83,11 @@ async fn summary(client: &Client, output: Output) -> Result<(), Failure> {
         return Ok(());
     };
     let spent = client.meter().spent();
-    let percent = (f64::from(losses.each_way()) * 100.0 / 1024.0).round();
+    // What has come on this link says more than how a few commands began.
+    let stats = client.link_stats().await;
+    let seen = stats.filter(|stats| stats.counters.received.datagrams >= FEW_DATAGRAMS);
+    let share = seen.map_or(losses.each_way(), |stats| stats.loss);
+    let percent = (f64::from(share) * 100.0 / 1024.0).round();
     let rtt_ms = rtt.map(|(rtt, _)| ms(rtt));
     let variation_ms = rtt.map(|(_, variation)| ms(variation));
     let object = json!({
@@ -92,7 +99,7 @@ async fn summary(client: &Client, output: Output) -> Result<(), Failure> {
         (Some(rtt), Some(variation)) => format!("round trip {rtt} ms, more or less {variation} ms"),
         _ => "round trip not measured yet".into(),
     };
-    let lost = if losses.of < FEW {
+    let lost = if seen.is_none() && losses.of < FEW {
         format!(
             "{} of {} exchanges failed, too few to say what is lost",
             losses.lost, losses.of

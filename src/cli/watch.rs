@@ -1,5 +1,7 @@
 //! `watch` and `unread`.
 
+use std::io::{self, IsTerminal as _};
+
 use merpati::client::{Client, Delivery, WatchEvent, Watching};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -117,7 +119,11 @@ async fn show(
 
 /// Tells how much has not been read.
 pub async fn unread(client: &Client, output: Output) -> Result<(), Failure> {
-    for unread in patiently(client, client.unread_counts()).await? {
+    let counts = patiently(client, client.unread_counts()).await?;
+    if counts.is_empty() && !output.json && io::stdout().is_terminal() {
+        Output::aside("there is nothing that you have not read");
+    }
+    for unread in counts {
         let mailbox = unread.mailbox.to_string();
         let object = json!({ "mailbox": mailbox, "count": unread.count });
         output.item(&object, &format!("{}  {mailbox}", unread.count))?;

@@ -521,6 +521,7 @@ impl Endpoint {
             packet,
             bytes,
             frames: frames.map(FrameList),
+            again: None,
         });
     }
 

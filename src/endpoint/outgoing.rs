@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     crypto::MESSAGE_2_OVERHEAD,
-    link::{BEGINNING, Time, trace::trace_answer},
+    link::{
+        BEGINNING, Time,
+        trace::{Trace, TraceId, trace, trace_answer},
+    },
     wire::{ACCEPT_HEADER, CloseReason, Packet},
 };
 
@@ -109,7 +112,13 @@ impl Endpoint {
                 if sends {
                     let is_resumption = dial.resumption().is_some();
                     let packet = if is_resumption { "resume" } else { "init" };
-                    Self::trace_handshake(id, true, (packet, out.len()), None);
+                    trace(TraceId::new(id.0), || Trace::Handshake {
+                        is_sent: true,
+                        packet,
+                        bytes: out.len(),
+                        frames: None,
+                        again: Some(wait),
+                    });
                 }
                 sends
             }

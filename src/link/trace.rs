@@ -2,7 +2,7 @@
 //! the feature `tracing`, under the target [`TARGET`] and at the level TRACE. They have the names that qlog gives them
 //! (draft-ietf-quic-qlog-quic-events) where it has one. What a message says is in none of them.
 
-use core::{fmt, time::Duration};
+use core::{fmt, net::SocketAddr, time::Duration};
 
 #[cfg(feature = "tracing")]
 use crate::wire::Packet;
@@ -57,6 +57,8 @@ pub(crate) enum Trace<'a> {
         bytes: usize,
         /// What is in it, where that is not what [`Trace::Early`] has told.
         frames: Option<FrameList<'a>>,
+        /// When it leaves again, should nothing come.
+        again: Option<Duration>,
     },
     /// A packet has left.
     Sent {
@@ -237,9 +239,12 @@ pub(super) fn trace_early(link: TraceId, payload: &[u8]) {
     not(feature = "tracing"),
     expect(unused_variables, reason = "nobody listens")
 )]
-pub(crate) fn trace_stray(remote: &dyn fmt::Display, bytes: usize, reason: &'static str) {
+pub(crate) fn trace_stray(remote: &SocketAddr, bytes: usize, reason: &'static str) {
     #[cfg(feature = "tracing")]
-    tracing::event!(target: TARGET, tracing::Level::TRACE, %remote, bytes, reason, "packet_dropped");
+    {
+        let remote = known(remote).map(tracing::field::display);
+        tracing::event!(target: TARGET, tracing::Level::TRACE, remote, bytes, reason, "packet_dropped");
+    }
 }
 
 /// Tells that a datagram has left that belongs to no link.
@@ -247,13 +252,20 @@ pub(crate) fn trace_stray(remote: &dyn fmt::Display, bytes: usize, reason: &'sta
     not(feature = "tracing"),
     expect(unused_variables, reason = "nobody listens")
 )]
-pub(crate) fn trace_answer(remote: &dyn fmt::Display, datagram: &[u8]) {
+pub(crate) fn trace_answer(remote: &SocketAddr, datagram: &[u8]) {
     #[cfg(feature = "tracing")]
     if tracing::enabled!(target: TARGET, tracing::Level::TRACE) {
         let packet = packet_name(datagram);
         let bytes = datagram.len();
-        tracing::event!(target: TARGET, tracing::Level::TRACE, %remote, packet, bytes, "datagram_sent");
+        let remote = known(remote).map(tracing::field::display);
+        tracing::event!(target: TARGET, tracing::Level::TRACE, remote, packet, bytes, "datagram_sent");
     }
+}
+
+/// An address that is one: a client's endpoint knows none (`path_updated` does).
+#[cfg(feature = "tracing")]
+fn known(remote: &SocketAddr) -> Option<&SocketAddr> {
+    Some(remote).filter(|remote| !remote.ip().is_unspecified())
 }
 
 #[cfg(feature = "tracing")]
@@ -290,10 +302,12 @@ fn tell(TraceId { link }: TraceId, what: &Trace<'_>) {
             packet,
             bytes,
             frames,
+            again,
         } => {
             let frames = frames.map(tracing::field::display);
             if is_sent {
-                tell!(packet, bytes, frames, "handshake_sent");
+                let again_ms = again.map(millis);
+                tell!(packet, bytes, frames, again_ms, "handshake_sent");
             } else {
                 tell!(packet, bytes, frames, "handshake_received");
             }
