@@ -342,6 +342,7 @@ impl Driver {
                     }
                 }
                 Event::Hello { reply, .. } => self.doubts_answered(reply),
+                Event::TicketRefused { .. } => self.forget_ticket(),
                 // As many have been moved before as the new link has numbers below: it is free.
                 Event::Moved {
                     number, as_number, ..

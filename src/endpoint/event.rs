@@ -61,6 +61,12 @@ pub enum Event {
         /// and what came.
         datagram: Vec<u8>,
     },
+    /// The realm has refused the ticket that this side came back by on `link`, or answered it with what makes no sense: it is
+    /// not to be shown again (HS-20).
+    TicketRefused {
+        /// The link, which goes on with a handshake.
+        link: LinkId,
+    },
     /// A device that means to come back has shown that it is there: this may be kept of it.
     TicketDue {
         /// The ticket's name.

@@ -336,7 +336,7 @@ impl<S: Store> Worker<S> {
                     seated.dialled(now, &mut self.endpoint, link);
                 }
                 // Nobody pushes anything to a realm, and it resumes no link of its own.
-                Event::Pushed { .. } | Event::Standing { .. } => {}
+                Event::Pushed { .. } | Event::Standing { .. } | Event::TicketRefused { .. } => {}
             }
         }
     }

@@ -26,6 +26,12 @@ impl Driver {
         }
     }
 
+    /// There is nothing to come back with any more.
+    pub(super) fn forget_ticket(&mut self) {
+        self.target.ticket = None;
+        lock(&self.target.news).ticket = Some(TicketNews::Gone);
+    }
+
     /// A link is open: this is what another would come back with.
     pub(super) fn learn_ticket(&mut self, link: LinkId, is_resumed: bool) {
         self.target.ticket = self.endpoint.ticket(link).cloned();

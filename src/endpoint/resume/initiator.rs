@@ -119,7 +119,7 @@ impl Endpoint {
             slot.link.early_arrived(now);
             if slot.link.handle_early(now, frames).is_err() {
                 // Shown again, the ticket would be answered so again.
-                self.forget_ticket(now, id);
+                self.ticket_is_refused(now, id);
                 return Err(Dropped::Malformed);
             }
             let update = slot.link.take_update().unwrap_or_default();
@@ -171,9 +171,14 @@ impl Endpoint {
         });
         if let Some(id) = refused {
             Self::trace_handshake(id, false, ("reset", RESET_LEN), None);
-            self.forget_ticket(now, id);
+            self.ticket_is_refused(now, id);
         }
         refused.is_some()
+    }
+
+    fn ticket_is_refused(&mut self, now: Time, id: LinkId) {
+        self.events.push_back(Event::TicketRefused { link: id });
+        self.forget_ticket(now, id);
     }
 
     /// Goes on without a ticket.

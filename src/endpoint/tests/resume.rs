@@ -558,6 +558,9 @@ fn ticket_whose_answer_is_malformed_is_forgotten() {
         .seal(0, RESUMED_HEADER, &mut answer);
     client.handle_datagram(now, server_address(), &answer);
     assert!(client.ticket(link).is_none());
+    // Whoever keeps it is told.
+    let is_refused = |event: &Event| matches!(event, Event::TicketRefused { .. });
+    assert!(core::iter::from_fn(|| client.poll_event()).any(|event| is_refused(&event)));
     assert!(client.poll_transmit(now, &mut out).is_some());
     assert!(matches!(Packet::parse(&out), Ok(Packet::Init(_))));
     returning
