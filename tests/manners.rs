@@ -309,6 +309,11 @@ fn shell_says_what_became_of_an_interrupted_command() {
         std::thread::yield_now();
     }
     let said = io::read_to_string(out).unwrap();
-    assert!(said.contains("the command is kept and goes on"), "{said}");
-    assert_eq!(shell.wait().unwrap().code(), Some(130));
+    let aside = io::read_to_string(shell.stderr.take().unwrap()).unwrap();
+    let status = shell.wait().unwrap();
+    assert!(
+        said.contains("the command is kept and goes on"),
+        "{status}: {said}{aside}"
+    );
+    assert_eq!(status.code(), Some(130));
 }

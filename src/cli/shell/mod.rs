@@ -198,12 +198,13 @@ fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Res
     let interrupted = commands::told_when_interrupted(&command);
     runtime.block_on(async {
         tokio::select! {
-            outcome = commands::execute(client, output, command, given) => outcome,
-            // A watch ends by itself, once it has confirmed what was taken.
+            // First, so that it is listened to before anything is done. A watch ends by itself, once it has confirmed what was taken.
+            biased;
             stopped = tokio::signal::ctrl_c(), if !is_watch => {
                 stopped?;
                 Err(Failure::interrupted(interrupted))
             }
+            outcome = commands::execute(client, output, command, given) => outcome,
         }
     })
 }
