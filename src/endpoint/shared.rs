@@ -319,7 +319,12 @@ impl Endpoint {
         let Some(slot) = self.slots.get_mut(&from) else {
             return;
         };
-        for (number, asked) in slot.link.take_requests() {
+        let asked = slot.link.take_requests();
+        if !asked.is_empty() {
+            // What waited for a long one to arrive may leave now.
+            self.schedule.wake(from);
+        }
+        for (number, asked) in asked {
             let moved = self.request(now, to, asked.bytes, asked.deadline, asked.early);
             self.events.push_back(match moved {
                 Some(as_number) => Event::Moved {

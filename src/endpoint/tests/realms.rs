@@ -346,6 +346,38 @@ fn what_waits_on_a_forgotten_link_moves_to_the_next() {
     assert!(realms.now <= before + RTT * 5, "a few round trips");
 }
 
+/// PEER-12: what waits for a long request to arrive leaves when that is asked elsewhere, and not at the next timeout.
+#[test]
+fn what_waits_for_a_long_request_leaves_when_that_has_moved() {
+    let mut realms = Realms::new(1, 0.0);
+    realms.ask(0);
+    realms.settle();
+    let other = SocketAddr::from(([10, 0, 0, 9], 6377));
+    let (now, side) = (realms.now, &mut realms.sides[0]);
+    let [(&from, _)] = side.endpoint.slots.iter().collect::<Vec<_>>()[..] else {
+        panic!("one link");
+    };
+    let to = side.endpoint.link_with(
+        now,
+        &side.key,
+        SecretKey::from_bytes([9; 32]).public(),
+        other,
+    );
+    let deadline = now + Duration::from_hours(1);
+    let request = side
+        .endpoint
+        .request(now, from, vec![1; 2000], deadline, false);
+    let event = side
+        .endpoint
+        .push(now, from, vec![2; 2000], Urgency::Backlog);
+    assert!(request.is_some() && event.is_some());
+    let mut out = vec![];
+    while side.endpoint.poll_transmit(now, &mut out).is_some() {}
+    assert!(!side.endpoint.schedule.is_ready(from));
+    side.endpoint.move_requests(now, from, to);
+    assert!(side.endpoint.schedule.is_ready(from));
+}
+
 /// An address at which nobody is.
 fn nowhere() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 99], 6377))
