@@ -363,14 +363,11 @@ impl Link {
     /// How long to wait before the repeat number `repeats` + 1 of a handshake's message of so many bytes.
     pub fn repeat_after(&mut self, now: Time, repeats: u32, bytes: usize) -> Duration {
         let urge = self.queue.urge(now);
-        // Where much is lost, a silence says even less.
-        let patient = if self.is_redundant() {
-            queue::LOSSY_PATIENCE
-        } else {
-            0
-        };
-        let repeats = repeats.saturating_sub(patient);
-        self.rtt.repeat_after(repeats, urge, &mut self.jitter) + self.rtt.allowance(bytes)
+        let is_lossy = self.is_redundant();
+        let wait = self
+            .rtt
+            .repeat_after(repeats, is_lossy, urge, &mut self.jitter);
+        wait + self.rtt.allowance(bytes)
     }
 
     /// How long after a handshake's message its copy leaves, if it leaves twice (LINK-19).

@@ -20,8 +20,6 @@ use crate::{
     wire::{EventId, MessageId, RequestId},
 };
 
-/// Where much is lost, so many timeouts in a row more wait no longer than the first.
-pub(super) const LOSSY_PATIENCE: u32 = 5;
 /// All but requests leave again so often at most; then something has to be heard first.
 pub const REPEATS_MAX: u32 = 8;
 /// Where much is lost, so many replies or more in one packet leave twice: to ask for all of them again costs more.
@@ -334,10 +332,7 @@ impl Queue {
         jitter: &mut Jitter,
         lossy: Option<Lossy>,
     ) {
-        // Where much is lost, a silence says even less.
-        let patient = if lossy.is_some() { LOSSY_PATIENCE } else { 0 };
-        let repeats = self.timeouts.saturating_sub(patient);
-        let wait = rtt.repeat_after(repeats, self.urge(now), jitter);
+        let wait = rtt.repeat_after(self.timeouts, lossy.is_some(), self.urge(now), jitter);
         let gap = lossy.is_some().then(|| rtt.copy_gap());
         let is_small = lossy.is_some_and(|lossy| lossy.small || self.timeouts > 0);
         let is_reply = |item: &&Item| matches!(item, Item::Message(MessageId::Reply(_)));

@@ -130,7 +130,7 @@ impl Queue {
         for entry in &mut self.entries {
             let len = entry.len();
             if entry.ask().is_some_and(|ask| ask.was_early) {
-                let wait = rtt.repeat_after(0, urge, jitter) + rtt.allowance(len);
+                let wait = rtt.repeat_after(0, false, urge, jitter) + rtt.allowance(len);
                 entry.attempts.stop();
                 entry.attempts.schedule(Some(now + wait), None);
             }

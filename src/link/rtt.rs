@@ -18,7 +18,9 @@ const REMEMBERED_MIN: Duration = Duration::from_millis(250);
 /// So many repeats wait as on a path that has been measured, where another link has measured it.
 const KNOWN_REPEATS: u32 = 3;
 /// So many exchanges in a row of which none was measured make the first wait longer.
-const UNSURE_MAX: u32 = 16;
+const UNSURE_MAX: u32 = 32;
+/// Where much is lost, so many timeouts in a row more wait no longer than the first.
+const LOSSY_PATIENCE: u32 = 5;
 /// Bytes a second that a path is taken to carry at least, while nothing is known of it.
 const UNKNOWN_RATE: u64 = 200;
 /// Bytes a second that a path is taken to carry whose rate nothing has shown, by who fills it.
@@ -259,24 +261,32 @@ impl Rtt {
         self.latest > self.base * 2 + FILLING_MIN
     }
 
-    /// How long to wait before the repeat number `repeats` + 1 (LINK-8).
-    pub fn repeat_after(&self, repeats: u32, urge: Urge, jitter: &mut Jitter) -> Duration {
+    /// How long to wait before the repeat number `repeats` + 1 (LINK-8). Where much is lost (`is_lossy`), several more wait
+    /// no longer than the first: a silence says even less there.
+    pub fn repeat_after(
+        &self,
+        repeats: u32,
+        is_lossy: bool,
+        urge: Urge,
+        jitter: &mut Jitter,
+    ) -> Duration {
         let urge = match self.rate {
             // On a path so narrow repeats would take the place of what is new.
             Some(_) => Urge::Patient,
             None => urge,
         };
         let timeout = self.timeout();
+        let is_first = repeats == 0;
+        let repeats = repeats.saturating_sub(if is_lossy { LOSSY_PATIENCE } else { 0 });
         // What has held for another link holds for a few packets. Then it counts as any that is remembered.
         let repeats = match self.certainty {
             Certainty::Known if repeats < KNOWN_REPEATS => {
-                // Each time that nothing could be measured the first wait is longer: until one is answered before the next leaves.
-                let mut longer = timeout;
-                for _ in 0..self.unsure {
-                    longer = longer * 5 / 4;
-                }
-                let timeout = if repeats == 0 { longer } else { timeout };
-                return interval(repeats, timeout.min(RTO_INITIAL.max(timeout)), urge, jitter);
+                let timeout = if is_first {
+                    self.first_wait(timeout, is_lossy)
+                } else {
+                    timeout
+                };
+                return interval(repeats, timeout, urge, jitter);
             }
             Certainty::Known => repeats - KNOWN_REPEATS,
             Certainty::Remembered | Certainty::Bounded | Certainty::Measured => repeats,
@@ -298,6 +308,18 @@ impl Rtt {
             return jitter.spread(doubled, 100, 110).min(longest);
         }
         interval(repeats, timeout, urge, jitter)
+    }
+
+    /// Each time that nothing could be measured the first wait is longer, until one is answered before the next leaves. Where
+    /// much is lost, that is mostly the reason.
+    fn first_wait(&self, timeout: Duration, is_lossy: bool) -> Duration {
+        let parts = if is_lossy { 8 } else { 4 };
+        let longest = RTO_INITIAL.max(timeout);
+        let mut wait = timeout;
+        for _ in 0..self.unsure {
+            wait = (wait + wait / parts).min(longest);
+        }
+        wait
     }
 
     /// From here on the path is known to carry no more than `rate` bytes a second, if it is given.
@@ -410,7 +432,8 @@ mod tests {
             rtt.sample(ms(200), ms(0));
         }
         let mut jitter = Jitter::new(1);
-        let third = |rtt: &Rtt, jitter: &mut Jitter| rtt.repeat_after(2, Urge::Patient, jitter);
+        let third =
+            |rtt: &Rtt, jitter: &mut Jitter| rtt.repeat_after(2, false, Urge::Patient, jitter);
         assert!(!rtt.is_filling());
         assert!(third(&rtt, &mut jitter) < rtt.timeout() * 2);
         rtt.sample(ms(900), ms(0));
@@ -420,6 +443,36 @@ mod tests {
             rtt.sample(ms(900), ms(0));
         }
         assert!(!rtt.is_filling());
+    }
+
+    /// LINK-25: only the first wait becomes longer, also where packets leave twice, and it has an end.
+    #[test]
+    fn first_wait_is_longer_where_nothing_could_be_measured() {
+        let mut jitter = Jitter::new(1);
+        let mut wait = |unsure, repeats, is_lossy| {
+            let rtt = Rtt::known(ms(60), ms(5), unsure);
+            let wait = rtt.repeat_after(repeats, is_lossy, Urge::Awaited, &mut jitter);
+            wait.as_millis() * 100 / rtt.timeout().as_millis()
+        };
+        for (unsure, is_lossy, expected) in [
+            (0, false, 100),
+            (1, false, 125),
+            (2, false, 156),
+            (1, true, 112),
+            (2, true, 126),
+            (UNSURE_MAX + 1, false, 2500),
+            (UNSURE_MAX + 1, true, 2500),
+        ] {
+            let waits = wait(unsure, 0, is_lossy);
+            assert!(
+                (expected..=expected * 11 / 10).contains(&waits),
+                "{unsure} {is_lossy}: {waits}"
+            );
+            for repeats in 1..KNOWN_REPEATS + if is_lossy { LOSSY_PATIENCE } else { 0 } {
+                let waits = wait(unsure, repeats, is_lossy);
+                assert!((100..=110).contains(&waits), "{repeats}: {waits}");
+            }
+        }
     }
 
     /// LINK-7: the first measurement says more than what a round trip has taken at most.
