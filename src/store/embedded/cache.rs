@@ -107,18 +107,29 @@ impl Part {
     fn insert(&mut self, known: Known) {
         self.young_bytes += known.bytes();
         if self.young_bytes > VALUES_BYTES / PARTS / 2 {
-            self.age();
+            self.swap();
             self.young_bytes = known.bytes();
         }
         self.young
             .insert_unique(known.hash, known, |known| known.hash);
     }
 
-    fn age(&mut self) {
+    /// The younger ones are the older ones now, and those go. The table is as large from the beginning: to let
+    /// it grow costs as much as to fill it.
+    fn swap(&mut self) {
         // Whoever began to look before what goes now was changed must not bring in how it was.
         self.missed = self.missed.max(self.noted);
         self.young_bytes = 0;
-        self.old = std::mem::take(&mut self.young);
+        std::mem::swap(&mut self.old, &mut self.young);
+        self.young.clear();
+        let wanted = self.old.len().saturating_sub(self.young.capacity());
+        self.young.reserve(wanted, |known| known.hash);
+    }
+
+    /// The same, and what is not in use takes no memory.
+    fn age(&mut self) {
+        self.swap();
+        self.young = HashTable::new();
     }
 }
 

@@ -52,6 +52,18 @@ pub fn prefix(prefix: &Prefix) -> Place {
     concat(&[b"k", &prefix.0])
 }
 
+/// The first place after all that begins with `prefix`, which has a byte that is not the greatest.
+pub fn after_prefix(prefix: &[u8]) -> Place {
+    let mut end: Place = prefix.into();
+    while let Some(last) = end.pop() {
+        if let Some(next) = last.checked_add(1) {
+            end.push(next);
+            break;
+        }
+    }
+    end
+}
+
 /// The first place after that of `key`.
 pub fn after(key: &Key) -> Place {
     concat(&[b"k", &key.0, &[0]])

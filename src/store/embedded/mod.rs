@@ -255,17 +255,20 @@ impl Store for Embedded {
         let after = after.filter(|after| after.0.as_slice() >= prefix.0.as_slice());
         let behind = self.behind.list(prefix, after, limit);
         let prefix = layout::prefix(prefix);
-        let from = after.map_or_else(|| prefix.clone(), layout::after);
+        let to = layout::after_prefix(&prefix);
+        let from = after.map_or(prefix, layout::after);
+        if from >= to {
+            return Ok(Vec::new());
+        }
         let placed = self
             .data
-            .range(from..)
-            .map_while(|guard| match guard.into_inner() {
-                Ok((key, _)) if !key.starts_with(&prefix) => None,
+            .range(from..to)
+            .map(|guard| match guard.into_inner() {
                 Ok((key, stored)) => {
-                    let value = self.parse_value(&stored);
-                    Some(value.map(|value| (layout::parse_key(&key), Some(value))))
+                    let value = self.parse_value(&stored)?;
+                    Ok((layout::parse_key(&key), Some(value)))
                 }
-                Err(error) => Some(Err(self.unread(&error))),
+                Err(error) => Err(self.unread(&error)),
             });
         behind::merge(behind, &mut placed.fuse(), limit)
     }

@@ -517,11 +517,11 @@ fn unread(error: fjall::Error) -> StoreError {
 
 /// The last position given out in `log`, as the disk has it.
 fn find_end(data: &Keyspace, log: &Log) -> Result<u64, StoreError> {
-    let last = match data.prefix(layout::log(log)).next_back() {
-        Some(guard) => layout::parse_entry_position(&guard.key().map_err(unread)?).0,
-        None => 0,
-    };
-    Ok(last.max(trimmed_end(data, log)?))
+    match data.prefix(layout::log(log)).next_back() {
+        // Nothing behind it can have been trimmed.
+        Some(last) => Ok(layout::parse_entry_position(&last.key().map_err(unread)?).0),
+        None => trimmed_end(data, log),
+    }
 }
 
 /// The last position of `log` that was trimmed: a log that was trimmed to nothing goes on behind it.
