@@ -6,6 +6,7 @@ use super::{
     accomplice::honest,
     greedy,
     history::{Gone, Message, To},
+    kinds::AWAY_FOR,
     machine::Machine,
     person::Person,
     site::MESSAGE_MAX,
@@ -63,6 +64,9 @@ impl World {
             .iter()
             .map(|person| self.start(&self.lives[person.number], 2))
             .collect();
+        if self.plan.kinds.are_away {
+            tokio::time::sleep(AWAY_FOR).await;
+        }
         let mut clients = Vec::new();
         for person in people.iter_mut() {
             person.is_patient = true;

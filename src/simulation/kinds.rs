@@ -22,6 +22,10 @@ const REPLAYS: f64 = 0.1;
 const RESTORED: f64 = 0.1;
 /// and in which another realm gets the name of one, of which nothing else is so.
 const TAKEN: f64 = 0.05;
+/// The part of all worlds in which everybody is away for longer than a ticket is good, and then comes back.
+const AWAY: f64 = 0.05;
+/// For so long.
+pub const AWAY_FOR: Duration = Duration::from_hours(25);
 
 /// A realm behind an address translator.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +54,8 @@ pub struct Kinds {
     pub restored: Option<usize>,
     /// The name of one is given to another.
     pub taken: bool,
+    /// Everybody is away for a day before the end (HS-20).
+    pub are_away: bool,
 }
 
 impl Kinds {
@@ -79,11 +85,13 @@ impl Kinds {
         let restored = restored.then(|| rng.random_range(0..realms));
         let replays = replays && are_several;
         let mut is = |name: &str, share: f64| rng.random_bool(share) || wanted == name;
-        if is("taken", TAKEN) && are_several {
+        let taken = is("taken", TAKEN) && are_several;
+        let are_away = is("away", AWAY);
+        if taken {
             return Self {
                 workers,
                 replays,
-                taken: true,
+                taken,
                 ..Self::default()
             };
         }
@@ -94,7 +102,8 @@ impl Kinds {
             liar: lies.then_some(seed),
             replays,
             restored,
-            taken: false,
+            taken,
+            are_away,
         }
     }
 }

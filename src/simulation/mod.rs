@@ -7,7 +7,7 @@
 //! MERPATI_SEEDS=1000000 cargo test --profile campaign --lib simulation::campaign::nothing -- --nocapture
 //! MERPATI_SEED=42 cargo test --lib simulation::campaign::nothing -- --nocapture      one seed, with its trace
 //! MERPATI_KIND=liar …      all worlds that can be are of this kind: workers, moves, nat, liar, replays,
-//!                        restored, taken (`kinds`)
+//!                        restored, taken, away (`kinds`)
 //! ```
 
 mod accomplice;
