@@ -6,7 +6,10 @@ use std::time::Duration;
 use rand::Rng as _;
 use rand_core::CryptoRng;
 
-use super::{Endpoint, LinkId, Ticket, slot::Stage};
+use super::{
+    Endpoint, LinkId, Ticket,
+    slot::{ACCEPT_PATIENCE, Stage},
+};
 use crate::{
     crypto::{
         HandshakeFailed, Initiator, MESSAGE_1_OVERHEAD, PublicKey, SecretKey, SessionKeys, TAG_LEN,
@@ -190,13 +193,14 @@ impl Dial {
 
     /// How many packets of the first try were certainly lost, or their answers, now that a later one is answered: one, or two where it left
     /// twice. None where the answer did not come about a round trip after the last try: on a path that has become longer, it comes sooner
-    /// or later than that, and may be to any of them.
+    /// or later than that, and may be to any of them. Nor where it may be a late one to the first.
     pub fn lost(&self, now: Time, rtt: Option<Duration>) -> u32 {
         let Some((tries, rtt)) = self.tries.filter(|tries| tries.count > 1).zip(rtt) else {
             return 0;
         };
         let age = now - tries.last_at;
-        if age * 4 >= rtt * 3 && age * 2 <= rtt * 3 {
+        let may_be_late = now - tries.first_at <= rtt + rtt / 8 + ACCEPT_PATIENCE;
+        if age * 4 >= rtt * 3 && age * 2 <= rtt * 3 && !may_be_late {
             1 + u32::from(tries.has_copies)
         } else {
             0

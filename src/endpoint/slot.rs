@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long an Accept waits for the answers to early data (HS-5).
-const ACCEPT_PATIENCE: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_PATIENCE: Duration = Duration::from_millis(50);
 /// A silence is measured to so small a part of what is allowed.
 const GRAINS: u128 = 256;
 /// How long an initiator without any request to make goes on with a handshake.

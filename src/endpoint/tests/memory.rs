@@ -152,6 +152,22 @@ fn path_that_stays_bad_gets_copies() {
     }
 }
 
+/// LINK-25: where a realm takes its time for an answer, the packet leaves again meanwhile, and nothing was lost.
+#[test]
+fn slow_answer_is_no_loss() {
+    let mut returning = Returning::new();
+    let short = Duration::from_millis(30);
+    let memory = PathMemory {
+        rtt: Some((short, Duration::from_millis(1))),
+        losses: Losses::default(),
+        ..LOSSY
+    };
+    let slow = short + Duration::from_millis(48);
+    let (found, left) = process(&mut returning, &memory, slow, |_| false);
+    assert_eq!(left, 2);
+    assert_eq!(found.losses.lost, 0, "{found:?}");
+}
+
 /// LINK-25: a handshake of which many packets in a row are lost counts as one, however many that are: it was one outage. One of so many that nobody
 /// counts them any more counts as well.
 #[test]
