@@ -96,7 +96,7 @@ impl Endpoint {
         };
         let mut out = Vec::new();
         reply.emit(&mut out);
-        self.outbox.push_back((path, out));
+        self.answer(path, out);
         Ok(())
     }
 
@@ -160,7 +160,7 @@ impl Endpoint {
             let cookie = self.gate.cookie(now, from, init.handshake, &mut self.rng);
             let mut retry = Vec::new();
             Packet::emit_retry(init.handshake, &cookie, &mut retry);
-            self.outbox.push_back((path, retry));
+            self.answer(path, retry);
             self.stats.answers.retries += 1;
             return Ok(None);
         }
@@ -205,7 +205,7 @@ impl Endpoint {
             self.rng.fill_bytes(&mut data);
             slot.link.doubt_path(data);
         }
-        self.outbox.push_back((path, answer));
+        self.answer(path, answer);
     }
 
     /// The link whose handshake with whoever is at `address` is `handshake`.

@@ -46,3 +46,5 @@ pub const STRANGERS_ASSEMBLING_MAX: usize = ASSEMBLING_MAX / 4;
 pub const HANDSHAKE_SUBNETS: usize = 4096;
 /// Places in which the subnets that are sent Resets are counted.
 pub const RESET_SUBNETS: usize = 1024;
+/// Answers to strangers' datagrams that wait to leave; what comes while there are more is not answered.
+pub const ANSWERS_MAX: usize = 4096;

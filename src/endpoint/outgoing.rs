@@ -3,7 +3,7 @@
 use super::{
     Endpoint, LinkId, Path, SERVES,
     dial::Dial,
-    limits::{DIALS_ONCE, DIALS_ONCE_PATIENCE},
+    limits::{ANSWERS_MAX, DIALS_ONCE, DIALS_ONCE_PATIENCE},
     resume::{RESUMED_AROUND, TicketState},
     slot::{Answering, Stage},
 };
@@ -25,6 +25,13 @@ impl Endpoint {
         let path = self.next_datagram(now, out)?;
         self.stats.sent.add(out.len());
         Some(path)
+    }
+
+    /// Sends an answer to a datagram of which nothing is kept. Where more come than can be answered, some are not: their sender asks again.
+    pub(super) fn answer(&mut self, path: Path, datagram: Vec<u8>) {
+        if self.outbox.len() < ANSWERS_MAX {
+            self.outbox.push_back((path, datagram));
+        }
     }
 
     fn next_datagram(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Path> {

@@ -75,7 +75,7 @@ impl Endpoint {
         let mut out = Vec::new();
         Packet::emit_reset(connection, &self.resets.token(connection), &mut out);
         if out.len() < came && Resets::allow(now, path.remote.ip(), counts) {
-            self.outbox.push_back((path, out));
+            self.answer(path, out);
             self.stats.answers.resets += 1;
         }
     }

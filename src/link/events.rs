@@ -108,6 +108,13 @@ impl Pushed {
         self.early.is_empty()
     }
 
+    /// Memory of what has come before its turn, in bytes, about.
+    pub fn memory(&self) -> usize {
+        let each = self.early.values();
+        each.map(|event| size_of::<(EventId, Vec<u8>)>() + event.capacity())
+            .sum()
+    }
+
     /// The next number of each kind.
     pub const fn next_in_order(&self) -> Next {
         self.next
@@ -177,6 +184,7 @@ mod tests {
             assert!(pushed.takes(id));
             if pushed.is_new(id) {
                 came.extend(pushed.take(id, vec![u8::try_from(at).unwrap()]));
+                assert_eq!(pushed.memory() > 0, !pushed.is_in_order());
             }
         }
         assert_eq!(came.concat(), [1, 2, 0, 3, 4, 5]);

@@ -81,8 +81,15 @@ impl Fragments {
         self.next = self.next.max(part.end);
     }
 
+    /// The part of a message of this length. Under its number there may have been a longer one before, of which a part was still on its way.
+    fn within(&self, part: Range<u64>) -> Range<u64> {
+        let total = self.total();
+        part.start.min(total)..part.end.min(total)
+    }
+
     /// Notes that a part has arrived.
     pub fn arrive(&mut self, part: Range<u64>) {
+        let part = self.within(part);
         self.lost.remove(&part);
         self.arrived.insert(part);
     }
@@ -90,7 +97,7 @@ impl Fragments {
     /// Notes that a part is lost.
     pub fn lose(&mut self, part: Range<u64>) {
         let mut missing = Ranges::default();
-        missing.insert(part);
+        missing.insert(self.within(part));
         for known in self.arrived.iter() {
             missing.remove(known);
         }
@@ -138,5 +145,20 @@ mod tests {
         assert_eq!(got, bytes);
         fragments.lose(0..1000);
         assert!(!fragments.has_queued(), "what has arrived is not lost");
+    }
+
+    /// LINK-13: a part of a longer message that had its number before is no part of this one. It was waited for without end, and nothing
+    /// could leave.
+    #[test]
+    fn part_of_another_message_is_not_sent_again() {
+        let mut fragments = Fragments::new(vec![7; 600]);
+        fragments.sent(&(0..600));
+        fragments.lose(503..1000);
+        assert_eq!(fragments.queued_len(), 97);
+        fragments.sent(&(503..600));
+        fragments.lose(700..1000);
+        assert!(!fragments.has_queued());
+        fragments.arrive(0..1000);
+        assert!(fragments.is_arrived());
     }
 }

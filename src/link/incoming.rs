@@ -330,6 +330,10 @@ impl Link {
     }
 
     pub(super) fn handle_reply(&mut self, now: Time, number: RequestId, answer: &[u8]) {
+        if !self.queue.awaits(number) {
+            // Among what has left nothing can be found that asks it.
+            return;
+        }
         let once = self.queue.was_sent_once(number);
         let (round_trip, lost) = self.sent.answered(now, number, &self.rtt);
         for packet in lost {

@@ -17,6 +17,10 @@ pub const ASSEMBLED_KEPT: usize = 32;
 pub const REQUEST_SPAN: u64 = 128;
 /// Requests of one link worked on at once; further ones are left for the sender to repeat.
 pub const WORKING_MAX: usize = 128;
+/// Replies that have left and whose arrival this side sees to; of more it sees to the youngest, and its other side asks for the others.
+pub const LEAVING_MAX: usize = 2 * WORKING_MAX;
+/// Replies that have yet to leave or to arrive; while there are so many, further requests count as lost.
+pub const LEAVING_ALL_MAX: usize = 4 * WORKING_MAX;
 /// Replies kept to be sent again.
 pub const REPLIES_KEPT: usize = 128;
 /// Replies kept for somebody of whom nothing is known.

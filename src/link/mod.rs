@@ -473,12 +473,13 @@ impl Link {
     }
 
     /// Bytes that it holds for the other side, about: replies and entries that have not arrived, replies that are
-    /// kept, messages that come in parts, and what is remembered of packets.
+    /// kept, messages that come in parts, events before their turn, and what is remembered of packets.
     pub fn memory(&self) -> usize {
         self.replies.memory()
             + self.queue.memory()
             + self.assemblies.memory()
             + self.sent.memory()
+            + self.pushed.memory()
             + self.asking_memory()
             + self.events.capacity().saturating_sub(FEW) * size_of::<Event>()
     }

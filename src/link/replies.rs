@@ -7,7 +7,7 @@ use alloc::{collections::VecDeque, vec::Vec};
 use super::{
     BURST, FEW,
     attempts::Attempts,
-    limits::{REPLIES_HELD_MAX, REPLY_KEPT_BYTES, WORKING_MAX},
+    limits::{LEAVING_ALL_MAX, LEAVING_MAX, REPLIES_HELD_MAX, REPLY_KEPT_BYTES, WORKING_MAX},
     queue::{Body, Detail, Entry, Item, Queue},
     sorted::{Sorted, sorted},
 };
@@ -90,7 +90,7 @@ impl Replies {
                 return Arrival::Known;
             }
         }
-        if self.working.len() >= WORKING_MAX || queue.held_replies() >= REPLIES_HELD_MAX {
+        if self.working.len() >= WORKING_MAX || !Self::has_room(queue) {
             return Arrival::Refused;
         }
         self.next = self.next.max(id.0.saturating_add(1));
@@ -98,9 +98,14 @@ impl Replies {
         Arrival::New
     }
 
+    /// True while what has been answered leaves room for more.
+    fn has_room(queue: &Queue) -> bool {
+        queue.held_replies() < REPLIES_HELD_MAX && queue.replies().count() < LEAVING_ALL_MAX
+    }
+
     /// True when none of these requests of one packet would be refused.
     pub fn has_room_for(&self, queue: &Queue, ids: &[RequestId]) -> bool {
-        let has_room = queue.held_replies() < REPLIES_HELD_MAX;
+        let has_room = Self::has_room(queue);
         let room = WORKING_MAX.saturating_sub(self.working.len());
         // Mostly there is room for all, whether they are known or not.
         (has_room && ids.len() <= room) || {
@@ -177,15 +182,32 @@ impl Replies {
         if self.working.is_empty() && self.working.capacity() > BURST {
             self.working = Vec::new();
         }
-        // The oldest that has left makes room; one that still has to leave is never dropped, and
-        // there are at most as many of those as requests in work.
-        if queue.replies().count() + self.kept.len() >= kept
+        let leaving = queue.replies().count();
+        if leaving >= LEAVING_MAX {
+            self.see_to_fewer(queue);
+        }
+        // The oldest that has left makes room; one that still has to leave is never dropped.
+        if leaving + self.kept.len() >= kept
             && let Some(oldest) = self.kept.pop_front()
         {
             self.keeps_no_more(&oldest);
         }
         queue.insert(reply_entry(id, bytes, announced, Attempts::queued()));
         true
+    }
+
+    /// The oldest small reply that has left is not sent again before it is asked for. Its other side acknowledges nothing: what this side
+    /// sees to would grow without end.
+    fn see_to_fewer(&mut self, queue: &mut Queue) {
+        let has_left = |entry: &&mut Entry| {
+            let is_small = !entry.is_fragmented() && entry.len() <= REPLY_KEPT_BYTES;
+            let is_reply = matches!(entry.detail, Detail::Reply { .. });
+            is_reply && is_small && !entry.attempts.is_queued() && entry.attempts.count() > 0
+        };
+        if let Some(oldest) = queue.entries.iter_mut().find(has_left) {
+            oldest.attempts.stop();
+            self.settle(queue);
+        }
     }
 
     /// True when requests are being worked on.
@@ -346,6 +368,32 @@ mod tests {
         }
         assert_eq!(responder.replies.working.len(), WORKING_MAX);
         assert_eq!(responder.arrive(5000), Arrival::Refused);
+    }
+
+    /// LINK-9: who never says that replies have arrived is sent the youngest of them again, and the others when they are asked for.
+    #[test]
+    fn replies_of_whose_arrival_nobody_hears_have_an_end() {
+        let mut responder = Responder::new(Rtt::default());
+        for number in 0..10_000 {
+            assert_eq!(responder.arrive(number), Arrival::New);
+            responder.replies.announce();
+            responder.reply(number, vec![0], REPLIES_KEPT);
+            responder.send(Time(0), None);
+        }
+        let leaving = responder.queue.replies().count();
+        assert!(
+            (LEAVING_MAX / 2..=LEAVING_MAX).contains(&leaving),
+            "{leaving}"
+        );
+        assert!(responder.replies.kept.len() <= REPLIES_KEPT);
+        // And where none can leave, no further request is taken.
+        let mut responder = Responder::new(Rtt::default());
+        let mut number = 0;
+        while responder.arrive(number) == Arrival::New {
+            responder.reply(number, vec![0], REPLIES_KEPT);
+            number += 1;
+        }
+        assert_eq!(number, LEAVING_ALL_MAX as u64);
     }
 
     /// LINK-9: what is known already needs no room.

@@ -149,6 +149,12 @@ impl Sent {
     pub fn acknowledge(&mut self, now: Time, ack: &AckFrame, rtt: &Rtt) -> Acknowledged {
         let mut told = Acknowledged::default();
         self.acknowledged = self.acknowledged.max(Some(ack.largest));
+        let is_told =
+            |one: &SentPacket| ack.covers(one.number) || is_lost(now, one, ack.largest, rtt);
+        if !self.packets.iter().chain(&self.given_up).any(is_told) {
+            // Most say nothing new, and a packet may bring many.
+            return told;
+        }
         let slow = self.given_up.iter().filter(|one| ack.covers(one.number));
         told.arrived.extend(slow.cloned());
         if let Some(packet) = told.arrived.iter().find(|one| one.number == ack.largest) {

@@ -142,6 +142,10 @@ impl<S: Store> Worker<S> {
                     self.endpoint.handle_timeout(now);
                     let seated = &self.beside.seated;
                     self.calls.handle_timeout(now, &mut self.endpoint, seated);
+                    // Nor may timers that are due all the time hold up what is done.
+                    if let Ok(done) = self.finished.try_recv() {
+                        self.finish(done);
+                    }
                 }
                 Some(done) = self.finished.recv() => self.finish(done),
                 _ = self.beside.handed.recv_many(&mut handed, RECEIVE_BURST) => {

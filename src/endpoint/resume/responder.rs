@@ -207,7 +207,7 @@ impl Endpoint {
         let cookie = self.gate.cookie(now, path.remote, handshake, &mut self.rng);
         let mut retry = Vec::new();
         Packet::emit_retry(handshake, &cookie, &mut retry);
-        self.outbox.push_back((path, retry));
+        self.answer(path, retry);
         self.stats.answers.retries += 1;
     }
 
@@ -256,7 +256,7 @@ impl Endpoint {
         }
         let mut out = Vec::new();
         Packet::emit_reset(ticket, &self.resets.token(ticket), &mut out);
-        self.outbox.push_back((path, out));
+        self.answer(path, out);
         self.stats.answers.refused += 1;
     }
 

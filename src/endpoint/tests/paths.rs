@@ -49,6 +49,24 @@ fn one_from(pair: &mut Pair, last: u8) -> Vec<u8> {
     datagram
 }
 
+/// HS-12: where strangers ask faster than answers leave, some are not answered, and none take memory without end.
+#[test]
+fn answers_to_strangers_have_an_end() {
+    let mut pair = strict(1);
+    pair.client.ask_hello(pair.now, server_address());
+    let hello = carry_up(&mut pair, to(5)).remove(0);
+    for _ in 0..2 * ANSWERS_MAX {
+        pair.server.handle_datagram(pair.now, to(5), &hello);
+    }
+    let (mut answers, mut out) = (0, vec![]);
+    while pair.server.poll_transmit(pair.now, &mut out).is_some() {
+        answers += 1;
+    }
+    assert_eq!(answers, ANSWERS_MAX);
+    pair.server.handle_datagram(pair.now, to(5), &hello);
+    assert!(pair.server.poll_transmit(pair.now, &mut out).is_some());
+}
+
 /// WIRE-16
 #[test]
 fn whoever_has_no_link_is_answered_from_the_address_that_was_asked() {
