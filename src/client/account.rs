@@ -64,12 +64,12 @@ impl Shared {
             .is_some())
     }
 
-    /// True when the device's session is the profile's: the realm has been heard on the link that is open, and nobody may have logged
-    /// in since.
+    /// True when the device's session is the profile's: the realm has been heard on the link that is open, also which numbers it has
+    /// seen, and nobody may have logged in since.
     fn is_sure(&self) -> Result<bool, CallError> {
-        let heard = self.heard.load(Ordering::Relaxed);
+        let noted = [&self.heard, &self.told].map(|noted| noted.load(Ordering::Relaxed));
         let status = self.link_status_now();
-        let is_heard = status.is_some_and(|status| status.open && status.opened == heard);
+        let is_heard = status.is_some_and(|status| status.open && noted == [status.opened; 2]);
         Ok((is_heard && !self.has_login()?) || is_planted(Fault::ReadAsBound))
     }
 

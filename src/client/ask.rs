@@ -84,8 +84,10 @@ pub enum AskError {
 /// What is known of the link to a realm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The highest operation number that the realm has seen from this device.
+    /// The highest operation number that the realm has seen from this device,
     pub highest: OperationNumber,
+    /// and whether it has said so on the link that is open: one that was resumed is told a little later (HS-19).
+    pub is_highest_told: bool,
     /// The round-trip time.
     pub rtt: Option<Duration>,
     /// The realm goes by this key now; the one it was known by has vouched for it.

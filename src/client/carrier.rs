@@ -321,7 +321,7 @@ impl Shared {
     /// A number has been answered. If it was new to the realm, no other copy of the profile has been ahead of this one.
     pub(super) fn note_answered(&self, number: OperationNumber) {
         let status = self.link_status_now();
-        if status.is_some_and(|status| number > status.highest) {
+        if status.is_some_and(|status| status.is_highest_told && number > status.highest) {
             self.is_answered.store(true, Ordering::Relaxed);
         }
     }

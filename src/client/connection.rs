@@ -199,6 +199,7 @@ impl Shared {
         if self.heard.swap(status.opened, Ordering::Relaxed) == status.opened {
             // What was answered is answered, whether that can be written down or not.
             let _ = self.note_path(false).await;
+            let _ = self.learn_standing(status);
             return Ok(());
         }
         let (realm, server) = self.target()?;
@@ -206,7 +207,7 @@ impl Shared {
         let remember = self.options.remember && self.options.server.is_some();
         let (key, path, ticket) = self.take_news().await;
         let now = self.host.time_of_day();
-        Ok(self.profile.write(|records| {
+        let written = self.profile.write(|records| {
             state::update(records, realm, |state| {
                 if let Some(known) = state.connection_string() {
                     let at = ConnectionString {
@@ -216,7 +217,9 @@ impl Shared {
                     state.server = at.to_string();
                 }
                 state.is_heard = true;
-                state.learn_highest(highest);
+                if status.is_highest_told {
+                    state.learn_highest(highest);
+                }
                 state.rtt_us = rtt
                     .and_then(|rtt| u64::try_from(rtt.as_micros()).ok())
                     .or(state.rtt_us);
@@ -236,7 +239,31 @@ impl Shared {
                 state::remember(records, realm)?;
             }
             Ok(())
-        })?)
+        });
+        match written {
+            Ok(()) if status.is_highest_told => self.told.store(status.opened, Ordering::Relaxed),
+            Ok(()) => {}
+            // It is to be written down with the next answer.
+            Err(_) => self.heard.store(0, Ordering::Relaxed),
+        }
+        Ok(written?)
+    }
+
+    /// On a link that was resumed the realm says a little later which numbers it has seen: whether this profile is an old copy (EXACT-8).
+    fn learn_standing(&self, status: Status) -> Result<(), CallError> {
+        if !status.is_highest_told || self.told.load(Ordering::Relaxed) == status.opened {
+            return Ok(());
+        }
+        let (realm, _) = self.target()?;
+        let highest = status.highest.0;
+        self.profile.write(|records| {
+            if state::load(records, realm)?.highest >= highest {
+                return Ok(());
+            }
+            state::update(records, realm, |state| state.learn_highest(highest))
+        })?;
+        self.told.store(status.opened, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Writes down what has been found out of the path meanwhile, if that is worth it; the last time when the process `ends`.
@@ -268,6 +295,7 @@ impl Shared {
 
     async fn connect(&self, deadline: Instant) -> Result<Connection, CallError> {
         self.heard.store(0, Ordering::Relaxed);
+        self.told.store(0, Ordering::Relaxed);
         let state = self.state()?;
         let (realm, server) = self.target()?;
         // The key may have been followed, or accepted, since.

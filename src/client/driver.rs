@@ -301,9 +301,10 @@ impl Driver {
                     self.opened(link, &welcome);
                     self.learn_ticket(link, is_resumed);
                 }
-                Event::Standing { highest, .. } => self
-                    .status
-                    .send_modify(|status| status.highest = status.highest.max(highest)),
+                Event::Standing { highest, .. } => self.status.send_modify(|status| {
+                    status.highest = status.highest.max(highest);
+                    status.is_highest_told = true;
+                }),
                 Event::Pushed { link, bytes } => {
                     self.heard();
                     self.pause.reset();
@@ -380,6 +381,7 @@ impl Driver {
         self.status.send_modify(|status| {
             status.opened += 1;
             status.highest = status.highest.max(welcome.highest);
+            status.is_highest_told = !status.is_resumed;
             status.successor = welcome.successor.map(PublicKey);
         });
     }

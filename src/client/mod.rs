@@ -281,6 +281,8 @@ struct Shared {
     /// The realm has been heard, and that is written down.
     /// On which of the links that were opened the realm has been heard; 0 for none.
     heard: AtomicU64,
+    /// The same of the one on which it has said which numbers it has seen, once that is written down.
+    told: AtomicU64,
     /// The life of the realm's store to which the link was opened that has answered last.
     life: Mutex<Option<Life>>,
     /// A command of this process whose number was new to the realm has been answered.
@@ -346,6 +348,7 @@ impl Client {
                 settled: Notify::new(),
                 is_carrier: AtomicBool::new(false),
                 heard: AtomicU64::new(0),
+                told: AtomicU64::new(0),
                 life: Mutex::default(),
                 is_answered: AtomicBool::new(false),
                 troubles: Mutex::new(BTreeMap::new()),

@@ -9,7 +9,7 @@ use super::{
     LinkId,
     limits::{ACCEPT_LIFETIME, ACCEPTS_MAX},
 };
-use crate::link::Time;
+use crate::{link::Time, wire::Resume};
 
 /// Stands for the bytes of one Init.
 pub(super) type InitHash = [u8; 16];
@@ -39,10 +39,24 @@ pub(super) enum Known<'a> {
     Answered(&'a [u8], LinkId),
 }
 
+fn first_of(hash: Blake2s256) -> InitHash {
+    let hash: [u8; 32] = hash.finalize().into();
+    hash.first_chunk().copied().unwrap_or_default()
+}
+
 impl Accepts {
     pub fn hash(init: &[u8]) -> InitHash {
-        let hash: [u8; 32] = Blake2s256::digest(init).into();
-        hash.first_chunk().copied().unwrap_or_default()
+        first_of(Blake2s256::new_with_prefix(init))
+    }
+
+    /// The same of a Resume. Its cookie does not count: anybody can put another one into a recorded Resume.
+    pub fn hash_of_resume(resume: &Resume<'_>) -> InitHash {
+        let hash = Blake2s256::new_with_prefix(resume.ticket.0.to_be_bytes());
+        first_of(
+            hash.chain_update(resume.check)
+                .chain_update(resume.nonce)
+                .chain_update(resume.sealed),
+        )
     }
 
     pub fn look_up(&self, init: &InitHash) -> Known<'_> {

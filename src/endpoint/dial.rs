@@ -28,6 +28,9 @@ const COOKIES_MAX: u32 = 8;
 /// So many Resumes in a row that bring nothing, and a handshake begins instead; so many packets that are large, and one with a smaller one.
 const RESUMES_MAX: u32 = 6;
 
+/// The answer to the last of them is waited for so many timeouts at least.
+pub(super) const LAST_RESUME_TIMEOUTS: u32 = 3;
+
 /// What opens a link.
 #[derive(Debug)]
 enum Opening {
@@ -140,6 +143,11 @@ impl Dial {
         let last = self.attempts.again().filter(|at| *at <= now);
         let is_over = self.attempts.count() >= RESUMES_MAX && last.is_some();
         is_over && (self.resumption().is_some() || self.packet.len() > BEGINNING)
+    }
+
+    /// True when the next Resume is the last: where the path has become longer, the answer to it may take longer than was known.
+    pub const fn is_last_resume(&self) -> bool {
+        self.resumption().is_some() && self.attempts.count() + 1 >= RESUMES_MAX
     }
 
     /// How often the packet has left, and how long it is.

@@ -69,7 +69,7 @@ use rand::{Rng as _, SeedableRng, rngs::StdRng};
 pub use renewal::LINK_LIFETIME;
 use reset::Resets;
 use resume::Lookups;
-pub use resume::{Known, TICKET_LIFETIME, TICKET_SHOWN, Ticket};
+pub use resume::{Known, TICKET_LIFETIME, TICKET_SHOWN, Ticket, TicketFound};
 use schedule::Schedule;
 use slot::{Role, Slot, Stage};
 use smallvec::SmallVec;

@@ -2,7 +2,7 @@
 
 use super::{
     Endpoint, LinkId, Path, SERVES,
-    dial::Dial,
+    dial::{Dial, LAST_RESUME_TIMEOUTS},
     limits::{ANSWERS_MAX, DIALS_ONCE, DIALS_ONCE_PATIENCE},
     resume::{RESUMED_AROUND, TicketState},
     slot::{Answering, Stage},
@@ -114,6 +114,9 @@ impl Endpoint {
                 if cfg!(feature = "server") && slot.is_once && repeats + 1 >= DIALS_ONCE {
                     // It was the last: the answer to it may have far to come.
                     wait = wait.max(DIALS_ONCE_PATIENCE);
+                }
+                if dial.is_last_resume() {
+                    wait = wait.max(slot.link.timeout() * LAST_RESUME_TIMEOUTS);
                 }
                 let sends = dial.transmit(now, wait, copy, out);
                 if sends {

@@ -288,7 +288,11 @@ impl Rtt {
                 };
                 return interval(repeats, timeout, urge, jitter);
             }
-            Certainty::Known => repeats - KNOWN_REPEATS,
+            Certainty::Known => {
+                let remembered = self.smoothed.map(Self::remembered).unwrap_or_default();
+                let remembered = remembered.with_rate(self.rate);
+                return remembered.repeat_after(repeats - KNOWN_REPEATS, false, urge, jitter);
+            }
             Certainty::Remembered | Certainty::Bounded | Certainty::Measured => repeats,
         };
         match self.smoothed {

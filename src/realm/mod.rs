@@ -70,7 +70,7 @@ pub use network::{Dialing, Errand, GroupWork, Network, Signals};
 pub use peers::{Own, Peer, Peering, Registration};
 pub use repeering::Numbered;
 pub use retention::{Keeping, Retention};
-pub use tickets::Returning;
+pub use tickets::{FoundTicket, Returning};
 pub use time::Moment;
 pub use watchers::Watcher;
 pub use watching::{Push, Watch};

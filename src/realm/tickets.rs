@@ -4,7 +4,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{
-    Account, Failure, Moment, Realm,
+    Account, Failure, Moment, Outcome, Realm,
     records::{self, KeptTicket, NamedTicket, Record as _, TicketRecord, TicketsRecord},
 };
 use crate::{
@@ -16,6 +16,8 @@ use crate::{
 /// A ticket is good for so many seconds, of the realm's running time and by the time of day: a realm that was down for days remembers
 /// nothing of the time before, and one whose clock is set back counts all the same.
 const LIFETIME_SECONDS: u32 = 86_400;
+/// So often a ticket is tried to be written that others write at the same time.
+const TRIES: usize = 3;
 /// Tickets of one device: copies of a profile have one each.
 const PER_DEVICE: usize = 4;
 /// Tickets' devices that one step of the housekeeping looks at.
@@ -38,6 +40,17 @@ pub struct Returning {
     pub place: Option<IpAddr>,
 }
 
+/// What is kept of a ticket.
+#[derive(Clone, Debug)]
+pub enum FoundTicket {
+    /// By what its device comes back, and whose it is.
+    Good(Box<(Returning, Account)>),
+    /// Nothing, or it is not good any more.
+    NotGood,
+    /// The store could not say.
+    Unreadable,
+}
+
 fn is_young(since: u32, now: u32) -> bool {
     now.saturating_sub(since) < LIFETIME_SECONDS
 }
@@ -56,52 +69,62 @@ impl<S: Store> Realm<S> {
         if age >= LIFETIME_SECONDS {
             return;
         }
-        let kept = async {
-            let Some(session) = self.bound_session(&returning.device, now).await? else {
-                return Ok(());
-            };
-            let key = records::tickets_of(&returning.device);
-            let mut batch = Batch::new();
-            let found = self.noted::<TicketsRecord>(&mut batch, &key).await?;
-            let mut tickets = found.map_or_else(Vec::new, |(record, _)| record.tickets);
-            let is_over =
-                |ticket: &NamedTicket| ticket.id == id.0 || !is_young(ticket.since, now.running);
-            for over in tickets.extract_if(.., |ticket| is_over(ticket)) {
-                batch.delete(records::ticket(over.id));
+        for _ in 0..TRIES {
+            match self.try_keep_ticket(id, &returning, age, now).await {
+                // Another ticket of the device, or an earlier word of this one, has been written meanwhile.
+                Ok(Outcome::Conflict) => {}
+                // There is no room for it.
+                Ok(Outcome::Durable) | Err(Failure::Refused(_)) => return,
+                Err(failure) => return self.note("keep ticket", &failure),
             }
-            let surplus = (tickets.len() + 1).saturating_sub(PER_DEVICE);
-            for oldest in tickets.drain(..surplus) {
-                batch.delete(records::ticket(oldest.id));
-            }
-            let since = now.running.saturating_sub(age);
-            tickets.push(NamedTicket { id: id.0, since });
-            let ticket = TicketRecord {
-                device: returning.device.0,
-                made: now.wall.saturating_sub(age),
-                kept: Some(KeptTicket {
-                    own: returning.own.0,
-                    secret: *returning.secret.as_bytes(),
-                    session: session.hash,
-                    since,
-                    max_datagram: returning.max_datagram,
-                    place: returning.place.map(records::ip_bytes),
-                }),
-            };
-            batch
-                .put(key, TicketsRecord { tickets }.to_value()?)
-                .put(records::ticket(id.0), ticket.to_value()?);
-            self.commit(batch).await?;
-            Ok::<_, Failure>(())
-        };
-        match kept.await {
-            // There is no room for it, or somebody else has written it.
-            Ok(()) | Err(Failure::Refused(_)) => {}
-            Err(failure) => self.note("keep ticket", &failure),
         }
     }
 
-    /// By what the device comes back that names a ticket, and whose it is. None where it is not good any more.
-    pub async fn find_ticket(&self, id: ConnectionId, now: Moment) -> Option<(Returning, Account)> {
+    async fn try_keep_ticket(
+        &self,
+        id: ConnectionId,
+        returning: &Returning,
+        age: u32,
+        now: Moment,
+    ) -> Result<Outcome, Failure> {
+        let Some(session) = self.bound_session(&returning.device, now).await? else {
+            return Ok(Outcome::Durable);
+        };
+        let key = records::tickets_of(&returning.device);
+        let mut batch = Batch::new();
+        let found = self.noted::<TicketsRecord>(&mut batch, &key).await?;
+        let mut tickets = found.map_or_else(Vec::new, |(record, _)| record.tickets);
+        let is_over =
+            |ticket: &NamedTicket| ticket.id == id.0 || !is_young(ticket.since, now.running);
+        for over in tickets.extract_if(.., |ticket| is_over(ticket)) {
+            batch.delete(records::ticket(over.id));
+        }
+        let surplus = (tickets.len() + 1).saturating_sub(PER_DEVICE);
+        for oldest in tickets.drain(..surplus) {
+            batch.delete(records::ticket(oldest.id));
+        }
+        let since = now.running.saturating_sub(age);
+        tickets.push(NamedTicket { id: id.0, since });
+        let ticket = TicketRecord {
+            device: returning.device.0,
+            made: now.wall.saturating_sub(age),
+            kept: Some(KeptTicket {
+                own: returning.own.0,
+                secret: *returning.secret.as_bytes(),
+                session: session.hash,
+                since,
+                max_datagram: returning.max_datagram,
+                place: returning.place.map(records::ip_bytes),
+            }),
+        };
+        batch
+            .put(key, TicketsRecord { tickets }.to_value()?)
+            .put(records::ticket(id.0), ticket.to_value()?);
+        self.commit(batch).await
+    }
+
+    /// By what the device comes back that names a ticket, and whose it is.
+    pub async fn find_ticket(&self, id: ConnectionId, now: Moment) -> FoundTicket {
         let found = async {
             let key = records::ticket(id.0);
             let Some((found, _)) = self.record::<TicketRecord>(&key).await? else {
@@ -124,10 +147,14 @@ impl<S: Store> Realm<S> {
             };
             Ok::<_, Failure>(is_good.then_some((returning, Account::User(session.user))))
         };
-        found.await.unwrap_or_else(|failure| {
-            self.note("find ticket", &failure);
-            None
-        })
+        match found.await {
+            Ok(Some(found)) => FoundTicket::Good(Box::new(found)),
+            Ok(None) => FoundTicket::NotGood,
+            Err(failure) => {
+                self.note("find ticket", &failure);
+                FoundTicket::Unreadable
+            }
+        }
     }
 
     /// The lives of the store that a device which comes back may know, the current one first.

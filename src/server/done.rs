@@ -2,7 +2,7 @@
 
 use crate::{
     endpoint::{LinkId, Path},
-    realm::{Account, Greeting, Push, Returning, Watch, Watcher},
+    realm::{Account, FoundTicket, Greeting, Push, Watch, Watcher},
     wire::{ConnectionId, OperationNumber, RequestId},
 };
 
@@ -13,7 +13,7 @@ pub enum Done<S> {
     /// The answer is too long for a link that is not proven.
     Unproven(LinkId, RequestId, Vec<u8>),
     /// What is kept of the device whose Resume has come over that path.
-    Ticket(Path, Vec<u8>, Option<Box<(Returning, Account)>>),
+    Ticket(Path, Vec<u8>, FoundTicket),
     Push(LinkId, Push),
     /// These were watched before this start.
     Watchers(Vec<(ConnectionId, Watcher)>),

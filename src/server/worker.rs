@@ -27,10 +27,10 @@ use super::{
 };
 use crate::{
     crypto::PublicKey,
-    endpoint::{AccountId, Endpoint, Event, Known, LinkId, Path},
+    endpoint::{AccountId, Endpoint, Event, Known, LinkId, Path, TicketFound},
     host::{Leaving, Listening, Received},
     link::{Time, earliest},
-    realm::{Account, Caller, Greeting, LifeNews, Realm, Returning, TooLong},
+    realm::{Account, Caller, FoundTicket, Greeting, LifeNews, Realm, Returning, TooLong},
     store::Store,
     subnet::Subnet,
     wire::{
@@ -367,7 +367,7 @@ impl<S: Store> Worker<S> {
         // The endpoint has only so many looked up at once. What anybody can have looked up is no command in work.
         tokio::spawn(async move {
             let found = realm.find_ticket(ticket, now).await;
-            let _ = done.send(Done::Ticket(path, datagram, found.map(Box::new)));
+            let _ = done.send(Done::Ticket(path, datagram, found));
         });
     }
 
@@ -481,19 +481,8 @@ impl<S: Store> Worker<S> {
                     self.endpoint.welcome(now, link, account, highest);
                 }
                 Done::Ticket(path, datagram, found) => {
-                    let known = found.map(|found| {
-                        let (returning, account) = *found;
-                        Known {
-                            peer: returning.device,
-                            own: returning.own,
-                            secret: returning.secret,
-                            max_datagram: usize::try_from(returning.max_datagram)
-                                .unwrap_or(usize::MAX),
-                            account: Some(self.account_id(&account)),
-                            place: returning.place,
-                        }
-                    });
-                    self.endpoint.ticket_found(now, path, &datagram, known);
+                    let found = self.known_by(found);
+                    self.endpoint.ticket_found(now, path, &datagram, found);
                 }
                 Done::Unwatched(link) => {
                     // Its other side opens another, asks again, and is told why not.
@@ -536,6 +525,25 @@ impl<S: Store> Worker<S> {
                 }
             }
             next = self.finished.try_recv().ok();
+        }
+    }
+
+    /// What the endpoint is told of a ticket.
+    fn known_by(&self, found: FoundTicket) -> TicketFound {
+        match found {
+            FoundTicket::Good(found) => {
+                let (returning, account) = *found;
+                TicketFound::Good(Known {
+                    peer: returning.device,
+                    own: returning.own,
+                    secret: returning.secret,
+                    max_datagram: usize::try_from(returning.max_datagram).unwrap_or(usize::MAX),
+                    account: Some(self.account_id(&account)),
+                    place: returning.place,
+                })
+            }
+            FoundTicket::NotGood => TicketFound::NotGood,
+            FoundTicket::Unreadable => TicketFound::Unknown,
         }
     }
 

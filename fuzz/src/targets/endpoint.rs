@@ -7,7 +7,7 @@ use merpati::{
     crypto::{SecretKey, mac1},
     endpoint::{
         AccountId, Config, Endpoint, Event, Handshakes, Known, LINK_LIFETIME, LinkId, Path, Place,
-        Ticket,
+        Ticket, TicketFound,
     },
     link::{Redundancy, Time},
     wire::{
@@ -451,6 +451,7 @@ impl World {
                     datagram,
                 } => {
                     let known = self.kept.get(&ticket).cloned();
+                    let known = known.map_or(TicketFound::NotGood, TicketFound::Good);
                     self.server.ticket_found(self.now, path, &datagram, known);
                 }
                 _ => {}

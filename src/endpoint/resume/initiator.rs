@@ -39,6 +39,8 @@ impl Endpoint {
             .link
             .initiators_secret()
             .filter(|_| resumes && !slot.is_shared && slot.role == Role::Initiator)
+            // It is of a key that the realm goes by no more: it would be refused.
+            .filter(|_| welcome.successor.is_none())
             .zip(slot.remote)
             .map(|(secret, id)| {
                 let max_datagrams = (own, slot.link.peer_max_datagram());

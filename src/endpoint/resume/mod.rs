@@ -60,6 +60,17 @@ pub struct Known {
     pub place: Option<IpAddr>,
 }
 
+/// What was found out of a ticket that an endpoint did not know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TicketFound {
+    /// It is good: who comes back by it.
+    Good(Known),
+    /// It is not, or not any more.
+    NotGood,
+    /// What is kept could not be read.
+    Unknown,
+}
+
 /// What there is to a link that was resumed, beside what any has.
 #[derive(Clone, Debug)]
 pub(super) struct Resumed {

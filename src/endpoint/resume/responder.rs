@@ -2,7 +2,7 @@
 
 use rand::Rng as _;
 
-use super::{Known, Resumed, Resumption, TICKET_LIFETIME, TicketState};
+use super::{Known, Resumed, Resumption, TICKET_LIFETIME, TicketFound, TicketState};
 use crate::{
     allowance::Frequency,
     crypto::{ResumptionSecret, SessionKeys, same, ticket_check},
@@ -50,7 +50,8 @@ impl Endpoint {
             TicketState::Unwanted | TicketState::Used => false,
             TicketState::Wanted | TicketState::Genuine | TicketState::Due => true,
         };
-        let own = self.keys.get(usize::from(slot.own))?.public;
+        // Who has come by a former key does so by the current one next time.
+        let own = self.keys.first().filter(|_| slot.own == 0)?.public;
         let (secret, max_datagram) = slot.link.responders_ticket().filter(|_| is_ticket)?;
         Some(Known {
             peer: slot.peer?,
@@ -89,17 +90,18 @@ impl Endpoint {
         if !same(&ticket_check(&token), &resume.check) {
             return Err(Dropped::NotForThisSide);
         }
-        let hash = Accepts::hash(datagram);
+        let hash = Accepts::hash_of_resume(resume);
         match self.accepts.look_up(&hash) {
             Answer::Answered(answer, link) => {
                 // WIRE-11: it may be longer than what it answers, where the first came from. A copy may come from anywhere.
                 let slot = self.slots.get(&link);
                 let is_there = slot.is_some_and(|slot| slot.path.remote.ip() == path.remote.ip());
-                if !is_there && answer.len() > datagram.len() {
-                    return Err(Dropped::TooShort);
+                let (answer, is_longer) = (answer.to_vec(), answer.len() > datagram.len());
+                if is_there || !is_longer || self.has_shown(now, path, resume) {
+                    self.answer_again(path, link, answer);
+                } else {
+                    self.ask_for_cookie(now, path, resume);
                 }
-                let answer = answer.to_vec();
-                self.answer_again(path, link, answer);
                 return Ok(());
             }
             Answer::Awaiting => return Err(Dropped::InWork),
@@ -223,24 +225,25 @@ impl Endpoint {
         })
     }
 
-    /// What was found out of a ticket that this endpoint did not know ([`Event::UnknownTicket`]).
-    pub fn ticket_found(&mut self, now: Time, path: Path, datagram: &[u8], known: Option<Known>) {
-        let hash = Accepts::hash(datagram);
+    /// What was found out of a ticket that this endpoint did not know ([`Event::UnknownTicket`]): who comes back by it, or that it is not good.
+    /// Where nothing could be found out, nobody is told anything: the Resume comes again.
+    pub fn ticket_found(&mut self, now: Time, path: Path, datagram: &[u8], found: TicketFound) {
+        let Ok(Packet::Resume(resume)) = Packet::parse(datagram) else {
+            return;
+        };
+        let hash = Accepts::hash_of_resume(&resume);
         let waited = self.lookups.waiting.remove(&hash);
         let Some(has_shown) = waited.filter(|_| self.admitting) else {
             return;
         };
-        match known {
-            Some(known) => {
+        match found {
+            TicketFound::Good(known) => {
                 if let Err(reason) = self.take_back(now, path, (hash, datagram), known, has_shown) {
                     self.note_dropped(reason);
                 }
             }
-            None => {
-                if let Ok(Packet::Resume(resume)) = Packet::parse(datagram) {
-                    self.refuse_ticket(now, path, resume.ticket, has_shown);
-                }
-            }
+            TicketFound::NotGood => self.refuse_ticket(now, path, resume.ticket, has_shown),
+            TicketFound::Unknown => {}
         }
     }
 

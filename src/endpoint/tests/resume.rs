@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    endpoint::Known,
+    endpoint::{Known, TicketFound},
     wire::{ConnectionId, RESUMED_HEADER},
 };
 
@@ -93,6 +93,7 @@ impl Returning {
                     datagram,
                 } => {
                     let known = self.kept.get(ticket).cloned();
+                    let known = known.map_or(TicketFound::NotGood, TicketFound::Good);
                     let now = self.pair.now;
                     self.pair.server.ticket_found(now, *path, datagram, known);
                 }

@@ -35,8 +35,11 @@ impl Fixture {
 
     /// The first byte of the secret by which the device comes back that names a ticket.
     async fn found(&self, id: u32) -> Option<u8> {
-        let found = self.realm.find_ticket(ConnectionId(id), self.now).await;
-        found.map(|(returning, _)| returning.secret.as_bytes()[0])
+        match self.realm.find_ticket(ConnectionId(id), self.now).await {
+            FoundTicket::Good(found) => Some(found.0.secret.as_bytes()[0]),
+            FoundTicket::NotGood => None,
+            FoundTicket::Unreadable => panic!("the store can be read"),
+        }
     }
 
     async fn sweep(&self) {
@@ -47,6 +50,21 @@ impl Fixture {
     }
 }
 
+/// HS-20: copies of a profile have a ticket each, whenever those are written.
+#[tokio::test]
+async fn tickets_that_are_kept_at_once_are_all_kept() {
+    let fixture = Fixture::new();
+    fixture.register(Some(device(1)), "ann").await;
+    tokio::join!(
+        fixture.keep(7, 1, 3),
+        fixture.keep(8, 1, 4),
+        fixture.keep(9, 1, 5)
+    );
+    for (id, secret) in [(7, 3), (8, 4), (9, 5)] {
+        assert_eq!(fixture.found(id).await, Some(secret));
+    }
+}
+
 /// HS-20
 #[tokio::test]
 async fn ticket_is_found_after_a_restart() {
@@ -54,11 +72,14 @@ async fn ticket_is_found_after_a_restart() {
     fixture.register(Some(device(1)), "ann").await;
     fixture.keep(7, 1, 3).await;
     let fixture = fixture.restart();
-    let (found, account) = fixture
+    let found = fixture
         .realm
         .find_ticket(ConnectionId(7), fixture.now)
-        .await
-        .unwrap();
+        .await;
+    let FoundTicket::Good(found) = found else {
+        panic!("{found:?}")
+    };
+    let (found, account) = *found;
     assert_eq!(found.device, device(1));
     assert_eq!(found.place, Some([192, 0, 2, 7].into()));
     assert_eq!(account, Account::User("ann".parse().unwrap()));
