@@ -135,6 +135,36 @@ fn copies_on_two_machines_store_what_both_say() {
     assert_eq!(counts["good morning"], 13);
 }
 
+/// EXACT-8, READ-3: a copy that comes back by its ticket hears a little later that others have used numbers. From then on it names its session: bob, who
+/// logs in with the original, is read by bob alone.
+#[test]
+fn resumed_copy_reads_no_other_users_mail() {
+    let at = Setting::new();
+    at.home.run("ann", &["send", "ann", "to herself"]).ok();
+    at.home.run("bob", &["send", "bob", "for bob alone"]).ok();
+    at.copy_to("laptop");
+    for _ in 0..5 {
+        at.home.run("ann", &["send", "bob", "good morning"]).ok();
+    }
+    let mut laptop = Shell::start(&at.home, "laptop", &[]);
+    for _ in 0..3 {
+        assert_eq!(laptop.ask("whoami")["username"], "ann");
+    }
+    let run = ["auth", "bob", "--password-file", "password"];
+    at.home.run("ann", &run).ok();
+    assert!(laptop.type_line("inbox --after 0") && laptop.type_line("whoami"));
+    let mut read = Vec::new();
+    loop {
+        let answer = laptop.answer().unwrap();
+        if answer["username"].is_string() && answer["text"].is_null() {
+            break;
+        }
+        read.push(answer["text"].to_string());
+    }
+    assert!(read.contains(&"\"to herself\"".into()), "{read:?}");
+    assert!(!read.contains(&"\"for bob alone\"".into()), "{read:?}");
+}
+
 /// EXACT-8, EXACT-10: without early data each process has been told of the highest number before it sends.
 #[test]
 fn copies_without_early_data_store_what_both_say() {

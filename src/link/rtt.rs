@@ -479,6 +479,24 @@ mod tests {
         }
     }
 
+    /// LINK-25: after three repeats, eight where packets leave twice, what another link has measured is no more than remembered.
+    #[test]
+    fn what_is_known_holds_for_a_few_packets() {
+        let mut jitter = Jitter::new(1);
+        let known = Rtt::known(ms(300), ms(5), 0);
+        let remembered = Rtt::remembered(ms(300));
+        for (is_lossy, few) in [
+            (false, KNOWN_REPEATS),
+            (true, KNOWN_REPEATS + LOSSY_PATIENCE),
+        ] {
+            let mut wait =
+                |repeats| known.repeat_after(repeats, is_lossy, Urge::Patient, &mut jitter);
+            assert!(wait(few - 1) <= known.timeout() * 110 / 100);
+            assert!(wait(few) >= remembered.timeout());
+            assert!(wait(few + 1) >= remembered.timeout() * 2);
+        }
+    }
+
     /// LINK-7: the first measurement says more than what a round trip has taken at most.
     #[test]
     fn bound_is_good_until_the_first_sample() {
