@@ -1,8 +1,8 @@
 //! Who watches is written down, and told when the realm has been started again (HS-22).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{done::Done, worker::Worker};
 use crate::{
@@ -98,7 +98,8 @@ impl<S: Store> Worker<S> {
         self.write_watcher(link, Some(watched));
     }
 
-    /// What is to be written down of watches goes through one task, in order.
+    /// What is to be written down of watches goes through one task: all that has come up by then at once, and of each link the latest. Somebody
+    /// who moves about makes no more of it than a commit can take.
     fn write_watcher(&mut self, link: LinkId, watched: Option<Watcher>) {
         let realm = &self.realm;
         let to_write = self.watchers.get_or_insert_with(|| {
@@ -106,10 +107,21 @@ impl<S: Store> Worker<S> {
             let realm = Arc::clone(realm);
             tokio::spawn(async move {
                 while let Some((link, watched)) = written.recv().await {
-                    match watched {
-                        Some(watched) => realm.remember_watcher(link, watched).await,
-                        None => realm.forget_watchers(vec![link]).await,
+                    let mut latest = BTreeMap::from([(link, watched)]);
+                    while let Ok((link, watched)) = written.try_recv() {
+                        latest.insert(link, watched);
                     }
+                    let mut writing = JoinSet::new();
+                    for (link, watched) in latest {
+                        let realm = Arc::clone(&realm);
+                        writing.spawn(async move {
+                            match watched {
+                                Some(watched) => realm.remember_watcher(link, watched).await,
+                                None => realm.forget_watchers(vec![link]).await,
+                            }
+                        });
+                    }
+                    while writing.join_next().await.is_some() {}
                 }
             });
             to_write
