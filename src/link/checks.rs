@@ -47,6 +47,14 @@ impl Link {
             );
         }
     }
+
+    /// Where a part may leave one can: its time would be waited for, and be over at once, without end.
+    pub(super) fn check_unpacked(&self, may_send_part: bool) {
+        debug_assert!(
+            !may_send_part || self.credit.is_some(),
+            "a part may leave and cannot"
+        );
+    }
 }
 
 impl Queue {

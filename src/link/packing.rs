@@ -226,6 +226,7 @@ impl Link {
         let carrier = if bulk { Carrier::Bulk } else { Carrier::Packet };
         let items = self.pack(now, room, carrier, out);
         if out.is_empty() {
+            self.check_unpacked(bulk);
             return false;
         }
         let Some(number) = self.take_number() else {
