@@ -1,6 +1,6 @@
 //! What others can make an endpoint do with tickets, and how long it has them (HS-20, HS-21).
 
-use crate::allowance::Frequency;
+use crate::{allowance::Frequency, endpoint::TicketFound, wire::Resume};
 
 use super::{
     resume::{Returning, is_resumed},
@@ -212,4 +212,60 @@ fn replayed_init_displaces_no_ticket() {
         }
     }
     assert!(is_resumed(&returning.ask_once(true, |_| false)));
+}
+
+/// HS-20: anybody can put another cookie into a recorded Resume. It is the same one: it gets the same answer, and begins no other link.
+#[test]
+fn resume_with_another_cookie_is_the_same() {
+    let mut returning = Returning::new();
+    returning.ask_once(true, |_| false);
+    let recorded = returning.pair.carried[0].1.clone();
+    let first = returning.pair.carried[1].1.clone();
+    let Ok(Packet::Resume(resume)) = Packet::parse(&recorded) else {
+        panic!("a device comes back with a Resume")
+    };
+    let (now, links) = (returning.pair.now, returning.pair.server.links());
+    for n in 0..20 {
+        let mut copy = Vec::new();
+        let cookie = [n; 16];
+        Resume::emit_header(
+            resume.ticket,
+            &resume.check,
+            &resume.nonce,
+            Some(&cookie),
+            &mut copy,
+        );
+        copy.extend_from_slice(resume.sealed);
+        let server = &mut returning.pair.server;
+        server.handle_datagram(now, client_address(), &copy);
+        let mut out = Vec::new();
+        server.poll_transmit(now, &mut out).unwrap();
+        assert_eq!(out, first);
+        assert_eq!(server.links(), links);
+    }
+}
+
+/// HS-20: a realm that cannot read what it keeps says nothing of a ticket, and looks again when the Resume comes again.
+#[test]
+fn ticket_that_cannot_be_looked_up_is_not_refused() {
+    let mut returning = Returning::new();
+    returning.ask_once(true, |_| false);
+    returning.pair.server = server(Protection::Sealed);
+    let link = returning.open();
+    returning.pair.ask(link, true);
+    let mut looked_up = 0;
+    for _ in 0..3 {
+        for event in returning.pair.settle(|_| false) {
+            if let Event::UnknownTicket { path, datagram, .. } = event {
+                looked_up += 1;
+                let now = returning.pair.now;
+                let server = &mut returning.pair.server;
+                server.ticket_found(now, path, &datagram, TicketFound::Unknown);
+                assert_eq!(server.poll_transmit(now, &mut Vec::new()), None);
+            }
+        }
+        returning.pair.wait();
+    }
+    assert_eq!(looked_up, 3);
+    assert!(returning.pair.client.ticket(link).is_some());
 }
