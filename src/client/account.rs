@@ -45,10 +45,12 @@ impl Client {
     /// session may be another user's, which is so until the realm has been heard on the link, and while the outcome of a login is
     /// not known.
     pub(super) fn reading_session(&self) -> Result<SessionRef, CallError> {
+        // Before the state is read: what makes it sure has been written there.
+        let is_sure = self.shared.is_sure()?;
         let session = self.session()?;
         let named = self.state()?.named();
         match named.filter(|_| session == SessionRef::Bound) {
-            Some(named) if !self.shared.is_sure()? => Ok(named),
+            Some(named) if !is_sure => Ok(named),
             _ => Ok(session),
         }
     }
@@ -67,7 +69,7 @@ impl Shared {
     /// True when the device's session is the profile's: the realm has been heard on the link that is open, also which numbers it has
     /// seen, and nobody may have logged in since.
     fn is_sure(&self) -> Result<bool, CallError> {
-        let noted = [&self.heard, &self.told].map(|noted| noted.load(Ordering::Relaxed));
+        let noted = [&self.heard, &self.told].map(|noted| noted.load(Ordering::Acquire));
         let status = self.link_status_now();
         let is_heard = status.is_some_and(|status| status.open && noted == [status.opened; 2]);
         Ok((is_heard && !self.has_login()?) || is_planted(Fault::ReadAsBound))

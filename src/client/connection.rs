@@ -240,18 +240,15 @@ impl Shared {
             }
             Ok(())
         });
-        match written {
-            Ok(()) if status.is_highest_told => self.told.store(status.opened, Ordering::Relaxed),
-            Ok(()) => {}
-            // It is to be written down with the next answer.
-            Err(_) => self.heard.store(0, Ordering::Relaxed),
+        if written.is_ok() && status.is_highest_told {
+            self.told.store(status.opened, Ordering::Release);
         }
         Ok(written?)
     }
 
     /// On a link that was resumed the realm says a little later which numbers it has seen: whether this profile is an old copy (EXACT-8).
     fn learn_standing(&self, status: Status) -> Result<(), CallError> {
-        if !status.is_highest_told || self.told.load(Ordering::Relaxed) == status.opened {
+        if !status.is_highest_told || self.told.load(Ordering::Acquire) == status.opened {
             return Ok(());
         }
         let (realm, _) = self.target()?;
@@ -262,7 +259,7 @@ impl Shared {
             }
             state::update(records, realm, |state| state.learn_highest(highest))
         })?;
-        self.told.store(status.opened, Ordering::Relaxed);
+        self.told.store(status.opened, Ordering::Release);
         Ok(())
     }
 

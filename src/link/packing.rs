@@ -570,7 +570,9 @@ impl Link {
 
     /// The handshake is over: what its first message carried has arrived.
     pub fn early_arrived(&mut self, now: Time) {
-        self.queue.early_arrived(now, &self.rtt, &mut self.jitter);
+        let is_lossy = self.is_redundant();
+        self.queue
+            .early_arrived(now, (&self.rtt, is_lossy), &mut self.jitter);
     }
 
     /// True when something is asked that no handshake's first message may carry (HS-7).

@@ -196,8 +196,8 @@ impl Replies {
         true
     }
 
-    /// The oldest small reply that has left is not sent again before it is asked for. Its other side acknowledges nothing: what this side
-    /// sees to would grow without end.
+    /// The oldest small reply that has left is not seen to any more, and kept no longer than others. Its other side acknowledges nothing: what
+    /// this side sees to would grow without end.
     fn see_to_fewer(&mut self, queue: &mut Queue) {
         let has_left = |entry: &&mut Entry| {
             let is_small = !entry.is_fragmented() && entry.len() <= REPLY_KEPT_BYTES;

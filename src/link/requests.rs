@@ -125,12 +125,12 @@ impl Queue {
 
     /// The handshake is over, and has brought no reply to what its first message carried. That has arrived, and its reply is on its way: but nobody
     /// sees to it that it arrives, so it is asked for again as if the request had left just now.
-    pub fn early_arrived(&mut self, now: Time, rtt: &Rtt, jitter: &mut Jitter) {
+    pub fn early_arrived(&mut self, now: Time, (rtt, is_lossy): (&Rtt, bool), jitter: &mut Jitter) {
         let urge = self.urge(now);
         for entry in &mut self.entries {
             let len = entry.len();
             if entry.ask().is_some_and(|ask| ask.was_early) {
-                let wait = rtt.repeat_after(0, false, urge, jitter) + rtt.allowance(len);
+                let wait = rtt.repeat_after(0, is_lossy, urge, jitter) + rtt.allowance(len);
                 entry.attempts.stop();
                 entry.attempts.schedule(Some(now + wait), None);
             }

@@ -97,6 +97,18 @@ impl Sent {
         self.packets.push_back(packet);
     }
 
+    /// Nobody waits any more for what an item brings.
+    pub fn forget(&mut self, item: Item) {
+        for packet in &mut self.packets {
+            packet
+                .items
+                .retain(|carried| *carried != Carried::Whole(item));
+        }
+        // Those with parts are on their way whatever becomes of these.
+        self.packets
+            .retain(|packet| packet.stamp.is_some() || !packet.items.is_empty());
+    }
+
     /// Bytes of packets with parts that are on their way.
     pub fn in_flight(&self) -> usize {
         self.bulk().map(|packet| packet.len).sum()

@@ -2,7 +2,7 @@
 
 use super::{
     Event, Link, Time, earliest,
-    queue::Entry,
+    queue::{Entry, Item},
     trace::{Trace, trace},
 };
 use crate::wire::{MessageId, RequestId};
@@ -121,6 +121,7 @@ impl Link {
     }
 
     fn deadline_over(&mut self, id: RequestId) {
+        self.sent.forget(Item::request(id));
         self.assemblies.forget(MessageId::Reply(id));
         self.events.push_back(Event::Expired { number: id });
     }

@@ -94,6 +94,13 @@ impl<S: Store> Realm<S> {
         let mut batch = Batch::new();
         let found = self.noted::<TicketsRecord>(&mut batch, &key).await?;
         let mut tickets = found.map_or_else(Vec::new, |(record, _)| record.tickets);
+        let mut place = returning.place.map(records::ip_bytes);
+        if place.is_none() && tickets.iter().any(|ticket| ticket.id == id.0) {
+            // Word of where its device is may have come before, and is the later one.
+            let known = self.record::<TicketRecord>(&records::ticket(id.0)).await?;
+            let kept = known.and_then(|(record, _)| record.kept);
+            place = kept.and_then(|kept| kept.place);
+        }
         let is_over =
             |ticket: &NamedTicket| ticket.id == id.0 || !is_young(ticket.since, now.running);
         for over in tickets.extract_if(.., |ticket| is_over(ticket)) {
@@ -114,7 +121,7 @@ impl<S: Store> Realm<S> {
                 session: session.hash,
                 since,
                 max_datagram: returning.max_datagram,
-                place: returning.place.map(records::ip_bytes),
+                place,
             }),
         };
         batch

@@ -1,5 +1,7 @@
 //! The side that takes others back.
 
+use std::collections::btree_map::Entry;
+
 use rand::Rng as _;
 
 use super::{Known, Resumed, Resumption, TICKET_LIFETIME, TicketFound, TicketState};
@@ -120,14 +122,16 @@ impl Endpoint {
             return self.take_back(now, path, (hash, datagram), known, has_shown);
         } else if self.lookups.waiting.len() >= TICKETS_LOOKED_UP {
             return Err(Dropped::Full);
-        } else if self.lookups.waiting.insert(hash, has_shown).is_some() {
-            return Err(Dropped::InWork);
-        } else {
+        } else if let Entry::Vacant(waits) = self.lookups.waiting.entry(hash) {
+            waits.insert(has_shown);
             self.events.push_back(Event::UnknownTicket {
                 ticket: resume.ticket,
                 path,
                 datagram: datagram.to_vec(),
             });
+        } else {
+            // What another copy of it has shown says nothing of where that one came from.
+            return Err(Dropped::InWork);
         }
         Ok(())
     }

@@ -199,7 +199,7 @@ fn early_request_is_asked_anew_after_a_restart() {
     let rtt = sender.rtt.clone();
     sender
         .queue
-        .early_arrived(Time(0), &rtt, &mut sender.jitter);
+        .early_arrived(Time(0), (&rtt, false), &mut sender.jitter);
     assert_eq!(sender.queued(), requests(&[1]), "the first has arrived");
     assert!(sender.queue.awaits_early());
     sender.queue = sender.queue.restart();
@@ -216,7 +216,7 @@ fn early_request_is_asked_again_as_soon_as_any_other() {
     let rtt = sender.rtt.clone();
     sender
         .queue
-        .early_arrived(Time(0), &rtt, &mut sender.jitter);
+        .early_arrived(Time(0), (&rtt, false), &mut sender.jitter);
     let mut waits = Vec::new();
     let mut now = Time(0);
     for _ in 0..4 {

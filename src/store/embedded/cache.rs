@@ -109,21 +109,20 @@ impl Part {
         if self.young_bytes > VALUES_BYTES / PARTS / 2 {
             self.swap();
             self.young_bytes = known.bytes();
+            // To let it grow costs as much as to fill it.
+            self.young.reserve(self.old.len(), |known| known.hash);
         }
         self.young
             .insert_unique(known.hash, known, |known| known.hash);
     }
 
-    /// The younger ones are the older ones now, and those go. The table is as large from the beginning: to let
-    /// it grow costs as much as to fill it.
+    /// The younger ones are the older ones now, and those go.
     fn swap(&mut self) {
         // Whoever began to look before what goes now was changed must not bring in how it was.
         self.missed = self.missed.max(self.noted);
         self.young_bytes = 0;
         std::mem::swap(&mut self.old, &mut self.young);
         self.young.clear();
-        let wanted = self.old.len().saturating_sub(self.young.capacity());
-        self.young.reserve(wanted, |known| known.hash);
     }
 
     /// The same, and what is not in use takes no memory.
