@@ -278,8 +278,7 @@ struct Shared {
     settled: Notify,
     /// This process is the one that sends what is in the outbox.
     is_carrier: AtomicBool,
-    /// The realm has been heard, and that is written down.
-    /// On which of the links that were opened the realm has been heard; 0 for none.
+    /// On which of the links that were opened the realm has been heard last, which is written down; 0 for none.
     heard: AtomicU64,
     /// The same of the one on which it has said which numbers it has seen, once that is written down.
     told: AtomicU64,
