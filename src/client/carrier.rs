@@ -265,6 +265,7 @@ impl Shared {
         if !refusal.is_transient() {
             self.note_answered(picked.number);
         }
+        let is_copy = self.is_copy(refusal)?;
         match refusal.code {
             // The session that it was to end has ended. Who has logged in since means to stay.
             ErrorCode::NoSession if matches!(request.command, Command::Logout { .. }) => {
@@ -279,7 +280,7 @@ impl Shared {
             // What was typed just now no other copy has. Of what was kept, an old copy cannot know whether another one has done it.
             _ if is_used_up(
                 refusal,
-                picked.is_first && (picked.waited.is_some() || !self.state()?.names_session),
+                picked.is_first && (picked.waited.is_some() || !is_copy),
             ) =>
             {
                 let named = request.command.session();
@@ -316,6 +317,25 @@ impl Shared {
                 &Outcome::Answer(Answer::Refused(refusal).to_bytes()),
             ),
         }
+    }
+
+    /// True when this profile is known to be an old copy, by what a refusal tells of the numbers that the realm has seen, too: on a link that
+    /// was resumed that may be the first word of it (EXACT-8).
+    fn is_copy(&self, refusal: Refusal) -> Result<bool, CallError> {
+        let state = self.state()?;
+        let is_used = matches!(
+            refusal.code,
+            ErrorCode::AlreadyDone | ErrorCode::NumberReused
+        );
+        let highest = refusal.highest().filter(|_| is_used);
+        let Some(highest) = highest.filter(|highest| highest.0 > state.highest) else {
+            return Ok(state.names_session);
+        };
+        let (realm, _) = self.target()?;
+        self.profile.write(|records| {
+            state::update(records, realm, |state| state.learn_highest(highest.0))
+        })?;
+        Ok(self.state()?.names_session)
     }
 
     /// A number has been answered. If it was new to the realm, no other copy of the profile has been ahead of this one.

@@ -132,6 +132,40 @@ async fn owner_of_a_group_is_who_made_it() {
     }
 }
 
+/// EXACT-8: an old copy that comes back by its ticket hears only later, or by a refusal, that it is one. What its original has sent it does not
+/// send again.
+#[tokio::test(start_paused = true)]
+async fn owner_of_a_copy_sends_nothing_twice() {
+    for seed in 0..WORLDS / 10 {
+        let setting = ann_and_bob(seed).await;
+        setting.stop();
+        let (ann, machine) = setting.process();
+        for text in ["one", "two"] {
+            let kept = ann.send(name("bob"), text.as_bytes()).await;
+            assert!(matches!(kept, Err(CallError::Kept { .. })), "{kept:?}");
+        }
+        machine.kill();
+        let copy = setting.copied_profile();
+        setting.serve_at(LIVE);
+        let original = setting.client();
+        assert!(original.outbox_wait().await.expect("it can be read"));
+        // More than a realm remembers the answers of.
+        for number in 0..300 {
+            let text = number.to_string();
+            let sent = original.send(name("ann"), text.as_bytes()).await;
+            sent.expect("it is stored");
+        }
+        drop(original);
+        setting.network.set_weather(LOSSY);
+        let copy = setting.client_of([8; 32], &copy);
+        let _ = copy.outbox_wait().await.expect("it can be read");
+        setting.network.set_weather(CALM);
+        let entries = mailbox_of(&setting, "bob").await;
+        let texts: Vec<_> = entries.iter().map(|entry| entry.body.as_slice()).collect();
+        assert_eq!(texts, [b"one", b"two"], "world {seed}");
+    }
+}
+
 /// READ-2, READ-3, EXACT-7: what is read is of whom it is noted for, also while it is not known who has logged in.
 #[tokio::test(start_paused = true)]
 async fn owner_of_a_mailbox_is_who_is_shown_it() {
