@@ -3,6 +3,8 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::{
     Asking, Event, Ignored, Item, Keys, Link, NUMBERS_MAX, Opening, Received, State, Time,
     assembly::Begun,
@@ -19,8 +21,12 @@ use crate::wire::{
 /// A program that is only a client answers no requests, and goes without what that needs.
 const ANSWERS: bool = cfg!(feature = "server");
 
+/// The frames of a packet, without its padding. Most have few.
+type Contained<'a> = SmallVec<[Frame<'a>; 8]>;
+
 /// What has to be known of a packet before anything in it takes effect.
-struct Contents {
+struct Contents<'a> {
+    frames: Contained<'a>,
     /// There is room for all messages that it begins, and for all its requests.
     has_room: bool,
     has_ping: bool,
@@ -36,16 +42,27 @@ impl Link {
     pub fn handle_early(&mut self, now: Time, payload: &[u8]) -> Result<(), Ignored> {
         // Whoever is called does not know yet that the caller receives at its address.
         let is_called = ANSWERS && self.credit.is_some();
-        let is_wrong = |frame| match frame {
-            Ok(Frame::Padding) => false,
-            Ok(Frame::Open(_) | Frame::Request { .. }) => !is_called,
-            Ok(Frame::Welcome(_) | Frame::Reply { .. } | Frame::Update(_)) => is_called,
-            _ => true,
-        };
-        if Frames::of(payload).any(is_wrong) {
-            return Err(Ignored::Violation);
+        let mut frames = Contained::new();
+        for frame in Frames::of(payload) {
+            let frame = frame.map_err(|_| Ignored::Violation)?;
+            let may_travel = match frame {
+                Frame::Padding => continue,
+                Frame::Open(_) | Frame::Request { .. } => is_called,
+                Frame::Welcome(_) | Frame::Reply { .. } | Frame::Update(_) => !is_called,
+                Frame::Ping
+                | Frame::Ack(_)
+                | Frame::Part { .. }
+                | Frame::Event { .. }
+                | Frame::PathChallenge(_)
+                | Frame::PathResponse(_)
+                | Frame::Close(_) => false,
+            };
+            if !may_travel {
+                return Err(Ignored::Violation);
+            }
+            frames.push(frame);
         }
-        self.handle_frames(now, Frames::of(payload), true)
+        self.handle_frames(now, frames, true)
     }
 
     /// Takes in a packet of this link. It is opened in `opened`, which may hold anything before.
@@ -142,12 +159,13 @@ impl Link {
         if contents.only_asks {
             self.note_asking(number, contents.requests);
         }
-        self.handle_frames(now, Frames::of(payload), false)
+        self.handle_frames(now, contents.frames, false)
     }
 
     /// Reads all frames of a packet before any of them takes effect (WIRE-9). None when one is malformed.
-    fn look_through(&self, payload: &[u8]) -> Option<Contents> {
+    fn look_through<'a>(&self, payload: &'a [u8]) -> Option<Contents<'a>> {
         let mut contents = Contents {
+            frames: Contained::new(),
             has_room: true,
             has_ping: false,
             has_challenge: false,
@@ -158,6 +176,7 @@ impl Link {
         for frame in Frames::of(payload) {
             let frame = frame.ok()?;
             match &frame {
+                Frame::Padding => continue,
                 Frame::Ping => contents.has_ping = true,
                 Frame::PathChallenge(_) => contents.has_challenge = true,
                 Frame::Request { number, .. } => contents.requests.push(*number),
@@ -165,14 +184,14 @@ impl Link {
                     contents.only_asks = false;
                     contents.has_room &= self.has_room_for(&frame, &mut begun);
                 }
-                Frame::Padding
-                | Frame::Ack(_)
+                Frame::Ack(_)
                 | Frame::PathResponse(_)
                 | Frame::Close(_)
                 | Frame::Open(_)
                 | Frame::Welcome(_)
                 | Frame::Update(_) => {}
             }
+            contents.frames.push(frame);
         }
         // To acknowledge one that is refused would be to say that it is in work (LINK-9).
         contents.has_room &= !ANSWERS || self.replies.has_room_for(&self.queue, &contents.requests);
@@ -180,10 +199,15 @@ impl Link {
     }
 
     /// Lets the frames of a packet take effect; a CLOSE last, wherever in it it stands (LINK-22).
-    fn handle_frames(&mut self, now: Time, frames: Frames<'_>, early: bool) -> Result<(), Ignored> {
+    fn handle_frames(
+        &mut self,
+        now: Time,
+        frames: Contained<'_>,
+        early: bool,
+    ) -> Result<(), Ignored> {
         let mut close = None;
         for frame in frames {
-            match frame.map_err(|_| Ignored::Violation)? {
+            match frame {
                 Frame::Close(reason) => close = close.or(Some(reason)),
                 frame => self.handle_frame(now, frame, early)?,
             }
