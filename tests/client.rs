@@ -157,3 +157,22 @@ async fn repeats_none_after_pause_in_which_answer_has_come() {
         assert_eq!(link.repeats(), before, "round {round}");
     }
 }
+
+/// Two clients of one profile in one process, and a command of another process between: each keeps its locks on the profile's database, and goes on.
+#[tokio::test]
+async fn clients_of_one_profile_in_one_process_keep_their_locks() {
+    let realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    let first = open(&home, &realm.connect);
+    first.whoami().await.unwrap();
+    for _ in 0..3 {
+        let other = open(&home, &realm.connect);
+        home.run("ann", &["send", "ann", "of another process"]).ok();
+        for client in [&first, &other] {
+            let to = "ann".parse().unwrap();
+            client.send(to, b"of this one").await.unwrap();
+        }
+    }
+    assert_eq!(texts(&first).await.len(), 9);
+}

@@ -220,6 +220,18 @@ pub(super) fn open_lock(path: &Path) -> Result<File, ProfileError> {
     }
 }
 
+/// Makes a file of the profile's as [`open_lock`] does, where it is not there. Opens none that is: this process may have it open, and its
+/// locks on a file end with the first descriptor of it that is closed (POSIX). Another process would take itself for the only one.
+#[cfg(feature = "sqlite")]
+pub(super) fn make(path: &Path) -> Result<(), ProfileError> {
+    static MAKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one_at_a_time = super::lock(&MAKING);
+    match fs::symlink_metadata(path) {
+        Ok(known) if known.is_file() => Ok(()),
+        _ => open_lock(path).map(drop),
+    }
+}
+
 /// What the superuser makes in somebody's directory is that somebody's: else one command run by the superuser would lock
 /// its owner out of the profile. Only for what has just been made: anything else may be a link to what is nobody's.
 fn adopt(path: &Path) {

@@ -19,7 +19,10 @@ use rustix::fs::inotify;
 use tokio::net::unix::pipe::Receiver;
 
 use super::{Carrying, LOOK_AGAIN, Pair, Records, Store, Work, lock_role};
-use crate::client::{ProfileError, profile::open_lock};
+use crate::client::{
+    ProfileError,
+    profile::{make, open_lock},
+};
 
 /// For how long a process waits for the others of its profile to be done with a transaction, which takes milliseconds.
 const BUSY: Duration = Duration::from_secs(20);
@@ -71,7 +74,7 @@ impl SqliteStore {
     pub fn open(directory: &Path) -> Result<Self, ProfileError> {
         let path = directory.join("profile.db");
         // Made by us, so that nobody else can ever read it; what SQLite puts beside it gets the same mode and owner.
-        drop(open_lock(&path)?);
+        make(&path)?;
         let made = || {
             let connection = Connection::open(&path)?;
             connection.busy_timeout(BUSY)?;
