@@ -110,6 +110,7 @@ impl Run {
             successor: None,
             life: None,
             is_life_unknown: false,
+            is_final: false,
         });
         let mut run = Self {
             now: Time(0),

@@ -166,6 +166,7 @@ fn frames() {
         successor: None,
         life: None,
         is_life_unknown: false,
+        is_final: false,
     };
     let cases = [
         ("padding", json!({}), Frame::Padding),
@@ -304,6 +305,14 @@ fn frames() {
                 ..welcome
             }),
         ),
+        (
+            "welcome of a realm that keeps no ticket",
+            json!({ "token": hex(&[8; 16]), "max_datagram": 1200, "known": true, "highest": 70, "final": true }),
+            Frame::Welcome(Welcome {
+                is_final: true,
+                ..welcome
+            }),
+        ),
     ];
     let good = cases.iter().map(|(name, value, frame)| {
         let (mut last, mut inner) = (vec![], vec![]);
@@ -314,8 +323,8 @@ fn frames() {
         json!({ "name": name, "value": value, "hex": hex(&last), "hex_where_others_follow": hex(&inner) })
     });
     let good: Vec<_> = good.collect();
-    // A token, 1200, the flags 0x10, and no number.
-    let unknown_flags = [&[0x21][..], &[8; 16], &[0x44, 0xb0, 0x10, 0]].concat();
+    // A token, 1200, the flags 0x20, and no number.
+    let unknown_flags = [&[0x21][..], &[8; 16], &[0x44, 0xb0, 0x20, 0]].concat();
     let bad: &[(&str, &[u8])] = &[
         ("a kind that is not known", &[0x3f]),
         ("a length beyond the end", &[0x05, 1, 9, 1]),
@@ -1200,6 +1209,7 @@ fn handshake() {
         successor: None,
         life: None,
         is_life_unknown: false,
+        is_final: false,
     };
     let mut answer = 0x0506_0708_u32.to_be_bytes().to_vec();
     Frame::Welcome(welcome).emit(false, &mut answer);

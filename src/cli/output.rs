@@ -119,6 +119,7 @@ impl From<CallError> for Failure {
             | CallError::Resolve { .. }
             | CallError::Behind { .. }
             | CallError::NotDone { .. } => ("unreachable", NOT_DONE),
+            CallError::NoAnswer { .. } => ("no-answer", NOT_DONE),
             CallError::AnotherUser => ("another-user", NOT_DONE),
             CallError::KeyChanged { .. } => ("key-changed", NOT_DONE),
             CallError::OtherVersion(_) => ("other-version", NOT_DONE),

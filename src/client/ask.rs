@@ -23,6 +23,7 @@ use crate::{
 /// A question.
 pub struct Ask {
     pub bytes: Vec<u8>,
+    pub begun: Instant,
     pub deadline: Instant,
     pub early: bool,
     /// It carries a password, which only a link with forward secrecy may carry.
@@ -66,7 +67,7 @@ pub enum Told {
 pub enum AskError {
     /// Its deadline is over.
     Expired {
-        /// Something was heard from the realm.
+        /// Something was heard from the realm since it began.
         heard: bool,
         /// The machine there says that nothing listens on the port.
         refused: bool,
@@ -126,8 +127,8 @@ pub struct Target {
     pub paths: (Paths, Duration),
     /// The life of the realm's store that is remembered.
     pub life: Option<Life>,
-    /// What to come back with.
-    pub ticket: Option<Ticket>,
+    /// What to come back with, and the time of day of its handshake.
+    pub ticket: Option<(Ticket, Duration)>,
     /// Where to put what is to be remembered.
     pub news: Arc<Mutex<ToRemember>>,
 }
@@ -135,8 +136,8 @@ pub struct Target {
 /// What the latest handshake has changed in what there is to come back with.
 #[derive(Debug)]
 pub enum TicketNews {
-    /// This, since then.
-    Fresh(Ticket, Instant),
+    /// This, since that time of day.
+    Fresh(Ticket, Duration),
     /// There is nothing any more.
     Gone,
 }

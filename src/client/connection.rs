@@ -80,6 +80,7 @@ impl Shared {
         let changes = request.is_ok_and(|request| request.command.operation().is_some());
         let ask = Ask {
             bytes,
+            begun: Instant::now(),
             deadline,
             early: early && self.options.early_data,
             secret,
@@ -93,8 +94,18 @@ impl Shared {
         self.follow(reach.pinned).await?;
         let address = reach.status.borrow().address;
         let answer = outcome.map_err(|error| match error {
-            // What changes nothing and was not heard of can be asked again.
-            AskError::Expired { heard, left, .. } if left && (changes || heard) => lost(),
+            AskError::Expired { left: true, .. } if changes => lost(),
+            AskError::Expired {
+                left: true,
+                heard: true,
+                ..
+            } => CallError::NoAnswer { waited },
+            // Others were before it on the link.
+            AskError::Expired {
+                left: false,
+                heard: true,
+                ..
+            } => CallError::NotDone { waited },
             error => self.failed(error, reach.host, address, reach.pinned),
         })?;
         Ok((answer, changes))
@@ -229,8 +240,7 @@ impl Shared {
             }
             match (key, &ticket) {
                 (Some(key), Some(TicketNews::Fresh(ticket, since))) => {
-                    let since = now.saturating_sub(since.elapsed());
-                    tickets::save(records, realm, (key, since), ticket)?;
+                    tickets::save(records, realm, (key, *since), ticket)?;
                 }
                 (_, Some(TicketNews::Gone)) => tickets::delete(records, realm)?,
                 (None, Some(TicketNews::Fresh(..))) | (_, None) => {}
@@ -357,7 +367,7 @@ impl Shared {
             Ok((found, Paths::load(records, realm)))
         })?;
         let ticket = match ticket {
-            Some(tickets::Found::Good(ticket)) => Some(ticket),
+            Some(tickets::Found::Good(ticket, since)) => Some((ticket, since)),
             Some(tickets::Found::Nothing) | None => None,
             Some(tickets::Found::Over) => {
                 self.profile

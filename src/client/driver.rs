@@ -68,6 +68,8 @@ pub struct Driver {
     asked: BTreeMap<RequestId, Ask>,
     status: watch::Sender<Status>,
     heard: bool,
+    /// When something was heard last.
+    heard_at: Option<Instant>,
     /// When to ask who is there, while nothing is heard.
     doubt: Option<Instant>,
     /// Who is there goes by another key, and may still answer to the one that is known, until then.
@@ -104,6 +106,7 @@ impl Driver {
             asked: BTreeMap::new(),
             status,
             heard: false,
+            heard_at: None,
             doubt: None,
             changed: None,
             watcher: None,
@@ -133,6 +136,7 @@ impl Driver {
                 self.note_left();
             }
             self.drop_withdrawn();
+            self.look_at_ticket();
             self.take_events();
             // What has happened may be what a question waits for.
             self.ask_waiting();
@@ -276,7 +280,7 @@ impl Driver {
         trace_path(Some(link), self.route.address());
         self.endpoint.claim_life(link, self.claim.life);
         self.begin_from_memory(link);
-        if let Some(ticket) = self.target.ticket.clone().filter(|_| key.is_some()) {
+        if let Some(ticket) = self.ticket().filter(|_| key.is_some()) {
             self.endpoint.come_back(link, ticket);
         }
         if !self.heard && key.is_some() {
@@ -360,6 +364,7 @@ impl Driver {
                 | Event::PathProven { .. }
                 | Event::UnknownTicket { .. }
                 | Event::TicketDue { .. }
+                | Event::TicketPlace { .. }
                 | Event::Delivered { .. } => {}
             }
         }
@@ -419,7 +424,7 @@ impl Driver {
                 self.endpoint.close(now, link, CloseReason::Done);
             }
         }
-        let why = self.why_silent(ask.left);
+        let why = self.why_silent(&ask);
         let _ = ask.answer.send(Err(why));
     }
 
@@ -461,6 +466,7 @@ impl Driver {
             let heard = link.and_then(|link| self.endpoint.heard(link));
             if heard > before {
                 self.route.heard(which);
+                self.heard_at = Some(Instant::now());
                 self.watchdog.heard();
                 which = 0;
             }
@@ -551,7 +557,7 @@ impl Driver {
             self.waiting.drain(..).partition(|ask| ask.deadline <= now);
         self.waiting = waiting;
         for ask in late {
-            let why = self.why_silent(ask.left);
+            let why = self.why_silent(&ask);
             let _ = ask.answer.send(Err(why));
         }
     }

@@ -39,6 +39,14 @@ pub enum CallError {
         /// How long it was tried.
         waited: Duration,
     },
+    /// What changes nothing has no answer at its deadline, though the realm was heard meanwhile.
+    #[error(
+        "no answer within {waited:?}, though the realm was heard meanwhile; it changes nothing, and may be asked again"
+    )]
+    NoAnswer {
+        /// How long it was tried.
+        waited: Duration,
+    },
     /// Nothing of the command has left before its deadline: it is certainly not done, and not kept.
     #[error("not done within {waited:?}, and not kept")]
     NotDone {
@@ -169,6 +177,7 @@ impl CallError {
                 | Self::NoKey
                 | Self::NoServer
                 | Self::NotLoggedIn
+                | Self::NoAnswer { .. }
                 | Self::Behind { .. }
                 | Self::NotDone { .. }
         )

@@ -287,6 +287,8 @@ impl Route {
         self.untried.clear();
         self.add_at = None;
         self.backoff = BACKOFF_MIN;
+        // Somebody listens there again.
+        self.refused = false;
     }
 
     /// Adds the next candidate to which there is a route, and sends it the last datagram. True when that left.

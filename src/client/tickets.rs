@@ -35,7 +35,8 @@ fn key(realm: RealmNumber) -> Vec<u8> {
 #[derive(Debug)]
 pub enum Found {
     Nothing,
-    Good(Ticket),
+    /// It is good, and of that time of day.
+    Good(Ticket, Duration),
     /// It is too old, of another key of the realm's, or cannot be read: it is to be deleted, since what was recorded could be read with it.
     Over,
 }
@@ -47,19 +48,26 @@ pub fn load(records: &dyn Records, realm: RealmNumber, (of, now): (PublicKey, Du
         Ok(None) => return Found::Nothing,
         Err(_) => return Found::Over,
     };
-    let age = now.checked_sub(Duration::from_secs(record.since));
-    let left = age.and_then(|age| TICKET_SHOWN.checked_sub(age));
+    let since = Duration::from_secs(record.since);
     let size = |bytes: u32| usize::try_from(bytes).unwrap_or(usize::MAX);
-    match left {
-        Some(left) if record.realm == of.0 => Found::Good(Ticket {
-            id: ConnectionId(record.id),
-            token: record.token,
-            secret: ResumptionSecret::from_bytes(record.secret),
-            max_datagrams: (size(record.max_datagrams.0), size(record.max_datagrams.1)),
-            until: Time(0) + left,
-        }),
+    match left(since, now) {
+        Some(left) if record.realm == of.0 => {
+            let ticket = Ticket {
+                id: ConnectionId(record.id),
+                token: record.token,
+                secret: ResumptionSecret::from_bytes(record.secret),
+                max_datagrams: (size(record.max_datagrams.0), size(record.max_datagrams.1)),
+                until: Time(0) + left,
+            };
+            Found::Good(ticket, since)
+        }
         _ => Found::Over,
     }
+}
+
+/// For how long a ticket may still be shown, both by the time of day: none when it is too old, or the clock is set to before it was made.
+pub fn left(since: Duration, now: Duration) -> Option<Duration> {
+    TICKET_SHOWN.checked_sub(now.checked_sub(since)?)
 }
 
 /// Deletes what there was to come back with.
@@ -117,7 +125,8 @@ mod tests {
             ] {
                 let found = load(records, realm, (of, since + age));
                 match found {
-                    Found::Good(found) => {
+                    Found::Good(found, of_day) => {
+                        assert_eq!(of_day, since);
                         assert!(is_good);
                         assert_eq!(found.until, Time(0) + TICKET_SHOWN.saturating_sub(age));
                     }

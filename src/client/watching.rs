@@ -114,6 +114,8 @@ impl Watching<'_> {
                 Err(
                     CallError::Unreachable { .. }
                     | CallError::OutcomeUnknown { .. }
+                    | CallError::NoAnswer { .. }
+                    | CallError::NotDone { .. }
                     | CallError::Resolve { .. },
                 ) => {}
                 // The call has waited and asked again until its deadline.

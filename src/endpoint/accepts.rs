@@ -1,7 +1,10 @@
 //! The Inits answered lately (HS-4): a repeat gets the same Accept again and starts nothing. Bounded
 //! in number and in time; what is forgotten is harmless, because commands take effect once anyway.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+};
 
 use blake2::{Blake2s256, Digest};
 
@@ -17,6 +20,8 @@ pub(super) type InitHash = [u8; 16];
 #[derive(Debug)]
 struct Accepted {
     link: LinkId,
+    /// Where the first came from.
+    from: IpAddr,
     /// Missing while the answers it should carry are awaited.
     accept: Option<Vec<u8>>,
 }
@@ -35,8 +40,8 @@ pub(super) enum Known<'a> {
     No,
     /// It is being answered.
     Awaiting,
-    /// It was answered with this.
-    Answered(&'a [u8], LinkId),
+    /// It was answered with this, when it came from there.
+    Answered(&'a [u8], LinkId, IpAddr),
 }
 
 fn first_of(hash: Blake2s256) -> InitHash {
@@ -66,19 +71,30 @@ impl Accepts {
             Some(Accepted {
                 accept: Some(accept),
                 link,
-            }) => Known::Answered(accept, *link),
+                from,
+            }) => Known::Answered(accept, *link, *from),
         }
     }
 
-    /// Remembers an Init. Gives the link whose Init was forgotten for it, if any: unless that one
+    /// Remembers an Init that came from there. Gives the link whose Init was forgotten for it, if any: unless that one
     /// is proven, it should go too.
-    pub fn insert(&mut self, now: Time, init: InitHash, link: LinkId) -> Option<LinkId> {
+    pub fn insert(
+        &mut self,
+        now: Time,
+        (init, from): (InitHash, IpAddr),
+        link: LinkId,
+    ) -> Option<LinkId> {
         let forgotten = if self.order.len() >= ACCEPTS_MAX {
             self.forget_oldest()
         } else {
             None
         };
-        self.by_init.insert(init, Accepted { link, accept: None });
+        let accepted = Accepted {
+            link,
+            from,
+            accept: None,
+        };
+        self.by_init.insert(init, accepted);
         self.order.push_back((now, init));
         forgotten
     }
@@ -131,17 +147,21 @@ mod tests {
     #[test]
     fn an_init_is_remembered_for_a_while_and_the_table_has_an_end() {
         let mut accepts = Accepts::default();
-        let hash = Accepts::hash(b"init");
+        let (hash, from) = (Accepts::hash(b"init"), IpAddr::from([10, 0, 0, 1]));
         assert_eq!(accepts.look_up(&hash), Known::No);
-        assert_eq!(accepts.insert(Time(0), hash, LinkId(7)), None);
+        assert_eq!(accepts.insert(Time(0), (hash, from), LinkId(7)), None);
         assert_eq!(accepts.look_up(&hash), Known::Awaiting);
         accepts.answer(&hash, vec![9]);
-        assert_eq!(accepts.look_up(&hash), Known::Answered(&[9], LinkId(7)));
+        assert_eq!(
+            accepts.look_up(&hash),
+            Known::Answered(&[9], LinkId(7), from)
+        );
         for other in 1..ACCEPTS_MAX {
-            accepts.insert(Time(1), Accepts::hash(&other.to_be_bytes()), LinkId(8));
+            let other = Accepts::hash(&other.to_be_bytes());
+            accepts.insert(Time(1), (other, from), LinkId(8));
         }
         assert_eq!(
-            accepts.insert(Time(2), Accepts::hash(b"more"), LinkId(9)),
+            accepts.insert(Time(2), (Accepts::hash(b"more"), from), LinkId(9)),
             Some(LinkId(7))
         );
         assert_eq!(accepts.look_up(&hash), Known::No);

@@ -21,6 +21,8 @@ pub(super) struct Counts {
     pub strangers: SubnetAllowances,
     /// Those that come with a cookie.
     pub proven: SubnetAllowances,
+    /// Resumes from the places of their tickets, from each subnet.
+    pub returned: SubnetAllowances,
     /// Resets to each subnet.
     pub resets: SubnetAllowances,
     /// Resumes that are refused, from each subnet.
@@ -35,6 +37,7 @@ impl Counts {
             all: Allowance::default(),
             strangers: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
             proven: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
+            returned: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
             resets: SubnetAllowances::new(RESET_SUBNETS, rng),
             refused: SubnetAllowances::new(RESET_SUBNETS, rng),
             all_refused: Allowance::default(),

@@ -277,6 +277,16 @@ impl Endpoint {
     /// The other side knows nothing of this link any more: opens it anew. What has no reply yet is
     /// asked again.
     pub(super) fn dial_again(&mut self, now: Time, id: LinkId) {
+        let renewal = self.slots.get(&id).map(|slot| &slot.renewal);
+        let new = renewal.and_then(|renewal| renewal.replaced_by);
+        let is_opening = |new: &LinkId| {
+            let slot = self.slots.get(new);
+            slot.is_some_and(|slot| !matches!(slot.stage, Stage::Open))
+        };
+        if let Some(new) = new.filter(is_opening) {
+            // One of them is enough, and what waits is on this one.
+            self.end(new, None);
+        }
         let Some(mut slot) = self.slots.remove(&id) else {
             return;
         };

@@ -1,6 +1,6 @@
 //! What an endpoint tells.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{Known, LinkId, Path};
 use crate::{
@@ -75,6 +75,13 @@ pub enum Event {
         opened: Time,
         /// By what the device is known.
         known: Known,
+    },
+    /// A device that has come back by a ticket of which no place was known has shown where it is.
+    TicketPlace {
+        /// The ticket's name.
+        ticket: ConnectionId,
+        /// Where.
+        place: IpAddr,
     },
     /// The other side asks; answer with [`super::Endpoint::reply`].
     Request {

@@ -10,14 +10,15 @@ use super::{
     limits::LINKS_PER_KEY_MAX,
     outgoing::CONNECTION_LEN,
     slot::{Accepting, Answering, Role, Slot, Stage},
+    standing::Shown,
 };
 use crate::{
     crypto::{MESSAGE_1_OVERHEAD, Responder, mac1, same},
     link::{INIT_PAYLOAD_MIN, Ignored, Link, Time, limits::ASSEMBLIES_MAX, trace::trace_stray},
     wire::{
-        ACCEPT_HEADER, CloseReason, ConnectionId, Cookie, HandshakeId, Hello, HelloReply,
-        INIT_OVERHEAD, Init, LinkPacket, PROTOCOL_VERSION, Packet, PacketNumber, Protection,
-        RESET_LEN, RETRY_LEN, ResetToken, crc_holds,
+        ACCEPT_HEADER, CloseReason, ConnectionId, Cookie, HandshakeId, Hello, HelloReply, Init,
+        LinkPacket, PROTOCOL_VERSION, Packet, PacketNumber, Protection, RESET_LEN, RETRY_LEN,
+        ResetToken, crc_holds,
     },
 };
 
@@ -130,7 +131,7 @@ impl Endpoint {
         if init.version != PROTOCOL_VERSION {
             return Err(Dropped::OtherVersion);
         }
-        if datagram.len() < INIT_OVERHEAD + MESSAGE_1_OVERHEAD + INIT_PAYLOAD_MIN {
+        if init.noise.len() < MESSAGE_1_OVERHEAD + INIT_PAYLOAD_MIN {
             return Err(Dropped::TooShort);
         }
         let own = (0..)
@@ -141,7 +142,7 @@ impl Endpoint {
             .ok_or(Dropped::NotForThisSide)?;
         let hash = Accepts::hash(datagram);
         match self.accepts.look_up(&hash) {
-            Known::Answered(accept, link) => {
+            Known::Answered(accept, link, _) => {
                 let accept = accept.to_vec();
                 self.answer_again(path, link, accept);
                 return Ok(None);
@@ -184,12 +185,12 @@ impl Endpoint {
         slot.own = own;
         let id = self.insert(slot);
         Self::trace_handshake(id, false, ("init", datagram.len()), Some(&payload));
-        self.stand_half_open(id, has_shown);
+        self.stand_half_open(id, Shown::of_init(has_shown));
         if !self.slots.contains_key(&id) {
             return Err(Dropped::Full);
         }
         // Of those that are forgotten for it the links stay: should one of these Inits come again, it opens another.
-        self.accepts.insert(now, hash, id);
+        self.accepts.insert(now, (hash, from.ip()), id);
         self.touch(now, id);
         Ok(None)
     }
@@ -199,6 +200,9 @@ impl Endpoint {
         if let Some(slot) = self.slots.get_mut(&link)
             && slot.path.remote != path.remote
             && !slot.link.is_proven()
+            // A challenge that waits for its answer went nowhere else. With another for each copy, whoever repeats the first
+            // message would keep its sender from ever answering the latest.
+            && !slot.link.has_moved()
         {
             // From here on whoever has had the answer need not be where the first came from.
             let mut data = [0; 8];

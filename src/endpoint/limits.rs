@@ -13,6 +13,8 @@ pub const ACCEPTS_MAX: usize = 4096;
 pub const ACCEPT_LIFETIME: Duration = Duration::from_mins(3);
 /// Half-open links, of which no cookie has shown that their opener receives where they say they are.
 pub const HALF_OPEN_MAX: usize = 512;
+/// Links that were resumed from the places of their tickets and are not proven.
+pub const RETURNED_MAX: usize = 512;
 /// How long a link may take to show that the other side is where it says it is.
 /// Round trips take up to a minute, and some are lost.
 pub const UNPROVEN_LIFETIME: Duration = Duration::from_mins(3);

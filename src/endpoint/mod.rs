@@ -132,6 +132,8 @@ pub struct Endpoint {
     /// Room in which packets are opened.
     opened: Vec<u8>,
     outbox: VecDeque<(Path, Vec<u8>)>,
+    /// The last datagram that left was one of these.
+    has_answered: bool,
     events: VecDeque<Event>,
     /// What has happened so far, but for what links count that are awake.
     stats: EndpointStats,
@@ -167,6 +169,7 @@ impl Endpoint {
             assembling: Assembling::default(),
             opened: Vec::new(),
             outbox: VecDeque::new(),
+            has_answered: false,
             events: VecDeque::new(),
             stats: EndpointStats::default(),
         }
@@ -240,6 +243,7 @@ impl Endpoint {
         early: bool,
     ) -> Option<RequestId> {
         let early = early && self.config.early_data;
+        self.come_back_again(now, link);
         let number = self
             .slots
             .get_mut(&link)?
@@ -326,6 +330,7 @@ impl Endpoint {
                 successor,
                 life,
                 is_life_unknown: slot.is_life_unknown,
+                is_final: !self.config.early_data,
             };
             match slot.resumed() {
                 Some(resumed) if resumed.account != account => {

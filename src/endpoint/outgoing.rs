@@ -34,13 +34,27 @@ impl Endpoint {
         }
     }
 
+    /// In turns: however much strangers have answered, links send.
     fn next_datagram(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Path> {
-        if let Some((path, datagram)) = self.outbox.pop_front() {
-            out.clear();
-            out.extend_from_slice(&datagram);
-            trace_answer(&path.remote, out);
+        if !core::mem::replace(&mut self.has_answered, false)
+            && let Some(path) = self.next_answer(out)
+        {
+            self.has_answered = true;
             return Some(path);
         }
+        self.next_of_links(now, out)
+            .or_else(|| self.next_answer(out))
+    }
+
+    fn next_answer(&mut self, out: &mut Vec<u8>) -> Option<Path> {
+        let (path, datagram) = self.outbox.pop_front()?;
+        out.clear();
+        out.extend_from_slice(&datagram);
+        trace_answer(&path.remote, out);
+        Some(path)
+    }
+
+    fn next_of_links(&mut self, now: Time, out: &mut Vec<u8>) -> Option<Path> {
         for asking in &mut self.asking {
             if let Some((address, datagram)) = asking.ask(now, &mut self.jitter) {
                 *out = datagram;

@@ -280,7 +280,9 @@ impl Slot {
     pub fn accept_is_due(&self, now: Time) -> bool {
         match &self.stage {
             Stage::Accepting(accepting) => {
-                accepting.welcomed.is_some() && (!self.link.is_working() || accepting.due <= now)
+                // What is held until the link is proven is not answered in it.
+                let is_awaited = self.link.working() > self.held.len();
+                accepting.welcomed.is_some() && (!is_awaited || accepting.due <= now)
             }
             _ => false,
         }

@@ -7,7 +7,7 @@ use super::{
     AccountId, Endpoint, LinkId, Path, SERVES,
     accounts::Accounts,
     limits::{
-        HALF_OPEN_MAX, NEWCOMERS_PART, RESUMED_PER_TICKET, STRANGERS_PER_SUBNET,
+        HALF_OPEN_MAX, NEWCOMERS_PART, RESUMED_PER_TICKET, RETURNED_MAX, STRANGERS_PER_SUBNET,
         STRANGERS_PER_WORKER,
     },
     ranking::Ranking,
@@ -28,12 +28,34 @@ pub(super) enum Standing {
     Own,
     /// It is not proven, and its Init may come from anywhere.
     Unshown,
+    /// It is not proven, and was resumed from the place of its ticket, which anybody can name who has the ticket.
+    Returned(Subnet),
     /// It is not proven, and a cookie has come from its subnet.
     HalfOpen(Subnet),
     /// It is proven, and nothing is known of its device.
     Stranger(Subnet),
     /// Somebody is logged in, or it is a peer's: whose it is does not change any more. As which it came.
     Account(Subnet, u32),
+}
+
+/// What a link that is not proven has shown of where its other side is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    Nothing,
+    /// It comes from the place of its ticket.
+    Place,
+    /// It came with a cookie.
+    Cookie,
+}
+
+impl Shown {
+    pub fn of_init(has_cookie: bool) -> Self {
+        if has_cookie {
+            Self::Cookie
+        } else {
+            Self::Nothing
+        }
+    }
 }
 
 /// Who holds a place, and what links hold.
@@ -53,7 +75,7 @@ impl Slot {
     pub fn holder(&self) -> Holder {
         match (self.standing, self.account) {
             (Standing::Own, _) => Holder::Own,
-            (Standing::Unshown, _) => Holder::Nobody,
+            (Standing::Unshown | Standing::Returned(_), _) => Holder::Nobody,
             (Standing::Account(..), Some(account)) => Holder::Account(account),
             (
                 Standing::HalfOpen(subnet)
@@ -70,6 +92,10 @@ impl Slot {
 pub(super) struct Standings {
     /// Oldest first.
     unshown: BTreeSet<(Time, LinkId)>,
+    /// Those that were resumed from the places of their tickets and are not proven, by network, and then oldest first.
+    returned: BTreeSet<(Network, Time, LinkId)>,
+    /// How many of these come from each network.
+    returned_from: Ranking<Network>,
     /// Those that are not proven and have shown where they are, and strangers, by network, and then oldest first.
     newcomers: BTreeSet<(Network, Time, LinkId)>,
     /// How many of these come from each network.
@@ -98,6 +124,11 @@ impl Standings {
         match slot.standing {
             Standing::Own => {}
             Standing::Unshown => drop(self.unshown.remove(&(opened, link))),
+            Standing::Returned(subnet) => {
+                let network = Network::from(subnet);
+                self.returned.remove(&(network, opened, link));
+                self.returned_from.change(network, 1, 0);
+            }
             Standing::HalfOpen(subnet) | Standing::Stranger(subnet) => {
                 let network = Network::from(subnet);
                 self.newcomers.remove(&(network, opened, link));
@@ -116,12 +147,21 @@ impl Standings {
     fn give(&mut self, link: LinkId, slot: &mut Slot, to: Standing) {
         let opened = slot.opened;
         slot.standing = to;
-        if let (Some(resumed), Standing::Unshown | Standing::HalfOpen(_)) = (slot.resumed(), to) {
+        let is_unproven = matches!(
+            to,
+            Standing::Unshown | Standing::Returned(_) | Standing::HalfOpen(_)
+        );
+        if let Some(resumed) = slot.resumed().filter(|_| is_unproven) {
             self.resumed.insert((resumed.ticket, opened, link));
         }
         match to {
             Standing::Own => {}
             Standing::Unshown => drop(self.unshown.insert((opened, link))),
+            Standing::Returned(subnet) => {
+                let network = Network::from(subnet);
+                self.returned.insert((network, opened, link));
+                self.returned_from.change(network, 0, 1);
+            }
             Standing::HalfOpen(subnet) | Standing::Stranger(subnet) => {
                 let network = Network::from(subnet);
                 self.newcomers.insert((network, opened, link));
@@ -141,7 +181,7 @@ impl Standings {
 
     /// Links of whoever is not logged in.
     pub fn newcomers(&self) -> usize {
-        self.unshown.len() + self.newcomers.len()
+        self.unshown.len() + self.returned.len() + self.newcomers.len()
     }
 
     /// All links that others have opened.
@@ -162,6 +202,12 @@ impl Standings {
     /// The oldest of which nobody has shown that they receive where they say they are.
     pub fn first_unshown(&self) -> Option<LinkId> {
         self.unshown.first().map(|(_, link)| *link)
+    }
+
+    /// The oldest that was resumed and is not proven, of the network from which most of them come.
+    fn first_returned(&self) -> Option<LinkId> {
+        let (_, network) = self.returned_from.first()?;
+        oldest(&self.returned, network)
     }
 
     /// The oldest newcomer of the network from which most come.
@@ -250,19 +296,28 @@ impl Endpoint {
     }
 
     /// A link that another opens gets its place. There are only so many of which nobody has shown where they are: one may have to go.
-    pub(super) fn stand_half_open(&mut self, id: LinkId, has_shown: bool) {
+    /// Those of who comes back are counted apart, since what they cost is not: they would push out whoever makes a handshake.
+    pub(super) fn stand_half_open(&mut self, id: LinkId, shown: Shown) {
         let Some(slot) = self.slots.get(&id) else {
             return;
         };
-        if has_shown {
-            let subnet = slot.path.remote.into();
-            self.stand(id, Standing::HalfOpen(subnet));
-            return;
-        }
-        self.stand(id, Standing::Unshown);
-        if self.standings.unshown.len() > HALF_OPEN_MAX
-            && let Some(first) = self.standings.first_unshown()
-        {
+        let subnet = slot.path.remote.into();
+        let to = match shown {
+            Shown::Nothing => Standing::Unshown,
+            Shown::Place => Standing::Returned(subnet),
+            Shown::Cookie => Standing::HalfOpen(subnet),
+        };
+        self.stand(id, to);
+        let surplus = match shown {
+            Shown::Nothing if self.standings.unshown.len() > HALF_OPEN_MAX => {
+                self.standings.first_unshown()
+            }
+            Shown::Place if self.standings.returned.len() > RETURNED_MAX => {
+                self.standings.first_returned()
+            }
+            Shown::Nothing | Shown::Place | Shown::Cookie => None,
+        };
+        if let Some(first) = surplus {
             self.end(first, None);
         }
     }
@@ -332,6 +387,7 @@ impl Endpoint {
         }
         // Accounts leave a part of the places to newcomers, and these take none from them.
         let first = self.standings.first_unshown();
+        let first = first.or_else(|| self.standings.first_returned());
         let first = first.or_else(|| self.standings.first_newcomer());
         if let Some(id) = first {
             self.end(id, None);

@@ -6,6 +6,7 @@ use super::{
     Dropped, Endpoint, Path, SERVES,
     reset::Resets,
     slot::{Role, Slot, Stage},
+    standing::Shown,
 };
 use crate::{
     link::{Link, Time},
@@ -49,7 +50,7 @@ impl Endpoint {
         let mut slot = Slot::new(now, link, Role::Responder, path, None, Stage::Open);
         slot.remote = Some(connection);
         let id = self.insert(slot);
-        self.stand_half_open(id, false);
+        self.stand_half_open(id, Shown::Nothing);
         if !self.slots.contains_key(&id) {
             return Err(Dropped::Full);
         }

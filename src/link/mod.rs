@@ -335,9 +335,9 @@ impl Link {
         self.queue.is_idle() && !self.replies.is_working()
     }
 
-    /// True when requests of the other side are being worked on.
-    pub const fn is_working(&self) -> bool {
-        self.replies.is_working()
+    /// How many requests of the other side are being worked on.
+    pub fn working(&self) -> usize {
+        self.replies.working()
     }
 
     /// True when requests of this side wait for their replies.

@@ -210,6 +210,11 @@ impl Replies {
         }
     }
 
+    /// How many requests are being worked on.
+    pub fn working(&self) -> usize {
+        self.working.len()
+    }
+
     /// True when requests are being worked on.
     pub const fn is_working(&self) -> bool {
         !self.working.is_empty()

@@ -130,6 +130,30 @@ impl<S: Store> Realm<S> {
         self.commit(batch).await
     }
 
+    /// Keeps where the device of a ticket has been shown to be, if that is not known: a realm that was killed before it was told keeps
+    /// tickets without, and what does not fit an answer there costs a round trip each time.
+    pub async fn note_place(&self, id: ConnectionId, place: IpAddr) {
+        let noted = async {
+            let key = records::ticket(id.0);
+            let mut batch = Batch::new();
+            let found = self.noted::<TicketRecord>(&mut batch, &key).await?;
+            let Some((mut record, _)) = found else {
+                return Ok(());
+            };
+            let Some(kept) = record.kept.as_mut().filter(|kept| kept.place.is_none()) else {
+                return Ok(());
+            };
+            kept.place = Some(records::ip_bytes(place));
+            batch.put(key, record.to_value()?);
+            // Another word of it that is written meanwhile is as good.
+            self.commit(batch).await.map(drop)
+        };
+        match noted.await {
+            Ok(()) | Err(Failure::Refused(_)) => {}
+            Err(failure) => self.note("keep ticket", &failure),
+        }
+    }
+
     /// By what the device comes back that names a ticket, and whose it is.
     pub async fn find_ticket(&self, id: ConnectionId, now: Moment) -> FoundTicket {
         let found = async {

@@ -19,6 +19,9 @@ const STEP_EVERY: Duration = Duration::from_millis(20);
 const WRITE_EVERY: Duration = Duration::from_mins(10);
 /// How long a stop waits until that is written.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// So much may the time of day have gone on otherwise than the realm has run, before its machine counts as having been asleep, or its
+/// clock as set. Less than what a ticket is good for after it is shown no more.
+const JUMP: Duration = Duration::from_mins(5);
 /// How often, and after how long, it is read again at a start when it cannot be read.
 const READ_AGAIN: u32 = 3;
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -30,6 +33,27 @@ pub struct Clock {
     /// The seconds it had been running before it started this time.
     before: u32,
     started: Instant,
+    drift: Drift,
+}
+
+/// By how many seconds the time of day was ahead of the time of the process, when that was last noted.
+#[derive(Clone, Debug)]
+struct Drift(i64);
+
+impl Drift {
+    fn of(of_day: Duration, running: Duration) -> Self {
+        let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+        Self(seconds(of_day).saturating_sub(seconds(running)))
+    }
+
+    fn has_jumped(&mut self, of_day: Duration, running: Duration) -> bool {
+        let now = Self::of(of_day, running);
+        let has_jumped = now.0.abs_diff(self.0) > JUMP.as_secs();
+        if has_jumped {
+            *self = now;
+        }
+        has_jumped
+    }
 }
 
 impl Clock {
@@ -66,10 +90,12 @@ impl Clock {
                 realm.note_running(seconds).await;
             }
         }
+        let drift = Drift::of(host.time_of_day(), Duration::ZERO);
         Ok(Self {
             host,
             before: before?,
             started: Instant::now(),
+            drift,
         })
     }
 
@@ -78,6 +104,13 @@ impl Clock {
     pub fn not_before(mut self, running: u32) -> Self {
         self.before = self.before.max(running);
         self
+    }
+
+    /// True when the time of day has gone on otherwise than the realm has run since this was so last: its machine was asleep, or its clock
+    /// has been set.
+    pub fn has_jumped(&mut self) -> bool {
+        let of_day = self.host.time_of_day();
+        self.drift.has_jumped(of_day, self.started.elapsed())
     }
 
     /// What time it is.
@@ -128,5 +161,23 @@ impl Clock {
                 realm.note_running(self.now().running).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// HS-20
+    #[test]
+    fn machine_that_slept_is_noticed_once() {
+        let at = Duration::from_secs;
+        let mut drift = Drift::of(at(10_000), at(0));
+        assert!(!drift.has_jumped(at(10_300), at(0)), "five minutes");
+        assert!(drift.has_jumped(at(10_301), at(0)));
+        assert!(!drift.has_jumped(at(10_401), at(100)));
+        // It was set back.
+        assert!(drift.has_jumped(at(7), at(101)));
+        assert!(!drift.has_jumped(at(8), at(102)));
     }
 }

@@ -23,6 +23,7 @@ mod renewal;
 mod resources;
 #[cfg(test)]
 mod tests;
+mod tickets;
 pub mod unit;
 mod watchers;
 mod watches;

@@ -27,15 +27,14 @@ use super::{
 };
 use crate::{
     crypto::PublicKey,
-    endpoint::{AccountId, Endpoint, Event, Known, LinkId, Path, TicketFound},
+    endpoint::{AccountId, Endpoint, Event, LinkId, Path},
     host::{Leaving, Listening, Received},
     link::{Time, earliest},
-    realm::{Account, Caller, FoundTicket, Greeting, LifeNews, Realm, Returning, TooLong},
+    realm::{Account, Caller, Greeting, LifeNews, Realm, TooLong},
     store::Store,
     subnet::Subnet,
     wire::{
-        Answer, CloseReason, Command, ConnectionId, OperationNumber, PeerRequest, Refusal, Request,
-        RequestId,
+        Answer, CloseReason, Command, OperationNumber, PeerRequest, Refusal, Request, RequestId,
     },
 };
 
@@ -56,7 +55,7 @@ pub struct Worker<S> {
     pub(super) realm: Arc<Realm<S>>,
     admission: Arc<Admission>,
     beside: Beside,
-    clock: Clock,
+    pub(super) clock: Clock,
     /// The port that the listener goes by and its kind of address, in one number, and what stands for its start; none where nobody on its links is known.
     pub(super) listener: Option<(u32, u64)>,
     started: Instant,
@@ -150,6 +149,8 @@ impl<S: Store> Worker<S> {
                 Some(done) = self.finished.recv() => self.finish(done),
                 _ = self.beside.handed.recv_many(&mut handed, RECEIVE_BURST) => {
                     handed.drain(..).for_each(|one| self.take_over(&one));
+                    // What others hand over must not keep this one's own socket from its turn.
+                    self.receive(&socket, &mut received);
                 }
                 Ok(()) = self.beside.realms.changed() => {
                     let realms = self.beside.realms.borrow_and_update().clone();
@@ -180,7 +181,7 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    fn account_id(&self, account: &Account) -> AccountId {
+    pub(super) fn account_id(&self, account: &Account) -> AccountId {
         AccountId::new(self.account_ids.hash_one(account))
     }
 
@@ -197,6 +198,9 @@ impl<S: Store> Worker<S> {
     }
 
     fn receive(&mut self, socket: &Listening, received: &mut Received) {
+        if self.clock.has_jumped() {
+            self.endpoint.forget_tickets(self.now());
+        }
         for _ in 0..RECEIVE_BURST {
             match socket.try_recv(received) {
                 Ok(()) => {}
@@ -273,8 +277,7 @@ impl<S: Store> Worker<S> {
                     let (now, mut request) = (self.now(), Some((number, bytes)));
                     if early {
                         let early = request.take();
-                        request =
-                            early.and_then(|early| self.endpoint.keep_for_proof(now, link, early));
+                        request = early.and_then(|early| self.take_early(now, link, early));
                     }
                     if let Some((number, bytes)) = request {
                         self.carry_out(link, number, bytes, early);
@@ -333,6 +336,7 @@ impl<S: Store> Worker<S> {
                     opened,
                     known,
                 } => self.keep_ticket(ticket, opened, known),
+                Event::TicketPlace { ticket, place } => self.note_place(ticket, place),
                 Event::Opened { link, .. } => {
                     self.calls.opened(link);
                     let now = self.now();
@@ -343,6 +347,21 @@ impl<S: Store> Worker<S> {
                 Event::Pushed { .. } | Event::Standing { .. } | Event::TicketRefused { .. } => {}
             }
         }
+    }
+
+    /// What may be carried out at once of what came early. Somebody may have recorded a `watch`, and would see that events come (HS-7).
+    fn take_early(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        (number, bytes): (RequestId, Vec<u8>),
+    ) -> Option<(RequestId, Vec<u8>)> {
+        let command = Request::parse(&bytes).map(|request| request.command);
+        if let Ok(Command::Watch { .. }) = command {
+            self.endpoint.hold(now, link, (number, bytes));
+            return None;
+        }
+        self.endpoint.keep_for_proof(now, link, (number, bytes))
     }
 
     fn greet(&mut self, link: LinkId, peer: Option<PublicKey>) {
@@ -358,32 +377,6 @@ impl<S: Store> Worker<S> {
             let greeting = realm.greet(&peer, now).await;
             // The worker is gone only when the server has stopped.
             let _ = done.send(Done::Greeting(link, greeting));
-        });
-    }
-
-    /// A device comes back whose handshake is not remembered: what is kept of it may say whose it is.
-    fn look_ticket_up(&mut self, ticket: ConnectionId, path: Path, datagram: Vec<u8>) {
-        let (realm, done, now) = (Arc::clone(&self.realm), self.done.clone(), self.clock.now());
-        // The endpoint has only so many looked up at once. What anybody can have looked up is no command in work.
-        tokio::spawn(async move {
-            let found = realm.find_ticket(ticket, now).await;
-            let _ = done.send(Done::Ticket(path, datagram, found));
-        });
-    }
-
-    /// Keeps what is known of a device that means to come back.
-    fn keep_ticket(&self, ticket: ConnectionId, opened: Time, known: Known) {
-        let age = self.now() - opened;
-        let (realm, now) = (Arc::clone(&self.realm), self.clock.now());
-        let returning = Returning {
-            device: known.peer,
-            own: known.own,
-            secret: known.secret,
-            max_datagram: u32::try_from(known.max_datagram).unwrap_or(u32::MAX),
-            place: known.place,
-        };
-        tokio::spawn(async move {
-            realm.keep_ticket(ticket, returning, age, now).await;
         });
     }
 
@@ -528,25 +521,6 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// What the endpoint is told of a ticket.
-    fn known_by(&self, found: FoundTicket) -> TicketFound {
-        match found {
-            FoundTicket::Good(found) => {
-                let (returning, account) = *found;
-                TicketFound::Good(Known {
-                    peer: returning.device,
-                    own: returning.own,
-                    secret: returning.secret,
-                    max_datagram: usize::try_from(returning.max_datagram).unwrap_or(usize::MAX),
-                    account: Some(self.account_id(&account)),
-                    place: returning.place,
-                })
-            }
-            FoundTicket::NotGood => TicketFound::NotGood,
-            FoundTicket::Unreadable => TicketFound::Unknown,
-        }
-    }
-
     /// What is still held of what others asked for, once all of them are gone; nothing, if all is well.
     #[cfg(test)]
     pub(crate) fn leftovers(&self) -> Vec<String> {
@@ -565,7 +539,7 @@ impl<S: Store> Worker<S> {
         left
     }
 
-    fn now(&self) -> Time {
+    pub(super) fn now(&self) -> Time {
         Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 }

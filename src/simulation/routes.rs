@@ -377,6 +377,62 @@ async fn route_early_data_without_answer_is_unknown() {
     );
 }
 
+/// HS-18: a machine that was asleep for a day shows no ticket of before: it would be refused, which costs a round trip.
+#[tokio::test(start_paused = true)]
+async fn route_ticket_is_not_shown_after_a_long_sleep() {
+    for (slept, is_resumed) in [(3600, true), (86_400, false)] {
+        let setting = Setting::new(&[LIVE]);
+        let client = setting.registered().await;
+        setting.send(&client, "one").await.unwrap();
+        client.whoami().await.unwrap();
+        // The realm has been started again meanwhile: the link is opened anew.
+        setting.serve_at(LIVE);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        setting.wall.jump(slept);
+        let before = Instant::now();
+        client.whoami().await.unwrap();
+        assert_eq!(client.link_status().await.is_resumed, is_resumed);
+        let took = before.elapsed();
+        // A Reset, and a handshake.
+        assert!(took < Duration::from_millis(110), "{slept}: {took:?}");
+    }
+}
+
+/// HS-6: each command hears as soon as the first that another realm is there.
+#[tokio::test(start_paused = true)]
+async fn route_changed_key_is_told_each_time() {
+    let mut setting = Setting::new(&[LIVE]);
+    drop(setting.registered().await);
+    let client = setting.client();
+    setting.site.key = SecretKey::from_bytes([77; 32]);
+    setting.site.disk = Disk::new(rng(3));
+    setting.serve_at(LIVE);
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let outcome = client.whoami().await;
+        assert!(
+            matches!(outcome, Err(CallError::KeyChanged { .. })),
+            "{outcome:?}"
+        );
+        assert!(begun.elapsed() < Duration::from_secs(25));
+    }
+}
+
+/// A read without an answer is not done, whatever was heard before, and says so: it changes nothing.
+#[tokio::test(start_paused = true)]
+async fn route_read_without_an_answer_is_no_unknown_outcome() {
+    let setting = Setting::new(&[LIVE]);
+    let client = setting.registered().await;
+    client.whoami().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    setting.network.cut("alpha", "client", true);
+    let outcome = client.whoami().await;
+    assert!(
+        matches!(outcome, Err(CallError::Unreachable { .. })),
+        "{outcome:?}"
+    );
+}
+
 /// HS-16: a watch finds its realm at another address, and tells meanwhile that it is out of reach.
 #[tokio::test(start_paused = true)]
 async fn route_moved_realm_is_found_by_a_watch() {

@@ -490,6 +490,7 @@ mod tests {
                 successor: (bits % 3 == 0).then_some([9; 32]),
                 life: (bits % 5 == 0).then_some(Life([7; 4])),
                 is_life_unknown: bits % 7 == 0,
+                is_final: bits % 11 == 0,
             }),
         }
     }

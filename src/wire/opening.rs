@@ -27,8 +27,9 @@ const WELCOME_KNOWN: u8 = 0x01;
 const WELCOME_HAS_SUCCESSOR: u8 = 0x02;
 const WELCOME_LIFE_UNKNOWN: u8 = 0x04;
 const WELCOME_HAS_LIFE: u8 = 0x08;
+const WELCOME_FINAL: u8 = 0x10;
 const WELCOME_FLAGS: u8 =
-    WELCOME_KNOWN | WELCOME_HAS_SUCCESSOR | WELCOME_LIFE_UNKNOWN | WELCOME_HAS_LIFE;
+    WELCOME_KNOWN | WELCOME_HAS_SUCCESSOR | WELCOME_LIFE_UNKNOWN | WELCOME_HAS_LIFE | WELCOME_FINAL;
 
 /// Names one life of a realm's store (HS-14): the time from one opening of the store to the next. Random, so that
 /// a store that is restored from a backup never gives a life a name that the lost store gave to one of its own.
@@ -78,6 +79,8 @@ pub struct Welcome {
     /// The store knows nothing of the life that the initiator claimed: the cursors that the initiator remembers
     /// belong to a store that is lost.
     pub is_life_unknown: bool,
+    /// Nobody can come back to the realm by resumption (HS-18).
+    pub is_final: bool,
 }
 
 impl Open {
@@ -191,6 +194,7 @@ impl Welcome {
                 successor,
                 life: life.map(Life),
                 is_life_unknown: flags & WELCOME_LIFE_UNKNOWN != 0,
+                is_final: flags & WELCOME_FINAL != 0,
             },
         ))
     }
@@ -204,6 +208,7 @@ impl Welcome {
             (self.successor.is_some(), WELCOME_HAS_SUCCESSOR),
             (self.is_life_unknown, WELCOME_LIFE_UNKNOWN),
             (self.life.is_some(), WELCOME_HAS_LIFE),
+            (self.is_final, WELCOME_FINAL),
         ];
         out.put_u8(set(&flags));
         emit_varint(self.highest.0, out);

@@ -179,3 +179,54 @@ fn nothing_recorded_is_done_again_by_a_restored_realm() {
     home.run("ann", &["send", "bob", "goes on"]).ok();
     assert_eq!(home.texts("bob"), ["goes on"]);
 }
+
+/// HS-5, HS-7: who has recorded the first packet of a watch, and sends it again, sees nothing of what comes for its user.
+#[test]
+fn recorded_watch_is_shown_nothing() {
+    let home = Home::new();
+    let mut realm = home.realm_as("");
+    let relay = Relay::to(realm.address);
+    let connect = realm.connect_through(relay.address);
+    for name in ["ann", "bob"] {
+        home.register(name, &connect);
+    }
+    // A watch names the groups of its user: its first packet is long enough for an answer with an event in it.
+    for group in [
+        "a-group-of-some-length",
+        "another-one-as-long",
+        "and-a-third-such-one",
+    ] {
+        let make = ["addgroup", group, "--password-file", "password"];
+        home.run("ann", &make).ok();
+        home.run("ann", &["sendgroup", group, "seen"]).ok();
+        home.run("ann", &["inboxgroup", group]);
+    }
+    relay.take_carried();
+    let mut watch = Watch::start(&home, "ann", &[]);
+    home.run("bob", &["send", "ann", "seen"]).ok();
+    assert_eq!(watch.texts(1), ["seen"]);
+    watch.stop();
+    let opens = |datagram: &Vec<u8>| {
+        let packet = Packet::parse(datagram);
+        matches!(packet, Ok(Packet::Init(_) | Packet::Resume(_)))
+    };
+    let carried = relay.take_carried();
+    let mut up = carried.into_iter().filter(|one| one.way == Way::ToRealm);
+    let recorded = up.find_map(|one| Some(one.bytes).filter(opens)).unwrap();
+    // What it was answered is forgotten, and something has come since.
+    realm.kill();
+    realm.start_again();
+    home.run("bob", &["send", "ann", "hi"]).ok();
+    let mut stranger = Stranger::at(Ipv4Addr::LOCALHOST, &realm);
+    stranger.send(&recorded);
+    let mut answers = Vec::new();
+    for _ in 0..20 {
+        answers.extend(stranger.answers());
+    }
+    // Not a packet of a link, only what it begins with.
+    let opened = |datagram: &Vec<u8>| {
+        let packet = Packet::parse(datagram);
+        matches!(packet, Ok(Packet::Accept { .. } | Packet::Resumed { .. }))
+    };
+    assert!(answers.len() == 1 && opened(&answers[0]), "{answers:02x?}");
+}

@@ -159,6 +159,7 @@ pub fn bytes(frames: &[Forged]) -> Vec<u8> {
                 successor: moved.then_some([5; 32]),
                 life: known.then_some(Life([6; 4])),
                 is_life_unknown: *moved,
+                is_final: *known,
             }),
             Forged::Raw(a, b) => {
                 out.extend_from_slice(&[*a, *b]);

@@ -2,8 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::{AskError, DOUBT, Driver, HelloReply};
-use crate::client::who::found;
+use super::{Ask, AskError, DOUBT, Driver, HelloReply};
+use crate::{client::who::found, wire::CloseReason};
 
 impl Driver {
     /// The realm is silent to those who do not know its key, so a changed key looks like no realm at
@@ -22,14 +22,14 @@ impl Driver {
     }
 
     /// Why a question that may have left, or not, has no answer.
-    pub(super) fn why_silent(&self, left: bool) -> AskError {
+    pub(super) fn why_silent(&self, ask: &Ask) -> AskError {
         match &self.changed {
             Some((why, _)) => why.clone(),
             None if !self.route.is_ready() => AskError::NoRoute(self.route.cause()),
             None => AskError::Expired {
-                heard: self.heard,
+                heard: self.heard_at.is_some_and(|at| at > ask.begun),
                 refused: self.route.is_refused(),
-                left,
+                left: ask.left,
             },
         }
     }
@@ -39,8 +39,15 @@ impl Driver {
         let asked = std::mem::take(&mut self.asked).into_values();
         let all: Vec<_> = asked.chain(self.waiting.drain(..)).collect();
         for ask in all {
-            let why = self.why_silent(ask.left);
+            let why = self.why_silent(&ask);
             let _ = ask.answer.send(Err(why));
+        }
+        // What was asked early must not leave any more, and whoever asks next is to hear of it as soon.
+        let opening = self.link.filter(|link| !self.endpoint.is_open(*link));
+        if let Some(link) = opening {
+            self.route.forget_last();
+            let now = self.now();
+            self.endpoint.close(now, link, CloseReason::Done);
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     crypto::same,
     endpoint::{
         Dropped, Endpoint, Event, LinkId, Path,
+        limits::UNPROVEN_LIFETIME,
         slot::{Role, Stage},
     },
     link::Time,
@@ -19,6 +20,15 @@ impl Endpoint {
             && ticket.max_datagrams.0 == max_datagram
         {
             slot.resumption = Some(Box::new(Resumption::Ticket(ticket)));
+        }
+    }
+
+    /// Shows what `link` comes back with until then, and not later.
+    pub fn show_ticket_until(&mut self, link: LinkId, until: Time) {
+        let slot = self.slots.get_mut(&link);
+        let resumption = slot.and_then(|slot| slot.resumption.as_deref_mut());
+        if let Some(Resumption::Ticket(ticket)) = resumption {
+            ticket.until = ticket.until.min(until);
         }
     }
 
@@ -39,8 +49,8 @@ impl Endpoint {
             .link
             .initiators_secret()
             .filter(|_| resumes && !slot.is_shared && slot.role == Role::Initiator)
-            // It is of a key that the realm goes by no more: it would be refused.
-            .filter(|_| welcome.successor.is_none())
+            // One of a key that the realm goes by no more would be refused.
+            .filter(|_| welcome.successor.is_none() && !welcome.is_final)
             .zip(slot.remote)
             .map(|(secret, id)| {
                 let max_datagrams = (own, slot.link.peer_max_datagram());
@@ -52,6 +62,21 @@ impl Endpoint {
                     until,
                 }))
             });
+    }
+
+    /// A link that was resumed and has carried nothing since is forgotten on the other side by now (HS-5): it is resumed anew rather than
+    /// asked in vain, since a Reset of it is not believed at once (HS-19).
+    pub(in crate::endpoint) fn come_back_again(&mut self, now: Time, link: LinkId) {
+        let is_forgotten = self.slots.get(&link).is_some_and(|slot| {
+            slot.ticket_state == TicketState::Used
+                && slot.token.is_none()
+                && matches!(slot.stage, Stage::Open)
+                && !slot.link.is_waiting()
+                && slot.heard.is_some_and(|at| now - at >= UNPROVEN_LIFETIME)
+        });
+        if is_forgotten {
+            self.dial_again(now, link);
+        }
     }
 
     /// True when `link` was resumed, or is about to be: what is said on it has no forward secrecy (HS-19).
@@ -133,6 +158,7 @@ impl Endpoint {
                 successor: None,
                 life: update.life,
                 is_life_unknown: false,
+                is_final: false,
             };
             slot.learn_life(&welcome);
             if slot.link.awaits_early() || slot.link.is_kept_alive() {

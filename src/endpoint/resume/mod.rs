@@ -78,6 +78,8 @@ pub(super) struct Resumed {
     pub account: Option<AccountId>,
     /// The ticket's name.
     pub ticket: ConnectionId,
+    /// It is known where its device has been shown to be.
+    has_place: bool,
     /// The current life of the store, where the device knows another.
     life: Option<Life>,
     /// It has been let in again.
@@ -115,6 +117,8 @@ pub(super) struct Lookups {
     /// Whether whoever sent each has shown where they are.
     waiting: BTreeMap<InitHash, bool>,
     lives: Vec<Life>,
+    /// How old what was opened before is, is not known: the clock stood still, or the time of day was set.
+    since: Time,
     /// Of links that have ended and never proved genuine: who comes back by one does.
     unproven: BTreeMap<ConnectionId, (Time, Known)>,
 }

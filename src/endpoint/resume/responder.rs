@@ -13,6 +13,7 @@ use crate::{
         accepts::{Accepts, InitHash, Known as Answer},
         limits::TICKETS_LOOKED_UP,
         slot::{Accepting, Answering, Role, Slot, Stage},
+        standing::Shown,
     },
     link::{Link, Time},
     subnet::Subnet,
@@ -24,6 +25,8 @@ use crate::{
 
 /// To where a device has been shown to be goes so many times what it brings.
 const KNOWN_PLACE_FACTOR: usize = 3;
+/// Resumes from one subnet from the places of their tickets, before whoever sends another has to show that they receive there.
+const RETURNED_PER_SUBNET: Frequency = Frequency::per_second(2500);
 /// Resumes from one subnet that are refused, before whoever sends another has to show that they receive there.
 const REFUSALS_PER_SUBNET: Frequency = Frequency::per_second(20);
 /// The same, from everywhere.
@@ -38,6 +41,13 @@ impl Endpoint {
         self.lookups.lives = lives.chain([Life::NONE]).collect();
     }
 
+    /// The time of day has gone on otherwise than the time that is given here: how old tickets are is not known here any more. What is
+    /// kept elsewhere, with the time of day of its handshake, is still found.
+    pub fn forget_tickets(&mut self, now: Time) {
+        self.lookups.since = now;
+        self.lookups.unproven.clear();
+    }
+
     /// What is to be kept of the handshake of `link`, so that its device may come back after a restart; `None` where it does
     /// not mean to, or has come back itself.
     pub fn known(&self, link: LinkId) -> Option<Known> {
@@ -50,7 +60,9 @@ impl Endpoint {
     fn known_of(&self, slot: &Slot, is_settled: bool) -> Option<Known> {
         let is_ticket = match slot.ticket_state {
             TicketState::Unwanted | TicketState::Used => false,
-            TicketState::Wanted | TicketState::Genuine | TicketState::Due => true,
+            TicketState::Wanted | TicketState::Genuine | TicketState::Due => {
+                slot.opened >= self.lookups.since
+            }
         };
         // Who has come by a former key does so by the current one next time.
         let own = self.keys.first().filter(|_| slot.own == 0)?.public;
@@ -94,10 +106,10 @@ impl Endpoint {
         }
         let hash = Accepts::hash_of_resume(resume);
         match self.accepts.look_up(&hash) {
-            Answer::Answered(answer, link) => {
-                // WIRE-11: it may be longer than what it answers, where the first came from. A copy may come from anywhere.
-                let slot = self.slots.get(&link);
-                let is_there = slot.is_some_and(|slot| slot.path.remote.ip() == path.remote.ip());
+            Answer::Answered(answer, link, from) => {
+                // WIRE-11: it may be longer than what it answers, where the first came from. A copy may come from anywhere, and its link may
+                // have gone there.
+                let is_there = from == path.remote.ip();
                 let (answer, is_longer) = (answer.to_vec(), answer.len() > datagram.len());
                 if is_there || !is_longer || self.has_shown(now, path, resume) {
                     self.answer_again(path, link, answer);
@@ -207,6 +219,15 @@ impl Endpoint {
         counts.is_some_and(|counts| self.gate.admits(now, path.remote.ip(), counts))
     }
 
+    /// True when another link may be resumed from the place of its ticket; counts it.
+    fn admits_from_its_place(&self, now: Time, path: Path) -> bool {
+        let subnet = Subnet::from(path.remote);
+        self.counts.as_ref().is_some_and(|counts| {
+            let returned = &counts.returned;
+            returned.take(now.0, &subnet, RETURNED_PER_SUBNET).is_ok()
+        })
+    }
+
     /// Answers a Resume with a Retry.
     fn ask_for_cookie(&mut self, now: Time, path: Path, resume: &Resume<'_>) {
         let handshake = Resume::handshake(&resume.nonce);
@@ -288,8 +309,13 @@ impl Endpoint {
             return Ok(());
         };
         let is_there = known.place == Some(path.remote.ip());
-        if !(is_there || has_shown || self.admits_from_anywhere(now, path)) {
+        let (shown, is_let_in) = match (has_shown, is_there) {
+            (true, _) => (Shown::Cookie, true),
+            (false, true) => (Shown::Place, self.admits_from_its_place(now, path)),
             // The seal says who sent it, and not from where: what it asks would count there.
+            (false, false) => (Shown::Nothing, self.admits_from_anywhere(now, path)),
+        };
+        if !is_let_in {
             self.ask_for_cookie(now, path, &resume);
             return Ok(());
         }
@@ -310,18 +336,19 @@ impl Endpoint {
         slot.resumption = Some(Box::new(Resumption::Resumed(Resumed {
             account: known.account,
             ticket: resume.ticket,
+            has_place: known.place.is_some(),
             life,
             is_welcome: false,
             highest: OperationNumber(0),
         })));
         let id = self.insert(slot);
         Self::trace_handshake(id, false, ("resume", datagram.len()), Some(&payload));
-        self.stand_half_open(id, has_shown);
+        self.stand_half_open(id, shown);
         self.keep_few_of(resume.ticket);
         if !self.slots.contains_key(&id) {
             return Err(Dropped::Full);
         }
-        self.accepts.insert(now, hash, id);
+        self.accepts.insert(now, (hash, path.remote.ip()), id);
         self.touch(now, id);
         Ok(())
     }
@@ -395,11 +422,16 @@ impl Endpoint {
             return;
         };
         if let Some(resumed) = slot.resumed() {
+            let (ticket, has_place) = (resumed.ticket, resumed.has_place);
             let update = Update {
                 standing: Some((token, resumed.highest)),
                 life: None,
             };
             slot.link.tell_update(update);
+            if !has_place {
+                let place = slot.path.remote.ip();
+                self.events.push_back(Event::TicketPlace { ticket, place });
+            }
         } else {
             if slot.ticket_state == TicketState::Due {
                 // It was kept before it was known where its device is.

@@ -10,6 +10,7 @@ mod place;
 mod places;
 mod realms;
 mod renewal;
+mod repeats;
 mod rest;
 mod resume;
 mod roaming;

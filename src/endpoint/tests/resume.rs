@@ -15,7 +15,7 @@ pub struct Returning {
     runs: u8,
 }
 
-fn resuming(accept: Option<Protection>) -> Config {
+pub fn resuming(accept: Option<Protection>) -> Config {
     Config {
         resumes: accept.is_none(),
         ..config(accept)
@@ -384,21 +384,38 @@ fn long_answer_goes_to_where_the_device_was() {
         let elsewhere = SocketAddr::from(([10, 0, 7, 7], 7));
         let server = &mut returning.pair.server;
         server.handle_datagram(now, elsewhere, &resume);
+        let mut cookie = None;
         while server.poll_transmit(now, &mut out).is_some() {
             assert!(out.len() <= brought, "{} for {brought}", out.len());
+            if let Ok(Packet::Retry { cookie: told, .. }) = Packet::parse(&out) {
+                cookie = Some(told);
+            }
+        }
+        // HS-20: where that would be more, it is told how to show that it is there, and heard then.
+        assert_eq!(cookie.is_some(), is_there);
+        if let Some(cookie) = cookie {
+            let (head, sealed) = resume[1..].split_at(16);
+            let shown = [&[0x17], head, &cookie, sealed].concat();
+            server.handle_datagram(now, elsewhere, &shown);
+            let path = server.poll_transmit(now, &mut out).unwrap();
+            assert_eq!((path.remote, out[0]), (elsewhere, 0x08));
+            assert!(out.len() > brought);
         }
     }
 }
 
-/// HS-7, HS-20: where nothing is taken early, nothing is resumed.
+/// HS-7, HS-18, HS-20: where nothing is taken early, nothing is resumed, and who has been told so does not try.
 #[test]
 fn realm_that_takes_nothing_early_resumes_nothing() {
     let mut returning = Returning::new();
     returning.pair.server.config.early_data = false;
     let told = returning.ask_once(true, |_| false);
     assert!(!is_resumed(&told) && replies(&told) == 1);
+    assert_eq!(returning.first_byte(0), 0x07);
+    assert!(returning.ticket.is_none() && returning.kept.is_empty());
     let told = returning.ask_once(true, |_| false);
     assert!(!is_resumed(&told) && replies(&told) == 1);
+    assert_eq!(returning.first_byte(0), 0x03);
     assert!(returning.kept.is_empty());
 }
 

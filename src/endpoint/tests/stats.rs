@@ -1,6 +1,7 @@
 //! What is counted.
 
 use super::*;
+use crate::wire::Init;
 
 /// What the server has dropped since `before`.
 fn dropped(pair: &Pair, before: &EndpointStats) -> Vec<(Dropped, u64)> {
@@ -36,6 +37,14 @@ fn what_has_no_effect_is_counted_with_its_reason() {
     assert_eq!(pair.drops(&[]), Some(Dropped::NotAPacket));
     let short = &init[..init.len() - 40];
     assert_eq!(pair.drops(short), Some(Dropped::TooShort));
+    // A cookie is no part of what an Init has to bring.
+    let Ok(Packet::Init(whole)) = Packet::parse(&init) else {
+        panic!("it is an Init")
+    };
+    let mut shown = vec![];
+    Init::emit_covered(whole.handshake, true, &whole.noise[..103], &mut shown);
+    shown.extend_from_slice(&[0; 24]);
+    assert_eq!(pair.drops(&shown), Some(Dropped::TooShort));
     let mut bent = init.clone();
     *bent.last_mut().unwrap() ^= 1;
     assert_eq!(pair.drops(&bent), Some(Dropped::NotForThisSide));

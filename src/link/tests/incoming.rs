@@ -82,6 +82,7 @@ fn frames_that_may_not_travel_in_a_handshake_make_it_malformed() {
         successor: None,
         life: None,
         is_life_unknown: false,
+        is_final: false,
     });
     let request = Frame::Request {
         number: RequestId(0),

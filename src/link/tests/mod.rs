@@ -386,6 +386,7 @@ fn a_plain_link_sends_no_more_than_it_got_until_the_address_is_proven() {
         successor: None,
         life: None,
         is_life_unknown: false,
+        is_final: false,
     };
     server.welcome(welcome);
     server.challenge([3; 8]);

@@ -166,3 +166,32 @@ async fn device_has_few_tickets() {
     assert_eq!(fixture.found(3).await, Some(3));
     assert_eq!(fixture.found(6).await, Some(5));
 }
+
+/// HS-21: the place of a ticket that was kept without one is kept when it is known, and none other takes its place; of a ticket that is not
+/// there nothing is kept.
+#[tokio::test]
+async fn place_of_a_ticket_is_kept_once_it_is_known() {
+    let fixture = Fixture::new();
+    fixture.register(Some(device(1)), "ann").await;
+    let without = Returning {
+        place: None,
+        ..returning(1, 3)
+    };
+    let (id, now) = (ConnectionId(7), fixture.now);
+    fixture
+        .realm
+        .keep_ticket(id, without, Duration::ZERO, now)
+        .await;
+    for (place, kept) in [([192, 0, 2, 8], 8), ([192, 0, 2, 9], 8)] {
+        fixture.realm.note_place(id, place.into()).await;
+        fixture
+            .realm
+            .note_place(ConnectionId(8), place.into())
+            .await;
+        let FoundTicket::Good(found) = fixture.realm.find_ticket(id, now).await else {
+            panic!("it is there")
+        };
+        assert_eq!(found.0.place, Some([192, 0, 2, kept].into()));
+        assert_eq!(fixture.found(8).await, None);
+    }
+}

@@ -1,0 +1,67 @@
+//! Tickets, between an endpoint, which knows those of its links, and the realm, which keeps them (HS-20).
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{done::Done, worker::Worker};
+use crate::{
+    endpoint::{Known, Path, TicketFound},
+    link::Time,
+    realm::{FoundTicket, Returning},
+    store::Store,
+    wire::ConnectionId,
+};
+
+impl<S: Store> Worker<S> {
+    /// A device comes back whose handshake is not remembered: what is kept of it may say whose it is.
+    pub(super) fn look_ticket_up(&mut self, ticket: ConnectionId, path: Path, datagram: Vec<u8>) {
+        let (realm, done, now) = (Arc::clone(&self.realm), self.done.clone(), self.clock.now());
+        // The endpoint has only so many looked up at once. What anybody can have looked up is no command in work.
+        tokio::spawn(async move {
+            let found = realm.find_ticket(ticket, now).await;
+            let _ = done.send(Done::Ticket(path, datagram, found));
+        });
+    }
+
+    /// Keeps what is known of a device that means to come back.
+    pub(super) fn keep_ticket(&self, ticket: ConnectionId, opened: Time, known: Known) {
+        let age = self.now() - opened;
+        let (realm, now) = (Arc::clone(&self.realm), self.clock.now());
+        let returning = Returning {
+            device: known.peer,
+            own: known.own,
+            secret: known.secret,
+            max_datagram: u32::try_from(known.max_datagram).unwrap_or(u32::MAX),
+            place: known.place,
+        };
+        tokio::spawn(async move {
+            realm.keep_ticket(ticket, returning, age, now).await;
+        });
+    }
+
+    /// Keeps where a device has been shown to be that has come back.
+    pub(super) fn note_place(&self, ticket: ConnectionId, place: IpAddr) {
+        let realm = Arc::clone(&self.realm);
+        tokio::spawn(async move {
+            realm.note_place(ticket, place).await;
+        });
+    }
+
+    /// What the endpoint is told of a ticket.
+    pub(super) fn known_by(&self, found: FoundTicket) -> TicketFound {
+        match found {
+            FoundTicket::Good(found) => {
+                let (returning, account) = *found;
+                TicketFound::Good(Known {
+                    peer: returning.device,
+                    own: returning.own,
+                    secret: returning.secret,
+                    max_datagram: usize::try_from(returning.max_datagram).unwrap_or(usize::MAX),
+                    account: Some(self.account_id(&account)),
+                    place: returning.place,
+                })
+            }
+            FoundTicket::NotGood => TicketFound::NotGood,
+            FoundTicket::Unreadable => TicketFound::Unknown,
+        }
+    }
+}
