@@ -256,6 +256,10 @@ fn shell_and_server_print_what_is_written() {
     let mut rotate = program();
     let rotate = rotate.args(["--json", "rotatekey", "--data", data.to_str().unwrap()]);
     schema.check_all("newkey", &finished(rotate).objects());
+    // A realm whose name is made from its key keeps it.
+    let before = realm.announced["realm"].clone();
+    realm.start_again();
+    assert_eq!(realm.announced["realm"], before);
 }
 
 /// What is printed of the outbox while the realm is away, and when it is back.
@@ -300,6 +304,12 @@ fn outbox_prints_what_is_written() {
         again.code == Some(0) || again.error(2) == "usage",
         "{again:?}"
     );
+    realm.kill();
+    assert_eq!(run(&["send", "nobody", "five"]).code, Some(4));
+    realm.start_again();
+    let not_done = home.run("ann", &["outbox", "wait"]);
+    assert_eq!(not_done.error(1), "not-done");
+    schema.check_all("error", &not_done.objects()[1..]);
     let token = ["--id", "a", "send", "ann", "named"];
     let first = home.run("ann", &token).ok();
     schema.check("sent", &first);

@@ -488,3 +488,29 @@ fn outbox_keeps_what_is_to_come_again_later_and_says_that_it_is_not_done() {
     assert!(message.contains("not done within 2s"), "{message}");
     assert!(message.contains("Too much was asked"), "{message}");
 }
+
+/// What waits for another realm does not go unsaid, and what a message says to do names the profile as it was named.
+#[test]
+fn what_waits_for_another_realm_is_told() {
+    let (mut alpha, beta, home) = (Realm::start(), Realm::start(), Home::new());
+    home.register("ann", &alpha.connect);
+    alpha.kill();
+    let kept = home.run("ann", &["--deadline", "1s", "send", "ann", "to alpha"]);
+    assert_eq!(kept.code, Some(4), "{kept:?}");
+    let object = kept.objects().remove(0);
+    let (id, message) = (
+        object["id"].to_string(),
+        object["message"].as_str().unwrap(),
+    );
+    let hint = format!("`merpati --home profiles --profile ann outbox wait {id}`");
+    assert!(message.contains(&hint), "{message}");
+    let register = ["--server", &beta.connect, "register", "A", "id", "ann"];
+    let password = ["--password-file", "password"];
+    home.run("ann", &[&register[..], &password].concat()).ok();
+    let wait = home.run("ann", &["outbox", "wait"]);
+    assert_eq!(wait.error(4), "kept");
+    alpha.start_again();
+    let wait = home.run("ann", &["--server", &alpha.connect, "outbox", "wait"]);
+    wait.ok();
+    assert_eq!(home.texts("ann"), ["to alpha"]);
+}

@@ -101,6 +101,9 @@ pub struct Global {
     /// The realm was named on the command line, not by the environment: it is remembered.
     #[arg(skip)]
     pub is_server_typed: bool,
+    /// The options by which the profile was named on the command line.
+    #[arg(skip)]
+    pub typed: String,
     /// Counts what is spent.
     #[arg(skip)]
     pub meter: Meter,

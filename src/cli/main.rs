@@ -29,10 +29,10 @@ mod trace;
 mod usage;
 mod watch;
 
-use std::process::ExitCode;
+use std::{ffi::OsStr, fmt::Write as _, process::ExitCode};
 
 use args::{Cli, Command};
-use clap::{FromArgMatches as _, parser::ValueSource};
+use clap::{ArgMatches, FromArgMatches as _, parser::ValueSource};
 use mimalloc::MiMalloc;
 use output::{Failure, Output};
 use zeroizing_alloc::ZeroAlloc;
@@ -52,6 +52,7 @@ fn main() -> ExitCode {
             .subcommand()
             .map(|(_, given)| given.value_source("server"));
         cli.global.is_server_typed = given.flatten() == Some(ValueSource::CommandLine);
+        cli.global.typed = typed(&matches);
         Ok((cli, name))
     });
     let (cli, name) = match parsed {
@@ -67,10 +68,29 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output.failure(&failure);
-            ExitCode::from(failure.code)
+            let code = ExitCode::from(failure.code);
+            output.failure(&failure.for_profile(&global.typed));
+            code
         }
     }
+}
+
+/// The options by which the profile was named on the command line: whoever does as a message says has to name it again.
+fn typed(matches: &ArgMatches) -> String {
+    let Some((_, given)) = matches.subcommand() else {
+        return String::new();
+    };
+    let mut typed = String::new();
+    for option in ["home", "profile"] {
+        if given.value_source(option) == Some(ValueSource::CommandLine)
+            && let Some(mut values) = given.get_raw(option)
+            && let Some(value) = values.next().and_then(OsStr::to_str)
+            && let Ok(quoted) = shlex::try_quote(value)
+        {
+            let _ = write!(typed, " --{option} {quoted}");
+        }
+    }
+    typed
 }
 
 /// Lets no core dump be written of this process: it would hold all its secrets.

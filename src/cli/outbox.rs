@@ -144,6 +144,7 @@ fn failed(end: &End) -> Failure {
 /// Waits for everything, and tells what became of each.
 async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
     let is_empty = client.outbox_wait().await?;
+    let mut failures = 0;
     for notice in client.take_notices() {
         let Notice::Finished { id, what, end } = &notice else {
             Output::notice(&notice);
@@ -154,14 +155,36 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
             End::Done(Answer::Sent(state)) => object["state"] = state.name().into(),
             End::Done(Answer::Account(_)) => object["state"] = "unknown".into(),
             End::Done(_) => object["state"] = "done".into(),
-            end => object["error"] = failed(end).error.into(),
+            end => {
+                // What was taken back is as its user wished.
+                failures += usize::from(!matches!(end, End::Cancelled));
+                object["error"] = failed(end).error.into();
+            }
         }
         output.item(&object, &format!("{}  {what}  {}", id.0, ended(end)))?;
     }
-    if is_empty {
-        output.result(&json!({}), "nothing waits any more")
-    } else {
-        Err(waits(None))
+    if !is_empty {
+        return Err(waits(None));
+    }
+    // What another user has typed, or what is for another realm.
+    let others = client.outbox()?.len();
+    if others > 0 {
+        return Err(Failure::new(
+            "kept",
+            format!(
+                "nothing of this user waits at this realm any more, but for another user or realm {others} do, and go on when \
+                 one of their commands runs; `merpati outbox` shows them"
+            ),
+            KEPT_OR_UNKNOWN,
+        ));
+    }
+    match failures {
+        0 => output.result(&json!({}), "nothing waits any more"),
+        _ => Err(Failure::new(
+            "not-done",
+            format!("nothing waits any more; not done: {failures} of what waited"),
+            REFUSED,
+        )),
     }
 }
 

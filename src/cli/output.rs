@@ -79,8 +79,18 @@ impl Failure {
 
     /// The same failure, of a line of a script.
     pub fn of_line(mut self, number: u64) -> Self {
-        self.message = format!("line {number}: {}", self.message);
+        self.message = format!(
+            "line {number}: {}; nothing after that line was carried out",
+            self.message.trim_end_matches('.')
+        );
         self.line = Some(number);
+        self
+    }
+
+    /// The same failure of a command that named its profile by these options: so has whoever does as it says.
+    pub fn for_profile(mut self, typed: &str) -> Self {
+        let named = format!("`merpati{typed} outbox");
+        self.message = self.message.replace("`merpati outbox", &named);
         self
     }
 
@@ -91,6 +101,15 @@ impl Failure {
             "the reader of the output has gone",
             READER_GONE,
         )
+    }
+
+    /// The same, after what is not to be repeated: only its answer cannot be written out.
+    fn after_success(mut self, text: &str) -> Self {
+        if self.code == LOCAL {
+            let done = if text.is_empty() { "done" } else { text };
+            self.message = format!("{done}; only that cannot be written out: {}", self.message);
+        }
+        self
     }
 
     /// Trouble on this machine.
@@ -132,7 +151,9 @@ impl From<CallError> for Failure {
             CallError::OutcomeUnknown { .. } => ("unknown", KEPT_OR_UNKNOWN),
             CallError::TokenReused => ("id-reused", USAGE),
             CallError::TokensFull | CallError::OutboxFull { .. } => ("outbox-full", LOCAL),
-            CallError::Profile(_) | CallError::System(_) => ("local", LOCAL),
+            CallError::NotWritten(_) | CallError::Profile(_) | CallError::System(_) => {
+                ("local", LOCAL)
+            }
         };
         let detail = match &error {
             CallError::Refused(refusal) | CallError::Busy(refusal) => detail(*refusal),
@@ -217,7 +238,7 @@ impl Output {
 
     /// Prints a result: `object` for programs, `text` for people.
     pub fn result(self, object: &Value, text: &str) -> Result<(), Failure> {
-        if self.json {
+        let printed = if self.json {
             let mut whole = json!({ "ok": true });
             if let (Some(whole), Some(object)) = (whole.as_object_mut(), object.as_object()) {
                 whole.extend(object.clone());
@@ -227,7 +248,8 @@ impl Output {
             Ok(())
         } else {
             print_line(text)
-        }
+        };
+        printed.map_err(|failure| failure.after_success(text))
     }
 
     /// Prints one thing of a list: `object` for programs, `text` for people.

@@ -6,8 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    CallError, Client, End, EntryId, Notice, Receipt, Shared, lock,
-    outbox::{self, Added, Left, New, Outcome, Reason, Waiting},
+    CallError, Client, End, EntryId, Notice, Receipt, Shared,
+    entries::end,
+    lock,
+    outbox::{self, Added, Left, New, Outcome, Waiting},
     state,
 };
 use crate::{
@@ -127,17 +129,29 @@ impl Client {
         };
         lock(&shared.waited).insert(id, Instant::now());
         shared.added.notify_one();
-        let outcome = shared.settled(id, deadline).await?;
-        waits.is_over = true;
-        let told = || shared.told_before(request, self.sending.token.as_ref());
-        let outcome = match outcome.map_or_else(told, |outcome| Ok(Some(outcome)))? {
-            Some(outcome) => outcome,
-            None => match shared.stop_waiting(id, self.sending.keep)? {
-                Left::Settled(outcome) => outcome,
-                left => return Err(shared.unsettled(id, &left)),
-            },
-        };
-        shared.end_of(&outcome).map(|answer| (answer, id))
+        let outcome = shared.settled(id, deadline).await;
+        let outcome = outcome.and_then(|outcome| {
+            waits.is_over = true;
+            let told = || shared.told_before(request, self.sending.token.as_ref());
+            match outcome.map_or_else(told, |outcome| Ok(Some(outcome)))? {
+                Some(outcome) => Ok(outcome),
+                None => match shared.stop_waiting(id, self.sending.keep)? {
+                    Left::Settled(outcome) => Ok(outcome),
+                    left => Err(shared.unsettled(id, &left)),
+                },
+            }
+        });
+        match outcome {
+            Ok(outcome) => shared.end_of(&outcome).map(|answer| (answer, id)),
+            // It is in the outbox, whatever else cannot be written: it goes on.
+            Err(CallError::Profile(error)) => Err(CallError::Kept {
+                id,
+                is_unknown: true,
+                waited: shared.options.deadline,
+                why: Some(error.to_string()),
+            }),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks with a command that carries a password, which is never written down: it is tried until the deadline, and if its
@@ -289,7 +303,9 @@ impl Shared {
             waiting: Waiting::new(now, span),
             now,
         };
-        Ok(self.profile.write(|records| outbox::add(records, &new))?)
+        self.profile
+            .write(|records| outbox::add(records, &new))
+            .map_err(CallError::NotWritten)
     }
 
     /// What became of the entry that has a token, where another process of the same token has been told.
@@ -349,9 +365,11 @@ impl Shared {
         };
         match self.until(end, look).await? {
             None => Ok(None),
+            // A full disk does not take it; it is told once more then.
             Some(()) => Ok(self
                 .profile
-                .write(|records| outbox::take_done(records, id))?),
+                .write(|records| outbox::take_done(records, id))
+                .or_else(|_| self.profile.read(|records| outbox::done(records, id)))?),
         }
     }
 
@@ -558,21 +576,6 @@ pub(super) fn accepted(answer: Answer) -> Result<Answer, CallError> {
     match answer {
         Answer::Refused(refusal) => Err(CallError::Refused(refusal)),
         answer => Ok(answer),
-    }
-}
-
-/// What became of an entry.
-pub(super) fn end(outcome: &Outcome) -> End {
-    match outcome {
-        Outcome::Answer(bytes) => match Answer::parse(bytes) {
-            Ok(Answer::Refused(refusal)) => End::Refused(refusal),
-            Ok(answer) => End::Done(answer),
-            Err(_) => End::Unknown,
-        },
-        Outcome::NotDone(Reason::Cancelled | Reason::NotKept) => End::Cancelled,
-        Outcome::NotDone(Reason::Expired) => End::Expired,
-        Outcome::NotDone(Reason::NoSession) => End::Refused(ErrorCode::NoSession.into()),
-        Outcome::Unknown => End::Unknown,
     }
 }
 

@@ -5,12 +5,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    CallError, Client, End, EntryId, Notice, Shared,
-    calls::end,
-    lock,
-    outbox::{self, Aim},
+    CallError, Client, End, EntryId, Notice, Shared, lock,
+    outbox::{self, Aim, Outcome, Reason},
     state, store,
 };
+use crate::wire::{Answer, ErrorCode};
 
 /// An entry of the outbox, for people and programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,5 +232,20 @@ impl Shared {
                 end: end(&done.outcome),
             })
             .collect())
+    }
+}
+
+/// What became of an entry.
+pub(super) fn end(outcome: &Outcome) -> End {
+    match outcome {
+        Outcome::Answer(bytes) => match Answer::parse(bytes) {
+            Ok(Answer::Refused(refusal)) => End::Refused(refusal),
+            Ok(answer) => End::Done(answer),
+            Err(_) => End::Unknown,
+        },
+        Outcome::NotDone(Reason::Cancelled | Reason::NotKept) => End::Cancelled,
+        Outcome::NotDone(Reason::Expired) => End::Expired,
+        Outcome::NotDone(Reason::NoSession) => End::Refused(ErrorCode::NoSession.into()),
+        Outcome::Unknown => End::Unknown,
     }
 }

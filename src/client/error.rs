@@ -95,6 +95,9 @@ pub enum CallError {
         "the outbox remembers {TOKENS_MAX} --id tokens, and the oldest is not 30 days old yet; send without --id"
     )]
     TokensFull,
+    /// It cannot be written down, so that nothing of it has left: certainly not done, and not kept.
+    #[error("not done, and not kept: {0}")]
+    NotWritten(ProfileError),
     /// The commands in the outbox take as many bytes as it holds: not done, and not kept.
     #[error(
         "the outbox holds {bytes} bytes of {OUTBOX_BYTES_MAX} that wait for their realm: not done, and not kept. `merpati \
@@ -178,6 +181,7 @@ impl CallError {
                 | Self::NoServer
                 | Self::NotLoggedIn
                 | Self::NoAnswer { .. }
+                | Self::NotWritten(_)
                 | Self::Behind { .. }
                 | Self::NotDone { .. }
         )

@@ -270,7 +270,12 @@ impl Server {
             registration,
         } = &kept.secrets;
         let key = identity.current.public();
-        let id = config.realm.id.unwrap_or_else(|| default_id(&key));
+        // A name stays when the key changes: others know the realm, its users and its groups by it.
+        let first = identity.former.last().unwrap_or(&identity.current);
+        let id = config
+            .realm
+            .id
+            .unwrap_or_else(|| default_id(&first.public()));
         // Said at this start, or at one before that ended too early.
         let is_restored = Embedded::is_restored(&config.store.path)?;
         let sockets = kept.sockets.iter();

@@ -13,6 +13,7 @@
 //! This is the sans-IO part: given the records, the time and what happened, it says what is to be sent next. `carrier`
 //! sends it.
 
+mod done;
 mod numbers;
 mod scope;
 mod tokens;
@@ -31,6 +32,7 @@ use crate::{
     wire::{Answer, OperationNumber, Request, SessionRef},
 };
 
+pub use done::{done, has_done, has_done_of, is_done, take_done, take_untold};
 pub use numbers::{
     ON_THE_WAY_MAX, PAUSE_MAX, Picked, begin_now, first_before, is_blocked, pick, pick_one, unname,
 };
@@ -379,57 +381,9 @@ pub fn add_done(
     store::put(records, &done_key(EntryId(counters.last)), &done)
 }
 
-/// Takes what became of an entry, to tell it.
-pub fn take_done(records: &mut dyn Records, id: EntryId) -> Result<Option<Outcome>, ProfileError> {
-    let done = store::get::<Done>(records, &done_key(id))?;
-    if done.is_some() {
-        records.delete(&done_key(id))?;
-    }
-    Ok(done.map(|done| done.outcome))
-}
-
-/// True when it is known what became of an entry, or there is none.
-pub fn is_done(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
-    Ok(records.get(&entry_key(id))?.is_none())
-}
-
-/// True when it is known what became of an entry, and nobody has been told.
-pub fn has_done_of(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
-    Ok(records.get(&done_key(id))?.is_some())
-}
-
 /// True when there are entries that are not settled.
 pub fn has_entries(records: &dyn Records) -> Result<bool, ProfileError> {
     Ok(!records.scan(b"e/", b"", 1)?.is_empty())
-}
-
-/// True when there may be something to be told by [`take_untold`].
-pub fn has_done(records: &dyn Records) -> Result<bool, ProfileError> {
-    Ok(!records.scan(b"d/", b"", 1)?.is_empty())
-}
-
-/// Takes what became of entries of `account` for which nobody waits any more.
-pub fn take_untold(
-    records: &mut dyn Records,
-    account: &Account,
-    now: Duration,
-) -> Result<Vec<(EntryId, Done)>, ProfileError> {
-    let found = records.scan(b"d/", b"", usize::MAX)?;
-    let surplus = found.len().saturating_sub(DONE_MAX);
-    let mut untold = Vec::new();
-    for (at, (key, value)) in found.into_iter().enumerate() {
-        let done: Done = store::parse(records, &key, &value)?;
-        // What nobody began is told to whoever comes.
-        let is_of = done.account == *account || done.account.is_nobody_of(account.realm);
-        let is_ours = is_of && !done.waiting.is_on(now);
-        if is_ours || at < surplus {
-            records.delete(&key)?;
-        }
-        if is_ours {
-            untold.push((id_in(records, &key)?, done));
-        }
-    }
-    Ok(untold)
 }
 
 /// What becomes of an entry that whoever asked for it does not wait for any more.

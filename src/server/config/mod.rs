@@ -80,7 +80,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RealmConfig {
-    /// How it introduces itself; by default `r-` and the first characters of its key.
+    /// How it introduces itself; by default `r-` and the first characters of its first key.
     #[serde(deserialize_with = "realm_id")]
     pub id: Option<RealmId>,
     /// Which realms may peer with this one unasked.

@@ -1,0 +1,64 @@
+//! What became of entries, until somebody has been told.
+
+use std::time::Duration;
+
+use super::{DONE_MAX, Done, EntryId, Outcome, done_key, entry_key, id_in};
+use crate::client::{
+    ProfileError,
+    state::Account,
+    store::{self, Records},
+};
+
+/// Takes what became of an entry, to tell it.
+pub fn take_done(records: &mut dyn Records, id: EntryId) -> Result<Option<Outcome>, ProfileError> {
+    let outcome = done(records, id)?;
+    if outcome.is_some() {
+        records.delete(&done_key(id))?;
+    }
+    Ok(outcome)
+}
+
+/// The same, which stays to be told.
+pub fn done(records: &dyn Records, id: EntryId) -> Result<Option<Outcome>, ProfileError> {
+    let done = store::get::<Done>(records, &done_key(id))?;
+    Ok(done.map(|done| done.outcome))
+}
+
+/// True when it is known what became of an entry, or there is none.
+pub fn is_done(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
+    Ok(records.get(&entry_key(id))?.is_none())
+}
+
+/// True when it is known what became of an entry, and nobody has been told.
+pub fn has_done_of(records: &dyn Records, id: EntryId) -> Result<bool, ProfileError> {
+    Ok(records.get(&done_key(id))?.is_some())
+}
+
+/// True when there may be something to be told by [`take_untold`].
+pub fn has_done(records: &dyn Records) -> Result<bool, ProfileError> {
+    Ok(!records.scan(b"d/", b"", 1)?.is_empty())
+}
+
+/// Takes what became of entries of `account` for which nobody waits any more.
+pub fn take_untold(
+    records: &mut dyn Records,
+    account: &Account,
+    now: Duration,
+) -> Result<Vec<(EntryId, Done)>, ProfileError> {
+    let found = records.scan(b"d/", b"", usize::MAX)?;
+    let surplus = found.len().saturating_sub(DONE_MAX);
+    let mut untold = Vec::new();
+    for (at, (key, value)) in found.into_iter().enumerate() {
+        let done: Done = store::parse(records, &key, &value)?;
+        // What nobody began is told to whoever comes.
+        let is_of = done.account == *account || done.account.is_nobody_of(account.realm);
+        let is_ours = is_of && !done.waiting.is_on(now);
+        if is_ours || at < surplus {
+            records.delete(&key)?;
+        }
+        if is_ours {
+            untold.push((id_in(records, &key)?, done));
+        }
+    }
+    Ok(untold)
+}

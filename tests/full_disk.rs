@@ -1,0 +1,72 @@
+//! A profile whose disk takes no more: what is said of a command is true, and nothing is doubled (EXACT-7, EXACT-9).
+
+mod support;
+
+use std::process::Command;
+
+use support::{Home, Realm, finished, program};
+
+/// Bytes in a block of `ulimit -f`.
+const BLOCK: usize = 512;
+
+/// Files of a process may only grow so large: at some point it can write nothing more, as on a full disk.
+fn limited(home: &Home, blocks: usize, arguments: &[&str]) -> Command {
+    let plain = home.command("ann", arguments);
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f $0; exec \"$@\""])
+        .arg(blocks.to_string())
+        .arg(program().get_program())
+        .args(plain.get_args())
+        .current_dir(plain.get_current_dir().unwrap());
+    for (name, value) in plain.get_envs() {
+        limited.env(name, value.unwrap_or_default());
+    }
+    limited
+}
+
+/// Wherever the disk is full between two steps of a command: `stored` has been stored, what is kept arrives once, and what is said not to be
+/// done and not kept never does.
+#[test]
+fn what_is_said_on_a_full_disk_is_true() {
+    let realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    let (mut stored, mut kept, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    for kilobytes in (24..112).step_by(5) {
+        // So long that each step of it takes several pages.
+        let text = format!("with {kilobytes} KiB ").repeat(450);
+        let arguments = ["--deadline", "1s", "send", "ann", &text];
+        let run = finished(&mut limited(&home, kilobytes * 1024 / BLOCK, &arguments));
+        let error = run.objects().pop().unwrap_or_default();
+        match (run.code, &error["state"]) {
+            (Some(0), _) => stored.push(text),
+            (Some(4), state) if state.is_string() && error["id"].is_u64() => kept.push(text),
+            (Some(5), state) if state.is_null() => {
+                let message = error["message"].as_str().unwrap();
+                assert!(message.contains("cannot use the profile"), "{message}");
+                refused.push(text);
+            }
+            _ => panic!("{text}: {run:?}"),
+        }
+    }
+    home.run("ann", &["outbox", "wait"]);
+    let mut all = [stored.clone(), kept.clone()].concat();
+    let mut texts = home.texts("ann");
+    all.sort_unstable();
+    texts.sort_unstable();
+    assert_eq!(
+        texts, all,
+        "stored {stored:?}, kept {kept:?}, refused {refused:?}"
+    );
+    assert!(
+        !stored.is_empty() && !refused.is_empty(),
+        "{stored:?} {refused:?}"
+    );
+    println!(
+        "{} stored, {} kept, {} neither done nor kept",
+        stored.len(),
+        kept.len(),
+        refused.len()
+    );
+}
