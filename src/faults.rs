@@ -168,6 +168,18 @@ pub enum Fault {
     TrustAfterFailedSync,
     /// What cannot be read is taken for what is not there.
     ServeDamageAsNothing,
+    /// A ticket is good for ever.
+    TicketsWithoutEnd,
+    /// The answer to a Resume has no randomness of its own.
+    AnswerUnderKnownNonce,
+    /// Wherever a Resume comes from is the place of its ticket.
+    AnyPlaceIsKnown,
+    /// Those who come back count as those who make handshakes.
+    PushOutOthers,
+    /// What is remembered of a path is of no use.
+    ForgetPath,
+    /// An old copy of a profile takes itself for the only one until the realm has told it.
+    TakeCopyForOriginal,
 }
 
 #[cfg(all(test, feature = "std"))]

@@ -5,7 +5,7 @@ mod support;
 use std::{fs, process::Command};
 
 use serde_json::Value;
-use support::{Realm, finished, program};
+use support::{Home, Realm, finished, program};
 
 fn bench(arguments: &[&str]) -> (Option<i32>, Value, String) {
     let home = tempfile::tempdir().unwrap();
@@ -85,6 +85,20 @@ fn any_realm_is_measured_and_its_accounts_serve_again() {
     assert!(again.out.contains("realm used"), "{}", again.out);
     assert!(!again.out.contains("refused"), "{}", again.out);
     assert_eq!(users(), 2);
+}
+
+/// What a realm's limits hold off is said, and which.
+#[test]
+fn limits_that_hold_a_load_off_are_named() {
+    let home = Home::new();
+    let realm = home.realm_as("[limits]\nregistrations_per_subnet = \"1/h\"");
+    let mut command = program();
+    command.args(["bench", &realm.connect, "--connections=8", "--count=40"]);
+    let run = finished(command.arg("--home").arg(home.directory.path()));
+    assert_eq!(run.code, Some(1), "{run:?}");
+    for limit in ["registrations_per_subnet", "joins_per_subnet"] {
+        assert!(run.err.contains(limit), "{}", run.err);
+    }
 }
 
 #[test]

@@ -328,7 +328,10 @@ impl Shared {
             ErrorCode::AlreadyDone | ErrorCode::NumberReused
         );
         let highest = refusal.highest().filter(|_| is_used);
-        let Some(highest) = highest.filter(|highest| highest.0 > state.highest) else {
+        let is_ahead = |highest: &OperationNumber| {
+            highest.0 > state.highest && !is_planted(Fault::TakeCopyForOriginal)
+        };
+        let Some(highest) = highest.filter(is_ahead) else {
             return Ok(state.names_session);
         };
         let (realm, _) = self.target()?;

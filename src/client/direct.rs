@@ -101,10 +101,13 @@ impl Direct {
         self.in_flight.len()
     }
 
-    /// How often a command has been sent again.
+    /// How often a command, or the handshake that carries the first, has been sent again.
     pub fn repeats(&self) -> u64 {
         let stats = self.endpoint.link_stats(self.link);
-        stats.map_or(0, |stats| stats.counters.repeats.requests)
+        stats.map_or(0, |stats| {
+            let repeats = stats.counters.repeats;
+            repeats.requests + repeats.openings
+        })
     }
 
     /// Forgets what has been sent so far, and what has come.

@@ -133,6 +133,9 @@ impl Endpoint {
                     wait = wait.max(slot.link.timeout() * LAST_RESUME_TIMEOUTS);
                 }
                 let sends = dial.transmit(now, wait, copy, out);
+                if repeats > 0 && dial.sent().0 > repeats {
+                    slot.link.note_opened_again();
+                }
                 if sends {
                     let is_resumption = dial.resumption().is_some();
                     let packet = if is_resumption { "resume" } else { "init" };

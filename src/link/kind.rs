@@ -64,13 +64,16 @@ pub struct Traits {
     pub redundancy: Redundancy,
 }
 
+/// How long whoever watches is silent on most kinds of link.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
 impl Default for Traits {
     fn default() -> Self {
         Self {
             max_datagram: DATAGRAM_DEFAULT,
             rate: None,
             rtt: None,
-            keepalive: silence(Duration::from_secs(30)),
+            keepalive: silence(KEEPALIVE),
             redundancy: Redundancy::Auto,
         }
     }
@@ -131,7 +134,7 @@ impl Kind {
                 max_datagram: DATAGRAM_DEFAULT,
                 rate: None,
                 rtt: Some(Duration::from_millis(20)),
-                keepalive: silence(Duration::from_secs(30)),
+                keepalive: silence(KEEPALIVE),
                 redundancy: Redundancy::Auto,
             },
         }

@@ -2,7 +2,8 @@
 
 use core::time::Duration;
 
-use super::{DATAGRAM_MIN, Link, packing::REDUNDANT_LOSS, path::PathSize, rtt::Rtt};
+use super::{DATAGRAM_MIN, Link, mtu::PathSize, packing::REDUNDANT_LOSS, rtt::Rtt};
+use crate::faults::{Fault, is_planted};
 
 /// What is counted of exchanges, at most: half of it is forgotten then.
 const EXCHANGES_MAX: u32 = 32;
@@ -96,6 +97,9 @@ impl Link {
 
     /// Begins with what an earlier link found out. To be called before anything is sent.
     pub fn begin_from(&mut self, memory: &PathMemory) {
+        if is_planted(Fault::ForgetPath) {
+            return;
+        }
         if let Some((rtt, variation)) = memory.rtt {
             self.rtt = Rtt::known(rtt, variation, memory.unsure).with_rate(self.config.rate);
         }
@@ -108,6 +112,11 @@ impl Link {
     pub const fn note_exchange(&mut self, lost: u32, again: bool) {
         self.losses.note(lost);
         self.rtt.note_exchange(again);
+    }
+
+    /// The first message of a handshake has left again.
+    pub const fn note_opened_again(&mut self) {
+        self.counters.repeats.openings = self.counters.repeats.openings.wrapping_add(1);
     }
 
     /// What is lost on the way to this side, in 1/1024, as far as it is known.

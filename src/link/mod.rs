@@ -9,11 +9,11 @@
 //! ([`Link::handle_timeout`]), take out events ([`Link::poll_event`]) and datagrams
 //! ([`Link::poll_transmit`]) until there are none, then wait until [`Link::poll_timeout`].
 
-mod address;
 mod assembly;
 mod attempts;
 mod backoff;
 mod checks;
+mod congestion;
 mod event;
 mod events;
 mod fragments;
@@ -22,9 +22,8 @@ mod keepalive;
 mod kind;
 pub mod limits;
 mod memory;
-mod pace;
+mod mtu;
 mod packing;
-mod path;
 mod queue;
 mod ranges;
 mod received;
@@ -47,6 +46,7 @@ mod timer;
     )
 )]
 pub mod trace;
+mod validation;
 
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
@@ -54,6 +54,7 @@ use core::time::Duration;
 use assembly::{Assembled, Assemblies};
 pub use attempts::Attempts;
 pub use backoff::Jitter;
+use congestion::Pace;
 pub use event::{Event, Ignored};
 pub use events::Urgency;
 use events::{Next, Pushed};
@@ -62,12 +63,11 @@ use keepalive::{Keepalive, UNANSWERED_MAX};
 pub use kind::{Kind, Redundancy, Traits, UnknownKind, UnknownRedundancy};
 use limits::{REPLIES_KEPT, STRANGER_REPLIES_KEPT};
 pub use memory::{Losses, PathMemory};
-use pace::Pace;
+#[cfg(feature = "std")]
+pub(crate) use mtu::BEGINNING;
+use mtu::PathSize;
 use packing::Controls;
 pub use packing::INIT_PAYLOAD_MIN;
-#[cfg(feature = "std")]
-pub(crate) use path::BEGINNING;
-use path::PathSize;
 use queue::{Item, Queue};
 pub use received::Received;
 use replies::{Arrival, Replies};
@@ -75,6 +75,7 @@ pub use requests::Asked;
 use requests::Requests;
 pub use rest::Resting;
 pub use rtt::Rtt;
+pub(crate) use rtt::{REMEMBERED_MIN, RTO_INITIAL};
 use sent::{Carried, Sent, SentPacket};
 use smallvec::SmallVec;
 pub use stats::{Counters, Drops, LinkStats, Repeats, Traffic};

@@ -14,7 +14,7 @@ use super::{
     Config, Keys, Link, Opening, Redundancy, State,
     backoff::Jitter,
     events::{Next, Pushed},
-    path::PathSize,
+    mtu::PathSize,
     received::{self, Received},
     replies::Replies,
     requests::Requests,

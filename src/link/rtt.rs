@@ -14,7 +14,7 @@ const PATH_MAX: Duration = Duration::from_mins(2);
 const RTO_BULK_MAX: Duration = Duration::from_mins(10);
 const VARIATION_MIN: Duration = Duration::from_millis(10);
 /// The least that is waited where the round trip is only remembered.
-const REMEMBERED_MIN: Duration = Duration::from_millis(250);
+pub(crate) const REMEMBERED_MIN: Duration = Duration::from_millis(250);
 /// So many repeats wait as on a path that has been measured, where another link has measured it.
 const KNOWN_REPEATS: u32 = 3;
 /// So many exchanges in a row of which none was measured make the first wait longer.
@@ -73,6 +73,13 @@ pub struct Rtt {
 
 /// The longest a peer may hold an acknowledgement back (LINK-5).
 pub(crate) const DELAY_MAX: Duration = Duration::from_millis(200);
+/// The shortest time for which an acknowledgement is held back, so that it may ride on something.
+pub(crate) const DELAY_MIN: Duration = Duration::from_millis(25);
+
+/// For how long an acknowledgement may be held back on a path with that round trip: a quarter of it, within these bounds (LINK-5).
+pub(crate) fn held_back(rtt: Duration) -> Duration {
+    (rtt / 4).clamp(DELAY_MIN, DELAY_MAX)
+}
 
 /// What remains of it while a link rests: spans in microseconds, at most an hour.
 #[derive(Clone, Copy, Debug)]
@@ -391,10 +398,9 @@ impl Rtt {
         self.acknowledgement_delay().saturating_sub(self.peer_delay)
     }
 
-    /// How long an acknowledgement may wait for something to ride on: a quarter of a round trip, at
-    /// least 25 ms and at most 200 ms.
+    /// How long an acknowledgement may wait for something to ride on.
     pub fn acknowledgement_delay(&self) -> Duration {
-        (self.smoothed.unwrap_or_default() / 4).clamp(Duration::from_millis(25), DELAY_MAX)
+        held_back(self.smoothed.unwrap_or_default())
     }
 }
 

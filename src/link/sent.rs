@@ -5,8 +5,8 @@ use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
 use super::{
+    congestion::Stamp,
     limits::{GIVEN_UP_MAX, SENT_MAX},
-    pace::Stamp,
     queue::Item,
     rtt::Rtt,
     time::Time,

@@ -25,6 +25,8 @@ impl Traffic {
 /// How often each kind of thing has left again, because nothing said that it had arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repeats {
+    /// First messages of handshakes, Inits and Resumes; also with a cookie that was asked for.
+    pub openings: u64,
     /// Requests.
     pub requests: u64,
     /// Replies: those that are repeated until they have arrived.
@@ -79,8 +81,8 @@ impl Drops {
     }
 }
 
-/// What has happened on a link since it was opened; a responder's link begins anew when it has rested. Packets of
-/// an open link count, a handshake's messages do not.
+/// What has happened on a link since it was opened; a responder's link begins anew when it has rested. Of traffic
+/// packets of an open link count, a handshake's messages do not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Packets sent.
@@ -102,6 +104,7 @@ impl AddAssign for Counters {
             (&mut self.sent.bytes, other.sent.bytes),
             (&mut self.received.datagrams, other.received.datagrams),
             (&mut self.received.bytes, other.received.bytes),
+            (&mut self.repeats.openings, other.repeats.openings),
             (&mut self.repeats.requests, other.repeats.requests),
             (&mut self.repeats.replies, other.repeats.replies),
             (&mut self.repeats.events, other.repeats.events),

@@ -17,6 +17,8 @@ use crate::{
 
 /// Keys that a peer may have had before; one that changes it more often has to be added anew.
 const FORMER_MAX: usize = 64;
+/// The longest host at which a realm may say that it is, in bytes: what is told of all peers fits one answer.
+pub const HOST_MAX: usize = 64;
 
 impl<S: Store> Realm<S> {
     /// Writes down that a peer has accepted the peering, by which key it knows this realm, and how it numbers the peering, if it has `said` that.
@@ -79,7 +81,8 @@ impl<S: Store> Realm<S> {
         (address, port): (&str, u16),
         numbers: Option<(u64, u64)>,
     ) -> Result<Answer, Failure> {
-        if address.is_empty() != (port == 0) || self.own.is(key) {
+        let is_odd = address.is_empty() != (port == 0) || address.len() > HOST_MAX;
+        if is_odd || self.own.is(key) {
             return Err(ErrorCode::BadRequest.into());
         }
         let mut is_counted = false;

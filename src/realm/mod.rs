@@ -63,6 +63,7 @@ pub use carrying::{Glance, NextOutgoing, Outgoing, Settling, Written};
 pub use copies::{CopyLook, CopyState, Kept};
 pub use failure::Failure;
 pub use housekeeping::Pass;
+pub use introductions::HOST_MAX;
 use limits::{Guess, Limiter};
 pub use limits::{Limits, Rates};
 pub use lives::LifeNews;

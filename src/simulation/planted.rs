@@ -38,7 +38,31 @@ const FOUND_BY_SEEDS: [(Fault, u64); 28] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 49] = [
+const FOUND_BY_TESTS: [(Fault, &str); 55] = [
+    (
+        Fault::TicketsWithoutEnd,
+        "endpoint::tests::resume::ticket_is_good_for_a_day_and_for_one_user",
+    ),
+    (
+        Fault::AnswerUnderKnownNonce,
+        "endpoint::tests::resume::replayed_resume_is_answered_under_another_key",
+    ),
+    (
+        Fault::AnyPlaceIsKnown,
+        "endpoint::tests::resume::long_answer_goes_to_where_the_device_was",
+    ),
+    (
+        Fault::PushOutOthers,
+        "endpoint::tests::repeats::who_comes_back_often_pushes_nobody_else_out",
+    ),
+    (
+        Fault::ForgetPath,
+        "endpoint::tests::memory::path_is_remembered_by_the_next_process",
+    ),
+    (
+        Fault::TakeCopyForOriginal,
+        "simulation::owners::owner_of_a_copy_sends_nothing_twice",
+    ),
     (
         Fault::LetLinksIdleOut,
         "server::tests::seats::the_link_to_a_peer_that_can_open_none_is_kept_open",

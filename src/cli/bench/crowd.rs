@@ -11,7 +11,7 @@ use merpati::{
 use rand::Rng as _;
 use tokio::task::JoinSet;
 
-use super::{Failure, Plan};
+use super::{Failure, Plan, own::LIMITS};
 
 /// Accounts that are made at once: a realm hashes few passwords at a time.
 const AT_ONCE: usize = 16;
@@ -135,15 +135,21 @@ pub fn remember(home: &Path, devices: &[Device], highest: &[u64]) -> Result<(), 
     Ok(())
 }
 
+/// What to do about limits that hold a load off.
+pub fn raise() -> String {
+    let limits = LIMITS.join(", ");
+    format!(
+        "a load comes from one subnet: raise what bounds that in the realm's [limits] ({limits}), or ask for fewer --connections"
+    )
+}
+
 fn explain(error: CallError) -> Failure {
     let is_limit =
         matches!(&error, CallError::Refused(refusal) if refusal.code == ErrorCode::RateLimited);
     let mut failure = Failure::from(error);
     if is_limit {
-        failure.message.push_str(
-            "; a load comes from one subnet: raise registrations_per_subnet and commands_per_subnet in the realm's \
-             [limits], or ask for fewer --connections",
-        );
+        failure.message.push_str("; ");
+        failure.message.push_str(&raise());
     }
     failure
 }

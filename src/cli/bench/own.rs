@@ -13,6 +13,16 @@ use rand::Rng as _;
 
 use super::Failure;
 
+/// The realm's limits that hold a load off which comes from one subnet.
+pub const LIMITS: [&str; 7] = [
+    "handshakes",
+    "handshakes_per_subnet",
+    "commands_per_link",
+    "commands_per_account",
+    "commands_per_subnet",
+    "registrations_per_subnet",
+    "joins_per_subnet",
+];
 /// So many syncs are timed.
 const SYNCS: usize = 200;
 /// Bytes that are written before each of them: about what a message is on the disk.
@@ -53,17 +63,9 @@ impl OwnRealm {
     fn serve(directory: &Path, workers: u16) -> Result<(Child, ConnectionString), Failure> {
         let config = directory.join("config.toml");
         // Nothing holds the load off: what is measured is the work.
-        let limits = [
-            "handshakes",
-            "handshakes_per_subnet",
-            "commands_per_link",
-            "commands_per_account",
-            "commands_per_subnet",
-            "registrations_per_subnet",
-            "joins_per_subnet",
-        ]
-        .map(|limit| format!("{limit} = \"unlimited\"\n"))
-        .concat();
+        let limits = LIMITS
+            .map(|limit| format!("{limit} = \"unlimited\"\n"))
+            .concat();
         fs::write(&config, format!("[limits]\nworkers = {workers}\n{limits}"))?;
         let mut child = Command::new(std::env::current_exe()?)
             .args([

@@ -5,7 +5,9 @@ use std::{io::Write as _, time::Duration};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::{Failure, Plan, echo::Echo, load::Load};
+use merpati::wire::ErrorCode;
+
+use super::{Failure, Plan, crowd::raise, echo::Echo, load::Load};
 
 /// The quantiles that are told.
 const QUANTILES: [(&str, f64); 5] = [
@@ -70,7 +72,12 @@ impl Report {
             ),
         ];
         for (code, count) in &load.refused {
-            rows.push(("refused", format!("{count} with {code}")));
+            let hint = if *code == ErrorCode::RateLimited.name() {
+                format!("; {}", raise())
+            } else {
+                String::new()
+            };
+            rows.push(("refused", format!("{count} with {code}{hint}")));
         }
         if load.unanswered > 0 {
             rows.push(("unanswered", load.unanswered.to_string()));

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The first wait where no round trip is known.
-const UNKNOWN: Duration = Duration::from_secs(2);
-/// The shortest first wait where one is, of which it is three times as long (LINK-7).
-const LEAST: Duration = Duration::from_millis(250);
+use crate::link::{REMEMBERED_MIN, RTO_INITIAL};
+
 /// Each wait is twice as long as the one before, so often.
 const DOUBLED_MAX: u32 = 8;
 /// The longest wait: on a plain link anybody can say that this side has broken the protocol.
@@ -25,7 +23,7 @@ pub(super) struct Pause {
 impl Pause {
     /// Another link has ended so, on a path with that round trip.
     pub(super) fn begin(&mut self, now: Instant, rtt: Option<Duration>) {
-        let timeout = rtt.map_or(UNKNOWN, |rtt| (rtt * 3).max(LEAST));
+        let timeout = rtt.map_or(RTO_INITIAL, |rtt| (rtt * 3).max(REMEMBERED_MIN));
         let wait = timeout * (1 << self.in_a_row.min(DOUBLED_MAX));
         self.until = Some(now + wait.min(LONGEST));
         self.in_a_row += 1;

@@ -15,6 +15,7 @@ use crate::{
         slot::{Accepting, Answering, Role, Slot, Stage},
         standing::Shown,
     },
+    faults::{Fault, is_planted},
     link::{Link, Time},
     subnet::Subnet,
     wire::{
@@ -150,7 +151,8 @@ impl Endpoint {
 
     /// What this endpoint itself remembers of a ticket.
     fn known_here(&self, now: Time, ticket: ConnectionId) -> Option<Known> {
-        let is_young = |opened: Time| now - opened < TICKET_LIFETIME;
+        let is_young =
+            |opened: Time| now - opened < TICKET_LIFETIME || is_planted(Fault::TicketsWithoutEnd);
         let id = LinkId(ticket.0);
         if let Some(slot) = self.slots.get(&id) {
             return self.known_of(slot, true).filter(|_| is_young(slot.opened));
@@ -308,9 +310,10 @@ impl Endpoint {
             self.refuse_ticket(now, path, resume.ticket, has_shown);
             return Ok(());
         };
-        let is_there = known.place == Some(path.remote.ip());
+        let is_there = known.place == Some(path.remote.ip()) || is_planted(Fault::AnyPlaceIsKnown);
         let (shown, is_let_in) = match (has_shown, is_there) {
             (true, _) => (Shown::Cookie, true),
+            (false, true) if is_planted(Fault::PushOutOthers) => (Shown::Nothing, true),
             (false, true) => (Shown::Place, self.admits_from_its_place(now, path)),
             // The seal says who sent it, and not from where: what it asks would count there.
             (false, false) => (Shown::Nothing, self.admits_from_anywhere(now, path)),
@@ -475,7 +478,9 @@ impl Endpoint {
         out: &mut Vec<u8>,
     ) -> SessionKeys {
         let mut nonce = [0; 8];
-        self.rng.fill_bytes(&mut nonce);
+        if !is_planted(Fault::AnswerUnderKnownNonce) {
+            self.rng.fill_bytes(&mut nonce);
+        }
         out.clear();
         Packet::emit_resumed_header(&nonce, out);
         out.extend_from_slice(&id.0.to_be_bytes());

@@ -405,3 +405,39 @@ async fn late_answer_puts_no_former_key_of_this_realm_back() {
     }
     assert_eq!(only_peer(&realm).await.knows(), now);
 }
+
+/// PEER-2: a realm that says that it is at a longer host is refused; all peers there may be, with the longest, are told in one answer.
+#[tokio::test]
+async fn what_is_told_of_all_peers_fits_an_answer() {
+    const LONGEST_ANSWER: usize = 65 << 10;
+    let realm = realm_of(&Held::default());
+    for (len, answer) in [(65, ErrorCode::BadRequest), (64, ErrorCode::PeerRefused)] {
+        let host = "h".repeat(len);
+        let introduce = introduce("beta", (&host, 7000));
+        assert_eq!(
+            give(&realm, 50, &introduce.to_bytes()).await,
+            refused(answer)
+        );
+    }
+    let address = format!("{}:65535", "h".repeat(crate::realm::HOST_MAX));
+    let mut details = crate::wire::PeerDetails::default();
+    for _ in 0..crate::realm::limits::PEERS_MAX {
+        details.add(&crate::wire::PeerDetail {
+            realm: "r".repeat(32).parse().unwrap(),
+            key: [7; 32],
+            address: address.clone(),
+            claimed: address.clone(),
+            state: crate::wire::Standing::Introduced,
+            why: Some(ErrorCode::Internal),
+            since: u32::MAX,
+            next: u32::MAX,
+            heard: u32::MAX,
+            queued: 4096,
+            age: u64::from(u32::MAX),
+            former: 64,
+            times: 1 << 20,
+        });
+    }
+    let answer = Answer::Details(details).to_bytes();
+    assert!(answer.len() <= LONGEST_ANSWER, "{}", answer.len());
+}

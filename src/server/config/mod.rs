@@ -23,7 +23,7 @@ use crate::{
     crypto::{ConnectionString, DEFAULT_PORT, PublicKey},
     endpoint::LINK_LIFETIME,
     link::{DATAGRAM_MIN, Kind, Redundancy, Traits},
-    realm,
+    realm::{self, HOST_MAX},
     store::{RESERVE_BYTES, SCRUB},
     wire::RealmId,
 };
@@ -458,7 +458,8 @@ fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
 /// Why a text is neither `host` nor `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not the address of a host; write host or host:port, as in \"chat.example.org:6377\""
+    "{0:?} is not the address of a host; write host or host:port, as in \"chat.example.org:6377\", the host with at most \
+     {HOST_MAX} bytes"
 )]
 pub struct InvalidHost(String);
 
@@ -470,7 +471,7 @@ pub fn host_and_port(text: &str) -> Result<(String, u16), InvalidHost> {
             host,
             port,
             key: None,
-        }) => Ok((host, port)),
+        }) if host.len() <= HOST_MAX => Ok((host, port)),
         _ => Err(InvalidHost(text.into())),
     }
 }

@@ -5,10 +5,8 @@
 
 use core::time::Duration;
 
-use super::{rtt::DELAY_MAX, time::Time};
+use super::{rtt::held_back, time::Time};
 
-/// The shortest time for which an acknowledgement may be held back.
-const ACK_DELAY_MIN: Duration = Duration::from_millis(25);
 /// Datagrams in flight before anything is known of the path.
 const UNKNOWN_WINDOW: usize = 2;
 /// Datagrams in flight before the path's rate is known.
@@ -222,7 +220,7 @@ impl Pace {
             _ => return UNKNOWN_WINDOW * datagram,
         };
         // Acknowledgements are held back for a while (LINK-5).
-        let until_known = rtt + (rtt / 4).clamp(ACK_DELAY_MIN, DELAY_MAX);
+        let until_known = rtt + held_back(rtt);
         let micros = u64::try_from(until_known.as_micros()).unwrap_or(u64::MAX);
         let carried = rate.saturating_mul(micros) / 1_000_000 * self.gain().max(100) / 100;
         let carried = usize::try_from(carried).unwrap_or(usize::MAX);
