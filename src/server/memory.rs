@@ -13,7 +13,7 @@ use crate::{
     allowance::{Allowances, Frequency, Guesses, SubnetAllowances},
     endpoint::limits::{
         ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_BYTES, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS,
-        WORTH_ENDING,
+        RETURNED_MAX, WORTH_ENDING,
     },
     host::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, SEND_BATCH},
     realm::Retention,
@@ -225,7 +225,7 @@ pub fn holdings(config: &Config) -> Vec<Holding> {
 fn always(listeners: usize) -> Vec<Holding> {
     let subnets = |places| places + SubnetAllowances::networks(places);
     let counted = listeners
-        * (2 * subnets(HANDSHAKE_SUBNETS)
+        * (3 * subnets(HANDSHAKE_SUBNETS)
             + 2 * subnets(RESET_SUBNETS)
             + LINKS_COUNTED
             + subnets(SUBNETS_COUNTED));
@@ -264,6 +264,11 @@ fn by_strangers(workers: usize, datagram: usize) -> Vec<Holding> {
         of(
             "links that have begun",
             HALF_OPEN_MAX,
+            LINK_BYTES + WORTH_ENDING + HANDSHAKE_BYTES,
+        ),
+        of(
+            "links that were resumed and are not proven",
+            RETURNED_MAX,
             LINK_BYTES + WORTH_ENDING + HANDSHAKE_BYTES,
         ),
         of(
