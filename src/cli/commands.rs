@@ -39,12 +39,13 @@ pub async fn once(global: &Global, output: Output, command: Command) -> Result<(
     let is_watch = matches!(command, Command::Watch { .. });
     let interrupted = told_when_interrupted(&command);
     tokio::select! {
-        outcome = execute(&client, output, command, given) => outcome?,
-        // A watch ends by itself, once it has confirmed what was taken.
+        // The first, so that it is listened to before anything is done. A watch ends by itself, once it has confirmed what was taken.
+        biased;
         stopped = tokio::signal::ctrl_c(), if !is_watch => {
             stopped?;
             return Err(Failure::interrupted(interrupted));
         }
+        outcome = execute(&client, output, command, given) => outcome?,
     }
     if is_watch {
         client.leave().await;

@@ -31,6 +31,9 @@ pub async fn watch(
     let (tell, mut came) = mpsc::channel(WAITING_MAX);
     let line = ConnectionLine::new(output);
     let ended = tokio::select! {
+        // The first, so that it is listened to before anything is shown.
+        biased;
+        stopped = tokio::signal::ctrl_c() => Ok(stopped?),
         failure = receive(client, watching, tell, &line) => Err(failure),
         () = line.keep(client) => Ok(()),
         failure = Handover::reader_gone() => Err(failure),
@@ -50,7 +53,6 @@ pub async fn watch(
                 show(&mut shower, &mut came, count, &line).await
             }
         } => shown,
-        stopped = tokio::signal::ctrl_c() => Ok(stopped?),
     };
     drop(line);
     // What was cut off may have been written, and taken, in the meantime.
