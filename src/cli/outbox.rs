@@ -144,7 +144,7 @@ fn failed(end: &End) -> Failure {
 /// Waits for everything, and tells what became of each.
 async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
     let is_empty = client.outbox_wait().await?;
-    let mut failures = 0;
+    let (mut refused, mut unknown) = (0, 0);
     for notice in client.take_notices() {
         let Notice::Finished { id, what, end } = &notice else {
             Output::notice(&notice);
@@ -153,11 +153,15 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
         let mut object = json!({ "id": id.0, "command": what });
         match end {
             End::Done(Answer::Sent(state)) => object["state"] = state.name().into(),
-            End::Done(Answer::Account(_)) => object["state"] = "unknown".into(),
+            End::Done(Answer::Account(_)) => {
+                unknown += 1;
+                object["state"] = "unknown".into();
+            }
             End::Done(_) => object["state"] = "done".into(),
-            end => {
+            End::Unknown | End::Refused(_) | End::Expired | End::Cancelled => {
                 // What was taken back is as its user wished.
-                failures += usize::from(!matches!(end, End::Cancelled));
+                unknown += usize::from(matches!(end, End::Unknown));
+                refused += usize::from(matches!(end, End::Refused(_) | End::Expired));
                 object["error"] = failed(end).error.into();
             }
         }
@@ -166,25 +170,35 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
     if !is_empty {
         return Err(waits(None));
     }
+    if unknown > 0 {
+        let text = format!(
+            "nothing of this user waits at this realm any more; whether it was done is not known of {unknown} of what waited: \
+             look before you repeat it"
+        );
+        return Err(Failure {
+            state: Some("unknown"),
+            ..Failure::new("unknown", text, KEPT_OR_UNKNOWN)
+        });
+    }
+    let of_refused = match refused {
+        0 => String::new(),
+        _ => format!("; not done: {refused} of what waited"),
+    };
     // What another user has typed, or what is for another realm.
     let others = client.outbox()?.len();
     if others > 0 {
-        return Err(Failure::new(
-            "kept",
-            format!(
-                "nothing of this user waits at this realm any more, but for another user or realm {others} do, and go on when \
-                 one of their commands runs; `merpati outbox` shows them"
-            ),
-            KEPT_OR_UNKNOWN,
-        ));
+        let text = format!(
+            "nothing of this user waits at this realm any more{of_refused}. For another user or realm {others} do, and go on when \
+             one of their commands runs; `merpati outbox` shows them"
+        );
+        return Err(Failure::new("kept", text, KEPT_OR_UNKNOWN));
     }
-    match failures {
+    match refused {
         0 => output.result(&json!({}), "nothing waits any more"),
-        _ => Err(Failure::new(
-            "not-done",
-            format!("nothing waits any more; not done: {failures} of what waited"),
-            REFUSED,
-        )),
+        _ => {
+            let text = format!("nothing waits any more{of_refused}");
+            Err(Failure::new("not-done", text, REFUSED))
+        }
     }
 }
 

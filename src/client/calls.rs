@@ -143,13 +143,22 @@ impl Client {
         });
         match outcome {
             Ok(outcome) => shared.end_of(&outcome).map(|answer| (answer, id)),
-            // It is in the outbox, whatever else cannot be written: it goes on.
-            Err(CallError::Profile(error)) => Err(CallError::Kept {
-                id,
-                is_unknown: true,
-                waited: shared.options.deadline,
-                why: Some(error.to_string()),
-            }),
+            Err(CallError::Profile(error)) => {
+                waits.is_over = true;
+                match shared.stop_waiting(id, self.sending.keep) {
+                    Ok(Left::Settled(outcome)) => {
+                        shared.end_of(&outcome).map(|answer| (answer, id))
+                    }
+                    Ok(left) => Err(shared.unsettled(id, &left)),
+                    // It is in the outbox, whatever else cannot be written: it goes on.
+                    Err(_) => Err(CallError::Kept {
+                        id,
+                        is_unknown: true,
+                        waited: shared.options.deadline,
+                        why: Some(error.to_string()),
+                    }),
+                }
+            }
             Err(error) => Err(error),
         }
     }
@@ -414,16 +423,14 @@ impl Shared {
     fn unsettled(&self, id: EntryId, left: &Left) -> CallError {
         let waited = self.options.deadline;
         let trouble = lock(&self.troubles).remove(&id);
-        let before = self
-            .profile
-            .read(|records| outbox::first_before(records, id));
-        let behind = before
-            .ok()
-            .flatten()
-            .map(|before| format!("number {} is before it", before.0));
+        let first = |records: &dyn super::store::Records| outbox::first_before(records, id);
+        let before = self.profile.read(first).ok().flatten();
+        let behind = before.map(|before| format!("number {} is before it", before.0));
         match (left, trouble) {
+            (Left::NotDone, None | Some(CallError::NoAnswer { .. })) => {
+                CallError::NotDone { waited }
+            }
             (Left::NotDone, Some(trouble)) => trouble,
-            (Left::NotDone, None) => CallError::NotDone { waited },
             (Left::Kept | Left::KeptUnknown, trouble) => CallError::Kept {
                 id,
                 // The realm has said that it has not been done.
@@ -431,7 +438,7 @@ impl Shared {
                 waited,
                 // That its outcome is unknown is said already.
                 why: trouble
-                    .filter(|trouble| !matches!(trouble, CallError::OutcomeUnknown { .. }))
+                    .filter(CallError::says_why)
                     .map(|trouble| trouble.to_string())
                     .or(behind)
                     .or_else(|| self.other_trouble()),
@@ -443,15 +450,13 @@ impl Shared {
     /// What is wrong with what went before others.
     fn other_trouble(&self) -> Option<String> {
         let troubles = lock(&self.troubles);
-        let mut told = troubles
-            .values()
-            .filter(|trouble| !matches!(trouble, CallError::OutcomeUnknown { .. }));
-        told.next().map(ToString::to_string)
+        let told = troubles.values().find(|told| told.says_why());
+        told.map(ToString::to_string)
     }
 
     /// What to say of a command that has not been done, because of a question that failed.
     fn not_done(&self, error: CallError) -> CallError {
-        if error.may_have_left() {
+        if error.may_have_left() || matches!(error, CallError::NoAnswer { .. }) {
             CallError::NotDone {
                 waited: self.options.deadline,
             }

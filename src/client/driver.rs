@@ -136,11 +136,11 @@ impl Driver {
                 self.note_left();
             }
             self.drop_withdrawn();
-            self.look_at_ticket();
             self.take_events();
             // What has happened may be what a question waits for.
             self.ask_waiting();
             self.look_around().await;
+            self.look_at_ticket();
             self.transmit().await;
             if self.endpoint.has_events() {
                 continue;

@@ -187,6 +187,14 @@ impl CallError {
         )
     }
 
+    /// True when it says of a command that waits more than that it waits.
+    pub(super) const fn says_why(&self) -> bool {
+        !matches!(
+            self,
+            Self::OutcomeUnknown { .. } | Self::NoAnswer { .. } | Self::NotDone { .. }
+        )
+    }
+
     /// True when trying on is of no use.
     pub(super) const fn is_final(&self) -> bool {
         matches!(

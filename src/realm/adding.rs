@@ -4,6 +4,7 @@ use super::{
     Failure, Realm, Work,
     asking::{Decided, Question},
     deciding::{Act, Decision, shown},
+    introductions::HOST_MAX,
     peers::{NUMBERS_TOLD, Peer},
     records::{self, PeerRecord, Record as _},
     repeering::Numbered,
@@ -46,7 +47,7 @@ impl<S: Store> Realm<S> {
             }
             (None, _) => {}
         }
-        if address.0.is_empty() || port.0 == 0 {
+        if address.0.is_empty() || address.0.len() > HOST_MAX || port.0 == 0 {
             return Err(ErrorCode::BadRequest.into());
         }
         if realm == self.own.id {

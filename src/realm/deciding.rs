@@ -6,6 +6,7 @@ pub use pending::{Introduction, Pending};
 
 use super::{
     Caller, Failure, Realm, Work,
+    introductions::HOST_MAX,
     network::{STATE_IDLE, STATE_OPEN, STATE_TRYING},
     peers::{Peer, Peering},
     records::{self, DepartureRecord, PeerRecord, Record as _},
@@ -192,7 +193,7 @@ impl<S: Store> Realm<S> {
         if key.is_some_and(|key| peer.key() != key) {
             return Err(ErrorCode::NoSuchRealm.into());
         }
-        if address.0.is_empty() || port.0 == 0 {
+        if address.0.is_empty() || address.0.len() > HOST_MAX || port.0 == 0 {
             return Err(ErrorCode::BadRequest.into());
         }
         let (host, number) = peer.source();

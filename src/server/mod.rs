@@ -77,7 +77,10 @@ pub enum ServerError {
     #[error("there is no key at {}: nothing has been served from there yet", .0.display())]
     NoKey(PathBuf),
     /// A realm answers to so many former keys only.
-    #[error("the realm has too many former keys: delete the oldest, the last lines of {}", .0.display())]
+    #[error(
+        "the realm has too many former keys: delete the oldest, the last lines of {}. A realm without `id` in [realm] is named by the last \
+         of all: write its name there first, as `merpati serve` prints it", .0.display()
+    )]
     ManyFormer(PathBuf),
     /// The file with the registration code says something else.
     #[error(

@@ -198,9 +198,7 @@ impl<S: Store> Worker<S> {
     }
 
     fn receive(&mut self, socket: &Listening, received: &mut Received) {
-        if self.clock.has_jumped() {
-            self.endpoint.forget_tickets(self.now());
-        }
+        self.look_at_clock();
         for _ in 0..RECEIVE_BURST {
             match socket.try_recv(received) {
                 Ok(()) => {}
@@ -224,8 +222,16 @@ impl<S: Store> Worker<S> {
         }
     }
 
+    /// Looks whether the machine was asleep: to be done before anything that tickets are judged by.
+    fn look_at_clock(&mut self) {
+        if self.clock.has_jumped() {
+            self.endpoint.forget_tickets(self.now());
+        }
+    }
+
     /// Takes in what came to another worker and belongs to this one.
     fn take_over(&mut self, handed: &Handed) {
+        self.look_at_clock();
         let now = self.now();
         // Should it not belong here either, it is noise.
         let _ = self
@@ -464,6 +470,7 @@ impl<S: Store> Worker<S> {
 
     /// Takes in what tasks have found out: the first, and whatever else waits.
     fn finish(&mut self, first: Done<S>) {
+        self.look_at_clock();
         let now = self.now();
         let mut next = Some(first);
         while let Some(done) = next {

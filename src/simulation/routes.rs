@@ -395,6 +395,12 @@ async fn route_ticket_is_not_shown_after_a_long_sleep() {
         let took = before.elapsed();
         // A Reset, and a handshake.
         assert!(took < Duration::from_millis(110), "{slept}: {took:?}");
+        // What it has now is good, whatever became of the one before.
+        client.whoami().await.unwrap();
+        setting.serve_at(LIVE);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        client.whoami().await.unwrap();
+        assert!(client.link_status().await.is_resumed, "{slept}");
     }
 }
 
