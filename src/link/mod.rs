@@ -75,6 +75,7 @@ pub use requests::Asked;
 use requests::Requests;
 pub use rest::Resting;
 pub use rtt::Rtt;
+#[cfg(feature = "client")]
 pub(crate) use rtt::{REMEMBERED_MIN, RTO_INITIAL};
 use sent::{Carried, Sent, SentPacket};
 use smallvec::SmallVec;
