@@ -2,9 +2,9 @@
 
 mod support;
 
-use std::process::Command;
+use std::{fs, process::Command};
 
-use support::{Home, Realm, finished, program};
+use support::{Home, Realm, finished, program, typing::Shell};
 
 /// Bytes in a block of `ulimit -f`.
 const BLOCK: usize = 512;
@@ -69,4 +69,38 @@ fn what_is_said_on_a_full_disk_is_true() {
         kept.len(),
         refused.len()
     );
+}
+
+/// The same of a command that carries a password: done is done, and what is said not to be done is not.
+#[test]
+fn what_is_said_of_a_password_on_a_full_disk_is_true() {
+    let realm = Realm::start();
+    let home = Home::new();
+    home.register("ann", &realm.connect);
+    // Keeps what commands have written where it is: the next one's comes behind it.
+    let mut shell = Shell::start(&home, "ann", &[]);
+    assert_eq!(shell.ask("whoami")["username"], "ann");
+    let (mut done, mut unknown, mut refused) = (0, 0, 0);
+    for kilobytes in 0..48 {
+        let written = fs::metadata(home.profile("ann").join("profile.db-wal")).unwrap();
+        let blocks = usize::try_from(written.len()).unwrap() / BLOCK + kilobytes * 1024 / BLOCK;
+        let group = format!("g{kilobytes}");
+        let add = ["--deadline", "2s", "addgroup", &group, "--no-password"];
+        let run = finished(&mut limited(&home, blocks, &add));
+        let is_there = home.run("ann", &["members", &group]).code == Some(0);
+        match run.code {
+            Some(0) => {
+                assert!(is_there, "{group}: {run:?}");
+                done += 1;
+            }
+            Some(4) => unknown += 1,
+            Some(3 | 5) => {
+                assert!(!is_there, "{group}: {run:?}");
+                refused += 1;
+            }
+            _ => panic!("{group}: {run:?}"),
+        }
+    }
+    println!("{done} done, {unknown} unknown, {refused} not done");
+    assert!(done > 0 && refused > 0, "{done} {unknown} {refused}");
 }

@@ -282,13 +282,16 @@ fn shell_says_which_line_failed() {
     assert!(help.contains("send <username_to> <message>") && !help.contains("sessionid"));
 }
 
-/// Ctrl-C ends a command of the shell, and says what has become of it.
+/// Runs this line in a piped shell whose realm has gone, and ends it by Ctrl-C: what is said, and the exit code.
 #[cfg(unix)]
-#[test]
-fn shell_says_what_became_of_an_interrupted_command() {
-    let (mut realm, home) = setting();
+fn interrupted(
+    home: &Home,
+    realm: &mut Realm,
+    options: &[&str],
+    line: &str,
+) -> (String, Option<i32>) {
     let mut shell = home
-        .command("ann", &["shell"])
+        .command("ann", &[options, &["shell"]].concat())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -297,11 +300,12 @@ fn shell_says_what_became_of_an_interrupted_command() {
     let mut input = shell.stdin.take().unwrap();
     let mut out = BufReader::new(shell.stdout.take().unwrap());
     input.write_all(b"whoami\n").unwrap();
-    let mut line = String::new();
-    out.read_line(&mut line).unwrap();
+    let mut answer = String::new();
+    out.read_line(&mut answer).unwrap();
     realm.kill();
-    // Reads again and again until the interrupt comes in the middle of one: it does, because no answer comes.
-    input.write_all(b"send ann hi\n").unwrap();
+    input.write_all(line.as_bytes()).unwrap();
+    drop(input);
+    // Again and again until the interrupt comes in the middle of it: it does, because no answer comes.
     let id = shell.id().to_string();
     let interrupt = || Command::new("kill").args(["-INT", &id]).status();
     while shell.try_wait().unwrap().is_none() {
@@ -310,10 +314,34 @@ fn shell_says_what_became_of_an_interrupted_command() {
     }
     let said = io::read_to_string(out).unwrap();
     let aside = io::read_to_string(shell.stderr.take().unwrap()).unwrap();
-    let status = shell.wait().unwrap();
-    assert!(
-        said.contains("the command is kept and goes on"),
-        "{status}: {said}{aside}"
-    );
-    assert_eq!(status.code(), Some(130));
+    (said + &aside, shell.wait().unwrap().code())
+}
+
+/// Ctrl-C ends a command of the shell, and says what has become of it.
+#[cfg(unix)]
+#[test]
+fn shell_says_what_became_of_an_interrupted_command() {
+    let (mut realm, home) = setting();
+    let (said, code) = interrupted(&home, &mut realm, &[], "send ann hi\n");
+    assert!(said.contains("the command is kept and goes on"), "{said}");
+    assert_eq!(code, Some(130));
+}
+
+/// What is not to be kept is not said to be.
+#[cfg(unix)]
+#[test]
+fn shell_does_not_say_that_an_interrupted_command_is_kept_that_is_not() {
+    let (mut realm, home) = setting();
+    let (said, code) = interrupted(&home, &mut realm, &["--no-keep"], "send ann hi\n");
+    assert!(said.contains("it is not kept"), "{said}");
+    assert_eq!(code, Some(130));
+}
+
+/// Ctrl-C ends a watch also before the realm has answered.
+#[cfg(unix)]
+#[test]
+fn shell_ends_a_watch_that_has_not_begun() {
+    let (mut realm, home) = setting();
+    let (said, code) = interrupted(&home, &mut realm, &[], "watch\n");
+    assert_eq!(code, Some(0), "{said}");
 }

@@ -85,7 +85,7 @@ pub async fn patiently<T, E: Into<Failure>>(
             let notices = client.take_notices();
             notices.iter().for_each(Output::notice);
             if notices.is_empty() {
-                Output::aside("no answer yet; still trying. Ctrl-C ends the waiting; what changes something is kept and goes on");
+                Output::aside("no answer yet; still trying. Ctrl-C ends the waiting, and says what becomes of it");
             }
             call.await
         }

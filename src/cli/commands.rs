@@ -37,7 +37,7 @@ pub async fn once(global: &Global, output: Output, command: Command) -> Result<(
         _ => ask::client(global, None)?,
     };
     let is_watch = matches!(command, Command::Watch { .. });
-    let interrupted = told_when_interrupted(&command);
+    let interrupted = told_when_interrupted(&command, !global.no_keep);
     tokio::select! {
         // The first, so that it is listened to before anything is done. A watch ends by itself, once it has confirmed what was taken.
         biased;
@@ -157,11 +157,13 @@ pub const fn wants_acks(command: &Command) -> bool {
 }
 
 /// What has become of a command that Ctrl-C ends.
-pub const fn told_when_interrupted(command: &Command) -> &'static str {
+pub const fn told_when_interrupted(command: &Command, keep: bool) -> &'static str {
     if !changes(command) {
         "interrupted"
     } else if has_password(command) {
         "interrupted: whether the command took effect is not known; commands with passwords are not kept"
+    } else if !keep {
+        "interrupted: whether the command took effect is not known; with --no-keep it is not kept"
     } else {
         "interrupted: the command is kept and goes on; `outbox` shows it"
     }

@@ -145,7 +145,7 @@ fn failed(end: &End) -> Failure {
 async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
     let is_empty = client.outbox_wait().await?;
     let (mut refused, mut unknown) = (0, 0);
-    for notice in client.take_notices() {
+    for notice in client.try_take_notices()? {
         let Notice::Finished { id, what, end } = &notice else {
             Output::notice(&notice);
             continue;
@@ -170,20 +170,20 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
     if !is_empty {
         return Err(waits(None));
     }
+    let of_refused = match refused {
+        0 => String::new(),
+        _ => format!("; not done: {refused} of what waited"),
+    };
     if unknown > 0 {
         let text = format!(
-            "nothing of this user waits at this realm any more; whether it was done is not known of {unknown} of what waited: \
-             look before you repeat it"
+            "nothing of this user waits at this realm any more{of_refused}; whether it was done is not known of \
+             {unknown} of what waited: look before you repeat it"
         );
         return Err(Failure {
             state: Some("unknown"),
             ..Failure::new("unknown", text, KEPT_OR_UNKNOWN)
         });
     }
-    let of_refused = match refused {
-        0 => String::new(),
-        _ => format!("; not done: {refused} of what waited"),
-    };
     // What another user has typed, or what is for another realm.
     let others = client.outbox()?.len();
     if others > 0 {
@@ -191,7 +191,10 @@ async fn wait_for_all(client: &Client, output: Output) -> Result<(), Failure> {
             "nothing of this user waits at this realm any more{of_refused}. For another user or realm {others} do, and go on when \
              one of their commands runs; `merpati outbox` shows them"
         );
-        return Err(Failure::new("kept", text, KEPT_OR_UNKNOWN));
+        return Err(Failure {
+            state: Some("kept"),
+            ..Failure::new("kept", text, KEPT_OR_UNKNOWN)
+        });
     }
     match refused {
         0 => output.result(&json!({}), "nothing waits any more"),

@@ -27,7 +27,11 @@ pub async fn watch(
 ) -> Result<(), Failure> {
     // Before anything is asked: nothing is watched that nobody can be shown.
     let mut shower = Shower::watching(client, output)?;
-    let watching = patiently(client, client.watch()).await?;
+    let watching = tokio::select! {
+        biased;
+        stopped = tokio::signal::ctrl_c() => return Ok(stopped?),
+        watching = patiently(client, client.watch()) => watching?,
+    };
     let (tell, mut came) = mpsc::channel(WAITING_MAX);
     let line = ConnectionLine::new(output);
     let ended = tokio::select! {

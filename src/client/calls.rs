@@ -19,8 +19,6 @@ use crate::{
     },
 };
 
-/// How often a number that turns out to be used is replaced, before giving up.
-const RENUMBERED_MAX: u32 = 16;
 /// What is waited for a realm that is busy and does not say for how long.
 pub const BUSY_WAIT: Duration = Duration::from_millis(500);
 /// A wait that a person should hear of.
@@ -29,11 +27,11 @@ const WORTH_TELLING: Duration = Duration::from_secs(1);
 pub const GRACE: Duration = Duration::from_millis(300);
 
 /// Whoever asked has stopped waiting: what is begun goes on, or is taken back, as was wished.
-struct Waits<'a> {
-    shared: &'a Shared,
-    id: EntryId,
-    keep: bool,
-    is_over: bool,
+pub(super) struct Waits<'a> {
+    pub shared: &'a Shared,
+    pub id: EntryId,
+    pub keep: bool,
+    pub is_over: bool,
 }
 
 impl Drop for Waits<'_> {
@@ -162,110 +160,6 @@ impl Client {
             Err(error) => Err(error),
         }
     }
-
-    /// Asks with a command that carries a password, which is never written down: it is tried until the deadline, and if its
-    /// outcome is not known then, its number is used up as soon as the realm is reached (EXACT-11).
-    async fn call_secret(
-        &self,
-        request: &mut Request<'_>,
-        deadline: Instant,
-    ) -> Result<(Answer, EntryId), CallError> {
-        let shared = &*self.shared;
-        let account = shared.account()?;
-        let id = match shared.add(request, None, deadline)? {
-            Added::Entry(id) => id,
-            Added::Full(bytes) => return Err(CallError::OutboxFull { bytes }),
-            Added::Done(..) | Added::TokenReused | Added::TokensFull => {
-                return Err(CallError::TokenReused);
-            }
-        };
-        let mut waits = Waits {
-            shared,
-            id,
-            keep: false,
-            is_over: false,
-        };
-        // What was begun before it and is about the same thing goes first. A login needs not wait: what another user began
-        // stays theirs (EXACT-6).
-        let is_login = matches!(
-            request.command,
-            Command::Auth { .. } | Command::Register { .. }
-        );
-        shared.added.notify_one();
-        if !is_login {
-            shared.unblocked(id, deadline).await?;
-        }
-        for _ in 0..RENUMBERED_MAX {
-            if !is_login {
-                let named = shared.name_own_session(request, &account, deadline).await;
-                if !matches!(named, Ok(true)) {
-                    waits.is_over = true;
-                    shared.stop_waiting(id, false)?;
-                    return Err(named
-                        .map_or_else(|error| shared.not_done(error), |_| CallError::AnotherUser));
-                }
-                shared.without_login(id, deadline).await?;
-            }
-            let since = shared.state()?.since;
-            let Some(number) = shared.number(id)? else {
-                return Err(CallError::Behind {
-                    waited: shared.options.deadline,
-                });
-            };
-            if let Some(operation) = request.command.operation_mut() {
-                operation.number = number;
-            }
-            let outcome = shared.ask_patiently(request, false, deadline, None).await;
-            let answer = match outcome {
-                Ok(answer) => answer,
-                // Its number is used up all the same: should an answer before this one have been lost, it shows then.
-                Err(CallError::Busy(refusal)) if refusal.is_transient() => {
-                    shared
-                        .profile
-                        .write(|records| outbox::note_left(records, id, false))?;
-                    waits.is_over = true;
-                    shared.stop_waiting(id, false)?;
-                    return Err(CallError::Refused(refusal));
-                }
-                Err(error) => {
-                    waits.is_over = true;
-                    return Err(shared.give_up(id, error).await?);
-                }
-            };
-            if let Answer::Refused(refusal) = &answer
-                && is_used_up(*refusal, true)
-            {
-                let named = request.command.session();
-                shared.renumber((id, number), *refusal)?;
-                shared
-                    .learn_who_came(*refusal, number.0, named, deadline)
-                    .await
-                    .map_err(|error| shared.not_done(error))?;
-                continue;
-            }
-            shared.note_answered(number);
-            if is_login {
-                let login = (id, since);
-                let learnt = shared.learn_own_login(login, request, &answer, deadline);
-                if !learnt.await? {
-                    // Nobody waits for it any more: the carrier finds out who is logged in.
-                    return accepted(answer).map(|answer| (answer, id));
-                }
-            } else {
-                shared.learn(id, request, &answer)?;
-            }
-            let answered = Outcome::Answer(answer.to_bytes());
-            shared.profile.write(|records| {
-                outbox::settle(records, id, &answered)?;
-                outbox::take_done(records, id)
-            })?;
-            waits.is_over = true;
-            shared.settled.notify_waiters();
-            shared.added.notify_one();
-            return accepted(answer).map(|answer| (answer, id));
-        }
-        Err(CallError::Refused(ErrorCode::NumberReused.into()))
-    }
 }
 
 impl Shared {
@@ -297,7 +191,7 @@ impl Shared {
         })
     }
 
-    fn add(
+    pub(super) fn add(
         &self,
         request: &Request<'_>,
         token: Option<&outbox::Token>,
@@ -383,7 +277,7 @@ impl Shared {
     }
 
     /// Waits until nothing is before an entry.
-    async fn unblocked(&self, id: EntryId, deadline: Instant) -> Result<(), CallError> {
+    pub(super) async fn unblocked(&self, id: EntryId, deadline: Instant) -> Result<(), CallError> {
         let free = |records: &dyn super::store::Records| {
             Ok((!outbox::is_blocked(records, id)?).then_some(()))
         };
@@ -396,7 +290,11 @@ impl Shared {
     }
 
     /// Waits until the outcome of every login is known.
-    async fn without_login(&self, id: EntryId, deadline: Instant) -> Result<(), CallError> {
+    pub(super) async fn without_login(
+        &self,
+        id: EntryId,
+        deadline: Instant,
+    ) -> Result<(), CallError> {
         let (realm, _) = self.target()?;
         let free = |records: &dyn super::store::Records| {
             Ok(outbox::last_login(records, realm, id)?
@@ -411,7 +309,7 @@ impl Shared {
         }
     }
 
-    fn stop_waiting(&self, id: EntryId, keep: bool) -> Result<Left, CallError> {
+    pub(super) fn stop_waiting(&self, id: EntryId, keep: bool) -> Result<Left, CallError> {
         let left = self
             .profile
             .write(|records| outbox::stop_waiting(records, id, keep))?;
@@ -455,7 +353,7 @@ impl Shared {
     }
 
     /// What to say of a command that has not been done, because of a question that failed.
-    fn not_done(&self, error: CallError) -> CallError {
+    pub(super) fn not_done(&self, error: CallError) -> CallError {
         if error.may_have_left() || matches!(error, CallError::NoAnswer { .. }) {
             CallError::NotDone {
                 waited: self.options.deadline,
@@ -463,32 +361,6 @@ impl Shared {
         } else {
             error
         }
-    }
-
-    /// Gives a command with a password up: what to say.
-    async fn give_up(&self, id: EntryId, error: CallError) -> Result<CallError, CallError> {
-        // A password leaves on an open link only; whoever has another key has opened none.
-        let is_elsewhere = error.is_final() && self.link_status().await.opened == 0;
-        if !error.may_have_left() || is_elsewhere {
-            self.profile
-                .write(|records| outbox::note_left(records, id, false))?;
-        }
-        let left = self.stop_waiting(id, false)?;
-        Ok(match left {
-            Left::NotDone => error,
-            _ => CallError::OutcomeUnknown {
-                waited: self.options.deadline,
-            },
-        })
-    }
-
-    /// A number for an entry that whoever has its password sends.
-    fn number(&self, id: EntryId) -> Result<Option<OperationNumber>, CallError> {
-        let now = self.host.time_of_day();
-        let picked = self
-            .profile
-            .write(|records| outbox::begin_now(records, id, now))?;
-        Ok(picked.map(|picked| picked.number))
     }
 
     pub(super) fn renumber(

@@ -141,9 +141,14 @@ impl Client {
                 // What is not settled waits for its user.
                 return Ok(Some(false));
             }
+            // A login that was given up is nobody's, and is taken back by whoever comes.
+            let is_ours = |entry: &outbox::Entry| {
+                let of = &entry.account;
+                *of == account || (entry.is_secret && of.is_nobody_of(account.realm))
+            };
             let waits = outbox::list(records)?
                 .iter()
-                .any(|(_, entry)| entry.account == account);
+                .any(|(_, entry)| is_ours(entry));
             Ok((!waits).then_some(true))
         });
         Ok(settled.await? == Some(true))

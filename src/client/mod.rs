@@ -89,6 +89,7 @@ mod peerings;
 mod profile;
 mod reading;
 mod route;
+mod secrets;
 mod state;
 mod store;
 #[cfg(feature = "sqlite")]
@@ -392,10 +393,21 @@ impl Client {
     /// What happened beside the answers since the last call. What became of an entry is returned once in all processes of
     /// the profile.
     pub fn take_notices(&self) -> Vec<Notice> {
+        self.try_take_notices().unwrap_or_else(|_| {
+            // What became of entries, and cannot be read now, is told by the next run.
+            std::mem::take(&mut *lock(&self.shared.notices))
+        })
+    }
+
+    /// The same, for whoever has to know what became of all entries.
+    ///
+    /// # Errors
+    /// When the profile cannot be read and written; nothing is taken then.
+    pub fn try_take_notices(&self) -> Result<Vec<Notice>, CallError> {
+        let untold = self.shared.untold()?;
         let mut notices = std::mem::take(&mut *lock(&self.shared.notices));
-        // What cannot be read now is told by the next run.
-        notices.extend(self.shared.untold().unwrap_or_default());
-        notices
+        notices.extend(untold);
+        Ok(notices)
     }
 }
 

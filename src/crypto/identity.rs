@@ -98,16 +98,20 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
         options.mode(0o600);
     }
+    // Opened before anything is in place: once it is, only the disk itself can still fail.
+    #[cfg(unix)]
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .map(fs::File::open)
+        .transpose()?;
     let mut file = options.open(&beside)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
     #[cfg(unix)]
-    if let Some(parent) = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-    {
-        fs::File::open(parent)?.sync_all()?;
+    if let Some(directory) = directory {
+        directory.sync_all()?;
     }
     Ok(())
 }

@@ -15,13 +15,15 @@ use crate::{
         IdentityError, PublicKey, SecretKey, load_or_create_identity, refuse_exposed, write_private,
     },
     endpoint::Identity,
-    wire::RegistrationCode,
+    wire::{RealmId, RegistrationCode},
 };
 
 /// The realm's key.
 const KEY_FILE: &str = "realm.key";
 /// The keys it had before, one a line, the latest first.
 const FORMER_FILE: &str = "realm.key.former";
+/// The name of a realm whose configuration gives it none, once it has had another key: it comes from the first.
+const NAME_FILE: &str = "realm.id";
 /// What makes session ids and reset tokens, whatever the realm's key is.
 const LASTING_FILE: &str = "realm.secret";
 /// The operator's code.
@@ -75,6 +77,8 @@ pub fn rotate(
     let beside = data.join(FORMER_FILE);
     let mut former = load_former(&beside)?;
     former.retain(|key| key.public() != old.public());
+    // Before any former key is deleted that it could come from.
+    keep_id(data, default_id(&former.last().unwrap_or(&old).public()))?;
     if former.len() >= FORMER_MAX {
         return Err(ServerError::ManyFormer(beside));
     }
@@ -95,6 +99,50 @@ pub fn rotate(
     line.push('\n');
     write_private(&path, line.as_bytes()).map_err(io(&path))?;
     Ok((old.public(), new.public()))
+}
+
+/// The name of a realm whose configuration gives it none. It stays when the key changes: others know the realm, its users and its groups by
+/// it.
+///
+/// # Errors
+/// When the file that it stands in cannot be read, or holds no name.
+pub fn own_id(data: &Path, identity: &Identity) -> Result<RealmId, ServerError> {
+    if let Some(id) = kept_id(data)? {
+        return Ok(id);
+    }
+    let first = identity.former.last().unwrap_or(&identity.current);
+    Ok(default_id(&first.public()))
+}
+
+fn kept_id(data: &Path) -> Result<Option<RealmId>, ServerError> {
+    let path = data.join(NAME_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => match text.trim().parse() {
+            Ok(id) => Ok(Some(id)),
+            Err(_) => Err(ServerError::RealmName(path)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unusable(&path)(error)),
+    }
+}
+
+/// Keeps the name that a realm has, unless one is kept already.
+fn keep_id(data: &Path, id: RealmId) -> Result<(), ServerError> {
+    if kept_id(data)?.is_none() {
+        let path = data.join(NAME_FILE);
+        write_private(&path, format!("{id}\n").as_bytes()).map_err(unusable(&path))?;
+    }
+    Ok(())
+}
+
+/// `r-` and the first characters of the key's fingerprint: always a valid name.
+fn default_id(key: &PublicKey) -> RealmId {
+    let text = format!("r-{}", key.short());
+    #[expect(
+        clippy::expect_used,
+        reason = "it is made of small letters and digits, which every name may have"
+    )]
+    text.parse().expect("a fingerprint makes a name")
 }
 
 fn load_former(path: &Path) -> Result<Vec<SecretKey>, IdentityError> {
@@ -187,5 +235,24 @@ mod tests {
         }
         let error = rotate(data.path(), &mut rng).unwrap_err();
         assert!(error.to_string().contains("delete"), "{error}");
+    }
+
+    /// HS-11: a realm without a configured name keeps the one that it has, also when its former keys are deleted.
+    #[test]
+    fn the_name_outlives_the_key_that_it_came_from() {
+        let data = tempfile::tempdir().unwrap();
+        let mut rng = StdRng::seed_from_u64(2);
+        let own = |rng: &mut StdRng| own_id(data.path(), &load(data.path(), rng).unwrap()).unwrap();
+        let first = own(&mut rng);
+        for _ in 0..2 {
+            rotate(data.path(), &mut rng).unwrap();
+            assert_eq!(own(&mut rng), first);
+            fs::remove_file(data.path().join(FORMER_FILE)).unwrap();
+            assert_eq!(own(&mut rng), first);
+        }
+        fs::write(data.path().join(NAME_FILE), "No Name\n").unwrap();
+        let identity = load(data.path(), &mut rng).unwrap();
+        let error = own_id(data.path(), &identity).unwrap_err();
+        assert!(error.to_string().contains("realm.id"), "{error}");
     }
 }

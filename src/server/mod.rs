@@ -77,11 +77,13 @@ pub enum ServerError {
     #[error("there is no key at {}: nothing has been served from there yet", .0.display())]
     NoKey(PathBuf),
     /// A realm answers to so many former keys only.
-    #[error(
-        "the realm has too many former keys: delete the oldest, the last lines of {}. A realm without `id` in [realm] is named by the last \
-         of all: write its name there first, as `merpati serve` prints it", .0.display()
-    )]
+    #[error("the realm has too many former keys: delete the oldest, the last lines of {}", .0.display())]
     ManyFormer(PathBuf),
+    /// The file with the realm's name says something else.
+    #[error(
+        "{} holds no name of a realm: write there what its users and peers know it by, or `id` into [realm]", .0.display()
+    )]
+    RealmName(PathBuf),
     /// The file with the registration code says something else.
     #[error(
         "{} is no registration code; correct it, or delete it and start again for a fresh one", .0.display()
@@ -273,12 +275,10 @@ impl Server {
             registration,
         } = &kept.secrets;
         let key = identity.current.public();
-        // A name stays when the key changes: others know the realm, its users and its groups by it.
-        let first = identity.former.last().unwrap_or(&identity.current);
-        let id = config
-            .realm
-            .id
-            .unwrap_or_else(|| default_id(&first.public()));
+        let id = match config.realm.id {
+            Some(id) => id,
+            None => keys::own_id(&config.store.path, identity)?,
+        };
         // Said at this start, or at one before that ended too early.
         let is_restored = Embedded::is_restored(&config.store.path)?;
         let sockets = kept.sockets.iter();
@@ -533,14 +533,4 @@ fn make_directory(path: &Path) -> Result<(), ServerError> {
             path: path.into(),
             source,
         })
-}
-
-/// `r-` and the first characters of the key's fingerprint: always a valid name.
-fn default_id(key: &PublicKey) -> RealmId {
-    let text = format!("r-{}", key.short());
-    #[expect(
-        clippy::expect_used,
-        reason = "it is made of small letters and digits, which every name may have"
-    )]
-    text.parse().expect("a fingerprint makes a name")
 }

@@ -2,6 +2,7 @@
 
 mod carriers;
 mod seats;
+mod watchers;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,24 +1,76 @@
 //! Who watches is written down, and told when the realm has been started again (HS-22).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{done::Done, worker::Worker};
 use crate::{
     endpoint::{LinkId, Path},
-    realm::Watcher,
+    realm::{Realm, Watcher},
     store::Store,
     wire::ConnectionId,
 };
 
 /// After so long all listeners have told whoever watched: what is still written down of a former start is of listeners that are gone.
 const SWEPT_AFTER: Duration = Duration::from_mins(5);
-/// What is to be written down of watches; none: the watch is over.
-pub type ToWrite = mpsc::UnboundedSender<(ConnectionId, Option<Watcher>)>;
-
 /// Between a few watchers that are told and the next.
 const PACE: Duration = Duration::from_millis(50);
+
+/// Of each link what is to be written down; none: its watch is over.
+type Changes = BTreeMap<ConnectionId, Option<Watcher>>;
+
+/// What is to be written down of watches goes through one task: all that has come up by then at once, and of each link the latest. Somebody
+/// who moves about makes no more of it than a commit can take, and no more is held than there are links, however long a commit takes.
+#[derive(Debug)]
+pub struct ToWrite {
+    changes: Arc<Mutex<Changes>>,
+    /// Rung when there are changes. The task ends with it.
+    bell: mpsc::Sender<()>,
+}
+
+impl ToWrite {
+    /// Writes to the store of this realm.
+    pub fn of<S: Store>(realm: &Arc<Realm<S>>) -> Self {
+        let changes = Arc::<Mutex<Changes>>::default();
+        let (bell, mut rung) = mpsc::channel(1);
+        let (realm, to_write) = (Arc::clone(realm), Arc::clone(&changes));
+        tokio::spawn(async move {
+            while rung.recv().await.is_some() {
+                let latest = mem::take(&mut *lock(&to_write));
+                let mut writing = JoinSet::new();
+                for (link, watched) in latest {
+                    let realm = Arc::clone(&realm);
+                    writing.spawn(async move {
+                        match watched {
+                            Some(watched) => realm.remember_watcher(link, watched).await,
+                            None => realm.forget_watchers(vec![link]).await,
+                        }
+                    });
+                }
+                while writing.join_next().await.is_some() {}
+            }
+        });
+        Self { changes, bell }
+    }
+
+    /// Writes down soon where the watch over `link` is, or that it is over.
+    pub fn write(&self, link: ConnectionId, watched: Option<Watcher>) {
+        lock(&self.changes).insert(link, watched);
+        // It is rung already where that fails, or the server ends.
+        let _ = self.bell.try_send(());
+    }
+}
+
+/// What a thread has left behind that panicked in the midst of a change is as good as any.
+fn lock(changes: &Mutex<Changes>) -> MutexGuard<'_, Changes> {
+    changes.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl<S: Store> Worker<S> {
     /// Reads who watched before this start, if this is the listener's first worker, and has them told, some at a time.
@@ -98,36 +150,10 @@ impl<S: Store> Worker<S> {
         self.write_watcher(link, Some(watched));
     }
 
-    /// What is to be written down of watches goes through one task: all that has come up by then at once, and of each link the latest. Somebody
-    /// who moves about makes no more of it than a commit can take.
     fn write_watcher(&mut self, link: LinkId, watched: Option<Watcher>) {
         let realm = &self.realm;
-        let to_write = self.watchers.get_or_insert_with(|| {
-            let (to_write, mut written) = mpsc::unbounded_channel();
-            let realm = Arc::clone(realm);
-            tokio::spawn(async move {
-                while let Some((link, watched)) = written.recv().await {
-                    let mut latest = BTreeMap::from([(link, watched)]);
-                    while let Ok((link, watched)) = written.try_recv() {
-                        latest.insert(link, watched);
-                    }
-                    let mut writing = JoinSet::new();
-                    for (link, watched) in latest {
-                        let realm = Arc::clone(&realm);
-                        writing.spawn(async move {
-                            match watched {
-                                Some(watched) => realm.remember_watcher(link, watched).await,
-                                None => realm.forget_watchers(vec![link]).await,
-                            }
-                        });
-                    }
-                    while writing.join_next().await.is_some() {}
-                }
-            });
-            to_write
-        });
-        // The task ends only with the server.
-        let _ = to_write.send((ConnectionId(link.0), watched));
+        let to_write = self.watchers.get_or_insert_with(|| ToWrite::of(realm));
+        to_write.write(ConnectionId(link.0), watched);
     }
 
     /// The watch over `link` ends, if there is one.

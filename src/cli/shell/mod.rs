@@ -195,7 +195,7 @@ fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Res
         client
     };
     let is_watch = matches!(command, Command::Watch { .. });
-    let interrupted = commands::told_when_interrupted(&command);
+    let interrupted = commands::told_when_interrupted(&command, !own.no_keep);
     runtime.block_on(async {
         tokio::select! {
             // First, so that it is listened to before anything is done. A watch ends by itself, once it has confirmed what was taken.
