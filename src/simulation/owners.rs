@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Worlds that each test tries.
-const WORLDS: u64 = 500;
+const WORLDS: u64 = 250;
 
 const LOSSY: Weather = Weather {
     loss: 0.4,
@@ -136,7 +136,7 @@ async fn owner_of_a_group_is_who_made_it() {
 /// send again.
 #[tokio::test(start_paused = true)]
 async fn owner_of_a_copy_sends_nothing_twice() {
-    for seed in 0..WORLDS / 25 {
+    for seed in 0..WORLDS / 12 {
         let setting = ann_and_bob(seed).await;
         setting.stop();
         let (ann, machine) = setting.process();
