@@ -16,7 +16,8 @@ use std::{
 use merpati::{
     crypto::{PublicKey, SecretKey},
     realm::{
-        Caller, Limits, Moment, Network, Own, Pass, Peering, Rates, Realm, Registration, Retention,
+        Caller, Limits, Moment, Network, Pass, Peering, Rates, Realm, RealmIdentity, Registration,
+        Retention,
     },
     store::Embedded,
     wire::{
@@ -92,7 +93,7 @@ impl World {
     async fn new(data: &Path, retention: Retention) -> Result<Self, Failed> {
         let store = Embedded::open(data)?;
         let key = SecretKey::from_bytes([9; 32]);
-        let own = Own {
+        let own = RealmIdentity {
             id: "year".parse()?,
             secret: key.clone(),
             former: Vec::new(),

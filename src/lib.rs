@@ -32,8 +32,6 @@
 
 extern crate alloc;
 
-#[cfg(feature = "std")]
-pub mod allowance;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod crypto;
@@ -45,6 +43,8 @@ pub mod federation;
 #[cfg(any(feature = "client", feature = "embedded"))]
 mod host;
 pub mod link;
+#[cfg(feature = "std")]
+pub mod rate_limit;
 #[cfg(feature = "server")]
 pub mod realm;
 #[cfg(feature = "embedded")]

@@ -7,9 +7,6 @@ mod args;
 #[path = "../src/cli/local_args.rs"]
 #[allow(dead_code, missing_docs)]
 mod local_args;
-#[path = "../src/cli/mix.rs"]
-#[allow(dead_code, missing_docs)]
-mod mix;
 #[path = "../src/cli/names.rs"]
 #[allow(dead_code, missing_docs)]
 mod names;
@@ -19,6 +16,9 @@ mod shell_line;
 #[path = "../fuzz/src/targets/mod.rs"]
 #[allow(dead_code, missing_docs, clippy::pedantic)]
 mod targets;
+#[path = "../src/cli/workload.rs"]
+#[allow(dead_code, missing_docs)]
+mod workload;
 
 use data_encoding::BASE64;
 

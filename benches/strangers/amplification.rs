@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use merpati::{
     crypto::{Initiator, SecretKey, mac1},
-    endpoint::{AccountId, Config, Endpoint, Event, Handshakes, LINK_LIFETIME, Place},
+    endpoint::{AccountId, Config, Endpoint, Event, Handshakes, LINK_LIFETIME, WorkerId},
     link::{Redundancy, Time},
     wire::{
         ConnectionId, Frame, HandshakeId, Hello, Init, Open, OperationNumber, Packet, PacketNumber,
@@ -21,7 +21,7 @@ fn realm() -> SecretKey {
 
 fn endpoint(protection: Protection) -> Endpoint {
     let config = Config {
-        place: Place::ALONE,
+        place: WorkerId::ALONE,
         accept: Some(protection),
         hello: Some("alpha".parse().unwrap()),
         early_data: true,

@@ -6,9 +6,9 @@ mod args;
 #[path = "../../src/cli/local_args.rs"]
 #[allow(dead_code)]
 mod local_args;
-#[path = "../../src/cli/mix.rs"]
+#[path = "../../src/cli/workload.rs"]
 #[allow(dead_code)]
-mod mix;
+mod workload;
 #[path = "../../src/cli/names.rs"]
 #[allow(dead_code)]
 mod names;

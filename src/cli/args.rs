@@ -8,9 +8,9 @@ use super::names::{GroupAt, KeyShown, personal};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, builder::Resettable};
 use clap_complete::Shell;
 use merpati::{
-    client::{DATAGRAM_MIN, Kind, Meter, Redundancy, Token},
+    client::{DATAGRAM_MIN, LinkProfile, Meter, Redundancy, Token},
     crypto::{ConnectionString, PublicKey},
-    server::unit::{parse_rate, parse_size, parse_span},
+    server::units::{parse_rate, parse_size, parse_span},
     wire::{GroupName, Handle, RealmId, Role, Sender, SessionId, Username},
 };
 
@@ -76,7 +76,7 @@ pub struct Global {
     pub deadline: Duration,
     /// What kind of link there is: lora, satellite, nb-iot or lan.
     #[arg(long, global = true, value_name = "KIND", env = "MERPATI_LINK")]
-    pub link: Option<Kind>,
+    pub link: Option<LinkProfile>,
     /// What the link is not to exceed, in bps, kbps or Mbps.
     #[arg(long, global = true, value_name = "RATE", value_parser = parse_rate)]
     pub max_bitrate: Option<u64>,

@@ -7,7 +7,8 @@ use std::{
 
 use merpati::{
     client::{
-        Client, Kind, Message, Options, Profile, Sending, Silence, Traits, default_home, system_rng,
+        Client, LinkParameters, LinkProfile, Message, Options, Profile, Sending, Silence,
+        default_home, system_rng,
     },
     crypto::ConnectionString,
     wire::{Handle, RegistrationCode, SessionId, Username},
@@ -37,8 +38,10 @@ fn open(
     session: Option<SessionId>,
     keepalive: Option<Duration>,
 ) -> Result<Client, Failure> {
-    let known = global.link.map_or_else(Traits::default, Kind::traits);
-    let traits = Traits {
+    let known = global
+        .link
+        .map_or_else(LinkParameters::default, LinkProfile::traits);
+    let traits = LinkParameters {
         max_datagram: global.max_datagram.unwrap_or(known.max_datagram),
         rate: global.max_bitrate.or(known.rate),
         keepalive: keepalive.map_or(known.keepalive, Silence::fixed),

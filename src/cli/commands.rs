@@ -6,9 +6,9 @@ use merpati::{client::Client, wire::Mailbox};
 
 use super::{
     args::{Command, Global},
-    ask,
-    given::{self, Given, Typed},
-    groups, outbox,
+    ask, groups,
+    inputs::{self, Given, Typed},
+    outbox,
     output::{Failure, Output},
     ping, reading, realms, watch,
 };
@@ -30,7 +30,7 @@ pub async fn once(global: &Global, output: Output, command: Command) -> Result<(
             "--id names a command that changes something and carries no password; leave it out here",
         ));
     }
-    given::tell_password_rules(&command);
+    inputs::tell_password_rules(&command);
     let given = Given::read(&command, Typed::Once)?;
     let client = match &command {
         Command::Watch { keepalive, .. } => ask::watching_client(global, *keepalive)?,

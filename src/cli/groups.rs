@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     args::Command,
     ask::patiently,
-    given::Given,
+    inputs::Given,
     output::{Failure, Output},
     reading, realms,
 };

@@ -7,11 +7,11 @@ use merpati::{
     crypto::ConnectionString,
     server::{
         config::listen_address,
-        unit::{parse_size, parse_span},
+        units::{parse_size, parse_span},
     },
 };
 
-use super::mix::Mix;
+use super::workload::Mix;
 
 #[derive(Debug, PartialEq, Args)]
 pub struct Demo {

@@ -9,12 +9,11 @@ mod connection_line;
 mod cost;
 mod demo;
 mod entries;
-mod given;
 mod groups;
 mod handover;
+mod inputs;
 mod limits;
 mod local_args;
-mod mix;
 mod names;
 mod outbox;
 mod output;
@@ -28,6 +27,7 @@ mod shell;
 mod trace;
 mod usage;
 mod watch;
+mod workload;
 
 use std::{ffi::OsStr, fmt::Write as _, process::ExitCode};
 

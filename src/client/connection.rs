@@ -328,7 +328,7 @@ impl Shared {
             early_data: self.options.early_data,
             // What is resumed has no forward secrecy either.
             resumes: self.options.early_data,
-            place: endpoint::Place::ALONE,
+            place: endpoint::WorkerId::ALONE,
             max_datagram: self.options.traits.max_datagram,
             max_message: LONGEST_ANSWER,
             rate: self.options.traits.rate,

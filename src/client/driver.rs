@@ -2,12 +2,12 @@
 //! something to ask, opens it again when it has ended, and gives every question an answer or says why
 //! there is none.
 
-mod doubt;
+mod key_change;
 mod lives;
 mod memory;
+mod notify_watcher;
 mod pause;
 mod probing;
-mod telling;
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -77,7 +77,6 @@ mod carrier;
 mod commands;
 mod connection;
 mod cursors;
-mod direct;
 mod driver;
 mod entries;
 mod error;
@@ -95,6 +94,7 @@ mod store;
 #[cfg(feature = "sqlite")]
 mod takeover;
 mod tickets;
+mod unmanaged;
 mod watchdog;
 mod watching;
 mod who;
@@ -114,7 +114,6 @@ use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 pub use ask::Status as LinkStatus;
 use connection::Connection;
-pub use direct::{Direct, Outcome};
 pub use entries::{Awaited, OutboxEntry, OutboxState, Withdrawn};
 pub use error::{CallError, ProfileError};
 pub use message::{Message, Receipt};
@@ -125,11 +124,13 @@ pub use reading::Delivery;
 pub use state::State;
 #[cfg(test)]
 pub(crate) use store::Memory;
+pub use unmanaged::{Direct, Outcome};
 pub use watching::{WatchEvent, Watching};
 
 pub use crate::link::trace::TARGET as TRACE_TARGET;
 pub use crate::link::{
-    Counters, DATAGRAM_MIN, Kind, LinkStats, Losses, PathMemory, Redundancy, Silence, Traits,
+    Counters, DATAGRAM_MIN, LinkParameters, LinkProfile, LinkStats, Losses, PathMemory, Redundancy,
+    Silence,
 };
 
 use state::{Account, RealmNumber};
@@ -172,7 +173,7 @@ pub struct Options {
     /// A link in use is replaced by a fresh one, with fresh keys, after so long.
     pub lifetime: Duration,
     /// What the link begins with.
-    pub traits: Traits,
+    pub traits: LinkParameters,
     /// Counts what is spent.
     pub meter: Meter,
 }
@@ -188,7 +189,7 @@ impl Default for Options {
             session: None,
             early_data: true,
             lifetime: LINK_LIFETIME,
-            traits: Traits::default(),
+            traits: LinkParameters::default(),
             meter: Meter::default(),
         }
     }

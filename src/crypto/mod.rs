@@ -7,12 +7,12 @@
 #[cfg(all(test, feature = "std"))]
 pub(crate) mod audit;
 mod connect;
+#[cfg(all(any(test, fuzzing), feature = "std"))]
+mod dh_cache;
 mod handshake;
 #[cfg(feature = "std")]
 mod identity;
 mod key;
-#[cfg(all(any(test, fuzzing), feature = "std"))]
-mod known;
 mod life;
 mod mac;
 #[cfg(feature = "server")]

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, num::NonZeroU64};
 
-use super::{LinkId, ranking::Ranking};
+use super::{LinkId, largest_holder::Ranking};
 use crate::subnet::Network;
 
 /// Stands for a user who is logged in over a link, or for a peer. Whoever gives it knows for which.

@@ -3,7 +3,7 @@
 
 use super::{
     Endpoint, LinkId,
-    slot::{Role, Slot},
+    link_entry::{LinkEntry, Role},
 };
 use crate::faults::{Fault, is_planted};
 
@@ -42,7 +42,8 @@ impl Endpoint {
             );
         }
         for ((address, name), id) in self.by_name.iter().chain(&self.by_plain) {
-            let is_it = |slot: &Slot| slot.path.remote == *address && slot.remote == Some(*name);
+            let is_it =
+                |slot: &LinkEntry| slot.path.remote == *address && slot.remote == Some(*name);
             debug_assert!(slot(id).is_some_and(is_it), "a name leads to no link");
         }
         for (peer, ids) in &self.by_peer {
@@ -53,13 +54,13 @@ impl Endpoint {
             );
         }
         for (peer, id) in &self.dialed {
-            let is_dialed = |slot: &Slot| slot.is_shared && slot.peer == Some(*peer);
+            let is_dialed = |slot: &LinkEntry| slot.is_shared && slot.peer == Some(*peer);
             debug_assert!(slot(id).is_some_and(is_dialed), "a realm's link is none");
         }
     }
 
     /// Each link will be looked at again no later than it wants to be.
-    fn check_slot(&self, id: LinkId, slot: &Slot) {
+    fn check_slot(&self, id: LinkId, slot: &LinkEntry) {
         debug_assert!(
             slot.role == Role::Responder || self.by_address.contains(&(slot.path.remote, id)),
             "a link cannot be found by its address"

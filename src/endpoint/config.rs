@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Handshakes, LINK_LIFETIME, Place};
+use super::{Handshakes, LINK_LIFETIME, WorkerId};
 use crate::{
     link::{DATAGRAM_DEFAULT, Redundancy},
     wire::{Protection, RealmId},
@@ -21,7 +21,7 @@ pub struct Config {
     /// Links that this side opens are resumed, where the other side allows (HS-18).
     pub resumes: bool,
     /// Which of several endpoints behind one address it is.
-    pub place: Place,
+    pub place: WorkerId,
     /// The largest datagram taken and sent, in bytes; at least [`crate::link::DATAGRAM_MIN`].
     pub max_datagram: usize,
     /// The longest message that is put together from parts, in bytes.
@@ -53,7 +53,7 @@ impl Default for Config {
             hello: None,
             early_data: true,
             resumes: true,
-            place: Place::ALONE,
+            place: WorkerId::ALONE,
             max_datagram: DATAGRAM_DEFAULT,
             max_message: 65 << 10,
             rate: None,

@@ -9,11 +9,11 @@ use std::{
 
 use rand_core::CryptoRng;
 
-use super::counts::Counts;
+use super::rate_limits::Counts;
 use crate::{
-    allowance::Frequency,
     crypto::{MacKey, SecretKey, same},
     link::Time,
+    rate_limit::RateLimit,
     subnet::Subnet,
     wire::{Cookie, HandshakeId},
 };
@@ -27,30 +27,30 @@ const PROVEN_FACTOR: u32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handshakes {
     /// In all.
-    pub all: Frequency,
+    pub all: RateLimit,
     /// From one subnet: an IPv4 /24, or an IPv6 /64.
-    pub per_subnet: Frequency,
+    pub per_subnet: RateLimit,
 }
 
 impl Default for Handshakes {
     fn default() -> Self {
         Self {
-            all: Frequency::per_second(100),
-            per_subnet: Frequency::per_second(5),
+            all: RateLimit::per_second(100),
+            per_subnet: RateLimit::per_second(5),
         }
     }
 }
 
 /// Says who may begin, and makes cookies.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct HandshakeAdmission {
     limits: Handshakes,
     /// The secret of now and the one before.
     secrets: [MacKey; 2],
     renewed: Time,
 }
 
-impl Gate {
+impl HandshakeAdmission {
     pub fn new(limits: Handshakes, rng: &mut impl CryptoRng) -> Self {
         let mut secret = || MacKey::derive(&SecretKey::generate(rng), "cookies");
         Self {
@@ -138,10 +138,13 @@ mod tests {
     fn each_subnet_has_its_allowance_and_all_have_one_together() {
         let mut rng = StdRng::seed_from_u64(1);
         let limits = Handshakes {
-            all: Frequency::per_second(10),
-            per_subnet: Frequency::per_second(2),
+            all: RateLimit::per_second(10),
+            per_subnet: RateLimit::per_second(2),
         };
-        let (gate, counts) = (Gate::new(limits, &mut rng), Counts::new(&mut rng));
+        let (gate, counts) = (
+            HandshakeAdmission::new(limits, &mut rng),
+            Counts::new(&mut rng),
+        );
         let admitted = |now, subnet| {
             let all = 0..100;
             all.filter(|_| gate.admits(now, source(subnet).ip(), &counts))
@@ -159,7 +162,7 @@ mod tests {
     #[test]
     fn a_cookie_is_good_for_its_address_its_handshake_and_a_while() {
         let mut rng = StdRng::seed_from_u64(1);
-        let mut gate = Gate::new(Handshakes::default(), &mut rng);
+        let mut gate = HandshakeAdmission::new(Handshakes::default(), &mut rng);
         let counts = Counts::new(&mut rng);
         let (at, handshake) = (source(1), HandshakeId(7));
         let cookie = gate.cookie(second(1000), at, handshake, &mut rng);

@@ -8,7 +8,7 @@ use rand_core::CryptoRng;
 
 use super::{
     Endpoint, LinkId, Ticket,
-    slot::{ACCEPT_PATIENCE, Stage},
+    link_entry::{ACCEPT_PATIENCE, Stage},
 };
 use crate::{
     crypto::{

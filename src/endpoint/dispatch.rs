@@ -1,6 +1,6 @@
 //! Passes on what links tell.
 
-use super::{Endpoint, Event, LinkId, SERVES, resume::TicketState, slot::Role};
+use super::{Endpoint, Event, LinkId, SERVES, link_entry::Role, resume::TicketState};
 use crate::{
     link::{self, Time},
     wire::CloseReason,

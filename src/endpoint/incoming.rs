@@ -6,11 +6,11 @@ use rand::Rng as _;
 
 use super::{
     Dropped, Endpoint, Event, LinkId, Path, SERVES,
-    accepts::{Accepts, Known},
+    accept_cache::{AcceptCache, Known},
     limits::LINKS_PER_KEY_MAX,
+    link_entry::{Accepting, Answering, LinkEntry, Role, Stage},
+    link_slots::Shown,
     outgoing::CONNECTION_LEN,
-    slot::{Accepting, Answering, Role, Slot, Stage},
-    standing::Shown,
 };
 use crate::{
     crypto::{MESSAGE_1_OVERHEAD, Responder, mac1, same},
@@ -140,7 +140,7 @@ impl Endpoint {
         let (own, secret) = own
             .map(|(own, key)| (own, key.secret.clone()))
             .ok_or(Dropped::NotForThisSide)?;
-        let hash = Accepts::hash(datagram);
+        let hash = AcceptCache::hash(datagram);
         match self.accepts.look_up(&hash) {
             Known::Answered(accept, link, _) => {
                 let accept = accept.to_vec();
@@ -181,7 +181,7 @@ impl Endpoint {
         let answering = Answering::Accept(Box::new(responder), init.handshake);
         let accepting = Accepting::new(now, answering, hash, (datagram.len(), 1));
         let stage = Stage::Accepting(Box::new(accepting));
-        let mut slot = Slot::new(now, link, Role::Responder, path, peer, stage);
+        let mut slot = LinkEntry::new(now, link, Role::Responder, path, peer, stage);
         slot.own = own;
         let id = self.insert(slot);
         Self::trace_handshake(id, false, ("init", datagram.len()), Some(&payload));

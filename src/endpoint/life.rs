@@ -3,7 +3,7 @@
 
 use super::{
     Endpoint, LinkId,
-    slot::{Answering, Slot, Stage},
+    link_entry::{Answering, LinkEntry, Stage},
 };
 use crate::{
     crypto::LifeClaim,
@@ -79,7 +79,7 @@ impl Endpoint {
     }
 }
 
-impl Slot {
+impl LinkEntry {
     /// The claim of a link that others open. Realms, which name their links, and plain links make none.
     pub(super) fn life_claim(&self, name: Option<&LinkName>) -> Option<LifeClaim> {
         match &self.stage {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 pub use super::{
+    link_entry::{HANDSHAKE_BYTES, LINK_BYTES},
     memory::WORTH_ENDING,
-    slot::{HANDSHAKE_BYTES, LINK_BYTES},
 };
 
 /// Inits remembered.

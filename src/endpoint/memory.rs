@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Endpoint, LinkId, SERVES, ranking::Ranking, slot::Role, standing::Holder};
+use super::{
+    Endpoint, LinkId, SERVES, largest_holder::Ranking, link_entry::Role, link_slots::Holder,
+};
 
 /// Links that hold less are not worth ending, in bytes.
 pub const WORTH_ENDING: usize = 1 << 10;

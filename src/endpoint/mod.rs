@@ -6,41 +6,41 @@
 //! comes from a seed that is handed in. Servers and clients drive the same code. It tells
 //! accounts apart by numbers that it is given ([`AccountId`]), and knows nothing else of them, nor of stores. Normative text: `spec/handshake.md`.
 
-mod accepts;
+mod accept_cache;
 mod accounts;
-mod assembling;
 mod checks;
 mod config;
 mod cookies;
-mod counts;
 mod dial;
 mod dispatch;
+mod dormant;
 mod event;
 mod hello;
 mod identity;
 mod ids;
 mod incoming;
+mod largest_holder;
 #[cfg(test)]
 mod leftovers;
 mod life;
 pub mod limits;
+mod link_entry;
+mod link_slots;
 mod memory;
+mod migration;
 mod outgoing;
 mod path;
-mod place;
-mod ranking;
-mod renewal;
+mod peer_links;
+mod rate_limits;
+mod reassembly_quota;
+mod rekey;
 mod reset;
-mod rest;
 mod resume;
-mod roaming;
 mod schedule;
-mod shared;
-mod slot;
-mod standing;
 mod stats;
 mod status;
-mod strangers;
+mod unknown_links;
+mod worker_id;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -49,32 +49,32 @@ use std::{
     time::Duration,
 };
 
-use accepts::Accepts;
+use accept_cache::AcceptCache;
 pub use accounts::AccountId;
-use assembling::Assembling;
 pub use config::Config;
-use cookies::Gate;
+use cookies::HandshakeAdmission;
 pub use cookies::Handshakes;
-use counts::Counts;
 pub use event::Event;
 use hello::Asking;
 pub use identity::Identity;
 use identity::OwnKey;
 use ids::ById;
 use limits::ASKING_MAX;
+use link_entry::{LinkEntry, Role, Stage};
+use link_slots::Standings;
 use memory::Memory;
 pub use path::Path;
-pub use place::Place;
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
-pub use renewal::LINK_LIFETIME;
+use rate_limits::Counts;
+use reassembly_quota::ReassemblyQuota;
+pub use rekey::LINK_LIFETIME;
 use reset::Resets;
 use resume::Lookups;
 pub use resume::{Known, TICKET_LIFETIME, TICKET_SHOWN, Ticket, TicketFound};
 use schedule::Schedule;
-use slot::{Role, Slot, Stage};
 use smallvec::SmallVec;
-use standing::Standings;
 pub use stats::{Answers, Dropped, EndpointStats};
+pub use worker_id::WorkerId;
 
 use crate::{
     crypto::PublicKey,
@@ -103,7 +103,7 @@ pub struct Endpoint {
     keys: Vec<OwnKey>,
     rng: StdRng,
     jitter: Jitter,
-    slots: ById<Box<Slot>>,
+    slots: ById<Box<LinkEntry>>,
     /// Links that this side opened, by the address of the other side: which has no id for them unless they are shared.
     by_address: BTreeSet<(SocketAddr, LinkId)>,
     /// Links that others opened and gave a connection id of theirs, by which they name them in Resets: the latest of that
@@ -119,16 +119,16 @@ pub struct Endpoint {
     realms: BTreeSet<PublicKey>,
     standings: Standings,
     memory: Memory,
-    accepts: Accepts,
+    accepts: AcceptCache,
     resets: Resets,
-    gate: Gate,
+    gate: HandshakeAdmission,
     /// None where nobody is let in.
     counts: Option<Arc<Counts>>,
     asking: Vec<Asking>,
     lookups: Lookups,
     schedule: Schedule,
     /// Bytes of messages in reassembly.
-    assembling: Assembling,
+    assembling: ReassemblyQuota,
     /// Room in which packets are opened.
     opened: Vec<u8>,
     outbox: VecDeque<(Path, Vec<u8>)>,
@@ -147,7 +147,7 @@ impl Endpoint {
         Self {
             resets: Resets::new(&identity.lasting),
             counts: SERVES.then(|| Arc::new(Counts::new(&mut rng))),
-            gate: Gate::new(config.handshakes, &mut rng),
+            gate: HandshakeAdmission::new(config.handshakes, &mut rng),
             jitter: Jitter::new(rng.next_u64()),
             config,
             admitting: true,
@@ -162,11 +162,11 @@ impl Endpoint {
             realms: BTreeSet::new(),
             standings: Standings::default(),
             memory: Memory::default(),
-            accepts: Accepts::default(),
+            accepts: AcceptCache::default(),
             asking: Vec::new(),
             lookups: Lookups::default(),
             schedule: Schedule::default(),
-            assembling: Assembling::default(),
+            assembling: ReassemblyQuota::default(),
             opened: Vec::new(),
             outbox: VecDeque::new(),
             has_answered: false,
@@ -190,7 +190,7 @@ impl Endpoint {
         rtt: Option<Duration>,
     ) -> LinkId {
         let link = Link::initiate(self.link_config(rtt), None);
-        let slot = Slot::new(
+        let slot = LinkEntry::new(
             now,
             link,
             Role::Initiator,
@@ -219,7 +219,7 @@ impl Endpoint {
         let mut link = Link::initiate(self.link_config(rtt), None);
         let remote = ConnectionId(self.rng.next_u32());
         link.establish_plain(Some(remote));
-        let mut slot = Slot::new(
+        let mut slot = LinkEntry::new(
             now,
             link,
             Role::Initiator,
@@ -472,13 +472,13 @@ impl Endpoint {
     }
 
     /// Gives a link its place, under a random id that is free.
-    fn insert(&mut self, slot: Slot) -> LinkId {
+    fn insert(&mut self, slot: LinkEntry) -> LinkId {
         let id = self.free_id();
         self.place(id, slot);
         id
     }
 
-    fn place(&mut self, id: LinkId, mut slot: Slot) {
+    fn place(&mut self, id: LinkId, mut slot: LinkEntry) {
         if slot.role == Role::Initiator {
             self.by_address.insert((slot.path.remote, id));
         }

@@ -4,8 +4,8 @@ use super::{
     Endpoint, LinkId, Path, SERVES,
     dial::{Dial, LAST_RESUME_TIMEOUTS},
     limits::{ANSWERS_MAX, DIALS_ONCE, DIALS_ONCE_PATIENCE},
+    link_entry::{Answering, Stage},
     resume::{RESUMED_AROUND, TicketState},
-    slot::{Answering, Stage},
 };
 use crate::{
     crypto::MESSAGE_2_OVERHEAD,

@@ -4,17 +4,17 @@
 
 use std::net::IpAddr;
 
-use super::counts::Counts;
+use super::rate_limits::Counts;
 use crate::{
-    allowance::Frequency,
     crypto::{MacKey, SecretKey},
     link::Time,
+    rate_limit::RateLimit,
     subnet::Subnet,
     wire::{ConnectionId, ResetToken},
 };
 
 /// Resets to one subnet.
-const PER_SUBNET: Frequency = Frequency::per_second(10);
+const PER_SUBNET: RateLimit = RateLimit::per_second(10);
 
 /// Makes reset tokens, and says how often one may be sent.
 #[derive(Debug)]

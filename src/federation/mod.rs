@@ -15,17 +15,17 @@
 //!  └───────────────────────────────────────────────────────────┴─▶ not now: Waiting
 //! ```
 
-mod aside;
 mod backoff;
-mod doing;
+mod maintenance;
 mod peer;
 mod queue;
 mod reader;
+mod side_tasks;
+mod steps;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
 mod tests;
-mod upkeep;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -37,14 +37,14 @@ use std::{
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use self::{
-    doing::{Doing, Next},
+    maintenance::Upkeep,
     peer::PeerTask,
-    upkeep::Upkeep,
+    steps::{Doing, Next},
 };
 use crate::{
     realm::{
-        CopyLook, CopyState, Failure, Glance, GroupWork, Kept, Moment, Numbered, Outgoing, Own,
-        Peer, Settling, Written,
+        Failure, Glance, GroupWork, Kept, Moment, Numbered, Outgoing, Peer, RealmIdentity,
+        ReplicaLook, ReplicaState, Settling, Written,
     },
     wire::{ErrorCode, GroupName, RealmId},
 };
@@ -106,7 +106,7 @@ pub enum Step {
     /// Write down what becomes of the message whose turn it is: [`Done::Written`].
     Settle(Arc<Peer>, Box<Outgoing>, Settling),
     /// Write down what a peer has in a group: [`Done::Written`].
-    Keep(Arc<Peer>, GroupName, Box<(CopyState, Kept)>),
+    Keep(Arc<Peer>, GroupName, Box<(ReplicaState, Kept)>),
 }
 
 /// What has come of a step.
@@ -129,7 +129,7 @@ pub enum Done {
     /// What the peer has answered, and from where. None when nobody is there.
     Tried(Option<(Vec<u8>, IpAddr)>),
     /// How far a copy goes.
-    Copy(Box<CopyLook>),
+    Copy(Box<ReplicaLook>),
     /// What has come of writing.
     Written(Written),
 }
@@ -184,7 +184,7 @@ pub enum News {
 /// Federation as one machine.
 #[derive(Debug)]
 pub struct Federation {
-    own: Own,
+    own: RealmIdentity,
     peers: BTreeMap<RealmId, PeerTask>,
     steps: VecDeque<(StepId, Step)>,
     news: VecDeque<(RealmId, News)>,
@@ -214,7 +214,7 @@ struct Listing {
 
 impl Federation {
     /// The machine at a start of a realm. Its first step lists the peers.
-    pub fn new(own: Own, seed: u64) -> Self {
+    pub fn new(own: RealmIdentity, seed: u64) -> Self {
         let (upkeep, first) = Upkeep::new();
         let mut machine = Self {
             own,
@@ -379,7 +379,7 @@ impl Federation {
         &mut self,
         now: Moment,
         realm: RealmId,
-        what: impl FnOnce(&Own, &mut PeerTask) -> Option<Next>,
+        what: impl FnOnce(&RealmIdentity, &mut PeerTask) -> Option<Next>,
     ) {
         let Some(peer) = self.peers.get_mut(&realm) else {
             return;

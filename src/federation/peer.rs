@@ -9,17 +9,19 @@ use groups::{GroupFailed, Groups};
 use rand::Rng;
 
 use super::{
-    AGAIN, Done, News, Own, Step, StepId,
-    aside::Aside,
+    AGAIN, Done, News, RealmIdentity, Step, StepId,
     backoff::{BackOff, Until, Wait},
-    doing::{After, Doing, Next, introduce, look_at_copy, settle},
     queue::{self, Asked, Refusals, Turn, Verdict},
     reader::Reader,
+    side_tasks::Aside,
+    steps::{After, Doing, Next, introduce, look_at_copy, settle},
 };
 use crate::{
     crypto::PublicKey,
     faults::{Fault, is_planted},
-    realm::{CopyLook, Glance, GroupWork, Moment, NextOutgoing, Outgoing, Peer, Settling, Written},
+    realm::{
+        Glance, GroupWork, Moment, NextOutgoing, Outgoing, Peer, ReplicaLook, Settling, Written,
+    },
     wire::{ErrorCode, PeerRequest, RealmId},
 };
 
@@ -243,7 +245,13 @@ impl PeerTask {
     }
 
     /// A step is done.
-    pub(super) fn done(&mut self, own: &Own, now: Moment, id: StepId, done: Done) -> Option<Next> {
+    pub(super) fn done(
+        &mut self,
+        own: &RealmIdentity,
+        now: Moment,
+        id: StepId,
+        done: Done,
+    ) -> Option<Next> {
         if self.aside.is_doing(id) {
             self.step_aside = self.aside.done(own, now, done);
             return self.aside.take_apart().then(|| self.lost())?;
@@ -301,14 +309,14 @@ impl PeerTask {
                 self.told(now, group, answer.as_deref())
             }
             (Doing::LookingAtCopy(peer, group), Done::Copy(look)) => match *look {
-                CopyLook::At(state) => {
+                ReplicaLook::At(state) => {
                     let reader = Reader::new(group, state.epoch(), state.position(), peer.life());
                     let bytes = reader.request();
                     let doing = Doing::Reading(peer.clone(), Box::new((reader, state)));
                     Next::act(Step::Ask { peer, bytes }, doing)
                 }
-                CopyLook::Gone => self.group_done(GroupWork::Read(group)),
-                CopyLook::NotNow => self.later(now, GroupWork::Read(group), GroupFailed::Alone),
+                ReplicaLook::Gone => self.group_done(GroupWork::Read(group)),
+                ReplicaLook::NotNow => self.later(now, GroupWork::Read(group), GroupFailed::Alone),
             },
             (Doing::Reading(peer, reading), Done::Answered(answer)) => {
                 self.read(now, peer, (reading, answer.as_deref()))
@@ -338,7 +346,7 @@ impl PeerTask {
     }
 
     /// What is first: introductions, then groups, then the queue.
-    fn decide(&mut self, own: &Own, now: Moment, glance: Glance) -> Next {
+    fn decide(&mut self, own: &RealmIdentity, now: Moment, glance: Glance) -> Next {
         let (peer, next) = (Arc::new(glance.peer), glance.next);
         if !self.is_introduced {
             // What is too old is given up also where the peer has not accepted.

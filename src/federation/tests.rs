@@ -40,7 +40,7 @@ impl Scene {
         let secret = SecretKey::from_bytes([9; 32]);
         let peer = Peer::sample(beta(), BETA, secret.public());
         Self {
-            machine: Federation::new(Own::sample("alpha".parse().unwrap(), secret), 1),
+            machine: Federation::new(RealmIdentity::sample("alpha".parse().unwrap(), secret), 1),
             peers: vec![peer],
             queue: VecDeque::new(),
             has_copies: false,
@@ -96,9 +96,9 @@ impl Scene {
                 Done::Written(Written::Durable)
             }
             Step::LookAtCopy(..) if self.has_copies => {
-                Done::Copy(Box::new(CopyLook::At(CopyState::sample())))
+                Done::Copy(Box::new(ReplicaLook::At(ReplicaState::sample())))
             }
-            Step::LookAtCopy(..) => Done::Copy(Box::new(CopyLook::Gone)),
+            Step::LookAtCopy(..) => Done::Copy(Box::new(ReplicaLook::Gone)),
             Step::Keep(..) => Done::Written(Written::Durable),
             Step::Ask { .. } | Step::Try { .. } => return None,
         })

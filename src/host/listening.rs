@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::leaving::{Leaving, Way};
+use super::send_batch::{SendBatch, Way};
 
 /// Buffers of a socket: as many bursts of datagrams arrive in one call.
 pub const RECEIVE_BUFFERS: usize = 16;
@@ -70,7 +70,7 @@ impl Listening {
     /// Sends all that is to leave. What the system refuses is told of, and as good as lost on the way. What is too long for
     /// this machine's network is not told of: that is how a path's size is found out. A socket that is blocked is told of once, as
     /// `WouldBlock`, and all that has not left yet is dropped.
-    pub async fn send(&mut self, leaving: &mut Leaving, mut refused: impl FnMut(io::Error)) {
+    pub async fn send(&mut self, leaving: &mut SendBatch, mut refused: impl FnMut(io::Error)) {
         let mut sent = 0;
         let mut until = None;
         'all: while let Some(burst) = leaving.burst(sent, self.burst_max()) {

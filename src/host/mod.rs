@@ -2,11 +2,11 @@
 //! of the world comes through these, so that tests can run it in a world of their own.
 
 #[cfg(feature = "client")]
-mod connected;
-#[cfg(feature = "embedded")]
-mod leaving;
+mod connected_socket;
 #[cfg(feature = "embedded")]
 mod listening;
+#[cfg(feature = "embedded")]
+mod send_batch;
 
 use std::io;
 
@@ -14,12 +14,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
 #[cfg(feature = "client")]
-pub use connected::{Socket, is_too_long};
-#[cfg(feature = "embedded")]
-pub use leaving::{Leaving, SEND_BATCH};
+pub use connected_socket::{Socket, is_too_long};
 #[cfg(feature = "embedded")]
 pub use listening::{Bound, Listening, RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, Received};
 use rand::{SeedableRng as _, TryRng as _, rngs::StdRng, rngs::SysRng};
+#[cfg(feature = "embedded")]
+pub use send_batch::{SEND_BATCH, SendBatch};
 use tokio::{io::Interest, net::UdpSocket};
 
 /// Random bytes of the system's.
@@ -57,7 +57,7 @@ impl Host {
     #[cfg(feature = "client")]
     pub async fn connect(&self, address: SocketAddr) -> io::Result<Socket> {
         match self {
-            Self::Real => connected::connect(address).await.map(Socket::Real),
+            Self::Real => connected_socket::connect(address).await.map(Socket::Real),
             #[cfg(all(test, feature = "client", feature = "embedded"))]
             Self::Simulated(machine) => machine.connect(address).await.map(Socket::Simulated),
         }

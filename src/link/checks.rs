@@ -1,7 +1,9 @@
 //! What must hold of a link between any two calls, whatever the other side has sent: looked at in builds with debug
 //! assertions, which tests, fuzzing and simulation have.
 
-use super::{Link, queue::Queue, replies::Replies, sent::Sent, time::Time, timer::Timer};
+use super::{
+    Link, queue::Queue, replies::Replies, sent_packets::SentPackets, time::Time, timer::Timer,
+};
 use crate::faults::{Fault, is_planted};
 
 impl Link {
@@ -87,7 +89,7 @@ impl Replies {
     }
 }
 
-impl Sent {
+impl SentPackets {
     fn check(&self, next: u64) {
         if is_planted(Fault::ReusePacketNumber) {
             return;

@@ -4,9 +4,9 @@
 use alloc::{collections::BTreeMap, vec::Vec};
 
 use super::{
-    attempts::Attempts,
     limits::PUSHES_AT_ONCE,
     queue::{Body, Detail, Entry, Item, Queue},
+    retransmit::Attempts,
 };
 use crate::wire::{EventId, MessageId};
 

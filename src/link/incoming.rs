@@ -6,9 +6,9 @@ use core::time::Duration;
 use smallvec::SmallVec;
 
 use super::{
-    Asking, Event, Ignored, Item, Keys, Link, NUMBERS_MAX, Opening, Received, State, Time,
-    assembly::Begun,
+    Asking, Event, Ignored, Item, Keys, Link, NUMBERS_MAX, Opening, ReceivedPackets, State, Time,
     limits::{ASKED_KEPT, ASKING_KEPT, WORKING_MAX},
+    reassembly::Begun,
     replies::Arrival,
     rtt::DELAY_MAX,
     trace::{FrameList, Trace, trace},
@@ -129,7 +129,7 @@ impl Link {
             return Err(Ignored::NoRoom);
         }
         self.show_path();
-        trace(self.trace_id, || Trace::Received {
+        trace(self.trace_id, || Trace::ReceivedPackets {
             number,
             bytes: datagram.len(),
             frames: FrameList(payload),
@@ -137,7 +137,7 @@ impl Link {
         if self.received.record(now, number) {
             // Something before this packet is missing; its sender should hear of it soon, with
             // whatever leaves next.
-            self.received.owe(Received::patience(now, &self.rtt));
+            self.received.owe(ReceivedPackets::patience(now, &self.rtt));
         }
         if let Some(keepalive) = &mut self.keepalive {
             if contents.has_challenge {
@@ -153,7 +153,7 @@ impl Link {
             self.received.owe(if contents.requests.is_empty() {
                 now
             } else {
-                Received::patience(now, &self.rtt)
+                ReceivedPackets::patience(now, &self.rtt)
             });
         }
         if contents.only_asks {
@@ -280,7 +280,7 @@ impl Link {
                 bytes,
             } => self.handle_part(now, message, total, offset, bytes)?,
             Frame::Event { number, event } => {
-                self.received.owe(Received::patience(now, &self.rtt));
+                self.received.owe(ReceivedPackets::patience(now, &self.rtt));
                 self.handle_event(number, event);
             }
             Frame::PathChallenge(data) => {
@@ -348,7 +348,7 @@ impl Link {
             Arrival::Refused => return arrival,
         }
         if self.replies.is_working() && self.work_due.is_none() {
-            self.work_due = Some(Received::patience(now, &self.rtt));
+            self.work_due = Some(ReceivedPackets::patience(now, &self.rtt));
         }
         arrival
     }

@@ -9,32 +9,32 @@
 //! ([`Link::handle_timeout`]), take out events ([`Link::poll_event`]) and datagrams
 //! ([`Link::poll_transmit`]) until there are none, then wait until [`Link::poll_timeout`].
 
-mod assembly;
-mod attempts;
 mod backoff;
 mod checks;
 mod congestion;
+mod dormant;
 mod event;
 mod events;
 mod fragments;
 mod incoming;
 mod keepalive;
-mod kind;
 pub mod limits;
-mod memory;
 mod mtu;
-mod packing;
+mod packet_builder;
+mod path_memory;
+mod profile;
 mod queue;
 mod ranges;
-mod received;
+mod reassembly;
+mod received_packets;
 mod recovery;
 mod replies;
 mod requests;
-mod rest;
 mod resume;
+mod retransmit;
 mod rtt;
-mod sent;
-mod sorted;
+mod sent_packets;
+mod sorted_map;
 mod stats;
 mod time;
 mod timer;
@@ -51,33 +51,33 @@ mod validation;
 use alloc::{collections::VecDeque, vec::Vec};
 use core::time::Duration;
 
-use assembly::{Assembled, Assemblies};
-pub use attempts::Attempts;
 pub use backoff::Jitter;
 use congestion::Pace;
+pub use dormant::DormantLink;
 pub use event::{Event, Ignored};
 pub use events::Urgency;
 use events::{Next, Pushed};
 pub use keepalive::Silence;
 use keepalive::{Keepalive, UNANSWERED_MAX};
-pub use kind::{Kind, Redundancy, Traits, UnknownKind, UnknownRedundancy};
 use limits::{REPLIES_KEPT, STRANGER_REPLIES_KEPT};
-pub use memory::{Losses, PathMemory};
 #[cfg(feature = "std")]
 pub(crate) use mtu::BEGINNING;
 use mtu::PathSize;
-use packing::Controls;
-pub use packing::INIT_PAYLOAD_MIN;
+use packet_builder::Controls;
+pub use packet_builder::INIT_PAYLOAD_MIN;
+pub use path_memory::{Losses, PathMemory};
+pub use profile::{LinkParameters, LinkProfile, Redundancy, UnknownProfile, UnknownRedundancy};
 use queue::{Item, Queue};
-pub use received::Received;
+use reassembly::{Reassembled, Reassembler};
+pub use received_packets::ReceivedPackets;
 use replies::{Arrival, Replies};
 pub use requests::Asked;
 use requests::Requests;
-pub use rest::Resting;
+pub use retransmit::Attempts;
 pub use rtt::Rtt;
 #[cfg(feature = "client")]
 pub(crate) use rtt::{REMEMBERED_MIN, RTO_INITIAL};
-use sent::{Carried, Sent, SentPacket};
+use sent_packets::{Carried, SentPacket, SentPackets};
 use smallvec::SmallVec;
 pub use stats::{Counters, Drops, LinkStats, Repeats, Traffic};
 pub use time::Time;
@@ -152,8 +152,8 @@ pub struct Link {
     /// The connection id that packets to the other side carry.
     remote: Option<ConnectionId>,
     next_number: u64,
-    received: Received,
-    sent: Sent,
+    received: ReceivedPackets,
+    sent: SentPackets,
     rtt: Rtt,
     losses: Losses,
     queue: Queue,
@@ -169,7 +169,7 @@ pub struct Link {
     is_holding: bool,
     /// Keeps a silent link's way open, when set.
     keepalive: Option<Keepalive>,
-    assemblies: Assemblies,
+    assemblies: Reassembler,
     /// Messages put together lately: what still comes of them means nothing.
     assembled: VecDeque<MessageId>,
     /// The other side may have messages put together here.
@@ -215,8 +215,8 @@ impl Link {
             peer_max_datagram: config.max_datagram,
             remote: None,
             next_number: 0,
-            received: Received::default(),
-            sent: Sent::default(),
+            received: ReceivedPackets::default(),
+            sent: SentPackets::default(),
             rtt: config
                 .rtt
                 .map_or_else(Rtt::default, Rtt::remembered)
@@ -231,7 +231,7 @@ impl Link {
             pushed: Pushed::default(),
             is_holding: false,
             keepalive: None,
-            assemblies: Assemblies::new(2 * config.max_message),
+            assemblies: Reassembler::new(2 * config.max_message),
             assembled: VecDeque::new(),
             trusted: false,
             pace: Pace::new(config.rate),
@@ -420,7 +420,7 @@ impl Link {
 
     /// The largest answer that fits one datagram of this link, in bytes. A longer one travels in parts.
     pub fn message_max(&self) -> usize {
-        packing::message_max(self.datagram_max())
+        packet_builder::message_max(self.datagram_max())
     }
 
     /// The largest datagram of this link: the smaller of both sides' limits.

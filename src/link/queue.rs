@@ -6,11 +6,11 @@ use core::{ops::Range, time::Duration};
 
 use super::{
     BURST, FEW, Urgency,
-    attempts::Attempts,
     backoff::{Jitter, RTO_MAX, Urge},
     fragments::Fragments,
     limits::{ASSEMBLIES_MAX, REPLY_KEPT_BYTES},
     requests::Ask,
+    retransmit::Attempts,
     rtt::Rtt,
     stats::Repeats,
     time::{Time, earliest},

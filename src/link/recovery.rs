@@ -2,9 +2,9 @@
 //! in parts (LINK-6, LINK-13).
 
 use super::{
-    Assembled, Carried, Event, Ignored, Item, Link, SentPacket, Time,
-    assembly::Begun,
+    Carried, Event, Ignored, Item, Link, Reassembled, SentPacket, Time,
     limits::ASSEMBLED_KEPT,
+    reassembly::Begun,
     trace::{Trace, trace},
 };
 use crate::{
@@ -186,7 +186,7 @@ impl Link {
             self.request_arrived(now, id);
         }
         let taken = self.assemblies.take(now, message, total, offset, bytes);
-        let Assembled::Whole(whole) = taken else {
+        let Reassembled::Whole(whole) = taken else {
             return;
         };
         if self.assembled.len() == ASSEMBLED_KEPT {

@@ -6,10 +6,10 @@ use alloc::{collections::VecDeque, vec::Vec};
 
 use super::{
     BURST, FEW,
-    attempts::Attempts,
     limits::{LEAVING_ALL_MAX, LEAVING_MAX, REPLIES_HELD_MAX, REPLY_KEPT_BYTES, WORKING_MAX},
     queue::{Body, Detail, Entry, Item, Queue},
-    sorted::{Sorted, sorted},
+    retransmit::Attempts,
+    sorted_map::{Sorted, sorted},
 };
 use crate::wire::{MessageId, RequestId};
 

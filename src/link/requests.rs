@@ -4,10 +4,10 @@
 use alloc::vec::Vec;
 
 use super::{
-    attempts::Attempts,
     backoff::Jitter,
     limits::REQUEST_SPAN,
     queue::{Body, Detail, Entry, Item, Queue},
+    retransmit::Attempts,
     rtt::Rtt,
     time::Time,
 };

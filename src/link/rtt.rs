@@ -83,7 +83,7 @@ pub(crate) fn held_back(rtt: Duration) -> Duration {
 
 /// What remains of it while a link rests: spans in microseconds, at most an hour.
 #[derive(Clone, Copy, Debug)]
-pub struct Resting {
+pub struct DormantLink {
     certainty: Certainty,
     smoothed: Option<u32>,
     others: [u32; 5],
@@ -99,7 +99,7 @@ const fn from_micros(micros: u32) -> Duration {
 
 impl Rtt {
     /// What remains while the link rests.
-    pub fn rest(&self) -> Resting {
+    pub fn rest(&self) -> DormantLink {
         let others = [
             self.variation,
             self.min,
@@ -107,7 +107,7 @@ impl Rtt {
             self.latest,
             self.peer_delay,
         ];
-        Resting {
+        DormantLink {
             certainty: self.certainty,
             smoothed: self.smoothed.map(to_micros),
             others: others.map(to_micros),
@@ -115,7 +115,7 @@ impl Rtt {
     }
 
     /// The same, awake, on a path that is known to carry `rate` at most.
-    pub fn woken(resting: Resting, rate: Option<u64>) -> Self {
+    pub fn woken(resting: DormantLink, rate: Option<u64>) -> Self {
         let [variation, min, base, latest, peer_delay] = resting.others.map(from_micros);
         Self {
             certainty: resting.certainty,

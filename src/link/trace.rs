@@ -70,7 +70,7 @@ pub(crate) enum Trace<'a> {
         frames: FrameList<'a>,
     },
     /// A packet has come that is genuine and new.
-    Received {
+    ReceivedPackets {
         /// Its number.
         number: PacketNumber,
         /// Its length.
@@ -318,7 +318,7 @@ fn tell(TraceId { link }: TraceId, what: &Trace<'_>) {
             bytes,
             frames,
         } => tell!(number = number.0, bytes, %frames, "packet_sent"),
-        Trace::Received {
+        Trace::ReceivedPackets {
             number,
             bytes,
             frames,

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use super::{
     ATTEMPTS_MAX, Failure, Realm,
     records::{
-        self, CopyRecord, CursorRecord, GroupRecord, LinkedRecord, LogKind, Owner, Place,
-        Record as _,
+        self, CursorRecord, GroupRecord, LinkedRecord, LogKind, MailboxLog, Owner, Record as _,
+        ReplicaRecord,
     },
     sessions::Current,
-    storing::Outcome,
+    storage::Outcome,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -30,7 +30,7 @@ impl<S: Store> Realm<S> {
         &self,
         user: Username,
         owner: &Owner,
-        place: &Place,
+        place: &MailboxLog,
     ) -> Result<u64, Failure> {
         if is_planted(Fault::ShareCursors) {
             return Ok(self.any_cursor(user, place).await?.max(place.floor));
@@ -49,7 +49,11 @@ impl<S: Store> Realm<S> {
     }
 
     /// Up to where any device of the user has confirmed a mailbox.
-    pub(super) async fn any_cursor(&self, user: Username, place: &Place) -> Result<u64, Failure> {
+    pub(super) async fn any_cursor(
+        &self,
+        user: Username,
+        place: &MailboxLog,
+    ) -> Result<u64, Failure> {
         let any = records::cursor(user, None, place);
         let found = self.record::<CursorRecord>(&any).await?;
         Ok(found.map_or(0, |(cursor, _)| cursor.position))
@@ -61,7 +65,7 @@ impl<S: Store> Realm<S> {
         &self,
         user: Username,
         owner: &Owner,
-        place: &Place,
+        place: &MailboxLog,
     ) -> Result<u64, Failure> {
         let any = self.any_cursor(user, place).await?;
         if any > place.floor && any > self.confirmed(user, owner, place).await? {
@@ -77,7 +81,7 @@ impl<S: Store> Realm<S> {
         &self,
         current: &Current,
         owner: &Owner,
-        place: &Place,
+        place: &MailboxLog,
         position: u64,
     ) -> Result<(), Failure> {
         let Some(before) = position.checked_sub(1).filter(|_| position > place.floor) else {
@@ -130,7 +134,7 @@ impl<S: Store> Realm<S> {
     }
 
     /// True when the entry at a position was there and is not kept any more.
-    async fn is_gone(&self, place: &Place, position: u64) -> Result<bool, Failure> {
+    async fn is_gone(&self, place: &MailboxLog, position: u64) -> Result<bool, Failure> {
         let one = PageLimit {
             entries: 1,
             bytes: 1,
@@ -183,7 +187,7 @@ impl<S: Store> Realm<S> {
             places.push(place);
         }
         for peer in self.list_peers().await? {
-            places.push(Place::from_realm(user, peer.realm));
+            places.push(MailboxLog::from_realm(user, peer.realm));
         }
         for place in places {
             let own = records::cursor(user, Some(owner), &place);
@@ -257,7 +261,7 @@ impl<S: Store> Realm<S> {
             }
             Some(LogKind::Copy(realm, name, number)) => {
                 let key = records::copy(realm, name);
-                let found = self.record::<CopyRecord>(&key).await?;
+                let found = self.record::<ReplicaRecord>(&key).await?;
                 let lives = found.filter(|(copy, _)| copy.log == number);
                 lives.map(|(copy, _)| copy.floor)
             }

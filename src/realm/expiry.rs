@@ -11,10 +11,10 @@ use tokio::sync::Notify;
 
 use super::{
     Failure, Moment, Outcome, Realm,
-    carrying::{Outgoing, QUEUED_LIFETIME_SECONDS},
+    delivery::{Outgoing, QUEUED_LIFETIME_SECONDS},
     peers::Peer,
     records::{self, QueuedRecord, Record as _, ReturnedRecord},
-    storing::Unnoted,
+    storage::Unnoted,
 };
 use crate::{
     faults::{Fault, is_planted},

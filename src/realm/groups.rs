@@ -3,11 +3,11 @@
 use super::{
     Caller, Failure, Guess, Hashed, Moment, Realm, Work,
     records::{
-        self, BanRecord, ChangedRecord, GroupLink, GroupLogRecord, GroupRecord, MemberRecord,
-        Place, Record as _,
+        self, BanRecord, ChangedRecord, GroupLink, GroupLogRecord, GroupRecord, MailboxLog,
+        MemberRecord, Record as _,
     },
     sessions::Current,
-    storing::{Notes, Unnoted},
+    storage::{Notes, Unnoted},
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -37,8 +37,8 @@ pub struct Group {
 
 impl Group {
     /// Where its messages are.
-    pub fn place(&self) -> Place {
-        Place::group(self.name, &self.record)
+    pub fn place(&self) -> MailboxLog {
+        MailboxLog::group(self.name, &self.record)
     }
 
     fn member_key(&self, who: &Sender) -> Key {

@@ -10,7 +10,7 @@ use super::{
     Failure, Moment, Realm,
     records::{self, IdleRecord, OperationRecord, Record as _, RecordedAnswer, SessionRecord},
     sessions::Current,
-    storing::Walk,
+    storage::Walk,
 };
 use crate::{
     faults::{Fault, is_planted},

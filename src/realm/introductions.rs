@@ -2,11 +2,11 @@
 
 use super::{
     ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Moment, Outcome, Realm,
-    carrying::Written,
+    delivery::Written,
+    peering_numbers::Numbered,
     peers::{Peer, Peering},
     records::{self, PeerName, PeerRecord, Record as _},
-    repeering::Numbered,
-    storing::Unnoted,
+    storage::Unnoted,
 };
 use crate::{
     crypto::{Possession, PublicKey, is_possession},

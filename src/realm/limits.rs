@@ -12,13 +12,13 @@ use rand::CryptoRng;
 
 use super::{Caller, Failure, Moment, Peer};
 pub use super::{
-    shares::{QUEUE_MAX, SHARE_BYTES},
+    dedup_windows::{OWNER_BYTES, OWNERS_MAX},
+    queue_shares::{QUEUE_MAX, SHARE_BYTES},
     watch_memory::WATCH_BYTES,
-    windows::{OWNER_BYTES, OWNERS_MAX},
 };
 use crate::{
-    allowance::{Allowances, Frequency, Guesses, SubnetAllowances},
     faults::{Fault, is_planted},
+    rate_limit::{Guesses, RateLimit, RateLimiter, SubnetAllowances},
     wire::{RealmId, Refusal, Sender, Username},
 };
 
@@ -34,7 +34,7 @@ pub const REALMS_COUNTED: usize = 1024;
 pub const PASSWORD_KIB: u32 = 19 * 1024;
 /// Passwords that may wait for a thread.
 pub const PASSWORDS_WAITING: usize = 64;
-/// Errands that may wait to be taken.
+/// Requests to peers that may wait to be taken.
 pub const ERRANDS_MAX: usize = 1024;
 /// Peers that a realm has at most: whoever introduces himself to an open one then is refused.
 pub const PEERS_MAX: usize = 256;
@@ -46,16 +46,16 @@ pub const MEMBERSHIPS_MAX: usize = 1000;
 pub const WATCH_READ_BYTES: usize = 8 << 10;
 
 /// Epochs of its queue that a peer may begin: it does with each restore of its store, and never otherwise.
-const EPOCHS: Frequency = Frequency::per_hour(20);
+const EPOCHS: RateLimit = RateLimit::per_hour(20);
 
 /// Realms that become peers unasked, of one subnet and of all. For each that gives way all groups and accounts are looked through.
-const UNASKED: Frequency = Frequency::per_hour(5);
-const UNASKED_OF_ALL: Frequency = Frequency::per_hour(30);
+const UNASKED: RateLimit = RateLimit::per_hour(5);
+const UNASKED_OF_ALL: RateLimit = RateLimit::per_hour(30);
 /// How often an address is tried that a peer says of itself: of one peer, and of all that were added or of all that were not.
-const CLAIMS: Frequency = Frequency::per_hour(1);
-const CLAIMS_OF_ALL: Frequency = Frequency::per_hour(60);
+const CLAIMS: RateLimit = RateLimit::per_hour(1);
+const CLAIMS_OF_ALL: RateLimit = RateLimit::per_hour(60);
 /// Peerings that one peer may begin anew: all groups are looked through for each.
-const PEERINGS: Frequency = Frequency::per_hour(5);
+const PEERINGS: RateLimit = RateLimit::per_hour(5);
 
 /// What a command looks up at the price of one.
 const LOOKED_UP_PER_COMMAND: usize = 16;
@@ -104,44 +104,44 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rates {
     /// Commands of one account.
-    pub commands: Frequency,
+    pub commands: RateLimit,
     /// Accounts made from one subnet.
-    pub registrations: Frequency,
+    pub registrations: RateLimit,
     /// Users' passwords hashed for one subnet.
-    pub logins: Frequency,
+    pub logins: RateLimit,
     /// Groups' passwords hashed for one subnet, or for one realm.
-    pub joins: Frequency,
+    pub joins: RateLimit,
     /// Bytes that one account has the realm keep.
-    pub stored_account: Frequency,
+    pub stored_account: RateLimit,
     /// Bytes that the accounts of one subnet have it keep.
-    pub stored_subnet: Frequency,
+    pub stored_subnet: RateLimit,
     /// Bytes that one peer has it keep.
-    pub stored_peer: Frequency,
+    pub stored_peer: RateLimit,
 }
 
 impl Rates {
     /// As often as anybody likes.
     pub const UNLIMITED: Self = Self {
-        commands: Frequency::UNLIMITED,
-        registrations: Frequency::UNLIMITED,
-        logins: Frequency::UNLIMITED,
-        joins: Frequency::UNLIMITED,
-        stored_account: Frequency::UNLIMITED,
-        stored_subnet: Frequency::UNLIMITED,
-        stored_peer: Frequency::UNLIMITED,
+        commands: RateLimit::UNLIMITED,
+        registrations: RateLimit::UNLIMITED,
+        logins: RateLimit::UNLIMITED,
+        joins: RateLimit::UNLIMITED,
+        stored_account: RateLimit::UNLIMITED,
+        stored_subnet: RateLimit::UNLIMITED,
+        stored_peer: RateLimit::UNLIMITED,
     };
 }
 
 impl Default for Rates {
     fn default() -> Self {
         Self {
-            commands: Frequency::per_second(500),
-            registrations: Frequency::per_hour(20),
-            logins: Frequency::per_minute(5),
-            joins: Frequency::per_minute(20),
-            stored_account: Frequency::per_day(64 << 20),
-            stored_subnet: Frequency::per_day(256 << 20),
-            stored_peer: Frequency::per_day(1 << 30),
+            commands: RateLimit::per_second(500),
+            registrations: RateLimit::per_hour(20),
+            logins: RateLimit::per_minute(5),
+            joins: RateLimit::per_minute(20),
+            stored_account: RateLimit::per_day(64 << 20),
+            stored_subnet: RateLimit::per_day(256 << 20),
+            stored_peer: RateLimit::per_day(1 << 30),
         }
     }
 }
@@ -161,41 +161,41 @@ pub enum Guess {
 #[derive(Debug)]
 pub(super) struct Limiter {
     rates: Rates,
-    commands: Allowances,
+    commands: RateLimiter,
     registrations: SubnetAllowances,
     logins: SubnetAllowances,
     joins: SubnetAllowances,
-    realm_joins: Allowances,
+    realm_joins: RateLimiter,
     guesses: Mutex<Guesses>,
-    stored_accounts: Allowances,
+    stored_accounts: RateLimiter,
     stored_subnets: SubnetAllowances,
-    stored_peers: Allowances,
-    epochs: Allowances,
-    peerings: Allowances,
+    stored_peers: RateLimiter,
+    epochs: RateLimiter,
+    peerings: RateLimiter,
     unasked: SubnetAllowances,
-    claims: Allowances,
+    claims: RateLimiter,
     /// What is counted for all together.
-    of_all: Allowances,
+    of_all: RateLimiter,
 }
 
 impl Limiter {
     pub fn new(rates: Rates, rng: &mut impl CryptoRng) -> Self {
         Self {
             rates,
-            commands: Allowances::new(ACCOUNTS_COUNTED, rng),
+            commands: RateLimiter::new(ACCOUNTS_COUNTED, rng),
             registrations: SubnetAllowances::new(SUBNETS_COUNTED, rng),
             logins: SubnetAllowances::new(SUBNETS_COUNTED, rng),
             joins: SubnetAllowances::new(SUBNETS_COUNTED, rng),
-            realm_joins: Allowances::new(REALMS_COUNTED, rng),
+            realm_joins: RateLimiter::new(REALMS_COUNTED, rng),
             guesses: Mutex::new(Guesses::new(ACCOUNTS_COUNTED, rng)),
-            stored_accounts: Allowances::new(ACCOUNTS_COUNTED, rng),
+            stored_accounts: RateLimiter::new(ACCOUNTS_COUNTED, rng),
             stored_subnets: SubnetAllowances::new(SUBNETS_COUNTED, rng),
-            stored_peers: Allowances::new(REALMS_COUNTED, rng),
-            epochs: Allowances::new(REALMS_COUNTED, rng),
-            peerings: Allowances::new(REALMS_COUNTED, rng),
+            stored_peers: RateLimiter::new(REALMS_COUNTED, rng),
+            epochs: RateLimiter::new(REALMS_COUNTED, rng),
+            peerings: RateLimiter::new(REALMS_COUNTED, rng),
             unasked: SubnetAllowances::new(SUBNETS_COUNTED, rng),
-            claims: Allowances::new(REALMS_COUNTED, rng),
-            of_all: Allowances::new(REALMS_COUNTED, rng),
+            claims: RateLimiter::new(REALMS_COUNTED, rng),
+            of_all: RateLimiter::new(REALMS_COUNTED, rng),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Failure, Realm, Work,
-    records::{self, EntryRecord, Place, Record as _},
+    records::{self, EntryRecord, MailboxLog, Record as _},
     sessions::Current,
 };
 use crate::{
@@ -25,7 +25,7 @@ impl<S: Store> Realm<S> {
         if self.store.get(&records::account(to)).await?.is_none() {
             return Err(ErrorCode::NoSuchUser.into());
         }
-        append(work, &current, content, Place::private(to))?;
+        append(work, &current, content, MailboxLog::private(to))?;
         Ok(Answer::Sent(Sent::Stored))
     }
 
@@ -73,7 +73,7 @@ fn append(
     work: &mut Work<'_>,
     current: &Current,
     content: u8,
-    place: Place,
+    place: MailboxLog,
 ) -> Result<(), Failure> {
     let (Command::Send { message, .. } | Command::SendGroup { message, .. }) = work.request.command
     else {

@@ -6,8 +6,8 @@ use super::{
     Failure, Realm,
     groups::local,
     limits::MEMBERSHIPS_MAX,
-    records::{self, ChangedRecord, ListedRecord, Place, Record as _},
-    storing::Unnoted,
+    records::{self, ChangedRecord, ListedRecord, MailboxLog, Record as _},
+    storage::Unnoted,
 };
 use crate::{
     store::{Batch, Expected, Key, Prefix, Store},
@@ -54,8 +54,8 @@ impl<S: Store> Realm<S> {
     pub(super) async fn mailboxes_of(
         &self,
         user: Username,
-    ) -> Result<Vec<(Mailbox, Place)>, Failure> {
-        let mut all = vec![(Mailbox::Private, Place::private(user))];
+    ) -> Result<Vec<(Mailbox, MailboxLog)>, Failure> {
+        let mut all = vec![(Mailbox::Private, MailboxLog::private(user))];
         let prefix = records::joined(user);
         let mut after = None;
         while let Some(keys) = self.next_keys(&prefix, &mut after).await? {
@@ -79,7 +79,7 @@ impl<S: Store> Realm<S> {
     async fn add_copies(
         &self,
         user: Username,
-        all: &mut Vec<(Mailbox, Place)>,
+        all: &mut Vec<(Mailbox, MailboxLog)>,
     ) -> Result<(), Failure> {
         let mut peers = BTreeMap::new();
         let prefix = records::copied(user);
@@ -109,7 +109,7 @@ impl<S: Store> Realm<S> {
     async fn add_copies_of_all(
         &self,
         user: Username,
-        all: &mut Vec<(Mailbox, Place)>,
+        all: &mut Vec<(Mailbox, MailboxLog)>,
     ) -> Result<(), Failure> {
         for peer in self.list_peers().await? {
             let prefix = records::copies(peer.realm);
@@ -149,7 +149,7 @@ impl<S: Store> Realm<S> {
         &self,
         user: Username,
         name: GroupName,
-    ) -> Result<Option<Place>, Failure> {
+    ) -> Result<Option<MailboxLog>, Failure> {
         let Some(group) = self.find_group(&mut Unnoted, name).await? else {
             return Ok(None);
         };
@@ -163,7 +163,7 @@ impl<S: Store> Realm<S> {
         user: Username,
         realm: RealmId,
         group: GroupName,
-    ) -> Result<Option<Place>, Failure> {
+    ) -> Result<Option<MailboxLog>, Failure> {
         match self.copy_for(&mut Unnoted, (realm, group), user).await {
             Ok(copy) => Ok(Some(copy.place(realm, group))),
             Err(Failure::Refused(refusal)) if refusal.code == ErrorCode::NotAMember => Ok(None),

@@ -4,51 +4,51 @@
 //! It knows no packets and no sockets; whatever it must remember is in its [`Store`]. What it answers
 //! `ok` to is durable. Normative text: `spec/commands.md`.
 
-mod account;
 mod accounts;
-mod adding;
+mod add_peer;
 mod asking;
-mod carrying;
-mod changing;
-mod copies;
 mod cursors;
-mod deciding;
-mod departing;
-mod ended;
+mod dedup_windows;
+mod delivery;
 mod expiry;
 mod failure;
+mod group_host;
+mod group_teardown;
 mod groups;
-mod hosting;
 mod housekeeping;
-mod incoming;
 mod introductions;
-mod known;
+mod known_locations;
 pub mod limits;
+mod link_owner;
 mod lives;
 mod mail;
 mod memberships;
 mod moderation;
+mod mutations;
 mod network;
 mod operations;
 mod outgoing;
 mod passwords;
+mod peer_admin;
+mod peer_quota;
+mod peer_removal;
+mod peer_requests;
+mod peering_numbers;
 mod peers;
-mod places;
 mod posts;
+mod queue_shares;
 mod reading;
+mod receipts;
 mod records;
-mod repeering;
+mod replicas;
 mod retention;
 mod sessions;
-mod shares;
-mod storing;
+mod storage;
 mod tickets;
 mod time;
-mod verdicts;
 mod watch_memory;
 mod watchers;
 mod watching;
-mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -58,18 +58,18 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32},
 };
 
-pub use account::{Account, Greeting};
-pub use carrying::{Glance, NextOutgoing, Outgoing, Settling, Written};
-pub use copies::{CopyLook, CopyState, Kept};
+pub use delivery::{Glance, NextOutgoing, Outgoing, Settling, Written};
 pub use failure::Failure;
 pub use housekeeping::Pass;
 pub use introductions::HOST_MAX;
 use limits::{Guess, Limiter};
 pub use limits::{Limits, Rates};
+pub use link_owner::{Account, Greeting};
 pub use lives::LifeNews;
-pub use network::{Dialing, Errand, GroupWork, Network, Signals};
-pub use peers::{Own, Peer, Peering, Registration};
-pub use repeering::Numbered;
+pub use network::{Dialing, GroupWork, Network, PeerCall, Signals};
+pub use peering_numbers::Numbered;
+pub use peers::{Peer, Peering, RealmIdentity, Registration};
+pub use replicas::{Kept, ReplicaLook, ReplicaState};
 pub use retention::{Keeping, Retention};
 pub use tickets::{FoundTicket, Returning};
 pub use time::Moment;
@@ -80,19 +80,19 @@ use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use tokio::sync::{Notify, watch};
 
 use self::{
-    changing::{Hashed, Work},
+    dedup_windows::DedupWindows,
     expiry::Expiries,
     lives::Lives,
+    mutations::{Hashed, Work},
     operations::{Known, fingerprint, options_fit},
     outgoing::is_queued,
     passwords::Passwords,
+    queue_shares::QueueShares,
+    receipts::Receipts,
     records::Owner,
-    shares::Shares,
-    storing::Outcome,
-    verdicts::Verdicts,
+    storage::Outcome,
     watch_memory::WatchMemory,
     watching::{Watched, watched_of},
-    windows::Windows,
 };
 use crate::{
     crypto::{MacKey, PublicKey, SecretKey},
@@ -150,17 +150,17 @@ pub struct Realm<S> {
     store: S,
     lives: OnceLock<Lives>,
     retention: OnceLock<retention::Decided>,
-    own: Own,
+    own: RealmIdentity,
     limits: Limits,
     limiter: Limiter,
     network: Network,
     /// Commands that wait for what a peer says of their message.
-    verdicts: Verdicts,
+    verdicts: Receipts,
     /// When messages to other realms are not worth delivering any more.
     expiries: Expiries,
     /// How often in vain what removed realms leave behind could not be read.
     unread_departures: AtomicU32,
-    shares: Shares,
+    shares: QueueShares,
     watched: Watched,
     watch_memory: WatchMemory,
     /// Something is to be done for the members of a group that has ended.
@@ -168,7 +168,7 @@ pub struct Realm<S> {
     /// The copies that a user is in are listed by user.
     are_copies_listed: AtomicBool,
     passwords: Passwords,
-    windows: Windows,
+    windows: DedupWindows,
     /// Makes session ids.
     session_ids: MacKey,
     /// Makes what stands for them in the store.
@@ -192,7 +192,7 @@ impl<S: Store> Realm<S> {
     pub fn new(
         store: S,
         lasting: &SecretKey,
-        own: Own,
+        own: RealmIdentity,
         limits: Limits,
         network: Network,
         seed: [u8; 32],
@@ -205,16 +205,16 @@ impl<S: Store> Realm<S> {
             retention: OnceLock::new(),
             own,
             network,
-            verdicts: Verdicts::default(),
+            verdicts: Receipts::default(),
             expiries: Expiries::default(),
             unread_departures: AtomicU32::new(0),
-            shares: Shares::new(lasting),
+            shares: QueueShares::new(lasting),
             watched: Watched::default(),
             watch_memory: WatchMemory::new(limits.watch_memory),
             chores: Notify::new(),
             are_copies_listed: AtomicBool::new(false),
             passwords: Passwords::start(limits.password_threads)?,
-            windows: Windows::default(),
+            windows: DedupWindows::default(),
             limits,
             session_ids: MacKey::derive(lasting, "session ids"),
             session_hashes: MacKey::derive(lasting, "session hashes"),
@@ -243,7 +243,7 @@ impl<S: Store> Realm<S> {
     }
 
     /// What this realm says of itself to others.
-    pub const fn own(&self) -> &Own {
+    pub const fn own(&self) -> &RealmIdentity {
         &self.own
     }
 

@@ -12,7 +12,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{deciding::Pending, limits::ERRANDS_MAX, peers::Peer};
+use super::{limits::ERRANDS_MAX, peer_admin::Pending, peers::Peer};
 use crate::{
     crypto::PublicKey,
     wire::{self, ErrorCode, GroupName, RealmId},
@@ -41,7 +41,7 @@ pub enum Dialing {
 
 /// Something to be asked of another realm.
 #[derive(Debug)]
-pub enum Errand {
+pub enum PeerCall {
     /// Ask who is at an address.
     Who {
         /// The host.
@@ -136,7 +136,7 @@ impl Signals {
 /// The way to other realms.
 #[derive(Debug)]
 pub struct Network {
-    errands: mpsc::Sender<Errand>,
+    errands: mpsc::Sender<PeerCall>,
     standings: Mutex<HashMap<RealmId, Standing>>,
     signals: Mutex<Signals>,
     are_signals: Notify,
@@ -145,7 +145,7 @@ pub struct Network {
 
 impl Network {
     /// The way, and where its errands come out.
-    pub fn new() -> (Self, mpsc::Receiver<Errand>) {
+    pub fn new() -> (Self, mpsc::Receiver<PeerCall>) {
         let (errands, taken) = mpsc::channel(ERRANDS_MAX);
         let network = Self {
             errands,
@@ -160,7 +160,7 @@ impl Network {
     pub(super) async fn who(&self, address: &str, port: u16) -> Option<PublicKey> {
         let (answer, answered) = oneshot::channel();
         let address = address.into();
-        let errand = Errand::Who {
+        let errand = PeerCall::Who {
             address,
             port,
             answer,
@@ -177,7 +177,7 @@ impl Network {
     pub(super) async fn ask(&self, peer: &Peer, bytes: Vec<u8>) -> Option<Vec<u8>> {
         let (answer, answered) = oneshot::channel();
         let (peer, dialing) = (Box::new(peer.clone()), peer.dialing());
-        let errand = Errand::Ask {
+        let errand = PeerCall::Ask {
             peer,
             bytes,
             is_awaited: true,

@@ -8,8 +8,8 @@ use blake2::{Blake2s256, Digest};
 
 use super::{
     Failure, Realm, Work,
+    dedup_windows::{Reservation, Turn, WINDOW},
     records::{self, OperationRecord, Owner, Record, RecordedAnswer},
-    windows::{Reservation, Turn, WINDOW},
 };
 use crate::{
     faults::{Fault, is_planted},

@@ -2,15 +2,15 @@
 
 use super::{
     Failure, Known, Realm, Work,
-    carrying::QUEUED_LIFETIME_SECONDS,
+    delivery::QUEUED_LIFETIME_SECONDS,
     operations::fingerprint,
     peers::Peer,
+    receipts::Wait,
     records::{
         self, CursorRecord, Owner, QueuedKind, QueuedOperation, QueuedRecord, Record as _,
         RecordedAnswer,
     },
     sessions::Current,
-    verdicts::Wait,
 };
 use crate::{
     store::{Expected, PageLimit, Position, Store, Subscription},

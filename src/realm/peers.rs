@@ -3,9 +3,9 @@
 use super::{
     Dialing, Failure, Outcome, Realm, Work,
     limits::PEERS_MAX,
+    peering_numbers,
     records::{self, FormerKeysRecord, PeerName, PeerRecord, Record as _, SessionRecord},
-    repeering,
-    storing::Notes,
+    storage::Notes,
 };
 use crate::{
     crypto::{PublicKey, SecretKey, same},
@@ -46,7 +46,7 @@ pub enum Registration {
 
 /// What this realm says of itself to others.
 #[derive(Clone, Debug)]
-pub struct Own {
+pub struct RealmIdentity {
     /// How it calls itself.
     pub id: RealmId,
     /// Its secret key.
@@ -63,7 +63,7 @@ pub struct Own {
     pub operator_code: String,
 }
 
-impl Own {
+impl RealmIdentity {
     /// Its key.
     pub fn key(&self) -> PublicKey {
         self.secret.public()
@@ -150,7 +150,7 @@ impl Peer {
 
     /// In which life its store is as far as this side knows (PEER-29), which may know of none.
     pub(crate) fn life(&self) -> Option<Life> {
-        repeering::life_in(self.record.theirs)
+        peering_numbers::life_in(self.record.theirs)
     }
 
     /// The key it had when it became a peer: what was noted of its messages goes by it.

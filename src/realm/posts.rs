@@ -11,8 +11,10 @@ use blake2::{Blake2s256, Digest as _};
 use super::{
     Failure, Moment, Outcome, Realm,
     expiry::READ_BYTES,
-    records::{self, CopyRecord, EntryRecord, Place, PostRecord, QueuedRecord, Record as _},
-    storing::Walk,
+    records::{
+        self, EntryRecord, MailboxLog, PostRecord, QueuedRecord, Record as _, ReplicaRecord,
+    },
+    storage::Walk,
 };
 use crate::{
     faults::{Fault, is_planted},
@@ -86,7 +88,7 @@ impl<S: Store> Realm<S> {
     pub(super) async fn copied_entry(
         &self,
         (realm, group): (RealmId, GroupName),
-        copy: &CopyRecord,
+        copy: &ReplicaRecord,
         entry: Entry,
         vouchers: &mut Vouchers,
     ) -> Result<EntryRecord, Failure> {
@@ -130,9 +132,9 @@ impl<S: Store> Realm<S> {
     pub(super) async fn note_again(
         &self,
         (realm, group): (RealmId, GroupName),
-        copy: &CopyRecord,
+        copy: &ReplicaRecord,
     ) -> Result<(), Failure> {
-        let log = Place::copy(realm, group, copy).log;
+        let log = MailboxLog::copy(realm, group, copy).log;
         let since = self.running().await?;
         let limit = PageLimit {
             entries: POSTS_AT_ONCE,

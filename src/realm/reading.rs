@@ -4,9 +4,9 @@ use std::iter;
 
 use super::{
     Caller, Failure, Realm,
-    records::{EntryRecord, Place, Record as _},
+    records::{EntryRecord, MailboxLog, Record as _},
     sessions::Current,
-    storing::Unnoted,
+    storage::Unnoted,
 };
 use crate::{
     store::{PageLimit, Store},
@@ -31,7 +31,7 @@ impl<S: Store> Realm<S> {
         options: &Options,
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
-        let place = Place::private(current.user);
+        let place = MailboxLog::private(current.user);
         self.read_page(caller, &current, &place, options).await
     }
 
@@ -58,7 +58,7 @@ impl<S: Store> Realm<S> {
     ) -> Result<Answer, Failure> {
         let current = self.session(caller, session).await?;
         self.peer(&mut Unnoted, realm).await?;
-        let place = Place::from_realm(current.user, realm);
+        let place = MailboxLog::from_realm(current.user, realm);
         self.read_page(caller, &current, &place, options).await
     }
 
@@ -66,7 +66,7 @@ impl<S: Store> Realm<S> {
         &self,
         caller: &Caller,
         current: &Current,
-        place: &Place,
+        place: &MailboxLog,
         options: &Options,
     ) -> Result<Answer, Failure> {
         let owner = current.owner();
@@ -110,7 +110,7 @@ impl<S: Store> Realm<S> {
 
     /// True when a cursor is above all that the mailbox has ever had (READ-6): it is from a later life of the realm, which
     /// was restored from an older copy since.
-    pub(super) async fn is_ahead(&self, place: &Place, cursor: u64) -> Result<bool, Failure> {
+    pub(super) async fn is_ahead(&self, place: &MailboxLog, cursor: u64) -> Result<bool, Failure> {
         Ok(cursor > 0 && cursor > self.store.last(&place.log).await?.0)
     }
 
@@ -118,7 +118,7 @@ impl<S: Store> Realm<S> {
     /// `room` bytes, or one entry in at most `longest`. Those up to `read_up_to` are marked as read (READ-8).
     pub(super) async fn page(
         &self,
-        place: &Place,
+        place: &MailboxLog,
         (after, offset): (Position, u64),
         read_up_to: u64,
         limit: usize,
@@ -156,7 +156,7 @@ impl<S: Store> Realm<S> {
     /// more, the first says so, in the place of the last that is gone (READ-11).
     pub(super) async fn entries(
         &self,
-        place: &Place,
+        place: &MailboxLog,
         after: Position,
         read_up_to: u64,
         limit: PageLimit,

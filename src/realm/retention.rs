@@ -10,8 +10,8 @@ use super::{
     Failure, Moment, Outcome, Realm,
     groups::MEMBERS_AT_ONCE,
     records::{
-        self, CopyRecord, GroupRecord, KeepingRecord, KeptRecord, KeptSample, LivesRecord, LogKind,
-        Place, Record as _,
+        self, GroupRecord, KeepingRecord, KeptRecord, KeptSample, LivesRecord, LogKind, MailboxLog,
+        Record as _, ReplicaRecord,
     },
 };
 use crate::{
@@ -296,11 +296,11 @@ impl<S: Store> Realm<S> {
             }
             LogKind::Copy(realm, name, number) => {
                 let found = self
-                    .record::<CopyRecord>(&records::copy(realm, name))
+                    .record::<ReplicaRecord>(&records::copy(realm, name))
                     .await?;
                 match found {
                     Some((record, _)) if record.log == number => {
-                        let place = Place::copy(realm, name, &record);
+                        let place = MailboxLog::copy(realm, name, &record);
                         Reach::Readers(Readers::Copy(records::copy_members(realm, name), place))
                     }
                     _ => Reach::Dead(last),
@@ -319,12 +319,12 @@ impl<S: Store> Realm<S> {
     ) -> Result<u64, Failure> {
         match readers {
             Readers::User(user) => {
-                let place = Place::private(*user);
+                let place = MailboxLog::private(*user);
                 Ok(self.any_cursor(*user, &place).await?.min(wanted))
             }
             Readers::Group(name, record) => {
                 let prefix = records::members(*name, record.epoch);
-                let place = Place::group(*name, record);
+                let place = MailboxLog::group(*name, record);
                 self.read_by(&prefix, &place, (least, wanted)).await
             }
             Readers::Copy(prefix, place) => self.read_by(prefix, place, (least, wanted)).await,
@@ -335,7 +335,7 @@ impl<S: Store> Realm<S> {
     async fn read_by(
         &self,
         prefix: &Prefix,
-        place: &Place,
+        place: &MailboxLog,
         (least, wanted): (u64, u64),
     ) -> Result<u64, Failure> {
         let (mut read, mut after) = (wanted, None);
@@ -376,7 +376,7 @@ enum Reach {
 enum Readers {
     User(Username),
     Group(GroupName, GroupRecord),
-    Copy(Prefix, Place),
+    Copy(Prefix, MailboxLog),
 }
 
 /// Up to which positions a log has been kept for long enough.

@@ -6,7 +6,7 @@ use super::{
         self, ChangedRecord, IdleRecord, Owner, Record as _, SessionHash, SessionLink,
         SessionRecord,
     },
-    storing::{Notes, Unnoted},
+    storage::{Notes, Unnoted},
 };
 use crate::{
     crypto::PublicKey,

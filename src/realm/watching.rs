@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use super::{
     Caller, Failure, Moment, Realm,
     limits::WATCH_READ_BYTES,
-    records::{Place, SessionHash},
+    records::{MailboxLog, SessionHash},
     sessions::Current,
     watch_memory::{Held, WATCH_BYTES},
 };
@@ -40,7 +40,7 @@ pub fn watched_of(user: Username) -> Log {
 #[derive(Debug)]
 struct Followed {
     mailbox: Mailbox,
-    place: Place,
+    place: MailboxLog,
     /// The last that was given out.
     position: u64,
     /// There may be more.
@@ -203,10 +203,14 @@ impl<S: Store> Realm<S> {
     }
 
     /// Where a mailbox of a user is, if it is theirs.
-    async fn place_of(&self, user: Username, mailbox: &Mailbox) -> Result<Option<Place>, Failure> {
+    async fn place_of(
+        &self,
+        user: Username,
+        mailbox: &Mailbox,
+    ) -> Result<Option<MailboxLog>, Failure> {
         Ok(match *mailbox {
-            Mailbox::Private => Some(Place::private(user)),
-            Mailbox::Realm(realm) => Some(Place::from_realm(user, realm)),
+            Mailbox::Private => Some(MailboxLog::private(user)),
+            Mailbox::Realm(realm) => Some(MailboxLog::from_realm(user, realm)),
             Mailbox::Group(group) => self.joined_place(user, group).await?,
             Mailbox::RealmGroup(realm, group) => self.copied_place(user, realm, group).await?,
         })
@@ -502,7 +506,7 @@ impl<S: Store> Watch<S> {
 
     /// Where a mailbox is, as long as the session is there and the mailbox is still its user's; and up to where another
     /// device has read it.
-    async fn readable(&mut self, mailbox: Mailbox) -> Result<Option<(Place, u64)>, Failure> {
+    async fn readable(&mut self, mailbox: Mailbox) -> Result<Option<(MailboxLog, u64)>, Failure> {
         let current = self.use_session().await.ok_or(ErrorCode::NoSession)?;
         let Some(place) = self.realm.place_of(self.user, &mailbox).await? else {
             return Ok(None);

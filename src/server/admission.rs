@@ -5,9 +5,9 @@ use rand::CryptoRng;
 
 use super::limits::{LINKS_COUNTED, SUBNETS_COUNTED};
 use crate::{
-    allowance::{Allowances, Frequency, SubnetAllowances},
     endpoint::LinkId,
     link::Time,
+    rate_limit::{RateLimit, RateLimiter, SubnetAllowances},
     subnet::Subnet,
     wire::Refusal,
 };
@@ -23,16 +23,16 @@ pub struct WorkLimits {
     /// The longest message, in bytes.
     pub max_message: usize,
     /// Commands of one link.
-    pub per_link: Frequency,
+    pub per_link: RateLimit,
     /// Commands from one subnet.
-    pub per_subnet: Frequency,
+    pub per_subnet: RateLimit,
 }
 
 /// Counts the commands of one listener.
 #[derive(Debug)]
 pub struct Admission {
     limits: WorkLimits,
-    links: Allowances,
+    links: RateLimiter,
     subnets: SubnetAllowances,
 }
 
@@ -40,7 +40,7 @@ impl Admission {
     pub fn new(limits: WorkLimits, rng: &mut impl CryptoRng) -> Self {
         Self {
             limits,
-            links: Allowances::new(LINKS_COUNTED, rng),
+            links: RateLimiter::new(LINKS_COUNTED, rng),
             subnets: SubnetAllowances::new(SUBNETS_COUNTED, rng),
         }
     }

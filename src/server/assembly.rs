@@ -8,13 +8,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     admission::{Admission, WorkLimits},
-    asking::{Way, Ways},
-    beside::Beside,
-    calls::Call,
     clock::Clock,
+    handoff::Handoff,
     limits::CALLS_MAX,
-    links::Links,
+    outbound::OutboundRequest,
+    peer_link_table::Links,
     peering::keep_in_touch,
+    routes::{Route, Routes},
     worker::Worker,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     endpoint::Endpoint,
     host::Listening,
     link::Silence,
-    realm::{Errand, Realm},
+    realm::{PeerCall, Realm},
     store::Store,
 };
 
@@ -40,7 +40,7 @@ pub struct Reached {
 /// A worker, and what it is to ask of other realms.
 pub struct Post<S> {
     worker: Worker<S>,
-    to_call: mpsc::Receiver<Call>,
+    to_call: mpsc::Receiver<OutboundRequest>,
 }
 
 impl<S: Store> Post<S> {
@@ -68,7 +68,7 @@ pub struct Assembly<S> {
     work: WorkLimits,
     /// How a link to a peer is kept open that cannot open one itself.
     keepalive: Silence,
-    ways: Vec<Way>,
+    ways: Vec<Route>,
     links: Arc<Links>,
     /// Stands for this start: no two have the same.
     start: Option<u64>,
@@ -117,9 +117,9 @@ impl<S: Store> Assembly<S> {
         } else {
             &nobody
         };
-        let beside = Beside::each(place, &self.realms, links, self.keepalive);
+        let beside = Handoff::each(place, &self.realms, links, self.keepalive);
         if let Some(reached) = reached {
-            self.ways.push(Way {
+            self.ways.push(Route {
                 source: reached.source,
                 is_ipv6: reached.is_ipv6,
                 is_local: reached.is_local,
@@ -138,10 +138,10 @@ impl<S: Store> Assembly<S> {
     }
 
     /// Does what is done beside the workers: keeps in touch with peers, and with the time. Runs until the realm is gone.
-    pub async fn keep(self, errands: mpsc::Receiver<Errand>, seed: u64) {
+    pub async fn keep(self, errands: mpsc::Receiver<PeerCall>, seed: u64) {
         let Self { realm, clock, .. } = self;
         let mut rng = StdRng::seed_from_u64(seed);
-        let ways = Ways::new(self.ways, self.links, &mut rng);
+        let ways = Routes::new(self.ways, self.links, &mut rng);
         tokio::select! {
             biased;
             () = keep_in_touch(Arc::clone(&realm), ways, errands, self.known, clock.clone(), seed) => {}

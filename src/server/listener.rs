@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use super::{
     Config,
     config::{ListenConfig, Security, host_and_port},
-    kept::Sockets,
     limits::SOCKET_BUFFER_BYTES,
+    process_state::Sockets,
 };
 use crate::{
     endpoint::{self, Identity},
@@ -86,8 +86,8 @@ impl Listener {
         let mut workers: Vec<(Bound, endpoint::Endpoint)> = Vec::with_capacity(count);
         for (own, socket) in bound.into_iter().enumerate() {
             let place =
-                |of| endpoint::Place::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);
-            let place = place(count).unwrap_or(endpoint::Place::ALONE);
+                |of| endpoint::WorkerId::new(u32::try_from(own).ok()?, u32::try_from(of).ok()?);
+            let place = place(count).unwrap_or(endpoint::WorkerId::ALONE);
             let config = endpoint_config(config, &listen, id, place, count);
             let mut seed = [0; 32];
             rng.fill_bytes(&mut seed);
@@ -171,7 +171,7 @@ fn endpoint_config(
     config: &Config,
     listen: &ListenConfig,
     id: RealmId,
-    place: endpoint::Place,
+    place: endpoint::WorkerId,
     count: usize,
 ) -> endpoint::Config {
     let accept = match listen.security {

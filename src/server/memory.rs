@@ -6,16 +6,16 @@ use std::time::Duration;
 use super::{
     Config,
     limits::{HANDED_MAX, LINKS_COUNTED, LONGEST_ANSWER, SOCKET_BUFFER_BYTES, SUBNETS_COUNTED},
-    unit::whole,
+    units::whole,
     worker::DATAGRAM_BYTES_MAX,
 };
 use crate::{
-    allowance::{Allowances, Frequency, Guesses, SubnetAllowances},
     endpoint::limits::{
         ACCEPTS_MAX, HALF_OPEN_MAX, HANDSHAKE_BYTES, HANDSHAKE_SUBNETS, LINK_BYTES, RESET_SUBNETS,
         RETURNED_MAX, WORTH_ENDING,
     },
     host::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, SEND_BATCH},
+    rate_limit::{Guesses, RateLimit, RateLimiter, SubnetAllowances},
     realm::Retention,
     realm::limits::{
         ACCOUNTS_COUNTED, ERRANDS_MAX, OWNER_BYTES, OWNERS_MAX, PASSWORD_KIB, PASSWORDS_WAITING,
@@ -166,7 +166,7 @@ fn mib(bytes: u64) -> String {
     }
 }
 
-fn volume(often: Frequency) -> String {
+fn volume(often: RateLimit) -> String {
     let text = often.to_string();
     let parsed = text.split_once('/');
     let bytes = parsed.and_then(|(count, period)| Some((count.parse().ok()?, period)));
@@ -241,7 +241,7 @@ fn always(listeners: usize) -> Vec<Holding> {
         ),
         of(
             "counts of who does what how often",
-            (counted, Allowances::PLACE_BYTES),
+            (counted, RateLimiter::PLACE_BYTES),
         ),
         of(
             "counts of wrong passwords",

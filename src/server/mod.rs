@@ -4,29 +4,29 @@
 //! that whoever holds a [`Server`] knows its addresses; [`Server::run`] serves until told to stop.
 
 mod admission;
-mod asking;
 mod assembly;
-mod beside;
-mod calls;
 mod clock;
+mod completion;
 pub mod config;
-mod done;
-mod kept;
+mod handoff;
 mod keys;
 mod limits;
-mod links;
 mod listener;
 mod memory;
+mod outbound;
+mod peer_link_table;
 mod peering;
-mod private;
-mod renewal;
-mod resources;
+mod permissions;
+mod process_state;
+mod routes;
+mod store_reopen;
+mod subscriptions;
+mod system_limits;
 #[cfg(test)]
 mod tests;
 mod tickets;
-pub mod unit;
+pub mod units;
 mod watchers;
-mod watches;
 mod worker;
 
 use std::{
@@ -44,9 +44,9 @@ pub(crate) use assembly::{Assembly, Reached};
 pub(crate) use clock::Clock;
 pub use config::{Config, ConfigError};
 use config::{PeerConfig, Security};
-use kept::{Kept, Secrets, Sockets};
 use listener::{Ending, Listener};
 pub use memory::{Holder, Holding, holdings, keepings};
+use process_state::{Kept, Secrets, Sockets};
 use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
 
@@ -54,7 +54,7 @@ use crate::{
     crypto::{ConnectionString, IdentityError, PublicKey},
     host::{Host, Listening},
     link::Silence,
-    realm::{Errand, Failure, Keeping, Network, Own, Realm, Retention},
+    realm::{Failure, Keeping, Network, PeerCall, Realm, RealmIdentity, Retention},
     store::{Embedded, OpenError, Opening, StoreError, is_full},
     wire::RealmId,
 };
@@ -196,7 +196,7 @@ pub struct Server {
     kept: Arc<Kept>,
     listeners: Vec<Listener>,
     realm: Arc<Realm<Embedded>>,
-    errands: mpsc::Receiver<Errand>,
+    errands: mpsc::Receiver<PeerCall>,
     peers: Vec<PeerConfig>,
     work: WorkLimits,
     /// How a link to a peer is kept open that cannot open one itself.
@@ -228,11 +228,11 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_as(config: &Config, start: Start) -> Result<Self, ServerError> {
-        resources::check(config)?;
+        system_limits::check(config)?;
         let is_new = !Embedded::exists(&config.store.path);
         let no_room = |error| no_room(error, is_new);
         make_directory(&config.store.path).map_err(no_room)?;
-        private::close(&config.store.path).map_err(|source| ServerError::File {
+        permissions::close(&config.store.path).map_err(|source| ServerError::File {
             path: config.store.path.clone(),
             source,
         })?;
@@ -285,7 +285,7 @@ impl Server {
         let listeners = sockets
             .map(|sockets| Listener::new(config, sockets, id, identity, &mut rng))
             .collect::<Result<Vec<Listener>, _>>()?;
-        let own = Own {
+        let own = RealmIdentity {
             id,
             secret: identity.current.clone(),
             former: identity.former.clone(),
@@ -499,7 +499,7 @@ fn time_unknown(failure: Failure) -> ServerError {
 
 /// Tells the operator how long messages are kept where they have not said so themselves.
 fn say_keeping((keeping, retention): (Keeping, Retention)) {
-    let span = |span: Option<_>| span.map_or_else(|| "for ever".into(), unit::whole);
+    let span = |span: Option<_>| span.map_or_else(|| "for ever".into(), units::whole);
     match keeping {
         Keeping::Configured => tracing::info!(
             age = span(retention.age),

@@ -13,14 +13,14 @@ use tokio::{
 };
 
 use super::{
-    asking::Ways,
     clock::Clock,
-    links::{Happened, Links},
+    peer_link_table::{Happened, Links},
+    routes::Routes,
 };
 use crate::{
     crypto::PublicKey,
     federation::{Done, Federation, Input, News, Step},
-    realm::{Errand, Peer, Realm, Signals},
+    realm::{Peer, PeerCall, Realm, Signals},
     store::{Store, Subscription},
     wire::RealmId,
 };
@@ -33,8 +33,8 @@ const LONGEST_SLEEP: Duration = Duration::from_hours(24 * 365);
 /// Runs until the realm is gone; ends all it has begun when dropped.
 pub async fn keep_in_touch<S: Store>(
     realm: Arc<Realm<S>>,
-    ways: Ways,
-    mut errands: mpsc::Receiver<Errand>,
+    ways: Routes,
+    mut errands: mpsc::Receiver<PeerCall>,
     known: watch::Sender<Vec<PublicKey>>,
     clock: Clock,
     seed: u64,
@@ -148,7 +148,7 @@ fn inputs_of(signals: Signals) -> Vec<Input> {
 }
 
 /// Carries out a step.
-async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, ways: &Ways, step: Step) -> Done {
+async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, ways: &Routes, step: Step) -> Done {
     match step {
         Step::ListPeers => {
             let (peers, are_all) = realm.peers().await;
@@ -195,7 +195,7 @@ async fn carry_out<S: Store>(realm: &Realm<S>, clock: &Clock, ways: &Ways, step:
 }
 
 /// Tells the workers the keys of all peers: links of those are the first worker's.
-fn tell_keys(known: &watch::Sender<Vec<PublicKey>>, ways: &Ways, peers: &[Peer], are_all: bool) {
+fn tell_keys(known: &watch::Sender<Vec<PublicKey>>, ways: &Routes, peers: &[Peer], are_all: bool) {
     known.send_modify(|known| {
         let mut keys: BTreeSet<_> = peers.iter().flat_map(Peer::keys).collect();
         if !are_all {

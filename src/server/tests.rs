@@ -10,11 +10,11 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    asking::{Way, Ways},
-    calls::{Call, Told},
     clock::Clock,
-    links::Links,
+    outbound::{OutboundRequest, Told},
+    peer_link_table::Links,
     peering::keep_in_touch,
+    routes::{Route, Routes},
     *,
 };
 use crate::{
@@ -43,9 +43,9 @@ const BETA: PublicKey = PublicKey([50; 32]);
 type Fails = fn(Asked<'_>) -> bool;
 
 /// A realm over a store, and its errands.
-fn realm_over(store: &Faulty) -> (Arc<Realm<Faulty>>, mpsc::Receiver<Errand>) {
+fn realm_over(store: &Faulty) -> (Arc<Realm<Faulty>>, mpsc::Receiver<PeerCall>) {
     let identity = SecretKey::from_bytes([9; 32]);
-    let own = Own {
+    let own = RealmIdentity {
         id: "alpha".parse().unwrap(),
         secret: identity.clone(),
         former: Vec::new(),
@@ -299,14 +299,14 @@ async fn server_writes_its_running_time_when_it_is_told_to_stop() {
 
 /// What a carrier asks of the peer.
 struct Asking {
-    calls: mpsc::Receiver<Call>,
+    calls: mpsc::Receiver<OutboundRequest>,
 }
 
 impl Asking {
     /// Accepts the peering as often as it is asked for, and gives the text of the next message, which it takes.
     async fn next_message(&mut self) -> String {
         loop {
-            let Some(Call::Ask { bytes, answer, .. }) = self.calls.recv().await else {
+            let Some(OutboundRequest::Ask { bytes, answer, .. }) = self.calls.recv().await else {
                 panic!("nobody asks who is there")
             };
             match PeerRequest::parse(&bytes).unwrap() {
@@ -328,18 +328,18 @@ impl Asking {
 /// Keeps a realm in touch with its peers while `asked` is being asked.
 async fn in_touch<T>(
     realm: &Arc<Realm<Faulty>>,
-    errands: mpsc::Receiver<Errand>,
+    errands: mpsc::Receiver<PeerCall>,
     asked: impl AsyncFnOnce(Asking) -> T,
 ) -> T {
     let (calls, called) = mpsc::channel(16);
-    let way = Way {
+    let way = Route {
         source: ("192.0.2.1".into(), 6377),
         is_ipv6: false,
         is_local: false,
         calls: vec![calls],
     };
     let mut rng = StdRng::seed_from_u64(1);
-    let ways = Ways::new(vec![way], Arc::new(Links::default()), &mut rng);
+    let ways = Routes::new(vec![way], Arc::new(Links::default()), &mut rng);
     let (known, _realms) = watch::channel(Vec::new());
     let clock = start(realm, false).await.unwrap();
     let asked = tokio::time::timeout(Duration::from_hours(1), asked(Asking { calls: called }));

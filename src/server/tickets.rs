@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{done::Done, worker::Worker};
+use super::{completion::Completion, worker::Worker};
 use crate::{
     endpoint::{Known, Path, TicketFound},
     link::Time,
@@ -18,7 +18,7 @@ impl<S: Store> Worker<S> {
         // The endpoint has only so many looked up at once. What anybody can have looked up is no command in work.
         tokio::spawn(async move {
             let found = realm.find_ticket(ticket, now).await;
-            let _ = done.send(Done::Ticket(path, datagram, found));
+            let _ = done.send(Completion::Ticket(path, datagram, found));
         });
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{done::Done, worker::Worker};
+use super::{completion::Completion, worker::Worker};
 use crate::{
     endpoint::{LinkId, Path},
     realm::{Realm, Watcher},
@@ -93,7 +93,7 @@ impl<S: Store> Worker<S> {
                 if links.is_empty() {
                     continue;
                 }
-                if done.send(Done::Watchers(found)).is_err() {
+                if done.send(Completion::Watchers(found)).is_err() {
                     return;
                 }
                 realm.forget_watchers(links).await;

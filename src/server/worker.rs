@@ -17,18 +17,18 @@ use tokio::{
 
 use super::{
     admission::Admission,
-    beside::{Beside, Handed},
-    calls::{Call, Calls},
     clock::Clock,
-    done::{Answered, Done, Then},
+    completion::{Answered, Completion, Then},
+    handoff::{HandedOff, Handoff},
     limits::LONGEST_ANSWER,
+    outbound::{OutboundRequest, OutboundRequests},
+    subscriptions::Subscriptions,
     watchers::ToWrite,
-    watches::Watches,
 };
 use crate::{
     crypto::PublicKey,
     endpoint::{AccountId, Endpoint, Event, LinkId, Path},
-    host::{Leaving, Listening, Received},
+    host::{Listening, Received, SendBatch},
     link::{Time, earliest},
     realm::{Account, Caller, Greeting, LifeNews, Realm, TooLong},
     store::Store,
@@ -54,16 +54,16 @@ pub struct Worker<S> {
     pub(super) endpoint: Endpoint,
     pub(super) realm: Arc<Realm<S>>,
     admission: Arc<Admission>,
-    beside: Beside,
+    beside: Handoff,
     pub(super) clock: Clock,
     /// The port that the listener goes by and its kind of address, in one number, and what stands for its start; none where nobody on its links is known.
     pub(super) listener: Option<(u32, u64)>,
     started: Instant,
     in_work: usize,
-    pub(super) done: mpsc::UnboundedSender<Done<S>>,
-    finished: mpsc::UnboundedReceiver<Done<S>>,
-    calls: Calls,
-    pub(super) watches: Watches,
+    pub(super) done: mpsc::UnboundedSender<Completion<S>>,
+    finished: mpsc::UnboundedReceiver<Completion<S>>,
+    calls: OutboundRequests,
+    pub(super) watches: Subscriptions,
     pub(super) watchers: Option<ToWrite>,
     /// Two accounts have one id so seldom, and by a key that nobody knows, that nobody finds them.
     account_ids: RandomState,
@@ -74,7 +74,7 @@ impl<S: Store> Worker<S> {
         mut endpoint: Endpoint,
         realm: Arc<Realm<S>>,
         admission: Arc<Admission>,
-        beside: Beside,
+        beside: Handoff,
         (clock, listener): (Clock, Option<(u32, u64)>),
     ) -> Self {
         endpoint.know_lives(realm.lives_to_come_back_to());
@@ -91,8 +91,8 @@ impl<S: Store> Worker<S> {
             in_work: 0,
             done,
             finished,
-            calls: Calls::default(),
-            watches: Watches::default(),
+            calls: OutboundRequests::default(),
+            watches: Subscriptions::default(),
             watchers: None,
             account_ids: RandomState::new(),
         }
@@ -102,11 +102,11 @@ impl<S: Store> Worker<S> {
     pub async fn run(
         &mut self,
         mut socket: Listening,
-        to_call: &mut mpsc::Receiver<Call>,
+        to_call: &mut mpsc::Receiver<OutboundRequest>,
         mut told_to_stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let mut received = Received::new(DATAGRAM_BYTES_MAX);
-        let mut leaving = Leaving::default();
+        let mut leaving = SendBatch::default();
         let mut handed = Vec::new();
         let mut stop_by = None;
         self.recall_watchers();
@@ -230,7 +230,7 @@ impl<S: Store> Worker<S> {
     }
 
     /// Takes in what came to another worker and belongs to this one.
-    fn take_over(&mut self, handed: &Handed) {
+    fn take_over(&mut self, handed: &HandedOff) {
         self.look_at_clock();
         let now = self.now();
         // Should it not belong here either, it is noise.
@@ -240,7 +240,7 @@ impl<S: Store> Worker<S> {
     }
 
     /// Sends what the endpoint has to send, but not for ever. True when nothing is left.
-    async fn transmit(&mut self, socket: &mut Listening, leaving: &mut Leaving) -> bool {
+    async fn transmit(&mut self, socket: &mut Listening, leaving: &mut SendBatch) -> bool {
         for _ in 0..TRANSMIT_BURST {
             let now = self.now();
             let mut next = |datagram: &mut Vec<u8>| {
@@ -382,7 +382,7 @@ impl<S: Store> Worker<S> {
         tokio::spawn(async move {
             let greeting = realm.greet(&peer, now).await;
             // The worker is gone only when the server has stopped.
-            let _ = done.send(Done::Greeting(link, greeting));
+            let _ = done.send(Completion::Greeting(link, greeting));
         });
     }
 
@@ -422,7 +422,7 @@ impl<S: Store> Worker<S> {
         let carrying_out = async move {
             let mut outcome = realm.carry_out(&caller, &bytes).await;
             if outcome.is_err() && is_unproven {
-                let _ = done.send(Done::Unproven(link, number, bytes));
+                let _ = done.send(Completion::Unproven(link, number, bytes));
                 return;
             }
             if outcome.is_err()
@@ -462,42 +462,42 @@ impl<S: Store> Worker<S> {
                 account,
                 operation: operation.map(|operation| operation.number),
             };
-            let _ = done.send(Done::Answer(link, number, answered));
+            let _ = done.send(Completion::Answer(link, number, answered));
         };
         // In a place of its own: as a part of the task it would be moved about.
         tokio::spawn(Box::pin(carrying_out));
     }
 
     /// Takes in what tasks have found out: the first, and whatever else waits.
-    fn finish(&mut self, first: Done<S>) {
+    fn finish(&mut self, first: Completion<S>) {
         self.look_at_clock();
         let now = self.now();
         let mut next = Some(first);
         while let Some(done) = next {
             match done {
-                Done::Greeting(link, Greeting { account, highest }) => {
+                Completion::Greeting(link, Greeting { account, highest }) => {
                     self.in_work -= 1;
                     let account = account.as_ref().map(|account| self.account_id(account));
                     self.endpoint.welcome(now, link, account, highest);
                 }
-                Done::Ticket(path, datagram, found) => {
+                Completion::Ticket(path, datagram, found) => {
                     let found = self.known_by(found);
                     self.endpoint.ticket_found(now, path, &datagram, found);
                 }
-                Done::Unwatched(link) => {
+                Completion::Unwatched(link) => {
                     // Its other side opens another, asks again, and is told why not.
                     self.end_watch(link);
                     self.endpoint.close(now, link, CloseReason::Done);
                 }
-                Done::Watchers(watchers) => self.tell_watchers(watchers),
-                Done::Push(link, push) => {
+                Completion::Watchers(watchers) => self.tell_watchers(watchers),
+                Completion::Push(link, push) => {
                     self.watches.push(now, &mut self.endpoint, link, push);
                 }
-                Done::Unproven(link, number, bytes) => {
+                Completion::Unproven(link, number, bytes) => {
                     self.in_work -= 1;
                     self.endpoint.hold(now, link, (number, bytes));
                 }
-                Done::Answer(link, number, answered) => {
+                Completion::Answer(link, number, answered) => {
                     self.in_work -= 1;
                     if let Some(account) = &answered.account {
                         let account = self.account_id(account);

@@ -14,8 +14,8 @@ use super::{
     judging::View,
     machine::{Machine, WallClock},
     malice::{self, Known},
-    person::{GROUP_PASSWORD, PASSWORD},
-    site::Neighbour,
+    node::Neighbour,
+    user::{GROUP_PASSWORD, PASSWORD},
     world::World,
 };
 use crate::{

@@ -15,12 +15,12 @@ use std::{
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{machine::Machine, network::Socket, site::MESSAGE_MAX};
+use super::{machine::Machine, network::Socket, node::MESSAGE_MAX};
 use crate::{
-    allowance::Frequency,
     crypto::{PublicKey, SecretKey},
     endpoint::{Config, Endpoint, Event, LinkId},
     link::Time,
+    rate_limit::RateLimit,
     wire::{
         Answer, Body, Command, Cursors, Operation, Password, Request, RequestId, SessionRef, Text,
         Username,
@@ -49,7 +49,7 @@ pub const LINKS_MAX: usize = 24;
 pub const WATCH_MEMORY: usize = 1 << 20;
 /// What each account has kept there.
 const STORED_AN_HOUR: u32 = 60_000;
-pub const STORED: Frequency = Frequency::per_hour(STORED_AN_HOUR);
+pub const STORED: RateLimit = RateLimit::per_hour(STORED_AN_HOUR);
 
 /// What it may have kept there after so long, at a realm that has started so often, in bytes.
 pub fn may_have_kept(lasted: Duration, starts: usize) -> usize {

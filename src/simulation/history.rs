@@ -12,7 +12,7 @@ use crate::wire::{CONTENT_GONE, CONTENT_NOTICE, Entry, ErrorCode, Mailbox};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum To {
     /// A person, by number.
-    Person(usize),
+    SimulatedUser(usize),
     /// A group, by the number of the realm that it is in.
     Group(usize),
 }
@@ -178,7 +178,7 @@ impl History {
         let body = text.into_bytes();
         // A message to somebody whom the realm does not know is refused, which another process may be told.
         let is_known = match to {
-            To::Person(person) => told.registered.contains(&person),
+            To::SimulatedUser(person) => told.registered.contains(&person),
             To::Group(_) => true,
         };
         told.messages.push(Message {

@@ -8,8 +8,8 @@ use super::{
     history::{Gone, Message, To},
     kinds::AWAY_FOR,
     machine::Machine,
-    person::Person,
-    site::MESSAGE_MAX,
+    node::MESSAGE_MAX,
+    user::SimulatedUser,
     world::World,
 };
 use crate::{
@@ -59,7 +59,7 @@ impl World {
     }
 
     /// What is wrong, once everything has had the time to come right.
-    pub(super) async fn judge(&self, people: &mut [Person]) -> Vec<String> {
+    pub(super) async fn judge(&self, people: &mut [SimulatedUser]) -> Vec<String> {
         let machines: Vec<Machine> = people
             .iter()
             .map(|person| self.start(&self.lives[person.number], 2))
@@ -163,7 +163,7 @@ impl World {
     /// something.
     async fn watch_all(
         &self,
-        person: &Person,
+        person: &SimulatedUser,
         client: &Client,
         machine: &Machine,
     ) -> Option<String> {
@@ -202,7 +202,7 @@ impl World {
         for (number, mailbox, entries) in views {
             let home = people[*number].1;
             let group_at = |realm: usize| move |message: &Message| message.to == To::Group(realm);
-            let to_me = |message: &Message| message.to == To::Person(*number);
+            let to_me = |message: &Message| message.to == To::SimulatedUser(*number);
             let to_me_from = |realm: usize| {
                 move |message: &Message| to_me(message) && people[message.from].1 == realm
             };

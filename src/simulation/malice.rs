@@ -7,7 +7,7 @@ use std::{net::SocketAddr, time::Duration};
 use rand::{Rng as _, RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
 use tokio::time::Instant;
 
-use super::{greedy::Target, machine::Machine, network::Socket, person::GROUP_PASSWORD};
+use super::{greedy::Target, machine::Machine, network::Socket, user::GROUP_PASSWORD};
 use crate::{
     crypto::{PublicKey, SecretKey},
     endpoint::{Config, Endpoint, Event, LinkId},

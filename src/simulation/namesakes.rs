@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    taken::{ANN, Actor, FIRST, GAMMA, SECOND, crew, sent},
+    name_takeover::{ANN, Actor, FIRST, GAMMA, SECOND, crew, sent},
     world::World,
 };
 use crate::{

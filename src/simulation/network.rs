@@ -14,10 +14,10 @@ use rand::{RngExt as _, rngs::StdRng};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    losing::Sieve,
     machine::Machine,
     nat::Nats,
     recording::{Recorded, Recorder},
+    single_loss::Sieve,
     trace::Trace,
 };
 

@@ -169,7 +169,7 @@ const FOUND_BY_TESTS: [(Fault, &str); 55] = [
     ),
     (
         Fault::ForgetNetworks,
-        "allowance::tests::a_network_of_many_subnets_takes_from_nobody_else",
+        "rate_limit::tests::a_network_of_many_subnets_takes_from_nobody_else",
     ),
     (
         Fault::LetUsersForge,

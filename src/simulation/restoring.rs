@@ -100,7 +100,7 @@ impl World {
             let (is_from_here, is_to_here) = (
                 is_here(message.from),
                 match message.to {
-                    To::Person(person) => is_here(person),
+                    To::SimulatedUser(person) => is_here(person),
                     To::Group(realm) => realm == which,
                 },
             );
@@ -120,7 +120,7 @@ impl World {
             // What the realm has passed on and forgotten comes again, to the other realm or to the copies of its group there: if who wrote it asks
             // again, or somebody sends their Init again that carried it.
             let is_passed_on = match message.to {
-                To::Person(_) => is_from_here && !is_to_here,
+                To::SimulatedUser(_) => is_from_here && !is_to_here,
                 To::Group(_) => true,
             };
             message.doubles += usize::from(is_passed_on);

@@ -17,11 +17,13 @@ use super::{
     disk::Disk,
     machine::{Machine, WallClock},
     network::{Network, Socket, Weather},
-    site::Site,
+    node::Node,
     trace::Trace,
 };
 use crate::{
-    client::{CallError, Client, Memory, Options, Profile, Sending, Silence, Traits, WatchEvent},
+    client::{
+        CallError, Client, LinkParameters, Memory, Options, Profile, Sending, Silence, WatchEvent,
+    },
     crypto::{ConnectionString, SecretKey},
     endpoint::LINK_LIFETIME,
     host::Host,
@@ -48,7 +50,7 @@ pub(super) const PASSWORD: &[u8] = b"correct horse";
 /// A network with one realm, and clients with one profile.
 pub(super) struct Setting {
     pub network: Network,
-    site: Site,
+    site: Node,
     serving: Mutex<Option<(Machine, JoinHandle<()>)>>,
     memory: Memory,
     /// All processes are on machines whose clocks are right.
@@ -72,7 +74,7 @@ impl Setting {
         if !addresses.is_empty() {
             network.set_name(NAME, addresses);
         }
-        let site = Site {
+        let site = Node {
             id: "alpha".parse().unwrap(),
             address: Arc::new(Mutex::new(LIVE)),
             name: None,
@@ -114,7 +116,7 @@ impl Setting {
     pub fn serve_at(&self, address: SocketAddr) {
         self.stop();
         let machine = self.machine("alpha");
-        let site = Site {
+        let site = Node {
             address: Arc::new(Mutex::new(address)),
             ..self.site.clone()
         };
@@ -176,9 +178,9 @@ impl Setting {
         let options = Options {
             server: Some(server),
             deadline: self.deadline,
-            traits: Traits {
+            traits: LinkParameters {
                 keepalive: Silence::fixed(Duration::from_secs(5)),
-                ..Traits::default()
+                ..LinkParameters::default()
             },
             ..Options::default()
         };

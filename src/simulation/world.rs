@@ -22,16 +22,16 @@ use super::{
     greedy::{self, Target},
     history::History,
     machine::{Machine, WallClock},
+    name_takeover,
     network::Network,
-    person::{Person, Population, Progress},
+    node::{IDLE, Neighbour, Node},
     plan::Plan,
     restoring,
-    site::{IDLE, Neighbour, Site},
-    taken,
     trace::Trace,
+    user::{Population, Progress, SimulatedUser},
 };
 use crate::{
-    client::{Memory, Traits},
+    client::{LinkParameters, Memory},
     crypto::SecretKey,
 };
 
@@ -115,7 +115,7 @@ pub(super) struct World {
     pub(super) history: History,
     is_calm: watch::Sender<bool>,
     deaths: Mutex<u64>,
-    pub(super) sites: Vec<(Site, Life)>,
+    pub(super) sites: Vec<(Node, Life)>,
     pub(super) lives: Vec<Life>,
     pub(super) population: Arc<Population>,
 }
@@ -134,7 +134,7 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
     let network = Network::new(fork(&mut rng), plan.path, trace.clone());
     let mut sites = sites(&plan, &mut rng);
     if plan.kinds.taken {
-        taken::add_third(&mut sites, &mut rng);
+        name_takeover::add_third(&mut sites, &mut rng);
     }
     let population = Arc::new(population(&plan, &sites));
     let names = population.people.iter().map(|(name, _)| name.as_str());
@@ -177,7 +177,7 @@ pub async fn run(seed: u64, trace: Trace) -> Outcome {
     outcome
 }
 
-fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Site, Life)> {
+fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Node, Life)> {
     let keys: Vec<SecretKey> = REALMS.iter().map(|_| SecretKey::generate(rng)).collect();
     let neighbours: Vec<Neighbour> = (0_u8..)
         .zip(REALMS.iter().zip(&keys))
@@ -198,7 +198,7 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Site, Life)> {
         }
         others.retain(|other| other.realm != own.realm);
         others.extend(kinds.liar.map(accomplice::liar));
-        let site = Site {
+        let site = Node {
             id: own.realm,
             address: Arc::new(Mutex::new(own.address.expect("it has one"))),
             name: kinds.moves.then_some(HOSTS[number]),
@@ -221,9 +221,9 @@ fn sites(plan: &Plan, rng: &mut StdRng) -> Vec<(Site, Life)> {
     sites.collect()
 }
 
-fn population(plan: &Plan, sites: &[(Site, Life)]) -> Population {
+fn population(plan: &Plan, sites: &[(Node, Life)]) -> Population {
     if plan.kinds.taken {
-        return taken::population(sites);
+        return name_takeover::population(sites);
     }
     let homes = plan.realms.iter().enumerate();
     let homes = homes.flat_map(|(realm, people)| std::iter::repeat_n(realm, *people));
@@ -317,7 +317,7 @@ impl World {
     }
 
     /// A person's life, until they have done what they wanted to do.
-    async fn keep_person(self: Arc<Self>, mut person: Person) -> Person {
+    async fn keep_person(self: Arc<Self>, mut person: SimulatedUser) -> SimulatedUser {
         let life = &self.lives[person.number];
         loop {
             let machine = self.start(life, 600);
@@ -369,7 +369,7 @@ impl World {
         let sites: Vec<JoinHandle<_>> = (0..self.sites.len())
             .map(|number| tokio::spawn(Arc::clone(self).keep_site(number)))
             .collect();
-        let people: Vec<JoinHandle<Person>> = (0..self.lives.len())
+        let people: Vec<JoinHandle<SimulatedUser>> = (0..self.lives.len())
             .map(|number| {
                 let person = self.person(number, rng);
                 tokio::spawn(Arc::clone(self).keep_person(person))
@@ -443,17 +443,17 @@ impl World {
         outcome
     }
 
-    fn person(&self, number: usize, rng: &mut StdRng) -> Person {
+    fn person(&self, number: usize, rng: &mut StdRng) -> SimulatedUser {
         let rate = self.plan.path.rate.filter(|_| self.plan.is_rate_known);
-        Person {
+        SimulatedUser {
             number,
             population: Arc::clone(&self.population),
             key: SecretKey::generate(rng),
             memory: Memory::default(),
             backup: None,
-            traits: Traits {
+            traits: LinkParameters {
                 rate,
-                ..Traits::default()
+                ..LinkParameters::default()
             },
             early_data: self.plan.early_data,
             lifetime: self.plan.lifetime,

@@ -11,12 +11,12 @@ mod batch;
 mod embedded;
 #[cfg(test)]
 mod faulty;
-mod gap;
 #[cfg(test)]
 mod memory;
 mod subscribe;
 #[cfg(all(test, feature = "client", feature = "embedded"))]
 mod tests;
+mod unreadable_range;
 
 use std::{
     future::Future,
@@ -35,11 +35,11 @@ pub use embedded::{
 pub(crate) use embedded::{fail_next_sync, hold_closing, panic_at_next_write};
 #[cfg(test)]
 pub use faulty::{Asked, Faulty};
-pub(crate) use gap::Gap;
 #[cfg(test)]
 pub use memory::Memory;
 use smallvec::SmallVec;
 pub use subscribe::{Subscribers, Subscription};
+pub(crate) use unreadable_range::Gap;
 
 pub use crate::wire::Position;
 

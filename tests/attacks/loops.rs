@@ -4,7 +4,7 @@ use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use merpati::{
     crypto::{Initiator, SecretKey, mac1},
-    endpoint::{Config, Endpoint, Handshakes, LINK_LIFETIME, Place},
+    endpoint::{Config, Endpoint, Handshakes, LINK_LIFETIME, WorkerId},
     link::{Redundancy, Time},
     wire::{
         ConnectionId, Frame, HandshakeId, Hello, HelloReply, Init, Open, Packet, PacketNumber,
@@ -23,7 +23,7 @@ fn address(n: u8) -> SocketAddr {
 
 fn realm(n: u8, protection: Protection) -> Endpoint {
     let config = Config {
-        place: Place::ALONE,
+        place: WorkerId::ALONE,
         accept: Some(protection),
         hello: Some("alpha".parse().unwrap()),
         early_data: true,

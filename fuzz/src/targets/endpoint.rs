@@ -6,8 +6,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use merpati::{
     crypto::{SecretKey, mac1},
     endpoint::{
-        AccountId, Config, Endpoint, Event, Handshakes, Known, LINK_LIFETIME, LinkId, Path, Place,
-        Ticket, TicketFound,
+        AccountId, Config, Endpoint, Event, Handshakes, Known, LINK_LIFETIME, LinkId, Path, Ticket,
+        TicketFound, WorkerId,
     },
     link::{Redundancy, Time},
     wire::{
@@ -155,7 +155,7 @@ fn config(accept: Option<Protection>) -> Config {
         hello: accept.is_some().then(|| "alpha".parse().expect("a name")),
         early_data: true,
         resumes: accept.is_none(),
-        place: Place::ALONE,
+        place: WorkerId::ALONE,
         max_datagram: 1200,
         max_message: MESSAGE_MAX,
         rate: None,

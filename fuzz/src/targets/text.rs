@@ -1,9 +1,9 @@
 //! What people write: a line of the shell, a configuration.
 
 use merpati::{
-    allowance::Frequency,
     crypto::{ConnectionString, PublicKey, SecretKey},
-    server::{Config, unit},
+    rate_limit::RateLimit,
+    server::{Config, units},
     wire::{RealmId, RegistrationCode, Sender, SessionId, Username},
 };
 
@@ -30,13 +30,13 @@ pub fn line(input: &[u8]) {
         if let Ok(string) = word.parse::<ConnectionString>() {
             assert_eq!(string.to_string().parse(), Ok(string));
         }
-        if let Ok(frequency) = word.parse::<Frequency>() {
+        if let Ok(frequency) = word.parse::<RateLimit>() {
             assert_eq!(frequency.to_string().parse(), Ok(frequency));
         }
         let _ = (
-            unit::parse_span(word),
-            unit::parse_size(word),
-            unit::parse_rate(word),
+            units::parse_span(word),
+            units::parse_size(word),
+            units::parse_rate(word),
         );
     }
 }

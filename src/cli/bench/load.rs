@@ -17,7 +17,7 @@ use merpati::{
 };
 use tokio::task::JoinSet;
 
-use super::{Failure, Plan, cpu::Process, crowd::Device};
+use super::{Failure, Plan, clients::Device, cpu::Process};
 
 /// How long the links may take to open, all together and for each.
 const OPENING: Duration = Duration::from_secs(30);

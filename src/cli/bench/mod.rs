@@ -8,12 +8,12 @@
     reason = "what is counted here is far below the 2^52 from which on that would be seen"
 )]
 
+mod chart;
+mod clients;
 mod cpu;
-mod crowd;
 mod echo;
 mod load;
-mod own;
-mod picture;
+mod local_realm;
 mod report;
 
 use std::{path::Path, time::Duration};
@@ -25,11 +25,11 @@ use tokio::task::LocalSet;
 
 use super::{
     args::{self, Global},
-    mix::Mix,
     output::{Failure, Output},
+    workload::Mix,
 };
 use cpu::Process;
-use own::OwnRealm;
+use local_realm::OwnRealm;
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ pub fn bench(global: &Global, args: &args::Bench, output: Output) -> Result<(), 
         ..report
     };
     if let Some(file) = &args.svg {
-        picture::draw(&report, file)?;
+        chart::draw(&report, file)?;
     }
     report.print(output.json)
 }
@@ -101,12 +101,12 @@ async fn measure(
     process: Option<Process>,
 ) -> Result<Report, Failure> {
     let bar = progress(plan.connections as u64, "accounts");
-    let devices = crowd::gather(realm, home, plan, &bar).await?;
+    let devices = clients::gather(realm, home, plan, &bar).await?;
     bar.finish_and_clear();
     let bar = progress(plan.span.as_millis().try_into().unwrap_or(u64::MAX), "load");
     let load = load::run(realm, &devices, plan, process.as_ref(), &bar).await?;
     bar.finish_and_clear();
-    crowd::remember(home, &devices, &load.highest)?;
+    clients::remember(home, &devices, &load.highest)?;
     let echo = echo::run(plan, &load).await?;
     Ok(Report {
         plan,

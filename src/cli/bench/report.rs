@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use merpati::wire::ErrorCode;
 
-use super::{Failure, Plan, crowd::raise, echo::Echo, load::Load};
+use super::{Failure, Plan, clients::raise, echo::Echo, load::Load};
 
 /// The quantiles that are told.
 const QUANTILES: [(&str, f64); 5] = [

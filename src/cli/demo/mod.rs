@@ -12,7 +12,7 @@ use std::{
 };
 
 use merpati::{
-    client::{Client, Options, Profile, Traits, system_rng},
+    client::{Client, LinkParameters, Options, Profile, system_rng},
     server::{Config, Server},
     wire::{GroupName, Mailbox, RealmId, Username},
 };
@@ -112,9 +112,9 @@ fn client(directory: &Path, name: &str, server: &Server, rtt: Duration) -> Resul
     let options = Options {
         server: server.connection_string(),
         deadline: PATIENCE,
-        traits: Traits {
+        traits: LinkParameters {
             rtt: Some(rtt),
-            ..Traits::default()
+            ..LinkParameters::default()
         },
         ..Options::default()
     };

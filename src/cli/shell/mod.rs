@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::{
     args::{Command, Global},
     ask, commands, cost,
-    given::{self, Given, Typed as Typing},
+    inputs::{self, Given, Typed as Typing},
     output::{self, Failure, Output, READER_GONE},
 };
 
@@ -184,7 +184,7 @@ fn run(typed: Typed, global: &Global, runtime: &Runtime, client: &Client) -> Res
         ));
     }
     if typed.password.is_none() {
-        given::tell_password_rules(&command);
+        inputs::tell_password_rules(&command);
     }
     let given = Given::read(&command, Typing::InShell(typed.password))?;
     let named;

@@ -6,7 +6,7 @@ use crate::{
     endpoint::{
         Dropped, Endpoint, Event, LinkId, Path,
         limits::UNPROVEN_LIFETIME,
-        slot::{Role, Stage},
+        link_entry::{Role, Stage},
     },
     link::Time,
     wire::{ConnectionId, OperationNumber, RESET_LEN, ResetToken, ResumeNonce, Welcome},

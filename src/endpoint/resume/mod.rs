@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::{
     AccountId,
-    accepts::InitHash,
+    accept_cache::InitHash,
     limits::TICKETS_UNPROVEN,
-    slot::{Role, Slot},
+    link_entry::{LinkEntry, Role},
 };
 use crate::{
     crypto::{PublicKey, ResumptionSecret, TAG_LEN, same},
@@ -143,7 +143,7 @@ impl Lookups {
     }
 }
 
-impl Slot {
+impl LinkEntry {
     /// What to come back with.
     pub fn ticket(&self) -> Option<&Ticket> {
         match self.resumption.as_deref()? {

@@ -6,17 +6,17 @@ use rand::Rng as _;
 
 use super::{Known, Resumed, Resumption, TICKET_LIFETIME, TicketFound, TicketState};
 use crate::{
-    allowance::Frequency,
     crypto::{ResumptionSecret, SessionKeys, same, ticket_check},
     endpoint::{
         Dropped, Endpoint, Event, LinkId, Path, SERVES,
-        accepts::{Accepts, InitHash, Known as Answer},
+        accept_cache::{AcceptCache, InitHash, Known as Answer},
         limits::TICKETS_LOOKED_UP,
-        slot::{Accepting, Answering, Role, Slot, Stage},
-        standing::Shown,
+        link_entry::{Accepting, Answering, LinkEntry, Role, Stage},
+        link_slots::Shown,
     },
     faults::{Fault, is_planted},
     link::{Link, Time},
+    rate_limit::RateLimit,
     subnet::Subnet,
     wire::{
         ConnectionId, Life, OperationNumber, Packet, Protection, RESUMED_HEADER, RequestId, Resume,
@@ -27,11 +27,11 @@ use crate::{
 /// To where a device has been shown to be goes so many times what it brings.
 const KNOWN_PLACE_FACTOR: usize = 3;
 /// Resumes from one subnet from the places of their tickets, before whoever sends another has to show that they receive there.
-const RETURNED_PER_SUBNET: Frequency = Frequency::per_second(2500);
+const RETURNED_PER_SUBNET: RateLimit = RateLimit::per_second(2500);
 /// Resumes from one subnet that are refused, before whoever sends another has to show that they receive there.
-const REFUSALS_PER_SUBNET: Frequency = Frequency::per_second(20);
+const REFUSALS_PER_SUBNET: RateLimit = RateLimit::per_second(20);
 /// The same, from everywhere.
-const REFUSALS: Frequency = Frequency::per_second(1000);
+const REFUSALS: RateLimit = RateLimit::per_second(1000);
 /// Former lives of the store that a Resume may name.
 const LIVES_TRIED: usize = 8;
 
@@ -58,7 +58,7 @@ impl Endpoint {
     }
 
     /// `is_settled`: nothing that is still to come can show that its device had the answer elsewhere.
-    fn known_of(&self, slot: &Slot, is_settled: bool) -> Option<Known> {
+    fn known_of(&self, slot: &LinkEntry, is_settled: bool) -> Option<Known> {
         let is_ticket = match slot.ticket_state {
             TicketState::Unwanted | TicketState::Used => false,
             TicketState::Wanted | TicketState::Genuine | TicketState::Due => {
@@ -105,7 +105,7 @@ impl Endpoint {
         if !same(&ticket_check(&token), &resume.check) {
             return Err(Dropped::NotForThisSide);
         }
-        let hash = Accepts::hash_of_resume(resume);
+        let hash = AcceptCache::hash_of_resume(resume);
         match self.accepts.look_up(&hash) {
             Answer::Answered(answer, link, from) => {
                 // WIRE-11: it may be longer than what it answers, where the first came from. A copy may come from anywhere, and its link may
@@ -163,7 +163,7 @@ impl Endpoint {
 
     /// A link ends that was never proven. Its device may come back all the same: by what is remembered of it here if nothing has shown that
     /// its handshake was none that somebody has recorded, or else by what is kept, which now may say where it was.
-    pub(in crate::endpoint) fn remember_ticket(&mut self, id: LinkId, slot: &Slot) {
+    pub(in crate::endpoint) fn remember_ticket(&mut self, id: LinkId, slot: &LinkEntry) {
         let (is_wanted, is_due) = match slot.ticket_state {
             TicketState::Wanted => (slot.account.is_some(), false),
             TicketState::Due => (false, true),
@@ -258,7 +258,7 @@ impl Endpoint {
         let Ok(Packet::Resume(resume)) = Packet::parse(datagram) else {
             return;
         };
-        let hash = Accepts::hash_of_resume(&resume);
+        let hash = AcceptCache::hash_of_resume(&resume);
         let waited = self.lookups.waiting.remove(&hash);
         let Some(has_shown) = waited.filter(|_| self.admitting) else {
             return;
@@ -314,7 +314,7 @@ impl Endpoint {
         let (shown, is_let_in) = match (has_shown, is_there) {
             (true, _) => (Shown::Cookie, true),
             (false, true) if is_planted(Fault::PushOutOthers) => (Shown::Nothing, true),
-            (false, true) => (Shown::Place, self.admits_from_its_place(now, path)),
+            (false, true) => (Shown::WorkerId, self.admits_from_its_place(now, path)),
             // The seal says who sent it, and not from where: what it asks would count there.
             (false, false) => (Shown::Nothing, self.admits_from_anywhere(now, path)),
         };
@@ -335,7 +335,7 @@ impl Endpoint {
         let room = (datagram.len(), factor);
         let stage = Stage::Accepting(Box::new(Accepting::new(now, answering, hash, room)));
         let peer = Some(known.peer);
-        let mut slot = Slot::new(now, link, Role::Responder, path, peer, stage);
+        let mut slot = LinkEntry::new(now, link, Role::Responder, path, peer, stage);
         slot.resumption = Some(Box::new(Resumption::Resumed(Resumed {
             account: known.account,
             ticket: resume.ticket,

@@ -1,15 +1,15 @@
 //! Handshakes in floods.
 
 use super::{places::knock_with_cookie, *};
-use crate::allowance::Frequency;
+use crate::rate_limit::RateLimit;
 
 /// A pair whose server begins `per_subnet` handshakes a second without a cookie, and four times as many at once.
 pub(super) fn strict(per_subnet: u32) -> Pair {
     let mut pair = Pair::new(Protection::Sealed);
     let config = Config {
         handshakes: Handshakes {
-            all: Frequency::per_second(100),
-            per_subnet: Frequency::per_second(per_subnet),
+            all: RateLimit::per_second(100),
+            per_subnet: RateLimit::per_second(per_subnet),
         },
         ..config(Some(Protection::Sealed))
     };
@@ -71,7 +71,7 @@ fn endpoints_behind_one_address_count_together() {
     let mut servers: Vec<Endpoint> = Vec::new();
     for own in 0..4 {
         let config = Config {
-            place: Place::new(own, 4).unwrap(),
+            place: WorkerId::new(own, 4).unwrap(),
             ..pair.server.config
         };
         let mut server = Endpoint::new(config, &realm_key().into(), [4; 32]);

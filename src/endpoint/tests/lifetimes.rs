@@ -1,6 +1,6 @@
 //! How long things are remembered, and that they are let go in the end.
 
-use super::{roaming::in_use, *};
+use super::{migration::in_use, *};
 
 /// Lets a side wait, alone.
 fn wait(pair: &mut Pair, seconds: u64) {

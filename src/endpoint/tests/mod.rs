@@ -1,22 +1,22 @@
 //! Two endpoints and a wire between them.
 
+mod dormant;
 mod floods;
 mod lifetimes;
 mod lives;
 mod memory;
+mod migration;
 mod noise;
 mod paths;
-mod place;
 mod places;
 mod realms;
-mod renewal;
+mod rekey;
 mod repeats;
-mod rest;
 mod resume;
-mod roaming;
 mod sizes;
 mod stats;
 mod tickets;
+mod worker_id;
 
 use super::{limits::*, *};
 use crate::{
@@ -60,7 +60,7 @@ fn config(accept: Option<Protection>) -> Config {
         hello: accept.is_some().then(|| "alpha".parse().unwrap()),
         early_data: true,
         resumes: false,
-        place: Place::ALONE,
+        place: WorkerId::ALONE,
         max_datagram: 1200,
         max_message: 20_000,
         rate: None,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{floods::strict, roaming::in_use, *};
+use super::{floods::strict, migration::in_use, *};
 
 /// The server's address that ends so.
 fn at(last: u8) -> IpAddr {

@@ -1,6 +1,6 @@
 //! Places for links, when there are more who want one than there are places.
 
-use super::super::standing::Standing;
+use super::super::link_slots::Standing;
 use super::{floods::strict, *};
 
 /// Where a link from an address counts.

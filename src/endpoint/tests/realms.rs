@@ -29,7 +29,7 @@ struct Realms {
 
 fn endpoint(n: u8, seed: u64) -> Endpoint {
     let config = Config {
-        place: Place::ALONE,
+        place: WorkerId::ALONE,
         accept: Some(Protection::Sealed),
         hello: None,
         early_data: true,

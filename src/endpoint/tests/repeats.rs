@@ -6,7 +6,7 @@ use super::{
     resume::{Returning, is_resumed, resuming},
     *,
 };
-use crate::allowance::Frequency;
+use crate::rate_limit::RateLimit;
 
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 7, 7)), 7);
 
@@ -112,8 +112,8 @@ fn who_comes_back_often_pushes_nobody_else_out() {
     let config = Config {
         links_max: 5000,
         handshakes: Handshakes {
-            all: Frequency::UNLIMITED,
-            per_subnet: Frequency::UNLIMITED,
+            all: RateLimit::UNLIMITED,
+            per_subnet: RateLimit::UNLIMITED,
         },
         ..config(Some(Protection::Sealed))
     };

@@ -1,6 +1,6 @@
 //! What others can make an endpoint do with tickets, and how long it has them (HS-20, HS-21).
 
-use crate::{allowance::Frequency, endpoint::TicketFound, wire::Resume};
+use crate::{endpoint::TicketFound, rate_limit::RateLimit, wire::Resume};
 
 use super::{
     resume::{Returning, is_resumed},
@@ -92,8 +92,8 @@ fn all_devices_may_be_refused_at_once() {
     let config = Config {
         early_data: false,
         handshakes: Handshakes {
-            all: Frequency::UNLIMITED,
-            per_subnet: Frequency::UNLIMITED,
+            all: RateLimit::UNLIMITED,
+            per_subnet: RateLimit::UNLIMITED,
         },
         ..config(Some(Protection::Sealed))
     };
@@ -145,7 +145,7 @@ fn place_of_a_ticket_is_no_cookie() {
         .filter(|slot| slot.resumed().is_some());
     let stands: Vec<_> = stands.map(|slot| slot.standing).collect();
     let standing = stands.first();
-    assert!(matches!(standing, Some(standing::Standing::Returned(_))));
+    assert!(matches!(standing, Some(link_slots::Standing::Returned(_))));
 }
 
 /// HS-21: an Init from an address that is not its sender's, and a copy of it from where the sender is, do not make that address the place of the ticket.

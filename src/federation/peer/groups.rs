@@ -11,13 +11,13 @@ use super::{
     super::{
         News, Step,
         backoff::{BACKOFF_MIN, BUSY_MAX},
-        doing::{Doing, Next},
         reader::{Reader, Reading},
+        steps::{Doing, Next},
     },
     PeerTask,
 };
 use crate::{
-    realm::{CopyState, GroupWork, Kept, Moment, Peer},
+    realm::{GroupWork, Kept, Moment, Peer, ReplicaState},
     wire::{Answer, ErrorCode, GroupName},
 };
 
@@ -134,7 +134,7 @@ impl PeerTask {
         &mut self,
         now: Moment,
         peer: Arc<Peer>,
-        (mut reading, answer): (Box<(Reader, CopyState)>, Option<&[u8]>),
+        (mut reading, answer): (Box<(Reader, ReplicaState)>, Option<&[u8]>),
     ) -> Next {
         if answer.is_some() {
             self.news.push_back(News::Answers);

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{
     super::{
-        News, Own, Step,
+        News, RealmIdentity, Step,
         backoff::Until,
-        doing::{Doing, Next, introduce, introduce_as},
+        steps::{Doing, Next, introduce, introduce_as},
     },
     PeerTask,
 };
@@ -17,7 +17,12 @@ use crate::{
 
 impl PeerTask {
     /// A peer has been told of this realm's new key. One that does not know the old one (any more) may know the new one.
-    pub(super) fn told_key(&mut self, own: &Own, peer: &Peer, answer: Option<&[u8]>) -> Next {
+    pub(super) fn told_key(
+        &mut self,
+        own: &RealmIdentity,
+        peer: &Peer,
+        answer: Option<&[u8]>,
+    ) -> Next {
         let Some(answer) = answer else {
             return self.is_silent();
         };
@@ -41,7 +46,7 @@ impl PeerTask {
 
     pub(super) fn introduced(
         &mut self,
-        own: &Own,
+        own: &RealmIdentity,
         (peer, is_numbered): (&Peer, bool),
         answer: Option<&[u8]>,
     ) -> Next {

@@ -30,8 +30,8 @@ async fn receive(listening: &Listening, count: usize) -> Vec<(Vec<u8>, Option<Ip
     all
 }
 
-fn leaving(datagrams: &[(&[u8], Way)]) -> Leaving {
-    let mut leaving = Leaving::default();
+fn leaving(datagrams: &[(&[u8], Way)]) -> SendBatch {
+    let mut leaving = SendBatch::default();
     for (bytes, way) in datagrams {
         let written = leaving.add(|out| {
             *out = bytes.to_vec();
@@ -185,7 +185,7 @@ async fn no_socket_lets_ip_fragment() {
         ip_mtu_discover(&v4.socket).unwrap(),
         Ipv4PathMtuDiscovery::PROBE
     );
-    let client = crate::host::connected::connect(([127, 0, 0, 1], port).into());
+    let client = crate::host::connected_socket::connect(([127, 0, 0, 1], port).into());
     let client = client.await.unwrap();
     assert_eq!(
         ip_mtu_discover(&client).unwrap(),
@@ -198,7 +198,7 @@ async fn no_socket_lets_ip_fragment() {
     let port = v6.local_addr().unwrap().port();
     let v6 = Bound::new(v6).unwrap().socket;
     assert_eq!(ipv6_mtu_discover(&v6).unwrap(), Ipv6PathMtuDiscovery::PROBE);
-    let client = crate::host::connected::connect((Ipv6Addr::LOCALHOST, port).into());
+    let client = crate::host::connected_socket::connect((Ipv6Addr::LOCALHOST, port).into());
     let client = client.await.unwrap();
     assert_eq!(
         ipv6_mtu_discover(&client).unwrap(),

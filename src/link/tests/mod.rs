@@ -2,7 +2,7 @@
 
 mod bulk;
 mod incoming;
-mod packing;
+mod packet_builder;
 mod queue;
 
 use alloc::{vec, vec::Vec};

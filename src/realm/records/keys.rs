@@ -6,7 +6,7 @@ use crate::{
     wire::{GroupName, Handle, RealmId, Sender, Username},
 };
 
-use super::{CopyRecord, GroupRecord, MemberRecord, Owner, SessionHash, copies};
+use super::{GroupRecord, MemberRecord, Owner, ReplicaRecord, SessionHash, copies};
 
 pub(super) fn key(parts: &[&[u8]]) -> Key {
     Key(concat(parts))
@@ -103,7 +103,7 @@ pub fn idle(owner: [u8; 16]) -> Key {
 
 /// Where a mailbox is kept.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct MailboxLog {
     pub log: Log,
     /// Entries up to this position are none of the mailbox's: they belonged to one of that name before it (READ-6).
     pub floor: u64,
@@ -113,7 +113,7 @@ pub struct Place {
     pub says: Username,
 }
 
-impl Place {
+impl MailboxLog {
     /// A user's private messages.
     pub fn private(user: Username) -> Self {
         Self {
@@ -147,7 +147,7 @@ impl Place {
     }
 
     /// This realm's copy of a group that lives in another.
-    pub fn copy(realm: RealmId, group: GroupName, record: &CopyRecord) -> Self {
+    pub fn copy(realm: RealmId, group: GroupName, record: &ReplicaRecord) -> Self {
         let Prefix(mut name) = copies(realm);
         name.extend_from_slice(group.as_bytes());
         name.push(b'/');
@@ -210,7 +210,7 @@ pub fn former_log(group: GroupName) -> Key {
 }
 
 /// How far a user has read a mailbox: on one device, or on any.
-pub fn cursor(user: Username, owner: Option<&Owner>, place: &Place) -> Key {
+pub fn cursor(user: Username, owner: Option<&Owner>, place: &MailboxLog) -> Key {
     let Prefix(mut key) = cursors(user, owner);
     key.extend_from_slice(&place.name);
     Key(key)

@@ -13,7 +13,7 @@ use crate::{
 /// there. `log` names the copy's log, which stays when the group is made again; the entries of the group that there
 /// is now stand behind the position `floor`. `ended`: its home realm has said that the group has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CopyRecord {
+pub struct ReplicaRecord {
     pub epoch: u64,
     pub known_as: String,
     pub position: u64,
@@ -24,7 +24,7 @@ pub struct CopyRecord {
 
 /// The same in format 1.
 #[derive(Deserialize)]
-struct FirstCopyRecord {
+struct FirstReplicaRecord {
     epoch: u64,
     known_as: String,
     position: u64,
@@ -40,11 +40,11 @@ struct SecondCopyRecord {
     floor: u64,
 }
 
-impl Record for CopyRecord {
+impl Record for ReplicaRecord {
     const FORMAT: u8 = FORMAT_3;
 
     fn from_first_format(record: &[u8]) -> Result<Self, StoreError> {
-        let first: FirstCopyRecord = parse(record)?;
+        let first: FirstReplicaRecord = parse(record)?;
         Ok(Self {
             epoch: first.epoch,
             known_as: first.known_as,
@@ -71,7 +71,7 @@ impl Record for CopyRecord {
 /// A user of this realm is in a group of another, of that epoch if that is written. `membership` is the number that the other realm gave
 /// it; 0 where it gave none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CopyMemberRecord {
+pub struct ReplicaMemberRecord {
     pub joined: u32,
     pub epoch: Option<u64>,
     pub membership: u64,
@@ -79,22 +79,22 @@ pub struct CopyMemberRecord {
 
 /// The same in format 1.
 #[derive(Deserialize)]
-struct FirstCopyMemberRecord {
+struct FirstReplicaMemberRecord {
     joined: u32,
 }
 
 /// The same in format 2.
 #[derive(Deserialize)]
-struct SecondCopyMemberRecord {
+struct SecondReplicaMemberRecord {
     joined: u32,
     epoch: Option<u64>,
 }
 
-impl Record for CopyMemberRecord {
+impl Record for ReplicaMemberRecord {
     const FORMAT: u8 = FORMAT_3;
 
     fn from_first_format(record: &[u8]) -> Result<Self, StoreError> {
-        let first: FirstCopyMemberRecord = parse(record)?;
+        let first: FirstReplicaMemberRecord = parse(record)?;
         Ok(Self {
             joined: first.joined,
             epoch: None,
@@ -103,7 +103,7 @@ impl Record for CopyMemberRecord {
     }
 
     fn from_second_format(record: &[u8]) -> Result<Self, StoreError> {
-        let second: SecondCopyMemberRecord = parse(record)?;
+        let second: SecondReplicaMemberRecord = parse(record)?;
         Ok(Self {
             joined: second.joined,
             epoch: second.epoch,
@@ -112,9 +112,9 @@ impl Record for CopyMemberRecord {
     }
 }
 
-impl CopyMemberRecord {
+impl ReplicaMemberRecord {
     /// True when the membership is of the group that is copied.
-    pub fn is_of(&self, copy: &CopyRecord) -> bool {
+    pub fn is_of(&self, copy: &ReplicaRecord) -> bool {
         self.epoch.is_none_or(|epoch| epoch == copy.epoch)
     }
 }

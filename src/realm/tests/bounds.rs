@@ -232,8 +232,8 @@ async fn cursors_of_all_mailboxes_are_taken_over() {
     add_peer(&realm, 50, "beta").await;
     let ann = user("ann");
     let value = records::CursorRecord { position: 1 }.to_value().unwrap();
-    let private = records::Place::private(ann);
-    let from_beta = records::Place::from_realm(ann, "beta".parse().unwrap());
+    let private = records::MailboxLog::private(ann);
+    let from_beta = records::MailboxLog::from_realm(ann, "beta".parse().unwrap());
     let mut batch = Batch::new();
     for number in 0..10_500 {
         let name = format!("c/ann//a{number:06}");

@@ -20,7 +20,7 @@ pub fn introduce<'a>(name: &str, (address, port): (&'a str, u16)) -> PeerRequest
     }
 }
 
-fn open_realm(store: &Held) -> (Realm<Held>, mpsc::Receiver<Errand>) {
+fn open_realm(store: &Held) -> (Realm<Held>, mpsc::Receiver<PeerCall>) {
     let mut realm = realm_of(store);
     realm.own.peering = Peering::Open;
     let (network, errands) = Network::new();
@@ -53,10 +53,10 @@ async fn only_peer(realm: &Realm<Held>) -> Peer {
 
 /// What the realm asks next, and how. It is answered so, or not at all.
 async fn next_question(
-    errands: &mut mpsc::Receiver<Errand>,
+    errands: &mut mpsc::Receiver<PeerCall>,
     says: Option<Answer>,
 ) -> ((String, u16), Dialing) {
-    let Some(Errand::Ask {
+    let Some(PeerCall::Ask {
         peer,
         dialing,
         answer,
@@ -134,7 +134,7 @@ async fn a_claimed_address_replaces_no_other_by_being_said() {
     let beta = only_peer(&realm).await;
     let elsewhere = introduce("beta", ("192.0.2.66", 7000)).to_bytes();
     let ((), ()) = tokio::join!(realm.try_claim(&beta, MOMENT), async {
-        let Some(Errand::Ask { answer, .. }) = errands.recv().await else {
+        let Some(PeerCall::Ask { answer, .. }) = errands.recv().await else {
             panic!("nothing is asked")
         };
         give(&realm, 50, &elsewhere).await;
@@ -352,7 +352,7 @@ async fn who_has_taken_a_name_is_not_added_for_another() {
         };
         let add = Request::from(add).to_bytes();
         let (answer, ()) = tokio::join!(give(&realm, 1, &add), async {
-            let Some(Errand::Who { answer, .. }) = errands.recv().await else {
+            let Some(PeerCall::Who { answer, .. }) = errands.recv().await else {
                 panic!("nobody is asked who is there")
             };
             if let Some(n) = there {

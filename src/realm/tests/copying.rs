@@ -2,15 +2,15 @@
 
 use tokio::sync::mpsc;
 
-use super::super::records::{CopyRecord, Record as _};
+use super::super::records::{Record as _, ReplicaRecord};
 use super::*;
 use crate::wire::{Entry, Fragment};
 
 /// Answers what is asked of another realm, one question after another.
-async fn answer_all(errands: &mut mpsc::Receiver<Errand>, answers: Vec<Answer>) {
+async fn answer_all(errands: &mut mpsc::Receiver<PeerCall>, answers: Vec<Answer>) {
     for answer in answers {
         match errands.recv().await {
-            Some(Errand::Ask { answer: told, .. }) => told.send(answer.to_bytes()).unwrap(),
+            Some(PeerCall::Ask { answer: told, .. }) => told.send(answer.to_bytes()).unwrap(),
             other => panic!("{other:?}"),
         }
     }
@@ -37,13 +37,13 @@ fn piece(offset: u64, text: &str) -> Answer {
 /// the test. Gives the peer, the group, where the copy's messages are, and what is asked.
 async fn with_copy<S: Store>(
     realm: &mut Realm<S>,
-) -> (Peer, GroupName, crate::store::Log, mpsc::Receiver<Errand>) {
+) -> (Peer, GroupName, crate::store::Log, mpsc::Receiver<PeerCall>) {
     let (network, errands) = Network::new();
     realm.network = network;
     let (beta, group) = ("beta".parse().unwrap(), "crew".parse().unwrap());
     let (key, place) = (PublicKey([50; 32]), ("192.0.2.9".to_string(), 6377));
     assert!(realm.list_peer(beta, key, place, None).await.unwrap());
-    let copy = CopyRecord {
+    let copy = ReplicaRecord {
         epoch: 1,
         known_as: "alpha".into(),
         position: 0,
@@ -54,7 +54,7 @@ async fn with_copy<S: Store>(
     let mut batch = Batch::new();
     batch.put(records::copy(beta, group), copy.to_value().unwrap());
     realm.commit(batch).await.unwrap();
-    let log = records::Place::copy(beta, group, &copy).log;
+    let log = records::MailboxLog::copy(beta, group, &copy).log;
     (realm.peers().await.0.remove(0), group, log, errands)
 }
 
@@ -230,7 +230,7 @@ const ALL: crate::store::PageLimit = crate::store::PageLimit {
 async fn a_group_that_is_copied_has_an_end_whatever_its_realm_says() {
     let directory = tempfile::tempdir().unwrap();
     let mut realm = open_with(&directory, |_, limits| {
-        limits.rates.stored_peer = crate::allowance::Frequency::per_day(1 << 13);
+        limits.rates.stored_peer = crate::rate_limit::RateLimit::per_day(1 << 13);
     });
     let (peer, group, log, mut errands) = with_copy(&mut realm).await;
     let entry = |position, content, total: Option<u64>, body: &[u8]| Entry {

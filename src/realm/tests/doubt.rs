@@ -124,7 +124,7 @@ async fn a_failed_commit_is_answered_unknown() {
     assert_eq!(read, refused(ErrorCode::Internal));
     set(SOUND);
     assert_eq!(ask(send(2, "ann", "once")).await, STORED);
-    let log = records::Place::private("ann".parse().unwrap()).log;
+    let log = records::MailboxLog::private("ann".parse().unwrap()).log;
     assert_eq!(realm.store.last(&log).await.unwrap(), Position(1));
     assert_eq!(ask(send(3, "ann", "twice")).await, STORED);
 }

@@ -204,9 +204,9 @@ impl<S: Store> Realm<S> {
     pub async fn read_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> ReadOutcome {
         loop {
             let state = match self.look_at_copy(peer, group, now).await {
-                CopyLook::At(state) => state,
-                CopyLook::Gone => return ReadOutcome::Gone,
-                CopyLook::NotNow => return ReadOutcome::Unread,
+                ReplicaLook::At(state) => state,
+                ReplicaLook::Gone => return ReadOutcome::Gone,
+                ReplicaLook::NotNow => return ReadOutcome::Unread,
             };
             let mut reader = Reader::new(group, state.epoch(), state.position(), peer.life());
             let (kept, more) = loop {

@@ -3,7 +3,7 @@
 
 use super::{
     acts::{BOUND, group, join_realm, user},
-    ended::{BETA, add, answer_next, done, waiting, with_users},
+    group_teardown::{BETA, add, answer_next, done, waiting, with_users},
     held::{Held, give},
     *,
 };
@@ -102,7 +102,7 @@ async fn a_membership_without_a_number_ends_by_any_word() {
     for membership in [0, 11] {
         let store = Held::default();
         let realm = with_users(&store, &["ann"]).await;
-        let member = records::CopyMemberRecord {
+        let member = records::ReplicaMemberRecord {
             joined: 1,
             epoch: Some(7),
             membership: 0,

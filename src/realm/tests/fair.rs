@@ -2,7 +2,7 @@
 
 use super::{
     acts::{BOUND, user},
-    ended::{waiting, with_users},
+    group_teardown::{waiting, with_users},
     held::{Held, give, realm_of},
     *,
 };
@@ -106,7 +106,7 @@ async fn what_moves_in_a_queue_counts_once() {
         let used = refused_number(ErrorCode::NumberReused, 9);
         let (carried, ()) = tokio::join!(
             realm.deliver_outgoing(beta, &outgoing, 0, MOMENT),
-            super::ended::answer_next(&mut errands, used)
+            super::group_teardown::answer_next(&mut errands, used)
         );
         assert_eq!(carried, Carried::Refused);
     }
@@ -128,13 +128,13 @@ async fn a_removed_realm_leaves_its_queue_empty_for_the_next() {
         session: BOUND,
         code: Password(b"open sesame"),
     };
-    super::ended::done(&realm, 1, claim).await;
+    super::group_teardown::done(&realm, 1, claim).await;
     let remove = Command::RemoveRealm {
         operation: op(4),
         session: BOUND,
         realm: "beta".parse().unwrap(),
     };
-    super::ended::done(&realm, 1, remove).await;
+    super::group_teardown::done(&realm, 1, remove).await;
     assert!(realm.do_departures(NOW).await);
     super::held::add_peer(&realm, 99, "beta").await;
     assert_eq!(give(&realm, 1, &send(5, "ann")).await, QUEUED);

@@ -70,7 +70,7 @@ fn a_large_realm() {
     limits.rates.commands = unlimited;
     limits.rates.registrations = unlimited;
     let identity = SecretKey::from_bytes([9; 32]);
-    let own = Own {
+    let own = RealmIdentity {
         id: "alpha".parse().unwrap(),
         secret: identity.clone(),
         former: vec![],

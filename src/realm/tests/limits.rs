@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::{allowance::Frequency, subnet::Subnet};
+use crate::{rate_limit::RateLimit, subnet::Subnet};
 
 const CODE: RegistrationCode = RegistrationCode([7; 10]);
 
 impl Fixture {
-    fn with(change: impl FnOnce(&mut Own, &mut Limits)) -> Self {
+    fn with(change: impl FnOnce(&mut RealmIdentity, &mut Limits)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self {
             realm: open_with(&directory, change),
@@ -193,7 +193,7 @@ async fn who_guesses_a_groups_password_waits_ever_longer() {
 /// ACC-7
 #[tokio::test]
 async fn a_subnet_has_its_allowance_of_each_kind_of_work() {
-    let once = Frequency::per_hour(1);
+    let once = RateLimit::per_hour(1);
     let fixture = Fixture::with(|_, limits| {
         limits.rates.registrations = once;
         limits.rates.logins = once;
@@ -241,7 +241,7 @@ async fn a_subnet_has_its_allowance_of_each_kind_of_work() {
 #[tokio::test]
 async fn an_account_has_its_allowance_of_commands_on_all_its_devices_together() {
     let mut fixture = Fixture::with(|_, limits| {
-        limits.rates.commands = Frequency::per_second(1);
+        limits.rates.commands = RateLimit::per_second(1);
     });
     fixture.register(device(1), "ann").await;
     let login = fixture.ask(device(2), auth(1, "ann", "correct horse"));
@@ -291,7 +291,7 @@ async fn a_realm_may_ask_for_a_code_or_make_no_accounts() {
 async fn a_list_costs_its_asker_what_it_looks_up() {
     let directory = tempfile::tempdir().unwrap();
     let realm = open_with(&directory, |_, limits| {
-        limits.rates.commands = crate::allowance::Frequency::per_second(100);
+        limits.rates.commands = crate::rate_limit::RateLimit::per_second(100);
     });
     let ask = async |micros: u64, request: Request<'_>| {
         let moment = Moment { micros, ..MOMENT };
@@ -357,7 +357,7 @@ async fn a_list_costs_its_asker_what_it_looks_up() {
 #[tokio::test]
 async fn an_account_has_so_much_kept_and_no_more() {
     let mut fixture = Fixture::with(|_, limits| {
-        limits.rates.stored_account = Frequency::per_day(1 << 14);
+        limits.rates.stored_account = RateLimit::per_day(1 << 14);
     });
     for (n, name) in [(1, "ann"), (2, "bob")] {
         fixture.register(device(n), name).await;
@@ -402,8 +402,8 @@ async fn an_account_has_so_much_kept_and_no_more() {
 #[tokio::test]
 async fn accounts_of_one_subnet_have_so_much_kept_together() {
     let fixture = Fixture::with(|_, limits| {
-        limits.rates.stored_account = Frequency::per_day(1 << 15);
-        limits.rates.stored_subnet = Frequency::per_day(1 << 13);
+        limits.rates.stored_account = RateLimit::per_day(1 << 15);
+        limits.rates.stored_subnet = RateLimit::per_day(1 << 13);
     });
     let text = "x".repeat(900);
     let mut stored = Vec::new();
@@ -433,8 +433,8 @@ async fn accounts_of_one_subnet_have_so_much_kept_together() {
 #[tokio::test]
 async fn nobody_owes_more_than_an_allowance() {
     let mut rng = StdRng::seed_from_u64(1);
-    let allowances = crate::allowance::Allowances::new(16, &mut rng);
-    let often = Frequency::per_day(10);
+    let allowances = crate::rate_limit::RateLimiter::new(16, &mut rng);
+    let often = RateLimit::per_day(10);
     allowances.charge(0, &"ann", often, 1_000_000);
     let wait = allowances.take(0, &"ann", often).unwrap_err();
     assert!(wait <= std::time::Duration::from_hours(24 * 5), "{wait:?}");

@@ -31,7 +31,7 @@ fn put_copies(store: &Held, who: &str, first: usize, count: usize, is_listed: bo
     let mut batch = Batch::new();
     for number in first..first + count {
         let name = group(&format!("g{number:05}"));
-        let copy = records::CopyRecord {
+        let copy = records::ReplicaRecord {
             epoch: 7,
             known_as: "alpha".into(),
             position: 1,
@@ -39,7 +39,7 @@ fn put_copies(store: &Held, who: &str, first: usize, count: usize, is_listed: bo
             floor: 0,
             ended: false,
         };
-        let member = records::CopyMemberRecord {
+        let member = records::ReplicaMemberRecord {
             joined: 1,
             epoch: Some(7),
             membership: 0,
@@ -50,7 +50,7 @@ fn put_copies(store: &Held, who: &str, first: usize, count: usize, is_listed: bo
                 records::copy_member(beta, name, user(who)),
                 member.to_value().unwrap(),
             )
-            .append(records::Place::copy(beta, name, &copy).log, vec![1]);
+            .append(records::MailboxLog::copy(beta, name, &copy).log, vec![1]);
         if is_listed {
             batch.put(records::copied_group(user(who), beta, name), vec![1]);
         }

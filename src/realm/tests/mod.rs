@@ -4,14 +4,12 @@ mod acts;
 mod bounds;
 mod claims;
 mod copying;
-mod deciding;
-mod departing;
 mod doubt;
 mod driven;
-mod ended;
 mod expelled;
 mod fair;
 mod fill;
+mod group_teardown;
 mod groups;
 mod held;
 mod limits;
@@ -20,10 +18,12 @@ mod many;
 mod memberships;
 mod once;
 mod pairs;
+mod peer_admin;
+mod peer_removal;
+mod peering_numbers;
 mod peers;
 mod positions;
 mod queue;
-mod repeering;
 mod restored;
 mod retention;
 mod rules;
@@ -76,7 +76,10 @@ fn open(directory: &TempDir) -> Realm<Embedded> {
     open_with(directory, |_, _| {})
 }
 
-fn open_with(directory: &TempDir, change: impl FnOnce(&mut Own, &mut Limits)) -> Realm<Embedded> {
+fn open_with(
+    directory: &TempDir,
+    change: impl FnOnce(&mut RealmIdentity, &mut Limits),
+) -> Realm<Embedded> {
     let store = Embedded::open(directory.path()).unwrap();
     realm_over(store, change)
 }
@@ -84,14 +87,17 @@ fn open_with(directory: &TempDir, change: impl FnOnce(&mut Own, &mut Limits)) ->
 /// How many realms have begun: no two begin with the same seed, as no two processes do.
 static BEGUN: AtomicU64 = AtomicU64::new(1);
 
-fn realm_over<S: Store>(store: S, change: impl FnOnce(&mut Own, &mut Limits)) -> Realm<S> {
+fn realm_over<S: Store>(
+    store: S,
+    change: impl FnOnce(&mut RealmIdentity, &mut Limits),
+) -> Realm<S> {
     let mut limits = Limits {
         sessions_max: 3,
         max_message: 1000,
         ..Limits::default()
     };
     let identity = SecretKey::from_bytes([9; 32]);
-    let mut own = Own {
+    let mut own = RealmIdentity {
         id: "alpha".parse().unwrap(),
         secret: identity.clone(),
         former: vec![SecretKey::from_bytes([8; 32])],

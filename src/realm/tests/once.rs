@@ -324,7 +324,7 @@ async fn commands_under_way_together_do_not_disturb_each_other() {
             .iter()
             .all(|answer| *answer == STORED)
     );
-    let log = records::Place::private("ann".parse().unwrap()).log;
+    let log = records::MailboxLog::private("ann".parse().unwrap()).log;
     let limit = crate::store::PageLimit {
         entries: 999,
         bytes: 1 << 20,

@@ -53,9 +53,9 @@ const OLD: u64 = 7;
 const NEW: u64 = 8;
 
 /// Answers what the other realm is asked.
-async fn answer_for_beta(mut errands: mpsc::Receiver<Errand>, beta: Arc<Mutex<Beta>>) {
+async fn answer_for_beta(mut errands: mpsc::Receiver<PeerCall>, beta: Arc<Mutex<Beta>>) {
     while let Some(errand) = errands.recv().await {
-        let Errand::Ask { bytes, answer, .. } = errand else {
+        let PeerCall::Ask { bytes, answer, .. } = errand else {
             continue;
         };
         let mut beta = beta.lock().unwrap();

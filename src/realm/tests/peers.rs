@@ -458,7 +458,7 @@ async fn a_peer_begins_few_epochs() {
 async fn a_peer_has_so_much_kept_and_no_more() {
     let directory = tempfile::tempdir().unwrap();
     let realm = open_with(&directory, |_, limits| {
-        limits.rates.stored_peer = crate::allowance::Frequency::per_day(1 << 13);
+        limits.rates.stored_peer = crate::rate_limit::RateLimit::per_day(1 << 13);
     });
     let mut fixture = Fixture {
         realm,

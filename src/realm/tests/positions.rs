@@ -158,7 +158,7 @@ async fn what_a_deleted_group_leaves_behind_is_not_seen() {
     realm.all_done(1, [add(2), post(3, "old 1")]).await;
     let group = realm
         .realm
-        .group(&mut storing::Unnoted, cats())
+        .group(&mut storage::Unnoted, cats())
         .await
         .unwrap();
     let log = group.place().log;
@@ -183,7 +183,7 @@ async fn what_a_deleted_group_leaves_behind_is_not_seen() {
 /// READ-6: groups and copies that a realm of before has written are read as they are.
 #[test]
 fn records_of_before_are_read() {
-    use records::{CopyMemberRecord, CopyRecord, GroupRecord};
+    use records::{GroupRecord, ReplicaMemberRecord, ReplicaRecord};
     #[derive(serde::Serialize)]
     struct Group(&'static str, Option<String>, u32, u64, Vec<String>);
     let before = |record: &[u8]| [&[1], record].concat();
@@ -194,13 +194,13 @@ fn records_of_before_are_read() {
         ("ann", 99, 0)
     );
     let copy = postcard::to_stdvec(&(98u64, "alpha", 12u64)).unwrap();
-    let copy = CopyRecord::from_value(&before(&copy)).unwrap();
+    let copy = ReplicaRecord::from_value(&before(&copy)).unwrap();
     assert_eq!(
         (copy.epoch, copy.position, copy.log, copy.floor),
         (98, 12, 98, 0)
     );
     let member = postcard::to_stdvec(&7u32).unwrap();
-    let member = CopyMemberRecord::from_value(&before(&member)).unwrap();
+    let member = ReplicaMemberRecord::from_value(&before(&member)).unwrap();
     assert!(member.is_of(&copy));
     assert_eq!(
         GroupRecord::from_value(&group.to_value().unwrap()).unwrap(),
@@ -297,9 +297,9 @@ async fn a_copy_of_a_group_made_again_is_shown_from_its_beginning() {
     assert_eq!(fixture.unread(2, mailbox, &[]).await, 0);
 }
 
-async fn answer_with(errands: &tokio::sync::Mutex<mpsc::Receiver<Errand>>, answer: Answer) {
+async fn answer_with(errands: &tokio::sync::Mutex<mpsc::Receiver<PeerCall>>, answer: Answer) {
     match errands.lock().await.recv().await {
-        Some(Errand::Ask { answer: told, .. }) => told.send(answer.to_bytes()).unwrap(),
+        Some(PeerCall::Ask { answer: told, .. }) => told.send(answer.to_bytes()).unwrap(),
         other => panic!("{other:?}"),
     }
 }
@@ -345,7 +345,7 @@ async fn what_another_device_reads_is_not_hidden() {
     assert_ne!(left().await, 0, "an older session of the device is left");
     let sessions = realm
         .realm
-        .sessions_of(&mut storing::Unnoted, "ann".parse().unwrap())
+        .sessions_of(&mut storage::Unnoted, "ann".parse().unwrap())
         .await
         .unwrap();
     let older = sessions.iter().find(|session| session.owner() == owner);
@@ -400,7 +400,7 @@ async fn the_only_session_of_a_device_hands_its_reading_on() {
     assert_eq!(realm.read(1, INBOX, Some(1)).await.len(), 1);
     // As if another device had read more.
     let user = "ann".parse().unwrap();
-    let any = records::cursor(user, None, &records::Place::private(user));
+    let any = records::cursor(user, None, &records::MailboxLog::private(user));
     let mut batch = Batch::new();
     let position = records::CursorRecord { position: 2 };
     batch.put(any, position.to_value().unwrap());
@@ -431,7 +431,7 @@ async fn a_new_device_takes_over_any_number_of_cursors() {
             log: n,
             floor: 0,
         };
-        records::Place::group(cats(), &record)
+        records::MailboxLog::group(cats(), &record)
     };
     for position in 0..2500 {
         let value = records::CursorRecord { position }.to_value().unwrap();
@@ -554,7 +554,7 @@ async fn cursors_of_watch_and_unread_are_confirmed() {
     let record = current.record.to_value().unwrap();
     batch.put(records::session(&current.hash), record);
     realm.realm.commit(batch).await.unwrap();
-    let place = records::Place::private("ann".parse().unwrap());
+    let place = records::MailboxLog::private("ann".parse().unwrap());
     let owner = current.owner();
     let confirmed = realm.realm.confirm(&current, &owner, &place, 3).await;
     confirmed.unwrap();

@@ -19,7 +19,7 @@ fn sendrealm(number: u64, text: &str) -> Command<'_> {
 }
 
 /// A realm with a user, and a peer whose errands come here.
-async fn with_beta() -> (Fixture, tokio::sync::mpsc::Receiver<Errand>) {
+async fn with_beta() -> (Fixture, tokio::sync::mpsc::Receiver<PeerCall>) {
     let mut fixture = Fixture::new();
     let (network, errands) = Network::new();
     fixture.realm.network = network;
@@ -31,7 +31,7 @@ async fn with_beta() -> (Fixture, tokio::sync::mpsc::Receiver<Errand>) {
 /// Carries the next message of the queue to beta; gives what beta was asked, which it answers with `answer`.
 async fn carry(
     realm: &Realm<Embedded>,
-    errands: &mut tokio::sync::mpsc::Receiver<Errand>,
+    errands: &mut tokio::sync::mpsc::Receiver<PeerCall>,
     refused: u32,
     answer: &Answer,
 ) -> (Carried, Vec<u8>) {
@@ -40,7 +40,7 @@ async fn carry(
 
 async fn carry_at(
     realm: &Realm<Embedded>,
-    errands: &mut tokio::sync::mpsc::Receiver<Errand>,
+    errands: &mut tokio::sync::mpsc::Receiver<PeerCall>,
     refused: u32,
     answer: &Answer,
     now: Moment,
@@ -49,7 +49,7 @@ async fn carry_at(
     let outgoing = realm.next_outgoing(beta.realm).await.unwrap().unwrap();
     let asked = async {
         match errands.recv().await {
-            Some(Errand::Ask {
+            Some(PeerCall::Ask {
                 bytes,
                 answer: told,
                 ..
@@ -278,11 +278,11 @@ fn for_a_minute(command: Command<'_>) -> Request<'_> {
 }
 
 /// Tells the realm that another has accepted the peering.
-async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Receiver<Errand>) {
+async fn introduced(realm: &Realm<Embedded>, errands: &mut tokio::sync::mpsc::Receiver<PeerCall>) {
     let beta = realm.peers().await.0.remove(0);
     let accepts = async {
         match errands.recv().await {
-            Some(Errand::Ask { answer, .. }) => answer.send(Answer::Done.to_bytes()).unwrap(),
+            Some(PeerCall::Ask { answer, .. }) => answer.send(Answer::Done.to_bytes()).unwrap(),
             other => panic!("{other:?}"),
         }
     };

@@ -6,14 +6,14 @@ use super::{
     acts::{BOUND, group},
     driven::ReadOutcome,
     held::Held,
-    repeering::{
+    peering_numbers::{
         Side, agree, begin_lives, connected, do_chores, peer_again, peer_again_as, peering,
         peering_of, secret_of,
     },
     *,
 };
 use crate::{
-    realm::{repeering::Numbered, storing::Unnoted},
+    realm::{peering_numbers::Numbered, storage::Unnoted},
     store::Memory,
     wire::Port,
 };

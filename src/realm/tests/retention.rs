@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{super::records::Place, *};
+use super::{super::records::MailboxLog, *};
 use crate::{
     store::Embedded,
     wire::{CONTENT_GONE, Cursors, Entry, Mailbox, Unread, parse_varint},
@@ -165,7 +165,7 @@ async fn a_mailbox_keeps_so_many_messages_and_bytes_and_no_more() {
         }
     }
     fixture.tidy().await;
-    let place = Place::private("bob".parse().unwrap());
+    let place = MailboxLog::private("bob".parse().unwrap());
     let all = crate::store::PageLimit {
         entries: usize::MAX,
         bytes: usize::MAX,
@@ -219,7 +219,7 @@ async fn unread_messages_of_a_busy_mailbox_go_one_after_another() {
 #[tokio::test]
 async fn a_mailbox_that_grows_fast_is_counted_to_its_end() {
     let fixture = kept(RETENTION).await;
-    let place = Place::private("bob".parse().unwrap());
+    let place = MailboxLog::private("bob".parse().unwrap());
     for _ in 0..6 {
         let mut batch = Batch::new();
         for _ in 0..1000 {
@@ -337,7 +337,7 @@ async fn an_entry_that_goes_while_it_is_read_is_not_mixed_with_another() {
     assert!(first.entries[0].fragment.is_some());
     let mut batch = Batch::new();
     batch.trim(
-        Place::private("bob".parse().unwrap()).log,
+        MailboxLog::private("bob".parse().unwrap()).log,
         crate::store::Position(2),
     );
     fixture.realm.commit(batch).await.unwrap();
@@ -361,7 +361,7 @@ async fn a_watch_is_told_what_is_gone() {
     fixture.send_many(2, 0..5, "bob").await;
     let mut batch = Batch::new();
     batch.trim(
-        Place::private("bob".parse().unwrap()).log,
+        MailboxLog::private("bob".parse().unwrap()).log,
         crate::store::Position(4),
     );
     fixture.realm.commit(batch).await.unwrap();

@@ -39,7 +39,7 @@ async fn pass<S: Store>(realm: &Realm<S>, now: impl Fn() -> Moment + Sync) {
 }
 
 fn mailbox() -> Log {
-    records::Place::private("bob".parse().unwrap()).log
+    records::MailboxLog::private("bob".parse().unwrap()).log
 }
 
 async fn append(store: &Faulty, count: u32) {
@@ -238,15 +238,20 @@ async fn damage_to_one_ended_group_holds_no_other_up() {
             let realm = realm_of(&store);
             let mut batch = Batch::new();
             for of in realms {
-                let record = records::CopyMemberRecord {
+                let record = records::ReplicaMemberRecord {
                     joined: 1,
                     epoch: Some(7),
                     membership: 0,
                 };
                 batch.put(member(of), record.to_value().unwrap());
                 let which = (Some(of), crew);
-                crate::realm::ended::put_ending(records::Ending::Tell, which, (7, 7), &mut batch)
-                    .unwrap();
+                crate::realm::group_teardown::put_ending(
+                    records::Ending::Tell,
+                    which,
+                    (7, 7),
+                    &mut batch,
+                )
+                .unwrap();
             }
             store.commit(batch).await.unwrap();
             let kept = store.get(&damaged).await.unwrap().unwrap().value;
@@ -344,7 +349,7 @@ async fn what_could_not_be_given_back_is_given_back_later() {
     assert!(listed.await.unwrap());
     let queued = ask(sendrealm("hurried").to_bytes()).await;
     assert_eq!(queued, Answer::Sent(Sent::Queued));
-    let log = records::Place::private("ann".parse().unwrap()).log;
+    let log = records::MailboxLog::private("ann".parse().unwrap()).log;
     for fails in [
         (|asked| matches!(asked, Asked::Commit(_))) as fn(Asked<'_>) -> bool,
         |asked| matches!(asked, Asked::Get(key) if key.0.starts_with(b"r/")),

@@ -1,7 +1,7 @@
 //! What is left of groups that have ended and of sessions that have: as little as what comes later allows (READ-6, EXACT-14).
 
 use super::{
-    super::records::Place,
+    super::records::MailboxLog,
     retention::{count, kept, shown},
     *,
 };
@@ -75,7 +75,7 @@ async fn cursors_of_groups_that_have_ended_leave_the_store() {
     }
     assert_eq!(fixture.shown(2, None).await, [""; 0]);
     let (ann, beta) = ("ann".parse().unwrap(), "beta".parse().unwrap());
-    let copy = |log| records::CopyRecord {
+    let copy = |log| records::ReplicaRecord {
         epoch: 1,
         known_as: "alpha".into(),
         position: 5,
@@ -88,7 +88,7 @@ async fn cursors_of_groups_that_have_ended_leave_the_store() {
     let cursor = records::CursorRecord { position: 5 }.to_value().unwrap();
     let stranger = records::Owner::Device(PublicKey([77; 32]));
     for (owner, log) in [(None, 1), (None, 2), (Some(&stranger), 2)] {
-        let place = Place::copy(beta, group, &copy(log));
+        let place = MailboxLog::copy(beta, group, &copy(log));
         batch.put(records::cursor(ann, owner, &place), cursor.clone());
     }
     fixture.realm.commit(batch).await.unwrap();

@@ -2,7 +2,7 @@
 
 use super::{
     acts::{BOUND, group, join_realm},
-    ended::{answer_next, done, with_users},
+    group_teardown::{answer_next, done, with_users},
     held::{Held, give, realm_of},
     *,
 };
@@ -12,10 +12,10 @@ use crate::{
     wire::{CONTENT_GONE, CONTENT_NOTICE, CONTENT_TEXT, Entry},
 };
 
-type Errands = tokio::sync::mpsc::Receiver<Errand>;
+type PeerCalls = tokio::sync::mpsc::Receiver<PeerCall>;
 
 /// A realm with a user who is in a group of beta, where this realm goes by the name of "ours".
-async fn with_crew(store: &Held) -> (Realm<Held>, Errands) {
+async fn with_crew(store: &Held) -> (Realm<Held>, PeerCalls) {
     let mut realm = with_users(store, &["ann"]).await;
     let (network, mut errands) = Network::new();
     realm.network = network;
@@ -63,7 +63,7 @@ fn said(after: u64, entries: &[(&str, u8, &str)]) -> Answer {
     })
 }
 
-async fn read(realm: &Realm<Held>, errands: &mut Errands, answer: Answer) {
+async fn read(realm: &Realm<Held>, errands: &mut PeerCalls, answer: Answer) {
     let peers = realm.peers().await.0;
     let beta = peers.iter().find(|peer| peer.realm.as_str() == "beta");
     let (outcome, ()) = tokio::join!(
@@ -78,12 +78,12 @@ fn copied(store: &Held) -> Vec<(String, u8, String)> {
     let beta = "beta".parse().unwrap();
     let key = records::copy(beta, group("crew"));
     let copy = store.memory().get(&key).unwrap();
-    let copy = records::CopyRecord::from_value(&copy.value).unwrap();
+    let copy = records::ReplicaRecord::from_value(&copy.value).unwrap();
     let all = PageLimit {
         entries: usize::MAX,
         bytes: usize::MAX,
     };
-    let log = records::Place::copy(beta, group("crew"), &copy).log;
+    let log = records::MailboxLog::copy(beta, group("crew"), &copy).log;
     let page = store.memory().read(&log, Position(0), all);
     let entries = page.entries.iter().map(|(_, value)| {
         let entry = EntryRecord::from_value(value).unwrap();

@@ -4,13 +4,13 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::between;
 use crate::{
-    allowance::Frequency,
     endpoint::Handshakes,
+    rate_limit::RateLimit,
     realm::{self, Rates},
     server::{
         WorkLimits,
         limits::WORKERS_MAX,
-        unit::{Size, parse_size},
+        units::{Size, parse_size},
     },
 };
 
@@ -40,40 +40,40 @@ pub struct LimitsConfig {
     pub watch_memory: Size,
     /// Handshakes that one listener lets begin without a cookie, in all.
     #[serde(deserialize_with = "frequency")]
-    pub handshakes: Frequency,
+    pub handshakes: RateLimit,
     /// The same from one subnet: an IPv4 /24, or an IPv6 /64.
     #[serde(deserialize_with = "frequency")]
-    pub handshakes_per_subnet: Frequency,
+    pub handshakes_per_subnet: RateLimit,
     /// Commands of one listener in work at once; further ones are answered `busy`.
     #[serde(deserialize_with = "positive")]
     pub commands: usize,
     /// Commands of one link.
     #[serde(deserialize_with = "frequency")]
-    pub commands_per_link: Frequency,
+    pub commands_per_link: RateLimit,
     /// Commands of one account, on all links.
     #[serde(deserialize_with = "frequency")]
-    pub commands_per_account: Frequency,
+    pub commands_per_account: RateLimit,
     /// Commands from one subnet that one listener takes up.
     #[serde(deserialize_with = "frequency")]
-    pub commands_per_subnet: Frequency,
+    pub commands_per_subnet: RateLimit,
     /// Accounts made from one subnet.
     #[serde(deserialize_with = "frequency")]
-    pub registrations_per_subnet: Frequency,
+    pub registrations_per_subnet: RateLimit,
     /// Users' passwords tried from one subnet.
     #[serde(deserialize_with = "frequency")]
-    pub logins_per_subnet: Frequency,
+    pub logins_per_subnet: RateLimit,
     /// Groups' passwords tried or set from one subnet, or tried by one realm.
     #[serde(deserialize_with = "frequency")]
-    pub joins_per_subnet: Frequency,
+    pub joins_per_subnet: RateLimit,
     /// Bytes that one account has the realm keep.
     #[serde(deserialize_with = "volume")]
-    pub stored_per_account: Frequency,
+    pub stored_per_account: RateLimit,
     /// Bytes that the accounts of one subnet have it keep.
     #[serde(deserialize_with = "volume")]
-    pub stored_per_subnet: Frequency,
+    pub stored_per_subnet: RateLimit,
     /// Bytes that one peer has it keep.
     #[serde(deserialize_with = "volume")]
-    pub stored_per_peer: Frequency,
+    pub stored_per_peer: RateLimit,
     /// Threads that carry packets for each listener; 0 stands for as many as there are processors.
     #[serde(deserialize_with = "workers")]
     pub workers: usize,
@@ -138,9 +138,9 @@ impl Default for LimitsConfig {
             handshakes: Handshakes::default().all,
             handshakes_per_subnet: Handshakes::default().per_subnet,
             commands: 4096,
-            commands_per_link: Frequency::per_second(500),
+            commands_per_link: RateLimit::per_second(500),
             commands_per_account: realm.rates.commands,
-            commands_per_subnet: Frequency::per_second(2000),
+            commands_per_subnet: RateLimit::per_second(2000),
             registrations_per_subnet: realm.rates.registrations,
             logins_per_subnet: realm.rates.logins,
             joins_per_subnet: realm.rates.joins,
@@ -153,9 +153,9 @@ impl Default for LimitsConfig {
     }
 }
 
-fn frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Frequency, D::Error> {
+fn frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RateLimit, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let frequency: Frequency = text.parse().map_err(de::Error::custom)?;
+    let frequency: RateLimit = text.parse().map_err(de::Error::custom)?;
     if frequency.is_never() {
         return Err(de::Error::custom(
             "nothing would ever be done: write at least 1, as in \"1/m\", or \"unlimited\"",
@@ -167,10 +167,10 @@ fn frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Frequency, D:
 /// The least that somebody may have kept in a while, in bytes: some of the longest messages there are by default.
 const VOLUME_MIN: u64 = 1 << 20;
 
-fn volume<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Frequency, D::Error> {
+fn volume<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RateLimit, D::Error> {
     let text = String::deserialize(deserializer)?;
     if text == "unlimited" {
-        return Ok(Frequency::UNLIMITED);
+        return Ok(RateLimit::UNLIMITED);
     }
     let parsed = text.split_once('/').and_then(|(size, period)| {
         let bytes = parse_size(size).ok().filter(|bytes| *bytes >= VOLUME_MIN)?;

@@ -18,11 +18,11 @@ use serde::{Deserialize, Deserializer, de};
 pub use limits::LimitsConfig;
 pub use retention::RetentionConfig;
 
-use super::unit::{Rate, Size, Span};
+use super::units::{Rate, Size, Span};
 use crate::{
     crypto::{ConnectionString, DEFAULT_PORT, PublicKey},
     endpoint::LINK_LIFETIME,
-    link::{DATAGRAM_MIN, Kind, Redundancy, Traits},
+    link::{DATAGRAM_MIN, LinkParameters, LinkProfile, Redundancy},
     realm::{self, HOST_MAX},
     store::{RESERVE_BYTES, SCRUB},
     wire::RealmId,
@@ -225,7 +225,7 @@ pub enum Engine {
 pub struct LinkConfig {
     /// What kind of links there are; what follows wins over it.
     #[serde(deserialize_with = "named")]
-    pub kind: Option<Kind>,
+    pub kind: Option<LinkProfile>,
     /// The largest datagram taken and sent.
     #[serde(deserialize_with = "datagram")]
     pub max_datagram: Option<Size>,
@@ -331,12 +331,14 @@ impl Default for StoreConfig {
 
 impl LinkConfig {
     /// What links begin with: what their kind says, but for what is set.
-    pub fn traits(&self) -> Traits {
-        let known = self.kind.map_or_else(Traits::default, Kind::traits);
+    pub fn traits(&self) -> LinkParameters {
+        let known = self
+            .kind
+            .map_or_else(LinkParameters::default, LinkProfile::traits);
         let max_datagram = self
             .max_datagram
             .and_then(|size| usize::try_from(size.0).ok());
-        Traits {
+        LinkParameters {
             max_datagram: max_datagram.unwrap_or(known.max_datagram),
             rate: self.max_bitrate.map(|rate| rate.0).or(known.rate),
             redundancy: self.redundancy.unwrap_or(known.redundancy),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::{
     realm::Retention,
-    server::unit::{parse_size, parse_span, whole},
+    server::units::{parse_size, parse_span, whole},
 };
 
 /// What stands for no bound.

@@ -15,7 +15,7 @@ async fn list_both(realm: &Realm<Faulty>) {
 impl Asking {
     /// Accepts the peering that is asked for next, and gives the key of whom it is asked for.
     async fn next_introduction(&mut self) -> PublicKey {
-        let Some(Call::Ask {
+        let Some(OutboundRequest::Ask {
             key, bytes, answer, ..
         }) = self.calls.recv().await
         else {
@@ -120,7 +120,7 @@ async fn entry_that_makes_no_sense_hides_none_behind_it() {
 /// How often beta is asked within a minute to take a message, while it is heard each second; what it `says`, if anything.
 async fn deliveries(
     realm: &Arc<Realm<Faulty>>,
-    errands: mpsc::Receiver<Errand>,
+    errands: mpsc::Receiver<PeerCall>,
     says: Option<Answer>,
 ) -> u32 {
     let heard = Arc::clone(realm);
@@ -138,7 +138,7 @@ async fn deliveries(
             tokio::select! {
                 biased;
                 call = beta.calls.recv() => {
-                    let Some(Call::Ask { bytes, answer, .. }) = call else {
+                    let Some(OutboundRequest::Ask { bytes, answer, .. }) = call else {
                         panic!("nobody asks who is there")
                     };
                     let says = match PeerRequest::parse(&bytes).unwrap() {

@@ -6,8 +6,8 @@ use crate::{
     link::{Redundancy, Silence, Time},
     realm::Dialing,
     server::{
-        calls::By,
-        links::{Seat, Seated},
+        outbound::By,
+        peer_link_table::{Seat, Seated},
     },
     wire::{OperationNumber, Protection},
 };
@@ -17,9 +17,9 @@ const SILENCE: Silence = Silence::fixed(Duration::from_secs(30));
 /// Two listeners with three workers each, and what each of those is told to ask.
 struct Listeners {
     realm: Arc<Realm<Faulty>>,
-    ways: Arc<Ways>,
+    ways: Arc<Routes>,
     links: Arc<Links>,
-    called: Vec<Vec<mpsc::Receiver<Call>>>,
+    called: Vec<Vec<mpsc::Receiver<OutboundRequest>>>,
 }
 
 impl Listeners {
@@ -33,7 +33,7 @@ impl Listeners {
         for host in [1, 2] {
             let (calls, each) = (0..3).map(|_| mpsc::channel(4)).unzip();
             called.push(each);
-            ways.push(Way {
+            ways.push(Route {
                 source: (format!("192.0.2.{host}"), 6377),
                 is_ipv6: false,
                 is_local: false,
@@ -41,7 +41,7 @@ impl Listeners {
             });
         }
         Self {
-            ways: Arc::new(Ways::new(
+            ways: Arc::new(Routes::new(
                 ways,
                 Arc::clone(&links),
                 &mut StdRng::seed_from_u64(1),
@@ -68,7 +68,7 @@ impl Listeners {
     /// Asks beta something, by the first listener; what comes of it.
     async fn ask(&self, dialing: Dialing) -> oneshot::Receiver<Vec<u8>> {
         let (answer, told) = oneshot::channel();
-        let errand = Errand::Ask {
+        let errand = PeerCall::Ask {
             peer: Box::new(self.realm.peers().await.0.remove(0)),
             bytes: PeerRequest::Grown {
                 group: "cats".parse().unwrap(),
@@ -86,7 +86,7 @@ impl Listeners {
     /// Who is told to ask next, and by which link.
     async fn next(&mut self, listener: usize, worker: usize) -> (By, oneshot::Sender<Told>) {
         match self.called[listener][worker].recv().await {
-            Some(Call::Ask { by, answer, .. }) => (by, answer),
+            Some(OutboundRequest::Ask { by, answer, .. }) => (by, answer),
             other => panic!("{other:?}"),
         }
     }

@@ -219,7 +219,7 @@ fn writer_that_waits_for_place_stops_when_store_is_closed() {
     };
     let data = store.data.clone();
     let (merge, merging) = mpsc::channel();
-    let (wait, waiting) = mpsc::channel::<oneshot::Receiver<answers::Outcome>>();
+    let (wait, waiting) = mpsc::channel::<oneshot::Receiver<waiters::Outcome>>();
     // The engine writes no files until the last group is answered. Bounded, so that this ends where it would wait for itself.
     let merges = std::thread::spawn(move || {
         let _merging = data.tree.get_flush_lock();

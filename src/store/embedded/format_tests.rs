@@ -13,8 +13,8 @@ use fjall::{Database, KeyspaceCreateOptions, PersistMode};
 use super::{
     examine::{journals, trees},
     journal::{Found, Journal, Record},
-    keeper::Scrubbed,
     mark::{self, Mark},
+    scrubber::Scrubbed,
     *,
 };
 use crate::store::Version;

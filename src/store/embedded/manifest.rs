@@ -16,7 +16,7 @@ use std::{
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use super::merging::Level;
+use super::compaction::Level;
 
 /// The directory of a tree's tables in its own.
 const TABLES: &str = "tables";

@@ -3,24 +3,24 @@
 //! One thread writes ([`writer`]): it takes all batches that wait, applies them in order, syncs once
 //! and answers them all. Reading goes on beside it, and sees nothing that is not on the disk yet.
 
-mod answers;
-mod behind;
 mod cache;
 mod closing;
+mod compaction;
+mod compaction_gate;
+mod disk_space;
 mod error;
 mod examine;
 mod flags;
-mod gate;
 mod health;
 mod journal;
-mod keeper;
 mod layout;
 mod manifest;
 mod mark;
 mod memtables;
-mod merging;
 mod open;
-mod room;
+mod scrubber;
+mod waiters;
+mod write_behind;
 mod writer;
 mod writes;
 
@@ -35,24 +35,24 @@ use std::{
     thread::JoinHandle,
 };
 
-use answers::Desks;
-pub use behind::BEHIND_BYTES;
-use behind::{Behind, Bounds};
 pub use cache::VALUES_BYTES;
 use cache::{Cache, Lookup};
+use compaction_gate::Closing;
+pub use disk_space::RESERVE_BYTES;
+use disk_space::Room;
 pub use error::{OpenError, is_full, may_pass};
 use fjall::{Database, Keyspace};
 use flags::Flag;
-use gate::Closing;
 use health::Health;
 #[cfg(test)]
 pub(crate) use health::scripted::{fail_next_sync, hold_closing, panic_at_next_write};
-use keeper::Keeper;
 pub use memtables::{MEMTABLE_BYTES, MEMTABLES};
 pub use open::{Opening, SCRUB};
-pub use room::RESERVE_BYTES;
-use room::Room;
+use scrubber::Keeper;
 use tokio::sync::{mpsc, oneshot};
+use waiters::Desks;
+pub use write_behind::BEHIND_BYTES;
+use write_behind::{Behind, Bounds};
 use writer::Job;
 
 use super::{
@@ -270,7 +270,7 @@ impl Store for Embedded {
                 }
                 Err(error) => Err(self.unread(&error)),
             });
-        behind::merge(behind, &mut placed.fuse(), limit)
+        write_behind::merge(behind, &mut placed.fuse(), limit)
     }
 
     async fn read(&self, log: &Log, after: Position, limit: PageLimit) -> Result<Page, StoreError> {

@@ -18,20 +18,20 @@ use tokio::sync::mpsc;
 use super::{
     super::{StoreError, Subscribers, Version},
     CACHE_BYTES, Embedded, FRESH_FILES, MEMTABLE_BYTES, STORE, WRITES_WAITING,
-    answers::Desks,
-    behind::{Behind, Bounds, Rows},
     cache::Cache,
+    compaction_gate::{Closing, CompactionGate},
+    disk_space::{RESERVE_BYTES, Room},
     error::{OpenError, engine_error, is_full, unreadable},
     examine::{self, Manner, Report},
     flags::Flag,
-    gate::{Closing, Gate},
     health::Health,
-    keeper::{Engine, Keeper, Scrub},
     layout,
     manifest::{self, Trouble},
     mark::{self, Mark},
     memtables::{self, Memtables},
-    room::{RESERVE_BYTES, Room},
+    scrubber::{Engine, Keeper, Scrub},
+    waiters::Desks,
+    write_behind::{Behind, Bounds, Rows},
     writer::{Durable, Writer},
 };
 use crate::faults::{Fault, is_planted};
@@ -137,7 +137,7 @@ impl Embedded {
             tracing::warn!(%error, "a file cannot be made in which it is noted if a write fails");
         }
         refuse_behind(directory, mark, &report, opening).map_err(unread)?;
-        let gate = Gate::new(room.disk());
+        let gate = CompactionGate::new(room.disk());
         let (database, data) = open_engine(&directory.join(STORE), Some(&gate))
             .map_err(|error| unread(engine_error(directory, error)))?;
         let gate = Closing(gate);
@@ -414,7 +414,7 @@ fn damaged_table(directory: &Path) -> Option<OpenError> {
 /// Opens the engine's files. With a gate it can be closed only behind that.
 fn open_engine(
     path: &Path,
-    gate: Option<&Arc<Gate>>,
+    gate: Option<&Arc<CompactionGate>>,
 ) -> Result<(Database, Keyspace), fjall::Error> {
     let mut builder = Database::builder(path)
         .cache_size(CACHE_BYTES)

@@ -13,7 +13,7 @@ use std::{
 use fjall::{AbstractTree as _, Database, KeyspaceCreateOptions, PersistMode};
 use proptest::prelude::*;
 
-use super::{open::STORE_NEW, room::Space, *};
+use super::{disk_space::Space, open::STORE_NEW, *};
 use crate::store::{Expected, NameBytes, Version};
 
 /// More than merging the tables of these stores takes.

@@ -18,14 +18,14 @@ use super::{
         Batch, Change, CommitError, Committed, Expected, Key, Log, NAME_BYTES_MAX, Position,
         StoreError, Subscribers, Version,
     },
-    answers::{Answer, Desk, Outcome},
-    behind::{Behind, Rows, Sweep},
     cache::{Cache, Lookup},
+    disk_space::{Room, Space},
     error::read_error,
     health::{Health, Writing},
     layout::{self, Latest, Seal},
     memtables::Memtables,
-    room::{Room, Space},
+    waiters::{Answer, Desk, Outcome},
+    write_behind::{Behind, Rows, Sweep},
     writes::Writes,
 };
 

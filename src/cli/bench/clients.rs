@@ -1,0 +1,155 @@
+//! The accounts a load comes from: one a connection, made at the first run and found again at the next.
+
+use std::path::Path;
+
+use indicatif::ProgressBar;
+use merpati::{
+    client::{CallError, Client, Options, Profile, system_rng},
+    crypto::{ConnectionString, SecretKey},
+    wire::{ErrorCode, GroupName, Username},
+};
+use rand::Rng as _;
+use tokio::task::JoinSet;
+
+use super::{Failure, Plan, local_realm::LIMITS};
+
+/// Accounts that are made at once: a realm hashes few passwords at a time.
+const AT_ONCE: usize = 16;
+
+/// A user's only device.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub user: Username,
+    pub group: GroupName,
+    pub key: SecretKey,
+    /// The highest operation number that it has used.
+    pub highest: u64,
+}
+
+/// Gathers as many devices as there are to be connections.
+pub async fn gather(
+    realm: &ConnectionString,
+    home: &Path,
+    plan: Plan,
+    bar: &ProgressBar,
+) -> Result<Vec<Device>, Failure> {
+    let mut devices = Vec::with_capacity(plan.connections);
+    let mut making = JoinSet::new();
+    // The first makes the group that the others join.
+    devices.push(device(realm.clone(), home.into(), plan, 0).await?);
+    bar.inc(1);
+    for n in 1..plan.connections {
+        while making.len() >= AT_ONCE {
+            devices.extend(next(&mut making, bar).await?);
+        }
+        making.spawn_local(device(realm.clone(), home.into(), plan, n));
+    }
+    while let Some(device) = next(&mut making, bar).await? {
+        devices.push(device);
+    }
+    Ok(devices)
+}
+
+async fn next(
+    making: &mut JoinSet<Result<Device, Failure>>,
+    bar: &ProgressBar,
+) -> Result<Option<Device>, Failure> {
+    let Some(made) = making.join_next().await else {
+        return Ok(None);
+    };
+    bar.inc(1);
+    made.map_err(Failure::local)?.map(Some)
+}
+
+async fn device(
+    realm: ConnectionString,
+    home: std::path::PathBuf,
+    plan: Plan,
+    n: usize,
+) -> Result<Device, Failure> {
+    let mut rng = system_rng()?;
+    let profile = Profile::open(&home, &n.to_string(), &mut rng)?;
+    let key = profile.key().clone();
+    let is_plain = realm.key.is_none();
+    let options = Options {
+        server: Some(realm),
+        plain: is_plain,
+        ..Options::default()
+    };
+    let client = Client::open(profile, options)?;
+    let mut state = client.state()?;
+    if state.session.is_none() {
+        let user = format!("b{:08x}", rng.next_u32());
+        let user = user.parse().map_err(Failure::local)?;
+        // Nobody has to know it: the device's key is enough.
+        let password = format!("{:032x}", rng.next_u64());
+        client
+            .register("Merpati bench", "none", user, password.as_bytes())
+            .await
+            .map_err(explain)?;
+        state = client.state()?;
+    }
+    let user = state.username.unwrap_or_default();
+    let user: Username = user.parse().map_err(Failure::local)?;
+    // One group a crowd: its first user's.
+    let group = first(&home, n, user)?;
+    if plan.mix.needs_group() {
+        let taken = |error: &CallError| matches!(error, CallError::Refused(refusal) if refusal.code == ErrorCode::GroupExists);
+        let outcome = if n == 0 {
+            client.addgroup(group, b"").await
+        } else {
+            client.joingroup(group, b"").await
+        };
+        match outcome {
+            Err(error) if !taken(&error) => return Err(explain(error)),
+            _ => {}
+        }
+    }
+    let highest = client.state()?.highest;
+    Ok(Device {
+        user,
+        group,
+        key,
+        highest,
+    })
+}
+
+/// The group goes by the name of the first user.
+fn first(home: &Path, n: usize, user: Username) -> Result<GroupName, Failure> {
+    let name = if n == 0 {
+        Some(user.as_str().to_owned())
+    } else {
+        Profile::open(home, "0", &mut system_rng()?)?
+            .load()?
+            .username
+    };
+    name.unwrap_or_default().parse().map_err(Failure::local)
+}
+
+/// Notes which operation numbers have been used.
+pub fn remember(home: &Path, devices: &[Device], highest: &[u64]) -> Result<(), Failure> {
+    for (n, (_, highest)) in devices.iter().zip(highest).enumerate() {
+        let profile = Profile::open(home, &n.to_string(), &mut system_rng()?)?;
+        profile.note_highest(*highest)?;
+    }
+    Ok(())
+}
+
+/// What to do about limits that hold a load off.
+pub fn raise() -> String {
+    let limits = LIMITS.join(", ");
+    format!(
+        "a load comes from one subnet: raise what bounds that in the realm's [limits] ({limits}), or ask for fewer --connections"
+    )
+}
+
+fn explain(error: CallError) -> Failure {
+    let is_limit =
+        matches!(&error, CallError::Refused(refusal) if refusal.code == ErrorCode::RateLimited);
+    let mut failure = Failure::from(error);
+    if is_limit {
+        failure.message.push_str("; ");
+        failure.message.push_str(&raise());
+    }
+    failure
+}

@@ -1,0 +1,172 @@
+//! The Inits answered lately (HS-4): a repeat gets the same Accept again and starts nothing. Bounded
+//! in number and in time; what is forgotten is harmless, because commands take effect once anyway.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+};
+
+use blake2::{Blake2s256, Digest};
+
+use super::{
+    LinkId,
+    limits::{ACCEPT_LIFETIME, ACCEPTS_MAX},
+};
+use crate::{link::Time, wire::Resume};
+
+/// Stands for the bytes of one Init.
+pub(super) type InitHash = [u8; 16];
+
+#[derive(Debug)]
+struct Accepted {
+    link: LinkId,
+    /// Where the first came from.
+    from: IpAddr,
+    /// Missing while the answers it should carry are awaited.
+    accept: Option<Vec<u8>>,
+}
+
+/// The Inits answered lately, and with what.
+#[derive(Debug, Default)]
+pub(super) struct AcceptCache {
+    by_init: BTreeMap<InitHash, Accepted>,
+    order: VecDeque<(Time, InitHash)>,
+}
+
+/// What is known of an Init.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Known<'a> {
+    /// It has not come before.
+    No,
+    /// It is being answered.
+    Awaiting,
+    /// It was answered with this, when it came from there.
+    Answered(&'a [u8], LinkId, IpAddr),
+}
+
+fn first_of(hash: Blake2s256) -> InitHash {
+    let hash: [u8; 32] = hash.finalize().into();
+    hash.first_chunk().copied().unwrap_or_default()
+}
+
+impl AcceptCache {
+    pub fn hash(init: &[u8]) -> InitHash {
+        first_of(Blake2s256::new_with_prefix(init))
+    }
+
+    /// The same of a Resume. Its cookie does not count: anybody can put another one into a recorded Resume.
+    pub fn hash_of_resume(resume: &Resume<'_>) -> InitHash {
+        let hash = Blake2s256::new_with_prefix(resume.ticket.0.to_be_bytes());
+        first_of(
+            hash.chain_update(resume.check)
+                .chain_update(resume.nonce)
+                .chain_update(resume.sealed),
+        )
+    }
+
+    pub fn look_up(&self, init: &InitHash) -> Known<'_> {
+        match self.by_init.get(init) {
+            None => Known::No,
+            Some(Accepted { accept: None, .. }) => Known::Awaiting,
+            Some(Accepted {
+                accept: Some(accept),
+                link,
+                from,
+            }) => Known::Answered(accept, *link, *from),
+        }
+    }
+
+    /// Remembers an Init that came from there. Gives the link whose Init was forgotten for it, if any: unless that one
+    /// is proven, it should go too.
+    pub fn insert(
+        &mut self,
+        now: Time,
+        (init, from): (InitHash, IpAddr),
+        link: LinkId,
+    ) -> Option<LinkId> {
+        let forgotten = if self.order.len() >= ACCEPTS_MAX {
+            self.forget_oldest()
+        } else {
+            None
+        };
+        let accepted = Accepted {
+            link,
+            from,
+            accept: None,
+        };
+        self.by_init.insert(init, accepted);
+        self.order.push_back((now, init));
+        forgotten
+    }
+
+    /// The answer to an Init is made.
+    pub fn answer(&mut self, init: &InitHash, accept: Vec<u8>) {
+        if let Some(accepted) = self.by_init.get_mut(init) {
+            accepted.accept = Some(accept);
+        }
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.by_init.len() + self.order.len()
+    }
+
+    /// The link of an Init has ended before it was answered.
+    pub fn forget(&mut self, init: &InitHash) {
+        self.by_init.remove(init);
+    }
+
+    /// The Init of a link is answered no more with what it was answered with.
+    pub fn forget_link(&mut self, link: LinkId) {
+        self.by_init.retain(|_, accepted| accepted.link != link);
+    }
+
+    /// Forgets what is too old.
+    pub fn expire(&mut self, now: Time) {
+        while self.timeout().is_some_and(|timeout| timeout <= now) {
+            self.forget_oldest();
+        }
+    }
+
+    /// When the oldest becomes too old.
+    pub fn timeout(&self) -> Option<Time> {
+        self.order.front().map(|(at, _)| *at + ACCEPT_LIFETIME)
+    }
+
+    fn forget_oldest(&mut self) -> Option<LinkId> {
+        let (_, init) = self.order.pop_front()?;
+        self.by_init.remove(&init).map(|accepted| accepted.link)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// HS-4
+    #[test]
+    fn an_init_is_remembered_for_a_while_and_the_table_has_an_end() {
+        let mut accepts = AcceptCache::default();
+        let (hash, from) = (AcceptCache::hash(b"init"), IpAddr::from([10, 0, 0, 1]));
+        assert_eq!(accepts.look_up(&hash), Known::No);
+        assert_eq!(accepts.insert(Time(0), (hash, from), LinkId(7)), None);
+        assert_eq!(accepts.look_up(&hash), Known::Awaiting);
+        accepts.answer(&hash, vec![9]);
+        assert_eq!(
+            accepts.look_up(&hash),
+            Known::Answered(&[9], LinkId(7), from)
+        );
+        for other in 1..ACCEPTS_MAX {
+            let other = AcceptCache::hash(&other.to_be_bytes());
+            accepts.insert(Time(1), (other, from), LinkId(8));
+        }
+        assert_eq!(
+            accepts.insert(Time(2), (AcceptCache::hash(b"more"), from), LinkId(9)),
+            Some(LinkId(7))
+        );
+        assert_eq!(accepts.look_up(&hash), Known::No);
+        accepts.expire(Time(2) + ACCEPT_LIFETIME);
+        assert_eq!(accepts.timeout(), None);
+        assert!(accepts.by_init.is_empty());
+    }
+}

@@ -1,0 +1,127 @@
+//! Links that rest. Of one that has been silent for long only what it takes to go on is kept (`link::DormantLink`): most of
+//! the links of a realm are silent most of the time. Whoever wants anything of such a link wakes it.
+
+use core::{
+    cell::OnceCell,
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
+
+use super::{
+    Endpoint, LinkId, SERVES,
+    link_entry::{LinkEntry, Role, Stage},
+};
+use crate::{
+    crypto::ResumptionSecret,
+    link::{DormantLink, Link, Time},
+};
+
+/// A link that has been silent for so long may rest: no packet is on its way for longer.
+const RESTS_AFTER: Duration = Duration::from_mins(3);
+/// A silence is measured to so much.
+const GRAIN: Duration = Duration::from_secs(30);
+
+/// A link, awake or at rest.
+#[derive(Debug)]
+pub(super) enum MayHibernate {
+    Awake(Box<Link>),
+    /// With the link as it looks to who only looks.
+    DormantLink(Box<DormantLink>, OnceCell<Box<Link>>),
+}
+
+impl MayHibernate {
+    /// True while nothing of it has changed since it was laid to rest.
+    pub const fn is_resting(&self) -> bool {
+        matches!(self, Self::DormantLink(..))
+    }
+
+    /// What its initiator comes back with, as the responder makes it, and the initiator's limit on datagrams. Does not wake it.
+    pub fn responders_ticket(&self) -> Option<(ResumptionSecret, usize)> {
+        match self {
+            Self::Awake(link) => Some((link.responders_secret()?, link.peer_max_datagram())),
+            Self::DormantLink(resting, _) => resting.responders_ticket(),
+        }
+    }
+
+    /// The link itself, awake.
+    pub fn into_awake(self) -> Link {
+        match self {
+            Self::Awake(link) => *link,
+            Self::DormantLink(resting, _) => resting.wake(),
+        }
+    }
+}
+
+impl From<Link> for MayHibernate {
+    fn from(link: Link) -> Self {
+        Self::Awake(Box::new(link))
+    }
+}
+
+impl Deref for MayHibernate {
+    type Target = Link;
+
+    #[expect(clippy::unreachable, reason = "only who serves lays links to rest")]
+    fn deref(&self) -> &Link {
+        match self {
+            Self::Awake(link) => link,
+            Self::DormantLink(..) if !SERVES => unreachable!(),
+            Self::DormantLink(resting, woken) => woken.get_or_init(|| Box::new(resting.wake())),
+        }
+    }
+}
+
+impl DerefMut for MayHibernate {
+    #[expect(clippy::unreachable, reason = "it has just been woken")]
+    fn deref_mut(&mut self) -> &mut Link {
+        if let Self::DormantLink(resting, _) = self
+            && SERVES
+        {
+            *self = resting.wake().into();
+        }
+        match self {
+            Self::Awake(link) => link,
+            Self::DormantLink(..) => unreachable!(),
+        }
+    }
+}
+
+impl LinkEntry {
+    /// When the link may be laid to rest, if it may.
+    pub fn rests_at(&self) -> Option<Time> {
+        let may_rest = SERVES
+            && self.role == Role::Responder
+            && matches!(self.stage, Stage::Open)
+            && !self.link.is_resting()
+            && self.left.is_none()
+            && self.held.is_empty()
+            && self.link.may_rest();
+        // To the grain, so that it is not another moment after each packet.
+        let grain = u64::try_from(GRAIN.as_micros()).unwrap_or(u64::MAX);
+        let at = (self.heard.unwrap_or(self.opened) + RESTS_AFTER).0;
+        may_rest.then(|| Time(at.checked_next_multiple_of(grain).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Endpoint {
+    /// Lays a link to rest if its time has come; what it kept for the other side is kept no more. False if it is not
+    /// the time.
+    pub(super) fn lay_to_rest(&mut self, now: Time, id: LinkId) -> bool {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return false;
+        };
+        if slot.rests_at().is_none_or(|at| at > now) {
+            return false;
+        }
+        let Some(resting) = slot.link.rest() else {
+            return false;
+        };
+        self.stats.links += slot.link.counters();
+        slot.link = MayHibernate::DormantLink(Box::new(resting), OnceCell::new());
+        let before = core::mem::take(&mut slot.memory);
+        let holder = slot.holder();
+        self.schedule.set(id, slot.timeout(&self.config));
+        self.memory.change(id, holder, before, 0);
+        true
+    }
+}

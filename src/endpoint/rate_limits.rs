@@ -1,0 +1,55 @@
+//! How often strangers have something done (HS-8, HS-12). Endpoints behind one address count together: whoever reaches several of
+//! them has no more than whoever reaches one.
+
+use rand_core::CryptoRng;
+
+use super::{
+    Endpoint,
+    limits::{HANDSHAKE_SUBNETS, RESET_SUBNETS},
+};
+use crate::{
+    faults::{Fault, is_planted},
+    rate_limit::{SubnetAllowances, TokenBucket},
+};
+
+/// The counts of all endpoints behind one address.
+#[derive(Debug)]
+pub(super) struct Counts {
+    /// Handshakes without a cookie.
+    pub all: TokenBucket,
+    /// The same, from each subnet.
+    pub strangers: SubnetAllowances,
+    /// Those that come with a cookie.
+    pub proven: SubnetAllowances,
+    /// Resumes from the places of their tickets, from each subnet.
+    pub returned: SubnetAllowances,
+    /// Resets to each subnet.
+    pub resets: SubnetAllowances,
+    /// Resumes that are refused, from each subnet.
+    pub refused: SubnetAllowances,
+    /// The same, in all.
+    pub all_refused: TokenBucket,
+}
+
+impl Counts {
+    pub fn new(rng: &mut impl CryptoRng) -> Self {
+        Self {
+            all: TokenBucket::default(),
+            strangers: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
+            proven: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
+            returned: SubnetAllowances::new(HANDSHAKE_SUBNETS, rng),
+            resets: SubnetAllowances::new(RESET_SUBNETS, rng),
+            refused: SubnetAllowances::new(RESET_SUBNETS, rng),
+            all_refused: TokenBucket::default(),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Counts together with another endpoint behind the same address. Both must be told the same time.
+    pub fn count_with(&mut self, other: &Self) {
+        if !is_planted(Fault::CountPerWorker) {
+            self.counts.clone_from(&other.counts);
+        }
+    }
+}

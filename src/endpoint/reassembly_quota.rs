@@ -1,0 +1,120 @@
+//! Room for messages that come in parts (LINK-13): so much for all, and of what is left an eighth at most for whoever begins another. What
+//! is begun and never finished is held for minutes, and would else leave no room for anybody else's.
+
+use std::collections::BTreeMap;
+
+use super::{
+    SERVES,
+    limits::{ASSEMBLING_MAX, STRANGERS_ASSEMBLING_MAX},
+    link_slots::Holder,
+};
+
+/// The part of what is left that one holder may have: one of so many.
+const SHARE: usize = 8;
+
+/// Bytes that are held.
+#[derive(Debug, Default)]
+struct Pool {
+    total: usize,
+    by_holder: BTreeMap<Holder, usize>,
+}
+
+impl Pool {
+    fn change(&mut self, holder: Holder, before: usize, after: usize) {
+        self.total = self.total.saturating_sub(before).saturating_add(after);
+        if !SERVES || before == after {
+            return;
+        }
+        let theirs = self.by_holder.remove(&holder).unwrap_or_default();
+        let theirs = theirs.saturating_sub(before).saturating_add(after);
+        if theirs > 0 {
+            self.by_holder.insert(holder, theirs);
+        }
+    }
+
+    /// How much more a holder may have of `max`.
+    fn room(&self, holder: Holder, max: usize) -> usize {
+        let free = max.saturating_sub(self.total);
+        if !SERVES || holder == Holder::Own {
+            return free;
+        }
+        let theirs = self.by_holder.get(&holder).copied().unwrap_or_default();
+        // Once it has so much more, it has an eighth of what is left then.
+        (free / SHARE).saturating_sub(theirs) * SHARE / (SHARE + 1)
+    }
+}
+
+/// What is held of messages in parts: for links of accounts and of this side, and for all others.
+#[derive(Debug, Default)]
+pub(super) struct ReassemblyQuota {
+    accounts: Pool,
+    strangers: Pool,
+}
+
+impl ReassemblyQuota {
+    fn pool(&mut self, holder: Holder) -> &mut Pool {
+        match holder {
+            Holder::Own | Holder::Account(_) => &mut self.accounts,
+            Holder::Nobody | Holder::Network(_) => &mut self.strangers,
+        }
+    }
+
+    /// A holder's link holds `after` in place of `before`.
+    pub fn change(&mut self, holder: Holder, before: usize, after: usize) {
+        self.pool(holder).change(holder, before, after);
+    }
+
+    /// A link that holds so much is another's from now on.
+    pub fn hand_over(&mut self, held: usize, (from, to): (Holder, Holder)) {
+        if from != to && held > 0 {
+            self.change(from, held, 0);
+            self.change(to, 0, held);
+        }
+    }
+
+    /// How much more a link of a holder may hold.
+    pub fn room(&self, holder: Holder) -> usize {
+        match holder {
+            Holder::Own | Holder::Account(_) => self.accounts.room(holder, ASSEMBLING_MAX),
+            Holder::Nobody | Holder::Network(_) => {
+                self.strangers.room(holder, STRANGERS_ASSEMBLING_MAX)
+            }
+        }
+    }
+
+    /// All bytes.
+    pub fn total(&self) -> usize {
+        self.accounts.total + self.strangers.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::AccountId;
+
+    #[test]
+    fn whoever_holds_much_leaves_room_for_everybody_else() {
+        let mut assembling = ReassemblyQuota::default();
+        let account = |n| Holder::Account(AccountId::new(n));
+        for n in 1..20 {
+            // In messages of 16 KiB, as many as there is room for.
+            while assembling.room(account(n)) >= 16 << 10 {
+                assembling.change(account(n), 0, 16 << 10);
+            }
+            assert!(assembling.room(account(n + 1)) >= 64 << 10, "{n}");
+        }
+        let before = assembling.total();
+        assert!(before < ASSEMBLING_MAX);
+        // What strangers hold is beside that.
+        assert_eq!(
+            assembling.room(Holder::Nobody),
+            STRANGERS_ASSEMBLING_MAX / SHARE * SHARE / (SHARE + 1)
+        );
+        assembling.change(Holder::Nobody, 0, 1000);
+        assembling.hand_over(1000, (Holder::Nobody, account(99)));
+        assembling.change(account(99), 1000, 0);
+        assert_eq!(assembling.total(), before);
+        assert!(!assembling.accounts.by_holder.contains_key(&account(99)));
+    }
+}

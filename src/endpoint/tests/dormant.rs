@@ -1,0 +1,117 @@
+//! Links that rest.
+
+use super::*;
+
+/// A link on which something has been asked and answered, and then nothing for a while.
+fn at_rest(protection: Protection) -> (Pair, LinkId) {
+    let mut pair = Pair::new(protection);
+    let link = match protection {
+        Protection::Sealed => pair.connect(),
+        Protection::Plain => pair
+            .client
+            .connect_plain(pair.now, server_address(), Some(RTT)),
+    };
+    for _ in 0..3 {
+        pair.ask(link, false);
+        pair.settle(|_| false);
+    }
+    pair.now = pair.now + Duration::from_mins(4);
+    pass(&mut pair);
+    assert!(is_resting(&pair), "{protection:?}");
+    (pair, link)
+}
+
+/// Lets what is due be done, and carries nothing.
+fn pass(pair: &mut Pair) {
+    let mut out = vec![];
+    for _ in 0..10 {
+        pair.server.handle_timeout(pair.now);
+        while pair.server.poll_transmit(pair.now, &mut out).is_some() {}
+    }
+    let due = pair.server.poll_timeout();
+    assert!(due.is_none_or(|due| due > pair.now), "it never rests");
+}
+
+fn is_resting(pair: &Pair) -> bool {
+    // The first: a replayed Init may have begun another.
+    let first = pair.server.slots.values().min_by_key(|slot| slot.opened);
+    first.is_some_and(|slot| slot.link.is_resting())
+}
+
+/// LINK-24
+#[test]
+fn a_link_that_has_rested_goes_on() {
+    for protection in [Protection::Sealed, Protection::Plain] {
+        let (mut pair, link) = at_rest(protection);
+        assert_eq!(pair.server.memory.total(), 0);
+        pair.ask(link, false);
+        let told = pair.settle(|_| false);
+        assert_eq!(
+            (requests(&told), replies(&told)),
+            (1, 1),
+            "{protection:?} {told:?}"
+        );
+        assert!(!is_resting(&pair));
+        // And again, with something that this side begins.
+        pair.now = pair.now + Duration::from_mins(4);
+        pass(&mut pair);
+        assert!(is_resting(&pair));
+        let at_server = *pair.server.slots.keys().next().unwrap();
+        for urgency in [Urgency::Live, Urgency::Backlog] {
+            let event = vec![1];
+            pair.server.push(pair.now, at_server, event, urgency);
+        }
+        let told = pair.settle(|_| false);
+        let pushed = |event: &&Event| matches!(event, Event::Pushed { .. });
+        assert_eq!(told.iter().filter(pushed).count(), 2, "{told:?}");
+    }
+}
+
+/// LINK-3: what came before a rest has no effect after it, wherever it comes from, and wakes the link for no longer
+/// than it takes to see that.
+#[test]
+fn what_came_before_a_rest_is_still_known() {
+    let (mut pair, _) = at_rest(Protection::Sealed);
+    let carried = pair.carried.clone();
+    for from in [client_address(), SocketAddr::from(([10, 0, 0, 9], 1))] {
+        for (_, datagram) in carried.iter().filter(|(from_client, _)| *from_client) {
+            pair.server.handle_datagram(pair.now, from, datagram);
+        }
+        let mut told = vec![];
+        pair.serve(&mut told);
+        assert_eq!(requests(&told), 0, "{told:?}");
+        pass(&mut pair);
+        assert!(is_resting(&pair), "{from}");
+    }
+    let mut addresses = pair.server.slots.values().map(|slot| slot.path.remote);
+    assert!(addresses.any(|address| address == client_address()));
+}
+
+/// LINK-5: what never came is not acknowledged because the link has rested.
+#[test]
+fn what_was_lost_before_a_rest_is_not_acknowledged_after_it() {
+    let mut pair = Pair::new(Protection::Sealed);
+    let link = pair.connect();
+    pair.ask(link, false);
+    pair.settle(|_| false);
+    let mut out = vec![];
+    pair.ask(link, false);
+    assert!(pair.client.poll_transmit(pair.now, &mut out).is_some());
+    assert!(pair.client.slots[&link].link.is_waiting());
+    pair.now = pair.now + Duration::from_mins(4);
+    pass(&mut pair);
+    assert!(is_resting(&pair));
+    // Its repeats come late, and get their reply.
+    pair.client.handle_timeout(pair.now);
+    pair.ask(link, false);
+    let told = pair.settle(|_| false);
+    assert_eq!(replies(&told), 2, "{told:?}");
+    assert!(pair.client.slots[&link].link.is_idle());
+}
+
+/// LINK-24: a realm can hold many links at rest.
+#[test]
+fn a_link_at_rest_takes_little() {
+    let bytes = (size_of::<LinkEntry>(), size_of::<link::DormantLink>());
+    assert!(bytes.0 <= 280 && bytes.1 <= 224, "{bytes:?} bytes");
+}

@@ -1,0 +1,80 @@
+//! Several endpoints behind one address.
+
+use super::*;
+use crate::wire::HandshakeId;
+
+/// A client, and two endpoints behind the address that it talks to.
+struct Split {
+    pair: Pair,
+    /// The second; the pair's server is the first.
+    second: Endpoint,
+}
+
+impl Split {
+    fn new() -> Self {
+        let place = |own: u8| {
+            let config = Config {
+                place: WorkerId::new(own.into(), 2).unwrap(),
+                ..config(Some(Protection::Sealed))
+            };
+            Endpoint::new(config, &realm_key().into(), [own + 4; 32])
+        };
+        let mut pair = Pair::new(Protection::Sealed);
+        pair.server = place(0);
+        Self {
+            pair,
+            second: place(1),
+        }
+    }
+
+    /// What the client sends comes to the second; gives what that one says of it.
+    fn send(&mut self) -> Vec<Option<u32>> {
+        let (mut out, mut said) = (vec![], vec![]);
+        let (now, from) = (self.pair.now, client_address());
+        while self.pair.client.poll_transmit(now, &mut out).is_some() {
+            said.push(self.second.handle_datagram(now, from, &out));
+        }
+        said
+    }
+}
+
+/// A link's packets belong to the endpoint that has let it in, wherever they come to.
+#[test]
+fn the_id_of_a_link_names_its_endpoint() {
+    let mut split = Split::new();
+    let link = split.pair.connect();
+    split.pair.ask(link, true);
+    assert_eq!(split.send(), [None], "an Init is at home where it comes to");
+    core::mem::swap(&mut split.pair.server, &mut split.second);
+    split.pair.serve(&mut vec![]);
+    assert_eq!(replies(&split.pair.settle(|_| false)), 1);
+    let ids: Vec<u32> = split.pair.server.slots.keys().map(|id| id.0).collect();
+    assert_eq!(ids.iter().map(|id| id % 2).collect::<Vec<_>>(), [1]);
+    split.pair.ask(link, false);
+    // To the first one, now.
+    assert_eq!(split.send(), [Some(1)]);
+    assert_eq!(split.second.links(), 0);
+    assert!(!split.second.has_events());
+}
+
+/// What concerns other realms is the first one's: their handshakes, and what answers its own.
+#[test]
+fn realms_belong_to_the_first() {
+    let mut split = Split::new();
+    let client = split.pair.client.keys[0].public;
+    split.second.leave_to_first([client]);
+    let link = split.pair.connect();
+    split.pair.ask(link, true);
+    assert_eq!(split.send(), [Some(0)]);
+    assert_eq!(split.second.links(), 0);
+    // The first one never leaves anything to itself.
+    split.pair.server.leave_to_first([client]);
+    assert!(replies(&split.pair.settle(|_| false)) <= 1);
+    let now = split.pair.now;
+    let mut answers = vec![];
+    Packet::emit_retry(HandshakeId(7), &[1; 16], &mut answers);
+    let said = split
+        .second
+        .handle_datagram(now, client_address(), &answers);
+    assert_eq!(said, Some(0));
+}

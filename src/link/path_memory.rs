@@ -1,0 +1,220 @@
+//! What one link found out of its path, for the next one to the same side from the same network (LINK-25).
+
+use core::time::Duration;
+
+use super::{DATAGRAM_MIN, Link, mtu::PathSize, packet_builder::REDUNDANT_LOSS, rtt::Rtt};
+use crate::faults::{Fault, is_planted};
+
+/// What is counted of exchanges, at most: half of it is forgotten then.
+const EXCHANGES_MAX: u32 = 32;
+/// So many exchanges are taken to have gone well before any has been seen.
+const EXCHANGES_BEFORE: u32 = 4;
+/// So many packets have to have come before what was lost of them says how much an exchange loses.
+const PACKETS_MIN: u64 = 32;
+/// A share is counted in so many parts.
+const WHOLE: u32 = 1024;
+
+/// What is known of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathMemory {
+    /// The round trip, smoothed, and how far it varies; none where each exchange took several tries.
+    pub rtt: Option<(Duration, Duration)>,
+    /// What is lost.
+    pub losses: Losses,
+    /// The largest datagram that has got through, in bytes.
+    pub datagram: usize,
+    /// So many exchanges in a row took several tries, and say nothing of the round trip: it may have become longer.
+    pub unsure: u32,
+}
+
+impl PathMemory {
+    /// True when who begins with this does so otherwise than with `other`: with copies or without, with a round trip twice as long or short,
+    /// or with other datagrams.
+    pub fn is_news_to(&self, other: &Self) -> bool {
+        let is_lossy = |memory: &Self| memory.losses.each_way() > REDUNDANT_LOSS;
+        let is_near = match (self.rtt, other.rtt) {
+            (Some((one, _)), Some((other, _))) => one <= other * 2 && other <= one * 2,
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        is_lossy(self) != is_lossy(other) || !is_near || self.datagram != other.datagram
+    }
+}
+
+/// How many exchanges of one packet each way failed of late.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// So many failed,
+    pub lost: u32,
+    /// of so many.
+    pub of: u32,
+}
+
+impl Losses {
+    /// Notes what became of a handshake's first exchange: how many packets it lost, each or its answer, when all of it failed; none when one was
+    /// answered. What failed after that does not count: it was mostly the same outage.
+    pub const fn note(&mut self, lost: u32) {
+        self.lost += lost;
+        self.of += if lost > 0 { lost } else { 1 };
+        while self.of > EXCHANGES_MAX {
+            self.lost /= 2;
+            self.of /= 2;
+        }
+    }
+
+    /// What an exchange loses of which each way loses so much, in 1/1024.
+    fn of_each_way(loss: u32) -> Self {
+        let kept = WHOLE.saturating_sub(loss);
+        let failed = WHOLE - kept * kept / WHOLE;
+        Self {
+            lost: failed * EXCHANGES_MAX / WHOLE,
+            of: EXCHANGES_MAX,
+        }
+    }
+
+    /// What each way loses, in 1/1024, where both lose the same.
+    pub const fn each_way(self) -> u32 {
+        let of = self.of + EXCHANGES_BEFORE;
+        let kept = of.saturating_sub(self.lost) * WHOLE / of;
+        WHOLE - (kept * WHOLE).isqrt()
+    }
+}
+
+impl Link {
+    /// What the next link to the same side may begin with.
+    pub fn path_memory(&self) -> PathMemory {
+        let losses = if self.has_seen_many() {
+            Losses::of_each_way(self.received.lasting_loss())
+        } else {
+            self.losses
+        };
+        PathMemory {
+            rtt: self.rtt.to_remember(),
+            losses,
+            datagram: self.path.size(usize::MAX),
+            unsure: self.rtt.unsure(),
+        }
+    }
+
+    /// Begins with what an earlier link found out. To be called before anything is sent.
+    pub fn begin_from(&mut self, memory: &PathMemory) {
+        if is_planted(Fault::ForgetPath) {
+            return;
+        }
+        if let Some((rtt, variation)) = memory.rtt {
+            self.rtt = Rtt::known(rtt, variation, memory.unsure).with_rate(self.config.rate);
+        }
+        let largest = self.config.max_datagram.max(DATAGRAM_MIN);
+        self.path = PathSize::woken(memory.datagram.clamp(DATAGRAM_MIN, largest));
+        self.losses = memory.losses;
+    }
+
+    /// A handshake has succeeded; `lost`: so many packets of its first exchange have certainly not; `again`: its packet left again.
+    pub const fn note_exchange(&mut self, lost: u32, again: bool) {
+        self.losses.note(lost);
+        self.rtt.note_exchange(again);
+    }
+
+    /// The first message of a handshake has left again.
+    pub const fn note_opened_again(&mut self) {
+        self.counters.repeats.openings = self.counters.repeats.openings.wrapping_add(1);
+    }
+
+    /// What is lost on the way to this side, in 1/1024, as far as it is known.
+    pub(super) fn loss(&self) -> u32 {
+        let seen = self.received.loss();
+        if self.has_seen_many() {
+            seen
+        } else {
+            seen.max(self.losses.each_way())
+        }
+    }
+
+    fn has_seen_many(&self) -> bool {
+        let largest = self.received.largest();
+        largest.is_some_and(|largest| largest.0 >= PACKETS_MIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// LINK-25: a few exchanges tell a bad path from a good one, and what was long ago is forgotten.
+    #[test]
+    fn losses_are_learnt_and_forgotten() {
+        let mut losses = Losses::default();
+        assert_eq!(losses.each_way(), 0);
+        losses.note(0);
+        losses.note(1);
+        assert!(losses.each_way() < 154, "one lost packet says little");
+        for _ in 0..4 {
+            losses.note(1);
+        }
+        assert!((155..320).contains(&losses.each_way()), "{losses:?}");
+        for _ in 0..60 {
+            losses.note(0);
+        }
+        assert!(losses.each_way() < 50, "{losses:?}");
+        assert!(losses.of <= EXCHANGES_MAX);
+        assert_eq!(Losses::of_each_way(512).lost, 24);
+    }
+
+    /// LINK-25: one bad handshake, be it the first, has nothing leave twice; a second one in a row does.
+    #[test]
+    fn one_bad_handshake_is_no_bad_path() {
+        let mut losses = Losses::default();
+        losses.note(1);
+        assert!(losses.each_way() < 154, "{losses:?}");
+        losses.note(1);
+        assert!(losses.each_way() > 154, "{losses:?}");
+    }
+
+    /// LINK-25: what changes how the next link begins is written down again, and nothing else.
+    #[test]
+    fn news_of_a_path_is_what_changes_the_next_link() {
+        let ms = Duration::from_millis;
+        let known = PathMemory {
+            rtt: Some((ms(60), ms(6))),
+            losses: Losses { lost: 2, of: 32 },
+            datagram: 1200,
+            unsure: 0,
+        };
+        let with = |change: fn(&mut PathMemory)| {
+            let mut memory = known;
+            change(&mut memory);
+            memory
+        };
+        for same in [
+            with(|memory| memory.rtt = Some((Duration::from_millis(110), Duration::ZERO))),
+            with(|memory| memory.losses.lost = 6),
+            with(|memory| memory.unsure = 3),
+        ] {
+            assert!(
+                !same.is_news_to(&known) && !known.is_news_to(&same),
+                "{same:?}"
+            );
+        }
+        for other in [
+            with(|memory| memory.rtt = Some((Duration::from_millis(130), Duration::ZERO))),
+            with(|memory| memory.rtt = None),
+            with(|memory| memory.losses.lost = 16),
+            with(|memory| memory.datagram = 548),
+        ] {
+            assert!(
+                other.is_news_to(&known) && known.is_news_to(&other),
+                "{other:?}"
+            );
+        }
+    }
+
+    /// LINK-25: where one try of three fails, that is what is remembered, and not less.
+    #[test]
+    fn what_is_remembered_is_what_was_seen() {
+        let mut losses = Losses::default();
+        for round in 0..90 {
+            losses.note(u32::from(round % 3 == 0));
+        }
+        assert!((100..=190).contains(&losses.each_way()), "{losses:?}");
+        assert!(losses.lost * 4 > losses.of, "{losses:?}");
+    }
+}

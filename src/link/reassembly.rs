@@ -1,0 +1,346 @@
+//! Messages that arrive in parts (LINK-13). Bounded in every way, because it is memory that the other side
+//! fills: by the length it has declared, in gaps, in messages at once and in time.
+
+use alloc::{collections::BTreeMap, vec, vec::Vec};
+
+use smallvec::SmallVec;
+
+use super::{
+    limits::{ASSEMBLIES_MAX, ASSEMBLY_PATIENCE, PIECES_MAX},
+    ranges::Ranges,
+    time::{Time, earliest},
+};
+use crate::wire::MessageId;
+
+#[derive(Clone, Debug)]
+struct Reassembly {
+    bytes: Vec<u8>,
+    arrived: Ranges,
+    progress: Time,
+}
+
+/// The messages that have arrived in part.
+#[derive(Clone, Debug)]
+pub struct Reassembler {
+    by_message: BTreeMap<MessageId, Reassembly>,
+    /// Bytes that may be put together at once.
+    room: usize,
+}
+
+/// The messages that one packet begins, and how long they are.
+#[derive(Debug, Default)]
+pub struct Begun(SmallVec<[(MessageId, usize); ASSEMBLIES_MAX]>);
+
+/// What became of a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reassembled {
+    /// More is to come.
+    Partly,
+    /// The message is whole.
+    Whole(Vec<u8>),
+}
+
+impl Reassembler {
+    /// None yet; at most `room` bytes are held.
+    pub fn new(room: usize) -> Self {
+        Self {
+            by_message: BTreeMap::new(),
+            room,
+        }
+    }
+
+    /// True when no message is being put together.
+    pub fn is_empty(&self) -> bool {
+        self.by_message.is_empty()
+    }
+
+    /// Bytes held at present.
+    pub fn held(&self) -> usize {
+        self.by_message.values().map(|one| one.bytes.len()).sum()
+    }
+
+    /// Memory of it all, in bytes: also of which pieces have arrived.
+    pub fn memory(&self) -> usize {
+        let pieces = self.by_message.values().map(|one| one.arrived.memory());
+        self.held() + pieces.sum::<usize>()
+    }
+
+    /// How many bytes may be held.
+    pub const fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Sets how many bytes may be held.
+    pub const fn set_room(&mut self, room: usize) {
+        self.room = room;
+    }
+
+    /// True when a part can be taken in beside what else its packet begins, which it joins. One that cannot is as good
+    /// as lost on the way.
+    pub fn takes(
+        &self,
+        begun: &mut Begun,
+        message: MessageId,
+        total: u64,
+        offset: u64,
+        len: usize,
+    ) -> bool {
+        if let Some(known) = self.by_message.get(&message) {
+            let part = offset..offset + len as u64;
+            return known.bytes.len() as u64 == total
+                && known.arrived.count_with(&part) <= PIECES_MAX;
+        }
+        let total = usize::try_from(total).unwrap_or(usize::MAX);
+        if let Some((_, of_known)) = begun.0.iter().find(|(known, _)| *known == message) {
+            return *of_known == total;
+        }
+        let others: usize = begun.0.iter().map(|(_, total)| total).sum();
+        let given_up = self
+            .given_up(message)
+            .and_then(|one| self.by_message.get(&one));
+        let freed = given_up.map_or(0, |one| one.bytes.len());
+        let kept = self.by_message.len() - usize::from(given_up.is_some());
+        let held = self.held() - freed;
+        let fits = kept + begun.0.len() < ASSEMBLIES_MAX
+            && held.saturating_add(others).saturating_add(total) <= self.room;
+        if fits {
+            begun.0.push((message, total));
+        }
+        fits
+    }
+
+    /// The request that makes way for another: who begins a third has given one of two up, at its deadline. It is the one of which nothing has come for
+    /// longest. Should that have been another, all of it is sent again. Parts of one that was given up may be late: it makes nothing give way that was
+    /// asked after it. Of replies and events nothing is late: what has been put together once is not begun again.
+    fn given_up(&self, message: MessageId) -> Option<MessageId> {
+        let is_full = self.by_message.len() >= ASSEMBLIES_MAX;
+        let is_new = is_full && !self.by_message.contains_key(&message);
+        let earlier = self
+            .by_message
+            .iter()
+            .filter(|(one, _)| is_request(one) && (!is_request(&message) || **one < message));
+        let oldest = earlier
+            .filter(|_| is_new)
+            .min_by_key(|(_, one)| one.progress);
+        oldest.map(|(one, _)| *one)
+    }
+
+    /// Takes in a part for which [`Reassembler::takes`] holds.
+    pub fn take(
+        &mut self,
+        now: Time,
+        message: MessageId,
+        total: u64,
+        offset: u64,
+        part: &[u8],
+    ) -> Reassembled {
+        let len = usize::try_from(total).unwrap_or(0);
+        if let Some(given_up) = self.given_up(message) {
+            self.by_message.remove(&given_up);
+        }
+        let one = self
+            .by_message
+            .entry(message)
+            .or_insert_with(|| Reassembly {
+                bytes: vec![0; len],
+                arrived: Ranges::default(),
+                progress: now,
+            });
+        let range = offset..offset + part.len() as u64;
+        if !one.arrived.covers(&range) {
+            one.progress = now;
+        }
+        if range.end <= total {
+            // It fills gaps: bytes that are there already do not change, whatever it says of them.
+            let at = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX);
+            let (mut from, end) = (offset, range.end);
+            let starts_and_ends = one.arrived.iter().map(|known| (known.start, known.end));
+            for (start, next) in starts_and_ends.chain([(end, end)]) {
+                let to = start.min(end);
+                let bytes = part.get(at(from - offset)..at(to.saturating_sub(offset)));
+                let place = one.bytes.get_mut(at(from)..at(to));
+                if let Some((place, bytes)) = place.zip(bytes) {
+                    place.copy_from_slice(bytes);
+                }
+                from = from.max(next);
+            }
+            one.arrived.insert(range);
+        }
+        if !one.arrived.covers(&(0..total)) {
+            return Reassembled::Partly;
+        }
+        let whole = self.by_message.remove(&message);
+        Reassembled::Whole(whole.map_or_else(Vec::new, |one| one.bytes))
+    }
+
+    /// Forgets a message: nobody waits for it any more.
+    pub fn forget(&mut self, message: MessageId) {
+        self.by_message.remove(&message);
+    }
+
+    /// When a message is to be forgotten.
+    pub fn timeout(&self) -> Option<Time> {
+        let requests = self.by_message.iter();
+        let requests = requests.filter(|(message, _)| is_request(message));
+        let ends = requests.map(|(_, one)| one.progress + ASSEMBLY_PATIENCE);
+        ends.fold(None, |soonest, end| earliest(soonest, Some(end)))
+    }
+
+    /// Lets time pass.
+    pub fn expire(&mut self, now: Time) {
+        self.by_message
+            .retain(|message, one| !is_request(message) || one.progress + ASSEMBLY_PATIENCE > now);
+    }
+}
+
+const fn is_request(message: &MessageId) -> bool {
+    matches!(message, MessageId::Request(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{EventId, RequestId};
+
+    fn assemblies() -> Reassembler {
+        Reassembler::new(1000)
+    }
+
+    /// As the only part of its packet.
+    fn takes(all: &Reassembler, message: MessageId, total: u64, offset: u64, len: usize) -> bool {
+        all.takes(&mut Begun::default(), message, total, offset, len)
+    }
+
+    /// LINK-13: found by the fuzzer: each of several messages that began in one packet had room, but not all of them.
+    #[test]
+    fn the_bounds_hold_for_all_that_one_packet_begins() {
+        let all = assemblies();
+        let mut begun = Begun::default();
+        let mut takes = |number, total, offset| {
+            let message = MessageId::Request(RequestId(number));
+            all.takes(&mut begun, message, total, offset, 1)
+        };
+        assert!(takes(1, 400, 0));
+        assert!(takes(1, 400, 7), "more of it");
+        assert!(!takes(1, 300, 7), "another length");
+        assert!(!takes(2, 601, 0), "too much together");
+        assert!(takes(2, 600, 0));
+        assert!(!takes(3, 0, 0), "too many");
+    }
+
+    /// LINK-13
+    #[test]
+    fn parts_in_any_order_and_repeated_make_the_message() {
+        let mut all = assemblies();
+        let message = MessageId::Request(RequestId(7));
+        for (offset, part) in [(6, &b"world"[..]), (0, b"hel"), (6, b"world")] {
+            assert!(takes(&all, message, 11, offset, part.len()));
+            let taken = all.take(Time(0), message, 11, offset, part);
+            assert_eq!(taken, Reassembled::Partly);
+        }
+        assert_eq!(all.held(), 11);
+        let taken = all.take(Time(0), message, 11, 2, b"llo ");
+        assert_eq!(taken, Reassembled::Whole(b"hello world".to_vec()));
+        assert_eq!(all.held(), 0);
+    }
+
+    /// LINK-13: what has come stays, whatever a part that overlaps it says.
+    #[test]
+    fn overlapping_part_fills_gaps_and_changes_nothing() {
+        let mut all = assemblies();
+        let message = MessageId::Request(RequestId(7));
+        for (offset, part) in [(0, &b"he"[..]), (4, b"o w"), (1, b"XllXXXo"), (0, b"XX")] {
+            assert!(takes(&all, message, 11, offset, part.len()));
+            let taken = all.take(Time(0), message, 11, offset, part);
+            assert_eq!(taken, Reassembled::Partly);
+        }
+        let taken = all.take(Time(0), message, 11, 6, b"XXrld");
+        assert_eq!(taken, Reassembled::Whole(b"hello world".to_vec()));
+    }
+
+    /// LINK-13: requests that were given up at their deadlines kept both places for 15 min, and no other got through that was long.
+    #[test]
+    fn what_was_given_up_makes_way() {
+        let mut all = assemblies();
+        let id = |number| MessageId::Request(RequestId(number));
+        let begin = |all: &mut Reassembler, seconds: u64, number, total| {
+            assert!(takes(all, id(number), total, 0, 1));
+            let taken = all.take(Time(seconds), id(number), total, 0, b"x");
+            assert_eq!(taken, Reassembled::Partly);
+        };
+        begin(&mut all, 1, 2, 400);
+        begin(&mut all, 2, 3, 600);
+        begin(&mut all, 3, 4, 400);
+        assert!(all.by_message.keys().copied().eq([3, 4].map(id)));
+        assert!(!takes(&all, id(2), 400, 1, 1), "late");
+        assert!(!takes(&all, id(5), 700, 0, 1), "too much together");
+        assert!(takes(&all, MessageId::Reply(RequestId(1)), 10, 0, 1));
+        begin(&mut all, 4, 5, 600);
+        assert!(all.by_message.keys().copied().eq([4, 5].map(id)));
+    }
+
+    /// LINK-13: every bound holds.
+    #[test]
+    fn memory_has_an_end() {
+        let mut all = assemblies();
+        assert!(
+            !takes(&all, MessageId::Request(RequestId(1)), 1001, 0, 10),
+            "too long"
+        );
+        assert!(!takes(
+            &all,
+            MessageId::Request(RequestId(1)),
+            u64::MAX,
+            0,
+            10
+        ));
+        all.take(Time(0), MessageId::Request(RequestId(1)), 400, 0, b"x");
+        assert!(
+            !takes(&all, MessageId::Request(RequestId(1)), 401, 0, 1),
+            "another length"
+        );
+        assert!(
+            !takes(&all, MessageId::Request(RequestId(2)), 601, 0, 1),
+            "too much together"
+        );
+        all.take(Time(5), MessageId::Event(EventId(1)), 400, 0, b"x");
+        assert!(
+            !takes(&all, MessageId::Request(RequestId(0)), 10, 0, 1),
+            "too many"
+        );
+        for piece in 1..64 {
+            assert!(takes(
+                &all,
+                MessageId::Request(RequestId(1)),
+                400,
+                piece * 2,
+                1
+            ));
+            all.take(
+                Time(0),
+                MessageId::Request(RequestId(1)),
+                400,
+                piece * 2,
+                b"x",
+            );
+        }
+        assert!(
+            !takes(&all, MessageId::Request(RequestId(1)), 400, 200, 1),
+            "too many pieces"
+        );
+        assert!(
+            takes(&all, MessageId::Request(RequestId(1)), 400, 1, 1),
+            "one that closes a gap"
+        );
+        let end = all.timeout().unwrap();
+        assert_eq!(end, Time(0) + ASSEMBLY_PATIENCE);
+        all.expire(end);
+        assert_eq!(all.held(), 400);
+        assert!(takes(&all, MessageId::Reply(RequestId(3)), 10, 0, 1));
+        // Found by the simulator: with round trips of two minutes the parts of an event came further apart than that,
+        // were forgotten, and never sent again.
+        assert_eq!(all.timeout(), None);
+        all.expire(end + ASSEMBLY_PATIENCE * 100);
+        assert_eq!(all.held(), 400, "the event");
+    }
+}

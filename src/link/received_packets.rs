@@ -1,0 +1,356 @@
+//! What has arrived: the replay window and the acknowledgement made from it (LINK-3, LINK-5).
+
+use super::{
+    limits::REPLAY_WINDOW,
+    rtt::{DELAY_MAX, Rtt},
+    time::Time,
+};
+use crate::wire::{AckFrame, PacketNumber};
+
+const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
+/// The loss is estimated over about so many packets.
+const LOSS_OVER: u32 = 16;
+/// What is remembered of it beyond the link, over about so many: who comes next goes by that alone.
+const LASTING_OVER: u32 = 64;
+/// What is remembered is counted in so many parts, lest it never gets to nothing.
+const LASTING_WHOLE: u32 = 1 << 16;
+/// More packets missing in a row than this say nothing more.
+const LOSS_RUN_MAX: u64 = 64;
+/// After so many packets an acknowledgement rides along, so that the peer's numbers stay short.
+const UNACKNOWLEDGED_MAX: u32 = 64;
+/// Of so many packets one at least of which has a part, an acknowledgement leaves at once.
+const PARTS_UNACKNOWLEDGED_MAX: u32 = 8;
+
+/// The packets received on a link.
+#[derive(Clone, Debug, Default)]
+pub struct ReceivedPackets {
+    largest: Option<PacketNumber>,
+    largest_at: Time,
+    /// Bit `n % 1024` stands for packet `n`, for the window up to the largest.
+    seen: [u64; WORDS],
+    /// When an acknowledgement has to leave, if one is owed.
+    due: Option<Time>,
+    since_acknowledgement: u32,
+    /// Of the packets sent to this side lately, how many did not arrive, in 1/1024.
+    loss: u32,
+    /// The same over more of them, in 1/65536.
+    lasting_loss: u32,
+}
+
+/// What remains of that while a link rests.
+#[derive(Clone, Copy, Debug)]
+pub struct DormantLink {
+    largest: Option<u32>,
+    /// Bit `n` of the `m`th stands for the packet `64 m + n` before the largest: as far back as an acknowledgement can
+    /// tell.
+    recent: [u64; 2],
+    loss: u32,
+}
+
+impl ReceivedPackets {
+    /// True when no acknowledgement is owed, and no number is too large to be kept small.
+    pub fn may_rest(&self) -> bool {
+        let largest = self.largest.map(|largest| u32::try_from(largest.0));
+        self.due.is_none() && largest.is_none_or(|largest| largest.is_ok())
+    }
+
+    /// What remains while the link rests.
+    pub fn rest(&self) -> Option<DormantLink> {
+        let largest = self.largest.map_or(0, |largest| largest.0);
+        let mut recent = [0; 2];
+        for (bits, from) in recent.iter_mut().zip([0, 64]) {
+            for n in 0..64 {
+                let number = largest.checked_sub(from + n);
+                let has_come = number.is_some_and(|number| self.bit(PacketNumber(number)));
+                *bits |= u64::from(has_come) << n;
+            }
+        }
+        let small = u32::try_from(largest).ok()?;
+        Some(DormantLink {
+            largest: self.largest.is_some().then_some(small),
+            recent,
+            loss: self.loss,
+        })
+    }
+
+    /// The same, awake. What came before what is remembered counts as seen.
+    pub fn woken(resting: DormantLink) -> Self {
+        let largest = resting.largest.map(u64::from);
+        let mut received = Self {
+            largest: largest.map(PacketNumber),
+            seen: [u64::MAX; WORDS],
+            loss: resting.loss,
+            lasting_loss: resting.loss * (LASTING_WHOLE / 1024),
+            ..Self::default()
+        };
+        let largest = largest.unwrap_or_default();
+        for (bits, from) in resting.recent.into_iter().zip([0, 64]) {
+            for n in 0..64 {
+                if let Some(number) = largest.checked_sub(from + n) {
+                    received.set_bit(PacketNumber(number), bits >> n & 1 == 1);
+                }
+            }
+        }
+        received
+    }
+
+    /// The largest packet number received.
+    pub const fn largest(&self) -> Option<PacketNumber> {
+        self.largest
+    }
+
+    /// True when `number` has not been received before. To be asked after a packet proved authentic
+    /// and before it takes effect.
+    pub fn is_new(&self, number: PacketNumber) -> bool {
+        match self.largest {
+            Some(largest) if number <= largest => {
+                largest.0 - number.0 < REPLAY_WINDOW && !self.bit(number)
+            }
+            _ => true,
+        }
+    }
+
+    /// Remembers a packet that [`ReceivedPackets::is_new`]. True when numbers before it are missing.
+    pub fn record(&mut self, now: Time, number: PacketNumber) -> bool {
+        let next = self.largest.map_or(0, |largest| largest.0 + 1);
+        let is_largest = number.0 >= next;
+        if is_largest {
+            // The numbers that enter the window have not been seen yet.
+            for entering in (next..=number.0)
+                .rev()
+                .take(usize::try_from(REPLAY_WINDOW).unwrap_or(0))
+            {
+                self.set_bit(PacketNumber(entering), false);
+            }
+            // Quickly at first: a short exchange should learn of a bad path too.
+            let over = |most: u32, number: u64| {
+                let number = u32::try_from(number).unwrap_or(most);
+                most.min(number.saturating_add(4))
+            };
+            for missing in next..number.0.min(next + LOSS_RUN_MAX) {
+                self.loss += (1024 - self.loss) / over(LOSS_OVER, missing);
+                self.lasting_loss +=
+                    (LASTING_WHOLE - self.lasting_loss) / over(LASTING_OVER, missing);
+            }
+            self.loss -= self.loss / over(LOSS_OVER, number.0);
+            self.lasting_loss -= self.lasting_loss / over(LASTING_OVER, number.0);
+            self.largest = Some(number);
+            self.largest_at = now;
+        } else {
+            // It was not lost, but late.
+            self.loss -= self.loss / LOSS_OVER;
+            self.lasting_loss -= self.lasting_loss / LASTING_OVER;
+        }
+        self.set_bit(number, true);
+        self.since_acknowledgement = self.since_acknowledgement.saturating_add(1);
+        is_largest && number.0 > next
+    }
+
+    /// Of the packets sent to this side lately, the share that did not arrive, in 1/1024.
+    pub const fn loss(&self) -> u32 {
+        self.loss
+    }
+
+    /// The same over some four times as many of them.
+    pub const fn lasting_loss(&self) -> u32 {
+        self.lasting_loss / (LASTING_WHOLE / 1024)
+    }
+
+    /// Owes an acknowledgement by `by` at the latest.
+    pub fn owe(&mut self, by: Time) {
+        self.due = Some(self.due.map_or(by, |due| due.min(by)));
+    }
+
+    /// Owes an acknowledgement of a packet with a part: now, if several have come since the last one.
+    pub fn owe_for_part(&mut self, now: Time, rtt: &Rtt) {
+        let several = self.since_acknowledgement >= PARTS_UNACKNOWLEDGED_MAX;
+        self.owe(if several {
+            now
+        } else {
+            Self::patience(now, rtt)
+        });
+    }
+
+    /// When an acknowledgement has to leave, if one is owed.
+    pub const fn due(&self) -> Option<Time> {
+        self.due
+    }
+
+    /// Forgets that an acknowledgement is owed: a reply has said as much.
+    pub const fn settle(&mut self) {
+        self.due = None;
+    }
+
+    /// True when an acknowledgement should ride on a packet that leaves anyway.
+    pub const fn is_owing(&self) -> bool {
+        self.due.is_some() || self.since_acknowledgement >= UNACKNOWLEDGED_MAX
+    }
+
+    /// The acknowledgement of what has arrived, but for packets that `is_answered`, whose replies say so: who
+    /// misses one of those had better ask again than wait. None when there is nothing else to tell. From here
+    /// on none is owed.
+    pub fn acknowledge(
+        &mut self,
+        now: Time,
+        is_answered: impl Fn(PacketNumber) -> bool,
+    ) -> Option<AckFrame> {
+        let newest = self.largest?;
+        let is_due = self.since_acknowledgement >= UNACKNOWLEDGED_MAX;
+        self.due = None;
+        let tells = |number: PacketNumber| self.bit(number) && !is_answered(number);
+        let below = |from: u64| (1..=64u64).filter_map(move |distance| from.checked_sub(distance));
+        let largest = if tells(newest) || is_due {
+            newest
+        } else {
+            PacketNumber(below(newest.0).find(|number| tells(PacketNumber(*number)))?)
+        };
+        let mut bitmap = 0;
+        for (bit, number) in below(largest.0).enumerate() {
+            bitmap |= u64::from(tells(PacketNumber(number))) << bit;
+        }
+        self.since_acknowledgement = 0;
+        let held = now - self.largest_at;
+        // When an older one came is not known; it is no measure of the path.
+        let delay = if largest == newest {
+            held
+        } else {
+            held + DELAY_MAX * 2
+        };
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        Some(AckFrame {
+            largest,
+            delay_ms,
+            bitmap,
+        })
+    }
+
+    /// By when an acknowledgement of what arrives now has to leave.
+    pub fn patience(now: Time, rtt: &Rtt) -> Time {
+        now + rtt.acknowledgement_delay()
+    }
+
+    fn place(number: PacketNumber) -> (usize, u64) {
+        let at = number.0 % REPLAY_WINDOW;
+        (usize::try_from(at / 64).unwrap_or(0), 1 << (at % 64))
+    }
+
+    fn bit(&self, number: PacketNumber) -> bool {
+        let (word, mask) = Self::place(number);
+        self.seen.get(word).is_some_and(|bits| bits & mask != 0)
+    }
+
+    fn set_bit(&mut self, number: PacketNumber, value: bool) {
+        let (word, mask) = Self::place(number);
+        if let Some(bits) = self.seen.get_mut(word) {
+            *bits = if value { *bits | mask } else { *bits & !mask };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// LINK-3, against a set that forgets nothing.
+        #[test]
+        fn a_number_is_new_exactly_once(numbers in prop::collection::vec(0u64..3000, 1..100)) {
+            let (mut received, mut model) = (ReceivedPackets::default(), BTreeSet::new());
+            for number in numbers {
+                let largest = model.last().copied();
+                let old = largest.is_some_and(|largest: u64| largest >= number + REPLAY_WINDOW);
+                prop_assert_eq!(received.is_new(PacketNumber(number)), !old && !model.contains(&number));
+                if received.is_new(PacketNumber(number)) {
+                    let gap = received.record(Time(0), PacketNumber(number));
+                    prop_assert_eq!(gap, number > largest.map_or(0, |largest| largest + 1));
+                    model.insert(number);
+                }
+                let ack = received.acknowledge(Time(0), |_| false).unwrap();
+                for number in (0..3000).step_by(7) {
+                    let near = ack.largest.0 <= number + 64;
+                    prop_assert_eq!(ack.covers(PacketNumber(number)), near && model.contains(&number));
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// LINK-24, LINK-3, LINK-5: against one that never rests.
+        #[test]
+        fn a_rest_changes_nothing_but_what_is_old(steps in prop::collection::vec((0u64..2000, any::<bool>()), 1..100)) {
+            let (mut rested, mut other) = (ReceivedPackets::default(), ReceivedPackets::default());
+            for (number, rests) in steps {
+                if rests {
+                    rested = ReceivedPackets::woken(rested.rest().unwrap());
+                }
+                let number = PacketNumber(number);
+                prop_assert!(other.is_new(number) || !rested.is_new(number));
+                let largest = other.largest().map_or(0, |largest| largest.0);
+                if largest < number.0 + 128 {
+                    prop_assert_eq!(rested.is_new(number), other.is_new(number));
+                }
+                if rested.is_new(number) {
+                    rested.record(Time(0), number);
+                    other.record(Time(0), number);
+                    let acks = [&mut rested, &mut other].map(|one| one.acknowledge(Time(0), |_| false));
+                    prop_assert_eq!(acks[0].as_ref(), acks[1].as_ref());
+                }
+            }
+        }
+    }
+
+    /// LINK-25: what is remembered of a path does not depend on its last few packets.
+    #[test]
+    fn what_is_remembered_of_loss_is_steady() {
+        let mut received = ReceivedPackets::default();
+        let mut jitter = crate::link::Jitter::new(1);
+        let mut number = 0;
+        let mut lose = |received: &mut ReceivedPackets, percent: u128| {
+            let drawn = jitter.spread(core::time::Duration::from_secs(1), 0, 99);
+            if drawn.as_millis() / 10 >= percent {
+                received.record(Time(0), PacketNumber(number));
+            }
+            number += 1;
+        };
+        for _ in 0..200 {
+            lose(&mut received, 30);
+        }
+        let mut quick = (1024, 0);
+        for _ in 0..1000 {
+            lose(&mut received, 30);
+            let lasting = received.lasting_loss();
+            assert!((154..=460).contains(&lasting), "{lasting}");
+            quick = (quick.0.min(received.loss()), quick.1.max(received.loss()));
+        }
+        assert!(quick.0 < 154, "{quick:?}");
+        for _ in 0..600 {
+            lose(&mut received, 0);
+        }
+        assert!(received.lasting_loss() < 3, "{}", received.lasting_loss());
+    }
+
+    #[test]
+    fn a_leap_to_the_end_of_all_numbers_does_not_hang() {
+        let mut received = ReceivedPackets::default();
+        received.record(Time(0), PacketNumber(0));
+        received.record(Time(0), PacketNumber(u64::MAX - 1));
+        assert!(!received.is_new(PacketNumber(0)));
+        assert!(received.is_new(PacketNumber(u64::MAX - 2)));
+    }
+
+    /// LINK-1. Found by reading: as the first number of a link, four of these stopped a realm.
+    #[test]
+    fn record_any_first_number_keeps_counting() {
+        for number in (0..=1100).chain(u64::from(u32::MAX) - 1100..=u64::from(u32::MAX) + 2) {
+            let mut received = ReceivedPackets::default();
+            received.record(Time(0), PacketNumber(number));
+            assert_eq!(received.largest(), Some(PacketNumber(number)));
+            assert!(!received.is_new(PacketNumber(number)) && received.loss() <= 1024);
+            received.record(Time(1), PacketNumber(number + 1));
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! What has left and is to be acknowledged: packets with requests or announced replies in them, and how it is noticed
+//! that they arrived or were lost (LINK-6, after RFC 9002 §6.1).
+
+use alloc::{collections::VecDeque, vec::Vec};
+use core::time::Duration;
+
+use super::{
+    congestion::Stamp,
+    limits::{GIVEN_UP_MAX, SENT_MAX},
+    queue::Item,
+    rtt::Rtt,
+    time::Time,
+};
+use crate::wire::{AckFrame, MessageId, PacketNumber, RequestId};
+
+/// A packet is lost when one sent so many later has arrived.
+const PACKET_THRESHOLD: u64 = 3;
+
+/// Something that a packet carries and that is sent again until it has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// All of an item.
+    Whole(Item),
+    /// A fragment of a message: from this byte to before that one.
+    Fragment(MessageId, u64, u64),
+    /// Nothing: when it arrives tells how long the path is.
+    Measure,
+}
+
+/// A packet on its way.
+#[derive(Clone, Debug)]
+pub struct SentPacket {
+    /// Its number.
+    pub number: PacketNumber,
+    /// When it left.
+    pub at: Time,
+    /// Its length.
+    pub len: usize,
+    /// What it carries.
+    pub items: Vec<Carried>,
+    /// For a packet with parts: what the pace has to know of it.
+    pub stamp: Option<Stamp>,
+}
+
+/// The packets on their way.
+#[derive(Clone, Debug, Default)]
+pub struct SentPackets {
+    pub(super) packets: VecDeque<SentPacket>,
+    /// Packets with parts that were given up for lost when nothing was heard: they may have been slow.
+    given_up: VecDeque<SentPacket>,
+    /// The largest number that the peer is known to have received.
+    pub(super) acknowledged: Option<PacketNumber>,
+}
+
+/// What an acknowledgement tells.
+#[derive(Clone, Debug, Default)]
+pub struct Acknowledged {
+    /// What has arrived.
+    pub arrived: Vec<SentPacket>,
+    /// What is lost.
+    pub lost: Vec<SentPacket>,
+    /// How long the newest packet took there and back.
+    pub round_trip: Option<Duration>,
+}
+
+impl SentPackets {
+    /// The largest number that the peer is known to have received.
+    pub const fn acknowledged(&self) -> Option<PacketNumber> {
+        self.acknowledged
+    }
+
+    /// The same, of a link that has rested.
+    pub const fn set_acknowledged(&mut self, largest: Option<PacketNumber>) {
+        self.acknowledged = largest;
+    }
+
+    /// True when nothing is on its way.
+    pub fn may_rest(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// Memory of what is remembered, in bytes, about.
+    pub fn memory(&self) -> usize {
+        let all = self.packets.iter().chain(&self.given_up);
+        let each = all
+            .map(|packet| size_of::<SentPacket>() + packet.items.capacity() * size_of::<Carried>());
+        each.sum()
+    }
+
+    /// Remembers a packet.
+    pub fn record(&mut self, packet: SentPacket) {
+        if self.packets.len() >= SENT_MAX {
+            // What it carried has timers of its own; parts have none, and are never forgotten.
+            let small = self.packets.iter().position(|one| one.stamp.is_none());
+            small.and_then(|at| self.packets.remove(at));
+        }
+        self.packets.push_back(packet);
+    }
+
+    /// Nobody waits any more for what an item brings.
+    pub fn forget(&mut self, item: Item) {
+        for packet in &mut self.packets {
+            packet
+                .items
+                .retain(|carried| *carried != Carried::Whole(item));
+        }
+        // Those with parts are on their way whatever becomes of these.
+        self.packets
+            .retain(|packet| packet.stamp.is_some() || !packet.items.is_empty());
+    }
+
+    /// Bytes of packets with parts that are on their way.
+    pub fn in_flight(&self) -> usize {
+        self.bulk().map(|packet| packet.len).sum()
+    }
+
+    /// The packets with parts, oldest first.
+    fn bulk(&self) -> impl Iterator<Item = &SentPacket> {
+        self.packets.iter().filter(|packet| packet.stamp.is_some())
+    }
+
+    /// When the newest packet with parts left.
+    pub fn last_bulk(&self) -> Option<Time> {
+        self.bulk().last().map(|packet| packet.at)
+    }
+
+    /// The length of the latest packet on its way that carries an item.
+    pub fn len_with(&self, item: Item) -> Option<usize> {
+        let carries = |packet: &&SentPacket| packet.items.contains(&Carried::Whole(item));
+        self.packets.iter().rev().find(carries).map(|one| one.len)
+    }
+
+    /// The length of the smallest packet with parts that is on its way.
+    pub fn smallest_bulk(&self) -> Option<usize> {
+        self.bulk().map(|packet| packet.len).min()
+    }
+
+    /// Gives all packets with parts up for lost.
+    pub fn lose_bulk(&mut self) -> Vec<SentPacket> {
+        let packets = core::mem::take(&mut self.packets);
+        let is_bulk = |packet: &SentPacket| packet.stamp.is_some();
+        let (bulk, others): (Vec<_>, VecDeque<_>) = (
+            packets.iter().filter(|one| is_bulk(one)).cloned().collect(),
+            packets.into_iter().filter(|one| !is_bulk(one)).collect(),
+        );
+        self.packets = others;
+        for packet in &bulk {
+            if self.given_up.len() == GIVEN_UP_MAX {
+                self.given_up.pop_front();
+            }
+            self.given_up.push_back(SentPacket {
+                // As far as the pace is concerned it has left the path.
+                stamp: None,
+                ..packet.clone()
+            });
+        }
+        bulk
+    }
+
+    /// Learns from an acknowledgement, whose largest number must have been sent.
+    pub fn acknowledge(&mut self, now: Time, ack: &AckFrame, rtt: &Rtt) -> Acknowledged {
+        let mut told = Acknowledged::default();
+        self.acknowledged = self.acknowledged.max(Some(ack.largest));
+        let is_told =
+            |one: &SentPacket| ack.covers(one.number) || is_lost(now, one, ack.largest, rtt);
+        if !self.packets.iter().chain(&self.given_up).any(is_told) {
+            // Most say nothing new, and a packet may bring many.
+            return told;
+        }
+        let slow = self.given_up.iter().filter(|one| ack.covers(one.number));
+        told.arrived.extend(slow.cloned());
+        if let Some(packet) = told.arrived.iter().find(|one| one.number == ack.largest) {
+            told.round_trip = Some(now - packet.at);
+        }
+        self.given_up.retain(|one| !ack.covers(one.number));
+        let packets = core::mem::take(&mut self.packets);
+        for packet in packets {
+            if ack.covers(packet.number) {
+                if packet.number == ack.largest {
+                    told.round_trip = Some(now - packet.at);
+                }
+                told.arrived.push(packet);
+                continue;
+            }
+            if is_lost(now, &packet, ack.largest, rtt) {
+                told.lost.push(packet);
+            } else {
+                self.packets.push_back(packet);
+            }
+        }
+        told
+    }
+
+    /// When a packet that was overtaken counts as lost by its age.
+    pub fn timeout(&self, rtt: &Rtt) -> Option<Time> {
+        let age = too_old(rtt)?;
+        let acknowledged = self.acknowledged?;
+        let mut overtaken = self.packets.iter().filter(|one| one.number < acknowledged);
+        // They left in the order in which they stand here.
+        overtaken.next().map(|packet| packet.at + age)
+    }
+
+    /// Lets time pass: gives what is lost by its age.
+    pub fn expire(&mut self, now: Time, rtt: &Rtt) -> Vec<SentPacket> {
+        let Some(acknowledged) = self.acknowledged else {
+            return Vec::new();
+        };
+        if self.timeout(rtt).is_none_or(|due| due > now) {
+            return Vec::new();
+        }
+        let is_lost = |packet: &SentPacket| is_lost(now, packet, acknowledged, rtt);
+        let lost = self
+            .packets
+            .iter()
+            .filter(|one| is_lost(one))
+            .cloned()
+            .collect();
+        self.packets.retain(|packet| !is_lost(packet));
+        lost
+    }
+
+    /// Learns that `request` was answered: one of the packets that carried it has arrived. Gives how long ago
+    /// the first of them left, and the packets that must be lost by that.
+    pub fn answered(
+        &mut self,
+        now: Time,
+        request: RequestId,
+        rtt: &Rtt,
+    ) -> (Option<Duration>, Vec<SentPacket>) {
+        let request = Carried::Whole(Item::request(request));
+        let mut carriers = self
+            .packets
+            .iter()
+            .filter(|packet| packet.items.contains(&request));
+        let Some((number, at)) = carriers.next().map(|packet| (packet.number, packet.at)) else {
+            return (None, Vec::new());
+        };
+        self.acknowledged = self.acknowledged.max(Some(number));
+        for packet in &mut self.packets {
+            packet.items.retain(|carried| *carried != request);
+        }
+        self.packets.retain(|packet| !packet.items.is_empty());
+        let is_lost = |packet: &SentPacket| is_lost(now, packet, number, rtt);
+        let lost = self.packets.iter().filter(|one| is_lost(one));
+        let lost: Vec<_> = lost.cloned().collect();
+        self.packets.retain(|packet| !is_lost(packet));
+        (Some(now - at), lost)
+    }
+}
+
+/// True when a packet must be lost, since one of number `arrived` has arrived.
+fn is_lost(now: Time, packet: &SentPacket, arrived: PacketNumber, rtt: &Rtt) -> bool {
+    let passed = packet.number.0 < arrived.0;
+    let by_number = packet.number.0 + PACKET_THRESHOLD <= arrived.0;
+    let by_time = passed && too_old(rtt).is_some_and(|age| packet.at + age <= now);
+    by_number || by_time
+}
+
+/// When overtaken by another, a packet of this age is lost.
+fn too_old(rtt: &Rtt) -> Option<Duration> {
+    rtt.smoothed().map(|smoothed| smoothed * 9 / 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    fn ack(largest: u64, bitmap: u64) -> AckFrame {
+        AckFrame {
+            largest: PacketNumber(largest),
+            delay_ms: 0,
+            bitmap,
+        }
+    }
+
+    fn packet(at: Time, number: u64, request: u64) -> SentPacket {
+        SentPacket {
+            number: PacketNumber(number),
+            at,
+            len: 40,
+            items: vec![asking(request)],
+            stamp: None,
+        }
+    }
+
+    fn asking(request: u64) -> Carried {
+        Carried::Whole(Item::request(RequestId(request)))
+    }
+
+    fn requests(packets: &[SentPacket]) -> Vec<Carried> {
+        packets
+            .iter()
+            .flat_map(|packet| packet.items.clone())
+            .collect()
+    }
+
+    /// LINK-6
+    #[test]
+    fn a_packet_is_lost_when_three_later_ones_have_passed_it() {
+        let mut sent = SentPackets::default();
+        for number in 0..4 {
+            sent.record(packet(Time(number), number, number));
+        }
+        let told = sent.acknowledge(Time(9), &ack(3, 0b01), &Rtt::default());
+        assert_eq!(requests(&told.arrived), [asking(2), asking(3)]);
+        assert_eq!(requests(&told.lost), [asking(0)]);
+        assert_eq!(told.round_trip, Some(Duration::from_micros(6)));
+    }
+
+    #[test]
+    fn a_packet_is_lost_when_it_is_older_than_nine_eighths_of_a_round_trip() {
+        let mut sent = SentPackets::default();
+        sent.record(packet(Time(0), 0, 0));
+        sent.record(packet(Time(1), 1, 1));
+        let rtt = Rtt::remembered(Duration::from_micros(80));
+        assert!(
+            sent.clone()
+                .acknowledge(Time(89), &ack(1, 0), &rtt)
+                .lost
+                .is_empty()
+        );
+        let told = sent.clone().acknowledge(Time(90), &ack(1, 0), &rtt);
+        assert_eq!(requests(&told.lost), [asking(0)]);
+        // Nothing else has to come for that.
+        sent.acknowledge(Time(80), &ack(1, 0), &rtt);
+        assert_eq!(sent.timeout(&rtt), Some(Time(90)));
+        assert!(sent.expire(Time(89), &rtt).is_empty());
+        let lost = sent.expire(Time(90), &rtt);
+        assert_eq!(requests(&lost), [asking(0)]);
+        assert_eq!(sent.timeout(&rtt), None);
+        // Found by the simulator: a time was given at which nothing was lost yet, by a part of a microsecond.
+        let rtt = Rtt::remembered(Duration::from_nanos(80_001));
+        sent.record(packet(Time(100), 2, 2));
+        sent.record(packet(Time(101), 3, 3));
+        sent.acknowledge(Time(180), &ack(3, 0), &rtt);
+        let due = sent.timeout(&rtt).unwrap();
+        assert_eq!(requests(&sent.expire(due, &rtt)), [asking(2)]);
+    }
+
+    #[test]
+    fn a_reply_acknowledges_its_request() {
+        let mut sent = SentPackets::default();
+        sent.record(packet(Time(0), 0, 7));
+        assert_eq!(
+            sent.answered(Time(5), RequestId(7), &Rtt::default()).0,
+            Some(Duration::from_micros(5))
+        );
+        assert_eq!(sent.acknowledged(), Some(PacketNumber(0)));
+        assert!(sent.packets.is_empty());
+        sent.record(packet(Time(6), 1, 8));
+        sent.record(packet(Time(7), 2, 8));
+        assert_eq!(
+            sent.answered(Time(9), RequestId(8), &Rtt::default()).0,
+            Some(Duration::from_micros(3))
+        );
+    }
+}

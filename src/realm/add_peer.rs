@@ -1,0 +1,186 @@
+//! `addrealm`: an operator makes another realm a peer (PEER-1).
+
+use super::{
+    Failure, Realm, Work,
+    asking::{Decided, Question},
+    introductions::HOST_MAX,
+    peer_admin::{Act, Decision, shown},
+    peering_numbers::Numbered,
+    peers::{NUMBERS_TOLD, Peer},
+    records::{self, PeerRecord, Record as _},
+};
+use crate::{
+    crypto::PublicKey,
+    store::Store,
+    wire::{Answer, Command, ErrorCode, FORM_MOVE, Port, Sent, Text, Username},
+};
+
+impl<S: Store> Realm<S> {
+    pub(super) async fn addrealm(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
+        let Command::AddRealm {
+            session,
+            realm,
+            address,
+            port,
+            src_address,
+            src_port,
+            ..
+        } = work.request.command
+        else {
+            return Err(ErrorCode::Internal.into());
+        };
+        let who = self.operator(work, session).await?;
+        let named = self.named_source(src_address, src_port)?;
+        let (src_address, src_port) = self.source(src_address, src_port)?;
+        let (form, key) = (work.request.options.form, work.request.options.key);
+        match (form, key) {
+            (Some(FORM_MOVE), _) => {
+                let place = (address, port);
+                let moved = self.move_peer(work, realm, place, (named, who)).await;
+                return moved.map(Decided::Answer);
+            }
+            (Some(_), _) => return Err(ErrorCode::Unsupported.into()),
+            (None, Some(key)) if (address.0, port.0) == ("", 0) => {
+                let (of, source) = ((realm, PublicKey(key)), (src_address, src_port));
+                let accepted = self.accept_pending(work, of, source, who).await;
+                return accepted.map(Decided::Answer);
+            }
+            (None, _) => {}
+        }
+        if address.0.is_empty() || address.0.len() > HOST_MAX || port.0 == 0 {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        if realm == self.own.id {
+            return Err(ErrorCode::RealmExists.into());
+        }
+        if let Some(known) = self.find_peer(&mut work.batch, realm).await? {
+            let at = ((address, port), (src_address, src_port));
+            return Self::want(work, known, at, who);
+        }
+        let key = match work.request.options.key {
+            Some(key) => PublicKey(key),
+            None => match work.who(address.0, port.0) {
+                Ok(found) => found.ok_or(ErrorCode::RealmUnreachable)?,
+                Err(question) => return Ok(Decided::Ask(question)),
+            },
+        };
+        if self.own.is(&key) || self.peer_of(&mut work.batch, &key).await?.is_some() {
+            return Err(ErrorCode::RealmExists.into());
+        }
+        work.ends |= self.make_place(true, &mut work.batch).await?.is_some();
+        let place = (address.0.into(), port.0);
+        let of = (realm, key);
+        let mut peer = self
+            .begin_peer(&mut work.batch, of, place, (src_address, src_port))
+            .await?;
+        peer.record.added = true;
+        // The same however often it is decided about: the other realm is told it.
+        peer.record.number = *work.drawn.get_or_insert(peer.record.number);
+        let said = match self.introduced_first(work, &mut peer) {
+            Ok(said) => said,
+            Err(question) => return Ok(Decided::Ask(question)),
+        };
+        // It may know this realm from before: nobody joins before the two agree about the peering.
+        peer.record.apart = !peer.record.introduced;
+        let answer = self.added(&peer, said.as_ref())?;
+        self.put_new_peer(&peer, &mut work.batch).await?;
+        work.decision = Some(Decision {
+            act: Act::Added,
+            peer: realm,
+            key,
+            address: shown((address.0, port.0)),
+            who,
+        });
+        Ok(Decided::Answer(answer))
+    }
+
+    /// A realm that has introduced itself is wanted by an operator, too.
+    fn want(
+        work: &mut Work<'_>,
+        known: Peer,
+        ((address, port), (src_address, src_port)): ((Text<'_>, Port), (String, u16)),
+        who: Username,
+    ) -> Result<Decided, Failure> {
+        if known.record.added {
+            return Err(ErrorCode::RealmExists.into());
+        }
+        // Who has introduced itself under that name is not for that reason who is meant.
+        let meant = match work.request.options.key {
+            Some(key) => Some(PublicKey(key)),
+            None => match work.who(address.0, port.0) {
+                Ok(found) => found,
+                Err(question) => return Ok(Decided::Ask(question)),
+            },
+        };
+        let meant = meant.ok_or(ErrorCode::RealmUnreachable)?;
+        if meant != known.key() {
+            return Err(ErrorCode::RealmExists.into());
+        }
+        // It has introduced itself, perhaps in answer to this very command, and is now wanted here too.
+        let realm = known.realm;
+        let record = PeerRecord {
+            claimed: None,
+            address: address.0.into(),
+            port: port.0,
+            src_address,
+            src_port,
+            added: true,
+            ..known.record
+        };
+        work.batch.put(records::peer(realm), record.to_value()?);
+        work.decision = Some(Decision {
+            act: Act::Added,
+            peer: realm,
+            key: PublicKey(record.key),
+            address: shown((address.0, port.0)),
+            who,
+        });
+        Ok(Decided::Answer(Answer::Done))
+    }
+
+    /// What an operator is told who has added a peer: that it has accepted, or that it is asked again until it does.
+    fn added(&self, peer: &Peer, said: Option<&Answer>) -> Result<Answer, Failure> {
+        Ok(match said {
+            Some(Answer::Done | Answer::Joined { .. }) if peer.record.introduced => Answer::Done,
+            Some(Answer::Refused(refusal)) if refusal.code == ErrorCode::RealmExists => {
+                return Err((*refusal).into());
+            }
+            // It has not listed us yet.
+            Some(Answer::Refused(refusal)) => {
+                tracing::warn!(peer = %peer.realm, code = %refusal.code, "a peer refuses the peering");
+                self.network.refused(peer.realm, refusal.code);
+                Answer::Sent(Sent::Queued)
+            }
+            // It does not answer, or does not agree about the peering yet.
+            Some(_) | None => Answer::Sent(Sent::Queued),
+        })
+    }
+
+    /// What another realm has answered to the introduction by which it is to become a peer, and what that says of the peering; or what it is to
+    /// be asked first.
+    fn introduced_first(
+        &self,
+        work: &Work<'_>,
+        peer: &mut Peer,
+    ) -> Result<Option<Answer>, Question> {
+        let mut said = None;
+        // Once more where the other knows this realm from before: it is to hear that its number is known.
+        for _ in 0..=NUMBERS_TOLD {
+            said = work.answer_of(peer, self.own.introduction(peer, true))?;
+            if said == Some(Answer::Refused(ErrorCode::Unsupported.into())) {
+                // It is of a release from before there were numbers.
+                said = work.answer_of(peer, self.own.introduction(peer, false))?;
+            }
+            let Some(numbered) = said.as_ref().and_then(Numbered::of) else {
+                break;
+            };
+            peer.record.theirs = numbered.number;
+            peer.record.introduced = !numbered.is_apart;
+            if !numbered.is_apart {
+                break;
+            }
+        }
+        peer.record.introduced |= said == Some(Answer::Done);
+        Ok(said)
+    }
+}

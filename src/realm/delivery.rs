@@ -1,0 +1,513 @@
+//! Taking what waits for a peer to it, in order (PEER-5, PEER-6, PEER-14); what the peer says of a message is
+//! told to its sender.
+
+use super::{
+    Failure, Moment, Outcome, Realm,
+    peers::Peer,
+    records::{
+        self, CursorRecord, EntryRecord, MailboxLog, OperationRecord, Owner, QueuedKind,
+        QueuedRecord, Record as _, RecordedAnswer,
+    },
+    storage::Unnoted,
+};
+use crate::{
+    faults::{Fault, is_planted},
+    store::{Batch, Expected, PageLimit, Position, Store},
+    wire::{
+        Answer, Body, CONTENT_NOTICE, ErrorCode, OperationNumber, PeerRequest, RealmId, Refusal,
+        Sent,
+    },
+};
+
+/// How long a message is worth being tried.
+pub(super) const QUEUED_LIFETIME_SECONDS: u32 = 7 * 24 * 3600;
+/// How much of a message a notice repeats, in characters.
+const NOTICE_QUOTE_MAX: usize = 60;
+
+/// What is kept of a peer, and the message whose turn it is.
+#[derive(Debug)]
+pub struct Glance {
+    /// The peer.
+    pub peer: Peer,
+    /// The message, if any waits. Where that cannot be read it is not an empty queue: what waits in it still waits.
+    pub next: Result<Option<NextOutgoing>, Failure>,
+}
+
+/// The message whose turn it is.
+#[derive(Debug)]
+pub struct NextOutgoing {
+    /// The message.
+    pub outgoing: Outgoing,
+    /// It has been given back to its sender before its turn (PEER-17).
+    pub is_returned: bool,
+    /// Others wait behind it, as far as that was asked.
+    pub has_more: bool,
+}
+
+/// What becomes of the message whose turn it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settling {
+    /// It leaves the queue, and its sender is told this.
+    Told(Answer),
+    /// It leaves the queue: its sender has been told.
+    Returned,
+    /// It waits behind the others: the peer has promised not to deliver it.
+    Aside,
+    /// It waits behind the others: it is word of memberships, which is never given up.
+    Back,
+    /// It waits behind the others, under another number.
+    Anew,
+}
+
+/// What has come of writing something down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is durable.
+    Durable,
+    /// What it relied on is not so any more: nothing was written.
+    Conflict,
+    /// This realm cannot read or write what it keeps.
+    Failed,
+}
+
+/// A message to a peer.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    position: u64,
+    record: QueuedRecord,
+}
+
+impl Outgoing {
+    /// Reads what stands at a place of a queue.
+    pub(super) fn read(position: Position, value: &[u8]) -> Result<Self, Failure> {
+        Ok(Self {
+            position: position.0,
+            record: QueuedRecord::from_value(value)?,
+        })
+    }
+
+    /// A message from ann to bob that was queued at that running time.
+    #[cfg(test)]
+    pub fn sample(position: u64, queued: u32) -> Self {
+        let record = QueuedRecord {
+            queued,
+            content: 0,
+            kind: QueuedKind::Private,
+            from: "ann".into(),
+            to: "bob".into(),
+            body: b"hello".to_vec(),
+            source: None,
+            set_aside: false,
+            lifetime: QUEUED_LIFETIME_SECONDS,
+            operation: None,
+            epoch: 7,
+        };
+        Self { position, record }
+    }
+
+    /// True when it is worth delivering for less long than others.
+    pub(super) const fn may_expire(&self) -> bool {
+        self.record.lifetime < QUEUED_LIFETIME_SECONDS
+    }
+
+    /// True when it is not worth delivering any more.
+    pub const fn is_worthless(&self, now: Moment) -> bool {
+        self.age(now) >= self.record.lifetime
+    }
+
+    /// True when it has been tried for so long that it is given up.
+    pub const fn is_expired(&self, now: Moment) -> bool {
+        self.age(now) >= QUEUED_LIFETIME_SECONDS
+    }
+
+    /// True when this realm has something to say of memberships itself: nobody is told should it be lost, so it never is.
+    pub const fn is_word(&self) -> bool {
+        self.record.kind.is_word()
+    }
+
+    /// True when it waits behind others because its peer would not take it.
+    pub const fn is_set_aside(&self) -> bool {
+        self.record.set_aside
+    }
+
+    /// True when it is numbered in another epoch than its peering's first.
+    pub const fn has_own_epoch(&self) -> bool {
+        self.record.epoch != 0
+    }
+
+    /// The peer, as it is asked about this message: by the address of this realm that its sender has named.
+    pub fn asks(&self, peer: &Peer) -> Peer {
+        peer.asked_by(self.record.source.clone())
+    }
+
+    /// What asks a peer not to deliver it any more.
+    pub fn withdraw_request(&self, peer: &Peer) -> Vec<u8> {
+        let request = PeerRequest::Withdraw {
+            epoch: self.epoch(peer),
+            sequence: OperationNumber(self.position),
+        };
+        request.to_bytes()
+    }
+
+    /// What brings it to a peer. None when what is kept of it makes no sense.
+    pub fn deliver_request(&self, peer: &Peer) -> Option<Vec<u8>> {
+        let record = &self.record;
+        let (epoch, sequence) = (self.epoch(peer), OperationNumber(self.position));
+        let content = record.content;
+        let from = || record.from.parse().ok();
+        let message = Body(&record.body);
+        let request = match record.kind {
+            QueuedKind::Private => PeerRequest::Deliver {
+                epoch,
+                sequence,
+                content,
+                from: from()?,
+                to: record.to.parse().ok()?,
+                message,
+            },
+            QueuedKind::Group => PeerRequest::Post {
+                epoch,
+                sequence,
+                content,
+                from: from()?,
+                group: record.to.parse().ok()?,
+                message,
+            },
+            QueuedKind::Expelled => PeerRequest::Expelled {
+                epoch,
+                sequence,
+                group: record.to.parse().ok()?,
+                user: from()?,
+                // One that was queued by an earlier release is about whatever membership there is.
+                membership: record
+                    .body
+                    .as_slice()
+                    .try_into()
+                    .map_or(0, u64::from_be_bytes),
+            },
+            QueuedKind::Ended => PeerRequest::Ended {
+                epoch,
+                sequence,
+                group: record.to.parse().ok()?,
+                life: u64::from_be_bytes(record.body.as_slice().try_into().ok()?),
+            },
+        };
+        Some(request.to_bytes())
+    }
+
+    /// Its place in the queue.
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// In which epoch it is numbered.
+    const fn epoch(&self, peer: &Peer) -> u64 {
+        match self.record.epoch {
+            0 => peer.record.epoch,
+            epoch => epoch,
+        }
+    }
+
+    /// For how many seconds of the realm's running time it has been waiting.
+    pub const fn age(&self, now: Moment) -> u32 {
+        now.running.saturating_sub(self.record.queued)
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// What is kept of a peer, if it is one, and the message whose turn it is. `more`: also whether others wait behind that.
+    ///
+    /// # Errors
+    /// It is not known whether it is one.
+    pub async fn look(&self, realm: RealmId, more: bool) -> Result<Option<Glance>, Failure> {
+        let found = self.find_peer(&mut Unnoted, realm).await;
+        let found = found.inspect_err(|failure| self.note("peers", failure))?;
+        let Some(peer) = found else {
+            return Ok(None);
+        };
+        let next = self.find_next(realm, more).await;
+        let next = next.inspect_err(|failure| self.note("queue", failure));
+        Ok(Some(Glance { peer, next }))
+    }
+
+    async fn find_next(&self, realm: RealmId, more: bool) -> Result<Option<NextOutgoing>, Failure> {
+        let Some(outgoing) = self.find_readable(realm).await? else {
+            return Ok(None);
+        };
+        Ok(Some(NextOutgoing {
+            is_returned: match self.is_returned(realm, &outgoing).await {
+                // Its sender is told once more, perhaps.
+                Err(failure) if failure.is_damage() => {
+                    self.note("queue", &failure);
+                    false
+                }
+                is_returned => is_returned?,
+            },
+            has_more: more && self.has_more(realm, &outgoing).await,
+            outgoing,
+        }))
+    }
+
+    /// The message whose turn it is. One that is damaged has nobody any more to whom it could come back, and keeps others from their turn: it is passed over.
+    async fn find_readable(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
+        loop {
+            let (settled, _) = self.settled(realm).await?;
+            match self.find_behind(realm, settled).await {
+                Err(failure) if failure.is_damage() => {
+                    self.note("queue", &failure);
+                    let end = self.store.last(&records::queue(realm)).await?.0;
+                    let next = (settled + 1).min(end);
+                    if next <= settled {
+                        return Err(failure);
+                    }
+                    // Somebody else may have passed it over meanwhile.
+                    if let Some(batch) = self.leave_queue(realm, next).await?
+                        && let Outcome::Durable = self.commit(batch).await?
+                    {
+                        tracing::error!(peer = %realm, position = next, "a message that waits for a peer is damaged, and lost");
+                    }
+                }
+                found => return found,
+            }
+        }
+    }
+
+    pub(super) async fn find_outgoing(&self, realm: RealmId) -> Result<Option<Outgoing>, Failure> {
+        let (settled, _) = self.settled(realm).await?;
+        self.find_behind(realm, settled).await
+    }
+
+    async fn find_behind(&self, realm: RealmId, settled: u64) -> Result<Option<Outgoing>, Failure> {
+        let is_out_of_order = is_planted(Fault::QueueOutOfOrder);
+        let one = PageLimit {
+            entries: 1 + usize::from(is_out_of_order),
+            bytes: if is_out_of_order { usize::MAX } else { 1 },
+        };
+        let log = records::queue(realm);
+        let page = self.store.read(&log, Position(settled), one).await?;
+        let first = page.entries.into_iter().next_back();
+        let outgoing = first.map(|(position, value)| Outgoing::read(position, &value));
+        outgoing.transpose()
+    }
+
+    /// Writes down what becomes of the message whose turn it is.
+    pub async fn settle_outgoing(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        settling: &Settling,
+        now: Moment,
+    ) -> Written {
+        let settled = match settling {
+            Settling::Told(answer) => self.settle(peer, outgoing, answer, now.wall).await,
+            Settling::Returned => self.drop_returned(peer, outgoing).await,
+            Settling::Aside => self.set_aside(peer, outgoing).await,
+            Settling::Back => self.move_back(peer, outgoing, now.running).await,
+            Settling::Anew => self.number_anew(peer, outgoing).await,
+        };
+        match settled {
+            Ok(true) => {
+                let (position, record) = (outgoing.position, &outgoing.record);
+                self.expiries.forget(peer.realm, position, record);
+                Written::Durable
+            }
+            Ok(false) => Written::Conflict,
+            Err(failure) => {
+                self.note("settle", &failure);
+                Written::Failed
+            }
+        }
+    }
+
+    /// True when others wait behind a message.
+    async fn has_more(&self, realm: RealmId, outgoing: &Outgoing) -> bool {
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
+        let log = records::queue(realm);
+        let behind = self.store.read(&log, Position(outgoing.position), one);
+        behind.await.is_ok_and(|page| !page.entries.is_empty())
+    }
+
+    /// Puts a message that the peer has promised not to deliver behind the others.
+    async fn set_aside(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
+        let record = QueuedRecord {
+            set_aside: true,
+            epoch: self.epoch,
+            ..outgoing.record.clone()
+        };
+        tracing::warn!(peer = %peer.realm, "a peer does not take a message; it waits behind the others now");
+        self.queue_again(peer, outgoing, &record).await
+    }
+
+    /// Puts word of memberships that has waited for as long as a message may behind the others, where it goes on waiting: those
+    /// are given up in their turn.
+    async fn move_back(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        running: u32,
+    ) -> Result<bool, Failure> {
+        let record = QueuedRecord {
+            queued: running,
+            epoch: self.epoch,
+            ..outgoing.record.clone()
+        };
+        self.queue_again(peer, outgoing, &record).await
+    }
+
+    /// Puts a message behind the others, numbered in an epoch of which the peer has never heard.
+    async fn number_anew(&self, peer: &Peer, outgoing: &Outgoing) -> Result<bool, Failure> {
+        let record = QueuedRecord {
+            epoch: u64::from_be_bytes(self.random()).max(1),
+            ..outgoing.record.clone()
+        };
+        tracing::warn!(peer = %peer.realm, "the number of a message means another to a peer; it is numbered anew, behind the others");
+        self.queue_again(peer, outgoing, &record).await
+    }
+
+    /// A message waits behind the others from now on, as `record` says. False on a conflict.
+    async fn queue_again(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        record: &QueuedRecord,
+    ) -> Result<bool, Failure> {
+        let Some(mut batch) = self.leave_queue(peer.realm, outgoing.position).await? else {
+            return Ok(false);
+        };
+        batch.append(records::queue(peer.realm), record.to_value()?);
+        let placed = self.commit_placed(batch).await?;
+        if let Some(position) = placed.iter().flatten().next() {
+            self.expiries.note(peer.realm, position.0, record);
+        }
+        Ok(placed.is_some())
+    }
+
+    /// Writes down what a peer said of a message: it leaves the queue, and its sender is told.
+    async fn settle(
+        &self,
+        peer: &Peer,
+        outgoing: &Outgoing,
+        answer: &Answer,
+        now: u32,
+    ) -> Result<bool, Failure> {
+        let Some(batch) = self.leave_queue(peer.realm, outgoing.position).await? else {
+            return Ok(false);
+        };
+        self.conclude(peer.realm, outgoing, answer, now, batch)
+            .await
+    }
+
+    /// A batch by which the next message in turn leaves the queue; none where it has left it already, as when its peer was removed meanwhile.
+    pub(super) async fn leave_queue(
+        &self,
+        realm: RealmId,
+        position: u64,
+    ) -> Result<Option<Batch>, Failure> {
+        let (settled, expected) = self.settled(realm).await?;
+        if position <= settled && !is_planted(Fault::SettleTwice) {
+            return Ok(None);
+        }
+        let key = records::settled(realm);
+        let mut batch = Batch::new();
+        batch
+            .expect(key.clone(), expected)
+            .put(key, CursorRecord { position }.to_value()?)
+            .trim(records::queue(realm), Position(position + 1));
+        Ok(Some(batch))
+    }
+
+    /// Commits, together with `batch`, the end of a message: the command that queued it is answered so from now
+    /// on, and a sender who is not waiting any more is told of what failed. False on a conflict.
+    pub(super) async fn conclude(
+        &self,
+        realm: RealmId,
+        outgoing: &Outgoing,
+        answer: &Answer,
+        now: u32,
+        mut batch: Batch,
+    ) -> Result<bool, Failure> {
+        let refusal = match answer {
+            // `already-done`: it was delivered, longer ago than the peer remembers how.
+            Answer::Refused(refusal) if refusal.code != ErrorCode::AlreadyDone => Some(*refusal),
+            _ => None,
+        };
+        let verdict = match refusal {
+            Some(refusal) => Answer::Refused(refusal),
+            None => Answer::Sent(Sent::Delivered),
+        }
+        .to_bytes();
+        let settling = self.verdicts.settle(outgoing.record.operation.as_ref());
+        let notice = refusal.filter(|_| settling.is_none() && !outgoing.is_word());
+        // Where a notice tells, repeats are still answered `queued`: its sender is told once (PEER-6).
+        if (notice.is_none() || is_planted(Fault::TellTwice))
+            && let Some(operation) = &outgoing.record.operation
+            && let Some(owner) = Owner::from_bytes(&operation.owner)
+        {
+            let key = records::operation(&owner, operation.number);
+            let found = match self.record::<OperationRecord>(&key).await {
+                // Nothing can be answered by it any more; that keeps no message in the queue.
+                Err(failure) if failure.is_damage() => {
+                    self.note("verdict", &failure);
+                    None
+                }
+                found => found?,
+            };
+            if let Some((record, version)) =
+                found.filter(|(record, _)| record.number == operation.number)
+            {
+                let record = OperationRecord {
+                    answer: RecordedAnswer::Bytes(verdict.clone()),
+                    ..record
+                };
+                batch
+                    .expect(key.clone(), Expected::At(version))
+                    .put(key, record.to_value()?);
+            }
+        }
+        if let Some(refusal) = notice {
+            append_notice(realm, outgoing, refusal, now, &mut batch)?;
+        }
+        let outcome = self.commit(batch).await?;
+        if let (Outcome::Durable, Some(settling)) = (&outcome, settling) {
+            settling.tell(&verdict);
+        }
+        Ok(matches!(outcome, Outcome::Durable))
+    }
+}
+
+/// Adds to `batch` that the sender is told that a message was not delivered, or perhaps not: its peer was asked, and has not said.
+fn append_notice(
+    realm: RealmId,
+    outgoing: &Outgoing,
+    refusal: Refusal,
+    now: u32,
+    batch: &mut Batch,
+) -> Result<(), Failure> {
+    let record = &outgoing.record;
+    let Ok(sender) = record.from.parse() else {
+        return Ok(());
+    };
+    let body = String::from_utf8_lossy(&record.body);
+    let mut quote: String = body.chars().take(NOTICE_QUOTE_MAX).collect();
+    if quote.len() < body.len() {
+        quote.push('…');
+    }
+    let what = if refusal.code == ErrorCode::RealmUnreachable {
+        "perhaps not delivered"
+    } else {
+        "not delivered"
+    };
+    let text = format!("{what} ({}): {quote}", refusal.code.name());
+    let notice = EntryRecord {
+        time: now,
+        content: CONTENT_NOTICE,
+        user: record.to.clone(),
+        realm: Some(realm.as_str().into()),
+        body: text.into_bytes(),
+    };
+    batch.append(MailboxLog::private(sender).log, notice.to_value()?);
+    Ok(())
+}

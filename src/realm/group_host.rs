@@ -1,0 +1,258 @@
+//! Groups of this realm whose members are users of others too (PEER-8 … PEER-11).
+
+use super::{
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Guess, Hashed, Outcome, Realm,
+    groups::{Group, MEMBERS_AT_ONCE, Membership},
+    network::GroupWork,
+    peers::Peer,
+    records::{
+        self, BanRecord, GroupRecord, MailboxLog, MemberRecord, RealmMembersRecord, Record as _,
+    },
+    storage::{Notes, Unnoted},
+};
+use crate::{
+    store::{Batch, Store},
+    wire::{Answer, ErrorCode, GroupName, Password, Position, RealmId, Refusal, Sender, Username},
+};
+
+/// Entries on a page for another realm.
+const PAGE_ENTRIES: usize = 100;
+/// Realms whose users may be in one group.
+const REALMS_MAX: usize = 64;
+
+impl<S: Store> Realm<S> {
+    /// A user of a peer joins a group.
+    pub(super) async fn host_join(
+        &self,
+        caller: &Caller,
+        peer: &Peer,
+        (name, user): (GroupName, Username),
+        password: &Password<'_>,
+    ) -> Result<Answer, Failure> {
+        self.limiter.may_store_from(caller.now, peer.realm)?;
+        let mut hashed = Hashed::default();
+        let who = Sender {
+            user,
+            realm: Some(peer.realm),
+        };
+        for _ in 0..ATTEMPTS_MAX {
+            let mut batch = Batch::new();
+            self.rely_on_peer(&mut batch, peer).await?;
+            self.check_peering(peer.realm, &mut batch).await?;
+            let group = match self.group(&mut batch, name).await {
+                Err(Failure::Refused(refusal))
+                    if refusal.code == ErrorCode::NoSuchGroup && self.limits.hide_groups =>
+                {
+                    return Err(ErrorCode::WrongPassword.into());
+                }
+                group => group?,
+            };
+            if group.record.password.is_some() && hashed.compared.is_none() {
+                self.limiter.join_from(caller.now, peer.realm)?;
+            }
+            let guess = (caller.now, &Guess::Join(who));
+            self.check_group_password(guess, &group, password, &mut hashed)
+                .await?;
+            let joined = |membership| Answer::Joined {
+                epoch: group.record.epoch,
+                membership,
+                known_as: peer.realm,
+            };
+            let ban = records::ban(name, group.record.epoch, &who);
+            if self.noted::<BanRecord>(&mut batch, &ban).await?.is_some() {
+                return Err(ErrorCode::Banned.into());
+            }
+            if let Some(member) = self.find_member(&mut batch, &group, &who).await? {
+                return Ok(joined(member.record.membership));
+            }
+            let member = MemberRecord {
+                moderator: false,
+                joined: caller.now.wall,
+                membership: u64::from_be_bytes(self.random()),
+            };
+            group.put(&who, &member, None, &mut batch)?;
+            let count = self.realm_members(&mut batch, &group, peer.realm).await?;
+            put_realm_members(&group, peer.realm, count + 1, &mut batch)?;
+            if !group.realms().any(|realm| realm == peer.realm) {
+                let mut realms = group.record.realms.clone();
+                if realms.len() >= REALMS_MAX {
+                    return Err(Refusal::too_large(REALMS_MAX as u64).into());
+                }
+                realms.push(peer.realm.as_str().into());
+                put_realms(&group, realms, &mut batch)?;
+            }
+            self.limiter
+                .stored_from(caller.now, peer.realm, batch.bytes());
+            if let Outcome::Durable = self.commit(batch).await? {
+                return Ok(joined(member.membership));
+            }
+        }
+        Err(Refusal::busy(CONTENDED_MS).into())
+    }
+
+    /// A user of a peer leaves a group.
+    pub(super) async fn host_leave(
+        &self,
+        peer: &Peer,
+        (name, user): (GroupName, Username),
+        membership: u64,
+    ) -> Result<Answer, Failure> {
+        let who = Sender {
+            user,
+            realm: Some(peer.realm),
+        };
+        for _ in 0..ATTEMPTS_MAX {
+            let mut batch = Batch::new();
+            self.rely_on_peer(&mut batch, peer).await?;
+            let group = self.group(&mut batch, name).await?;
+            let member = self.find_member(&mut batch, &group, &who).await?;
+            // Of a membership that is over: there may be another by now.
+            let is_meant = |member: &Membership| is_of(membership, member.record.membership);
+            let Some(member) = member.filter(is_meant) else {
+                if let Outcome::Durable = self.commit(batch).await? {
+                    return Err(ErrorCode::NotAMember.into());
+                }
+                continue;
+            };
+            self.remove_member(&group, (&who, &member.record), &mut batch)
+                .await?;
+            if let Outcome::Durable = self.commit(batch).await? {
+                return Ok(Answer::Done);
+            }
+        }
+        Err(Refusal::busy(CONTENDED_MS).into())
+    }
+
+    /// Adds to `batch` that someone is a member no more. A realm that has no other members there is told
+    /// nothing of the group any more.
+    pub(super) async fn remove_member(
+        &self,
+        group: &Group,
+        (who, member): (&Sender, &MemberRecord),
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        group.remove(who, member, batch)?;
+        let Some(realm) = who.realm else {
+            return Ok(());
+        };
+        let count = self.realm_members(batch, group, realm).await?;
+        put_realm_members(group, realm, count.saturating_sub(1), batch)?;
+        if count <= 1 {
+            let mut realms = group.record.realms.clone();
+            realms.retain(|other| other != realm.as_str());
+            put_realms(group, realms, batch)?;
+        }
+        Ok(())
+    }
+
+    /// How many users of another realm are in a group.
+    async fn realm_members(
+        &self,
+        notes: &mut impl Notes,
+        group: &Group,
+        realm: RealmId,
+    ) -> Result<u64, Failure> {
+        let key = records::realm_members(group.name, group.record.epoch, realm);
+        let found = self.noted::<RealmMembersRecord>(notes, &key).await?;
+        if let Some((record, _)) = found {
+            return Ok(record.count);
+        }
+        // None is, or they were not counted yet.
+        let (mut count, mut after) = (0, None);
+        while group.realms().any(|known| known == realm) {
+            let members = self
+                .members_of(group, after.as_ref(), MEMBERS_AT_ONCE)
+                .await?;
+            let Some((last, _)) = members.last() else {
+                break;
+            };
+            after = Some(*last);
+            let theirs = members.iter().filter(|(who, _)| who.realm == Some(realm));
+            count += theirs.count() as u64;
+            // Others have their turn in between.
+            tokio::task::yield_now().await;
+        }
+        Ok(count)
+    }
+
+    /// Where a message of a peer's user to a group goes, and who is to be told of it.
+    pub(super) async fn host_post(
+        &self,
+        peer: &Peer,
+        from: Username,
+        name: GroupName,
+        batch: &mut Batch,
+    ) -> Result<(MailboxLog, Vec<RealmId>), Failure> {
+        // As for a message from here: a realm that joins meanwhile must hear of it.
+        let group = self.group(batch, name).await?;
+        let who = Sender {
+            user: from,
+            realm: Some(peer.realm),
+        };
+        let member = self.find_member(batch, &group, &who).await?;
+        member.ok_or(ErrorCode::NotAMember)?;
+        Ok((group.place(), group.realms().collect()))
+    }
+
+    /// A peer, of whose users some are members, reads a group.
+    pub(super) async fn host_read(
+        &self,
+        caller: &Caller,
+        peer: &Peer,
+        (name, epoch): (GroupName, u64),
+        start: (Position, u64),
+    ) -> Result<Answer, Failure> {
+        let group = self.group(&mut Unnoted, name).await?;
+        if group.record.epoch != epoch {
+            return Err(ErrorCode::NoSuchGroup.into());
+        }
+        if !group.realms().any(|realm| realm == peer.realm) {
+            return Err(ErrorCode::NotAMember.into());
+        }
+        let room = (caller.room, caller.longest);
+        let page = self
+            .page(&group.place(), start, 0, PAGE_ENTRIES, room)
+            .await?;
+        Ok(Answer::Page(page))
+    }
+
+    /// Sees to it that the realms of a group's members hear that it has grown.
+    pub(super) fn tell_all(&self, realms: &[RealmId], group: GroupName) {
+        for realm in realms {
+            self.network.add_work(*realm, GroupWork::Tell(group));
+        }
+    }
+}
+
+/// True when what is said of a membership is meant for the one there is. One without a number was made by an earlier release.
+pub(super) fn is_of(said: u64, membership: u64) -> bool {
+    said == membership || said == 0 || membership == 0
+}
+
+fn put_realm_members(
+    group: &Group,
+    realm: RealmId,
+    count: u64,
+    batch: &mut Batch,
+) -> Result<(), Failure> {
+    let key = records::realm_members(group.name, group.record.epoch, realm);
+    if count == 0 {
+        batch.delete(key);
+    } else {
+        batch.put(key, RealmMembersRecord { count }.to_value()?);
+    }
+    Ok(())
+}
+
+pub(super) fn put_realms(
+    group: &Group,
+    realms: Vec<String>,
+    batch: &mut Batch,
+) -> Result<(), Failure> {
+    let record = GroupRecord {
+        realms,
+        ..group.record.clone()
+    };
+    batch.put(records::group(group.name), record.to_value()?);
+    Ok(())
+}

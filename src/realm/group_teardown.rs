@@ -1,0 +1,357 @@
+//! Groups that end (GRP-7, PEER-19): what becomes of who was in them, here and in other realms.
+//!
+//! The commit that ends a group is bounded, however many are in it: it says that the group has ended, and what is still to be
+//! done for its members stands in the store until it has been done, a bounded number of them at a time.
+
+use super::{
+    Failure, Outcome, Realm, Work,
+    groups::{Group, MEMBERS_AT_ONCE},
+    records::{
+        self, ChangedRecord, Ending, EndingRecord, EntryRecord, GroupLink, GroupLogRecord,
+        MailboxLog, QueuedKind, Record as _, ReplicaMemberRecord, ReplicaRecord,
+    },
+    storage::{Notes as _, Walk},
+};
+use crate::{
+    faults::{Fault, is_planted},
+    store::{Batch, Expected, Key, Log, PageLimit, Position, Store, StoreError, Versioned},
+    wire::{CONTENT_NOTICE, GroupName, RealmId, Username},
+};
+
+/// Members of a group that has ended for whom something is done in one commit.
+const ENDED_AT_ONCE: usize = 256;
+
+/// What a member of a group of another realm is told.
+const NOTICE: &str = "this group has ended: nothing more comes or goes; what came before can be read until another takes its name";
+
+impl<S: Store> Realm<S> {
+    /// Adds to the work's batch that a group is gone, with its messages and members, and that the realms whose users are in it
+    /// are told so.
+    pub(super) async fn delete_group(
+        &self,
+        group: &Group,
+        work: &mut Work<'_>,
+    ) -> Result<(), Failure> {
+        for realm in group.realms().filter(|_| !is_planted(Fault::EndUnsaid)) {
+            if let Some(peer) = self.find_peer(&mut work.batch, realm).await? {
+                // Past the bound of the queue (PEER-5), which is for what users write: else a peer that is away could keep a group
+                // from ending. Each such word takes the place of a membership that the peer has asked for.
+                let kind = QueuedKind::Ended;
+                let life = group.record.epoch.to_be_bytes();
+                self.queue_word(&peer, (kind, ""), group.name, &life, work)?;
+            }
+        }
+        let batch = &mut work.batch;
+        let (name, epoch) = (group.name, group.record.epoch);
+        let former = GroupLogRecord {
+            log: group.record.log,
+        };
+        batch
+            .delete(records::group(name))
+            .put(records::former_log(name), former.to_value()?)
+            .trim(group.place().log, Position(u64::MAX));
+        for (who, member) in self.members_of(group, None, MEMBERS_AT_ONCE).await? {
+            group.remove(&who, &member, batch)?;
+        }
+        for realm in group.realms() {
+            batch.delete(records::realm_members(name, epoch, realm));
+        }
+        // After what else is written of them.
+        batch
+            .delete(records::standings(name, epoch))
+            .delete(records::members_changed(name, epoch));
+        // Who is left over is a member of an epoch that is over, which nothing asks for any more; still it would be kept for good.
+        let which = (None, name);
+        put_ending(Ending::Forget, which, (epoch, group.record.log), batch)?;
+        work.ends = true;
+        Ok(())
+    }
+
+    /// Adds to `batch` that a peer's group has ended, if it is the one that is copied here. A join that has been answered by the
+    /// peer and is not written yet is asked again.
+    pub(super) async fn end_copy(
+        &self,
+        (realm, group): (RealmId, GroupName),
+        epoch: u64,
+        batch: &mut Batch,
+    ) -> Result<bool, Failure> {
+        batch.put(records::words(realm, group), ChangedRecord {}.to_value()?);
+        let key = records::copy(realm, group);
+        let found = self.noted::<ReplicaRecord>(batch, &key).await?;
+        let Some((copy, _)) = found.filter(|(copy, _)| copy.epoch == epoch && !copy.ended) else {
+            return Ok(false);
+        };
+        let log = copy.log;
+        let record = ReplicaRecord {
+            ended: true,
+            ..copy
+        };
+        batch.put(key, record.to_value()?);
+        put_ending(Ending::Tell, (Some(realm), group), (epoch, log), batch)?;
+        Ok(true)
+    }
+
+    /// A peer has answered that the group that is copied here is gone: it has ended, whether that was told or not.
+    pub(super) async fn copy_is_gone(
+        &self,
+        (realm, group): (RealmId, GroupName),
+        epoch: u64,
+    ) -> Result<Outcome, Failure> {
+        let mut batch = Batch::new();
+        if !self.end_copy((realm, group), epoch, &mut batch).await? {
+            return Ok(Outcome::Durable);
+        }
+        let outcome = self.commit(batch).await?;
+        if matches!(outcome, Outcome::Durable) {
+            self.chores.notify_one();
+        }
+        Ok(outcome)
+    }
+
+    /// Waits until something may be to be done for the members of a group that has ended.
+    pub async fn chore_added(&self) {
+        self.chores.notified().await;
+    }
+
+    /// Does all that is to be done for members of groups that have ended, and lists copies by user where they are not; `now` is the
+    /// time of day. False when something could not be read or written: it is still to be done. What is damaged holds up nothing else.
+    pub async fn do_chores(&self, now: u32) -> bool {
+        let listing = async {
+            while !self.list_copies().await? {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        };
+        let listed = listing.await;
+        let mut are_done = listed.is_ok();
+        if let Err(failure) = listed {
+            self.note("chores", &failure);
+            if !failure.is_of_one_record() {
+                return false;
+            }
+        }
+        are_done &= self.do_departures(now).await;
+        // Behind this one: those before it cannot be done now.
+        let mut after = None;
+        loop {
+            let mut walk = Walk::new(records::endings(), after.clone(), 1);
+            let found = walk.next(&self.store).await.map_err(Failure::from);
+            if let Some(error) = walk.damage {
+                self.note("chores", &error.into());
+                are_done = false;
+                // Once is enough.
+                after = walk.passed.or(after);
+            }
+            let next = found.map(|found| found.into_iter().next());
+            let (key, done) = match next {
+                Ok(None) => return are_done,
+                Ok(Some((key, found))) => {
+                    let done = self.do_ending(&key, found, now).await;
+                    (Some(key), done)
+                }
+                Err(failure) => (None, Err(failure)),
+            };
+            if let Err(failure) = done {
+                self.note("chores", &failure);
+                are_done = false;
+                if key.is_none() || !failure.is_of_one_record() {
+                    return false;
+                }
+                after = key;
+            }
+            // Others have their turn in between.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Does some of what is to be done for members of a group that has ended.
+    pub(super) async fn do_ending(
+        &self,
+        key: &Key,
+        found: Versioned,
+        now: u32,
+    ) -> Result<(), Failure> {
+        let Versioned { value, version } = found;
+        let record = EndingRecord::from_value(&value)?;
+        let damaged =
+            || StoreError::Damaged("what is to be done for a group that has ended".into());
+        let kind = Ending::of(key).ok_or_else(damaged)?;
+        let group = record.group.parse().map_err(|_| damaged())?;
+        let realm = record.realm.as_ref().map(|realm| realm.parse()).transpose();
+        let realm = realm.map_err(|_| damaged())?;
+        let mut batch = Batch::new();
+        batch.expect(key.clone(), Expected::At(version));
+        let is_over = match (kind, realm) {
+            (Ending::Forget, _) => self.forget_some(group, &record, &mut batch).await?,
+            (_, Some(realm)) => {
+                let ending = ReplicaEnding { kind, realm, group };
+                self.end_some(&ending, (key, &record), now, &mut batch)
+                    .await?
+            }
+            _ => return Err(damaged().into()),
+        };
+        if is_over {
+            batch.delete(key.clone());
+        }
+        // On a conflict it is looked at anew.
+        self.commit(batch).await?;
+        Ok(())
+    }
+
+    /// Adds to `batch` what is to be done for the next members of a copy. True when they are the last.
+    async fn end_some(
+        &self,
+        ending: &ReplicaEnding,
+        (key, record): (&Key, &EndingRecord),
+        now: u32,
+        batch: &mut Batch,
+    ) -> Result<bool, Failure> {
+        let (realm, group) = (ending.realm, ending.group);
+        let copy = self.find_copy(batch, realm, group).await?;
+        let mut has_entries = false;
+        if let Some(copy) = copy.as_ref().filter(|_| ending.kind == Ending::ForgetCopy) {
+            let place = copy.place(realm, group);
+            let below = place.floor.saturating_add(1);
+            has_entries = self.trim_more(&place.log, below, batch).await?;
+        }
+        let lives = |copy: &ReplicaRecord| copy.epoch == record.epoch && !copy.ended;
+        if copy.is_some_and(|copy| lives(copy.record())) {
+            // The peer was restored from a backup in which the group is still there, and somebody has joined it again.
+            return Ok(true);
+        }
+        let prefix = records::copy_members(realm, group);
+        let after = Some(&record.after).filter(|after| !after.is_empty());
+        let after = after.map(|after| Key(after.as_slice().into()));
+        let members = self
+            .store
+            .list(&prefix, after.as_ref(), ENDED_AT_ONCE)
+            .await?;
+        for (member_key, found) in &members {
+            let member = ReplicaMemberRecord::from_value(&found.value)?;
+            let Some((_, _, user)) = records::copy_member_in(member_key) else {
+                continue;
+            };
+            match ending.kind {
+                Ending::Tell if member.epoch.is_none_or(|epoch| epoch == record.epoch) => {
+                    append_notice((realm, group), user, (NOTICE, now), batch)?;
+                }
+                Ending::ForgetCopy if member.epoch == Some(record.epoch) => {
+                    // Unless they have joined again meanwhile.
+                    batch.note(member_key, Some(found.version));
+                    batch
+                        .delete(member_key.clone())
+                        .delete(records::copied_group(user, realm, group));
+                }
+                _ => {}
+            }
+        }
+        let is_last = members.len() < ENDED_AT_ONCE;
+        if let Some((last, _)) = members.last().filter(|_| !is_last) {
+            let record = EndingRecord {
+                after: last.0.to_vec(),
+                ..record.clone()
+            };
+            batch.put(key.clone(), record.to_value()?);
+        }
+        Ok(is_last && !has_entries)
+    }
+
+    /// Adds to `batch` that something of what is left of a group of this realm goes. True when that is the last of it.
+    async fn forget_some(
+        &self,
+        name: GroupName,
+        record: &EndingRecord,
+        batch: &mut Batch,
+    ) -> Result<bool, Failure> {
+        let epoch = record.epoch;
+        let prefix = records::members(name, epoch);
+        let members = self.store.list(&prefix, None, ENDED_AT_ONCE).await?;
+        for (key, _) in &members {
+            batch.delete(key.clone());
+            let who = records::member_in(key, &prefix);
+            if let Some(who) = who.filter(|who| who.realm.is_none()) {
+                let link = records::joined_group(who.user, name);
+                // They may be in another group of that name by now.
+                let found = self.noted::<GroupLink>(batch, &link).await?;
+                if found.is_some_and(|(found, _)| found.epoch == epoch) {
+                    batch.delete(link);
+                }
+            }
+        }
+        let mut left = ENDED_AT_ONCE - members.len();
+        for prefix in records::beside_members(name, epoch) {
+            let found = self.store.list(&prefix, None, left).await?;
+            left -= found.len();
+            for (key, _) in found {
+                batch.delete(key);
+            }
+        }
+        // What stands above belongs to a group made again.
+        let made_again = self.find_group(batch, name).await?;
+        let below = made_again.map_or(u64::MAX, |group| group.record.floor.saturating_add(1));
+        let log = records::group_log(name, record.log);
+        let has_entries = self.trim_more(&log, below, batch).await?;
+        Ok(left > 0 && !has_entries)
+    }
+
+    /// Adds to `batch` that more of a log goes: the store takes a bounded number of entries out of one at once. False when there
+    /// are no more below that position.
+    async fn trim_more(&self, log: &Log, below: u64, batch: &mut Batch) -> Result<bool, Failure> {
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
+        let page = self.store.read(log, Position(0), one).await?;
+        let is_there = page.entries.first().is_some_and(|(at, _)| at.0 < below);
+        if is_there {
+            batch.trim(log.clone(), Position(below));
+        }
+        Ok(is_there)
+    }
+}
+
+/// Adds to `batch` that a user is told something of a group.
+pub(super) fn append_notice(
+    (realm, group): (RealmId, GroupName),
+    user: Username,
+    (text, now): (&str, u32),
+    batch: &mut Batch,
+) -> Result<(), Failure> {
+    let notice = EntryRecord {
+        time: now,
+        content: CONTENT_NOTICE,
+        user: group.as_str().into(),
+        realm: Some(realm.as_str().into()),
+        body: text.into(),
+    };
+    batch.append(MailboxLog::private(user).log, notice.to_value()?);
+    Ok(())
+}
+
+/// What is to be done for the members of a copy.
+struct ReplicaEnding {
+    kind: Ending,
+    realm: RealmId,
+    group: GroupName,
+}
+
+/// Adds to `batch` that something is to be done for the members of a group that has ended, which had that epoch and that log.
+pub(super) fn put_ending(
+    kind: Ending,
+    (realm, group): (Option<RealmId>, GroupName),
+    (epoch, log): (u64, u64),
+    batch: &mut Batch,
+) -> Result<(), Failure> {
+    let record = EndingRecord {
+        realm: realm.map(|realm| realm.as_str().into()),
+        group: group.as_str().into(),
+        epoch,
+        log,
+        after: Vec::new(),
+    };
+    batch.put(
+        records::ending(kind, realm, group, epoch),
+        record.to_value()?,
+    );
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! Commands that change something: read, decide, and commit once, with what the decision relied on as expectations (EXACT-13). On a conflict it is
+//! decided anew.
+
+use super::{
+    ATTEMPTS_MAX, CONTENDED_MS, Caller, Failure, Known, Outcome, Realm,
+    asking::{Asked, Decided},
+    fingerprint, is_queued,
+    network::GroupWork,
+    peer_admin::Decision,
+    queue_shares::Arriving,
+    records::{QueuedRecord, RecordedAnswer},
+    sessions, watched_of,
+};
+use crate::{
+    store::{Batch, Position, Store},
+    wire::{
+        Answer, Command, ErrorCode, GroupName, OperationNumber, RealmId, Refusal, Request, Username,
+    },
+};
+
+/// What hashing has found out so far, so that deciding anew does not hash anew.
+#[derive(Debug, Default)]
+pub(super) struct Hashed {
+    /// The hash of the new password.
+    pub made: Option<String>,
+    /// The hash that the given password was compared with, and how that ended.
+    pub compared: Option<(Option<String>, bool)>,
+}
+
+/// A command in work.
+pub(super) struct Work<'a> {
+    pub caller: &'a Caller,
+    pub request: &'a Request<'a>,
+    pub batch: Batch,
+    pub hashed: Hashed,
+    /// The realms that are to hear that a group has grown, once it has.
+    pub hints: Vec<(RealmId, GroupName)>,
+    /// What it has queued for another realm.
+    pub queued: Option<(RealmId, QueuedRecord, Arriving)>,
+    /// Whose groups or sessions are others than before.
+    pub affected: Option<Username>,
+    /// For whom it makes the store larger, if it does.
+    pub adds_for: Option<Username>,
+    /// What it decides about another realm.
+    pub decision: Option<Decision>,
+    /// It ends a group: something is to be done for its members.
+    pub ends: bool,
+    /// Its number is not written down: nothing can be done under it any more.
+    pub is_unrecorded: bool,
+    /// It has been counted among the commands of its user.
+    pub is_counted: bool,
+    /// What other realms were asked for it.
+    pub asked: Vec<Asked>,
+    /// The number that was drawn for a peering that it begins.
+    pub drawn: Option<u64>,
+}
+
+impl Work<'_> {
+    /// Nothing of it is to be done. What was decided depends on the same.
+    fn forget(&mut self) {
+        self.batch.changes.clear();
+        self.hints.clear();
+        (self.queued, self.affected, self.decision) = (None, None, None);
+        self.ends = false;
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// Carries out a command that changes something, or gives the answer it had when it was.
+    pub(super) async fn change(
+        &self,
+        caller: &Caller,
+        request: &Request<'_>,
+        number: OperationNumber,
+    ) -> Result<Vec<u8>, Failure> {
+        let owner = self.owner(caller, request.command.session());
+        let fingerprint = fingerprint(request);
+        let caller = &Caller {
+            operation: number,
+            ..*caller
+        };
+        let mut work = Work {
+            caller,
+            request,
+            batch: Batch::new(),
+            hashed: Hashed::default(),
+            hints: Vec::new(),
+            queued: None,
+            affected: None,
+            adds_for: None,
+            decision: None,
+            ends: false,
+            is_unrecorded: false,
+            is_counted: false,
+            asked: Vec::new(),
+            drawn: None,
+        };
+        let mut operation = None;
+        for _ in 0..ATTEMPTS_MAX {
+            let fresh = operation.take();
+            operation = match owner {
+                None => None,
+                Some(_) if fresh.is_some() => fresh,
+                Some(owner) => match self.look_up_command(owner, number, fingerprint).await? {
+                    Known::New(operation) => Some(operation),
+                    Known::Done(answer) => {
+                        let answer = self.recall(&work, answer)?;
+                        if is_queued(&request.command, &answer) {
+                            let wait = self.verdicts.join(&owner, number.0);
+                            return Box::pin(self.verdict(&work, owner, wait, answer)).await;
+                        }
+                        return Ok(answer);
+                    }
+                },
+            };
+            work.begin();
+            let answer = match self.decide(&mut work).await {
+                Ok(Decided::Answer(answer)) => answer,
+                Ok(Decided::Ask(question)) => {
+                    Box::pin(self.ask_first(&mut work, question)).await;
+                    continue;
+                }
+                Err(Failure::Refused(refusal)) => {
+                    let is_remembered = self.is_remembered(&work, refusal).await?;
+                    work.forget();
+                    if !is_remembered {
+                        if self.is_outdated(&mut work, refusal).await? {
+                            work.forget_answers();
+                            continue;
+                        }
+                        return Err(refusal.into());
+                    }
+                    self.note(request.command.name(), &refusal.into());
+                    Answer::Refused(refusal)
+                }
+                Err(failure) => return Err(failure),
+            };
+            let bytes = answer.to_bytes();
+            if let Some(operation) = operation.as_ref().filter(|_| !work.is_unrecorded) {
+                let recorded = match answer {
+                    Answer::Session(_) => RecordedAnswer::Session,
+                    _ => RecordedAnswer::Bytes(bytes.clone()),
+                };
+                operation.record(recorded, &mut work.batch)?;
+            }
+            let is_queued = is_queued(&request.command, &bytes);
+            let waits = owner.filter(|_| is_queued);
+            let wait = waits.map(|owner| (owner, self.verdicts.expect(&owner, number.0)));
+            // On a conflict, what the decision relied on has changed: it is made anew.
+            let batch = core::mem::take(&mut work.batch);
+            let stored = batch.bytes();
+            let placed = match &mut operation {
+                Some(operation) => self.commit_operation(operation, batch).await?,
+                None => self.commit_placed(batch).await?,
+            };
+            if let Some(positions) = placed {
+                if let Some(user) = work.adds_for {
+                    self.limiter.stored(caller, &user, stored);
+                }
+                self.begin_effects(&mut work, &positions);
+                return match wait {
+                    Some((owner, wait)) => {
+                        Box::pin(self.verdict(&work, owner, Some(wait), bytes)).await
+                    }
+                    None => Ok(bytes),
+                };
+            }
+            work.forget_answers();
+        }
+        Err(Refusal::busy(CONTENDED_MS).into())
+    }
+
+    /// What follows from a command that is durable now: who is woken, and what is to be asked of other realms.
+    fn begin_effects(&self, work: &mut Work<'_>, positions: &[Position]) {
+        if let (Some((realm, queued, _)), Some(position)) = (work.queued.take(), positions.first())
+        {
+            self.expiries.note(realm, position.0, &queued);
+        }
+        if let Some(user) = work.affected.take() {
+            self.watched.notify(&watched_of(user));
+        }
+        if work.ends {
+            self.chores.notify_one();
+        }
+        for (realm, group) in work.hints.drain(..) {
+            self.network.add_work(realm, GroupWork::Tell(group));
+        }
+        match &work.request.command {
+            Command::JoinGroupRealm { realm, group, .. } => {
+                self.network.add_work(*realm, GroupWork::Read(*group));
+            }
+            Command::AddRealm { .. } | Command::RemoveRealm { .. } => self.decided(work),
+            _ => {}
+        }
+    }
+
+    /// Decides about a command that changes something: what is to be written, and the answer, or what is to be asked first.
+    async fn decide(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
+        let answer = match work.request.command {
+            Command::Send { .. } => self.send(work).await,
+            Command::SendGroup { .. } => self.sendgroup(work).await,
+            // Seldom, and large: apart, so that messages need not carry its room about.
+            Command::JoinGroupRealm { .. } => return Box::pin(self.joingrouprealm(work)).await,
+            Command::LeaveGroupRealm {
+                session,
+                realm,
+                group,
+                ..
+            } => return Box::pin(self.leavegrouprealm(work, session, realm, group)).await,
+            Command::AddRealm { .. } => return Box::pin(self.addrealm(work)).await,
+            _ => Box::pin(self.decide_other(work)).await,
+        };
+        answer.map(Decided::Answer)
+    }
+
+    async fn decide_other(&self, work: &mut Work<'_>) -> Result<Answer, Failure> {
+        match work.request.command {
+            Command::Register { .. } => self.register(work).await,
+            Command::Auth { .. } => self.auth(work).await,
+            Command::Logout { session, .. } => self.logout(work, session).await,
+            Command::SendRealm { .. } => self.sendrealm(work).await,
+            Command::SendGroupRealm { .. } => self.sendgrouprealm(work).await,
+            Command::Claim { session, code, .. } => self.claim(work, session, code.0).await,
+            Command::RemoveRealm { session, realm, .. } => {
+                self.removerealm(work, session, realm).await
+            }
+            Command::AddGroup { .. } => self.addgroup(work).await,
+            Command::JoinGroup { .. } => self.joingroup(work).await,
+            Command::LeaveGroup { session, group, .. } => {
+                self.leavegroup(work, session, group).await
+            }
+            Command::Kick { group, user, .. } => self.kick(work, group, user).await,
+            Command::Ban { group, user, .. } => self.ban(work, group, user).await,
+            Command::Unban { group, user, .. } => self.unban(work, group, user).await,
+            Command::SetRole {
+                group, user, role, ..
+            } => self.set_role(work, group, user, role).await,
+            Command::GroupPasswd {
+                group, password, ..
+            } => self.grouppasswd(work, group, password).await,
+            Command::DelGroup { group, .. } => self.delgroup(work, group).await,
+            Command::Revoke {
+                session, handle, ..
+            } => self.revoke(work, session, handle).await,
+            Command::Passwd { .. } => self.passwd(work).await,
+            Command::Void { session, .. } => self.void(work, session).await,
+            _ => Err(ErrorCode::Unsupported.into()),
+        }
+    }
+
+    /// The answer to a repeated command.
+    fn recall(&self, work: &Work<'_>, answer: RecordedAnswer) -> Result<Vec<u8>, Failure> {
+        match answer {
+            RecordedAnswer::Bytes(bytes) => Ok(bytes),
+            RecordedAnswer::Session => match &work.request.command {
+                Command::Register { username, .. } | Command::Auth { username, .. } => {
+                    let id = self.session_id(work, *username);
+                    Ok(Answer::Session(id).to_bytes())
+                }
+                _ => Err(ErrorCode::Internal.into()),
+            },
+            RecordedAnswer::Closed(_) => Err(ErrorCode::AlreadyDone.into()),
+        }
+    }
+
+    /// True when something has changed that a refusal was decided by: of what was read before and after a change, no order of
+    /// the two commands would have refused.
+    async fn is_outdated(&self, work: &mut Work<'_>, refusal: Refusal) -> Result<bool, Failure> {
+        let batch = core::mem::take(&mut work.batch);
+        if refusal.is_transient() || batch == Batch::new() {
+            return Ok(false);
+        }
+        match self.commit(batch).await {
+            Ok(Outcome::Conflict) => Ok(true),
+            // Nothing is written: a full disk keeps nobody from being refused.
+            Ok(Outcome::Durable) | Err(Failure::Refused(_)) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// EXACT-6: true when a refusal is written down like what is done. The command may have travelled early, and then
+    /// anybody can send it again: what its sender was told would not happen must not happen later. Of who has no
+    /// session nothing is written; their numbers end with the next session they open.
+    async fn is_remembered(&self, work: &Work<'_>, refusal: Refusal) -> Result<bool, Failure> {
+        let command = &work.request.command;
+        match command.session() {
+            Some(session) if refusal.is_final() && !command.carries_password() => {
+                let found = self.find_session(work.caller, session).await?;
+                Ok(matches!(found, sessions::Found::Open(_)))
+            }
+            _ => Ok(false),
+        }
+    }
+}

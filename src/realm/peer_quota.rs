@@ -1,0 +1,207 @@
+//! Places for peers (PEER-2, PEER-23): how many there are for those that nobody here has asked for, who of them gives way, and how often an
+//! address is tried that a peer says of itself.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::{
+    Caller, Failure, Outcome, Realm,
+    delivery::Written,
+    limits::{PEERS_MAX, UNASKED_MAX},
+    peers::Peer,
+    records::{self, ChangedRecord, GroupRecord, PeerName, PeerRecord, Record as _},
+};
+use crate::{
+    faults::{Fault, is_planted},
+    store::{Batch, Store},
+    wire::{ErrorCode, RealmId, Refusal},
+};
+
+/// Records that are looked at, at once, in search of a peer that may give way.
+const SEARCHED_AT_ONCE: usize = 256;
+
+impl<S: Store> Realm<S> {
+    /// Adds to `batch` what makes room for another peer. The one that gives way, if one has to.
+    pub(super) async fn make_place(
+        &self,
+        is_asked: bool,
+        batch: &mut Batch,
+    ) -> Result<Option<RealmId>, Failure> {
+        // Others who take a place meanwhile are counted.
+        let places = records::places();
+        self.noted::<ChangedRecord>(batch, &places).await?;
+        batch.put(places, ChangedRecord {}.to_value()?);
+        let peers = self.list_peers().await?;
+        let unasked = || peers.iter().filter(|peer| !peer.record.added);
+        let are_theirs_taken = unasked().count() >= UNASKED_MAX;
+        let are_limited = !is_asked && !is_planted(Fault::UnaskedWithoutEnd);
+        let is_full = peers.len() >= PEERS_MAX || (are_limited && are_theirs_taken);
+        if !is_full {
+            return Ok(None);
+        }
+        let refused = || -> Failure {
+            if is_asked {
+                Refusal::too_large(PEERS_MAX as u64).into()
+            } else {
+                ErrorCode::PeerRefused.into()
+            }
+        };
+        let in_use = self.realms_in_use().await?;
+        let mut idle: Vec<_> = unasked()
+            .filter(|peer| !in_use.contains(&peer.realm))
+            .map(|peer| (self.network.state_of(peer).1, peer))
+            .collect();
+        idle.sort_by_key(|(heard, peer)| (*heard, peer.realm));
+        for (_, peer) in idle {
+            if self.is_of_no_use(peer.realm).await? {
+                self.remove_peer(peer, false, batch).await?;
+                return Ok(Some(peer.realm));
+            }
+        }
+        Err(refused())
+    }
+
+    /// The realms whose users are in a group here, or banned from one.
+    async fn realms_in_use(&self) -> Result<BTreeSet<RealmId>, Failure> {
+        let mut found = BTreeSet::new();
+        let groups = async |found: &mut BTreeSet<RealmId>| {
+            let mut unread = None;
+            let damage = self
+                .list_readable(&records::groups(), SEARCHED_AT_ONCE, |_, group| {
+                    match GroupRecord::from_value(&group.value) {
+                        Ok(group) => {
+                            let realms = group.realms.iter();
+                            found.extend(realms.filter_map(|name| name.parse::<RealmId>().ok()));
+                        }
+                        Err(error) => unread = Some(error),
+                    }
+                })
+                .await;
+            damage.or(unread)
+        };
+        let mut damage = groups(&mut found).await;
+        if damage.is_none() {
+            let bans = records::all_bans();
+            damage = self
+                .list_readable(&bans, SEARCHED_AT_ONCE, |key, _| {
+                    found.extend(records::banned_realm(key));
+                })
+                .await;
+        }
+        match damage {
+            // Whose these are cannot be read: nobody gives way.
+            Some(error) => Err(error.into()),
+            None => Ok(found),
+        }
+    }
+
+    /// True when nothing waits for a realm and nobody here is in a group of it.
+    async fn is_of_no_use(&self, realm: RealmId) -> Result<bool, Failure> {
+        let copies = records::copy_members_of(realm);
+        let is_in_none = self.store.list(&copies, None, 1).await?.is_empty();
+        Ok(is_in_none && self.queued(realm).await? == 0)
+    }
+
+    /// Adds to `batch` that a realm is no peer any more, and that what it leaves behind is to end.
+    pub(super) async fn remove_peer(
+        &self,
+        peer: &Peer,
+        drops: bool,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        batch
+            .delete(records::peer(peer.realm))
+            .delete(records::void(peer.realm));
+        let key = peer.key();
+        for known in peer.keys() {
+            let name = records::peer_name(&known);
+            let Some((named, _)) = self.noted::<PeerName>(batch, &name).await? else {
+                continue;
+            };
+            if named.realm != peer.realm.as_str() {
+                // It is another's by now.
+                continue;
+            }
+            if known == key || !peer.is_added() || is_planted(Fault::TakeGivenUpKey) {
+                batch.delete(name);
+            } else {
+                // Whoever has it now, and it may have been given up for having been stolen, is not this peer.
+                let realm = String::new();
+                batch.put(name, PeerName { realm }.to_value()?);
+            }
+        }
+        // Those that come unasked could leave as many behind as they like.
+        if !peer.record.former.is_empty() && peer.is_added() {
+            // Should it come back: what is remembered of its messages goes by the first.
+            let keys = peer.record.former.clone();
+            let former = records::FormerKeysRecord { keys }.to_value()?;
+            batch.put(records::former_keys(&peer.key()), former);
+        }
+        batch.put(records::departure(peer.realm), Self::departure(drops)?);
+        Ok(())
+    }
+
+    /// What a known peer's record becomes when it says that it is at an address: one that is believed stays until the other has been tried.
+    pub(super) fn with_claim(record: &PeerRecord, (address, port): (&str, u16)) -> PeerRecord {
+        let mut record = record.clone();
+        if is_planted(Fault::BelieveClaims) {
+            (record.address, record.port) = (address.into(), port);
+        }
+        let is_other = (record.address.as_str(), record.port) != (address, port);
+        let is_claim = is_other && !address.is_empty();
+        record.claimed = is_claim.then(|| (address.into(), port));
+        record
+    }
+
+    /// A peer has said that it is at an address that is not believed: it is tried there, unless that has been too often.
+    pub(super) fn has_claimed(&self, caller: &Caller, peer: &Peer) {
+        if self.limiter.claim(caller.now, peer).is_ok() {
+            self.network.claim_to_try(peer.realm);
+        }
+    }
+
+    /// Writes down that a peer has answered at the address that it gives: it is believed to be there.
+    pub async fn note_claim(&self, tried: &Peer, at: IpAddr) -> Written {
+        let (host, port) = tried.address();
+        match self.believe_claim(tried, at).await {
+            Ok(true) => {
+                tracing::info!(peer = %tried.realm, host, %at, port, "a peer has answered at the address that it gives");
+                Written::Durable
+            }
+            Ok(false) => Written::Conflict,
+            Err(failure) => {
+                self.note("claim", &failure);
+                Written::Failed
+            }
+        }
+    }
+
+    /// What is believed is where it has answered, and not the name that leads there: that is for the peer to say, and may lead elsewhere later.
+    async fn believe_claim(&self, tried: &Peer, at: IpAddr) -> Result<bool, Failure> {
+        for _ in 0..super::ATTEMPTS_MAX {
+            let mut batch = Batch::new();
+            let current = self.find_peer(&mut batch, tried.realm).await?;
+            let (host, port) = tried.address();
+            let claimed = Some((host.to_string(), port));
+            let current = current.filter(|current| {
+                current.identity() == tried.identity()
+                    && current.key() == tried.key()
+                    && current.record.claimed == claimed
+            });
+            // It says another by now.
+            let Some(current) = current else {
+                return Ok(false);
+            };
+            let record = PeerRecord {
+                address: at.to_canonical().to_string(),
+                port,
+                claimed: None,
+                ..current.record
+            };
+            batch.put(records::peer(tried.realm), record.to_value()?);
+            if let Outcome::Durable = self.commit(batch).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,319 @@
+//! Fair shares of the queues to peers (PEER-25): one account cannot take all the room from others.
+//!
+//! Whose the messages are that wait for a peer is read from its queue, each entry once, and is in memory from then on: there is no second
+//! record of it that could become wrong, and whoever writes does not wait for anybody else's count.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    Failure, Realm,
+    expiry::READ_BYTES,
+    records::{self, QueuedRecord, Record as _},
+};
+use crate::{
+    crypto::{MacKey, SecretKey},
+    faults::{Fault, is_planted},
+    store::{PageLimit, Position, Store},
+    wire::{ErrorCode, RealmId, Username},
+};
+
+/// Messages that may wait for a peer: at the longest each, 64 MiB.
+pub const QUEUE_MAX: usize = 4096;
+/// What is in memory of each of them, in bytes, with room that the list has left.
+pub const SHARE_BYTES: usize = 2 * size_of::<Whose>();
+/// The last of these are for accounts of which nothing waits yet.
+const QUEUE_RESERVED: usize = 256;
+
+/// Whose a message is: a keyed hash of the account. An account of the same hash as another shares its share.
+type Whose = u32;
+/// What takes no room that users have: what the realm itself says of memberships, and what has left the queue.
+const NOBODY: Whose = 0;
+/// What cannot be read.
+const UNREADABLE: Whose = 1;
+
+/// How many messages of an account may wait for a peer when so many wait in all. The fuller the queue is, the fewer may be one account's, so
+/// that whoever has most is refused first.
+const fn own_max(waiting: usize) -> usize {
+    if waiting < QUEUE_MAX / 2 {
+        return QUEUE_MAX;
+    }
+    match QUEUE_MAX.saturating_sub(waiting) {
+        0 => 0,
+        1..=QUEUE_RESERVED => 1,
+        257..=512 => 8,
+        513..=1024 => 32,
+        _ => 256,
+    }
+}
+
+/// What waits for one peer.
+#[derive(Debug, Default)]
+struct Queue {
+    /// What stands up to this position has left the queue.
+    settled: u64,
+    /// Whose the messages behind that are, one after another.
+    waiting: VecDeque<Whose>,
+    /// Whose messages are being written.
+    arriving: Vec<Whose>,
+}
+
+impl Queue {
+    /// The last position that is known.
+    fn end(&self) -> u64 {
+        self.settled + self.waiting.len() as u64
+    }
+
+    /// What stands up to a position has left.
+    fn settle(&mut self, settled: u64) {
+        // A log that begins anew is another one.
+        let gone = settled.checked_sub(self.settled);
+        let gone = gone.and_then(|gone| usize::try_from(gone).ok());
+        match gone.filter(|gone| *gone <= self.waiting.len()) {
+            Some(gone) => drop(self.waiting.drain(..gone)),
+            None => self.waiting.clear(),
+        }
+        self.settled = settled;
+        if self.waiting.is_empty() {
+            self.waiting.shrink_to_fit();
+        }
+    }
+
+    /// True when another message of an account may come.
+    fn has_room(&self, whose: Whose) -> bool {
+        let (mut all, mut own) = (0, 0);
+        for one in self.waiting.iter().chain(&self.arriving) {
+            all += usize::from(*one != NOBODY);
+            own += usize::from(*one == whose);
+        }
+        if is_planted(Fault::QueueWithoutShare) {
+            return all < QUEUE_MAX;
+        }
+        own < own_max(all)
+    }
+}
+
+/// Whose the messages are that wait for peers.
+#[derive(Clone, Debug)]
+pub(super) struct QueueShares {
+    queues: Arc<Mutex<BTreeMap<RealmId, Queue>>>,
+    hashes: MacKey,
+}
+
+impl QueueShares {
+    pub fn new(lasting: &SecretKey) -> Self {
+        Self {
+            queues: Arc::default(),
+            hashes: MacKey::derive(lasting, "queue shares"),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<RealmId, Queue>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn whose(&self, user: &str) -> Whose {
+        let [a, b, c, d, ..] = self.hashes.mac16(&[user.as_bytes()]);
+        Whose::from_be_bytes([a, b, c, d]).max(UNREADABLE + 1)
+    }
+
+    /// Whose an entry of a queue is.
+    fn whose_entry(&self, value: &[u8]) -> Whose {
+        match QueuedRecord::from_value(value) {
+            Ok(record) if record.kind.is_word() => NOBODY,
+            Ok(record) => self.whose(&record.from),
+            Err(_) => UNREADABLE,
+        }
+    }
+
+    /// What stands up to a position has left a queue; up to where it is known.
+    fn settle(&self, realm: RealmId, settled: u64) -> u64 {
+        let mut all = self.lock();
+        let Some(queue) = all.get_mut(&realm) else {
+            return settled;
+        };
+        queue.settle(settled);
+        let end = queue.end();
+        if queue.waiting.is_empty() && queue.arriving.is_empty() {
+            all.remove(&realm);
+        }
+        end
+    }
+
+    /// What stands behind a position, unless that is known by now; up to where it is known then.
+    fn extend(&self, realm: RealmId, behind: u64, found: &[Whose]) -> u64 {
+        if found.is_empty() {
+            return behind;
+        }
+        let mut all = self.lock();
+        let queue = all.entry(realm).or_default();
+        if queue.waiting.is_empty() && queue.settled < behind {
+            queue.settled = behind;
+        }
+        if queue.end() == behind {
+            queue.waiting.extend(found);
+        }
+        queue.end()
+    }
+
+    /// Takes a place in a queue for a message that is about to be written. None if there is none for its sender.
+    fn reserve(&self, realm: RealmId, whose: Whose) -> Option<Arriving> {
+        let mut all = self.lock();
+        let queue = all.entry(realm).or_default();
+        let has_room = queue.has_room(whose);
+        if has_room {
+            queue.arriving.push(whose);
+        }
+        has_room.then(|| Arriving {
+            shares: self.clone(),
+            realm,
+            whose,
+        })
+    }
+}
+
+/// A message is being written. When this is dropped, it stands in its queue, or never will.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    shares: QueueShares,
+    realm: RealmId,
+    whose: Whose,
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let mut all = self.shares.lock();
+        if let Some(queue) = all.get_mut(&self.realm) {
+            let place = queue.arriving.iter().position(|one| *one == self.whose);
+            place.map(|place| queue.arriving.swap_remove(place));
+        }
+    }
+}
+
+impl<S: Store> Realm<S> {
+    /// Takes a place in the queue to a peer for a message of `user`, unless the queue has none for them.
+    pub(super) async fn queue_share(
+        &self,
+        realm: RealmId,
+        user: Username,
+    ) -> Result<Arriving, Failure> {
+        let (settled, _) = self.settled(realm).await?;
+        let mut known = self.shares.settle(realm, settled);
+        let log = records::queue(realm);
+        let whole = PageLimit {
+            entries: QUEUE_MAX,
+            bytes: READ_BYTES,
+        };
+        let one = PageLimit {
+            entries: 1,
+            bytes: 1,
+        };
+        let mut limit = whole;
+        loop {
+            let page = match self.store.read(&log, Position(known), limit).await {
+                Ok(page) => page,
+                Err(error) if error.is_of_one_record() && limit.entries > 1 => {
+                    limit = one;
+                    continue;
+                }
+                Err(error)
+                    if error.is_of_one_record() && self.store.last(&log).await?.0 > known =>
+                {
+                    // Whose it is nobody knows, and what stands behind it is read all the same.
+                    known = self.shares.extend(realm, known, &[UNREADABLE]);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let mut found = Vec::with_capacity(page.entries.len());
+            let mut last = known;
+            for (position, value) in &page.entries {
+                // What is missing has left the queue meanwhile.
+                let missing = position.0.saturating_sub(last + 1).min(QUEUE_MAX as u64);
+                found.extend((0..missing).map(|_| NOBODY));
+                found.push(self.shares.whose_entry(value));
+                last = position.0;
+            }
+            known = self.shares.extend(realm, known, &found);
+            if !page.more {
+                break;
+            }
+            limit = whole;
+        }
+        let whose = self.shares.whose(user.as_str());
+        let place = self.shares.reserve(realm, whose);
+        place.ok_or_else(|| ErrorCode::QueueFull.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BETA: &str = "beta";
+
+    fn shares() -> (QueueShares, RealmId) {
+        let secret = SecretKey::from_bytes([7; 32]);
+        (QueueShares::new(&secret), BETA.parse().unwrap())
+    }
+
+    /// How many more messages an account gets into a queue.
+    fn fill(shares: &QueueShares, realm: RealmId, whose: Whose) -> usize {
+        let mut count = 0;
+        while let Some(place) = shares.reserve(realm, whose) {
+            let end = shares.lock()[&realm].end();
+            shares.extend(realm, end, &[whose]);
+            drop(place);
+            count += 1;
+        }
+        count
+    }
+
+    /// PEER-25
+    #[test]
+    fn the_fuller_a_queue_is_the_less_of_it_is_one_accounts() {
+        let (shares, beta) = shares();
+        assert_eq!(fill(&shares, beta, 10), 2048, "half of it is anybody's");
+        let mut greedy = 0;
+        let mut accounts = 11..;
+        // However many accounts somebody has, the last places are for those of whom nothing waits.
+        while greedy < QUEUE_MAX - 2048 {
+            let next = fill(&shares, beta, accounts.next().unwrap());
+            assert!(next > 0, "who has nothing there finds room");
+            greedy += next;
+        }
+        assert_eq!(accounts.start, 11 + 1024 / 256 + 512 / 32 + 256 / 8 + 256);
+        assert_eq!(fill(&shares, beta, accounts.next().unwrap()), 0);
+        assert_eq!(fill(&shares, beta, 10), 0);
+        // What leaves makes room, and for whoever has least first.
+        shares.settle(beta, 1);
+        assert_eq!(fill(&shares, beta, 10), 0);
+        assert_eq!(fill(&shares, beta, accounts.next().unwrap()), 1);
+    }
+
+    /// PEER-25: many commands at once get no more than one after another.
+    #[test]
+    fn what_is_being_written_counts() {
+        let (shares, beta) = shares();
+        fill(&shares, beta, 10);
+        let places: Vec<_> = (0..QUEUE_MAX)
+            .map_while(|_| shares.reserve(beta, 11))
+            .collect();
+        assert_eq!(places.len(), 256);
+        drop(places);
+        assert_eq!(fill(&shares, beta, 11), 256);
+    }
+
+    #[test]
+    fn a_queue_that_is_empty_or_begins_anew_takes_no_memory() {
+        let (shares, beta) = shares();
+        fill(&shares, beta, 10);
+        assert_eq!(shares.settle(beta, 5000), 5000);
+        assert!(shares.lock().is_empty());
+        shares.extend(beta, 5000, &[10, 11]);
+        assert_eq!(shares.settle(beta, 3), 3, "another log of that name");
+        assert!(shares.lock().is_empty());
+    }
+}

@@ -1,0 +1,412 @@
+//! Groups that live in other realms (PEER-8 … PEER-11): users here join them there; this realm keeps a copy
+//! of their messages, so that its users read them while the other realm is away.
+
+use super::{
+    Caller, Failure, Moment, Outcome, Realm, Work,
+    asking::{Decided, needed},
+    delivery::Written,
+    group_teardown::put_ending,
+    network::GroupWork,
+    peers::Peer,
+    posts::Vouchers,
+    records::{
+        self, ChangedRecord, Ending, MailboxLog, Record as _, ReplicaMemberRecord, ReplicaRecord,
+    },
+    storage::{Notes, Unnoted},
+};
+use crate::{
+    store::{Batch, Store},
+    wire::{
+        Answer, CONTENT_GONE, Command, Entry, ErrorCode, GroupName, Options, PeerRequest, Position,
+        RealmId, SessionRef, Username, is_of_realm, parse_varint,
+    },
+};
+
+/// The content type of what claims one that it may not have: nobody knows it.
+const CONTENT_OTHER: u8 = 0x7f;
+
+/// True for what a realm says of entries that it does not keep any more, as any realm writes it (READ-11).
+fn says_gone(entry: &Entry) -> bool {
+    let is_count = matches!(parse_varint(&entry.body), Ok((rest, _)) if rest.is_empty());
+    entry.content == CONTENT_GONE && is_count
+}
+
+/// This realm's copy of a group.
+#[derive(Debug)]
+pub struct Copy {
+    record: ReplicaRecord,
+}
+
+impl Copy {
+    /// True when its home realm has said that it has ended: it is read only.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.record.ended
+    }
+
+    /// What is kept of it.
+    pub(super) const fn record(&self) -> &ReplicaRecord {
+        &self.record
+    }
+
+    /// Where its messages are.
+    pub(super) fn place(&self, realm: RealmId, group: GroupName) -> MailboxLog {
+        MailboxLog::copy(realm, group, &self.record)
+    }
+}
+
+/// How far a copy goes, and what that relies on.
+#[derive(Debug)]
+pub struct ReplicaState {
+    record: ReplicaRecord,
+    relied: Batch,
+}
+
+impl ReplicaState {
+    /// A copy of which nothing has been read.
+    #[cfg(test)]
+    pub fn sample() -> Self {
+        Self {
+            record: ReplicaRecord {
+                epoch: 1,
+                known_as: "alpha".into(),
+                position: 0,
+                log: 1,
+                floor: 0,
+                ended: false,
+            },
+            relied: Batch::new(),
+        }
+    }
+
+    /// Which group of that name it is.
+    pub const fn epoch(&self) -> u64 {
+        self.record.epoch
+    }
+
+    /// The position in the group up to which the copy has it.
+    pub const fn position(&self) -> u64 {
+        self.record.position
+    }
+}
+
+/// What there is of a copy that is to be read on.
+#[derive(Debug)]
+pub enum ReplicaLook {
+    /// It goes so far.
+    At(ReplicaState),
+    /// There is nothing to be read any more.
+    Gone,
+    /// It cannot be read, or the peer has had as much kept as it may (PEER-20).
+    NotNow,
+}
+
+/// What a peer has in a group, behind what the copy has.
+#[derive(Debug)]
+pub enum Kept {
+    /// These entries, each of them whole.
+    Entries(Vec<Entry>),
+    /// The group has ended.
+    Gone,
+}
+
+impl<S: Store> Realm<S> {
+    pub(super) async fn find_copy(
+        &self,
+        notes: &mut impl Notes,
+        realm: RealmId,
+        group: GroupName,
+    ) -> Result<Option<Copy>, Failure> {
+        let found = self.noted(notes, &records::copy(realm, group)).await?;
+        Ok(found.map(|(record, _)| Copy { record }))
+    }
+
+    /// The copy of a group that `user` is in.
+    pub(super) async fn copy_for(
+        &self,
+        notes: &mut impl Notes,
+        (realm, group): (RealmId, GroupName),
+        user: Username,
+    ) -> Result<Copy, Failure> {
+        let copy = self.find_copy(notes, realm, group).await?;
+        // Whether the group exists is for its own realm to say.
+        let copy = copy.ok_or(ErrorCode::NotAMember)?;
+        let key = records::copy_member(realm, group, user);
+        let member = self.noted::<ReplicaMemberRecord>(notes, &key).await?;
+        // Whoever was in a group that has ended is not in the one made after it.
+        member
+            .filter(|(member, _)| member.is_of(&copy.record))
+            .ok_or(ErrorCode::NotAMember)?;
+        Ok(copy)
+    }
+
+    pub(super) async fn joingrouprealm(&self, work: &mut Work<'_>) -> Result<Decided, Failure> {
+        let Command::JoinGroupRealm {
+            session,
+            src_address,
+            src_port,
+            realm,
+            group,
+            password,
+            ..
+        } = work.request.command
+        else {
+            return Err(ErrorCode::Internal.into());
+        };
+        let current = self.session_noted(work, session).await?;
+        let peer = self.peer(&mut work.batch, realm).await?;
+        self.check_peering(realm, &mut work.batch).await?;
+        let peer = peer.asked_by(self.named_source(src_address, src_port)?);
+        let user = current.user;
+        // Noted before it is asked: what it tells of the group meanwhile may be younger than its answer.
+        let batch = &mut work.batch;
+        self.noted::<ChangedRecord>(batch, &records::words(realm, group))
+            .await?;
+        let member_key = records::copy_member(realm, group, user);
+        let found = self
+            .noted::<ReplicaMemberRecord>(batch, &member_key)
+            .await?;
+        if found.is_none() {
+            self.check_room(user, batch).await?;
+        }
+        let request = PeerRequest::Join {
+            group,
+            user,
+            password,
+        };
+        let answer = match work.answer_of(&peer, request.to_bytes()) {
+            Ok(answer) => needed(answer)?,
+            Err(question) => return Ok(Decided::Ask(question)),
+        };
+        let (epoch, membership, known_as) = match answer {
+            Answer::Joined {
+                epoch,
+                membership,
+                known_as,
+            } => (epoch, membership, known_as),
+            Answer::Refused(refusal) => return Err(refusal.into()),
+            _ => return Err(ErrorCode::Internal.into()),
+        };
+        let member = ReplicaMemberRecord {
+            joined: work.caller.now.wall,
+            epoch: Some(epoch),
+            membership,
+        };
+        let key = records::copy(realm, group);
+        let copy = self.find_copy(&mut work.batch, realm, group).await?;
+        let known_as = known_as.as_str().into();
+        let record = match &copy {
+            Some(copy) if copy.record.epoch == epoch => ReplicaRecord {
+                known_as,
+                // One that has ended and is there again: its realm was restored from a backup.
+                ended: false,
+                ..copy.record.clone()
+            },
+            // Made again there: it is read from its beginning, behind what the former one left here (READ-6).
+            Some(copy) => {
+                let log = copy.place(realm, group).log;
+                let floor = self.store.last(&log).await?.0;
+                work.batch.trim(log, Position(floor + 1));
+                let former = (copy.record.epoch, copy.record.log);
+                let (which, batch) = ((Some(realm), group), &mut work.batch);
+                if !copy.has_ended() {
+                    put_ending(Ending::Tell, which, former, batch)?;
+                }
+                put_ending(Ending::ForgetCopy, which, former, batch)?;
+                work.ends = true;
+                ReplicaRecord {
+                    epoch,
+                    known_as,
+                    position: 0,
+                    log: copy.record.log,
+                    floor,
+                    ended: false,
+                }
+            }
+            None => ReplicaRecord {
+                epoch,
+                known_as,
+                position: 0,
+                log: epoch,
+                floor: 0,
+                ended: false,
+            },
+        };
+        work.batch
+            .put(key, record.to_value()?)
+            .put(member_key, member.to_value()?)
+            .put(
+                records::copied_group(user, realm, group),
+                ChangedRecord {}.to_value()?,
+            );
+        work.affected = Some(user);
+        Ok(Decided::Answer(Answer::Done))
+    }
+
+    pub(super) async fn leavegrouprealm(
+        &self,
+        work: &mut Work<'_>,
+        session: SessionRef,
+        realm: RealmId,
+        group: GroupName,
+    ) -> Result<Decided, Failure> {
+        let current = self.session_noted(work, session).await?;
+        let peer = self.peer(&mut work.batch, realm).await?;
+        let user = current.user;
+        let copy = self.copy_for(&mut work.batch, (realm, group), user).await?;
+        // Of one that has ended only this realm knows. Its realm may have another of that name.
+        if !copy.has_ended() {
+            let gone = [ErrorCode::NoSuchGroup, ErrorCode::NotAMember];
+            let key = records::copy_member(realm, group, user);
+            let member = self
+                .noted::<ReplicaMemberRecord>(&mut work.batch, &key)
+                .await?;
+            let leave = PeerRequest::Leave {
+                group,
+                user,
+                membership: member.map_or(0, |(member, _)| member.membership),
+            };
+            let answer = match work.answer_of(&peer, leave.to_bytes()) {
+                Ok(answer) => needed(answer)?,
+                Err(question) => return Ok(Decided::Ask(question)),
+            };
+            match answer {
+                Answer::Done => {}
+                Answer::Refused(refusal) if gone.contains(&refusal.code) => {}
+                Answer::Refused(refusal) => return Err(refusal.into()),
+                _ => return Err(ErrorCode::Internal.into()),
+            }
+        }
+        work.batch
+            .delete(records::copy_member(realm, group, user))
+            .delete(records::copied_group(user, realm, group));
+        Ok(Decided::Answer(Answer::Done))
+    }
+
+    pub(super) async fn inboxgrouprealm(
+        &self,
+        caller: &Caller,
+        (session, realm, group): (SessionRef, RealmId, GroupName),
+        options: &Options,
+    ) -> Result<Answer, Failure> {
+        let current = self.session(caller, session).await?;
+        self.peer(&mut Unnoted, realm).await?;
+        let which = (realm, group);
+        let copy = self.copy_for(&mut Unnoted, which, current.user).await?;
+        let place = copy.place(realm, group);
+        self.read_page(caller, &current, &place, options).await
+    }
+
+    /// The groups of a peer that are copied here.
+    ///
+    /// # Errors
+    /// They cannot be listed, or not all of them.
+    pub async fn copies_of(&self, realm: RealmId) -> Result<Vec<GroupName>, Failure> {
+        let prefix = records::copies(realm);
+        let (mut groups, mut after) = (Vec::new(), None);
+        while let Some(keys) = self
+            .next_keys(&prefix, &mut after)
+            .await
+            .inspect_err(|failure| self.note("copies", failure))?
+        {
+            groups.extend(
+                keys.iter()
+                    .filter_map(|key| records::name_in::<GroupName>(key, &prefix)),
+            );
+        }
+        Ok(groups)
+    }
+
+    /// All groups of a peer that are copied here are to be read: it may have grown them unheard.
+    ///
+    /// # Errors
+    /// As [`Realm::copies_of`].
+    pub(super) async fn read_all_copies(&self, realm: RealmId) -> Result<(), Failure> {
+        for group in self.copies_of(realm).await? {
+            self.network.add_work(realm, GroupWork::Read(group));
+        }
+        Ok(())
+    }
+
+    /// How far the copy of a peer's group goes.
+    pub async fn look_at_copy(&self, peer: &Peer, group: GroupName, now: Moment) -> ReplicaLook {
+        let look = async {
+            self.limiter.may_store_from(now, peer.realm)?;
+            let mut relied = Batch::new();
+            self.rely_on_peer(&mut relied, peer).await?;
+            let copy = self.find_copy(&mut relied, peer.realm, group).await?;
+            let copy = copy.filter(|copy| !copy.has_ended());
+            Ok(copy.map(|copy| ReplicaState {
+                record: copy.record,
+                relied,
+            }))
+        };
+        match look.await {
+            Ok(Some(state)) => ReplicaLook::At(state),
+            Ok(None) => ReplicaLook::Gone,
+            Err(failure) => {
+                let failure: Failure = failure;
+                self.note("copy", &failure);
+                ReplicaLook::NotNow
+            }
+        }
+    }
+
+    /// Writes down what a peer has in a group, and how far the copy goes with that.
+    pub async fn keep(
+        &self,
+        peer: &Peer,
+        group: GroupName,
+        (state, kept): (ReplicaState, Kept),
+        now: Moment,
+    ) -> Written {
+        let kept = match kept {
+            Kept::Entries(entries) => self.keep_entries(peer, group, (state, entries), now).await,
+            // Whatever became of the word that it has ended.
+            Kept::Gone => self.copy_is_gone((peer.realm, group), state.epoch()).await,
+        };
+        match kept {
+            Ok(Outcome::Durable) => Written::Durable,
+            Ok(Outcome::Conflict) => Written::Conflict,
+            Err(failure) => {
+                self.note("copy", &failure);
+                Written::Failed
+            }
+        }
+    }
+
+    async fn keep_entries(
+        &self,
+        peer: &Peer,
+        group: GroupName,
+        (state, entries): (ReplicaState, Vec<Entry>),
+        now: Moment,
+    ) -> Result<Outcome, Failure> {
+        let Some(last) = entries.last().map(|entry| entry.position.0) else {
+            return Ok(Outcome::Durable);
+        };
+        let ReplicaState {
+            record: copy,
+            relied: mut batch,
+        } = state;
+        let place = MailboxLog::copy(peer.realm, group, &copy);
+        let mut vouchers = Vouchers::default();
+        for mut entry in entries {
+            // What means something to programs is this realm's own to say; but what is not kept there any more it cannot know.
+            if is_of_realm(entry.content) && !says_gone(&entry) {
+                entry.content = CONTENT_OTHER;
+            }
+            let kept = self.copied_entry((peer.realm, group), &copy, entry, &mut vouchers);
+            let record = kept.await?;
+            batch.append(place.log.clone(), record.to_value()?);
+        }
+        vouchers.spend((peer.realm, group), &mut batch)?;
+        let key = records::copy(peer.realm, group);
+        let record = ReplicaRecord {
+            position: last,
+            ..copy
+        };
+        batch.put(key, record.to_value()?);
+        self.limiter.stored_from(now, peer.realm, batch.bytes());
+        self.commit(batch).await
+    }
+}

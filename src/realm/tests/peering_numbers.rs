@@ -1,0 +1,530 @@
+//! Realms that peer anew, after one of them has forgotten the other or was restored from a copy: both agree about who is where.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    acts::{BOUND, group},
+    held::Held,
+    *,
+};
+use crate::{store::Memory, wire::Port};
+
+/// One of two realms, and the device of its one user, who is its operator.
+pub struct Side {
+    pub name: &'static str,
+    pub store: Held,
+    pub realm: Arc<Realm<Held>>,
+    /// What becomes of what it asks.
+    pub way: Arc<Way>,
+}
+
+/// What becomes of what one asks the other.
+#[derive(Default)]
+pub struct Way {
+    /// The next answer is lost.
+    pub loses_one: AtomicBool,
+    /// Nothing gets there.
+    pub is_cut: AtomicBool,
+}
+
+const DEVICE: u8 = 1;
+
+pub fn secret_of(name: &str) -> SecretKey {
+    SecretKey::from_bytes(match name {
+        "alpha" => [9; 32],
+        _ => [19; 32],
+    })
+}
+
+fn side(name: &'static str, store: &Held) -> (Realm<Held>, mpsc::Receiver<PeerCall>) {
+    let mut realm = realm_over(store.clone(), |own, limits| {
+        own.id = name.parse().unwrap();
+        own.secret = secret_of(name);
+        limits.password_threads = 0;
+        limits.rates = Rates::UNLIMITED;
+    });
+    let (network, errands) = Network::new();
+    realm.network = network;
+    (realm, errands)
+}
+
+/// Hands what `from` asks to `to`.
+fn carry(
+    from: &'static str,
+    mut errands: mpsc::Receiver<PeerCall>,
+    to: &Arc<Realm<Held>>,
+    way: &Arc<Way>,
+) {
+    let (to, way) = (Arc::clone(to), Arc::clone(way));
+    tokio::spawn(async move {
+        while let Some(errand) = errands.recv().await {
+            let PeerCall::Ask { bytes, answer, .. } = errand else {
+                continue;
+            };
+            if way.is_cut.load(Ordering::SeqCst) {
+                continue;
+            }
+            let caller = Caller {
+                own: Some(to.own.key()),
+                ..caller(Some(secret_of(from).public()), MOMENT)
+            };
+            let told = to.handle(&caller, &bytes).await;
+            if !way.loses_one.swap(false, Ordering::SeqCst) {
+                let _ = answer.send(told);
+            }
+        }
+    });
+}
+
+/// The two over their stores, connected.
+pub fn connected(alpha: &Held, beta: &Held) -> [Side; 2] {
+    let (one, from_one) = side("alpha", alpha);
+    let (other, from_other) = side("beta", beta);
+    let (one, other) = (Arc::new(one), Arc::new(other));
+    let ways = [Arc::default(), Arc::default()];
+    carry("alpha", from_one, &other, &ways[0]);
+    carry("beta", from_other, &one, &ways[1]);
+    let [way_one, way_other] = ways;
+    let sides = [
+        ("alpha", alpha, one, way_one),
+        ("beta", beta, other, way_other),
+    ];
+    sides.map(|(name, store, realm, way)| Side {
+        name,
+        store: store.clone(),
+        realm,
+        way,
+    })
+}
+
+impl Side {
+    pub async fn ask(&self, command: impl Into<Request<'_>>) -> Answer {
+        let caller = Caller {
+            own: Some(self.realm.own.key()),
+            ..caller(device(DEVICE), MOMENT)
+        };
+        let bytes = self.realm.handle(&caller, &command.into().to_bytes()).await;
+        Answer::parse(&bytes).unwrap()
+    }
+
+    pub async fn done(&self, command: impl Into<Request<'_>>) {
+        assert_eq!(self.ask(command).await, Answer::Done);
+    }
+
+    pub fn user(&self) -> &'static str {
+        match self.name {
+            "alpha" => "ann",
+            _ => "bob",
+        }
+    }
+
+    pub fn other(&self) -> RealmId {
+        match self.name {
+            "alpha" => "beta".parse().unwrap(),
+            _ => "alpha".parse().unwrap(),
+        }
+    }
+
+    pub async fn list_other(&self) {
+        let key = secret_of(self.other().as_str()).public();
+        let address = ("192.0.2.9".to_string(), 6377);
+        let listed = self.realm.list_peer(self.other(), key, address, None);
+        assert!(listed.await.unwrap());
+    }
+
+    /// Introduces itself until that is settled, and does what there is to do.
+    pub async fn introduce(&self) {
+        for _ in 0..5 {
+            let peer = self.realm.peer_now(self.other()).await.unwrap().unwrap();
+            let introduced = self.realm.introduce_again(&peer, MOMENT).await;
+            if introduced == Carried::Settled {
+                return;
+            }
+        }
+        panic!("{} does not come to terms with the other", self.name);
+    }
+
+    pub async fn join_there(&self, number: u64) -> Answer {
+        self.ask(Command::JoinGroupRealm {
+            operation: op(number),
+            session: BOUND,
+            src_address: Text(""),
+            src_port: Port(0),
+            realm: self.other(),
+            group: group("crew"),
+            password: Password(b""),
+        })
+        .await
+    }
+
+    /// Whether its user believes to be in the other's group.
+    pub async fn is_in(&self) -> bool {
+        let answer = self
+            .ask(Command::InboxGroupRealm {
+                session: BOUND,
+                realm: self.other(),
+                group: group("crew"),
+            })
+            .await;
+        match answer {
+            Answer::Page(_) => true,
+            answer => {
+                assert_eq!(answer, refused(ErrorCode::NotAMember));
+                false
+            }
+        }
+    }
+
+    /// How many of the other's users are in its group.
+    async fn guests(&self) -> usize {
+        let members = self
+            .ask(Command::Members {
+                session: BOUND,
+                group: group("crew"),
+            })
+            .await;
+        let Answer::Members { members, .. } = members else {
+            panic!("{members:?}")
+        };
+        members.iter().filter(|one| one.who.realm.is_some()).count()
+    }
+}
+
+/// Each with a group of which the other's user is a member.
+pub async fn peering() -> [Side; 2] {
+    let sides = connected(&Held::default(), &Held::default());
+    begin_lives(&sides).await;
+    peering_of(sides).await
+}
+
+pub async fn peering_of(sides: [Side; 2]) -> [Side; 2] {
+    for side in &sides {
+        let answer = side.ask(register(1, side.user())).await;
+        assert!(matches!(answer, Answer::Session(_)), "{answer:?}");
+        side.done(Command::Claim {
+            operation: op(2),
+            session: BOUND,
+            code: Password(b"open sesame"),
+        })
+        .await;
+        side.done(Command::AddGroup {
+            operation: op(3),
+            session: BOUND,
+            group: group("crew"),
+            password: Password(b""),
+        })
+        .await;
+        side.list_other().await;
+    }
+    for side in &sides {
+        side.introduce().await;
+        assert_eq!(side.join_there(4).await, Answer::Done);
+    }
+    agree(&sides, true).await;
+    sides
+}
+
+/// What one believes of its user the other believes of its guest.
+pub async fn agree([alpha, beta]: &[Side; 2], are_in: bool) {
+    for (guest, host) in [(alpha, beta), (beta, alpha)] {
+        let name = guest.name;
+        assert_eq!(guest.is_in().await, are_in, "{name} believes");
+        assert_eq!(host.guests().await, usize::from(are_in), "of {name}");
+    }
+}
+
+pub async fn begin_lives(sides: &[Side; 2]) {
+    for side in sides {
+        assert!(side.realm.begin_life(false).await);
+    }
+}
+
+pub async fn do_chores(sides: &[Side; 2]) {
+    for side in sides {
+        assert!(side.realm.do_chores(NOW).await);
+    }
+}
+
+/// Alpha removes beta, and adds it again. Beta has not heard of either.
+pub async fn peer_again(alpha: &Side) {
+    peer_again_as(alpha, Answer::Done).await;
+}
+
+pub async fn peer_again_as(alpha: &Side, answer: Answer) {
+    alpha
+        .done(Command::RemoveRealm {
+            operation: op(5),
+            session: BOUND,
+            realm: alpha.other(),
+        })
+        .await;
+    assert!(alpha.realm.do_chores(NOW).await);
+    let command = Command::AddRealm {
+        operation: op(6),
+        session: BOUND,
+        realm: alpha.other(),
+        address: Text("192.0.2.9"),
+        port: Port(6377),
+        src_address: Text(""),
+        src_port: Port(0),
+    };
+    let options = Options {
+        key: Some(secret_of("beta").public().0),
+        ..Options::NONE
+    };
+    assert_eq!(alpha.ask(Request { options, command }).await, answer);
+}
+
+/// PEER-27: whoever was in a group across two realms before one removed the other is in none when they peer again, as both see it.
+#[tokio::test(start_paused = true)]
+async fn peering_anew_ends_what_was_of_the_former_on_both_sides() {
+    let sides = peering().await;
+    peer_again(&sides[0]).await;
+    do_chores(&sides).await;
+    agree(&sides, false).await;
+    for side in &sides {
+        assert_eq!(side.join_there(7).await, Answer::Done);
+    }
+    agree(&sides, true).await;
+    // Nothing is between them any more.
+    for side in &sides {
+        side.introduce().await;
+    }
+    do_chores(&sides).await;
+    agree(&sides, true).await;
+}
+
+/// PEER-27: the same when the other is the first to say something, and when both have removed each other.
+#[tokio::test(start_paused = true)]
+async fn peering_anew_is_noticed_by_whoever_speaks_first() {
+    let sides = peering().await;
+    sides[0]
+        .done(Command::RemoveRealm {
+            operation: op(5),
+            session: BOUND,
+            realm: sides[0].other(),
+        })
+        .await;
+    do_chores(&sides).await;
+    sides[0].list_other().await;
+    sides[1].introduce().await;
+    do_chores(&sides).await;
+    agree(&sides, false).await;
+    for side in &sides {
+        assert_eq!(side.join_there(7).await, Answer::Done);
+    }
+    sides[0].introduce().await;
+    do_chores(&sides).await;
+    agree(&sides, true).await;
+}
+
+/// PEER-27: a realm that was restored from a copy of before the peering that there is has the members of the former; the other has none.
+/// Both have none then, also when the answer that says so is lost.
+#[tokio::test(start_paused = true)]
+async fn peering_of_a_restored_copy_is_begun_anew() {
+    for is_lost in [false, true] {
+        let sides = peering().await;
+        let copy: Memory = sides[1].store.memory().clone();
+        peer_again(&sides[0]).await;
+        do_chores(&sides).await;
+        let sides = connected(&sides[0].store, &Held::over(copy));
+        assert!(sides[1].is_in().await, "as before");
+        let loses = &sides[1].way.loses_one;
+        loses.store(is_lost, Ordering::SeqCst);
+        let alpha = sides[1].realm.peer_now(sides[1].other()).await;
+        let alpha = alpha.unwrap().unwrap();
+        let first = sides[1].realm.introduce_again(&alpha, MOMENT).await;
+        if is_lost {
+            // Alpha knows by now; until beta does nobody joins.
+            assert_eq!(first, Carried::Silent);
+            for side in &sides {
+                let busy = side.join_there(8).await;
+                let Answer::Refused(busy) = busy else {
+                    panic!("{busy:?}")
+                };
+                assert_eq!(busy.code, ErrorCode::Busy, "from {}", side.name);
+                do_chores(&sides).await;
+            }
+        }
+        sides[1].introduce().await;
+        do_chores(&sides).await;
+        agree(&sides, false).await;
+        for side in &sides {
+            assert_eq!(side.join_there(9).await, Answer::Done);
+        }
+        for side in &sides {
+            side.introduce().await;
+        }
+        do_chores(&sides).await;
+        agree(&sides, true).await;
+    }
+}
+
+/// PEER-27: found by real processes: a realm that was called back while it still added the other had two numbers, and nobody ever joined.
+#[tokio::test(start_paused = true)]
+async fn peering_that_both_begin_at_once_comes_to_terms() {
+    let stores = [Held::default(), Held::default()];
+    let (mut one, from_one) = side("alpha", &stores[0]);
+    let (mut other, from_other) = side("beta", &stores[1]);
+    (one.own.peering, other.own.peering) = (Peering::Open, Peering::Open);
+    let (one, other) = (Arc::new(one), Arc::new(other));
+    carry("alpha", from_one, &other, &Arc::default());
+    carry("beta", from_other, &one, &Arc::default());
+    // What alpha's first attempt to add beta says. Beta calls it before that is written.
+    let introduce = PeerRequest::Introduce {
+        realm: "alpha".parse().unwrap(),
+        address: Text("192.0.2.8"),
+        port: Port(7000),
+        numbers: Some((77, 0)),
+    };
+    let caller = caller(Some(secret_of("alpha").public()), MOMENT);
+    let answer = other.handle(&caller, &introduce.to_bytes()).await;
+    let answer = Answer::parse(&answer).unwrap();
+    assert!(
+        matches!(answer, Answer::Joined { membership: 0, .. }),
+        "{answer:?}"
+    );
+    let alpha = other.peer_now("alpha".parse().unwrap()).await.unwrap();
+    other.try_claim(&alpha.unwrap(), MOMENT).await;
+    for (realm, name) in [(&one, "beta"), (&other, "alpha")] {
+        let peer = realm
+            .peer_now(name.parse().unwrap())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(!peer.record.apart, "{name}");
+        assert!(!realm.take_introduction(peer.realm).await);
+    }
+    let number = async |realm: &Realm<Held>, name: &str| {
+        let peer = realm
+            .peer_now(name.parse().unwrap())
+            .await
+            .unwrap()
+            .unwrap();
+        (peer.record.number, peer.record.theirs)
+    };
+    let (ours, theirs) = number(&one, "beta").await;
+    assert_eq!(number(&other, "alpha").await, (theirs, ours));
+}
+
+/// PEER-27: a peer lifts no ban of its users by beginning anew, and does so a few times an hour.
+#[tokio::test(start_paused = true)]
+async fn peering_anew_lifts_no_ban_and_is_rare() {
+    let [alpha, _beta] = peering().await;
+    alpha
+        .done(Command::Ban {
+            operation: op(5),
+            session: BOUND,
+            group: group("crew"),
+            user: "bob@beta".parse().unwrap(),
+        })
+        .await;
+    let caller = caller(Some(secret_of("beta").public()), MOMENT);
+    let ask = async |request: PeerRequest<'_>| {
+        let answer = alpha.realm.handle(&caller, &request.to_bytes()).await;
+        Answer::parse(&answer).unwrap()
+    };
+    let say = async |number, theirs| {
+        ask(PeerRequest::Introduce {
+            realm: "beta".parse().unwrap(),
+            address: Text(""),
+            port: Port(0),
+            numbers: Some((number, theirs)),
+        })
+        .await
+    };
+    let mut rate_limited = false;
+    for number in (1..30).map(|peering: u64| peering << 32) {
+        match say(number, 0).await {
+            Answer::Joined {
+                epoch, membership, ..
+            } => {
+                assert_eq!(membership, 1, "it is to say that it knows");
+                let told = say(number, epoch).await;
+                assert!(matches!(told, Answer::Joined { membership: 0, .. }));
+            }
+            Answer::Refused(refusal) => {
+                assert_eq!(refusal.code, ErrorCode::RateLimited);
+                rate_limited = true;
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(alpha.realm.do_chores(NOW).await);
+    }
+    assert!(rate_limited);
+    let join = PeerRequest::Join {
+        group: group("crew"),
+        user: "bob".parse().unwrap(),
+        password: Password(b""),
+    };
+    assert_eq!(ask(join).await, refused(ErrorCode::Banned));
+    assert_eq!(say(0, 0).await, refused(ErrorCode::BadRequest));
+}
+
+/// PEER-27: what waits for a peer that begins anew is still delivered, and what an earlier release says without numbers ends nothing.
+#[tokio::test(start_paused = true)]
+async fn peering_anew_leaves_the_queue_and_needs_numbers() {
+    let sides = peering().await;
+    let (alpha, beta) = (&sides[0], sides[0].other());
+    let send = Command::SendRealm {
+        operation: op(5),
+        session: BOUND,
+        src_address: Text(""),
+        src_port: Port(0),
+        realm: beta,
+        from: "ann".parse().unwrap(),
+        to: "bob".parse().unwrap(),
+        message: Body(b"still on its way"),
+    };
+    assert_eq!(alpha.ask(send).await, Answer::Sent(Sent::Queued));
+    let caller = caller(Some(secret_of("beta").public()), MOMENT);
+    for numbers in [None, Some((77, 0))] {
+        let introduce = PeerRequest::Introduce {
+            realm: beta,
+            address: Text("192.0.2.9"),
+            port: Port(6377),
+            numbers,
+        };
+        let answer = alpha.realm.handle(&caller, &introduce.to_bytes()).await;
+        let answer = Answer::parse(&answer).unwrap();
+        assert_eq!(answer == Answer::Done, numbers.is_none(), "{answer:?}");
+        assert!(alpha.realm.do_chores(NOW).await);
+        assert_eq!(alpha.guests().await, usize::from(numbers.is_none()));
+        assert_eq!(alpha.realm.queued(beta).await.unwrap(), 1);
+    }
+}
+
+/// PEER-27: a realm of a release from before there were numbers is introduced to without them, and nothing ends.
+#[tokio::test(start_paused = true)]
+async fn peering_with_an_earlier_release_has_no_numbers() {
+    let (realm, mut errands) = side("alpha", &Held::default());
+    let address = ("192.0.2.9".to_string(), 6377);
+    let key = secret_of("beta").public();
+    let listed = realm.list_peer("beta".parse().unwrap(), key, address, None);
+    assert!(listed.await.unwrap());
+    let beta = realm.peer_now("beta".parse().unwrap()).await.unwrap();
+    let beta = beta.unwrap();
+    let earlier = async {
+        for says in [refused(ErrorCode::Unsupported), Answer::Done] {
+            let Some(PeerCall::Ask { bytes, answer, .. }) = errands.recv().await else {
+                panic!("nothing is asked")
+            };
+            let request = PeerRequest::parse(&bytes).unwrap();
+            let PeerRequest::Introduce { numbers, .. } = request else {
+                panic!("{request:?}")
+            };
+            assert_eq!(numbers.is_none(), says == Answer::Done);
+            let _ = answer.send(says.to_bytes());
+        }
+    };
+    let (introduced, ()) = tokio::join!(realm.introduce_again(&beta, MOMENT), earlier);
+    assert_eq!(introduced, Carried::Settled);
+    let beta = realm.peer_now(beta.realm).await.unwrap().unwrap();
+    assert!(beta.is_introduced() && beta.record.theirs == 0);
+}

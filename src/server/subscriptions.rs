@@ -1,0 +1,206 @@
+//! The watches of one listener's links: each is a task that takes entries from the realm as fast as its link gets
+//! them across, live ones before those that have been waiting.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use tokio::{
+    sync::{Notify, Semaphore, mpsc},
+    task::JoinHandle,
+};
+
+use super::{clock::Clock, completion::Completion, limits::WATCHED_AT_ONCE};
+use crate::{
+    endpoint::{Endpoint, LinkId, Path},
+    link::{Time, Urgency},
+    realm::{Push, Watch},
+    store::Store,
+    wire::EventId,
+};
+
+/// Room for what is on its way.
+#[derive(Debug)]
+struct Credit {
+    live: Semaphore,
+    backlog: Semaphore,
+    returned: Notify,
+    /// Opened once nothing of an earlier watch is on its way any more.
+    gate: Semaphore,
+}
+
+/// A watch at work; ended when dropped.
+#[derive(Debug)]
+struct Task {
+    work: JoinHandle<()>,
+    credit: Arc<Credit>,
+    /// What the link did not take yet.
+    waiting: VecDeque<Push>,
+    /// What is on its way.
+    sent: BTreeSet<EventId>,
+    /// Between which addresses it is, as it is written down.
+    noted: Option<Path>,
+    /// What an earlier watch over the same link had on its way: it arrives before anything of this one, or the
+    /// reader would take what lies between for known.
+    before: BTreeSet<EventId>,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.work.abort();
+    }
+}
+
+/// The watches of one listener's links.
+#[derive(Debug, Default)]
+pub struct Subscriptions {
+    by_link: HashMap<LinkId, Task>,
+}
+
+const fn urgency(push: &Push) -> Urgency {
+    if push.is_live {
+        Urgency::Live
+    } else {
+        Urgency::Backlog
+    }
+}
+
+impl Subscriptions {
+    /// Begins a watch over `link`, in place of one that is there.
+    pub fn begin<S: Store>(
+        &mut self,
+        link: LinkId,
+        watch: Watch<S>,
+        clock: Clock,
+        done: mpsc::UnboundedSender<Completion<S>>,
+    ) {
+        let former = self.by_link.remove(&link);
+        let noted = former.as_ref().and_then(|task| task.noted);
+        let before = former.map(Task::on_the_way).unwrap_or_default();
+        let credit = Arc::new(Credit {
+            gate: Semaphore::new(usize::from(before.is_empty())),
+            live: Semaphore::new(WATCHED_AT_ONCE),
+            backlog: Semaphore::new(WATCHED_AT_ONCE),
+            returned: Notify::new(),
+        });
+        let work = tokio::spawn(carry(link, watch, clock, Arc::clone(&credit), done));
+        let task = Task {
+            work,
+            credit,
+            waiting: VecDeque::new(),
+            sent: BTreeSet::new(),
+            noted,
+            before,
+        };
+        self.by_link.insert(link, task);
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.by_link.len()
+    }
+
+    /// Ends the watch over `link`. True if there was one.
+    pub fn end(&mut self, link: LinkId) -> bool {
+        self.by_link.remove(&link).is_some()
+    }
+
+    /// Where the watch over `link` is written down to be; `None` where there is none. The caller may change it.
+    pub fn noted(&mut self, link: LinkId) -> Option<&mut Option<Path>> {
+        self.by_link.get_mut(&link).map(|task| &mut task.noted)
+    }
+
+    /// Pushes an entry, or keeps it until others have arrived.
+    pub fn push(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, push: Push) {
+        if let Some(task) = self.by_link.get_mut(&link) {
+            task.waiting.push_back(push);
+            task.send(now, endpoint, link);
+        }
+    }
+
+    /// An entry has arrived.
+    pub fn delivered(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId, number: EventId) {
+        let Some(task) = self.by_link.get_mut(&link) else {
+            return;
+        };
+        if task.before.remove(&number) {
+            if task.before.is_empty() {
+                task.credit.gate.add_permits(1);
+            }
+        } else if task.sent.remove(&number) {
+            match Urgency::of(number) {
+                Urgency::Live => task.credit.live.add_permits(1),
+                Urgency::Backlog => task.credit.backlog.add_permits(1),
+            }
+            task.credit.returned.notify_one();
+            task.send(now, endpoint, link);
+        }
+    }
+}
+
+impl Task {
+    /// What is on its way, when the task ends.
+    fn on_the_way(mut self) -> BTreeSet<EventId> {
+        let mut all = std::mem::take(&mut self.sent);
+        all.append(&mut self.before);
+        all
+    }
+
+    fn send(&mut self, now: Time, endpoint: &mut Endpoint, link: LinkId) {
+        while let Some(push) = self.waiting.pop_front() {
+            let taken = endpoint.push(now, link, push.bytes.clone(), urgency(&push));
+            match taken {
+                Some(number) => {
+                    self.sent.insert(number);
+                }
+                None => {
+                    self.waiting.push_front(push);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Takes entries from the realm as there is room for them.
+async fn carry<S: Store>(
+    link: LinkId,
+    mut watch: Watch<S>,
+    clock: Clock,
+    credit: Arc<Credit>,
+    done: mpsc::UnboundedSender<Completion<S>>,
+) {
+    // Never closed.
+    let Ok(_open) = credit.gate.acquire().await else {
+        return;
+    };
+    loop {
+        let backlog = credit.backlog.available_permits();
+        let now = || clock.now();
+        let next = watch.next(&now, backlog > 0, backlog < WATCHED_AT_ONCE);
+        let push = tokio::select! {
+            biased;
+            push = next => push,
+            () = credit.returned.notified() => continue,
+        };
+        let Some(push) = push else {
+            // The worker is gone only when the server has stopped.
+            let _ = done.send(Completion::Unwatched(link));
+            return;
+        };
+        let room = if push.is_live {
+            &credit.live
+        } else {
+            &credit.backlog
+        };
+        // It comes back when the entry has arrived.
+        match room.acquire().await {
+            Ok(permit) => permit.forget(),
+            Err(_) => return,
+        }
+        if done.send(Completion::Push(link, push)).is_err() {
+            return;
+        }
+    }
+}
