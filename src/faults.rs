@@ -128,6 +128,26 @@ pub enum Fault {
     TakeAllEarlyOnceRestored,
     /// A key that a removed peer has given up makes a peer of whoever has it.
     TakeGivenUpKey,
+    /// Whatever a peer answers is told to users as their own realm's word.
+    PassRefusalsOn,
+    /// An uninvited peer that has changed its key leaves nothing behind by which its messages are known.
+    ForgetFirstKey,
+    /// By which key a peer knows this realm is never learnt from how it calls.
+    TrustKnownKey,
+    /// A message whose number a peer finds used is brought again at once.
+    AskUsedAtOnce,
+    /// What was agreed with a peer that is removed stays.
+    LeaveRemains,
+    /// Messages are numbered in the same epoch after each start.
+    OneEpoch,
+    /// What waits for a peer stays on the link that the peer has forgotten.
+    WaitOnDeadLink,
+    /// A peer is told an address that stands for all of this machine's.
+    TellUnspecified,
+    /// A peer is where it was once found, however long it is silent there.
+    BelieveForever,
+    /// Who is no member of a group where it lives stays one here.
+    KeepStaleMembership,
     /// A message leaves its queue although it has left it.
     SettleTwice,
     /// Whether who asks is a peer is looked at once.

@@ -280,7 +280,9 @@ impl Endpoint {
         };
         let asked: SmallVec<[LinkId; 2]> = links.iter().filter(is_asked).copied().collect();
         for before in asked {
-            self.move_requests(now, before, theirs);
+            if !is_planted(Fault::WaitOnDeadLink) {
+                self.move_requests(now, before, theirs);
+            }
         }
         let Some(ours) = self.dialed.get(&peer).copied() else {
             return;

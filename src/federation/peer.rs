@@ -30,6 +30,8 @@ const SILENT_AFTER: Duration = Duration::from_secs(10);
 
 /// How often a peer is told at once of numbers that it does not know.
 const NUMBERS_TOLD: u32 = 3;
+/// Between two tries of the address that a silent peer says of itself.
+const CLAIM_AGAIN: Duration = Duration::from_hours(1);
 
 /// What is done now.
 #[derive(Debug)]
@@ -74,6 +76,8 @@ pub struct PeerTask {
     is_heard: bool,
     news: VecDeque<News>,
     aside: Aside,
+    /// When the address that it says of itself was tried because it was silent at the one that is believed, in time since the start.
+    claim_tried: Option<Duration>,
     /// What is to be done beside all else.
     step_aside: Option<Step>,
 }
@@ -98,6 +102,7 @@ impl PeerTask {
             is_heard: false,
             news: VecDeque::new(),
             aside: Aside::new(peer.realm),
+            claim_tried: None,
             step_aside: None,
         }
     }
@@ -210,6 +215,13 @@ impl PeerTask {
     /// Nothing is done for a while.
     pub fn waits(&mut self, now: Moment, until: Until, rng: &mut impl Rng) -> Duration {
         self.silent_at = None;
+        let silent_since_try = |at| at + CLAIM_AGAIN <= now.since_start();
+        let is_silent = until == Until::Heard && !is_planted(Fault::BelieveForever);
+        if is_silent && self.claim_tried.is_none_or(silent_since_try) {
+            // The name that it goes by may lead elsewhere by now.
+            self.claim_tried = Some(now.since_start());
+            self.aside.try_claim();
+        }
         let mut wait = self.backoff.begin(now.since_start(), until, rng);
         if is_planted(Fault::GiveUpPeer) {
             wait = Wait::for_ever();
@@ -430,7 +442,7 @@ impl PeerTask {
                 // One that always says that a number is used would make this realm ask as fast as it can.
                 let is_again = settling == Settling::Anew && outgoing.has_own_epoch();
                 let after = match settling {
-                    _ if is_again => After::Wait,
+                    _ if is_again && !is_planted(Fault::AskUsedAtOnce) => After::Wait,
                     Settling::Aside if !is_planted(Fault::MakeWayAtOnce) => After::MadeWay,
                     Settling::Told(_)
                     | Settling::Aside

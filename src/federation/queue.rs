@@ -2,7 +2,7 @@
 
 use crate::{
     faults::{Fault, is_planted},
-    realm::{Moment, NextOutgoing, Outgoing, Peer, Settling},
+    realm::{Moment, NextOutgoing, Outgoing, Peer, Settling, refusal_of_peer},
     wire::{Answer, ErrorCode, Sent},
 };
 
@@ -154,7 +154,10 @@ pub fn verdict((asked, is_word): (Asked, bool), answer: Option<&[u8]>) -> Verdic
         }
         // It was withdrawn, in a life that this realm's store does not know: what became of it then is not known either.
         // Word of memberships may come twice, and must come once.
-        (Ok(Answer::Refused(refusal)), Asked::Deliver) if refusal.code == ErrorCode::Expired => {
+        // Or it is a number of so long ago that the peer does not remember how it was answered: a backup of this realm's store names it.
+        (Ok(Answer::Refused(refusal)), Asked::Deliver)
+            if matches!(refusal.code, ErrorCode::Expired | ErrorCode::AlreadyDone) =>
+        {
             let perhaps = Answer::Refused(ErrorCode::RealmUnreachable.into());
             Verdict::Settle(if is_word {
                 Settling::Anew
@@ -176,9 +179,13 @@ pub fn verdict((asked, is_word): (Asked, bool), answer: Option<&[u8]>) -> Verdic
         (Ok(Answer::Refused(refusal)), _) if refusal.code == ErrorCode::NumberReused => {
             Verdict::Settle(Settling::Anew)
         }
-        (Ok(answer @ (Answer::Refused(_) | Answer::Sent(Sent::Stored | Sent::Delivered))), _) => {
+        (Ok(answer @ Answer::Sent(Sent::Stored | Sent::Delivered)), _) => {
             Verdict::Settle(Settling::Told(answer))
         }
+        (Ok(Answer::Refused(refusal)), _) => match refusal_of_peer(refusal) {
+            Some(refusal) => Verdict::Settle(Settling::Told(Answer::Refused(refusal))),
+            None => Verdict::Refused,
+        },
         // What says neither that it was delivered nor that it is refused says nothing of it.
         (Ok(_), _) => Verdict::Refused,
     }

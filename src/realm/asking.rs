@@ -6,6 +6,7 @@
 use super::{Failure, Realm, Work, peers::Peer};
 use crate::{
     crypto::PublicKey,
+    faults::{Fault, is_planted},
     store::{Batch, Store},
     wire::{Answer, ErrorCode, Refusal},
 };
@@ -130,14 +131,52 @@ impl<S: Store> Realm<S> {
 fn understood(answer: &[u8]) -> Answer {
     let internal = || Answer::Refused(ErrorCode::Internal.into());
     match Answer::parse(answer) {
-        // Of numbers a client is told only by its own realm: these would be taken for its own.
-        Ok(Answer::Refused(Refusal {
-            code: ErrorCode::AlreadyDone | ErrorCode::NumberReused | ErrorCode::Unknown,
-            ..
-        }))
-        | Err(_) => internal(),
+        Ok(Answer::Refused(refusal)) => {
+            refusal_of_peer(refusal).map_or_else(internal, Answer::Refused)
+        }
         Ok(answer) => answer,
+        Err(_) => internal(),
     }
+}
+
+/// What a user of this realm is told of a peer's refusal (PEER-6). Their client takes what is said of sessions, passwords and numbers
+/// for the word of its own realm and acts on it, so a peer has no say in these: none.
+pub fn refusal_of_peer(refusal: Refusal) -> Option<Refusal> {
+    let detail = match refusal.code {
+        _ if is_planted(Fault::PassRefusalsOn) => refusal.detail,
+        ErrorCode::TooLarge | ErrorCode::Busy | ErrorCode::RateLimited => refusal.detail,
+        ErrorCode::NoSuchUser
+        | ErrorCode::NoSuchGroup
+        | ErrorCode::WrongPassword
+        | ErrorCode::NotAMember
+        | ErrorCode::RealmExists
+        | ErrorCode::RealmUnreachable
+        | ErrorCode::PeerRefused
+        | ErrorCode::QueueFull
+        | ErrorCode::Unsupported
+        | ErrorCode::NotPermitted
+        | ErrorCode::Banned
+        | ErrorCode::Expired => None,
+        ErrorCode::BadRequest
+        | ErrorCode::BadCredentials
+        | ErrorCode::NoSession
+        | ErrorCode::UsernameTaken
+        | ErrorCode::GroupExists
+        | ErrorCode::NoSuchRealm
+        | ErrorCode::BadSource
+        | ErrorCode::NotYou
+        | ErrorCode::NotOperator
+        | ErrorCode::AlreadyDone
+        | ErrorCode::NumberReused
+        | ErrorCode::Internal
+        | ErrorCode::RegistrationClosed
+        | ErrorCode::WrongCode
+        | ErrorCode::Unknown => return None,
+    };
+    Some(Refusal {
+        code: refusal.code,
+        detail,
+    })
 }
 
 /// The answer of a peer that has to be there.

@@ -5,8 +5,8 @@ use super::{
     Failure, Moment, Outcome, Realm,
     peers::Peer,
     records::{
-        self, CursorRecord, EntryRecord, MailboxLog, OperationRecord, Owner, QueuedKind,
-        QueuedRecord, Record as _, RecordedAnswer,
+        self, ChangedRecord, CursorRecord, EntryRecord, MailboxLog, OperationRecord, Owner,
+        QueuedKind, QueuedRecord, Record as _, RecordedAnswer, ReplicaMemberRecord,
     },
     storage::Unnoted,
 };
@@ -14,8 +14,8 @@ use crate::{
     faults::{Fault, is_planted},
     store::{Batch, Expected, PageLimit, Position, Store},
     wire::{
-        Answer, Body, CONTENT_NOTICE, ErrorCode, OperationNumber, PeerRequest, RealmId, Refusal,
-        Sent,
+        Answer, Body, CONTENT_NOTICE, ErrorCode, GroupName, OperationNumber, PeerRequest, RealmId,
+        Refusal, Sent, Username,
     },
 };
 
@@ -75,6 +75,8 @@ pub enum Written {
 pub struct Outgoing {
     position: u64,
     record: QueuedRecord,
+    /// The membership by which its sender was in the group that it is for, when it was looked at.
+    membership: Option<u64>,
 }
 
 impl Outgoing {
@@ -83,6 +85,7 @@ impl Outgoing {
         Ok(Self {
             position: position.0,
             record: QueuedRecord::from_value(value)?,
+            membership: None,
         })
     }
 
@@ -102,7 +105,18 @@ impl Outgoing {
             operation: None,
             epoch: 7,
         };
-        Self { position, record }
+        Self {
+            position,
+            record,
+            membership: None,
+        }
+    }
+
+    /// The replica membership of its sender, if it is for a group.
+    fn sender_membership(&self) -> Option<(GroupName, Username)> {
+        let QueuedRecord { kind, from, to, .. } = &self.record;
+        let is_post = *kind == QueuedKind::Group;
+        is_post.then(|| Some((to.parse().ok()?, from.parse().ok()?)))?
     }
 
     /// True when it is worth delivering for less long than others.
@@ -231,9 +245,15 @@ impl<S: Store> Realm<S> {
     }
 
     async fn find_next(&self, realm: RealmId, more: bool) -> Result<Option<NextOutgoing>, Failure> {
-        let Some(outgoing) = self.find_readable(realm).await? else {
+        let Some(mut outgoing) = self.find_readable(realm).await? else {
             return Ok(None);
         };
+        if let Some((group, user)) = outgoing.sender_membership() {
+            // Before its peer is asked: the user may join anew meanwhile.
+            let key = records::copy_member(realm, group, user);
+            let member = self.record::<ReplicaMemberRecord>(&key).await?;
+            outgoing.membership = member.map(|(member, _)| member.membership);
+        }
         Ok(Some(NextOutgoing {
             is_returned: match self.is_returned(realm, &outgoing).await {
                 // Its sender is told once more, perhaps.
@@ -430,8 +450,7 @@ impl<S: Store> Realm<S> {
         mut batch: Batch,
     ) -> Result<bool, Failure> {
         let refusal = match answer {
-            // `already-done`: it was delivered, longer ago than the peer remembers how.
-            Answer::Refused(refusal) if refusal.code != ErrorCode::AlreadyDone => Some(*refusal),
+            Answer::Refused(refusal) => Some(*refusal),
             _ => None,
         };
         let verdict = match refusal {
@@ -467,6 +486,10 @@ impl<S: Store> Realm<S> {
                     .put(key, record.to_value()?);
             }
         }
+        if refusal.is_some_and(|refusal| refusal.code == ErrorCode::NotAMember) {
+            self.end_stale_membership(realm, outgoing, &mut batch)
+                .await?;
+        }
         if let Some(refusal) = notice {
             append_notice(realm, outgoing, refusal, now, &mut batch)?;
         }
@@ -475,6 +498,32 @@ impl<S: Store> Realm<S> {
             settling.tell(&verdict);
         }
         Ok(matches!(outcome, Outcome::Durable))
+    }
+
+    /// The home realm of a group says that the sender of a post is no member: so their membership here ends, unless it is a later one. It had outlived
+    /// an answer that was lost, or a restore of the home realm (PEER-9).
+    async fn end_stale_membership(
+        &self,
+        realm: RealmId,
+        outgoing: &Outgoing,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        let Some((group, user)) = outgoing.sender_membership() else {
+            return Ok(());
+        };
+        let key = records::copy_member(realm, group, user);
+        let member = self.noted::<ReplicaMemberRecord>(batch, &key).await?;
+        let is_same = |member: &ReplicaMemberRecord| Some(member.membership) == outgoing.membership;
+        if member.is_some_and(|(member, _)| is_same(&member))
+            && !is_planted(Fault::KeepStaleMembership)
+        {
+            // Whoever joins at the moment is to ask again.
+            batch
+                .put(records::words(realm, group), ChangedRecord {}.to_value()?)
+                .delete(key)
+                .delete(records::copied_group(user, realm, group));
+        }
+        Ok(())
     }
 }
 

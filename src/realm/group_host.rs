@@ -19,6 +19,8 @@ use crate::{
 const PAGE_ENTRIES: usize = 100;
 /// Realms whose users may be in one group.
 const REALMS_MAX: usize = 64;
+/// Uninvited peers whose users may be in one group: the others of its realms are of peers that an operator has added.
+const UNINVITED_MAX: usize = 32;
 
 impl<S: Store> Realm<S> {
     /// A user of a peer joins a group.
@@ -75,9 +77,7 @@ impl<S: Store> Realm<S> {
             put_realm_members(&group, peer.realm, count + 1, &mut batch)?;
             if !group.realms().any(|realm| realm == peer.realm) {
                 let mut realms = group.record.realms.clone();
-                if realms.len() >= REALMS_MAX {
-                    return Err(Refusal::too_large(REALMS_MAX as u64).into());
-                }
+                self.check_realms(peer, &realms).await?;
                 realms.push(peer.realm.as_str().into());
                 put_realms(&group, realms, &mut batch)?;
             }
@@ -88,6 +88,25 @@ impl<S: Store> Realm<S> {
             }
         }
         Err(Refusal::busy(CONTENDED_MS).into())
+    }
+
+    /// Refuses the first user of `peer` in a group that has members of as many realms as may be.
+    async fn check_realms(&self, peer: &Peer, realms: &[String]) -> Result<(), Failure> {
+        let too_many = |most: usize| Err(Refusal::too_large(most as u64).into());
+        if realms.len() >= REALMS_MAX {
+            return too_many(REALMS_MAX);
+        }
+        if peer.is_added() || realms.len() < UNINVITED_MAX {
+            return Ok(());
+        }
+        // Anybody can be so many realms. They leave room for those of peers that an operator has added.
+        let peers = self.list_peers().await?;
+        let uninvited = peers.iter().filter(|peer| !peer.is_added());
+        let theirs = uninvited.filter(|peer| realms.iter().any(|name| name == peer.realm.as_str()));
+        if theirs.count() >= UNINVITED_MAX {
+            return too_many(UNINVITED_MAX);
+        }
+        Ok(())
     }
 
     /// A user of a peer leaves a group.

@@ -105,9 +105,11 @@ impl<S: Store> Realm<S> {
             let was = peer.record.clone();
             peer.record = Self::with_claim(&was, (address, port));
             peer.record.introduced = true;
-            // The key there is now is never given up for another.
-            if caller.own == Some(self.own.key()) {
-                peer.record.knows = self.own.key().0;
+            // It calls by the key that it knows: a former one again, when it was restored from a backup of before this realm's key was rotated.
+            if let Some(own) = caller.own
+                && (own == self.own.key() || !is_planted(Fault::TrustKnownKey))
+            {
+                peer.record.knows = own.0;
             }
             let is_claim = peer.record.claimed.is_some();
             let mut answer = Answer::Done;
@@ -123,6 +125,7 @@ impl<S: Store> Realm<S> {
                 peer.record.apart = false;
             }
             let ends = was.number != peer.record.number;
+            let knows_another = was.knows != peer.record.knows;
             if is_new {
                 self.put_new_peer(&peer, &mut batch).await?;
             } else if peer.record != was {
@@ -141,7 +144,7 @@ impl<S: Store> Realm<S> {
                     self.chores.notify_one();
                 }
                 // Nothing else is to be known before the peer is looked at: each may change its address as often as it likes.
-                if is_new || ends {
+                if is_new || ends || knows_another {
                     self.network.peers_changed();
                 }
                 if ends {

@@ -58,6 +58,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32},
 };
 
+pub use asking::refusal_of_peer;
 pub use delivery::{Glance, NextOutgoing, Outgoing, Settling, Written};
 pub use failure::Failure;
 pub use housekeeping::Pass;
@@ -96,6 +97,7 @@ use self::{
 };
 use crate::{
     crypto::{MacKey, PublicKey, SecretKey},
+    faults::{Fault, is_planted},
     store::{Store, StoreError},
     subnet::Subnet,
     wire::{
@@ -182,6 +184,9 @@ pub struct Realm<S> {
 
 /// An epoch of the queues to peers.
 fn epoch(rng: &mut StdRng) -> u64 {
+    if is_planted(Fault::OneEpoch) {
+        return 1;
+    }
     // 0 stands for none.
     rng.next_u64().max(1)
 }

@@ -129,10 +129,15 @@ impl<S: Store> Realm<S> {
                 batch.put(name, PeerName { realm }.to_value()?);
             }
         }
-        // Those that come unasked could leave as many behind as they like.
-        if !peer.record.former.is_empty() && peer.is_added() {
-            // Should it come back: what is remembered of its messages goes by the first.
-            let keys = peer.record.former.clone();
+        let is_kept = peer.is_added() || !is_planted(Fault::ForgetFirstKey);
+        if !peer.record.former.is_empty() && is_kept {
+            // Should it come back: its idempotency records go by its first key. An uninvited peer leaves no more behind than that one, and
+            // how many come is limited.
+            let keys = if peer.is_added() {
+                peer.record.former.clone()
+            } else {
+                vec![peer.first_key().0]
+            };
             let former = records::FormerKeysRecord { keys }.to_value()?;
             batch.put(records::former_keys(&peer.key()), former);
         }
@@ -194,7 +199,8 @@ impl<S: Store> Realm<S> {
             let record = PeerRecord {
                 address: at.to_canonical().to_string(),
                 port,
-                claimed: None,
+                // A name is kept: the peer may have it lead elsewhere when it is silent here.
+                claimed: claimed.filter(|_| host.parse::<IpAddr>().is_err()),
                 ..current.record
             };
             batch.put(records::peer(tried.realm), record.to_value()?);

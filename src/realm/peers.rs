@@ -110,7 +110,7 @@ impl RealmIdentity {
         let found = own.find(is_noted).or(self.addresses.first());
         let is_said = |(host, _): &&(String, u16)| {
             let ip = host.parse::<std::net::IpAddr>();
-            !ip.is_ok_and(|ip| ip.is_unspecified())
+            is_planted(Fault::TellUnspecified) || !ip.is_ok_and(|ip| ip.is_unspecified())
         };
         if is_planted(Fault::IntroduceOldAddress) {
             return (host.into(), port);

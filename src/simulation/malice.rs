@@ -442,7 +442,7 @@ impl Liar {
             (Verdict::Transient, true) => Answer::Refused(Refusal::busy(1)),
             (Verdict::Refused, true) => refused(ErrorCode::NoSuchUser),
             (Verdict::Silence, true) => return None,
-            _ => match self.rng.random_range(0..14) {
+            _ => match self.rng.random_range(0..15) {
                 0..3 => Answer::Done,
                 3 => Answer::Sent(Sent::Stored),
                 4 => reused,
@@ -457,6 +457,11 @@ impl Liar {
                 },
                 10 | 11 => Answer::Page(self.page()),
                 12 => return Some(vec![0xff, 1, 2]),
+                // Whatever is for a user's own realm alone to say, too (PEER-6).
+                13 => Answer::Refused(Refusal {
+                    code: *ErrorCode::ALL.choose(&mut self.rng)?,
+                    detail: self.rng.random_bool(0.5).then(|| self.rng.next_u64()),
+                }),
                 _ => return None,
             },
         };

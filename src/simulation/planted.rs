@@ -38,7 +38,47 @@ const FOUND_BY_SEEDS: [(Fault, u64); 28] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 55] = [
+const FOUND_BY_TESTS: [(Fault, &str); 65] = [
+    (
+        Fault::BelieveForever,
+        "federation::tests::claims::silent_peer_is_tried_where_its_name_leads_by_now",
+    ),
+    (
+        Fault::AskUsedAtOnce,
+        "federation::tests::peer_that_finds_each_number_used_is_asked_seldom",
+    ),
+    (
+        Fault::LeaveRemains,
+        "realm::tests::peer_removal::a_realm_departs_whole_over_restarts",
+    ),
+    (
+        Fault::OneEpoch,
+        "realm::tests::queue::each_start_numbers_in_an_epoch_of_its_own",
+    ),
+    (
+        Fault::WaitOnDeadLink,
+        "endpoint::tests::realms::what_waits_on_a_forgotten_link_moves_to_the_next",
+    ),
+    (
+        Fault::TellUnspecified,
+        "realm::tests::peers::a_realm_that_has_moved_says_where_it_is",
+    ),
+    (
+        Fault::KeepStaleMembership,
+        "realm::tests::copying::membership_that_its_home_realm_does_not_know_ends_with_the_next_post",
+    ),
+    (
+        Fault::PassRefusalsOn,
+        "federation::tests::refusals::refusals_that_are_for_the_own_realm_to_give_are_not_passed_on",
+    ),
+    (
+        Fault::ForgetFirstKey,
+        "realm::tests::claims::an_uninvited_peer_that_comes_back_under_a_later_key_repeats_nothing",
+    ),
+    (
+        Fault::TrustKnownKey,
+        "realm::tests::claims::a_peer_that_calls_by_a_former_key_is_told_of_the_new_one_again",
+    ),
     (
         Fault::TicketsWithoutEnd,
         "endpoint::tests::resume::ticket_is_good_for_a_day_and_for_one_user",
@@ -85,7 +125,7 @@ const FOUND_BY_TESTS: [(Fault, &str); 55] = [
     ),
     (
         Fault::TakeGivenUpKey,
-        "realm::tests::departing::key_that_a_removed_peer_has_given_up_is_nobodys",
+        "realm::tests::peer_removal::key_that_a_removed_peer_has_given_up_is_nobodys",
     ),
     (
         Fault::NumbersOverLogin,
@@ -201,7 +241,7 @@ const FOUND_BY_TESTS: [(Fault, &str); 55] = [
     ),
     (
         Fault::SettleTwice,
-        "realm::tests::departing::an_answer_that_comes_after_the_removal_changes_nothing",
+        "realm::tests::peer_removal::an_answer_that_comes_after_the_removal_changes_nothing",
     ),
     (
         Fault::UnaskedWithoutEnd,
@@ -209,11 +249,11 @@ const FOUND_BY_TESTS: [(Fault, &str); 55] = [
     ),
     (
         Fault::ForgetRemoval,
-        "realm::tests::departing::what_a_removed_realm_has_under_way_is_refused",
+        "realm::tests::peer_removal::what_a_removed_realm_has_under_way_is_refused",
     ),
     (
         Fault::EndUnsaid,
-        "realm::tests::ended::ended_group_is_told_to_each_realm_of_its_members_once",
+        "realm::tests::group_teardown::ended_group_is_told_to_each_realm_of_its_members_once",
     ),
     (
         Fault::StoreWithoutShare,

@@ -85,3 +85,36 @@ fn claim_that_could_not_be_looked_at_is_tried_later() {
     let tried = scene.passes(60);
     assert!(matches!(tried[..], [(_, Step::Try { .. })]), "{tried:?}");
 }
+
+/// PEER-23: a peer that is silent where it was found is tried again at the name that it goes by, once an hour: its address may have changed while nobody
+/// heard of it. It was called where it had been until it wrote itself.
+#[test]
+fn silent_peer_is_tried_where_its_name_leads_by_now() {
+    let mut scene = Scene::introduced();
+    let peer = scene.peers.remove(0);
+    scene.peers.push(peer.claiming("beta.example", 6377));
+    scene.queue(1);
+    let mut tried = Vec::new();
+    while scene.seconds < 5 * 3600 {
+        while let Some((id, step)) = scene.machine.poll_step() {
+            let done = match &step {
+                Step::Try { peer, .. } => {
+                    tried.push((scene.seconds, peer.address().0.to_owned()));
+                    Done::Tried(None)
+                }
+                Step::Ask { .. } => Done::Answered(None),
+                _ => match scene.read(&step) {
+                    Some(done) => done,
+                    None => continue,
+                },
+            };
+            scene.happens(Input::Done(id, done));
+        }
+        let next = scene.machine.poll_timeout().expect("it is asked again");
+        scene.seconds = scene.seconds.max(next.as_secs() + 1);
+        scene.machine.handle_timeout(scene.now());
+    }
+    assert!((4..=6).contains(&tried.len()), "{tried:?}");
+    assert!(tried.iter().all(|(_, host)| host == "beta.example"));
+    assert!(tried.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 3600));
+}

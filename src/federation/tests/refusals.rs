@@ -145,3 +145,35 @@ fn odd_answers_say_nothing_of_a_message() {
         assert_eq!((sequence(&bytes), scene.queue.len()), (1, 1));
     }
 }
+
+/// PEER-6: a peer has no say in its users' sessions and numbers. Their clients would take it for the word of their own realm: log the device out, or
+/// send the same again under another number, for as long as the peer likes. A message of which it says such a thing is tried again.
+#[test]
+fn refusals_that_are_for_the_own_realm_to_give_are_not_passed_on() {
+    let told = |code, detail| match verdict(
+        (Asked::Deliver, false),
+        Some(&Answer::Refused(Refusal { code, detail }).to_bytes()),
+    ) {
+        Verdict::Settle(Settling::Told(Answer::Refused(refusal))) => Some(refusal),
+        _ => None,
+    };
+    for code in ErrorCode::ALL {
+        let expected = match code {
+            ErrorCode::TooLarge => Some(Refusal::too_large(7)),
+            ErrorCode::NoSuchUser
+            | ErrorCode::NoSuchGroup
+            | ErrorCode::WrongPassword
+            | ErrorCode::NotAMember
+            | ErrorCode::RealmExists
+            | ErrorCode::RealmUnreachable
+            | ErrorCode::QueueFull
+            | ErrorCode::Unsupported
+            | ErrorCode::NotPermitted
+            | ErrorCode::Banned => Some((*code).into()),
+            // What became of it is not known: its number is an old one there.
+            ErrorCode::AlreadyDone | ErrorCode::Expired => Some(ErrorCode::RealmUnreachable.into()),
+            _ => None,
+        };
+        assert_eq!(told(*code, Some(7)), expected, "{code}");
+    }
+}

@@ -7,7 +7,7 @@ use super::{
     held::{Held, add_peer, give, realm_of},
     *,
 };
-use crate::{subnet::Subnet, wire::Port};
+use crate::{store::PageLimit, subnet::Subnet, wire::Port};
 
 const THERE: (&str, u16) = ("192.0.2.8", 7000);
 
@@ -202,6 +202,13 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
         password: Password(b""),
     };
     give(&realm, 1, &Request::from(add).to_bytes()).await;
+    let add = Command::AddGroup {
+        operation: op(4),
+        session: BOUND,
+        group: group("club"),
+        password: Password(b""),
+    };
+    give(&realm, 1, &Request::from(add).to_bytes()).await;
     let mut now = MOMENT;
     for n in 0..300 {
         now = later(now, 3600);
@@ -209,7 +216,7 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
         if n < 40 {
             // It is of some use.
             let join = PeerRequest::Join {
-                group: group("crew"),
+                group: group(if n < 20 { "crew" } else { "club" }),
                 user: "zoe".parse().unwrap(),
                 password: Password(b""),
             };
@@ -277,6 +284,103 @@ async fn unasked_peers_give_way_to_asked_ones_and_to_each_other() {
     assert_eq!(there.len(), 256);
     let mut of_use = (0..40).chain([45]);
     assert!(of_use.all(|n| there.contains(&format!("realm{n}"))));
+}
+
+/// PEER-8: realms that nobody has asked for, and that anybody can be as many of as they like, leave room in a group for users of the others.
+#[tokio::test]
+async fn uninvited_peers_leave_room_in_a_group() {
+    let (realm, _errands) = open_realm(&Held::default());
+    give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
+    let add = Command::AddGroup {
+        operation: op(2),
+        session: BOUND,
+        group: group("crew"),
+        password: Password(b""),
+    };
+    give(&realm, 1, &Request::from(add).to_bytes()).await;
+    let join = PeerRequest::Join {
+        group: group("crew"),
+        user: "zoe".parse().unwrap(),
+        password: Password(b""),
+    };
+    let mut now = MOMENT;
+    for n in 0..34 {
+        now = later(now, 3600);
+        assert_eq!(stranger(&realm, n, now).await, Answer::Done, "{n}");
+        let caller = caller(Some(key_of(n)), now);
+        let answer = Answer::parse(&realm.handle(&caller, &join.to_bytes()).await).unwrap();
+        match n {
+            0..32 => assert!(matches!(answer, Answer::Joined { .. }), "{n} {answer:?}"),
+            _ => assert_eq!(answer, Answer::Refused(Refusal::too_large(32)), "{n}"),
+        }
+    }
+    add_peer(&realm, 50, "beta").await;
+    let answer = give(&realm, 50, &join.to_bytes()).await;
+    assert!(matches!(answer, Answer::Joined { .. }), "{answer:?}");
+}
+
+/// PEER-22, PEER-13: an uninvited peer that has changed its key, and was evicted, repeats nothing when it comes back: whoever had recorded a message of
+/// its had it delivered once more.
+#[tokio::test]
+async fn an_uninvited_peer_that_comes_back_under_a_later_key_repeats_nothing() {
+    let store = Held::default();
+    let (realm, _errands) = open_realm(&store);
+    give(&realm, 1, &Request::from(register(1, "ann")).to_bytes()).await;
+    let (old, new) = (key_of(900), SecretKey::from_bytes([52; 32]));
+    let mut now = MOMENT;
+    let ask = async |key: PublicKey, request: &PeerRequest<'_>, now| {
+        let asked = request.to_bytes();
+        Answer::parse(&realm.handle(&caller(Some(key), now), &asked).await).unwrap()
+    };
+    let letter = super::peers::deliver(7, 1, "ann", "once");
+    let stored = Answer::Sent(Sent::Stored);
+    assert_eq!(ask(old, &introduce("beta", THERE), now).await, Answer::Done);
+    assert_eq!(ask(old, &letter, now).await, stored);
+    let rotate = super::peers::rotate(old, &new);
+    assert_eq!(ask(old, &rotate, now).await, Answer::Done);
+    for n in 0..64 {
+        now = later(now, 3600);
+        assert_eq!(stranger(&realm, n, now).await, Answer::Done, "{n}");
+        assert!(realm.do_chores(NOW).await);
+    }
+    let there = realm.peers().await.0;
+    assert!(there.iter().all(|peer| peer.realm.as_str() != "beta"));
+    now = later(now, 3600);
+    let again = ask(new.public(), &introduce("beta", THERE), now).await;
+    assert_eq!(again, Answer::Done);
+    assert_eq!(ask(new.public(), &letter, now).await, stored);
+    let all = PageLimit {
+        entries: 9,
+        bytes: usize::MAX,
+    };
+    let log = records::MailboxLog::private("ann".parse().unwrap()).log;
+    assert_eq!(store.memory().read(&log, Position(0), all).entries.len(), 1);
+}
+
+/// PEER-13: a peer that was restored from a backup of before this realm's key was rotated calls by the former key. It is told of the new one again: what
+/// this realm had for it was refused for good, because it asked by a key that nobody there knew.
+#[tokio::test]
+async fn a_peer_that_calls_by_a_former_key_is_told_of_the_new_one_again() {
+    let (realm, _errands) = open_realm(&Held::default());
+    add_peer(&realm, 50, "beta").await;
+    let (now, former) = (realm.own.key(), PublicKey([8; 32]));
+    let calls_by = async |own: PublicKey| {
+        let caller = Caller {
+            own: Some(own),
+            ..caller(Some(PublicKey([50; 32])), MOMENT)
+        };
+        let request = introduce("beta", THERE).to_bytes();
+        let answer = Answer::parse(&realm.handle(&caller, &request).await).unwrap();
+        assert_eq!(answer, Answer::Done);
+        only_peer(&realm).await.knows()
+    };
+    realm.network.signals().await;
+    for own in [now, former, now] {
+        let knew = only_peer(&realm).await.knows();
+        assert_eq!(calls_by(own).await, own);
+        let signals = realm.network.signals().await;
+        assert_eq!(signals.are_peers_changed, knew != own, "it is looked at");
+    }
 }
 
 /// PEER-2: where all who have a place unasked are of use, the next is refused; and so many come in an hour, of one network and of all.

@@ -129,6 +129,74 @@ async fn an_entry_is_copied_whole_in_however_many_pieces_it_comes() {
     }
 }
 
+/// PEER-9: the home realm of a group does not know a member any more, as when the answer to a *leave* was lost: the user is told so with the next post
+/// and is no member here either. They stayed one for good, and were shown nothing that was written. Who has joined again meanwhile stays.
+#[tokio::test(start_paused = true)]
+async fn membership_that_its_home_realm_does_not_know_ends_with_the_next_post() {
+    for joins_again in [false, true] {
+        let mut fixture = Fixture::new();
+        let (network, mut errands) = Network::new();
+        fixture.realm.network = network;
+        fixture.register(device(1), "ann").await;
+        let (beta, crew) = ("beta".parse().unwrap(), "crew".parse().unwrap());
+        let place = ("192.0.2.9".to_string(), 6377);
+        let realm = &fixture.realm;
+        let listed = realm.list_peer(beta, PublicKey([50; 32]), place, None);
+        assert!(listed.await.unwrap());
+        realm.agree_with(beta).await;
+        let join = |number| Command::JoinGroupRealm {
+            operation: op(number),
+            session: SessionRef::Bound,
+            src_address: Text(""),
+            src_port: crate::wire::Port(0),
+            realm: beta,
+            group: crew,
+            password: Password(b""),
+        };
+        let post = |number| Command::SendGroupRealm {
+            operation: op(number),
+            session: SessionRef::Bound,
+            src_address: Text(""),
+            src_port: crate::wire::Port(0),
+            realm: beta,
+            group: crew,
+            message: Body(b"hi"),
+        };
+        let joined = |membership| {
+            vec![Answer::Joined {
+                epoch: 1,
+                membership,
+                known_as: "alpha".parse().unwrap(),
+            }]
+        };
+        let (answer, ()) = tokio::join!(
+            fixture.ask(device(1), join(2)),
+            answer_all(&mut errands, joined(1))
+        );
+        assert_eq!(answer, Answer::Done);
+        let queued = Answer::Sent(Sent::Queued);
+        assert_eq!(fixture.ask(device(1), post(3)).await, queued);
+        let glance = realm.look(beta, false).await.unwrap().unwrap();
+        let next = glance.next.unwrap().unwrap();
+        if joins_again {
+            let (answer, ()) = tokio::join!(
+                fixture.ask(device(1), join(4)),
+                answer_all(&mut errands, joined(2))
+            );
+            assert_eq!(answer, Answer::Done);
+        }
+        let told = Settling::Told(Answer::Refused(ErrorCode::NotAMember.into()));
+        let settled = realm.settle_outgoing(&glance.peer, &next.outgoing, &told, MOMENT);
+        assert_eq!(settled.await, Written::Durable);
+        let expected = if joins_again {
+            queued
+        } else {
+            refused(ErrorCode::NotAMember)
+        };
+        assert_eq!(fixture.ask(device(1), post(5)).await, expected);
+    }
+}
+
 /// PEER-9, PEER-10. Found by the simulator: what a peer could not do at the moment, because its disk failed, counted
 /// as done, and an answer without sense as the end of the group.
 #[tokio::test]
