@@ -152,3 +152,101 @@ fn no_room_is_too_big() {
         );
     }
 }
+
+/// Names of modules and types that others have replaced (docs/glossary.md).
+const FORMER_MODULES: &[&str] = &[
+    "allowance",
+    "accepts",
+    "assembling",
+    "assembly",
+    "behind",
+    "beside",
+    "calls",
+    "carrying",
+    "copies",
+    "deciding",
+    "departing",
+    "desk",
+    "done",
+    "hosting",
+    "keeper",
+    "kept",
+    "leaving",
+    "packing",
+    "person",
+    "places",
+    "renewal",
+    "rest",
+    "roaming",
+    "room",
+    "site",
+    "slot",
+    "strangers",
+    "telling",
+    "unit",
+    "verdicts",
+    "watches",
+    "windows",
+];
+const FORMER_TYPES: &[&str] = &[
+    "Accepts",
+    "Allowance",
+    "Allowances",
+    "Assemblies",
+    "Assembling",
+    "Beside",
+    "Calls",
+    "CopyRecord",
+    "Errand",
+    "Frequency",
+    "Gate",
+    "Handed",
+    "Leaving",
+    "MayRest",
+    "Packer",
+    "Person",
+    "Renewal",
+    "Resting",
+    "Site",
+    "Slot",
+    "Traits",
+    "Verdicts",
+    "Watches",
+    "Ways",
+];
+/// These stand for something else where they are.
+const ALLOWED: &[&str] = &[
+    "server/assembly.rs",
+    "client/calls.rs",
+    "client/outbox/done.rs",
+];
+
+#[test]
+fn former_names_do_not_come_back() {
+    for file in files(&source()) {
+        let name = file.strip_prefix(source()).unwrap().to_str().unwrap();
+        let stem = file.file_stem().unwrap().to_str().unwrap();
+        assert!(
+            ALLOWED.contains(&name) || name.contains("tests/") || !FORMER_MODULES.contains(&stem),
+            "{name} has a former name: docs/glossary.md has the word"
+        );
+        let text = fs::read_to_string(&file).unwrap();
+        for line in text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+        {
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            let declares = ["struct", "enum", "trait", "type"];
+            while let Some(word) = words.next() {
+                if declares.contains(&word)
+                    && let Some(named) = words.next()
+                {
+                    assert!(
+                        !FORMER_TYPES.contains(&named),
+                        "{name}: {named} is a former name: docs/glossary.md has the word"
+                    );
+                }
+            }
+        }
+    }
+}
