@@ -146,8 +146,6 @@ pub enum Fault {
     TellUnspecified,
     /// A peer is where it was once found, however long it is silent there.
     BelieveForever,
-    /// A peer that could call once is taken to be able to for good.
-    TrustFirewall,
     /// Who is no member of a group where it lives stays one here.
     KeepStaleMembership,
     /// A message leaves its queue although it has left it.

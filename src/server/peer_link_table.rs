@@ -24,8 +24,6 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// A peer that has opened no link is introduced to again after so long, and then each time after twice as long: it may not have been able to, or
 /// what it opened was lost.
 const ASK_AGAIN: Duration = Duration::from_mins(10);
-/// An address translator or a firewall forgets an address to which nothing goes for so long: who is called then can be called by anybody.
-const FORGOTTEN_AFTER: Duration = Duration::from_mins(5);
 /// The longest time between two of these.
 const ASK_AGAIN_MAX: Duration = Duration::from_hours(24);
 
@@ -52,10 +50,6 @@ struct Known {
     ours: Vec<(Seat, LinkId)>,
     /// It has opened a link since this realm has started: it can do so again.
     has_opened: bool,
-    /// It has done so although nothing had gone to it for long: also when a firewall before this realm has forgotten it.
-    is_certain: bool,
-    /// Since when there has been no link with it, and no try to open one.
-    quiet_since: Option<Instant>,
     /// When this realm last opened a link to it.
     reached: Option<Instant>,
     /// Listeners from which it could not be dialled.
@@ -118,9 +112,6 @@ impl Known {
     /// It has opened a link, which may be noted already.
     fn has_called(&mut self, is_again: bool) {
         self.has_opened = true;
-        let is_only = self.ours.is_empty() && self.theirs.len() == 1;
-        let forgotten = |since: Instant| since.elapsed() >= FORGOTTEN_AFTER;
-        self.is_certain |= !is_again && is_only && self.quiet_since.is_some_and(forgotten);
         self.is_fresh |= !is_again;
         if self.reached.is_none() {
             self.call_back();
@@ -193,11 +184,10 @@ impl Links {
 
     /// The peer could not be dialled from that listener: links at others will do from now on.
     pub fn not_reached(&self, peer: &PublicKey, listener: usize) {
-        if let Some(known) = self.known().get_mut(peer) {
-            known.quiet_since = Some(Instant::now());
-            if !known.unreached.contains(&listener) {
-                known.unreached.push(listener);
-            }
+        if let Some(known) = self.known().get_mut(peer)
+            && !known.unreached.contains(&listener)
+        {
+            known.unreached.push(listener);
         }
     }
 
@@ -235,20 +225,12 @@ impl Links {
     }
 
     /// Has peers introduced to again that have opened no link for long, though one to them is kept open: from time to time they may be able to,
-    /// and then that need not be kept open any more. So are those with which there is no link, and which have called only while something went to them:
-    /// a firewall may let nothing through any more.
+    /// and then that need not be kept open any more.
     pub fn ask_again(&self) {
         let mut is_any = false;
         for known in self.known().values_mut() {
-            let is_kept = !known.has_opened && !known.ours.is_empty();
-            let has_none = known.ours.is_empty() && known.theirs.is_empty();
-            let is_doubtful =
-                known.has_opened && !known.is_certain && !is_planted(Fault::TrustFirewall);
-            if !(is_kept || is_doubtful && has_none) {
-                known.kept_since = None;
-                if !is_doubtful {
-                    known.ask_again = ASK_AGAIN;
-                }
+            if known.has_opened || known.ours.is_empty() {
+                (known.kept_since, known.ask_again) = (None, ASK_AGAIN);
                 continue;
             }
             // However often the link is renewed meanwhile.
@@ -324,9 +306,6 @@ impl Links {
             known.theirs.retain(|other| *other != link);
             known.ours.retain(|other| *other != link);
             known.lost += u64::from(was_ours && known.ours.is_empty() && !known.has_opened);
-            if known.ours.is_empty() && known.theirs.is_empty() {
-                known.quiet_since = Some(Instant::now());
-            }
         }
         self.changed.send_replace(());
     }

@@ -38,11 +38,7 @@ const FOUND_BY_SEEDS: [(Fault, u64); 28] = [
 ];
 
 /// Faults that tests of a part find.
-const FOUND_BY_TESTS: [(Fault, &str); 66] = [
-    (
-        Fault::TrustFirewall,
-        "server::tests::seats::a_peer_that_called_while_something_went_to_it_is_introduced_to_again",
-    ),
+const FOUND_BY_TESTS: [(Fault, &str); 65] = [
     (
         Fault::BelieveForever,
         "federation::tests::claims::silent_peer_is_tried_where_its_name_leads_by_now",

@@ -345,46 +345,6 @@ async fn a_peer_that_opens_no_link_is_introduced_to_again_from_time_to_time() {
     drop(called);
 }
 
-/// PEER-24: a peer could open a link while something went to it; so it can through a firewall that lets answers in. With no link, it is introduced to again
-/// from time to time, until it has called after nothing had gone to it for long. Else what waited for this realm would have come back after a week.
-#[tokio::test(start_paused = true)]
-async fn a_peer_that_called_while_something_went_to_it_is_introduced_to_again() {
-    let links = Arc::new(Links::default());
-    links.keep_only(&[BETA]);
-    let seat = Seat {
-        listener: 0,
-        worker: 0,
-    };
-    let mut seated = Seated::new(&links, seat, SILENCE);
-    let told_in = async |minutes: u64| {
-        let mut told = Vec::new();
-        for minute in 0..minutes {
-            let before = links.happened(&BETA).lost;
-            links.ask_again();
-            if links.happened(&BETA).lost > before {
-                told.push(minute);
-            }
-            tokio::time::advance(Duration::from_mins(1)).await;
-        }
-        told
-    };
-    seated.proven(LinkId(1), BETA);
-    seated.proven(LinkId(2), BETA);
-    assert_eq!(told_in(60).await, [0; 0], "there are links");
-    seated.closed(LinkId(1));
-    seated.closed(LinkId(2));
-    assert_eq!(told_in(75).await, [10, 30, 70]);
-    // It calls right after it was called.
-    links.not_reached(&BETA, 0);
-    seated.proven(LinkId(4), BETA);
-    seated.closed(LinkId(4));
-    assert_eq!(told_in(200).await.len(), 1);
-    // And by itself.
-    seated.proven(LinkId(5), BETA);
-    seated.closed(LinkId(5));
-    assert_eq!(told_in(2000).await, [0; 0]);
-}
-
 /// PEER-24: who has been called calls back once to see whether it can, unless it has just called itself.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_calls_is_called_back() {
