@@ -3,7 +3,7 @@
 //! was answered `ok` must be where it belongs, once and in order, every queue empty, every link closed.
 //!
 //! ```text
-//! cargo test --lib simulation                       600 seeds, and the planted faults (`planted`)
+//! cargo test --lib simulation                       300 seeds, and the planted faults (`planted`)
 //! MERPATI_SEEDS=1000000 cargo test --profile campaign --lib simulation::campaign::nothing -- --nocapture
 //! MERPATI_SEED=42 cargo test --lib simulation::campaign::nothing -- --nocapture      one seed, with its trace
 //! MERPATI_KIND=liar …      all worlds that can be are of this kind: workers, moves, nat, liar, replays,
